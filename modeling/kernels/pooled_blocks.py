@@ -459,6 +459,8 @@ def _save(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
 @without_autocast
 def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
     tensors, weights = ctx.counts
+    if gradients[0] is None:
+        return *[None] * tensors, [None] * weights, None, None
     saved = list(ctx.saved_tensors)
     features, *grad_weights = pooled_blocks_backward(
         gradients[0], *saved[:tensors], saved[tensors : tensors + weights], *ctx.settings, saved[tensors + weights :]

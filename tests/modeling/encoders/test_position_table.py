@@ -124,3 +124,91 @@ def test_spectrogram_rows_are_frequencies_and_columns_are_time():
     peak = (patches(spectrogram)[0] - background).abs().amax(dim=-1)
     expected = {row * table.columns + 4 for row in range(3) if 10 * row <= 18 < 10 * row + 16}
     assert set(peak.nonzero().flatten().tolist()) == expected
+
+
+# After rows or tokens that belong to no place.
+TABLES = {
+    "opt": lambda encoder: encoder.decoder.embed_positions.weight[2:],
+    "xglm": lambda encoder: encoder.embed_positions.weights[2:],
+    "mpnet": lambda encoder: encoder.embeddings.position_embeddings.weight[encoder.config.pad_token_id + 1 :],
+    "gpt2": lambda encoder: encoder.wpe.weight,
+    "distilbert": lambda encoder: encoder.embeddings.position_embeddings.weight,
+    "clip_text_model": lambda encoder: encoder.embeddings.position_embedding.weight,
+    "siglip_text_model": lambda encoder: encoder.embeddings.position_embedding.weight,
+    "whisper": lambda encoder: encoder.encoder.embed_positions.weight,
+    "deit": lambda encoder: encoder.embeddings.position_embeddings[0, 2:],
+    "ijepa": lambda encoder: encoder.embeddings.position_embeddings[0],
+    "vit_mae": lambda encoder: encoder.embeddings.position_embeddings[0, 1:],
+    "vit_msn": lambda encoder: encoder.embeddings.position_embeddings[0, 1:],
+    "dpt": lambda encoder: encoder.embeddings.position_embeddings[0, 1:],
+    "dinov2_with_registers": lambda encoder: encoder.embeddings.position_embeddings[0, 1:],
+    "siglip_vision_model": lambda encoder: encoder.embeddings.position_embedding.weight,
+    "siglip2_vision_model": lambda encoder: encoder.embeddings.position_embedding.weight,
+    "audio-spectrogram-transformer": lambda encoder: encoder.embeddings.position_embeddings[0, 2:],
+    "imagebind_audio": lambda encoder: encoder.embeddings.position_embeddings[0, 1:],
+}
+SIZES = {"audio-spectrogram-transformer": (3, 5), "imagebind_audio": (3, 5)}
+
+
+@pytest.mark.parametrize("model_type", TABLES)
+def test_tables_are_those_of_the_embeddings(model_type):
+    encoder, table = table_of(model_type)
+    assert torch.equal(table.weight, TABLES[model_type](encoder))
+    is_line = encoder_families()[model_type].tower == "text" or model_type == "whisper"
+    size = (1, len(table.weight)) if is_line else SIZES.get(model_type, (4, 4))
+    assert (table.kind, table.rows, table.columns) == ("line" if is_line else "plane", *size)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "llama", "wav2vec2", "deberta", "beit", "data2vec-vision", "dinov3_vit"])
+def test_other_encoders_have_no_table(model_type):
+    encoder, table = table_of(model_type)
+    on_plane = encoder_families()[model_type].tower == "vision"
+    assert table == PositionTable(*(("plane", None, 4, 4) if on_plane else ("line", None, 1, None)))
+
+
+@pytest.mark.parametrize("model_type", ["beit", "data2vec-vision"])
+def test_absolute_positions_of_patches_are_optional(model_type):
+    encoder, table = table_of(model_type, use_absolute_position_embeddings=True, image_size=(32, 80))
+    assert (table.rows, table.columns) == (2, 5)
+    assert torch.equal(table.weight, encoder.embeddings.position_embeddings[0, 1:])
+
+
+def test_positions_of_deberta_are_optional():
+    encoder, table = table_of("deberta-v2", position_biased_input=True)
+    assert torch.equal(table.weight, encoder.embeddings.position_embeddings.weight) and table.kind == "line"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "final", "first"),
+    [
+        ("opt", {"do_layer_norm_before": True}, "decoder.final_layer_norm", None),
+        ("opt", {"do_layer_norm_before": False}, None, None),
+        ("beit", {"use_mean_pooling": True}, "pooler.layernorm", None),
+        ("beit", {"use_mean_pooling": False}, "layernorm", None),
+        ("data2vec-vision", {"use_mean_pooling": True}, None, None),
+        ("data2vec-vision", {"use_mean_pooling": False}, "layernorm", None),
+        ("wav2vec2", {"do_stable_layer_norm": False, "feat_extract_norm": "group"}, None, "encoder.layer_norm"),
+        ("wav2vec2", {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "encoder.layer_norm", None),
+        ("clip_vision_model", {}, "post_layernorm", "pre_layrnorm"),
+        ("bert", {}, None, "embeddings.LayerNorm"),
+    ],
+)
+def test_norms_depend_on_the_config(model_type, changes, final, first):
+    encoder, family = random_encoder(tiny_config(model_type, **changes)), encoder_families()[model_type]
+    for path, expected in ((family.final_norm, final), (family.input_norm, first)):
+        norm = family.norm_of(encoder, path)
+        assert norm is (None if expected is None else encoder.get_submodule(expected))
+
+
+def test_class_tokens_are_those_of_the_embeddings():
+    encoder = random_encoder(tiny_config("vit"))
+    assert torch.equal(encoder_families()["vit"].class_token(encoder), encoder.embeddings.cls_token[0, 0])
+    encoder = random_encoder(tiny_config("clip_vision_model"))
+    families = encoder_families()
+    assert families["clip_vision_model"].class_token(encoder) is encoder.embeddings.class_embedding
+    with_token = {name for name, family in families.items() if family.class_token is not None}
+    patches = {name for name, family in families.items() if family.tower == "vision"}
+    assert with_token == patches - {"ijepa", "siglip_vision_model", "siglip2_vision_model"} | {
+        "audio-spectrogram-transformer",
+        "imagebind_audio",
+    }

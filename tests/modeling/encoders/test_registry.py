@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from transformers import AutoConfig, AutoModel, BartConfig
 
 from hf_any3d.modeling.encoders import (
@@ -16,8 +17,10 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     refused_encoders,
     register_family,
+    registry,
     select_tower,
 )
+from hf_any3d.modeling.layers.forward_contract import onloaded
 from tests.tiny_encoders import HIDDEN, LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
 
 ALL = list(encoder_families())
@@ -106,6 +109,7 @@ def test_unsupported_encoders_are_refused_with_the_reason(model_type):
     [
         ("electra", {"embedding_size": 16}, "have 16 channels and are normalized before they are projected to the 48"),
         ("deberta-v2", {"conv_kernel_size": 3}, "a convolution over neighboring words"),
+        ("deberta-v2", {"conv_kernel_size": 1}, "a convolution over neighboring words"),
         ("deberta-v2", {"relative_attention": False}, "relative_attention=False; expected True"),
         ("dpt", {"is_hybrid": True}, "convolutional backbone"),
     ],
@@ -178,3 +182,67 @@ def test_changing_the_returned_families_does_not_change_the_registry():
 def test_invalid_number_of_layers_is_refused(count):
     with pytest.raises(ValueError, match=rf"num_layers={count}; expected 1 to {LAYERS}"):
         encoder_settings(saved_encoder("bert"), None, None, count)
+
+
+def test_messages_name_all_that_is_supported():
+    supported = f"supported: {', '.join(sorted(ALL))} and, with tower=…, clap, clip, siglip, siglip2"
+    for config, reason in (
+        (BartConfig(), "'bart' is not supported: its layers and positions are unknown"),
+        (AutoConfig.for_model("bloom"), "'bloom' is not supported: its biases are defined for preceding tokens only"),
+    ):
+        with pytest.raises(UnsupportedEncoder) as error:
+            find_family(config)
+        assert str(error.value) == f"encoder of model_type {reason}; {supported}"
+    with pytest.raises(UnsupportedEncoder) as error:
+        find_family(tiny_config("dpt", is_hybrid=True))
+    assert str(error.value) == (
+        "this encoder of model_type 'dpt' is not supported: its patches come from a convolutional backbone "
+        "(is_hybrid=True)"
+    )
+
+
+def test_towers_are_checked_and_single_ones_need_no_name():
+    clip = AutoConfig.from_pretrained(saved_encoder("clip"))
+    with pytest.raises(UnsupportedEncoder) as error:
+        select_tower(clip, "audio")
+    assert str(error.value) == (
+        "a 'clip' checkpoint holds several encoders: tower='audio', expected one of 'text', 'vision'"
+    )
+    bert = tiny_config("bert")
+    assert select_tower(bert, None) is bert and select_tower(bert, "text") is bert
+    with pytest.raises(UnsupportedEncoder) as error:
+        select_tower(bert, "audio")
+    assert str(error.value) == "tower='audio' does not fit: 'bert' is a text encoder; leave tower out"
+    assert composite_checkpoints() == {
+        "clip": ("text", "vision"),
+        "siglip": ("text", "vision"),
+        "siglip2": ("text", "vision"),
+        "clap": ("text", "audio"),
+    }
+
+
+@pytest.mark.parametrize("model_type", ["bert", "vit", "llama"])
+def test_positions_are_read_from_offloaded_encoders_without_their_layers_and_words(model_type, monkeypatch):
+    encoder, family = random_encoder(tiny_config(model_type)), encoder_families()[model_type]
+    table = family.positions_of(encoder)
+    expected = None if table.weight is None else table.weight.detach().clone()
+    cpu_offload(encoder, execution_device="cpu")
+    loaded = []
+
+    def noting(*modules):
+        loaded.extend(modules)
+        return onloaded(*modules)
+
+    monkeypatch.setattr(registry, "onloaded", noting)
+    found = family.positions_of(encoder)
+    assert (found.kind, found.rows, found.columns) == (table.kind, table.rows, table.columns)
+    if expected is None:
+        assert found.weight is None and loaded == []
+        return
+    assert torch.equal(found.weight, expected)
+    assert all(parameter.is_meta for parameter in encoder.parameters())
+    unread = [
+        *family.layers_of(encoder).modules(),
+        *([encoder.get_input_embeddings()] if family.tower == "text" else []),
+    ]
+    assert set(loaded) == set(encoder.modules()) - set(unread)

@@ -1,9 +1,14 @@
-"""Sines and cosines interpolated in a table, against computed ones."""
+"""Sines and cosines interpolated in a table, against computed ones, and rows of neighborhoods made with them."""
+
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.neighborhoods import WaveTable, offset_frequencies
+from hf_any3d.modeling.kernels import neighborhoods as module
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, WaveTable, encode_offsets, offset_frequencies
+from tests.modeling.accelerator import on_accelerator
 
 FREQUENCIES = offset_frequencies(24, 1000.0, 100.0)
 
@@ -50,3 +55,126 @@ def test_adding_to_tables_is_the_transpose_of_reading_them(count):
     found = torch.zeros_like(axes)
     places.add_to_axes(found, gradient)
     torch.testing.assert_close(found, expected)
+
+
+POINTS, CENTERS, K, WIDTH, HIDDEN = 9, 7, 4, 12, 5
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def neighborhoods(slow: bool = False) -> Neighborhoods:
+    """Neighborhoods of random points; a table of slow waves is shorter than the list of offsets."""
+    generator = torch.Generator().manual_seed(4)
+    return Neighborhoods(
+        randn(POINTS, WIDTH // 2),
+        torch.randint(POINTS, (CENTERS, K), generator=generator),
+        torch.randint(POINTS, (CENTERS,), generator=generator),
+        torch.rand(CENTERS, K, 3, generator=generator, dtype=torch.float64) - 0.5,
+        offset_frequencies(WIDTH, 1000.0, 3.0 if slow else 100.0).double(),
+    )
+
+
+def test_frequencies_fall_from_the_highest_by_a_power():
+    expected = [100.0 / 1000.0 ** (number / 4) for number in range(4)]
+    torch.testing.assert_close(FREQUENCIES.tolist(), expected, rtol=1e-6, atol=0)
+    assert FREQUENCIES.dtype == torch.float32
+    assert offset_frequencies(29, 10.0, 2.0).shape == (4,)
+
+
+def test_offsets_are_encoded_axis_by_axis():
+    offsets, frequencies = torch.tensor([[0.5, -1.0, 2.0]]).half(), torch.tensor([3.0, 0.25])
+    expected = [wave(x * f) for x in (0.5, -1.0, 2.0) for wave in (math.sin, math.cos) for f in (3.0, 0.25)]
+    found = encode_offsets(offsets, frequencies)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.tensor([expected]))
+    assert encode_offsets(offsets.double(), frequencies).dtype == torch.float64
+
+
+def test_numbers_without_a_place_do_not_lengthen_the_table():
+    numbers = torch.linspace(-1e-3, 1e-3, 999)
+    strange = torch.cat([numbers, torch.tensor([float("nan"), float("inf"), -float("inf")])])
+    tables = [WaveTable(some, FREQUENCIES, torch.float32) for some in (numbers, strange)]
+    assert torch.equal(*(table.waves for table in tables)) and len(tables[0].waves) < 999
+
+
+def test_sizes_and_device_are_those_of_the_features():
+    own = neighborhoods()
+    assert (own.width, own.count, own.device) == (WIDTH, CENTERS * K, torch.device("cpu"))
+    assert own.uses_table
+    assert not replace(own, features=on_accelerator(own.features)).uses_table
+
+
+def test_parts_have_as_many_centers_as_fit(monkeypatch):
+    monkeypatch.setattr(module, "_PART_CPU", 3 * K * WIDTH + 1)
+    monkeypatch.setattr(module, "_PART", 5 * K * WIDTH)
+    own = neighborhoods()
+    assert own.parts() == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    elsewhere = [slice(0, 5), slice(5, 7)]
+    assert replace(own, features=on_accelerator(own.features)).parts() == elsewhere
+    assert replace(own, features=own.features.to("meta")).parts() == elsewhere
+    monkeypatch.setattr(module, "_PART_CPU", 1)
+    assert own.parts() == [slice(number, number + 1) for number in range(CENTERS)]
+
+
+def test_all_rows_are_sums_of_neighbor_center_and_encoded_offset():
+    own = neighborhoods()
+    rows = own.all_rows().view(CENTERS, K, WIDTH)
+    for center, k in ((0, 0), (3, 2), (6, 3)):
+        features = torch.cat([own.features[own.neighbors[center, k]], own.features[own.centers[center]]])
+        torch.testing.assert_close(rows[center, k], features + encode_offsets(own.offsets[center, k], own.frequencies))
+
+
+@pytest.mark.parametrize("kind", ["nodes", "table", "accelerator"])
+@pytest.mark.parametrize("added", [1, 2 * 2 * HIDDEN * K, 1 << 22], ids=["a part", "two parts", "all"])
+def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypatch):
+    for limit in ("_PART_CPU", "_PART"):
+        monkeypatch.setattr(module, limit, 2 * K * WIDTH)
+    monkeypatch.setattr(module, "_ADDED", added)
+    own = neighborhoods(slow=kind == "table")
+    own.features.requires_grad_()
+    weight = randn(HIDDEN, WIDTH, seed=1).requires_grad_()
+    expected = own.all_rows()
+    products, gradient = expected @ weight.T, randn(CENTERS * K, HIDDEN, seed=2)
+    gradients = torch.autograd.grad((products * gradient).sum(), [own.features, weight])
+    with torch.no_grad():
+        given = replace(own, features=own.features.detach())
+        if kind == "accelerator":
+            given = replace(given, features=on_accelerator(given.features))
+        parts = given.parts()
+        assert len(parts) == 4 and (kind == "accelerator" or given.table.exact is (kind == "nodes"))
+        found = torch.cat([given.rows(part) for part in parts])
+        reduced = torch.cat(list(given.reduced_rows(weight)))
+        asked, together = [], []
+
+        def grad_rows(numbers: slice) -> torch.Tensor:
+            some = parts[numbers]
+            asked.extend(some)
+            together.append(len(some))
+            return gradient[some[0].start * K : some[-1].stop * K]
+
+        back = given.reduced_gradient(weight, grad_rows)
+    assert asked == parts
+    assert together == ([1] * 4 if added == 1 or kind == "accelerator" else [2, 2] if added < 1 << 22 else [4])
+    for one, other in zip((found, reduced, *back), (expected, products, *gradients), strict=True):
+        torch.testing.assert_close(one.as_subclass(torch.Tensor), other, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_of_a_part_reach_its_neighbors_and_centers():
+    own = neighborhoods()
+    own.features.requires_grad_()
+    part, before = slice(2, 5), randn(POINTS, WIDTH // 2, seed=7)
+    gradient = randn(3 * K, WIDTH, seed=8)
+    (expected,) = torch.autograd.grad((own.all_rows()[2 * K : 5 * K] * gradient).sum(), own.features)
+    found = before.clone()
+    own.add_to_features(found, part, gradient)
+    torch.testing.assert_close(found, before + expected)
+
+
+def test_rows_have_the_precision_of_the_features():
+    own = neighborhoods()
+    offsets, frequencies = own.offsets.float(), own.frequencies.float()
+    for features in (own.features, on_accelerator(own.features)):
+        rows = replace(own, features=features, offsets=offsets, frequencies=frequencies).rows(slice(0, 2))
+        assert rows.dtype == torch.float64

@@ -41,8 +41,13 @@ def results(setting: str, use_kernels, call, *tensors: torch.Tensor | None) -> l
 
 @pytest.mark.parametrize(
     "voxels, sizes, dtype",
-    [(70, (20, 18), torch.float32), (33, (3, 5), torch.float32), (70, (17, 6), torch.bfloat16)],
-    ids=["two blocks", "fewer channels than a block", "bfloat16"],
+    [
+        (70, (20, 18), torch.float32),
+        (33, (3, 5), torch.float32),
+        (70, (17, 6), torch.bfloat16),
+        (20, (3, 66), torch.float32),
+    ],
+    ids=["two blocks", "fewer channels than a block", "bfloat16", "more channels than a block"],
 )
 def test_convolution_equals_its_twin(voxels, sizes, dtype, use_kernels):
     table, _, _ = table_of(voxels)

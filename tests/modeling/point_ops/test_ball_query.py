@@ -50,6 +50,7 @@ def test_compiled_code_gives_the_same():
         ((1, 3, 3), (2, 9, 3), 0.1, 1, r"query: shape \(1, 3, 3\)"),
         ((2, 3, 3), (2, 9, 3), 0.0, 1, "radius=0.0, k=1 .* expected positive"),
         ((2, 3, 3), (2, 9, 3), 0.1, 0, "k=0 .* expected positive"),
+        ((2, 3, 3), (2, 0, 3), 0.1, 1, "radius=0.1, k=1 in clouds of 0 points; expected positive numbers"),
     ],
 )
 def test_wrong_arguments_are_named(query, points, radius, k, message):

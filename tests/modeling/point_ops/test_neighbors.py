@@ -1,6 +1,7 @@
 """Nearest neighbors: every method against the plain loop, ties included."""
 
 import importlib
+import re
 
 import pytest
 import torch
@@ -114,3 +115,37 @@ def _noting(taken, name, search):
         return search(*arguments)
 
     return noted
+
+
+def test_trees_are_chosen_by_the_number_of_points_per_neighbor():
+    query, points = torch.zeros(1, 2, 3), torch.zeros(1, 64, 3)
+    assert MODULE.has_many_points(query, points, 4, "auto") and not MODULE.has_many_points(query, points, 5, "auto")
+    assert not MODULE.has_many_points(query[0], points[0], 1, "auto")  # is refused later
+    for k in (1, 64):
+        found = {method: MODULE.has_many_points(query, points, k, method) for method in ("exact", "matmul", "kdtree")}
+        assert found == {"exact": False, "matmul": False, "kdtree": True}
+
+
+def test_blocks_hold_as_many_distances_as_allowed():
+    def blocks(*sizes):
+        return [(c.start, c.stop, r.start, r.stop) for c, r in MODULE._blocks(*sizes)]
+
+    assert blocks(2, 5, 10, 20) == [(c, c + 1, r, r + 2) for c in (0, 1) for r in (0, 2, 4)]
+    assert blocks(3, 4, 5, 40) == [(0, 2, 0, 4), (2, 4, 0, 4)]
+    assert blocks(2, 1, 5, 1) == [(0, 1, 0, 1), (1, 2, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": torch.zeros(2, 5, 3)}, "query: batch of 2; expected 1, the batch of points"),
+        ({"query": torch.zeros(1, 5, 3, device="meta")}, "query: on device meta; expected cpu, the device of points"),
+        ({"k": 6}, "k: 6; expected 1 to 5, the number of points"),
+        ({"method": "ball"}, "method: 'ball'; expected one of ('auto', 'exact', 'matmul', 'kdtree')"),
+        ({"points": torch.full((1, 5, 3), 2e12)}, "points: found 2e+12 in cloud 0; expected numbers of at most 1e+12"),
+    ],
+)
+def test_messages_say_what_is_expected(change, message):
+    arguments = {"query": torch.zeros(1, 5, 3), "points": torch.zeros(1, 5, 3), "k": 2, **change}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        knn(**arguments)

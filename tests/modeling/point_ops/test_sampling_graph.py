@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.kernels.farthest_point_sample import _cuda_order, cuda_priority, sample_in_graph
+from hf_any3d.modeling.kernels.farthest_point_sample import (
+    _cuda_order,
+    cuda_priority,
+    farthest_point_sample_traced,
+    sample_in_graph,
+)
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 
@@ -34,3 +39,24 @@ def test_points_near_the_origin_are_no_candidates():
 @pytest.mark.parametrize("count", [1, 2, 3, 31, 32, 500, 511, 512, 513, 2000])
 def test_priority_is_that_of_the_cuda_kernel(count):
     assert _cuda_order(count, torch.device("cpu")).tolist() == cuda_priority(count).tolist()
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+@pytest.mark.parametrize("limit", [None, 0.3])
+def test_traced_samples_are_those_of_the_plain_function(exporting, limit, monkeypatch):
+    points = torch.cat([clouds(2, 60, 3), clouds(2, 60, None)], dim=2).half().requires_grad_()
+    expected = [
+        farthest_point_sample(points, 9, start_index=s, min_squared_norm=limit) for s in (4, torch.tensor([2, 7]))
+    ]
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    for start, wanted in zip((4, torch.tensor([2, 7])), expected, strict=True):
+        found = farthest_point_sample_traced(points, 9, start, limit, "first")
+        assert torch.equal(found, wanted) and not found.requires_grad
+
+
+def test_limits_are_rounded_down_in_graphs_too(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    cloud = torch.tensor([[[0.0, 0, 0], [0.1, 0, 0]]])
+    squared_norm = cloud[0, 1].square().sum().item()
+    for limit, expected in ((squared_norm * (1 - 1e-10), [0, 1]), (squared_norm, [0, 0])):
+        assert farthest_point_sample_traced(cloud, 2, 0, limit, "first").tolist() == [expected]

@@ -103,3 +103,54 @@ def test_pieces_may_be_of_any_size(centers, local_size):
         block = local[:, first : first + local_size, first : first + local_size]
         torch.testing.assert_close(block @ block.mT, torch.eye(block.shape[-1]).expand_as(block), atol=1e-5, rtol=0)
     assert (local != 0).sum() <= 3 * sum(min(local_size, 10 - first) ** 2 for first in range(0, 10, local_size))
+
+
+def test_points_at_the_same_place_have_an_edge_of_weight_one():
+    points = np.array([[0.0, 0, 0], [0, 0, 0], [0, 0, 2], [5, 0, 0]])
+    distance = pair_distances(torch.from_numpy(points))
+    found = graph_laplacian(distance, torch.tensor(2.0, dtype=torch.float64))
+    np.testing.assert_allclose(found, laplacian_in_loops(points, 2.0), atol=1e-12)
+
+
+def test_distances_are_exact_unless_expanded():
+    points = torch.randn(2, 30, 3, generator=torch.Generator().manual_seed(1)) + 50
+    exact = (points.double()[:, :, None] - points.double()[:, None]).square().sum(dim=-1).sqrt()
+    torch.testing.assert_close(pair_distances(points), exact, rtol=1e-12, atol=1e-12)
+    expanded = pair_distances(points, "expanded")
+    assert torch.equal(expanded, torch.cdist(points, points).double()) and not torch.equal(expanded, exact)
+    torch.testing.assert_close(expanded, exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("distances", ["exact", "expanded"])
+@pytest.mark.parametrize("scale_over", ["cloud", "batch"])
+def test_settings_reach_all_graphs(centers, distances, scale_over):
+    settings = GraphSettings(4, distances, scale_over, curve_cell=0.4)
+    found = graph_spectrum(centers, settings)
+    assert found.whole.dtype == found.local.dtype == torch.float32
+    order = curve_keys(centers, 0.4).argsort(dim=1, stable=True)
+    assert torch.equal(order.gather(1, found.inverse), torch.arange(10).expand(3, -1))
+    along = torch.stack([cloud[rows] for cloud, rows in zip(centers, order, strict=True)])
+    parts = [slice(0, 4), slice(4, 8), slice(8, 10)]
+    pieces = [[cloud[part].double().numpy() for part in parts] for cloud in along]
+
+    def least(clouds):
+        """The smallest positive distance inside the pieces of each cloud, or of all."""
+        each = [
+            min(np.linalg.norm(a - b) for one in own for a in one for b in one if (a != b).any()) for own in clouds
+        ]
+        return each if scale_over == "cloud" else [min(each)] * 3
+
+    wholes = [[cloud.double().numpy()] for cloud in centers]
+    for number, (local, whole) in enumerate(zip(least(pieces), least(wholes), strict=True)):
+        graphs = [(found.whole[number], wholes[number][0], whole)]
+        graphs += [
+            (found.local[number][part, part], one, local) for part, one in zip(parts, pieces[number], strict=True)
+        ]
+        for vectors, points, scale in graphs:
+            laplacian = torch.from_numpy(laplacian_in_loops(points, scale))
+            values = (vectors.double().T @ laplacian @ vectors.double()).diagonal()
+            torch.testing.assert_close(laplacian @ vectors.double(), vectors.double() * values, atol=1e-4, rtol=0)
+
+
+def test_graphs_are_exact_in_each_cloud_by_default():
+    assert GraphSettings(7) == GraphSettings(7, "exact", "cloud", None)

@@ -1,0 +1,170 @@
+"""Rotations of layers at continuous coordinates, against loops over tokens, views and frequencies."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
+from hf_any3d.modeling.encoders.rotary import (
+    HeadRotation,
+    combine_views,
+    masked_rotary_line_inputs,
+    rotary_line_inputs,
+    rotation,
+)
+
+VIEWS, TOKENS = 2, 4
+FREQUENCIES = torch.tensor([0.7, 0.05, 0.002])
+
+
+def layer_pass(
+    rule: str, rotary: Any = None, dtype: torch.dtype = torch.float32, layers: int = 3, **config: Any
+) -> LayerPass:
+    """A pass through layers of which only the settings are read."""
+    settings = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "model_type": "made",
+        "_attn_implementation": "sdpa",
+    }
+    encoder = SimpleNamespace(config=SimpleNamespace(**settings | config), rotary_emb=rotary)
+    entry = torch.rand(1, VIEWS, TOKENS, 1, generator=torch.Generator().manual_seed(0)) * 300
+    tokens = torch.zeros(1, TOKENS, 8, dtype=dtype)
+    return LayerPass(encoder, [None] * layers, tokens, None, TokenPlaces(entry, 1, 301), rule)
+
+
+def angle(coordinates: list[float], number: int, head: int, rule: str) -> float:
+    """The angle of one frequency of one token, given its coordinates in the views."""
+    place = {
+        "mean_angle": sum(coordinates) / VIEWS,
+        "first_view": coordinates[0],
+        "split_heads": coordinates[head % VIEWS],
+        "split_frequencies": coordinates[number % VIEWS],
+    }[rule]
+    return place * float(FREQUENCIES[number])
+
+
+@pytest.mark.parametrize("rule", ["mean_angle", "first_view", "split_heads", "split_frequencies"])
+@pytest.mark.parametrize(("key_heads", "heads"), [(2, 2), (3, 3), (None, 4)])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_rotations_are_those_of_loops(rule, key_heads, heads, axes):
+    call = layer_pass(rule, num_key_value_heads=key_heads)
+    coordinates = torch.rand(1, VIEWS, TOKENS, axes, generator=torch.Generator().manual_seed(1)) * 300
+    with torch.autocast("cpu", torch.bfloat16):
+        found = rotation(call, coordinates.requires_grad_(), FREQUENCIES, 1.5)
+    heads = heads if rule == "split_heads" else 1
+    for made, wave in zip(found, (math.cos, math.sin), strict=True):
+        assert made.shape == (1, heads, TOKENS, 2 * axes * 3) and made.dtype == torch.float32
+        assert not made.requires_grad
+        for head in range(heads):
+            for token in range(TOKENS):
+                half = [
+                    1.5 * wave(angle(coordinates[0, :, token, axis].tolist(), number, head, rule))
+                    for axis in range(axes)
+                    for number in range(3)
+                ]
+                torch.testing.assert_close(made[0, head, token], torch.tensor(half * 2), rtol=0, atol=1e-4)
+
+
+def test_angles_are_rounded_only_as_waves():
+    exact = rotation(layer_pass("first_view"), torch.full((1, 1, 1, 1), 257.3), FREQUENCIES)
+    half = rotation(
+        layer_pass("first_view", dtype=torch.bfloat16), torch.full((1, 1, 1, 1), 257.3).double(), FREQUENCIES.double()
+    )
+    for one, other in zip(half, exact, strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+
+@pytest.mark.parametrize(("rule", "key_heads", "frequencies"), [("split_heads", 3, 9), ("split_frequencies", 9, 3)])
+def test_as_many_views_as_there_are_shares_are_allowed(rule, key_heads, frequencies):
+    angles = torch.randn(2, 3, 5, 1, frequencies)
+    assert combine_views(angles, rule, key_heads).shape == (2, 3 if rule == "split_heads" else 1, 5, 1, frequencies)
+    with pytest.raises(ValueError) as error:
+        combine_views(torch.randn(2, 4, 5, 1, frequencies), rule, key_heads)
+    what = "key heads" if rule == "split_heads" else "frequencies"
+    assert str(error.value) == (
+        f"rotary_views={rule!r}: the encoder has 3 {what} for num_views=4; use fewer views, or another rule"
+    )
+
+
+def test_each_kind_of_layer_has_its_rotation():
+    rotary = SimpleNamespace(
+        layer_types={"local", "global"},
+        local_inv_freq=FREQUENCIES,
+        global_inv_freq=FREQUENCIES / 10,
+        global_attention_scaling=1.25,
+    )
+    call = layer_pass("mean_angle", rotary, layer_types=["local", "global", "local"])
+    first, second, third = rotary_line_inputs(call)
+    assert third["position_embeddings"] is first["position_embeddings"]
+    for inputs, frequencies, scaling in ((first, FREQUENCIES, 1.0), (second, FREQUENCIES / 10, 1.25)):
+        assert list(inputs) == ["attention_mask", "is_causal", "position_embeddings"]
+        assert inputs["attention_mask"] is None and inputs["is_causal"] is False
+        expected = rotation(call, call.places.entry, frequencies, scaling)
+        for made, other in zip(inputs["position_embeddings"], expected, strict=True):
+            # One rotation for all heads.
+            assert made.shape == (1, TOKENS, 6) and torch.equal(made, other[:, 0])
+
+
+def test_layers_of_one_kind_share_a_rotation_of_their_heads():
+    call = layer_pass("split_heads", SimpleNamespace(inv_freq=FREQUENCIES, attention_scaling=0.5))
+    inputs = list(rotary_line_inputs(call))
+    assert len(inputs) == 3 and len({id(each["position_embeddings"]) for each in inputs}) == 1
+    expected = rotation(call, call.places.entry, FREQUENCIES, 0.5)
+    for made, other in zip(inputs[0]["position_embeddings"], expected, strict=True):
+        assert isinstance(made, HeadRotation) and made.shape == (1, 2, TOKENS, 6) and torch.equal(made.values, other)
+        assert made.unsqueeze(1) is made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_zeros_keeps_layers_from_making_a_causal_one(dtype):
+    rotary = SimpleNamespace(inv_freq=FREQUENCIES)
+    for implementation in ("sdpa", None):
+        call = layer_pass("mean_angle", rotary, dtype, _attn_implementation=implementation)
+        for inputs, plain in zip(masked_rotary_line_inputs(call), rotary_line_inputs(call), strict=True):
+            mask = inputs.pop("attention_mask")
+            assert mask.shape == (1, 1, TOKENS, TOKENS) and mask.dtype == dtype and not mask.any()
+            assert list(inputs) == ["is_causal", "position_embeddings"] and inputs["is_causal"] is False
+            for one, other in zip(inputs["position_embeddings"], plain["position_embeddings"], strict=True):
+                assert torch.equal(one, other)
+    given = torch.ones(1, 1, 1, TOKENS)
+    call = LayerPass(call.encoder, call.layers, call.hidden_states, given, call.places, call.rotary_views)
+    assert all(inputs["attention_mask"] is given for inputs in masked_rotary_line_inputs(call))
+
+
+def test_flash_attention_without_a_mask_is_refused():
+    call = layer_pass("mean_angle", SimpleNamespace(inv_freq=FREQUENCIES), _attn_implementation="flash_attention_2")
+    message = (
+        "attn_implementation='flash_attention_2': 'made' layers would mask later tokens; expected 'sdpa' or 'eager'"
+    )
+    with pytest.raises(ValueError) as error:
+        next(iter(masked_rotary_line_inputs(call)))
+    assert str(error.value) == message
+    assert len(list(rotary_line_inputs(call))) == 3
+
+
+@pytest.mark.parametrize(
+    ("implementation", "window", "refused"),
+    [
+        ("flash_attention_2", 3, True),
+        ("flash_attention_2", 4, False),
+        ("sdpa", 3, False),
+        (None, 3, False),
+        ("flash_attention_2", None, False),
+    ],
+)
+def test_windows_over_the_order_of_the_tokens_are_refused(implementation, window, refused):
+    rotary = SimpleNamespace(inv_freq=FREQUENCIES)
+    call = layer_pass("mean_angle", rotary, _attn_implementation=implementation, sliding_window=window)
+    if not refused:
+        assert len(list(rotary_line_inputs(call))) == 3
+        return
+    with pytest.raises(ValueError) as error:
+        list(rotary_line_inputs(call))
+    assert str(error.value) == (
+        "attn_implementation='flash_attention_2' has a sliding window of 3 tokens, fewer than the 4 of a cloud; "
+        "expected 'sdpa' or 'eager'"
+    )

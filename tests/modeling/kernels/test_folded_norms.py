@@ -1,0 +1,230 @@
+"""Which layers may be fused, and norms that become part of the weights before them."""
+
+import copy
+import importlib
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling import kernels
+from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
+from hf_any3d.modeling.kernels import neighborhoods as module
+from hf_any3d.modeling.kernels.folded_blocks import stage_is_plain
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
+from hf_any3d.modeling.kernels.pooled_patches import folded, layers_are_plain, norms_can_be_folded
+from hf_any3d.modeling.kernels.triton import supports_convolution, supports_patches, supports_search
+from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
+from tests.modeling.accelerator import on_accelerator
+
+patches_module = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
+WIDTH, HIDDEN, K = 12, 5, 4
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def randomized(layers: nn.Module) -> nn.Module:
+    """Weights and statistics of norms that are unlike those of new ones."""
+    with torch.no_grad():
+        for number, tensor in enumerate(layers.state_dict().values()):
+            if tensor.is_floating_point():
+                tensor.copy_(randn(*tensor.shape, seed=number).abs() + 0.2)
+    return layers
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_folded_norm_is_that_of_evaluation(bias, dtype):
+    linear = randomized(nn.Linear(3, 4, bias=bias)).to(dtype)
+    norm = randomized(nn.BatchNorm1d(4, eps=0.3)).to(dtype).eval()
+    weight, shift = folded(linear, norm)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert weight.dtype == shift.dtype == wide
+    rows = randn(5, 3).to(wide)
+    expected = copy.deepcopy(norm).to(wide)(copy.deepcopy(linear).to(wide)(rows))
+    torch.testing.assert_close(rows @ weight.T + shift, expected)
+
+
+def encoder(**settings: bool) -> PatchEncoder:
+    return randomized(PatchEncoder(3, 6, (4, 6, 8), **settings)).eval().requires_grad_(False)
+
+
+LAYERS = ("lift", "lift_norm", "widen", "join", "join_norm", "out")
+
+
+def test_layers_of_patches_are_fused_in_evaluation_without_gradients():
+    patches = torch.zeros(1, 2, 3, 3)
+    for condition in (layers_are_plain, norms_can_be_folded):
+        assert condition(patches, encoder()) is True
+        for name in LAYERS:
+            trained = encoder()
+            getattr(trained, name).requires_grad_(True)
+            assert not condition(patches, trained)
+            with torch.no_grad():
+                assert condition(patches, trained)
+            watched = encoder()
+            getattr(watched, name).register_forward_hook(lambda *args: None)
+            assert not condition(patches, watched)
+        for name in ("lift_norm", "join_norm"):
+            without = encoder()
+            getattr(without, name).track_running_stats = False
+            assert not condition(patches, without)
+            mixed = encoder()
+            getattr(mixed, name).train()
+            assert not condition(patches, mixed)
+        assert not condition(patches.clone().requires_grad_(), encoder())
+    # A single row has no statistics; double precision is only for the plain layers.
+    assert not layers_are_plain(patches[:, :1, :1], encoder()) and layers_are_plain(patches[:, :1, :2], encoder())
+    assert norms_can_be_folded(patches[:, :1, :1], encoder())
+    assert not layers_are_plain(patches, encoder().double()) and norms_can_be_folded(patches, encoder().double())
+
+
+def test_layers_of_patches_are_fused_in_training():
+    patches = torch.zeros(1, 2, 3, 3)
+    assert layers_are_plain(patches, encoder().train()) and layers_are_plain(patches, encoder().train().double())
+    assert not norms_can_be_folded(patches, encoder().train())
+    assert not layers_are_plain(patches, encoder().train().bfloat16())
+    assert not layers_are_plain(patches.clone().requires_grad_(), encoder().train())
+    for name in LAYERS:
+        watched = encoder().train()
+        getattr(watched, name).register_forward_hook(lambda *args: None)
+        assert not layers_are_plain(patches, watched)
+
+
+def test_compilers_do_not_unroll_evaluations(monkeypatch):
+    patches, neighborhoods = torch.zeros(1, 2, 3, 3), stage()[1]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not norms_can_be_folded(patches, encoder()) and not layers_are_plain(patches, encoder())
+    assert layers_are_plain(patches, encoder().train())
+    assert not stage_is_plain(neighborhoods, stage()[0])
+    assert stage_is_plain(neighborhoods, stage()[0].train())
+
+
+@pytest.mark.parametrize("part", [1, 2 * K * 8, 1 << 18], ids=["a patch", "two", "all"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_folded_patches_are_encoded_as_by_the_layers(part, bias, monkeypatch):
+    monkeypatch.setattr(patches_module, "_PART_CPU", part)
+    layers, patches = encoder(bias=bias), randn(2, 3, K, 3).double()
+    expected = kernels.pooled_patches.plain(patches.float(), layers)
+    found = kernels.pooled_patches.fused(patches, layers)
+    assert found.shape == (2, 3, 6) and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "widths", "dtype", "expected"),
+    [
+        ((1, 2, 128, 3), (256, 6, 8), torch.float32, True),
+        ((1, 2, 128, 3), (4, 6, 8), torch.bfloat16, True),
+        ((1, 2, 129, 3), (4, 6, 8), torch.float32, False),
+        ((1, 2, 5, 64), (4, 6, 8), torch.float32, True),
+        ((1, 2, 5, 65), (4, 6, 8), torch.float32, False),
+        ((1, 2, 5, 3), (257, 6, 8), torch.float32, False),
+        ((1, 0, 5, 3), (4, 6, 8), torch.float32, False),
+        ((1, 2, 5, 3), (4, 6, 8), torch.float64, False),
+    ],
+)
+def test_patches_for_triton_fit_into_one_program(shape, widths, dtype, expected):
+    layers = PatchEncoder(shape[3], 6, widths).to(dtype).eval().requires_grad_(False)
+    assert supports_patches(torch.zeros(shape), layers) is expected
+    assert not supports_patches(torch.zeros(shape), layers.train())
+
+
+def test_searches_and_convolutions_for_triton_are_small():
+    found = {
+        (method, k): supports_search(torch.zeros(1, 1, 3), torch.zeros(1, 99, 3), k, method)
+        for method in ("auto", "exact", "matmul", "kdtree")
+        for k in (64, 65)
+    }
+    assert [call for call, supported in found.items() if supported] == [("auto", 64), ("exact", 64)]
+    values = torch.zeros(5, 2)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert supports_convolution(values.to(dtype), torch.zeros(4, 3, 3, 3, 2, dtype=dtype), None, None)
+    assert not supports_convolution(values.double(), torch.zeros(4, 3, 3, 3, 2).double(), None, None)
+    assert not supports_convolution(values, torch.zeros(4, 3, 3, 3, 2).bfloat16(), None, None)
+    assert not supports_convolution(values, torch.zeros(4, 5, 5, 5, 2), None, None)
+    assert not supports_convolution(values[:0], torch.zeros(4, 3, 3, 3, 2), None, None)
+
+
+def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.ModuleList, Neighborhoods]:
+    """Blocks in evaluation, and neighborhoods of five of nine points."""
+    made = randomized(nn.ModuleList(ResidualBlock(WIDTH, HIDDEN) for _ in range(blocks))).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(1)
+    neighborhoods = Neighborhoods(
+        randn(9, WIDTH // 2).to(dtype),
+        torch.randint(9, (5, K), generator=generator),
+        torch.randint(9, (5,), generator=generator),
+        randn(5, K, 3, seed=2).to(dtype),
+        offset_frequencies(WIDTH, 1000.0, 1.0),
+    )
+    return made.to(dtype), neighborhoods
+
+
+def test_stages_are_fused_in_evaluation_without_gradients():
+    blocks, neighborhoods = stage()
+    assert stage_is_plain(neighborhoods, blocks) is True
+    for number in range(2):
+        for name in ("reduce", "reduce_norm", "expand", "expand_norm"):
+            trained = stage()[0]
+            getattr(trained[number], name).requires_grad_(True)
+            assert not stage_is_plain(neighborhoods, trained)
+            with torch.no_grad():
+                assert stage_is_plain(neighborhoods, trained)
+            watched = stage()[0]
+            getattr(watched[number], name).register_forward_hook(lambda *args: None)
+            assert not stage_is_plain(neighborhoods, watched)
+            if name.endswith("norm"):
+                without = stage()[0]
+                getattr(without[number], name).track_running_stats = False
+                assert not stage_is_plain(neighborhoods, without)
+                mixed = stage()[0]
+                getattr(mixed[number], name).train()
+                assert not stage_is_plain(neighborhoods, mixed)
+    for name in ("features", "offsets"):
+        moved = replace(neighborhoods, **{name: getattr(neighborhoods, name).clone().requires_grad_()})
+        assert not stage_is_plain(moved, blocks)
+        with torch.no_grad():
+            assert stage_is_plain(moved, blocks)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "on_cpu", "elsewhere"),
+    [
+        (torch.float32, True, True),
+        (torch.float64, True, True),
+        (torch.bfloat16, True, False),
+        (torch.float16, False, False),
+    ],
+)
+def test_stages_in_bfloat16_are_fused_on_the_cpu_only(dtype, on_cpu, elsewhere):
+    blocks, neighborhoods = stage(dtype=dtype)
+    assert stage_is_plain(neighborhoods, blocks) is on_cpu
+    moved = replace(neighborhoods, features=on_accelerator(neighborhoods.features))
+    assert stage_is_plain(moved, blocks) is elsewhere
+    if on_cpu:  # one layer of another precision is enough
+        blocks[1].reduce.half()
+        assert not stage_is_plain(neighborhoods, blocks)
+
+
+def test_no_blocks_are_no_stage():
+    assert not stage_is_plain(stage()[1], [])
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["a center", "two", "all"])
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_folded_blocks_are_those_of_the_modules(blocks, part, accelerator, monkeypatch):
+    for limit in ("_PART_CPU", "_PART"):
+        monkeypatch.setattr(module, limit, part)
+    layers, neighborhoods = stage(blocks, torch.float64)
+    neighborhoods.frequencies = neighborhoods.frequencies.double()
+    expected = kernels.pooled_blocks.plain(neighborhoods, layers)
+    if accelerator:
+        neighborhoods.features = on_accelerator(neighborhoods.features)
+    assert neighborhoods.uses_table is not accelerator
+    found = kernels.pooled_blocks.fused(neighborhoods, layers)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-6, atol=1e-8)

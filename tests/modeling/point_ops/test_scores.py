@@ -1,0 +1,135 @@
+"""Distances of clouds with masks, against loops over points, and the words in which arguments are refused."""
+
+import re
+
+import pytest
+import torch
+
+from hf_any3d.modeling.point_ops import chamfer_distance, f_score, reconstruction_scores, three_nearest_interpolate
+
+
+def case() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 9, 4, generator=generator), torch.rand(2, 7, 3, generator=generator)
+    x[1, 4, :3] = torch.tensor([1.0, -1, 0])  # sums to zero
+    y[0, 2] = 0
+    x_mask, y_mask = torch.rand(2, 9, generator=generator) < 0.7, torch.rand(2, 7, generator=generator) < 0.7
+    x_mask[1, 4] = y_mask[0, 2] = True
+    return {"x": x, "y": y, "x_mask": x_mask, "y_mask": y_mask}
+
+
+def scores_in_loops(x, y, x_mask, y_mask, threshold: float, drop_zero_sums: bool) -> dict[str, list[float]]:
+    scores = {"chamfer_l1": [], "chamfer_l2": [], "f_score": []}
+    for number in range(len(x)):
+        sides = []
+        for points, mask in ((x, x_mask), (y, y_mask)):
+            own = points[number, :, :3].double()
+            kept = [
+                bool(mask[number, row]) and not (drop_zero_sums and own[row].sum() == 0) for row in range(len(own))
+            ]
+            sides.append(own[torch.tensor(kept)])
+        distances = torch.cdist(*sides)
+        there, back = distances.amin(dim=1), distances.amin(dim=0)
+        scores["chamfer_l1"].append(float(there.mean() + back.mean()) / 2)
+        scores["chamfer_l2"].append(float(there.square().mean() + back.square().mean()))
+        precision, recall = float((there < threshold).double().mean()), float((back < threshold).double().mean())
+        scores["f_score"].append(2 * precision * recall / max(precision + recall, 1e-300))
+    return scores
+
+
+@pytest.mark.parametrize("drop_zero_sums", [False, True])
+@pytest.mark.parametrize("threshold", [0.15, 0.3])
+def test_scores_of_masked_clouds_are_those_of_loops(drop_zero_sums, threshold):
+    given = case()
+    expected = scores_in_loops(**given, threshold=threshold, drop_zero_sums=drop_zero_sums)
+    found = reconstruction_scores(**given, threshold=threshold, drop_zero_sums=drop_zero_sums)
+    assert list(found) == ["chamfer_l1", "chamfer_l2", "f_score"]
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], torch.tensor(values), rtol=1e-5, atol=1e-6)
+        assert not found[name].requires_grad
+    for norm in ("l1", "l2"):
+        each = chamfer_distance(**given, norm=norm, reduction="none", drop_zero_sums=drop_zero_sums)
+        torch.testing.assert_close(each, found[f"chamfer_{norm}"])
+        mean = chamfer_distance(**given, norm=norm, drop_zero_sums=drop_zero_sums)
+        torch.testing.assert_close(mean, each.mean())
+    if not drop_zero_sums:
+        torch.testing.assert_close(f_score(**given, threshold=threshold, reduction="none"), found["f_score"])
+        torch.testing.assert_close(f_score(**given, threshold=threshold), found["f_score"].mean())
+
+
+def test_zero_sums_count_and_the_norm_is_l1_unless_asked():
+    given = case()
+    torch.testing.assert_close(chamfer_distance(**given), reconstruction_scores(**given)["chamfer_l1"].mean())
+    assert chamfer_distance(**given) != chamfer_distance(**given, drop_zero_sums=True)
+    assert f_score(**given) == f_score(**given, threshold=0.01)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"), [("float16", "float32", "float32"), ("float32", "float64", "float64")]
+)
+def test_distances_have_the_wider_precision(one, other, expected):
+    x, y = torch.rand(1, 5, 3), torch.rand(1, 4, 3)
+    for pair in ((one, other), (other, one)):
+        distance = chamfer_distance(
+            *(cloud.to(getattr(torch, dtype)) for cloud, dtype in zip((x, y), pair, strict=True))
+        )
+        assert distance.dtype == getattr(torch, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(0, 5, 3)}, "x: shape (0, 5, 3); expected at least one cloud and one point"),
+        ({"y": torch.zeros(2, 0, 3)}, "y: shape (2, 0, 3); expected at least one cloud and one point"),
+        ({"y": torch.zeros(3, 4, 3)}, "y: batch of 3; expected 2, the batch of x"),
+        (
+            {"x_mask": torch.ones(2, 4, dtype=torch.bool)},
+            "x_mask: torch.bool of shape (2, 4); expected torch.bool of shape (2, 5)",
+        ),
+        ({"y_mask": torch.ones(2, 4)}, "y_mask: torch.float32 of shape (2, 4); expected torch.bool of shape (2, 4)"),
+        ({"x_mask": torch.tensor([[True] * 5, [False] * 5])}, "x: no point of cloud 1 counts; expected at least one"),
+        ({"y_mask": torch.tensor([[False] * 4, [False] * 4])}, "y: no point of cloud 0 counts; expected at least one"),
+    ],
+)
+@pytest.mark.parametrize("measure", [chamfer_distance, f_score, reconstruction_scores])
+def test_arguments_that_do_not_fit_are_named(measure, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        measure(**{"x": torch.ones(2, 5, 3), "y": torch.ones(2, 4, 3)} | change)
+
+
+def test_clouds_without_other_sums_than_zero_have_no_point():
+    x, y = torch.ones(2, 5, 3), torch.ones(2, 4, 3)
+    y[1] = 0
+    for measure in (chamfer_distance, reconstruction_scores):
+        with pytest.raises(ValueError, match="y: no point of cloud 1 counts"):
+            measure(x, y, drop_zero_sums=True)
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+def test_scores_of_clouds_with_nan_are_refused_unless_masked(name):
+    given = {"x": torch.ones(2, 5, 3), "y": torch.ones(2, 4, 3)}
+    given[name][1, 2, 1] = float("nan")
+    with pytest.raises(ValueError, match=f"{name}: found NaN coordinates; expected numbers"):
+        reconstruction_scores(**given)
+    mask = torch.ones(given[name].shape[:2], dtype=torch.bool)
+    mask[1, 2] = False
+    assert reconstruction_scores(**given, **{f"{name}_mask": mask})["f_score"].tolist() == [1, 1]
+    for threshold in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"threshold: {threshold}; expected a positive distance"):
+            reconstruction_scores(**given, threshold=threshold)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_interpolated_features_have_their_own_precision(dtype):
+    points = torch.tensor([[[0.0, 0, 0, 5], [2, 0, 0, 5], [0, 4, 0, 5], [9, 9, 9, 5]]])
+    features = torch.tensor([[[1.0, 10], [2, 20], [4, 40], [8, 80]]]).to(dtype)
+    weights = torch.tensor([1 / 1.5, 1 / 1.5, 1 / 17.5])
+    expected = (weights / weights.sum()) @ features[0, :3].float()
+    found = three_nearest_interpolate(torch.tensor([[[1.0, 0, 0]]]), points, features, eps=0.5)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found[0, 0].float(), expected, rtol=0.01 if dtype == torch.bfloat16 else 1e-6, atol=0)
+    at_point = three_nearest_interpolate(points[:, 1:2], points, features)
+    torch.testing.assert_close(at_point[0, 0].tolist(), [2.0, 20.0])
+    for shape in ((1, 4), (1, 3, 2), (2, 4, 2)):
+        with pytest.raises(ValueError, match=re.escape(f"features: shape {shape}; expected (1, 4, width)")):
+            three_nearest_interpolate(points, points, torch.zeros(shape))
