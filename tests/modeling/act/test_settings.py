@@ -17,6 +17,7 @@ from hf_any3d.modeling.act import (
     ActModel,
 )
 from hf_any3d.modeling.act.codebook import gumbel_noise
+from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, group_patches
 from tests.modeling.act.test_pretraining import GROUPS, STUDENT, masks, tiny_pretraining
 from tests.tiny_act import SMALL, clouds, tiny_act
 from tests.tiny_aligned import tiny_aligned
@@ -99,6 +100,44 @@ def test_outputs_of_chosen_blocks_come_in_their_order_beside_all_states():
         assert torch.equal(alone.layer_outputs[0], output.hidden_states[2])
         assert model(points, output_hidden_states=True).layer_outputs is None
         assert alone.attentions is None and alone.get("added_tokens") is None
+
+
+class Guided(nn.Module):
+    """Stands for an adapter around a block that reads where the tokens are."""
+
+    takes_geometry = True
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.block = block
+
+    def forward(self, hidden_states, positions=None, geometry=None):
+        self.geometry = geometry
+        return self.block(hidden_states, positions)
+
+
+@torch.no_grad()
+def test_adapters_around_blocks_get_the_places_of_tokens():
+    students = ((ActModel, {}, 1), (ActModel, {"use_class_token": False}, 0))
+    for model_class, settings, special in (*students, (Uni3DModel, {}, 1), (PatchAlign3DModel, {}, 1)):
+        model = (tiny_act if model_class is ActModel else tiny_aligned)(model_class, **settings)
+        points = clouds(channels=model.config.in_channels)
+        plain = model(points)
+        model.blocks.layers[1] = guided = Guided(model.blocks.layers[1])
+        output = model(points)
+        assert torch.equal(output.last_hidden_state, plain.last_hidden_state)
+        geometry = guided.geometry
+        assert geometry.cell_size == pytest.approx(4 / 12**0.5) and geometry.special_tokens == special
+        assert torch.equal(geometry.given_centers, output.centers)
+        stack = model.layer_stack
+        assert stack.layers is model.blocks.layers and (stack.path, stack.branch) == ("blocks.layers", "mlp")
+        assert (stack.hidden_size, stack.views, stack.is_open, stack.final_norm) == (24, GRIDS, True, "norm")
+        assert {name for name, _ in model.named_children()} <= set(stack.pretrained)
+        if model_class is ActModel:
+            tokens, places = geometry.embed_patches(5, 4)
+            patches = group_patches(points, 5, 4)
+            torch.testing.assert_close(tokens, model.patch_encoder(patches.neighborhoods))
+            torch.testing.assert_close(places, model.position_embed(patches.centers))
 
 
 def test_points_near_the_origin_are_no_centers_if_the_config_says_so():

@@ -1,5 +1,6 @@
 """The choice of answers among boxes, against plain loops, for every kind of rule; directions that point up."""
 
+import dataclasses
 import itertools
 import math
 import re
@@ -152,6 +153,20 @@ def test_numbers_of_a_rule_are_whole(name, least):
     for wrong in (least - 1, True, 2.0, "3", *([None] if name == "min_points" else [])):
         with pytest.raises(ValueError, match=re.escape(f"{name}={wrong!r}; expected a whole number from {least}")):
             DetectionRule(**{name: wrong})
+
+
+def test_the_published_rule_is_that_of_the_evaluation_of_the_papers():
+    assert dataclasses.asdict(PUBLISHED_RULE) == {
+        "threshold": 0.0,
+        "min_objectness": 0.05,
+        "nms_iou": 0.25,
+        "nms": "bounds",
+        "nms_per_class": True,
+        "nms_share": False,
+        "min_points": 5,
+        "scores": "per_class",
+        "top_k": None,
+    }
 
 
 def test_choices_of_a_rule_are_named():

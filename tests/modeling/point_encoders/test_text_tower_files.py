@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
@@ -19,10 +20,13 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     embed_texts,
     fill_templates,
     find_text_tower,
+    open_text_tower,
+    own_projection,
     register_text_tower,
     text_tower_families,
     text_tower_settings,
 )
+from tests.modeling.test_text_towers import config_of
 from tests.tiny_text_towers import saved_text_tower
 
 FAMILIES = text_tower_families()
@@ -209,3 +213,37 @@ def test_the_pooling_is_that_of_the_files_and_modules(files):
 
 def test_texts_of_composite_checkpoints_have_their_projected_width():
     assert text_tower_settings(saved_text_tower("clip")) == {"text_width": 16, "text_pooling": None}
+
+
+def test_a_text_tower_has_the_width_of_its_checkpoint():
+    text = SimpleNamespace(projection_dim=3)
+    for model_type in ("clip", "siglip", "siglip2", "clap"):
+        for width, expected in ((5, 5), (None, 3)):
+            made = FAMILIES[model_type].text_config(SimpleNamespace(text_config=text, projection_dim=width))
+            assert made.projection_dim == expected and made is not text and text.projection_dim == 3
+        assert FAMILIES[model_type].text_config(SimpleNamespace(text_config=text)).projection_dim == 3
+    assert FAMILIES["bert"].text_config(text) is text
+
+
+def test_a_checkpoint_without_weights_of_the_tower_is_refused(tmp_path):
+    folder = shutil.copytree(saved_text_tower("clip"), tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name != "text_projection.weight"}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedEncoder, match=re.escape(f"{folder}: the text tower lacks text_projection.weight")):
+        open_text_tower(config_of(folder, "text"))
+
+
+def test_the_tower_of_a_changed_encoder_is_that_of_its_source():
+    config = config_of(saved_text_tower("bert"))
+    config.set_part("encoder", dataclasses.replace(config.part("encoder"), stored=True, checksum="sha256:0"))
+    opened = open_text_tower(config)
+    assert opened.pooling == "mean" and opened.max_length == 40 and opened.family is FAMILIES["bert"]
+    assert {weight.dtype for weight in opened.model.parameters()} == {torch.float32}
+
+
+def test_a_projection_into_another_space_is_none():
+    config = config_of(saved_text_tower("clip"), "vision")
+    assert own_projection(config).shape == (16, 48) and not own_projection(config).requires_grad
+    config.text_width = 17
+    assert own_projection(config) is None
