@@ -101,6 +101,9 @@ class Language:
         self.given = kwargs
         return {"input_ids": input_ids[:, -self.new :]}
 
+    def _get_candidate_generator(self, generation_config, input_ids, *args, **kwargs):
+        return generation_config, input_ids, args, kwargs
+
 
 class Chat(CloudGenerationMixin, Language):
     """Encodes a cloud as its points."""
@@ -149,3 +152,76 @@ def test_drafts_have_no_clouds_and_an_assistant_encodes_those_of_its_model():
     message = "point_features with an assistant model: they have 7 channels, its language model 4; expected points"
     with pytest.raises(ValueError, match=message):
         model.prepare_inputs_for_generation(PROMPTS, mm_encoder_outputs=wide, past_key_values=cache(0))
+
+
+def encoded(model: Chat, name: str = "input_ids", mask_length: int | None = None, **given) -> EncodedClouds:
+    """Encode clouds before the first step; what else is given stays."""
+    config = SimpleNamespace() if mask_length is None else SimpleNamespace(_mask_length=mask_length)
+    made = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, given | {"more": 1}, name, config)
+    assert made.pop("more") == 1 and not {"points", "point_features"} & made.keys()
+    assert made.keys() - {"past_key_values", "attention_mask"} == {"mm_encoder_outputs"}
+    return made["mm_encoder_outputs"]["point"]
+
+
+def test_clouds_are_encoded_once_before_the_first_step():
+    model = Chat()
+    none = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, {"more": 1, "points": None}, "input_ids", None)
+    assert none == {"more": 1}
+    by_points = encoded(model, points=FEATURES)
+    assert torch.equal(by_points.pooler_output[0], FEATURES + 0.5) and by_points.inputs == {"points": FEATURES}
+    given = clouds(3, 2)
+    by_features = encoded(model, point_features=given)
+    assert by_features.pooler_output is given and by_features.inputs is None
+    both = encoded(model, point_features=given, points=FEATURES)
+    assert both.pooler_output is given and both.inputs == {"points": FEATURES}
+
+
+def test_clouds_in_the_cache_are_left_out_where_the_whole_conversation_is_given():
+    model, given, whole = Chat(), clouds(3, 2), torch.ones(2, 4)
+    usual = {"point_features": given, "past_key_values": cache(3)}
+    for more in ({"attention_mask": whole}, {"mask_length": 4}):
+        unread = encoded(model, **usual, **more).pooler_output
+        assert [own[:, 0].tolist() for own in unread] == [[108], [116]]
+    for more in (
+        {"attention_mask": torch.ones(2, 7)},
+        {"attention_mask": torch.ones(2, 7), "mask_length": 4},
+        {"mask_length": 7},
+        {},
+        {"attention_mask": whole, "name": "inputs_embeds"},
+        {"attention_mask": whole, "past_key_values": None},
+    ):
+        assert encoded(model, **usual | more).pooler_output is given
+
+
+def test_drafts_are_made_by_models_that_know_the_placeholder():
+    model = Chat()
+
+    def generator(assistant=None, ids=PROMPTS, seen=0):
+        return model._get_candidate_generator(
+            "config", ids, 1, model_kwargs={"past_key_values": cache(seen)}, assistant_model=assistant, more=2
+        )
+
+    def language_model(rows: int) -> SimpleNamespace:
+        return SimpleNamespace(get_input_embeddings=lambda: nn.Embedding(rows, 2))
+
+    for assistant in (None, Chat(), language_model(CLOUD + 1)):
+        config, ids, places, given = generator(assistant)
+        assert (config, places, given.pop("more")) == ("config", (1,), 2) and ids is PROMPTS
+        assert given["assistant_model"] is assistant and given["model_kwargs"]["past_key_values"].get_seq_length() == 0
+    assert generator(language_model(CLOUD), torch.tensor([[1, 2]]))[3]["more"] == 2
+    message = (
+        "assistant_model has 9 tokens, and the prompt has placeholders of clouds, point_token_id=9; expected a Chat"
+    )
+    with pytest.raises(ValueError, match=message):
+        generator(language_model(CLOUD))
+    with pytest.raises(ValueError, match="past_key_values of 1 tokens with assistant_model or prompt_lookup_num_tok"):
+        generator(seen=1)
+
+
+def test_beams_repeat_features_and_prompts_without_any_stay():
+    model, none = Chat(), {"point": EncodedClouds()}
+    assert model._expand_multimodal_outputs(PROMPTS, none, 3) is none
+    made = model._expand_multimodal_outputs(PROMPTS, {"point": EncodedClouds(clouds(3, 2), {"points": 1})}, 2)["point"]
+    assert [len(own) for own in made.pooler_output] == [3, 3, 2, 2] and made.inputs is None
+    once = model._expand_multimodal_outputs(PROMPTS, {"point": EncodedClouds(FEATURES[None])})["point"]
+    assert [len(own) for own in once.pooler_output] == [3, 2]
