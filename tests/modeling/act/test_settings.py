@@ -283,3 +283,32 @@ def test_students_of_other_kinds_have_what_they_need(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="quantization_config: ActForPreTraining trains the student's weights, which"):
         ActForPreTraining.from_pretrained(tmp_path, quantization_config={"load_in_8bit": True})
+
+
+@torch.no_grad()
+def test_students_of_every_kind_return_states_and_weights_and_ignore_return_dict_inside():
+    autoencoder, mask = tiny_autoencoder(None), torch.tensor([[1, 0, 1, 0, 1, 0], [0, 0, 0, 1, 1, 1]]).bool()
+    voxels = tiny_ptv3(PointTransformerV3Model, shuffle_curves="never")
+    for source in (None, tiny_aligned(Uni3DModel, num_groups=6), voxels):
+        own = STUDENT if source is None else {"decoder_num_hidden_layers": 1}
+        model = ActForPreTraining.from_autoencoder_pretrained(autoencoder, source, **own)
+        (model if source is None else model.act).set_attn_implementation("eager")
+        if source is not None:
+            # A choice that was made after nesting the config is kept.
+            model = ActForPreTraining(model.config, autoencoder, source).eval()
+        assert model.act.config._attn_implementation == "eager"
+        points = clouds(channels=model.config.in_channels)
+        expected = model(points, mask, output_attentions=True, output_hidden_states=True)
+        assert len(expected.attentions) == 3 and len(expected.hidden_states) == 4
+        features = model.probe_features(points)
+        model.act.config.return_dict = False
+        found = model(points, mask, return_dict=True)
+        assert torch.equal(found.loss, expected.loss) and found.attentions is found.hidden_states is None
+        assert torch.equal(model.probe_features(points), features)
+
+
+def test_every_norm_of_the_pretraining_has_the_epsilon_of_the_config():
+    model = tiny_pretraining(layer_norm_eps=0.25)
+    own = {name: part.eps for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)}
+    own = {name: eps for name, eps in own.items() if not name.startswith("autoencoder.")}
+    assert set(own.values()) == {0.25} and {"decoder_norm", "act.norm", "decoder.layers.0.norm1"} <= own.keys()
