@@ -23,6 +23,12 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     PatchAlign3DModel,
 )
+from hf_any3d.modeling.patchalign3d.patch_targets import (
+    part_loss,
+    patch_accuracy,
+    patch_majorities,
+    patch_shares,
+)
 from hf_any3d.modeling.point_encoders.part_texts import PART_TEMPLATES, label_masks, part_prompts
 from hf_any3d.modeling.uni3d import (
     Uni3DConfig,
@@ -318,6 +324,11 @@ def test_patches_of_parts_are_scored_by_the_config_and_the_call():
     # The scale of the loss is learned, that of the scores is not.
     labels = torch.arange(48).expand(2, -1) % 3
     before = model(clouds, text_embeds=texts, labels=labels)
+    masks, cosines = label_masks(labels, 3), output.patch_logits / 4
+    counted = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(before.loss, part_loss(4 * cosines, patch_shares(masks, base.patch_index), counted))
+    majorities = patch_majorities(masks, base.patch_index)
+    assert before.patch_accuracy == patch_accuracy(cosines, majorities, counted)
     model.alignment.logit_scale.fill_(9.0)
     after = model(clouds, text_embeds=texts, labels=labels)
     assert torch.equal(before.logits, after.logits) and not torch.isclose(before.loss, after.loss)

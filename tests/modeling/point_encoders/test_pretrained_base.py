@@ -32,6 +32,10 @@ def test_the_source_of_a_model_is_where_its_weights_are(stored, tmp_path):
     checksum = tensors_checksum(own_state(model.act))
     assert opened.find_source() == PretrainedPart(str(folder), checksum=checksum)
     assert model.find_source() == PretrainedPart(), "it was built, not opened"
+    inside = ActForPointCloudClassification.from_pretrained(tmp_path, subfolder="stored")
+    assert inside.find_source() == PretrainedPart(), "a folder of a repository is no source"
+    told, report = ActModel.from_pretrained(folder, output_loading_info=True)
+    assert told.find_source() == PretrainedPart(str(folder), checksum=checksum) and not report["missing_keys"]
     # What the config records comes first, unless it is gone, stored with the model, or has other weights.
     twin, other = tmp_path / "twin", tmp_path / "other"
     model.act.save_pretrained(twin)
@@ -77,11 +81,13 @@ def test_bars_are_shown_after_loading_as_before(stored, shown):
     try:
         ActModel.open_stored_part(str(folder), model.config, {})
         assert logging.is_progress_bar_enabled() is shown
+        # The config of the base model is a copy.
         deeper = model.config_of_base(model.config)
         deeper.num_hidden_layers = 4
         message = f"{folder}: lacks weights of the point transformer: blocks.layers.3.attention.proj.bias, blocks."
         with pytest.raises(ValueError, match=re.escape(message)):
             ActModel.open_stored_part(str(folder), deeper, {})
+        assert model.config.num_hidden_layers == 3
         assert logging.is_progress_bar_enabled() is shown
     finally:
         (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
+from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, TextAlignment
 from hf_any3d.modeling.point_encoders.zero_shot import (
     TextFeaturesMixin,
@@ -15,8 +17,9 @@ from hf_any3d.modeling.point_encoders.zero_shot import (
     scaled_cosines,
     unit_vectors_like,
 )
-from hf_any3d.modeling.uni3d import Uni3DConfig
-from tests.tiny_aligned import OWN, SMALL
+from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
+from tests.common.case import varied_clouds
+from tests.tiny_aligned import OWN, SMALL, tiny_aligned
 
 MODULE = importlib.import_module("hf_any3d.modeling.point_encoders.zero_shot")
 
@@ -77,3 +80,18 @@ def test_subclasses_say_how_clouds_and_texts_are_read():
         _ = Textless().text_tower
     given = torch.ones(2, 5)
     assert Textless().embed_texts(None, None, given) is given and Textless().embed_texts(None, None, None) is None
+
+
+@torch.no_grad()
+def test_features_are_the_same_where_outputs_are_tuples():
+    patches = PatchAlign3DForZeroShotPointCloudSegmentation
+    shapes = OpenShapeForZeroShotPointCloudClassification, Uni3DForZeroShotPointCloudClassification
+    for model_class in (patches, *shapes):
+        model = tiny_aligned(model_class)
+        points = varied_clouds(2, channels=model.config.in_channels)
+        owners = [model.base_model] if model_class is patches else [model, model.base_model]
+        calls = [owner.get_point_features for owner in owners]
+        calls += [model.get_patch_features] if model_class is patches else []
+        expected = [call(points) for call in calls]
+        model.config.return_dict = model.base_model.config.return_dict = False
+        assert all(torch.equal(call(points), features) for call, features in zip(calls, expected, strict=True))
