@@ -90,6 +90,7 @@ def test_levels_of_pointnet2_are_maxima_over_balls():
         torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(output.pooler_output[0], last.amax(dim=0))
     assert torch.equal(output.centers[0], xyz)
+    assert model(clouds[:, :6]).centers.shape == (1, 3, 3)
     with pytest.raises(ValueError, match="at least num_centers=6 points"):
         model(clouds[:, :5])
 
