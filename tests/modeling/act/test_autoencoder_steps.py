@@ -213,3 +213,13 @@ def test_a_moving_average_of_codes_decays_and_needs_the_nearest_codes():
     assert ActAutoencoderConfig(code_ema_decay=0.01, **nearest).code_ema_decay == 0.01
     assert ActAutoencoderConfig(code_scores="distance", code_restart_share=0.5).quantizer == "gumbel"
     assert ActAutoencoderConfig(detach_teacher=True, num_prompts=0).detach_teacher is True
+
+
+def test_a_teacher_is_opened_with_the_attention_and_precision_of_the_call():
+    plain = ActAutoencoder.open_part(tiny_autoencoder("vit").config, {})
+    chosen = {"attn_implementation": "eager", "dtype": torch.bfloat16}
+    other = ActAutoencoder.open_part(tiny_autoencoder("vit").config, {}, **chosen)
+    assert (plain.config._attn_implementation, plain.dtype) == ("sdpa", torch.float32)
+    assert (other.config._attn_implementation, other.dtype) == ("eager", torch.bfloat16)
+    assert not any(weight.requires_grad for weight in (*plain.parameters(), *other.parameters()))
+    assert not plain.training and not other.training
