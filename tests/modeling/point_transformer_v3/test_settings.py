@@ -357,3 +357,34 @@ def test_settings_that_fit_are_kept():
     assert PointTransformerV3Config(**SMALL, decoder_depths=(1, 1, 1)).num_hidden_layers == 3
     single = {"depths": (2,), "hidden_sizes": (16,), "num_attention_heads": (2,), "patch_sizes": (8,)}
     assert PointTransformerV3Config(**SMALL | single | {"pooling_strides": ()}).hidden_size == 16
+
+
+@torch.no_grad()
+def test_rows_of_the_embedding_are_numbered_as_the_heads_are():
+    settings = {"norm_conditions": ["a", "b", "c"], "condition": "b", "condition_batch_norms": True}
+    settings |= {"adaptive_norms": True, "condition_size": 4, "condition_classes": {"b": [0], "a": [1]}}
+    model, points = tiny(**settings, stage_norm="batch"), varied_clouds(2, channels=6)
+    assert model.conditions.weight.shape == (2, 4)
+    expected = model(points).pooler_output
+    model.conditions.weight[1] += 1
+    assert torch.equal(model(points).pooler_output, expected)
+    model.conditions.weight[0] += 1
+    assert not torch.allclose(model(points).pooler_output, expected)
+    # Without a size there is no embedding.
+    assert not hasattr(tiny(norm_conditions=["a"], condition="a", condition_layer_norms=True), "conditions")
+
+
+@torch.no_grad()
+def test_masked_and_unread_channels_do_not_matter():
+    points = varied_clouds(1, channels=6)
+    cells = {"grid_coord": torch.arange(48)[None, :, None] * torch.tensor([1, 0, 2])}
+    moved = torch.cat([points[..., :3] + 5, points[..., 3:]], dim=-1)
+    for reads in (True, False):
+        model = tiny(reads_coordinates=reads)
+        found, other = (model(given, **cells).pooler_output for given in (points, moved))
+        assert torch.equal(found, other) is not reads
+    model = tiny(use_mask_token=True)
+    hidden = model.embeddings(points[0], model.encode(points, **cells).stages[0])
+    mask = torch.arange(48) % 5 == 0
+    masked = model.embeddings(points[0], model.encode(points, **cells).stages[0], mask)
+    assert torch.equal(masked[~mask], hidden[~mask]) and (masked[mask] == model.embeddings.mask_token).all()
