@@ -213,6 +213,7 @@ def test_features_of_points_are_those_of_their_voxels_in_the_deepest_stages():
     for asked in (False, 0):
         assert model(points, output_point_features=asked).point_features is None
     output = model(points)
+    assert output.point_features is output.hidden_states is output.attentions is None
     counts = encoded.stages[-1].counts
     assert output.offsets.tolist() == [counts[0], sum(counts)]
     means = torch.stack([rows.mean(dim=0) for rows in output.last_hidden_state.split(counts)])
@@ -388,3 +389,28 @@ def test_masked_and_unread_channels_do_not_matter():
     mask = torch.arange(48) % 5 == 0
     masked = model.embeddings(points[0], model.encode(points, **cells).stages[0], mask)
     assert torch.equal(masked[~mask], hidden[~mask]) and (masked[mask] == model.embeddings.mask_token).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("far", "pooled"), [(1, [0, 1]), (3, [0]), (4, [0, 1]), (15, [0, 3])])
+def test_a_cloud_of_as_many_bits_as_a_pooling_drops_becomes_one_voxel(far, pooled):
+    model = tiny(pooling="serialized", pooling_strides=(4,), depth_rule="max")
+    cells = torch.tensor([[[0, 0, 0], [far, 0, 0]]])
+    stages = model.encode(varied_clouds(1, 2, 6), grid_coord=cells).stages
+    assert sorted(stages[1].grid_coord[:, 0].tolist()) == pooled and stages[1].stage == 1
+    # As many voxels as are in the cells of the grid, which is not drawn by bits.
+    stages = tiny(pooling_strides=(4,)).encode(varied_clouds(1, 2, 6), grid_coord=cells).stages
+    assert sorted(stages[1].grid_coord[:, 0].tolist()) == sorted({0, far // 4})
+
+
+def test_a_convolution_starts_as_a_linear_layer_of_all_its_cells():
+    torch.manual_seed(0)
+    for size, has_bias in ((3, True), (5, False)):
+        layer = SubmanifoldConvolution(4, 60, size, has_bias)
+        bound = (4 * size**3) ** -0.5
+        for weight in (layer.weight, *([layer.bias] if has_bias else [])):
+            assert 0.9 * bound < weight.max() <= bound and -bound <= weight.min() < -0.9 * bound
+        assert (layer.bias is not None) is has_bias and layer.weight.shape == (60, size, size, size, 4)
+    assert (
+        SubmanifoldConvolution(4, 6).weight.shape == (6, 3, 3, 3, 4) and SubmanifoldConvolution(4, 6).bias is not None
+    )
