@@ -878,7 +878,7 @@ class ActForPreTraining(ActPreTrainedModel):
             `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output
             of the released program's untrained layers on the class token.
         """
-        output = self.act(points)
+        output = self.act(points, return_dict=True)
         if self.feature_head is None:
             return output.pooler_output
         return self.feature_head(output.last_hidden_state[:, 0])

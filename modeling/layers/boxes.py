@@ -335,9 +335,10 @@ def select_detections(
     if rule.min_points:
         if points is None:
             raise ValueError(f"min_points={rule.min_points}: points is missing; expected those of the cloud")
-        kept = torch.stack([points_in_boxes(points, box[None])[0].sum() for box in boxes]) >= rule.min_points
-        if len(kept) and not kept.any():
-            kept[objectness.argmax()] = True
+        if len(boxes):
+            kept = torch.stack([points_in_boxes(points, box[None])[0].sum() for box in boxes]) >= rule.min_points
+            if not kept.any():
+                kept[objectness.argmax()] = True
     number = kept.nonzero().squeeze(1)
     if rule.nms is not None and len(number):
         own, classes = boxes[number], best[number]

@@ -720,7 +720,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         else:
             cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
             if cells.shape[1:] != (3,):
-                raise ValueError(f"grid_coord has {cells.shape[1:]} numbers for each point; expected 3")
+                raise ValueError(f"grid_coord has {tuple(cells.shape[1:])} numbers for each point; expected 3")
             if has_duplicates(cells, cloud, count):
                 raise ValueError(
                     "grid_coord: a cell occurs twice in a cloud; expected one point for each, as "

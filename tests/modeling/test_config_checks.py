@@ -23,8 +23,10 @@ def number_fields(config_class):
     """Fields of our own that are annotated as numbers or lists of them, with their annotations."""
     own = {name for base in config_class.__mro__ if "hf_any3d" in base.__module__ for name in base.__annotations__}
     for field in dataclasses.fields(config_class):
-        if field.name in own and str(field.type).startswith(("int", "float", "list[int", "list[float")):
-            yield field.name, str(field.type)
+        # Texts where annotations are not evaluated.
+        kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
+        if field.name in own and kind.startswith(("int", "float", "list[int", "list[float")):
+            yield field.name, kind
 
 
 @pytest.mark.parametrize("config_class", CONFIGS + TUNERS)

@@ -161,3 +161,109 @@ def test_dead_codes_become_tokens_of_the_batch(ema_decay):
     assert book.counts[dead].tolist() == [2.0, 2.0]
     if ema_decay is not None:
         torch.testing.assert_close(book.sums[dead], 2 * book.weight[dead])
+
+
+def test_noise_has_the_precision_of_the_logits_or_float32_and_any_layout():
+    assert gumbel_noise(torch.zeros(3).double()).dtype == torch.float64
+    assert gumbel_noise(torch.zeros(3).half()).dtype == torch.float32
+    turned = torch.zeros(5, 3).T
+    found, plain = (gumbel_noise(like, torch.Generator().manual_seed(4)) for like in (turned, torch.zeros(3, 5)))
+    assert torch.equal(found, plain) and found.isfinite().all()
+    uniform = torch.empty(3, 5).uniform_(generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(plain, -(-uniform.log()).log())
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_codes_that_are_counted_or_averaged_update_themselves(ema_decay):
+    plain = Codebook(4, 2, scores="distance", ema_decay=ema_decay)
+    assert plain.updates_itself is (ema_decay is not None) and hasattr(plain, "counts") is plain.updates_itself
+    assert hasattr(plain, "sums") is (ema_decay is not None)
+    book = Codebook(4, 2, scores="distance", ema_decay=ema_decay, restart_share=0.1)
+    assert book.updates_itself is True and isinstance(book.weight, torch.nn.Parameter) is (ema_decay is None)
+    book.counts.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    weight = book.weight.detach().clone()
+    book.update(torch.ones(1, 3, 2), torch.tensor([[1, 1, 3]]))
+    decay = 0.99 if ema_decay is None else ema_decay
+    expected = [decay * old + (1 - decay) * new for old, new in zip([1, 2, 3, 4], [0, 2, 0, 1], strict=True)]
+    assert book.counts.tolist() == pytest.approx(expected)
+    assert torch.equal(book.weight, weight) is (ema_decay is None)
+    with pytest.raises(ValueError, match=r"have dtype torch.float16; expected float32 \(train in half precision with"):
+        book.half().update(torch.ones(1, 3, 2), torch.tensor([[1, 1, 3]]))
+
+
+def test_codes_on_a_sphere_average_and_restart_with_tokens_on_it():
+    book = Codebook(2, 3, scores="cosine", ema_decay=0.5)
+    book.counts.fill_(1.0)
+    book.weight.copy_(torch.eye(3)[:2])
+    book.sums.copy_(book.weight)
+    tokens = torch.tensor([[[5.0, 0, 0], [0, 0.1, 0]]])
+    book.update(tokens, torch.tensor([[0, 1]]))
+    # Tokens of any length count as vectors of the norm of `sqrt(width)`.
+    torch.testing.assert_close(book.weight, torch.eye(3)[:2] * (1 + 3**0.5) / 2)
+    fresh = Codebook(2, 3, scores="cosine", restart_share=0.9)
+    fresh.restart(tokens)
+    torch.testing.assert_close(fresh.weight.detach().norm(dim=1), torch.full((2,), 3**0.5))
+    assert fresh.counts.tolist() == [1.0, 1.0]
+
+
+def test_more_codes_than_tokens_share_them():
+    book = Codebook(7, 2, scores="distance", restart_share=0.5)
+    torch.manual_seed(0)
+    book.restart(torch.tensor([[[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]]))
+    values = book.weight.detach()[:, 0].tolist()
+    assert sorted(values.count(number) for number in (1.0, 2.0, 3.0)) == [2, 2, 3]
+    assert values[:3] == values[3:6] and values[6] == values[0]
+
+
+def test_noise_decides_between_codes_and_scores_need_no_gradient_of_it():
+    book = Codebook(5, 3, scores="cosine", scale=2.0)
+    tokens = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    noise = 100 * torch.nn.functional.one_hot(torch.tensor([[0, 3, 3, 1]]), 5)
+    logits = book.score(tokens)
+    codes, token_ids, pulls = book.nearest(tokens, logits, noise)
+    assert token_ids.tolist() == [[0, 3, 3, 1]]
+    sphere = torch.nn.functional.normalize(tokens, dim=-1) * 3**0.5
+    torch.testing.assert_close(codes, book.vectors[token_ids])
+    assert pulls[0].item() == pytest.approx((sphere - codes).square().mean().item(), rel=1e-5)
+    with torch.no_grad():
+        plain = book(logits.detach(), hard=True, noise=noise)
+        assert torch.equal(plain[1], token_ids) and torch.equal(plain[0], book.vectors[token_ids])
+        mixed = book(logits.detach(), temperature=0.5)[0]
+    torch.testing.assert_close(mixed, (logits.detach() / 0.5).softmax(dim=-1) @ book.vectors.detach())
+    # Frozen codes and logits without a gradient need only a look-up.
+    book.requires_grad_(False)
+    assert not book(logits.detach(), hard=True)[0].requires_grad and book(logits, hard=True)[0].requires_grad
+
+
+def test_moving_averages_may_move_before_the_backward_pass():
+    book = Codebook(4, 3, scores="distance", ema_decay=0.5)
+    tokens = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    logits = book.score(tokens)
+    book.update(tokens, logits.argmax(dim=-1))
+    logits.sum().backward()
+    assert tokens.grad.isfinite().all() and tokens.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("iteration", "steps", "expected"), [(0, 8, 2.0), (2, 8, 1.25 + 0.75 * math.cos(math.pi / 4)), (8, 8, 0.5)]
+)
+def test_schedules_follow_half_a_cosine(iteration, steps, expected):
+    from hf_any3d.modeling.act import gumbel_temperature, kl_weight
+
+    assert gumbel_temperature(iteration, steps, 2.0, 0.5) == pytest.approx(expected)
+    assert gumbel_temperature(iteration + steps, steps, 2.0, 0.5) == 0.5
+    weight = 0.3 * (2.0 - expected) / 1.5
+    assert kl_weight(iteration + 5, delay=5, steps=steps, end=0.3) == pytest.approx(weight)
+    assert kl_weight(4, delay=5, steps=steps, end=0.3) == 0.0
+    # With their defaults.
+    assert gumbel_temperature(50_000) == pytest.approx((1 + 0.0625) / 2) and gumbel_temperature(100_000) == 0.0625
+    assert kl_weight(60_000) == pytest.approx(0.05) and kl_weight(110_000) == 0.1 and kl_weight(9_999) == 0
+    for wrong in ({"iteration": -1}, {"iteration": 1, "delay": -1}, {"iteration": 1, "steps": -1}):
+        with pytest.raises(ValueError, match="=-1; expected at least 0"):
+            kl_weight(**wrong)
+    with pytest.raises(ValueError, match="end=-0.1; expected at least 0"):
+        kl_weight(1, end=-0.1)
+    with pytest.raises(ValueError, match="steps=-1; expected at least 0"):
+        gumbel_temperature(1, steps=-1)
+    with pytest.raises(ValueError, match="start=0.0, end=1.0; expected temperatures above 0"):
+        gumbel_temperature(1, start=0.0, end=1.0)

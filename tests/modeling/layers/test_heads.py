@@ -6,7 +6,14 @@ from torch import nn
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
 from hf_any3d.modeling.layers.forward_contract import onloaded
-from hf_any3d.modeling.layers.heads import ClassificationHead, HeadNorm
+from hf_any3d.modeling.layers.heads import (
+    ClassificationHead,
+    ClassToken,
+    HeadNorm,
+    in_precision_of,
+    pool,
+    precision_of,
+)
 from hf_any3d.modeling.layers.tasks import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
 from tests.tiny_act import clouds, tiny_act
@@ -83,3 +90,62 @@ def test_a_calibrated_head_divides_its_logits():
     torch.testing.assert_close(head(features), expected)
     with pytest.raises(ValueError, match="temperature=0; expected a number above 0"):
         head.calibrate(0)
+
+
+@pytest.mark.parametrize(("activation", "plain"), [("relu", nn.ReLU), ("gelu", nn.GELU)])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("widths", [(), (6,), (6, 4)])
+def test_a_head_is_layers_norms_and_activations_before_a_last_layer(widths, bias, activation, plain):
+    torch.manual_seed(0)
+    rates = [0.1 * number for number in range(1, 1 + len(widths))]
+    head = ClassificationHead(8, 3, widths, bias=bias, dropout=rates, activation=activation)
+    assert [dropout.p for dropout in head.dropouts] == rates
+    assert all((linear.bias is not None) == bias for linear in head.hidden) and head.out.bias is not None
+    for norm in head.norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    layers = [part for linear, norm in zip(head.hidden, head.norms, strict=True) for part in (linear, norm, plain())]
+    features = torch.randn(5, 8)
+    for mode in (True, False):
+        expected = nn.Sequential(*layers, head.out).train(mode)(features)
+        head.train(mode)
+        for dropout in head.dropouts:
+            dropout.p = 0.0
+        torch.testing.assert_close(head(features), expected)
+
+
+def test_a_head_has_one_rate_of_dropout_for_all_layers_or_one_for_each():
+    assert [dropout.p for dropout in ClassificationHead(8, 3, (6, 4), dropout=0.3).dropouts] == [0.3, 0.3]
+    assert [dropout.p for dropout in ClassificationHead(8, 3, (6, 4)).dropouts] == [0.0, 0.0]
+    with pytest.raises(ValueError, match=r"dropout=\(0.5,\); expected one rate for each of the hidden layers \(6, 4"):
+        ClassificationHead(8, 3, (6, 4), dropout=(0.5,))
+
+
+def test_a_class_token_and_its_position_come_first():
+    token = ClassToken(2)
+    token.token.data, token.position.data = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])
+    tokens, positions = torch.zeros(2, 1, 2).bfloat16(), torch.ones(2, 1, 2)
+    found, places = token(tokens, positions)
+    assert found.dtype == torch.bfloat16 and found.tolist() == [[[1, 2], [0, 0]]] * 2
+    assert places.dtype == torch.float32 and places.tolist() == [[[3, 4], [1, 1]]] * 2
+
+
+def test_poolings_are_joined_in_their_order():
+    generator = torch.Generator().manual_seed(0)
+    tokens, prompts = torch.randn(2, 5, 3, generator=generator), torch.randn(2, 4, 3, generator=generator)
+    parts = {"cls": tokens[:, 0], "max": tokens[:, 1:].amax(dim=1), "mean": tokens[:, 1:].mean(dim=1)}
+    parts |= {"prompt_max": prompts.amax(dim=1), "prompt_mean": prompts.mean(dim=1)}
+    for how in (["max", "cls", "mean"], ["prompt_mean", "cls", "prompt_max"], ["mean"]):
+        found = pool(tokens, how, prompts=prompts)
+        assert torch.equal(found, torch.cat([parts[name] for name in how], dim=1))
+    without = pool(tokens, ["mean", "max"], class_tokens=0)
+    assert torch.equal(without, torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=1))
+
+
+def test_the_precision_of_a_module_is_that_of_its_first_floating_point_weight():
+    numbers = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    mixed = nn.ModuleList([nn.ParameterList([numbers]), nn.Linear(2, 2).half(), nn.Linear(2, 2)])
+    assert precision_of(mixed) == torch.float16
+    assert precision_of(mixed[0]) == torch.float32 and precision_of(mixed[0], torch.bfloat16) == torch.bfloat16
+    assert in_precision_of(mixed, torch.ones(1)).dtype == torch.float16
+    assert in_precision_of(mixed[0], torch.ones(1).double()).dtype == torch.float64

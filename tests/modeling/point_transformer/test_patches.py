@@ -53,3 +53,11 @@ def test_points_near_the_origin_are_skipped_on_request_only():
 def test_too_few_points_are_refused(points):
     with pytest.raises(ValueError, match=r"at least 8 points for num_groups=8, group_size=5"):
         group_patches(points, 8, 5)
+
+
+def test_as_many_points_as_centers_or_points_of_a_patch_are_enough():
+    for groups, size in ((8, 5), (5, 8)):
+        patches = group_patches(clouds()[:, :8], groups, size)
+        assert patches.neighborhoods.shape == (2, groups, size, 3)
+        with pytest.raises(ValueError, match=rf"with at least 8 points for num_groups={groups}, group_size={size}"):
+            group_patches(clouds()[:, :7], groups, size)

@@ -1,0 +1,336 @@
+"""What `forward` takes and returns, the recorder of attention weights, and layers that may be read without a call."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hf_any3d.modeling.act import ActForPointCloudClassification
+from hf_any3d.modeling.layers.forward_contract import (
+    LOSS_KEYWORDS,
+    TRANSFORMERS_KEYWORDS,
+    AttentionRecorder,
+    NoAttentionMixin,
+    PointFeaturesOutput,
+    PointTokensMixin,
+    attention_kinds,
+    batch_dependent_flags,
+    forward_keywords,
+    is_sharded,
+    is_unmodified,
+    keep_unpacked,
+    refuse_unsaveable,
+    rejects_unknown_keywords,
+    requested_outputs,
+    strict_forward,
+)
+from hf_any3d.modeling.layers.heads import HeadNorm
+from tests.tiny_act import tiny_act
+
+POINTS = torch.arange(6.0).view(1, 2, 3)
+
+
+def config_of(**settings) -> SimpleNamespace:
+    usual = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
+    return SimpleNamespace(**(usual | {"_attn_implementation": "sdpa"} | settings))
+
+
+class Doubling:
+    """Doubles its input, and returns three states on request."""
+
+    def __init__(self, **settings):
+        self.config = config_of(**settings)
+
+    @strict_forward
+    def forward(self, points, scale=2.0, output_hidden_states=None):
+        states = (points, points + 1, points + 2) if output_hidden_states else None
+        return PointFeaturesOutput(last_hidden_state=scale * points, hidden_states=states)
+
+
+class Forwarding(Doubling):
+    """Takes any keyword."""
+
+    @strict_forward
+    def forward(self, points, **kwargs):
+        self.given = kwargs
+        return PointFeaturesOutput(last_hidden_state=points)
+
+
+class Stateless(Doubling):
+    """Returns a tuple and has no states."""
+
+    @strict_forward
+    def forward(self, points):
+        return (points,)
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [(1, [1]), (-3, [0]), (2, [2]), ([0, -1], [0, 2]), ((1, 1), [1]), ([], [])],
+)
+def test_hidden_states_of_an_index_or_several_are_kept_by_call_and_by_config(asked, kept):
+    by_call = Doubling().forward(POINTS, output_hidden_states=asked).hidden_states
+    by_config = Doubling(output_hidden_states=asked).forward(POINTS).hidden_states
+    for states in (by_call, by_config):
+        assert [number for number, state in enumerate(states) if state is not None] == kept
+        assert all(torch.equal(states[number], POINTS + number) for number in kept)
+    assert Doubling(output_hidden_states=asked).forward(POINTS, output_hidden_states=False).hidden_states is None
+
+
+@pytest.mark.parametrize("wrong", [3, -4, [0, 3], [-4], [True], [1.0], "all", {0}])
+def test_other_indices_of_hidden_states_are_refused(wrong):
+    message = f"output_hidden_states={wrong!r}; expected True, False, an index or a list of indices between -3 and 2"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Doubling().forward(POINTS, output_hidden_states=wrong)
+
+
+def test_the_call_and_then_the_config_say_whether_a_tuple_is_returned():
+    assert isinstance(Doubling().forward(POINTS), PointFeaturesOutput)
+    (only,) = Doubling().forward(POINTS, return_dict=False)
+    assert torch.equal(only, 2 * POINTS)
+    assert isinstance(Doubling(return_dict=False).forward(POINTS), tuple)
+    assert isinstance(Doubling(return_dict=False).forward(POINTS, return_dict=True), PointFeaturesOutput)
+    assert Stateless(output_hidden_states=[0]).forward(POINTS) == (POINTS,)
+
+
+def test_a_forward_of_any_keywords_gets_them_and_computes_all_states_for_some():
+    model = Forwarding(output_hidden_states=[0])
+    assert model.forward(POINTS, words=3).hidden_states is None
+    assert model.given == {"words": 3, "output_hidden_states": True}
+    Forwarding.forward(model, POINTS, output_hidden_states=False, words=None)
+    assert model.given == {"words": None, "output_hidden_states": False}
+
+
+def test_keywords_that_a_forward_lacks_are_named_with_those_it_has():
+    message = "Doubling.forward() got an unexpected keyword argument 'scales'; expected some of "
+    with pytest.raises(TypeError, match=re.escape(message + "output_hidden_states, points, scale") + "$"):
+        Doubling().forward(POINTS, scales=1)
+    assert torch.equal(Doubling().forward(POINTS, scales=None, scale=3.0).last_hidden_state, 3 * POINTS)
+
+
+def test_arrays_are_named_by_position_and_by_keyword():
+    array = POINTS.numpy()
+    with pytest.raises(TypeError, match=re.escape("scale is an array of NumPy; expected a tensor, such as torch.fr")):
+        Doubling().forward(POINTS, array)
+    with pytest.raises(TypeError, match=re.escape("points is an array of NumPy; expected a tensor")):
+        Doubling().forward(points=np.zeros(3))
+
+
+class Words:
+    """Stands for a model of transformers, which ignores what it does not know."""
+
+    def __init__(self, **settings):
+        self.config = config_of(**settings)
+
+    def _own(self, input_ids=None, labels=None, **kwargs):
+        return labels, kwargs
+
+    def _body(self, input_ids=None, **kwargs):
+        return kwargs
+
+    forward = rejects_unknown_keywords(_own)
+    body = rejects_unknown_keywords(_body)
+
+
+def test_an_inherited_forward_takes_its_own_keywords_and_those_of_layers_and_loss():
+    labels, shifted = torch.tensor([1]), torch.tensor([2])
+    assert Words().forward(input_ids=1, return_dict=True, wrong=None) == (None, {"return_dict": True})
+    assert Words().forward(labels=labels, shift_labels=shifted) == (labels, {"shift_labels": shifted})
+    # Without labels there would be no loss.
+    assert Words().forward(shift_labels=shifted) == (shifted, {"shift_labels": shifted})
+    assert Words().body(shift_labels=shifted) == {"shift_labels": shifted}
+    for keyword in ("num_items_in_batch", "ignore_index", "cu_seq_lens_q"):
+        assert Words().body(**{keyword: 5}) == {keyword: 5}
+    with pytest.raises(TypeError, match=r"Words.forward\(\) got an unexpected keyword argument 'label'; expected"):
+        Words().forward(label=labels)
+    with pytest.raises(TypeError, match="argument 'kwargs'"):
+        Words().forward(kwargs=1)
+    for model, given in ((Words(), {"output_attentions": True}), (Words(output_attentions=True), {})):
+        with pytest.raises(ValueError, match="output_attentions=True with attn_implementation='sdpa'"):
+            model.forward(**given)
+    eager = Words(_attn_implementation="eager")
+    assert eager.forward(output_attentions=True) == (None, {"output_attentions": True})
+
+
+def test_keywords_of_a_forward_include_those_of_the_loss_only_where_it_has_labels():
+    class WithLabels:
+        forward = Words._own
+
+    class WithoutLabels:
+        forward = Words._body
+
+    assert {"shift_labels", "num_items_in_batch", "ignore_index"} <= LOSS_KEYWORDS
+    assert not {"logits", "labels", "vocab_size", "kwargs"} & LOSS_KEYWORDS
+    assert forward_keywords(WithLabels) == {"input_ids", "labels"} | TRANSFORMERS_KEYWORDS | LOSS_KEYWORDS
+    assert forward_keywords(WithoutLabels) == {"input_ids"} | TRANSFORMERS_KEYWORDS
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", None])
+@pytest.mark.parametrize("by_config", [True, False])
+@pytest.mark.parametrize("by_call", [None, True, False])
+def test_requests_of_the_call_override_those_of_the_config(by_call, by_config, attention):
+    config = config_of(output_hidden_states=by_config, output_attentions=by_config)
+    expected = by_config if by_call is None else by_call
+    assert requested_outputs(config, by_call, False, attention) == (expected, False)
+    if expected and attention != "eager":
+        with pytest.raises(ValueError, match=re.escape(f"with attn_implementation={attention!r}, which returns no")):
+            requested_outputs(config, False, by_call, attention)
+    else:
+        assert requested_outputs(config, False, by_call, attention) == (False, expected)
+
+
+def test_indices_given_by_place_are_refused():
+    with pytest.raises(ValueError, match=r"output_hidden_states=\[0\]; expected it as a keyword, or True or False"):
+        requested_outputs(config_of(), [0], None, "eager")
+
+
+class Attention(nn.Module):
+    """Returns given values after its input."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = values
+
+    def forward(self, hidden_states):
+        return (hidden_states, *self.values) if self.values else hidden_states
+
+
+class OtherAttention(Attention):
+    """Another kind."""
+
+
+def test_weights_of_each_layer_are_recorded_in_order_and_only_inside():
+    first, second = torch.ones(1), torch.ones(2)
+    layers = [nn.Sequential(nn.Identity(), Attention(first)), nn.ModuleList([OtherAttention(None, second)])]
+    recorder = AttentionRecorder(layers, {OtherAttention: 2, Attention: 1}, "tiny")
+    with recorder:
+        layers[1][0](POINTS)
+        layers[0][1](POINTS)
+        assert [weights is own for weights, own in zip(recorder.weights, (first, second), strict=True)] == [True] * 2
+    assert not layers[0][1]._forward_hooks and not layers[1][0]._forward_hooks
+
+
+@pytest.mark.parametrize("values", [(), (None,)])
+def test_layers_without_weights_are_an_error(values):
+    layers = [Attention(torch.ones(1)), Attention(*values)]
+    recorder = AttentionRecorder(layers, {Attention: 1}, "tiny")
+    with recorder, pytest.raises(ValueError, match="the layers of 'tiny' returned no attention weights"):
+        for layer in layers:
+            layer(POINTS)
+        _ = recorder.weights
+    with pytest.raises(ValueError, match="output_attentions=True: the layers of 'tiny' do not return attention"):
+        AttentionRecorder([Attention(1), nn.Identity()], {Attention: 1}, "tiny")
+
+
+def test_kinds_of_attention_are_those_that_any_part_of_an_encoder_records():
+    class Third(nn.Module):
+        pass
+
+    class Inner(nn.Module):
+        _can_record_outputs = {"attentions": [Attention, SimpleNamespace(target_class=OtherAttention, index=2)]}
+
+    class Other(nn.Module):
+        _can_record_outputs = {"hidden_states": nn.Linear}
+
+    class Outer(nn.Module):
+        _can_record_outputs = {"attentions": SimpleNamespace(target_class=Third)}
+
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([Inner(), Other()])
+
+    assert attention_kinds(Outer()) == {Third: 1, Attention: 1, OtherAttention: 2}
+    assert attention_kinds(nn.Linear(1, 1)) == {}
+
+
+class Packed(torch.Tensor):
+    """A quantized weight, which holds other tensors."""
+
+    def __tensor_flatten__(self):
+        return [], None
+
+
+def modified(how: str) -> nn.Module:
+    layer = nn.Linear(2, 3)
+    if how == "hook":
+        layer.register_forward_hook(lambda *_: None)
+    elif how == "hook before":
+        layer.register_forward_pre_hook(lambda *_: None)
+    elif how == "forward of its own":
+        layer.forward = layer.forward
+    elif how == "packed":
+        layer.weight = nn.Parameter(torch.zeros(3, 2).as_subclass(Packed), requires_grad=False)
+    return layer
+
+
+def test_plain_layers_may_be_read_and_others_must_be_called():
+    plain = [nn.Linear(2, 3), nn.BatchNorm1d(3), nn.GroupNorm(1, 3)]
+    assert is_unmodified(*plain) and is_unmodified(nn.Linear(2, 3, bias=False))
+    for how in ("hook", "hook before", "forward of its own", "packed"):
+        assert not is_unmodified(modified(how)), how
+        assert not is_unmodified(*plain, modified(how)) and not is_unmodified(modified(how), *plain), how
+    # Subclasses and other kinds may compute anything.
+    assert not is_unmodified(HeadNorm(3)) and not is_unmodified(nn.Sequential(nn.Linear(2, 3)))
+    assert not is_sharded(plain[0].weight)
+
+
+def test_layers_of_four_bits_stay_unpacked():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
+    model[1][0].support_avx512bf16_for_cpu = True
+    keep_unpacked(model)
+    assert model[1][0].support_avx512bf16_for_cpu is False and not hasattr(model[0], "support_avx512bf16_for_cpu")
+
+
+def test_layers_that_torch_packed_are_not_saved():
+    model = nn.Sequential(nn.Linear(2, 2))
+    assert refuse_unsaveable(model) is None
+    model[0].add_module("_packed_params", nn.Identity())
+    with pytest.raises(ValueError, match="quantize_dynamic made cannot be saved; expected the model before it"):
+        refuse_unsaveable(model)
+
+
+def test_flags_are_those_of_the_model_and_of_its_adapters():
+    flags = SimpleNamespace(config=SimpleNamespace(batch_dependent_flags=["first"]))
+    assert batch_dependent_flags(flags) == ["first"]
+    flags.peft_config = {"a": SimpleNamespace(batch_dependent_flags=None), "b": SimpleNamespace()}
+    flags.peft_config["c"] = SimpleNamespace(batch_dependent_flags=["second", "third"])
+    assert batch_dependent_flags(flags) == ["first", "second", "third"]
+    assert batch_dependent_flags(SimpleNamespace(config=SimpleNamespace())) == []
+
+
+def test_models_of_tokens_and_those_without_attention_say_what_they_support():
+    names = ("sdpa", "flash_attn", "flex_attn", "attention_backend")
+    for mixin, expected in ((PointTokensMixin, True), (NoAttentionMixin, False)):
+        assert {name: getattr(mixin, f"_supports_{name}") for name in names} == dict.fromkeys(names, expected)
+        assert mixin.supports_gradient_checkpointing is expected and mixin.accepts_loss_kwargs is False
+        assert (mixin.main_input_name, mixin.input_modalities) == ("points", ("point_cloud",))
+
+
+@pytest.mark.parametrize(
+    ("by_call", "by_config", "expected"), [(None, True, True), (False, True, False), (1, 0, True)]
+)
+def test_states_without_attention_are_returned_on_request(by_call, by_config, expected):
+    model = NoAttentionMixin()
+    model.config = config_of(output_hidden_states=by_config, model_type="tiny")
+    assert model.returns_states(by_call, None) is expected
+    model.config.output_attentions = True
+    assert model.returns_states(by_call, False) is expected
+    for asked in (None, True):
+        with pytest.raises(ValueError, match="output_attentions=True: tiny has no attention; expected False"):
+            model.returns_states(by_call, asked)
+
+
+def test_models_tell_whether_they_compute_layers_again_and_have_no_vocabulary():
+    model = tiny_act(ActForPointCloudClassification)
+    assert model.is_gradient_checkpointing is False
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    # Re-entrant checkpoints need an input that requires a gradient.
+    assert model.is_gradient_checkpointing is True and len(model._require_grads_hooks) == 1
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    assert model.is_gradient_checkpointing is True and not model._require_grads_hooks
+    message = "ActForPointCloudClassification has no token embeddings to resize; its tokens are computed from its"
+    with pytest.raises(ValueError, match=message):
+        model.resize_token_embeddings(5)

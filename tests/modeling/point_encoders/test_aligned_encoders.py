@@ -1,0 +1,460 @@
+"""Encoders that are aligned with texts, their heads and their settings, one by one."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity, normalize
+
+from hf_any3d.modeling.openshape import (
+    OpenShapeConfig,
+    OpenShapeForPointCloudClassification,
+    OpenShapeForPointCloudSegmentation,
+    OpenShapeForZeroShotPointCloudClassification,
+    OpenShapeModel,
+)
+from hf_any3d.modeling.openshape.modeling_openshape import BallPatchEncoder, ball_patches
+from hf_any3d.modeling.patchalign3d import (
+    PatchAlign3DConfig,
+    PatchAlign3DForPointCloudClassification,
+    PatchAlign3DForPreTraining,
+    PatchAlign3DForZeroShotPointCloudSegmentation,
+    PatchAlign3DModel,
+)
+from hf_any3d.modeling.patchalign3d.patch_targets import (
+    part_loss,
+    patch_accuracy,
+    patch_majorities,
+    patch_shares,
+)
+from hf_any3d.modeling.point_encoders.part_texts import PART_TEMPLATES, label_masks, part_prompts
+from hf_any3d.modeling.uni3d import (
+    Uni3DConfig,
+    Uni3DForPointCloudSegmentation,
+    Uni3DForZeroShotPointCloudClassification,
+    Uni3DModel,
+)
+from tests.common.case import varied_clouds
+from tests.tiny_aligned import FEATURES, tiny_aligned
+
+CONFIGS = (OpenShapeConfig, PatchAlign3DConfig, Uni3DConfig)
+ZERO_SHOT = (OpenShapeForZeroShotPointCloudClassification, Uni3DForZeroShotPointCloudClassification)
+
+
+def points_of(model: nn.Module, batch: int = 3) -> torch.Tensor:
+    return varied_clouds(batch, channels=model.config.in_channels)
+
+
+def linear(model: nn.Module) -> dict[str, tuple[int, int, bool]]:
+    return {
+        name: (layer.in_features, layer.out_features, layer.bias is not None)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+
+
+def block(bias: bool, gated: bool) -> dict[str, tuple[int, int, bool]]:
+    layers = {"attention.qkv": (24, 72, bias), "attention.proj": (24, 24, True), "mlp.fc1": (24, 48, True)}
+    return layers | {"mlp.fc2": (48, 24, True)} | ({"mlp.gate": (24, 48, True)} if gated else {})
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("gated", [True, False])
+def test_layers_of_an_encoder_have_the_sizes_of_the_config(bias, gated):
+    positions = {"position_embed.0": (3, 128, True), "position_embed.2": (128, 24, True)}
+    patch = {"lift": (4, 12, True), "widen": (12, 16, True), "join": (32, 24, True), "out": (24, 20, True)}
+    patch = {f"patch_encoder.{name}": size for name, size in (patch | {"project": (20, 24, True)}).items()}
+    own = {
+        OpenShapeModel: {
+            "patch_encoder.layers.0": (7, 12, True),
+            "patch_encoder.layers.1": (12, 16, True),
+            "patch_encoder.layers.2": (16, 20, True),
+            "lift": (23, 24, True),
+        },
+        Uni3DModel: positions | patch,
+        PatchAlign3DModel: positions | patch,
+    }
+    for model_class, layers in own.items():
+        is_gated = {"gated_mlp": gated, "mlp_norm": not bias} if model_class is Uni3DModel else {}
+        settings = {"in_channels": 4, "qkv_bias": bias, "num_hidden_layers": 2, "drop_path_rate": 0.4, **is_gated}
+        model = tiny_aligned(model_class, **settings)
+        layers = layers | {"projection": (24, FEATURES, True)}
+        for number in range(2):
+            own_block = block(bias, gated and model_class is Uni3DModel)
+            layers |= {f"blocks.layers.{number}.{name}": size for name, size in own_block.items()}
+        assert linear(model) == layers
+        assert [layer.drop_path.rate for layer in model.blocks.layers] == pytest.approx([0, 0.4])
+        assert isinstance(model.norm, nn.Identity) is (model_class is OpenShapeModel)
+        if is_gated:
+            has_norm = any(name.endswith("mlp.norm") for name, part in model.named_modules() if len(part._parameters))
+            assert has_norm is (gated and not bias)
+    without = tiny_aligned(Uni3DModel, projection_dim=None)
+    assert without.config.feature_size == 24 and isinstance(without.projection, nn.Identity)
+    output = without(points_of(without))
+    assert torch.equal(output.pooler_output, output.last_hidden_state[:, 0])
+
+
+@torch.no_grad()
+def test_clouds_come_as_points_or_patches_and_features_are_unit_vectors():
+    for model_class in (OpenShapeModel, PatchAlign3DModel, Uni3DModel):
+        model = tiny_aligned(model_class)
+        points = points_of(model)
+        output = model(points)
+        again = model(patches=model.cut(points))
+        assert torch.equal(output.pooler_output, again.pooler_output)
+        torch.testing.assert_close(model.get_point_features(points), normalize(output.pooler_output, dim=-1))
+        states = output.last_hidden_state
+        pooled = states[:, 1:].mean(dim=1) if model_class is PatchAlign3DModel else states[:, 0]
+        torch.testing.assert_close(output.pooler_output, model.projection(pooled))
+        assert (output.patch_index is not None) is (model_class is PatchAlign3DModel)
+        for given in ({}, {"points": points, "patches": model.cut(points)}):
+            with pytest.raises(ValueError, match="points and patches are both given or both None; expected one of"):
+                model(**given)
+
+
+@torch.no_grad()
+def test_a_classifier_reads_features_and_a_segmenter_tokens_near_each_point():
+    model = tiny_aligned(OpenShapeForPointCloudClassification, head_widths=(10, 6), head_dropout=0.2)
+    assert linear(model.classifier) == {
+        "hidden.0": (FEATURES, 10, True),
+        "hidden.1": (10, 6, True),
+        "out": (6, 3, True),
+    }
+    assert [layer.p for layer in model.classifier.dropouts] == [0.2, 0.2]
+    points = points_of(model)
+    output = model(points, labels=torch.tensor([0, 2, 1]), output_hidden_states=True)
+    torch.testing.assert_close(output.logits, model.classifier(model.openshape(points).pooler_output))
+    assert len(output.hidden_states) == 4 and output.loss > 0 and model(points).loss is None
+    for model_class in (OpenShapeForPointCloudSegmentation, Uni3DForPointCloudSegmentation):
+        model = tiny_aligned(model_class, segmentation_head_dropout=(0.3, 0.1))
+        assert model.segmenter.dropout.p == 0.3 and [part.p for part in model.segmenter.head.dropouts] == [0.1]
+        points, base = points_of(model), model.base_model
+        states = base(points, output_hidden_states=True)
+        tokens = torch.cat([base.norm(states.hidden_states[number + 1])[:, 1:] for number in (0, 2)], dim=-1)
+        near = model.propagation(points[..., :3], states.centers, tokens)
+        clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), states.pooler_output], dim=-1)
+        torch.testing.assert_close(model(points).logits, model.segmenter(near, clouds))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_class", ZERO_SHOT)
+def test_clouds_are_compared_with_texts_by_their_cosines(model_class):
+    model, texts = tiny_aligned(model_class, temperature=0.2), 5 * torch.randn(4, FEATURES)
+    points = points_of(model)
+    output = model(points, text_embeds=texts)
+    embeds, words = normalize(model.base_model(points).pooler_output, dim=-1), normalize(texts, dim=-1)
+    torch.testing.assert_close(output.logits_per_point_cloud, 5 * embeds @ words.T)
+    assert torch.equal(output.logits_per_text, output.logits_per_point_cloud.T) and output.loss is None
+    torch.testing.assert_close(output.point_embeds, embeds)
+    torch.testing.assert_close(output.text_embeds, words)
+    torch.testing.assert_close(model.get_point_features(points), embeds)
+    alone = model(points, output_hidden_states=True)
+    assert alone.logits_per_point_cloud is alone.text_embeds is alone.loss is None and len(alone.hidden_states) == 4
+    # Only Uni3D bounds its scale.
+    model.alignment.logit_scale.fill_(6.0)
+    scale = 100.0 if model_class is Uni3DForZeroShotPointCloudClassification else math.exp(6)
+    torch.testing.assert_close(model(points, text_embeds=texts).logits_per_point_cloud, scale * embeds @ words.T)
+
+
+@torch.no_grad()
+def test_a_loss_is_returned_with_labels_or_on_request():
+    model, texts = tiny_aligned(ZERO_SHOT[0]), torch.randn(3, FEATURES)
+    points, labels = points_of(model), torch.tensor([4, 2, 4])
+    logits = model(points, text_embeds=texts).logits_per_point_cloud
+    pairs = torch.arange(3)
+    plain = (nn.functional.cross_entropy(logits, pairs) + nn.functional.cross_entropy(logits.T, pairs)) / 2
+    torch.testing.assert_close(model(points, text_embeds=texts, return_loss=True).loss, plain)
+    equal = (labels[:, None] == labels).float()
+    targets = equal / equal.sum(dim=1, keepdim=True)
+    shared = (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.T, targets)) / 2
+    torch.testing.assert_close(model(points, text_embeds=texts, labels=labels).loss, shared)
+    assert model(points, text_embeds=texts, labels=labels, return_loss=False).loss is None
+    fewer = model(points, text_embeds=texts[:2], labels=labels, text_labels=torch.tensor([4, 2]))
+    rows = nn.functional.cross_entropy(logits[:, :2], torch.tensor([0, 1, 0]))
+    columns = nn.functional.cross_entropy(logits[:, :2].T, torch.tensor([[0.5, 0, 0.5], [0, 1, 0]]))
+    torch.testing.assert_close(fewer.loss, (rows + columns) / 2)
+    for given, message in (
+        ({"return_loss": True}, "the loss compares clouds with texts; expected input_ids or text_embeds"),
+        ({"text_embeds": texts[:2], "return_loss": True}, "3 clouds and 2 texts; expected as many of both, or text_l"),
+        (
+            {"text_embeds": texts, "labels": labels[:2]},
+            r"labels have shape \(2,\) and text_labels \(2,\); expected \(3,\) and \(3,\)",
+        ),
+        ({"text_embeds": texts[:, :7]}, rf"text_embeds has shape \(3, 7\); expected \(texts, {FEATURES}\)"),
+        ({"text_embeds": texts[0]}, rf"text_embeds has shape \({FEATURES},\); expected \(texts, {FEATURES}\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(points, **given)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_settings_of_every_aligned_encoder_are_checked(config):
+    assert config(num_groups=9, group_size=70).min_points == (9 if config is OpenShapeConfig else 70)
+    assert config(num_groups=90, group_size=7).min_points == 90
+    assert config().batch_dependent_flags == [] and config(projection_dim=7).feature_size == 7
+    for settings, message in (
+        ({"hidden_size": 50, "num_attention_heads": 4}, "num_attention_heads=4; expected a divisor of hidden_size=50"),
+        ({"patch_widths": ()}, "patch_widths="),
+        ({"parts": {"encoder": {}}}, "parts has 'encoder'; expected some of 'text_tower', 'base'"),
+        ({"hypothesis_templates": ()}, "hypothesis_templates="),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            config(**settings)
+    if config is not OpenShapeConfig:
+        for widths in ((8, 8), (8, 8, 8, 8)):
+            with pytest.raises(ValueError, match=re.escape(f"patch_widths={widths}; expected three widths")):
+                config(patch_widths=widths)
+    else:
+        assert tuple(config(patch_widths=(8,)).patch_widths) == (8,)
+
+
+def test_segmentation_needs_known_blocks_and_a_hidden_layer():
+    for layers in ((), (0, 3)):
+        message = f"segmentation_layers={layers}; expected numbers from 0 to 2, as num_hidden_layers is 3"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tiny_aligned(Uni3DForPointCloudSegmentation, segmentation_layers=layers)
+    with pytest.raises(ValueError, match=re.escape("segmentation_head_widths=(); expected one or more")):
+        tiny_aligned(Uni3DForPointCloudSegmentation, segmentation_head_widths=())
+    with pytest.raises(ValueError, match="problem_type='regression': every point has one label"):
+        tiny_aligned(Uni3DForPointCloudSegmentation, problem_type="regression")
+
+
+def test_texts_need_a_known_tower():
+    for name, shown in ((None, "a text tower that its config does not name"), ("OpenCLIP", "OpenCLIP")):
+        model = tiny_aligned(ZERO_SHOT[0], aligned_with=name)
+        message = f"the encoder is aligned with {shown}, which cannot be opened here; give text_embeds"
+        with pytest.raises(ValueError, match=message):
+            model.encode_labels(["chair"])
+
+
+def counted_norms(monkeypatch) -> list[nn.Module]:
+    """Record each call of a batch norm."""
+    called, forward = [], nn.BatchNorm1d.forward
+    monkeypatch.setattr(nn.BatchNorm1d, "forward", lambda self, rows: (called.append(self), forward(self, rows))[1])
+    return called
+
+
+@pytest.mark.parametrize(
+    ("grad", "training", "dtype", "hook", "is_called"),
+    [
+        (False, False, torch.float32, False, False),
+        (False, False, torch.float64, False, False),
+        (False, False, torch.bfloat16, False, True),
+        (True, False, torch.float32, False, True),
+        (False, True, torch.float32, False, True),
+        (False, False, torch.float32, True, True),
+    ],
+)
+def test_norms_of_ball_patches_are_part_of_layers_where_nothing_else_is_needed(
+    grad, training, dtype, hook, is_called, monkeypatch
+):
+    torch.manual_seed(0)
+    encoder = BallPatchEncoder(5, (8, 6)).to(dtype).train(training)
+    for norm in encoder.norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.data.uniform_(0.5, 1.5)
+    if hook:
+        for layer in encoder.layers:
+            layer.register_forward_hook(lambda *_: None)
+    rows = torch.randn(2, 3, 4, 5, dtype=dtype)
+    expected = rows.flatten(0, 2)
+    with torch.no_grad():
+        for layer, norm in zip(encoder.layers, encoder.norms, strict=True):
+            expected = layer(expected)
+            mean, var = (
+                (expected.mean(dim=0), expected.var(dim=0, correction=0))
+                if training
+                else (norm.running_mean, norm.running_var)
+            )
+            expected = ((expected - mean) * (var + norm.eps).rsqrt() * norm.weight + norm.bias).relu()
+    expected = expected.view(2, 3, 4, 6).amax(dim=2)
+    called = counted_norms(monkeypatch)
+    with torch.set_grad_enabled(grad):
+        found = encoder(rows)
+    assert len(called) == (2 if is_called else 0)
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    assert found.requires_grad is grad
+
+
+def test_balls_are_groups_of_the_first_points_with_offsets_before_all_channels():
+    points = varied_clouds(2, 30, 5)
+    patches = ball_patches(points, 4, 6, 0.7)
+    assert patches.neighbor_index is None and patches.neighborhoods.shape == (2, 4, 6, 8)
+    for cloud, index, centers, groups in zip(
+        points, patches.center_index, patches.centers, patches.neighborhoods, strict=True
+    ):
+        assert index[0] == 0 and torch.equal(centers, cloud[index, :3])
+        for center, group in zip(centers, groups, strict=True):
+            inside = ((cloud[:, :3] - center).square().sum(dim=1) <= 0.7**2).nonzero()[:, 0].tolist()[:6]
+            inside += [inside[0]] * (6 - len(inside))
+            torch.testing.assert_close(group, torch.cat([cloud[inside, :3] - center, cloud[inside]], dim=1))
+    message = r"points has shape \(2, 30, 5\); expected \(batch, points, channels\) with at least num_groups=31 points"
+    with pytest.raises(ValueError, match=message):
+        ball_patches(points, 31, 6, 0.7)
+    assert ball_patches(points, 30, 6, 0.7).centers.shape == (2, 30, 3)
+    with pytest.raises(ValueError, match=r"points has shape \(30, 5\)"):
+        ball_patches(points[0], 4, 6, 0.7)
+
+
+@torch.no_grad()
+def test_patches_of_parts_are_scored_by_the_config_and_the_call():
+    model = tiny_aligned(PatchAlign3DForZeroShotPointCloudSegmentation, temperature=0.25, patch_to_point="membership")
+    clouds, texts = varied_clouds(2), 3 * torch.randn(3, FEATURES)
+    output = model(clouds, text_embeds=texts)
+    embeds = model.get_patch_features(clouds)
+    torch.testing.assert_close(output.patch_embeds, embeds)
+    torch.testing.assert_close(output.patch_logits, 4 * embeds @ normalize(texts, dim=-1).T)
+    base = model.patchalign3d(clouds)
+    sums, counts = torch.zeros(2, 48, 3), torch.zeros(2, 48, 1)
+    for cloud, patch in ((cloud, patch) for cloud in range(2) for patch in range(12)):
+        for point in base.patch_index[cloud, patch]:
+            sums[cloud, point] += output.patch_logits[cloud, patch]
+            counts[cloud, point] += 1
+    torch.testing.assert_close(output.logits, sums / counts.clamp(min=1))
+    nearest = torch.cdist(clouds, base.centers).argmin(dim=2)
+    expected = torch.stack([scores[own] for scores, own in zip(output.patch_logits, nearest, strict=True)])
+    torch.testing.assert_close(model(clouds, text_embeds=texts, patch_to_point="nearest").logits, expected)
+    assert output.loss is output.patch_accuracy is None
+    alone = model(clouds, output_hidden_states=True)
+    assert alone.logits is alone.text_embeds is None and len(alone.hidden_states) == 4
+    torch.testing.assert_close(alone.patch_embeds, embeds)
+    # The scale of the loss is learned, that of the scores is not.
+    labels = torch.arange(48).expand(2, -1) % 3
+    before = model(clouds, text_embeds=texts, labels=labels)
+    masks, cosines = label_masks(labels, 3), output.patch_logits / 4
+    counted = torch.ones(2, 3, dtype=torch.bool)
+    torch.testing.assert_close(before.loss, part_loss(4 * cosines, patch_shares(masks, base.patch_index), counted))
+    majorities = patch_majorities(masks, base.patch_index)
+    assert before.patch_accuracy == patch_accuracy(cosines, majorities, counted)
+    model.alignment.logit_scale.fill_(9.0)
+    after = model(clouds, text_embeds=texts, labels=labels)
+    assert torch.equal(before.logits, after.logits) and not torch.isclose(before.loss, after.loss)
+    assert model.alignment(torch.ones(1, 2))[1].item() == 100
+
+
+@torch.no_grad()
+def test_distillation_compares_each_patch_with_the_nearest_target():
+    model = tiny_aligned(PatchAlign3DForPreTraining)
+    clouds, targets, centers = varied_clouds(2), torch.randn(2, 5, FEATURES), torch.rand(2, 5, 3)
+    output = model(clouds, targets, centers)
+    base = model.patchalign3d(clouds)
+    distances = torch.cdist(base.centers, centers)
+    own = torch.stack([rows[place] for rows, place in zip(targets, distances.argmin(dim=2), strict=True)])
+    predicted = model.patchalign3d.projection(base.last_hidden_state[:, 1:])
+    torch.testing.assert_close(output.predictions, predicted)
+    torch.testing.assert_close(output.loss, (1 - cosine_similarity(predicted, own, dim=-1)).mean())
+    torch.testing.assert_close(output.center_distance, distances.amin(dim=2).mean(), rtol=1e-4, atol=1e-5)
+    for given in ({}, {"target_features": targets, "target_centers": centers, "return_loss": False}):
+        without = model(clouds, **given)
+        assert without.loss is without.center_distance is None and torch.equal(without.predictions, predicted)
+    with pytest.raises(ValueError, match=r"target_centers has shape \(2, 5, 2\); expected \(2, targets, 3\)"):
+        model(clouds, targets, centers[..., :2])
+    for given in ({"target_features": targets}, {"target_centers": centers}):
+        with pytest.raises(ValueError, match="target_features and target_centers belong together; expected both or"):
+            model(clouds, **given)
+
+
+def test_heads_stay_trainable_over_a_frozen_encoder():
+    model = tiny_aligned(PatchAlign3DForPointCloudClassification, trained="projection")
+    trained = {name.split(".")[0] for name, weight in model.named_parameters() if weight.requires_grad}
+    inside = {name for name, weight in model.patchalign3d.named_parameters() if weight.requires_grad}
+    assert trained == {"patchalign3d", "classifier"} and inside == {"projection.weight", "projection.bias"}
+    everything = tiny_aligned(PatchAlign3DForPointCloudClassification)
+    assert all(weight.requires_grad for weight in everything.parameters())
+
+
+def test_only_coordinates_are_exchanged():
+    inside, outside = (tiny_aligned(PatchAlign3DModel, in_channels=5, exchange_axes=way) for way in (True, False))
+    clouds = varied_clouds(1, channels=5)
+    turned = clouds[..., [0, 2, 1, 3, 4]]
+    assert torch.equal(inside.cut(clouds).neighborhoods, outside.cut(turned).neighborhoods)
+    with pytest.raises(ValueError, match=r"expected \(batch, points, 5\)"):
+        inside.cut(clouds[..., :4])
+
+
+def test_labels_are_numbers_of_texts_or_none():
+    labels = torch.tensor([[0, 2, -100], [1, -100, 2]])
+    masks = label_masks(labels, 3)
+    assert masks.shape == (2, 3, 3) and masks.dtype == torch.bool
+    assert masks.nonzero().tolist() == [[0, 0, 0], [0, 2, 1], [1, 1, 0], [1, 2, 2]]
+    expected = "expected 0 to 1, one for each text, or -100 for points without a label"
+    for wrong, number in ((labels, 2), (labels.clamp(max=1) - (labels == 0) * 2, -2)):
+        with pytest.raises(ValueError, match=re.escape(f"labels has {number}; {expected}")):
+            label_masks(wrong, 2)
+
+
+def test_a_category_enters_templates_of_two_places_alone():
+    assert PART_TEMPLATES == ("{}", "a {}", "{} part")
+    assert part_prompts(["Arm", "seat"]) == [["arm", "a arm", "arm part"], ["seat", "a seat", "seat part"]]
+    both = part_prompts(["arm"], "part_plus_cat", "Sofa!")
+    assert both == [["a arm of a sofa", "the arm of a sofa", "arm of sofa", "a arm part of a sofa"]]
+    assert part_prompts(["arm"], "ensemble", "sofa") == [both[0] + ["arm", "a arm", "arm part"]]
+    # A given category is not needed by templates with one place.
+    assert part_prompts(["arm"], ["the {}"], "sofa") == [["the arm"]]
+    with pytest.raises(ValueError, match=re.escape("category is missing, which template '{} in {}' names; give one")):
+        part_prompts(["arm"], ["{}", "{} in {}"])
+    for wrong in ("", "{} {} {}", 3):
+        with pytest.raises(ValueError, match=re.escape(f"templates has {wrong!r}; expected a text with {{}} for the")):
+            part_prompts(["arm"], ["{}", wrong])
+    with pytest.raises(ValueError, match=re.escape("label 3 has no letters or digits; expected words")):
+        part_prompts([3])
+
+
+class Tower:
+    """Embeds a text as a vector of its own, and remembers the texts."""
+
+    def embed(self, texts, device):
+        self.texts, self.device = texts, device
+        generator = torch.Generator().manual_seed(0)
+        return normalize(torch.randn(len(texts), FEATURES, generator=generator), dim=-1)
+
+
+def test_labels_are_embedded_with_the_templates_of_the_config_for_parts_and_categories():
+    settings = {"hypothesis_templates": ("one {}", "two {}"), "category_templates": ("{} of {}",)}
+    model = tiny_aligned(PatchAlign3DForZeroShotPointCloudSegmentation, **settings)
+    model._text_tower = tower = Tower()
+    for given, texts in (
+        ((["leg", "arm"],), ["one leg", "two leg", "one arm", "two arm"]),
+        ((["leg"], None, "sofa"), ["leg of sofa"]),
+        ((["leg"], "part_only"), ["leg", "a leg", "leg part"]),
+        ((["leg"], ["{} in {}"], "sofa"), ["leg in sofa"]),
+    ):
+        vectors = model.encode_labels(*given)
+        assert tower.texts == texts and tower.device == model.device
+        rows = tower.embed(texts, None).unflatten(0, (len(given[0]), -1)).mean(dim=1)
+        torch.testing.assert_close(vectors, normalize(rows, dim=-1))
+    shapes = tiny_aligned(ZERO_SHOT[0], hypothesis_templates=("a {} here",))
+    shapes._text_tower = tower
+    shapes.encode_labels(["cup"])
+    assert tower.texts == ["a cup here"]
+    shapes.encode_labels(["cup"], ["{} there", "no {}"])
+    assert tower.texts == ["cup there", "no cup"]
+
+
+class Words(Tower):
+    """Embeds tokens as their sums."""
+
+    def features(self, input_ids, attention_mask):
+        kept = input_ids if attention_mask is None else input_ids * attention_mask
+        return kept.sum(dim=1, keepdim=True).float().expand(-1, FEATURES) * torch.arange(FEATURES)
+
+
+@torch.no_grad()
+def test_tokenized_texts_are_embedded_by_the_tower_with_their_mask():
+    for model_class in (*ZERO_SHOT, PatchAlign3DForZeroShotPointCloudSegmentation):
+        model = tiny_aligned(model_class)
+        model._text_tower = Words()
+        ids, mask = torch.tensor([[5, 2], [7, 9]]), torch.tensor([[1, 1], [1, 0]])
+        found = model(points_of(model), input_ids=ids, attention_mask=mask).text_embeds
+        torch.testing.assert_close(found, normalize(Words().features(ids, mask), dim=-1))
+        assert torch.equal(model.get_text_features(ids, mask), Words().features(ids, mask))
+        assert torch.equal(model.get_text_features(ids, token_type_ids=torch.zeros(2, 2)), Words().features(ids, None))
+        with pytest.raises(ValueError, match="position_ids are given; expected None: the text tower computes them"):
+            model.get_text_features(ids, position_ids=ids)
+        with pytest.raises(ValueError, match="token_type_ids contains numbers other than 0; expected texts of one"):
+            model.get_text_features(ids, token_type_ids=mask)
+        with pytest.raises(ValueError, match="both input_ids and text_embeds are given; expected one of them"):
+            model(points_of(model), input_ids=ids, text_embeds=found)

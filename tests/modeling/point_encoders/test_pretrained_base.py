@@ -1,0 +1,154 @@
+"""The point transformer under an adapter: where its weights come from, how it is opened, stored and trained."""
+
+import json
+import re
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
+
+from hf_any3d.modeling.act import ActForPointCloudClassification, ActModel
+from hf_any3d.modeling.encoders.loading import freeze
+from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from tests.tiny_act import clouds, tiny_act
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A classifier in a directory."""
+    model = tiny_act(ActForPointCloudClassification)
+    model.save_pretrained(tmp_path / "stored")
+    return model, tmp_path / "stored"
+
+
+def test_the_source_of_a_model_is_where_its_weights_are(stored, tmp_path):
+    model, folder = stored
+    opened = ActForPointCloudClassification.from_pretrained(folder)
+    checksum = tensors_checksum(own_state(model.act))
+    assert opened.find_source() == PretrainedPart(str(folder), checksum=checksum)
+    assert model.find_source() == PretrainedPart(), "it was built, not opened"
+    inside = ActForPointCloudClassification.from_pretrained(tmp_path, subfolder="stored")
+    assert inside.find_source() == PretrainedPart(), "a folder of a repository is no source"
+    told, report = ActModel.from_pretrained(folder, output_loading_info=True)
+    assert told.find_source() == PretrainedPart(str(folder), checksum=checksum) and not report["missing_keys"]
+    # What the config records comes first, unless it is gone, stored with the model, or has other weights.
+    twin, other = tmp_path / "twin", tmp_path / "other"
+    model.act.save_pretrained(twin)
+    with torch.no_grad():
+        model.act.norm.bias.add_(1)
+    model.act.save_pretrained(other)
+    for part, expected in (
+        (PretrainedPart(str(twin), checksum="tensors-sha256:0"), twin),
+        (PretrainedPart(str(tmp_path / "gone")), folder),
+        (PretrainedPart(str(twin), stored=True), folder),
+        (PretrainedPart(str(other)), folder),
+    ):
+        opened.config.set_part("base", part)
+        assert opened.find_source() == PretrainedPart(str(expected), checksum=checksum)
+    with torch.no_grad():
+        opened.act.norm.bias.add_(2)
+    assert opened.find_source() == PretrainedPart()
+
+
+def test_a_part_is_opened_in_full_precision_and_its_weights_are_checked(stored):
+    model, folder = stored
+    config = model.config_to_store()
+    for checksum in (None, tensors_checksum(own_state(model.act))):
+        config.set_part("base", PretrainedPart(str(folder), checksum=checksum))
+        opened = ActForPointCloudClassification.open_part(config, {})
+        assert type(opened) is ActModel and opened.dtype == torch.float32 and not opened.training
+        assert torch.equal(opened(clouds()).pooler_output, model.act(clouds()).pooler_output)
+    config.set_part("base", PretrainedPart(str(folder), checksum="tensors-sha256:00"))
+    message = f"{folder}: the pretrained weights have checksum {checksum}; expected tensors-sha256:00, that of the"
+    with pytest.raises(EncoderMismatchError, match=re.escape(message)):
+        ActForPointCloudClassification.open_part(config, {})
+    config.set_part("base", PretrainedPart(str(folder)))
+    eager = ActForPointCloudClassification.open_part(config, {}, attn_implementation="eager")
+    assert eager.config._attn_implementation == "eager"
+
+
+@pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_are_shown_after_loading_as_before(stored, shown):
+    model, folder = stored
+    was_shown = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        ActModel.open_stored_part(str(folder), model.config, {})
+        assert logging.is_progress_bar_enabled() is shown
+        # The config of the base model is a copy.
+        deeper = model.config_of_base(model.config)
+        deeper.num_hidden_layers = 4
+        message = f"{folder}: lacks weights of the point transformer: blocks.layers.3.attention.proj.bias, blocks."
+        with pytest.raises(ValueError, match=re.escape(message)):
+            ActModel.open_stored_part(str(folder), deeper, {})
+        assert model.config.num_hidden_layers == 3
+        assert logging.is_progress_bar_enabled() is shown
+    finally:
+        (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
+
+
+def test_a_checkpoint_with_an_adapter_is_no_source(stored):
+    model, folder = stored
+    (folder / "adapter_config.json").write_text("{}")
+    message = f"{folder}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ActModel.open_stored_part(str(folder), model.config, {"revision": None})
+
+
+def test_a_model_is_built_around_its_part():
+    part = tiny_act(ActModel)
+    assert ActModel.build_around(part, part.config) is part
+    part.hf_quantizer, part.is_quantized = "quantizer", True
+    model = ActForPointCloudClassification.build_around(part, part.config)
+    assert model.act is part and model.adapted_part is part
+    assert model.hf_quantizer == "quantizer" and model.is_quantized is True
+    assert "is_loaded_in_4bit" not in vars(model)
+
+
+def test_a_part_is_saved_as_a_checkpoint_without_sources(tmp_path):
+    model = tiny_act(ActForPointCloudClassification)
+    model.config.set_part("base", PretrainedPart("me/model", revision="main"))
+    model.save_part(model.act.state_dict(), tmp_path)
+    assert "parts" not in {name for name, value in json.loads((tmp_path / "config.json").read_text()).items() if value}
+    assert not (tmp_path / "README.md").exists() and model.config.base_name_or_path == "me/model"
+    opened = ActModel.from_pretrained(tmp_path)
+    assert torch.equal(opened(clouds()).pooler_output, model.act(clouds()).pooler_output)
+    assert opened.config.num_hidden_layers == 3 and opened.config.parts is None
+
+
+def test_models_name_the_class_of_their_part():
+    assert ActForPointCloudClassification.base_class() is ActModel
+    with pytest.raises(NotImplementedError, match="Other must define base_class"):
+        type("Other", (PretrainedBaseMixin,), {}).base_class()
+
+
+def test_frozen_modules_stay_in_eval_mode():
+    model = tiny_act(ActForPointCloudClassification)
+    freeze(model.act.blocks)
+    model.train()
+    assert model.training and model.classifier.training and not model.act.blocks.layers[0].norm1.training
+    assert model.act.norm.training
+    assert not any(module.training for module in model.eval().modules())
+
+
+def test_with_adapters_norms_and_drop_path_of_the_original_stay_in_eval_mode():
+    model = tiny_act(ActModel)
+    assert all(module.training for module in model.train().modules())
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["fc1"], lora_dropout=0.5)).train()
+    training = {name for name, module in adapted.get_base_model().named_modules() if module.training}
+    kept = {
+        name
+        for name, module in adapted.get_base_model().named_modules()
+        if isinstance(module, GradientCheckpointingLayer) or name == "input_tokens"
+    }
+    assert {name for name in training if "lora" not in name and not name.endswith("fc1")} == kept
+    layer = adapted.get_base_model().blocks.layers[0].mlp.fc1
+    assert layer.training and layer.lora_dropout["default"].training and not layer.base_layer.training
+    assert isinstance(layer.base_layer, nn.Linear)
+    assert not any(module.training for module in adapted.eval().modules())

@@ -1,0 +1,249 @@
+"""What text towers read of a checkpoint's files, and how they cut and pool words."""
+
+import dataclasses
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import normalize
+
+from hf_any3d.modeling.encoders import UnsupportedEncoder
+from hf_any3d.modeling.point_encoders import text_towers
+from hf_any3d.modeling.point_encoders.text_towers import (
+    TextTower,
+    embed_prompts,
+    embed_texts,
+    fill_templates,
+    find_text_tower,
+    open_text_tower,
+    own_projection,
+    register_text_tower,
+    text_tower_families,
+    text_tower_settings,
+)
+from tests.modeling.test_text_towers import config_of
+from tests.tiny_text_towers import saved_text_tower
+
+FAMILIES = text_tower_families()
+
+
+class Model(torch.nn.Module):
+    """Returns words and pooled words that depend on the tokens alone."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.config = SimpleNamespace(**config)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, input_ids, attention_mask=None):
+        self.given = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+        words = torch.stack([input_ids + 0.5, -input_ids.float(), input_ids.square().float()], dim=-1)
+        pooled = words.sum(dim=1)
+        return SimpleNamespace(last_hidden_state=words, pooler_output=pooled + 1, text_embeds=pooled - 1)
+
+
+IDS = torch.tensor([[5, 3, 1], [2, 9, 4]])
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
+
+
+@pytest.mark.parametrize("model_type", ["clip", "clap", "siglip", "siglip2", "bert", "roberta"])
+@pytest.mark.parametrize("pooling", [None, "mean", "cls", "max"])
+def test_each_family_takes_its_own_output_of_the_model(model_type, pooling):
+    family, model = FAMILIES[model_type], Model()
+    found = family.features(model, {"input_ids": IDS, "attention_mask": MASK}, pooling)
+    output = model(IDS)
+    words = output.last_hidden_state
+    if model_type in ("clip", "clap"):
+        expected = output.text_embeds
+    elif model_type.startswith("siglip"):
+        expected = output.pooler_output
+    elif pooling == "cls":
+        expected = words[:, 0]
+    elif pooling == "max":
+        expected = torch.stack([words[0, :2].amax(dim=0), words[1].amax(dim=0)])
+    else:
+        expected = torch.stack([words[0, :2].mean(dim=0), words[1].mean(dim=0)])
+    torch.testing.assert_close(found, expected)
+    model = Model()
+    family.features(model, {"input_ids": IDS, "attention_mask": MASK}, pooling)
+    # SigLIP was trained on padded texts without a mask.
+    assert set(model.given) == ({"input_ids"} if model_type.startswith("siglip") else {"input_ids", "attention_mask"})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "positions", "longest"),
+    [("clip", 77, 77), ("siglip", 64, 64), ("clap", 514, 512), ("bert", 512, 256), ("roberta", 100, 98)],
+)
+def test_texts_are_as_long_as_positions_and_training_allow(model_type, positions, longest):
+    config = SimpleNamespace(max_position_embeddings=positions, pad_token_id=1)
+    family = FAMILIES[model_type]
+    assert family.max_length(config) == longest
+    assert family.fixed_length is model_type.startswith("siglip")
+    assert family.pools_words is (model_type in ("bert", "roberta"))
+    short = FAMILIES["mpnet"].max_length(SimpleNamespace(max_position_embeddings=100, pad_token_id=1))
+    assert short == 100 and FAMILIES["xlm-roberta"].max_length(config) == min(positions - 2, 256)
+    for limit, expected in ((10**30, longest), (30, 30)):
+        tower = TextTower(Model(**vars(config)).train(), SimpleNamespace(model_max_length=limit), family)
+        assert tower.max_length == expected and not tower.model.training
+        assert not tower.model.weight.requires_grad and tower.pooling is None
+
+
+class Tokenizer:
+    """Makes a token of each letter."""
+
+    model_max_length = 4
+
+    def __init__(self, has_mask=True):
+        self.has_mask = has_mask
+
+    def __call__(self, texts, **settings):
+        self.settings, longest = settings, max(map(len, texts))
+        ids = torch.tensor([[ord(letter) for letter in text.ljust(longest)] for text in texts])
+        return {"input_ids": ids} | ({"attention_mask": (ids != 32).long()} if self.has_mask else {})
+
+
+@pytest.mark.parametrize(("model_type", "padding"), [("bert", "longest"), ("siglip", "max_length")])
+def test_texts_are_tokenized_as_their_tower_was_trained(model_type, padding):
+    tokenizer = Tokenizer()
+    tower = TextTower(Model(max_position_embeddings=77), tokenizer, FAMILIES[model_type])
+    inputs = tower.tokenize(("ab", "c"))
+    assert tokenizer.settings == {"padding": padding, "truncation": True, "max_length": 4, "return_tensors": "pt"}
+    assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]] and list(inputs) == ["input_ids", "attention_mask"]
+    tokenizer.has_mask = False
+    assert tower.tokenize(["ab", "c"])["attention_mask"].tolist() == [[1, 1], [1, 1]]
+    for texts, message in (
+        ("chair", "texts is 'chair'; expected a list with at least one text"),
+        ([], "texts is []; expected a list with at least one text"),
+        (["a", " "], "texts has ' '; expected words"),
+        ([None], "texts has None; expected words"),
+        (["a\ud800b"], "half of a character; expected whole ones"),
+        (["\udfff"], "half of a character; expected whole ones"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            tower.tokenize(texts)
+    assert tower.tokenize(["\ud7ff\ue000"])["input_ids"].shape == (1, 2)
+
+
+def test_features_are_full_unit_vectors_with_or_without_a_mask():
+    tower = TextTower(Model(max_position_embeddings=77).bfloat16(), Tokenizer(), FAMILIES["bert"], "mean")
+    words = torch.stack([IDS + 0.5, -IDS.float(), IDS.square().float()], dim=-1)
+    found = tower.features(IDS)
+    torch.testing.assert_close(found, normalize(words.mean(dim=1), dim=-1))
+    assert tower.features(IDS, MASK).dtype == torch.float32 and not torch.equal(tower.features(IDS, MASK), found)
+
+
+def test_many_texts_are_embedded_in_order(monkeypatch):
+    monkeypatch.setattr(text_towers, "_TEXTS_PER_STEP", 3)
+    monkeypatch.setattr(text_towers, "_BATCH_SIZE", 2)
+    tower = TextTower(Model(max_position_embeddings=77), Tokenizer(), FAMILIES["bert"], "cls")
+    texts = [letter * 2 for letter in "abcdefgh"]
+    found = embed_texts(tower, texts)
+    expected = torch.cat([tower.embed([text]) for text in texts])
+    assert isinstance(found, np.ndarray) and np.array_equal(found, expected.numpy())
+    prompts = [["ab", "cd"], ["ef", "gh"], ["ij", "kl"]]
+    rows = torch.stack([torch.cat([tower.embed([text]) for text in own]).mean(dim=0) for own in prompts])
+    torch.testing.assert_close(embed_prompts(tower, prompts), normalize(rows, dim=-1))
+
+
+def test_labels_fill_the_one_place_of_each_template():
+    assert fill_templates(["a", "b"], ["x {}", "{} {y}"]) == [["x a", "a {y}"], ["x b", "b {y}"]]
+    for wrong, message in (
+        ("a {}", "hypothesis_template='a {}'; expected a list with at least one template"),
+        ((), "hypothesis_template=(); expected a list with at least one template"),
+        (["{}", "none"], "hypothesis_template has 'none'; expected a text with one {} for the label"),
+        (["{}{}"], "hypothesis_template has '{}{}'; expected a text with one {} for the label"),
+        ([3], "hypothesis_template has 3; expected a text with one {} for the label"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            fill_templates(["a"], wrong)
+
+
+def test_a_model_type_has_one_family_with_its_width():
+    with pytest.raises(ValueError, match="model_type 'bert' already belongs to 'sentence encoders'"):
+        register_text_tower(dataclasses.replace(FAMILIES["clip"], model_types=("bert",)))
+    config = SimpleNamespace(projection_dim=3, projection_size=5, hidden_size=7)
+    widths = {name: family.width(config) for name, family in FAMILIES.items()}
+    assert widths == {name: 7 for name in widths} | {"clip": 3, "clap": 3, "siglip": 5, "siglip2": 5}
+    assert find_text_tower(SimpleNamespace(model_type="clip")) is FAMILIES["clip"]
+    names = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "clap": "CLAP"}
+    assert {name: family.name for name, family in FAMILIES.items()} == dict.fromkeys(
+        FAMILIES, "sentence encoders"
+    ) | names
+    sentence = ["bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"]
+    assert list(FAMILIES) == [*names, *sentence, "roberta", "xlm-roberta", "camembert"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A copy of a sentence encoder whose files may be changed."""
+    return shutil.copytree(saved_text_tower("bert"), tmp_path / "encoder")
+
+
+def test_the_pooling_is_that_of_the_files_and_modules(files):
+    modules = json.loads((files / "modules.json").read_text())
+    modules[1]["path"] = "3_Words"
+    (files / "modules.json").write_text(json.dumps(modules))
+    (files / "3_Words").mkdir()
+    for settings, expected in (
+        ({"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}, "max"),
+        ({"pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode": "mean", "pooling_mode_cls_token": True}, "mean"),
+    ):
+        (files / "3_Words" / "config.json").write_text(json.dumps(settings))
+        assert text_tower_settings(files) == {"text_width": 48, "text_pooling": expected}
+    assert text_tower_settings(files, text_pooling="max")["text_pooling"] == "max"
+    for settings, shown in (
+        ({}, "[]"),
+        ({"pooling_mode": "last"}, "['last']"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_weighted": True}, "['mean', 'pooling_mode_weighted']"),
+    ):
+        (files / "3_Words" / "config.json").write_text(json.dumps(settings))
+        message = f"pools words by {shown}; expected one of 'mean', 'cls', 'max'"
+        with pytest.raises(UnsupportedEncoder, match=re.escape(message)):
+            text_tower_settings(files)
+    # Without a list of modules the usual folder counts.
+    (files / "modules.json").unlink()
+    assert text_tower_settings(files)["text_pooling"] == "mean"
+
+
+def test_texts_of_composite_checkpoints_have_their_projected_width():
+    assert text_tower_settings(saved_text_tower("clip")) == {"text_width": 16, "text_pooling": None}
+
+
+def test_a_text_tower_has_the_width_of_its_checkpoint():
+    text = SimpleNamespace(projection_dim=3)
+    for model_type in ("clip", "siglip", "siglip2", "clap"):
+        for width, expected in ((5, 5), (None, 3)):
+            made = FAMILIES[model_type].text_config(SimpleNamespace(text_config=text, projection_dim=width))
+            assert made.projection_dim == expected and made is not text and text.projection_dim == 3
+        assert FAMILIES[model_type].text_config(SimpleNamespace(text_config=text)).projection_dim == 3
+    assert FAMILIES["bert"].text_config(text) is text
+
+
+def test_a_checkpoint_without_weights_of_the_tower_is_refused(tmp_path):
+    folder = shutil.copytree(saved_text_tower("clip"), tmp_path / "clip")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name != "text_projection.weight"}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedEncoder, match=re.escape(f"{folder}: the text tower lacks text_projection.weight")):
+        open_text_tower(config_of(folder, "text"))
+
+
+def test_the_tower_of_a_changed_encoder_is_that_of_its_source():
+    config = config_of(saved_text_tower("bert"))
+    config.set_part("encoder", dataclasses.replace(config.part("encoder"), stored=True, checksum="sha256:0"))
+    opened = open_text_tower(config)
+    assert opened.pooling == "mean" and opened.max_length == 40 and opened.family is FAMILIES["bert"]
+    assert {weight.dtype for weight in opened.model.parameters()} == {torch.float32}
+
+
+def test_a_projection_into_another_space_is_none():
+    config = config_of(saved_text_tower("clip"), "vision")
+    assert own_projection(config).shape == (16, 48) and not own_projection(config).requires_grad
+    config.text_width = 17
+    assert own_projection(config) is None

@@ -1,0 +1,181 @@
+"""Parts of the point transformer against their formulas: gated layers, propagation to points, heads for points."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import gelu, silu
+
+from hf_any3d.modeling.point_encoders.point_transformer import (
+    DropPath,
+    GatedMlp,
+    PatchEncoder,
+    Patches,
+    PointBlock,
+    PointHead,
+    PointMlp,
+    TokenPropagation,
+    cut_patches,
+    patches_around,
+)
+from tests.modeling.point_transformer.test_blocks import blocks, config, tokens
+
+
+def test_a_gated_layer_multiplies_before_its_norm():
+    for eps in (None, 0.3):
+        mlp, rows = GatedMlp(4, 6, eps), torch.randn(3, 4)
+        gated = silu(mlp.gate(rows)) * mlp.fc1(rows)
+        if eps is not None:
+            gated = (gated - gated.mean(dim=1, keepdim=True)) / (gated.var(dim=1, correction=0)[:, None] + 0.3).sqrt()
+        torch.testing.assert_close(mlp(rows), mlp.fc2(gated))
+    plain, rows = PointMlp(4, 6), torch.randn(2, 3, 4)
+    torch.testing.assert_close(plain(rows), plain.fc2(gelu(plain.fc1(rows))))
+
+
+def test_a_block_has_the_hidden_width_and_the_gate_of_its_config():
+    assert PointBlock(config(), 4).mlp.fc1.out_features == 48
+    assert PointBlock(config(intermediate_size=30), 4).mlp.fc1.out_features == 30
+    for has_norm in (True, False):
+        block = PointBlock(config(gated_mlp=True, mlp_norm=has_norm, layer_norm_eps=0.125), 4)
+        assert isinstance(block.mlp, GatedMlp) and block.drop_path.rate == 0.0
+        assert getattr(block.mlp.norm, "eps", None) == (0.125 if has_norm else None)
+
+
+def test_what_runs_beside_or_in_place_of_the_second_half():
+    block, places = PointBlock(config(), 4, drop_path_rate=0.5).eval(), tokens(1)
+    middle = tokens() + places + block.attention(block.norm1(tokens() + places))[0]
+    whole = middle + block.mlp(block.norm2(middle))
+    torch.testing.assert_close(block(tokens(), places), whole)
+    torch.testing.assert_close(block(tokens(), places, beside_mlp=lambda rows: 3 * rows), whole + 3 * middle)
+    torch.testing.assert_close(block(tokens(), places, second_half=lambda rows: 3 * rows), 3 * middle)
+
+
+def test_both_branches_are_dropped_and_rescaled_with_the_seed():
+    block = PointBlock(config(), 4, drop_path_rate=0.5).train()
+    torch.manual_seed(2)
+    found = block(tokens())
+    torch.manual_seed(2)
+    first = block.attention(block.norm1(tokens()))[0] * torch.empty(2, 1, 1).bernoulli_(0.5) / 0.5
+    middle = tokens() + first
+    second = block.mlp(block.norm2(middle)) * torch.empty(2, 1, 1).bernoulli_(0.5) / 0.5
+    torch.testing.assert_close(found, middle + second)
+    rows = torch.ones(3)
+    assert DropPath(0.0).train()(rows) is rows and "rate=0.25" in repr(DropPath(0.25))
+
+
+class Extending(nn.Module):
+    """Stands for an adapted block that appends tokens, which go on to blocks of its kind alone."""
+
+    takes_geometry = True
+
+    def __init__(self, takes_added: bool, extra: int = 0):
+        super().__init__()
+        self.takes_added_tokens, self.extra_tokens = takes_added, extra
+
+    def forward(self, hidden_states, positions=None, geometry=None):
+        self.seen = hidden_states.shape[1], None if positions is None else positions, geometry
+        return torch.cat([hidden_states, hidden_states[:, :1] + 5], dim=1)
+
+
+def test_tokens_that_adapters_add_are_kept_apart():
+    stack, added = blocks(num_hidden_layers=3), {}
+    first, last = Extending(True), Extending(True, extra=1)
+    stack.layers[0], stack.layers[2] = first, last
+    places = tokens(1)
+    output, chosen = stack(tokens(), places, outputs_of=[2, 1], geometry="cells", added=added)
+    between = stack.layers[1](tokens(), places)
+    torch.testing.assert_close(output, between)
+    torch.testing.assert_close(chosen[0], between)
+    torch.testing.assert_close(chosen[1], between)
+    assert sorted(added) == [0, 2] and torch.equal(added[0], tokens()[:, :1] + 5)
+    assert first.seen[0] == 7 and torch.equal(first.seen[1], places) and first.seen[2] == "cells"
+    assert torch.equal(last.seen[1][:, :7], places) and not last.seen[1][:, 7:].any() and last.seen[1].shape[1] == 8
+    # Two of the kind after each other.
+    stack.layers[1] = second = Extending(True)
+    stack(tokens(), None, added=(added := {}))
+    assert second.seen[0] == 8 and second.seen[1] is None and last.seen[0] == 9
+    assert [added[number].shape[1] for number in range(3)] == [1, 2, 3]
+    stack.layers[1] = second = Extending(False)
+    stack(tokens())
+    assert second.seen[0] == 7
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_adapters_of_the_joined_layer_are_called_on_the_concatenation(training):
+    torch.manual_seed(0)
+    encoder = PatchEncoder(3, 24, (8, 12, 16)).train(training)
+    patches = torch.randn(2, 5, 6, 3)
+    plain = encoder.point_features(patches)
+    pooled = encoder.pool(plain)
+    seen = []
+    encoder.join.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    found = encoder.point_features(patches)
+    assert found.shape == (2, 5, 6, 16) and pooled.shape == (2, 5, 24) and seen[0].shape == (60, 24)
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5)
+    own = seen[0][:, 12:].view(2, 5, 6, 12)
+    assert torch.equal(seen[0][:, :12].view(2, 5, 6, 12), own.amax(dim=2, keepdim=True).expand_as(own))
+    torch.testing.assert_close(pooled, encoder.out(plain).amax(dim=2))
+    wide = PatchEncoder(3, 24, (8, 12, 16), pooled_width=10)
+    torch.testing.assert_close(wide.pool(plain), wide.project(wide.out(plain).amax(dim=2)))
+    with pytest.raises(ValueError, match=r"patch_widths=\(8, 12\); expected three widths"):
+        PatchEncoder(3, 24, (8, 12))
+
+
+def test_patches_are_cut_as_a_config_describes():
+    points = torch.rand(2, 30, 5, generator=torch.Generator().manual_seed(0))
+    points[:, 8:, :3] *= 1e-3
+    settings = SimpleNamespace(in_channels=5, num_groups=8, group_size=4, sampling_min_squared_norm=1e-3)
+    patches = cut_patches(points, settings, torch.float32)
+    assert patches.center_index.max() < 8 and patches.neighborhoods.shape == (2, 8, 4, 5)
+    for cloud, rows, neighbors, centers in zip(
+        points, patches.neighborhoods, patches.neighbor_index, patches.centers, strict=True
+    ):
+        assert torch.equal(rows[..., 3:], cloud[neighbors][..., 3:])
+        torch.testing.assert_close(rows[..., :3], cloud[neighbors][..., :3] - centers[:, None])
+    with pytest.raises(ValueError, match=r"expected \(batch, points, 5\)"):
+        cut_patches(points[..., :4], settings, torch.float32)
+    half = cut_patches(points.half(), settings, torch.float16)
+    assert half.centers.dtype == torch.float32
+    around = patches_around(points[..., :3], torch.tensor([[3, 5], [0, 9]]), 4)
+    assert torch.equal(around.centers[0], points[0, [3, 5], :3]) and around.neighborhoods.shape == (2, 2, 4, 3)
+    chosen = patches.select(torch.tensor([[1, 7], [0, 0]]))
+    assert torch.equal(chosen.neighbor_index[0], patches.neighbor_index[0, [1, 7]])
+    assert torch.equal(chosen.points, chosen.neighborhoods[..., :3] + chosen.centers[:, :, None])
+    assert isinstance(chosen, Patches)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_tokens_are_propagated_to_points_by_their_three_nearest_centers(training):
+    torch.manual_seed(0)
+    made = TokenPropagation(6, (5, 4)).train(training)
+    for norm in (made.mixed_norm, made.out_norm):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    xyz, centers, features = torch.rand(2, 9, 3), torch.rand(2, 7, 3), torch.randn(2, 7, 6)
+    rows = []
+    for cloud in range(2):
+        for point in xyz[cloud]:
+            distance = (centers[cloud] - point).square().sum(dim=1)
+            near = distance.argsort()[:3]
+            weights = 1 / (distance[near] + 1e-8)
+            mixed = (weights / weights.sum()) @ features[cloud, near]
+            rows.append(made.from_tokens.weight @ mixed + made.from_points(point))
+    rows = made.mixed_norm(torch.stack(rows)).relu()
+    expected = made.out_norm(made.out(rows)).relu().view(2, 9, 4)
+    torch.testing.assert_close(made(xyz, centers, features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_head_for_points_reads_the_cloud_beside_each_point():
+    settings = SimpleNamespace(segmentation_head_widths=(8, 6), segmentation_head_dropout=(0.4, 0.2), num_labels=3)
+    head = PointHead(5, 7, settings).train()
+    assert (head.dropout.p, [part.p for part in head.head.dropouts]) == (0.4, [0.2])
+    for module in head.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    points, clouds = torch.randn(2, 4, 5), torch.randn(2, 7)
+    joined = torch.cat([points, clouds[:, None].expand(-1, 4, -1)], dim=-1).flatten(0, 1)
+    weight = torch.cat([head.from_points.weight, head.from_cloud.weight], dim=1)
+    rows = head.norm(joined @ weight.T + head.from_points.bias).relu()
+    rows = head.head.norms[0](head.head.hidden[0](rows)).relu()
+    torch.testing.assert_close(head(points, clouds), head.head.out(rows).view(2, 4, 3), rtol=1e-4, atol=1e-5)
