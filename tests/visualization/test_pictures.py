@@ -1,5 +1,7 @@
 """What pictures show: which clouds are drawn in which frame, and the words, colors and numbers around them."""
 
+import sys
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -155,3 +157,33 @@ def test_dots_of_a_map_are_neither_dust_nor_coins(count, size, figure, tmp_path)
     drawn, _ = figure()
     assert drawn.axes[0].collections[0].get_sizes().tolist() == [size] and drawn.axes[0].get_title() == ""
     assert drawn.legends[0]._ncols == (2 if count > 26 else 1)
+
+
+def test_every_argument_of_clouds_reaches_their_pictures(monkeypatch):
+    made = []
+    monkeypatch.setattr(figures, "plot_views", lambda views, path, **given: made.append((path, given)) or "written")
+    given = {
+        **{"title_colors": ["red"], "legend": {"a": (1, 0, 0)}, "columns": 3, "rows_share_frame": True},
+        **{"up_axis": "z", "elevation": 7.0, "zoom": 2.0, "cell": 1.5},
+    }
+    assert figures.plot_point_clouds([POINTS], "a.png", heading="above", **given) == "written"
+    figures.plot_point_clouds([POINTS], "b.png")
+    usual = {"columns": 6, "rows_share_frame": False, "up_axis": "y", "elevation": 18, "zoom": 1, "cell": 2}
+    assert made == [
+        ("a.png", {"title": "above", **given}),
+        ("b.png", {"title": "", "title_colors": None, "legend": None, **usual}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("draw", "what"),
+    [
+        (lambda path: plot_views([CloudView(POINTS)], path), "drawing point clouds"),
+        (lambda path: show.write_feature_map(path, POINTS[:, :2], np.zeros(3, int), ["a"]), "drawing a map"),
+    ],
+)
+def test_without_matplotlib_the_extra_that_has_it_is_named(draw, what, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=rf"{what} needs matplotlib: pip install 'hf-any3d\[visuals\]'"):
+        draw(tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
