@@ -134,3 +134,18 @@ def test_objects_are_assembled_by_generators_of_their_own_with_the_parts_of_the_
             np.testing.assert_array_equal(row["points"], points)
             labels = [features["labels"].feature.names.index(f"{category} {name}") for name in names]
             assert row["labels"].tolist() == labels and row["label"] == index % 2
+
+
+def test_the_smallest_object_keeps_a_point():
+    objects = [rooms.RoomObject(np.random.default_rng(0).normal(size=(50, 3)), 1, 1e-3)]
+    room = rooms.compose_room(objects, np.random.default_rng(0), num_objects=1, num_points=64)
+    assert (room["objects"] == 0).sum() == 1 and (room["labels"] == 1).sum() == 1
+
+
+def test_objects_are_as_large_as_those_of_homes_and_have_their_symmetry():
+    assert rooms.TYPICAL_SIZES == {
+        "bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5
+    }  # fmt: skip
+    assert rooms.SYMMETRY == {
+        "bed": 1, "chair": 1, "lamp": 0, "plant": 0, "sofa": 1, "storage": 1, "table": 2
+    }  # fmt: skip
