@@ -1,16 +1,22 @@
 """Models and layers that a method cannot adapt, with the reason; and what it adapts by default."""
 
 import pytest
+import torch
 from peft import get_peft_model
 from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
 
 from hf_any3d import BitFitConfig, PointTransformerV3ForPointCloudClassification, SideTuningConfig
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForPreTraining
+from hf_any3d.tuners.bitfit import BitFitLayer
 from hf_any3d.tuners.dapt import DAPTConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterConfig
 from hf_any3d.tuners.idpt import IDPTConfig
 from hf_any3d.tuners.pointgst import PointGSTConfig
-from hf_any3d.tuners.ppt import PPTConfig
+from hf_any3d.tuners.ppt import PPTConfig, PPTLayer
+from hf_any3d.tuners.prompt_tokens import PromptTokensConfig, PromptTokensLayer
+from hf_any3d.tuners.side_tuning import SideTuningLayer
+from hf_any3d.tuners.targets import trainable_module_names
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
@@ -115,3 +121,36 @@ def test_a_batch_has_one_adapter_for_all_its_clouds():
         ValueError, match=r"adapter_names=\['default'\]: BitFitModel runs one adapter for a whole batch"
     ):
         model(points=clouds(1), adapter_names=["default"])
+
+
+def test_a_config_stays_as_it_was_and_fits_further_models():
+    for config in (BitFitConfig(task_type="SEQ_CLS"), PointGSTConfig(r=4, layers_to_transform=[1])):
+        before = dict(vars(config))
+        model = act()
+        found = get_peft_model(model, config).peft_config["default"]
+        assert found is not config and found.modules_to_save == trainable_module_names(act())
+        after = vars(config) | {name: before[name] for name in ("modules_to_save", "base_model_name_or_path")}
+        assert after == before and found.target_modules is not None
+
+
+@pytest.mark.parametrize(("autocast", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_adapters_are_in_full_precision_unless_that_is_not_wanted(autocast, dtype):
+    model = get_peft_model(tiny_model(dtype=torch.bfloat16), BitFitConfig(), autocast_adapter_dtype=autocast)
+    assert {tensor.dtype for name, tensor in model.named_parameters() if "bitfit_" in name} == {dtype}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("config", "layer", "more"),
+    [
+        (BitFitConfig, lambda: BitFitLayer(nn.Linear(3, 3)), ()),
+        (PromptTokensConfig, lambda: PromptTokensLayer(nn.Linear(3, 3), 3), ()),
+        (SideTuningConfig, lambda: SideTuningLayer(nn.Linear(3, 3), 3, True), (None,)),
+        (PPTConfig, lambda: PPTLayer(nn.Linear(3, 3), 3), (None,)),
+    ],
+)
+def test_adapters_that_only_answer_are_not_trained(config, layer, more, frozen):
+    made = layer()
+    made.update_layer("default", config(inference_mode=frozen), *more)
+    own = [parameter for name, parameter in made.named_parameters() if "base_layer" not in name]
+    assert own and {parameter.requires_grad for parameter in own} == {not frozen}
