@@ -195,8 +195,7 @@ def _doubles(node: nodes.Assign) -> bool:
         return sum(read.attr == node.target.attr for read in node.node.find_all(nodes.Getattr)) > 1
     if not isinstance(node.target, nodes.Name):
         return False
-    own = [node.node] if isinstance(node.node, nodes.Name) else []
-    return sum(read.name == node.target.name for read in [*own, *node.node.find_all(nodes.Name)]) > 1
+    return sum(read.name == node.target.name for read in node.node.find_all(nodes.Name)) > 1
 
 
 def _depth_of_loops(node: nodes.Node) -> int:

@@ -229,3 +229,20 @@ def test_clouds_are_cached_by_content(pipe, read):
     pipe.answerer.forget()
     pipe.answerer.features([cloud(1)])
     assert read["clouds"] == 3
+
+
+def test_clouds_are_encoded_again_by_a_model_that_has_changed():
+    own = tiny_chat_pipeline()
+    session, without = ChatSession(own, cloud()), ChatSession(own)
+    waiting = ChatSession(own, cloud(1))
+    before = session.ask("What is this?")
+    session.ask("And that?", cloud(1))
+    without.ask("Hello")
+    with torch.no_grad():
+        for parameter in own.model.bridge.parameters():
+            parameter.mul_(-2)
+    assert session.ask("Why?") == whole(own, session)
+    assert without.ask("Hello?") == whole(own, without)
+    assert waiting.ask("What is this?") == ChatSession(own, cloud(1)).ask("What is this?")
+    session.restart()
+    assert session.ask("What is this?") == ChatSession(own, cloud()).ask("What is this?") != before

@@ -434,3 +434,28 @@ def test_answers_can_be_held_to_the_grammar(write):
     assert not held["dropped"]
     with pytest.raises(ValueError, match="grammar"):
         write(scan(), grammar="yes")
+
+
+def test_each_scan_has_its_own_answers_with_their_lengths(write):
+    end = write.processor.tokenizer.eos_token_id
+    (letter,) = write.processor.tokenizer("a", add_special_tokens=False)["input_ids"]
+
+    class Counting(LogitsProcessor):
+        """Lets each row write one letter more than the one before."""
+
+        start = None
+
+        def __call__(self, input_ids, scores):
+            self.start = self.start or input_ids.shape[1]
+            forced = torch.full_like(scores, -torch.inf)
+            for number, row in enumerate(forced):
+                row[letter if input_ids.shape[1] - self.start < number else end] = 0
+            return forced
+
+    requests = [write.request(scan(seed)) for seed in (0, 1)]
+    settings = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 2, "logits_processor": [Counting()]}
+    first, second = write._answer(requests, settings)
+    assert (list(first.texts), list(second.texts)) == (["", "a"], ["aa", "aaa"])
+    assert (first.counts, second.counts) == ([1, 2], [3, 3])
+    assert (first.are_whole, second.are_whole) == ([True, True], [True, False])
+    assert (first.room, second.room) == tuple(request.room for request in requests)

@@ -113,3 +113,8 @@ def test_a_schedule_is_divided_into_its_epochs(tmp_path):
 def test_steps_that_cannot_be_are_refused(given, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         training(tmp_path, **given)
+
+
+def test_a_run_may_have_a_single_step(tmp_path):
+    made = training(tmp_path, max_steps=1, step_cosine={"warmup_steps": 0})
+    assert made.max_steps == 1 and made.step_schedule.steps_per_epoch == 1

@@ -103,3 +103,46 @@ def test_safe_merge_keeps_the_logits():
     expected = logits_of(model)
     merged = model.merge_and_unload(safe_merge=True)
     torch.testing.assert_close(logits_of(merged), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_merged_changes_stay_merged_while_they_are_used_and_leave_when_they_are_disabled():
+    model = get_peft_model(tiny_model(), BitFitConfig())
+    with torch.enable_grad():
+        train_step(model)
+    adapted = logits_of(model)
+    with model.disable_adapter():
+        plain = logits_of(model)
+    assert (adapted - plain).abs().max() > 1e-3
+    model.merge_adapter()
+    torch.testing.assert_close(logits_of(model), adapted, rtol=0, atol=1e-5)
+    assert all(layer.merged for layer in wrapped(model).values())
+    with model.disable_adapter():
+        torch.testing.assert_close(logits_of(model), plain, rtol=0, atol=1e-5)
+    assert not any(layer.merged for layer in wrapped(model).values())
+    torch.testing.assert_close(logits_of(model), adapted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Already following adapters")
+@torch.no_grad()
+def test_of_several_changes_each_is_added_once_merged_or_not():
+    layer, inputs = BitFitLayer(nn.Linear(3, 2)), torch.randn(4, 3)
+    before, plain = layer.base_layer.bias.clone(), layer(inputs)
+    for name, values in (("a", [1.0, 2]), ("b", [4.0, 8])):
+        layer.update_layer(name, BitFitConfig())
+        assert layer.bitfit_bias[name].tolist() == [0, 0]
+        layer.bitfit_bias[name].copy_(torch.tensor(values))
+    layer.set_adapter(["a", "b"])
+    expected = plain + torch.tensor([5.0, 10])
+    torch.testing.assert_close(layer(inputs), expected)
+    layer.merge(adapter_names=["b", "elsewhere"])
+    assert layer.merged_adapters == ["b"]
+    torch.testing.assert_close(layer.base_layer.bias, before + torch.tensor([4.0, 8]))
+    torch.testing.assert_close(layer(inputs), expected)
+    layer.merge(adapter_names=["a"])
+    assert layer.merged_adapters == ["b", "a"]
+    torch.testing.assert_close(layer(inputs), expected)
+    layer.unmerge()
+    torch.testing.assert_close(layer.base_layer.bias, before)
+    assert not layer.merged
+    torch.testing.assert_close(layer(inputs), expected)

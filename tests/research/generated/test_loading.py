@@ -1,0 +1,151 @@
+"""Loading generated data: which shapes a split may use, and that every row is made as the arguments say."""
+
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
+
+from hf_any3d.data.catalog import shapes
+from hf_any3d.research.generated import parts, rooms, rooms_with_boxes, rooms_with_layouts
+
+NAMES = ["vehicle", "chair", "lamp", "table"]
+CLASSES = ["table", "chair"]
+ROOMS = {"num_objects": 2, "num_points": 300}
+
+
+def few_shapes(count: int, first: int) -> Dataset:
+    """Shapes of all classes in turn, whose first coordinate is their number; two of a class are a group."""
+    points = np.random.default_rng(first).normal(size=(count, 40, 3)).astype(np.float32)
+    points[:, 0, 0] = numbers = np.arange(first, first + count)
+    features = {"points": Array2D((40, 3), "float32"), "label": ClassLabel(names=NAMES)}
+    features |= {"group": Value("string"), "creator": Value("string")}
+    rows = {"points": list(points), "label": numbers % len(NAMES), "creator": ["somebody"] * count}
+    rows["group"] = [group_of(number) for number in numbers.tolist()]
+    return Dataset.from_dict(rows, features=Features(features))
+
+
+def group_of(number: int) -> str:
+    return f"{number % len(NAMES)} {number // (2 * len(NAMES))}"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Put few shapes in the place of the embedded ones; return how they were asked for."""
+    found = []
+
+    def load(*given, **options):
+        found.append((given, options))
+        return DatasetDict({"train": few_shapes(80, 0), "test": few_shapes(12, 80)})
+
+    monkeypatch.setattr(shapes, "load", load)
+    return found
+
+
+@pytest.fixture
+def composed(monkeypatch):
+    """Return the objects that each room was composed of, by their numbers."""
+    found, compose = [], rooms.compose_room
+
+    def compose_room(objects, *given, **settings):
+        found.append({int(one.points[0, 0]): one for one in objects})
+        return compose(objects, *given, **settings)
+
+    monkeypatch.setattr(rooms, "compose_room", compose_room)
+    return found
+
+
+def plain_room(objects, generator, **settings):
+    room = rooms.compose_room(objects, generator, **ROOMS, **settings)
+    return {"points": room["points"], "labels": room["labels"]}
+
+
+def box_room(names, **places):
+    def compose(objects, generator):
+        return rooms_with_boxes.with_boxes(rooms.compose_room(objects, generator, **ROOMS, **places), names)
+
+    return compose
+
+
+def layout_room(noise):
+    return lambda objects, generator: rooms_with_layouts.compose_room_with_layout(
+        objects, CLASSES, generator, **ROOMS, noise=noise
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "compose"),
+    [
+        (rooms, {}, plain_room),
+        (rooms_with_boxes, {}, box_room(CLASSES)),
+        (rooms_with_boxes, {"headings": False}, box_room(None)),
+        (rooms_with_boxes, {"touching": True}, box_room(CLASSES, touching=True, gap=0.03)),
+        (rooms_with_layouts, {}, layout_room(0.005)),
+        (rooms_with_layouts, {"noise": 0.2}, layout_room(0.2)),
+    ],
+)
+def test_a_room_is_composed_of_objects_of_its_split_by_a_generator_of_its_own(
+    module, settings, compose, asked, composed
+):
+    counts = {"train_rooms": 2, "validation_rooms": 1, "test_rooms": 3}
+    splits = module.load("folder", **counts, **ROOMS, classes=CLASSES, seed=7, verify=False, **settings)
+    assert asked == [(("folder",), {"verify": False})]
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 1, "test": 3}
+    used = [composed[0], composed[2], composed[3]]
+    assert [list(one) for one in composed] == [list(used[number]) for number in (0, 0, 1, 2, 2, 2)]
+    for objects in used:
+        for number, one in objects.items():
+            name = NAMES[number % len(NAMES)]
+            assert (one.label, one.size) == (CLASSES.index(name) + 1, {"table": 1.5, "chair": 1.1}[name])
+    of_classes = [number for number in range(92) if NAMES[number % len(NAMES)] in CLASSES]
+    assert sorted([*used[0], *used[1]]) == of_classes[:40] and list(used[2]) == of_classes[40:]
+    # A fifth of each class, in whole groups.
+    assert len(used[1]) == 8 and len({group_of(number) for number in used[1]}) == 4
+    made = [list(objects.values()) for objects in used]
+    for number, rows in enumerate(splits.values()):
+        for place, row in enumerate(rows.with_format("numpy")):
+            expected = compose(made[number], np.random.default_rng([7, number, place]))
+            assert row.keys() == expected.keys()
+            for name, values in expected.items():
+                np.testing.assert_array_equal(row[name], np.asarray(values), err_msg=name)
+    names = splits["train"].features["labels" if module is rooms else "box_labels"].feature.names
+    assert names == ([rooms.FLOOR] * (module is rooms)) + CLASSES
+
+
+def test_the_seed_decides_which_groups_are_for_validation(asked, composed):
+    held = []
+    for seed in (0, 1, 2):
+        rooms.load(train_rooms=0, validation_rooms=1, test_rooms=0, **ROOMS, classes=CLASSES, seed=seed)
+        held.append(set(composed[-1]))
+    assert len(composed) == 3 and held[0] != held[1] != held[2] and asked[0] == ((None,), {})
+
+
+def test_objects_are_assembled_by_generators_of_their_own_with_the_parts_of_the_chosen_categories():
+    chosen = ["table", "mug"]
+    splits = parts.load(
+        None, train_objects=3, validation_objects=0, test_objects=2, num_points=70, categories=chosen, seed=5
+    )
+    assert list(splits) == ["train", "test"] and splits["test"].features["points"] == Array2D((70, 3), "float32")
+    features = splits["train"].features
+    assert features["labels"].feature.names == ["table top", "table legs", "mug body", "mug handle"]
+    assert features["label"].names == chosen and list(features) == ["points", "labels", "label"]
+    for number, rows in ((0, splits["train"]), (2, splits["test"])):
+        for index, row in enumerate(rows.with_format("numpy")):
+            category = chosen[index % 2]
+            points, names = parts.assemble(category, 70, np.random.default_rng([5, number, index]))
+            np.testing.assert_array_equal(row["points"], points)
+            labels = [features["labels"].feature.names.index(f"{category} {name}") for name in names]
+            assert row["labels"].tolist() == labels and row["label"] == index % 2
+
+
+def test_the_smallest_object_keeps_a_point():
+    objects = [rooms.RoomObject(np.random.default_rng(0).normal(size=(50, 3)), 1, 1e-3)]
+    room = rooms.compose_room(objects, np.random.default_rng(0), num_objects=1, num_points=64)
+    assert (room["objects"] == 0).sum() == 1 and (room["labels"] == 1).sum() == 1
+
+
+def test_objects_are_as_large_as_those_of_homes_and_have_their_symmetry():
+    assert rooms.TYPICAL_SIZES == {
+        "bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5
+    }  # fmt: skip
+    assert rooms.SYMMETRY == {
+        "bed": 1, "chair": 1, "lamp": 0, "plant": 0, "sofa": 1, "storage": 1, "table": 2
+    }  # fmt: skip

@@ -1,0 +1,85 @@
+"""Views of a model: cells are those of its own forward pass, attention is that of its own layers, point by point."""
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+
+from hf_any3d import GuidedAdapterConfig
+from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
+from hf_any3d.visualization import show
+from tests.tiny_encoders import clouds, tiny_model
+
+
+def nearest(points: torch.Tensor, centers: torch.Tensor) -> list[int]:
+    """Return the number of the nearest center of each point, one by one."""
+    return [int(((centers - point) ** 2).sum(dim=1).argmin()) for point in points[:, :3]]
+
+
+def geometry_of_a_forward_pass(model, points):
+    """Return the geometry that the first adapted layer gets, and the centers of the tokens."""
+    seen = []
+    layer = next(module for module in model.modules() if isinstance(module, GuidedAdapterLayer))
+    hook = layer.register_forward_pre_hook(lambda _, __, given: seen.append(given["geometry"]), with_kwargs=True)
+    with torch.no_grad():
+        centers = model.base_model.model.any2point(points[None]).centers[0]
+    hook.remove()
+    return seen[0], centers
+
+
+@pytest.mark.parametrize("encoder", ["bert", "dinov2"])
+def test_cells_and_places_are_those_of_the_adapters(encoder):
+    model = get_peft_model(tiny_model(encoder), GuidedAdapterConfig())
+    points = torch.cat([clouds(1, 60)[0], torch.rand(60, 3, generator=torch.Generator().manual_seed(0))], dim=1)
+    points = points[:, : model.base_model.model.config.in_channels]
+    geometry, centers = geometry_of_a_forward_pass(model, points)
+    views, settings = show.views_of_cells(model, points)
+    own, most = nearest(points, centers), 0
+    rows = geometry.view_cells().row[0].tolist()
+    for number, (row, place) in enumerate(zip(rows, geometry.view_positions[0].numpy(), strict=True)):
+        in_space, in_view = views[2 * number : 2 * number + 2]
+        # The drawn cells, without those that are empty.
+        drawn = [sorted(set(row)).index(cell) for cell in row]
+        most = max(most, len(set(row)))
+        np.testing.assert_array_equal(in_space.points, points[:, :3].numpy())
+        assert in_space.labels.tolist() == [drawn[token] for token in own] and in_view.labels.tolist() == drawn
+        across = place[:, 0]
+        rising = (across.max() - across.min()) / 3 * np.arange(len(across)) / (len(across) - 1)
+        up = -place[:, 1] if place.shape[1] == 2 else rising
+        np.testing.assert_allclose(in_view.points, np.stack([across, up], axis=1), rtol=1e-5)
+        kind = "plane" if encoder == "dinov2" else "line"
+        assert (in_space.title, in_view.title) == (f"view {number + 1}: cells", f"view {number + 1}: {kind}")
+        assert in_space.note == f"{len(set(row))} cells, {len(row)} tokens" and in_view.note == ""
+    assert len(views) == 2 * len(rows) and settings == {
+        "names": [f"cell {number}" for number in range(1, most + 1)],
+        "label_name": "cell",
+        "columns": 4,
+        "title": "cells of the virtual projection",
+    }
+
+
+def test_attention_is_the_mean_over_heads_of_what_the_class_token_gives_to_each_patch():
+    model, points = tiny_model("bert", attn_implementation="eager").eval(), clouds(1, 60)[0]
+    with torch.no_grad():
+        output = model.any2point(points[None], output_attentions=True)
+    views, settings = show.views_of_attention(model, points)
+    assert settings == {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
+    tokens = output.centers.shape[1]
+    own = nearest(points, output.centers[0])
+    assert len(views) == len(output.attentions)
+    for view, weights in zip(views, output.attentions, strict=True):
+        heads = weights[0]  # (heads, 1 + tokens, keys)
+        given = [sum(float(head[0, heads.shape[2] - tokens + token]) for head in heads) for token in own]
+        np.testing.assert_allclose(view.values, np.array(given) / len(heads) * tokens, rtol=1e-5)
+        np.testing.assert_array_equal(view.points, points.numpy())
+
+
+def test_the_same_class_is_counted_by_the_nearest_direction_beyond_a_thousand_clouds():
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(size=(1030, 4)) * 3, generator.integers(0, 3, 1030)
+    features[7] = 0  # nothing is nearest to it
+    unit = features / np.maximum(np.linalg.norm(features, axis=1), 1e-300)[:, None]
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2)
+    hits = [labels[row.argmax()] == label for row, label in zip(cosine, labels, strict=True)]
+    assert show.same_class_share(features.tolist(), labels.tolist()) == pytest.approx(np.mean(hits))
