@@ -1,5 +1,6 @@
 """PointCloudProcessor: converts files and arrays to model inputs."""
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -361,14 +362,15 @@ def checked_integer(name: str, value: Any, least: int, most: int = 2**63 - 1) ->
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def _rgb(values: Sequence[float]) -> list[float]:
-    color = [float(value) for value in values]
-    if len(color) != 3 or not all(0 <= value <= 1 for value in color):
+    color = list(values) if isinstance(values, (Sequence, np.ndarray)) else []
+    if len(color) != 3 or not all(_is_number(value) and 0 <= value <= 1 for value in color):
         raise ValueError(f"default_rgb: {values!r}; expected red, green and blue, each from 0 to 1")
-    return color
+    return [float(value) for value in color]
 
 
 def checked_choice(name: str, value: Any, allowed: tuple) -> Any:

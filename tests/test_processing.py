@@ -325,6 +325,8 @@ def test_size_of_blocks_is_recorded(tmp_path):
     assert (again.block_size, again.block_overlap) == (2.5, 0.25)
     with pytest.raises(ValueError, match="block_size: 0; expected more than 0, or None"):
         PointCloudProcessor(block_size=0)
+    with pytest.raises(ValueError, match="block_size: inf; expected more than 0, or None"):
+        PointCloudProcessor(block_size=float("inf"))
     with pytest.raises(ValueError, match="block_overlap: 1.0; expected at least 0 and less than 1"):
         PointCloudProcessor(block_overlap=1.0)
 
@@ -339,3 +341,9 @@ def test_each_cloud_of_a_call_may_have_its_own_seed():
         processor(clouds, seed=[1, 2])
     with pytest.raises(ValueError, match="seed: -1; expected a whole number from 0"):
         processor(clouds, seed=[1, 2, -1])
+
+
+@pytest.mark.parametrize("color", [5, "red", ("a", "b", "c"), (0.5, 0.5), (0.5, 0.5, float("nan")), (True, 0, 0)])
+def test_a_default_color_that_is_none_is_refused_by_its_name(color):
+    with pytest.raises(ValueError, match="default_rgb: .*; expected red, green and blue, each from 0 to 1"):
+        PointCloudProcessor(default_rgb=color)

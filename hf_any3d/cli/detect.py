@@ -148,7 +148,12 @@ def check_layout_settings(pipe: Any, model: str, asked: Mapping[str, Any]) -> No
         ValueError: They are not; names the first option.
     """
     if asked and pipe.has_scores:
-        name = {"candidate_labels": "labels"}.get(first := next(iter(asked)), first)
+        name, value = next(iter(asked.items()))
+        name = {"candidate_labels": "labels"}.get(name, name)
+        if isinstance(value, list):
+            name += "-parts"
+        elif value is False:
+            name = f"no-{name}"
         raise ValueError(f"--{name}: {model} has boxes with scores and writes no layouts; expected no --{name}")
 
 

@@ -6,6 +6,8 @@ from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.transforms import AXES
 
 _DRAWS = 10
+# Beyond it, places in the scene have too few digits to tell the columns apart.
+_MOST_STARTS = 2**40
 
 
 def split_into_blocks(
@@ -124,24 +126,41 @@ def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.n
         raise ValueError(f"block_size is {block_size}; expected more than 0, or None")
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap is {overlap}; expected at least 0 and less than 1")
-    starts = [_starts(ground[:, axis], block_size, block_size * (1 - overlap)) for axis in range(2)]
+    stride = block_size * (1 - overlap)
+    ends = [(float(values.min()), float(values.max())) for values in ground.T]
     columns = []
-    for first in starts[0]:
+    for first in _starts(ground[:, 0], *ends[0], block_size, stride):
         # Columns of a strip are searched among its points alone.
         strip = np.flatnonzero((ground[:, 0] >= first) & (ground[:, 0] <= first + block_size))
-        for second in starts[1]:
+        if not len(strip):
+            continue
+        for second in _starts(ground[strip, 1], *ends[1], block_size, stride):
             inside = (ground[strip, 1] >= second) & (ground[strip, 1] <= second + block_size)
             if inside.any():
                 columns.append(strip[inside])
     return columns
 
 
-def _starts(values: np.ndarray, block_size: float, stride: float) -> np.ndarray:
+def _starts(values: np.ndarray, low: float, high: float, block_size: float, stride: float) -> np.ndarray:
+    """Return where the columns of a scene from `low` to `high` start, without those that are far from all `values`.
+
+    A far point, or a scene in millimeters, has more empty columns than can be looked through.
+    """
     # In double precision, and slightly wider at both ends, so that rounding leaves no point outside.
-    low, high = float(values.min()), float(values.max())
     slack = 1e-6 * max(abs(low), abs(high), block_size)
     count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
-    return low - slack + stride * np.arange(count)
+    if count > _MOST_STARTS:
+        raise ValueError(
+            f"points from {low:g} to {high:g} in blocks of {block_size:g}; expected block_size in the scene's units"
+        )
+    start = low - slack
+    if count <= len(values):
+        return start + stride * np.arange(count)
+    last = np.unique(((values.astype(np.float64) - start) // stride).astype(np.int64))
+    # One more at both ends, as rounding may put a point on either side of an edge.
+    reach = np.arange(-int(np.ceil(block_size / stride)) - 1, 2)
+    near = np.unique(last[:, None] + reach)
+    return start + stride * near[(near >= 0) & (near < count)]
 
 
 def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:

@@ -77,7 +77,7 @@ def files_to_points(
         return type(dataset)(splits)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    converter = CloudColumns(num_points, mesh_points, columns, seed)
     features = _features_of(dataset)
     column = _file_column(features, column)
     others = {name: feature for name, feature in features.items() if name != column}
@@ -256,7 +256,7 @@ class CloudColumns:
         seed: seed of the points that are drawn.
 
     Raises:
-        ValueError: a number of points below one, or an unknown column.
+        ValueError: a number of points or seed that is out of range or not whole, or an unknown column.
     """
 
     num_points: int | None = None
@@ -265,13 +265,20 @@ class CloudColumns:
     seed: int = 0
 
     def __post_init__(self):
-        for name, value in (("num_points", self.num_points), ("mesh_points", self.mesh_points)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
+        for name, least in (("num_points", 1), ("mesh_points", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name == "num_points":
+                continue
+            is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not is_whole or value < least:
+                raise ValueError(
+                    f"{name} is {value!r}; expected {'' if is_whole else 'a whole number, '}at least {least}"
+                )
         if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
             unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
             expected = "'normals', 'colors', 'intensity', 'ring' or 'labels', as a list"
             raise ValueError(f"columns has {unknown!r}; expected {expected}")
+        object.__setattr__(self, "columns", tuple(self.columns))  # so that equal choices are equal
 
     @property
     def names(self) -> tuple[str, ...]:

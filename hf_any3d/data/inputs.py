@@ -14,6 +14,11 @@ from hf_any3d.data.files.attributes import unit_colors
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
 # Channels of a feature.
 _WIDTHS = {"intensity": 1, "ring": 1}
+# Fields of `PointCloudData` that a row may have beside its points.
+_FIELDS = (*ATTRIBUTES.values(), "faces", "offset", "face_colors")
+# Keys of a row that is a file.
+_FILES = ("path", "bytes")
+_ROW_KEYS = ("points", *_FIELDS, *_FILES, "file_type")
 
 
 def count_channels(features: Sequence[str]) -> int:
@@ -30,7 +35,7 @@ def split_clouds(clouds: Any) -> list[Any]:
     """Split one or many clouds into a list.
 
     Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict with
-    the `points` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
+    the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
 
     Args:
         clouds: one or many clouds; see `to_cloud` for single ones.
@@ -42,9 +47,7 @@ def split_clouds(clouds: Any) -> list[Any]:
         ValueError: no cloud, or an array with neither two nor three axes.
     """
     if isinstance(clouds, Mapping):
-        # Points of one cloud are nested twice (points, channels), those of a batch three times.
-        single = "points" not in clouds or _depth(clouds["points"]) <= 2
-        return [clouds] if single else _rows_of_batch(clouds)
+        return _rows_of_batch(clouds) if _is_batch(clouds) else [clouds]
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
         # Clouds of different sizes make an array of arrays.
         if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
@@ -107,7 +110,7 @@ def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
     own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
     # Columns that the row has under their own names are not among the channels of `points`.
     cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
-    for name in (*ATTRIBUTES.values(), "faces", "offset", "face_colors"):
+    for name in _FIELDS:
         if row.get(name) is not None:
             values = as_array(row[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
@@ -190,6 +193,9 @@ def as_array(values: Any, name: str) -> np.ndarray:
         # numpy has no bfloat16.
         values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
         return values.numpy()
+    if np.ma.is_masked(values):
+        # numpy would take what lies under the mask for numbers like the others.
+        raise PointCloudError(f"{name} have masked values; expected an array of the rows that count")
     try:
         array = np.asarray(values)
     except ValueError as error:
@@ -215,9 +221,22 @@ def _depth(values: Any) -> int:
     return depth + getattr(values, "ndim", 0)
 
 
+def _is_batch(columns: Mapping) -> bool:
+    if "points" not in columns:
+        return any(_is_sequence(columns.get(key)) for key in _FILES)
+    points = columns["points"]
+    if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
+        points = list(points)
+    # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
+    is_list = _is_sequence(points) and len(points) > 0
+    return _depth(points) > 2 or (is_list and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData)))
+
+
 def _rows_of_batch(batch: Mapping) -> list[dict]:
-    keys = [key for key in ("points", *ATTRIBUTES.values()) if batch.get(key) is not None]
-    sizes = {key: len(batch[key]) for key in keys}
+    keys = [key for key in _ROW_KEYS if batch.get(key) is not None]
+    # A type of files may be said once for all.
+    sizes = {key: len(batch[key]) for key in keys if not isinstance(batch[key], str)}
     if len(set(sizes.values())) != 1:
         raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
-    return [{key: batch[key][i] for key in keys} for i in range(sizes["points"])]
+    count = next(iter(sizes.values()))
+    return [{key: batch[key][i] if key in sizes else batch[key] for key in keys} for i in range(count)]

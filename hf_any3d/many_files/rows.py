@@ -240,7 +240,7 @@ def read_point_clouds(
     """
     if on_invalid not in ("drop", "raise"):
         raise ValueError(f"on_invalid is {on_invalid!r}; expected 'drop' or 'raise'")
-    converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    converter = CloudColumns(num_points, mesh_points, columns, seed)
     return CloudRows(tuple(list_files(paths)), converter, on_invalid)
 
 

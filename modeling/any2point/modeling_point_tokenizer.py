@@ -21,9 +21,12 @@ from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
+from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
 
 
-class PointTokenizerPreTrainedModel(LibraryModelMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel):
+class PointTokenizerPreTrainedModel(
+    LibraryModelMixin, CheckedLoadingMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel
+):
     """Base class of tokenizers without an encoder."""
 
     config_class = PointTokenizerConfig

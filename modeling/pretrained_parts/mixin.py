@@ -62,7 +62,54 @@ def refuse_merged_adapters(model: nn.Module) -> None:
         )
 
 
-class PretrainedPartsMixin:
+class CheckedLoadingMixin:
+    """For `PreTrainedModel` classes: a saved model that lacks weights, or whose weights cannot be right, is refused.
+
+    transformers initializes what is missing at random and only logs it.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
+
+        Raises:
+            FileNotFoundError: If the name looks like a path, and nothing is there.
+            OSError: If the hub may not be used, and the repository is not in its cache.
+            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
+            ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
+                defines, or are not finite; the message names them.
+            TypeError: If an argument is unknown.
+        """
+        name = pretrained_model_name_or_path
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        return_info = kwargs.pop("output_loading_info", False)
+        folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
+        if folder is not None:
+            settings = {key: value for key, value in kwargs.items() if key not in hub}
+            # What needs no weights comes before loading: a pipe would be read for ever, and a config may ask for any
+            # memory.
+            refuse_pipes(folder)
+            check_settings_files(folder)
+            refuse_other_shapes(cls, name, hub, settings)
+        model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
+        if name is not None:
+            refuse_lost_weights(model, os.fspath(name), info, hub)
+            refuse_non_finite(model, os.fspath(name))
+            if folder is None:  # the files of a repository are known after they were fetched
+                folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
+            # Quantized weights are integers.
+            if not is_quantized(model):
+                refuse_other_types(name, stored_types(folder), model.state_dict())
+        return (model, info) if return_info else model
+
+    @classmethod
+    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        return super().from_pretrained(name, *args, **kwargs)
+
+
+class PretrainedPartsMixin(CheckedLoadingMixin):
     """For `PreTrainedModel` classes with pretrained parts, whose weights may be kept elsewhere.
 
     `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
@@ -191,46 +238,6 @@ class PretrainedPartsMixin:
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
-    ) -> PreTrainedModel:
-        """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
-
-        Raises:
-            FileNotFoundError: If the name looks like a path, and nothing is there.
-            OSError: If the hub may not be used, and the repository is not in its cache.
-            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
-            ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
-                defines, or are not finite; the message names them.
-            TypeError: If an argument is unknown.
-        """
-        name = pretrained_model_name_or_path
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        return_info = kwargs.pop("output_loading_info", False)
-        folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
-        if folder is not None:
-            settings = {key: value for key, value in kwargs.items() if key not in hub}
-            # What needs no weights comes before loading: a pipe would be read for ever, and a config may ask for any
-            # memory.
-            refuse_pipes(folder)
-            check_settings_files(folder)
-            refuse_other_shapes(cls, name, hub, settings)
-        model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
-        if name is not None:
-            refuse_lost_weights(model, os.fspath(name), info, hub)
-            refuse_non_finite(model, os.fspath(name))
-            if folder is None:  # the files of a repository are known after they were fetched
-                folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
-            # Quantized weights are integers.
-            if not is_quantized(model):
-                refuse_other_types(name, stored_types(folder), model.state_dict())
-        return (model, info) if return_info else model
-
-    @classmethod
-    def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        return super().from_pretrained(name, *args, **kwargs)
 
 
 def _patterns_of(owner: PretrainedPartsMixin, name: str, path: str) -> list[str]:

@@ -220,11 +220,18 @@ def test_options_of_layouts_are_refused_for_other_models():
     scored, writes = SimpleNamespace(has_scores=True), SimpleNamespace(has_scores=False)
     detect.check_layout_settings(scored, "m", {})
     detect.check_layout_settings(writes, "m", {"task": "all"})
-    for name, option in (("candidate_labels", "labels"), ("grammar", "grammar")):
+    for given, option in (
+        ((None, "chair", None, None, None), "labels"),
+        ((None, None, None, None, True), "grammar"),
+        ((None, None, None, None, False), "no-grammar"),
+        ((None, None, True, None, None), "align"),
+        ((None, None, False, None, None), "no-align"),
+        ((None, None, None, "unit", None), "align-parts"),
+    ):
         with pytest.raises(
-            ValueError, match=f"--{option}: m has boxes with scores and writes no layouts; expected no"
+            ValueError, match=f"--{option}: m has boxes with scores and writes no layouts; expected no --{option}$"
         ):
-            detect.check_layout_settings(scored, "m", {name: "x"})
+            detect.check_layout_settings(scored, "m", detect.layout_settings(*given))
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatc
     assert computed == [3, 3, 7]
     assert "more and the earlier ones: 9 scans of 3 classes, 1 (cone) to 5 (stick)" in out
     assert "without cone, alone in the class" in out
+    assert "with a linear head; features and copies of the earlier model" in out
     config = json.loads((tmp_path / "outputs" / "all" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["ball", "cone", "stick"] and config["unknown_rows"] == 9
     # The same scans at once give the same model.

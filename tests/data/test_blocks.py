@@ -78,6 +78,35 @@ def test_no_point_is_lost_far_from_the_origin(scene):
         assert np.array_equal(np.unique(index), np.arange(len(scene)))
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+def test_a_point_far_away_adds_one_place_and_not_all_that_are_between(scene, overlap):
+    far = scene[:1] + np.float32([3e7, 0, 5e7])
+    alone = split_into_blocks(scene, 64, 1.5, overlap, generator=1)
+    index = split_into_blocks(np.concatenate([scene, far]), 64, 1.5, overlap, generator=1)
+    assert np.array_equal(np.unique(index), np.arange(len(scene) + 1))
+    # The slack at the low end follows the largest coordinate, so that blocks may be cut at other places.
+    assert len(index) < 4 * len(alone) + 40
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.8])
+def test_columns_are_the_same_whether_or_not_empty_ones_are_looked_through(scene, overlap, monkeypatch):
+    def look_through(values, low, high, block_size, stride):
+        slack = 1e-6 * max(abs(low), abs(high), block_size)
+        count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
+        return low - slack + stride * np.arange(count)
+
+    sparse = scene[::30] * 5
+    sparse[:10] = np.round(sparse[:10])  # also on the edges of columns
+    index = split_into_blocks(sparse, 8, 0.5, overlap)
+    monkeypatch.setattr("hf_any3d.data.blocks._starts", look_through)
+    assert np.array_equal(index, split_into_blocks(sparse, 8, 0.5, overlap))
+
+
+def test_a_scene_of_another_unit_by_far_is_refused(scene):
+    with pytest.raises(ValueError, match="expected block_size in the scene's units"):
+        split_into_blocks(scene * np.float32(1e20), 64, 1.5)
+
+
 def test_merging_averages_over_all_occurrences_of_a_point(scene):
     index = split_into_blocks(scene, 64, 1.5)
     logits = np.random.default_rng(1).normal(size=(*index.shape, 3))

@@ -203,7 +203,7 @@ def load(
         raise ValueError("data_dir is None; expected the folder with the clouds")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    converter = CloudColumns(num_points, mesh_points, tuple(columns), seed)
+    converter = CloudColumns(num_points, mesh_points, columns, seed)
     if as_files and (converter != CloudColumns() or on_error != "raise"):
         raise ValueError(
             "as_files=True opens no file yet; pass num_points, mesh_points, columns, seed and on_error to "

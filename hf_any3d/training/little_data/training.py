@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,8 @@ def plan_for_data(argv: Sequence[str], way: str | None = None) -> Plan:
 
 def _plan(counts: dict[str, int], arguments: FewScansArguments, way: str | None) -> Plan:
     sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
-    return plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
+    plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
+    return plan if arguments.from_model is None else replace(plan, reason="features and copies of the earlier model")
 
 
 def learn_few_scans(argv: Sequence[str]) -> Learned:

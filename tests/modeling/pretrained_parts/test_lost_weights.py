@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, pipeline
 from typer.testing import CliRunner
 
+import hf_any3d
 from hf_any3d import (
     ActForPointCloudClassification,
     Any2PointForPointCloudClassification,
@@ -19,12 +20,16 @@ from hf_any3d import (
     AutoModelForPointCloudTextToText,
     GuidedAdapterConfig,
     PointCloudProcessor,
+    PointNetForPointCloudClassification,
+    PointTokenizerForPointCloudClassification,
     encoder_linear_pattern,
 )
 from hf_any3d.cli import app
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
+from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
 from tests.modeling.minigpt3d.test_parts import (
     built,
@@ -32,6 +37,7 @@ from tests.modeling.minigpt3d.test_parts import (
 )
 from tests.modeling.minigpt3d.tiny_model import tiny_model as chat_model
 from tests.modeling.pretrained_parts.test_pretrained_parts import answers, trained_in_place
+from tests.tiny_baselines import tiny_baseline
 from tests.tiny_detr3d import ON_ENCODER, tiny_detr3d
 from tests.tiny_encoders import saved_encoder, tiny_model
 
@@ -259,3 +265,29 @@ def test_missing_final_norm_of_an_encoder_is_named(tmp_path):
     without(directory, "pooler.layernorm.")
     with pytest.raises(ValueError, match=r"lacks weights .*pooler\.layernorm\.bias, pooler\.layernorm\.weight"):
         tiny_model(str(directory))
+
+
+@pytest.mark.parametrize("damaged", ["lost", "not_finite", "of_another_size"])
+@pytest.mark.parametrize("kind", [PointNetForPointCloudClassification, PointTokenizerForPointCloudClassification])
+def test_models_without_pretrained_parts_are_refused_too(kind, damaged, tmp_path):
+    tiny_baseline(kind).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    weight = stored.pop("classifier.out.weight")
+    changed = {"lost": {}, "not_finite": weight * torch.nan, "of_another_size": weight[:-1].clone()}[damaged]
+    stored |= {} if damaged == "lost" else {"classifier.out.weight": changed}
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    said = {"lost": "lacks {}", "not_finite": "{} not finite", "of_another_size": r"{} has \[2, 16\] instead of"}[
+        damaged
+    ]
+    with pytest.raises(ValueError, match=said.format(r"classifier\.out\.weight")):
+        kind.from_pretrained(tmp_path)
+
+
+def test_no_class_of_a_model_opens_without_these_checks():
+    unchecked = [
+        name
+        for model_type in MODEL_TYPES.values()
+        for name in model_type.models()
+        if not issubclass(getattr(hf_any3d, name), CheckedLoadingMixin)
+    ]
+    assert not unchecked
