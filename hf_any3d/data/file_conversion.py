@@ -270,7 +270,7 @@ class CloudColumns:
             if value is None and name == "num_points":
                 continue
             is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not is_whole or value < least:
+            if value is None or not is_whole or value < least:
                 raise ValueError(
                     f"{name} is {value!r}; expected {'' if is_whole else 'a whole number, '}at least {least}"
                 )
