@@ -363,7 +363,8 @@ def _checked_members(path: Path) -> dict[int, zipfile.ZipInfo]:
                 lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
                 offsets[member.header_offset + _LOCAL_HEADER.size + sum(lengths)] = member
             return offsets
-    except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error) as error:
+    # The last one is that of a member's name.
+    except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
 
 

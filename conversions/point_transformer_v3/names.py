@@ -333,6 +333,10 @@ def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) 
     for name, found in rotary.items():
         if theta is None:
             raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
-        steps = torch.arange(len(found), dtype=torch.float64) / len(found)
+        steps = torch.arange(found.numel(), dtype=torch.float64) / found.numel()
         if found.ndim != 1 or not torch.allclose(found.double(), theta**-steps, atol=_CLOSE, rtol=0):
-            raise ValueError(f"{name} is {found.tolist()}; expected the frequencies of rope_base={theta}")
+            begin = ", ".join(f"{value:g}" for value in found.flatten()[:4].tolist())
+            raise ValueError(
+                f"{name} has the shape {tuple(found.shape)} and begins with {begin}; expected the frequencies of "
+                f"rope_base={theta}"
+            )

@@ -85,6 +85,12 @@ def test_a_zip_that_claims_to_span_disks_is_damaged(saved):
         read_checkpoint(saved)
 
 
+def test_a_member_whose_name_is_no_text_is_damaged(saved):
+    saved.write_bytes(saved.read_bytes().replace(b"/data/0", b"/dat\xf8/0"))
+    with pytest.raises(ValueError, match="checkpoint.pth: damaged, or no file that torch.save wrote"):
+        read_checkpoint(saved)
+
+
 def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(saved, monkeypatch):
     mapped = []
     load = torch.load
