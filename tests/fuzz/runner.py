@@ -62,10 +62,12 @@ class Report:
         )
 
     def explain(self, most: int = 5) -> str:
-        """Describe the first failures and how to reproduce them."""
+        """Describe the first failures and how to reproduce them, and number the others."""
         lines = [str(self)]
         for number, outcome, text in self.failures[:most]:
             lines += [f"--- {outcome}: python -m tests.fuzz {self.name!r} --only {number}", text]
+        if others := [f"{number} {outcome}" for number, outcome, _ in self.failures[most:]]:
+            lines.append(f"--- also {', '.join(others)}")
         return "\n".join(lines)
 
 

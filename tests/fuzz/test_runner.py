@@ -103,7 +103,8 @@ def test_an_input_gets_its_outcome_and_the_next_ones_are_read_all_the_same(act, 
     assert set(report.counts) == {OUTCOMES[act], "refused"}
     if OUTCOMES[act] not in ("accepted", "refused"):
         assert {outcome for _, outcome, _ in report.failures} == {OUTCOMES[act]}
-        assert "--only" in report.explain()
+        assert "--only" in report.explain() and "also" not in report.explain(len(report.failures))
+        assert f"--- also {report.failures[0][0]} {OUTCOMES[act]}" in report.explain(0)
 
 
 def test_inputs_follow_from_name_and_number_alone(tmp_path):
