@@ -19,6 +19,7 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training.little_data.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
+from tests.data.files.builders import las
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import saved_encoder, tiny_model
 
@@ -354,3 +355,15 @@ def test_a_wrap_with_an_adapter_gives_features_and_a_damaged_one_is_one_line(tmp
     (tmp_path / "adapted" / "adapter_model.safetensors").unlink()
     code, out, err = run("train", "scans", *words)
     assert code == 1 and out == "" and err.count("\n") == 1 and "adapted" in err
+
+
+def test_scans_with_another_axis_up_are_not_added_to_a_model(tmp_path):
+    write_scans(tmp_path / "scans", 2)
+    assert run("train", "scans", *FASTEST).code == 0
+    for label, count in (("ball", 150), ("stick", 200)):
+        (tmp_path / "aerial" / label).mkdir(parents=True)
+        (tmp_path / "aerial" / label / "a.las").write_bytes(las(False, count=count)[1])
+    code, out, err = run("train", "aerial", "--from", "outputs/scans", "--output", "outputs/more")
+    assert code == 1 and "outputs/scans: it has y up, but these scans have z; expected them turned" in err
+    assert run("train", "aerial", "--allow_doubts", *FASTEST, "--output", "outputs/aerial").code == 0
+    assert AutoModelForPointCloudClassification.from_pretrained("outputs/aerial").config.up_axis == "z"

@@ -211,18 +211,17 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
         splits, _ = program.load_splits(data)
+        known_up = _known_up_axis(data, splits["train"])
         if "up_axis" not in given_options(argv):
-            data.up_axis = _up_axis(data, splits["train"])
+            data.up_axis = known_up or data.up_axis
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         origin = data.train_file or data.data_dir or data.dataset_name
         scans = look_at(splits["train"], origin, data.group_column)
         if earlier is None:
             check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
-    if earlier is None:
-        model = _new_model(plan, data, arguments)
-    else:
-        model = _earlier_model(Path(arguments.from_model or ""))
+    folder = Path(arguments.from_model or "")
+    model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(folder, known_up)
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -245,14 +244,13 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     _save(model, processor, examples, report, judged, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    about = (model.config, processor.features, arguments.unlike)
-    return Learned(report, _lines(origin, scans, plan, judged, *about))
+    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, arguments.unlike))
 
 
-def _up_axis(data: DataArguments, rows: Dataset) -> str:
-    """Return the axis that points up by the dataset or by the format of all files, else the usual one."""
+def _known_up_axis(data: DataArguments, rows: Dataset) -> str | None:
+    """Return the axis that points up by the dataset or by the format of all files; None if neither tells."""
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
-    return up_axis_of(data.dataset_name) or ("z" if are_aerial else data.up_axis)
+    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
 
 
 def _new_model(
@@ -283,14 +281,16 @@ def _new_model(
     return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
 
 
-def _earlier_model(folder: Path) -> PointFeaturesForPointCloudClassification:
-    """Open an earlier model, with features as they are computed."""
+def _earlier_model(folder: Path, known_up: str | None) -> PointFeaturesForPointCloudClassification:
+    """Open an earlier model, with features as they are computed, for scans whose `known_up` axis points up."""
     model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
     assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
     if model.config.wrap_labels is not None:
         raise ValueError(
             f"--from {folder}: its wrap has learned from its own scans alone; expected --way both with all scans"
         )
+    if known_up not in (None, up := model.config.up_axis):
+        raise ValueError(f"--from {folder}: it has {up} up, but these scans have {known_up}; expected them turned")
     model.point_features.mean.zero_()
     model.point_features.scale.fill_(1.0)
     model.eval()

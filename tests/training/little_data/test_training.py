@@ -63,14 +63,14 @@ def test_wrong_options_are_refused(given, text):
     ("files", "dataset", "axis"),
     [
         (["a.las", "b.LAZ"], "folder", "z"),
-        (["a.las", "b.ply"], "folder", "x"),
-        (None, "folder", "x"),
+        (["a.las", "b.ply"], "folder", None),
+        (None, "folder", None),
         (None, "rooms_with_boxes", "z"),
     ],
 )
-def test_the_up_axis_is_that_of_the_data_or_of_aerial_files(files, dataset, axis):
+def test_the_up_axis_is_known_from_the_data_or_from_aerial_files(files, dataset, axis):
     rows = Dataset.from_dict({"file": files} if files else {"number": [1, 2]})
-    assert training._up_axis(DataArguments(dataset_name=dataset, up_axis="x"), rows) == axis
+    assert training._known_up_axis(DataArguments(dataset_name=dataset, up_axis="x"), rows) == axis
 
 
 def test_a_new_model_has_the_settings_of_plan_and_data():
