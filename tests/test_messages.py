@@ -174,3 +174,8 @@ def test_notes_that_fit_keep_their_columns():
     first, kept, *wrapped = error_lines(error)
     assert (first, kept) == ("x", "  a" + " " * 98 + "b")
     assert wrapped and all(len(line) <= 102 for line in wrapped)
+
+
+def test_json_is_indented_by_two_blanks(capsys):
+    print_json({"a": [1, {"b": "ü\x1b"}]})
+    assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    {\n      "b": "ü\\u001b"\n    }\n  ]\n}\n'

@@ -34,6 +34,13 @@ def test_walls_have_holes_for_doors_and_windows():
     assert len(layout_solids(LAYOUT, with_boxes=False)) == 2
 
 
+def test_boxes_are_closed():
+    *_, box = layout_solids(LAYOUT)
+    edges = [(int(face[n]), int(face[n - 1])) for face in box.faces for n in range(3)]
+    # Each edge belongs to two faces, which go along it in opposite directions.
+    assert len(set(edges)) == len(edges) == 36 and {(b, a) for a, b in edges} == set(edges)
+
+
 def test_solids_are_in_the_frame_of_the_layout():
     for solid, other in zip(layout_solids(LAYOUT), layout_solids(LAYOUT.with_up_axis("y")), strict=True):
         x, y, z = solid.vertices.T

@@ -277,6 +277,15 @@ def test_a_missing_file_is_named(tmp_path):
         read_pickle(tmp_path / "absent.pkl")
 
 
+@pytest.mark.parametrize(
+    ("of", "by"), [(b"cnumpy\nndarray\n", b"cnumpy\ndtype\n"), (b"K\x00\x85C\x01b", b"K\x02\x85C\x01b")]
+)
+def test_an_array_is_made_of_its_class_and_of_no_numbers(of, by, reading):
+    assert reading(array_of(b"f8", b"K\x01\x85", b"C\x08" + bytes(8))) == [0]
+    with pytest.raises(PointCloudFileError, match="some.pkl: .*another class; expected numpy.ndarray"):
+        reading(array_of(b"f8", b"K\x01\x85", b"C\x08" + bytes(8)).replace(of, by, 1))
+
+
 def array_of(kind, shape=b"K\x02\x85", raw=b"C\x00"):
     """A pickle of an array of a type written by hand."""
     state = b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"

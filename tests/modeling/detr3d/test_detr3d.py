@@ -258,3 +258,10 @@ def test_directions_of_positions_stay_in_full_precision(tmp_path):
     for dtype in (torch.float16, torch.bfloat16):
         for half in (tiny_detr3d(Detr3DModel).to(dtype), Detr3DModel.from_pretrained(tmp_path, dtype=dtype)):
             assert half.dtype == dtype and torch.equal(half.positions.frequencies, frequencies)
+
+
+@pytest.mark.parametrize("channels", [3, 7])
+def test_points_of_other_channels_are_refused(channels):
+    model = Detr3DModel(Detr3DConfig(**SIZES, in_channels=6))
+    with pytest.raises(ValueError, match=rf"shape \(1, 40, {channels}\); expected \(batch, points, 6\)"):
+        model(torch.rand(1, 40, channels))
