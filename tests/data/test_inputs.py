@@ -153,6 +153,17 @@ def test_a_scene_is_joined_with_its_transforms():
         to_cloud(trimesh.Scene())
 
 
+def test_a_scene_far_from_the_origin_is_joined_where_it_is():
+    scene = trimesh.Scene()
+    for place in ([0, 5e6, 0], [10, 5e6 + 2, -1]):
+        scene.add_geometry(trimesh.creation.box(), transform=trimesh.transformations.translation_matrix(place))
+    cloud = to_cloud(scene)
+    assert cloud.offset is not None
+    places = cloud.points + cloud.offset
+    np.testing.assert_allclose(places.min(axis=0), [-0.5, 5e6 - 0.5, -1.5], atol=1e-6)
+    np.testing.assert_allclose(places.max(axis=0), [10.5, 5e6 + 2.5, 0.5], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "clouds, error, why",
     [
