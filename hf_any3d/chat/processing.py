@@ -99,6 +99,8 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         for name, value in (("num_query_tokens", num_query_tokens), ("max_answer_tokens", max_answer_tokens)):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
+        if not isinstance(end_mark, str) or not end_mark:
+            raise ValueError(f"end_mark={end_mark!r}; expected a text")
         self.num_query_tokens, self.point_token_id = num_query_tokens, point_token_id
         self.max_answer_tokens = max_answer_tokens
         self.end_mark, self.hide_inner_bos = end_mark, hide_inner_bos

@@ -131,12 +131,17 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
     except RepositoryNotFoundError as error:
         raise EncoderUnavailableError(f"{lost}, and the hub has no such repository: {error}. {help_text}") from error
     if part.checksum is not None:
-        verify_checksum(source, part.checksum)
+        verify_checksum(source, part.checksum, model)
     return source
 
 
-def verify_checksum(source: EncoderSource, expected: str) -> None:
+def verify_checksum(source: EncoderSource, expected: str, model: str | Path | None = None) -> None:
     """Check the weights found against the checksum recorded: of the tensors, or, by earlier versions, of the files.
+
+    Args:
+        source: The weights found.
+        expected: The checksum recorded.
+        model: Directory or name of the model that recorded it, for the message.
 
     Raises:
         EncoderMismatchError: If they differ.
@@ -147,7 +152,8 @@ def verify_checksum(source: EncoderSource, expected: str) -> None:
     at = f" at revision {source.revision}" if source.revision else ""
     raise EncoderMismatchError(
         f"encoder {source.name!r}{at}: the weights in {source.path} have checksum {found}; "
-        f"expected {expected}. The model was trained with other weights, so its results would change silently. "
+        f"expected {expected}. The model{f' in {model}' if model else ''} was trained with other weights, so its "
+        "results would change silently. "
         "Give the revision or directory of the expected weights, or train the model again with these"
     )
 

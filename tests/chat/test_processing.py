@@ -343,6 +343,12 @@ def test_saved_processors_open_by_every_entry_point(tmp_path):
     assert "chat_template" not in json.loads((tmp_path / "processor_config.json").read_text())
 
 
+@pytest.mark.parametrize("mark", ["", 3, None, {"a": {}}])
+def test_the_end_of_an_answer_is_a_text(mark):
+    with pytest.raises(ValueError, match="^end_mark=.*; expected a text$"):
+        new_processor(end_mark=mark)
+
+
 def test_a_processor_fits_its_model():
     config = tiny_config()
     processor = MiniGPT3DProcessor.from_config(config, byte_tokenizer())

@@ -242,7 +242,8 @@ class Models(Target):
         # What is wrong with a question names the template or the cloud instead; transformers asks about code.
         named = str(folder / "model") in text or case.seed == "chat" or "execute the code" in text
         # So do errors of a cloud and of the hub. Without a config, an adapter is one of its encoder.
-        named = named or re.search(r"cloud|points has shape|onfiguration class|hub cannot be reached", text)
+        of_others = r"cloud|points has shape|at least min_points|onfiguration class|hub cannot be reached"
+        named = named or re.search(of_others, text)
         assert text and len(text) < 2_000 and named, text
 
     def describe(self, case: Case) -> str:  # noqa: D102

