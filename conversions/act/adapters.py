@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from hf_any3d.conversions.checkpoints import (
 )
 from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import own_state
 from hf_any3d.processing import PointCloudProcessor
@@ -122,6 +124,7 @@ def convert_act_adapter(
         adapted = get_peft_model(model, config).eval()
         _fill(checkpoint, adapted, renamed, state, PROGRAMS[method].prefix)
         adapted.save_pretrained(os.fspath(directory))
+        write_model_card(adapted, directory, Path(output).absolute().name)  # not that of the temporary directory
         processor = dict(trained_on.processor if trained_on else UNLABELED)
         if num_points is not None:
             processor["num_points"] = num_points

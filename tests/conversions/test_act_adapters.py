@@ -103,6 +103,8 @@ def test_a_file_opens_by_every_door(files, tmp_path, is_named):
     assert named == ("convert_act_adapter", {"checkpoint": folder / "scan.pth", "method": method})
     base = {"base": folder / "base"} if is_named else {}
     facts = convert_act_adapter(**named[1], output=tmp_path / "out", **base, **file.choices)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "\nmodel_name: out\n" in card and ".tmp" not in card, "the directory was written under another name"
     assert facts["trained_parameters"] == case.manifest["trained_parameters"]
     path = tmp_path / "out" / "adapter_config.json"
     config = json.loads(path.read_text())

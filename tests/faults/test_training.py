@@ -138,7 +138,8 @@ def test_a_training_resumes_once_a_full_disk_has_space(training, small_disk, lef
     ending = training.child(small_disk / "run")
     message = ending.output.splitlines()[-1]
     assert ending.how == "failed" and message.startswith("error: "), ending.output
-    assert "No space left on device" in message, ending.output
+    # torch's writer says how many bytes it could write instead.
+    assert "No space left on device" in message or "is the disk full?" in message, ending.output
     (small_disk / "ballast").unlink()
     ending = training.child(small_disk / "run")
     assert ending.how == "done", ending.output
