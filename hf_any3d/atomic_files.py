@@ -139,6 +139,10 @@ def remove_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove all temporary files in `folder`, or those of `name`; no process may be writing there."""
     for path in folder.glob(".*.tmp" if name is None else f".{_escaped(name)}.*.tmp"):
         _remove(path)
+    if name is None:
+        for path in folder.glob(".tmp??????"):  # as safetensors calls a file until it is whole
+            if path.is_file():
+                _remove(path)
 
 
 class Claim:

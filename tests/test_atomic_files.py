@@ -175,17 +175,20 @@ def test_json_is_read_unless_it_is_missing_damaged_or_something_else(tmp_path):
 
 
 def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
-    kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp")]
+    kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp", ".tmp62", "tmp623dR6")]
     left = [temporary_path(tmp_path / name) for name in ("a[1]", "a1", "b*")]
-    for path in (*kept, *left[1:]):
+    unfinished = tmp_path / ".tmp623dR6"  # of safetensors, which names no file in it
+    for path in (*kept, *left[1:], unfinished):
         path.touch()
+    (tmp_path / ".tmp-own-2").mkdir()
     left[0].mkdir()
     (left[0] / "inner").touch()
     remove_temporaries(tmp_path, "a[1]")
     assert [path.exists() for path in left] == [False, True, True] and all(path.exists() for path in kept)
+    assert unfinished.exists()
     remove_temporaries(tmp_path)
-    assert not any(path.exists() for path in left)
-    assert [path.exists() for path in kept] == [True, False, True, True]
+    assert not any(path.exists() for path in (*left, unfinished)) and (tmp_path / ".tmp-own-2").exists()
+    assert [path.exists() for path in kept] == [True, False, True, True, True, True]
 
 
 def test_a_claim_is_one_for_a_process_and_its_file_goes_with_it(tmp_path):
