@@ -13,6 +13,23 @@ from hf_any3d.modeling.pointnet import PointNet2Config, PointNetConfig
 from hf_any3d.modeling.uni3d import Uni3DConfig
 from tests.modeling.test_config_checks import number_fields
 
+# Ranges of Uni3D and PatchAlign3D, which have the same fields.
+ALIGNED = {
+    "0 to 10": "initializer_range",
+    "0.001 to 1,000.0": "temperature",
+    "1 to 65,536": (
+        "head_widths hidden_size intermediate_size patch_pooled_width patch_widths projection_dim "
+        "propagation_widths segmentation_head_widths"
+    ),
+    "0 to 1": "drop_path_rate head_dropout layer_norm_eps segmentation_head_dropout",
+    "0 to 512": "segmentation_layers",
+    "3 to 4,096": "in_channels",
+    "1 to 100,000": "group_size num_groups",
+    "1 to 512": "num_hidden_layers",
+    "1 to 1,024": "num_attention_heads",
+    "0 to 1,000,000.0": "sampling_min_squared_norm",
+}
+
 RANGES = {
     ActAutoencoderConfig: {
         "3 to 4,096": "in_channels",
@@ -62,36 +79,8 @@ RANGES = {
         "1 to 512": "num_hidden_layers",
         "1 to 1,024": "num_attention_heads",
     },
-    Uni3DConfig: {
-        "0 to 10": "initializer_range",
-        "0.001 to 1,000.0": "temperature",
-        "1 to 65,536": (
-            "head_widths hidden_size intermediate_size patch_pooled_width patch_widths projection_dim "
-            "propagation_widths segmentation_head_widths"
-        ),
-        "0 to 1": "drop_path_rate head_dropout layer_norm_eps segmentation_head_dropout",
-        "0 to 512": "segmentation_layers",
-        "3 to 4,096": "in_channels",
-        "1 to 100,000": "group_size num_groups",
-        "1 to 512": "num_hidden_layers",
-        "1 to 1,024": "num_attention_heads",
-        "0 to 1,000,000.0": "sampling_min_squared_norm",
-    },
-    PatchAlign3DConfig: {
-        "0 to 10": "initializer_range",
-        "0.001 to 1,000.0": "temperature",
-        "1 to 65,536": (
-            "head_widths hidden_size intermediate_size patch_pooled_width patch_widths projection_dim "
-            "propagation_widths segmentation_head_widths"
-        ),
-        "0 to 1": "drop_path_rate head_dropout layer_norm_eps segmentation_head_dropout",
-        "0 to 512": "segmentation_layers",
-        "3 to 4,096": "in_channels",
-        "1 to 100,000": "group_size num_groups",
-        "1 to 512": "num_hidden_layers",
-        "1 to 1,024": "num_attention_heads",
-        "0 to 1,000,000.0": "sampling_min_squared_norm",
-    },
+    Uni3DConfig: ALIGNED,
+    PatchAlign3DConfig: ALIGNED,
     PointTransformerV3Config: {
         "3 to 4,096": "in_channels",
         "1e-09 to 1,000,000,000.0": "grid_size",

@@ -248,7 +248,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
 
 
 def _known_up_axis(data: DataArguments, rows: Dataset) -> str | None:
-    """Return the axis that points up by the dataset or by the format of all files; None if neither tells."""
+    """Return the up axis that the dataset or the format of all its files implies; None if neither does."""
     are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
     return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
 

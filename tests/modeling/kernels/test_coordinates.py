@@ -1,6 +1,7 @@
 """Coordinates that operations accept, and the words in which others are refused."""
 
 import importlib
+import math
 import re
 
 import pytest
@@ -31,8 +32,11 @@ def test_integers_are_refused():
 
 @pytest.mark.parametrize("number", [0.0, LARGEST_COORDINATE, -LARGEST_COORDINATE])
 def test_the_largest_coordinate_is_allowed(number):
-    refuse_out_of_range("points", torch.full((2, 3, 3), number, dtype=torch.float64))
-    refuse_out_of_range("points", torch.zeros(2, 0, 3))
+    assert refuse_out_of_range("points", torch.full((2, 3, 3), number, dtype=torch.float64)) is None
+    assert refuse_out_of_range("points", torch.zeros(2, 0, 3)) is None
+    beyond = torch.full((2, 3, 3), math.nextafter(LARGEST_COORDINATE, math.inf), dtype=torch.float64)
+    with pytest.raises(ValueError, match="points: found 1e.12 in cloud 0"):
+        refuse_out_of_range("points", beyond)
 
 
 @pytest.mark.parametrize(
