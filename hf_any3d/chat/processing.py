@@ -411,10 +411,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return texts, answers if marked else [[] for _ in texts]
 
     def _template(self, chat_template: str | None) -> str:
-        template = self._resolve_chat_template(chat_template)
+        by_name: Any = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = by_name.get(chat_template or "default", chat_template)
         # Without a brace it is a name that does not exist, not a template.
-        if isinstance(self.chat_template, dict) and "{" not in template:
-            raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
+        if template is None or (template not in by_name.values() and "{" not in template):
+            raise ValueError(f"chat_template={chat_template!r}; expected one of {', '.join(map(repr, by_name))}")
         return template
 
     def _marks_answers(self, chat_template: str | None) -> bool:
