@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
@@ -157,7 +158,9 @@ def test_drafts_have_no_clouds_and_an_assistant_encodes_those_of_its_model():
 
 def encoded(model: Chat, name: str = "input_ids", mask_length: int | None = None, **given) -> EncodedClouds:
     """Encode clouds before the first step; what else is given stays."""
-    config = SimpleNamespace() if mask_length is None else SimpleNamespace(_mask_length=mask_length)
+    config = GenerationConfig()
+    if mask_length is not None:
+        config._mask_length = mask_length
     made = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, given | {"more": 1}, name, config)
     assert made.pop("more") == 1 and not {"points", "point_features"} & made.keys()
     assert made.keys() - {CACHE, "attention_mask"} == {"mm_encoder_outputs"}
@@ -166,7 +169,8 @@ def encoded(model: Chat, name: str = "input_ids", mask_length: int | None = None
 
 def test_clouds_are_encoded_once_before_the_first_step():
     model = Chat()
-    none = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, {"more": 1, "points": None}, "input_ids", None)
+    given = {"more": 1, "points": None}
+    none = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, given, "input_ids", GenerationConfig())
     assert none == {"more": 1}
     by_points = encoded(model, points=FEATURES)
     assert torch.equal(by_points.pooler_output[0], FEATURES + 0.5) and by_points.inputs == {"points": FEATURES}
