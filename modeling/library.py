@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from transformers import PreTrainedModel
+
 from hf_any3d.modeling.config_checks import (
     check_settings_files,
     check_stored_fields,
@@ -73,6 +75,11 @@ def library() -> Library:
 
 class LibraryModelMixin:
     """For models, as the first base class: names are checked before anything is opened, saved models are described."""
+
+    # PEFT asks by this name, of which transformers warns from 5.23 on, where the other one is new.
+    is_gradient_checkpointing = getattr(
+        PreTrainedModel, "is_activation_checkpointing", PreTrainedModel.is_gradient_checkpointing
+    )
 
     @classmethod
     def from_pretrained(

@@ -42,7 +42,7 @@ _UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out these lab
 # Entries of that file that are no parameters: buffers of batch norms, and the file's own metadata.
 _NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "__metadata__")
 # Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
-_NOT_PUSHED = ("checkpoint-*", "runs", "_*", ".*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+_NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
 
 
@@ -267,6 +267,7 @@ def push(
     api = huggingface_hub.HfApi()
     try:
         with status(f"pushing {folder}"):
+            hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
             # None leaves an organization's default for new repositories as it is; False would make them public.
             made = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
             if not is_dataset:
@@ -278,7 +279,7 @@ def push(
                 revision=revision,
                 commit_message=message or f"Push {folder.name}",
                 # Patterns of files do not match those in a folder of that name.
-                ignore_patterns=[*_NOT_PUSHED, *(f"{name}/**" for name in _NOT_PUSHED)],
+                ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
             )
     except errors.LocalTokenNotFoundError:
         raise ValueError("pushing needs a login: hf auth login") from None
