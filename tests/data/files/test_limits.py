@@ -116,7 +116,7 @@ def test_a_table_of_normals_longer_than_its_points_is_not_read(reading):
 
 def test_an_obj_that_names_itself_as_its_materials_is_read_once(reading, monkeypatch):
     read = []
-    monkeypatch.setattr(obj, "normalized_lines", lambda text: read.append(text) or text)
+    monkeypatch.setattr(obj, "unix_lines", lambda text: read.append(text) or text)
     names = b"".join(b"mtllib %ssome.obj\n" % (b"./" * (number % 50)) for number in range(3000))
     cloud = reading(("some.obj", names + b"v 1 2 3\nv 4 5 6\n"))
     assert len(cloud) == 2 and len(read) == 2  # as the file, and as its own materials
