@@ -17,10 +17,6 @@ _EXCEPTIONS = {
     "modeling/any2point/starting_weights.py": {"safetensors"},
     "modeling/pretrained_parts/loading.py": {"safetensors"},
     "modeling/pretrained_parts/tensors.py": {"xxhash"},
-} | {
-    # Imported only by calls on a GPU.
-    f"modeling/kernels/triton/{name}.py": {"triton"}
-    for name in ("farthest_point_sample", "knn", "pooled_patches", "submanifold_convolution")
 }
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.kernels import Kernel, dispatch, set_kernels
+from hf_any3d.modeling.kernels import Kernel, set_kernels
 from hf_any3d.modeling.kernels.dispatch import (
     autocast_disabled,
     recomputed,
@@ -26,9 +26,7 @@ def made(**settings: Any) -> tuple[Kernel, list[tuple]]:
 
         return run
 
-    settings = {
-        key: named(key) if value is True and key in ("traced", "triton") else value for key, value in settings.items()
-    }
+    settings = {key: named(key) if key == "traced" else value for key, value in settings.items()}
     return Kernel(named("plain"), named("fused"), "Always.", **settings), ran
 
 
@@ -42,7 +40,6 @@ def never(values: torch.Tensor, factor: int = 1, *, offset: int = 0) -> bool:
     [
         ({}, "auto", False, "fused"),
         ({}, "torch", False, "plain"),
-        ({}, "triton", False, "fused"),
         ({"devices": ("cpu", "cuda")}, "auto", False, "fused"),
         ({"devices": ("cuda",)}, "auto", False, "plain"),
         ({"condition": never}, "auto", False, "plain"),
@@ -51,21 +48,13 @@ def never(values: torch.Tensor, factor: int = 1, *, offset: int = 0) -> bool:
         ({"compiles": True}, "auto", True, "fused"),
         ({"traced": True}, "auto", False, "fused"),
         ({"traced": True}, "auto", True, "traced"),
-        ({"traced": True, "condition": never, "triton": True}, "triton", True, "traced"),
-        ({"triton": True}, "auto", False, "fused"),
-        ({"triton": True}, "torch", False, "plain"),
-        ({"triton": True}, "triton", False, "triton"),
-        ({"triton": True, "condition": never}, "triton", False, "triton"),
-        ({"triton": True, "triton_condition": never}, "triton", False, "fused"),
-        ({"triton": True, "triton_condition": never, "condition": never}, "triton", False, "plain"),
+        ({"traced": True, "condition": never}, "auto", True, "traced"),
     ],
 )
 @pytest.mark.parametrize("autocast", [False, True])
 def test_one_implementation_runs_with_the_arguments(
     settings, chosen, compiling, expected, autocast, use_kernels, monkeypatch
 ):
-    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
-    monkeypatch.setattr(dispatch, "_INTERPRETED", True)
     kernel, ran = made(**settings)
     use_kernels(chosen)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
@@ -76,8 +65,6 @@ def test_one_implementation_runs_with_the_arguments(
     assert result.tolist() == [8, 8] and result.dtype == torch.float32
     if expected in ("plain", "fused"):
         assert kernel.uses_fused(torch.ones(2), 3, offset=5) is (expected == "fused")
-    if expected != "traced":
-        assert kernel.uses_triton(torch.ones(2), 3, offset=5) is (expected == "triton")
 
 
 def test_results_of_fused_implementations_are_rounded_if_those_of_plain_ones_are():
@@ -94,26 +81,6 @@ def test_a_setting_returns_the_one_before(use_kernels):
     with pytest.raises(ValueError):
         set_kernels("fast")
     assert set_kernels("auto") == "auto"
-
-
-class OnGpu(torch.Tensor):
-    device = torch.device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("points", "capability", "expected"),
-    [
-        (torch.zeros(2).as_subclass(OnGpu), (8, 0), True),
-        (torch.zeros(2).as_subclass(OnGpu), (7, 5), False),
-        (torch.zeros(2), (9, 0), False),
-    ],
-)
-def test_triton_runs_on_gpus_that_it_compiles_for(points, capability, expected, use_kernels, monkeypatch):
-    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
-    monkeypatch.setattr(dispatch, "_INTERPRETED", False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    use_kernels("triton")
-    assert made(triton=True)[0].uses_triton(points) is expected
 
 
 @pytest.mark.parametrize(
