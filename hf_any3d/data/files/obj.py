@@ -231,7 +231,8 @@ def _library_names(line: bytes) -> list[tuple[str, ...]]:
     For each part there is also the bare file name, as programs write paths of the computer where they ran.
     """
     text = line[:_LONGEST_LINE].strip().decode("utf-8", "replace").replace("\\", "/")
-    parts = [part.strip('"') for part in re.findall(r'"[^"]+"|\S.*?\.mtl(?!\S)|\S+', text, re.IGNORECASE)]
+    words = re.findall(r'"[^"]+"|\S.*?\.mtl(?!\S)|\S+', re.split(r"\s#", text)[0], flags=re.IGNORECASE)
+    parts = [word.strip('"') for word in words]
     return [(text.strip('"'),), *((part, part.rpartition("/")[2]) for part in parts)]
 
 

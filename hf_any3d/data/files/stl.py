@@ -25,7 +25,7 @@ def read(source: Source) -> PointCloudData:
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
     # Binary files may start with "solid" too; only the length is certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
-    if data[:512].lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
+    if unix_lines(data[:512]).lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
         corners = _ascii(source)
     else:
         source.check(points=3 * max(count, 0), faces=max(count, 0))

@@ -289,6 +289,7 @@ RED_AND_GREEN = "newmtl red\nKd 1 0 0\nnewmtl light green\n\tkd 0,5 1 0 1\n"
         ("/home/me/a.mtl", {"a.mtl": RED_AND_GREEN}),
         ("\\\n  a.mtl", {"a.mtl": RED_AND_GREEN}),
         ("colors", {"colors": RED_AND_GREEN}),
+        ("a.mtl # b", {"a.mtl": RED_AND_GREEN}),
     ],
 )
 def test_material_files_are_found_by_every_spelling_of_their_names(tmp_path, names, files):
@@ -376,7 +377,7 @@ def test_an_stl_of_text_is_read_in_the_order_of_its_facets():
 def test_the_name_of_a_solid_may_have_any_words(name):
     facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
     for end in ("\n", "\r\n", "\r"):
-        text = f"solid {name}\n{facet}endsolid {name}\nsolid {name}\n{facet}endsolid {name}".replace("\n", end)
+        text = f"\ufeffsolid {name}\n{facet}endsolid {name}\nsolid {name}\n{facet}endsolid {name}".replace("\n", end)
         assert len(read(text, "stl").faces) == 2
     with pytest.raises(PointCloudFileError, match="line 5: 'x' is not a number"):
         read(f"solid {name}\n{facet.replace('1 0 0', '1 x 0')}endsolid {name}", "stl")
