@@ -29,7 +29,8 @@ def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535, and there are none if all of them are 0.
+    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. There are no colors if all of them are 0, and
+    no intensities.
 
     Raises:
         PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
@@ -76,10 +77,10 @@ def read(source: Source) -> PointCloudData:
         if colors is not None:
             colors[rows] = block["rgb"]
         at += len(block)
-    usable = None if colors is None else usable_colors(colors, source)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
+    usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z")
+    return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z", step=np.abs(scale))
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
