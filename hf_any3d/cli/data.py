@@ -223,6 +223,7 @@ def _print_description(facts: dict[str, Any], as_json: bool, as_csv: bool) -> No
 def check(
     files: Files,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -232,7 +233,7 @@ def check(
     extents that are not meters if the others are. Bad are damaged files and clouds of fewer than three points, which
     training leaves out, too; the exit code is then 2. Folders without a cloud are named.
     """
-    inputs = find_inputs(files)
+    inputs = find_inputs(files, file_type)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
