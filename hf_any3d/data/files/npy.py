@@ -35,10 +35,10 @@ def read(source: Source) -> PointCloudData:
     """Read an array (points, 3 or more), a structured array with fields x, y, z and others, or an archive of arrays.
 
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
-    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring, labels (or part,
-    seg, semantic, label, segment, segment20 if it has one value per point), faces, face_colors, offset. Others are
-    left out, with a warning if they have a row for each point. Without arrays of colors or normals the points may have
-    more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
+    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring, labels
+    (or part, seg, semantic, label, segment, segment20 if it has one value per point), faces, face_colors, offset.
+    Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
+    points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
 
     Raises:
         PointCloudError: another shape, no array of points, values that are not numbers, or a file that is damaged or
