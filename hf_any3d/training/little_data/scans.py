@@ -218,14 +218,16 @@ def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
     """Return a cloud for `near_duplicates`, (512, 3) in the unit sphere; None if it has fewer points or no area."""
     generator, count = np.random.default_rng(0), 2 * _HALF
     try:
-        points = cloud.sample_surface(count, generator).points if cloud.is_mesh else cloud.points
+        points = cloud.sample_surface(4 * count, generator).points if cloud.is_mesh else cloud.points
     except PointCloudError:
         return None
     if len(points) < count:
         return None
-    points = points[generator.choice(len(points), count, replace=False)].astype(np.float64)
-    points -= points.mean(axis=0)
-    return torch.from_numpy(points / max(np.linalg.norm(points, axis=1).max(), 1e-30)).float()
+    # Center and radius of all points: those of a sample would differ between two samples of one cloud.
+    center = points.mean(axis=0, dtype=np.float64)
+    radius = max(np.linalg.norm(points - center, axis=1).max(), 1e-30)
+    points = points[generator.choice(len(points), count, replace=False)]
+    return torch.from_numpy((points - center) / radius).float()
 
 
 def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
