@@ -151,7 +151,7 @@ def viewer_page(
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
-    Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
+    Points are colored by label, by their own colors, by value or by height, whichever all clouds have; a list on the
     page switches between them, and a button turns another axis up. A click on a label hides its points, a click on a
     category its clouds. Boxes are drawn by their edges, dashed behind points; a slider hides those with lower scores,
     and a click on a class its boxes. The page follows the dark or light setting of the device and fits phones. All
@@ -476,6 +476,11 @@ def _colorings(
         colors = [hex_color(color) for color in (label_colors(len(names)) if palette is None else palette)]
         values = _base64(np.concatenate(labels), "<u2")
         found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": colors})
+    colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
+    if len(colors) == len(clouds):
+        levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
+        explained = {name: hex_color(color) for name, color in (legend or {}).items()}
+        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
@@ -484,11 +489,6 @@ def _colorings(
         found.append(
             {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}
         )
-    colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
-    if len(colors) == len(clouds):
-        levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
-        explained = {name: hex_color(color) for name, color in (legend or {}).items()}
-        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     if any(cloud.points.shape[1] == 3 for cloud in clouds):
         found.append({"name": "height", "kind": "height"})
     return found or [{"name": "plain", "kind": "height"}]
