@@ -29,8 +29,8 @@ _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a column in small letters, without a unit, other signs and CloudCompare's `scalar_`."""
-    return re.sub(r"\W+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
+    """Return the name of a column in small letters, without a unit, blanks and CloudCompare's `scalar_`."""
+    return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
 
 
 def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
