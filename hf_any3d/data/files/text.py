@@ -15,8 +15,8 @@ from hf_any3d.data.files.text_numbers import (
     numbers,
     reject_binary,
     shorten,
+    unix_lines,
     with_decimal_points,
-    with_newlines,
 )
 from hf_any3d.registry import FORMATS
 
@@ -81,7 +81,7 @@ def read(source: Source) -> PointCloudData:
             the first line declares.
     """
     reject_binary(source.data)
-    text = with_newlines(source.data)
+    text = unix_lines(source.data)
     header = _header(text)
     text = text[header.size :]
     if b"," in text:

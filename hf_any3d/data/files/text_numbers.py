@@ -14,8 +14,8 @@ _LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
 _FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
 
 
-def with_newlines(text: bytes) -> bytes:
-    """Convert line endings to newlines, and remove the byte order mark that some programs begin a text with."""
+def unix_lines(text: bytes) -> bytes:
+    """Convert line endings to newlines, and remove the byte order mark with which some programs begin a text."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return text.removeprefix(b"\xef\xbb\xbf")
@@ -23,7 +23,7 @@ def with_newlines(text: bytes) -> bytes:
 
 def normalized_lines(text: bytes) -> bytes:
     """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
-    return with_newlines(text).translate(_DELIMITERS)
+    return unix_lines(text).translate(_DELIMITERS)
 
 
 def with_decimal_points(text: bytes) -> bytes:
