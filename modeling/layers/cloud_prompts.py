@@ -153,6 +153,7 @@ class CloudGenerationMixin:
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
+        kwargs.pop("tokenizer", None)  # that of `stop_strings`, which some modes of `generate` leave among the inputs
         clouds = (mm_encoder_outputs or {}).get("point")
         inputs = super().prepare_inputs_for_generation(
             input_ids,
