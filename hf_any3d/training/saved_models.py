@@ -154,7 +154,7 @@ def evaluate_zero_shot(
         raise ValueError(f"split {split} has label {label}; expected a ClassLabel, whose names the model compares")
     with _trainer(model, settings) as trainer:
         found, by_class = evaluate_class_names(
-            trainer.model.eval(),  # on the device of the trainer
+            trainer.model,  # on the device of the trainer
             evaluation_rows(rows, processor),
             [readable(name) for name in label.names],
             batch_size=trainer.args.per_device_eval_batch_size,

@@ -35,6 +35,7 @@ from hf_any3d.modeling.encoders import (
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.library import LibraryModelMixin
@@ -246,10 +247,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         model = getattr(self, PART_OF[name])
         count = 2 * self.config.min_points
         points = torch.rand(2, count, self.config.in_channels, generator=torch.Generator().manual_seed(0))
-        was_training = model.training
-        model.eval()
-        features = self._frozen_features(name, points.to(model.device, torch.float32), {})[0]
-        model.train(was_training)
+        with evaluation_mode(model):
+            features = self._frozen_features(name, points.to(model.device, torch.float32), {})[0]
         return features.shape[-1]
 
     @strict_forward
