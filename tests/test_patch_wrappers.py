@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
+import hf_any3d
 from hf_any3d import patches
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin
 
@@ -246,6 +247,8 @@ def test_entries_of_tables_are_added_where_libraries_look_them_up(monkeypatch):
     monkeypatch.setattr(patches, "transformers", SimpleNamespace(models=SimpleNamespace(auto=modules["a"])))
     monkeypatch.setitem(patches.sys.modules, "transformers", modules["b"])
     monkeypatch.setattr(patches, "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING", table := {"x": ["y"]})
-    patches.add_entries([entry], {"odd": ["q"]})
+    monkeypatch.setattr(patches, "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", names := {})
+    patches.add_entries([entry], {"odd": ["q"]}, [hf_any3d.MiniGPT3DForConditionalGeneration])
+    assert names == {"minigpt3d": "MiniGPT3DForConditionalGeneration"}
     assert all(module.AutoOdd is entry for module in modules.values()) and patches.transformers.AutoOdd is entry
     assert table == {"x": ["y"], "odd": ["q"]}

@@ -65,7 +65,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
             },
         ),
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "point_features"]
 
     point_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

@@ -400,12 +400,10 @@ def test_the_vocabulary_of_language_models_can_be_resized(case):
 
 
 @pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
-def test_a_head_documents_its_own_forward_and_takes_no_number_of_items(case):
+def test_a_head_documents_its_own_forward(case):
     model_class, body = case.model_class, body_of(case.model_class)
     assert model_class.forward is not body.forward and "Args:" in (model_class.forward.__doc__ or "")
     assert model_class.forward.__module__.rpartition(".")[2].startswith("modeling_")
-    # The losses are means: without this, Trainer would not divide them by the accumulation steps.
-    assert model_class.accepts_loss_kwargs is False
 
 
 @pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
