@@ -226,6 +226,15 @@ def test_labels_may_be_shifted_already(case):
     torch.testing.assert_close(torch.stack(parts), expected.expand(2) / 2)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.labels], ids=lambda case: case.name)
+@torch.no_grad()
+def test_outputs_that_trainers_gather_have_a_row_for_each_cloud(case):
+    model = fresh(case)
+    ignored = getattr(model.config, "keys_to_ignore_at_inference", ["past_key_values"])
+    for name, value in model(**case.labeled(4)).items():
+        assert name in ("loss", *ignored) or len(value) == 4, name
+
+
 @over_cases
 def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)

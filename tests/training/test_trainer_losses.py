@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import Trainer
 
 from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
+from tests.common.models import case_of
 from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat_model
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model
@@ -45,12 +48,13 @@ def smoothing(folder, **changes):
     return PointTrainingArguments(folder, **settings | changes)
 
 
-def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(tmp_path):
+@pytest.mark.parametrize("kind", [Trainer, PointTrainer])
+def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(kind, tmp_path):
     torch.manual_seed(0)
     model, words = tiny_chat_model(), torch.randint(2, 20, (2, 9))
     labels = words.clone()
     labels[:, :4] = -100
-    trainer = PointTrainer(model, smoothing(tmp_path))
+    trainer = kind(model, smoothing(tmp_path))
     with torch.no_grad():
         logits = model(input_ids=words).logits[:, :-1]
         expected = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.5)
@@ -63,6 +67,10 @@ def test_smoothing_that_no_label_gets_is_refused(tmp_path):
     trainer = PointTrainer(tiny_autoencoder(None), smoothing(tmp_path), train_dataset=rows)
     with pytest.raises(ValueError, match="--label_smoothing_factor 0.5: ActAutoencoder is trained without labels"):
         trainer.train()
+    with_lovasz = case_of(PointTransformerV3ForPointCloudSegmentation)
+    trainer = PointTrainer(with_lovasz.still(lovasz_weight=1.0), smoothing(tmp_path))
+    with pytest.raises(ValueError, match="the loss of PointTransformerV3.* is not the cross-entropy"):
+        trainer.compute_loss(trainer.model.train(), with_lovasz.labeled())
     with pytest.raises(ValueError, match="--label_smoothing_factor 0.5 with a loss function of its own"):
         PointTrainer(tiny_model("bert"), smoothing(tmp_path), compute_loss_func=point_loss)
 
