@@ -201,6 +201,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     """
 
     model_type = "point_transformer_v3"
+    # What has no row for each cloud, but for each voxel, patch or text.
+    keys_to_ignore_at_inference = ["voxel_embeds", "text_embeds", "hidden_states", "attentions"]
 
     in_channels: int = 9
     grid_size: float = 0.02
