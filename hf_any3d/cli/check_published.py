@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, AsJson, option, print_error, print_note, quiet_libraries, status
+from hf_any3d.cli.common import SOME_FAILED, AsJson, load_libraries, option, print_error, print_note, status
 from hf_any3d.messages import one_line, print_json, print_line
 
 # What this command reads of a record.
@@ -40,13 +40,11 @@ def check_published(
     Nothing is compared with stored answers: a checkpoint has to name packaged shapes, parts and rooms far more often
     rightly than by chance. Exit code 1 if one fails, 2 if one cannot be opened.
     """
-    quiet_libraries()
+    load_libraries()
     with status("loading"):
         from hf_any3d.atomic_files import read_json_object, write_json
-        from hf_any3d.registration import register
         from hf_any3d.research import published_checks
 
-        register()
     known = published_checks.published_names()
     chosen = _chosen(names or known, known)
     runs: Any = read_json_object(output).get("runs") if output.exists() else {}

@@ -131,10 +131,15 @@ def print_note(text: object) -> None:
     print_line(text, is_error=True)
 
 
-def quiet_libraries() -> None:
-    """Turn off progress bars and remarks of transformers and the hub client; errors are still raised."""
+def load_libraries() -> None:
+    """Load torch and transformers, register the models with them, and turn off their bars and remarks.
+
+    Commands call this once they have checked what needs no models.
+    """
     import huggingface_hub.utils
     import transformers
+
+    from hf_any3d.registration import register
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -142,6 +147,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Adapters are stored with the name of their encoder, and opened by their own.
     warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
+    register()
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
@@ -210,11 +216,9 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     if is_published(name):
         skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
-            quiet_libraries()
+            load_libraries()
             from hf_any3d.published import opened_directory
-            from hf_any3d.registration import register
 
-            register()
             file = opened_directory(name, revision) / _CONFIG
     elif not Path(name).is_dir():
         skip_hub_if_offline()
@@ -288,7 +292,7 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     with status(f"loading {model}"):
-        quiet_libraries()
+        load_libraries()
         from hf_any3d.many_files import work
 
         return work.open_pipeline(task, model, device)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import option, quiet_libraries, status
+from hf_any3d.cli.common import load_libraries, option, status
 from hf_any3d.messages import print_line
 
 
@@ -153,11 +153,8 @@ def convert(
     given = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only options that were given, so that each conversion can refuse those that are not its own. 0 is given, too.
     given = {name: value for name, value in given.items() if value is not None and value is not False}
-    quiet_libraries()
+    load_libraries()
     with status("converting"):
-        from hf_any3d.registration import register
-
-        register()
         # No file of this name: it can only be a published checkpoint.
         if len(files) == 1 and not Path(files[0]).exists():
             _convert_published(files[0], output, given)

@@ -21,9 +21,9 @@ from hf_any3d.cli.common import (
     check_model,
     json_object,
     kind_of_model,
+    load_libraries,
     option,
     print_note,
-    quiet_libraries,
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
@@ -166,7 +166,7 @@ def evaluate(
         raise ValueError(f"--report-facts is {report_facts!r}; expected --report too, which has them")
     if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
-    quiet_libraries()
+    load_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
@@ -267,14 +267,12 @@ def _evaluate(
     report, if facts are stated for one.
     """
     from hf_any3d.data import load_point_dataset
-    from hf_any3d.registration import register
     from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
-    register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
@@ -387,16 +385,14 @@ def evaluate_minigpt3d(
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
     from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
     from hf_any3d.evaluation.chat_evaluation import open_model
-    from hf_any3d.registration import register
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
     prompts = _read_prompts(judge_prompt or [])
     settings, further = json_object("--generation", generation), json_object("--options", options)
     own_settings = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
-    quiet_libraries()
+    load_libraries()
     with contextlib.redirect_stdout(sys.stderr):
-        register()
         chosen = _open_judge(
             judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
         )
