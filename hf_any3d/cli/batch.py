@@ -20,6 +20,7 @@ import typer
 
 from hf_any3d.cli.common import (
     SOME_FAILED,
+    AcceptLicense,
     BatchSize,
     Device,
     check_model,
@@ -46,6 +47,8 @@ from hf_any3d.cli.detect import (
 from hf_any3d.cli.inputs import Files, Inputs, find_inputs, print_problems
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
+    EMBEDDING_COMMANDS,
+    Model,
     UpAxis,
     classifier_or_default,
     feature_answerer,
@@ -193,13 +196,14 @@ def predict(
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,
 ) -> None:
     """Classify many files."""
     _check_table(output)
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     settings = {"model": classifier_or_default(model), "top_k": top_k, "up_axis": up_axis}
     _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
@@ -208,11 +212,12 @@ def predict(
 def embed(
     files: Files,
     output: TableOutput,
-    model: Annotated[str, option("Directory or hub name of the model.")],
+    model: Model = None,
     feature: Annotated[str, typer.Option(help="pooled, class_token, or tokens for their mean.")] = "pooled",
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,
@@ -221,7 +226,8 @@ def embed(
     _check_table(output)
     if feature not in ("pooled", "class_token", "tokens"):
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
-    model = check_model(model, "predict", "zero-shot", "segment", "detect", "features")
+    model, files = split_model(files, model, "features")
+    model = check_model(model, *EMBEDDING_COMMANDS)
     settings = {"model": model, "feature": feature, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
@@ -230,7 +236,7 @@ def embed(
 def detect(
     files: Files,
     output: TableOutput,
-    model: Annotated[str, option("Directory or hub name of a detector.")],
+    model: Model = None,
     threshold: Threshold = 0.5,
     nms_iou: LargestOverlap = 0.25,
     top_k: MostBoxes = None,
@@ -242,12 +248,14 @@ def detect(
     grammar: Grammar = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,
 ) -> None:
     """Find objects in many scans, with a box around each."""
     _check_table(output)
+    model, files = split_model(files, model, "detect")
     settings = {"model": check_model(model, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
     settings["up_axis"] = up_axis
     # Not among the settings unless they are given, so that runs of before continue.

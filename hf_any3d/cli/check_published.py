@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, AsJson, load_libraries, option, print_error, print_note, status
+from hf_any3d.cli.common import (
+    SOME_FAILED,
+    AcceptLicense,
+    AsJson,
+    load_libraries,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.messages import one_line, print_json, print_line
 
 # What this command reads of a record.
@@ -27,10 +36,7 @@ def check_published(
     output: Annotated[Path, option("JSON file with the records, which later runs continue.")] = Path(
         "published_checks.json"
     ),
-    accept_license: Annotated[
-        bool,
-        typer.Option("--accept-license", help="Accept licenses that forbid commercial use; this is remembered."),
-    ] = False,
+    accept_license: AcceptLicense = False,
     again: Annotated[bool, typer.Option("--again", help="Check names that the file has a record of, too.")] = False,
     clouds: Annotated[int, typer.Option(help="Most packaged shapes to ask about.", min=13)] = 104,
     as_json: AsJson = False,

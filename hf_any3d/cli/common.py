@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.hub.names import check_path, similar_path
-from hf_any3d.hub.published_table import find_published, is_published
+from hf_any3d.hub.licenses import accept_license
+from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.messages import error_lines, model_errors, one_line, print_line
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 
@@ -45,6 +46,15 @@ BatchSize = Annotated[
     int | None,
     option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
 ]
+AcceptLicense = Annotated[
+    bool,
+    typer.Option(
+        "--accept-license",
+        callback=accept_license,
+        help="Accept a license of published weights that forbids commercial use; this is remembered.",
+    ),
+]
+"""Of every command that opens a model by its name. Its callback does all, so that commands need not pass it on."""
 DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
 
 
@@ -186,6 +196,7 @@ def find_model(name: str, revision: str | None = None) -> str:
     path = Path(name).expanduser()
     if is_published(name):
         find_published(name)  # refuses a size that there is not
+        skip_hub_if_offline()
         return name
     if path.is_dir():
         # People often name the folder of a run whose model is one level deeper.
@@ -199,6 +210,7 @@ def find_model(name: str, revision: str | None = None) -> str:
     if path.suffix[1:].lower() in FORMATS:
         raise FileNotFoundError(f"no file {name}{similar_path(path)}; expected the directory or hub name of a model")
     check_path(name, revision, needs_owner=True)
+    skip_hub_if_offline()
     return name
 
 
@@ -214,14 +226,12 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     name = find_model(name, revision)
     file = Path(name) / _CONFIG
     if is_published(name):
-        skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
             load_libraries()
             from hf_any3d.published import opened_directory
 
             file = opened_directory(name, revision) / _CONFIG
     elif not Path(name).is_dir():
-        skip_hub_if_offline()
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -236,7 +246,8 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             ) from None
         # Before EntryNotFoundError, from which it derives.
         except errors.LocalEntryNotFoundError:
-            raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
+            reason = offline_reason() or "the hub cannot be reached"
+            raise OSError(f"{name}: no such directory, and {reason}") from None
         except errors.EntryNotFoundError:
             raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
     if not file.is_file():  # an adapter alone
@@ -251,13 +262,14 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
 def skip_hub_if_offline() -> None:
     """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
     # Once imported, the library has read the variable. Behind a proxy, names are resolved elsewhere.
-    if "huggingface_hub" in sys.modules or any(name.lower().endswith("_proxy") for name in os.environ):
+    is_decided = "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ
+    if is_decided or any(name.lower().endswith("_proxy") for name in os.environ):
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     try:
         socket.getaddrinfo(host, None)
     except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ |= {"HF_HUB_OFFLINE": "1", SILENT_HUB: "1"}
 
 
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
@@ -287,6 +299,29 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     if kind is None and config.get("model_type") is not None:
         check_model_type(name, config["model_type"])
     return name
+
+
+def published_models(command: str) -> Iterator[str]:
+    """Yield the lines of a table of published models that a command opens by name, with their licenses."""
+    # Encoders with texts have features too.
+    commands = (command, "zero-shot") if command == "features" else (command,)
+    rows = {}
+    for name, published in PUBLISHED.items():
+        classes = {size: file.model_class or published.system.model_class for size, file in published.files.items()}
+        tasks = {size: task_of_class(model_class) for size, model_class in classes.items()}
+        sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
+        if sizes:
+            label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
+            terms = f"{published.system.weights_license}{' *' if published.system.non_commercial else ''}"
+            further = ", ".join(str(size) for size in sizes[1:4]) + (", …" if len(sizes) > 4 else "")
+            rows[label] = terms + (f"; also {further}" if further else "")
+    if not rows:
+        yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
+        return
+    yield "published ones (* not for commercial use, which --accept-license accepts once):"
+    width = max(map(len, rows))
+    for label, text in rows.items():
+        yield f"{label:<{width}}  {text}"
 
 
 def open_pipeline(task: str, model: str, device: str | None) -> Any:

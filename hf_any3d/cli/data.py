@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, status
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, skip_hub_if_offline, status
 from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
@@ -112,6 +112,7 @@ def find_dataset(name: str) -> FoundDataset:
             "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
+    skip_hub_if_offline()
     return FoundDataset(name)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, Device, check_model, find_model, open_pipeline, option
+from hf_any3d.cli.common import AcceptLicense, AsCsv, AsJson, Device, check_model, find_model, open_pipeline, option
 from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
@@ -66,6 +66,7 @@ def detect(
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
     ] = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -76,7 +77,7 @@ def detect(
     counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
     none.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "detect")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from hf_any3d.atomic_files import write_json, write_text
 from hf_any3d.cli.common import (
+    AcceptLicense,
     AsCsv,
     DataDir,
     Device,
@@ -144,6 +145,7 @@ def evaluate(
         str | None,
         option('JSON object with what the model does not say for --report, such as {"seed": 0, "random": false}.'),
     ] = None,
+    accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -375,6 +377,7 @@ def evaluate_minigpt3d(
         str, typer.Option(help="Model for cosines of SimCSE.")
     ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
+    accept_license: AcceptLicense = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

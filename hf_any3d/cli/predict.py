@@ -12,6 +12,7 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import (
+    AcceptLicense,
     AsCsv,
     AsJson,
     BatchSize,
@@ -20,6 +21,7 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     print_note,
+    published_models,
     read_model_config,
 )
 from hf_any3d.cli.inputs import (
@@ -55,6 +57,8 @@ class Axis(StrEnum):
     Z = "z"
 
 
+EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
+"""Commands of the models that have features."""
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
@@ -100,6 +104,7 @@ def predict(
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -129,7 +134,7 @@ def predict(
         return
     if text_features is not None:
         raise ValueError("--text-features belong to --labels, which are missing")
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
@@ -154,12 +159,13 @@ def zero_shot(
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes among labels of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "zero-shot")
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     config = read_model_config(check_model(name, "zero-shot"))
@@ -321,15 +327,16 @@ def features(
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "features")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(name, "predict", "zero-shot", "segment", "detect", "features")
+    name = check_model(name, *EMBEDDING_COMMANDS)
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
@@ -395,14 +402,19 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 
-def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
+def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Args:
+        files: Words of the command line.
+        model: `--model`.
+        command: The command, one without a default model.
 
     Returns:
         The model, None for a default one, and the files.
 
     Raises:
-        ValueError: There is no model, and no default.
+        ValueError: There is no model, and no default; a note lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -416,9 +428,12 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
             return files[0], files[1:]
         if is_model:
             raise ValueError(f"{files[0]} is a model; expected files too")
-    if has_default:
+    if command is None:
         return None, files
-    raise ValueError("--model is missing; expected the directory or hub name of a model")
+    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    for line in published_models(command):
+        error.add_note(line)
+    raise error
 
 
 def classifier_or_default(model: str | None) -> str:

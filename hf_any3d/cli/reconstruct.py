@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
+from hf_any3d.cli.common import AcceptLicense, AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
 from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_rows, write_data
 from hf_any3d.cli.predict import Model, file_width, is_quiet, problems, split_model
@@ -30,6 +30,7 @@ def reconstruct(
     threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
     batch_size: BatchSize = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -38,7 +39,7 @@ def reconstruct(
 
     Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "reconstruct")
     inputs = find_inputs(files, file_type)
     types = (*CLOUDS, *VIEWS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)

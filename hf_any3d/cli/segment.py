@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import (
+    AcceptLicense,
     AsCsv,
     AsJson,
     Device,
@@ -70,6 +71,7 @@ def segment(
         int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other or hold voxels.", min=1)
     ] = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -79,7 +81,7 @@ def segment(
     Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
     Find3D find parts by their names, which --labels gives.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "segment")
     inputs = find_inputs(files, file_type)
     types = (*VIEWS, *CLOUDS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)

@@ -10,7 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, find_model, open_chat, open_pipeline, option, read_model_config
+from hf_any3d.cli.common import (
+    AcceptLicense,
+    Device,
+    Template,
+    find_model,
+    open_chat,
+    open_pipeline,
+    option,
+    read_model_config,
+)
 from hf_any3d.messages import model_errors, print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
@@ -47,6 +56,7 @@ def serve(
     ] = None,
     template: Template = None,
     device: Device = None,
+    accept_license: AcceptLicense = False,
 ) -> None:
     """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
 

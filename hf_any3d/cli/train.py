@@ -14,7 +14,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import find_model, load_libraries, option, print_note, read_model_config, skip_hub_if_offline
+from hf_any3d.cli.common import (
+    AcceptLicense,
+    find_model,
+    load_libraries,
+    option,
+    print_note,
+    read_model_config,
+    skip_hub_if_offline,
+)
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
@@ -135,6 +143,7 @@ def train(
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
     ] = None,
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
+    accept_license: AcceptLicense = False,
     all_options: Annotated[
         bool,
         typer.Option("--help-all", help="Show all other options too and exit."),
