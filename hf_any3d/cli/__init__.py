@@ -14,7 +14,7 @@ import typer
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.check_published import check_published
-from hf_any3d.cli.common import CommandLine
+from hf_any3d.cli.common import CommandLine, ModelCommand
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
@@ -42,16 +42,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Help lists the commands in the order in which they are added.
-for command in (predict, zero_shot, segment, detect, features, chat, reconstruct, show, convert):
-    app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+for command in (predict, zero_shot, segment, detect, features, chat, reconstruct):
+    app.command(cls=ModelCommand)(command)
+app.command()(show)
+app.command(cls=ModelCommand)(convert)
+app.command(cls=ModelCommand, context_settings=MORE_ARGUMENTS)(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)
 app.add_typer(data, name="data")
-for command in (export, push, space, info, demo, serve):
-    app.command()(command)
-app.command("check-published", rich_help_panel="Research")(check_published)
+app.command()(push)
+for command in (export, space, info, demo, serve):
+    app.command(cls=ModelCommand)(command)
+app.command("check-published", cls=ModelCommand, rich_help_panel="Research")(check_published)
 for command in (reproduce, sweep):
     app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
 

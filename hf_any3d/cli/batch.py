@@ -20,9 +20,9 @@ import typer
 
 from hf_any3d.cli.common import (
     SOME_FAILED,
-    AcceptLicense,
     BatchSize,
     Device,
+    ModelCommand,
     check_model,
     open_pipeline,
     option,
@@ -185,7 +185,7 @@ Retry = Annotated[bool, typer.Option("--retry", help="Try files again that faile
 TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def predict(
     files: Files,
     output: TableOutput,
@@ -196,7 +196,6 @@ def predict(
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,
@@ -208,7 +207,7 @@ def predict(
     _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def embed(
     files: Files,
     output: TableOutput,
@@ -217,7 +216,6 @@ def embed(
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,
@@ -232,7 +230,7 @@ def embed(
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def detect(
     files: Files,
     output: TableOutput,
@@ -248,7 +246,6 @@ def detect(
     grammar: Grammar = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     retry: Retry = False,
     engine: EngineName = "local",
     workers: NumWorkers = None,

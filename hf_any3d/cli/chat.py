@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AcceptLicense, ChatModel, Device, Template, load_libraries, open_chat, print_error
+from hf_any3d.cli.common import ChatModel, Device, Template, load_libraries, open_chat, print_error
 from hf_any3d.hub.names import similar_path
 from hf_any3d.messages import model_errors, print_line, printable
 
@@ -25,7 +25,6 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(min=0.1, help="Above 1, repetitions are less likely.")] = 1.05,
     seed: Annotated[int | None, typer.Option(help="Random seed, for the same answers again.")] = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Ask a model about a point cloud: each line is a question, and the answer is streamed.
 

@@ -9,7 +9,6 @@ import typer
 
 from hf_any3d.cli.common import (
     SOME_FAILED,
-    AcceptLicense,
     AsJson,
     load_libraries,
     option,
@@ -36,7 +35,6 @@ def check_published(
     output: Annotated[Path, option("JSON file with the records, which later runs continue.")] = Path(
         "published_checks.json"
     ),
-    accept_license: AcceptLicense = False,
     again: Annotated[bool, typer.Option("--again", help="Check names that the file has a record of, too.")] = False,
     clouds: Annotated[int, typer.Option(help="Most packaged shapes to ask about.", min=13)] = 104,
     as_json: AsJson = False,
@@ -64,7 +62,7 @@ def check_published(
         else:
             try:
                 with status(f"checking {name}"):
-                    runs[name] = published_checks.check_published(name, accept_license=accept_license, clouds=clouds)
+                    runs[name] = published_checks.check_published(name, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:
                 # No record, so that the next run tries it again.
                 print_error(f"{name}: not opened: {one_line(error)}")

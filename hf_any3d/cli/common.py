@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from hf_any3d.hub.licenses import accept_license
 from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
@@ -46,16 +46,34 @@ BatchSize = Annotated[
     int | None,
     option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
 ]
-AcceptLicense = Annotated[
-    bool,
-    typer.Option(
-        "--accept-license",
-        callback=accept_license,
-        help="Accept a license of published weights that forbids commercial use; this is remembered.",
-    ),
-]
-"""Of every command that opens a model by its name. Its callback does all, so that commands need not pass it on."""
 DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
+
+
+_license = typer.Typer(add_completion=False)
+
+
+@_license.command()
+def _accept(
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept-license",
+            callback=accept_license,
+            expose_value=False,
+            help="Accept a license of published weights that forbids commercial use; this is remembered.",
+        ),
+    ] = False,
+) -> None:
+    del accept
+
+
+class ModelCommand(TyperCommand):
+    """A command that opens models by name, with `--accept-license`, whose callback reaches all that it opens."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        # typer makes options of functions alone.
+        self.params += typer.main.get_command(_license).params
 
 
 class CommandLine(TyperGroup):

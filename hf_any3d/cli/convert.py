@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AcceptLicense, load_libraries, option, skip_hub_if_offline, status
+from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
 from hf_any3d.messages import print_line
 
 
@@ -133,7 +133,6 @@ def convert(
     size: Annotated[
         str | None, option("Of a published checkpoint: which of several, such as base; also as NAME:SIZE.")
     ] = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
@@ -187,7 +186,7 @@ def _convert_published(name: str, output: Path | None, given: Mapping[str, Any])
     from hf_any3d.conversions.saving import new_directory
     from hf_any3d.published import published_directory
 
-    if unused := sorted(given.keys() - {"size", "revision", "accept_license"}):
+    if unused := sorted(given.keys() - {"size", "revision"}):
         options = ", ".join(map(_option_of, unused))
         raise ValueError(f"{name}: no such file; {options} would be for a file, not for a published checkpoint")
     directory = published_directory(name, **given)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AcceptLicense, Device, Template, find_model, one_line_errors, open_chat, open_pipeline
+from hf_any3d.cli.common import Device, Template, find_model, one_line_errors, open_chat, open_pipeline
 from hf_any3d.messages import model_errors, print_line
 
 
@@ -34,7 +34,6 @@ def demo(
         int, typer.Option(min=64, help="Tokens of a conversation with a chat model, including the next answer.")
     ] = 400,
     device: Device = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Try a model on a page in the browser, with examples and with files that visitors upload.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AcceptLicense, AsCsv, AsJson, Device, check_model, find_model, open_pipeline, option
+from hf_any3d.cli.common import AsCsv, AsJson, Device, check_model, find_model, open_pipeline, option
 from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
@@ -66,7 +66,6 @@ def detect(
         option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
     ] = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,

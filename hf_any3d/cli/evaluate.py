@@ -14,10 +14,10 @@ from typer.core import TyperGroup
 
 from hf_any3d.atomic_files import write_json, write_text
 from hf_any3d.cli.common import (
-    AcceptLicense,
     AsCsv,
     DataDir,
     Device,
+    ModelCommand,
     Revision,
     check_model,
     json_object,
@@ -78,7 +78,7 @@ evaluation = typer.Typer(
 )
 
 
-@evaluation.command(_DEFAULT)
+@evaluation.command(_DEFAULT, cls=ModelCommand)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
     data: Annotated[
@@ -145,7 +145,6 @@ def evaluate(
         str | None,
         option('JSON object with what the model does not say for --report, such as {"seed": 0, "random": false}.'),
     ] = None,
-    accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -315,7 +314,7 @@ def _evaluate(
     return metrics, by_class, judge, described
 
 
-@evaluation.command("minigpt3d")
+@evaluation.command("minigpt3d", cls=ModelCommand)
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
@@ -377,7 +376,6 @@ def evaluate_minigpt3d(
         str, typer.Option(help="Model for cosines of SimCSE.")
     ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
-    accept_license: AcceptLicense = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
-    AcceptLicense,
     AsCsv,
     AsJson,
     Revision,
@@ -50,7 +49,6 @@ _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
 def info(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
     revision: Revision = None,
-    accept_license: AcceptLicense = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -188,7 +186,6 @@ def export(
         ),
     ] = "onnx",
     revision: Revision = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Write a classifier or detector as ONNX or as a program of torch.export, or the language model of a chat model.
 
@@ -365,7 +362,6 @@ def space(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub name of the model, owner/name.")],
     output: Annotated[Path, option("Folder to write; by default space.")] = Path("space"),
     title: Annotated[str | None, option("Title of the page; by default the name of the model.")] = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Write the files of a Space on the hub with the demo of a model: app.py, requirements.txt, README.md."""
     name = find_model(model)

@@ -12,7 +12,6 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import (
-    AcceptLicense,
     AsCsv,
     AsJson,
     BatchSize,
@@ -104,7 +103,6 @@ def predict(
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -159,7 +157,6 @@ def zero_shot(
     output: Output = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -327,7 +324,6 @@ def features(
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,

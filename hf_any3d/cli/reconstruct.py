@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AcceptLicense, AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
+from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
 from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_rows, write_data
 from hf_any3d.cli.predict import Model, file_width, is_quiet, problems, split_model
@@ -30,7 +30,6 @@ def reconstruct(
     threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
     batch_size: BatchSize = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,

@@ -10,7 +10,6 @@ import numpy as np
 import typer
 
 from hf_any3d.cli.common import (
-    AcceptLicense,
     AsCsv,
     AsJson,
     Device,
@@ -71,7 +70,6 @@ def segment(
         int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other or hold voxels.", min=1)
     ] = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
     file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
-    AcceptLicense,
     Device,
     Template,
     find_model,
@@ -56,7 +55,6 @@ def serve(
     ] = None,
     template: Template = None,
     device: Device = None,
-    accept_license: AcceptLicense = False,
 ) -> None:
     """Serve a model over HTTP: classes, features, parts, boxes, or chat in the form of OpenAI's API.
 

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
-    AcceptLicense,
     find_model,
     load_libraries,
     option,
@@ -143,7 +142,6 @@ def train(
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
     ] = None,
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
-    accept_license: AcceptLicense = False,
     all_options: Annotated[
         bool,
         typer.Option("--help-all", help="Show all other options too and exit."),
