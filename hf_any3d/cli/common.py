@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hf_any3d.hub.licenses import accept_license
+from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.messages import error_lines, model_errors, one_line, print_line
@@ -54,26 +54,29 @@ _license = typer.Typer(add_completion=False)
 
 @_license.command()
 def _accept(
-    accept: Annotated[
+    accept_license: Annotated[
         bool,
         typer.Option(
             "--accept-license",
-            callback=accept_license,
-            expose_value=False,
             help="Accept a license of published weights that forbids commercial use; this is remembered.",
         ),
     ] = False,
 ) -> None:
-    del accept
+    del accept_license  # read by ModelCommand
 
 
 class ModelCommand(TyperCommand):
-    """A command that opens models by name, with `--accept-license`, whose callback reaches all that it opens."""
+    """A command that opens models by name, with `--accept-license`, which counts for all that it opens."""
 
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, **settings)
         # typer makes options of functions alone.
         self.params += typer.main.get_command(_license).params
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the function of the command."""
+        with license_option(ctx.params.pop("accept_license")):
+            return super().invoke(ctx)
 
 
 class CommandLine(TyperGroup):

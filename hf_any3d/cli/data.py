@@ -400,6 +400,7 @@ def show(
         # Spread over all files, which are sorted by folder and so by class.
         chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
         names: list[str] = []
+        titles = inputs.titles()
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             for cloud in clouds:
@@ -408,7 +409,7 @@ def show(
 
                     write_point_cloud(target, cloud.data)
                     continue
-                view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
+                view, own = view_of_cloud(cloud.data, title=titles[cloud.name])
                 views.append(view)
                 # In place, as the list is read outside of this function.
                 names[:] = max(names, own, key=len)

@@ -191,6 +191,7 @@ def _classify(
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
+    titles = inputs.titles()
     run = prediction_answerer(answerer(pipe, model, **arguments))
 
     def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
@@ -215,7 +216,7 @@ def _classify(
                 if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
                 best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
-                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
+                gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
     width = file_width(inputs)

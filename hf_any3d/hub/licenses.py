@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hf_any3d.atomic_files import read_json_object, write_json
@@ -11,15 +13,19 @@ from hf_any3d.messages import print_line
 
 ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
 """Environment variable with the names of repositories whose non-commercial licenses are accepted, or `all`."""
-# Whether a command was given --accept-license; None in programs that are no command.
+# Value of a command's option --accept-license; None outside of commands.
 _option: bool | None = None
 
 
-def accept_license(accept: bool) -> bool:
-    """Accept the licenses of all that this process opens from now on, as the option of a command does, or do not."""
+@contextmanager
+def license_option(accept: bool) -> Iterator[None]:
+    """Let the option `--accept-license` count for all that is opened, and let errors name it."""
     global _option
-    _option = accept
-    return accept
+    before, _option = _option, accept
+    try:
+        yield
+    finally:
+        _option = before
 
 
 def license_text(system: System) -> str:

@@ -248,7 +248,7 @@ def test_without_a_command_the_help_is_printed_and_a_group_asks_for_one():
 def test_remarks_of_libraries_are_left_out_and_warnings_are_kept():
     with warnings.catch_warnings(record=True) as caught:
         warnings.resetwarnings()
-        common.quiet_libraries()
+        common.load_libraries()
         warnings.warn("old", FutureWarning, stacklevel=1)
         warnings.warn("The PEFT config's `base_model_name_or_path` was renamed to x", UserWarning, stacklevel=1)
         warnings.warn("odd", UserWarning, stacklevel=1)
