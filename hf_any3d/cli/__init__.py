@@ -5,7 +5,6 @@ Commands import heavy libraries when they run, so that help and errors in argume
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Annotated
 
@@ -29,9 +28,6 @@ from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import train
 from hf_any3d.messages import one_line
-
-# PEFT imports them where they are installed, and they tell which of their kernels do not fit this machine.
-_TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
 
 app = typer.Typer(
     name="hf-any3d",
@@ -79,6 +75,4 @@ def main() -> None:
     """Run the command line; the program `hf-any3d` calls this."""
     # Without the path and the line of code, which say nothing to users.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
-    for library in _TALKATIVE:
-        logging.getLogger(library).setLevel(logging.ERROR)
     app(prog_name="hf-any3d")

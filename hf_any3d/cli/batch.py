@@ -63,6 +63,7 @@ from hf_any3d.many_files.runs import cut, run
 from hf_any3d.many_files.table import Table
 from hf_any3d.many_files.work import Answer, RowsWork, answerer, usual_batch_size
 from hf_any3d.messages import print_line
+from hf_any3d.threads import available_processors
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
@@ -297,7 +298,7 @@ def _run(
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
         # Processes of this machine share its processors; Ray gives each one.
-        cpus = max(1, (os.cpu_count() or 1) // (workers or 1)) if engine == "local" else 1
+        cpus = max(1, available_processors() // (workers or 1)) if engine == "local" else 1
         executor = EXECUTORS[engine](Workers(workers, cpus))
         with status("starting Ray") if engine == "ray" else nullcontext():
             executor.count(len(names))
