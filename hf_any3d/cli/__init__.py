@@ -27,7 +27,7 @@ from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import train
-from hf_any3d.messages import one_line
+from hf_any3d.messages import one_line, without_remarks
 
 app = typer.Typer(
     name="hf-any3d",
@@ -75,4 +75,5 @@ def main() -> None:
     """Run the command line; the program `hf-any3d` calls this."""
     # Without the path and the line of code, which say nothing to users.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
-    app(prog_name="hf-any3d")
+    with without_remarks():
+        app(prog_name="hf-any3d")

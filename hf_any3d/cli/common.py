@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
-from hf_any3d.messages import error_lines, model_errors, one_line, print_line, without_remarks
+from hf_any3d.messages import error_lines, model_errors, one_line, print_line
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 
 # Exit code of a command that could not use some of its files.
@@ -170,16 +170,15 @@ def load_libraries() -> None:
     import huggingface_hub.utils
     import transformers
 
+    from hf_any3d.registration import register
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Adapters are stored with the name of their encoder, and opened by their own.
     warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
-    with without_remarks():
-        from hf_any3d.registration import register
-
-        register()
+    register()
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:

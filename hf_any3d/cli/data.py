@@ -44,6 +44,8 @@ Data = Annotated[
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
+# Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
+_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "label_2/*.txt")
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
 # Scans of a class below which each further one raises the accuracy most.
@@ -96,6 +98,8 @@ def find_dataset(name: str) -> FoundDataset:
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if has_boxes(path):
+            return FoundDataset("scans_with_boxes", folder=path)
         # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
         return FoundDataset("parquet" if inside else "folder", folder=path)
@@ -114,6 +118,12 @@ def find_dataset(name: str) -> FoundDataset:
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
     skip_hub_if_offline()
     return FoundDataset(name)
+
+
+def has_boxes(folder: Path) -> bool:
+    """Return whether a folder, or that of a split in it, has a file of boxes that `scans_with_boxes` reads."""
+    places = (folder, *(folder / split for split in ("train", "validation", "test")))
+    return any(True for place in places for pattern in _BOXES for _ in place.glob(pattern))
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.atomic_files import write_json, write_text
+from hf_any3d.atomic_files import read_json_object, write_json, write_text
 from hf_any3d.cli.common import (
     AsCsv,
     DataDir,
@@ -28,7 +28,7 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.outputs import DATA, check_output, counted, csv_lines
+from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.cli.train import data_arguments
 from hf_any3d.messages import model_errors, print_json, print_line
 from hf_any3d.registry import MODEL_TYPES
@@ -48,6 +48,8 @@ _SHARES = {
     "category_miou": "category mIoU",
     "f_score": "F-score",
 }
+# Split of data without folders of splits.
+_WHOLE = "all"
 _URL = "https://api.openai.com/v1"
 
 
@@ -204,6 +206,16 @@ def evaluate(
     left_out.finish()
 
 
+def _warn_of_training_data(model: str, source: str) -> None:
+    """Warn if the model was trained on data of this name, by what its training wrote."""
+    recorded = read_json_object(Path(model) / "metrics.json").get("data")
+    name = Path(source).stem
+    if isinstance(recorded, dict) and recorded.get("name") == name:
+        print_note(
+            f"warning: {model} was trained on data called {name}: of the same clouds, these figures are no test"
+        )
+
+
 def _check_kind(model: str) -> tuple[str, str]:
     """Return the directory or hub name of a model and the command that runs it.
 
@@ -283,15 +295,17 @@ def _evaluate(
     known = None if stated is None else known_facts(model, source, stated)
     # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
-    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
+    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
         splits, _ = apply_protocol(*load_splits(data, needs_train=False), protocol)
         if split is None and "test" not in splits and len(splits) == 1:
             (split,) = map(str, splits)
-            count = counted(len(splits[split]), "cloud")
-            print_note(f"warning: no split test; evaluated on all, {count}: no test of a model trained on them")
+            # The loader calls what has no folders of splits a training split, whatever it was made for.
+            if not is_recipe and split == "train":
+                split, splits = _WHOLE, {_WHOLE: splits[split]}
+                _warn_of_training_data(model, str(data.train_file or data.data_dir))
         split = split or "test"
         if split not in splits:
             source = arguments[0] if is_recipe else data.train_file or data.data_dir

@@ -164,6 +164,8 @@ def train(
     skip_hub_if_offline()
     name = Path(data or dataset or "").stem
     arguments, labels = data_arguments(data, dataset)
+    if task is Task.DETECTION and arguments[:2] == ["--dataset_name", "folder"]:
+        arguments, labels = data_arguments(data, "scans_with_boxes")  # whose error names the files of boxes
     task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
