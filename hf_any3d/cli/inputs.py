@@ -52,13 +52,17 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def places(self) -> dict[str, Path]:
-        """Return paths for results, without endings: those of the files, from the folder that all share."""
+    def titles(self) -> dict[str, str]:
+        """Return captions by the names of files: their paths from the folder that all share."""
         paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
         root = os.path.commonpath([path.parent for path in paths.values()])
+        return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
+
+    def places(self) -> dict[str, Path]:
+        """Return paths for results by the names of files: their captions without endings."""
         places: dict[str, Path] = {}
-        for name, path in paths.items():
-            place = path.relative_to(root)
+        for name, title in self.titles().items():
+            place = Path(title)
             # chair.ply and chair.obj of one folder are two clouds.
             stem = place.with_suffix("")
             places[name] = place if stem in places.values() else stem

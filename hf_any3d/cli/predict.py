@@ -20,6 +20,7 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     print_note,
+    published_models,
     read_model_config,
 )
 from hf_any3d.cli.inputs import (
@@ -55,6 +56,8 @@ class Axis(StrEnum):
     Z = "z"
 
 
+EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
+"""Commands of the models that have features."""
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
@@ -129,7 +132,7 @@ def predict(
         return
     if text_features is not None:
         raise ValueError("--text-features belong to --labels, which are missing")
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
@@ -159,7 +162,7 @@ def zero_shot(
     as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes among labels of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "zero-shot")
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     config = read_model_config(check_model(name, "zero-shot"))
@@ -188,6 +191,7 @@ def _classify(
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
+    titles = inputs.titles()
     run = prediction_answerer(answerer(pipe, model, **arguments))
 
     def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def _classify(
                 if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
                 best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
-                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
+                gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
     width = file_width(inputs)
@@ -326,10 +330,10 @@ def features(
     as_csv: AsCsv = False,
 ) -> None:
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "features")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(name, "predict", "zero-shot", "segment", "detect", "features")
+    name = check_model(name, *EMBEDDING_COMMANDS)
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
@@ -395,14 +399,19 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 
-def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
+def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Args:
+        files: Words of the command line.
+        model: `--model`.
+        command: The command, one without a default model.
 
     Returns:
         The model, None for a default one, and the files.
 
     Raises:
-        ValueError: There is no model, and no default.
+        ValueError: There is no model, and no default; a note lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -416,9 +425,12 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
             return files[0], files[1:]
         if is_model:
             raise ValueError(f"{files[0]} is a model; expected files too")
-    if has_default:
+    if command is None:
         return None, files
-    raise ValueError("--model is missing; expected the directory or hub name of a model")
+    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    for line in published_models(command):
+        error.add_note(line)
+    raise error
 
 
 def classifier_or_default(model: str | None) -> str:
