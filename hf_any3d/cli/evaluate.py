@@ -225,7 +225,8 @@ def _check_kind(model: str) -> tuple[str, str]:
 def _figure(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{_SHARES[name]} {100 * value:.2f} %"
-    return f"{name.replace('_', ' ')} {value:.0f}" if name == "codes_used" else f"{name.replace('_', ' ')} {value:.4f}"
+    digits = 0 if name in ("codes_used", "none_of_these") else 4
+    return f"{name.replace('_', ' ')} {value:.{digits}f}"
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
