@@ -84,7 +84,7 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, things: np.ndarra
     # As `fit_unknown_score` does: certainty does not outweigh distance.
     found["unknown_surprise"][1] = max(found["unknown_surprise"])
     signs = torch.stack([(values - found[name][0]) / found[name][1] for name, values in pairs.items()]).sum(dim=0)
-    # Features of another model are at other distances, so that this level holds for that model alone; see `find_level`.
+    # Features of another model are at other distances: this level holds for that model alone, see `find_level`.
     return {"temperature": temperature, **found, "unknown_threshold": conformal_level(signs)[0]}
 
 

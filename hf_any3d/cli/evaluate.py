@@ -268,6 +268,7 @@ def _evaluate(
     report, if facts are stated for one.
     """
     from hf_any3d.data import load_point_dataset
+    from hf_any3d.processing import PointCloudProcessor
     from hf_any3d.registration import register
     from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
@@ -280,6 +281,8 @@ def _evaluate(
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # Of files only points are read unless more is asked for.
+    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
     # Before the evaluation, so that a missing fact is an error at once.
     source = "parquet" if data.train_file is not None else data.dataset_name
     known = None if stated is None else known_facts(model, source, stated)

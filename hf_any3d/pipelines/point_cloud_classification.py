@@ -25,9 +25,9 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
-    `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. If the model's config states
-    the level above which a cloud is of none of its classes, the list of such a cloud is a single entry whose label is
-    None, with the score of the best class.
+    `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. Above 0.5 the list is a
+    single entry whose label is None, with the score of the best class, if the model's config states how many known
+    clouds that happens to (`unknown_share`).
 
     Arguments of a call:
 

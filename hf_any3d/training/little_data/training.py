@@ -98,10 +98,10 @@ class FewScansArguments:
     from_model: str | None = argument(
         None, help="Directory of a model of this kind to add scans to; the features of its scans are reused."
     )
-    unlike: int = argument(
-        NUM_THINGS,
-        help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; 0 for "
-        "none.",
+    unlike: int | None = argument(
+        None,
+        help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; by "
+        f"default {NUM_THINGS}, and none beside a vision model, which would take minutes for them.",
     )
     one_sided: bool = argument(
         True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
@@ -114,7 +114,7 @@ class FewScansArguments:
             raise ValueError(f"--heading {self.heading!r}; expected known or unknown")
         if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
             raise ValueError(f"--wrap_weight {self.wrap_weight} with --wrap {self.wrap}; expected 0 to 1, and a wrap")
-        if self.unlike < 0:
+        if self.unlike is not None and self.unlike < 0:
             raise ValueError(f"--unlike {self.unlike}; expected 0 or more")
         if self.folds < 2:
             raise ValueError(f"--folds {self.folds}; expected at least 2")
@@ -223,6 +223,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     plan = _plan(scans.counts, arguments, FEATURES)
     folder = Path(arguments.from_model or "")
     model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(folder, known_up)
+    _refuse_unread(model, data.features)
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -235,7 +236,9 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
     with stopwatch.part("things of no class"):
-        bank = compute_bank(model, processor, arguments.unlike)
+        usual = 0 if "views" in model.config.features else NUM_THINGS
+        unlike = usual if arguments.unlike is None else arguments.unlike
+        bank = compute_bank(model, processor, unlike)
     with stopwatch.part("head"):
         _set_labels(model, scans.classes)
         head, estimate = fit_few_scans(model, examples, bank, plan, arguments)
@@ -245,7 +248,24 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     _save(model, processor, examples, report, judged, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, arguments.unlike))
+    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, unlike))
+
+
+def _refuse_unread(model: PointFeaturesForPointCloudClassification, features: Sequence[str]) -> None:
+    """Refuse channels of points that no set of features reads, and that would change nothing.
+
+    Raises:
+        ValueError: There are some.
+    """
+    config = model.config
+    read = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
+    read += [6] if config.normals and "descriptors" in config.features else [3]
+    ends = np.cumsum([count_channels([name]) for name in features])
+    if unread := [name for name, end in zip(features, ends, strict=True) if end > max(read)]:
+        raise ValueError(
+            f"--features {' '.join(features)}: {unread[0]} would have no effect, since {' and '.join(config.features)} "
+            f"do not read it; expected --features xyz, or --way trained, which learns from {unread[0]}"
+        )
 
 
 def _known_up_axis(data: DataArguments, rows: Dataset) -> str | None:
