@@ -238,7 +238,8 @@ def _check_kind(model: str) -> tuple[str, str]:
 def _figure(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{_SHARES[name]} {100 * value:.2f} %"
-    return f"{name.replace('_', ' ')} {value:.0f}" if name == "codes_used" else f"{name.replace('_', ' ')} {value:.4f}"
+    digits = 0 if name in ("codes_used", "none_of_these") else 4
+    return f"{name.replace('_', ' ')} {value:.{digits}f}"
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
@@ -280,6 +281,7 @@ def _evaluate(
     report, if facts are stated for one.
     """
     from hf_any3d.data import load_point_dataset
+    from hf_any3d.processing import PointCloudProcessor
     from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
@@ -290,6 +292,8 @@ def _evaluate(
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # Of files only points are read unless more is asked for.
+    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
     # Before the evaluation, so that a missing fact is an error at once.
     source = "parquet" if data.train_file is not None else data.dataset_name
     known = None if stated is None else known_facts(model, source, stated)

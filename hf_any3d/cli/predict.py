@@ -36,6 +36,7 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
 from hf_any3d.messages import print_line, printable
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.registry import FORMATS
 
 LIKE = 0.3
@@ -215,7 +216,7 @@ def _classify(
                     )
                 if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
-                best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
+                best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
                 gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
@@ -224,8 +225,10 @@ def _classify(
 
     def line(row: Row) -> str:
         found = row["predictions"]
-        cells = [f"{printable(label_of(one)):<{label_width}} {100 * one['score']:5.1f} %" for one in found]
-        return f"{printable(row['file']):<{width}}  " + "   ".join(cells) + unlike(found[0])
+        cells = [
+            f"{printable(one['label']):<{label_width}} {100 * one['score']:5.1f} %" for one in found if one["label"]
+        ]
+        return f"{printable(row['file']):<{width}}  " + ("   ".join(cells) or NONE_OF_THESE)
 
     rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
@@ -254,17 +257,6 @@ def prediction_cells(row: Row) -> Iterator[Row]:
         if number == 1 and "unknown" in prediction:
             cells["unknown"] = f"{prediction['unknown']:.6f}"
     yield cells | problems(row)
-
-
-def label_of(prediction: Row) -> str:
-    """Return the label of a prediction in words; there is none for what is far from all training clouds."""
-    return "none of these" if prediction["label"] is None else prediction["label"]
-
-
-def unlike(prediction: Row) -> str:
-    """Return the remark that a cloud is unlike those of the training, empty if it is not."""
-    score = prediction.get("unknown", 0.0)
-    return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
 
 
 def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
@@ -304,11 +296,12 @@ def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) 
         The reason, None if it is unlikely.
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
-    known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    known = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
     if best is None or known[best]["unknown"] >= LIKE:
         return None
-    return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
+    return f"if {best} points up it looks like {known[best]['label']}: try --up-axis {best}"
 
 
 def features(
