@@ -5,7 +5,7 @@
   where that test fails, a release has made the patch unnecessary.
 - `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
-  adapts by default.
+  adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
   alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+import transformers.integrations.peft as peft_integration
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import AutoConfig, PreTrainedModel
@@ -119,6 +120,8 @@ def add_entries(auto_classes: Iterable[type], lora_targets: Mapping[str, list[st
         for auto_class in auto_classes:
             setattr(module, auto_class.__name__, auto_class)
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(lora_targets)
+    # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
+    peft_integration.MIN_PEFT_VERSION = "0.20.0"
 
 
 def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:

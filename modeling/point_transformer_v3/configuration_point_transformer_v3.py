@@ -278,7 +278,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         if not self.curves:
