@@ -167,7 +167,8 @@ class PointCloudPeftModel(PeftModel):
         """
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
-            if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
+            # Without a name it is None, or an empty text before PEFT 0.21.
+            if not config.base_model_name_or_path and getattr(model.config, "encoder_name_or_path", None):
                 # A model that was not loaded from a repository is its encoder and what is saved here.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
