@@ -54,6 +54,9 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
     arrays: dict[str, Any] = {name: value for name, value in data.arrays().items() if value is not None}
+    if data.offset is not None and data.points.dtype == np.float64:
+        # With all their decimals, by which a reader tells that float32 would not hold them.
+        arrays["points"] = data.points + arrays.pop("offset")
     np.savez_compressed(file, **arrays)
 
 
