@@ -30,7 +30,10 @@ Files = Annotated[
         metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.", show_default=False
     ),
 ]
-FileType = Annotated[str | None, option("Type of the data on standard input, such as ply; by default it is detected.")]
+FileType = Annotated[
+    str | None,
+    option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+]
 _STDIN = "<stdin>"
 
 
@@ -49,13 +52,17 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def places(self) -> dict[str, Path]:
-        """Return paths for results, without endings: those of the files, from the folder that all share."""
+    def titles(self) -> dict[str, str]:
+        """Return captions by the names of files: their paths from the folder that all share."""
         paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
         root = os.path.commonpath([path.parent for path in paths.values()])
+        return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
+
+    def places(self) -> dict[str, Path]:
+        """Return paths for results by the names of files: their captions without endings."""
         places: dict[str, Path] = {}
-        for name, path in paths.items():
-            place = path.relative_to(root)
+        for name, title in self.titles().items():
+            place = Path(title)
             # chair.ply and chair.obj of one folder are two clouds.
             stem = place.with_suffix("")
             places[name] = place if stem in places.values() else stem
@@ -84,15 +91,15 @@ def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None
             files += read
         elif path.is_dir():
             are_many = True
-            files += [InputFile(str(file)) for file in files_of_folder(path)]
+            files += [InputFile(str(file), file_type=file_type) for file in files_of_folder(path)]
         elif path.exists():
-            files.append(InputFile(word))
+            files.append(InputFile(word, file_type=file_type))
         elif glob.has_magic(word):
             are_many = True
             found = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_file())
             if not found:
                 raise FileNotFoundError(f"{word}: no file matches")
-            files += [InputFile(name) for name in found]
+            files += [InputFile(name, file_type=file_type) for name in found]
         else:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
     return Inputs(files, are_many)
