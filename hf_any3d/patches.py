@@ -50,7 +50,6 @@ from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_a
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import (
-    check_adapter_config,
     check_base,
     refuse_folder_of_adapters,
     refuse_foreign_adapters,
@@ -427,7 +426,6 @@ def _refuse_missing_adapters(original: Callable) -> Callable:
             refuse_foreign_adapters(os.fspath(model_id), hub)
             check_settings_files(Path(model_id, hub.get("subfolder") or ""))
             with stored_settings(model_id):
-                check_adapter_config(PeftConfig.from_pretrained(os.fspath(model_id), **hub))
                 return original(cls, model, model_id, *args, **kwargs)
         return original(cls, model, model_id, *args, **kwargs)
 

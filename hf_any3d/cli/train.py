@@ -14,7 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import find_model, option, print_note, quiet_libraries, read_model_config, skip_hub_if_offline
+from hf_any3d.cli.common import (
+    find_model,
+    load_libraries,
+    option,
+    print_note,
+    read_model_config,
+    skip_hub_if_offline,
+)
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
@@ -157,6 +164,8 @@ def train(
     skip_hub_if_offline()
     name = Path(data or dataset or "").stem
     arguments, labels = data_arguments(data, dataset)
+    if task is Task.DETECTION and arguments[:2] == ["--dataset_name", "folder"]:
+        arguments, labels = data_arguments(data, "scans_with_boxes")  # whose error names the files of boxes
     task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
@@ -248,9 +257,7 @@ def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
         )
     _check_arguments(arguments, words, None)
     _quiet()
-    from hf_any3d.registration import register
 
-    register()
     return learn_few_scans(arguments).lines
 
 
@@ -279,7 +286,7 @@ def _learn_both(arguments: list[str], words: list[str]) -> list[str]:
 
 
 def _quiet() -> None:
-    quiet_libraries()
+    load_libraries()
     if not sys.stderr.isatty():
         import datasets
 
@@ -288,10 +295,8 @@ def _quiet() -> None:
 
 def _run_program(arguments: list[str], task: Task) -> list[str]:
     """Run the training program of a task; returns the metrics of each split as text."""
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d.training import detection, layouts, tasks
 
     run = {

@@ -16,7 +16,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput, TransformersKwargs
 
 if TYPE_CHECKING:
@@ -51,11 +52,6 @@ class PointTokensMixin:
     def accepts_loss_kwargs(self) -> bool:
         """True if Trainer may pass `num_items_in_batch`: not to a `forward` without `strict_forward`."""
         return getattr(self.forward, "scales_loss", False)
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """True if layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
-        return self.is_activation_checkpointing
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Raise an error: these tokens have no vocabulary.
@@ -150,6 +146,8 @@ def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> 
     output.requires_grad_(True)
 
 
+CACHE = fields(BaseModelOutputWithPast)[1].name
+"""The cache in outputs and arguments of language models: `past_key_values`, or `cache` from transformers 5.24 on."""
 TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
 """Keywords that transformers may pass to any of its models; each layer uses those it supports."""
 LOSS_KEYWORDS = frozenset(inspect.signature(ForCausalLMLoss).parameters) - {"logits", "labels", "vocab_size", "kwargs"}
@@ -277,7 +275,9 @@ def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
 
 def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(forward).parameters.values()
-    return frozenset(own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD) - {"self"}
+    named = {own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
+    # Where it is called `cache`, transformers still takes the name that it had.
+    return frozenset(named | ({"past_key_values"} if CACHE in named else set()))
 
 
 def requested_outputs(

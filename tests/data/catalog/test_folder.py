@@ -131,7 +131,7 @@ def test_an_unreadable_file_is_named_or_left_out_with_a_warning(scans, cache_dir
 def test_a_folder_without_readable_files_is_an_error(tmp_path, cache_dir):
     (tmp_path / "scans" / "mug").mkdir(parents=True)
     (tmp_path / "scans" / "mug" / "broken.ply").write_text("this is no ply")
-    with pytest.raises(ValueError, match="none of the 1 files of a split could be read, the first is .*broken.ply"):
+    with pytest.raises(ValueError, match="none of the 1 files of a split can be used; the first: .*broken.ply: starts with"):
         load(tmp_path / "scans", cache_dir, on_error="skip")
 
 

@@ -51,7 +51,7 @@ def test_normals_have_any_of_two_names(names):
     [
         ("intensity", ("intensity", "scalar_intensity", "reflectance", "remission")),
         ("ring", ("ring", "scalar_ring")),
-        ("labels", ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")),
+        ("labels", ("label", "scalar_label", "class", "classification", "scalar_classification", "labels")),
     ],
 )
 def test_of_several_names_of_one_value_the_first_counts(field, names):

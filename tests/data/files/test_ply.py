@@ -75,7 +75,7 @@ def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
 @pytest.mark.parametrize("row", [b"1 2 3 4\n", b"1 2\n"])
 def test_rows_of_a_text_file_have_the_declared_numbers(row):
     header = "element vertex 2\nproperty float x\nproperty float y\nproperty float z"
-    with pytest.raises(PointCloudFileError, match=r": element 'vertex', line 1 has \d columns; expected 3"):
+    with pytest.raises(PointCloudFileError, match=r": line 8 has \d numbers, element 'vertex' needs 3"):
         read(ply(header, 2 * row, "ascii"))
 
 
@@ -330,7 +330,7 @@ def test_a_binary_table_that_is_cut_off_names_the_bytes(missing):
 def test_rows_of_a_text_file_with_lists_have_all_their_numbers():
     header = "element vertex 1\nproperty float x\nproperty float y\nproperty list uchar int seen\nproperty float z"
     assert read(ply(header, b"1 2 1 9 3\n", "ascii")).points.tolist() == [[1, 2, 3]]
-    with pytest.raises(PointCloudFileError, match="the lines of element 'vertex' have 6 numbers; expected 5"):
+    with pytest.raises(PointCloudFileError, match="line 9 has 6 numbers, element 'vertex' needs 5"):
         read(ply(header, b"1 2 1 9 3 4\n", "ascii"))
     with pytest.raises(PointCloudFileError, match="a list 'seen' of element 'vertex' has length -1"):
         read(ply(header, b"1 2 -1\n", "ascii"))
