@@ -69,7 +69,7 @@ def test_a_scan_is_cleaned_and_its_colors_are_whole_bytes(clean, steps):
 
 def test_a_frame_is_found_as_the_call_or_the_processor_says(steps):
     processor = tiny_processor(align=True, clean=False)
-    cloud = PointCloudData(TEN)
+    cloud = PointCloudData(TEN, np.zeros_like(TEN))
     with pytest.warns(UserWarning, match="^no floor$"):
         (room,) = processor.read(cloud)
     parts = steps[0][2]["parts"]
