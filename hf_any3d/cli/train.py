@@ -25,6 +25,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 
@@ -389,8 +390,10 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
     encoder = find_model(encoder)
     try:
         model_type = str(read_model_config(encoder).get("model_type"))
-    except OSError:  # the default encoder may be in an installed package, although the hub cannot be reached
-        model_type = ""
+    except OSError:
+        if is_published(encoder):
+            raise
+        model_type = ""  # the default encoder may be in an installed package, although the hub cannot be reached
     if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
         return ["--model_type", model_type, "--model_name_or_path", encoder]
     return ["--encoder_name_or_path", encoder]
