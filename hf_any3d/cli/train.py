@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import json
+import re
 import sys
 import tempfile
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
+    ModelCommand,
     find_model,
     load_libraries,
     option,
@@ -58,6 +60,18 @@ class Task(StrEnum):
     SEGMENTATION = "segmentation"
     DETECTION = "detection"
     LAYOUTS = "layouts"
+
+
+class TrainCommand(ModelCommand):
+    """The command `train`, whose `--augment` takes several words, as that of the training programs does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the words behind `--augment`, none of which is DATA, as that comes first or `--dataset` is given."""
+        if "--augment" in args and (not args[0].startswith("-") or "--dataset" in args):
+            start = args.index("--augment") + 1
+            end = next((place for place in range(start, len(args)) if args[place].startswith("-")), len(args))
+            args = [*args[:start], " ".join(args[start:end]), *args[end:]]
+        return super().parse_args(ctx, args)
 
 
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
@@ -182,7 +196,8 @@ def train(
         if value is not None:
             arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
     if augment is not None:
-        arguments += ["--augment", *augment.replace(",", " ").split()]
+        # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
+        arguments += ["--augment", *re.split(r"\s+|,(?!\w+=)", augment.strip())]
     if encoder is not None and way is Way.FEATURES:
         arguments += ["--encoder", find_model(encoder)]
     else:
