@@ -12,6 +12,7 @@ from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, label_colors
 from tests.cli.conftest import run
 
 predict, detect = (import_module(f"hf_any3d.cli.{name}") for name in ("predict", "detect"))
+no_object = import_module("hf_any3d.data.no_object")
 
 
 PLAIN = {"top_k": 3, "up_axis": None, "votes": None, "unknown": True, "one_sided": True}
@@ -102,7 +103,7 @@ def test_predictions_are_lines_cells_titles_and_remarks(opened, shown, shapes, t
     )
     (shapes / "d.ply").write_text("ply\n")
     asked = opened(predict, pipe)
-    monkeypatch.setattr(predict, "FEW_POINTS", 3)
+    monkeypatch.setattr(no_object, "FEW_POINTS", 3)
     monkeypatch.setattr(predict, "is_quiet", lambda *given: given)
     answers = {
         "a.v1": [prediction("chair", 0.75, unknown=0.5, one_sided=0.5), prediction("a long name", 0.25, unknown=0.5)],
