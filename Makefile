@@ -86,7 +86,7 @@ test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two min
 test-versions: $(INSTALLED) ## Try the oldest and newest releases of Hugging Face's libraries (PYTEST_ARGS)
 	@$(BIN)/python -m tests.versions $(PYTEST_ARGS)
 
-gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under ten minutes (GPU_ARGS: --output DIR)
+gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under nine minutes (GPU_ARGS: --output DIR)
 	@$(BIN)/python -m tests.gpu_check $(GPU_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_ANY3D_MUTATIONS, FUZZ_ARGS: names)

@@ -20,8 +20,8 @@ from hf_any3d.cli.common import (
     check_model,
     find_model,
     kind_of_model,
+    load_libraries,
     option,
-    quiet_libraries,
     read_model_config,
     status,
 )
@@ -62,7 +62,7 @@ def info(
     facts = _stored_facts(name, revision) or facts_of_stored_weights(name)
     if facts is None:
         with status("counting parameters"), model_errors(model):
-            quiet_libraries()
+            load_libraries()
             from hf_any3d.model_facts import model_facts
 
             facts = model_facts(name, revision)
@@ -197,10 +197,8 @@ def export(
         _export_language_model(model, output, revision)
         return
     model = check_model(model, "predict", "detect", revision=revision)
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d import auto
     from hf_any3d.export import export_file
     from hf_any3d.processing import PointCloudProcessor
@@ -224,10 +222,8 @@ def export(
 
 def _export_language_model(model: str, output: Path, revision: str | None) -> None:
     model = check_model(model, "chat", revision=revision)
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d.chat.processing import MiniGPT3DProcessor
     from hf_any3d.export import export_language_model
     from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
@@ -307,10 +303,9 @@ def _name_card(folder: Path, repository: str) -> None:
 
     path = folder / "README.md"
     if not path.is_file():
-        quiet_libraries()
-        from hf_any3d.registration import MODELS, register
+        load_libraries()
+        from hf_any3d.registration import MODELS
 
-        register()
         classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
         architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
         if architecture in classes:

@@ -20,6 +20,7 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     print_note,
+    published_models,
     read_model_config,
 )
 from hf_any3d.cli.inputs import (
@@ -35,6 +36,7 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
 from hf_any3d.messages import print_line, printable
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.registry import FORMATS
 
 LIKE = 0.3
@@ -55,6 +57,8 @@ class Axis(StrEnum):
     Z = "z"
 
 
+EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
+"""Commands of the models that have features."""
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
@@ -129,7 +133,7 @@ def predict(
         return
     if text_features is not None:
         raise ValueError("--text-features belong to --labels, which are missing")
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
@@ -159,7 +163,7 @@ def zero_shot(
     as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes among labels of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "zero-shot")
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     config = read_model_config(check_model(name, "zero-shot"))
@@ -188,6 +192,7 @@ def _classify(
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
+    titles = inputs.titles()
     run = prediction_answerer(answerer(pipe, model, **arguments))
 
     def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
@@ -211,8 +216,8 @@ def _classify(
                     )
                 if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
-                best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
-                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
+                best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
+                gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
     width = file_width(inputs)
@@ -220,8 +225,10 @@ def _classify(
 
     def line(row: Row) -> str:
         found = row["predictions"]
-        cells = [f"{printable(label_of(one)):<{label_width}} {100 * one['score']:5.1f} %" for one in found]
-        return f"{printable(row['file']):<{width}}  " + "   ".join(cells) + unlike(found[0])
+        cells = [
+            f"{printable(one['label']):<{label_width}} {100 * one['score']:5.1f} %" for one in found if one["label"]
+        ]
+        return f"{printable(row['file']):<{width}}  " + ("   ".join(cells) or NONE_OF_THESE)
 
     rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
@@ -250,17 +257,6 @@ def prediction_cells(row: Row) -> Iterator[Row]:
         if number == 1 and "unknown" in prediction:
             cells["unknown"] = f"{prediction['unknown']:.6f}"
     yield cells | problems(row)
-
-
-def label_of(prediction: Row) -> str:
-    """Return the label of a prediction in words; there is none for what is far from all training clouds."""
-    return "none of these" if prediction["label"] is None else prediction["label"]
-
-
-def unlike(prediction: Row) -> str:
-    """Return the remark that a cloud is unlike those of the training, empty if it is not."""
-    score = prediction.get("unknown", 0.0)
-    return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
 
 
 def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
@@ -300,11 +296,12 @@ def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) 
         The reason, None if it is unlikely.
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
-    known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    known = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
     if best is None or known[best]["unknown"] >= LIKE:
         return None
-    return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
+    return f"if {best} points up it looks like {known[best]['label']}: try --up-axis {best}"
 
 
 def features(
@@ -326,10 +323,10 @@ def features(
     as_csv: AsCsv = False,
 ) -> None:
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "features")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(name, "predict", "zero-shot", "segment", "detect", "features")
+    name = check_model(name, *EMBEDDING_COMMANDS)
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
@@ -395,14 +392,19 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 
-def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
+def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Args:
+        files: Words of the command line.
+        model: `--model`.
+        command: The command, one without a default model.
 
     Returns:
         The model, None for a default one, and the files.
 
     Raises:
-        ValueError: There is no model, and no default.
+        ValueError: There is no model, and no default; a note lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -416,9 +418,12 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
             return files[0], files[1:]
         if is_model:
             raise ValueError(f"{files[0]} is a model; expected files too")
-    if has_default:
+    if command is None:
         return None, files
-    raise ValueError("--model is missing; expected the directory or hub name of a model")
+    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    for line in published_models(command):
+        error.add_note(line)
+    raise error
 
 
 def classifier_or_default(model: str | None) -> str:

@@ -30,6 +30,7 @@ from hf_any3d.demo.page import (
     view_frame,
 )
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, hex_color, label_colors, viewer_page
@@ -150,9 +151,7 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
         found = pipe(cloud, top_k=MOST_SHOWN)
-        if found[0].get("unknown", 0.0) > 0.5:
-            note = f"{note}; unlike the training clouds: {100 * found[0]['unknown']:.0f} %"
-        rows = [(one["label"] or "none of these", one["score"]) for one in found]
+        rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in found]
         return Answer(self._view(cloud), {}, rows, note)
 
     def _zero_shot_point_cloud_classification(

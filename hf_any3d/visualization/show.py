@@ -19,6 +19,7 @@ from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.any2point.virtual_projection import project
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
@@ -178,6 +179,8 @@ def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[st
 
 MESH_POINTS = 20_000
 """Points that are sampled on the surface of a mesh to show it."""
+# Percentiles of the darkest and brightest intensity that are told apart.
+_INTENSITIES = (1, 99)
 CLOUDS_OF_A_GRID = 60
 """Rows of a dataset that are shown by default."""
 
@@ -215,8 +218,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
 
     Returns:
         The view, with its extents along x, y and z and in the units of the file, with colors and labels where the
-        cloud has them, and as many names as there are labels. Labels that are all equal are named, not shown. On
-        meshes, 20,000 points are sampled.
+        cloud has them, intensities as values, and as many names as there are labels. Labels that are all equal are
+        named, not shown. On meshes, 20,000 points are sampled.
 
     Raises:
         ValueError: It cannot be read, or a label has no name.
@@ -239,7 +242,9 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         labels, names = labels + 1, ["no label", *(names or map(str, range(int(labels.max()) + 1)))]
     if labels is not None and names is None:
         names = [str(number) for number in range(int(labels.max()) + 1)]
-    view = CloudView(data.points, data.colors, labels, title=title, note=note, up_axis=data.up_axis)
+    # Some reflectors are so bright that all else would be dark.
+    values = None if data.intensity is None else data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
+    view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
     return view, list(names or ())
 
 
@@ -270,7 +275,8 @@ def views_of_rows(
     views = []
     for number in chosen:
         row = rows[number]
-        cloud = {key: row[key] for key in ("points", "colors", "faces", "face_colors") if row.get(key) is not None}
+        keys = ("points", "colors", "faces", "face_colors", "intensity")
+        cloud = {key: row[key] for key in keys if row.get(key) is not None}
         view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))
         view.labels = None if row.get("labels") is None else np.asarray(row["labels"])
         view.category = int(row["label"]) if classes else None
@@ -287,7 +293,10 @@ def views_of_rows(
     elif not names:
         names = [str(number) for number in range(max(int(view.labels.max()) for view in views) + 1)]  # pyright: ignore
     note = f"{len(views):,} of {len(rows):,} clouds" if len(views) < len(rows) else f"{len(rows):,} clouds"
-    return views, {"categories": classes, "names": names, "note": note}
+    settings: dict[str, Any] = {"categories": classes, "names": names, "note": note}
+    if any(view.values is not None for view in views):
+        settings["value_name"] = "intensity"
+    return views, settings
 
 
 def _names_of(rows: Any, column: str) -> list[str]:
@@ -315,7 +324,8 @@ def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], d
     """
     backbone = _backbone(model)
     config = backbone.config
-    tokens = backbone.point_tokenizer(points[None].to(backbone.device))
+    with evaluation_mode(backbone):
+        tokens = backbone.point_tokenizer(points[None].to(backbone.device))
     # As in the model's forward pass.
     centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
     projection = project(centers, backbone.family.positions_of(backbone.encoder), config)
@@ -354,7 +364,8 @@ def views_of_attention(model: Any, points: torch.Tensor) -> tuple[list[CloudView
         ValueError: The model has no virtual projection, or does not return attention weights.
     """
     backbone = _backbone(model)
-    output = backbone(points[None].to(backbone.device), output_attentions=True)
+    with evaluation_mode(backbone):
+        output = backbone(points[None].to(backbone.device), output_attentions=True)
     xyz, nearest = _nearest_token(points, output.centers[0])
     count, views = output.centers.shape[1], []
     for number, weights in enumerate(output.attentions, 1):  # (batch, heads, 1 + tokens, keys)
@@ -410,6 +421,8 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
     colorings = {} if view.colors is None else {"color": view.colors}
     if view.labels is not None:
         colorings["label"] = label_colors(len(names))[view.labels]
+    if view.values is not None:
+        colorings["intensity"] = height_colors(view.values, float(view.values.min()), float(view.values.max()))
     colorings["height"] = height_colors(heights, float(heights.min()), float(heights.max()))
     colors = {name: np.rint(255 * values).astype(np.uint8) for name, values in colorings.items()}
     radius = max(float(np.linalg.norm(np.ptp(points, axis=0))) / 2, 1e-6)

@@ -156,6 +156,7 @@ class CloudGenerationMixin:
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
+        kwargs.pop("tokenizer", None)  # that of `stop_strings`, which some modes of `generate` leave among the inputs
         clouds = (mm_encoder_outputs or {}).get("point")
         cache = past_key_values if cache is None else cache
         inputs = super().prepare_inputs_for_generation(

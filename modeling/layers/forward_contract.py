@@ -42,13 +42,16 @@ class PointTokensMixin:
     main_input_name = "points"
     input_modalities = ("point_cloud",)
     supports_gradient_checkpointing = True
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _input_embed_layer = "input_tokens"
+
+    @functools.cached_property
+    def accepts_loss_kwargs(self) -> bool:
+        """True if Trainer may pass `num_items_in_batch`: not to a `forward` without `strict_forward`."""
+        return getattr(self.forward, "scales_loss", False)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Raise an error: these tokens have no vocabulary.
@@ -160,6 +163,9 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. A
     `forward` with `**kwargs` checks them itself, see `check_keywords`.
 
+    With `num_items_in_batch`, which Trainer passes if this batch is a part of a larger one, the loss is the part's
+    share in the mean over all of that batch: parts may have different numbers of clouds or labeled points.
+
     Raises:
         TypeError: For a keyword that `forward` does not have, and the message lists the supported ones; for an array
             of NumPy.
@@ -184,14 +190,26 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             chosen = self.config.output_hidden_states
         if choosing := chosen is not None and not isinstance(chosen, bool):
             kwargs["output_hidden_states"] = True
+        items = None
         if not takes_any:
+            items = kwargs.pop("num_items_in_batch", None)
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
+        if items is not None and output.get("loss") is not None:
+            own = count_items(dict(zip(names, args, strict=False)) | kwargs, self.main_input_name)
+            output["loss"] = output["loss"] * own / torch.as_tensor(items).clamp(min=1)
         if choosing and output.get("hidden_states") is not None:
             output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
+    wrapper.scales_loss = not takes_any  # pyright: ignore[reportFunctionMemberAccess]
     return wrapper
+
+
+def count_items(batch: Mapping[str, Any], main_input: str) -> torch.Tensor | int:
+    """Count what the loss of a batch is a mean over: labels that are not -100; without any, rows."""
+    labels = batch.get("labels")
+    return (labels != -100).sum() if isinstance(labels, torch.Tensor) else len(batch[main_input])
 
 
 def _chosen_states(states: tuple[torch.Tensor, ...], chosen: Any) -> tuple[torch.Tensor | None, ...]:

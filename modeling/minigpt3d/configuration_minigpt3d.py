@@ -84,7 +84,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         ),
         "text_config": SubConfigSpec(AutoConfig, model_type="normed_phi"),
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE, "point_features", "router_logits"]
 
     point_config: dict | PreTrainedConfig | None = None
     qformer_config: dict | PreTrainedConfig | None = None

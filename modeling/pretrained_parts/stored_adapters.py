@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
 from hf_any3d.modeling.config_checks import read_settings, stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
@@ -106,6 +106,18 @@ def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
         raise ValueError(f"{file}: peft_type 'XLORA' names adapters in other repositories; expected another method")
     if settings.get("megatron_config") is not None:  # PEFT imports the module that is named beside it
         raise ValueError(f"{file}: megatron_config is set; expected None, as these models have no Megatron layers")
+
+
+def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
+    """Raise an error if a directory holds no model or adapter itself, but adapters with names of their own.
+
+    Raises:
+        OSError: Naming their folders.
+    """
+    folders = sorted(path.parent for path in Path(folder).glob(f"*/{ADAPTER_CONFIG_NAME}"))
+    if folders and not any(Path(folder, name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        names = ", ".join(path.name for path in folders)
+        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {folders[0]}")
 
 
 def refuse_odd_weights(name: str, hub: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
             },
         ),
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE, "point_features"]
 
     point_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

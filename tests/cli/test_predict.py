@@ -34,15 +34,6 @@ def test_a_row_of_a_prediction_has_numbered_cells():
     assert list(predict.feature_cells({"file": "a", "features": [0.5, 2.0]}))[0]["file"] == "a"
 
 
-@pytest.mark.parametrize(
-    ("unknown", "text"),
-    [({}, ""), ({"unknown": 0.5}, ""), ({"unknown": 0.514}, "   unlike the training clouds: 51 %")],
-)
-def test_a_prediction_says_above_one_half_that_a_cloud_is_unlike(unknown, text):
-    assert predict.unlike({"label": "a", "score": 1, **unknown}) == text
-    assert predict.label_of({"label": None}) == "none of these" and predict.label_of({"label": "a"}) == "a"
-
-
 def test_errors_of_a_model_are_rows():
     rows = predict.prediction_answerer(lambda clouds: [{"error": "bad"}, [{"label": "a"}]])([None, None])
     assert rows == [{"error": "bad"}, {"predictions": [{"label": "a"}]}]
@@ -92,10 +83,10 @@ def test_the_most_familiar_of_the_other_axes_is_proposed():
     rows = {
         "x": {"error": "bad"},
         "y": {"predictions": [{"label": "chair", "unknown": 0.29}]},
-        "z": {"predictions": [{"label": None, "unknown": 0.2}]},
+        "z": {"predictions": [{"label": "lamp", "unknown": 0.2}]},
     }
     reason = predict.why_unlike(None, "x", lambda cloud, axis: rows[axis])
-    assert reason == "if z points up it looks like none of these: try --up-axis z"
+    assert reason == "if z points up it looks like lamp: try --up-axis z"
     assert "y points up" in predict.why_unlike(None, "z", lambda cloud, axis: rows[axis])
     rows["y"]["predictions"][0]["unknown"] = 0.3
     assert predict.why_unlike(None, "z", lambda cloud, axis: rows[axis]) is None

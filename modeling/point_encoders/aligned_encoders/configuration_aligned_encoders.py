@@ -64,6 +64,9 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
         segmentation_head_dropout: Dropout after each hidden layer.
     """
 
+    # What has no row for each cloud, which Trainer would gather as predictions.
+    keys_to_ignore_at_inference = ["logits_per_text", "text_embeds", "patch_accuracy", "center_distance"]
+
     initializer_range: float = 0.02
 
     aligned_with: str | None = None
