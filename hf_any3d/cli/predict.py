@@ -189,6 +189,7 @@ def _classify(
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     run = prediction_answerer(answerer(pipe, model, **arguments))
+    is_regression = pipe.model.config.problem_type == "regression"
 
     def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
         # A cloud of its own, so that a note is not told for each axis.
@@ -211,7 +212,10 @@ def _classify(
                     )
                 if reason is not None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
-                best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
+                if is_regression:
+                    best = ", ".join(f"{one['label']} {one['score']:.6g}" for one in row["predictions"])
+                else:
+                    best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
                 gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
         return rows
 
@@ -220,7 +224,8 @@ def _classify(
 
     def line(row: Row) -> str:
         found = row["predictions"]
-        cells = [f"{printable(label_of(one)):<{label_width}} {100 * one['score']:5.1f} %" for one in found]
+        shown = (f"{one['score']:12.6g}" if is_regression else f"{100 * one['score']:5.1f} %" for one in found)
+        cells = [f"{printable(label_of(one)):<{label_width}} {score}" for one, score in zip(found, shown, strict=True)]
         return f"{printable(row['file']):<{width}}  " + "   ".join(cells) + unlike(found[0])
 
     rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))

@@ -152,6 +152,9 @@ class TaskAnswers:
         found = pipe(cloud, top_k=MOST_SHOWN)
         if found[0].get("unknown", 0.0) > 0.5:
             note = f"{note}; unlike the training clouds: {100 * found[0]['unknown']:.0f} %"
+        if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
+            numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in found)
+            return Answer(self._view(cloud), {}, [], f"{note}; {numbers}")
         rows = [(one["label"] or "none of these", one["score"]) for one in found]
         return Answer(self._view(cloud), {}, rows, note)
 

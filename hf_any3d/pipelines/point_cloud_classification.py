@@ -25,7 +25,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
     `"unknown"`, from 0 to 1: above 0.5 the cloud is unlike those of the training. Above the config's `unknown_far`,
-    the list is a single entry whose label is None, with the score of the best class.
+    the list is a single entry whose label is None, with the score of the best class. Of a regression it has all
+    numbers as scores, in the order of the labels, whatever `top_k`.
 
     Arguments of a call:
 
@@ -95,7 +96,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
         # In float32: in half precision many scores would be equal.
         scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
-        scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+        if self.model.config.problem_type == "regression":  # none of its numbers is better than another
+            classes = torch.arange(len(scores))
+        else:
+            scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         best = [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
         if one_sided and "one_sided" in outputs:
