@@ -189,6 +189,7 @@ def _classify(
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
     titles = inputs.titles()
     run = prediction_answerer(answerer(pipe, model, **arguments))
+    is_regression = pipe.model.config.problem_type == "regression"
 
     def turned(cloud: Cloud, axis: str) -> dict[str, Any]:
         # A cloud of its own, so that a note is not told for each axis.
@@ -212,7 +213,10 @@ def _classify(
                 # The pipeline has warned of what is too large.
                 if reason is not None and why_too_large(cloud.data) is None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
-                best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
+                if is_regression:
+                    best = ", ".join(f"{one['label']} {one['score']:.6g}" for one in row["predictions"])
+                else:
+                    best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
                 gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
@@ -221,8 +225,11 @@ def _classify(
 
     def line(row: Row) -> str:
         found = row["predictions"]
+        shown = [f"{one['score']:12.6g}" if is_regression else f"{100 * one['score']:5.1f} %" for one in found]
         cells = [
-            f"{printable(one['label']):<{label_width}} {100 * one['score']:5.1f} %" for one in found if one["label"]
+            f"{printable(one['label']):<{label_width}} {score}"
+            for one, score in zip(found, shown, strict=True)
+            if one["label"]
         ]
         return f"{printable(row['file']):<{width}}  " + ("   ".join(cells) or NONE_OF_THESE)
 

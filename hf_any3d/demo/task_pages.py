@@ -155,6 +155,9 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
         found = pipe(cloud, top_k=MOST_SHOWN)
+        if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
+            numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in found)
+            return Answer(self._view(cloud), {}, [], f"{note}; {numbers}")
         rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in found]
         return Answer(self._view(cloud), {}, rows, note)
 
