@@ -33,6 +33,7 @@ from hf_any3d.cli.inputs import (
     read_text_features,
 )
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.data.no_object import why_no_object, why_too_large
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
 from hf_any3d.messages import print_line, printable
@@ -41,12 +42,6 @@ from hf_any3d.registry import FORMATS
 
 LIKE = 0.3
 """Unknown score below which a cloud that was turned clearly looks like something known."""
-ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
-"""Meters, smallest and largest height and smallest side of what may be a whole room."""
-ROOM_SHARE = 0.4
-"""Share of the points of a room that lie on its floor, ceiling and walls."""
-FEW_POINTS = 32
-"""Points of a cloud below which it shows no shape."""
 
 
 class Axis(StrEnum):
@@ -206,7 +201,7 @@ def _classify(
             if "error" not in row:
                 first = row["predictions"][0]
                 one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
-                reason = why_no_object(cloud, up_axis)
+                reason = why_no_object(cloud.data, up_axis)
                 if reason is None and first.get("unknown", 0.0) > 0.5:
                     reason = why_unlike(cloud, up_axis, turned)
                 if reason is None and one_sided > 0.5:
@@ -214,7 +209,8 @@ def _classify(
                         "looks as if seen from one side, and the model has learned whole shapes: scan it from more "
                         "sides, or train with scans like it"
                     )
-                if reason is not None:
+                # The pipeline has warned of what is too large.
+                if reason is not None and why_too_large(cloud.data) is None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
                 best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
                 gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
@@ -257,31 +253,6 @@ def prediction_cells(row: Row) -> Iterator[Row]:
         if number == 1 and "unknown" in prediction:
             cells["unknown"] = f"{prediction['unknown']:.6f}"
     yield cells | problems(row)
-
-
-def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
-    """Return the reason why a cloud shows no object, if it has too few points or is a whole room.
-
-    Args:
-        cloud: The cloud.
-        up_axis: The axis that was taken to point up.
-
-    Returns:
-        The reason, None if it may show one.
-    """
-    points = cloud.data.points
-    if cloud.data.faces is None and len(points) < FEW_POINTS:
-        return f"{len(points)} points show no shape: the label is a guess"
-    low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
-    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
-    if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
-        return None
-    # What stands in the middle of its box is an object of this size.
-    places = (points - low) / size
-    if (np.abs(places - 0.5) > 0.47).any(axis=1).mean() < ROOM_SHARE:
-        return None
-    extent = " × ".join(f"{length:.1f}" for length in size)
-    return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
 
 
 def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:

@@ -54,6 +54,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         ```
     """
 
+    of_objects = True
+
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", *_SIGNS) if name in kwargs}
         before = without_none(up_axis=kwargs.pop("up_axis", None))
