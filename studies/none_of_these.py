@@ -1,4 +1,4 @@
-"""How far "none of these", views from one side and a wrong axis can be told, with few scans of three sets of shapes.
+"""The level of "none of these", views from one side and a wrong axis, with few scans of three sets of shapes.
 
     python -m studies.none_of_these --kicad FOLDER    # FOLDER has train.parquet and test.parquet
 
