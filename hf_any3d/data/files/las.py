@@ -85,9 +85,10 @@ def read(source: Source) -> PointCloudData:
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    cloud = PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z", step=np.abs(scale))
-    cloud.meters_per_unit = meters_per_unit(data, start)
-    return cloud
+    unit, step = meters_per_unit(data, start), np.abs(scale)
+    return PointCloudData(
+        points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
+    )
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
