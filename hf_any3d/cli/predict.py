@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -40,8 +41,9 @@ from hf_any3d.messages import print_line, printable
 from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.registry import FORMATS
 
-LIKE = 0.3
-"""Unknown score below which a cloud that was turned clearly looks like something known."""
+DOUBTED, MUCH_LESS = 0.1, 3.0
+"""Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
+then clearly looks like something known (`studies/none_of_these.py`)."""
 
 
 class Axis(StrEnum):
@@ -203,8 +205,8 @@ def _classify(
                 first = row["predictions"][0]
                 one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
                 reason = why_no_object(cloud.data, up_axis)
-                if reason is None and first.get("unknown", 0.0) > 0.5:
-                    reason = why_unlike(cloud, up_axis, turned)
+                if reason is None and first.get("unknown", 0.0) > DOUBTED:
+                    reason = why_unlike(cloud, up_axis, first["unknown"], turned)
                 if reason is None and one_sided > 0.5:
                     reason = (
                         "looks as if seen from one side, and the model has learned whole shapes: scan it from more "
@@ -262,12 +264,13 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     yield cells | problems(row)
 
 
-def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:
+def why_unlike(cloud: Cloud, up_axis: str, unknown: float, answer: Callable[[Cloud, str], Row]) -> str | None:
     """Find whether a cloud is unlike those of a model's training because it lies on its side.
 
     Args:
         cloud: The cloud.
         up_axis: The axis that was taken to point up.
+        unknown: Its unknown score.
         answer: Returns the row of the cloud with another axis that points up.
 
     Returns:
@@ -277,9 +280,16 @@ def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) 
     first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
     known = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
-    if best is None or known[best]["unknown"] >= LIKE:
+    if best is None or not clearly_less(known[best]["unknown"], unknown):
         return None
     return f"if {best} points up it looks like {known[best]['label']}: try --up-axis {best}"
+
+
+def clearly_less(unknown: float, other: float) -> bool:
+    """Return whether a cloud is much less unlike those of the training than if another axis points up."""
+    least = 1e-9  # a score in single precision may be 0 or 1
+    first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
+    return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS
 
 
 def features(

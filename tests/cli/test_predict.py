@@ -39,18 +39,19 @@ def test_errors_of_a_model_are_rows():
     assert rows == [{"error": "bad"}, {"predictions": [{"label": "a"}]}]
 
 
-def test_the_most_familiar_of_the_other_axes_is_proposed():
+def test_the_most_familiar_of_the_other_axes_is_proposed_if_it_is_clearly_so():
     rows = {
         "x": {"error": "bad"},
-        "y": {"predictions": [{"label": "chair", "unknown": 0.29}]},
-        "z": {"predictions": [{"label": "lamp", "unknown": 0.2}]},
+        "y": {"predictions": [{"label": "chair", "unknown": 0.029}]},
+        "z": {"predictions": [{"label": "lamp", "unknown": 0.02}]},
     }
-    reason = predict.why_unlike(None, "x", lambda cloud, axis: rows[axis])
+    reason = predict.why_unlike(None, "x", 0.4, lambda cloud, axis: rows[axis])
     assert reason == "if z points up it looks like lamp: try --up-axis z"
-    assert "y points up" in predict.why_unlike(None, "z", lambda cloud, axis: rows[axis])
-    rows["y"]["predictions"][0]["unknown"] = 0.3
-    assert predict.why_unlike(None, "z", lambda cloud, axis: rows[axis]) is None
-    assert predict.why_unlike(None, "z", lambda cloud, axis: {"error": "bad"}) is None
+    assert "y points up" in predict.why_unlike(None, "z", 0.4, lambda cloud, axis: rows[axis])
+    assert predict.why_unlike(None, "z", 0.35, lambda cloud, axis: rows[axis]) is None
+    rows["y"]["predictions"][0]["label"] = None
+    assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: rows[axis]) is None
+    assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: {"error": "bad"}) is None
 
 
 @pytest.mark.parametrize(

@@ -85,15 +85,9 @@ def read(source: Source) -> PointCloudData:
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    unit = meters_per_unit(data, start)
+    unit, step = meters_per_unit(data, start), np.abs(scale)
     return PointCloudData(
-        points,
-        usable,
-        labels=labels,
-        intensity=measured,
-        up_axis="z",
-        meters_per_unit=unit,
-        step=np.abs(scale),
+        points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
     )
 
 
