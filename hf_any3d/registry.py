@@ -236,7 +236,7 @@ GENERATED = {
     "rooms_with_boxes": LABELED_WITH_BOXES,  # rooms composed of the embedded shapes, a box around each object
     "rooms_with_layouts": LABELED_WITH_BOXES,  # such rooms with walls, doors and windows, and their layouts as text
 }
-"""Module of `hf_any3d.research.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
+"""Module of `hf_any3d.data.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {
     "folder": LABELED_CLOUDS,  # a folder of point files and meshes, label = folder name
     "modelnet40": LABELED_CLOUDS,  # CAD models of 40 classes
