@@ -5,7 +5,7 @@
   where that test fails, a release has made the patch unnecessary.
 - `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
-  adapts by default.
+  adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
   alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
@@ -27,6 +27,7 @@ from typing import Any, cast
 
 import torch
 import transformers
+import transformers.integrations.peft as peft_integration
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import AutoConfig, PreTrainedModel
@@ -135,6 +136,8 @@ def add_entries(
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.update(
         {model.config_class.model_type: model.__name__ for model in next_token_models}
     )
+    # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
+    peft_integration.MIN_PEFT_VERSION = "0.20.0"
 
 
 def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
@@ -180,7 +183,8 @@ class PointCloudPeftModel(PeftModel):
         """
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
-            if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
+            # Without a name it is None, or an empty text before PEFT 0.21.
+            if not config.base_model_name_or_path and getattr(model.config, "encoder_name_or_path", None):
                 # A model that was not loaded from a repository is its encoder and what is saved here.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision

@@ -104,6 +104,7 @@ def test_other_libraries_are_changed_in_one_place():
     assert found.pop("hf_any3d/patches.py") == [
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+        "peft_integration.MIN_PEFT_VERSION",
     ]
     assert set(found) == {"hf_any3d/tuners/tuners_utils.py"}, found
     assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}

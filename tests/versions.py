@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = ("datasets", "huggingface-hub", "peft", "transformers")
 TESTS = (
     "chat/test_session.py",
-    "data/test_feature.py",
+    "data/parquet/test_publishing.py",
     "hub/test_hub.py",
     "model_card/test_saving.py",
-    "pipelines/test_default_model.py",
+    "pipelines/test_point_cloud_classification.py",
     "test_entry_points.py",
     "training/test_trainer_entry_points.py",
     "tuners/test_guided_adapter.py",

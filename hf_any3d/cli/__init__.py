@@ -26,7 +26,7 @@ from hf_any3d.cli.reconstruct import reconstruct
 from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
-from hf_any3d.cli.train import train
+from hf_any3d.cli.train import TrainCommand, train
 from hf_any3d.messages import one_line, without_remarks
 
 app = typer.Typer(
@@ -42,7 +42,7 @@ for command in (predict, zero_shot, segment, detect, features, chat, reconstruct
     app.command(cls=ModelCommand)(command)
 app.command()(show)
 app.command(cls=ModelCommand)(convert)
-app.command(cls=ModelCommand, context_settings=MORE_ARGUMENTS)(train)
+app.command(cls=TrainCommand, context_settings=MORE_ARGUMENTS)(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)

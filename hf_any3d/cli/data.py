@@ -316,7 +316,7 @@ def check(
     finish(done)
 
 
-def _other_units(rows: list[Row]) -> list[tuple[Row, str]]:
+def _other_units(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
     """Find files whose extent differs from the usual one of all by about the factor of a unit."""
     extents = sorted(max(row["extent"]) for row in rows if max(row.get("extent", [0])) > 0)
     if len(extents) < _FEWEST_EXTENTS:

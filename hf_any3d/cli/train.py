@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import json
+import re
 import sys
 import tempfile
 from enum import StrEnum
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
+    ModelCommand,
     find_model,
     load_libraries,
     option,
@@ -25,6 +27,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 
@@ -57,6 +60,18 @@ class Task(StrEnum):
     SEGMENTATION = "segmentation"
     DETECTION = "detection"
     LAYOUTS = "layouts"
+
+
+class TrainCommand(ModelCommand):
+    """The command `train`, whose `--augment` takes several words, as that of the training programs does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the words behind `--augment`, none of which is DATA, as that comes first or `--dataset` is given."""
+        if "--augment" in args and (not args[0].startswith("-") or "--dataset" in args):
+            start = args.index("--augment") + 1
+            end = next((place for place in range(start, len(args)) if args[place].startswith("-")), len(args))
+            args = [*args[:start], " ".join(args[start:end]), *args[end:]]
+        return super().parse_args(ctx, args)
 
 
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
@@ -181,7 +196,8 @@ def train(
         if value is not None:
             arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
     if augment is not None:
-        arguments += ["--augment", *augment.replace(",", " ").split()]
+        # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
+        arguments += ["--augment", *re.split(r"\s+|,(?!\w+=)", augment.strip())]
     if encoder is not None and way is Way.FEATURES:
         arguments += ["--encoder", find_model(encoder)]
     else:
@@ -389,8 +405,10 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
     encoder = find_model(encoder)
     try:
         model_type = str(read_model_config(encoder).get("model_type"))
-    except OSError:  # the default encoder may be in an installed package, although the hub cannot be reached
-        model_type = ""
+    except OSError:
+        if is_published(encoder):
+            raise
+        model_type = ""  # the default encoder may be in an installed package, although the hub cannot be reached
     if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
         return ["--model_type", model_type, "--model_name_or_path", encoder]
     return ["--encoder_name_or_path", encoder]

@@ -16,8 +16,10 @@ from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 class PointCloudCollator:
     """Convert dataset rows to model input; a `data_collator` for Trainer.
 
-    A row has "points" (num_points_i, channels), as array, tensor or nested lists, and "label" or "labels" (an
-    integer) or neither. The batch has "points" (batch, num_points, channels) float32 and "labels" (batch,) int64.
+    A row has "points" (num_points_i, channels), as array, tensor or nested lists, and "label" or "labels" or neither.
+    The batch has "points" (batch, num_points, channels) float32 and "labels", by the `problem_type` of the model's
+    config: of integers (batch,) int64; of a number or a list of numbers, as a regression has them or as zeros and ones
+    for several classes a cloud, (batch,) or (batch, labels) float32.
 
     Points of a cloud are chosen:
 
@@ -122,9 +124,10 @@ def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
         return None
     if missing:
         raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
-    labels = torch.as_tensor(np.asarray(values))
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected one integer per row"
-        )
-    return labels.long()
+    try:
+        labels = torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError):
+        labels = None
+    if labels is None or labels.ndim not in (1, 2) or labels.is_complex():
+        raise ValueError(f"labels begin with {values[0]!r:.80}; expected a number per row, or lists of equal length")
+    return labels.long() if labels.ndim == 1 and not labels.is_floating_point() else labels.float()

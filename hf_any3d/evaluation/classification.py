@@ -113,19 +113,21 @@ def predicted_classes(predictions: np.ndarray, config: Any = None) -> np.ndarray
 
 
 def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any = None) -> dict[str, float]:
-    """Compute overall and mean class accuracy of logits; a `compute_metrics` for Trainer.
+    """Compute metrics of logits by the kind of the labels; a `compute_metrics` for Trainer.
 
     Args:
-        eval_prediction: predictions (samples, num_classes), or a tuple that begins with them, and label_ids
-            (samples,).
+        eval_prediction: predictions (samples, num_labels), or a tuple that begins with them, and label_ids: class
+            numbers (samples,), or floats, zeros and ones (samples, num_labels) for several classes a sample, or the
+            numbers of a regression, (samples, num_labels) or (samples,).
         config: Config of a classifier whose predictions are those of `logits_with_unknown`.
 
     Returns:
-        `accuracy` and `mean_class_accuracy`, both in [0, 1]; of a classifier that may call a cloud none of its
-        classes, which is never right here, also `none_of_these`, how many there were.
+        Of class numbers `accuracy` and `mean_class_accuracy`, both in [0, 1]; with a config also `none_of_these`, how
+        many clouds were called none of the classes, which is never right here. Of several classes, which apply where
+        the logit is above 0, `exact_match`, `micro_f1` and `macro_f1`, in [0, 1] too; of a regression `mse` and `mae`.
 
     Raises:
-        ValueError: The logits have another shape or NaN.
+        ValueError: The logits have another shape or NaN, or the labels do not fit them.
     """
     logits = eval_prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
@@ -134,12 +136,31 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     # `argmax` would take NaN for the largest.
     if np.isnan(logits).any():
         raise ValueError("logits have NaN; the model has diverged or its input was not finite")
+    labels = np.asarray(eval_prediction.label_ids)
+    if labels.dtype.kind == "f":
+        return _metrics_of_numbers(logits, labels)
     answers = predicted_classes(logits, config)
-    matrix = confusion_matrix(answers, np.asarray(eval_prediction.label_ids), logits.shape[1])
-    found = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    matrix = confusion_matrix(answers, labels, logits.shape[1])
+    metrics = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
     if config is not None and getattr(config, "unknown_share", None) is not None:
-        found["none_of_these"] = float((answers == config.num_labels).sum())
-    return found
+        metrics["none_of_these"] = float((answers == config.num_labels).sum())
+    return metrics
+
+
+def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    if labels.size != logits.size or len(labels) != len(logits):
+        raise ValueError(f"labels have shape {labels.shape}; expected {logits.shape}, as the logits")
+    labels = labels.reshape(logits.shape)
+    if logits.shape[1] == 1 or not np.isin(labels, (0, 1)).all():
+        errors = logits.astype(np.float64) - labels
+        return {"mse": float((errors**2).mean()), "mae": float(np.abs(errors).mean())}
+    found, true = logits > 0, labels == 1
+    right, wrong = (found & true).sum(axis=0), (found != true).sum(axis=0)  # (labels,)
+    # Of a label that neither occurs nor is predicted nothing is wrong.
+    f1 = np.divide(2 * right, 2 * right + wrong, out=np.ones(len(right)), where=right + wrong > 0)
+    micro = 2 * right.sum() / max(2 * right.sum() + wrong.sum(), 1)
+    exact = (found == true).all(axis=1).mean()
+    return {"exact_match": float(exact), "micro_f1": float(micro), "macro_f1": float(f1.mean())}
 
 
 class _ClassificationMetric(evaluate.Metric):

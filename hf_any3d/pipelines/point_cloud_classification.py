@@ -27,7 +27,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
     `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. Above 0.5 the list is a
     single entry whose label is None, with the score of the best class, if the model's config states how many known
-    clouds that happens to (`unknown_share`).
+    clouds that happens to (`unknown_share`). Of a regression it has all numbers as scores, in the order of the labels,
+    whatever `top_k`.
 
     Arguments of a call:
 
@@ -53,6 +54,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         classify(["chair.ply", "lamp.stl"], top_k=3, batch_size=16)
         ```
     """
+
+    of_objects = True
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", *_SIGNS) if name in kwargs}
@@ -97,7 +100,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
         # In float32: in half precision many scores would be equal.
         scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
-        scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
+        if self.model.config.problem_type == "regression":  # none of its numbers is better than another
+            classes = torch.arange(len(scores))
+        else:
+            scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
         names = self.model.config.id2label
         best = [{"label": names[int(c)], "score": float(s)} for c, s in zip(classes, scores, strict=True)]
         if one_sided and "one_sided" in outputs:

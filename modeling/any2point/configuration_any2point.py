@@ -88,7 +88,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "

@@ -110,7 +110,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"router": ROUTERS})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if not 1 <= self.router_top_k <= self.num_query_experts:
             raise ValueError(
                 f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"

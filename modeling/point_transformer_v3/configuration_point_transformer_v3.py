@@ -282,7 +282,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         if self.condition_classes is not None:
             self.condition_classes = dict(self.condition_classes)
         check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         if not self.curves:

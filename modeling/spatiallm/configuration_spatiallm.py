@@ -80,7 +80,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"projector": PROJECTORS})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         super().__post_init__(**kwargs)
         self.check_parts(())
         point = self.point_config

@@ -120,7 +120,8 @@ class Layout:
 
         Args:
             text: The text.
-            strict: Whether to refuse a text with a line that is not exactly of the language, instead of dropping it.
+            strict: Whether to refuse a text with a line that is not exactly of the language, instead of dropping it;
+                also a size below 0, whose sign is dropped otherwise, a wall without length, and two of one name.
             keep_unclosed: Whether to keep a line without closing parenthesis, as an answer that was cut off ends with,
                 less its last character, as the released program does; its last number is then wrong.
 
@@ -393,9 +394,14 @@ def read_lines(
         if not line.strip():
             continue
         try:
-            entity = _read_line(line, walls, keep_unclosed)
+            entity = _read_line(line, walls, keep_unclosed, strict)
             if strict and not _LINE.fullmatch(line):
                 raise ValueError("not exactly of the form wall_0=Wall(…), door_0=Door(wall_0,…) and so on")
+            if strict and isinstance(entity, Wall):
+                if entity.id in walls:
+                    raise ValueError(f"wall_{entity.id} is in an earlier line too, so doors may be in either")
+                if (entity.ax, entity.ay) == (entity.bx, entity.by):
+                    raise ValueError("has no length")
         except ValueError as error:
             if strict:
                 raise ValueError(f"line {number}, {line!r:.80}: {error}") from None
@@ -406,7 +412,7 @@ def read_lines(
         yield entity
 
 
-def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
+def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) -> Entity:
     """Read a line; see `Layout.parse`.
 
     Raises:
@@ -434,7 +440,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool) -> Entity:
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
     values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
-    if kind is Box:
+    if kind is Box and not strict:
         values |= {own: abs(values[own]) for own in ("sx", "sy", "sz")}
     fields: dict[str, Any] = first | values
     return kind(id=number, **fields)

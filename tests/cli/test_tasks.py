@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,18 @@ def test_csv_has_a_row_for_each_file_and_its_error(models, scans):
     for row in (chair, holes, lamp):
         assert row["error"] == "" and {row["label"], row["label_2"]} < set(LABELS)
         assert float(row["score"]) >= float(row["score_2"])
+
+
+def test_numbers_of_a_regression_are_no_shares(models, tmp_path):
+    model = shutil.copytree(models("classifier"), tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"problem_type": "regression"}
+    (model / "config.json").write_text(json.dumps(config))
+    code, out, err = run("predict", CHAIR, "--model", model, "--top-k", 1, "--output", tmp_path / "page.html")
+    assert code == 0 and "%" not in out, err
+    assert [word for word in out.split() if word in LABELS] == list(LABELS)
+    code, out, _ = run("predict", CHAIR, "--model", model, "--json")
+    numbers = [one["score"] for one in json.loads(out)[0]["predictions"]]
+    assert code == 0 and len(numbers) == len(LABELS) and abs(sum(numbers) - 1) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.csv", "a.html", "a.png"])

@@ -20,6 +20,16 @@ def test_clouds_of_different_sizes_become_one_tensor():
     assert batch["labels"].tolist() == [0, 1, 2] and batch["labels"].dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [([2, 0], torch.int64), ([0.5, 2], torch.float32), ([[0, 1, 1], [1, 0, 0]], torch.float32),
+     ([[0.5, -1.0], [2.0, 3.0]], torch.float32)],
+)  # fmt: skip
+def test_labels_are_those_of_the_kinds_of_problems(labels, kind):
+    batch = PointCloudCollator(num_points=8)([{"points": cloud(9), "labels": one} for one in labels])
+    assert batch["labels"].dtype == kind and batch["labels"].tolist() == labels
+
+
 def test_without_num_points_clouds_of_one_size_are_unchanged():
     given = rows(30, 30)
     points = PointCloudCollator()(given)["points"].numpy()
@@ -93,7 +103,8 @@ def test_nested_lists_tensors_and_half_precision_are_accepted():
         ([{"points": cloud(4) * np.nan}], "row 0: points has NaN"),
         ([{"points": np.full((4, 3), 1e30)}], r"row 0: points has 1e\+30; expected numbers of at most 1e\+12"),
         ([{"points": cloud(4), "label": 1}, {"points": cloud(4)}], "rows \\[1\\] have no label"),
-        ([{"points": cloud(4), "label": 0.5}], "expected one integer per row"),
+        ([{"points": cloud(4), "label": "chair"}], "labels begin with 'chair'; expected a number per row"),
+        ([{"points": cloud(4), "labels": [0, 1]}, {"points": cloud(4), "labels": [1]}], "or lists of equal length"),
     ],
 )
 def test_a_bad_batch_names_the_row_and_what_is_expected(batch, message):

@@ -93,6 +93,19 @@ def test_trainer_metrics_are_computed_from_logits():
     assert compute_classification_metrics(EvalPrediction((logits, logits[:, :1]), labels)) == expected
 
 
+def test_trainer_metrics_follow_the_kind_of_the_labels():
+    compute = compute_classification_metrics
+    for labels in (np.array([1.0, 3.0]), np.array([[1.0], [3.0]], np.float32)):
+        assert compute(EvalPrediction(np.array([[1.5], [1.0]]), labels)) == {"mse": 2.125, "mae": 1.25}
+    assert compute(EvalPrediction(np.array([[0.0, 2.0]]), np.array([[0.5, 4.0]]))) == {"mse": 2.125, "mae": 1.25}
+    # The first label is right twice, the second missed once and the third predicted once too often.
+    logits = np.array([[1.0, -1.0, 2.0], [3.0, -2.0, -1.0]])
+    found = compute(EvalPrediction(logits, np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]], np.float32)))
+    assert found == {"exact_match": 0.5, "micro_f1": pytest.approx(4 / 6), "macro_f1": pytest.approx(1 / 3)}
+    with pytest.raises(ValueError, match=r"labels have shape \(2, 2\); expected \(2, 3\)"):
+        compute(EvalPrediction(logits, np.ones((2, 2), np.float32)))
+
+
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [

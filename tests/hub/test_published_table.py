@@ -52,9 +52,12 @@ def ptv3(name, sizes=None, **more):
     return (f"{name}.pth", {} if sizes is None else {"hidden_sizes": sizes, "depths": DEPTHS}, more)
 
 
-def with_head(name, sizes):
+def with_head(name, sizes, **more):
     model = "PointTransformerV3ForPointCloudSegmentation"
-    return ptv3(name, sizes, parts={"head": f"{name}_linear_prob_head_sc.pth"}, model_class=model)
+    return ptv3(name, sizes, parts={"head": f"{name}_linear_prob_head_sc.pth"}, model_class=model, **more)
+
+
+LACKING = {"options": {"preset": "concerto"}}
 
 
 def supervised(folder, dataset, *sizes):
@@ -90,17 +93,20 @@ TABLE = {
         "Point Transformer V3 (Sonata, Concerto, Utonia)",
         {"base": ptv3("sonata", BASE), "small": ptv3("sonata_small"), "scannet": with_head("sonata", BASE)},
     ),
+    "Pointcept/Sonata": (
+        "Point Transformer V3 (Sonata, Concerto, Utonia)", {None: ptv3("sonata_20251024", **LACKING)},
+    ),
     "Pointcept/Concerto": (
         "Point Transformer V3 (Sonata, Concerto, Utonia)",
         {
             "tiny": ptv3("concerto_tiny"),
-            "small": ptv3("concerto_small"),
-            "base": ptv3("concerto_base", BASE),
+            "small": ptv3("concerto_small", **LACKING),
+            "base": ptv3("concerto_base", BASE, **LACKING),
             "base-origin": ptv3("concerto_base_origin", BASE),
             "base-siglip": ptv3("concerto_base_siglip", BASE),
-            "large": ptv3("concerto_large", LARGE),
+            "large": ptv3("concerto_large", LARGE, **LACKING),
             "large-outdoor": ptv3("concerto_large_outdoor", options={"preset": "concerto_outdoor"}),
-            "scannet": with_head("concerto_large", LARGE),
+            "scannet": with_head("concerto_large", LARGE, **LACKING),
         },
     ),
     "Pointcept/Utonia": (

@@ -171,15 +171,12 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
 
 def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
     """Return the last column as labels with a warning, or None with another if it may be something else."""
-    column, values = table.shape[1], table[:, -1]
-    labels = usable_labels(values, source, first=0)
-    if labels is None:
-        return None
+    column, values = f"column {table.shape[1]}", table[:, -1]
     if not _is_like_classes(values):
-        source.warn(f"column {column} may be labels or intensities and is left out, since nothing names it")
+        source.warn(f"{column} may be labels, intensities or other values and is left out, since nothing names it")
         return None
-    source.warn(f"column {column} is read as labels, since nothing names it")
-    return labels
+    source.warn(f"{column} is read as labels, since nothing names it")
+    return usable_labels(values, source, first=0)
 
 
 def _is_like_classes(values: np.ndarray) -> bool:

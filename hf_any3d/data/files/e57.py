@@ -68,7 +68,7 @@ def read(source: Source) -> PointCloudData:
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined)
+    return PointCloudData(**joined, meters_per_unit=1.0)
 
 
 def _logical(data: bytes) -> tuple[bytes, bytes]:
@@ -162,7 +162,7 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
 
 def _field(element: Any) -> Field:
     if (kind := element.get("type")) == "Float":
-        ends = tuple(_decimal(element, name, far) for name, far in (("minimum", -_FARTHEST), ("maximum", _FARTHEST)))
+        ends = _decimal(element, "minimum", -_FARTHEST), _decimal(element, "maximum", _FARTHEST)
         return Field(32, "<f4", ends=ends) if element.get("precision") == "single" else Field(64, "<f8", ends=ends)
     if kind not in ("Integer", "ScaledInteger"):
         raise PointCloudError(f"a field of type {shorten(str(kind))}; expected Float, Integer or ScaledInteger")

@@ -210,7 +210,7 @@ def _join(parts: list[dict], source: Source) -> PointCloudData:
         for part in parts:
             if part["colors"] is None and part["color"] is not None:
                 part["colors"] = np.tile(part["color"].astype(np.float32), (len(part["points"]), 1))
-    joined = {}
+    joined: dict[str, Any] = {}
     for name in ("colors", "normals", "color"):
         values = [part[name] for part in parts]
         missing = sum(value is None for value in values)

@@ -60,6 +60,7 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor, or None.
+        meters_per_unit: Length of a unit of the coordinates in meters where the format of the file says it, else None.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -80,16 +81,17 @@ class PointCloudData:
     up_axis: str | None = None
     intensity: np.ndarray | None = None
     ring: np.ndarray | None = None
+    meters_per_unit: float | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
         if (left_out := _LEFT_OUT.get()) is not None:
             self._leave_out_invalid(left_out)
-        self.points, shift = _coordinates(self.points, step)
-        if shift is not None:
-            self.offset = shift if self.offset is None else np.asarray(self.offset, np.float64) + shift
         if self.offset is not None:
             self.offset = _rows("offset", np.reshape(self.offset, (1, -1)), 1, np.float64)[0]
+        self.points, shift = _coordinates(self.points, step, self.offset)
+        if shift is not None:
+            self.offset = shift if self.offset is None else self.offset + shift
         count = len(self.points)
         if self.colors is not None:
             self.colors = _unit_range("colors", _rows("colors", self.colors, count))
@@ -151,8 +153,8 @@ class PointCloudData:
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for missing ones; `up_axis` is left out."""
-        return {name: value for name, value in vars(self).items() if name != "up_axis"}
+        """Return its arrays by name, None for missing ones; `up_axis` and `meters_per_unit` are left out."""
+        return {name: value for name, value in vars(self).items() if name not in ("up_axis", "meters_per_unit")}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
@@ -189,7 +191,7 @@ class PointCloudData:
             ring = self.ring[nearest]
         if self.intensity is not None:
             intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
-        whole = {"offset": self.offset, "up_axis": self.up_axis}
+        whole = {"offset": self.offset, "up_axis": self.up_axis, "meters_per_unit": self.meters_per_unit}
         # In the precision of the vertices, as an offset was split off from these.
         points = points.astype(self.points.dtype)
         return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)
@@ -222,7 +224,9 @@ def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float3
     return values
 
 
-def _coordinates(points: ArrayLike, step: ArrayLike | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _coordinates(
+    points: ArrayLike, step: ArrayLike | None, offset: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
     if points.ndim == 2 and not len(points):
@@ -236,30 +240,30 @@ def _coordinates(points: ArrayLike, step: ArrayLike | None) -> tuple[np.ndarray,
     extents, largest = high - low, np.maximum(np.abs(low), np.abs(high))  # (3,) each
     if not (np.isfinite(extents).all() and largest.max() < np.finfo(np.float32).max and extents.any()):
         return _rows("points", points, len(points)), None
-    allowed = _allowed_moves(points, extents, step)
+    some = points[:: max(1, len(points) // _STEP_POINTS)]
+    if step is None:
+        # Decimals are those of the file's coordinates, of which an offset may have been split off before.
+        step = [_decimal_step(column) for column in (some if offset is None else some + offset).T]
+    allowed = _allowed_moves(extents, np.broadcast_to(step, 3))
     is_far = extents.max() * _OFFSET_RATIO < largest.max()
     if not is_far and _is_held(points, allowed):
         return _rows("points", points, len(points)), None
-    # Whole numbers are easy to pass on in other programs, and leave all coordinates at least 0. Degrees may need finer
-    # ones. An axis through the origin gains nothing.
-    finer = 10 ** np.ceil(1 - np.log10(np.clip(extents, 1e-9, 10)))
-    for unit in (np.ones(3), finer):
-        shift = np.where((low > 0) | (high < 0) | is_far, np.floor(low * unit) / unit, 0)
+    # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
+    # rows of datasets have them, and leave coordinates at least 0. An axis through the origin gains nothing.
+    for corner in (np.floor(low), low):
+        below = corner.astype(np.float32)
+        below = np.where(below > corner, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
+        shift = np.where((low > 0) | (high < 0) | is_far, below, 0)
         if _is_held(points - shift, allowed):
             return _rows("points", points - shift, len(points)), shift
     return _rows("points", points - shift, len(points), np.float64), shift if shift.any() else None
 
 
-def _allowed_moves(points: np.ndarray, extents: np.ndarray, step: ArrayLike | None) -> np.ndarray:
+def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Return how far a point may be moved along each axis (3,): half a step where there is one."""
-    some = points[:: max(1, len(points) // _STEP_POINTS)]
     # x and y of maps may be degrees, and z meters.
     spans = np.array([extents[:2].max(), extents[:2].max(), extents.max()])
-    if step is None:
-        step = np.array([_decimal_step(column) for column in some.T])
-    step = np.broadcast_to(step, 3)
-    rest = np.minimum(_MOST_MOVED * spans, _FARTHEST_MOVED)
-    return np.where(step >= _FINEST_STEP * spans, step / 2, rest)
+    return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(_MOST_MOVED * spans, _FARTHEST_MOVED))
 
 
 def _decimal_step(values: np.ndarray) -> float:

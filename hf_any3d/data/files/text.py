@@ -23,8 +23,8 @@ from hf_any3d.registry import FORMATS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 _COUNT = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 _COMMENT = ("#", "//")
-# A unit after a name, where spaces separate names; a word before names, as in `# Format: x y z`.
-_UNIT, _WORD = re.compile(r"[\[(][^\])]*[\])]"), re.compile(r"^\w+ ?[:=]\s+")
+# Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
+_MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
 # Columns that are no loss: the index that pandas writes without a name, and opacities.
 _NO_LOSS = ("", "unnamed_0", "a", "alpha")
 
@@ -99,7 +99,8 @@ def read(source: Source) -> PointCloudData:
     if not len(table):
         raise PointCloudError("there are no points; expected lines of at least 3 numbers")
     if declared is not None and declared != len(table):
-        raise PointCloudError(f"{len(table)} points where {declared} are declared; the file may be cut off")
+        cut = "; the file may be cut off" if len(table) < declared else ""
+        raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
     if names := _names(header, table):
         columns = {name: table[:, i] for i, name in enumerate(names)}
         used = sum(fields_of(columns).values(), [])
@@ -115,13 +116,14 @@ def _header(text: bytes) -> _Header:
     titles, declared, at, number = [], None, 0, 0
     while at < len(text):
         end = text.find(b"\n", at) + 1 or len(text)
-        line = text[at:end].decode("utf-8", "replace").strip()
+        # Not the tab before the names that follow an index without a name.
+        line = text[at:end].decode("utf-8", "replace").strip(" \n")
         is_comment = line.startswith(_COMMENT)
-        if declared is None and re.fullmatch(r"\d{1,18}", line):
+        if declared is None and _COUNT.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
-        elif line and not is_comment and _NUMBER.fullmatch(_words(line)[0]):
+        elif line.strip() and not is_comment and _NUMBER.fullmatch(_words(line)[0]):
             break
-        elif line:
+        elif line.strip():
             if not is_comment and not _readings(line):
                 raise PointCloudError(
                     f"starts with {shorten(line)}; expected numbers, or a line with the names x, y and z"
@@ -137,7 +139,7 @@ def _words(line: str) -> list[str]:
 
 def _readings(line: str) -> list[list[str]]:
     """Return the names in a line, for each way to separate them that gives x, y and z."""
-    line = _WORD.sub("", line.lstrip("/# \t"))
+    line = _MARK.sub("", line) if line.startswith(_COMMENT) else line
     split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
     split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', _UNIT.sub("", line))])
     return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]

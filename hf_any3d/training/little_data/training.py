@@ -263,8 +263,8 @@ def _refuse_unread(model: PointFeaturesForPointCloudClassification, features: Se
     ends = np.cumsum([count_channels([name]) for name in features])
     if unread := [name for name, end in zip(features, ends, strict=True) if end > max(read)]:
         raise ValueError(
-            f"--features {' '.join(features)}: {unread[0]} would have no effect, since {' and '.join(config.features)} "
-            f"do not read it; expected --features xyz, or --way trained, which learns from {unread[0]}"
+            f"--features {' '.join(features)}: {' and '.join(config.features)} do not read {unread[0]}, which would "
+            f"have no effect; expected none, or --way trained, which learns from {unread[0]}"
         )
 
 

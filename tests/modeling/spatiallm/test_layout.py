@@ -36,6 +36,23 @@ def assert_close(found: Layout, expected: Layout) -> None:
             assert mine[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-9)), name
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bbox_0=Bbox(sofa,1,2,3,0.5,-1,1,1)", "line 1, .*: sx is -1; expected at least 0"),
+        ("wall_0=Wall(1,1,0,1,1,0,2.8,0)", "line 1, .*: has no length"),
+        ("wall_0=Wall(0,0,0,1,0,0,2.8,-0.1)", "thickness is -0.1"),
+        (
+            "wall_0=Wall(0,0,0,1,0,0,2.8,0)\nwall_1=Wall(0,0,0,1,1,0,2.8,0)\nwall_0=Wall(0,0,0,2,0,0,2.8,0)",
+            "line 3, .*: wall_0 is in an earlier line too",
+        ),
+    ],
+)
+def test_a_strict_text_has_nothing_that_can_mean_nothing(text, message):
+    with pytest.raises(ValueError, match=message):
+        Layout.parse(text, strict=True)
+
+
 @pytest.mark.parametrize("item", items("round_trip"))
 def test_there_and_back_as_released(item):
     layout = layout_of(item["entities"])
