@@ -32,7 +32,7 @@ _UNREAD = {
     "hf_any3d/import_watcher.py": {"find_spec(target)"},
     "hf_any3d/model_card/saving.py": {"write_trainer_card(model_name)"},
     "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},
-    "hf_any3d/training/rows.py": {"__get__(owner)"},
+    "hf_any3d/data/torch_datasets.py": {"__get__(owner)"},
     "modeling/minigpt3d/modeling_minigpt3d.py": {"_from_parts(ignore_mismatched_sizes)"},
     "hf_any3d/data/file_conversion.py": {"_read_batch(stamp)"},  # tells cached results apart
 }
