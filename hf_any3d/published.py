@@ -53,7 +53,7 @@ from hf_any3d.modeling.pretrained_parts.sources import file_digest
 logger = logging.getLogger(__name__)
 
 # Of the converted directories; a change of what conversions write makes another folder.
-_LAYOUT = "v1"
+_LAYOUT = "v2"
 CHECKSUMS = "checksums.json"
 """File of a converted model with the SHA-256 of each other file that it is opened from."""
 # Name and revision -> directory: a load asks for a dozen files of the same one.

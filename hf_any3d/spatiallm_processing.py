@@ -218,6 +218,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             frame = ScanFrame(up_axis)
         room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
         room.frame, room.offset = frame, cloud.offset
+        if cloud.colors is None:
+            warnings.warn("no colors; black stands for them, which the published models hardly saw", stacklevel=3)
         return room
 
     def voxelize(

@@ -8,7 +8,15 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import split_clouds
-from hf_any3d.processing import MOST_POINTS, SCALES, UP_AXES, PointCloudProcessor, checked_choice, checked_integer
+from hf_any3d.processing import (
+    ATTRIBUTES,
+    MOST_POINTS,
+    SCALES,
+    UP_AXES,
+    PointCloudProcessor,
+    checked_choice,
+    checked_integer,
+)
 
 BOX_CENTERINGS = ("ground", "half_ground", "across", None)
 _SIGNED_AXES = ("x", "y", "z", "-x", "-y", "-z")
@@ -16,7 +24,7 @@ COLOR_RANGES = ("unit", "signed")
 INTENSITY_RANGES = ("bytes", "tanh", None)
 SURFACE_POINTS = 100_000
 """Points drawn on a mesh that is sampled on a grid."""
-_BLACK = (0.0, 0.0, 0.0)
+_ZEROS = (0.0, 0.0, 0.0)
 # Points whose nearest voxels are looked up at a time.
 _PIECE = 1_000_000
 
@@ -31,7 +39,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
     Args:
         num_points: most points per cloud; larger ones are reduced as `sampling` says.
-        features: see `PointCloudProcessor`. Missing colors are black and missing normals zero.
+        features: see `PointCloudProcessor`.
         factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
         grid_size: edge of a cell, after scaling.
         box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
@@ -44,8 +52,8 @@ class PointTransformerV3Processor(PointCloudProcessor):
         drawn_points: most points that are sampled on the grid, drawn at random from the cloud; then `inverse` leads
             from every point of the cloud to the nearest voxel instead of its own. None for all points.
         color_range: "unit" for colors in [0, 1], "signed" for [-1, 1].
-        needs_normals: whether a cloud without normals is an error; otherwise they are zero, which not every model was
-            trained with.
+        needs_normals: whether a cloud without normals is an error; otherwise they are zero, as in the training of
+            Concerto, Utonia and the Sonata of October 2025.
         intensity_range: how an intensity is scaled: "bytes" divides it by 255, "tanh" takes the hyperbolic tangent,
             None nothing.
         clip: lowest and highest coordinates, two lists of three; points outside are moved onto this box. None for no
@@ -54,6 +62,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             voted on; None for models without such a procedure.
         first_grid: edge of the cells of which each keeps one point before that; None keeps all.
         up_axis: see `PointCloudProcessor`.
+        default_rgb: the color of clouds without colors; None makes them an error, like `needs_normals`.
         **kwargs: further arguments of `PointCloudProcessor`.
 
     Raises:
@@ -81,7 +90,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         center_voxels: bool = False,
         scale: str | None = None,
         color_range: str = "unit",
-        needs_normals: bool = False,
+        needs_normals: bool = True,
         intensity_range: str | None = None,
         clip: Sequence[Sequence[float]] | None = None,
         views: Sequence[Sequence[float]] | None = None,
@@ -89,7 +98,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         model_axes: Sequence[str] | None = None,
         drawn_points: int | None = None,
         up_axis: str = "z",
-        default_rgb: Sequence[float] | None = _BLACK,
+        default_rgb: Sequence[float] | None = None,
         **kwargs: Any,
     ):
         super().__init__(
@@ -282,8 +291,16 @@ class PointTransformerV3Processor(PointCloudProcessor):
         return xyz if self.clip is None else xyz.clip(*np.asarray(self.clip, xyz.dtype))
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
-        if "normals" in self.features and cloud.normals is None and not self.needs_normals:
-            # Zeros stand for missing normals, as black does for missing colors.
+        fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
+        missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
+        if refused := [ATTRIBUTES[name] for name in missing if fillings[name] is None]:
+            raise PointCloudError(
+                f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
+                "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
+                "default_rgb=(0, 0, 0) and needs_normals=False of the processor put zeros there, with which a model "
+                "that was not answers something else"
+            )
+        if "normals" in missing:
             cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
         channels = super()._channels(cloud)
         if self.color_range == "signed" and "rgb" in self.features:
@@ -312,21 +329,27 @@ class PointTransformerV3Processor(PointCloudProcessor):
 _TURNS = (0, 90, 180, 270)
 # The authors' lists, whose flips are half turns.
 _SCALED = [[scale, turn] for turn in (0, 180) for scale in (0.9, 0.95, 1, 1.05, 1.1)]
-_UTONIA = {"grid_size": 0.01}
-# Neither colors nor normals were ever missing in the training.
-_ROOM = {"default_rgb": None, "needs_normals": True}
+# Colors and normals were left out now and then in the training; in that of all others they never were.
+_LACKING = {"default_rgb": _ZEROS, "needs_normals": False}
+_UTONIA = {"grid_size": 0.01, **_LACKING}
 _STREET = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
 VOXEL_PRESETS: dict[str, dict[str, Any]] = {
     "sonata": {},
-    "concerto": {},
-    "concerto_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
+    "concerto": _LACKING,
+    "concerto_outdoor": {
+        **_LACKING,
+        "grid_size": 0.01,
+        "factor": 0.2,
+        "box_center": "across",
+        "center_voxels": True,
+    },
     "utonia_indoor": {**_UTONIA, "factor": 0.5},
     "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
     "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
     "utonia_tabletop": {**_UTONIA, "factor": 4.0},
     "utonia_city": {**_UTONIA, "factor": 0.0015},
-    "scannet": {**_ROOM, "views": [*([scale, turn] for scale in (1, 0.95, 1.05) for turn in _TURNS), [1, 180]]},
-    "s3dis": {**_ROOM, "views": _SCALED},
+    "scannet": {"views": [*([scale, turn] for scale in (1, 0.95, 1.05) for turn in _TURNS), [1, 180]]},
+    "s3dis": {"views": _SCALED},
     "nuscenes": {**_STREET, "intensity_range": "bytes", "views": _SCALED},
     "waymo": {
         **_STREET,
@@ -336,7 +359,6 @@ VOXEL_PRESETS: dict[str, dict[str, Any]] = {
     },
     # Objects, of any size and with y up; the model was trained with 5,000 points of each.
     "find3d": {
-        **_ROOM,
         "color_range": "signed",
         "scale": "unit_box",
         "factor": 0.75,

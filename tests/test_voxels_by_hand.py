@@ -116,14 +116,19 @@ def test_channels_follow_their_points():
         for values, expected in zip(found, (given.normals, intensity, colors), strict=True):
             np.testing.assert_allclose(values, expected, atol=1e-6)
     bare = cloud(intensity=whole["intensity"])
-    normals, _, colors = channels(bare)
+    zeros = {"default_rgb": (0, 0, 0), "needs_normals": False}
+    normals, _, colors = channels(bare, **zeros)
     assert not normals.any() and not colors.any()
-    assert (channels(bare, color_range="signed")[2] == -1).all()
-    assert channels(bare, default_rgb=[0.25, 0.5, 1.0])[2][0].tolist() == [0.25, 0.5, 1.0]
-    with pytest.raises(ValueError, match="no normals"):
-        channels(bare, needs_normals=True)
-    with pytest.raises(ValueError, match="no colors"):
-        channels(bare, default_rgb=None)
+    assert (channels(bare, color_range="signed", **zeros)[2] == -1).all()
+    filled = channels(bare, default_rgb=[0.25, 0.5, 1.0], needs_normals=False)
+    assert filled[2][0].tolist() == [0.25, 0.5, 1.0]
+    for settings, missing in (
+        ({}, "no colors and no normals"),
+        ({"default_rgb": (0, 0, 0)}, "no normals"),
+        ({"needs_normals": False}, "no colors"),
+    ):
+        with pytest.raises(ValueError, match=f"^{missing}, but .* Pointcept/Sonata, .*needs_normals=False"):
+            channels(bare, **settings)
 
 
 @pytest.mark.parametrize(
@@ -321,27 +326,27 @@ def test_settings_are_kept_as_plain_values():
 
 
 def test_presets_are_those_of_the_released_programs():
-    room = {"default_rgb": None, "needs_normals": True}
+    lacking = {"default_rgb": (0, 0, 0), "needs_normals": False}
     street = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
     scaled = [[scale, 0] for scale in (0.9, 0.95, 1, 1.05, 1.1)] + [[s, 180] for s in (0.9, 0.95, 1, 1.05, 1.1)]
     turns = [0, 90, 180, 270]
     scannet = [[scale, turn] for scale in (1, 0.95, 1.05) for turn in turns] + [[1, 180]]
     assert VOXEL_PRESETS == {
         "sonata": {},
-        "concerto": {},
-        "concerto_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
-        "utonia_indoor": {"grid_size": 0.01, "factor": 0.5},
-        "utonia_outdoor": {"grid_size": 0.01, "factor": 0.2, "box_center": None},
-        "utonia_objects": {"grid_size": 0.01, "scale": "unit_sphere"},
-        "utonia_tabletop": {"grid_size": 0.01, "factor": 4.0},
-        "utonia_city": {"grid_size": 0.01, "factor": 0.0015},
-        "scannet": room | {"views": scannet},
-        "s3dis": room | {"views": scaled},
+        "concerto": lacking,
+        "concerto_outdoor": lacking
+        | {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
+        "utonia_indoor": lacking | {"grid_size": 0.01, "factor": 0.5},
+        "utonia_outdoor": lacking | {"grid_size": 0.01, "factor": 0.2, "box_center": None},
+        "utonia_objects": lacking | {"grid_size": 0.01, "scale": "unit_sphere"},
+        "utonia_tabletop": lacking | {"grid_size": 0.01, "factor": 4.0},
+        "utonia_city": lacking | {"grid_size": 0.01, "factor": 0.0015},
+        "scannet": {"views": scannet},
+        "s3dis": {"views": scaled},
         "nuscenes": street | {"intensity_range": "bytes", "views": scaled},
         "waymo": street
         | {"intensity_range": "tanh", "clip": [[-75.2, -75.2, -4], [75.2, 75.2, 2]]}
         | {"views": [[1, turn] for turn in turns]},
-        "find3d": room
-        | {"color_range": "signed", "scale": "unit_box", "factor": 0.75, "up_axis": "y", "drawn_points": 5000}
+        "find3d": {"color_range": "signed", "scale": "unit_box", "factor": 0.75, "up_axis": "y", "drawn_points": 5000}
         | {"model_axes": ["-x", "z", "y"]},
     }

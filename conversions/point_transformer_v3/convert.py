@@ -99,8 +99,10 @@ def convert_ptv3(
     if unused := [name for name, value in supervised.items() if value is not None]:
         raise ValueError(f"{checkpoint}: not of the supervised layout; expected no {unused[0]}")
     settings = read_settings(checkpoint, "config")
+    # The constructor that has rotary positions has this base by default; the others have no such argument.
+    rotary = {"rope_base": 10.0} if any(name.endswith("rope.inv_freq") for name in original) else {}
     with errors_about(checkpoint):
-        fields = ptv3_fields(settings)
+        fields = ptv3_fields(rotary | settings)
         state = convert_ptv3_state_dict(original, fields)
         # Of the three, only Utonia rotates channels by positions.
         preset = preset or ("utonia_indoor" if fields.get("rope_theta") is not None else "sonata")

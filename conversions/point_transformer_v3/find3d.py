@@ -76,7 +76,7 @@ def convert_find3d(
                 "no heads, patches and curves; give --arguments, a JSON file with the arguments of its extractor"
             )
         widths = [size_of(original, f"fc{number}.weight") for number in (1, 2, 3)]
-        fields = supervised_fields({"in_channels": 6, **given}, **_RULES)
+        fields = supervised_fields({"in_channels": 6, **VARIANTS["base"], **given}, **_RULES)
         config = PointTransformerV3Config(
             # Coordinates come with every point, and are not read.
             **fields | {"in_channels": fields["in_channels"] + 3, "reads_coordinates": False, "lovasz_weight": 0.0},

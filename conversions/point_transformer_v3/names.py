@@ -107,6 +107,7 @@ _SUPERVISED_FIELDS = {
     "pdnorm_adaptive": "adaptive_norms",
     "pdnorm_affine": "norm_affine",
 }
+# Those of curves and patches differ between its programs.
 _SUPERVISED_DEFAULTS = {
     "enc_depths": (2, 2, 2, 6, 2),
     "enc_channels": (32, 64, 128, 256, 512),
@@ -115,6 +116,7 @@ _SUPERVISED_DEFAULTS = {
     "dec_channels": (64, 64, 128, 256),
     "dec_num_head": (4, 4, 8, 16),
 }
+_CONDITIONS = ("ScanNet", "S3DIS", "Structured3D")
 # What the constructor has where a file says nothing; the same as our defaults for all others.
 _DEFAULTS = {
     "in_channels": 6,
@@ -189,12 +191,12 @@ def supervised_fields(arguments: Mapping[str, Any], *, block_rule: str, depth_ru
     # The older name.
     given["enc_mode"] = given.pop("cls_mode", given.get("enc_mode", False))
     own = {ours: given.pop(theirs) for theirs, ours in _SUPERVISED_FIELDS.items() if theirs in given}
-    conditions = given.pop("pdnorm_conditions", None)
+    conditions = given.pop("pdnorm_conditions", _CONDITIONS)
     if not given.pop("pdnorm_decouple", True):
         raise ValueError("config has pdnorm_decouple=False, whose norms the original never builds; expected True")
     fields = ptv3_fields(_SUPERVISED_DEFAULTS | given)
     if own.get("condition_batch_norms") or own.get("condition_layer_norms"):
-        fields["norm_conditions"] = list(conditions or ())
+        fields["norm_conditions"] = list(conditions)
     layout = ("stem", "stage_norm", "pooling", "decoder_convolution")
     fields |= {name: PRESETS["supervised"][name] for name in layout} | own
     return fields | {"block_rule": block_rule, "depth_rule": depth_rule, "lovasz_weight": 1.0}

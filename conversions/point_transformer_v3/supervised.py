@@ -25,20 +25,26 @@ class Rules:
         depth_rule: Of the config.
         color_range: Of the processor.
         title: The programs, for cards.
+        defaults: Of the constructor; None if these programs have different ones.
     """
 
     block_rule: str
     depth_rule: str
     color_range: str
     title: str
+    defaults: Mapping[str, Any] | None
 
 
+_POINTCEPT = {"order": ("z", "z-trans"), "enc_patch_size": (48,) * 5, "dec_patch_size": (48,) * 4}
+_UPCAST = {"upcast_attention": True, "upcast_softmax": True}
 TRAINED_WITH: dict[str, Rules] = {
-    "pointcept-1.5.1": Rules("branch", "max", "signed", "Pointcept 1.5.0 or 1.5.1 (December 2023 to March 2024)"),
-    "pointcept-1.5.2": Rules(
-        "full", "max", "signed", "Pointcept 1.5.2 (May 2024) or the detached repository since March 2024"
+    "pointcept-1.5.1": Rules(
+        *("branch", "max", "signed", "Pointcept 1.5.0 or 1.5.1 (December 2023 to March 2024)"), _POINTCEPT | _UPCAST
     ),
-    "pointcept-1.6": Rules("full", "max_plus_one", "unit", "Pointcept 1.6.0 (March 2025) or later"),
+    "pointcept-1.5.2": Rules(
+        *("full", "max", "signed", "Pointcept 1.5.2 (May 2024) or the detached repository since March 2024"), None
+    ),
+    "pointcept-1.6": Rules("full", "max_plus_one", "unit", "Pointcept 1.6.0 (March 2025) or later", _POINTCEPT),
 }
 """Program -> its rules. All published segmentation weights are of the first."""
 
@@ -181,8 +187,17 @@ def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> B
 def fields_of(
     original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
 ) -> dict[str, Any]:
-    """Return the fields of `PointTransformerV3Config` of a file."""
-    given = {"in_channels": benchmark.channels} | dict(arguments)
+    """Return the fields of `PointTransformerV3Config` of a file.
+
+    Raises:
+        ValueError: An argument is missing whose default is not known, or as `supervised_fields` does.
+    """
+    if rules.defaults is None and (missing := [name for name in _POINTCEPT if name not in arguments]):
+        raise ValueError(
+            f"the arguments lack {missing[0]!r}, which is {_POINTCEPT[missing[0]]} by default in Pointcept and "
+            f"{_BASE[missing[0]]} in the detached repository; state it"
+        )
+    given = {"in_channels": benchmark.channels, **(rules.defaults or {}), **arguments}
     fields = supervised_fields(given, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
     fields["reads_coordinates"] = benchmark.reads_coordinates
     fields["in_channels"] = given["in_channels"] + 3 * (not benchmark.reads_coordinates)

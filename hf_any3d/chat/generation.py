@@ -24,6 +24,8 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.templates import Prompt
 from hf_any3d.identity import active_adapters, weights_state
+from hf_any3d.modeling.layers.forward_contract import CACHE
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 
 # The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose
@@ -54,13 +56,34 @@ PUBLISHED_GENERATION: dict[str, dict[str, Any]] = {
 GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith("_")} | {
     "generation_config",
     "logits_processor",
+    "prefix_allowed_tokens_fn",
     "stopping_criteria",
     "streamer",
+    "tokenizer",
 }
 """Arguments of `generate` that callers may pass."""
 LEAST_TEMPERATURE = 0.01
 """Lowest temperature of sampling; with lower ones it would be greedy in practice."""
 _CACHED_CLOUDS = 64
+
+
+def take_generation(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of `generate` out of those of a call, also as the pipelines of transformers name them.
+
+    Args:
+        arguments: Those of the call, among them perhaps `generate_kwargs`, several in a dict, and `stop_sequence`,
+            one of `stop_strings` or a list of them. The other ones are left, with unknown ones of the dict.
+
+    Raises:
+        ValueError: One is given twice.
+    """
+    several = dict(arguments.pop("generate_kwargs", None) or {})
+    if (stop := arguments.pop("stop_sequence", None)) is not None:
+        arguments.setdefault("stop_strings", [stop] if isinstance(stop, str) else list(stop))
+    if twice := sorted(several.keys() & arguments.keys()):
+        raise ValueError(f"{twice[0]} is given twice, in generate_kwargs and as an argument; expected one of them")
+    arguments |= several
+    return {name: arguments.pop(name) for name in list(arguments) if name in GENERATION_KEYS}
 
 
 class Answerer:
@@ -101,7 +124,8 @@ class Answerer:
         if new:
             points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
             # All new clouds in one pass; a cloud that was given twice is encoded once.
-            found |= dict(zip(new, self.model.get_point_features(points), strict=True))
+            with evaluation_mode(self.model):
+                found |= dict(zip(new, self.model.get_point_features(points), strict=True))
         # The cloud used last is the last one. Features come from `found`, so a call may have more clouds than are
         # kept.
         for key in keys:
@@ -164,15 +188,16 @@ class Answerer:
             processors.append(SuppressToken(point_token))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
-        return self.model.generate(  # pyright: ignore[reportAttributeAccessIssue] its mixin is a dummy to pyright
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            point_features=features,
-            past_key_values=cache,
-            logits_processor=processors,
-            stopping_criteria=stops,
-            **settings,
-        )
+        with evaluation_mode(self.model):
+            return self.model.generate(  # pyright: ignore[reportAttributeAccessIssue] its mixin is a dummy to pyright
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                point_features=features,
+                **{CACHE: cache},
+                logits_processor=processors,
+                stopping_criteria=stops,
+                **{"tokenizer": self.processor.tokenizer} | settings,  # which finds `stop_strings`
+            )
 
 
 class SuppressToken(LogitsProcessor):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, status
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, skip_hub_if_offline, status
 from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
@@ -47,6 +47,8 @@ Data = Annotated[
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
+# Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
+_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "label_2/*.txt")
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
 # Scans of a class below which each further one raises the accuracy most.
@@ -106,6 +108,8 @@ def find_dataset(name: str) -> FoundDataset:
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if has_boxes(path):
+            return FoundDataset("scans_with_boxes", folder=path)
         # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
         return FoundDataset("parquet" if inside else "folder", folder=path)
@@ -122,7 +126,14 @@ def find_dataset(name: str) -> FoundDataset:
             "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
+    skip_hub_if_offline()
     return FoundDataset(name)
+
+
+def has_boxes(folder: Path) -> bool:
+    """Return whether a folder, or that of a split in it, has a file of boxes that `scans_with_boxes` reads."""
+    places = (folder, *(folder / split for split in ("train", "validation", "test")))
+    return any(True for place in places for pattern in _BOXES for _ in place.glob(pattern))
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
@@ -462,6 +473,7 @@ def show(
         # Spread over all files, which are sorted by folder and so by class.
         chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
         names: list[str] = []
+        titles = inputs.titles()
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             for cloud in clouds:
@@ -470,7 +482,7 @@ def show(
 
                     write_point_cloud(target, cloud.data)
                     continue
-                view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
+                view, own = view_of_cloud(cloud.data, title=titles[cloud.name])
                 views.append(view)
                 # In place, as the list is read outside of this function.
                 names[:] = max(names, own, key=len)

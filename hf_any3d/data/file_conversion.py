@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Mesh, config
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
@@ -167,7 +167,7 @@ def add_preview(
 ) -> AnyDataset:
     """Add a column of small .ply files, which programs without this package open and viewers of datasets draw.
 
-    The column has the type `Mesh` of `datasets`. All other columns stay as they are.
+    The column has the type `Mesh` of `datasets`, which has it from 5.0 on. All other columns stay as they are.
 
     Args:
         dataset: rows or splits with `points` (points, 3) and perhaps `colors` (0 to 255).
@@ -184,6 +184,8 @@ def add_preview(
             for split, rows in dataset.items()
         }
         return type(dataset)(splits)
+    from datasets import Mesh
+
     features = _features_of(dataset)
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1")

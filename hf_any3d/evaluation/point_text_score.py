@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing import PointCloudProcessor
 
 
@@ -41,13 +42,13 @@ def point_text_scores(
         raise ValueError(f"{len(clouds)} clouds and {len(texts)} texts; expected as many of both, at least one")
     # Each text once: among equal ones `argmax` takes the first, so that all others would count as wrong.
     different = list(dict.fromkeys(texts))
-    model.eval()
-    # Complete texts, not names of classes, so no templates.
-    words = model.encode_labels(different, templates=["{}"]).float()  # pyright: ignore[reportCallIssue] a method
     features = []
-    for start in range(0, len(clouds), batch_size):
-        points = processor(list(clouds[start : start + batch_size]))["points"].to(model.device)
-        features.append(model.get_point_features(points).float())  # pyright: ignore[reportCallIssue] a method
+    with evaluation_mode(model):
+        # Complete texts, not names of classes, so no templates.
+        words = model.encode_labels(different, templates=["{}"]).float()  # pyright: ignore[reportCallIssue] a method
+        for start in range(0, len(clouds), batch_size):
+            points = processor(list(clouds[start : start + batch_size]))["points"].to(model.device)
+            features.append(model.get_point_features(points).float())  # pyright: ignore[reportCallIssue] a method
     cosines = (torch.cat(features) @ words.T).cpu().numpy()  # (clouds, different texts)
     own = np.array([different.index(text) for text in texts])
     scores = 100 * cosines[np.arange(len(own)), own].clip(min=0)

@@ -21,12 +21,13 @@ from hf_any3d.evaluation.classification import (
     record_confusion,
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.modes import evaluation_mode
 
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
 _DRAWN_ORDERS = 10_000
-# Index of the clouds' embeddings in a model's outputs, after the logits of clouds and of texts.
-_POINT_EMBEDS = 2
+# Index of the clouds' embeddings in the outputs that Trainer keeps, after the logits of the clouds.
+_POINT_EMBEDS = 1
 
 
 def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[int]) -> dict[str, float]:
@@ -131,7 +132,7 @@ def evaluate_class_names(
     """Evaluate a model that compares clouds with texts, on the names of all classes.
 
     Args:
-        model: Has `encode_labels` and `get_point_features`, see `AlignedZeroShotClassifier`; in evaluation mode.
+        model: Has `encode_labels` and `get_point_features`, see `AlignedZeroShotClassifier`.
         rows: Evaluation rows, dictionaries with `points` and `label`.
         names: Name of each class, as words.
         templates: Texts with `{}` for the name; by default those of the model's config.
@@ -146,7 +147,8 @@ def evaluate_class_names(
     for start in tqdm(range(0, len(rows), batch_size), desc="clouds", leave=False):
         batch = rows.__getitems__(list(range(start, min(start + batch_size, len(rows)))))
         points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(model.device)
-        cosines = model.get_point_features(points).float() @ texts.T  # (batch, classes)
+        with evaluation_mode(model):
+            cosines = model.get_point_features(points).float() @ texts.T  # (batch, classes)
         if torch.isnan(cosines).any():
             raise ValueError("features have NaN; the model has diverged or its input was not finite")
         predictions.append(cosines.argmax(dim=1).cpu().numpy())

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from hf_any3d.atomic_files import temporary_path
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
 from hf_any3d.modeling.pretrained_parts import is_quantized
 
@@ -115,10 +116,8 @@ def _compare(model: MiniGPT3DForConditionalGeneration, copied: PreTrainedModel) 
     # Spread over the vocabulary.
     ids = torch.arange(_TOKENS)[None] * (vocabulary // _TOKENS)
     embedded = model.get_input_embeddings()(ids.to(model.device))
-    was_training = model.training
-    model.eval()
-    expected = model(inputs_embeds=embedded).logits.float().cpu()
-    model.train(was_training)
+    with evaluation_mode(model):
+        expected = model(inputs_embeds=embedded).logits.float().cpu()
     found = copied.eval()(inputs_embeds=embedded.to("cpu", copied.dtype)).logits.float()
     difference = float((found - expected).abs().max())
     allowed = _TOLERANCES.get(copied.dtype, 1e-4) * float(expected.abs().max())

@@ -16,7 +16,6 @@ from torch import nn
 
 from hf_any3d.export.programs import (
     Runner,
-    eval_mode,
     export_program,
     exportable,
     least_points,
@@ -26,6 +25,7 @@ from hf_any3d.export.programs import (
     trace,
 )
 from hf_any3d.modeling.layers.boxes import BOX_SIZE
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing import PointCloudProcessor
 
 OPSET = 20  # the first one with an operator for GELU
@@ -250,7 +250,7 @@ def compare(model: nn.Module, run: Runner) -> float:
     # Other sizes than while tracing, to notice one that the graph took as a constant.
     for batch, count in ((1, least + 37), (3, 2 * least + 501)):
         points = torch.rand(batch, count, base.config.in_channels, generator=generator) * 2 - 1
-        with eval_mode(model), torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             output = model(points=points)
         given = run(points)
         for name, values in zip(names, given if len(names) > 1 else (given,), strict=True):

@@ -17,6 +17,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerForPointCloudClassification,
 )
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
 from hf_any3d.modeling.point_features import PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
@@ -95,7 +96,7 @@ def trace(model: nn.Module) -> ExportedProgram:
     sizes = {0: Dim("batch", min=1), 1: Dim("points", min=least)}
     example = torch.zeros(_BATCH, max(_POINTS, 2 * least), base.config.in_channels, device=base.device)
     outputs = _Outputs(model, output_names(base))
-    with eval_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         program = torch.export.export(outputs, (example,), dynamic_shapes={"points": sizes}, strict=False)
     # Stack traces hold paths of this machine.
     for graph in program.graph_module.modules():
@@ -137,17 +138,6 @@ def least_points(model: Exportable) -> int:
         assert isinstance(encoder, PreTrainedConfig)
         return encoder.min_points
     return max(config.num_tokens, config.num_neighbors)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode temporarily."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

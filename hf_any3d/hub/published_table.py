@@ -6,7 +6,7 @@ is a `System`, whose function in `hf_any3d.conversions` converts its files.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 SIZE_MARK = ":"
@@ -225,9 +225,10 @@ def _ptv3(name: str, config: Mapping[str, Any], remark: str = "", preset: str | 
     return PublishedFile(f"{name}.pth", config, remark, options={} if preset is None else {"preset": preset})
 
 
-def _ptv3_with_head(name: str, config: Mapping[str, Any]) -> PublishedFile:
+def _ptv3_with_head(name: str, config: Mapping[str, Any], preset: str | None = None) -> PublishedFile:
     parts = {"head": f"{name}_linear_prob_head_sc.pth"}
-    return PublishedFile(f"{name}.pth", config, "with a linear head for ScanNet", parts, model_class=_SEGMENTATION)
+    file = _ptv3(name, config, "with a linear head for ScanNet", preset)
+    return replace(file, parts=parts, model_class=_SEGMENTATION)
 
 
 def _supervised(folder: str, dataset: str, sizes: Sequence[int] = (32, 64, 128, 256, 512)) -> PublishedFile:
@@ -282,17 +283,21 @@ PUBLISHED: dict[str, Published] = {
             "scannet": _ptv3_with_head("sonata", _BASE),
         },
     ),
+    "Pointcept/Sonata": Published(
+        PTV3,
+        {None: _ptv3("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")},
+    ),
     "Pointcept/Concerto": Published(
         PTV3,
         {
             "tiny": _ptv3("concerto_tiny", {}, "size not known"),
-            "small": _ptv3("concerto_small", {}, "size not known"),
-            "base": _ptv3("concerto_base", _BASE),
+            "small": _ptv3("concerto_small", {}, "size not known", "concerto"),
+            "base": _ptv3("concerto_base", _BASE, preset="concerto"),
             "base-origin": _ptv3("concerto_base_origin", _BASE),
             "base-siglip": _ptv3("concerto_base_siglip", _BASE),
-            "large": _ptv3("concerto_large", _LARGE),
+            "large": _ptv3("concerto_large", _LARGE, preset="concerto"),
             "large-outdoor": _ptv3("concerto_large_outdoor", {}, "size not known", "concerto_outdoor"),
-            "scannet": _ptv3_with_head("concerto_large", _LARGE),
+            "scannet": _ptv3_with_head("concerto_large", _LARGE, preset="concerto"),
         },
     ),
     "Pointcept/Utonia": Published(

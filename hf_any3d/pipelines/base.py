@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import Pipeline
+from transformers import AutoFeatureExtractor, Pipeline
 
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.no_object import NoObjectWarning, why_too_large
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing import PointCloudProcessor
 
 PROGRESS_FROM = 100
@@ -60,9 +64,12 @@ class PointCloudPipeline(Pipeline):
     _load_image_processor = False
     _load_video_processor = False
     _load_tokenizer = False
-    _load_feature_extractor = True
+    # Not True, by which transformers would not take `processor=…` in its place; `__init__` raises the error instead.
+    _load_feature_extractor = None
     # Whether the pipeline needs the head that was saved.
     uses_head = True
+    # Whether a cloud is taken for a single object.
+    of_objects = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the pipeline for the model's type."""
@@ -72,7 +79,13 @@ class PointCloudPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        if isinstance(self.processor, PointCloudProcessor):  # a feature extractor to transformers
+            self.feature_extractor, self.processor = self.processor, None
+        if self.feature_extractor is None and self._load_feature_extractor is not False:
+            if self.model.name_or_path:  # opening it again tells why it cannot be opened
+                AutoFeatureExtractor.from_pretrained(self.model.name_or_path)
+            raise ValueError("processor is missing; expected one with a model that is given as an object")
+        model = unwrapped(self.model)
         saved = model.config.architectures
         if self.uses_head and saved and type(model).__name__ not in saved:
             # Auto classes initialize a missing head at random with a warning, which is useful only for training.
@@ -80,6 +93,11 @@ class PointCloudPipeline(Pipeline):
                 f"{model.name_or_path}: holds a {saved[0]}, which pipeline({self.task!r}) cannot use; expected a "
                 f"{type(model).__name__}"
             )
+
+    def forward(self, model_inputs: Any, **forward_params: Any) -> Any:
+        """Compute in evaluation mode, also with a model that is being trained; its mode stays as it was."""
+        with evaluation_mode(self.model):
+            return super().forward(model_inputs, **forward_params)
 
     @property
     def up_axis(self) -> str:
@@ -108,6 +126,11 @@ class PointCloudPipeline(Pipeline):
 
     def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
         """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
+        if self.of_objects:
+            stem, cloud = stem_of(cloud), to_cloud(cloud, self.feature_extractor.features)
+            if (reason := why_too_large(cloud)) is not None:
+                warnings.warn(reason, NoObjectWarning, stacklevel=2)
+            return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem]}
         # A list, so that batches keep one name per cloud.
         return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem_of(cloud)]}
 
@@ -128,6 +151,13 @@ class PointCloudPipeline(Pipeline):
         self.model.save_pretrained(save_directory, **kwargs)
         processor = self.feature_extractor if self.processor is None else self.processor
         processor.save_pretrained(save_directory, **kwargs)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return the model within a PEFT model or one of `torch.compile`."""
+    model = getattr(model, "_orig_mod", model)
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return getattr(model, "_orig_mod", model)
 
 
 class Clouds(Dataset):

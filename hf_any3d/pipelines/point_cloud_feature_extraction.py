@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, unwrapped, without_none
 
 
 class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
@@ -40,8 +40,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
         stem = model_inputs.pop("stem")
         # The pipeline may have been built with a model with a head.
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        output = model.base_model(**model_inputs)
+        output = unwrapped(self.model).base_model(**model_inputs)
         if "offsets" in output:  # voxels of all clouds, one after the other
             counts = output.offsets.diff(prepend=output.offsets.new_zeros(1)).tolist()
             return {

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor
 from transformers.pipelines.base import ChunkPipeline
 
 from hf_any3d.data.blocks import split_into_blocks
@@ -74,14 +73,10 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
 
     has_scores = True
     """Whether boxes have scores, by which some may be left out."""
-    # Models that write layouts have a processor instead; `__init__` raises the error of a missing one.
-    _load_feature_extractor = None
-    _load_processor = None
+    _load_processor = None  # of models that write layouts
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if self.feature_extractor is None:
-            self.feature_extractor = AutoFeatureExtractor.from_pretrained(self.model.name_or_path)
         processor = self.feature_extractor
         moved = {"center": processor.center, "scale": processor.scale, "axes": processor.axes}
         if wrong := {name: value for name, value in moved.items() if value not in (False, None, "xyz")}:

@@ -6,22 +6,24 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from hf_any3d.chat.generation import GENERATION_KEYS, Answerer
+from hf_any3d.chat.generation import Answerer, take_generation
 from hf_any3d.chat.messages import is_conversation
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.templates import Prompt
 from hf_any3d.pipelines.base import Clouds, PointCloudPipeline, as_clouds, refuse_unknown, without_none
 
 QUESTION = "What is this?"
+_GENERATION = "stop_sequence, generate_kwargs, arguments of generate"
 
 
 @dataclass
 class Request:
-    """A conversation, its prompt, and the answers once they are generated."""
+    """A conversation, its prompt, whether answers continue its last message, and these once they are generated."""
 
     messages: list[Mapping[str, Any]]
     prompt: Prompt
     is_chat: bool
+    continues: bool = False
     answers: Sequence[str] = ()
 
 
@@ -42,11 +44,14 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     A repeated cloud is encoded once. `hf_any3d.ChatSession` continues a conversation from its cache, and streams.
 
-    Arguments of a call, besides those of `generate` (`max_new_tokens`, 256 by default, `do_sample`, `num_beams`, …):
+    Arguments of a call, besides those of `generate` (`max_new_tokens`, 256 by default, `do_sample`, `stop_strings`, …;
+    also in a dict, `generate_kwargs`):
 
     - `text`: the question, or one for each cloud; "What is this?" by default.
     - `chat_template`: name of a template of the processor, such as "evaluation".
     - `return_full_text`: see above.
+    - `continue_final_message`: whether the last message is continued, not answered; by default one of the assistant.
+    - `stop_sequence`: a text that ends an answer, or several; another name of `stop_strings`.
 
     Example:
         ```python
@@ -75,11 +80,12 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         text: str | Sequence[str] | None = None,
         chat_template: str | None = None,
         return_full_text: bool | None = None,
+        continue_final_message: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
-        refuse_unknown(kwargs, "text, chat_template, return_full_text, arguments of generate")
-        before = without_none(text=text, chat_template=chat_template)
+        generation = take_generation(kwargs)
+        refuse_unknown(kwargs, f"text, chat_template, return_full_text, continue_final_message, {_GENERATION}")
+        before = without_none(text=text, chat_template=chat_template, continue_final_message=continue_final_message)
         return before, generation, without_none(return_full_text=return_full_text)
 
     def __call__(self, inputs: Any, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
@@ -98,7 +104,13 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
             raise ValueError(f"text has {len(text)} questions for {count} clouds; expected one, or one for each")
         return super().__call__(Questions(clouds, text), **kwargs)
 
-    def preprocess(self, inputs: Any, text: str = QUESTION, chat_template: str | None = None) -> dict[str, Request]:
+    def preprocess(
+        self,
+        inputs: Any,
+        text: str = QUESTION,
+        chat_template: str | None = None,
+        continue_final_message: bool | None = None,
+    ) -> dict[str, Request]:
         """Prepare the prompt of one conversation, or of one cloud with its question."""
         # Transformers wraps a conversation in an object with this attribute.
         messages, is_chat = getattr(inputs, "messages", inputs), True
@@ -107,12 +119,13 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         elif not is_conversation(messages):
             own = inputs.get("text") if isinstance(inputs, Mapping) else None
             messages, is_chat = _question(inputs, own or text), False
-        # A last message of the assistant is continued, not answered.
         continues = messages[-1]["role"] == "assistant"
+        if is_chat and continue_final_message is not None:
+            continues = continue_final_message
         (prompt,) = self.processor.prompts(
             [messages], chat_template, continue_final_message=continues, add_generation_prompt=not continues
         )
-        return {"request": Request(list(messages), prompt, is_chat)}
+        return {"request": Request(list(messages), prompt, is_chat, continues)}
 
     def _forward(self, model_inputs: dict[str, Any], **generation: Any) -> dict[str, list[Request]]:
         requests = model_inputs["request"]
@@ -133,7 +146,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         request = request[0] if isinstance(request, list) else request
         if not request.is_chat or return_full_text is False:
             return [{"generated_text": text.strip()} for text in request.answers]
-        return [{"generated_text": _add_answer(request.messages, text)} for text in request.answers]
+        return [{"generated_text": _add_answer(request.messages, text, request.continues)} for text in request.answers]
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Combine the arguments of `generate` of a call with the pipeline's and the defaults.
@@ -141,7 +154,9 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         Raises:
             TypeError: If `generate` does not have one of them.
         """
-        refuse_unknown({name: None for name in generation if name not in GENERATION_KEYS}, "arguments of generate")
+        given = dict(generation)
+        generation = take_generation(given)
+        refuse_unknown(given, _GENERATION)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         return self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
 
@@ -167,8 +182,8 @@ def _question(cloud: Any, text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def _add_answer(messages: list[Mapping[str, Any]], text: str) -> list[Mapping[str, Any]]:
-    if messages[-1]["role"] != "assistant":
+def _add_answer(messages: list[Mapping[str, Any]], text: str, continues: bool) -> list[Mapping[str, Any]]:
+    if not continues:
         return [*messages, {"role": "assistant", "content": text.strip()}]
     last = messages[-1]
     # The answer continues what the message already has.

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 import torch
 from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
-from hf_any3d.chat.generation import GENERATION_KEYS, streamed
+from hf_any3d.chat.generation import streamed, take_generation
 from hf_any3d.chat.messages import is_conversation, take_clouds
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wall, read_lines
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
@@ -58,6 +59,7 @@ class _LayoutPipeline(PointCloudPipeline):
     """Base of both pipelines, before that of the task."""
 
     processor: SpatialLMProcessor
+    _load_feature_extractor = False
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=4096, do_sample=False)
     usual_task: ClassVar[str]
@@ -86,8 +88,9 @@ class _LayoutPipeline(PointCloudPipeline):
         """
         own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
         grammar = without_none(grammar=kwargs.pop("grammar", None))
-        generation = {name: kwargs.pop(name) for name in list(kwargs) if name in GENERATION_KEYS}
-        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {known}arguments of generate")
+        generation = take_generation(kwargs)
+        known += "stop_sequence, generate_kwargs, arguments of generate"
+        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {known}")
         if own["up_axis"] is not None:
             checked_choice("up_axis", own["up_axis"], UP_AXES)
         if own["align"] is not None:
@@ -128,6 +131,7 @@ class _LayoutPipeline(PointCloudPipeline):
         rooms, first = [request.room for request in requests], requests[0]
         inputs = self.processor(rooms, task=first.task, classes=first.classes).to(self.device)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
+        generation.setdefault("tokenizer", self.processor.tokenizer)  # which finds `stop_strings`
         settings = self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
         if in_grammar:
             limits = {
@@ -136,7 +140,8 @@ class _LayoutPipeline(PointCloudPipeline):
             }
             own = self.processor.grammar(first.task, first.classes, **limits)
             settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *own])
-        made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+        with evaluation_mode(self.model):
+            made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
         texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])

@@ -13,6 +13,7 @@ from scipy.spatial import KDTree
 from hf_any3d.atomic_files import atomic_write
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.pipelines.point_cloud_segmentation import part_of
 from hf_any3d.voxel_processing import PointTransformerV3Processor
@@ -72,24 +73,23 @@ def scene_features(
     # A copy, since the caller's keeps its own limit.
     processor = copy.copy(processor)
     processor.min_points = 1  # a column at the edge of a scene may hold a single point
-    with atomic_write(output) as file:
+    with atomic_write(output) as file, evaluation_mode(encoder), torch.no_grad():
         for number, (seen, own) in enumerate(_columns(data, processor, block_size, margin)):
             if len(seen) > processor.num_points:
                 raise ValueError(
                     f"block_size={block_size!r}: a column has {len(seen):,} points with its margin; expected at most "
                     f"num_points={processor.num_points:,} of the processor; give smaller columns"
                 )
-            with torch.no_grad():
-                inputs = processor(part_of(data, seen)).to(encoder.device)
-                encoded = encoder.encode(**inputs)
-                wanted = torch.from_numpy(np.flatnonzero(own)).to(encoder.device)
-                for rows in wanted.split(_PIECE):
-                    values = encoded.point_features(rows, levels).float().cpu().numpy().astype(dtype)
-                    # The number of channels is known only with the first features.
-                    if number == 0 and rows[0] == wanted[0]:
-                        open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
-                    # Mapped anew each time: pages that were written would otherwise stay in memory.
-                    np.load(file, mmap_mode="r+")[seen[rows.cpu().numpy()]] = values
+            inputs = processor(part_of(data, seen)).to(encoder.device)
+            encoded = encoder.encode(**inputs)
+            wanted = torch.from_numpy(np.flatnonzero(own)).to(encoder.device)
+            for rows in wanted.split(_PIECE):
+                values = encoded.point_features(rows, levels).float().cpu().numpy().astype(dtype)
+                # The number of channels is known only with the first features.
+                if number == 0 and rows[0] == wanted[0]:
+                    open_memmap(file, mode="w+", dtype=dtype, shape=(len(data), values.shape[1]))
+                # Mapped anew each time: pages that were written would otherwise stay in memory.
+                np.load(file, mmap_mode="r+")[seen[rows.cpu().numpy()]] = values
     return np.load(output, mmap_mode="r")
 
 

@@ -223,6 +223,8 @@ def _features(name: str, model: Any, clouds: int) -> Check:
         control = type(model)(model.config).eval()
     processor, up_axis = AutoProcessor.from_pretrained(name), up_axis_of("shapes") or "y"
     (known, labels), (asked, truth) = _shapes("train", clouds), _shapes("test", clouds)
+    if getattr(processor, "needs_normals", False):
+        known, asked = ([_colored(points) for points in shapes] for shapes in (known, asked))
     names, right = sorted(set(labels)), []
     for one in (model, control):
         extract = _pipeline("point-cloud-feature-extraction", one, feature_extractor=processor)
@@ -261,11 +263,14 @@ def _room(name: str, model: Any) -> Check:
     answers, truth = [], []
     for row in rows:
         points = np.asarray(row["points"])
-        cloud = {"points": points, "colors": np.full(points.shape, 0.5), "normals": _normals(points)}
-        found = segment(cloud, up_axis="y")
+        found = segment(_colored(points), up_axis="y")
         answers += [str(model.config.id2label[int(label)]).lower() for label in found["labels"]]
         truth += [true_names[label] for label in np.asarray(row["labels"])]
     return _balanced(what, np.asarray(answers), np.asarray(truth), shared)
+
+
+def _colored(points: np.ndarray) -> dict[str, np.ndarray]:
+    return {"points": points, "colors": np.full(points.shape, 0.5), "normals": _normals(points)}
 
 
 def _normals(points: np.ndarray, neighbors: int = 16) -> np.ndarray:
@@ -286,7 +291,7 @@ def _parts(name: str) -> Check:
     shares, chances = [], []
     for row in rows:
         points = np.asarray(row["points"])
-        cloud = {"points": points, "colors": np.full(points.shape, 0.5), "normals": _normals(points)}
+        cloud = _colored(points)
         truth, category = np.asarray(row["labels"]), categories[row["label"]]
         own = sorted(set(truth.tolist()))
         labels = [names[part].removeprefix(f"{category} ") for part in own]

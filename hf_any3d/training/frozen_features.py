@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from hf_any3d.processing import PointCloudProcessor
@@ -69,9 +70,7 @@ def frozen_features(
 
     # Labels and names are needed next to the features; points would only be copied into the cache.
     kept = {name: kind for name, kind in rows.features.items() if isinstance(kind, (Value, ClassLabel))}
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         return rows.with_format("numpy").map(
             compute,
             batched=True,
@@ -83,8 +82,6 @@ def frozen_features(
             new_fingerprint=fingerprint,
             desc="frozen features",
         )
-    finally:
-        model.train(was_training)
 
 
 def features_fingerprint(encoder: PreTrainedModel, rows: Dataset, processor: PointCloudProcessor | None) -> str:

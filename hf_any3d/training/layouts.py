@@ -24,6 +24,7 @@ from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
@@ -439,14 +440,13 @@ def evaluate_layouts(
 def answer_rows(model: Any, rows: LayoutRows, task: str, max_new_tokens: int) -> tuple[list[Layout], list[Layout]]:
     """Let a model write the layouts of rows, held to the grammar; returns answers and truths, of what `task` asks."""
     processor, found, truths = rows.processor, [], []
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     for number in range(len(rows)):
         row = rows[number]
         inputs = processor([row["room"]], task=task).to(device)
         held = processor.grammar(task, max_new_tokens=max_new_tokens)
-        answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=held)
+        with evaluation_mode(model):
+            answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=held)
         found += processor.decode_layouts(answer[:, inputs["input_ids"].shape[1] :], [row["room"]])
         truths.append(asked_of(row["layout"], task))
-    model.train(was_training)
     return found, truths

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.codebook import gumbel_temperature, kl_weight
 from hf_any3d.modeling.encoders import encoder_settings
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
@@ -73,21 +74,19 @@ class LinearProbe:
 
     @torch.no_grad()
     def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
-        was_training, device = model.training, next(model.parameters()).device
+        device = next(model.parameters()).device
         prepared = evaluation_rows(rows, self.processor)
         starts = tqdm(
             range(0, len(prepared), self.batch_size), desc=f"features of {split}", disable=quiet, leave=False
         )
-        model.eval()
         found = []
         # So that a run gives the same result however often the probe is evaluated.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), evaluation_mode(model):
             for start in starts:
                 batch = prepared.__getitems__(list(range(start, min(start + self.batch_size, len(prepared)))))
                 points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(device)
                 features = model.probe_features(points)  # pyright: ignore[reportCallIssue] a method
                 found.append(features.float().cpu().numpy())
-        model.train(was_training)
         return np.concatenate(found)
 
 

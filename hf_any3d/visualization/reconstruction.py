@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops import chamfer_distance, gather_points
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.viewer import write_clouds_page
@@ -96,14 +97,10 @@ def reconstruct_masked(
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3; drawn as in Point-MAE.
     """
-    was_training = model.training
-    try:
-        model.eval()
+    with evaluation_mode(model):
         output = model(points, mask=mask, return_loss=False)
         patches = model._teacher_patches(points, model.cut(points))
         features = model.teacher_features(patches)  # (batch, groups, target width)
-    finally:
-        model.train(was_training)
     if not output.mask.any():
         raise ValueError("mask: hides no patch; expected some to guess")
     hidden, visible = (_column_indices(chosen) for chosen in (output.mask, ~output.mask))

@@ -19,6 +19,7 @@ from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.any2point.virtual_projection import project
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
@@ -323,7 +324,8 @@ def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], d
     """
     backbone = _backbone(model)
     config = backbone.config
-    tokens = backbone.point_tokenizer(points[None].to(backbone.device))
+    with evaluation_mode(backbone):
+        tokens = backbone.point_tokenizer(points[None].to(backbone.device))
     # As in the model's forward pass.
     centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
     projection = project(centers, backbone.family.positions_of(backbone.encoder), config)
@@ -362,7 +364,8 @@ def views_of_attention(model: Any, points: torch.Tensor) -> tuple[list[CloudView
         ValueError: The model has no virtual projection, or does not return attention weights.
     """
     backbone = _backbone(model)
-    output = backbone(points[None].to(backbone.device), output_attentions=True)
+    with evaluation_mode(backbone):
+        output = backbone(points[None].to(backbone.device), output_attentions=True)
     xyz, nearest = _nearest_token(points, output.centers[0])
     count, views = output.centers.shape[1], []
     for number, weights in enumerate(output.attentions, 1):  # (batch, heads, 1 + tokens, keys)

@@ -26,6 +26,7 @@ from hf_any3d.modeling.encoders.loading import (
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, attention_kinds
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.library import ModelWarning
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
@@ -480,11 +481,9 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     named = dict(encoder.named_parameters())
     if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
         raise ValueError(f"the encoder's {quantized[0]} is {named[quantized[0]].dtype}; expected floating point")
-    mode = model.training
-    # Layer drop in train mode would leave out layers by chance.
-    model.eval()
     encoder.requires_grad_(True)
-    with torch.enable_grad():
+    # Layer drop in train mode would leave out layers by chance.
+    with evaluation_mode(model), torch.enable_grad():
         reached = torch.autograd.grad(probe().sum(), list(named.values()), allow_unused=True)
     # Parameters on which the output does not depend have no gradient at all.
     trained = [name for name, gradient in zip(named, reached, strict=True) if gradient is not None]
@@ -494,5 +493,5 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     for module in model.modules():
         if isinstance(module, FrozenEncoderMixin):
             module.config.change_part("encoder", stored=True, checksum=None, subfolder=None)
-    model.train(mode)
+    model.train(model.training)  # now that it trains, the encoder follows the model's mode
     return trained

@@ -35,6 +35,7 @@ from hf_any3d.modeling.encoders import (
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.library import LibraryModelMixin
@@ -56,8 +57,8 @@ _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.
 _WHOLE = 2**31
 _STEPS = tuple(round(math.sqrt(prime) % 1 * _WHOLE) for prime in (2, 3, 5, 7, 11, 13, 17))
-# Clouds that a frozen model reads at a time: all copies of a large batch would need gigabytes.
-_AT_ONCE = 64
+# Clouds, or depth views, that a frozen model reads at a time: all copies of a large batch would need gigabytes.
+_AT_ONCE, _VIEWS_AT_ONCE = 64, 24
 # What a model of points says of a cloud besides its features.
 _OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
 
@@ -246,10 +247,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         model = getattr(self, PART_OF[name])
         count = 2 * self.config.min_points
         points = torch.rand(2, count, self.config.in_channels, generator=torch.Generator().manual_seed(0))
-        was_training = model.training
-        model.eval()
-        features = self._frozen_features(name, points.to(model.device, torch.float32), {})[0]
-        model.train(was_training)
+        with evaluation_mode(model):
+            features = self._frozen_features(name, points.to(model.device, torch.float32), {})[0]
         return features.shape[-1]
 
     @strict_forward
@@ -334,6 +333,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
         # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
         size = max(1, _AT_ONCE // config.copies) * config.copies
+        if name == "views":
+            size = max(1, _VIEWS_AT_ONCE // config.views)
         pooled, others = [], []
         for piece in [points] if is_whole else points.split(size):
             if name == "views":

@@ -175,8 +175,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         norm_affine: Whether these norms have weights and biases.
         adaptive_norms: Whether an embedding of the data set shifts and scales what they return.
         condition_size: Channels of that embedding; None for none. Released weights have one that is not used.
-        condition_classes: For each data set the numbers of its classes among the texts; their order is that of the
-            embeddings too.
+        condition_classes: For each data set the numbers of its classes among the texts. The data sets have the order
+            of the heads and embeddings, so that files hold pairs of a name and its numbers, which may be given too.
 
     Args: Heads
         head_widths: Widths of the hidden layers of the classification head; empty for a linear head.
@@ -201,6 +201,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     """
 
     model_type = "point_transformer_v3"
+    # What has no row for each cloud, but for each voxel, patch or text.
+    keys_to_ignore_at_inference = ["voxel_embeds", "text_embeds", "hidden_states", "attentions"]
 
     in_channels: int = 9
     grid_size: float = 0.02
@@ -255,7 +257,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     norm_affine: bool = True
     adaptive_norms: bool = False
     condition_size: int | None = None
-    condition_classes: dict[str, list[int]] | None = None
+    condition_classes: dict[str, list[int]] | list[tuple[str, list[int]]] | None = None
 
     head_widths: list[int] | tuple[int, ...] = (256, 128)
     head_dropout: float = 0.5
@@ -277,8 +279,10 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
     def __post_init__(self, **kwargs: Any):
+        if self.condition_classes is not None:
+            self.condition_classes = dict(self.condition_classes)
         check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         if not self.curves:
@@ -306,6 +310,13 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             self._check_heads("decoder_")
         super().__post_init__(**kwargs)
         self.check_parts((TEXT_TOWER, "base"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""
+        settings = super().to_dict()
+        if self.condition_classes is not None:
+            settings["condition_classes"] = [[name, list(rows)] for name, rows in self.condition_classes.items()]
+        return settings
 
     def _check_conditions(self) -> None:
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":

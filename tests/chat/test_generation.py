@@ -132,7 +132,9 @@ def test_the_clouds_used_last_are_kept(monkeypatch):
     states = [0]
     answerer.state = lambda: states[-1]
     answerer.model = SimpleNamespace(
-        device="cpu", get_point_features=lambda points: encoded.append(len(points)) or torch.stack(points)
+        device="cpu",
+        modules=lambda: [],
+        get_point_features=lambda points: encoded.append(len(points)) or torch.stack(points),
     )
     clouds = [np.full((2, 3), number, np.float32) for number in range(4)]
     assert answerer.features([]) is None

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.no_object import why_no_object
 from hf_any3d.many_files.files import Cloud
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
@@ -50,7 +51,7 @@ def walls(size):
     ],
 )
 def test_a_room_and_a_handful_of_points_are_told_whatever_a_model_says_of_them(points, reason):
-    found = predict.why_no_object(Cloud("scan.ply", PointCloudData(points)), "y")
+    found = why_no_object(PointCloudData(points), "y")
     assert found is None if reason is None else found.startswith(reason)
 
 

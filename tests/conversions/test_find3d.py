@@ -59,6 +59,11 @@ def test_other_sizes_need_the_arguments_of_the_extractor(released, tmp_path):
     file, _ = released
     with pytest.raises(ValueError, match=r"enc_depths=\(1, 2, 1, 1, 2\); the published model has .*give --arguments"):
         convert_find3d(file, tmp_path / "out")
+    _, arguments = released
+    assert "order" not in json.loads(open(arguments).read())
+    convert_find3d(file, tmp_path / "out", arguments=arguments)
+    config = PointTransformerV3Config.from_pretrained(tmp_path / "out")
+    assert list(config.curves) == ["z", "z-trans", "hilbert", "hilbert-trans"]
     save_file({"fc1.weight": torch.ones(2, 2)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="no tensors of Find3D"):
         convert_find3d(tmp_path / "other.safetensors", tmp_path / "out")

@@ -136,7 +136,11 @@ def test_arguments_of_the_supervised_layout():
     }
     assert more == found | fields | {"norm_conditions": ["a", "b"]}
     assert "norm_conditions" not in supervised_fields(GIVEN | {"pdnorm_conditions": ("a",)}, **rules)
-    assert supervised_fields(GIVEN | {"pdnorm_ln": True}, **rules)["norm_conditions"] == []
+    assert supervised_fields(GIVEN | {"pdnorm_ln": True}, **rules)["norm_conditions"] == [
+        "ScanNet",
+        "S3DIS",
+        "Structured3D",
+    ]
     base = supervised_fields({}, **rules)
     assert base["depths"] == [2, 2, 2, 6, 2] and base["decoder_hidden_sizes"] == [64, 64, 128, 256]
 

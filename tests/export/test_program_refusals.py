@@ -18,8 +18,9 @@ from hf_any3d import (
 from hf_any3d.export import encode_prompt_embeds, export_program
 from hf_any3d.export.language_model import check_is_stock
 from hf_any3d.export.onnx import _require, _without_log_messages
-from hf_any3d.export.programs import eval_mode, least_points, replaced_when_complete
+from hf_any3d.export.programs import least_points, replaced_when_complete
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+from hf_any3d.modeling.layers.modes import evaluation_mode
 from tests.common.models import case_of
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import tiny_model, tiny_scene_model
@@ -92,7 +93,7 @@ def test_files_appear_together_when_they_are_complete(tmp_path):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_of_a_model_comes_back(training):
     model = torch.nn.Linear(2, 2).train(training)
-    with pytest.raises(ZeroDivisionError), eval_mode(model):
+    with pytest.raises(ZeroDivisionError), evaluation_mode(model):
         assert not model.training
         raise ZeroDivisionError
     assert model.training is training

@@ -52,9 +52,12 @@ def ptv3(name, sizes=None, **more):
     return (f"{name}.pth", {} if sizes is None else {"hidden_sizes": sizes, "depths": DEPTHS}, more)
 
 
-def with_head(name, sizes):
+def with_head(name, sizes, **more):
     model = "PointTransformerV3ForPointCloudSegmentation"
-    return ptv3(name, sizes, parts={"head": f"{name}_linear_prob_head_sc.pth"}, model_class=model)
+    return ptv3(name, sizes, parts={"head": f"{name}_linear_prob_head_sc.pth"}, model_class=model, **more)
+
+
+LACKING = {"options": {"preset": "concerto"}}
 
 
 def supervised(folder, dataset, *sizes):
@@ -90,17 +93,20 @@ TABLE = {
         "Point Transformer V3 (Sonata, Concerto, Utonia)",
         {"base": ptv3("sonata", BASE), "small": ptv3("sonata_small"), "scannet": with_head("sonata", BASE)},
     ),
+    "Pointcept/Sonata": (
+        "Point Transformer V3 (Sonata, Concerto, Utonia)", {None: ptv3("sonata_20251024", **LACKING)},
+    ),
     "Pointcept/Concerto": (
         "Point Transformer V3 (Sonata, Concerto, Utonia)",
         {
             "tiny": ptv3("concerto_tiny"),
-            "small": ptv3("concerto_small"),
-            "base": ptv3("concerto_base", BASE),
+            "small": ptv3("concerto_small", **LACKING),
+            "base": ptv3("concerto_base", BASE, **LACKING),
             "base-origin": ptv3("concerto_base_origin", BASE),
             "base-siglip": ptv3("concerto_base_siglip", BASE),
-            "large": ptv3("concerto_large", LARGE),
+            "large": ptv3("concerto_large", LARGE, **LACKING),
             "large-outdoor": ptv3("concerto_large_outdoor", options={"preset": "concerto_outdoor"}),
-            "scannet": with_head("concerto_large", LARGE),
+            "scannet": with_head("concerto_large", LARGE, **LACKING),
         },
     ),
     "Pointcept/Utonia": (
@@ -242,7 +248,7 @@ TERMS = System("T", "convert", "Class", "MIT", "NC-1", "its page", "https://x", 
 def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkeypatch):
     refusal = (
         r"^me/x: the weights are under NC-1 \(stated by its page\), which forbids commercial use; if yours is "
-        f"permitted, pass accept_license=True once, or set {ACCEPT}=me/x$"
+        rf"permitted, accept it once with open_published\(…, accept_license=True\), or set {ACCEPT}=me/x$"
     )
     monkeypatch.delenv(ACCEPT, raising=False)
     free = System("T", "convert", "Class", "MIT", "MIT", "its page", "https://x")

@@ -282,10 +282,10 @@ def test_an_answer_is_a_message_or_the_end_of_one(content, answer, last):
     if content is None:
         messages.append({"role": "assistant", "content": "It is"})
     before = [dict(one) for one in messages]
-    found = point_cloud_text_to_text._add_answer(messages, answer)
+    found = point_cloud_text_to_text._add_answer(messages, answer, content is None)
     assert found == [before[0], last] and messages == before
     parts = [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "It"}]}]
-    assert point_cloud_text_to_text._add_answer(parts, "s ")[0]["content"] == "Its"
+    assert point_cloud_text_to_text._add_answer(parts, "s ", True)[0]["content"] == "Its"
 
 
 def test_lines_come_as_soon_as_they_are_whole():

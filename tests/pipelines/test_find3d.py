@@ -97,7 +97,7 @@ def test_wrong_arguments_are_refused(segment):
     assert made(cloud(), candidate_labels=["none", "seat"])["labels"].max() < 2
     assert "none" in segment.label_names(["seat"]) and segment.label_names("None, seat", False) == ("None", "seat")
     plain = {name: values for name, values in cloud().items() if name != "normals"}
-    with pytest.raises(ValueError, match="no normals; the processor needs them"):
+    with pytest.raises(ValueError, match="no normals, but the model was never trained without"):
         segment(plain, candidate_labels=LABELS)
 
 

@@ -5,6 +5,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
+from hf_any3d.chat import ChatSession
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
@@ -103,6 +104,59 @@ def test_unfinished_answers_are_continued(pipe):
     forced = ForcedAnswer(pipe.processor.tokenizer, " a chair.###")
     answers = text_of(pipe(unfinished, logits_processor=[forced], max_new_tokens=20))
     assert len(answers) == 2 and answers[-1] == {"role": "assistant", "content": "This is a chair."}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stop_strings": "lam"},
+        {"stop_strings": ["x", "lam"]},
+        {"stop_sequence": "lam"},
+        {"stop_sequence": ["lam", "x"]},
+        {"generate_kwargs": {"stop_strings": ["lam"], "num_beams": 1}},
+        {"generation_config": GenerationConfig(max_new_tokens=20, stop_strings=["lam"])},
+        {"generate_kwargs": {"max_new_tokens": 5}},
+    ],
+)
+def test_answers_end_as_in_the_pipelines_of_transformers(pipe, settings):
+    words = ForcedAnswer(pipe.processor.tokenizer, "a lamp, old")
+    length = {} if "max_new_tokens" in str(settings) else {"max_new_tokens": 20}
+    assert text_of(pipe(cloud(), logits_processor=[words], **length, **settings)) == "a lam"
+    words.step = 0
+    session = ChatSession(pipe, cloud(), logits_processor=[words], **length)
+    assert session.ask("What is this?", **settings) == "a lam"
+
+
+def test_an_answer_of_a_batch_that_a_string_stops_has_nothing_behind_it(pipe):
+    words = ForcedAnswer(pipe.processor.tokenizer, "a lamp, old", "chair, new")
+    answers = pipe(
+        [cloud(), cloud(1)], batch_size=2, logits_processor=[words], stop_strings=["lam"], max_new_tokens=10
+    )
+    assert [text_of(answer) for answer in answers] == ["a lam", "chair, new"]
+
+
+def test_generation_arguments_are_kept_by_the_pipeline_and_given_once(pipe):
+    with_limit = tiny_chat_pipeline()
+    made = pipeline(
+        with_limit.task, model=with_limit.model, processor=with_limit.processor, stop_sequence="lam", device="cpu"
+    )
+    words = ForcedAnswer(pipe.processor.tokenizer, "a lamp, old")
+    assert text_of(made(cloud(), logits_processor=[words], max_new_tokens=20)) == "a lam"
+    with pytest.raises(ValueError, match="max_new_tokens is given twice"):
+        pipe(cloud(), max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
+    with pytest.raises(TypeError, match="unknown arguments: max_tokens"):
+        pipe(cloud(), generate_kwargs={"max_tokens": 4})
+
+
+def test_a_last_message_may_be_continued_or_answered(pipe):
+    question = chat_about("What is this?", cloud())
+    begun = [*question, {"role": "assistant", "content": "It is"}]
+    settings = {"max_new_tokens": 4}
+    continued = text_of(pipe(begun, **settings))
+    assert text_of(pipe(begun, continue_final_message=True, **settings)) == continued
+    assert len(continued) == 2 and continued[-1]["content"].startswith("It is")
+    answered = text_of(pipe(begun, continue_final_message=False, **settings))
+    assert answered[:2] == begun and answered[2]["role"] == "assistant"
 
 
 def test_repetition_penalty_applies_only_to_the_answer(pipe):

@@ -105,6 +105,13 @@ def assert_room(found: list[dict], shift: np.ndarray = CORNER, edge: bool = Fals
         np.testing.assert_allclose(np.mean(one["box"]["corners"], axis=0), one["box"]["center"], atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*cut off before its end")
+@pytest.mark.parametrize("settings", [{"stop_sequence": "bbox_0="}, {"generate_kwargs": {"stop_strings": "bbox_0="}}])
+def test_answers_end_as_in_the_pipelines_of_transformers(write, settings):
+    found = write(scan(), logits_processor=[dictated(write)], **settings)[0]["layout"]
+    assert len(found["walls"]) == 2 and len(found["boxes"]) < 2
+
+
 def test_boxes_are_those_of_the_layout_in_the_frame_of_the_scan(detect):
     assert type(detect) is LayoutDetectionPipeline
     words = dictated(detect)

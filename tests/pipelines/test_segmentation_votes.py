@@ -150,9 +150,9 @@ def test_the_command_line_votes(room):
 def test_what_a_model_was_never_trained_without_is_an_error(room):
     segment = pipeline("point-cloud-segmentation", model=str(room / "room-model"))
     cloud = np.random.default_rng(0).random((50, 3))
-    with pytest.raises(ValueError, match="no colors; the processor needs them"):
+    with pytest.raises(ValueError, match="no colors, but the model was never trained without"):
         segment({"points": cloud, "normals": cloud})
-    with pytest.raises(ValueError, match="no normals; the processor needs them"):
+    with pytest.raises(ValueError, match="no normals, but the model was never trained without"):
         segment({"points": cloud, "colors": cloud})
     streets = PointTransformerV3Processor(**VOXEL_PRESETS["nuscenes"])
     with pytest.raises(ValueError, match="no intensity; the processor needs them"):

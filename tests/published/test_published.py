@@ -201,7 +201,7 @@ def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
     model = open_published(path, cache_dir=tmp_path / "cache")
     assert model.config.published["file"] == "downloaded.pt" and "name" not in model.config.published
     assert open_published(path, cache_dir=tmp_path / "cache", dtype="float16").dtype == torch.float16
-    assert len(list((tmp_path / "cache" / "local").glob("*-v1*"))) == 1
+    assert len(list((tmp_path / "cache" / "local").glob("*-v2*"))) == 1
     torch.save({"model": {"layer.weight": torch.ones(2)}}, path)
     with pytest.raises(ValueError, match="its tensors are those of none of Any2Point, .*OpenShape, .*Uni3D"):
         open_published(path)
@@ -235,7 +235,7 @@ def no_leftovers() -> None:
         assert (
             path.name in ("license.json", "revisions")
             or path.name.endswith((".lock", ".tmp.lock"))
-            or "-v1" in path.name
+            or "-v2" in path.name
         ), path
         assert "-v1" not in path.name or (path / "model.safetensors").is_file()
 

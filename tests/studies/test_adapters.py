@@ -219,7 +219,8 @@ def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, 
 
 def test_points_for_an_encoder_of_voxels_are_those_of_its_processor(shapes, point_encoders, tmp_path):
     tiny_ptv3(PointTransformerV3Model, in_channels=9).save_pretrained(tmp_path)
-    PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere").save_pretrained(tmp_path)
+    zeros = {"default_rgb": (0, 0, 0), "needs_normals": False}
+    PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere", **zeros).save_pretrained(tmp_path)
     prepared = np.asarray(adapter_runs.with_channels(shapes, str(tmp_path))["test"]["points"])
     assert prepared.shape == (4, 32, 9)
     kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["point_transformer_v3"])["test"]["points"])

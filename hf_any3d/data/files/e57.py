@@ -68,7 +68,7 @@ def read(source: Source) -> PointCloudData:
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined)
+    return PointCloudData(**joined, meters_per_unit=1.0)
 
 
 def _logical(data: bytes) -> tuple[bytes, bytes]:

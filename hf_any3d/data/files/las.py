@@ -8,6 +8,7 @@ from importlib import import_module
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_numbers
+from hf_any3d.data.files.las_units import meters_per_unit
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -84,7 +85,16 @@ def read(source: Source) -> PointCloudData:
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z", step=np.abs(scale))
+    unit = meters_per_unit(data, start)
+    return PointCloudData(
+        points,
+        usable,
+        labels=labels,
+        intensity=measured,
+        up_axis="z",
+        meters_per_unit=unit,
+        step=np.abs(scale),
+    )
 
 
 def _row_type(kind: int, size: int) -> np.dtype:

@@ -47,7 +47,7 @@ def read(source: Source) -> PointCloudData:
     table = np.frombuffer(data, "<f4").reshape(-1, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
-    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z")
+    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
 
 
 def _width_of(data: bytes) -> int:

@@ -60,6 +60,7 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor, or None.
+        meters_per_unit: Length of a unit of the coordinates in meters where the format of the file says it, else None.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -80,6 +81,7 @@ class PointCloudData:
     up_axis: str | None = None
     intensity: np.ndarray | None = None
     ring: np.ndarray | None = None
+    meters_per_unit: float | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -151,8 +153,8 @@ class PointCloudData:
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for missing ones; `up_axis` is left out."""
-        return {name: value for name, value in vars(self).items() if name != "up_axis"}
+        """Return its arrays by name, None for missing ones; `up_axis` and `meters_per_unit` are left out."""
+        return {name: value for name, value in vars(self).items() if name not in ("up_axis", "meters_per_unit")}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
@@ -189,7 +191,7 @@ class PointCloudData:
             ring = self.ring[nearest]
         if self.intensity is not None:
             intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
-        whole = {"offset": self.offset, "up_axis": self.up_axis}
+        whole = {"offset": self.offset, "up_axis": self.up_axis, "meters_per_unit": self.meters_per_unit}
         # In the precision of the vertices, as an offset was split off from these.
         points = points.astype(self.points.dtype)
         return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)

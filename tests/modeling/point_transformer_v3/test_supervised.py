@@ -40,6 +40,24 @@ def gradients(model, points, labels):
     return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
+@pytest.mark.parametrize("classes", [{"b": [0, 1, 2], "a": [0, 1]}, {"b": [2, 0], "a": [0, 1], "c": [1, 0]}])
+@pytest.mark.parametrize("head", ["conditions", "texts"])
+def test_data_sets_keep_their_order_when_saved(head, classes, tmp_path):
+    several = {"segmentation_head": head, "condition_classes": classes, "condition": "a", "num_labels": 2}
+    several |= {"norm_conditions": ["b", "a", "c"], "condition_layer_norms": True, "condition_size": 4}
+    model = model_of(**several, adaptive_norms=True, text_embedding_size=5)
+    if head == "texts":
+        model.segmenter.class_embeddings.normal_()
+    model.save_pretrained(tmp_path)
+    opened = PointTransformerV3ForPointCloudSegmentation.from_pretrained(tmp_path).eval()
+    assert opened.config.condition_classes == classes and list(opened.config.condition_classes) == list(classes)
+    points = torch.rand(1, 80, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(opened(points).logits, model(points).logits, rtol=0, atol=1e-6)
+    # As another program may give it.
+    assert PointTransformerV3Config.from_dict(model.config.to_dict()).condition_classes == classes
+
+
 def test_blocks_that_are_computed_again_have_the_same_gradients():
     model, points = model_of(), torch.rand(2, 80, 6)
     labels = torch.randint(3, (2, 80))
