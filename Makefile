@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast test-tools gpu-check fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,7 +83,10 @@ test-tools: $(INSTALLED) ## Run the tests of fuzzing, interruptions, releases, b
 test-fast: $(INSTALLED) ## Run all tests but those of tests/slow.txt, in two minutes (PYTEST_ARGS)
 	@$(BIN)/python $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under ten minutes (GPU_ARGS: --output DIR)
+test-versions: $(INSTALLED) ## Try the oldest and newest releases of Hugging Face's libraries (PYTEST_ARGS)
+	@$(BIN)/python -m tests.versions $(PYTEST_ARGS)
+
+gpu-check: $(INSTALLED) ## Check kernels and models on this machine's GPU in under nine minutes (GPU_ARGS: --output DIR)
 	@$(BIN)/python -m tests.gpu_check $(GPU_ARGS)
 
 fuzz: $(INSTALLED) ## Read 10,000 hostile inputs of each kind under a guard (HF_ANY3D_MUTATIONS, FUZZ_ARGS: names)

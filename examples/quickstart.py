@@ -14,6 +14,9 @@ studies/results/recipe.md; that recipe has 60 epochs (`--epochs 60`), of which t
 
 from __future__ import annotations
 
+import hf_any3d  # registers the models and the pipeline; before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import argparse
 import os
 import time
@@ -32,7 +35,6 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, pipeline, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-import hf_any3d  # registers the models and the pipeline
 from hf_any3d import (
     Any2PointForPointCloudClassification,
     GuidedAdapterConfig,

@@ -16,6 +16,9 @@ card, metrics.json and a page of reconstructed clouds. How codes are selected is
 Next: examples/run_act_pretraining.py --autoencoder out/autoencoder.
 """
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import logging
 import sys
 from collections.abc import Sequence

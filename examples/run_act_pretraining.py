@@ -16,6 +16,9 @@ directory gets the model, a model card and metrics.json. Next: examples/run_poin
 --model_name_or_path out/pretrained.
 """
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import logging
 import sys
 from collections.abc import Sequence

@@ -14,6 +14,9 @@ experts. A saved stage has the trained weights and the names of the pretrained p
 `hf-any3d chat out/stage4 chair.ply`.
 """
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import logging
 import math
 import sys

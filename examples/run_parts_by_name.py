@@ -14,6 +14,9 @@ categories are never seen; the test split and the training rows of these categor
 the model is used with. The output directory gets model, model card and metrics.json.
 """
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import logging
 import sys
 from collections.abc import Sequence

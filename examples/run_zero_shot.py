@@ -18,6 +18,9 @@ model learns all classes, and there is no zero-shot accuracy. The output directo
 metrics.json.
 """
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import logging
 import sys
 from dataclasses import dataclass, field

@@ -11,6 +11,9 @@ removed are the only work of a later one. In Python `search` also takes points.
 
 from __future__ import annotations
 
+import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
+
+# isort: split
 import argparse
 import json
 import os

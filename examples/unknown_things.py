@@ -12,7 +12,7 @@ from torch import nn
 from examples import quickstart
 from hf_any3d.data import build_transform
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.modeling.layers.unknown_score import KNOWN_SHARE, UnknownScore, surprise
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, conformal_level, is_none_of_these, surprise
 from hf_any3d.training.little_data.no_class import draw_things
 from studies.generated_shapes import draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
@@ -84,15 +84,31 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, things: np.ndarra
     # As `fit_unknown_score` does: certainty does not outweigh distance.
     found["unknown_surprise"][1] = max(found["unknown_surprise"])
     signs = torch.stack([(values - found[name][0]) / found[name][1] for name, values in pairs.items()]).sum(dim=0)
-    threshold = torch.quantile(signs, KNOWN_SHARE).item()
-    # No held-out shape, as stored or turned, is without a label.
-    highest = torch.sigmoid(signs.max() - threshold).item()
-    return {
-        "temperature": temperature,
-        **found,
-        "unknown_threshold": threshold,
-        "unknown_far": round(0.05 * np.ceil(highest / 0.05), 2),
-    }
+    # Features of another model are at other distances: this level holds for that model alone, see `find_level`.
+    return {"temperature": temperature, **found, "unknown_threshold": conformal_level(signs)[0]}
+
+
+def find_level(model: Any, kept_apart: Dataset) -> dict[str, float]:
+    """Find the level above which a cloud gets no label, on shapes that the model itself has not learned from.
+
+    Args:
+        model: A model with an unknown score; its config gets the level.
+        kept_apart: Rows that it has not learned from.
+
+    Returns:
+        The `stated` share of known shapes without a label; and that share `measured` in one half of the shapes, by the
+        level that the other half gives, the mean over 200 divisions.
+    """
+    config = model.config
+    features, logits = outputs_of(model, as_found(kept_apart)[0])
+    sums = torch.logit(model.score_unknown(features, logits).double()) + config.unknown_threshold
+    groups, generator, above = np.tile(kept_apart["group"], 2), np.random.default_rng(SEED), []
+    for _ in range(200):
+        order = generator.permutation(np.unique(groups))
+        first = torch.from_numpy(np.isin(groups, order[: len(order) // 2]))
+        above.append((sums[~first] > conformal_level(sums[first])[0]).double().mean().item())
+    config.unknown_threshold, config.unknown_share = conformal_level(sums)
+    return {"stated": config.unknown_share, "measured": float(np.mean(above))}
 
 
 def finish(model: Any, rows: Dataset, calibration: dict[str, Any], things: np.ndarray | None) -> None:
@@ -116,15 +132,17 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
     """Compare the unknown scores of test shapes with those of other things; also the calibration error.
 
     Returns:
-        Kind of thing -> `auroc`, against the test shapes, and the shares that are `flagged` (score above 0.5) and get
-        `no label`; "test shapes" has the `calibration error` too.
+        Kind of thing -> `auroc`, against the test shapes, and the share that gets `no label`; "test shapes" has the
+        `calibration error` too.
     """
     clouds, labels = as_found(test)
     features, logits = outputs_of(model, clouds)
-    known, far = model.score_unknown(features, logits), model.config.unknown_far
+    known, config = model.score_unknown(features, logits), model.config
     scores, classes = logits.softmax(-1).max(-1)
     right = classes == torch.from_numpy(labels)
-    found = {"test shapes": {**shares_of(known, far), "calibration error": calibration_error(scores, right)}}
+    found = {
+        "test shapes": {"no label": share_of(known, config), "calibration error": calibration_error(scores, right)}
+    }
     generator, stored = np.random.default_rng(SEED + 1), np.stack(quickstart.plain_rows(test)["points"][:])
     names = test.features["label"].names
     upright = stored[np.isin(test["label"], [names.index(name) for name in UPRIGHT_CLASSES if name in names])]
@@ -138,13 +156,13 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
     for kind, points in things.items():
         unknown = model.score_unknown(*outputs_of(model, np.stack(points)))
         above = (unknown[:, None] > known).float() + (unknown[:, None] == known).float() / 2
-        found[kind] = {"auroc": above.mean().item(), **shares_of(unknown, far)}
+        found[kind] = {"auroc": above.mean().item(), "no label": share_of(unknown, config)}
     return found
 
 
-def shares_of(unknown: torch.Tensor, far: float) -> dict[str, float]:
-    """Return which shares of unknown scores are flagged and get no label."""
-    return {"flagged": (unknown > 0.5).float().mean().item(), "no label": (unknown > far).float().mean().item()}
+def share_of(unknown: torch.Tensor, config: Any) -> float:
+    """Return the share of unknown scores with which a cloud gets no label."""
+    return is_none_of_these(unknown, config).float().mean().item()
 
 
 def compare_banks(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, dict[str, dict[str, float]]]:
@@ -172,8 +190,8 @@ def compare_banks(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, 
 
 def doubt_table(doubts: dict[str, dict[str, float]]) -> str:
     """Format what the model makes of things that it does not know."""
-    lines = ["| shown | AUROC | flagged, % | no label, % |", "|---|---|---|---|"]
+    lines = ["| shown | AUROC | no label, % |", "|---|---|---|"]
     for kind, row in doubts.items():
         area = f"{row['auroc']:.2f}" if "auroc" in row else "–"
-        lines.append(f"| {kind} | {area} | {100 * row['flagged']:.0f} | {100 * row['no label']:.0f} |")
+        lines.append(f"| {kind} | {area} | {100 * row['no label']:.0f} |")
     return "\n".join(lines)

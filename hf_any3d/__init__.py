@@ -9,6 +9,8 @@ import sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
+from hf_any3d.messages import without_remarks as _without_remarks
+from hf_any3d.threads import share_processors as _share_processors
 from hf_any3d.version import __version__ as __version__
 
 _models = _Path(__file__).parent / "modeling"
@@ -18,6 +20,7 @@ if not _models.is_dir():
         "core.symlinks true` and check it out again (on Windows, in developer mode), or install a wheel"
     )
 
+_share_processors()
 from hf_any3d.public_names import names_for_type_checkers as _names_for_type_checkers  # noqa: E402
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
 
@@ -98,4 +101,5 @@ _ONLY_MODELS = not all(map(_is_installed, ("peft", "scipy")))
 # Registering loads torch, transformers and PEFT, which takes seconds; the command line answers --help without them,
 # and its commands register when they turn to models.
 if "hf_any3d_command" not in sys.modules and not _ONLY_MODELS:
-    importlib.import_module(f"{__name__}.registration").register()
+    with _without_remarks():
+        importlib.import_module(f"{__name__}.registration").register()

@@ -7,6 +7,7 @@ printed here.
 import csv
 import io
 import json
+import logging
 import numbers
 import re
 import sys
@@ -81,6 +82,20 @@ def print_json(value: Any) -> None:
     """Print indented JSON."""
     for line in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
         print_line(line)
+
+
+@contextmanager
+def without_remarks() -> Iterator[None]:
+    """Leave out what libraries that PEFT imports, where they are installed, say about kernels for other machines."""
+    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "torchao", "torch.utils._pytree")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logger.level, logging.ERROR))
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

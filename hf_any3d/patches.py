@@ -5,7 +5,7 @@
   where that test fails, a release has made the patch unnecessary.
 - `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
-  adapts by default.
+  adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
   alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
@@ -27,10 +27,17 @@ from typing import Any, cast
 
 import torch
 import transformers
+import transformers.integrations.peft as peft_integration
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import (
+    CHAT_TEMPLATE_FILE,
+    CONFIG_NAME,
+    FEATURE_EXTRACTOR_NAME as PREPROCESSOR,
+    PROCESSOR_NAME,
+)
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -44,8 +51,8 @@ from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_a
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.stored_adapters import (
-    check_adapter_config,
     check_base,
+    refuse_folder_of_adapters,
     refuse_foreign_adapters,
     refuse_odd_weights,
     refuse_offloaded_base,
@@ -57,6 +64,9 @@ from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 
 _READ_CLOUDS_AND_WORDS = (MiniGPT3DPreTrainedModel, SpatialLMPreTrainedModel)
 _PACKAGE = __name__.partition(".")[0]
+_PROCESSOR_FILES = frozenset(
+    {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
+)
 _HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
@@ -107,19 +117,27 @@ class Patch:
 PATCHES: list[Patch] = []
 
 
-def add_entries(auto_classes: Iterable[type], lora_targets: Mapping[str, list[str]]) -> None:
+def add_entries(
+    auto_classes: Iterable[type], lora_targets: Mapping[str, list[str]], next_token_models: Iterable[type]
+) -> None:
     """Add to tables of the libraries what they look up there.
 
     Args:
         auto_classes: Auto classes of our tasks, which pipelines and saved repositories look up by name in
             transformers.
         lora_targets: `model_type` of our language models -> the modules that LoRA adapts by default.
+        next_token_models: Models with the loss of a language model; Trainer shifts labels to smooth for these names.
     """
     # There can be two module objects of transformers: importing peft replaces the one that was there before.
     for module in (transformers, sys.modules["transformers"], transformers.models.auto):
         for auto_class in auto_classes:
             setattr(module, auto_class.__name__, auto_class)
     TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(lora_targets)
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.update(
+        {model.config_class.model_type: model.__name__ for model in next_token_models}
+    )
+    # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
+    peft_integration.MIN_PEFT_VERSION = "0.20.0"
 
 
 def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
@@ -165,7 +183,8 @@ class PointCloudPeftModel(PeftModel):
         """
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
-            if config.base_model_name_or_path is None and getattr(model.config, "encoder_name_or_path", None):
+            # Without a name it is None, or an empty text before PEFT 0.21.
+            if not config.base_model_name_or_path and getattr(model.config, "encoder_name_or_path", None):
                 # A model that was not loaded from a repository is its encoder and what is saved here.
                 config.base_model_name_or_path = model.config.encoder_name_or_path
                 config.revision = config.revision or model.config.encoder_revision
@@ -223,15 +242,25 @@ class PointCloudPeftModel(PeftModel):
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def load_adapter(
-        self, model_id: str | os.PathLike, *args: Any, key_mapping: dict[str, str] | None = None, **kwargs: Any
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str,
+        *args: Any,
+        key_mapping: dict[str, str] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Load an adapter as PEFT does, also under earlier names of tensors.
+
+        From a directory of several adapters, as `save_pretrained` writes it, the one of this name is loaded; PEFT
+        loads the one that is called default under any name.
 
         Raises:
             EncoderMismatchError: If it was trained on other pretrained weights than this model has.
             ValueError: If its weights are damaged or not finite, or those of the base model are offloaded: PEFT would
                 lose the adapter's.
         """
+        if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
+            model_id = Path(model_id, adapter_name)
         model = cast(PreTrainedModel, self.get_base_model())
         refuse_offloaded_base(model, os.fspath(model_id))
         if isinstance(model, AdapterLoadingMixin):
@@ -241,7 +270,7 @@ class PointCloudPeftModel(PeftModel):
                 check_base(model, recorded, os.fspath(model_id))
         if isinstance(model, EarlierNamesMixin):
             key_mapping = model.renamings() | (key_mapping or {})
-        loaded = super().load_adapter(cast(str, model_id), *args, key_mapping=key_mapping, **kwargs)
+        loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, key_mapping=key_mapping, **kwargs)
         if isinstance(model, AdapterLoadingMixin):
             refuse_non_finite(model, os.fspath(model_id))
         return loaded
@@ -300,6 +329,12 @@ def _is_ours(model: Any) -> bool:
 )
 def _become_ours(original: Callable) -> Callable:
     def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        if isinstance(model, PointCloudPeftModel):
+            raise ValueError(
+                f"the model has the adapter {', '.join(map(repr, model.peft_config))} already; expected "
+                "model.load_adapter(directory, adapter_name=…) or model.add_adapter(name, config), and "
+                "model.set_adapter(name)"
+            )
         # Before PEFT's constructor, which already calls methods that our class overrides.
         if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
             self.__class__ = adapted_class(type(self))
@@ -317,6 +352,7 @@ def _become_ours(original: Callable) -> Callable:
 )
 def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
+        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
         found = original(model_id, **kwargs)
         ours = _our_config(model_id, kwargs) if found is not None or os.path.isdir(model_id) else None
         return None if ours else found
@@ -339,6 +375,7 @@ def _open_pipeline(original: Callable) -> Callable:
         hub = {name: named[name] for name in (*_HUB_KEYS, "local_files_only") if named.get(name) is not None}
         if not isinstance(model, (str, os.PathLike)):
             return original(*args, **kwargs)
+        refuse_folder_of_adapters(model)
         if given.get("task") is None:  # nothing but its config says that a model is ours
             if (config := _our_config(model, hub)) is None:
                 return original(*args, **kwargs)
@@ -359,7 +396,8 @@ def _open_pipeline(original: Callable) -> Callable:
 
 @_patch(
     "transformers.utils.hub:cached_files",
-    "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone",
+    "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone, or no "
+    "processor of an adapter with a name of its own, which is saved one folder above it",
 )
 def _open_published_checkpoints(original: Callable) -> Callable:
     def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
@@ -370,6 +408,10 @@ def _open_published_checkpoints(original: Callable) -> Callable:
 
             hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
             path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
+        elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
+            folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
+            if _our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
+                path_or_repo_id = folders[1]
         return original(path_or_repo_id, filenames, *args, **kwargs)
 
     return cached_files
@@ -384,10 +426,10 @@ def _refuse_missing_adapters(original: Callable) -> Callable:
         if isinstance(model, AdapterLoadingMixin):
             check_name(model_id, kwargs)
             hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+            refuse_folder_of_adapters(Path(model_id, hub.get("subfolder") or ""))
             refuse_foreign_adapters(os.fspath(model_id), hub)
             check_settings_files(Path(model_id, hub.get("subfolder") or ""))
             with stored_settings(model_id):
-                check_adapter_config(PeftConfig.from_pretrained(os.fspath(model_id), **hub))
                 return original(cls, model, model_id, *args, **kwargs)
         return original(cls, model, model_id, *args, **kwargs)
 
@@ -411,6 +453,7 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
     ) -> PeftModel:
         hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
         hub |= {} if revision is None else {"revision": revision}
+        refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
         is_ours = _is_our_adapter(pretrained_model_name_or_path, hub)
         if is_ours:
             check_settings_files(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
@@ -445,6 +488,76 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
         return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
     return from_pretrained
+
+
+@_patch(
+    "transformers.trainer:Trainer._load_best_model",
+    "loads the weights at the top of a checkpoint, which are those of the adapter that is called default, into the "
+    "active one, and finds none of an adapter with a name of its own",
+)
+def _load_best_adapters(original: Callable) -> Callable:
+    def _load_best_model(self: Any) -> None:
+        is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if not is_whole or not isinstance(self.model, PointCloudPeftModel):
+            original(self)
+            return
+        for name in self.model.peft_config:
+            self.model.load_adapter(self.state.best_model_checkpoint, name)
+
+    return _load_best_model
+
+
+@_patch(
+    "transformers.trainer:Trainer.compute_loss",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+)
+def _keep_the_objective(original: Callable) -> Callable:
+    def compute_loss(self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        bare = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not _is_ours(bare):
+            return original(self, model, inputs, *args, **kwargs)
+        name = type(bare.get_base_model() if isinstance(bare, PeftModel) else bare).__name__
+        if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
+            losses = _losses_without_smoothing(self, original, model, inputs)
+            if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+                raise ValueError(
+                    f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of {name} is not the "
+                    "cross-entropy of its logits, which Trainer would replace it by; expected 0"
+                )
+            self._checked_smoothing = True
+        computed = original(self, model, inputs, *args, **kwargs)
+        loss = computed[0] if isinstance(computed, tuple) else computed
+        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(
+                f"nothing in the {name} is trained; set requires_grad, or open a stored adapter for training with "
+                "AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+            )
+        return computed
+
+    return compute_loss
+
+
+def _losses_without_smoothing(
+    trainer: Any, compute_loss: Callable, model: torch.nn.Module, inputs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """Return the loss of a batch, and the one that a Trainer would smooth, both without dropout."""
+    smoother, is_training = trainer.label_smoother, model.training
+    losses = []
+    model.eval()
+    try:
+        with torch.no_grad():
+            # Not 0: classes that a category excludes have an infinite share, which would go unnoticed.
+            for other in (None, type(smoother)(epsilon=1e-6)):
+                trainer.label_smoother = other
+                losses.append(compute_loss(trainer, model, dict(inputs)).float())
+    except (AttributeError, KeyError):  # labels in lists, or no `logits`
+        if not losses:
+            raise
+        losses.append(torch.full_like(losses[0], torch.nan))
+    finally:
+        trainer.label_smoother = smoother
+        model.train(is_training)
+    return losses
 
 
 def _saved_class(config: Mapping[str, Any]) -> Any:

@@ -279,7 +279,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if len(cloud) < self.min_points:
             raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
         channels = self._channels(cloud)
-        xyz = self._reorder(cloud.points)
+        xyz = self._reorder(cloud.points.astype(np.float32, copy=False))
         # Whether the scale is that of the whole cloud or of the points that are kept.
         if self.extent == "all":
             xyz = self._normalize(xyz)

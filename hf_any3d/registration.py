@@ -101,7 +101,10 @@ def register() -> None:
             PIPELINE_REGISTRY.register_pipeline(
                 task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
             )
-    add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS)
+    heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
+    next_token_models = [head for head in heads_of_all if head.can_generate()]
+    next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
+    add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS, next_token_models)
     set_library(Library(check_name, find_weights, code_references, write_card))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}

@@ -281,6 +281,9 @@ FORMATS = {
 }
 """Ending -> module of `hf_any3d.data.files` with `read(source) -> PointCloudData`, a mesh if the file has faces."""
 
+PACKED = (".gz", ".zip", ".bz2", ".xz", ".zst", ".tgz", ".tar", ".7z", ".rar")
+"""Endings of compressed files and archives, which are not opened."""
+
 
 def task_of_class(name: str) -> str | None:
     """Return the task of a model class of this package, or None for other classes."""

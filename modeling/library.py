@@ -1,16 +1,20 @@
 """The one place where a library around these models takes part: when they are opened by a name, saved and pushed.
 
 This package knows neither the hub nor model cards. `hf_any3d.registration` passes a `Library` that does to
-`set_library`; the mixins below ask it, and all models, configs and processors have one of them.
+`set_library`; the mixins below ask it, and all models, configs and processors have one of them. It is loaded when it
+is first asked, so that nothing depends on what else was imported before.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import (
     check_settings_files,
@@ -57,7 +61,9 @@ class Library:
     describe: Callable[[Any, str | os.PathLike, str | None], None] = _nothing
 
 
-_library = Library()
+# What sets the library, by its name: this package imports nothing around it.
+_REGISTRATION = "hf_any3d.registration"
+_library: Library | None = None
 
 
 def set_library(library: Library) -> None:
@@ -67,12 +73,23 @@ def set_library(library: Library) -> None:
 
 
 def library() -> Library:
-    """Return the library that was set."""
-    return _library
+    """Return the library that was set; where PEFT is not installed, one that does nothing."""
+    if _library is None:
+        try:
+            importlib.import_module(_REGISTRATION).register()
+        except ModuleNotFoundError as error:
+            if error.name != "peft":
+                raise
+    return _library or Library()
 
 
 class LibraryModelMixin:
     """For models, as the first base class: names are checked before anything is opened, saved models are described."""
+
+    # PEFT asks by this name, of which transformers warns from 5.23 on, where the other one is new.
+    is_gradient_checkpointing = getattr(
+        PreTrainedModel, "is_activation_checkpointing", PreTrainedModel.is_gradient_checkpointing
+    )
 
     @classmethod
     def from_pretrained(

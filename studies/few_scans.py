@@ -38,7 +38,7 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
 from hf_any3d.training.little_data.no_class import KINDS, draw_things
 from hf_any3d.training.little_data.plan import Plan
-from hf_any3d.training.little_data.training import CALIBRATED_FROM, UNKNOWN_FAR
+from hf_any3d.training.little_data.training import CALIBRATED_FROM
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SEED, SETS, Shapes, draw, nothing_known
 from studies.few_scans_report import COPIES, SHOTS, calibration_error, report
 from studies.few_scans_trained import TRAINED, trained_runs
@@ -256,7 +256,6 @@ def evaluate_shipped(
             if not name:
                 for which, values in (("known", known), (kind, found)):
                     figures[f"{which}, flagged"] = float((values > 0.5).mean())
-                    figures[f"{which}, no label"] = float((values > UNKNOWN_FAR).mean())
     return figures
 
 

@@ -63,8 +63,8 @@ def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies:
     lines = [
         "| k | accuracy | estimated | calibration error | score minus accuracy | other classes | "
         + " | ".join(OTHERS)
-        + " | known: flagged, no label | others: no label |",
-        "|---|" + "---|" * (7 + len(OTHERS)),
+        + " | known: flagged |",
+        "|---|" + "---|" * (6 + len(OTHERS)),
     ]
     for shots in SHOTS:
         own = select(runs, set=set_name, arm=arm, head="shipped", copies=copies, shots=shots)
@@ -80,8 +80,7 @@ def doubt_table(runs: Sequence[dict[str, Any]], set_name: str, arm: str, copies:
         cells += [mean("over_confidence", 1, 3), f"{mean('other classes, without a bank')}, {mean('other classes')}"]
         banks = (", without a bank", ", without its kind", "")
         cells += [", ".join(mean(f"{kind}{bank}") for bank in banks) for kind in OTHERS]
-        cells += [f"{mean('known, flagged')}, {mean('known, no label', 1, 3)}"]
-        cells += [", ".join(mean(f"{kind}, no label") for kind in ("other classes", *OTHERS))]
+        cells += [mean("known, flagged")]
         lines.append(f"| {shots} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -35,7 +35,6 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     OMP_NUM_THREADS="1",  # torch too; it is not imported here, so that tests without it start at once
     TOKENIZERS_PARALLELISM="false",
-    TRITON_INTERPRET="1",  # kernels for GPUs run on the CPU; triton reads this on import
 )
 _DRAWN = "HF_ANY3D_DRAWN"  # a folder that all processes of a run share, see tests/reference/fill.py
 _is_first = _DRAWN not in os.environ

@@ -20,12 +20,12 @@ def test_the_program_runs_every_section_and_repeats_only_what_has_failed(tmp_pat
     table = stored.with_suffix(".md").read_text()
     assert "| submanifold_convolution 6-5 bfloat16 | yes |" in table and "**no**" not in table
 
-    found["sections"]["graphs"]["rows"][0]["ok"] = False
+    found["sections"]["speed"]["rows"][0]["ok"] = False
     stored.write_text(json.dumps(found))
     capsys.readouterr()
-    assert main([*arguments, "graphs", "parity"]) == 0
+    assert main([*arguments, "speed", "parity"]) == 0
     printed = capsys.readouterr().out
-    assert "graphs:\n" in printed and "parity: has passed before" in printed
+    assert "speed:\n" in printed and "parity: has passed before" in printed
 
 
 def test_a_failed_check_hides_no_other_and_time_runs_out():
@@ -45,5 +45,5 @@ def test_a_machine_without_a_gpu_gets_one_error(capsys):
     assert capsys.readouterr().err.startswith("error: no CUDA device is available")
 
 
-def test_all_sections_together_take_under_ten_minutes():
-    assert sum(BUDGETS.values()) < 600
+def test_all_sections_together_take_under_nine_minutes():
+    assert sum(BUDGETS.values()) < 540

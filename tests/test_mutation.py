@@ -132,7 +132,7 @@ def page(names, points, panels, wide=False):
         for name in tqdm(names[3:], desc="names", leave=False):
             bar.update(5)
     act(points, inplace=True, show_progress="hidden", hint="Two words.")
-    quiet_libraries()
+    load_libraries()
     near = points < 0.25 if wide else {"help": "Two words."}
     return names.plot(zip(names, points, strict=True), leave=9)
 """

@@ -24,6 +24,7 @@ from transformers.models.auto import auto_factory
 
 import hf_any3d
 from hf_any3d.patches import PATCHES, adapted_class
+from tests.common.models import case_of
 from tests.mutation.mutants import ROOT, source_files
 from tests.tiny_encoders import clouds, tiny_config, tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
@@ -100,7 +101,11 @@ def test_other_libraries_are_changed_in_one_place():
         for path in source_files()
         if any(changed_in(path))
     }
-    assert found.pop("hf_any3d/patches.py") == ["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"]
+    assert found.pop("hf_any3d/patches.py") == [
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+        "peft_integration.MIN_PEFT_VERSION",
+    ]
     assert set(found) == {"hf_any3d/tuners/tuners_utils.py"}, found
     assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}
 
@@ -110,7 +115,7 @@ def test_patches_are_few_and_read_nothing_of_their_callers():
         text = path.read_text(encoding="utf-8")
         assert not any(name in text for name in ("_getframe", "currentframe", "inspect.stack")), path
     patches = (ROOT / "hf_any3d" / "patches.py").read_text(encoding="utf-8")
-    assert "argv" not in patches and len(PATCHES) <= 6
+    assert "argv" not in patches and len(PATCHES) <= 8
 
 
 def test_libraries_still_call_the_functions_where_they_are_patched():
@@ -121,6 +126,8 @@ def test_libraries_still_call_the_functions_where_they_are_patched():
         (peft.peft_model, "self.add_adapter("),
         (transformers.utils.hub, "self._upload_modified_files("),
         (transformers.utils.hub, "file = cached_files("),
+        (transformers.trainer, "self._load_best_model()"),
+        (transformers.trainer, "= self.compute_loss("),
     ):
         assert call in inspect.getsource(module), module.__name__
 
@@ -293,6 +300,38 @@ def test_auto_peft_model_does_not_open_by_the_config(adapter):
     assert isinstance(
         AutoPeftModel.from_pretrained(adapter).get_base_model(), hf_any3d.Any2PointForPointCloudClassification
     )
+
+
+def trainer_of(model, folder, **settings):
+    arguments = transformers.TrainingArguments(folder, report_to="none", use_cpu=True, **settings)
+    return transformers.Trainer(model, arguments)
+
+
+def test_trainers_load_the_default_adapter_into_the_active_one_as_the_best(plain, tmp_path):
+    model = plain(tiny_model(), hf_any3d.GuidedAdapterConfig(init_weights=False))
+    model.add_adapter("second", hf_any3d.GuidedAdapterConfig(init_weights=False))
+    model.set_adapter("second")
+    model.save_pretrained(tmp_path)
+    trainer = trainer_of(model, tmp_path)
+    trainer.state.best_model_checkpoint = str(tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".second." in name}
+    trainer._load_best_model()  # of a model that is none of this package's class
+    after = model.state_dict()
+    assert all(torch.equal(after[name], after[name.replace(".second.", ".default.")]) for name in before)
+    assert not all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_trainers_smooth_labels_of_any_loss(tmp_path):
+    case = case_of(hf_any3d.PatchAlign3DForZeroShotPointCloudSegmentation)
+    trainer = trainer_of(case.still(), tmp_path, label_smoothing_factor=1e-9)
+    batch = case.labeled()
+    with torch.no_grad():
+        theirs = original(transformers.Trainer.compute_loss)(trainer, trainer.model, dict(batch))
+        assert abs(theirs - trainer.model(**batch).loss) > 1
+        with pytest.raises(
+            ValueError, match=r"--label_smoothing_factor 1e-09: .* is not the cross-entropy of its log"
+        ):
+            trainer.compute_loss(trainer.model, dict(batch))
 
 
 def test_prompt_methods_are_not_refused_by_peft_in_words_that_help(plain):

@@ -30,9 +30,9 @@ def tiny_features(model_class: type[Model], **settings: Any) -> Model:
 
 
 @torch.no_grad()
-def fitted(model: Any, rows: int = 24, far: float | None = None) -> Any:
+def fitted(model: Any, rows: int = 24, share: float | None = None) -> Any:
     """Fit the unknown score of a classifier on varied clouds and return the classifier."""
     output = model(varied_clouds(rows, seed=7))
     model.fit_unknown_score(model.base_model(varied_clouds(rows, seed=7)).pooler_output, output.logits)
-    model.config.unknown_far = far
+    model.config.unknown_share = share
     return model

@@ -24,6 +24,7 @@ from transformers.generation.logits_process import RepetitionPenaltyLogitsProces
 from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.chat.templates import Prompt
 from hf_any3d.identity import active_adapters, weights_state
+from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 
@@ -192,7 +193,7 @@ class Answerer:
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 point_features=features,
-                past_key_values=cache,
+                **{CACHE: cache},
                 logits_processor=processors,
                 stopping_criteria=stops,
                 **{"tokenizer": self.processor.tokenizer} | settings,  # which finds `stop_strings`

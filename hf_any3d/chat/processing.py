@@ -17,7 +17,6 @@ from hf_any3d.chat.templates import (
     IGNORED,
     PLACE_MARK,
     Prompt,
-    check_templates,
     pad_prompts,
     published_templates,
 )
@@ -60,7 +59,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         chat_template: Templates by name; by default the published ones.
 
     Raises:
-        ValueError: The tokenizer has neither padding nor end token, or a template could render for ever.
+        ValueError: The tokenizer has neither padding nor end token.
 
     Source: MiniGPT-3D, Sec. 3 and 4.
 
@@ -87,7 +86,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         chat_template: dict[str, str] | str | None = None,
     ):
         templates = published_templates() if chat_template is None else chat_template
-        check_templates(templates)
         super().__init__(feature_extractor, tokenizer, chat_template=templates)
         # Padding is masked, so which token it is has no effect.
         if tokenizer.pad_token is None:
@@ -403,7 +401,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             conversations = [fold_system(messages) for messages in conversations]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
-        with stored_settings("chat template"):  # as untrusted as the rest of the model
+        with stored_settings("chat template"):
             rendered: Any = render_jinja_template(
                 conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
             )
@@ -411,10 +409,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return texts, answers if marked else [[] for _ in texts]
 
     def _template(self, chat_template: str | None) -> str:
-        template = self._resolve_chat_template(chat_template)
+        by_name: Any = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = by_name.get(chat_template or "default", chat_template)
         # Without a brace it is a name that does not exist, not a template.
-        if isinstance(self.chat_template, dict) and "{" not in template:
-            raise ValueError(f"chat_template={template!r}; expected one of {', '.join(map(repr, self.chat_template))}")
+        if template is None or (template not in by_name.values() and "{" not in template):
+            raise ValueError(f"chat_template={chat_template!r}; expected one of {', '.join(map(repr, by_name))}")
         return template
 
     def _marks_answers(self, chat_template: str | None) -> bool:

@@ -1,11 +1,9 @@
-"""Prompts as token ids; chat templates: the published ones of MiniGPT-3D, and a check of untrusted ones."""
+"""Prompts as token ids, and the published chat templates of MiniGPT-3D."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jinja2 import Environment, TemplateSyntaxError, nodes
 
 IGNORED = -100
 SIDES = ("left", "right")
@@ -71,12 +69,6 @@ PLACE_MARK = "<PointCloudHere>"
 """Marks the place of a cloud's tokens in a rendered prompt."""
 END_MARK = "###"
 """The model was trained to write this after an answer."""
-_LONGEST_TEMPLATE = 100_000
-_LONGEST_LITERAL = 2_000
-_DEEPEST_LOOP = 2
-# Functions that make sequences of any length.
-_SEQUENCES = ("range", "lipsum", "cycler")
-_GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 _CLOUD = f"<PC>{PLACE_MARK}</PC>"
 _TEXT = (
     "{%- if message['content'] is string -%}{{- message['content'] -}}"
@@ -139,65 +131,3 @@ def published_templates(default: str = "training") -> dict[str, str]:
     if default not in PUBLISHED:
         raise ValueError(f"default={default!r}; expected one of {', '.join(map(repr, PUBLISHED))}")
     return {"default": PUBLISHED[default], **PUBLISHED}
-
-
-def check_templates(templates: Mapping[str, str] | str) -> None:
-    """Check that rendering time of a processor's templates is bounded by the length of the conversation.
-
-    Templates are untrusted programs. Transformers' sandbox restricts their access, but they may loop for ever, while
-    they only need loops over messages and their parts.
-
-    Args:
-        templates: Templates by name, or one template.
-
-    Raises:
-        ValueError: A template is invalid; the message names it and the reason.
-    """
-    named = {"default": templates} if isinstance(templates, str) else templates
-    if not isinstance(named, Mapping):
-        raise ValueError(f"chat_template is a {type(templates).__name__}; expected a template, or templates by name")
-    for name, text in named.items():
-        if not isinstance(text, str):
-            raise ValueError(f"chat_template {name!r} is a {type(text).__name__}; expected text")
-        if problem := _find_problem(text):
-            raise ValueError(f"chat_template {name!r}: {problem}")
-
-
-def _find_problem(text: str) -> str | None:
-    if len(text) > _LONGEST_TEMPLATE:
-        return f"{len(text):,} characters; expected at most {_LONGEST_TEMPLATE:,}"
-    try:
-        # Only parsed, never run; the tag `generation` is an extension of transformers, and removed first.
-        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", text))
-    except (TemplateSyntaxError, RecursionError) as error:
-        return f"no template of Jinja ({error})"
-    macros = {node.name for node in tree.find_all(nodes.Macro)}
-    for node in tree.find_all((nodes.Name, nodes.Pow, nodes.Mul, nodes.Const, nodes.Macro, nodes.For, nodes.Assign)):
-        if isinstance(node, nodes.Name) and node.name in _SEQUENCES:
-            return f"calls {node.name}; expected loops over messages and their parts"
-        if isinstance(node, (nodes.Pow, nodes.Mul)):
-            return "multiplies, which can make texts of any length"
-        if isinstance(node, nodes.Const) and isinstance(node.value, str) and len(node.value) > _LONGEST_LITERAL:
-            return f"holds a text of {len(node.value):,} characters in an expression"
-        if isinstance(node, nodes.Macro) and any(name.name in macros for name in node.find_all(nodes.Name)):
-            return f"macro {node.name} calls macros"
-        if isinstance(node, nodes.For) and node.recursive:
-            return "loops recursively"
-        if isinstance(node, nodes.Assign) and _doubles(node):
-            return "doubles a text"
-    depth = _depth_of_loops(tree)
-    return f"{depth} nested loops; expected at most {_DEEPEST_LOOP}" if depth > _DEEPEST_LOOP else None
-
-
-def _doubles(node: nodes.Assign) -> bool:
-    """Return whether an assignment reads its own target twice, like `x = x ~ x`."""
-    if isinstance(node.target, nodes.NSRef):
-        return sum(read.attr == node.target.attr for read in node.node.find_all(nodes.Getattr)) > 1
-    if not isinstance(node.target, nodes.Name):
-        return False
-    return sum(read.name == node.target.name for read in node.node.find_all(nodes.Name)) > 1
-
-
-def _depth_of_loops(node: nodes.Node) -> int:
-    inside = max((_depth_of_loops(child) for child in node.iter_child_nodes()), default=0)
-    return inside + isinstance(node, nodes.For)

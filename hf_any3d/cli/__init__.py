@@ -5,7 +5,6 @@ Commands import heavy libraries when they run, so that help and errors in argume
 
 from __future__ import annotations
 
-import logging
 import warnings
 from typing import Annotated
 
@@ -14,7 +13,7 @@ import typer
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.check_published import check_published
-from hf_any3d.cli.common import CommandLine
+from hf_any3d.cli.common import CommandLine, ModelCommand
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
@@ -27,11 +26,8 @@ from hf_any3d.cli.reconstruct import reconstruct
 from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
-from hf_any3d.cli.train import train
-from hf_any3d.messages import one_line
-
-# PEFT imports them where they are installed, and they tell which of their kernels do not fit this machine.
-_TALKATIVE = ("bitsandbytes", "torchao", "torch.utils._pytree")
+from hf_any3d.cli.train import TrainCommand, train
+from hf_any3d.messages import one_line, without_remarks
 
 app = typer.Typer(
     name="hf-any3d",
@@ -42,16 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Help lists the commands in the order in which they are added.
-for command in (predict, zero_shot, segment, detect, features, chat, reconstruct, show, convert):
-    app.command()(command)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
+for command in (predict, zero_shot, segment, detect, features, chat, reconstruct):
+    app.command(cls=ModelCommand)(command)
+app.command()(show)
+app.command(cls=ModelCommand)(convert)
+app.command(cls=TrainCommand, context_settings=MORE_ARGUMENTS)(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)
 app.add_typer(data, name="data")
-for command in (export, push, space, info, demo, serve):
-    app.command()(command)
-app.command("check-published", rich_help_panel="Research")(check_published)
+app.command()(push)
+for command in (export, space, info, demo, serve):
+    app.command(cls=ModelCommand)(command)
+app.command("check-published", cls=ModelCommand, rich_help_panel="Research")(check_published)
 for command in (reproduce, sweep):
     app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
 
@@ -76,6 +75,5 @@ def main() -> None:
     """Run the command line; the program `hf-any3d` calls this."""
     # Without the path and the line of code, which say nothing to users.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
-    for library in _TALKATIVE:
-        logging.getLogger(library).setLevel(logging.ERROR)
-    app(prog_name="hf-any3d")
+    with without_remarks():
+        app(prog_name="hf-any3d")

@@ -22,6 +22,7 @@ from hf_any3d.cli.common import (
     SOME_FAILED,
     BatchSize,
     Device,
+    ModelCommand,
     check_model,
     open_pipeline,
     option,
@@ -46,6 +47,8 @@ from hf_any3d.cli.detect import (
 from hf_any3d.cli.inputs import Files, Inputs, find_inputs, print_problems
 from hf_any3d.cli.outputs import counted, csv_lines
 from hf_any3d.cli.predict import (
+    EMBEDDING_COMMANDS,
+    Model,
     UpAxis,
     classifier_or_default,
     feature_answerer,
@@ -60,6 +63,7 @@ from hf_any3d.many_files.runs import cut, run
 from hf_any3d.many_files.table import Table
 from hf_any3d.many_files.work import Answer, RowsWork, answerer, usual_batch_size
 from hf_any3d.messages import print_line
+from hf_any3d.threads import available_processors
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
@@ -182,7 +186,7 @@ Retry = Annotated[bool, typer.Option("--retry", help="Try files again that faile
 TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .parquet.")]
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def predict(
     files: Files,
     output: TableOutput,
@@ -199,16 +203,16 @@ def predict(
 ) -> None:
     """Classify many files."""
     _check_table(output)
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     settings = {"model": classifier_or_default(model), "top_k": top_k, "up_axis": up_axis}
     _run(Job("predict", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def embed(
     files: Files,
     output: TableOutput,
-    model: Annotated[str, option("Directory or hub name of the model.")],
+    model: Model = None,
     feature: Annotated[str, typer.Option(help="pooled, class_token, or tokens for their mean.")] = "pooled",
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
@@ -221,16 +225,17 @@ def embed(
     _check_table(output)
     if feature not in ("pooled", "class_token", "tokens"):
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
-    model = check_model(model, "predict", "zero-shot", "segment", "detect", "features")
+    model, files = split_model(files, model, "features")
+    model = check_model(model, *EMBEDDING_COMMANDS)
     settings = {"model": model, "feature": feature, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
-@batch.command()
+@batch.command(cls=ModelCommand)
 def detect(
     files: Files,
     output: TableOutput,
-    model: Annotated[str, option("Directory or hub name of a detector.")],
+    model: Model = None,
     threshold: Threshold = 0.5,
     nms_iou: LargestOverlap = 0.25,
     top_k: MostBoxes = None,
@@ -248,6 +253,7 @@ def detect(
 ) -> None:
     """Find objects in many scans, with a box around each."""
     _check_table(output)
+    model, files = split_model(files, model, "detect")
     settings = {"model": check_model(model, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
     settings["up_axis"] = up_axis
     # Not among the settings unless they are given, so that runs of before continue.
@@ -292,7 +298,7 @@ def _run(
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
         # Processes of this machine share its processors; Ray gives each one.
-        cpus = max(1, (os.cpu_count() or 1) // (workers or 1)) if engine == "local" else 1
+        cpus = max(1, available_processors() // (workers or 1)) if engine == "local" else 1
         executor = EXECUTORS[engine](Workers(workers, cpus))
         with status("starting Ray") if engine == "ray" else nullcontext():
             executor.count(len(names))

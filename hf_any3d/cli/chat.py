@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import ChatModel, Device, Template, open_chat, print_error, quiet_libraries
+from hf_any3d.cli.common import ChatModel, Device, Template, load_libraries, open_chat, print_error
 from hf_any3d.hub.names import similar_path
 from hf_any3d.messages import model_errors, print_line, printable
 
@@ -65,7 +65,7 @@ def _check_exists(file: Path) -> None:
 
 
 def _open(model: str, file: Path, device: str | None, template: str | None, generation: dict[str, Any]) -> Any:
-    quiet_libraries()
+    load_libraries()
     from hf_any3d.chat.session import ChatSession
 
     return ChatSession(open_chat(model, device, template), str(file), chat_template=template, **generation)

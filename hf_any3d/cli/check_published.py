@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, AsJson, option, print_error, print_note, quiet_libraries, status
+from hf_any3d.cli.common import (
+    SOME_FAILED,
+    AsJson,
+    load_libraries,
+    option,
+    print_error,
+    print_note,
+    status,
+)
 from hf_any3d.messages import one_line, print_json, print_line
 
 # What this command reads of a record.
@@ -27,10 +35,6 @@ def check_published(
     output: Annotated[Path, option("JSON file with the records, which later runs continue.")] = Path(
         "published_checks.json"
     ),
-    accept_license: Annotated[
-        bool,
-        typer.Option("--accept-license", help="Accept licenses that forbid commercial use; this is remembered."),
-    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Check names that the file has a record of, too.")] = False,
     clouds: Annotated[int, typer.Option(help="Most packaged shapes to ask about.", min=13)] = 104,
     as_json: AsJson = False,
@@ -40,13 +44,11 @@ def check_published(
     Nothing is compared with stored answers: a checkpoint has to name packaged shapes, parts and rooms far more often
     rightly than by chance. Exit code 1 if one fails, 2 if one cannot be opened.
     """
-    quiet_libraries()
+    load_libraries()
     with status("loading"):
         from hf_any3d.atomic_files import read_json_object, write_json
-        from hf_any3d.registration import register
         from hf_any3d.research import published_checks
 
-        register()
     known = published_checks.published_names()
     chosen = _chosen(names or known, known)
     runs: Any = read_json_object(output).get("runs") if output.exists() else {}
@@ -60,7 +62,7 @@ def check_published(
         else:
             try:
                 with status(f"checking {name}"):
-                    runs[name] = published_checks.check_published(name, accept_license=accept_license, clouds=clouds)
+                    runs[name] = published_checks.check_published(name, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:
                 # No record, so that the next run tries it again.
                 print_error(f"{name}: not opened: {one_line(error)}")

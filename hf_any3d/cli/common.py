@@ -16,10 +16,11 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from hf_any3d.hub.names import check_path, similar_path
-from hf_any3d.hub.published_table import find_published, is_published
+from hf_any3d.hub.licenses import license_option
+from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
+from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.messages import error_lines, model_errors, one_line, print_line
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 
@@ -46,6 +47,36 @@ BatchSize = Annotated[
     option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
 ]
 DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
+
+
+_license = typer.Typer(add_completion=False)
+
+
+@_license.command()
+def _accept(
+    accept_license: Annotated[
+        bool,
+        typer.Option(
+            "--accept-license",
+            help="Accept a license of published weights that forbids commercial use; this is remembered.",
+        ),
+    ] = False,
+) -> None:
+    del accept_license  # read by ModelCommand
+
+
+class ModelCommand(TyperCommand):
+    """A command that opens models by name, with `--accept-license`, which counts for all that it opens."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        # typer makes options of functions alone.
+        self.params += typer.main.get_command(_license).params
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the function of the command."""
+        with license_option(ctx.params.pop("accept_license")):
+            return super().invoke(ctx)
 
 
 class CommandLine(TyperGroup):
@@ -131,10 +162,15 @@ def print_note(text: object) -> None:
     print_line(text, is_error=True)
 
 
-def quiet_libraries() -> None:
-    """Turn off progress bars and remarks of transformers and the hub client; errors are still raised."""
+def load_libraries() -> None:
+    """Load torch and transformers, register the models with them, and turn off their bars and remarks.
+
+    Commands call this once they have checked what needs no models.
+    """
     import huggingface_hub.utils
     import transformers
+
+    from hf_any3d.registration import register
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -142,6 +178,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     # Adapters are stored with the name of their encoder, and opened by their own.
     warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
+    register()
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
@@ -180,6 +217,7 @@ def find_model(name: str, revision: str | None = None) -> str:
     path = Path(name).expanduser()
     if is_published(name):
         find_published(name)  # refuses a size that there is not
+        skip_hub_if_offline()
         return name
     if path.is_dir():
         # People often name the folder of a run whose model is one level deeper.
@@ -193,6 +231,7 @@ def find_model(name: str, revision: str | None = None) -> str:
     if path.suffix[1:].lower() in FORMATS:
         raise FileNotFoundError(f"no file {name}{similar_path(path)}; expected the directory or hub name of a model")
     check_path(name, revision, needs_owner=True)
+    skip_hub_if_offline()
     return name
 
 
@@ -208,16 +247,12 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     name = find_model(name, revision)
     file = Path(name) / _CONFIG
     if is_published(name):
-        skip_hub_if_offline()
         with status(f"fetching and converting {name}"):
-            quiet_libraries()
+            load_libraries()
             from hf_any3d.published import opened_directory
-            from hf_any3d.registration import register
 
-            register()
             file = opened_directory(name, revision) / _CONFIG
     elif not Path(name).is_dir():
-        skip_hub_if_offline()
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -232,7 +267,8 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             ) from None
         # Before EntryNotFoundError, from which it derives.
         except errors.LocalEntryNotFoundError:
-            raise OSError(f"{name}: no such directory, and the hub cannot be reached") from None
+            reason = offline_reason() or "the hub cannot be reached"
+            raise OSError(f"{name}: no such directory, and {reason}") from None
         except errors.EntryNotFoundError:
             raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
     if not file.is_file():  # an adapter alone
@@ -247,13 +283,14 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
 def skip_hub_if_offline() -> None:
     """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
     # Once imported, the library has read the variable. Behind a proxy, names are resolved elsewhere.
-    if "huggingface_hub" in sys.modules or any(name.lower().endswith("_proxy") for name in os.environ):
+    is_decided = "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ
+    if is_decided or any(name.lower().endswith("_proxy") for name in os.environ):
         return
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
     try:
         socket.getaddrinfo(host, None)
     except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ |= {"HF_HUB_OFFLINE": "1", SILENT_HUB: "1"}
 
 
 def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
@@ -285,10 +322,33 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     return name
 
 
+def published_models(command: str) -> Iterator[str]:
+    """Yield the lines of a table of published models that a command opens by name, with their licenses."""
+    # Encoders with texts have features too.
+    commands = (command, "zero-shot") if command == "features" else (command,)
+    rows = {}
+    for name, published in PUBLISHED.items():
+        classes = {size: file.model_class or published.system.model_class for size, file in published.files.items()}
+        tasks = {size: task_of_class(model_class) for size, model_class in classes.items()}
+        sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
+        if sizes:
+            label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
+            terms = f"{published.system.weights_license}{' *' if published.system.non_commercial else ''}"
+            further = ", ".join(str(size) for size in sizes[1:4]) + (", …" if len(sizes) > 4 else "")
+            rows[label] = terms + (f"; also {further}" if further else "")
+    if not rows:
+        yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
+        return
+    yield "published ones (* not for commercial use, which --accept-license accepts once):"
+    width = max(map(len, rows))
+    for label, text in rows.items():
+        yield f"{label:<{width}}  {text}"
+
+
 def open_pipeline(task: str, model: str, device: str | None) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     with status(f"loading {model}"):
-        quiet_libraries()
+        load_libraries()
         from hf_any3d.many_files import work
 
         return work.open_pipeline(task, model, device)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import option, quiet_libraries, status
+from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
 from hf_any3d.messages import print_line
 
 
@@ -133,10 +133,6 @@ def convert(
     size: Annotated[
         str | None, option("Of a published checkpoint: which of several, such as base; also as NAME:SIZE.")
     ] = None,
-    accept_license: Annotated[
-        bool,
-        typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered."),
-    ] = False,
 ) -> None:
     """Convert the checkpoints of original programs into directories that `from_pretrained` opens.
 
@@ -153,13 +149,13 @@ def convert(
     given = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only options that were given, so that each conversion can refuse those that are not its own. 0 is given, too.
     given = {name: value for name, value in given.items() if value is not None and value is not False}
-    quiet_libraries()
+    # No file of this name: it can only be a published checkpoint.
+    is_name = len(files) == 1 and not Path(files[0]).exists()
+    if is_name:
+        skip_hub_if_offline()
+    load_libraries()
     with status("converting"):
-        from hf_any3d.registration import register
-
-        register()
-        # No file of this name: it can only be a published checkpoint.
-        if len(files) == 1 and not Path(files[0]).exists():
+        if is_name:
             _convert_published(files[0], output, given)
             return
         facts = _convert_files(files, output, given)
@@ -190,7 +186,7 @@ def _convert_published(name: str, output: Path | None, given: Mapping[str, Any])
     from hf_any3d.conversions.saving import new_directory
     from hf_any3d.published import published_directory
 
-    if unused := sorted(given.keys() - {"size", "revision", "accept_license"}):
+    if unused := sorted(given.keys() - {"size", "revision"}):
         options = ", ".join(map(_option_of, unused))
         raise ValueError(f"{name}: no such file; {options} would be for a file, not for a published checkpoint")
     directory = published_directory(name, **given)

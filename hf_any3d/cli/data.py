@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, status
+from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, skip_hub_if_offline, status
 from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
 from hf_any3d.cli.outputs import (
     CLOUDS,
@@ -32,6 +32,9 @@ from hf_any3d.many_files.files import Cloud
 from hf_any3d.messages import print_json, print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
 
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
+
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
 
 Data = Annotated[
@@ -44,12 +47,21 @@ Data = Annotated[
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
+# Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
+_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "label_2/*.txt")
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
 # Scans of a class below which each further one raises the accuracy most.
 _FEW_SCANS = 5
 # Extents that are more likely millimeters than meters; scans of streets and cities are larger.
 _MILLIMETERS = (1000.0, 50_000.0)
+# Files of another unit: their largest extents differ from the usual one by this factor, half way from that of objects
+# to that of units, among no fewer files.
+_OTHER_UNIT, _FEWEST_EXTENTS = 20.0, 4
+# Coordinates that are so many times larger than the extent are those of a map.
+_MAP_DISTANCE = 20.0
+# Near-duplicates that are named.
+_MOST_PAIRS = 20
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ def find_dataset(name: str) -> FoundDataset:
     """
     path = Path(name).expanduser()
     if path.is_dir():
+        if has_boxes(path):
+            return FoundDataset("scans_with_boxes", folder=path)
         # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
         return FoundDataset("parquet" if inside else "folder", folder=path)
@@ -112,7 +126,14 @@ def find_dataset(name: str) -> FoundDataset:
             "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
+    skip_hub_if_offline()
     return FoundDataset(name)
+
+
+def has_boxes(folder: Path) -> bool:
+    """Return whether a folder, or that of a split in it, has a file of boxes that `scans_with_boxes` reads."""
+    places = (folder, *(folder / split for split in ("train", "validation", "test")))
+    return any(True for place in places for pattern in _BOXES for _ in place.glob(pattern))
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
@@ -223,20 +244,23 @@ def _print_description(facts: dict[str, Any], as_json: bool, as_csv: bool) -> No
 def check(
     files: Files,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
+    file_type: FileType = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
     Doubtful are clouds with invalid points, few points or no extent, those whose coordinates lost their precision, and
-    extents that are not meters if the others are. Bad are damaged files and clouds of fewer than three points, which
-    training leaves out, too; the exit code is then 2. Folders without a cloud are named.
+    those whose extents are in another unit than the others, or in millimeters. Near-duplicates are named. Bad are
+    damaged files and clouds of fewer than three points, which training leaves out, too; the exit code is then 2.
+    Folders without a cloud are named.
     """
-    inputs = find_inputs(files)
+    inputs = find_inputs(files, file_type)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     first_of: dict[str, str] = {}
+    samples: dict[str, Any] = {}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         import hashlib
@@ -253,12 +277,14 @@ def check(
             digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
             if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
                 cloud.warnings.append(f"{cloud.name}: the same points as {first}")
+            elif inputs.are_many:
+                samples[cloud.name] = _sample(cloud.data)
             if len(points) < _FEW_POINTS and not cloud.data.is_mesh:
                 cloud.warnings.append(f"{cloud.name}: {len(points)} points are few")
             extent = points.max(axis=0) - points.min(axis=0)
             if not extent.any():
                 cloud.warnings.append(f"{cloud.name}: all points are equal")
-            cloud.warnings += [f"{cloud.name}: {text}" for text in doubts_about(points)]
+            cloud.warnings += [f"{cloud.name}: {text}" for text in doubts_about(cloud.data)]
             has = [key for key in ("colors", "normals", "labels", "faces") if getattr(cloud.data, key) is not None]
             rows.append({"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has})
         return rows
@@ -268,8 +294,12 @@ def check(
         extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
         yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
 
-    inputs = Inputs(inputs.files, True)  # the summary counts a single bad file too
-    done = print_rows(for_each_file(inputs, answer), lambda _: None, cells, as_json=as_json, as_csv=as_csv)
+    everything = Inputs(inputs.files, True)  # the summary counts a single bad file too
+    rows = list(for_each_file(everything, answer))
+    for row, text in _other_units(rows):
+        row.setdefault("warnings", []).append(text)
+        print_note(f"warning: {text}")
+    done = print_rows(rows, lambda _: None, cells, as_json=as_json, as_csv=as_csv)
     if output is not None:
         write_data(output, done, cells)
     if not as_json and not as_csv:
@@ -277,9 +307,49 @@ def check(
         total = sum(row.get("points", 0) for row in done)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
         print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
+        if pairs := _near_duplicates(samples):
+            named = "; ".join(f"{one} and {other}" for one, other in pairs[:_MOST_PAIRS])
+            more = f"; and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)
+            print_line(f"near-duplicates: {named}{more}")
         if (line := _scarce_classes(files, [row["file"] for row in done if "error" not in row])) is not None:
             print_line(line)
     finish(done)
+
+
+def _other_units(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    """Find files whose extent differs from the usual one of all by about the factor of a unit."""
+    extents = sorted(max(row["extent"]) for row in rows if max(row.get("extent", [0])) > 0)
+    if len(extents) < _FEWEST_EXTENTS:
+        return []
+    usual = extents[len(extents) // 2]
+    found = []
+    for row in rows:
+        size = max(row.get("extent", [0]))
+        if size > 0 and not usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
+            times, than = (usual / size, "smaller") if size < usual else (size / usual, "larger")
+            text = f"the largest extent is {size:g}, about {times:.1g} times {than} than the usual {usual:g}"
+            found.append((row, f"{row['file']}: {text.replace('e+0', 'e')}: in another unit?"))
+    return found
+
+
+def _sample(cloud: PointCloudData) -> Any:
+    from hf_any3d.training.little_data.scans import sample_of
+
+    return sample_of(cloud)
+
+
+def _near_duplicates(samples: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return names of clouds that are as close to each other as two samples of one."""
+    samples = {name: sample for name, sample in samples.items() if sample is not None}
+    if len(samples) < 2:
+        return []
+    import torch
+
+    from hf_any3d.training.little_data.scans import MOST_COMPARED, near_duplicates
+
+    names = list(samples)[:MOST_COMPARED]
+    pairs = near_duplicates(torch.stack([samples[name] for name in names]))
+    return [(names[one], names[other]) for one, other in pairs]
 
 
 def _scarce_classes(given: list[str], good: list[str]) -> str | None:
@@ -306,12 +376,14 @@ def _scarce_classes(given: list[str], good: list[str]) -> str | None:
     return f"{said}; more scans would help {named}{more} most"
 
 
-def doubts_about(points: np.ndarray) -> list[str]:
-    """Describe what is doubtful about the coordinates of a cloud `(points, 3)`: their precision and their unit.
+def doubts_about(cloud: PointCloudData) -> list[str]:
+    """Describe what is doubtful about the coordinates of a cloud: their precision and their unit.
 
     A coordinate stored in float32 far from the origin, such as one of a map projection, has steps: a cloud then
-    consists of planes. Objects and rooms in millimeters have extents of thousands.
+    consists of planes. Objects and rooms in millimeters have extents of thousands; formats of scanners and coordinates
+    of maps are in meters or feet.
     """
+    points = cloud.points
     found = []
     size = float((points.max(axis=0) - points.min(axis=0)).max())
     for axis, values in zip("xyz", points.T, strict=True):
@@ -323,7 +395,8 @@ def doubts_about(points: np.ndarray) -> list[str]:
                 f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
                 "from the origin for its precision; subtract an offset before it is stored"
             )
-    if _MILLIMETERS[0] <= size <= _MILLIMETERS[1]:
+    of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
+    if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
         found.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
     return found
 
@@ -363,7 +436,7 @@ def show(
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
     up_axis: Annotated[
-        str | None, option("Axis that points up: x, y or z; by default z for LAS, LAZ and S3DIS, else y.")
+        str | None, option("Axis that points up: x, y or z; by default z for LAS, E57, .bin and S3DIS, else y.")
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     serve: Annotated[
@@ -374,7 +447,8 @@ def show(
 ) -> None:
     """Show clouds of files or of a dataset on a page that turns them, or in a picture.
 
-    The page is one file that works without the network, and colors points by label, as in the file, or by height.
+    The page is one file that works without the network, and colors points by label, as in the file, by intensity, or
+    by height.
     """
     if up_axis not in (None, "x", "y", "z"):
         raise ValueError(f"--up-axis is {up_axis!r}; expected x, y or z")
@@ -399,6 +473,7 @@ def show(
         # Spread over all files, which are sorted by folder and so by class.
         chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
         names: list[str] = []
+        titles = inputs.titles()
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             for cloud in clouds:
@@ -407,7 +482,7 @@ def show(
 
                     write_point_cloud(target, cloud.data)
                     continue
-                view, own = view_of_cloud(cloud.data, title=Path(cloud.name).name)
+                view, own = view_of_cloud(cloud.data, title=titles[cloud.name])
                 views.append(view)
                 # In place, as the list is read outside of this function.
                 names[:] = max(names, own, key=len)
@@ -419,7 +494,7 @@ def show(
             names = []
             for view in views:
                 view.labels = None
-        settings = {"names": names, "note": counted(len(views), "cloud")}
+        settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
     if views:
         if up_axis is not None:
             for view in views:

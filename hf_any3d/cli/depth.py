@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,23 @@ from hf_any3d.cli.common import SOME_FAILED, option, print_error
 from hf_any3d.cli.outputs import CLOUDS
 from hf_any3d.messages import one_line, print_line
 
+_DEPTHS = (".png", ".exr")
+
 
 def from_depth(
     depth: Annotated[
-        list[Path], typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits or EXR.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="DEPTH…",
+            help="Depth images, PNG of 16 bits or EXR; folders and globs of them.",
+            show_default=False,
+        ),
     ],
     intrinsics: Annotated[
         Path,
         option(
-            "JSON with the intrinsics of the camera, of Open3D, Record3D, Polycam or ARKit; or a folder with one for "
-            "each image, by its name."
+            "JSON with the intrinsics of the camera, of Open3D, Record3D, Polycam, ARKit, ROS or RealSense; or a "
+            "folder with one for each image, by its name."
         ),
     ],
     output: Annotated[Path, option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
@@ -35,10 +43,11 @@ def from_depth(
         float | None, option("Leave out points that are farther away, in meters; by default none.", min=0)
     ] = None,
 ) -> None:
-    """Write depth images as clouds, in meters, in the frame of the camera: x right, y down, z away from it."""
+    """Write depth images as upright clouds, in meters, seen from the camera: x right, y up, z towards it."""
     from hf_any3d.data.files import write_point_cloud
     from hf_any3d.data.files.rgbd import read_rgbd
 
+    depth = _images(depth)
     many = len(depth) > 1 or not output.suffix
     if len(depth) > 1 and output.suffix.lower() in CLOUDS:
         raise ValueError(f"--output: {output} for {len(depth)} images; expected a folder")
@@ -62,12 +71,33 @@ def from_depth(
             print_error(one_line(error))
             failed += 1
             continue
+        # Half a turn about x: cameras count pixels downwards, and y is up in files of clouds.
+        cloud.points *= (1, -1, -1)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_point_cloud(target, cloud)
         print_line(f"{target}: {len(cloud):,} points")
     if failed:
         print_error(f"{failed} of {len(depth)} images could not be used")
         raise typer.Exit(SOME_FAILED)
+
+
+def _images(places: list[Path]) -> list[Path]:
+    """Return images in the order given, those of folders and globs by name.
+
+    Raises:
+        FileNotFoundError: A folder or glob has none.
+    """
+    images: list[Path] = []
+    for place in places:
+        if not place.is_dir() and (place.exists() or not glob.has_magic(str(place))):
+            images.append(place)
+            continue
+        names = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
+        inside = sorted(name for name in names if name.suffix.lower() in _DEPTHS and not name.name.startswith("."))
+        if not inside:
+            raise FileNotFoundError(f"{place}: no depth image; expected {' or '.join(_DEPTHS)}")
+        images += inside
+    return images
 
 
 def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:

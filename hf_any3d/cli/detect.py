@@ -76,7 +76,7 @@ def detect(
     counterclockwise about the up axis. Scores are not calibrated; models that write layouts, such as SpatialLM, have
     none.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "detect")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     check_model(name, "detect")
@@ -87,6 +87,7 @@ def detect(
     palette = dict(zip(pipe.labels, label_colors(len(pipe.labels)), strict=True))
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), up_axis or pipe.up_axis)
     seen: dict[str, list[float]] = {}
+    titles = inputs.titles()
     # A page also has boxes with lower scores, which its slider shows.
     least = min(threshold, LOWEST_BOX) if suffix == ".html" and pipe.has_scores else threshold
     check_layout_settings(pipe, name, asked)
@@ -98,7 +99,7 @@ def detect(
             for found in row["boxes"]:  # a model may write a label that it was not trained on
                 palette.setdefault(found["label"], np.asarray(_GRAY, dtype=np.float32))
             if gallery.output is not None:
-                _show(gallery, cloud, row["boxes"], palette)
+                _show(gallery, cloud, titles[cloud.name], row["boxes"], palette)
             row["boxes"] = [found for found in row["boxes"] if found["score"] is None or found["score"] >= threshold]
             seen.update({found["label"]: palette[found["label"]].tolist() for found in row["boxes"]})
         return rows
@@ -181,7 +182,9 @@ def _told(found: dict[str, Any]) -> str:
     return f"{printable(found['label'])}{score} at ({place})"
 
 
-def _show(gallery: Gallery, cloud: Cloud, boxes: Sequence[dict[str, Any]], palette: dict[str, np.ndarray]) -> None:
+def _show(
+    gallery: Gallery, cloud: Cloud, title: str, boxes: Sequence[dict[str, Any]], palette: dict[str, np.ndarray]
+) -> None:
     """Add a cloud to a page with its boxes; to a picture with points along their edges."""
     from hf_any3d.data.inputs import to_cloud
     from hf_any3d.visualization.viewer import BoxView, box_edges
@@ -194,7 +197,7 @@ def _show(gallery: Gallery, cloud: Cloud, boxes: Sequence[dict[str, Any]], palet
     # Relative to the smallest coordinates, which float32 can hold.
     frame = points.min(axis=0)
     corners = [np.asarray(found["box"]["corners"]) - frame for found in boxes]
-    points, title = points - frame, Path(cloud.name).name
+    points = points - frame
     if gallery.is_page:
         shown = [BoxView(own, found["label"], found["score"]) for own, found in zip(corners, boxes, strict=True)]
         return gallery.add(points, colors, title, shown)

@@ -12,22 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.atomic_files import write_json, write_text
+from hf_any3d.atomic_files import read_json_object, write_json, write_text
 from hf_any3d.cli.common import (
     AsCsv,
     DataDir,
     Device,
+    ModelCommand,
     Revision,
     check_model,
     json_object,
     kind_of_model,
+    load_libraries,
     option,
     print_note,
-    quiet_libraries,
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.outputs import DATA, check_output, counted, csv_lines
+from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.cli.train import data_arguments
 from hf_any3d.messages import model_errors, print_json, print_line
 from hf_any3d.registry import MODEL_TYPES
@@ -47,6 +48,8 @@ _SHARES = {
     "category_miou": "category mIoU",
     "f_score": "F-score",
 }
+# Split of data without folders of splits.
+_WHOLE = "all"
 _URL = "https://api.openai.com/v1"
 
 
@@ -77,7 +80,7 @@ evaluation = typer.Typer(
 )
 
 
-@evaluation.command(_DEFAULT)
+@evaluation.command(_DEFAULT, cls=ModelCommand)
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or hub name of a model.")],
     data: Annotated[
@@ -166,7 +169,7 @@ def evaluate(
         raise ValueError(f"--report-facts is {report_facts!r}; expected --report too, which has them")
     if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
-    quiet_libraries()
+    load_libraries()
     arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
@@ -203,6 +206,16 @@ def evaluate(
     left_out.finish()
 
 
+def _warn_of_training_data(model: str, source: str) -> None:
+    """Warn if the model was trained on data of this name, by what its training wrote."""
+    recorded = read_json_object(Path(model) / "metrics.json").get("data")
+    name = Path(source).stem
+    if isinstance(recorded, dict) and recorded.get("name") == name:
+        print_note(
+            f"warning: {model} was trained on data called {name}: of the same clouds, these figures are no test"
+        )
+
+
 def _check_kind(model: str) -> tuple[str, str]:
     """Return the directory or hub name of a model and the command that runs it.
 
@@ -225,7 +238,8 @@ def _check_kind(model: str) -> tuple[str, str]:
 def _figure(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{_SHARES[name]} {100 * value:.2f} %"
-    return f"{name.replace('_', ' ')} {value:.0f}" if name == "codes_used" else f"{name.replace('_', ' ')} {value:.4f}"
+    digits = 0 if name in ("codes_used", "none_of_these") else 4
+    return f"{name.replace('_', ' ')} {value:.{digits}f}"
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
@@ -267,32 +281,35 @@ def _evaluate(
     report, if facts are stated for one.
     """
     from hf_any3d.data import load_point_dataset
-    from hf_any3d.registration import register
+    from hf_any3d.processing import PointCloudProcessor
     from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
     from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
-    register()
     data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # Of files only points are read unless more is asked for.
+    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
     # Before the evaluation, so that a missing fact is an error at once.
     source = "parquet" if data.train_file is not None else data.dataset_name
     known = None if stated is None else known_facts(model, source, stated)
     # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
-    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
+    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
         splits, _ = apply_protocol(*load_splits(data, needs_train=False), protocol)
         if split is None and "test" not in splits and len(splits) == 1:
             (split,) = map(str, splits)
-            count = counted(len(splits[split]), "cloud")
-            print_note(f"warning: no split test; evaluated on all, {count}: no test of a model trained on them")
+            # The loader calls what has no folders of splits a training split, whatever it was made for.
+            if not is_recipe and split == "train":
+                split, splits = _WHOLE, {_WHOLE: splits[split]}
+                _warn_of_training_data(model, str(data.train_file or data.data_dir))
         split = split or "test"
         if split not in splits:
             source = arguments[0] if is_recipe else data.train_file or data.data_dir
@@ -315,7 +332,7 @@ def _evaluate(
     return metrics, by_class, judge, described
 
 
-@evaluation.command("minigpt3d")
+@evaluation.command("minigpt3d", cls=ModelCommand)
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
@@ -387,16 +404,14 @@ def evaluate_minigpt3d(
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
     from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
     from hf_any3d.evaluation.chat_evaluation import open_model
-    from hf_any3d.registration import register
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
     prompts = _read_prompts(judge_prompt or [])
     settings, further = json_object("--generation", generation), json_object("--options", options)
     own_settings = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
-    quiet_libraries()
+    load_libraries()
     with contextlib.redirect_stdout(sys.stderr):
-        register()
         chosen = _open_judge(
             judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
         )

@@ -19,6 +19,7 @@ from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.messages import one_line
+from hf_any3d.registry import PACKED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +30,10 @@ Files = Annotated[
         metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.", show_default=False
     ),
 ]
-FileType = Annotated[str | None, option("Type of the data on standard input, such as ply; by default it is detected.")]
+FileType = Annotated[
+    str | None,
+    option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+]
 _STDIN = "<stdin>"
 
 
@@ -48,13 +52,17 @@ class Inputs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def places(self) -> dict[str, Path]:
-        """Return paths for results, without endings: those of the files, from the folder that all share."""
+    def titles(self) -> dict[str, str]:
+        """Return captions by the names of files: their paths from the folder that all share."""
         paths = {file.name: Path(os.path.abspath(file.name.replace(_STDIN, "stdin"))) for file in self.files}
         root = os.path.commonpath([path.parent for path in paths.values()])
+        return {name: path.relative_to(root).as_posix() for name, path in paths.items()}
+
+    def places(self) -> dict[str, Path]:
+        """Return paths for results by the names of files: their captions without endings."""
         places: dict[str, Path] = {}
-        for name, path in paths.items():
-            place = path.relative_to(root)
+        for name, title in self.titles().items():
+            place = Path(title)
             # chair.ply and chair.obj of one folder are two clouds.
             stem = place.with_suffix("")
             places[name] = place if stem in places.values() else stem
@@ -64,9 +72,9 @@ class Inputs:
 def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
     """List the files of a command line.
 
-    A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files and text
-    without points are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for the matching files.
-    `-` stands for standard input: a cloud, or a list of files, one per line.
+    A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files, text
+    without points and compressed files are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for
+    the matching files. `-` stands for standard input: a cloud, or a list of files, one per line.
 
     Raises:
         FileNotFoundError: A path does not exist, a folder has no readable file, or a glob matches nothing.
@@ -83,15 +91,15 @@ def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None
             files += read
         elif path.is_dir():
             are_many = True
-            files += [InputFile(str(file)) for file in files_of_folder(path)]
+            files += [InputFile(str(file), file_type=file_type) for file in files_of_folder(path)]
         elif path.exists():
-            files.append(InputFile(word))
+            files.append(InputFile(word, file_type=file_type))
         elif glob.has_magic(word):
             are_many = True
             found = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_file())
             if not found:
                 raise FileNotFoundError(f"{word}: no file matches")
-            files += [InputFile(name) for name in found]
+            files += [InputFile(name, file_type=file_type) for name in found]
         else:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
     return Inputs(files, are_many)
@@ -106,13 +114,19 @@ def files_of_folder(folder: Path) -> list[Path]:
     from hf_any3d.data.files.lidar import without_buffers
     from hf_any3d.data.files.text import is_prose
 
-    found, prose = [], []
-    for path in map(Path, without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))):
-        if not is_readable(path.relative_to(folder).as_posix()) or not path.is_file():
-            continue
-        (prose if is_prose(path) else found).append(path)
-    if prose:
-        print_note(f"left out {_listed([path.name for path in prose])}: text without points")
+    paths = without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))
+    found: list[Path] = []
+    left: dict[str, list[str]] = {"text without points": [], "compressed, unpack it first": []}
+    prose, packed = left.values()
+    for path in map(Path, paths):
+        place = path.relative_to(folder).as_posix()
+        if is_readable(place) and path.is_file():
+            prose.append(path.name) if is_prose(path) else found.append(path)
+        elif place.lower().endswith(PACKED) and path.is_file():
+            packed.append(str(path))
+    for reason, names in left.items():
+        if names:
+            print_note(f"left out {_listed(names)}: {reason}")
     if not found:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
     return found

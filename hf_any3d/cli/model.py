@@ -20,8 +20,8 @@ from hf_any3d.cli.common import (
     check_model,
     find_model,
     kind_of_model,
+    load_libraries,
     option,
-    quiet_libraries,
     read_model_config,
     status,
 )
@@ -42,7 +42,7 @@ _UNNAMED = {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves out these lab
 # Entries of that file that are no parameters: buffers of batch norms, and the file's own metadata.
 _NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked", "__metadata__")
 # Files of a training run that are not part of the model; names with an underscore or a dot in front are neither.
-_NOT_PUSHED = ("checkpoint-*", "runs", "_*", ".*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+_NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
 _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
 
 
@@ -62,7 +62,7 @@ def info(
     facts = _stored_facts(name, revision) or facts_of_stored_weights(name)
     if facts is None:
         with status("counting parameters"), model_errors(model):
-            quiet_libraries()
+            load_libraries()
             from hf_any3d.model_facts import model_facts
 
             facts = model_facts(name, revision)
@@ -197,10 +197,8 @@ def export(
         _export_language_model(model, output, revision)
         return
     model = check_model(model, "predict", "detect", revision=revision)
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d import auto
     from hf_any3d.export import export_file
     from hf_any3d.processing import PointCloudProcessor
@@ -224,10 +222,8 @@ def export(
 
 def _export_language_model(model: str, output: Path, revision: str | None) -> None:
     model = check_model(model, "chat", revision=revision)
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d.chat.processing import MiniGPT3DProcessor
     from hf_any3d.export import export_language_model
     from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
@@ -267,6 +263,7 @@ def push(
     api = huggingface_hub.HfApi()
     try:
         with status(f"pushing {folder}"):
+            hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
             # None leaves an organization's default for new repositories as it is; False would make them public.
             made = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
             if not is_dataset:
@@ -278,7 +275,7 @@ def push(
                 revision=revision,
                 commit_message=message or f"Push {folder.name}",
                 # Patterns of files do not match those in a folder of that name.
-                ignore_patterns=[*_NOT_PUSHED, *(f"{name}/**" for name in _NOT_PUSHED)],
+                ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
             )
     except errors.LocalTokenNotFoundError:
         raise ValueError("pushing needs a login: hf auth login") from None
@@ -306,10 +303,9 @@ def _name_card(folder: Path, repository: str) -> None:
 
     path = folder / "README.md"
     if not path.is_file():
-        quiet_libraries()
-        from hf_any3d.registration import MODELS, register
+        load_libraries()
+        from hf_any3d.registration import MODELS
 
-        register()
         classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
         architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
         if architecture in classes:

@@ -215,6 +215,7 @@ class Gallery:
                 legend=legend,
                 up_axis=self.up_axis,
                 boxes=self.boxes if boxes else None,
+                rows_share_frame=False,  # files of scans have offsets and sizes of their own
                 **boxes,
             )
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
@@ -20,6 +21,7 @@ from hf_any3d.cli.common import (
     open_pipeline,
     option,
     print_note,
+    published_models,
     read_model_config,
 )
 from hf_any3d.cli.inputs import (
@@ -32,19 +34,16 @@ from hf_any3d.cli.inputs import (
     read_text_features,
 )
 from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_rows, write_data
+from hf_any3d.data.no_object import why_no_object, why_too_large
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
 from hf_any3d.messages import print_line, printable
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.registry import FORMATS
 
-LIKE = 0.3
-"""Unknown score below which a cloud that was turned clearly looks like something known."""
-ROOM_HEIGHT, ROOM_WIDTH = (1.8, 6.0), 2.2
-"""Meters, smallest and largest height and smallest side of what may be a whole room."""
-ROOM_SHARE = 0.4
-"""Share of the points of a room that lie on its floor, ceiling and walls."""
-FEW_POINTS = 32
-"""Points of a cloud below which it shows no shape."""
+DOUBTED, MUCH_LESS = 0.1, 3.0
+"""Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
+then clearly looks like something known (`studies/none_of_these.py`)."""
 
 
 class Axis(StrEnum):
@@ -55,6 +54,8 @@ class Axis(StrEnum):
     Z = "z"
 
 
+EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
+"""Commands of the models that have features."""
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Output = Annotated[
     Path | None, option("Also write a page (.html) or picture (.png) of the clouds, or a table (.json, .csv).")
@@ -129,7 +130,7 @@ def predict(
         return
     if text_features is not None:
         raise ValueError("--text-features belong to --labels, which are missing")
-    model, files = split_model(files, model, has_default=True)
+    model, files = split_model(files, model)
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     name = classifier_or_default(model)
@@ -159,7 +160,7 @@ def zero_shot(
     as_csv: AsCsv = False,
 ) -> None:
     """Classify point files and meshes among labels of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "zero-shot")
     inputs = find_inputs(files, file_type)
     check_output(output, (*VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
     config = read_model_config(check_model(name, "zero-shot"))
@@ -188,6 +189,7 @@ def _classify(
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
     gallery = Gallery(output if _suffix(output) in VIEWS else None, len(inputs), up_axis)
+    titles = inputs.titles()
     run = prediction_answerer(answerer(pipe, model, **arguments))
     is_regression = pipe.model.config.problem_type == "regression"
 
@@ -202,21 +204,22 @@ def _classify(
             if "error" not in row:
                 first = row["predictions"][0]
                 one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
-                reason = why_no_object(cloud, up_axis)
-                if reason is None and first.get("unknown", 0.0) > 0.5:
-                    reason = why_unlike(cloud, up_axis, turned)
+                reason = why_no_object(cloud.data, up_axis)
+                if reason is None and first.get("unknown", 0.0) > DOUBTED:
+                    reason = why_unlike(cloud, up_axis, first["unknown"], turned)
                 if reason is None and one_sided > 0.5:
                     reason = (
                         "looks as if seen from one side, and the model has learned whole shapes: scan it from more "
                         "sides, or train with scans like it"
                     )
-                if reason is not None:
+                # The pipeline has warned of what is too large.
+                if reason is not None and why_too_large(cloud.data) is None:
                     cloud.warnings.append(f"{cloud.name}: {reason}")
                 if is_regression:
                     best = ", ".join(f"{one['label']} {one['score']:.6g}" for one in row["predictions"])
                 else:
-                    best = f"{label_of(first)}, {100 * first['score']:.0f} %{unlike(first)}"
-                gallery.add_file(cloud.data, f"{Path(cloud.name).name}: {best}")
+                    best = f"{first['label']}, {100 * first['score']:.0f} %" if first["label"] else NONE_OF_THESE
+                gallery.add_file(cloud.data, f"{titles[cloud.name]}: {best}")
         return rows
 
     width = file_width(inputs)
@@ -224,9 +227,13 @@ def _classify(
 
     def line(row: Row) -> str:
         found = row["predictions"]
-        shown = (f"{one['score']:12.6g}" if is_regression else f"{100 * one['score']:5.1f} %" for one in found)
-        cells = [f"{printable(label_of(one)):<{label_width}} {score}" for one, score in zip(found, shown, strict=True)]
-        return f"{printable(row['file']):<{width}}  " + "   ".join(cells) + unlike(found[0])
+        shown = [f"{one['score']:12.6g}" if is_regression else f"{100 * one['score']:5.1f} %" for one in found]
+        cells = [
+            f"{printable(one['label']):<{label_width}} {score}"
+            for one, score in zip(found, shown, strict=True)
+            if one["label"]
+        ]
+        return f"{printable(row['file']):<{width}}  " + ("   ".join(cells) or NONE_OF_THESE)
 
     rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
     done = print_rows(rows, line, prediction_cells, as_json=as_json, as_csv=as_csv)
@@ -257,59 +264,32 @@ def prediction_cells(row: Row) -> Iterator[Row]:
     yield cells | problems(row)
 
 
-def label_of(prediction: Row) -> str:
-    """Return the label of a prediction in words; there is none for what is far from all training clouds."""
-    return "none of these" if prediction["label"] is None else prediction["label"]
-
-
-def unlike(prediction: Row) -> str:
-    """Return the remark that a cloud is unlike those of the training, empty if it is not."""
-    score = prediction.get("unknown", 0.0)
-    return f"   unlike the training clouds: {100 * score:.0f} %" if score > 0.5 else ""
-
-
-def why_no_object(cloud: Cloud, up_axis: str) -> str | None:
-    """Return the reason why a cloud shows no object, if it has too few points or is a whole room.
-
-    Args:
-        cloud: The cloud.
-        up_axis: The axis that was taken to point up.
-
-    Returns:
-        The reason, None if it may show one.
-    """
-    points = cloud.data.points
-    if cloud.data.faces is None and len(points) < FEW_POINTS:
-        return f"{len(points)} points show no shape: the label is a guess"
-    low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
-    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
-    if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
-        return None
-    # What stands in the middle of its box is an object of this size.
-    places = (points - low) / size
-    if (np.abs(places - 0.5) > 0.47).any(axis=1).mean() < ROOM_SHARE:
-        return None
-    extent = " × ".join(f"{length:.1f}" for length in size)
-    return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
-
-
-def why_unlike(cloud: Cloud, up_axis: str, answer: Callable[[Cloud, str], Row]) -> str | None:
+def why_unlike(cloud: Cloud, up_axis: str, unknown: float, answer: Callable[[Cloud, str], Row]) -> str | None:
     """Find whether a cloud is unlike those of a model's training because it lies on its side.
 
     Args:
         cloud: The cloud.
         up_axis: The axis that was taken to point up.
+        unknown: Its unknown score.
         answer: Returns the row of the cloud with another axis that points up.
 
     Returns:
         The reason, None if it is unlikely.
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
-    known = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
+    known = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
     best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
-    if best is None or known[best]["unknown"] >= LIKE:
+    if best is None or not clearly_less(known[best]["unknown"], unknown):
         return None
-    return f"if {best} points up it looks like {label_of(known[best])}: try --up-axis {best}"
+    return f"if {best} points up it looks like {known[best]['label']}: try --up-axis {best}"
+
+
+def clearly_less(unknown: float, other: float) -> bool:
+    """Return whether a cloud is much less unlike those of the training than if another axis points up."""
+    least = 1e-9  # a score in single precision may be 0 or 1
+    first, second = (min(max(score, least), 1 - least) for score in (unknown, other))
+    return math.log(second / (1 - second)) - math.log(first / (1 - first)) > MUCH_LESS
 
 
 def features(
@@ -331,10 +311,10 @@ def features(
     as_csv: AsCsv = False,
 ) -> None:
     """Extract a feature vector of each file, for search, clustering or a head of your own."""
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "features")
     inputs = find_inputs(files, file_type)
     suffix = check_output(output, (".npz", ".npy", *VIEWS, *DATA), as_json=as_json, as_csv=as_csv)
-    name = check_model(name, "predict", "zero-shot", "segment", "detect", "features")
+    name = check_model(name, *EMBEDDING_COMMANDS)
     pipe = open_pipeline("point-cloud-feature-extraction", name, device)
     answer = feature_answerer(pipe, name, feature.value, up_axis)
     width = file_width(inputs)
@@ -400,14 +380,19 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     print_line(f"{output}: {values.shape[0]} × {values.shape[1]}")
 
 
-def split_model(files: Sequence[str], model: str | None, has_default: bool = False) -> tuple[Any, list[str]]:
+def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Args:
+        files: Words of the command line.
+        model: `--model`.
+        command: The command, one without a default model.
 
     Returns:
         The model, None for a default one, and the files.
 
     Raises:
-        ValueError: There is no model, and no default.
+        ValueError: There is no model, and no default; a note lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -421,9 +406,12 @@ def split_model(files: Sequence[str], model: str | None, has_default: bool = Fal
             return files[0], files[1:]
         if is_model:
             raise ValueError(f"{files[0]} is a model; expected files too")
-    if has_default:
+    if command is None:
         return None, files
-    raise ValueError("--model is missing; expected the directory or hub name of a model")
+    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    for line in published_models(command):
+        error.add_note(line)
+    raise error
 
 
 def classifier_or_default(model: str | None) -> str:

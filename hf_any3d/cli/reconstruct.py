@@ -38,7 +38,7 @@ def reconstruct(
 
     Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "reconstruct")
     inputs = find_inputs(files, file_type)
     types = (*CLOUDS, *VIEWS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)

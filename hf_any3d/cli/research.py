@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import option, quiet_libraries
+from hf_any3d.cli.common import load_libraries, option
 from hf_any3d.messages import print_json, print_line
 
 MORE_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -60,7 +60,7 @@ def reproduce(
     if table not in tables:
         raise ValueError(f"unknown table {table!r}; expected one of {', '.join(tables)}")
     numbers = _parse_seeds(seeds)
-    quiet_libraries()
+    load_libraries()
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr):
         result = reproduce(
@@ -115,12 +115,10 @@ def sweep(
         raise FileNotFoundError(f"no file {recipe}")
     arguments = [*([] if recipe is None else [recipe]), *further]
     settings, numbers = _parse_settings(vary or []), _parse_seeds(seeds)
-    quiet_libraries()
+    load_libraries()
     if program is None:
-        from hf_any3d.registration import register
         from hf_any3d.training.tasks import train_classifier as run
 
-        register()
     else:
         run = series.load_program(series.find_examples(examples), program)
     with contextlib.redirect_stdout(sys.stderr):

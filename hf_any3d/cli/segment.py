@@ -79,7 +79,7 @@ def segment(
     Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
     Find3D find parts by their names, which --labels gives.
     """
-    name, files = split_model(files, model)
+    name, files = split_model(files, model, "segment")
     inputs = find_inputs(files, file_type)
     types = (*VIEWS, *CLOUDS, *DATA)
     suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
@@ -98,7 +98,7 @@ def segment(
         up_axis or pipe.feature_extractor.up_axis,
     )
     gallery = Gallery(output if suffix in VIEWS else None, len(inputs), shown_up)
-    place = inputs.places()
+    place, titles = inputs.places(), inputs.titles()
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
@@ -119,7 +119,7 @@ def segment(
             points, labels = result["points"], result["labels"]
             seen.update(map(int, np.unique(labels)))
             if gallery.output is not None:
-                gallery.add(cloud_frame(points), palette[labels], Path(cloud.name).name)
+                gallery.add(cloud_frame(points), palette[labels], titles[cloud.name])
             if output is not None and suffix in CLOUDS:
                 _write_labeled(output, points, labels, palette)
             elif output is not None and not suffix:

@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, find_model, open_chat, open_pipeline, option, read_model_config
+from hf_any3d.cli.common import (
+    Device,
+    Template,
+    find_model,
+    open_chat,
+    open_pipeline,
+    option,
+    read_model_config,
+)
 from hf_any3d.messages import model_errors, print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")

@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import json
+import re
 import sys
 import tempfile
 from enum import StrEnum
@@ -14,10 +15,19 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import find_model, option, print_note, quiet_libraries, read_model_config, skip_hub_if_offline
+from hf_any3d.cli.common import (
+    ModelCommand,
+    find_model,
+    load_libraries,
+    option,
+    print_note,
+    read_model_config,
+    skip_hub_if_offline,
+)
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
+from hf_any3d.hub.published_table import is_published
 from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 
@@ -50,6 +60,18 @@ class Task(StrEnum):
     SEGMENTATION = "segmentation"
     DETECTION = "detection"
     LAYOUTS = "layouts"
+
+
+class TrainCommand(ModelCommand):
+    """The command `train`, whose `--augment` takes several words, as that of the training programs does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join the words behind `--augment`, none of which is DATA, as that comes first or `--dataset` is given."""
+        if "--augment" in args and (not args[0].startswith("-") or "--dataset" in args):
+            start = args.index("--augment") + 1
+            end = next((place for place in range(start, len(args)) if args[place].startswith("-")), len(args))
+            args = [*args[:start], " ".join(args[start:end]), *args[end:]]
+        return super().parse_args(ctx, args)
 
 
 _TASKS = {LABELED_POINTS: Task.SEGMENTATION, LABELED_WITH_BOXES: Task.DETECTION}
@@ -157,6 +179,8 @@ def train(
     skip_hub_if_offline()
     name = Path(data or dataset or "").stem
     arguments, labels = data_arguments(data, dataset)
+    if task is Task.DETECTION and arguments[:2] == ["--dataset_name", "folder"]:
+        arguments, labels = data_arguments(data, "scans_with_boxes")  # whose error names the files of boxes
     task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
     is_recipe = bool(arguments) and not arguments[0].startswith("-")
     given: dict[str, Any] = {
@@ -172,7 +196,8 @@ def train(
         if value is not None:
             arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
     if augment is not None:
-        arguments += ["--augment", *augment.replace(",", " ").split()]
+        # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
+        arguments += ["--augment", *re.split(r"\s+|,(?!\w+=)", augment.strip())]
     if encoder is not None and way is Way.FEATURES:
         arguments += ["--encoder", find_model(encoder)]
     else:
@@ -248,9 +273,7 @@ def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
         )
     _check_arguments(arguments, words, None)
     _quiet()
-    from hf_any3d.registration import register
 
-    register()
     return learn_few_scans(arguments).lines
 
 
@@ -279,7 +302,7 @@ def _learn_both(arguments: list[str], words: list[str]) -> list[str]:
 
 
 def _quiet() -> None:
-    quiet_libraries()
+    load_libraries()
     if not sys.stderr.isatty():
         import datasets
 
@@ -288,10 +311,8 @@ def _quiet() -> None:
 
 def _run_program(arguments: list[str], task: Task) -> list[str]:
     """Run the training program of a task; returns the metrics of each split as text."""
-    quiet_libraries()
-    from hf_any3d.registration import register
+    load_libraries()
 
-    register()
     from hf_any3d.training import detection, layouts, tasks
 
     run = {
@@ -384,8 +405,10 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
     encoder = find_model(encoder)
     try:
         model_type = str(read_model_config(encoder).get("model_type"))
-    except OSError:  # the default encoder may be in an installed package, although the hub cannot be reached
-        model_type = ""
+    except OSError:
+        if is_published(encoder):
+            raise
+        model_type = ""  # the default encoder may be in an installed package, although the hub cannot be reached
     if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
         return ["--model_type", model_type, "--model_name_or_path", encoder]
     return ["--encoder_name_or_path", encoder]

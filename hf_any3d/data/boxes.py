@@ -316,11 +316,16 @@ CHANGES: dict[str, type] = {"cuboid": RandomCuboid, "flip": RandomFlip, "turn": 
 """Names for `build_changes`."""
 
 
-def build_changes(spec: Sequence[str]) -> Changes:
+_ALONG_AXES = {"flip": {"along_axes": True}, "turn": {"along_axes": True, "limit": math.pi / 36}}
+"""Settings for boxes without headings, as in the published training on ScanNet."""
+
+
+def build_changes(spec: Sequence[str], along_axes: bool = False) -> Changes:
     """Build augmentations from names, as given on a command line.
 
     Args:
         spec: Names in order, each with or without settings: `["cuboid:min_points=5000", "flip", "turn:limit=0.5"]`.
+        along_axes: Whether boxes stay along the axes, unless a name has other settings.
 
     Raises:
         ValueError: An unknown name or setting, or a value that the augmentation refuses.
@@ -333,5 +338,6 @@ def build_changes(spec: Sequence[str]) -> Changes:
         known = [field.name for field in fields(CHANGES[name])]
         if unknown := sorted(set(settings) - set(known)):
             raise ValueError(f"augmentation {name!r} has no setting {unknown[0]!r}; it has {', '.join(known)}")
-        changes.append(CHANGES[name](**settings))
+        usual = _ALONG_AXES.get(name, {}) if along_axes else {}
+        changes.append(CHANGES[name](**{**usual, **settings}))
     return Changes(changes)

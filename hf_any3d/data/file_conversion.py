@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Mesh, config
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
@@ -32,7 +33,7 @@ _EXACT = PointCloud(format="npz")
 _TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
 # One number for each point.
 _NUMBERS = {"labels": "int64", "intensity": "float32", "ring": "float32"}
-_TYPES |= _NUMBERS
+_TYPES |= _NUMBERS | {"offset": "float64"}
 _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000
 
@@ -58,7 +59,7 @@ def files_to_points(
         num_points: draw this many points of every cloud, so that all have one size; None keeps all points of point
             files and draws `mesh_points` from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: further columns to read: "normals", "colors" and "labels"; every file must have them.
+        columns: further columns to read, see `CloudColumns`.
         seed: seed of the points that are drawn, combined with each cloud's content.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves its row out with a warning.
         num_proc: processes that read in parallel; not for streams.
@@ -166,7 +167,7 @@ def add_preview(
 ) -> AnyDataset:
     """Add a column of small .ply files, which programs without this package open and viewers of datasets draw.
 
-    The column has the type `Mesh` of `datasets`. All other columns stay as they are.
+    The column has the type `Mesh` of `datasets`, which has it from 5.0 on. All other columns stay as they are.
 
     Args:
         dataset: rows or splits with `points` (points, 3) and perhaps `colors` (0 to 255).
@@ -183,6 +184,8 @@ def add_preview(
             for split, rows in dataset.items()
         }
         return type(dataset)(splits)
+    from datasets import Mesh
+
     features = _features_of(dataset)
     if num_points < 1:
         raise ValueError(f"num_points is {num_points}; expected at least 1")
@@ -251,8 +254,8 @@ class CloudColumns:
         num_points: draw this many points of every cloud; None keeps all points of point files and draws `mesh_points`
             from the surface of meshes.
         mesh_points: points of a mesh when `num_points` is None.
-        columns: columns besides the points: "normals", "colors" (0 to 255), "intensity", "ring" and "labels"; every
-            file must have them.
+        columns: columns besides the points: "normals", "colors" (0 to 255), "intensity", "ring" and "labels", which
+            every file must have, and "offset", which `points` are relative to.
         seed: seed of the points that are drawn.
 
     Raises:
@@ -276,7 +279,7 @@ class CloudColumns:
                 )
         if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
             unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
-            expected = "'normals', 'colors', 'intensity', 'ring' or 'labels', as a list"
+            expected = "'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset', as a list"
             raise ValueError(f"columns has {unknown!r}; expected {expected}")
         object.__setattr__(self, "columns", tuple(self.columns))  # so that equal choices are equal
 
@@ -293,6 +296,8 @@ class CloudColumns:
         types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
         for name in {*types} & {*_NUMBERS}:
             types[name] = List(Value(_TYPES[name]), length=self.num_points or -1)
+        if "offset" in types:
+            types["offset"] = List(Value(_TYPES["offset"]), length=3)
         return types
 
     @property
@@ -305,7 +310,8 @@ class CloudColumns:
 
         Returns:
             `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
-            (num_points,) int64, `intensity` and `ring` (num_points,) float32.
+            (num_points,) int64, `intensity` and `ring` (num_points,) float32, `offset` (3,) float64, 0 if the cloud
+            has none. A warning tells of an offset that is left out, and of points that float32 moves.
 
         Raises:
             PointCloudError: a cloud without a requested column, or a mesh without a surface.
@@ -318,8 +324,17 @@ class CloudColumns:
         elif self.num_points is not None:
             index = resample_index(len(cloud), self.num_points, generator)
         row = {}
+        if cloud.offset is not None and "offset" not in self.names:
+            text = "points far from the origin are relative to an offset; it is left out, unless columns have 'offset'"
+            warnings.warn(text, UserWarning, stacklevel=2)
+        if cloud.points.dtype != np.float32:
+            most = np.abs(cloud.points - cloud.points.astype(np.float32)).max()
+            warnings.warn(f"points are rounded to float32, by up to {most:.1g}", UserWarning, stacklevel=2)
         for name in self.names:
             values = getattr(cloud, name)
+            if name == "offset":
+                row[name] = np.zeros(3) if values is None else values
+                continue
             if values is None:
                 raise PointCloudError(f"the file has no {name}; leave them out of columns, or the file")
             if name == "colors":

@@ -76,6 +76,25 @@ class ArrowRows(torch.utils.data.Dataset):
         }
 
 
+class SharedEpoch:
+    """Epoch number in shared memory, so that running worker processes of a DataLoader see changes.
+
+    Workers get a plain attribute only when they start: with `persistent_workers` they would repeat the augmentation of
+    the first epoch.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = f"_shared_{name}"
+
+    def __get__(self, rows: Any, owner: type | None = None) -> int:
+        return int(getattr(rows, self.name))
+
+    def __set__(self, rows: Any, epoch: int) -> None:
+        if not hasattr(rows, self.name):
+            setattr(rows, self.name, torch.zeros((), dtype=torch.int64).share_memory_())
+        getattr(rows, self.name).fill_(epoch)
+
+
 class AugmentedDataset(torch.utils.data.Dataset):
     """A dataset with augmented points, for Trainer's `train_dataset`.
 
@@ -83,35 +102,56 @@ class AugmentedDataset(torch.utils.data.Dataset):
     A row has `points`, the extra columns and `label` or `labels` if there is one; `points` and the extra columns are
     transformed together and returned as separate float32 columns.
 
+    Trainer sets the epoch. What a transform draws from torch then depends on seed, epoch and row alone, so that a
+    resumed run sees the same clouds as an uninterrupted one, with any number of workers. Before, and with the stock
+    Trainer in several processes, it depends on torch's state.
+
     Args:
         dataset: rows with a column `points`; Array2D is read many times faster than nested lists.
-        transform: called with one cloud (num_points, channels); seeded from torch, differently in each DataLoader
-            worker.
+        transform: called with one cloud (num_points, channels).
         extra_columns: columns of the points, such as "normals" (channels 3, 4, 5 of the transform) or "colors"
             (integers are scaled to [0, 1]).
+        seed: of the augmentation.
 
     Raises:
         ValueError: a column that the dataset does not have.
     """
 
-    def __init__(self, dataset: Dataset, transform: Transform, extra_columns: Sequence[str] = ()):
+    epoch = SharedEpoch()
+
+    def __init__(self, dataset: Dataset, transform: Transform, extra_columns: Sequence[str] = (), seed: int = 0):
         self.array_columns = ("points", *extra_columns)
         missing = [name for name in self.array_columns if name not in dataset.column_names]
         if missing:
             raise ValueError(f"dataset has no column {missing[0]!r}; it has {', '.join(dataset.column_names)}")
         labels = [name for name in ("label", "labels") if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns([*self.array_columns, *labels]))
-        self.transform = transform
+        self.transform, self.seed = transform, seed
+        self.epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of random choices; called by Trainer."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        return self._augment(self.rows[index])
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         """Return the rows of a batch, as DataLoader requests them."""
-        return [self._augment(row) for row in self.rows.__getitems__(indices)]
+        rows, epoch = self.rows.__getitems__(indices), self.epoch
+        if epoch < 0:
+            return [self._augment(row) for row in rows]
+        augmented, state = [], torch.get_rng_state()
+        for index, row in zip(indices, rows, strict=True):
+            seed = np.random.SeedSequence((self.seed, epoch, index % len(self)))
+            # Not `torch.manual_seed`, which seeds accelerators too.
+            torch.default_generator.manual_seed(int(seed.generate_state(1)[0]))
+            augmented.append(self._augment(row))
+        torch.set_rng_state(state)
+        return augmented
 
     def _augment(self, row: dict) -> dict:
         # A copy, since rows are views of the dataset's memory and a transform may write.

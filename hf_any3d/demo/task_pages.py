@@ -18,6 +18,7 @@ import gradio as gr
 import numpy as np
 
 from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.data.no_object import why_no_object
 from hf_any3d.demo.conversation import error_message
 from hf_any3d.demo.page import (
     CONVERSATIONS_KEPT,
@@ -30,6 +31,7 @@ from hf_any3d.demo.page import (
     view_frame,
 )
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, hex_color, label_colors, viewer_page
@@ -121,6 +123,9 @@ class TaskAnswers:
             note = f"{MOST_POINTS:,} of {note}, drawn at random"
         elif cloud.is_mesh and cloud.faces is not None:
             note = f"a mesh of {len(cloud.faces):,} faces, sampled on its surface"
+        if getattr(self.pipe, "of_objects", False):
+            reason = why_no_object(cloud, up_axis or self.pipe.feature_extractor.up_axis)
+            note += "" if reason is None else f"; {reason}"
         pipe = partial(self.pipe, up_axis=up_axis) if up_axis else self.pipe
         with self._deadline():
             return getattr(self, f"_{self.task.replace('-', '_')}")(pipe, cloud, words, category, note)
@@ -150,12 +155,10 @@ class TaskAnswers:
         self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
     ) -> Answer:
         found = pipe(cloud, top_k=MOST_SHOWN)
-        if found[0].get("unknown", 0.0) > 0.5:
-            note = f"{note}; unlike the training clouds: {100 * found[0]['unknown']:.0f} %"
         if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
             numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in found)
             return Answer(self._view(cloud), {}, [], f"{note}; {numbers}")
-        rows = [(one["label"] or "none of these", one["score"]) for one in found]
+        rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in found]
         return Answer(self._view(cloud), {}, rows, note)
 
     def _zero_shot_point_cloud_classification(
@@ -387,7 +390,7 @@ def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
     kept = np.sort(np.random.default_rng(0).choice(len(cloud), most, replace=False))
     arrays: dict[str, Any] = {name: getattr(cloud, name) for name in ("points", "colors", "normals", "labels")}
     arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
-    return PointCloudData(**arrays, offset=cloud.offset)
+    return PointCloudData(**arrays, offset=cloud.offset, meters_per_unit=cloud.meters_per_unit)
 
 
 def _read(visit: Visit, path: str) -> None:

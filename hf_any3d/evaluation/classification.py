@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE, is_none_of_these
+
 Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 """For each split its metrics, and for each split a score of each class."""
-_KEPT = ("accuracy", "mean_class_accuracy", "loss")
+_KEPT = ("accuracy", "mean_class_accuracy", "loss", "none_of_these")
 _INPUTS = """
 Args:
     predictions: predicted classes, integers from 0.
@@ -91,16 +93,37 @@ def by_name(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
     return {name: float(score) for name, score in zip(names, scores, strict=True) if not np.isnan(score)}
 
 
-def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str, float]:
+def logits_with_unknown(outputs: tuple[torch.Tensor, torch.Tensor], _labels: Any) -> torch.Tensor:
+    """Append the unknown scores `(samples,)` to the logits; a `preprocess_logits_for_metrics` for Trainer."""
+    logits, unknown = outputs
+    return torch.cat([logits.float(), unknown.float()[:, None]], dim=1)  # (samples, num_classes + 1)
+
+
+def predicted_classes(predictions: np.ndarray, config: Any = None) -> np.ndarray:
+    """Return the predicted class of each sample; `num_classes` for what is of none of them.
+
+    Args:
+        predictions: Logits (samples, num_classes), or what `logits_with_unknown` returns.
+        config: Config of the classifier in the second case.
+    """
+    if config is None or getattr(config, "unknown_share", None) is None or predictions.shape[1] == config.num_labels:
+        return predictions.argmax(axis=1)
+    refused = is_none_of_these(predictions[:, -1], config)
+    return np.where(refused, config.num_labels, predictions[:, :-1].argmax(axis=1))
+
+
+def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any = None) -> dict[str, float]:
     """Compute metrics of logits by the kind of the labels; a `compute_metrics` for Trainer.
 
     Args:
         eval_prediction: predictions (samples, num_labels), or a tuple that begins with them, and label_ids: class
             numbers (samples,), or floats, zeros and ones (samples, num_labels) for several classes a sample, or the
             numbers of a regression, (samples, num_labels) or (samples,).
+        config: Config of a classifier whose predictions are those of `logits_with_unknown`.
 
     Returns:
-        Of class numbers `accuracy` and `mean_class_accuracy`, both in [0, 1]; of several classes, which apply where
+        Of class numbers `accuracy` and `mean_class_accuracy`, both in [0, 1]; with a config also `none_of_these`, how
+        many clouds were called none of the classes, which is never right here. Of several classes, which apply where
         the logit is above 0, `exact_match`, `micro_f1` and `macro_f1`, in [0, 1] too; of a regression `mse` and `mae`.
 
     Raises:
@@ -116,8 +139,12 @@ def compute_classification_metrics(eval_prediction: EvalPrediction) -> dict[str,
     labels = np.asarray(eval_prediction.label_ids)
     if labels.dtype.kind == "f":
         return _metrics_of_numbers(logits, labels)
-    matrix = confusion_matrix(logits.argmax(axis=1), labels, logits.shape[1])
-    return {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    answers = predicted_classes(logits, config)
+    matrix = confusion_matrix(answers, labels, logits.shape[1])
+    metrics = {"accuracy": overall_accuracy(matrix), "mean_class_accuracy": mean_class_accuracy(matrix)}
+    if config is not None and getattr(config, "unknown_share", None) is not None:
+        metrics["none_of_these"] = float((answers == config.num_labels).sum())
+    return metrics
 
 
 def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -189,8 +216,8 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         classes: Names of the classes.
 
     Returns:
-        For each split, accuracy, mean class accuracy and loss; and for each split, the accuracy of each class that
-        occurs in it.
+        For each split, accuracy, mean class accuracy and loss, and how many clouds are of none of the classes if the
+        model says so; and for each split, the accuracy of each class that occurs in it.
     """
     metrics, by_class = {}, {}
     for split, rows in splits.items():
@@ -198,10 +225,11 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         if output.label_ids is None:
             continue
         trainer.log_metrics(split, output.metrics)
-        metrics[split] = {key: float(output.metrics[f"{split}_{key}"]) for key in _KEPT}
-        matrix = confusion_matrix(output.predictions.argmax(axis=1), output.label_ids, len(classes))
-        record_confusion(trainer, split, matrix, classes)
-        by_class[split] = by_name(classes, class_accuracies(matrix))
+        found = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
+        metrics[split] = {key: float(value) for key, value in found.items() if value is not None}
+        matrix, names = _confusion(output.predictions, output.label_ids, classes, trainer)
+        record_confusion(trainer, split, matrix, names)
+        by_class[split] = by_name(names, class_accuracies(matrix))
     return metrics, by_class
 
 
@@ -210,9 +238,13 @@ def record_confusion(trainer: Trainer, split: str, matrix: np.ndarray, classes: 
     vars(trainer).setdefault("confusions", {})[split] = (matrix, list(classes))
 
 
-def accuracy_by_class(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """Return the accuracy of each class that occurs among the labels, from logits (rows, classes)."""
-    return by_name(classes, class_accuracies(confusion_matrix(logits.argmax(axis=1), labels, len(classes))))
+def _confusion(
+    predictions: np.ndarray, labels: np.ndarray, classes: Sequence[str], trainer: Trainer
+) -> tuple[np.ndarray, list[str]]:
+    """Return the confusion matrix, and the names of its classes, the last of which may be none of them."""
+    answers = predicted_classes(predictions, trainer.model.config)
+    names = [*classes, NONE_OF_THESE] if (answers == len(classes)).any() else list(classes)
+    return confusion_matrix(answers, labels, len(names)), names
 
 
 class AugmentedRows(Protocol):
@@ -275,11 +307,12 @@ def evaluate_by_voting(
         if labels is None:
             continue
         name = f"{split}_voting"
-        found = compute_classification_metrics(EvalPrediction(logits, labels))
+        found = compute_classification_metrics(EvalPrediction(logits, labels), trainer.model.config)
         # Of the mean logits, as the accuracy is.
-        loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-        metrics[name] = {**found, "loss": float(loss)}
-        by_class[name] = accuracy_by_class(logits, labels, classes)
+        mean = torch.from_numpy(logits[:, : len(classes)])
+        metrics[name] = {**found, "loss": float(torch.nn.functional.cross_entropy(mean, torch.from_numpy(labels)))}
+        matrix, names = _confusion(logits, labels, classes, trainer)
+        by_class[name] = by_name(names, class_accuracies(matrix))
         trainer.log_metrics(name, {f"{name}_{key}": value for key, value in metrics[name].items()})
     return metrics, by_class
 

@@ -26,8 +26,8 @@ from hf_any3d.modeling.layers.modes import evaluation_mode
 # Up to this many classes, all permutations of their names are tried; otherwise random ones.
 _ALL_ORDERS = 7
 _DRAWN_ORDERS = 10_000
-# Index of the clouds' embeddings in a model's outputs, after the logits of clouds and of texts.
-_POINT_EMBEDS = 2
+# Index of the clouds' embeddings in the outputs that Trainer keeps, after the logits of the clouds.
+_POINT_EMBEDS = 1
 
 
 def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[int]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_any3d.atomic_files import read_json_object, temporary_path, write_json
+from hf_any3d.hub.names import offline_reason
 from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
 
@@ -72,9 +73,8 @@ def find_version(
     cached = Version(commit, checksum) if _COMMIT.fullmatch(commit) and _CHECKSUM.fullmatch(checksum) else None
     if cached is not None and cached.commit == revision:  # nothing that could have changed
         return cached
-    if constants.HF_HUB_OFFLINE or hub.get("local_files_only"):
-        reason: object = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only=True"
-    else:
+    reason = offline_reason(hub.get("local_files_only"))
+    if reason is None:
         try:
             found = get_hf_file_metadata(
                 hf_hub_url(repository, file.path, revision=revision), token=hub.get("token"), timeout=_TIMEOUT_SECONDS

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hf_any3d.atomic_files import read_json_object, write_json
@@ -11,6 +13,19 @@ from hf_any3d.messages import print_line
 
 ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
 """Environment variable with the names of repositories whose non-commercial licenses are accepted, or `all`."""
+# Value of a command's option --accept-license; None outside of commands.
+_option: bool | None = None
+
+
+@contextmanager
+def license_option(accept: bool) -> Iterator[None]:
+    """Let the option `--accept-license` count for all that is opened, and let errors name it."""
+    global _option
+    before, _option = _option, accept
+    try:
+        yield
+    finally:
+        _option = before
 
 
 def license_text(system: System) -> str:
@@ -27,6 +42,7 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     """
     if not system.non_commercial:
         return
+    accept = accept or bool(_option)
     file = folder / "license.json"
     known = read_json_object(file)
     if accept and not known.get("accepted"):
@@ -34,9 +50,10 @@ def check_license(subject: str, system: System, folder: Path, accept: bool) -> N
     named = {word.strip() for word in os.environ.get(ACCEPT, "").split(",")}
     # Another license than the one that was accepted has to be accepted anew.
     if not accept and known.get("accepted") != system.weights_license and not named & {subject, "all"}:
+        how = "open_published(…, accept_license=True)" if _option is None else "--accept-license"
         raise ValueError(
             f"{subject}: the weights are under {system.weights_license} (stated by {system.license_source}), which "
-            f"forbids commercial use; if yours is permitted, pass accept_license=True once, or set {ACCEPT}={subject}"
+            f"forbids commercial use; if yours is permitted, accept it once with {how}, or set {ACCEPT}={subject}"
         )
 
 

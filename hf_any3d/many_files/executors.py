@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hf_any3d.many_files.work import Attempts, Work
+from hf_any3d.threads import available_processors
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ def _run_in_process(shard: Mapping[str, Any]) -> list[Any]:
         assert _work is not None
         _run_shard = _work.open()
         # Only now, as opening the model has imported torch.
-        limit_threads((os.cpu_count() or 1) // _processes)
+        limit_threads(available_processors() // _processes)
     return list(_run_shard(shard, Attempts()))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.messages import one_line
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, PACKED
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -126,7 +126,8 @@ def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[s
 
     Args:
         paths: A file, a folder, a URL of a file or folder that fsspec opens (s3://, gs://, hf://, …), or several. A
-            folder stands for the files of readable types in it and below; hidden ones and metadata.csv are left out.
+            folder stands for the files of readable types in it and below, without hidden and compressed ones and
+            metadata.csv.
 
     Returns:
         Absolute paths, and URLs, in the order given; files of a folder sorted by name.
@@ -158,7 +159,10 @@ def _files_of(path: str) -> Iterator[str]:
         yield path
         return
     inner, count = inner.rstrip("/"), 0
-    for name in without_buffers(sorted(system.find(inner))):
+    names = sorted(system.find(inner))
+    if packed := [name for name in names if name.lower().endswith(PACKED)]:
+        warnings.warn(f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}", stacklevel=2)
+    for name in without_buffers(names):
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1
             yield name if local is not None else system.unstrip_protocol(name)

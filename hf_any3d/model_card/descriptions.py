@@ -130,8 +130,13 @@ def describe(subject: Subject) -> Description:
         bank = f" and how like {things} drawn things of no class" if things else ""
         found.what += (
             f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{bank}, from 0 "
-            "to 1: above 0.5 for one of 20 known clouds, and for part of the unknown ones."
+            "to 1."
         )
+        if (share := subject.config.unknown_share) is not None:
+            found.what += (
+                f" Above 0.5 a cloud gets no label, as of none of the classes: at most {100 * share:.0f} % of further "
+                "known clouds, by clouds that were held out, and part of the others."
+            )
     return found
 
 

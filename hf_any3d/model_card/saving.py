@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from huggingface_hub import CardData, ModelCard, ModelCardData
+from huggingface_hub import CardData, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from torch import nn
 from transformers import PreTrainedModel, Trainer
@@ -63,7 +63,8 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
     """Write a card, unless the file holds one that a user has written.
 
-    Tags of a replaced card are kept; so are its license, language and datasets, unless the new card sets them.
+    Tags of a replaced card are kept; so are its license, language and datasets, unless the new card sets them. Scores
+    are written beside it too, in the form that the hub lists for datasets.
 
     Returns:
         The path, or None if the user's card was kept.
@@ -75,7 +76,20 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
             logger.info("%s was written or edited by hand; it is kept", path)
             return None
         _keep_metadata(card, _parsed(text).data)
+    _write_scores(card.data, path.parent / ".eval_results")
     return write_text(path, sign_card(str(card)))
+
+
+def _write_scores(data: CardData, folder: Path) -> None:
+    """Write the main score of the test split of each dataset on the hub, a file for each."""
+    main = {}
+    for result in data.get("eval_results") or ():
+        if "/" in result.dataset_type and result.dataset_split == "test":
+            main.setdefault(result.dataset_type, result)  # the first metric of a task is its main one
+    for dataset, result in main.items():
+        entry = EvalResultEntry(dataset, "default", result.metric_value, notes=result.metric_name)
+        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        write_text(folder / f"{dataset.replace('/', '_')}.yaml", text)
 
 
 def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoFeatureExtractor, Pipeline
 
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing import PointCloudProcessor
 
@@ -65,6 +68,8 @@ class PointCloudPipeline(Pipeline):
     _load_feature_extractor = None
     # Whether the pipeline needs the head that was saved.
     uses_head = True
+    # Whether a cloud is taken for a single object.
+    of_objects = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make the pipeline for the model's type."""
@@ -121,6 +126,11 @@ class PointCloudPipeline(Pipeline):
 
     def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
         """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
+        if self.of_objects:
+            stem, cloud = stem_of(cloud), to_cloud(cloud, self.feature_extractor.features)
+            if (reason := why_too_large(cloud)) is not None:
+                warnings.warn(reason, NoObjectWarning, stacklevel=2)
+            return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem]}
         # A list, so that batches keep one name per cloud.
         return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem_of(cloud)]}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
 _FUNCTIONS = {
@@ -24,9 +25,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
     dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
-    `"unknown"`, from 0 to 1: above 0.5 the cloud is unlike those of the training. Above the config's `unknown_far`,
-    the list is a single entry whose label is None, with the score of the best class. Of a regression it has all
-    numbers as scores, in the order of the labels, whatever `top_k`.
+    `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. Above 0.5 the list is a
+    single entry whose label is None, with the score of the best class, if the model's config states how many known
+    clouds that happens to (`unknown_share`). Of a regression it has all numbers as scores, in the order of the labels,
+    whatever `top_k`.
 
     Arguments of a call:
 
@@ -52,6 +54,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         classify(["chair.ply", "lamp.stl"], top_k=3, batch_size=16)
         ```
     """
+
+    of_objects = True
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
         after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", *_SIGNS) if name in kwargs}
@@ -106,8 +110,8 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
             best = [entry | {"one_sided": float(outputs["one_sided"][0])} for entry in best]
         if not unknown or "unknown" not in outputs:
             return best
-        score, far = float(outputs["unknown"][0]), self.model.config.unknown_far
-        if far is not None and score > far:
+        score = float(outputs["unknown"][0])
+        if is_none_of_these(score, self.model.config):
             best = [best[0] | {"label": None}]
         return [entry | {"unknown": score} for entry in best]
 

@@ -405,8 +405,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             return names.index(category)
         if category is None:
             raise ValueError(
-                "category is missing, which part segmentation requires; give category= one of "
-                f"{', '.join(names)}, or its number, or a dataset row with 'category'"
+                "category is missing, which part segmentation requires; give one of "
+                f"{', '.join(names)} as category=… (--category), or a dataset row with 'category'"
             )
         if isinstance(category, str) or not 0 <= int(category) < config.num_categories:
             raise ValueError(f"category={category!r}; expected one of {', '.join(names)}, or its number")

@@ -45,6 +45,8 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         ```
     """
 
+    of_objects = True
+
     def __init__(self, *args: Any, **kwargs: Any):
         self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
         super().__init__(*args, **kwargs)

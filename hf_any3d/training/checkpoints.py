@@ -162,7 +162,7 @@ def remove_incomplete(output_dir: Path, step: int | None = None) -> None:
 
 def _missing_files(checkpoint: Path) -> str | None:
     for what, patterns in (
-        ("weights", ("*.safetensors", "pytorch_model*", "adapter_model*", "global_step*")),
+        ("weights", ("*.safetensors", "pytorch_model*", "adapter_model*", "*/adapter_model*", "global_step*")),
         ("state of an optimizer, as with save_only_model", ("optimizer*", "global_step*")),
     ):
         # DeepSpeed writes weights and optimizer to a folder global_step….

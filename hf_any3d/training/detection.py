@@ -302,7 +302,7 @@ def build_detection_trainer(
     processor: PointCloudProcessor,
 ) -> DetectionTrainer:
     """Build the trainer of this task."""
-    changes = build_changes(data.augment)
+    changes = build_changes(data.augment, along_axes=model.config.num_heading_bins == 1)
     validation = SceneRows(splits["validation"], processor) if "validation" in splits else None
     return program.build_trainer(
         model,

@@ -14,7 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel, to_cloud
-from hf_any3d.data.torch_datasets import ArrowRows, read_table
+from hf_any3d.data.torch_datasets import ArrowRows, SharedEpoch, read_table
 from hf_any3d.data.transforms import (
     Compose,
     GlobalRotScaleTrans,
@@ -29,25 +29,6 @@ from hf_any3d.processing import PointCloudProcessor
 READ_TOGETHER = 32
 """Streamed rows that are decoded and prepared together."""
 _WITH_NORMALS = (GlobalRotScaleTrans, RandomFlip, RandomRotation, RandomScale, RandomUpAxis)
-
-
-class SharedEpoch:
-    """Epoch number in shared memory, so that running worker processes of a DataLoader see changes.
-
-    Workers get a plain attribute only when they start: with `persistent_workers` they would repeat the augmentation of
-    the first epoch.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = f"_shared_{name}"
-
-    def __get__(self, rows: Any, owner: type | None = None) -> int:
-        return int(getattr(rows, self.name))
-
-    def __set__(self, rows: Any, epoch: int) -> None:
-        if not hasattr(rows, self.name):
-            setattr(rows, self.name, torch.zeros((), dtype=torch.int64).share_memory_())
-        getattr(rows, self.name).fill_(epoch)
 
 
 class ProcessedDataset(torch.utils.data.Dataset):
@@ -168,7 +149,7 @@ def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
 class EpochCallback(TrainerCallback):
     """Set the epoch of training rows; required in the `callbacks` of a Trainer with such rows."""
 
-    def __init__(self, rows: ProcessedDataset):
+    def __init__(self, rows: Any):
         self.rows = rows
 
     def on_epoch_begin(

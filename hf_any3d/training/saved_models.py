@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -21,6 +22,7 @@ from hf_any3d.evaluation.classification import (
     compute_classification_metrics,
     evaluate_by_voting,
     evaluate_splits,
+    logits_with_unknown,
 )
 from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
@@ -226,7 +228,15 @@ def classifier_trainer(
     model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
     classes = _classes(model)
     _check_names(split, "the classes", rows.features.get("label"), classes)
-    with _trainer(model, settings, compute_metrics=compute_classification_metrics) as trainer:
+    further: dict[str, Any] = {"compute_metrics": compute_classification_metrics}
+    if getattr(model.config, "unknown_share", None) is not None:
+        # What `predict` calls none of these is no right answer here either.
+        further = {
+            "compute_metrics": partial(compute_classification_metrics, config=model.config),
+            "preprocess_logits_for_metrics": logits_with_unknown,
+        }
+        model.config.keys_to_ignore_at_inference = ["one_sided", "hidden_states", "attentions"]
+    with _trainer(model, settings, **further) as trainer:
         yield trainer, processor, classes
 
 

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -21,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
-from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.segmentation import IGNORED
+from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.training.arguments import PointTrainingArguments
@@ -47,7 +46,7 @@ from hf_any3d.training.processes import (
     joining_norms,
     keep_out_of_ddp,
 )
-from hf_any3d.training.rows import StreamedRows
+from hf_any3d.training.rows import EpochCallback, StreamedRows
 
 logger = logging.getLogger(__name__)
 # Files that `_save` writes.
@@ -85,7 +84,6 @@ class PointTrainer(Trainer):
     optimizer: torch.optim.Optimizer
     # Read by model cards, which describe the loss.
     judges_by_plain_loss = True
-    _points_in_step: torch.Tensor | None = None
     report: RunReport | None = None
     """Report to write as metrics.json after the model, which marks it as complete."""
     build_model_card: Callable[[], ModelCard] | None = None
@@ -94,18 +92,16 @@ class PointTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.add_callback(OwnNoise())
+        if isinstance(self.train_dataset, AugmentedDataset):
+            self.add_callback(EpochCallback(self.train_dataset))  # accelerate sets it in one process alone
         if self.label_smoother is not None and self.compute_loss_func is not None:
             raise ValueError(f"{self._smoothing} with a loss function of its own, which has no smoothing; expected 0")
-        if self.label_smoother is not None and self._loss_shifts_labels:
-            # Trainer shifts the labels of language models that it knows by name alone.
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)
         if getattr(self.args, "index_in_workers", False):
             self.data_collator = _indexing(self.data_collator, self.model)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model and its run, unless the model is of another library; see Trainer."""
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if isinstance(model.get_base_model() if isinstance(model, PeftModel) else model, LibraryModelMixin):
+        if isinstance(self._bare_model, LibraryModelMixin):
             write_trainer_card(self, *args, **kwargs)
         else:
             super().create_model_card(*args, **kwargs)
@@ -140,6 +136,11 @@ class PointTrainer(Trainer):
                 self.args.output_dir, self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
             )
         return trained
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     @property
     def _smoothing(self) -> str:
@@ -226,25 +227,22 @@ class PointTrainer(Trainer):
         by_name = set(super().get_decay_parameter_names(model))
         return [name for name in decaying_parameters(model, class_tokens=False) if name in by_name]
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, torch.Tensor | int | None]:
-        """Return the batches of a step, see Trainer; counts their labeled points."""
-        batches, items = super().get_batch_samples(*args, **kwargs)
-        self._points_in_step = None
-        if items is None and len(batches) * self.args.world_size > 1 and _has_point_labels(batches[0]):
-            counts = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum().to(self.args.device)
-            # Trainer counts labels only for models that take `num_items_in_batch`, and averages the losses of others
-            # by batches.
-            counts = cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
-            # The mean of a batch: losses weighted by it, which Trainer averages, give the mean over points.
-            self._points_in_step = counts / (len(batches) * self.args.world_size)
-        return batches, items
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        # Trainer counts labels alone, and averages losses without any by batches, of which the last may be smaller.
+        model = self._bare_model
+        if isinstance(model, PointTokensMixin):
+            batch_samples = [
+                batch
+                if isinstance(batch.get("labels"), torch.Tensor)
+                else {"labels": torch.zeros(len(batch[model.main_input_name]))}
+                for batch in batch_samples
+            ]
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Compute the loss of a batch, see Trainer; for points its share in the mean over those of the step.
-
-        Batches have different numbers of labeled points, so the mean over batches is not that over points.
+        """Compute the loss of a batch; see Trainer.
 
         Raises:
             ValueError: If labels are to be smoothed, and the model is trained without.
@@ -252,11 +250,7 @@ class PointTrainer(Trainer):
         if model.training and self.label_smoother is not None and "labels" not in inputs:
             name = type(self.accelerator.unwrap_model(self.model)).__name__
             raise ValueError(f"{self._smoothing}: {name} is trained without labels; expected 0")
-        if not model.training or self._points_in_step is None:
-            return super().compute_loss(model, inputs, return_outputs, **kwargs)
-        share = (inputs["labels"] != IGNORED).sum() / self._points_in_step
-        computed = super().compute_loss(model, inputs, return_outputs, **kwargs)
-        return (computed[0] * share, computed[1]) if return_outputs else computed * share
+        return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run forward and backward; with `two_steps_per_batch` also step, before gradients are clipped."""
@@ -327,11 +321,6 @@ class PointTrainer(Trainer):
             yield
         finally:
             self.args.dataloader_drop_last = drop_last
-
-
-def _has_point_labels(batch: Any) -> bool:
-    labels = batch.get("labels")
-    return isinstance(labels, torch.Tensor) and labels.ndim == 2 and not labels.is_floating_point()
 
 
 def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:

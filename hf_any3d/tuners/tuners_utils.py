@@ -14,7 +14,6 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from hf_any3d.modeling.config_checks import LAYERS, Ranges, check_numbers
-from hf_any3d.modeling.pretrained_parts.stored_adapters import check_patterns
 from hf_any3d.tuners.targets import encoder_layer_pattern, trainable_module_names
 
 
@@ -55,7 +54,6 @@ class EncoderTunerConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_patterns(self)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
 

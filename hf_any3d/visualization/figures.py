@@ -104,7 +104,7 @@ def plot_views(
     """Write a PNG of what `viewer_page` shows first; the arguments that both have are the same.
 
     Args:
-        clouds: The clouds; each is colored by its labels, values, own colors or height, the first that it has.
+        clouds: The clouds; each is colored by its labels, own colors, values or height, the first that it has.
         path: File to write, atomically.
         title: A line above the grid.
         note: A second line.
@@ -138,7 +138,8 @@ def plot_views(
     # Floor division of the negative number rounds up.
     rows = -(-len(clouds) // columns)
     entries = _legend(clouds, names, legend)
-    values = np.concatenate([cloud.values for cloud in clouds if cloud.values is not None] or [np.zeros(0)])
+    shown = [cloud.values for cloud in clouds if cloud.labels is None and cloud.colors is None]
+    values = np.concatenate([values for values in shown if values is not None] or [np.zeros(0)])
     limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     # A long list below the clouds would take more room than they.
     by_side = len(entries) > 8
@@ -224,10 +225,10 @@ def _render(
     background = np.ones(3)
     if cloud.labels is not None:
         colors = label_colors(int(cloud.labels.max()) + 1)[cloud.labels]
-    elif cloud.values is not None:
-        colors = height_colors(cloud.values, *limits)
     elif cloud.colors is not None:
         colors, background = cloud.colors.clip(0, 1), _STAGE
+    elif cloud.values is not None:
+        colors = height_colors(cloud.values, *limits)
     else:
         colors = height_colors(own[:, 1], low[1], high[1])
     scale = 0.48 * side * zoom

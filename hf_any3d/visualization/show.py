@@ -179,6 +179,8 @@ def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[st
 
 MESH_POINTS = 20_000
 """Points that are sampled on the surface of a mesh to show it."""
+# Percentiles of the darkest and brightest intensity that are told apart.
+_INTENSITIES = (1, 99)
 CLOUDS_OF_A_GRID = 60
 """Rows of a dataset that are shown by default."""
 
@@ -216,8 +218,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
 
     Returns:
         The view, with its extents along x, y and z and in the units of the file, with colors and labels where the
-        cloud has them, and as many names as there are labels. Labels that are all equal are named, not shown. On
-        meshes, 20,000 points are sampled.
+        cloud has them, intensities as values, and as many names as there are labels. Labels that are all equal are
+        named, not shown. On meshes, 20,000 points are sampled.
 
     Raises:
         ValueError: It cannot be read, or a label has no name.
@@ -240,7 +242,9 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
         labels, names = labels + 1, ["no label", *(names or map(str, range(int(labels.max()) + 1)))]
     if labels is not None and names is None:
         names = [str(number) for number in range(int(labels.max()) + 1)]
-    view = CloudView(data.points, data.colors, labels, title=title, note=note, up_axis=data.up_axis)
+    # Some reflectors are so bright that all else would be dark.
+    values = None if data.intensity is None else data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
+    view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
     return view, list(names or ())
 
 
@@ -271,7 +275,8 @@ def views_of_rows(
     views = []
     for number in chosen:
         row = rows[number]
-        cloud = {key: row[key] for key in ("points", "colors", "faces", "face_colors") if row.get(key) is not None}
+        keys = ("points", "colors", "faces", "face_colors", "intensity")
+        cloud = {key: row[key] for key in keys if row.get(key) is not None}
         view, _ = view_of_cloud(cloud, title=str(row.get("name") or f"row {number}"))
         view.labels = None if row.get("labels") is None else np.asarray(row["labels"])
         view.category = int(row["label"]) if classes else None
@@ -288,7 +293,10 @@ def views_of_rows(
     elif not names:
         names = [str(number) for number in range(max(int(view.labels.max()) for view in views) + 1)]  # pyright: ignore
     note = f"{len(views):,} of {len(rows):,} clouds" if len(views) < len(rows) else f"{len(rows):,} clouds"
-    return views, {"categories": classes, "names": names, "note": note}
+    settings: dict[str, Any] = {"categories": classes, "names": names, "note": note}
+    if any(view.values is not None for view in views):
+        settings["value_name"] = "intensity"
+    return views, settings
 
 
 def _names_of(rows: Any, column: str) -> list[str]:
@@ -413,6 +421,8 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
     colorings = {} if view.colors is None else {"color": view.colors}
     if view.labels is not None:
         colorings["label"] = label_colors(len(names))[view.labels]
+    if view.values is not None:
+        colorings["intensity"] = height_colors(view.values, float(view.values.min()), float(view.values.max()))
     colorings["height"] = height_colors(heights, float(heights.min()), float(heights.max()))
     colors = {name: np.rint(255 * values).astype(np.uint8) for name, values in colorings.items()}
     radius = max(float(np.linalg.norm(np.ptp(points, axis=0))) / 2, 1e-6)

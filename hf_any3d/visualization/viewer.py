@@ -151,7 +151,7 @@ def viewer_page(
 ) -> str:
     """Return the text of a self-contained page that shows clouds next to each other and turns them together.
 
-    Points are colored by label, by value, by their own colors or by height, whichever all clouds have; a list on the
+    Points are colored by label, by their own colors, by value or by height, whichever all clouds have; a list on the
     page switches between them, and a button turns another axis up. A click on a label hides its points, a click on a
     category its clouds. Boxes are drawn by their edges, dashed behind points; a slider hides those with lower scores,
     and a click on a class its boxes. The page follows the dark or light setting of the device and fits phones. All
@@ -241,10 +241,9 @@ def write_clouds_page(
     boxes: Sequence[Sequence[BoxView]] | None = None,
     box_names: Sequence[str] = (),
     threshold: float = 0.5,
+    rows_share_frame: bool = True,
 ) -> Path:
     """Write a page that shows clouds in a grid; turning one turns all.
-
-    The clouds of a row are drawn in one frame, so that their sizes and places can be compared.
 
     Args:
         path: File to write, atomically.
@@ -258,6 +257,8 @@ def write_clouds_page(
         boxes: Those of each cloud.
         box_names: See `viewer_page`.
         threshold: See `viewer_page`.
+        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, so that their sizes
+            and places can be compared.
 
     Raises:
         ValueError: There is no cloud, one is no (points, 3 or 6) array, or the number of titles or lists of boxes
@@ -273,6 +274,7 @@ def write_clouds_page(
         boxes=boxes,
         box_names=box_names,
         threshold=threshold,
+        rows_share_frame=rows_share_frame,
     )
     return write_text(path, page)
 
@@ -288,6 +290,7 @@ def clouds_page(
     boxes: Sequence[Sequence[BoxView]] | None = None,
     box_names: Sequence[str] = (),
     threshold: float = 0.5,
+    rows_share_frame: bool = True,
 ) -> str:
     """Return the text of the page that `write_clouds_page` writes; arguments and errors are the same."""
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
@@ -300,10 +303,10 @@ def clouds_page(
     views = []
     # In a row of clouds with and without colors, those without are colored by height.
     with_colors = any(cloud.shape[1] == 6 for cloud in clouds)
-    width = min(columns, len(clouds)) or 1
+    width = (min(columns, len(clouds)) or 1) if rows_share_frame else 1
     up = "xyz".index(up_axis)
     for number, cloud in enumerate(clouds):
-        # All clouds of this one's row, which are colored by one range of heights.
+        # All clouds of this one's frame, which are colored by one range of heights.
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
         colors = cloud[:, 3:] if cloud.shape[1] == 6 else height_colors(cloud[:, up], row.min(), row.max())
         named = titles[number] if titles is not None else ""
@@ -314,7 +317,7 @@ def clouds_page(
         title=title,
         legend=legend,
         columns=columns,
-        rows_share_frame=True,
+        rows_share_frame=rows_share_frame,
         up_axis=up_axis,
         box_names=box_names,
         threshold=threshold,
@@ -476,6 +479,11 @@ def _colorings(
         colors = [hex_color(color) for color in (label_colors(len(names)) if palette is None else palette)]
         values = _base64(np.concatenate(labels), "<u2")
         found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": colors})
+    colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
+    if len(colors) == len(clouds):
+        levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
+        explained = {name: hex_color(color) for name, color in (legend or {}).items()}
+        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
@@ -484,11 +492,6 @@ def _colorings(
         found.append(
             {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}
         )
-    colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
-    if len(colors) == len(clouds):
-        levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
-        explained = {name: hex_color(color) for name, color in (legend or {}).items()}
-        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     if any(cloud.points.shape[1] == 3 for cloud in clouds):
         found.append({"name": "height", "kind": "height"})
     return found or [{"name": "plain", "kind": "height"}]

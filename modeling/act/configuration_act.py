@@ -172,7 +172,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _AUTOENCODER_CHOICES)
-        check_numbers(self, _AUTOENCODER_RANGES, kwargs)
+        check_numbers(self, _AUTOENCODER_RANGES)
         multiples = {"group_size": POINTS_PER_COARSE_POINT, "hidden_size": NUM_GROUPS, "num_codes": NUM_GROUPS}
         for name, factor in multiples.items():
             if getattr(self, name) % factor or not getattr(self, name):
@@ -400,7 +400,7 @@ class ActConfig(
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         self.check_unknown_score()
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(

@@ -88,7 +88,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
             raise ValueError(
                 f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
@@ -262,6 +262,10 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
 
     model_type = "any2point"
     sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True)}
+    keys_to_ignore_at_inference = [
+        *UnknownScoreConfigMixin.keys_to_ignore_at_inference,
+        *("logits_per_text", "text_embeds"),  # these have no row for each cloud
+    ]
 
     encoder_config: dict | PreTrainedConfig | None = None
     parts: dict[str, Any] | None = None

@@ -192,7 +192,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     published_overlap: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         self.check_parts(("point_encoder",))
         check_choices(
             self,

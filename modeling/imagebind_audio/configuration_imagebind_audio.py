@@ -63,7 +63,7 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if min(self.num_mel_bins, self.num_frames) < self.patch_size:
             raise ValueError(
                 f"num_mel_bins={self.num_mel_bins}, num_frames={self.num_frames}; "

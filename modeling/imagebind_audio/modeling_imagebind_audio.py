@@ -25,6 +25,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
+from hf_any3d.modeling.library import LibraryModelMixin
 
 
 class ImageBindAudioEmbeddings(nn.Module):
@@ -143,6 +144,7 @@ class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
     _input_embed_layer = "embeddings"
     main_input_name = "input_values"
     input_modalities = ("audio",)
+    is_gradient_checkpointing = LibraryModelMixin.is_gradient_checkpointing
     _no_split_modules = ["ImageBindAudioLayer"]
     _can_record_outputs = {"hidden_states": ImageBindAudioLayer, "attentions": ImageBindAudioAttention}
 

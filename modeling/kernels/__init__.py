@@ -1,8 +1,7 @@
 """Operations with a plain implementation and faster ones, and the table that chooses between them.
 
 Models and point operations call `kernels.knn(...)` and so on. Each operation has a file with a fused and a plain
-implementation, forward and backward; the plain one documents the arguments. Some have one for GPUs in `triton/`,
-which runs after `set_kernels("triton")` or with HF_ANY3D_KERNELS=triton. `set_kernels("torch")`, or
+implementation, forward and backward; the plain one documents the arguments. `set_kernels("torch")`, or
 HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd functions and operators of this package are
 here.
 """
@@ -24,16 +23,6 @@ from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_pl
 from hf_any3d.modeling.kernels.submanifold_convolution import (
     submanifold_convolution_fused,
     submanifold_convolution_plain,
-)
-from hf_any3d.modeling.kernels.triton import (
-    MOST_NEIGHBORS,
-    farthest_point_sample_triton,
-    knn_triton,
-    pooled_patches_triton,
-    submanifold_convolution_triton,
-    supports_convolution,
-    supports_patches,
-    supports_search,
 )
 from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 
@@ -93,10 +82,6 @@ pooled_patches = Kernel(
     "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
     condition=layers_are_plain,
     result_in_autocast=True,
-    triton=pooled_patches_triton,
-    triton_condition=supports_patches,
-    triton_reason="Not in training, if a gradient is needed, in compiled code or in double precision; not for more "
-    "than 128 points in a patch; not for layers that an adapter or a hook replaces, which must be called.",
 )
 normed_linear = Kernel(
     normed_linear_plain,
@@ -112,8 +97,6 @@ farthest_point_sample = Kernel(
     "Not on other devices than the CPU, where numpy does not run. Compilers get one operator, exporters a loop.",
     devices=("cpu",),
     traced=farthest_point_sample_traced,
-    triton=farthest_point_sample_triton,
-    triton_reason="Always used.",
 )
 knn = Kernel(
     knn_plain,
@@ -123,19 +106,12 @@ knn = Kernel(
     devices=("cpu",),
     condition=has_many_points,
     traced=knn_traced,
-    triton=knn_triton,
-    triton_condition=supports_search,
-    triton_reason=f"Not for more than {MOST_NEIGHBORS} neighbors, which would not fit into registers; not by "
-    "products.",
 )
 submanifold_convolution = Kernel(
     submanifold_convolution_plain,
     submanifold_convolution_fused,
     "Always used.",
     result_in_autocast=True,
-    triton=submanifold_convolution_triton,
-    triton_condition=supports_convolution,
-    triton_reason="Not in double precision, nor for kernels of more than 3³.",
 )
 
 TABLE: dict[str, Kernel] = {

@@ -1,7 +1,6 @@
 """Choose between the implementations of an operation."""
 
 import functools
-import importlib.util
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,11 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "HF_ANY3D_KERNELS"
-SETTINGS = ("auto", "torch", "triton")
-# Triton compiles for GPUs of this compute capability or later.
-_CAPABILITY = (8, 0)
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+SETTINGS = ("auto", "torch")
 
 
 def set_kernels(setting: str) -> str:
@@ -28,16 +23,14 @@ def set_kernels(setting: str) -> str:
 
     Args:
         setting: "auto" uses fused implementations wherever the table of `hf_any3d.modeling.kernels` allows it;
-            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem; "triton"
-            uses Triton's on GPUs, otherwise does as "auto", and runs Triton's on the CPU too if its interpreter is
-            enabled. Code that `torch.compile` has traced keeps what it was traced with.
+            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem. Code
+            that `torch.compile` has traced keeps what it was traced with.
 
     Returns:
         The previous setting.
 
     Raises:
         ValueError: If the setting is another.
-        ImportError: If it is "triton", which is not installed.
     """
     global _setting
     previous, _setting = _setting, _checked(setting, "setting")
@@ -47,8 +40,6 @@ def set_kernels(setting: str) -> str:
 def _checked(setting: str, name: str) -> str:
     if setting not in SETTINGS:
         raise ValueError(f"{name}={setting!r}; expected one of {', '.join(map(repr, SETTINGS))}")
-    if setting == "triton" and not _HAS_TRITON:
-        raise ImportError(f"{name}='triton': triton is not installed; torch for CUDA brings it on Linux")
     return setting
 
 
@@ -119,15 +110,6 @@ def recomputed(function: Callable[P, Tensor], *args: P.args, **kwargs: P.kwargs)
     return checkpoint(function, *args, **kwargs, use_reentrant=False, preserve_rng_state=False)
 
 
-def _runs_triton(device: torch.device) -> bool:
-    # Only where it was asked for: the kernels were compared with their twins in Triton's interpreter, not on a GPU.
-    if _setting != "triton":
-        return False
-    if _INTERPRETED:
-        return True
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _CAPABILITY
-
-
 @dataclass(frozen=True, eq=False)
 class Kernel(Generic[P, R]):
     """An operation with a plain implementation and faster ones; calling it runs one of them.
@@ -145,9 +127,6 @@ class Kernel(Generic[P, R]):
         traced: What compilers and exporters are given instead of both; None for one of both.
         result_in_autocast: Whether the plain implementation returns autocast's dtype under autocast. The fused one
             always runs with autocast disabled, in the precision of its arguments or better.
-        triton: Implementation of the same signature for GPUs; None if there is none. It follows autocast itself.
-        triton_condition: Whether it supports the arguments; None for always.
-        triton_reason: When it is not used on a GPU, and why.
     """
 
     plain: Callable[P, R]
@@ -158,18 +137,9 @@ class Kernel(Generic[P, R]):
     condition: Callable[P, bool] | None = None
     traced: Callable[P, R] | None = None
     result_in_autocast: bool = False
-    triton: Callable[P, R] | None = None
-    triton_condition: Callable[P, bool] | None = None
-    triton_reason: str = ""
-
-    def uses_triton(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Return whether a call with these arguments runs the Triton implementation."""
-        if self.triton is None or not _runs_triton(args[0].device):
-            return False
-        return self.triton_condition is None or self.triton_condition(*args, **kwargs)
 
     def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Return whether a call with these arguments runs the fused implementation, if it does not run Triton's."""
+        """Return whether a call with these arguments runs the fused implementation."""
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
         if self.devices is not None and args[0].device.type not in self.devices:
@@ -181,8 +151,6 @@ class Kernel(Generic[P, R]):
         # Before the conditions, which may read values that a compiler does not have.
         if self.traced is not None and torch.compiler.is_compiling():
             return self.traced(*args, **kwargs)
-        if self.triton is not None and self.uses_triton(*args, **kwargs):
-            return self.triton(*args, **kwargs)
         if not self.uses_fused(*args, **kwargs):
             return self.plain(*args, **kwargs)
         device: Any = args[0].device.type

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers.generation import utils as generation
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
+from hf_any3d.modeling.layers.forward_contract import CACHE
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 """`(clouds, tokens, hidden)`, or one `(tokens, hidden)` for each cloud."""
@@ -147,6 +149,7 @@ class CloudGenerationMixin:
         self,
         input_ids: torch.LongTensor,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         is_first_iteration: bool | None = False,
@@ -155,9 +158,10 @@ class CloudGenerationMixin:
         """Prepare the inputs of one step: clouds are passed with the prompt, and then are in the cache."""
         kwargs.pop("tokenizer", None)  # that of `stop_strings`, which some modes of `generate` leave among the inputs
         clouds = (mm_encoder_outputs or {}).get("point")
+        cache = past_key_values if cache is None else cache
         inputs = super().prepare_inputs_for_generation(
             input_ids,
-            past_key_values=past_key_values,
+            **{CACHE: cache},
             inputs_embeds=inputs_embeds,
             is_first_iteration=is_first_iteration,
             **kwargs,
@@ -169,7 +173,7 @@ class CloudGenerationMixin:
             return inputs
         # A step of several tokens after the first: drafts to check or, in an assistant, the first step, to which
         # transformers passes no clouds.
-        if clouds is not None and past_key_values is not None and past_key_values.get_seq_length() == 0:
+        if clouds is not None and cache is not None and cache.get_seq_length() == 0:
             return inputs | {"mm_encoder_outputs": {"point": self._encoded_for_drafts(clouds)}}
         # A drafted placeholder stands for no cloud, as one that is generated alone.
         inputs["input_ids"] = new_ids.masked_fill(new_ids == self.config.point_token_id, 0)
@@ -195,7 +199,13 @@ class CloudGenerationMixin:
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Encode clouds once, before the first step; transformers does so for images and videos."""
+        """Encode clouds once, before the first step; transformers does so for images and videos.
+
+        Raises:
+            ValueError: If the prompt is to be read in chunks, and transformers gives no chunk its own clouds.
+        """
+        if generation_config.prefill_chunk_size and not hasattr(generation, "_slice_mm_encoder_output"):
+            raise ValueError("prefill_chunk_size with clouds; expected transformers 5.23 or newer, or None")
         features = model_kwargs.pop("point_features", None)
         inputs = {name: model_kwargs.pop(name, None) for name in self.cloud_inputs}
         has_clouds = inputs[self.cloud_inputs[0]] is not None
@@ -204,7 +214,7 @@ class CloudGenerationMixin:
                 return model_kwargs
             # Encoded here and not in the first step, so that beams repeat features, not clouds.
             features = self.get_point_features(**inputs)
-        unread, cache = features, model_kwargs.get("past_key_values")
+        unread, cache = features, model_kwargs.get(CACHE)
         if model_input_name == "input_ids" and cache is not None:
             mask = model_kwargs.get("attention_mask")
             seen = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
@@ -228,10 +238,10 @@ class CloudGenerationMixin:
             ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
                 conversation is continued from a cache.
         """
-        if (seen := model_kwargs["past_key_values"].get_seq_length()) > 0:
+        if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(
-                f"past_key_values of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
+                f"{CACHE} of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
                 "empty cache, as transformers reads the prompt from its start before it checks drafts"
             )
         place = self.config.point_token_id

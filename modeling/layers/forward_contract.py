@@ -16,7 +16,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import ModelOutput, TransformersKwargs
 
 if TYPE_CHECKING:
@@ -41,18 +42,16 @@ class PointTokensMixin:
     main_input_name = "points"
     input_modalities = ("point_cloud",)
     supports_gradient_checkpointing = True
-    # Trainer would otherwise neither divide the loss by the accumulation steps nor average it over processes.
-    accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _input_embed_layer = "input_tokens"
 
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """True if layers run again in the backward pass; PEFT asks by this name, which transformers deprecates."""
-        return self.is_activation_checkpointing
+    @functools.cached_property
+    def accepts_loss_kwargs(self) -> bool:
+        """True if Trainer may pass `num_items_in_batch`: not to a `forward` without `strict_forward`."""
+        return getattr(self.forward, "scales_loss", False)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Raise an error: these tokens have no vocabulary.
@@ -147,6 +146,8 @@ def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> 
     output.requires_grad_(True)
 
 
+CACHE = fields(BaseModelOutputWithPast)[1].name
+"""The cache in outputs and arguments of language models: `past_key_values`, or `cache` from transformers 5.24 on."""
 TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
 """Keywords that transformers may pass to any of its models; each layer uses those it supports."""
 LOSS_KEYWORDS = frozenset(inspect.signature(ForCausalLMLoss).parameters) - {"logits", "labels", "vocab_size", "kwargs"}
@@ -161,6 +162,9 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. A
     `forward` with `**kwargs` checks them itself, see `check_keywords`.
+
+    With `num_items_in_batch`, which Trainer passes if this batch is a part of a larger one, the loss is the part's
+    share in the mean over all of that batch: parts may have different numbers of clouds or labeled points.
 
     Raises:
         TypeError: For a keyword that `forward` does not have, and the message lists the supported ones; for an array
@@ -186,14 +190,26 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             chosen = self.config.output_hidden_states
         if choosing := chosen is not None and not isinstance(chosen, bool):
             kwargs["output_hidden_states"] = True
+        items = None
         if not takes_any:
+            items = kwargs.pop("num_items_in_batch", None)
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
+        if items is not None and output.get("loss") is not None:
+            own = count_items(dict(zip(names, args, strict=False)) | kwargs, self.main_input_name)
+            output["loss"] = output["loss"] * own / torch.as_tensor(items).clamp(min=1)
         if choosing and output.get("hidden_states") is not None:
             output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
+    wrapper.scales_loss = not takes_any  # pyright: ignore[reportFunctionMemberAccess]
     return wrapper
+
+
+def count_items(batch: Mapping[str, Any], main_input: str) -> torch.Tensor | int:
+    """Count what the loss of a batch is a mean over: labels that are not -100; without any, rows."""
+    labels = batch.get("labels")
+    return (labels != -100).sum() if isinstance(labels, torch.Tensor) else len(batch[main_input])
 
 
 def _chosen_states(states: tuple[torch.Tensor, ...], chosen: Any) -> tuple[torch.Tensor | None, ...]:
@@ -259,7 +275,9 @@ def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
 
 def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(forward).parameters.values()
-    return frozenset(own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD) - {"self"}
+    named = {own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
+    # Where it is called `cache`, transformers still takes the name that it had.
+    return frozenset(named | ({"past_key_values"} if CACHE in named else set()))
 
 
 def requested_outputs(

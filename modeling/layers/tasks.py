@@ -54,9 +54,15 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     """Mean cross-entropy of `(rows, labels)` logits over the rows whose label is not -100; 0 if there are none.
 
     Torch's own mean is NaN then, and one such batch would make all weights NaN.
+
+    Raises:
+        ValueError: If a label is no number of a class.
     """
-    # In float32: half precision cannot represent probabilities near 1.
-    total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    try:
+        # In float32: half precision cannot represent probabilities near 1.
+        total = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
+    except IndexError as error:
+        raise ValueError(f"labels: {error} Expected 0 to {logits.shape[-1] - 1} (num_labels), or -100") from error
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 

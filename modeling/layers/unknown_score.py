@@ -2,9 +2,9 @@
 
 Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
 nearest training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things
-that are of no class, adds a third one: that distance against the one to the nearest of the bank. The sum above which
-5 % of the known clouds lie has the score 0.5. Unknown things of the same kind are told only in part: it is a flag, not
-a filter.
+that are of no class, adds a third one: that distance against the one to the nearest of the bank. The score ranks
+clouds. Where its level was found on held-out clouds, those above it are of none of the classes, by `is_none_of_these`;
+at most a stated share of the known ones is among them. Of the unknown ones only a part is.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.config_checks import Ranges
 
-KNOWN_SHARE = 0.95
-"""Share of the known clouds whose score is at most 0.5."""
+REFUSED_SHARE = 0.05
+"""Share of the known clouds that may have a score above 0.5, if there are enough held-out ones to find that level."""
+NONE_OF_THESE = "none of these"
+"""What is said of a cloud without a label."""
 UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
     "unknown_bank_rows": (0, 1_000_000),
@@ -28,7 +30,7 @@ UNKNOWN_RANGES: Ranges = {
     "unknown_side": (-1e4, 1e4),
     "unknown_surprise": (-1e4, 1e4),
     "unknown_threshold": (-1e6, 1e6),
-    "unknown_far": (0, 1),
+    "unknown_share": (0, 1),
 }
 """For `check_numbers` of configs with the mixin."""
 _SMALLEST = 1e-12
@@ -49,7 +51,8 @@ class UnknownScoreConfigMixin:
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
         unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
-        unknown_far: Score above which pipelines give no label; None to give one always.
+        unknown_share: Share of the known clouds that has a score above 0.5 at most, by clouds that were held out; then
+            such clouds get no label. None if nobody knows; then each cloud gets one.
     """
 
     # A Trainer would otherwise hand metrics a tuple of logits and scores.
@@ -61,7 +64,7 @@ class UnknownScoreConfigMixin:
     unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_threshold: float = 0.0
-    unknown_far: float | None = None
+    unknown_share: float | None = None
 
     def check_unknown_score(self) -> None:
         """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest.
@@ -81,8 +84,8 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
     """Output of a classifier that may have an unknown score.
 
     Args:
-        unknown: `(batch,)` scores from 0 to 1, above 0.5 for clouds unlike those of the training; None without
-            `config.unknown_rows`.
+        unknown: `(batch,)` scores from 0 to 1, the higher, the less a cloud is like those of the training; see
+            `is_none_of_these`. None without `config.unknown_rows`.
         one_sided: `(batch,)` scores from 0 to 1, above 0.5 for clouds that look as if seen from one side, by a model
             that knows what whole ones look like; None by others.
     """
@@ -119,18 +122,18 @@ class UnknownScore(nn.Module):
         Returns:
             `(batch,)` from 0 to 1.
         """
-        distance = _distances(features, self.features).amin(dim=1)
-        signs = self.signs(features, distance, surprise(logits))
-        return torch.sigmoid(_sum_of(signs, config) - config.unknown_threshold)
+        return score_of_signs(self.signs(features, surprise(logits)), config)
 
-    def signs(self, features: Tensor, distance: Tensor, surprised: Tensor) -> dict[str, Tensor]:
+    def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
         """Return the signs `(batch,)` by the fields of the config that hold their means and deviations.
 
         Args:
             features: `(batch, width)`.
-            distance: `(batch,)`, to the nearest training feature.
             surprised: `(batch,)` of `surprise`.
+            distance: `(batch,)`, to the nearest training feature; None to find it.
         """
+        if distance is None:
+            distance = _distances(features, self.features).amin(dim=1)
         near = distance.clamp(min=_SMALLEST).log()
         found = {"unknown_distance": near, "unknown_surprise": surprised}
         if self.bank is not None:
@@ -168,6 +171,7 @@ class UnknownScoreMixin:
         logits: Tensor,
         groups: Sequence[int] | Tensor | None = None,
         bank: Tensor | None = None,
+        held_out: dict[str, Tensor] | None = None,
     ) -> None:
         """Store training features, and calibrate the score in the config.
 
@@ -177,6 +181,9 @@ class UnknownScoreMixin:
             groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each
                 other. None if each row is a group.
             bank: `(things, width)`, the `pooler_output` of things that are of no class; None for none.
+            held_out: Signs `(clouds,)` of known clouds, as `UnknownScore.signs` returns them, of which nothing that
+                they depend on has learned. With them the level is found above which a cloud gets no label; None for
+                a score that only ranks.
 
         Raises:
             ValueError: If shapes do not fit, there are fewer than two groups, a number is not finite, the classifier
@@ -223,12 +230,45 @@ class UnknownScoreMixin:
         # A row, and others of its group, are no neighbors of it.
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
         config.unknown_rows, config.unknown_bank_rows = rows, things
-        signs = self.unknown_score.signs(features, distance, surprise(logits))
+        signs = held_out or self.unknown_score.signs(features, surprise(logits), distance)
         for name, values in signs.items():
             usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
             setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
-        config.unknown_threshold = float(_sum_of(signs, config).quantile(KNOWN_SHARE))
+        config.unknown_threshold, share = conformal_level(_sum_of(signs, config))
+        config.unknown_share = None if held_out is None else share
+
+
+def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float, float]:
+    """Return the level that at most a share of further values exceeds, and that share.
+
+    The place of a further value among those that are given is as likely as any other, so that it is above the largest
+    of `n` with a probability of at most 1 / (n + 1), which may be more than the share that is wanted.
+
+    Args:
+        values: `(values,)`, at least one.
+        share: The share that is wanted.
+
+    Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
+    """
+    count = len(values)
+    above = max(1, int(share * (count + 1)))
+    return float(values.sort().values[count - above]), above / (count + 1)
+
+
+def score_of_signs(signs: dict[str, Tensor], config: Any) -> Tensor:
+    """Return the scores `(batch,)` from 0 to 1 of signs `(batch,)`."""
+    return torch.sigmoid(_sum_of(signs, config) - config.unknown_threshold)
+
+
+def is_none_of_these(unknown: Any, config: Any) -> Any:
+    """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages.
+
+    Args:
+        unknown: Score, or scores as an array or tensor.
+        config: Has the fields of `UnknownScoreConfigMixin`.
+    """
+    return unknown > (0.5 if config.unknown_share is not None else float("inf"))
 
 
 def surprise(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
@@ -83,7 +84,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         ),
         "text_config": SubConfigSpec(AutoConfig, model_type="normed_phi"),
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE, "point_features", "router_logits"]
 
     point_config: dict | PreTrainedConfig | None = None
     qformer_config: dict | PreTrainedConfig | None = None
@@ -109,7 +110,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"router": ROUTERS})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if not 1 <= self.router_top_k <= self.num_query_experts:
             raise ValueError(
                 f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"

@@ -27,7 +27,6 @@ from transformers import (
     Blip2Config,
     Blip2PreTrainedModel,
     Blip2QFormerModel,
-    Cache,
     GenerationConfig,
     GenerationMixin,
     PreTrainedConfig,
@@ -35,12 +34,14 @@ from transformers import (
     initialization as init,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
 from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, fill_placeholders
 from hf_any3d.modeling.layers.forward_contract import (
+    CACHE,
     check_keywords,
     forward_keywords,
     keep_unpacked,
@@ -74,45 +75,27 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass
-class MiniGPT3DOutput(ModelOutput):
-    """Output of MiniGPT-3D.
+class MiniGPT3DOutput(CausalLMOutputWithPast):
+    """Output of MiniGPT-3D: that of its language model, with the load balancing loss in `loss` if weighted.
 
     Args:
-        loss: Mean cross-entropy of the next tokens, if labels are given, plus the load balancing loss if weighted.
-        logits: `(batch, tokens, vocabulary)`.
-        past_key_values: The cache.
-        hidden_states: On request, the language model's: layers + 1 times `(batch, tokens, text hidden)`.
-        attentions: On request, the language model's attention weights: for each layer `(batch, heads, tokens, keys)`.
         point_features: `(clouds, num_query_tokens, text hidden)`, the tokens of the clouds.
         router_logits: `(clouds, num_query_experts)`, if query experts are used.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     point_features: torch.Tensor | None = None
     router_logits: torch.Tensor | None = None
 
 
 @dataclass
-class MiniGPT3DModelOutput(ModelOutput):
-    """Output of MiniGPT-3D without scores of tokens.
+class MiniGPT3DModelOutput(BaseModelOutputWithPast):
+    """Output of MiniGPT-3D without scores of tokens: that of its language model.
 
     Args:
-        last_hidden_state: `(batch, tokens, text hidden)`.
-        past_key_values: The cache.
-        hidden_states: On request, as in `MiniGPT3DOutput`.
-        attentions: The same.
         point_features: `(clouds, num_query_tokens, text hidden)`, the tokens of the clouds.
         router_logits: `(clouds, num_query_experts)`, if query experts are used.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     point_features: torch.Tensor | None = None
     router_logits: torch.Tensor | None = None
 
@@ -169,12 +152,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """True if layers run again in the backward pass; see `PointTokensMixin`."""
-        return self.is_activation_checkpointing
+    _skip_keys_device_placement = [CACHE]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -474,7 +452,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         points: Clouds | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         point_features: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
@@ -501,7 +478,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=return_hidden,
             output_attentions=return_attentions,
@@ -510,7 +486,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         )
         return MiniGPT3DModelOutput(
             last_hidden_state=output.last_hidden_state,
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             point_features=embedded.point_features,
@@ -625,7 +601,6 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         points: Clouds | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         point_features: torch.Tensor | None = None,
@@ -643,7 +618,6 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             points: Clouds as `encode` takes them.
             attention_mask: `(batch, tokens)`, 0 where a token is padding.
             position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            past_key_values: Cache of the preceding tokens.
             inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
             labels: `(batch, tokens)`, -100 for ignored tokens.
             point_features: Output of `get_point_features`, in place of `points`.
@@ -653,8 +627,9 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
             output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: `shift_labels`, labels that
-                are shifted already, in place of `labels`; `num_items_in_batch`.
+            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
+                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
+                shifted already, in place of `labels`; `num_items_in_batch`.
 
         Raises:
             TypeError: For a keyword that the language model does not support.
@@ -677,7 +652,6 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
@@ -697,7 +671,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         return MiniGPT3DOutput(
             loss=loss,
             logits=output.logits,
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             point_features=embedded.point_features,

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.phi.modeling_phi import (
     PhiAttention,
@@ -23,7 +22,7 @@ from transformers.models.phi.modeling_phi import (
     eager_attention_forward,
 )
 
-from hf_any3d.modeling.layers.forward_contract import rejects_unknown_keywords
+from hf_any3d.modeling.layers.forward_contract import CACHE, rejects_unknown_keywords
 from hf_any3d.modeling.minigpt3d.configuration_normed_phi import NormedPhiConfig
 
 
@@ -44,7 +43,6 @@ class NormedPhiAttention(PhiAttention):
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None,
-        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend as `PhiAttention` does: `(batch, tokens, hidden)` to the same, and the weights if available."""
@@ -62,8 +60,8 @@ class NormedPhiAttention(PhiAttention):
         query = torch.cat((rotated_query, query[..., rotated:]), dim=-1)
         key = torch.cat((rotated_key, key[..., rotated:]), dim=-1)
 
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if (cache := kwargs.pop(CACHE, None)) is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         mixed, weights = attend(

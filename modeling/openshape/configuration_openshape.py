@@ -44,7 +44,7 @@ class OpenShapeConfig(AlignedEncoderConfig):
     projection_dim: int | None = 1280
 
     def __post_init__(self, **kwargs: Any):
-        self.check({"group_radius": (1e-6, 1e6)}, kwargs)
+        self.check({"group_radius": (1e-6, 1e6)})
         if not self.patch_widths:
             raise ValueError(f"patch_widths={self.patch_widths}; expected one width or more")
         super().__post_init__(**kwargs)

@@ -77,7 +77,7 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     trained: str = "all"
 
     def __post_init__(self, **kwargs: Any):
-        self.check({"patch_pooled_width": CHANNELS}, kwargs)
+        self.check({"patch_pooled_width": CHANNELS})
         check_choices(self, {"patch_to_point": ASSIGNMENTS, "trained": TRAINED})
         if len(self.patch_widths) != 3:
             raise ValueError(f"patch_widths={self.patch_widths}; expected three widths")

@@ -122,7 +122,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
         check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         self.check_unknown_score()
         if len(self.copy_scale) != 2 or self.copy_scale[0] > self.copy_scale[1]:
             raise ValueError(f"copy_scale={list(self.copy_scale)}; expected the smallest and the largest factor")

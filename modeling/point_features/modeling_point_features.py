@@ -57,8 +57,8 @@ _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.
 _WHOLE = 2**31
 _STEPS = tuple(round(math.sqrt(prime) % 1 * _WHOLE) for prime in (2, 3, 5, 7, 11, 13, 17))
-# Clouds that a frozen model reads at a time: all copies of a large batch would need gigabytes.
-_AT_ONCE = 64
+# Clouds, or depth views, that a frozen model reads at a time: all copies of a large batch would need gigabytes.
+_AT_ONCE, _VIEWS_AT_ONCE = 64, 24
 # What a model of points says of a cloud besides its features.
 _OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
 
@@ -333,6 +333,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
         # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
         size = max(1, _AT_ONCE // config.copies) * config.copies
+        if name == "views":
+            size = max(1, _VIEWS_AT_ONCE // config.views)
         pooled, others = [], []
         for piece in [points] if is_whole else points.split(size):
             if name == "views":

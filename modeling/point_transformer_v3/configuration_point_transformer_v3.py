@@ -201,6 +201,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     """
 
     model_type = "point_transformer_v3"
+    # What has no row for each cloud, but for each voxel, patch or text.
+    keys_to_ignore_at_inference = ["voxel_embeds", "text_embeds", "hidden_states", "attentions"]
 
     in_channels: int = 9
     grid_size: float = 0.02
@@ -280,7 +282,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         if self.condition_classes is not None:
             self.condition_classes = dict(self.condition_classes)
         check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if unknown := [curve for curve in self.curves if curve not in CURVES]:
             raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         if not self.curves:

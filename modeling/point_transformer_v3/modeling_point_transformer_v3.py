@@ -104,6 +104,7 @@ class PointTextOutput(ModelOutput):
         text_embeds: `(texts, text_embedding_size)` or `(batch, texts, text_embedding_size)`, unit vectors.
         hidden_states: On request, as of the encoder.
         attentions: On request, as of the encoder.
+        offsets: `(batch,)`, the number of voxels up to the end of each cloud.
     """
 
     loss: torch.Tensor | None = None
@@ -112,6 +113,7 @@ class PointTextOutput(ModelOutput):
     text_embeds: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+    offsets: torch.Tensor | None = None
 
 
 class ConditionalPositions(nn.Module):
@@ -931,12 +933,17 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        hidden_states, attentions = encoded.hidden_states, encoded.attentions
         voxel_embeds, scale = self.text_head(encoded.voxel_features())
+        counts, loss = encoded.stages[0].counts, None
+        more = {
+            "hidden_states": encoded.hidden_states,
+            "attentions": encoded.attentions,
+            "offsets": torch.tensor(counts, device=voxel_embeds.device).cumsum(dim=0),
+        }
         if text_embeds is None:
             if labels is not None:
                 raise ValueError("the loss compares points with texts; expected input_ids or text_embeds")
-            return PointTextOutput(voxel_embeds=voxel_embeds, hidden_states=hidden_states, attentions=attentions)
+            return PointTextOutput(voxel_embeds=voxel_embeds, **more)
         clouds, width = encoded.batch.shape[0], voxel_embeds.shape[-1]
         if text_embeds.shape[:-2] not in ((), (clouds,)) or text_embeds.shape[-1] != width:
             raise ValueError(
@@ -945,7 +952,6 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
             )
         # Given features may come from another program, which does not normalize them.
         text_embeds = nn.functional.normalize(text_embeds.to(voxel_embeds), dim=-1)
-        counts, loss = encoded.stages[0].counts, None
         with autocast_disabled(voxel_embeds.device):
             scores = scale * products(voxel_embeds, text_embeds, counts)  # (voxels, texts)
             if self.config.none_label if none_label is None else none_label:
@@ -956,7 +962,7 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
                 counted = numbers > 0 if counted is None else counted
                 loss = mask_text_loss(means, numbers, text_embeds, counted, scale)
         logits = encoded.carry_up(scores)
-        return PointTextOutput(loss, logits, voxel_embeds, text_embeds, hidden_states, attentions)
+        return PointTextOutput(loss, logits, voxel_embeds, text_embeds, **more)
 
     def _targets(
         self, batch: Batch, labels: torch.Tensor, text_mask: torch.Tensor | None, texts: int

@@ -27,7 +27,7 @@ class BaselineConfig(LibrarySettingsMixin, PreTrainedConfig):
     head_dropout: float = 0.3
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         if not self.hidden_sizes:
             raise ValueError("hidden_sizes is empty; expected the channels of one layer or more")
         super().__post_init__(**kwargs)

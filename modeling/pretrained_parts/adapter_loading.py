@@ -32,6 +32,7 @@ from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.stored_adapters import (
     load_adapter_into,
+    refuse_folder_of_adapters,
     refuse_foreign_adapters,
     refuse_odd_weights,
 )
@@ -256,6 +257,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         name = pretrained_model_name_or_path
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         given = {key: value for key, value in hub.items() if value is not None}
+        if name is not None:
+            refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
         adapter = None if name is None else find_adapter_config_file(name, **given)
         rest = {key: value for key, value in kwargs.items() if key not in hub}
         # An adapter without a config names its base model; with a config and weights it is part of a full model; with

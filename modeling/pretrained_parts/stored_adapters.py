@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ADAPTER_CONFIG_NAME, cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
-from hf_any3d.modeling.config_checks import check_sizes, read_settings, stored_settings
+from hf_any3d.modeling.config_checks import read_settings, stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
     ADAPTER_FILES,
     EarlierNamesMixin,
@@ -25,9 +24,6 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     stored_types,
 )
 
-if TYPE_CHECKING:
-    from peft import PeftConfig
-
 # Functions import PEFT, without which models without adapters open.
 # Of `cached_file`: a file that is not there is None.
 _QUIET = {
@@ -35,11 +31,6 @@ _QUIET = {
     "_raise_exceptions_for_missing_entries": False,
     "_raise_exceptions_for_connection_errors": False,
 }
-_MAX_PATTERN_LENGTH = 10_000
-_MAX_REPEATS = 4
-# Sizes of adapters, by their names in PEFT's configs.
-_SIZES = ("r", "num_virtual_tokens", "num_prompts", "oft_block_size", "boft_block_size", "n_frequency", "adapter_len")
-_MAX_SIZE = 16_384
 
 
 def load_adapter_into(
@@ -70,7 +61,6 @@ def load_adapter_into(
     refuse_odd_weights(name, hub)
     with stored_settings(name):
         config = PeftConfig.from_pretrained(name, **hub)
-        check_adapter_config(config)
         config.inference_mode = True
         adapted = PeftModel(model, config)
     renamings = model.renamings() if isinstance(model, EarlierNamesMixin) else None
@@ -93,7 +83,7 @@ def load_adapter_into(
 
 
 def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
-    """Raise an error if an adapter makes PEFT fetch others, from repositories that its settings name.
+    """Raise an error if an adapter makes PEFT fetch others from repositories that it names, or import a module.
 
     Args:
         name: Directory or hub repository.
@@ -107,12 +97,27 @@ def refuse_foreign_adapters(name: str, hub: Mapping[str, Any]) -> None:
     file = cached_file(name, ADAPTER_CONFIG_NAME, **{**_QUIET, **hub})
     if file is None:
         return  # PEFT says so
-    method = read_settings(file).get("peft_type")
+    settings = read_settings(file)
+    method = settings.get("peft_type")
     if not isinstance(method, str) or method not in PEFT_TYPE_TO_CONFIG_MAPPING:
         known = ", ".join(sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
         raise ValueError(f"{file}: peft_type is {str(method)[:100]!r}; expected one of {known}")
     if method == "XLORA":
         raise ValueError(f"{file}: peft_type 'XLORA' names adapters in other repositories; expected another method")
+    if settings.get("megatron_config") is not None:  # PEFT imports the module that is named beside it
+        raise ValueError(f"{file}: megatron_config is set; expected None, as these models have no Megatron layers")
+
+
+def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
+    """Raise an error if a directory holds no model or adapter itself, but adapters with names of their own.
+
+    Raises:
+        OSError: Naming their folders.
+    """
+    folders = sorted(path.parent for path in Path(folder).glob(f"*/{ADAPTER_CONFIG_NAME}"))
+    if folders and not any(Path(folder, name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        names = ", ".join(path.name for path in folders)
+        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {folders[0]}")
 
 
 def refuse_odd_weights(name: str, hub: Mapping[str, Any]) -> None:
@@ -189,73 +194,3 @@ def check_base(model: PreTrainedModel, recorded: dict[str, Any], adapter: str) -
     ]
     if different:
         warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
-
-
-def check_adapter_config(config: PeftConfig) -> None:
-    """Check that the settings of an untrusted adapter, of any PEFT method, cannot exhaust memory or time.
-
-    Raises:
-        ValueError: If a number is NaN, infinite or too large, a regular expression could take hours to match, or
-            `megatron_config` is set.
-    """
-    if getattr(config, "megatron_config", None) is not None:
-        # PEFT would import the module named there if it is Megatron, and refuse any other.
-        raise ValueError("megatron_config is set; expected None, as these models have no Megatron layers")
-    check_sizes(vars(config))
-    sizes = {name: getattr(config, name, None) for name in _SIZES}
-    ranks = getattr(config, "rank_pattern", None)
-    sizes |= {f"rank_pattern[{name!r}]": rank for name, rank in ranks.items()} if isinstance(ranks, Mapping) else {}
-    for name, size in sizes.items():
-        if size is not None and not (isinstance(size, int) and 0 <= size <= _MAX_SIZE):
-            raise ValueError(f"{name}={size!r}; expected a whole number from 0 to {_MAX_SIZE:,}")
-    check_patterns(config)
-
-
-def check_patterns(config: PeftConfig) -> None:
-    """Check that the regular expressions of a PEFT configuration can be matched quickly.
-
-    Adapters may be untrusted, and PEFT matches their expressions against the name of every module.
-
-    Raises:
-        ValueError: If an expression is invalid, repeats a group that contains repeats or choices, or has many repeats.
-    """
-    patterns = [getattr(config, name, None) for name in ("target_modules", "exclude_modules", "layers_pattern")]
-    for name in ("rank_pattern", "alpha_pattern"):
-        given = getattr(config, name, None)
-        patterns += list(given) if isinstance(given, Mapping) else []
-    for name in ("modules_to_save", "layers_pattern"):
-        given = getattr(config, name, None)
-        # PEFT matches each name as an expression too, with anything before and after it.
-        patterns += [f".*{entry}.*" for entry in given] if isinstance(given, (list, tuple, set)) else []
-    for pattern in patterns:
-        if isinstance(pattern, str):
-            _check_pattern(pattern)
-
-
-def _check_pattern(pattern: str) -> None:
-    shown = pattern if len(pattern) <= 100 else f"{pattern[:97]}..."
-    if len(pattern) > _MAX_PATTERN_LENGTH:
-        raise ValueError(f"pattern {shown!r}: {len(pattern):,} characters; expected at most {_MAX_PATTERN_LENGTH:,}")
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"pattern {shown!r}: not a regular expression ({error})") from error
-    # For the matching time, escaped characters and sets count as one character.
-    plain = re.sub(r"\\.", "a", pattern)
-    plain = re.sub(r"\[\^?\]?[^\]]*\]", "a", plain)
-    if re.search(r"\\[1-9]|\(\?P=|\(\?\(", pattern):
-        raise ValueError(f"pattern {shown!r}: refers back to a group; expected a plain expression")
-    if len(re.findall(r"[*+]|\{\d*,\d*\}", plain)) > _MAX_REPEATS:
-        raise ValueError(f"pattern {shown!r}: repeats more than {_MAX_REPEATS} times; name the modules instead")
-    # From the inside out, each group becomes one character, repeated if anything in it was.
-    while match := re.search(
-        r"\((\?(:|=|!|<=|<!|>|P<\w+>|[a-zA-Z-]+:?))?(?P<inside>[^()]*)\)(?P<again>[*+{]?)", plain
-    ):
-        inside, again = match["inside"], match["again"]
-        if again and re.search(r"[*+{|?]", inside):
-            raise ValueError(f"pattern {shown!r}: repeats a group that has repeats or choices in it")
-        plain = (
-            plain[: match.start()]
-            + ("a*" if re.search(r"[*+{|?]", inside) else "a")
-            + plain[match.end("inside") + 1 :]
-        )

@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.config_checks import SPREAD, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
@@ -65,7 +66,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
             },
         ),
     }
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [CACHE, "point_features"]
 
     point_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -79,7 +80,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"projector": PROJECTORS})
-        check_numbers(self, _RANGES, kwargs)
+        check_numbers(self, _RANGES)
         super().__post_init__(**kwargs)
         self.check_parts(())
         point = self.point_config

@@ -21,15 +21,15 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    Cache,
     GenerationMixin,
     PreTrainedModel,
     initialization as init,
 )
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, Features, fill_placeholders
 from hf_any3d.modeling.layers.forward_contract import (
+    CACHE,
     check_keywords,
     forward_keywords,
     keep_unpacked,
@@ -49,42 +49,24 @@ _IN_FULL = (r"(?:.*\.)?(?:point_encoder|input_projection|projector)", r"(?:.*\.)
 
 
 @dataclass
-class SpatialLMModelOutput(ModelOutput):
-    """Output of SpatialLM without scores of tokens.
+class SpatialLMModelOutput(BaseModelOutputWithPast):
+    """Output of SpatialLM without scores of tokens: that of its language model.
 
     Args:
-        last_hidden_state: `(batch, tokens, text hidden)`.
-        past_key_values: The cache.
-        hidden_states: On request, the language model's: layers + 1 times `(batch, tokens, text hidden)`.
-        attentions: On request, the language model's attention weights: for each layer `(batch, heads, tokens, keys)`.
         point_features: `(tokens, text hidden)` of each cloud.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     point_features: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class SpatialLMOutput(ModelOutput):
-    """Output of SpatialLM.
+class SpatialLMOutput(CausalLMOutputWithPast):
+    """Output of SpatialLM: that of its language model.
 
     Args:
-        loss: Mean cross-entropy of the next tokens, if labels are given.
-        logits: `(batch, tokens, vocabulary)`.
-        past_key_values: The cache.
-        hidden_states: On request, as in `SpatialLMModelOutput`.
-        attentions: The same.
         point_features: `(tokens, text hidden)` of each cloud.
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     point_features: tuple[torch.Tensor, ...] | None = None
 
 
@@ -123,7 +105,7 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     # As in the released program, whatever the precision of the language model is.
     _keep_in_fp32_modules_strict = ["point_encoder", "input_projection"]
 
@@ -136,11 +118,6 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
     def dtype(self) -> torch.dtype:
         """Precision of the language model, in which the model is stored and opened again."""
         return self.base_model.language_model.dtype
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        """True if layers run again in the backward pass; see `PointTokensMixin`."""
-        return self.is_activation_checkpointing
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -288,7 +265,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         points: Clouds | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         grid_coord: Clouds | None = None,
         point_mask: torch.Tensor | None = None,
@@ -319,7 +295,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
             inputs_embeds=embedded,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             output_hidden_states=return_hidden,
             output_attentions=return_attentions,
@@ -328,7 +303,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         )
         return SpatialLMModelOutput(
             last_hidden_state=output.last_hidden_state,
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             point_features=None if features is None else tuple(features),
@@ -379,7 +354,6 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         points: Clouds | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         grid_coord: Clouds | None = None,
@@ -399,7 +373,6 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
             points: Clouds as `SpatialLMModel.encode` takes them.
             attention_mask: `(batch, tokens)`, 0 where a token is padding.
             position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            past_key_values: Cache of the preceding tokens.
             inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
             labels: `(batch, tokens)`, -100 for ignored tokens.
             grid_coord: Cells of the points, as `SpatialLMModel.encode` takes them.
@@ -411,8 +384,9 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
             logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
             output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: `shift_labels`, labels that
-                are shifted already, in place of `labels`; `num_items_in_batch`.
+            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
+                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
+                shifted already, in place of `labels`; `num_items_in_batch`.
 
         Raises:
             TypeError: For a keyword that the language model does not support.
@@ -433,7 +407,6 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
             inputs_embeds=embedded,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
@@ -445,7 +418,7 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         return SpatialLMOutput(
             loss=output.loss,
             logits=output.logits,
-            past_key_values=output.past_key_values,
+            **{CACHE: getattr(output, CACHE)},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
             point_features=None if features is None else tuple(features),

@@ -53,7 +53,7 @@ class Uni3DConfig(AlignedEncoderConfig):
     sampling_min_squared_norm: float | None = None
 
     def __post_init__(self, **kwargs: Any):
-        self.check({"patch_pooled_width": CHANNELS}, kwargs)
+        self.check({"patch_pooled_width": CHANNELS})
         if len(self.patch_widths) != 3:
             raise ValueError(f"patch_widths={self.patch_widths}; expected three widths")
         super().__post_init__(**kwargs)

@@ -103,7 +103,7 @@ def test_closing_the_stream_stops_the_answer(pipe):
     session.ask("What is this?", max_new_tokens=5)
     before = list(session.messages)
     pieces = session.stream("And?", logits_processor=[ForcedAnswer(pipe.processor.tokenizer, "la la la la " * 30)])
-    assert next(pieces).strip() == "la"
+    assert next(pieces).strip() in ("la", "l")  # from transformers 5.24 on, parts of words are streamed
     pieces.close()
     assert session.messages == before
     assert session.ask("And?", max_new_tokens=5) == whole(pipe, session, max_new_tokens=5)

@@ -40,7 +40,6 @@ GIVEN = {
     "prompt_layer": 0,
     "prompt_groups": 7,
     "size": "base",
-    "accept_license": True,
 }
 
 
@@ -122,9 +121,9 @@ def test_options_of_other_programs_are_refused_with_those_that_there_are(convert
 def test_what_is_no_file_is_a_published_checkpoint(converted, monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(convert, "_convert_published", lambda *given: asked.append(given))
-    words = ("--size", "base", "--revision", "v1", "--accept-license")
+    words = ("--size", "base", "--revision", "v1")
     assert run("convert", "me/x", "--output", tmp_path / "out", *words).code == 0
-    assert asked == [("me/x", tmp_path / "out", {"size": "base", "revision": "v1", "accept_license": True})]
+    assert asked == [("me/x", tmp_path / "out", {"size": "base", "revision": "v1"})]
     assert run("convert", "me/x", "me/y", "--output", tmp_path / "out").code == 0 and len(asked) == 1
     assert converted[0][1]["checkpoint"] == "planned 2"
 

@@ -11,7 +11,8 @@ from datasets import Dataset
 from hf_any3d import load_point_dataset, read_point_cloud
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.cli.conftest import FILES, run
-from tests.data.files.builders import las
+from tests.data.files.builders import e57, las, sweep
+from tests.visualization.test_viewer import content
 
 data = import_module("hf_any3d.cli.data")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -83,6 +84,19 @@ def test_check_says_which_classes_need_more_scans(classes):
     out = run("data", "check", classes).out
     assert out.splitlines()[-1] == "2 classes, 4 to 7 scans each; more scans would help ball (4) most"
     assert len(run("data", "check", classes / "ball").out.splitlines()) == 1
+
+
+def test_a_scan_in_e57_stands_upright_and_shows_its_intensities(tmp_path):
+    axes = [(f"cartesian{axis}", 0, 99, np.arange(40) * (3 + at) % 100) for at, axis in enumerate("XYZ")]
+    (tmp_path / "room.e57").write_bytes(e57([*axes, ("intensity", 0, 1000, np.arange(40) * 25)]))
+    for name, file in (("room", tmp_path / "room.e57"), ("sweep", tmp_path / "0.bin")):
+        (tmp_path / "0.bin").write_bytes(sweep(4, 300))
+        assert run("show", file, "--output", tmp_path / f"{name}.html").code == 0
+        shown = content((tmp_path / f"{name}.html").read_text())[0]
+        assert shown["panels"][0]["up"] == "z"
+        assert [coloring["name"] for coloring in shown["colorings"]] == ["intensity", "height"]
+        assert run("show", file, "--output", tmp_path / f"{name}.png").code == 0
+    assert (shown["colorings"][0]["low"], shown["colorings"][0]["high"]) == pytest.approx((0.01, 0.99), abs=0.02)
 
 
 def test_files_are_shown_on_a_page_and_bad_ones_are_reported(scans, tmp_path):
@@ -182,6 +196,34 @@ def test_lost_precision_and_millimeters_are_doubtful(tmp_path):
     assert rows["room.npy"]["extent"] == pytest.approx([4000, 5000, 2600], rel=0.01)
 
 
+def test_files_in_another_unit_and_near_duplicates_are_named(tmp_path):
+    for number in range(20):
+        generator = np.random.default_rng(number)
+        # Six rods in any directions, from 100 to 1000 long.
+        ends = generator.uniform(-1, 1, (2, 6, 3)) * generator.uniform(50, 500)
+        share, rod = generator.random((1500, 1)), generator.integers(6, size=1500)
+        points = ends[0, rod] * share + ends[1, rod] * (1 - share)
+        scale = 0.001 if number in (3, 9, 14) else 1
+        np.save(tmp_path / f"{number:02}.npy", (points * scale).astype("float32"))
+    np.save(tmp_path / "20.npy", (points[::-1] + 1e-4).astype("float32"))
+    result = run("data", "check", tmp_path)
+    assert result.out.splitlines() == [
+        "21 files: 18 good, 3 doubtful, 0 bad; 31,500 points",
+        f"near-duplicates: {tmp_path}/19.npy and {tmp_path}/20.npy",
+    ]
+    named = [line.partition(":")[2].strip() for line in result.err.splitlines() if "another unit" in line]
+    assert [line.partition(":")[0].rpartition("/")[2] for line in named] == ["03.npy", "09.npy", "14.npy"]
+    assert "times smaller than the usual" in named[0]
+
+
+def test_extents_of_maps_are_no_millimeters(tmp_path):
+    random = np.random.default_rng(0).uniform(size=(500, 3)) * [6000, 5000, 300]
+    np.save(tmp_path / "tile.npy", np.round(random + [4e5, 5e6, 0], 3))
+    write_point_cloud(tmp_path / "tile.ply", read_point_cloud(tmp_path / "tile.npy"))
+    (tmp_path / "tile.las").write_bytes(las(False, count=500)[1])
+    assert "millimeters" not in run("data", "check", tmp_path).err
+
+
 def grid(count, start=0.0, extent=1.0):
     """A cloud whose coordinates have `count` different values in four times as many points, far from 0."""
     values = np.repeat(np.linspace(0, extent, count), 4)
@@ -201,14 +243,14 @@ def grid(count, start=0.0, extent=1.0):
     ],
 )
 def test_steps_of_coordinates_are_doubtful_where_they_show(points, doubtful):
-    found = data.doubts_about(points)
+    found = data.doubts_about(PointCloudData(points))
     assert bool(found) is doubtful
     assert not found or found[0].startswith("x has 16 different values in 64 points, with steps of 0.0")
 
 
 @pytest.mark.parametrize(("extent", "doubtful"), [(999, False), (1000, True), (50_000, True), (50_100, False)])
 def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
-    found = data.doubts_about(np.array([[0, 0, 0], [1, extent, 2]], np.float32))
+    found = data.doubts_about(PointCloudData(np.array([[0, 0, 0], [1, extent, 2]], np.float32)))
     text = f"the largest extent is {extent:g}: millimeters, if this is an object or a room"
     assert found == ([text] if doubtful else [])
 

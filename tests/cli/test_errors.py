@@ -10,6 +10,7 @@ import pytest
 
 import hf_any3d
 from hf_any3d.data.files import supported_file_types
+from hf_any3d.hub.names import SILENT_HUB
 from hf_any3d.registration import MODELS
 from tests.cli.conftest import FILES, run
 
@@ -120,12 +121,50 @@ def test_a_model_of_another_kind_is_named_with_its_command(models, kind, words, 
 
 
 @pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("segment",), "facebook/sonata:scannet               CC-BY-NC-4.0 *"),
+        (("detect",), "manycore-research/SpatialLM1.1-Qwen-0.5B"),
+        (("features",), "OpenShape/openshape-pointbert-vitb32-rgb  MIT"),
+        (("zero-shot", "--labels", "a"), "BAAI/Uni3D:tiny"),
+        (("batch", "embed", "--output", "a.csv"), "Pointcept/Utonia:base"),
+        (("reconstruct",), "none is published; train one"),
+    ],
+)
+def test_without_a_model_published_ones_are_offered(words, name):
+    code, out, err = run(*words, FILES / "chair.ply")
+    first, *others = err.splitlines()
+    assert (code, out, first) == (1, "", "error: --model is missing; expected the directory or hub name of a model")
+    assert any(line.startswith(f"  {name}") for line in others), err
+
+
+@pytest.mark.parametrize("accept", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("detect", FILES / "chair.ply", "--task", "all", "--model", "manycore-research/SpatialLM1.1-Qwen-0.5B"),
+        ("predict", FILES / "chair.ply", "--model", "facebook/sonata:scannet"),
+        ("chat", "YuanTang96/MiniGPT-3D", FILES / "chair.ply"),
+        ("info", "Pointcept/Utonia:base"),
+        ("evaluate", "facebook/sonata:scannet", FILES),
+        ("train", FILES, "--encoder", "Pointcept/Concerto:small", "--epochs", 1),
+        ("convert", "facebook/sonata:base"),
+    ],
+)
+def test_a_license_is_asked_for_in_words_of_the_command_line(words, accept, monkeypatch, tmp_path):
+    monkeypatch.setattr("hf_any3d.published.constants.HF_HOME", str(tmp_path))
+    monkeypatch.setenv(SILENT_HUB, "1")
+    code, _, err = run(*words, *["--accept-license"] * accept)
+    expected = "and the hub did not answer" if accept else "accept it once with --accept-license, or set"
+    assert code == 1 and expected in err, err
+
+
+@pytest.mark.parametrize(
     ("words", "text"),
     [
         (("predcit",), "No such command 'predcit'. Did you mean 'predict'? (hf-any3d --help)"),
         (("predict", "--modle", "x"), "No such option: --modle (Possible options: --model) (hf-any3d predict --help)"),
         (("predict",), "Missing argument 'FILE' (hf-any3d predict --help)"),
-        (("segment", FILES / "chair.ply"), "--model is missing; expected the directory or hub name of a model"),
         (("train", "shapess"), "no folder, file or dataset shapess; did you mean shapes?"),
         (("train",), "DATA is missing; expected a folder"),
         (("predict", FILES / "chair.ply", "--model", FILES), "no model in this directory"),

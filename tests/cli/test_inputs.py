@@ -77,7 +77,7 @@ def test_text_that_is_left_out_of_a_folder_is_named(models, scans):
 
 def test_prose_that_is_named_is_an_error(scans):
     code, _, err = run("data", "check", scans / "notes.txt")
-    assert code == 2 and "notes.txt: starts with b'These are scans" in err
+    assert code == 2 and "notes.txt: starts with 'These are scans" in err
 
 
 def test_hidden_files_and_metadata_are_left_out(tmp_path):
@@ -139,8 +139,13 @@ def test_a_cloud_that_the_model_cannot_use_does_not_stop_the_others(models, tmp_
     ],
 )
 def test_results_have_places_as_their_files_below_the_folder_that_all_share(given, places):
-    found = Inputs([InputFile(name) for name in given], True).places()
-    assert found == dict(zip(given, map(Path, places), strict=True))
+    inputs = Inputs([InputFile(name) for name in given], True)
+    assert inputs.places() == dict(zip(given, map(Path, places), strict=True))
+
+
+def test_captions_have_the_folders_that_tell_files_apart():
+    files = ["scans/cup/0.npy", "scans/pen/0.npy"]
+    assert list(Inputs([InputFile(name) for name in files], True).titles().values()) == ["cup/0.npy", "pen/0.npy"]
 
 
 def test_several_words_a_folder_or_a_glob_are_many(scans, tmp_path):

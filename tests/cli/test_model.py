@@ -42,7 +42,14 @@ def trained(models, tmp_path) -> Path:
     """A saved model with the checkpoints, logs and locks of its training."""
     folder = tmp_path / "mine"
     shutil.copytree(models("classifier"), folder)
-    for name in ("checkpoint-10/model.safetensors", "runs/events", "_lock", ".cache/x"):
+    for name in (
+        "checkpoint-10/model.safetensors",
+        "runs/events",
+        "_lock",
+        ".cache/x",
+        ".env",
+        ".eval_results/a.yaml",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
     return folder
@@ -52,8 +59,8 @@ def test_a_pushed_model_opens_and_its_card_names_the_repository(trained, hub):
     code, out, _ = run("push", trained, "me/pushed-by-command")
     assert code == 0 and out.startswith("model me/pushed-by-command: ")
     files = hub.files("me/pushed-by-command")
-    assert {"adapter_model.safetensors", "config.json", "README.md"} <= set(files)
-    assert not [name for name in files if name.startswith(("checkpoint", "runs", "_", ".cache"))]
+    assert {"adapter_model.safetensors", "config.json", "README.md", ".eval_results/a.yaml"} <= set(files)
+    assert not [name for name in files if name.startswith(("checkpoint", "runs", "_", ".cache", ".env"))]
     card = hub.content("me/pushed-by-command", "README.md").decode()
     assert '"me/pushed-by-command"' in card and "# pushed-by-command" in card and str(trained) not in card
     assert AutoModelForPointCloudClassification.from_pretrained("me/pushed-by-command").config.num_labels == 3

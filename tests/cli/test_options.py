@@ -6,6 +6,7 @@ from typing import get_type_hints
 import pytest
 
 from hf_any3d.cli import app
+from tests.cli.conftest import run
 
 # Of each option its default, or its default, least and largest value; others have none of these, and switches are off.
 OPTIONS = {
@@ -115,6 +116,12 @@ def test_options_have_the_stored_defaults_and_bounds(name):
         elif default not in (None, False):
             found[option.name] = default
     assert found == OPTIONS.get(name, {})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_opens_a_name_accepts_licenses(name):
+    words = {"model", "encoder", "names"} & set(inspect.signature(COMMANDS[name]).parameters)
+    assert ("--accept-license" in run(*name.split(), "--help").out) is bool(words)
 
 
 def test_every_stored_command_is_still_there():

@@ -121,7 +121,7 @@ def test_many_clouds_of_a_page_are_thinned_and_more_are_counted(tmp_path, monkey
     (path, clouds), settings = written[0]
     assert path == tmp_path / "a.html" and len(clouds) == 2 and settings == {
         "titles": ["colored", "whole"], "columns": 3, "title": "title", "legend": {"a": (1, 0, 0)}, "up_axis": "z",
-        "boxes": None,
+        "boxes": None, "rows_share_frame": False,
     }  # fmt: skip
     assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 2 clouds, without 1 more\n"
     gallery.write("title", box_names=["chair"])

@@ -28,6 +28,7 @@ OPTIONS = (
     "learning-rate",
     "points",
     "augment",
+    "accept-license",
     "seed",
 )
 SMALL = ("--points", 32, "--epochs", 1, "--batch-size", 4, "--num_tokens", 4, "--tokenizer_neighbors", 4, "--use_cpu")
@@ -45,7 +46,7 @@ def folder(tmp_path):
     return tmp_path / "scans"
 
 
-def test_help_shows_twelve_options_and_help_all_the_others():
+def test_help_shows_few_options_and_help_all_the_others():
     short, long = run("train", "--help"), run("train", "--help-all")
     shown = [word for line in short.out.splitlines() for word in line.split() if word.startswith("--")]
     names = list(dict.fromkeys(word.strip("`.,;") for word in shown))
@@ -113,6 +114,11 @@ def test_datasets_of_labeled_points_are_segmented(monkeypatch):
     monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
     assert run("train", "rooms", "--augment", "scale,rotate").code == 1
     assert given[0][:2] == ["--dataset_name", "rooms"] and given[0][-3:] == ["--augment", "scale", "rotate"]
+    turn = "turn:limit=1,along_axes=True"
+    for words in (("rooms", "--augment", "flip", turn), ("--augment", f"flip,{turn}", "rooms")):
+        given.clear()
+        assert run("train", *words, "--peft", "lora").code == 1
+        assert given[0][-5:] == ["--augment", "flip", turn, "--peft", "lora"]
 
 
 def test_files_with_a_label_for_each_point_are_segmented(tmp_path, monkeypatch):

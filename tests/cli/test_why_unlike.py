@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.no_object import why_no_object
 from hf_any3d.many_files.files import Cloud
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
@@ -19,7 +20,7 @@ predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the pac
 @pytest.mark.parametrize(
     ("unknown", "reason"),
     [
-        ({"x": 0.9, "z": 0.1}, "if z points up it looks like lamp: try --up-axis z"),
+        ({"x": 0.9, "z": 0.3}, "if z points up it looks like lamp: try --up-axis z"),
         ({"x": 0.9, "z": 0.45}, None),
     ],
 )
@@ -28,7 +29,7 @@ def test_it_lies_on_its_side_or_nobody_knows(unknown, reason):
         return {"predictions": [{"label": "lamp", "score": 0.5, "unknown": unknown[axis]}]}
 
     cloud = Cloud("scan.ply", PointCloudData(np.zeros((3, 3), np.float32)))
-    assert predict.why_unlike(cloud, "y", answer) == reason
+    assert predict.why_unlike(cloud, "y", 0.9, answer) == reason
 
 
 def walls(size):
@@ -50,13 +51,13 @@ def walls(size):
     ],
 )
 def test_a_room_and_a_handful_of_points_are_told_whatever_a_model_says_of_them(points, reason):
-    found = predict.why_no_object(Cloud("scan.ply", PointCloudData(points)), "y")
+    found = why_no_object(PointCloudData(points), "y")
     assert found is None if reason is None else found.startswith(reason)
 
 
 def test_the_reason_is_told_on_stderr_of_unlike_clouds_alone(tmp_path, monkeypatch):
     model = fitted(tiny_features(PointFeaturesForPointCloudClassification))
-    monkeypatch.setattr(predict, "LIKE", 2.0)  # whatever it looks like when it is turned
+    monkeypatch.setattr(predict, "MUCH_LESS", -99.0)  # whatever it looks like when it is turned
     model.save_pretrained(tmp_path / "model")
     PointCloudProcessor(num_points=48, center=False, scale=None).save_pretrained(tmp_path / "model")
     turn = np.linspace(0, 40, 48)

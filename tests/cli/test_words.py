@@ -61,9 +61,9 @@ def test_a_published_checkpoint_is_copied_where_the_option_says(tmp_path, monkey
         "hf_any3d.published.published_directory",
         lambda name, **given: asked.append((name, given)) or tmp_path / "cache",
     )
-    convert._convert_published("me/x", None, {"size": "base", "revision": "v1", "accept_license": True})
+    convert._convert_published("me/x", None, {"size": "base", "revision": "v1"})
     convert._convert_published("me/x", tmp_path / "out", {})
-    assert asked == [("me/x", {"size": "base", "revision": "v1", "accept_license": True}), ("me/x", {})]
+    assert asked == [("me/x", {"size": "base", "revision": "v1"}), ("me/x", {})]
     assert (tmp_path / "out" / "config.json").is_file()
     assert capsys.readouterr().out == f"{tmp_path / 'cache'}: me/x\n{tmp_path / 'out'}: me/x\n"
 
@@ -82,7 +82,7 @@ def test_names_of_repositories_stand_for_all_their_sizes():
         ({"a": True, "b": False}, (), 1),
         ({"a": True, "b": None}, (), 2),
         ({"a": False, "b": None}, (), 1),
-        ({"a": True, "b": True}, ("--again", "--accept-license", "--clouds", 20), 0),
+        ({"a": True, "b": True}, ("--again", "--clouds", 20), 0),
     ],
 )
 def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code, tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
     output = tmp_path / "runs.json"
     first = run("check-published", "--output", output, *words)
     assert first.code == code
-    given = {"accept_license": bool(words), "clouds": 20 if words else 104}
+    given = {"clouds": 20 if words else 104}
     assert asked == [(name, given) for name in passed]
     assert first.out.startswith(f"{'a':<52} {'passed' if passed['a'] else 'FAILED'}   2 s to open, 2 s to judge\n")
     assert f"  {'ok' if passed['a'] else 'no'}  tensors: all\n  --  parts: none\n" in first.out

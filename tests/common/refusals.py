@@ -17,7 +17,12 @@ from dataclasses import dataclass
 import pytest
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.auto import AutoModelForPointCloudSegmentation, AutoModelForZeroShotPointCloudClassification
+from hf_any3d.auto import (
+    AutoModelForPointCloudObjectDetection,
+    AutoModelForPointCloudSegmentation,
+    AutoModelForZeroShotPointCloudClassification,
+    AutoModelForZeroShotPointCloudSegmentation,
+)
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
@@ -232,12 +237,17 @@ refuse(
 )
 
 # Training (tests/common/test_training_arguments.py)
+_OTHER_LOSSES = (
+    AutoModelForZeroShotPointCloudClassification,
+    AutoModelForZeroShotPointCloudSegmentation,
+    AutoModelForPointCloudObjectDetection,
+)
 refuse(
     "label smoothing",
-    (kind for _, heads in MODELS.values() for kind in heads.get(AutoModelForZeroShotPointCloudClassification, ())),
-    KeyError,
-    "logits",
-    "the Trainer smooths an output named `logits`, which zero-shot models do not have; nor has CLIP",
+    (kind for _, heads in MODELS.values() for task in _OTHER_LOSSES for kind in heads.get(task, ())),
+    ValueError,
+    "is not the cross-entropy of its logits",
+    "the Trainer replaces any loss by the cross-entropy of an output named `logits`",
 )
 
 # Export (tests/common/test_export.py)
@@ -271,7 +281,7 @@ refuse(
     "drafts after a cache",
     (MiniGPT3DForConditionalGeneration,),
     ValueError,
-    "past_key_values of .* tokens with assistant_model or prompt_lookup_num_tokens",
+    ".* tokens with assistant_model or prompt_lookup_num_tokens",
     "transformers reads the whole prompt after the cache; its own models then answer otherwise without an error",
 )
 feature("prefill in chunks", "a prompt that is read a few tokens at a time")

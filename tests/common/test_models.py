@@ -226,6 +226,15 @@ def test_labels_may_be_shifted_already(case):
     torch.testing.assert_close(torch.stack(parts), expected.expand(2) / 2)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.labels], ids=lambda case: case.name)
+@torch.no_grad()
+def test_outputs_that_trainers_gather_have_a_row_for_each_cloud(case):
+    model = fresh(case)
+    ignored = getattr(model.config, "keys_to_ignore_at_inference", ["past_key_values"])
+    for name, value in model(**case.labeled(4)).items():
+        assert name in ("loss", *ignored) or len(value) == 4, name
+
+
 @over_cases
 def test_return_dict_false_returns_a_tuple(case):
     model = fresh(case)
@@ -400,12 +409,10 @@ def test_the_vocabulary_of_language_models_can_be_resized(case):
 
 
 @pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)
-def test_a_head_documents_its_own_forward_and_takes_no_number_of_items(case):
+def test_a_head_documents_its_own_forward(case):
     model_class, body = case.model_class, body_of(case.model_class)
     assert model_class.forward is not body.forward and "Args:" in (model_class.forward.__doc__ or "")
     assert model_class.forward.__module__.rpartition(".")[2].startswith("modeling_")
-    # The losses are means: without this, Trainer would not divide them by the accumulation steps.
-    assert model_class.accepts_loss_kwargs is False
 
 
 @pytest.mark.parametrize("case", WITH_CLASSES, ids=lambda case: case.name)

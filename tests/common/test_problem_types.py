@@ -38,6 +38,20 @@ def test_the_loss_matches_the_problem_type(case, problem):
         assert torch.equal(model(**case.batch(), labels=labels.long()).loss, output.loss)
 
 
+@pytest.mark.parametrize("case", [*CLASSIFIERS, *SEGMENTERS], ids=lambda case: case.name)
+def test_labels_are_integers_of_any_type_that_number_a_class(case):
+    model, batch = fresh(case), case.labeled()
+    labels = batch.pop("labels")
+    loss = model(**batch, labels=labels).loss
+    assert torch.equal(model(**batch, labels=labels.int()).loss, loss)
+    for wrong in (model.config.num_labels, -1):
+        labels = labels.clone()
+        labels.view(-1)[1] = wrong
+        last = model.config.num_labels - 1
+        with pytest.raises(ValueError, match=rf"Target {wrong} is out .* 0 to {last} \(num_labels\), or -100"):
+            model(**batch, labels=labels)
+
+
 @over_classifiers
 def test_soft_labels_of_mixed_clouds_are_supported(case):
     shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0], [0.2, 0.2, 0.6]])

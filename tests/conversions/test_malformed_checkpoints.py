@@ -1,13 +1,10 @@
 """Checkpoints that were repacked, damaged or malformed, in every converter."""
 
-import contextlib
 import json
 import re
 import shutil
-import struct
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +14,6 @@ from hf_any3d.cli import app
 from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint, read_weights
 from tests.conversions.converters import CONVERTERS
 from tests.conversions.written import STORED, written_in
-from tests.forks import results_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning"),
@@ -54,43 +50,6 @@ def test_repacked_checkpoints_are_read_with_their_own_numbers(saved, method):
     assert_same(read_checkpoint(repacked(saved, method)), saved)
 
 
-@pytest.mark.parametrize("order", [b"big", b"little ", b""])
-def test_files_of_another_byte_order_are_never_mapped(saved, order):
-    """Torch swaps bytes in place, which in a mapping ends the process: it is tried in another one."""
-    other = repacked(saved, zipfile.ZIP_STORED, lambda name, data: order if name.endswith("byteorder") else data)
-
-    def read() -> None:
-        with contextlib.suppress(ValueError):
-            read_checkpoint(other)
-
-    results_of(read)
-
-
-def test_swapped_numbers_are_swapped_back(saved):
-    def swap(name, data):
-        if name.endswith("byteorder"):
-            return b"big"
-        width = {"data/0": 4, "data/1": 4, "data/2": 8, "data/3": 2}.get("/".join(name.split("/")[1:]))
-        return data if width is None else np.frombuffer(data, f"<u{width}").byteswap().tobytes()
-
-    assert_same(read_checkpoint(repacked(saved, zipfile.ZIP_STORED, swap)), saved)
-
-
-def test_a_zip_that_claims_to_span_disks_is_damaged(saved):
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 9, 0, 10)
-    data = saved.read_bytes()
-    end = data.rindex(b"PK\x05\x06")
-    saved.write_bytes(data[:end] + locator + data[end:])
-    with pytest.raises(ValueError, match="checkpoint.pth: damaged, or no file that torch.save wrote"):
-        read_checkpoint(saved)
-
-
-def test_a_member_whose_name_is_no_text_is_damaged(saved):
-    saved.write_bytes(saved.read_bytes().replace(b"/data/0", b"/dat\xf8/0"))
-    with pytest.raises(ValueError, match="checkpoint.pth: damaged, or no file that torch.save wrote"):
-        read_checkpoint(saved)
-
-
 def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(saved, monkeypatch):
     mapped = []
     load = torch.load
@@ -101,15 +60,6 @@ def test_checkpoints_stored_as_torch_saves_them_are_mapped_and_others_are_not(sa
     assert mapped[-1] is False
 
 
-def test_a_member_that_is_cut_short_is_named(saved):
-    short = repacked(saved, zipfile.ZIP_STORED, lambda name, data: data[:64] if name.endswith("data/0") else data)
-    with pytest.raises(ValueError, match=r"repacked.pth: damaged, its member 'checkpoint/data/0' has 64 bytes"):
-        read_checkpoint(short)
-    deflated = repacked(saved, change=lambda name, data: data[:64] if name.endswith("data/0") else data)
-    with pytest.raises(ValueError, match="repacked.pth: damaged"):
-        read_checkpoint(deflated)
-
-
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], ids=["deflated", "stored"])
 def test_a_member_with_a_wrong_checksum_is_named(saved, method):
     path = repacked(saved, method)
@@ -118,25 +68,8 @@ def test_a_member_with_a_wrong_checksum_is_named(saved, method):
     data = bytearray(path.read_bytes())
     data[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"repacked.pth: damaged, its member 'checkpoint/data/1' cannot be read"):
+    with pytest.raises(ValueError, match="repacked.pth: damaged, or no file"):
         read_checkpoint(path)
-
-
-def test_files_that_unpack_to_many_times_their_size_are_refused(saved, monkeypatch):
-    monkeypatch.setattr("hf_any3d.conversions.checkpoints._ALWAYS_READ", 2**20)
-    torch.save({"model": {"a": torch.zeros(10**6)}}, saved)
-    assert len(read_checkpoint(saved)["a"]) == 10**6
-    with pytest.raises(ValueError, match="claim to unpack to 4,00"):
-        read_checkpoint(repacked(saved))
-
-
-def test_tensors_may_share_storage_up_to_a_limit(saved):
-    weight = torch.randn(100, 100)
-    torch.save({"model": {"tied": weight, "to": weight, "view": weight[:2]}}, saved)
-    assert torch.equal(read_checkpoint(saved)["to"], weight)
-    torch.save({"model": {str(number): weight for number in range(50)}}, saved)
-    with pytest.raises(ValueError, match="tensors claim 2,000,000 bytes, but 40,000 are stored"):
-        read_checkpoint(saved)
 
 
 def test_files_of_torchs_first_format_are_read(saved):
@@ -149,11 +82,10 @@ MALFORMED = {
     # change of a tensor, message
     "sparse": (lambda tensor: tensor.to_sparse(), "is torch.sparse_coo"),
     "csr": (lambda tensor: tensor.reshape(len(tensor), -1).to_sparse_csr(), "is torch.sparse_csr"),
-    "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "is torch.qint8"),
-    "complex": (lambda tensor: tensor.to(torch.complex64), "is torch.complex64"),
-    "eight bits": (lambda tensor: tensor.to(torch.float8_e4m3fn), "is torch.float8_e4m3fn"),
-    "expanded": (lambda tensor: torch.zeros(1).expand(10**12), "claims 1,000,000,000,000 numbers"),
-    "without numbers": (lambda tensor: tensor.to("meta"), "no numbers"),
+    "quantized": (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "torch.qint8"),
+    "complex": (lambda tensor: tensor.to(torch.complex64), "torch.complex64"),
+    "eight bits": (lambda tensor: tensor.to(torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+    "without numbers": (lambda tensor: tensor.to("meta"), "on meta"),
 }
 MISFITS = {
     "whole numbers": (lambda tensor: tensor.to(torch.int64), "of another type"),
@@ -295,12 +227,9 @@ def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
             opened.convert(tmp_path / "original.pth", tmp_path / "out", folders(converter))
 
 
-def test_long_and_non_text_names_are_refused(saved):
-    torch.save({"model": {"a": torch.ones(1), "b" * 501: torch.ones(1)}}, saved)
-    with pytest.raises(ValueError, match="names of tensors are text of up to 500 characters; found one of 501"):
-        read_checkpoint(saved)
+def test_names_of_tensors_are_text(saved):
     torch.save({"model": {"a": torch.ones(1), 3: torch.ones(1)}}, saved)
-    with pytest.raises(ValueError, match="found a int"):
+    with pytest.raises(ValueError, match="checkpoint.pth: no state dict"):
         read_checkpoint(saved)
 
 

@@ -7,7 +7,6 @@ from functools import cached_property
 import pytest
 import torch
 
-from hf_any3d.conversions import checkpoints
 from hf_any3d.conversions.minigpt3d.assembly import assemble
 from hf_any3d.conversions.minigpt3d.parts import read_language_model, read_point_encoder, read_qformer
 from hf_any3d.conversions.minigpt3d.stages import read_stage
@@ -58,14 +57,6 @@ class Published(Originals):
         if match := re.match(r"(llama_model\..*layers\.)([012])(\..*)", name):
             return [f"{match[1]}{number}{match[3]}" for number in (range(32) if match[2] == "0" else ())]
         return [name]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _files_may_claim_more_than_they_store():
-    """Accept tensors that repeat one stored zero, which readers refuse; they represent twelve gigabytes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints, "check_tensors", lambda path, state: None)
-        yield
 
 
 @pytest.fixture(scope="module")

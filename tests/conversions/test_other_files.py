@@ -114,17 +114,6 @@ def test_sizes_of_a_detector_need_their_tensors():
         detr3d_sizes({})
 
 
-def test_tensors_may_share_their_numbers_up_to_a_limit(tmp_path):
-    weight = torch.randn(64)
-    for count, is_read in ((8, True), (9, False)):
-        torch.save({str(number): weight for number in range(count)}, tmp_path / "file.pth")
-        if is_read:
-            assert len(read_checkpoint(tmp_path / "file.pth")) == count
-        else:
-            with pytest.raises(ValueError, match="tensors claim 2,304 bytes, but 256 are stored"):
-                read_checkpoint(tmp_path / "file.pth")
-
-
 def test_files_of_the_first_format_have_settings_too(tmp_path):
     content = {"model": {"a": torch.ones(2)}, "config": {"width": 3}}
     torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=False)

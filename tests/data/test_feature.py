@@ -7,19 +7,22 @@ import sys
 import zipfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
 import trimesh
-from datasets import Array2D, Dataset, Features, List, Mesh, Value, load_dataset, load_from_disk
+from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load_from_disk
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
 from hf_any3d.data.files.writer import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
+
+needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
 
 FEATURES = Features({"cloud": PointCloud()})
 
@@ -212,15 +215,17 @@ def test_columns_of_points_become_clouds(feature):
     assert_same(rows[1]["cloud"], PointCloudData(points(4)))
 
 
+@needs_mesh
 def test_columns_of_meshes_become_clouds():
-    meshes = Dataset.from_dict({"cloud": [str(FILES / "chair.ply")]}, features=Features({"cloud": Mesh()}))
+    meshes = Dataset.from_dict({"cloud": [str(FILES / "chair.ply")]}, features=Features({"cloud": datasets.Mesh()}))
     assert len(meshes.cast_column("cloud", PointCloud())[0]["cloud"]["points"]) == 1742
 
 
+@needs_mesh
 def test_batches_of_meshes_and_files_say_how_to_read_them():
-    meshes = Dataset.from_dict({"points": [str(FILES / "chair.ply")]}, features=Features({"points": Mesh()}))
+    meshes = Dataset.from_dict({"points": [str(FILES / "chair.ply")]}, features=Features({"points": datasets.Mesh()}))
     clouds = meshes.cast_column("points", PointCloud())
-    for rows in (meshes, clouds, meshes.cast_column("points", Mesh(decode=False))):
+    for rows in (meshes, clouds, meshes.cast_column("points", datasets.Mesh(decode=False))):
         with pytest.raises(
             ValueError, match=r"points is a .*files_to_points .*cast_column\('points', PointCloud\(\)\)"
         ):
@@ -229,13 +234,14 @@ def test_batches_of_meshes_and_files_say_how_to_read_them():
     assert PointCloudCollator()([read[0]])["points"].shape == (1, 8, 3)
 
 
+@needs_mesh
 def test_face_less_files_of_a_mesh_column_have_points_and_colors(tmp_path):
     # As docs/upstream.md says; `Mesh` does not store what it decodes.
     write_point_cloud(tmp_path / "cloud.ply", PointCloudData(points(5), colors=np.full((5, 3), 0.5, np.float32)))
-    decoded = Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
+    decoded = datasets.Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
     assert type(decoded).__name__ == "PointCloud" and decoded.vertices.shape == (5, 3) and len(decoded.colors) == 5
     with pytest.raises(ValueError, match="should have one of 'path' or 'bytes'"):
-        Mesh().encode_example(decoded)
+        datasets.Mesh().encode_example(decoded)
 
 
 def test_columns_of_other_types_are_refused():

@@ -144,6 +144,22 @@ def test_training_rows_change_at_every_read_and_repeat_under_torch_seed(dataset)
     np.testing.assert_allclose(first, dataset.with_format("numpy")[0]["points"], atol=0.06)
 
 
+def test_augmentation_of_an_epoch_depends_on_seed_and_row_alone(dataset):
+    augmented = AugmentedDataset(dataset, Jitter(), seed=3)
+    augmented.set_epoch(2)
+    before = torch.get_rng_state()
+    first = augmented.__getitems__([1, 0])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(9)
+    for index, row in zip((1, 0), first, strict=True):
+        np.testing.assert_array_equal(augmented[index]["points"], row["points"])
+        np.testing.assert_array_equal(augmented[index - 2]["points"], row["points"])
+    again = AugmentedDataset(dataset, Jitter(), seed=4)
+    again.set_epoch(2)
+    augmented.set_epoch(3)
+    assert not any(np.array_equal(other[1]["points"], first[0]["points"]) for other in (augmented, again))
+
+
 def test_extra_columns_are_transformed_together_with_the_points(dataset):
     rotation = Compose([RandomRotation(normals_columns=(3, 4, 5))])
     row = AugmentedDataset(dataset, rotation, extra_columns=("normals",))[1]

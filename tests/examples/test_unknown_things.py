@@ -36,9 +36,11 @@ def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(bank, monkeypat
     program.finish(model, rows, calibration, things)
     after = model(torch.from_numpy(rows["points"][:]))
     assert torch.allclose(after.logits, before / calibration["temperature"], atol=1e-5)
-    assert after.unknown.shape == (6,) and model.config.unknown_far == calibration["unknown_far"]
-    assert model.config.unknown_threshold == calibration["unknown_threshold"]
+    assert after.unknown.shape == (6,) and model.config.unknown_threshold == calibration["unknown_threshold"]
+    assert model.config.unknown_share is None
     assert (model.config.unknown_rows, model.config.unknown_bank_rows) == (6, 20 * bank)
+    level = program.find_level(model, rows)
+    assert level["stated"] == model.config.unknown_share == 1 / 13 and 0 <= level["measured"] <= 1
     found = program.judge_doubt(model, rows)
     assert set(found) >= {"test shapes", "room", "noise", "plane", "bar", "solid", "sliver", "lying"}
     assert all(0 <= row["auroc"] <= 1 for kind, row in found.items() if kind != "test shapes")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
-import h5py
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -20,7 +19,6 @@ from hf_any3d.data.catalog import (
     objaverse_captions,
     s3dis,
     scannet_detection,
-    scanobjectnn,
     semantickitti,
     shapenet55,
     shapenetpart,
@@ -40,7 +38,6 @@ from tests.data.catalog import (
 from tests.data.catalog.test_folder_metadata import ROWS, write as write_metadata
 from tests.data.clouds import points
 from tests.fuzz.damage import mutate
-from tests.fuzz.fuzz_files import STARTS_NOTHING_ELSE
 from tests.fuzz.target import Target
 
 
@@ -49,7 +46,6 @@ class DamagedTree(Target):
 
     refusals = (ValueError, FileNotFoundError)
     inputs = 25
-    forbidden = STARTS_NOTHING_ELSE
 
     def __init__(self, name: str, write: Callable[[Path], object], load: Callable[[Path, dict], object]):
         self.name = f"tree {name}"
@@ -142,17 +138,6 @@ class DamagedMetadata(DamagedTree):
         assert 1 <= len(list(folders.load(root, streaming=True)["train"])) <= 2
 
 
-def scan_tree(root: Path) -> None:
-    """Two clouds a split in the files of ScanObjectNN."""
-    folder = root / "h5_files" / "main_split"
-    folder.mkdir(parents=True)
-    for split in ("training", "test"):
-        with h5py.File(folder / f"{split}_objectdataset.h5", "w") as file:
-            file["data"] = np.zeros((2, 2048, 3), np.float32)
-            file["label"] = np.array([3, 14])
-            file["mask"] = np.zeros((2, 2048), np.int8)
-
-
 def fold_tree(root: Path, as_parquet: bool = False) -> None:
     """One fold of few shots, as a pickle or Parquet."""
     folder = root / "2way_1shot"
@@ -182,16 +167,10 @@ def load_fold(root: Path, options: dict) -> DatasetDict:
 
 TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]] = {
     "modelnet40 txt": (modelnet_trees.write_text, lambda root, options: modelnet40.load(root, **options)),
-    "modelnet40 h5": (modelnet_trees.write_hdf5, lambda root, options: modelnet40.load(root, **options)),
     "modelnet40 off": (
         modelnet_trees.write_meshes,
         lambda root, options: modelnet40.load(root, num_points=16, **options),
     ),
-    "modelnet40 pickle": (
-        lambda root: modelnet_trees.write_pickle(root, num_points=40),
-        lambda root, options: modelnet40.load(root, num_points=40, **options),
-    ),
-    "modelnet40_fewshot pickle": (fold_tree, load_fold),
     "modelnet40_fewshot json": (
         named_fold_tree,
         lambda root, options: load_fold(root, {"modelnet_dir": root, **options}),
@@ -227,10 +206,6 @@ TREES: dict[str, tuple[Callable[[Path], object], Callable[[Path, dict], object]]
         lambda root, options: scannet_detection.load(root, **options),
     ),
     "sunrgbd": (test_detection_datasets.write_sunrgbd, lambda root, options: sunrgbd.load(root, **options)),
-    "scanobjectnn": (
-        scan_tree,
-        lambda root, options: scanobjectnn.load(root, variant="obj_bg", masks=True, **options),
-    ),
 }
 """Layout -> how to write a small tree of it, and how to load one."""
 

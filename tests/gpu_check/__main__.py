@@ -7,8 +7,7 @@ repeats the sections that have not passed; `--fresh` repeats all. Exits with 1 i
 
     python -m tests.gpu_check --device cpu --small --output DIR
 
-tries the program itself, without a GPU: fused operations in place of Triton's, tiny sizes, no watch for waits, no
-limit of time.
+tries the program itself, without a GPU: tiny sizes, no watch for waits, no limit of time.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ import torch
 
 from hf_any3d.atomic_files import read_json, write_json, write_text
 
-# Seconds of each section; under ten minutes together.
+# Seconds of each section; under nine minutes together.
 BUDGETS = {
     "parity": 120,
     "reference": 40,
-    "graphs": 60,
     "waits": 90,
     "precision": 90,
     "devices": 40,
@@ -55,9 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("error: no CUDA device is available; --device cpu --small tries the program itself", file=sys.stderr)
-        return 1
-    if device.type == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
-        print("error: TRITON_INTERPRET=1 runs kernels on the CPU; unset it", file=sys.stderr)
         return 1
     machine = describe(device)
     name = re.sub(r"\W+", "_", machine["device"]).strip("_").lower() + ("_small" if options.small else "")
@@ -88,16 +83,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return what the results depend on."""
-    try:
-        import triton
-    except ImportError:
-        triton = None
     is_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if is_gpu else f"cpu {platform.machine()}",
         "devices": torch.cuda.device_count() if is_gpu else 1,
         "torch": torch.__version__,
-        "triton": getattr(triton, "__version__", None),
         "cuda": torch.version.cuda,
     }
 
@@ -110,17 +100,14 @@ def passed(section: dict[str, Any] | None) -> bool:
 def run_here(section: str, device: torch.device, small: bool) -> dict[str, Any]:
     """Run a section in this process."""
     # Imported here, so that a missing GPU is reported at once.
-    from hf_any3d.modeling.kernels import set_kernels
     from tests.gpu_check import kernels, models
     from tests.gpu_check.run import Run
 
-    functions = (kernels.parity, kernels.graphs, kernels.speed, models.reference, models.waits, models.precision)
+    functions = (kernels.parity, kernels.speed, models.reference, models.waits, models.precision)
     by_name = {function.__name__: function for function in (*functions, models.steps, models.devices)}
     # Budgets are for the device whose time is dear; a busy machine that tries the program may take longer.
     run = Run(device, small, None if small else BUDGETS[section])
     try:
-        if run.on_gpu:
-            set_kernels("triton")
         by_name[section](run)
     except Exception as error:  # while the checks are prepared
         run.rows.append({"name": "section", "ok": False, "note": f"{type(error).__name__}: {error}"})

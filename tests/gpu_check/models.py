@@ -165,7 +165,7 @@ def _step(case: Case, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor,
 
 
 def steps(run: Run) -> None:
-    """Time training steps at released sizes with Triton's and plain operations, and beside the bare frozen layers."""
+    """Time training steps at released sizes with fused and plain operations, and beside the bare frozen layers."""
     for name, make in STEPS.items():
         for dtype in (None, torch.bfloat16) if run.on_gpu else (None,):
 
@@ -194,7 +194,7 @@ def _timed(
         model.zero_grad(set_to_none=True)
 
     row: Row = {}
-    for column, setting in (("ours", "triton" if run.on_gpu else "auto"), ("plain", "torch")):
+    for column, setting in (("ours", "auto"), ("plain", "torch")):
         before = set_kernels(setting)
         try:
             row[f"ms {column}"] = run.milliseconds(step, 5)

@@ -248,7 +248,7 @@ TERMS = System("T", "convert", "Class", "MIT", "NC-1", "its page", "https://x", 
 def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkeypatch):
     refusal = (
         r"^me/x: the weights are under NC-1 \(stated by its page\), which forbids commercial use; if yours is "
-        f"permitted, pass accept_license=True once, or set {ACCEPT}=me/x$"
+        rf"permitted, accept it once with open_published\(…, accept_license=True\), or set {ACCEPT}=me/x$"
     )
     monkeypatch.delenv(ACCEPT, raising=False)
     free = System("T", "convert", "Class", "MIT", "MIT", "its page", "https://x")

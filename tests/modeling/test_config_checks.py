@@ -55,8 +55,6 @@ def test_defaults_are_valid_also_when_saved(config_class, tmp_path):
         (Any2PointConfig, {"head_widths": [256, 10**9]}, "head_widths=1000000000; expected 1 to 65,536"),
         (Any2PointConfig, {"in_channels": 2}, "in_channels=2; expected 3 to 4,096"),
         (Any2PointConfig, {"final_norm_eps": math.nan}, "final_norm_eps=nan; expected 0 to 1"),
-        (Any2PointConfig, {"head_widths": [8] * 1001}, "head_widths has 1,001 entries"),
-        (Any2PointConfig, {"num_labels": 10**9}, "num_labels=1000000000; expected 0 to 1,000,000"),
         (ActConfig, {"hidden_size": 384.0}, "hidden_size=384.0; expected a whole number"),
         (ActConfig, {"hidden_size": True}, "hidden_size=True; expected a whole number"),
         (ActConfig, {"hidden_size": None}, "hidden_size=None; expected a whole number"),
@@ -64,31 +62,12 @@ def test_defaults_are_valid_also_when_saved(config_class, tmp_path):
         (ActConfig, {"head_widths": 256}, "head_widths=256; expected a list of numbers"),
         (ActAutoencoderConfig, {"num_codes": 10**10}, "num_codes=10000000000; expected 1 to"),
         (MiniGPT3DConfig, {"projector_width": 0}, "projector_width=0; expected 1 to 65,536"),
-        (NormedPhiConfig, {"num_hidden_layers": 10**6}, "num_hidden_layers=1000000; expected 0 to 512"),
         (ImageBindAudioConfig, {"stride": 0}, "stride=0; expected 1 to 4,096"),
     ],
 )
 def test_the_field_its_value_and_the_range_are_named(config_class, settings, message):
     with pytest.raises(ValueError, match=message):
         config_class(**settings)
-
-
-@pytest.mark.parametrize(
-    ("config_class", "field", "model_type"),
-    [
-        (Any2PointConfig, "encoder_config", "bert"),
-        (ActAutoencoderConfig, "encoder_config", "vit"),
-        (MiniGPT3DConfig, "text_config", "qwen2"),
-        (MiniGPT3DConfig, "qformer_config", "blip_2_qformer"),
-    ],
-)
-@pytest.mark.parametrize("wrong", [{"num_hidden_layers": 10**6}, {"hidden_size": 10**9}, {"num_labels": 10**10}])
-def test_nested_configs_are_checked_before_they_are_built(config_class, field, model_type, wrong):
-    ((name, _),) = wrong.items()
-    with pytest.raises(ValueError, match=f"{field}.{name}="):
-        config_class(**{field: {"model_type": model_type, **wrong}})
-    with pytest.raises(ValueError, match=f"{field}.deep.layer_norm_eps=nan"):
-        config_class(**{field: {"model_type": model_type, "deep": {"layer_norm_eps": math.nan}}})
 
 
 def test_a_saved_config_with_an_invalid_number_is_refused(tmp_path):

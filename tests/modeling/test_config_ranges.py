@@ -49,7 +49,7 @@ RANGES = {
         "-1,000,000.0 to 1,000,000.0": "unknown_threshold",
         "0 to 1": (
             "decoder_drop_path_rate drop_path_rate head_dropout layer_norm_eps mask_ratio "
-            "segmentation_head_dropout unknown_far"
+            "segmentation_head_dropout unknown_share"
         ),
         "3 to 4,096": "in_channels",
         "1 to 100,000": "group_size num_groups",

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hf_any3d import PointNetConfig, PointNetForPointCloudClassification, PointNetModel
+from hf_any3d.hub.weights import find_weights
 from hf_any3d.modeling.library import Library, library, set_library
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 
@@ -15,6 +16,11 @@ def use():
     before = library()
     yield set_library
     set_library(before)
+
+
+def test_the_library_is_there_whatever_was_imported_before(use):
+    use(None)
+    assert library().find_weights is find_weights
 
 
 def test_a_models_rule_for_new_weights_is_asked_about_every_module(monkeypatch):

@@ -36,7 +36,7 @@ _KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
 # What only words an error, a warning or a log line is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
 # Nor is that libraries show fewer remarks and progress bars.
-_REPORTING += ("quiet_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars")
+_REPORTING += ("load_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars")
 # Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
 _UNSEEN = ("device", "encoding")
 # These change only the time or memory that a call takes, or where a page shows that it is busy.

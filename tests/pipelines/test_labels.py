@@ -22,7 +22,7 @@ LOGITS = torch.tensor([[0.0, 2.0, 1.0]])
 
 def classifier(**config) -> PointCloudClassificationPipeline:
     pipe = object.__new__(PointCloudClassificationPipeline)
-    usual = {"id2label": NAMES, "problem_type": None, "num_labels": 3, "unknown_far": 0.9}
+    usual = {"id2label": NAMES, "problem_type": None, "num_labels": 3, "unknown_share": 0.05}
     pipe.model = SimpleNamespace(config=SimpleNamespace(**usual | config))
     return pipe
 
@@ -39,7 +39,7 @@ def outputs(**signs) -> dict:
         ({}, {"top_k": None}, ["lamp", "sofa", "chair"], {}),
         ({}, {"top_k": 9}, ["lamp", "sofa", "chair"], {}),
         ({"unknown": 0.25}, {"top_k": 2}, ["lamp", "sofa"], {"unknown": 0.25}),
-        ({"unknown": 0.875}, {}, ["lamp"], {"unknown": 0.875}),
+        ({"unknown": 0.5}, {}, ["lamp"], {"unknown": 0.5}),
         ({"unknown": 0.9375}, {"top_k": 2}, [None], {"unknown": 0.9375}),
         ({"unknown": 0.9375}, {"unknown": False, "top_k": 2}, ["lamp", "sofa"], {}),
         ({"one_sided": 0.75}, {}, ["lamp"], {}),
@@ -59,9 +59,8 @@ def test_an_answer_has_the_best_labels_and_what_else_is_known_of_the_cloud(signs
     assert classifier().postprocess(outputs(**signs), **settings) == expected
 
 
-def test_a_score_at_the_limit_is_not_far_out_and_without_a_limit_none_is():
-    assert classifier(unknown_far=0.5).postprocess(outputs(unknown=0.5))[0]["label"] == "lamp"
-    assert classifier(unknown_far=None).postprocess(outputs(unknown=1.0))[0]["label"] == "lamp"
+def test_without_a_stated_share_every_cloud_gets_a_label():
+    assert classifier(unknown_share=None).postprocess(outputs(unknown=1.0))[0]["label"] == "lamp"
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Trainer scales gradients correctly for accumulated and distributed batches.
 
-If the forward of a model has further keyword arguments, Trainer assumes that the model divides its loss by the number
-of items. It then neither divides by the accumulation steps nor averages over processes, and the gradient grows with
-both. This package's models have `accepts_loss_kwargs = False`.
+Some of the clouds have no label, so that batches and processes have different numbers of them.
 """
 
 import functools
@@ -48,12 +46,6 @@ def test_accumulated_batches_give_the_gradient_of_the_complete_batch(encoder, pe
     whole = one_step(encoder, peft, 1, str(tmp_path))
     assert whole["world_size"] == 1 and whole["gradient_norm"] > 0.01
     assert_same_step(one_step(encoder, peft, 4, str(tmp_path)), whole)
-
-
-def test_error_without_the_flag_of_the_models(encoder, tmp_path):
-    # Trainer then passes the number of items and does not divide the loss.
-    with pytest.raises(TypeError, match="num_items_in_batch"):
-        one_step(encoder, "none", 4, str(tmp_path), loss_kwargs=True)
 
 
 def test_two_processes_that_accumulate_give_the_gradient_of_the_complete_batch(encoder, tmp_path):

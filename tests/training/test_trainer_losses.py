@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import Trainer
 
 from hf_any3d.modeling.layers.tasks import point_loss
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
+from tests.common.models import case_of
 from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat_model
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model
@@ -45,12 +48,13 @@ def smoothing(folder, **changes):
     return PointTrainingArguments(folder, **settings | changes)
 
 
-def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(tmp_path):
+@pytest.mark.parametrize("kind", [Trainer, PointTrainer])
+def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(kind, tmp_path):
     torch.manual_seed(0)
     model, words = tiny_chat_model(), torch.randint(2, 20, (2, 9))
     labels = words.clone()
     labels[:, :4] = -100
-    trainer = PointTrainer(model, smoothing(tmp_path))
+    trainer = kind(model, smoothing(tmp_path))
     with torch.no_grad():
         logits = model(input_ids=words).logits[:, :-1]
         expected = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.5)
@@ -63,78 +67,12 @@ def test_smoothing_that_no_label_gets_is_refused(tmp_path):
     trainer = PointTrainer(tiny_autoencoder(None), smoothing(tmp_path), train_dataset=rows)
     with pytest.raises(ValueError, match="--label_smoothing_factor 0.5: ActAutoencoder is trained without labels"):
         trainer.train()
+    with_lovasz = case_of(PointTransformerV3ForPointCloudSegmentation)
+    trainer = PointTrainer(with_lovasz.still(lovasz_weight=1.0), smoothing(tmp_path))
+    with pytest.raises(ValueError, match="the loss of PointTransformerV3.* is not the cross-entropy"):
+        trainer.compute_loss(trainer.model.train(), with_lovasz.labeled())
     with pytest.raises(ValueError, match="--label_smoothing_factor 0.5 with a loss function of its own"):
         PointTrainer(tiny_model("bert"), smoothing(tmp_path), compute_loss_func=point_loss)
-
-
-class PointLabels(torch.nn.Module):
-    """A label for every point, of its coordinates alone."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.head = torch.nn.Linear(3, 2)
-
-    def forward(self, points, labels):
-        logits = self.head(points)
-        return {"loss": point_loss(logits, labels), "logits": logits}
-
-
-@pytest.mark.parametrize("steps", [2, 4])
-def test_accumulated_batches_count_by_their_labeled_points(tmp_path, steps):
-    rows = [{"points": cloud, "labels": torch.arange(len(cloud)) % 2} for cloud in torch.randn(4, 20, 3).unbind()]
-    for row, count in zip(rows, (20, 1, 7, 0), strict=True):
-        row["labels"][count:] = -100
-
-    def weight_after(steps):
-        arguments = PointTrainingArguments(
-            tmp_path,
-            max_steps=1,
-            per_device_train_batch_size=4 // steps,
-            gradient_accumulation_steps=steps,
-            train_sampling_strategy="sequential",
-            learning_rate=1.0,
-            lr_scheduler_type="constant",
-            warmup_steps=0,
-            max_grad_norm=0.0,
-            weight_decay=0.0,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            report_to="none",
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        model = PointLabels()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-        PointTrainer(model, arguments, train_dataset=rows, optimizers=(optimizer, None)).train()
-        return model.head.weight.detach()
-
-    torch.testing.assert_close(weight_after(steps), weight_after(1))
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_processes_count_by_their_labeled_points(tmp_path, steps, monkeypatch):
-    clouds_of_labels = [[0, 1] * 10, [0], [1, 0] * 3, [1]]
-    rows = []
-    for cloud, labels in zip(torch.randn(4, 20, 3), clouds_of_labels, strict=True):
-        rows.append({"points": cloud, "labels": torch.tensor(labels + (20 - len(labels)) * [-100])})
-    together = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    model = PointLabels()
-    expected = model(**together)["loss"]
-    # Two processes, each with half of the clouds, in one or two batches; Trainer takes the mean of their losses.
-    losses = []
-    monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
-    for process in range(2):
-        trainer = PointTrainer(model, smoothing(tmp_path, label_smoothing_factor=0.0), train_dataset=rows)
-        total = sum(map(len, clouds_of_labels))
-        monkeypatch.setattr(trainer.accelerator, "reduce", lambda counts, how, total=total: counts * 0 + total)
-        own = [{name: values[process::2] for name, values in together.items()}]
-        if steps == 2:
-            own = [{name: values[n : n + 1] for name, values in own[0].items()} for n in range(2)]
-        batches, _ = trainer.get_batch_samples(iter(own), steps, torch.device("cpu"))
-        losses += [trainer.compute_loss(model.train(), dict(batch)) / steps for batch in batches]
-    torch.testing.assert_close(sum(losses) / 2, expected)
 
 
 def test_of_equally_accurate_weights_those_with_the_lower_loss_are_kept(tmp_path):

@@ -123,8 +123,8 @@ def test_own_colors_are_cut_to_their_range_and_explained():
 
 
 def test_a_coloring_that_some_clouds_lack_is_not_offered():
-    whole = {"labels": np.zeros(4, int), "values": np.zeros(4), "colors": np.zeros((4, 3))}
-    names = ["part", "weight", "color", "height"]
+    whole = {"labels": np.zeros(4, int), "colors": np.zeros((4, 3)), "values": np.zeros(4)}
+    names = ["part", "color", "weight", "height"]
     for left_out in (None, *whole):
         others = {key: value for key, value in whole.items() if key != left_out}
         page = viewer_page(

@@ -286,7 +286,7 @@ def _read(
 def _rows(
     shards: Sequence[Sequence[tuple]], converter: CloudColumns, skip: bool, is_whole_split: bool = False
 ) -> Iterator[dict]:
-    none_read = True
+    none_read, reason = True, None
     for shard in shards:
         for row, path, *_ in shard:
             try:
@@ -299,13 +299,13 @@ def _rows(
                 if not skip:
                     raise
                 logger.warning("left out %s", error)
+                reason = reason or str(error)
                 continue
             none_read = False
             yield {**columns, **row}
     # An empty split would fail much later, in training. With several processes none of them sees the whole split.
     if none_read and is_whole_split:
-        files = shards[0]
-        raise ValueError(f"none of the {len(files)} files of a split could be read, the first is {files[0][1]}")
+        raise ValueError(f"none of the {len(shards[0])} files of a split can be used; the first: {reason}")
 
 
 def list_folder(

@@ -17,6 +17,7 @@ from datasets import Features
 from hf_any3d.data.files import ReadLimits
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
+from hf_any3d.registry import PACKED
 
 # One log of what is left out of a folder, which the command line reads.
 logger = logging.getLogger("hf_any3d.data.catalog.folder")
@@ -78,7 +79,7 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool) -> Tree:
-    """Find files; hidden files and folders are ignored, and text without points is left out with a warning.
+    """Find files; hidden ones are ignored, text without points and compressed files left out with a warning.
 
     Args:
         root: the folder.
@@ -95,7 +96,8 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
-    prose: list[str] = []
+    left: dict[str, list[str]] = {"text without points": [], "compressed, unpack it first": []}
+    prose, packed = left.values()
     # Links inside of the folder are followed; those that lead out of it are refused below, unless they are allowed.
     for folder, folders, files in os.walk(root, followlinks=True):
         # In place, as os.walk then descends into these alone, in the same order on every machine.
@@ -124,11 +126,14 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
                     others[suffix] += 1
                 else:
                     found.append((*parts, name))
+            elif suffix in PACKED:
+                packed.append("/".join((*parts, name)))
             else:
                 others[suffix] += 1
-    if prose:
-        more = f" and {len(prose) - 5} more" if len(prose) > 5 else ""
-        logger.warning("%s: left out %s%s: text without points", root, ", ".join(prose[:5]), more)
+    for reason, names in left.items():
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            logger.warning("%s: left out %s%s: %s", root, ", ".join(names[:5]), more, reason)
     if not found:
         raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
     return Tree(found, dict(others), leaves)

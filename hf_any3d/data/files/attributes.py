@@ -1,6 +1,7 @@
 """Find points, colors, normals and labels among the columns of a table, by their names or their number."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,23 +9,48 @@ import numpy as np
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
-_NORMALS = (("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"))
-_COLORS = (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue"))
 _SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")
+# Field of a cloud -> names of its columns as `plain_name` returns them; the first that are all there count.
+_FIELDS = {
+    "points": ("x y z", "points_0 points_1 points_2"),
+    "normals": ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2"),
+    "colors": ("red green blue", "r g b", "rf gf bf", "diffuse_red diffuse_green diffuse_blue", " ".join(_SPLATS)),
+    "intensity": ("intensity", "reflectance", "remission", "reflectivity", "intensities", "i"),
+    "ring": ("ring", "laser_id"),
+    "labels": ("label", "class", "classification", "labels", "class_id", "label_id"),
+}
+_UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _IS_SPLATS = {*_SPLATS, "opacity", "scale_0", "scale_1", "scale_2"}
 LEAST_OPACITY = 0.1
 """Gaussian splats that cover less of what is behind them are no points of a surface, and are left out."""
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
-_INTENSITIES = ("intensity", "scalar_intensity", "reflectance", "remission")
-_RINGS = ("ring", "scalar_ring")
-_LABELS = ("label", "class", "classification", "labels", "scalar_label", "scalar_classification")
+# A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
+_MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a column in small letters, without a unit, blanks and CloudCompare's `scalar_`."""
+    return re.sub(r"[\s:.-]+", "_", _UNIT.sub("", name.lower())).strip("_").removeprefix("scalar_")
+
+
+def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the fields of a cloud that columns of these names have, each with the names of its columns."""
+    plain: dict[str, str] = {}
+    # Of `intensity` and `scalar_intensity` the plain one counts.
+    for name in sorted(names, key=lambda name: plain_name(name) != name):
+        plain.setdefault(plain_name(name), name)
+    fields = {}
+    for field, variants in _FIELDS.items():
+        if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
+            fields[field] = [plain[name] for name in wanted]
+    return fields
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
-    """Find points, colors, normals and labels among named columns.
+    """Find points, colors, normals, intensities, rings and labels among named columns.
 
     Args:
-        columns: names in small letters, each with (points,) values.
+        columns: (points,) values by name.
         source: for warnings.
 
     Returns:
@@ -33,22 +59,16 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     Raises:
         PointCloudError: x, y or z is missing.
     """
-    missing = [axis for axis in "xyz" if axis not in columns]
-    if missing:
+    fields = fields_of(columns)
+    if "points" not in fields:
+        missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
-    found: dict[str, Any] = {"points": np.stack([columns[axis] for axis in "xyz"], axis=1)}
-    for key, variants, usable in (("normals", _NORMALS, usable_normals), ("colors", _COLORS, usable_colors)):
-        if names := next((names for names in variants if all(name in columns for name in names)), None):
-            found[key] = usable(np.stack([columns[name] for name in names], axis=1), source)
-    if "colors" not in found and all(name in columns for name in _SPLATS):
+    found: dict[str, Any] = {}
+    for field, names in fields.items():
+        values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
         # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
-        found["colors"] = _splat_colors(np.stack([columns[name] for name in _SPLATS], axis=1), source)
-    if name := next((name for name in _INTENSITIES if name in columns), None):
-        found["intensity"] = usable_numbers(columns[name], "intensities", source)
-    if name := next((name for name in _RINGS if name in columns), None):
-        found["ring"] = usable_numbers(columns[name], "rings", source)
-    if name := next((name for name in _LABELS if name in columns), None):
-        found["labels"] = usable_labels(columns[name], source)
+        usable = _splat_colors if tuple(names) == _SPLATS else _USABLE[field]
+        found[field] = usable(values, source)
     return found
 
 
@@ -76,13 +96,14 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     | columns | meaning |
     |---|---|
     | 3 | x y z |
-    | 4 | x y z label, if the fourth has whole numbers from 0 |
+    | 4 | x y z labels; in PTS x y z intensity |
     | 6 | x y z and normals (if nearly all rows of 4 to 6 have length 1) or colors |
-    | 7 | x y z normals label; x y z colors label; or x y z intensity colors |
+    | 7 | x y z normals labels; x y z intensity colors; x y z colors alpha; or x y z colors labels |
     | 9 | x y z colors normals, or x y z normals colors |
 
-    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]. If seven columns allow both,
-    .pts files have the intensity and other files the label. Columns that match no rule are left out with a warning.
+    Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
+    beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
+    rule, or several, are left out with a warning; another says what is read as labels.
 
     Args:
         table: (points, columns) numbers.
@@ -95,38 +116,80 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
         PointCloudError: another number of columns.
     """
     width = table.shape[1]
-    found: dict[str, Any] = {"points": table[:, :3]}
-    # Nothing names these columns, so the values decide: normals have length 1, colors are whole numbers or at most 1.
-    # Normals come first, since few colors happen to have length 1.
-    if width in (6, 7, 9):
-        first, last = table[:, 3:6], table[:, -3:]
-        if _has_unit_length(first):
-            found["normals"] = first
-        # Seven columns are x y z, intensity and a color in PTS, elsewhere x y z, a color or normal, and a label.
-        elif width == 7 and _looks_like_colors(last) and (source.file_type == "pts" or not _looks_like_colors(first)):
-            found["colors"] = usable_colors(last, source)
-            return found
-        elif _looks_like_colors(first):
-            found["colors"] = usable_colors(first, source)
-        else:
-            source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
-        if width == 9:
-            if "colors" not in found and _looks_like_colors(last):
-                found["colors"] = usable_colors(last, source)
-            elif "normals" not in found and _has_unit_length(last):
-                found["normals"] = last
-            else:
-                source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
-    elif width not in (3, 4):
+    if width not in (3, 4, 6, 7, 9):
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
-    # What is left is a class number, never negative; an intensity is rarely a whole number.
-    if width in (4, 7):
-        found["labels"] = usable_labels(table[:, -1], source, first=0)
+    found: dict[str, Any] = {"points": table[:, :3]}
+    first, last, is_pts = table[:, 3:6], table[:, -3:], source.file_type == "pts"
+    if width == 4:
+        if is_pts:
+            found["intensity"] = usable_numbers(table[:, 3], "intensities", source)
+        else:
+            found["labels"] = _likely_labels(table, source)
+    elif width > 4 and _has_unit_length(first):
+        # Before colors, few of which happen to have length 1.
+        found["normals"] = first
+        if width == 7:
+            found["labels"] = usable_labels(table[:, 6], source, first=0)
+    elif width == 7:
+        found |= _with_seventh_column(table, is_pts, source)
+    elif width > 4 and _looks_like_colors(first):
+        found["colors"] = usable_colors(first, source)
+    elif width > 4:
+        source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
+    if width == 9:
+        if "colors" not in found and _looks_like_colors(last):
+            found["colors"] = usable_colors(last, source)
+        elif "normals" not in found and _has_unit_length(last):
+            found["normals"] = last
+        else:
+            source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
     return found
+
+
+def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dict[str, Any]:
+    """Interpret columns 4 to 7: an intensity and colors, or colors and an alpha value or label."""
+    first, last, seventh = table[:, 3:6], table[:, 4:7], table[:, 6]
+    colors_first, colors_last = _looks_like_colors(first), _looks_like_colors(last)
+    if colors_last and (is_pts or not colors_first):
+        if not is_pts and _is_like_classes(first[:, 0] - first[:, 0].min()):
+            source.warn("column 4 is read as intensities, since nothing names it")
+        intensity = usable_numbers(first[:, 0], "intensities", source)
+        return {"intensity": intensity, "colors": usable_colors(last, source)}
+    if not colors_first:
+        source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
+        return {"labels": _likely_labels(table, source)}
+    opaque = 255 if first.max() > 1 else 1
+    if (seventh == opaque).all():
+        if opaque == 1:
+            source.warn("column 7 is 1 everywhere, is read as alpha and left out")
+        return {"colors": usable_colors(first, source)}
+    if colors_last and not _is_like_classes(seventh):
+        source.warn("columns 4 to 7 may be an intensity and colors, or colors and another value, and are left out")
+        return {}
+    return {"colors": usable_colors(first, source), "labels": _likely_labels(table, source)}
+
+
+def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
+    """Return the last column as labels with a warning, or None with another if it may be something else."""
+    column, values = f"column {table.shape[1]}", table[:, -1]
+    if not _is_like_classes(values):
+        source.warn(f"{column} may be labels, intensities or other values and is left out, since nothing names it")
+        return None
+    source.warn(f"{column} is read as labels, since nothing names it")
+    return usable_labels(values, source, first=0)
+
+
+def _is_like_classes(values: np.ndarray) -> bool:
+    """Return whether values are whole numbers from 0, with few different ones."""
+    some = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
+    with np.errstate(invalid="ignore"):
+        return bool((some >= 0).all() and (some == np.floor(some)).all() and len(np.unique(some)) <= _MOST_CLASSES)
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
     """Scale colors to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
+
+    Floats that are whole numbers above 4095, as in text, are scaled from 65535 too.
 
     Raises:
         PointCloudError: a value that is NaN, infinite, below 0 or above 255.
@@ -141,6 +204,9 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     top = float(colors.max())
     # Many writers store 8 bit colors in 16 bits, so the type alone does not tell.
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
+        scale = 65535.0
+    # Up to 4095, they may as well have 10 or 12 bits.
+    elif values.dtype.kind == "f" and 4095 < top <= 65535 and (values == np.floor(values)).all():
         scale = 65535.0
     elif values.dtype.kind == "f" and top <= 1.001:  # tolerates rounding
         scale = 1.0
@@ -218,3 +284,13 @@ def _looks_like_colors(rows: np.ndarray) -> bool:
         if not (rows.min() >= 0 and rows.max() <= 255):
             return False
         return bool(rows.max() <= 1 or (rows == np.floor(rows)).all())
+
+
+_USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
+    "points": lambda values, _: values,
+    "normals": usable_normals,
+    "colors": usable_colors,
+    "intensity": lambda values, source: usable_numbers(values, "intensities", source),
+    "ring": lambda values, source: usable_numbers(values, "rings", source),
+    "labels": usable_labels,
+}

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from hf_any3d.data.files.attributes import usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
@@ -20,25 +21,31 @@ _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _COLORS = ("colorRed", "colorGreen", "colorBlue")
 _INVALID = ("cartesianInvalidState", "sphericalInvalidState")
 _MOST_SCANS = 4096
+# Ranges beyond are those of the type, not of colors.
+_WIDEST, _FARTHEST = 65535.0, 1e308
 _AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Field:
-    """Form of a field's numbers: floats of a type, or integers from the least one on, perhaps scaled."""
+    """Form of a field's numbers: floats of a type, or integers from the least one on, perhaps scaled.
+
+    `ends` are the least and largest number that the field declares, infinite where it does not.
+    """
 
     bits: int
     dtype: str | None = None
     least: int = 0
-    most: int = 0
     scale: float = 1.0
     offset: float = 0.0
+    ends: tuple[float, float] = (-np.inf, np.inf)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read all scans of a file as one cloud in their common frame, in meters; images are left out.
+    """Read all scans of a file as one cloud in their common frame, in meters, z up; images are left out.
 
     Points marked as invalid are left out with a warning. Colors and intensities are kept where all scans have them.
+    Colors range from the limits of colors of a scan, else from those of its fields, else from 0 to 1 or 255.
 
     Raises:
         PointCloudError: a wrong header, a page with another checksum, or a scan that is damaged or of another layout.
@@ -53,14 +60,15 @@ def read(source: Source) -> PointCloudData:
     clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
     if not clouds:
         raise PointCloudError("there are no valid points; expected at least 1")
-    joined = {}
+    steps = [cloud.pop("step") for cloud in clouds]
+    joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
     for name in ("points", "colors", "intensity"):
         having = [cloud[name] for cloud in clouds if name in cloud]
         if len(having) == len(clouds):
             joined[name] = np.concatenate(having)
         elif having:
             source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined)
+    return PointCloudData(**joined, meters_per_unit=1.0)
 
 
 def _logical(data: bytes) -> tuple[bytes, bytes]:
@@ -113,7 +121,7 @@ def _child(element: Any, name: str) -> Any:
     return next((child for child in element if child.tag.rpartition("}")[2] == name), None)
 
 
-def _scan(data: bytes, scan: Any, source: Source) -> dict[str, np.ndarray] | None:
+def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     """Read the valid points of one scan, None if there are none."""
     points = _child(scan, "points")
     count = _whole(points, "recordCount", 0)
@@ -134,28 +142,37 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, np.ndarray] | Non
         reach, azimuth, elevation = xyz.T
         flat = reach * np.cos(elevation)
         xyz = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
-    found = {"points": _posed(xyz, _child(scan, "pose"))}
+    found: dict[str, Any] = {"points": _posed(xyz, _child(scan, "pose"))}
+    # A pose turns and moves the points, but what the scanner tells apart stays.
+    are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
+    step = min(abs(fields[name].scale) for name in kind) if are_scaled else None
     if "intensity" in values:
         found["intensity"] = values["intensity"].astype(np.float32)
     if all(name in values for name in _COLORS):
-        found["colors"] = np.stack([_unit(values[name], fields[name], name) for name in _COLORS], axis=1)
+        limits = _limits(_child(scan, "colorLimits"))
+        ends = [limits.get(name, fields[name].ends) for name in _COLORS]
+        if (colors := _unit(np.stack([values[name] for name in _COLORS], axis=1), ends, source)) is not None:
+            found["colors"] = colors
     invalid = next((values[name] != 0 for name in _INVALID if name in values), None)
     if invalid is not None and invalid.any():
         source.warn(f"{invalid.sum():,} of {count:,} points of a scan are marked as invalid and are left out")
         found = {name: value[~invalid] for name, value in found.items()}
-    return found if len(found["points"]) else None
+    return {**found, "step": step} if len(found["points"]) else None
 
 
 def _field(element: Any) -> Field:
     if (kind := element.get("type")) == "Float":
-        return Field(32, "<f4") if element.get("precision") == "single" else Field(64, "<f8")
+        ends = _decimal(element, "minimum", -_FARTHEST), _decimal(element, "maximum", _FARTHEST)
+        return Field(32, "<f4", ends=ends) if element.get("precision") == "single" else Field(64, "<f8", ends=ends)
     if kind not in ("Integer", "ScaledInteger"):
         raise PointCloudError(f"a field of type {shorten(str(kind))}; expected Float, Integer or ScaledInteger")
     least, most = _whole(element, "minimum", -(2**63)), _whole(element, "maximum", 2**63 - 1)
     if not -(2**63) <= least <= most < 2**63:
         raise PointCloudError(f"a field of integers from {least} to {most}; expected 64 bits at most")
-    scaled = _decimal(element, "scale", 1), _decimal(element, "offset", 0)
-    return Field((most - least).bit_length(), None, least, most, *scaled)
+    scale, offset = _decimal(element, "scale", 1), _decimal(element, "offset", 0)
+    return Field(
+        (most - least).bit_length(), None, least, scale, offset, (least * scale + offset, most * scale + offset)
+    )
 
 
 def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
@@ -207,12 +224,27 @@ def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
     return whole if (field.scale, field.offset) == (1.0, 0.0) else whole * field.scale + field.offset
 
 
-def _unit(values: np.ndarray, field: Field, name: str) -> np.ndarray:
-    ends = (0.0, 1.0) if field.dtype else (field.least, field.most)
-    low, high = (end * field.scale + field.offset for end in ends)
-    if not (low < high and high - low < np.inf and np.isfinite(values).all()):
-        raise PointCloudError(f"{name} from {low:g} to {high:g}; expected a range, and finite numbers")
-    return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+def _limits(element: Any) -> dict[str, tuple[float, float]]:
+    """Return the least and largest value of each color that the limits of a scan name."""
+    numbers = {}
+    for child in element if element is not None else ():
+        # The text of an empty element is 0, and that of a scaled integer is not scaled.
+        value = _decimal({"value": child.text or "0"}, "value", 0)
+        numbers[child.tag.rpartition("}")[2]] = value * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
+    pairs = {name: (f"{name}Minimum", f"{name}Maximum") for name in _COLORS}
+    return {
+        name: (numbers[low], numbers[high]) for name, (low, high) in pairs.items() if {low, high} <= numbers.keys()
+    }
+
+
+def _unit(values: np.ndarray, ends: list[tuple[float, float]], source: Source) -> np.ndarray | None:
+    """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
+    low, high = np.array(ends, dtype=np.float64).T
+    fits = (low < high) & (high - low <= _WIDEST) & (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
+    if fits.all():
+        return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
+    has_16_bits = values.min() >= 0 and 255 < values.max() <= _WIDEST
+    return usable_colors(values.astype(np.uint16) if has_16_bits else values, source)
 
 
 def _posed(xyz: np.ndarray, pose: Any) -> np.ndarray:

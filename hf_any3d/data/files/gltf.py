@@ -5,22 +5,28 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import shorten
+from hf_any3d.data.files.text_numbers import listed, shorten
 
 _GLB_HEAD = 20  # bytes before the JSON; its length is in the last eight
 _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
-_COMPRESSED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
+# Extensions that leave points and triangles as they are, or change only the types of their numbers.
+_SUPPORTED = re.compile(
+    r"(KHR|EXT|MSFT|ADOBE)_(materials|texture|techniques|lights|animation|audio|xmp|packing)_\w+|KHR_techniques_webgl"
+    r"|KHR_xmp|KHR_mesh_quantization|EXT_mesh_features|EXT_(structural|feature)_metadata"
+)
+_GLOSSY, _INSTANCES = "KHR_materials_pbrSpecularGlossiness", "EXT_mesh_gpu_instancing"
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
 # A few bytes per node can show a mesh again, and each takes time however few points it has.
 _MAX_NODES, _MAX_PARTS = 1 << 17, 1 << 15
@@ -30,18 +36,19 @@ def read(source: Source) -> PointCloudData:
     """Read all points and triangles of the default scene, each mesh transformed by its nodes.
 
     Colors are those of the vertices, or for faces the base color of a material without texture, as stored (linear).
-    Textures, lines, skins and animations are ignored.
+    If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines,
+    skins and animations are ignored.
 
     Raises:
-        PointCloudError: a file that is cut off, uses an unsupported compression, refers to a buffer outside its folder
-            or violates the glTF specification.
+        PointCloudError: a file that is cut off, requires an extension that is not supported, refers to a buffer
+            outside its folder or violates the glTF specification.
     """
     document = open_document(source)
     try:
         placed = _placed_primitives(document, source)
         if not placed:
             raise PointCloudError("there are no points; expected a scene with a mesh of points or triangles")
-        return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed])
+        return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
     except PointCloudError:
         raise
     # Raised by values of a wrong type, which JSON allows anywhere.
@@ -106,6 +113,8 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
         moves = not node.keys().isdisjoint(("matrix", "rotation", "scale", "translation"))
         transform = above @ _local_transform(node) if moves else above
         if "mesh" in node:
+            if _INSTANCES in node.get("extensions", {}):
+                document.source.warn(f"{_INSTANCES} is ignored; each mesh is shown once, not repeated")
             placed.append((node["mesh"], transform))
         waiting.extend((child, transform) for child in reversed(node.get("children", [])))
     return placed
@@ -142,17 +151,30 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
         order = order.astype(np.int64)
         if len(order) and order.max() >= len(points):
             raise PointCloudError(f"a face refers to point {order.max()}; allowed are 0 to {len(points) - 1}")
-    part = {"points": points, "faces": _triangles(order, mode), "colors": None, "normals": None}
+    faces = _triangles(order, mode)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.linalg.det(transform[:3, :3]) < 0:
+            faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
+    part = {"points": points, "faces": faces, "colors": None, "normals": None}
     if "NORMAL" in attributes:
         part["normals"] = _transformed_normals(document.accessor(attributes["NORMAL"], 3), transform, source)
     material = document.item("materials", primitive["material"]) if "material" in primitive else None
-    surface = {} if material is None else material.get("pbrMetallicRoughness", {})
-    factor = np.array(surface.get("baseColorFactor", [1, 1, 1, 1]), np.float64)[:3]
+    factor, is_plain = _base_color(material or {})
     if "COLOR_0" in attributes:
         part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
-    # The factor multiplies a texture, and alone is not the color of the surface.
-    part["color"] = None if material is None or "baseColorTexture" in surface else factor.clip(0, 1)
+    part["color"] = factor.clip(0, 1) if material is not None and is_plain else None
     return part
+
+
+def _base_color(material: dict) -> tuple[np.ndarray, bool]:
+    """Return the factor (3,) of the colors of vertices and textures, and whether it alone is the color."""
+    extensions = material.get("extensions", {})
+    surface, names = material.get("pbrMetallicRoughness"), ("baseColorFactor", "baseColorTexture")
+    if _GLOSSY in extensions:
+        surface, names = extensions[_GLOSSY], ("diffuseFactor", "diffuseTexture")
+    # Without either, an extension may define another color than white.
+    is_plain = bool(surface is not None or not extensions) and names[1] not in (surface or {})
+    return np.array((surface or {}).get(names[0], [1, 1, 1, 1]), np.float64)[:3], is_plain
 
 
 def _triangles(order: np.ndarray, mode: int) -> np.ndarray:
@@ -180,17 +202,27 @@ def _transformed_normals(normals: np.ndarray, transform: np.ndarray, source: Sou
     return usable_normals(normals / np.where(length > 0, length, 1), source)
 
 
-def _join(parts: list[dict]) -> PointCloudData:
+def _join(parts: list[dict], source: Source) -> PointCloudData:
     starts = np.cumsum([0] + [len(part["points"]) for part in parts])
     # Each part counts its points from 0.
     faces = np.concatenate([part["faces"] + start for part, start in zip(parts, starts, strict=False)])
-    joined = {}
-    for name in ("colors", "normals"):
+    if any(part["colors"] is not None for part in parts):
+        for part in parts:
+            if part["colors"] is None and part["color"] is not None:
+                part["colors"] = np.tile(part["color"].astype(np.float32), (len(part["points"]), 1))
+    joined: dict[str, Any] = {}
+    for name in ("colors", "normals", "color"):
         values = [part[name] for part in parts]
-        if all(value is not None for value in values):
-            joined[name] = np.concatenate(values)
-    if len(faces) and "colors" not in joined and all(part["color"] is not None for part in parts):
-        joined["face_colors"] = np.concatenate([np.tile(part["color"], (len(part["faces"]), 1)) for part in parts])
+        missing = sum(value is None for value in values)
+        if 0 < missing < len(parts) and not (name == "color" and "colors" in joined):
+            source.warn(f"{missing} of {len(parts)} parts have no {name.removesuffix('s')}s; they are left out")
+        elif not missing:
+            joined[name] = values
+    colors = joined.pop("color", None)
+    joined = {name: np.concatenate(values) for name, values in joined.items()}
+    if len(faces) and "colors" not in joined and colors is not None:
+        counts = [len(part["faces"]) for part in parts]
+        joined["face_colors"] = np.repeat(np.array(colors), counts, axis=0)
     return PointCloudData(
         np.concatenate([part["points"] for part in parts]), faces=faces if len(faces) else None, **joined
     )
@@ -247,7 +279,10 @@ class Document:
                 f"{shorten(str(accessor['componentType']))}; expected {widths} numbers"
             )
         count = self.count(number)
-        values = self._view(accessor, f"accessors[{number}]", kind, count, found)
+        if "sparse" in accessor and "bufferView" not in accessor:
+            values = np.zeros((count, found), kind)
+        else:
+            values = self._view(accessor, f"accessors[{number}]", kind, count, found)
         if "sparse" in accessor:
             sparse = accessor["sparse"]
             few = _size(sparse, "count")
@@ -300,8 +335,11 @@ class Document:
             return self.chunk
         if uri.startswith("data:"):
             head, _, text = uri.partition(",")
+            data = unquote_to_bytes(text)
+            if not head.endswith(";base64"):
+                return memoryview(data)
             try:
-                return memoryview(base64.b64decode(text, validate=True))
+                return memoryview(base64.b64decode(data, validate=True))
             except (binascii.Error, ValueError):
                 raise PointCloudError(f"buffers[{number}] has a damaged data URI, {shorten(head)}") from None
         data = self.source.neighbor(unquote(uri))
@@ -344,11 +382,10 @@ def open_document(source: Source) -> Document:
     if not str(content["asset"].get("version", "")).startswith("2"):
         raise PointCloudError(f"glTF version {shorten(str(content['asset'].get('version')))}; expected 2.0")
     required = content.get("extensionsRequired", [])
-    compressed = sorted(_COMPRESSED & {str(name) for name in required}) if isinstance(required, list) else []
-    if compressed:
-        raise PointCloudError(
-            f"is compressed with {', '.join(compressed)}, which is not supported; decompress it first"
-        )
+    names = [str(name) for name in required] if isinstance(required, list) else []
+    if unsupported := [name for name in names if not _SUPPORTED.fullmatch(name)]:
+        advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
+        raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
     return Document(content, chunk, source)
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_numbers
+from hf_any3d.data.files.las_units import meters_per_unit
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
@@ -16,10 +17,14 @@ _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
+# Where the items of a record 'laszip encoded' start, after their number.
+_ITEMS = 34
 _BLOCK = 1 << 18
-# Compressor of point formats 6 to 10, and number of layers by kind of item; other items have one per byte.
+# Compressors that lazrs reads, with the versions of their items: in chunks, and in chunks with layers, those of point
+# formats 6 to 10. Number of layers by kind of item; other items have one per byte.
 _LAYERED = 3
-_FIRST_LAYERED_VERSION = 3
+_VERSIONS = {2: (1, 2), _LAYERED: (3,)}
+_REWRITE = "rewrite the file with another program, such as `laszip` or `pdal translate`"
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # The entropy coder of LAZ needs at least about 0.002 bits per point.
 _MAX_POINTS_PER_BYTE = 4000
@@ -29,7 +34,8 @@ def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535, and there are none if all of them are 0.
+    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. There are no colors if all of them are 0, and
+    no intensities.
 
     Raises:
         PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
@@ -76,10 +82,13 @@ def read(source: Source) -> PointCloudData:
         if colors is not None:
             colors[rows] = block["rgb"]
         at += len(block)
-    usable = None if colors is None else usable_colors(colors, source)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
+    usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    return PointCloudData(points, usable, labels=labels, intensity=measured, up_axis="z")
+    unit, step = meters_per_unit(data, start), np.abs(scale)
+    return PointCloudData(
+        points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
+    )
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
@@ -100,13 +109,15 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
     if count > len(data) * _MAX_POINTS_PER_BYTE:
         raise PointCloudError(f"{count} points in {len(data)} bytes; the file may be cut off")
     record = _laszip_record(data, start)
+    kinds = _items(record)
     _check_chunk_table(data, start, row.itemsize)
     file = io.BytesIO(data)
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
-        _check_layers(data, start, record, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+        if struct.unpack_from("<H", record)[0] == _LAYERED:
+            _check_layers(data, start, kinds, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
         file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
@@ -135,6 +146,23 @@ def _laszip_record(data: bytes, start: int) -> bytes:
     raise PointCloudError("no record 'laszip encoded'; expected one in a LAZ file")
 
 
+def _items(record: bytes) -> list[tuple[int, int]]:
+    """Return the kind and size of each item of a point, compressed in a way that lazrs reads."""
+    if len(record) < _ITEMS or len(record) < _ITEMS + 6 * (number := struct.unpack_from("<H", record, _ITEMS - 2)[0]):
+        raise PointCloudError(f"a record 'laszip encoded' of {len(record)} bytes; the file is damaged")
+    compressor = struct.unpack_from("<H", record)[0]
+    if compressor not in _VERSIONS:
+        which = " (points that are not in chunks)" if compressor == 1 else ""
+        raise PointCloudError(f"compressor {compressor} of LAZ{which}; expected 2 or 3: {_REWRITE}")
+    items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]
+    if other := [version for _, _, version in items if version not in _VERSIONS[compressor]]:
+        expected = " or ".join(map(str, _VERSIONS[compressor]))
+        raise PointCloudError(
+            f"compressor {compressor} of LAZ with items of version {other[0]}; expected {expected}: {_REWRITE}"
+        )
+    return [(kind, size) for kind, size, _ in items]
+
+
 def _check_chunk_table(data: bytes, start: int, size: int) -> None:
     # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
     table = int.from_bytes(data[start : start + 8], "little", signed=True)
@@ -148,20 +176,15 @@ def _check_chunk_table(data: bytes, start: int, size: int) -> None:
         raise PointCloudError(f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged")
 
 
-def _check_layers(data: bytes, start: int, record: bytes, chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(
+    data: bytes, start: int, kinds: list[tuple[int, int]], chunks: list[tuple[int, int]], count: int
+) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
-    compressor, items = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, 32)[0]
-    kinds = [struct.unpack_from("<HHH", record, 34 + 6 * item) for item in range(items)]
-    if compressor != _LAYERED:
-        # lazrs uses the versions of the items, whatever the compressor.
-        if layered := [version for _, _, version in kinds if version >= _FIRST_LAYERED_VERSION]:
-            raise PointCloudError(f"compressor {compressor} with items of version {layered[0]}; expected 1 or 2")
-        return
     # After the last chunk lazrs would read the table as another one.
     if count > (found := sum(points for points, _ in chunks)):
         raise PointCloudError(f"{count} points declared, {found} in {len(chunks)} chunks; the file may be cut off")
-    layers = sum(_LAYERS.get(kind, size) for kind, size, _ in kinds)
-    first_point = sum(size for _, size, _ in kinds)
+    layers = sum(_LAYERS.get(kind, size) for kind, size in kinds)
+    first_point = sum(size for _, size in kinds)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.

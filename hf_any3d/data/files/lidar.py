@@ -10,27 +10,34 @@ from hf_any3d.data.files.source import PointCloudError, Source
 
 # File type -> numbers in a row: x, y, z and intensity, in nuScenes also the ring of the scanner.
 _WIDTHS = {"kitti": 4, "nuscenes": 5}
-_MARKED = (".pcd.bin", 5)
-_CHOICES = 'pass file_type="kitti" (x y z intensity) or file_type="nuscenes" (x y z intensity ring)'
+_NAMED = {".kitti.bin": 4, ".nuscenes.bin": 5, ".pcd.bin": 5}
+_CHOICES = (
+    'pass file_type="kitti" (x y z intensity) or "nuscenes" (x y z intensity ring), --file-type in a command, '
+    "or end the name with .kitti.bin or .nuscenes.bin; other columns are read as an array"
+)
+# Meters from the scanner that no laser reaches, and the least extent of what is around a car.
+_FARTHEST, _LEAST_EXTENT = 500.0, 2.0
+# Whole numbers and text that are read as float32 have numbers below.
+_TINY = 1e-30
+# Widths of rows that a file may have instead, and how far their columns differ: largest distance of distributions.
+_OTHER_PERIODS, _DIFFERENT, _FEWEST = (2, 3, 5, 7), 0.6, 50
 
 
 def read(source: Source) -> PointCloudData:
     """Read coordinates in meters, z up, and the intensity of each point, in nuScenes also its ring.
 
-    Intensities stay as the sensor gives them: 0 to 1 in KITTI, 0 to 255 in nuScenes. The kind of a file follows
-    from the file type "kitti" or "nuscenes", or else from a name that ends with .pcd.bin, or else from its size and
-    numbers: intensities are not negative, and rings are whole numbers.
+    Intensities stay as the sensor gives them: 0 to 1 in KITTI, 0 to 255 in nuScenes. The kind of a file follows from
+    the file type "kitti" or "nuscenes", or from a name that ends with .kitti.bin, .nuscenes.bin or .pcd.bin. Without
+    them the numbers must be those of a sweep of one kind alone: a scanner in the middle of its points, intensities
+    from 0 to 1 or whole numbers up to 255, and rings that are whole numbers.
 
     Raises:
-        PointCloudError: a file that holds no whole number of rows, or could be of both kinds or of neither.
+        PointCloudError: a file that holds no whole number of rows, or whose kind is not sure.
     """
     data = source.data
-    if source.file_type in _WIDTHS:
-        width = _WIDTHS[source.file_type]
-    elif source.name.lower().endswith(_MARKED[0]):
-        width = _MARKED[1]
-    else:
-        width = _width_of(data)
+    width = _WIDTHS.get(source.file_type)
+    width = width or next((width for end, width in _NAMED.items() if source.name.lower().endswith(end)), None)
+    width = width or _width_of(data)
     row = 4 * width
     if len(data) % row:
         raise PointCloudError(
@@ -40,7 +47,7 @@ def read(source: Source) -> PointCloudData:
     table = np.frombuffer(data, "<f4").reshape(-1, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
-    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z")
+    return PointCloudData(table[:, :3], intensity=table[:, 3], ring=ring, up_axis="z", meters_per_unit=1.0)
 
 
 def _width_of(data: bytes) -> int:
@@ -48,17 +55,49 @@ def _width_of(data: bytes) -> int:
     if not fitting:
         raise PointCloudError(f"{len(data)} bytes; expected rows of 16 or 20, so the file may be cut off")
     numbers = np.frombuffer(data, "<f4")
-    plausible = [width for width in fitting if _is_plausible(numbers.reshape(-1, width))]
-    if len(plausible) != 1:
-        seen = "of both kinds" if plausible else f"not of rows of {' or '.join(map(str, fitting))} numbers"
-        raise PointCloudError(f"{len(data)} bytes that look {seen}; {_CHOICES}")
-    return plausible[0]
+    doubts = {width: _doubt(numbers.reshape(-1, width)) for width in fitting}
+    likely = [width for width, doubt in doubts.items() if doubt is None]
+    if len(likely) == 1:
+        return likely[0]
+    why = [f"not of rows of {width} numbers ({doubt})" for width, doubt in doubts.items()]
+    raise PointCloudError(
+        f"{len(data)} bytes that look {'of both kinds' if likely else ' and '.join(why)}; {_CHOICES}"
+    )
 
 
-def _is_plausible(table: np.ndarray) -> bool:
-    """Return whether column 4 can be intensities and column 5 rings: read in wrong rows, both hold coordinates."""
-    rest = table[:, 3:]
-    return bool(np.isfinite(table).all() and (rest >= 0).all() and (rest[:, 1:] == np.floor(rest[:, 1:])).all())
+def _doubt(table: np.ndarray) -> str | None:
+    """Return why rows of numbers are no sweep of a scanner, None if they may be one."""
+    size = np.abs(table)
+    if not np.isfinite(table).all():
+        return "NaN or infinite"
+    if size.max() > _FARTHEST or ((size < _TINY) & (size > 0)).any():
+        return "too large or small for meters"
+    flat, intensity, ring = table[:, :2], table[:, 3], table[:, 4:]
+    if not (flat.min() < 0 < flat.max() and np.ptp(flat, axis=0).min() >= _LEAST_EXTENT):
+        return "not around a scanner"
+    if intensity.min() < 0 or intensity.max() > 1 and not _are_bytes(intensity):
+        return "no intensities"
+    if not _are_bytes(ring):
+        return "no rings"
+    # If rows are wider or narrower in truth, each of these columns holds several, one after the other.
+    for period in _OTHER_PERIODS:
+        if len(table) >= _FEWEST * period:
+            parts = [np.sort(flat[start::period], axis=0) for start in range(period)]
+            distances = [_distance(parts[0][:, axis], part[:, axis]) for part in parts for axis in (0, 1)]
+            if max(distances) > _DIFFERENT or any((part[0] == part[-1]).any() for part in parts):
+                return f"another kind of numbers in every {period}. row"
+    return None
+
+
+def _are_bytes(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 255) & (values == np.floor(values))).all())
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference of the distribution functions of sorted numbers (Kolmogorov and Smirnov)."""
+    at = np.concatenate([one, other])
+    shares = [values.searchsorted(at, side="right") / len(values) for values in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())
 
 
 def without_buffers(names: Iterable[str]) -> list[str]:

@@ -22,19 +22,23 @@ from hf_any3d.messages import printable
 
 _MAX_DIMENSIONS = 32  # numpy itself can hold 64
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_POINTS = ("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")
+_POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
 _NORMALS = ("normals", "normal")
-_COLORS = ("colors", "rgb", "color")
-_LABELS = ("labels", "part", "seg", "semantic", "label")
+_COLORS = ("colors", "rgb", "color", "rgba")
+_LABELS = ("labels", "part", "seg", "semantic", "label", "segment", "segment20")
+_NUMBERS = (("intensity", ("intensity", "strength"), "intensities"), ("ring", ("ring",), "rings"))
+# Names of the columns of fields that hold several numbers of a point.
+_COLUMNS = ((_POINTS, "xyz"), (_NORMALS, ("nx", "ny", "nz")), (_COLORS, ("red", "green", "blue")))
 
 
 def read(source: Source) -> PointCloudData:
     """Read an array (points, 3 or more), a structured array with fields x, y, z and others, or an archive of arrays.
 
-    Names of arrays in archives: points (or xyz, pos, positions, coords, point_cloud, pc, vertices, arr_0; the only
-    array under any name), normals, colors or rgb, labels (or part, seg, semantic, label if it has one value per
-    point), faces, face_colors, offset. Other arrays are not opened. Without arrays of colors or normals the points
-    may have more columns, as in .npy.
+    Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
+    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring, labels
+    (or part, seg, semantic, label, segment, segment20 if it has one value per point), faces, face_colors, offset.
+    Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
+    points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
 
     Raises:
         PointCloudError: another shape, no array of points, values that are not numbers, or a file that is damaged or
@@ -51,8 +55,15 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
         if array.ndim != 1:
             raise PointCloudError(f"an array of named columns of shape {array.shape}; expected (points,)")
         source.limits.check(points=len(array))
-        columns = {name.lower(): array[name] for name in array.dtype.names if array[name].ndim == 1}
-        columns = {name: column for name, column in columns.items() if column.dtype.kind in "fiub"}
+        fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
+        columns = {name: values for name, values in fields.items() if values.ndim == 1}
+        several = {name: values for name, values in fields.items() if values.ndim > 1}
+        for names, axes in _COLUMNS:
+            name = next((name for name in names if name in several and several[name].shape[1:] in ((3,), (4,))), None)
+            if name is not None:
+                columns |= zip(axes, _without_fourth(several.pop(name), name, source).T, strict=True)
+        if several:
+            source.warn(f"fields {listed(several)} have several numbers for each point and are left out")
         return PointCloudData(**by_name(columns, source))
     if array.dtype.kind not in "fiub":
         raise PointCloudError(f"an array of type {array.dtype}; expected numbers")
@@ -131,21 +142,47 @@ def _read_npz(source: Source) -> PointCloudData:
             ("face_colors", ("face_colors",), usable_colors),
         ):
             values = first(names)
-            values = None if values is None else usable(_numeric(values, field), source)
+            values = (
+                None if values is None else usable(_without_fourth(_numeric(values, field), field, source), source)
+            )
             fields[field] = fields[field] if values is None else values
-        for name, called in (("intensity", "intensities"), ("ring", "rings")):
-            if (values := first((name,))) is not None:
-                fields[name] = usable_numbers(_numeric(values, name), called, source)
+        for field, names, called in _NUMBERS:
+            if (values := first(names)) is not None:
+                fields[field] = usable_numbers(_numeric(values, field), called, source)
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = _numeric(offset, "offset") + (0 if fields["offset"] is None else fields["offset"])
+        count = fields["points"].shape[:1]
         for name in _LABELS:
             values = first((name,))
             # A single `label` is the class of the whole cloud.
-            if values is not None and values.shape == fields["points"].shape[:1]:
-                fields["labels"] = usable_labels(_numeric(values, name), source)
+            if values is not None and values.shape in (count, (*count, 1)):
+                fields["labels"] = usable_labels(_numeric(values, name).reshape(count), source)
                 break
-        return PointCloudData(**{**fields, "faces": first(("faces",))})
+            opened.pop(name, None)
+        faces = first(("faces",))
+        if rest := [name for name in members if name not in opened and _shape(archive, members[name])[:1] == count]:
+            source.warn(f"arrays {listed(rest)} have a row for each point and are left out")
+        return PointCloudData(**{**fields, "faces": faces})
+
+
+def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
+    """Return the shape of an array, of which only the header is read; () if it has none."""
+    try:
+        with archive.open(info) as file:
+            return _HEADERS[np.lib.format.read_magic(file)](file)[0]
+    # As in `parse_array`; an array that nobody asked for need not be sound.
+    except Exception:
+        return ()
+
+
+def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray:
+    """Return rows of three numbers; a fourth one is left out, with a warning if it tells points apart."""
+    if values.ndim != 2 or values.shape[1] != 4:
+        return values
+    if (values[:, 3] != values[0, 3]).any():
+        source.warn(f"the fourth column of {name}, such as an alpha, is left out")
+    return values[:, :3]
 
 
 def _numeric(array: np.ndarray, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import io
 import mmap
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,64 +11,99 @@ import numpy as np
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary, shorten
+from hf_any3d.data.files.text_numbers import (
+    normalized_lines,
+    numbers,
+    reject_binary,
+    shorten,
+    unix_lines,
+    with_decimal_points,
+)
 
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
 _DIGITS = 18  # of a number of a corner, which fits in 64 bits
 _NONE = -1
-_MATERIALS = re.compile(rb"mtllib[ \t,;]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
+_WIDTHS = {3, 4, 6, 7}  # numbers of a vertex
+_LIBRARIES = re.compile(rb"mtllib[ \t]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
+_CONTINUED = re.compile(rb"(?m)^(?:[^\n]*\\\n)+[^\n]*")
+_LONGEST_LINE = 4096  # of names of material files
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
 def read(source: Source) -> PointCloudData:
     """Read vertices and faces in the order of the file.
 
-    Colors are those of the vertices (v x y z r g b) or, for faces, the diffuse color of their material, if the
-    material file is in the same folder or below. Normals are kept if each vertex has the one of the same number.
-    Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their first corner;
-    those of one or two corners, which some programs write, give none.
+    Colors are those of the vertices (v x y z r g b) or, for faces, the diffuse color of their material without
+    texture, if the material file is in the same folder or below. Normals are kept if each vertex has the one of the
+    same number. Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their
+    first corner; those of one or two corners, which some programs write, give none.
 
     Raises:
         PointCloudError: a malformed line, or a face that refers to a vertex that does not exist.
     """
     reject_binary(source.data)
-    # A backslash at the end continues the line.
-    text = normalized_lines(source.data).replace(b"\\\n", b" ")
+    text = unix_lines(source.data)
+    if b"\\\n" in text:
+        # A backslash at the end continues the line. As many lines follow, so that those after them keep their numbers.
+        text = _CONTINUED.sub(lambda lines: _joined(lines.group()), text)
     vertices, normals = bytearray(), bytearray()
     polygons = _Polygons()
-    materials: dict[bytes, list[float]] = {}
-    read_already: set[int] = set()
-    for line in io.BytesIO(text):
-        key, _, rest = line.strip().partition(b" ")
+    libraries: dict[bytes, None] = {}
+    for number, line in enumerate(io.BytesIO(text), 1):
+        key, rest = (*line.split(None, 1), b"", b"")[:2]
+        # An empty line for each other one: errors name the line of the file.
+        vertices += rest.strip() + b"\n" if key == b"v" else b"\n"
+        normals += rest.strip() + b"\n" if key == b"vn" else b"\n"
         if key == b"v":
-            vertices += rest + b"\n"
             polygons.vertices += 1
         elif key == b"f":
-            polygons.add(rest.split(b"#")[0])
+            polygons.add(rest.split(b"#")[0].strip(), number)
         elif key == b"vn":
-            normals += rest + b"\n"
             polygons.normals += 1
         elif key == b"usemtl":
-            polygons.material = rest.strip()
+            polygons.material = _name(rest)
         elif key == b"mtllib":
-            _read_materials(source, rest, materials, read_already)
+            libraries[rest.strip()] = None
     source.check(points=polygons.vertices)
-    table = numbers(bytes(vertices))  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
+    table = _vertices(bytes(vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
     if not len(table):
         raise PointCloudError("there are no points; expected lines 'v x y z'")
-    if table.shape[1] not in (3, 4, 6, 7):
+    if table.shape[1] not in _WIDTHS:
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colors")
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
+    materials = _read_materials(source, libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
     return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
 
 
 def references(file: Path) -> list[str]:
-    """Return the names of the material files that a file refers to."""
+    """Return the names of the material files that a file may refer to."""
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        found = [normalized_lines(rest).replace(b"\\\n", b" ") for rest in _MATERIALS.findall(text)]
-    return [_file_name(rest) for rest in found]
+        lines = [unix_lines(rest).replace(b"\\\n", b" ") for rest in _LIBRARIES.findall(text)]
+    return [name for line in lines for names in _library_names(line) for name in names]
+
+
+def _joined(lines: bytes) -> bytes:
+    return lines.replace(b"\\\n", b" ") + b"\n" * lines.count(b"\n")
+
+
+def _numbers(text: bytes, columns: int | None = None) -> np.ndarray:
+    return numbers(normalized_lines(with_decimal_points(text) if b"," in text else text), columns=columns)
+
+
+def _vertices(text: bytes, source: Source) -> np.ndarray:
+    try:
+        return _numbers(text)
+    except PointCloudError:
+        rows = [line.split(b"#")[0].split() for line in text.split(b"\n")]
+        widths = {len(row) for row in rows if row}
+        if len(widths) == 1 or not widths <= _WIDTHS:
+            raise
+        # Some programs write colors of some vertices only.
+        if colored := sum(len(row) >= 6 for row in rows):
+            source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors; they are left out")
+        return _numbers(b"\n".join(b" ".join(row[:3]) for row in rows))
 
 
 class _Polygons:
@@ -79,12 +115,12 @@ class _Polygons:
         self.materials: list[bytes] = []
         self.normals_follow_vertices = True
         self._text = bytearray()
-        self._known: list[tuple[int, int]] = []  # vertices and normals before each face
+        self._known: list[tuple[int, int, int]] = []  # vertices and normals before each face, and its line
         self._pieces: list[tuple[np.ndarray, np.ndarray]] = []  # corners of each face, vertex of each corner
 
-    def add(self, corners: bytes) -> None:
+    def add(self, corners: bytes, line: int) -> None:
         self._text += corners + b"\n"
-        self._known.append((self.vertices, self.normals))
+        self._known.append((self.vertices, self.normals, line))
         self.materials.append(self.material)
         if len(self._text) > _AT_A_TIME:
             self._split()
@@ -101,7 +137,7 @@ class _Polygons:
         field = before - np.maximum.accumulate(np.where(starts, before, 0))
         # The face of each corner, and how many vertices and normals came before that face, for negative numbers.
         line = np.cumsum(letters == ord("\n"))[starts]
-        known = np.array(self._known)[line]  # (corners, 2)
+        known = np.array(self._known)[line]  # (corners, 3)
         chosen = ~blank & ~slashes
         if (field[chosen] > 2).any():
             raise self._error()
@@ -139,20 +175,23 @@ class _Polygons:
         return found
 
     def _error(self) -> PointCloudError:
-        for line, (vertices, normals) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
-            for word in line.split():
+        for face, (vertices, normals, line) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
+            for word in face.split():
                 vertex, _, rest = word.partition(b"/")
                 normal = rest.partition(b"/")[2]
                 for text, known in ((vertex, vertices), *([(normal, normals)] if normal else [])):
                     if not re.fullmatch(rb"-?\d{1,%d}" % _DIGITS, text) or int(text) == 0:
                         return PointCloudError(
-                            f"a face has the corner {shorten(word)}; expected numbers from 1, or negative ones"
+                            f"line {line}: a face has the corner {shorten(word)}; expected numbers from 1, or "
+                            "negative ones"
                         )
                     if int(text) + known < 0:
-                        return PointCloudError(f"a face refers to {int(text)}, counted from the {known} before it")
+                        return PointCloudError(
+                            f"line {line}: a face refers to {int(text)}, counted from the {known} before it"
+                        )
         return PointCloudError("the corners of the faces cannot be read")
 
-    def faces(self, materials: dict[bytes, list[float]], source: Source) -> dict:
+    def faces(self, materials: dict[bytes, list[float] | None], source: Source) -> dict:
         if self._text:
             self._split()
         if not self._pieces:
@@ -163,7 +202,11 @@ class _Polygons:
         source.check(faces=triangles, decoded=24 * triangles)
         faces, polygon = fan_triangles(counts, corners)
         names = sorted(set(self.materials))
-        if not any(name in materials for name in names):
+        used = [materials[name] for name in names if name in materials]
+        if None in used and any(used):
+            textured = used.count(None)
+            source.warn(f"{textured} of {len(names)} materials have a texture; colors of faces are left out")
+        if None in used or not used:
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}
         colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
@@ -174,28 +217,63 @@ class _Polygons:
 def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Source) -> np.ndarray | None:
     if polygons.normals != vertices or not polygons.normals_follow_vertices:
         return None
-    table = numbers(text, columns=3)
+    table = _numbers(text, columns=3)
     return usable_normals(table, source) if len(table) == vertices else None
 
 
-def _file_name(rest: bytes) -> str:
-    return rest.strip().decode("utf-8", "replace")
+def _name(rest: bytes) -> bytes:
+    return rest.strip().strip(b'"')
 
 
-def _read_materials(source: Source, reference: bytes, found: dict[bytes, list[float]], read_already: set[int]) -> None:
-    """Add the materials of one file; a file that many lines refer to is read once."""
-    text = source.neighbor(_file_name(reference))
-    # `source.neighbor` keeps one bytes object per file, so its id stands for the file.
-    if text is None or id(text) in read_already:
-        return
-    read_already.add(id(text))
+def _library_names(line: bytes) -> list[tuple[str, ...]]:
+    """Return the names that a line may mean: all of it, which may have blanks, and then the parts between blanks.
+
+    For each part there is also the bare file name, as programs write paths of the computer where they ran.
+    """
+    text = line[:_LONGEST_LINE].strip().decode("utf-8", "replace").replace("\\", "/")
+    words = re.findall(r'"[^"]+"|\S.*?\.mtl(?!\S)|\S+', re.split(r"\s#", text)[0], flags=re.IGNORECASE)
+    parts = [word.strip('"') for word in words]
+    return [(text.strip('"'),), *((part, part.rpartition("/")[2]) for part in parts)]
+
+
+def _read_materials(source: Source, libraries: Iterable[bytes], used: bool) -> dict[bytes, list[float] | None]:
+    """Read the diffuse color of each material, None for one with a texture; a missing file that matters is told."""
+    materials: dict[bytes, list[float] | None] = {}
+    read_already: set[int] = set()
+    for line in libraries:
+        whole, *parts = _library_names(line)
+        files = [_first_file(source, whole)]
+        if files == [None]:
+            files = [_first_file(source, names) for names in parts]
+        if None in files and used and source.folder is not None:
+            source.warn(f"the material file {shorten(line)} is not in the folder; colors of faces may be missing")
+        for text in files:
+            # `source.neighbor` keeps one bytes object per file, so its id stands for the file.
+            if text is not None and id(text) not in read_already:
+                read_already.add(id(text))
+                _parse_materials(text, materials)
+    return materials
+
+
+def _first_file(source: Source, names: tuple[str, ...]) -> bytes | None:
+    return next((text for name in names if (text := source.neighbor(name)) is not None), None)
+
+
+def _parse_materials(text: bytes, materials: dict[bytes, list[float] | None]) -> None:
     name = None
-    for line in io.BytesIO(normalized_lines(text)):
-        key, _, rest = line.strip().partition(b" ")
+    for line in io.BytesIO(unix_lines(text)):
+        key, rest = (*line.lower().split(None, 1), b"", b"")[:2]
         if key == b"newmtl":
-            name = rest.strip()
-        elif key == b"Kd" and name is not None and re.fullmatch(rb"\s*[\d.eE+-]+(\s+[\d.eE+-]+){2}\s*", rest):
+            name = _name(line.split(None, 1)[-1])
+        elif name is None:
+            continue
+        elif key == b"map_kd" and rest.strip():
+            materials[name] = None  # the color multiplies the texture, and alone is not that of the surface
+        # Red, green and blue, some programs add an opacity; or one gray.
+        elif key == b"kd" and re.fullmatch(rb"[\d.,eE+-]+((\s+[\d.,eE+-]+){2,3})?\s*", rest):
             try:
-                found[name] = [min(max(float(value), 0.0), 1.0) for value in rest.split()]
+                values = [min(max(float(value), 0.0), 1.0) for value in rest.replace(b",", b".").split()]
             except ValueError:
                 continue
+            if materials.get(name, values) is not None:
+                materials[name] = (values * 3)[:3] if len(values) == 1 else values[:3]

@@ -15,6 +15,8 @@ from hf_any3d.data.files.text_numbers import (
     numbers,
     reject_binary,
     shorten,
+    unix_lines,
+    with_decimal_points,
 )
 
 _HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
@@ -30,21 +32,24 @@ def read(source: Source) -> PointCloudData:
         PointCloudError: a wrong header, fewer lines than declared, or a malformed line.
     """
     reject_binary(source.data)
-    text = normalized_lines(source.data)
+    text = unix_lines(source.data)
     header = _HEADER.match(text)
     if not header:
         raise PointCloudError(f"starts with {shorten(text[:16])}; expected OFF, COFF, NOFF or CNOFF")
     # Files of ModelNet have the counts right after the word OFF, without a newline.
-    text = re.sub(rb"#[^\n]*", b"", text[header.end() :]).lstrip(b" \n")
+    source_lines = text.count(b"\n")
+    text = re.sub(rb"#[^\n]*", b"", text[header.end() :]).lstrip(b" \t\n")
     head, _, body = text.partition(b"\n")
-    counts = head.split()
+    counts = normalized_lines(head).split()
+    line = 1 + source_lines - body.count(b"\n")
+    body = normalized_lines(with_decimal_points(body) if b"," in body else body)
     if len(counts) not in (2, 3):
         raise PointCloudError(f"the line of counts is {shorten(head)}; expected points, faces and edges")
     points, faces = (count_of(count, "a count") for count in counts[:2])
     source.check(points=points, faces=faces)
     first, second, rest = blocks_of_lines(body, [points, faces])
     source.warn_of_rest(rest)
-    table = numbers(first)  # (points, 3 and more)
+    table = numbers(first, first_line=line)  # (points, 3 and more)
     colored, with_normals = (bool(group) for group in header.groups())
     normals = 3 if with_normals else 0
     allowed = [3 + normals + extra for extra in ((3, 4) if colored else (0,))]
@@ -57,16 +62,21 @@ def read(source: Source) -> PointCloudData:
         table[:, :3],
         colors=usable_colors(table[:, 3 + normals : 6 + normals], source) if colored else None,
         normals=usable_normals(table[:, 3:6], source) if with_normals else None,
-        **_faces(second, faces, source),
+        **_faces(second, faces, line + points, source),
     )
 
 
-def _faces(block: bytes, count: int, source: Source) -> dict:
+def _faces(block: bytes, count: int, line: int, source: Source) -> dict:
     if not count:
         return {}
     # Optional colors make rows ragged; joined to one line, all are read at once.
     sizes = np.array([len(line.split()) for line in block.split(b"\n") if line.strip()])
-    flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
+    try:
+        flat = numbers(block.replace(b"\n", b" ")).reshape(-1)
+    except PointCloudError:
+        for number, row in enumerate(block.split(b"\n"), line):
+            numbers(row, first_line=number)  # raises the error that names the line
+        raise
     ends = sizes.cumsum()
     starts = ends - sizes
     corners = integers(flat[starts], "the number of corners of a face is")
@@ -83,6 +93,9 @@ def _faces(block: bytes, count: int, source: Source) -> dict:
     faces, polygon = fan_triangles(corners, index)
     colors = None
     # A line has the count, the corners, and perhaps the three numbers of a color.
-    if (sizes - corners >= 4).all():
+    colored = sizes - corners >= 4
+    if not colored.all() and colored.any():
+        source.warn(f"{colored.sum()} of {count} faces have colors; they are left out")
+    elif colored.all():
         colors = usable_colors(flat[(starts + 1 + corners)[:, None] + np.arange(3)], source)
     return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}

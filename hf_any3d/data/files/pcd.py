@@ -33,7 +33,7 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"POINTS is {count}, but WIDTH {width} times HEIGHT {height} is {width * height}")
     body = source.data[start:]
     if kind == "ascii":
-        columns = _ascii_columns(body, names, row, count)
+        columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
     elif kind == "binary":
         columns = _binary_columns(body, names, row, count)
         source.warn_of_rest(body[count * row.itemsize :])
@@ -109,10 +109,12 @@ def _row_type(header: dict[str, list[str]]) -> tuple[dict[str, str], np.dtype]:
     return found, np.dtype(fields)
 
 
-def _ascii_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
+def _ascii_columns(
+    body: bytes, names: dict[str, str], row: np.dtype, count: int, first_line: int
+) -> dict[str, np.ndarray]:
     keys = row.names or ()
     sizes = [prod(row[key].shape) for key in keys]
-    table = numbers(normalized_lines(body), columns=sum(sizes))
+    table = numbers(normalized_lines(body), first_line=first_line, columns=sum(sizes))
     if len(table) != count:
         raise PointCloudError(f"{len(table)} points; the header declares {count}, so the file may be cut off")
     # The first column of each field: one with COUNT n has n columns.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -32,6 +34,8 @@ _TYPES = {
     **dict.fromkeys(("float", "float32"), "f4"),
     **dict.fromkeys(("double", "float64"), "f8"),
 }
+# Only ends of lines as in the first one: the next byte may be data that looks like another one.
+_START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MAX_ELEMENTS = 256
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _MAX_PROPERTIES = 4096
@@ -41,10 +45,11 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
 
 def read(source: Source) -> PointCloudData:
-    """Read the elements `vertex` and, if there are any, `face`.
+    """Read the elements `vertex` and, if there are any, `face` and `tristrips`.
 
-    Properties: x y z, nx ny nz, red green blue, label or class, intensity; of faces vertex_indices (or vertex_index)
-    and red green blue. Others are ignored. Polygons are cut into triangles that start at their first corner.
+    Properties: those of `attributes.by_name`; of faces vertex_indices (or vertex_index) and red green blue. Others are
+    ignored. Polygons are cut into triangles that start at their first corner, strips into triangles that all face to
+    one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `attributes.LEAST_OPACITY` are left out.
@@ -60,7 +65,8 @@ def read(source: Source) -> PointCloudData:
     if order:
         blocks, rest = read_binary(source.data, start, elements, order)
     else:
-        blocks, rest = read_ascii(source.data[start:], elements)
+        head = normalized_lines(source.data[:start])
+        blocks, rest = read_ascii(source.data[start:], elements, 1 + head.count(b"\n"))
     source.warn_of_rest(rest)
     for element, block in zip(elements, blocks, strict=True):
         # Of several elements with one name the first counts.
@@ -69,15 +75,23 @@ def read(source: Source) -> PointCloudData:
             source.check(points=element.count)
     vertices = {name: value for name, value in values["vertex"].items() if isinstance(value, np.ndarray)}
     faces = _faces(values.get("face", {}), source)
+    if strips := _corner_lists(values.get("tristrips", {})):
+        triangles = _strip_triangles(*strips, source)
+        faces = {"faces": np.concatenate([faces["faces"], triangles]) if faces else triangles}
     # Faces name vertices by their numbers, so of a mesh all stay.
     cloud = by_name(vertices if faces else opaque_splats(vertices, source), source)
     cloud.update(faces)
     return PointCloudData(**cloud)
 
 
-def _faces(properties: dict, source: Source) -> dict:
+def _corner_lists(properties: dict) -> tuple[np.ndarray, np.ndarray] | None:
     polygons = properties.get("vertex_indices", properties.get("vertex_index"))
-    if not isinstance(polygons, tuple) or not len(polygons[0]):
+    return polygons if isinstance(polygons, tuple) and len(polygons[0]) else None
+
+
+def _faces(properties: dict, source: Source) -> dict:
+    polygons = _corner_lists(properties)
+    if polygons is None:
         return {}
     counts, corners = polygons
     # Checked before the triangles are made: three int64 numbers each.
@@ -90,17 +104,35 @@ def _faces(properties: dict, source: Source) -> dict:
     return {"faces": faces, "face_colors": None if face_colors is None else face_colors[polygon]}
 
 
+def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> np.ndarray:
+    """Cut strips, each a list or a part of one up to the number -1, into triangles (triangles, 3)."""
+    source.check(faces=len(corners), decoded=24 * len(corners))
+    corners = integers(corners, "a strip refers to point")
+    place = np.arange(len(corners))
+    # The place where the strip of each corner begins: after the last -1, or where its list does.
+    begins = np.where(corners == -1, place + 1, 0)
+    starts = counts.cumsum(dtype=np.int64) - counts
+    begins[starts[counts > 0]] = starts[counts > 0] + (corners[starts[counts > 0]] == -1)
+    begins = np.maximum.accumulate(begins)
+    last = np.flatnonzero((place - begins >= 2) & (corners != -1))
+    faces = np.stack([corners[last - 2], corners[last - 1], corners[last]], axis=1)
+    odd = (last - begins[last]) % 2 == 1
+    faces[odd, :2] = faces[odd, 1::-1]
+    # Strips repeat corners to go on elsewhere, which gives triangles without area.
+    a, b, c = faces.T
+    return faces[(a != b) & (b != c) & (c != a)]
+
+
 def _header(data: bytes) -> tuple[str, list[Element], int]:
-    if not data.startswith((b"ply\n", b"ply\r")):
+    begin = _START.match(data)
+    if not begin:
         raise PointCloudError(f"starts with {data[:16]!r}; a PLY file starts with a line 'ply'")
-    stop = data.find(b"end_header")
-    if stop < 0:
+    line_end = rb"\r" if begin[1] == b"\r" else rb"\r?\n"
+    end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
+    if not end:
         raise PointCloudError("the header has no 'end_header'; the file may be cut off")
-    start = stop + len(b"end_header")
-    # Exactly one end of line: the next byte may be data that looks like another one.
-    start += 2 if data[start : start + 2] == b"\r\n" else 1
     order, elements = None, []
-    for line in data[:stop].decode("latin1").splitlines()[1:]:
+    for line in re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1")):
         match line.split():
             case ["format", name, _] if name in _ORDERS:
                 order = _ORDERS[name]
@@ -122,7 +154,7 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
                 raise PointCloudError(f"the header line {shorten(line)} is not allowed in PLY")
     if order is None:
         raise PointCloudError(f"the header names no format; expected one of {', '.join(_ORDERS)}")
-    return order, elements, start
+    return order, elements, end.end()
 
 
 @dataclass
@@ -347,24 +379,45 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
     return found.view(kind)[:, 0]
 
 
-def read_ascii(text: bytes, elements: list[Element]) -> tuple[list[Values], bytes]:
+def read_ascii(text: bytes, elements: list[Element], first_line: int = 1) -> tuple[list[Values], bytes]:
     """Return the values of each element from the lines after the header, one row per line, and the lines after them.
 
     Raises:
-        PointCloudError: too few lines, or a malformed one.
+        PointCloudError: too few lines, or a malformed one; names its number, that of the first being `first_line`.
     """
-    filled = [element for element in elements if element.properties]
-    *blocks, rest = blocks_of_lines(normalized_lines(text), [element.count for element in filled])
+    text, filled = normalized_lines(text), [element for element in elements if element.properties]
+    *blocks, rest = blocks_of_lines(text, [element.count for element in filled])
     block_of = iter(blocks)
-    return [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements], rest
+    try:
+        return [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements], rest
+    except PointCloudError as error:
+        raise _wrong_line(text, first_line, filled) or error from None
+
+
+def _wrong_line(text: bytes, first_line: int, elements: list[Element]) -> PointCloudError | None:
+    """Return the error of the first line without the numbers that its element has, or None."""
+    rows = ((n, line.split()) for n, line in enumerate(text.split(b"\n"), first_line) if line.strip())
+    for element in elements:
+        for n, row in islice(rows, element.count):
+            expected = 0
+            try:
+                values = [float(value) for value in row]
+                for _, _, length in element.properties:
+                    expected += 1 + (int(values[expected]) if length else 0)
+            except ValueError as error:
+                return PointCloudError(f"line {n} cannot be read ({error})")
+            except IndexError:
+                expected = max(expected, len(row)) + 1
+            if len(row) != expected:
+                cut = "" if next(rows, None) else "; the file may be cut off"
+                what = f"element {shorten(element.name)} needs {expected}"
+                return PointCloudError(f"line {n} has {len(row)} numbers, {what}{cut}")
+    return None
 
 
 def _ascii_rows(block: bytes, element: Element) -> Values:
     if not element.has_lists:
-        try:
-            table = numbers(block, columns=len(element.properties))
-        except PointCloudError as error:  # which counts the lines of the element
-            raise PointCloudError(f"element {shorten(element.name)}, {error}") from None
+        table = numbers(block, columns=len(element.properties))
         if (found := len(table)) != element.count:
             raise PointCloudError(f"element {shorten(element.name)} has {found} rows; {element.count} are declared")
         return {name: _typed(table[:, i], kind) for i, (name, kind, _) in enumerate(element.properties)}

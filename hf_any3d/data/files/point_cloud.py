@@ -3,16 +3,22 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hf_any3d.data.files.source import PointCloudError
 
-# float32 has 24 bits. If coordinates are this many times larger than the extent of the cloud (map projections, in
-# meters from the equator), too few bits are left for the shape, so a float64 offset is split off.
+# An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
+# holds all of them: what is computed of them has too few bits left for the shape.
 _OFFSET_RATIO = 1000.0
+# Steps of coordinates are looked for in this many points, up to nine decimals.
+_STEP_POINTS, _MOST_DECIMALS = 4096, 9
+# LAS has 32 bits for a coordinate. Digits beyond are of a computation, not of a measurement.
+_FINEST_STEP = 2.0**-32
+# Of coordinates without a step: share of the extent, and distance, that a point may be moved by.
+_MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
 # What has a shape; the processor takes no fewer points.
 LEAST_POINTS = 3
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
@@ -39,17 +45,26 @@ class PointCloudData:
     """A point cloud, or a mesh when `faces` is given.
 
     Attributes:
-        points: (points, 3) float32, in the units of the file; the vertices of a mesh.
+        points: (points, 3) float32, in the units of the file; the vertices of a mesh. They are float64 if the extent
+            is so large that float32 would move points by more than half a step of the file, such as a millimeter in
+            100 kilometers.
         colors: (points, 3) float32 in [0, 1], or None.
         normals: (points, 3) float32, or None.
         labels: (points,) int64, one class per point, or None.
         faces: (faces, 3) int64 indices into `points`, or None.
         face_colors: (faces, 3) float32 in [0, 1], or None.
-        offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. Readers set it only
-            for clouds so far from the origin that float32 would distort their shape.
+        offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. It is split off where
+            float32 would move a point by more than half a step of the coordinates: the `step`, or the last of their
+            decimals. Without such a step, it is split off where float32 would move a point by more than half a
+            millionth of the extent or half a thousandth.
         up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor, or None.
+        meters_per_unit: Length of a unit of the coordinates in meters where the format of the file says it, else None.
+
+    Args:
+        step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
+            one for each axis. By default it follows from the decimals of coordinates in float64.
 
     Raises:
         PointCloudError: a wrong shape, no points, a NaN or infinite coordinate, a color outside [0, 1] or a face that
@@ -66,15 +81,17 @@ class PointCloudData:
     up_axis: str | None = None
     intensity: np.ndarray | None = None
     ring: np.ndarray | None = None
+    meters_per_unit: float | None = None
+    step: InitVar[ArrayLike | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, step: ArrayLike | None):
         if (left_out := _LEFT_OUT.get()) is not None:
             self._leave_out_invalid(left_out)
-        self.points, shift = _coordinates(self.points)
-        if shift is not None:
-            self.offset = shift if self.offset is None else np.asarray(self.offset, np.float64) + shift
         if self.offset is not None:
             self.offset = _rows("offset", np.reshape(self.offset, (1, -1)), 1, np.float64)[0]
+        self.points, shift = _coordinates(self.points, step, self.offset)
+        if shift is not None:
+            self.offset = shift if self.offset is None else self.offset + shift
         count = len(self.points)
         if self.colors is not None:
             self.colors = _unit_range("colors", _rows("colors", self.colors, count))
@@ -136,8 +153,8 @@ class PointCloudData:
         left_out.append((int((~valid).sum()), len(points)))
 
     def arrays(self) -> dict[str, np.ndarray | None]:
-        """Return its arrays by name, None for missing ones; `up_axis` is left out."""
-        return {name: value for name, value in vars(self).items() if name != "up_axis"}
+        """Return its arrays by name, None for missing ones; `up_axis` and `meters_per_unit` are left out."""
+        return {name: value for name, value in vars(self).items() if name not in ("up_axis", "meters_per_unit")}
 
     def sample_surface(self, n: int, generator: np.random.Generator | int = 0) -> "PointCloudData":
         """Draw points evenly from the surface of a mesh.
@@ -174,7 +191,9 @@ class PointCloudData:
             ring = self.ring[nearest]
         if self.intensity is not None:
             intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
-        whole = {"offset": self.offset, "up_axis": self.up_axis}
+        whole = {"offset": self.offset, "up_axis": self.up_axis, "meters_per_unit": self.meters_per_unit}
+        # In the precision of the vertices, as an offset was split off from these.
+        points = points.astype(self.points.dtype)
         return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)
 
 
@@ -205,22 +224,69 @@ def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float3
     return values
 
 
-def _coordinates(points: ArrayLike) -> tuple[np.ndarray, np.ndarray | None]:
+def _coordinates(
+    points: ArrayLike, step: ArrayLike | None, offset: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
     if points.ndim == 2 and not len(points):
         raise PointCloudError("there are no points; expected at least 1")
     if points.ndim != 2 or points.shape[1] != 3:
         raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
     # float32 and small integers have no digits to lose.
-    if points.dtype == np.float64 or points.dtype.kind in "iu" and points.dtype.itemsize > 2:
-        low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
-        if np.isfinite(low).all() and np.isfinite(high).all():
-            extent, largest = (high - low).max(), max(np.abs(low).max(), np.abs(high).max())
-            if 0 < extent * _OFFSET_RATIO < largest:
-                # A whole number is easy to pass on in other programs, and leaves all coordinates at least 0.
-                shift = np.floor(low)
-                return _rows("points", points - shift, len(points)), shift
-    return _rows("points", points, len(points)), None
+    if points.dtype != np.float64 and (points.dtype.kind not in "iu" or points.dtype.itemsize <= 2):
+        return _rows("points", points, len(points)), None
+    low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
+    extents, largest = high - low, np.maximum(np.abs(low), np.abs(high))  # (3,) each
+    if not (np.isfinite(extents).all() and largest.max() < np.finfo(np.float32).max and extents.any()):
+        return _rows("points", points, len(points)), None
+    some = points[:: max(1, len(points) // _STEP_POINTS)]
+    if step is None:
+        # Decimals are those of the file's coordinates, of which an offset may have been split off before.
+        step = [_decimal_step(column) for column in (some if offset is None else some + offset).T]
+    allowed = _allowed_moves(extents, np.broadcast_to(step, 3))
+    is_far = extents.max() * _OFFSET_RATIO < largest.max()
+    if not is_far and _is_held(points, allowed):
+        return _rows("points", points, len(points)), None
+    # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
+    # rows of datasets have them, and leave coordinates at least 0. An axis through the origin gains nothing.
+    for corner in (np.floor(low), low):
+        below = corner.astype(np.float32)
+        below = np.where(below > corner, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
+        shift = np.where((low > 0) | (high < 0) | is_far, below, 0)
+        if _is_held(points - shift, allowed):
+            return _rows("points", points - shift, len(points)), shift
+    return _rows("points", points - shift, len(points), np.float64), shift if shift.any() else None
+
+
+def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return how far a point may be moved along each axis (3,): half a step where there is one."""
+    # x and y of maps may be degrees, and z meters.
+    spans = np.array([extents[:2].max(), extents[:2].max(), extents.max()])
+    return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(_MOST_MOVED * spans, _FARTHEST_MOVED))
+
+
+def _decimal_step(values: np.ndarray) -> float:
+    """Return the power of ten that all values are multiples of, up to rounding of float64; NaN if there is none."""
+    if values.dtype.kind in "iu":
+        return 1.0
+    for decimals in range(_MOST_DECIMALS + 1):
+        scaled = values * 10.0**decimals
+        rounding = 4 * np.spacing(np.abs(scaled).max())
+        # Any number is close to one with so many decimals.
+        if rounding > 0.05:
+            break
+        if np.abs(scaled - np.rint(scaled)).max() <= rounding:
+            return 10.0**-decimals
+    return np.nan
+
+
+def _is_held(points: np.ndarray, allowed: np.ndarray) -> bool:
+    """Return whether float32 moves no point along any axis by more than is allowed."""
+    return all(
+        np.abs(column - column.astype(np.float32)).max() <= most
+        for column, most in zip(points.T, allowed, strict=True)
+    )
 
 
 def _unit_range(name: str, colors: np.ndarray) -> np.ndarray:

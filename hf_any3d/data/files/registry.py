@@ -4,6 +4,7 @@ A new format is a file in this package and a line of `hf_any3d.registry.FORMATS`
 """
 
 import os
+import re
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -26,18 +27,19 @@ from hf_any3d.registry import FORMATS
 
 ASSETS = Path(__file__).parents[2] / "assets"
 """Example files and embedded shapes, which come with the package; in a checkout a link to examples/data."""
-_STARTS = (
-    (b"ply\n", "ply"),
-    (b"ply\r", "ply"),
-    (b"\x93NUMPY", "npy"),
-    (b"PK\x03\x04", "npz"),
-    (b"glTF", "glb"),
-    (b"LASF", "las"),
-    (b"ASTM-E57", "e57"),
-    (b"# .PCD", "pcd"),
-    (b"VERSION", "pcd"),
-    (b"OFF", "off"),
-    (b"solid ", "stl"),
+_SIGNATURES = tuple(
+    (re.compile(start, re.IGNORECASE), file_type)
+    for start, file_type in (
+        (rb"ply[ \t]*[\r\n]", "ply"),
+        (rb"\x93NUMPY", "npy"),
+        (rb"PK\x03\x04", "npz"),
+        (rb"glTF", "glb"),
+        (rb"LASF", "las"),
+        (rb"ASTM-E57", "e57"),
+        (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
+        (rb"\s*C?N?OFF[\s\d]", "off"),
+        (rb"\s*solid\s", "stl"),
+    )
 )
 
 
@@ -52,8 +54,8 @@ def file_type_of(data: bytes) -> str | None:
     Returns:
         A `file_type` for `read_point_cloud`, or None.
     """
-    for start, file_type in _STARTS:
-        if data.startswith(start):
+    for signature, file_type in _SIGNATURES:
+        if signature.match(data):
             return file_type
     # Binary STL has an arbitrary header of 80 bytes, then the number of triangles of 50 bytes each.
     if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):

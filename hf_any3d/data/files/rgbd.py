@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,7 +20,7 @@ _IMAGES = ("png", "jpg", "jpeg")
 _DEPTH_MODES = ("I;16", "I;16L", "I;16B", "I")
 _FORMS = (
     "intrinsic_matrix with width and height (Open3D), K with w and h (Record3D), fx, fy, cx, cy with width and height "
-    "(Polycam), or intrinsics with nine numbers (ARKit)"
+    "(Polycam), intrinsics with nine numbers (ARKit), k or K (ROS), or fx, fy, ppx, ppy (RealSense)"
 )
 # Sizes of color and depth images of phones are rounded, so their shapes differ slightly.
 _SHAPE_TOLERANCE = 0.02
@@ -55,7 +56,9 @@ class Intrinsics:
 
     @classmethod
     def of(cls, content: Any) -> "Intrinsics":
-        """Read intrinsics in the forms of Open3D, Record3D, Polycam and ARKit.
+        """Read intrinsics in the forms of Open3D, Record3D, Polycam, ARKit, ROS (1 and 2) and RealSense.
+
+        A distortion is left out, with a warning.
 
         Args:
             content: what a JSON file holds.
@@ -65,15 +68,24 @@ class Intrinsics:
         """
         if not isinstance(content, Mapping):
             raise PointCloudError(f"a {type(content).__name__}; expected an object with {_FORMS}")
-        matrix = next((content[name] for name in ("intrinsic_matrix", "K", "intrinsics") if name in content), None)
+        names = ("intrinsic_matrix", "K", "k", "intrinsics", "camera_matrix")
+        matrix = next((content[name] for name in names if name in content), None)
+        if isinstance(matrix, Mapping) and "data" not in matrix:
+            content, matrix = matrix, None
+        centers = next((names for names in (("cx", "cy"), ("ppx", "ppy")) if names[0] in content), ("cx", "cy"))
         if matrix is not None:
-            fx, fy, cx, cy = _four_of_matrix(matrix)
-        elif all(name in content for name in ("fx", "fy", "cx", "cy")):
-            fx, fy, cx, cy = (_number(content[name], name) for name in ("fx", "fy", "cx", "cy"))
+            fx, fy, cx, cy = _four_of_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
+        elif all(name in content for name in ("fx", "fy", *centers)):
+            fx, fy, cx, cy = (_number(content[name], name) for name in ("fx", "fy", *centers))
         else:
             found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
             raise PointCloudError(f"no intrinsics; found {found[:200]}; expected {_FORMS}")
-        pairs = (("width", "height"), ("w", "h"))
+        for name in ("d", "D", "coeffs", "distortion_coefficients"):
+            values = content.get(name)
+            values = values.get("data") if isinstance(values, Mapping) else values
+            if isinstance(values, (list, tuple)) and any(value for value in values):
+                warnings.warn(f"the distortion {name} of the camera is left out", UserWarning, stacklevel=3)
+        pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
         names = next((names for names in pairs if all(name in content for name in names)), None)
         sizes = None if names is None else [_number(content[name], name) for name in names]
         if sizes is not None and not all(1 <= size < _LARGEST and size % 1 == 0 for size in sizes):
@@ -119,8 +131,8 @@ def read_rgbd(
         depth: PNG of 16 bits, or EXR with one channel, one that is called Z, depth or V, or several equal ones. Images
             of 8 bits are pictures of a depth, not measured ones.
         intrinsics: JSON as Open3D writes it (camera_intrinsic.json), Record3D (metadata.json), Polycam (a file of
-            cameras) or ARKit's recorders; or `Intrinsics`. Phones give those of the color image: they are scaled to
-            the depth image, if both have the same shape.
+            cameras), ARKit's recorders, ROS (a CameraInfo) or RealSense; or `Intrinsics`. Phones give those of the
+            color image: they are scaled to the depth image, if both have the same shape.
         color: PNG or JPEG of the same view, of any size.
         depth_scale: numbers of the depth image in a meter: 1000 for millimeters, 5000 in TUM's data; by default 1000
             for PNG and 1 for EXR.

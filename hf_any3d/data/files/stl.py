@@ -6,10 +6,12 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import numbers
+from hf_any3d.data.files.text_numbers import numbers, unix_lines, with_decimal_points
 
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84
+# The name of a solid, up to the end of its line or to its first facet, may have any words.
+_NAME = re.compile(rb"(?im)^[ \t]*(end)?solid\b((?!\bfacet\s+normal\b).)*")
 _VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 
 
@@ -23,7 +25,7 @@ def read(source: Source) -> PointCloudData:
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
     # Binary files may start with "solid" too; only the length is certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
-    if data[:512].lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
+    if unix_lines(data[:512]).lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
         corners = _ascii(source)
     else:
         source.check(points=3 * max(count, 0), faces=max(count, 0))
@@ -45,15 +47,21 @@ def _binary(data: bytes, count: int) -> np.ndarray:
 
 
 def _ascii(source: Source) -> np.ndarray:
-    data = source.data
+    data = unix_lines(source.data)
     if b"endsolid" not in data[-4096:].lower():
         raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
+    data = _NAME.sub(b"", data)
     words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
     source.check(points=words, faces=facets)
-    # A vertex may be spread over several lines.
-    rows = [b" ".join(found.split()) for found in _VERTEX.findall(data)]
+    rows, lines, start = [], [], 0
+    for found in _VERTEX.finditer(data):
+        rows.append(b" ".join(found.group(1).split()))  # a vertex may be spread over several lines
+        lines.append(data.count(b"\n", start, found.start()))  # since the vertex before it
+        start = found.start()
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 per facet, each with 3 numbers")
     if commented := next((row for row in rows if b"#" in row), None):  # would be read as the start of a comment
         raise PointCloudError(f"vertex {commented[:40]!r}; expected 3 numbers")
-    return numbers(b"\n".join(rows), columns=3)
+    # As many newlines as in the file, so that errors name its line.
+    text = b"".join(b"\n" * max(count, 1) + row for count, row in zip(lines, rows, strict=True))
+    return numbers(with_decimal_points(text) if b"," in text else text, columns=3)

@@ -1,24 +1,49 @@
 """Rows of numbers as text: .xyz, .txt, .pts, .csv."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, by_number
+from hf_any3d.data.files.attributes import by_name, by_number, fields_of, plain_name
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
-    first_data_line,
+    listed,
     normalized_lines,
     numbers,
     reject_binary,
+    shorten,
+    unix_lines,
     with_decimal_points,
 )
 from hf_any3d.registry import FORMATS
 
-_NUMBER = re.compile(rb"[-+]?(\d|\.\d|nan|inf)", re.IGNORECASE)
-_WHOLE_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
+_COUNT = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
+_COMMENT = ("#", "//")
+# Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
+_MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
+# Columns that are no loss: the index that pandas writes without a name, and opacities.
+_NO_LOSS = ("", "unnamed_0", "a", "alpha")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The lines before the first row of numbers.
+
+    Attributes:
+        titles: comments and other lines of words, each with its number within the file and whether it is a comment.
+        declared: the number of points, or None.
+        size: bytes of these lines.
+        lines: their number.
+    """
+
+    titles: list[tuple[int, str, bool]]
+    declared: int | None
+    size: int
+    lines: int
 
 
 def is_prose(path: Path) -> bool:
@@ -32,14 +57,13 @@ def is_prose(path: Path) -> bool:
         return False
     if b"\0" in start:
         return False
-    lines = [re.split(r"[\s,;]+", line.strip()) for line in start.decode("latin1").splitlines() if line.strip()]
+    lines = [line.strip() for line in start.decode("latin1").splitlines() if line.strip()]
     if len(start) == 8192 and len(lines) > 1:
         lines.pop()  # cut off
-    head = {word.lower().lstrip("/#") for word in lines[0]} if lines else set()
-    rows = [words for words in lines if not words[0].startswith(("#", "//"))][:50]
-    if not rows or {"x", "y", "z"} <= head:
+    rows = [_words(line) for line in lines if not line.startswith(_COMMENT)][:50]
+    if not rows or "points" in fields_of(_words(lines[0].lstrip("/#"))):
         return bool(lines) and not rows  # comments alone
-    numeric = sum(all(_WHOLE_NUMBER.fullmatch(word) for word in words if word) for words in rows)
+    numeric = sum(all(map(_NUMBER.fullmatch, words)) for words in rows)
     return 2 * numeric < len(rows)
 
 
@@ -48,42 +72,102 @@ def read(source: Source) -> PointCloudData:
 
     Where semicolons, tabs or spaces separate them, numbers may have decimal commas instead of points.
 
-    Comments start with # or //. A first line with x, y and z (also after # or //) names the columns, such as
-    `x y z red green blue nx ny nz label`; without it, see `attributes.by_number`. A first line with a single whole
-    number is the number of points.
+    Comments start with # or //. A line of names before the first row, also in a comment, names the columns, such as
+    `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. A line
+    with a single whole number before the first row is the number of points; further ones begin further blocks.
 
     Raises:
         PointCloudError: rows with different numbers of columns, something that is not a number, or fewer rows than
             the first line declares.
     """
     reject_binary(source.data)
-    text = normalized_lines(with_decimal_points(source.data) if b"," in source.data else source.data)
-    line = 1
-    head, _, rest = text.partition(b"\n")
-    names = [name.decode("latin1").lower() for name in head.replace(b"//", b" ").replace(b"#", b" ").split()]
-    if {"x", "y", "z"} <= set(names):
-        text, line = rest, 2
-    else:
-        names = []
+    text = unix_lines(source.data)
+    header = _header(text)
+    text = text[header.size :]
+    if b"," in text:
+        text = with_decimal_points(text)
+    text = normalized_lines(text.replace(b'"', b"") if b'"' in text else text)
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
-    declared = None
-    # PTS files start with the number of points.
-    if re.fullmatch(rb"\s*\d{1,18}\s*", head):
-        declared, text, line = int(head), rest, 2
-    first = first_data_line(text)
-    if not first:
-        raise PointCloudError("there are no points; expected lines of at least 3 numbers")
-    if not _NUMBER.match(first.split()[0]):
-        raise PointCloudError(f"starts with {first[:40]!r}; expected numbers, or a line with the names x, y and z")
+    declared = header.declared
+    if declared is not None and text.count(b"\n") > declared:
+        # Scans of several stations: blocks that all start with their number of points.
+        declared += sum(map(int, _COUNT.findall(text)))
+        text = _COUNT.sub(b"", text)
     source.check(points=max(declared or 0, text.count(b"\n")))
-    table = numbers(text, first_line=line)  # (points, columns)
+    table = numbers(text, first_line=header.lines + 1)  # (points, columns)
+    if not len(table):
+        raise PointCloudError("there are no points; expected lines of at least 3 numbers")
     if declared is not None and declared != len(table):
-        raise PointCloudError(f"{len(table)} points where the first line declares {declared}; it may be cut off")
-    if names:
-        if len(names) != table.shape[1]:
-            raise PointCloudError(f"{table.shape[1]} columns, but line 1 names {len(names)}")
-        return PointCloudData(**by_name({name: table[:, i] for i, name in enumerate(names)}, source))
+        cut = "; the file may be cut off" if len(table) < declared else ""
+        raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
+    if names := _names(header, table):
+        columns = {name: table[:, i] for i, name in enumerate(names)}
+        used = sum(fields_of(columns).values(), [])
+        if unused := [name for name in columns if name not in used and plain_name(name) not in _NO_LOSS]:
+            source.warn(f"columns that are not used: {listed(unused)}")
+        return PointCloudData(**by_name(columns, source))
     if table.shape[1] < 3:
         raise PointCloudError(f"{table.shape[1]} columns; expected at least x, y and z")
     return PointCloudData(**by_number(np.ascontiguousarray(table), source))
+
+
+def _header(text: bytes) -> _Header:
+    titles, declared, at, number = [], None, 0, 0
+    while at < len(text):
+        end = text.find(b"\n", at) + 1 or len(text)
+        # Not the tab before the names that follow an index without a name.
+        line = text[at:end].decode("utf-8", "replace").strip(" \n")
+        is_comment = line.startswith(_COMMENT)
+        if declared is None and _COUNT.fullmatch(text[at:end].rstrip(b"\n")):
+            declared = int(line)
+        elif line.strip() and not is_comment and _NUMBER.fullmatch(_words(line)[0]):
+            break
+        elif line.strip():
+            if not is_comment and not _readings(line):
+                raise PointCloudError(
+                    f"starts with {shorten(line)}; expected numbers, or a line with the names x, y and z"
+                )
+            titles.append((number + 1, line, is_comment))
+        at, number = end, number + 1
+    return _Header(titles, declared, at, number)
+
+
+def _words(line: str) -> list[str]:
+    return [word for word in re.split(r"[\s,;\"]+", line) if word] or [""]
+
+
+def _readings(line: str) -> list[list[str]]:
+    """Return the names in a line, for each way to separate them that gives x, y and z."""
+    line = _MARK.sub("", line) if line.startswith(_COMMENT) else line
+    split = [line.replace('"', "").split(separator) for separator in ",;\t" if separator in line]
+    split.append([word.strip('"') for word in re.findall(r'"[^"]*"|[^\s"]+', _UNIT.sub("", line))])
+    return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
+
+
+def _names(header: _Header, table: np.ndarray) -> list[str] | None:
+    """Return the names of the columns from the last line that has as many, or None if there is no such line.
+
+    Raises:
+        PointCloudError: a line of names with another number, or with one name twice.
+    """
+    width, other = table.shape[1], None
+    for number, line, is_comment in reversed(header.titles):
+        for names in _readings(line):
+            while len(names) > width and not names[-1]:
+                names.pop()
+            # R writes the numbers of rows in a column without a name.
+            if len(names) == width - 1 and (table[:, 0] == np.arange(1, len(table) + 1)).all():
+                names.insert(0, "")
+            if len(names) == width:
+                plain = [plain_name(name) for name in names]
+                for name in map(plain_name, sum(fields_of(names).values(), [])):
+                    if plain.count(name) > 1:
+                        raise PointCloudError(f"line {number} names {shorten(name)} twice; expected each name once")
+                return names
+            # Words of a comment, such as "x y z in meters", matter only if there are columns to name.
+            if not is_comment or width > 3 and "points" in fields_of(names[:3]):
+                other = other or f"{width} columns, but line {number} names {len(names)}"
+    if other:
+        raise PointCloudError(other)
+    return None

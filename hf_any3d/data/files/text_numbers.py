@@ -14,12 +14,16 @@ _LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
 _FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
 
 
-def normalized_lines(text: bytes) -> bytes:
-    """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
+def unix_lines(text: bytes) -> bytes:
+    """Convert line endings to newlines, and remove the byte order mark with which some programs begin a text."""
     if b"\r" in text:
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    # Some programs begin a text with a byte order mark.
-    return text.removeprefix(b"\xef\xbb\xbf").translate(_DELIMITERS)
+    return text.removeprefix(b"\xef\xbb\xbf")
+
+
+def normalized_lines(text: bytes) -> bytes:
+    """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
+    return unix_lines(text).translate(_DELIMITERS)
 
 
 def with_decimal_points(text: bytes) -> bytes:

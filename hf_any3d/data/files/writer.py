@@ -54,15 +54,17 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
     arrays: dict[str, Any] = {name: value for name, value in data.arrays().items() if value is not None}
+    if data.offset is not None and data.points.dtype == np.float64:
+        # With all their decimals, by which a reader tells that float32 would not hold them.
+        arrays["points"] = data.points + arrays.pop("offset")
     np.savez_compressed(file, **arrays)
 
 
 def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
-    vertices = [(axis, "float", data.points[:, i]) for i, axis in enumerate("xyz")]
-    if data.offset is not None:
-        # Large coordinates need double precision; the offset was split off because float32 would round them.
-        exact = data.points + data.offset
-        vertices = [(axis, "double", exact[:, i]) for i, axis in enumerate("xyz")]
+    # Large coordinates need double precision; the offset was split off because float32 would round them.
+    exact = data.points if data.offset is None else data.points + data.offset
+    kind = "float" if exact.dtype == np.float32 else "double"
+    vertices = [(axis, kind, exact[:, i]) for i, axis in enumerate("xyz")]
     if data.normals is not None:
         vertices += [(f"n{axis}", "float", data.normals[:, i]) for i, axis in enumerate("xyz")]
     if data.colors is not None:
@@ -106,7 +108,7 @@ def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
     exact = data.points if data.offset is None else data.points + data.offset
     vertices = exact if data.colors is None else np.concatenate([exact, data.colors], axis=1)
     # Enough digits to restore every coordinate exactly.
-    digits = 9 if data.offset is None else 17
+    digits = 9 if exact.dtype == np.float32 else 17
     _write_rows(file, "v" + f" %.{digits}g" * 3 + " %.6g" * (vertices.shape[1] - 3), vertices)
     if data.normals is not None:
         _write_rows(file, "vn" + " %.9g" * 3, data.normals)

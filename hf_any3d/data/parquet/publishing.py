@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Mesh
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
@@ -192,7 +192,7 @@ def _type(feature: object) -> str:
         return f"Array2D ({feature.shape[0] or 'points'}, {feature.shape[1]}) {feature.dtype}"
     if isinstance(feature, ClassLabel):
         return f"ClassLabel, {len(feature.names)} classes"
-    if isinstance(feature, Mesh):
+    if type(feature).__name__ == "Mesh":  # which datasets has from 5.0 on
         return "Mesh, a .ply file for viewers"
     if isinstance(feature, List):
         return f"list of {_type(feature.feature)}"

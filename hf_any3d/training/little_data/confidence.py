@@ -15,6 +15,7 @@ from hf_any3d.evaluation.classification import (
     wilson_interval,
 )
 from hf_any3d.markdown import inline
+from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
 
 _MOST_PAIRS = 3
 
@@ -25,7 +26,7 @@ class Estimate:
 
     Attributes:
         matrix: (classes, classes) counts; row = true class, column = predicted class.
-        classes: Names of the classes.
+        classes: Names of the classes, and of none of them if that is an answer.
         loss: Mean cross-entropy.
         how: Where the predictions come from, such as "cross-validation in 5 folds".
     """
@@ -36,15 +37,26 @@ class Estimate:
     how: str
 
     @classmethod
-    def from_logits(cls, logits: np.ndarray, labels: np.ndarray, classes: list[str], how: str) -> Estimate:
+    def from_logits(
+        cls, logits: np.ndarray, labels: np.ndarray, classes: list[str], how: str, refused: np.ndarray | None = None
+    ) -> Estimate:
         """Judge logits (rows, classes); rows of NaN do not count.
+
+        Args:
+            logits: (rows, classes).
+            labels: (rows,) true classes.
+            classes: Names of the classes.
+            how: Where the predictions come from.
+            refused: (rows,) bool, which rows the model calls none of its classes; None for none.
 
         Raises:
             ValueError: No row counts.
         """
         counted = ~np.isnan(logits).any(axis=1)
-        logits, labels = logits[counted], labels[counted]
-        matrix = confusion_matrix(logits.argmax(axis=1), labels, len(classes))
+        logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
+        if refused is not None and refused[counted].any():
+            answers, classes = np.where(refused[counted], len(classes), answers), [*classes, NONE_OF_THESE]
+        matrix = confusion_matrix(answers, labels, len(classes))
         # The loss stays the same, and exponentials of large logits do not overflow.
         shifted = logits - logits.max(axis=1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]

@@ -66,7 +66,9 @@ def compute_features(
     model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor
 ) -> np.ndarray:
     """Return the features of rows as they are computed, (rows, width)."""
-    computed = frozen_features(model, rows, processor).with_format("numpy")
+    # The bar moves with each batch, and a vision model takes a second for a cloud.
+    batch_size = 4 if "views" in model.config.features else 32
+    computed = frozen_features(model, rows, processor, batch_size).with_format("numpy")
     return np.stack(computed["features"][:]).astype(np.float32)
 
 

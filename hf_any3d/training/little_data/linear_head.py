@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,8 +150,15 @@ def held_out_logits(
 ) -> np.ndarray:
     """Return logits (rows, classes) of each row by a head that was fitted to the other folds; NaN for fold -1."""
     logits = np.full((len(labels), num_classes), np.nan)
-    for fold in sorted(set(folds.tolist()) - {-1}):
-        held = folds == fold
-        head = fit_head(features[~held], labels[~held], num_classes, strength)
+    for held, head in heads_of_folds(features, labels, folds, num_classes, strength):
         logits[held] = head.logits(features[held])
     return logits
+
+
+def heads_of_folds(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float
+) -> Iterator[tuple[np.ndarray, LinearHead]]:
+    """Yield which rows a fold holds out, (rows,) bool, and the head of the others; none for fold -1."""
+    for fold in sorted(set(folds.tolist()) - {-1}):
+        held = folds == fold
+        yield held, fit_head(features[~held], labels[~held], num_classes, strength)

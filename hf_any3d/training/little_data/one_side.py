@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
-from hf_any3d.modeling.layers.unknown_score import KNOWN_SHARE
+from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE
 from hf_any3d.training.little_data.linear_head import fit_head, held_out_logits
 
 # Distance of the eye in radii of the cloud, and the size of the sphere at which points are mirrored, in its distance:
@@ -50,7 +50,7 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
 
 
 def fit_side(
-    features: np.ndarray, views: np.ndarray, folds: np.ndarray, share: float = KNOWN_SHARE
+    features: np.ndarray, views: np.ndarray, folds: np.ndarray, share: float = 1 - REFUSED_SHARE
 ) -> tuple[np.ndarray, float]:
     """Fit a head that distinguishes partial views from whole scans.
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.atomic_files import atomic_write
+from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.processing import PointCloudProcessor
 
@@ -26,8 +27,8 @@ from hf_any3d.processing import PointCloudProcessor
 # classes, and 1.15 finds 272, ten of two classes: a pair too many makes an estimate cautious, one too few flatters it.
 _HALF = 256
 _FARTHER = 1.1
-# Scans above which only equal ones are found: every pair would be looked at.
-_MOST_COMPARED = 3000
+MOST_COMPARED = 3000
+"""Scans above which only equal ones are found: every pair would be looked at."""
 # Radii and extents of clouds in the unit sphere that differ by more are not compared point by point.
 _UNLIKE = 0.12
 # Not pushed to the hub, as all files that start with an underscore.
@@ -136,7 +137,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
         digests.append(digest_of(to_cloud(row, ("xyz",)).points))
-        if len(rows) <= _MOST_COMPARED:
+        if len(rows) <= MOST_COMPARED:
             # Repeated points of a smaller cloud make it unlike all but equal ones.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
@@ -211,6 +212,22 @@ def file_names(rows: Dataset) -> list[str]:
 def digest_of(points: np.ndarray) -> str:
     """Return a checksum of a cloud's points."""
     return hashlib.sha256(np.ascontiguousarray(points, dtype=np.float32).tobytes()).hexdigest()[:32]
+
+
+def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
+    """Return a cloud for `near_duplicates`, (512, 3) in the unit sphere; None if it has fewer points or no area."""
+    generator, count = np.random.default_rng(0), 2 * _HALF
+    try:
+        points = cloud.sample_surface(4 * count, generator).points if cloud.is_mesh else cloud.points
+    except PointCloudError:
+        return None
+    if len(points) < count:
+        return None
+    # Center and radius of all points: those of a sample would differ between two samples of one cloud.
+    center = points.mean(axis=0, dtype=np.float64)
+    radius = max(np.linalg.norm(points - center, axis=1).max(), 1e-30)
+    points = points[generator.choice(len(points), count, replace=False)]
+    return torch.from_numpy((points - center) / radius).float()
 
 
 def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, is_none_of_these, score_of_signs, surprise
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
 from hf_any3d.processing import PointCloudProcessor
@@ -30,7 +31,7 @@ from hf_any3d.training.little_data.linear_head import (
     draw_folds,
     fit_head,
     fit_temperature,
-    held_out_logits,
+    heads_of_folds,
     joined_with_scores,
 )
 from hf_any3d.training.little_data.no_class import NUM_THINGS
@@ -48,8 +49,8 @@ _DATA = {
 # Of these the earlier model of `--from_model` decides.
 _OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", "heading", "encoder", "vision", "wrap")
 CROSS_VALIDATION = "cross-validation"
-UNKNOWN_FAR = 0.99
-"""Unknown score above which a pipeline gives no label: some four deviations beyond all that the training has seen."""
+STATED_FROM = 5
+"""Different scans of each class from which on a level of "none of these" is stated: with fewer it does not hold."""
 CALIBRATED_FROM = 75
 """Judged scans from which on a temperature is fitted to them: scores got worse with 50, and better with 100."""
 # Usual scans of a class below which an estimate is too low: by 6 points at two a class, by 2 at five.
@@ -97,10 +98,10 @@ class FewScansArguments:
     from_model: str | None = argument(
         None, help="Directory of a model of this kind to add scans to; the features of its scans are reused."
     )
-    unlike: int = argument(
-        NUM_THINGS,
-        help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; 0 for "
-        "none.",
+    unlike: int | None = argument(
+        None,
+        help="Drawn things of no class (noise, floors, bars, rooms) from which the unknown score tells scans; by "
+        f"default {NUM_THINGS}, and none beside a vision model, which would take minutes for them.",
     )
     one_sided: bool = argument(
         True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
@@ -113,7 +114,7 @@ class FewScansArguments:
             raise ValueError(f"--heading {self.heading!r}; expected known or unknown")
         if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
             raise ValueError(f"--wrap_weight {self.wrap_weight} with --wrap {self.wrap}; expected 0 to 1, and a wrap")
-        if self.unlike < 0:
+        if self.unlike is not None and self.unlike < 0:
             raise ValueError(f"--unlike {self.unlike}; expected 0 or more")
         if self.folds < 2:
             raise ValueError(f"--folds {self.folds}; expected at least 2")
@@ -222,6 +223,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     plan = _plan(scans.counts, arguments, FEATURES)
     folder = Path(arguments.from_model or "")
     model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(folder, known_up)
+    _refuse_unread(model, data.features)
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -234,17 +236,36 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
     check(scans, origin, arguments.allow_doubts)
     plan = _plan(scans.counts, arguments, FEATURES)
     with stopwatch.part("things of no class"):
-        bank = compute_bank(model, processor, arguments.unlike)
+        usual = 0 if "views" in model.config.features else NUM_THINGS
+        unlike = usual if arguments.unlike is None else arguments.unlike
+        bank = compute_bank(model, processor, unlike)
     with stopwatch.part("head"):
         _set_labels(model, scans.classes)
-        head, estimate = _fit(model, examples, bank, plan, arguments)
+        head, estimate = fit_few_scans(model, examples, bank, plan, arguments)
         judged = {} if estimate is None else {CROSS_VALIDATION: estimate}
-        judged |= {split: _evaluate(head, rows, features, scans.classes) for split, (rows, features) in others.items()}
+        judged |= {split: _evaluate(model, head, rows, features) for split, (rows, features) in others.items()}
     report = _report(model, data, splits, plan, examples, judged, stopwatch)
     _save(model, processor, examples, report, judged, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, arguments.unlike))
+    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, unlike))
+
+
+def _refuse_unread(model: PointFeaturesForPointCloudClassification, features: Sequence[str]) -> None:
+    """Refuse channels of points that no set of features reads, and that would change nothing.
+
+    Raises:
+        ValueError: There are some.
+    """
+    config = model.config
+    read = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
+    read += [6] if config.normals and "descriptors" in config.features else [3]
+    ends = np.cumsum([count_channels([name]) for name in features])
+    if unread := [name for name, end in zip(features, ends, strict=True) if end > max(read)]:
+        raise ValueError(
+            f"--features {' '.join(features)}: {' and '.join(config.features)} do not read {unread[0]}, which would "
+            f"have no effect; expected none, or --way trained, which learns from {unread[0]}"
+        )
 
 
 def _known_up_axis(data: DataArguments, rows: Dataset) -> str | None:
@@ -298,7 +319,7 @@ def _earlier_model(folder: Path, known_up: str | None) -> PointFeaturesForPointC
 
 
 def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
-    """Give a model a head for these classes; its weights are set by `_fit`."""
+    """Give a model a head for these classes; its weights are set by `fit_few_scans`."""
     model.config.id2label = dict(enumerate(classes))
     model.config.label2id = {name: number for number, name in enumerate(classes)}
     model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
@@ -330,7 +351,7 @@ def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: l
     return start + np.array([learned.index(name) for name in classes])
 
 
-def _fit(
+def fit_few_scans(
     model: PointFeaturesForPointCloudClassification,
     examples: Examples,
     bank: np.ndarray,
@@ -350,7 +371,7 @@ def _fit(
     head = fit_head(features, scans.labels, count, plan.strength)
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
     held = folds >= 0
-    logits = held_out_logits(features, scans.labels, folds, count, plan.strength)
+    logits, signs = _held_out(features, scans.labels, folds, count, plan.strength, bank)
     if held.sum() >= CALIBRATED_FROM:
         temperature = fit_temperature(logits[held], scans.labels[held])
         head, logits = head.cooled(temperature), logits / temperature
@@ -361,16 +382,22 @@ def _fit(
     if not held.any():
         return head, None
     standard, judged = torch.from_numpy(head.standardize(features)).float(), torch.from_numpy(held)
+    judged_logits = torch.from_numpy(logits[held]).float()
+    different = [len(np.unique(scans.groups[scans.labels == label])) for label in range(count)]
+    # A wrap has usually seen the scans that the folds hold out.
+    is_stated = min(different) >= STATED_FROM and "wrap" not in model.config.features
+    signs = {name: values[judged] for name, values in signs.items()} | {"unknown_surprise": surprise(judged_logits)}
     model.fit_unknown_score(
         standard[judged],
-        torch.from_numpy(logits[held]).float(),
+        judged_logits,
         torch.from_numpy(scans.groups[held]),
         torch.from_numpy(head.standardize(bank)).float() if len(bank) else None,
+        signs if is_stated else None,
     )
     assert model.unknown_score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
     model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~judged]])
-    model.config.unknown_rows, model.config.unknown_far = len(standard), UNKNOWN_FAR
+    model.config.unknown_rows = len(standard)
     if views is not None:
         weight, bias = fit_side(head.standardize(features), head.standardize(views), folds)
         model.set_side_head(torch.from_numpy(weight).float(), bias)
@@ -386,19 +413,49 @@ def _fit(
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
     how += ", which also calibrates the scores" if held.sum() >= CALIBRATED_FROM else ""
-    return head, Estimate.from_logits(logits, scans.labels, scans.classes, how)
+    refused = np.zeros(len(held), bool)
+    if is_stated:
+        refused[held] = is_none_of_these(score_of_signs(signs, model.config), model.config).numpy()
+    return head, Estimate.from_logits(logits, scans.labels, scans.classes, how, refused)
 
 
-def _evaluate(head: LinearHead, rows: Dataset, features: np.ndarray, classes: list[str]) -> Estimate:
-    """Judge the head on a split that it has not learned from; what is of no learned class counts as wrong."""
-    names = class_names(rows)
+def _held_out(
+    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float, bank: np.ndarray
+) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+    """Return what models of the other folds say of each row: logits (rows, classes), and signs of the unknown score.
+
+    Features are standardized without the rows that are held out, too: what is far from all scans in one feature alone
+    would else be as near as the others, since it widens that feature's deviation itself.
+    """
+    logits, signs = np.full((len(labels), num_classes), np.nan), {}
+    for held, head in heads_of_folds(features, labels, folds, num_classes, strength):
+        logits[held] = head.logits(features[held])
+        score = UnknownScore(int((~held).sum()), features.shape[1], len(bank))
+        score.features = torch.from_numpy(head.standardize(features[~held])).float()
+        if len(bank):
+            score.bank = torch.from_numpy(head.standardize(bank)).float()
+        found = score.signs(torch.from_numpy(head.standardize(features[held])).float(), torch.zeros(int(held.sum())))
+        for name, values in found.items():
+            signs.setdefault(name, torch.full((len(labels),), torch.nan))[torch.from_numpy(held)] = values
+    return logits, signs
+
+
+def _evaluate(
+    model: PointFeaturesForPointCloudClassification, head: LinearHead, rows: Dataset, features: np.ndarray
+) -> Estimate:
+    """Judge a model on a split that it has not learned from; what is of no learned class counts as wrong."""
+    names, classes = class_names(rows), list(model.config.id2label.values())
     labels = np.array([names[label] for label in rows.with_format(None)["label"][:]])
     known = np.isin(labels, classes)
     every = classes + sorted({*labels[~known]})
     # Not -inf, so that the loss of a class that was not learned stays finite.
     logits = np.full((len(rows), len(every)), -1e3)
-    logits[:, : len(classes)] = head.logits(features)
-    return Estimate.from_logits(logits, np.array([every.index(label) for label in labels]), every, "its own split")
+    logits[:, : len(classes)] = own = head.logits(features)
+    standard = torch.from_numpy(head.standardize(features)).float()
+    unknown = model.score_unknown(standard, torch.from_numpy(own).float())
+    refused = None if unknown is None else is_none_of_these(unknown.numpy(), model.config)
+    numbers = np.array([every.index(label) for label in labels])
+    return Estimate.from_logits(logits, numbers, every, "its own split", refused)
 
 
 def _report(
@@ -486,14 +543,21 @@ def _lines(
     estimate = judged.get(CROSS_VALIDATION)
     if estimate is None:
         sure = "accuracy: unknown, as no class has two different scans; with a second one of each it is estimated"
-        confused, unknown = "confused: unknown, for the same reason", "unknown score: none, for the same reason"
+        confused, unknown = "confused: unknown, for the same reason", "none of these: never said, for the same reason"
     else:
         sure = f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {count}"
         confused = f"confused: {estimate.confusion_text()}"
-        unknown = (
-            "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above "
-        )
-        unknown += f"{config.unknown_far:g}"
+        if config.unknown_share is not None:
+            unknown = (
+                f"none of these: said of at most {100 * config.unknown_share:.0f} % of further scans like these, "
+            )
+            unknown += "by those that were held out, and of part of what is unlike them"
+        elif "wrap" in config.features:
+            unknown = (
+                "none of these: never said, as the wrap may have seen the scans by which its level would be found"
+            )
+        else:
+            unknown = f"none of these: never said, as its level takes {STATED_FROM} different scans of each class"
         if not config.unknown_bank_rows and unlike and len(channels) > 1:
             unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     splits = [f"{split}: {found.text()}" for split, found in judged.items() if split != CROSS_VALIDATION]

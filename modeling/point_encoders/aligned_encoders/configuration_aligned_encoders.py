@@ -64,6 +64,9 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
         segmentation_head_dropout: Dropout after each hidden layer.
     """
 
+    # What has no row for each cloud, which Trainer would gather as predictions.
+    keys_to_ignore_at_inference = ["logits_per_text", "text_embeds", "patch_accuracy", "center_distance"]
+
     initializer_range: float = 0.02
 
     aligned_with: str | None = None
@@ -82,17 +85,16 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
-    def check(self, ranges: Ranges, others: dict[str, Any]) -> None:
+    def check(self, ranges: Ranges) -> None:
         """Check the fields; called in `__post_init__`.
 
         Args:
             ranges: Allowed values of the numbers that only this encoder has.
-            others: Further keyword arguments, such as settings of transformers.
 
         Raises:
             ValueError: Names the field, its value and what is allowed.
         """
-        check_numbers(self, {**_RANGES, **ranges}, others)
+        check_numbers(self, {**_RANGES, **ranges})
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"

@@ -131,8 +131,21 @@ def test_an_unreadable_file_is_named_or_left_out_with_a_warning(scans, cache_dir
 def test_a_folder_without_readable_files_is_an_error(tmp_path, cache_dir):
     (tmp_path / "scans" / "mug").mkdir(parents=True)
     (tmp_path / "scans" / "mug" / "broken.ply").write_text("this is no ply")
-    with pytest.raises(ValueError, match="none of the 1 files of a split could be read, the first is .*broken.ply"):
+    with pytest.raises(ValueError, match="none of the 1 files of a split can be used; the first: .*broken.ply: "):
         load(tmp_path / "scans", cache_dir, on_error="skip")
+
+
+def test_a_column_that_no_file_has_is_the_reason_why_none_can_be_used(scans, cache_dir):
+    with pytest.raises(ValueError, match="none of the . files of a split can be used; .* has no intensity"):
+        load(scans, cache_dir, columns=["intensity"], on_error="skip")
+
+
+def test_compressed_files_are_named(scans, cache_dir, caplog):
+    (scans / "mug" / "more.ply.gz").write_bytes(b"\x1f\x8b")
+    (scans / "mug" / "others.ZIP").write_bytes(b"PK")
+    with caplog.at_level(logging.WARNING, logger="hf_any3d"):
+        load(scans, cache_dir)
+    assert "left out mug/more.ply.gz, mug/others.ZIP: compressed, unpack it first" in caplog.text
 
 
 def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
@@ -151,7 +164,7 @@ def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
         ({"num_points": 2.5}, "num_points is 2.5; expected a whole number, at least 1"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
         ({"columns": "normals"}, "columns has 'normals'; expected .* as a list"),
-        ({"columns": ["color"]}, "columns has 'color'; expected 'normals', 'colors', 'intensity', 'ring' or 'labels'"),
+        ({"columns": ["color"]}, "columns has 'color'; expected 'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset'"),
         ({"data_dir": None}, "data_dir is None"),
     ],
 )

@@ -95,6 +95,18 @@ def e57(fields: list[tuple[str, int, int, np.ndarray]] | None = None, *, is_page
     return paged(logical) if is_paged else logical
 
 
+def e57_of_doubles(columns: dict[str, np.ndarray]) -> bytes:
+    """A file of one scan of doubles, by the names of its fields."""
+    least, most = -(2**63), 2**63 - 1
+    # `e57` counts integers from the least one on, so that the stored ones are the bits of doubles.
+    bits = {name: np.asarray(values, np.float64).view(np.uint64).tolist() for name, values in columns.items()}
+    logical = e57([(name, least, most, [n + least for n in own]) for name, own in bits.items()], is_paged=False)
+    old, new = f'type="Integer" minimum="{least}" maximum="{most}"'.encode(), b'type="Float"'
+    size = struct.unpack_from("<Q", logical, 32)[0] - (len(old) - len(new)) * len(columns)
+    logical = logical.replace(old, new)
+    return paged(logical[:32] + struct.pack("<Q", size) + logical[40:])
+
+
 def splats(**terms: float | list[float]) -> bytes:
     """Four Gaussian splats, as programs for them write them."""
     names = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "f_rest_0", "opacity"]

@@ -6,10 +6,8 @@ A seed is a file with the files that it refers to: name -> bytes, the file itsel
 import base64
 import io
 import json
-import pickle
 from collections.abc import Callable
 
-import h5py
 import numpy as np
 
 from .builders import (
@@ -204,25 +202,6 @@ def _gltf_with_buffers() -> list[Seed]:
     return seeds
 
 
-def _hdf5(**options: object) -> bytes:
-    """A file as ModelNet40 and ScanObjectNN are published in."""
-    file = io.BytesIO()
-    with h5py.File(file, "w") as arrays:
-        arrays.create_dataset("data", data=np.stack([_npy_part("chair.npy")] * 2), **options)
-        arrays.create_dataset("label", data=np.uint8([[3], [5]]))
-    return file.getvalue()
-
-
-def _pickles() -> list[bytes]:
-    cloud = _npy_part("chair.npy")
-    values = [
-        [[cloud, cloud[::2]], [np.int64(3), np.array([5])]],
-        {"train": [(cloud[:9], 0, 13)], "test": [(cloud[9:], np.float32(1), True)]},
-        [cloud.astype(kind) for kind in ("f8", ">f4", "u1")] + [None, -5, 2**40, 2.5, "text", (), {}],
-    ]
-    return [pickle.dumps(value, protocol) for value in values for protocol in (2, 4, 5)]
-
-
 SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "ply ascii": lambda: _alone("ply", _ply_points("ascii"), ply_square("ascii"), _ply_mesh("ascii")),
     "ply little endian": lambda: _alone(
@@ -251,9 +230,5 @@ SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "bin": lambda: _alone("bin", sweep(4, 41), sweep(5, 41), sweep(4, POINTS)),
     "kitti": lambda: _alone("kitti", sweep(4, POINTS)),
     "nuscenes": lambda: _alone("nuscenes", sweep(5, POINTS)),
-    "hdf5": lambda: _alone(
-        "h5", _hdf5(), _hdf5(compression="gzip", shuffle=True), _hdf5(chunks=(1, 8, 3), fletcher32=True)
-    ),
-    "pickle": lambda: _alone("pkl", *_pickles()),
 }
 """Reader and variant -> whole files of it."""

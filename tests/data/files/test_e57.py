@@ -171,3 +171,48 @@ def test_a_scan_of_integers_is_read_whole():
 
 
 SCALED = 'type="ScaledInteger" scale="0.25" offset="3" minimum="-50"'
+
+
+_COLORS = ("Red", "Green", "Blue")
+_LIMITS = "".join(
+    f'<color{name}Minimum type="Float"/><color{name}Maximum type="Float">TOP</color{name}Maximum>' for name in _COLORS
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "top", "ends", "limits"),
+    [
+        ("Float", 1, None, None),
+        ("Float", 1, (0, 1), 1),
+        ("Float", 255, None, None),
+        ("Float", 255, (0, 255), None),
+        ("Float", 255, None, 1),  # limits that are wrong
+        ("Float", 4095, None, 4095),
+        ("Integer", 255, None, None),
+        ("Integer", 255, (0, 255), 1),
+        ("Integer", 255, (0, 65535), 255),
+        ("Integer", 4095, (0, 65535), 4095),
+        ("Integer", 65535, (0, 65535), None),
+        ("Integer", 65535, None, None),
+    ],
+)
+def test_colors_range_within_the_limits_of_their_scan_or_field_or_by_their_values(kind, top, ends, limits):
+    shares = np.random.default_rng(0).integers(0, 256, (30, 3)) / 255
+    shares[0] = 1
+    low, high = -(2**63), 2**63 - 1
+    if kind == "Float":
+        # Stored as their bits, which `e57` counts from the least integer.
+        columns = [[int(bits) + low for bits in column] for column in (shares * top).T.copy().view(np.uint64)]
+    else:
+        low, high = ends or (low, high)
+        columns = np.rint(shares * top).astype(np.int64).T
+    fields = [(f"color{name}", low, high, column) for name, column in zip(_COLORS, columns, strict=True)]
+    data = e57([*((f"cartesian{axis}", 0, 29, np.arange(30)) for axis in "XYZ"), *fields], is_paged=False)
+    declared = "" if ends is None else f' minimum="{ends[0]}" maximum="{ends[1]}"'
+    data = changed(data, f'"Integer" minimum="{low}" maximum="{high}"', f'"{kind}"{declared}')
+    if limits is not None:
+        text = f'<colorLimits type="Structure">{_LIMITS.replace("TOP", str(limits))}</colorLimits><points '
+        data = changed(data, "<points ", text)
+    cloud = read_point_cloud(paged(data), file_type="e57")
+    np.testing.assert_allclose(cloud.colors, shares, atol=0.5 / top if kind == "Integer" else 1e-6)
+    assert cloud.up_axis == "z"

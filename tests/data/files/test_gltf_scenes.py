@@ -81,7 +81,8 @@ def test_nodes_scale_then_turn_then_shift_below_their_parents_in_the_order_of_th
     ]
     np.testing.assert_allclose(cloud.points, np.concatenate(parts), atol=1e-4)
     triangles = np.array([[0, 1, 2], [3, 4, 1]])
-    np.testing.assert_array_equal(cloud.faces, np.concatenate([triangles + 5 * part for part in range(4)]))
+    faces = [triangles, triangles, triangles[:, [0, 2, 1]], triangles]  # the third is mirrored
+    np.testing.assert_array_equal(cloud.faces, np.concatenate([rows + 5 * part for part, rows in enumerate(faces)]))
     np.testing.assert_allclose(cloud.colors, np.tile(COLORS[:, :3] / 255, (4, 1)), atol=1e-6)
     # A normal stays perpendicular to what was perpendicular to it.
     inverse = np.linalg.inv(Rotation.from_quat(UPPER_TURN).as_matrix() @ Rotation.from_quat(turn).as_matrix() * SIZE)
@@ -167,6 +168,10 @@ def with_materials(materials: list, primitives: list) -> tuple[dict, bytes]:
 
 PLAIN, COLORED = {"attributes": {"POSITION": 0}, "indices": 1}, {"attributes": {"POSITION": 0, "COLOR_0": 2}}
 RED = {"pbrMetallicRoughness": {"baseColorFactor": [1, 0.25, 0, 0.5]}}
+GLOSSY = {
+    "extensions": {"KHR_materials_pbrSpecularGlossiness": {"diffuseFactor": [0, 0.5, 0, 1]}},
+    "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}},
+}
 OF_VERTICES = np.array([[1, 0, 0.2], [0, 0.4, 0], [0, 0, 0.6], [0.8, 1, 0]])
 
 
@@ -185,8 +190,21 @@ OF_VERTICES = np.array([[1, 0, 0.2], [0, 0.4, 0], [0, 0, 0.6], [0.8, 1, 0]])
         ),
         ([RED], [{**PLAIN, **COLORED}], OF_VERTICES, None),
         ([RED], [{**PLAIN, **COLORED, "material": 0}], OF_VERTICES * [1, 0.25, 0], None),
-        ([RED], [{**PLAIN, **COLORED, "material": 0}, {**PLAIN, "material": 0}], None, [[1, 0.25, 0]] * 4),
-        ([RED], [{**COLORED, "mode": 0}, {**PLAIN, "material": 0}], None, None),
+        (
+            [RED],
+            [{**PLAIN, **COLORED, "material": 0}, {**PLAIN, "material": 0}],
+            np.concatenate([OF_VERTICES * [1, 0.25, 0], [[1, 0.25, 0]] * 4]),
+            None,
+        ),
+        (
+            [RED],
+            [{**COLORED, "mode": 0}, {**PLAIN, "material": 0}],
+            np.concatenate([OF_VERTICES, [[1, 0.25, 0]] * 4]),
+            None,
+        ),
+        ([GLOSSY], [{**PLAIN, "material": 0}], None, [[0, 0.5, 0]] * 2),
+        ([GLOSSY], [{**PLAIN, **COLORED, "material": 0}], OF_VERTICES * [0, 0.5, 0], None),
+        ([{"extensions": {"KHR_techniques_webgl": {"technique": 0}}}], [{**PLAIN, "material": 0}], None, None),
         ([RED], [{"attributes": {"POSITION": 0}, "material": 0, "mode": 0}], None, None),
     ],
 )
@@ -198,6 +216,77 @@ def test_colors_are_those_of_all_vertices_or_else_of_all_materials(materials, pr
             assert found is None
         else:
             np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("primitives", "why"),
+    [
+        ([{**PLAIN, **COLORED}, PLAIN], "1 of 2 parts have no colors; they are left out"),
+        ([{**PLAIN, "material": 0}, PLAIN, PLAIN], "2 of 3 parts have no colors; they are left out"),
+        ([{**PLAIN, "material": 0}, {**PLAIN, "material": 1}], "1 of 2 parts have no colors; they are left out"),
+        ([{"attributes": {"POSITION": 0, "NORMAL": 0}}, PLAIN], "1 of 2 parts have no normals; they are left out"),
+    ],
+)
+def test_what_only_some_parts_have_is_left_out_with_a_warning(primitives, why):
+    document, chunk = with_materials([RED, {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}], primitives)
+    with pytest.warns(UserWarning, match=why):
+        cloud = read(document, chunk)
+    assert cloud.colors is None and cloud.face_colors is None and cloud.normals is None
+
+
+@pytest.mark.parametrize(
+    ("scales", "is_mirrored"), [([[-1, 1, 1]], True), ([[-1, 1, 1], [1, -2, 1]], False), ([[-1, -1, -1]], True)]
+)
+@pytest.mark.parametrize("mode", [4, 5])
+def test_mirrored_parts_turn_the_other_way_as_their_normals_do(scales, is_mirrored, mode):
+    mesh = [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1, "mode": mode}]}]
+    expected = read(*gltf_square(meshes=mesh)).faces
+    nodes = [{"scale": scale, "children": [number]} for number, scale in enumerate(scales, 1)]
+    document, chunk = gltf_square(meshes=mesh, nodes=[*nodes, {"mesh": 0}])
+    cloud = read(document, chunk)
+    np.testing.assert_array_equal(cloud.faces, expected[:, [0, 2, 1]] if is_mirrored else expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [
+        ("KHR_mesh_quantization", True),
+        ("KHR_materials_unlit", True),
+        ("KHR_texture_basisu", True),
+        ("EXT_texture_webp", True),
+        ("EXT_mesh_gpu_instancing", False),
+        ("CESIUM_RTC", False),
+        ("KHR_node_visibility", False),
+    ],
+)
+def test_extensions_that_a_file_requires_are_refused_if_they_change_its_points(name, is_read):
+    document, chunk = gltf_square(extensionsRequired=[name])
+    if is_read:
+        assert len(read(document, chunk)) == 4
+    else:
+        with pytest.raises(PointCloudFileError, match=f"requires {name}, which is not supported"):
+            read(document, chunk)
+
+
+def test_instances_that_a_file_does_not_require_are_told():
+    node = {"mesh": 0, "extensions": {"EXT_mesh_gpu_instancing": {"attributes": {"TRANSLATION": 0}}}}
+    with pytest.warns(UserWarning, match="each mesh is shown once, not repeated"):
+        assert len(read(*gltf_square(nodes=[node]))) == 4
+
+
+def test_a_sparse_table_without_a_view_starts_as_zeros():
+    document, chunk = gltf_square()
+    for piece in (np.uint8([1, 3]).tobytes() + b"--", np.float32([[7, 8, 9], [4, 5, 6]]).tobytes()):
+        document["bufferViews"].append({"buffer": 0, "byteOffset": len(chunk), "byteLength": len(piece)})
+        chunk += piece
+    document["buffers"] = [{"byteLength": len(chunk)}]
+    indices, values = {"bufferView": 2, "componentType": 5121}, {"bufferView": 3}
+    document["accessors"][0]["sparse"] = {"count": 2, "indices": indices, "values": values}
+    del document["accessors"][0]["bufferView"]
+    assert read(document, chunk).points.tolist() == [[0, 0, 0], [7, 8, 9], [0, 0, 0], [4, 5, 6]]
+    del document["accessors"][0]["sparse"]
+    with pytest.raises(PointCloudFileError, match="accessors without data are not supported"):
+        read(document, chunk)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +442,7 @@ def test_the_first_two_chunks_of_a_binary_file_count():
                 "asset": {"version": "2.1"},
                 "extensionsRequired": ["KHR_other", "KHR_meshopt_compression", "EXT_meshopt_compression"],
             },
-            "is compressed with EXT_meshopt_compression, KHR_meshopt_compression, which is not supported",
+            "requires KHR_other, KHR_meshopt_compression, EXT_meshopt_compression, which is not supported; decompress",
         ),
         ({"asset": {"version": "2.0"}, "extensionsRequired": 5}, "there are no points"),
         (

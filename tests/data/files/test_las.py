@@ -169,6 +169,33 @@ def test_the_table_of_chunks_is_between_the_points_and_the_end_of_the_file():
         assert f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged" in message(inside)
 
 
+@pytest.mark.parametrize(
+    ("point_format", "place", "number", "why"),
+    [
+        (3, 0, 1, r"compressor 1 of LAZ \(points that are not in chunks\); expected 2 or 3: rewrite"),
+        (3, 0, 4, "compressor 4 of LAZ; expected 2 or 3: rewrite"),
+        (3, 38, 3, "compressor 2 of LAZ with items of version 3; expected 1 or 2: rewrite"),
+        (7, 38, 4, "compressor 3 of LAZ with items of version 4; expected 3: rewrite"),
+    ],
+)
+def test_a_compressor_that_is_not_read_is_named(point_format, place, number, why):
+    data = bytearray(las(True, point_format)[1])
+    struct.pack_into("<H", data, data.index(b"laszip encoded") + 52 + place, number)
+    with pytest.raises(PointCloudFileError, match=why):
+        read(bytes(data), "laz")
+
+
+@pytest.mark.parametrize("point_format", [2, 7])
+def test_colors_that_are_all_zero_are_none(point_format):
+    data = bytearray(las(False, point_format)[1])
+    start, _, size = struct.unpack_from("<I4xBH", data, 96)
+    for at in range(6):
+        data[start + (20 if point_format == 2 else 30) + at :: size] = bytes(200)
+    assert read(bytes(data)).colors is None
+    data[-1 if point_format == 2 else -6] = 1
+    assert read(bytes(data)).colors is not None
+
+
 def test_a_laz_without_the_record_of_its_compression_is_refused():
     at = las_packed.index(b"laszip encoded")
     for broken in (

@@ -1,5 +1,7 @@
 """Sweeps of KITTI and nuScenes: told apart by type, name, size and numbers, or refused with the choices."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.many_files.files import list_files
+from tests.cli.conftest import run
 
 from .builders import sweep, sweep_rows
 
@@ -25,26 +28,86 @@ def test_coordinates_and_intensities_are_those_written(columns, kind, count, tmp
         assert cloud.up_axis == "z"
 
 
-def test_a_file_that_could_be_both_names_the_choices_and_an_option_or_the_name_decides(tmp_path):
-    rows = np.ones((20, 5), "<f4")  # as rows of four, all numbers are ones too
-    (tmp_path / "sweep.bin").write_bytes(rows.tobytes())
-    with pytest.raises(
-        PointCloudFileError, match="sweep.bin: 400 bytes that look of both kinds; pass file_type="
-    ) as no:
-        read_point_cloud(tmp_path / "sweep.bin")
-    assert 'file_type="kitti" (x y z intensity)' in str(no.value) and '"nuscenes" (x y z intensity ring)' in str(
-        no.value
-    )
-    assert len(read_point_cloud(tmp_path / "sweep.bin", file_type="kitti")) == 25
-    assert len(read_point_cloud(tmp_path / "sweep.bin", file_type="nuscenes")) == 20
-    (tmp_path / "sweep.bin").rename(tmp_path / "sweep.pcd.bin")
-    assert len(read_point_cloud(tmp_path / "sweep.pcd.bin")) == 20
+def _rows(*columns):
+    return np.column_stack(columns).astype("<f4").tobytes()
 
 
-def test_other_tables_of_floats_are_refused():
-    colored = np.random.default_rng(0).normal(size=(8, 6)).astype("<f4").tobytes()  # fits rows of four by its size
-    with pytest.raises(PointCloudFileError, match="192 bytes that look not of rows of 4 numbers; pass file_type="):
-        read_point_cloud(colored, file_type="bin")
+_ROOM = sweep_rows(4, 240)[:, :3].astype(np.float64)
+_DRAW = np.random.default_rng(3)
+OTHERS = {
+    "six columns of a colored room, from its corner": _rows(_ROOM - _ROOM.min(0), _DRAW.integers(0, 256, (240, 3))),
+    "six columns of a colored room, around its middle": _rows(_ROOM, _DRAW.random((240, 3))),
+    "six columns, the last one a time": _rows(_ROOM, _DRAW.random((240, 2)), np.full(240, 1.5e15)),
+    "coordinates and a color packed in a float": _rows(_ROOM, _DRAW.integers(1, 1 << 24, 240, "u4").view("f4")),
+    "32 bytes of a point with padding": _rows(_ROOM, np.ones(240), _DRAW.random(240), np.zeros((240, 3))),
+    "three columns": _rows(_ROOM),
+    "three columns in the unit cube": _rows(_DRAW.random((240, 3))),
+    "labels of int64": _DRAW.integers(0, 13, 240).tobytes(),
+    "labels of int32": _DRAW.integers(0, 260, 240).astype("i4").tobytes(),
+    "labels of uint8": _DRAW.integers(0, 20, 240).astype("u1").tobytes(),
+    "coordinates in float64": _ROOM.tobytes(),
+    "whole coordinates in float64": np.rint(_ROOM).tobytes(),
+    "coordinates in float16": np.column_stack([_ROOM, _DRAW.random(240)]).astype("f2").tobytes(),
+    "coordinates of a map": _rows(_ROOM + [4e5, 5e6, 0], _DRAW.random(240)),
+    "millimeters": _rows(1000 * _ROOM, _DRAW.random(240)),
+    "intensities of 12 bits": _rows(_ROOM, _DRAW.integers(0, 4096, 240)),
+    "text": b"0.25 1.50 -3.75\n" * 60,
+    "an image": _DRAW.integers(0, 256, 4800).astype("u1").tobytes(),
+    "zeros": bytes(4800),
+}
+
+
+@pytest.mark.parametrize("content", OTHERS.values(), ids=OTHERS)
+def test_what_may_be_no_sweep_is_refused_with_the_ways_to_say_what_it_is(content, tmp_path):
+    (tmp_path / "0.bin").write_bytes(content)
+    with pytest.raises(PointCloudFileError) as refusal:
+        read_point_cloud(tmp_path / "0.bin")
+    said = ("0.bin: ", 'file_type="kitti" (x y z intensity)', '"nuscenes" (x y z intensity ring)', "--file-type")
+    assert all(text in str(refusal.value) for text in (*said, ".kitti.bin or .nuscenes.bin", "as an array"))
+
+
+def test_a_file_type_or_the_name_says_what_a_file_is(tmp_path):
+    (tmp_path / "0.bin").write_bytes(np.ones((20, 5), "<f4").tobytes())
+    for kind, count in (("kitti", 25), ("nuscenes", 20)):
+        assert len(read_point_cloud(tmp_path / "0.bin", file_type=kind)) == count
+        code, out, _ = run("data", "check", tmp_path, "--file-type", kind, "--json")
+        assert code == 0 and json.loads(out)[0]["points"] == count
+        (tmp_path / f"0.{kind}.bin").write_bytes((tmp_path / "0.bin").read_bytes())
+        assert len(read_point_cloud(tmp_path / f"0.{kind}.bin")) == count
+        (tmp_path / f"0.{kind}.bin").unlink()
+    (tmp_path / "0.bin").rename(tmp_path / "0.pcd.bin")
+    assert len(read_point_cloud(tmp_path / "0.pcd.bin")) == 20
+
+
+def _ordered_sweep(beams: int, turns: int, by_beam: bool) -> np.ndarray:
+    """Rows of a scanner 1.8 m above the ground between two walls, by beam as in KITTI or by direction."""
+    elevation, azimuth = np.meshgrid(np.linspace(-0.43, 0.05, beams), np.linspace(0, 2 * np.pi, turns), indexing="ij")
+    reach = np.minimum(1.8 / np.maximum(-np.sin(elevation), 0.02), 8 / np.maximum(np.abs(np.sin(azimuth)), 0.1))
+    flat = reach * np.cos(elevation)
+    xyz = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=-1)
+    ring = np.broadcast_to(np.arange(beams)[:, None], elevation.shape)
+    rows = np.concatenate([xyz, ring[..., None]], axis=-1)
+    return (rows if by_beam else rows.swapaxes(0, 1)).reshape(-1, 4)
+
+
+@pytest.mark.parametrize("by_beam", [True, False])
+@pytest.mark.parametrize("beams", [16, 32, 40, 64])
+@pytest.mark.parametrize("turns", [450, 480])
+def test_sweeps_in_the_order_of_a_scanner_are_read_without_a_word(beams, turns, by_beam, tmp_path):
+    rows = _ordered_sweep(beams, turns, by_beam)
+    bright = np.random.default_rng(1).random(len(rows))
+    for name, columns in (
+        ("kitti", [rows[:, :3], np.round(bright, 2)]),
+        ("bytes", [rows[:, :3], np.rint(255 * bright)]),
+        ("nuscenes", [rows[:, :3], np.rint(255 * bright), rows[:, 3]]),
+    ):
+        (tmp_path / f"{name}.bin").write_bytes(_rows(*columns))
+        cloud = read_point_cloud(tmp_path / f"{name}.bin")
+        np.testing.assert_allclose(cloud.points, rows[:, :3], atol=1e-5)
+        assert (cloud.ring is not None) == (name == "nuscenes")
+
+
+def test_a_file_that_holds_no_whole_rows_may_be_cut_off():
     with pytest.raises(PointCloudFileError, match="33 bytes; expected rows of 16 or 20, so the file may be cut off"):
         read_point_cloud(bytes(33), file_type="bin")
     for kind, row in (("kitti", 16), ("nuscenes", 20)):

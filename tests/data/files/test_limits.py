@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from hf_any3d.data.files.source import FREE_BYTES
 from .builders import SQUARE, gltf, gltf_square, npy, ply
 from .seeds import SEEDS
 
-READ = [name for name in SEEDS if name not in ("hdf5", "pickle")]
+READ = list(SEEDS)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, readi
 
 def test_pickles_respect_the_limit_of_bytes(tmp_path):
     path = tmp_path / "some.pkl"
-    path.write_bytes(next(iter(SEEDS["pickle"]()[0].values())))
+    path.write_bytes(pickle.dumps(np.zeros(100)))
     with pytest.raises(PointCloudFileError, match=r"some\.pkl: \d+ bytes; at most 100 are read"):
         read_pickle(path, limits=ReadLimits(bytes=100))
 
@@ -116,7 +117,7 @@ def test_a_table_of_normals_longer_than_its_points_is_not_read(reading):
 
 def test_an_obj_that_names_itself_as_its_materials_is_read_once(reading, monkeypatch):
     read = []
-    monkeypatch.setattr(obj, "normalized_lines", lambda text: read.append(text) or text)
+    monkeypatch.setattr(obj, "unix_lines", lambda text: read.append(text) or text)
     names = b"".join(b"mtllib %ssome.obj\n" % (b"./" * (number % 50)) for number in range(3000))
     cloud = reading(("some.obj", names + b"v 1 2 3\nv 4 5 6\n"))
     assert len(cloud) == 2 and len(read) == 2  # as the file, and as its own materials
@@ -193,7 +194,7 @@ def test_lists_of_negative_or_broken_lengths_are_refused():
     element.add("vertex_indices", "u1", "i1")
     with pytest.raises(ply_reader.PointCloudError, match="has length -1"):
         ply_reader.read_binary(b"\x01\x05\xff\x00\x00", 0, [element], "<")
-    for text, why in ((b"1 5\n1.5 3\n", "length 1.5; expected a whole"), (b"1 5\nnan 3\n", "cut off")):
+    for text, why in ((b"1 5\n1.5 3\n", "length 1.5; expected a whole"), (b"1 5\nnan 3\n", "line 2 cannot be read")):
         with pytest.raises(ply_reader.PointCloudError, match=why):
             ply_reader.read_ascii(text, [element])
 

@@ -166,7 +166,7 @@ def test_an_archive_is_read_whole():
 
 
 @pytest.mark.parametrize(
-    "names", [("points", "xyz", "pos", "positions", "coords", "point_cloud", "pc", "vertices", "arr_0")]
+    "names", [("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")]
 )
 def test_of_several_arrays_of_points_the_first_name_counts(names):
     for number in range(len(names)):
@@ -178,24 +178,53 @@ def test_of_several_arrays_of_points_the_first_name_counts(names):
     ("field", "names"),
     [
         ("normals", ("normals", "normal")),
-        ("colors", ("colors", "rgb", "color")),
-        ("labels", ("labels", "part", "seg", "semantic", "label")),
+        ("colors", ("colors", "rgb", "color", "rgba")),
+        ("labels", ("labels", "part", "seg", "semantic", "label", "segment", "segment20")),
+        ("intensity", ("intensity", "strength")),
     ],
 )
 def test_of_several_arrays_of_a_field_the_first_name_counts(field, names):
-    values = np.arange(12).reshape(4, 3) / 16 if field != "labels" else np.arange(4)
+    values = np.arange(12).reshape(4, 3) / 16 if field in ("normals", "colors") else np.arange(4)
     for number in range(len(names)):
         arrays = {
-            name: values + at * (4 if field == "labels" else 1 / 16) for at, name in enumerate(names) if at >= number
+            name: values + at * (4 if values.ndim == 1 else 1 / 16) for at, name in enumerate(names) if at >= number
         }
         found = getattr(read(npz(points=XYZ, **arrays), "npz"), field)
         np.testing.assert_allclose(found, arrays[names[number]])
 
 
-def test_labels_are_those_with_one_value_a_point():
-    arrays = {"labels": np.arange(3), "part": np.zeros((4, 1)), "seg": np.arange(4) + 7}
-    assert read(npz(points=XYZ, **arrays), "npz").labels.tolist() == [7, 8, 9, 10]
+def test_labels_are_those_with_one_value_a_point_and_others_are_named():
+    arrays = {"labels": np.arange(3), "part": np.zeros((4, 2)), "seg": np.arange(4)[:, None] + 7}
+    with pytest.warns(UserWarning, match="arrays part have a row for each point and are left out"):
+        assert read(npz(points=XYZ, **arrays), "npz").labels.tolist() == [7, 8, 9, 10]
     assert read(npz(points=XYZ, label=np.array([2])), "npz").labels is None
+
+
+@pytest.mark.parametrize("labels", [np.arange(4), np.arange(4)[:, None]])
+def test_names_of_pointcept_are_read_and_what_is_left_out_is_named(labels):
+    arrays = {"color": np.full((4, 4), [51, 102, 255, 255]), "normal": np.tile([0, 0, 1], (4, 1)), "segment": labels}
+    with pytest.warns(UserWarning) as said:
+        cloud = read(npz(coord=XYZ, strength=np.arange(4.0)[:, None], instance=labels, name="a", **arrays), "npz")
+    assert [str(warning.message).partition(": ")[2] for warning in said] == [
+        "arrays instance have a row for each point and are left out"
+    ]
+    assert (cloud.points == XYZ).all() and cloud.labels.tolist() == cloud.intensity.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(cloud.colors, [[0.2, 0.4, 1]] * 4, atol=1e-6)
+    with pytest.warns(UserWarning, match="the fourth column of colors, such as an alpha, is left out"):
+        assert read(npz(points=XYZ, colors=np.eye(4)), "npz").colors.tolist() == np.eye(4)[:, :3].tolist()
+
+
+def test_fields_of_three_numbers_are_columns():
+    kind = np.dtype(
+        [("XYZ", "f8", 3), ("velocity", "f4", 2), ("normal", "f4", (3,)), ("intensity", "u2"), ("rgba", "u1", 4)]
+    )
+    rows = np.zeros(4, kind)
+    rows["XYZ"], rows["normal"], rows["intensity"], rows["rgba"] = XYZ, [0, 0, 1], np.arange(4), [255, 0, 51, 9]
+    with pytest.warns(UserWarning, match="fields velocity have several numbers for each point and are left out"):
+        cloud = read(npy(rows))
+    assert (cloud.points == XYZ).all() and cloud.intensity.tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]] * 4, atol=1e-6)
+    assert cloud.normals.tolist() == [[0, 0, 1]] * 4
 
 
 def test_columns_of_the_points_of_an_archive_are_kept_where_no_array_replaces_them():

@@ -1,9 +1,12 @@
 """OFF, OBJ and STL."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files.registry import files_read
 
 from .builders import SQUARE, TRIANGLES, stl
 
@@ -38,7 +41,8 @@ def test_off_reads_colors_and_normals():
         ("OFF\n" + OFF.replace("3 0 2 3", "4 0 2 3"), "face 1 declares 4 corners in a line of 4 numbers"),
         ("OFF\n" + OFF.replace("3 0 2 3", "3 0 2 9"), "refers to point 9; allowed are 0 to 3"),
         ("OFF\n" + OFF.replace("3 0 2 3", "3 0 2 1.5"), "refers to point 1.5; expected a whole number"),
-        ("OFF\n" + OFF.replace("2 1 0", "2 1 zero"), "line 3: 'zero' is not a number"),
+        ("OFF\n" + OFF.replace("2 1 0", "2 1 zero"), "line 5: 'zero' is not a number"),
+        ("OFF # c\n#\n" + OFF.replace("3 0 2 3", "3 0 two 3"), "line 9: 'two' is not a number"),
         ("OFF\nmany 2 0\n", "a count is 'many'"),
         ("OFF\n0 0 0\n", "there are no points"),
     ],
@@ -88,6 +92,8 @@ def test_obj_materials_are_read_from_the_folder_and_nowhere_else(tmp_path):
         (OBJ + "f 1 2 -9\n", "refers to -9, counted from the 4 before it"),
         ("v 1 2\n", "vertices have 2 numbers"),
         ("v 1 2 3\nv 1 2\n", "line 2 has 2 columns; expected 3"),
+        ("# a\nmtllib \\\nb.mtl\nv 0 0 0\nv 1 x 0\n", "line 5: 'x' is not a number"),
+        ("# a\n" + OBJ + "\nf 1 2 3\nf 1 2 x\n", "line 8: a face has the corner 'x'"),
         ("g nothing\n", "there are no points; expected lines 'v x y z'"),
     ],
 )
@@ -161,7 +167,6 @@ def test_an_off_is_read_whole(keyword, extra, fields):
     ("rows", "colors"),
     [
         (["3 0 1 2 255 0 51", "4 0 1 2 3 0 102 0 9"], [[1, 0, 0.2], [0, 0.4, 0], [0, 0.4, 0]]),
-        (["3 0 1 2 255 0 51", "4 0 1 2 3"], None),
         (["3 0 1 2 255 0", "4 0 1 2 3 0 102"], None),
         (["3 0 1 2 7", "4 0 1 2 3 8"], None),
     ],
@@ -196,6 +201,29 @@ def test_a_wrong_off_is_explained(text, why):
 def test_lines_after_those_that_an_off_declares_are_left_out_with_a_warning():
     with pytest.warns(UserWarning, match="11 bytes after the data that the header declares are left out"):
         assert len(read("OFF\n" + OFF + "7 8 9\n1 2 3\n", "off").faces) == 2
+
+
+def test_colors_of_some_faces_of_an_off_are_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="1 of 2 faces have colors; they are left out"):
+        cloud = read("OFF\n" + OFF.replace("3 0 1 2", "3 0 1 2 255 0 0"), "off")
+    assert cloud.face_colors is None and len(cloud.faces) == 2
+
+
+@pytest.mark.parametrize("kind", ["obj", "off", "stl"])
+def test_decimal_commas_are_read_or_refused(kind):
+    rows = ["0,5 1,25 2", "-1,5 0 2,75e-1", "0 -0,25 1"]
+    text = {
+        "obj": "# x, y, z\no a,b\n" + "".join(f"v  {row}\n" for row in rows) + "f 1 2 3\n",
+        "off": "OFF # x, y\r\n3 1\r\n" + "\r\n".join(rows) + "\r\n3 0 1 2 0,5 1 0\r\n",
+        "stl": "solid a, b\nfacet normal 0 0,5 1\nouter loop\n"
+        + "".join(f"vertex {row}\n" for row in rows)
+        + "endloop\nendfacet\nendsolid\n",
+    }[kind]
+    cloud = read(text, kind)
+    np.testing.assert_allclose(cloud.points, [[0.5, 1.25, 2], [-1.5, 0, 0.275], [0, -0.25, 1]], rtol=1e-6)
+    assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.colors is None
+    with pytest.raises(PointCloudFileError, match="numbers with decimal commas, such as '0,5', and numbers with po"):
+        read(text.replace("-0,25", "-0.25"), kind)
 
 
 WHOLE_OBJ = """# written by hand
@@ -244,6 +272,61 @@ def test_normals_of_an_obj_that_are_not_those_of_their_vertices_are_left_out(cha
     assert cloud.normals is None and len(cloud.faces) == 7
 
 
+RED_AND_GREEN = "newmtl red\nKd 1 0 0\nnewmtl light green\n\tkd 0,5 1 0 1\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        ("a.mtl b.mtl", {"a.mtl": "newmtl red\nKd 1 0 0\n", "b.mtl": "newmtl light green\nKd 0.5 1 0\n"}),
+        ("a b.mtl  c d.mtl", {"a b.mtl": "newmtl red\nKd 1 0 0\n", "c d.mtl": "newmtl light green\nKd .5 1 0\n"}),
+        ('"my colors.mtl"', {"my colors.mtl": RED_AND_GREEN}),
+        ("my colors.mtl ", {"my colors.mtl": RED_AND_GREEN}),
+        ('"x.mtl" "y z.mtl"', {"x.mtl": "newmtl red\nKd 1 0 0\n", "y z.mtl": "newmtl light green\nKd 0.5 1 0\n"}),
+        ("a,b;c.mtl", {"a,b;c.mtl": RED_AND_GREEN.replace("\n", "\r\n")}),
+        ("sub\\a.mtl", {"sub/a.mtl": RED_AND_GREEN}),
+        ("C:\\Users\\me\\a.mtl", {"a.mtl": RED_AND_GREEN}),
+        ("/home/me/a.mtl", {"a.mtl": RED_AND_GREEN}),
+        ("\\\n  a.mtl", {"a.mtl": RED_AND_GREEN}),
+        ("colors", {"colors": RED_AND_GREEN}),
+        ("a.mtl # b", {"a.mtl": RED_AND_GREEN}),
+    ],
+)
+def test_material_files_are_found_by_every_spelling_of_their_names(tmp_path, names, files):
+    (tmp_path / "sub").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    path = tmp_path / "a.obj"
+    path.write_text(f"mtllib\t{names}\n{OBJ}usemtl  red\nf 1 2 3\nusemtl light green\nf 1 3 4\n")
+    assert read_point_cloud(path).face_colors.tolist() == [[1, 0, 0], [0.5, 1, 0]]
+    assert set(files_read(path)) == {path, *(tmp_path / name for name in files)}
+
+
+@pytest.mark.parametrize(
+    ("materials", "why"),
+    [
+        ("newmtl red\nKd 1 1 1\nmap_Kd a.png\nnewmtl green\nmap_kd -s 1 1 1 b.png\nKd 1 1 1\n", None),
+        ("newmtl red\nKd 1 0 0\nmap_Kd\nnewmtl green\nKd 1 1 1\nmap_Kd b.png\n", "1 of 2 materials have a texture"),
+        (None, "the material file 'some.mtl' is not in the folder; colors of faces may be missing"),
+    ],
+)
+def test_faces_with_textures_or_unknown_materials_have_no_colors(tmp_path, materials, why):
+    if materials is not None:
+        (tmp_path / "some.mtl").write_text(materials)
+    path = tmp_path / "a.obj"
+    path.write_text(f"mtllib some.mtl\n{OBJ}usemtl red\nf 1 2 3\nusemtl green\nf 1 3 4\n")
+    with pytest.warns(UserWarning, match=why) if why else nullcontext():
+        assert read_point_cloud(path).face_colors is None
+
+
+@pytest.mark.parametrize("color, count", [("1 0 0.5", 2), ("1 0 0.5 1", 2), ("1", 0)])
+def test_colors_of_some_vertices_of_an_obj_are_left_out_with_a_warning(color, count):
+    text = f"v 0 0 0\nv 1 0 0 {color}\n# a\nv 0 1 0 # b\nv 0 0 1 {color}\nf 1 2 3\n"
+    with pytest.warns(UserWarning, match="2 of 4 vertices have colors; they are left out") if count else nullcontext():
+        cloud = read(text, "obj")
+    assert cloud.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]] and cloud.colors is None
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
@@ -288,6 +371,16 @@ def test_an_stl_of_text_is_read_in_the_order_of_its_facets():
         cloud = read(text.replace(" ", "\n", 3), "stl")
         assert cloud.points.tolist() == corners and cloud.faces.tolist() == [[0, 1, 2], [3, 4, 5]]
         assert cloud.normals is None and cloud.colors is None
+
+
+@pytest.mark.parametrize("name", ["vertex cube", "a vertex 1 2 3", "endfacet", "", "facet", "outer loop vertex"])
+def test_the_name_of_a_solid_may_have_any_words(name):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    for end in ("\n", "\r\n", "\r"):
+        text = f"\ufeffsolid {name}\n{facet}endsolid {name}\nsolid {name}\n{facet}endsolid {name}".replace("\n", end)
+        assert len(read(text, "stl").faces) == 2
+    with pytest.raises(PointCloudFileError, match="line 5: 'x' is not a number"):
+        read(f"solid {name}\n{facet.replace('1 0 0', '1 x 0')}endsolid {name}", "stl")
 
 
 def test_a_binary_stl_ends_with_its_last_triangle():

@@ -208,3 +208,9 @@ def test_sizes_of_compressed_data_are_checked():
 def test_packed_colors_of_a_text_file_are_whole_numbers(values):
     with pytest.raises(PointCloudFileError, match="field 'rgb' has values that are not packed colors"):
         read(pcd("x y z rgb", "4 4 4 4", "F F F U", f"1 2 3 {values}\n".encode(), 1, "ascii"))
+
+
+def test_errors_name_the_line_of_the_file():
+    header = "# a comment\n\nVERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 3\nHEIGHT 1\nDATA ascii\n"
+    with pytest.raises(PointCloudFileError, match="line 11: 'x' is not a number"):
+        read_point_cloud(f"{header}0 0 0\n0 1 x\n1 0 0\n".encode(), file_type="pcd")

@@ -75,7 +75,7 @@ def test_colors_of_a_text_file_that_are_no_whole_numbers_are_not_cut_off():
 @pytest.mark.parametrize("row", [b"1 2 3 4\n", b"1 2\n"])
 def test_rows_of_a_text_file_have_the_declared_numbers(row):
     header = "element vertex 2\nproperty float x\nproperty float y\nproperty float z"
-    with pytest.raises(PointCloudFileError, match=r": element 'vertex', line 1 has \d columns; expected 3"):
+    with pytest.raises(PointCloudFileError, match=r": line 8 has \d numbers, element 'vertex' needs 3"):
         read(ply(header, 2 * row, "ascii"))
 
 
@@ -83,6 +83,64 @@ def test_windows_line_ends_are_read():
     assert len(read(ply_square("ascii").replace(b"\n", b"\r\n"))) == 4
     header, _, body = ply_square("binary_little_endian").partition(b"end_header\n")
     assert len(read(header.replace(b"\n", b"\r\n") + b"end_header\r\n" + body)) == 4
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ply\n", "ply \n"),
+        ("end_header\n", "end_header \n"),
+        ("end_header\n", "end_header\t \r\n"),
+        ("\nelement vertex", "\ncomment before end_header\nelement vertex"),
+        ("\nelement vertex", "\ncomment \u0425\u0445 \u0410\u0445 \u5145\u5168\nelement vertex"),
+        ("\nelement vertex", "\ncomment TextureFile C:\\\xc5ke\\t.png\nelement vertex"),
+    ],
+)
+def test_blanks_and_comments_of_headers_do_not_move_the_data(order, old, new):
+    head, end, body = ply_square(order).partition(b"end_header\n")
+    cloud = read((head + end).replace(old.encode(), new.encode()) + body)
+    assert (cloud.points == SQUARE).all() and (cloud.faces == TRIANGLES).all()
+
+
+def test_lines_of_old_macs_end_before_data_that_look_like_another_end():
+    names = "".join(f"property uchar {name}\n" for name in ("x", "y", "z")).rstrip()
+    cloud = read(ply(f"element vertex 1\n{names}", b"").replace(b"\n", b"\r") + b"\n\r\n")
+    assert cloud.points.tolist() == [[10, 13, 10]]
+
+
+STRIPS = [[0, 1, 2, 3, -1, 4, 3, 2, 1], [], [3, 4], [0, 1, 2, 2, 3, 4]]
+TRIANGLES_OF_STRIPS = [[0, 1, 2], [2, 1, 3], [4, 3, 2], [2, 3, 1], [0, 1, 2], [3, 2, 4]]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("faces", [[], [[1, 2, 4, 3]]])
+def test_strips_become_triangles_that_face_to_one_side(order, faces):
+    header = f"element vertex 5\nproperty float x\nproperty float y\nproperty float z\nelement face {len(faces)}\n"
+    header += "property list int int vertex_indices\n"
+    header += f"element tristrips {len(STRIPS)}\nproperty list int int vertex_indices"
+    points, lists = np.arange(15.0), [[len(corners), *corners] for corners in [*faces, *STRIPS]]
+    if order == "ascii":
+        body = "\n".join(" ".join(map(str, row)) for row in [*points.reshape(5, 3), *lists]).encode() + b"\n"
+    else:
+        sign = {"binary_little_endian": "<", "binary_big_endian": ">"}[order]
+        body = points.astype(f"{sign}f4").tobytes() + np.concatenate(lists).astype(f"{sign}i4").tobytes()
+    expected = [triangle for a, b, c, d in faces for triangle in ([a, b, c], [a, c, d])] + TRIANGLES_OF_STRIPS
+    assert read(ply(header, body, order)).faces.tolist() == expected
+
+
+def test_a_line_of_a_text_file_is_named_by_its_number_in_the_file():
+    data = ply_square("ascii")  # with a header of 13 lines
+    for wrong, why in (
+        (data.replace(b"\n2.0 0.0 ", b"\n\n2.0 zero "), "line 16 cannot be read .*zero"),
+        (data.replace(b"4 0 1 2 3", b"4 0 1 2 3 9"), "line 18 has 6 numbers, element 'face' needs 5"),
+        (
+            data.replace(b"4 0 1 2 3", b"4 0 1"),
+            "line 18 has 3 numbers, .* needs 5; the file may be cut off",
+        ),
+    ):
+        with pytest.raises(PointCloudFileError, match=why):
+            read(wrong)
 
 
 def test_a_text_file_named_ply_is_refused(tmp_path):
@@ -330,7 +388,7 @@ def test_a_binary_table_that_is_cut_off_names_the_bytes(missing):
 def test_rows_of_a_text_file_with_lists_have_all_their_numbers():
     header = "element vertex 1\nproperty float x\nproperty float y\nproperty list uchar int seen\nproperty float z"
     assert read(ply(header, b"1 2 1 9 3\n", "ascii")).points.tolist() == [[1, 2, 3]]
-    with pytest.raises(PointCloudFileError, match="the lines of element 'vertex' have 6 numbers; expected 5"):
+    with pytest.raises(PointCloudFileError, match="line 9 has 6 numbers, element 'vertex' needs 5"):
         read(ply(header, b"1 2 1 9 3 4\n", "ascii"))
     with pytest.raises(PointCloudFileError, match="a list 'seen' of element 'vertex' has length -1"):
         read(ply(header, b"1 2 -1\n", "ascii"))

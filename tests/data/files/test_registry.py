@@ -98,7 +98,24 @@ def test_bytes_give_the_type_of_their_file_or_none(name):
     assert file_type_of((FILES / name).read_bytes()) == (None if file_type in SILENT else file_type)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 83, b"\0" * 84 + b"x", b"v 0 0 0"])
+@pytest.mark.parametrize(
+    ("data", "file_type"),
+    [
+        (b"COFF\n3 1 0\n", "off"),
+        (b"noff 3 1 0\n", "off"),
+        (b"CNOFF\n3 1 0\n", "off"),
+        (b"\nOFF216 254 0\n", "off"),
+        (b"ply \r\nformat", "ply"),
+        (b"#.PCD v0.7\n", "pcd"),
+        (b"FIELDS x y z\n", "pcd"),
+        (b"solid\nfacet normal", "stl"),
+    ],
+)
+def test_types_are_known_by_all_ways_to_begin_a_file(data, file_type):
+    assert file_type_of(data) == file_type
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 83, b"\0" * 84 + b"x", b"v 0 0 0", b"Office furniture"])
 def test_other_bytes_have_no_type(data):
     assert file_type_of(data) is None
 

@@ -19,7 +19,22 @@ FORMS = {
     "Record3D": {"w": WIDTH, "h": HEIGHT, "fps": 60, "K": [FX, 0, 0, 0, FY, 0, CX, CY, 1], "poses": []},
     "Polycam": {"fx": FX, "fy": FY, "cx": CX, "cy": CY, "width": WIDTH, "height": HEIGHT, "t_00": 1.0},
     "ARKit": {"width": WIDTH, "height": HEIGHT, "intrinsics": [FX, 0, CX, 0, FY, CY, 0, 0, 1]},
+    "ROS 1": {"width": WIDTH, "height": HEIGHT, "K": [FX, 0, CX, 0, FY, CY, 0, 0, 1], "D": [0, 0, 0, 0, 0]},
+    "ROS 2": {"width": WIDTH, "height": HEIGHT, "k": [FX, 0, CX, 0, FY, CY, 0, 0, 1], "d": [0, 0, 0, 0, 0]},
+    "ROS calibration": {
+        "image_width": WIDTH,
+        "image_height": HEIGHT,
+        "camera_matrix": {"rows": 3, "cols": 3, "data": [FX, 0, CX, 0, FY, CY, 0, 0, 1]},
+    },
+    "RealSense": {"fx": FX, "fy": FY, "ppx": CX, "ppy": CY, "width": WIDTH, "height": HEIGHT, "coeffs": [0] * 5},
 }
+FORMS["RealSense, within"] = {"intrinsics": FORMS["RealSense"], "depth_scale": 0.001}
+
+
+@pytest.mark.parametrize(("form", "name"), [("ROS 2", "d"), ("RealSense", "coeffs")])
+def test_a_distortion_that_is_left_out_is_named(form, name):
+    with pytest.warns(UserWarning, match=f"the distortion {name} of the camera is left out"):
+        Intrinsics.of({**FORMS[form], name: [0.1, 0, 0, 0, 0]})
 
 
 def png(array: np.ndarray) -> bytes:
@@ -120,6 +135,23 @@ def test_arguments_of_other_types_are_named(frame):
             read_rgbd(frame / "depth.png", frame / "camera.json", **{name: "3"})
     with pytest.raises(PointCloudFileError, match="depth.png: an image of mode I;16.*; expected colors of 8 bits"):
         read_rgbd(frame / "depth.png", frame / "camera.json", frame / "depth.png")
+
+
+@pytest.mark.parametrize("given", ["depth", "depth/*.png", "**/[ab].png"])
+def test_images_of_a_folder_or_glob_become_upright_clouds(given, frame, monkeypatch):
+    monkeypatch.chdir(frame)
+    (frame / "depth").mkdir()
+    for name in "ab":
+        (frame / "depth" / f"{name}.png").write_bytes(png(millimeters()))
+    result = run("data", "from-depth", given, "--intrinsics", "camera.json", "--output", "clouds")
+    assert result.code == 0, result.err
+    expected = read_rgbd("depth.png", "camera.json").points * [1, -1, -1]
+    for name in "ab":
+        np.testing.assert_allclose(read_point_cloud(f"clouds/{name}.ply").points, expected)
+    # What is further down in the image is lower.
+    assert expected[0, 1] > expected[-1, 1]
+    result = run("data", "from-depth", "*.exr", "--intrinsics", "camera.json", "--output", "clouds")
+    assert result.code == 1 and "*.exr: no depth image; expected .png or .exr" in result.err
 
 
 def test_no_cloud_replaces_another_one(frame):

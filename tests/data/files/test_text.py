@@ -57,38 +57,12 @@ def rows(*columns):
     return "\n".join(" ".join(map(str, row)) for row in np.column_stack(columns))
 
 
-@pytest.mark.parametrize(
-    "extra, kind, expected",
-    [
-        ([[3], [0]], "txt", {"labels"}),
-        ([[0, 0, 1], [0.6, 0.8, 0]], "txt", {"normals"}),
-        ([[255, 0, 10], [0, 0, 0]], "xyz", {"colors"}),
-        ([[0.5, 0.1, 0], [0.2, 0, 1]], "txt", {"colors"}),
-        ([[0, 0, 1, 7], [0, 1, 0, 2]], "txt", {"normals", "labels"}),
-        ([[9, 9, 9, 7], [8, 8, 8, 2]], "txt", {"colors", "labels"}),
-        ([[9, 9, 9, 7], [8, 8, 8, 2]], "pts", {"colors"}),
-        ([[-1800, 9, 9, 7], [-5, 8, 8, 2]], "txt", {"colors"}),
-        ([[9, 9, 9, 0, 0, 1], [8, 8, 8, 1, 0, 0]], "txt", {"colors", "normals"}),
-        ([[0, 0, 1, 9, 9, 9], [1, 0, 0, 8, 8, 8]], "txt", {"colors", "normals"}),
-    ],
-)
-def test_columns_without_names_are_interpreted_by_their_values(extra, kind, expected):
-    cloud = read(rows(XYZ, extra), kind)
-    present = {name for name in ("colors", "normals", "labels") if getattr(cloud, name) is not None}
-    assert present == expected and cloud.points.tolist() == XYZ
-
-
 @pytest.mark.parametrize("normals_first", [False, True])
 def test_of_nine_columns_colors_and_normals_are_told_apart_in_both_orders(normals_first):
     colors, normals = [[0, 51, 255], [255, 0, 51]], [[0.0, 0.6, 0.8], [1.0, 0.0, 0.0]]
     cloud = read(rows(XYZ, *((normals, colors) if normals_first else (colors, normals))))
     np.testing.assert_allclose(cloud.normals, normals)
     np.testing.assert_allclose(cloud.colors, np.divide(colors, 255), atol=1e-6)
-
-
-def test_intensity_before_colors_is_ignored_in_pts_files():
-    colors = read("1\n1 2 3 100 255 0 51\n", "pts").colors
-    np.testing.assert_allclose(colors, [[1, 0, 0.2]], atol=1e-6)
 
 
 @pytest.mark.parametrize("extra", [[[0.5], [1]], [[-7, 3, 9], [1, 700, 2]], [[0.5, -3, 9, 1.5], [7, 7, 7, 2]]])
@@ -98,10 +72,94 @@ def test_columns_that_match_no_rule_are_left_out_with_a_warning(extra):
     assert cloud.colors is None and cloud.normals is None and cloud.labels is None
 
 
-def test_a_header_names_the_columns():
-    cloud = read("label,r,g,b,z,y,x,time\n4,255,0,51,3,2,1,99.5\n")
+def test_a_line_before_the_rows_names_the_columns():
+    with pytest.warns(UserWarning, match="columns that are not used: time$"):
+        cloud = read("label,r,g,b,z,y,x,time\n4,255,0,51,3,2,1,99.5\n")
     assert cloud.points.tolist() == [[1, 2, 3]] and cloud.labels.tolist() == [4]
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "# scan 17, station 3\n# x y z intensity\n",  # numpy.savetxt
+        "# x y z intensity\n# written by hand\n\n",
+        "// scan: 3\n// Fields: X, Y, Z, Intensity\n",
+        "//X Y Z scalar_Intensity\n2\n",  # CloudCompare
+        "2\n//X Y Z Intensity\n",
+        '"X","Y","Z","Intensity"\n',  # PDAL
+        "X [m],Y [m],Z [m],Intensity [%]\n",
+        "X[m] Y[m] Z (m) Intensity (0-255)\n",
+        "x_m\ty_m\tz_m\tintensity\n",
+        '"Points:0","Points:1","Points:2","intensity"\n',  # ParaView
+        "x y z i\n",
+        "#X;Y;Z;Reflectivity\n",
+        "x,y,z,intensity,\n",
+    ],
+)
+def test_names_may_be_in_any_line_and_have_units_and_quotes(names, recwarn):
+    cloud = read(names + "1 2 3 7\n4 5 6.5 250\n", "csv")
+    assert cloud.points.tolist() == XYZ and cloud.intensity.tolist() == [7, 250]
+    assert cloud.labels is None and not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ",x,y,z\n0,1,2,3\n1,4,5,6.5\n",  # pandas
+        "\tx\ty\tz\n0\t1\t2\t3\n1\t4\t5\t6.5\n",
+        "Unnamed: 0,x,y,z\n0,1,2,3\n1,4,5,6.5\n",
+        '"x" "y" "z"\n"1" 1 2 3\n"2" 4 5 6.5\n',  # R
+        '"x","y","z"\n"1","2","3"\n"4","5","6.5"\n',
+    ],
+)
+def test_numbers_of_rows_are_no_coordinates(text, recwarn):
+    cloud = read(text, "csv")
+    assert cloud.points.tolist() == XYZ and not recwarn.list
+
+
+def test_columns_of_pdal_are_read_and_others_named():
+    names = '"X","Y","Z","Intensity","Return Number","Classification","Red","Green","Blue","GpsTime"\n'
+    with pytest.warns(UserWarning, match="columns that are not used: Return Number, GpsTime$"):
+        cloud = read(names + "1,2,3,900,1,2,65535,0,13107,1.5\n4,5,6.5,12,1,6,0,255,51,2.5\n")
+    np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2], [0, 255 / 65535, 51 / 65535]], atol=1e-6)
+    assert cloud.intensity.tolist() == [900, 12] and cloud.labels.tolist() == [2, 6]
+
+
+def test_colors_of_cloudcompare_may_be_fractions_with_opacities(recwarn):
+    cloud = read("//X,Y,Z,Rf,Gf,Bf,A\n1,2,3,0.5,0.25,1,255\n4,5,6.5,0,0,0.125,255\n")
+    assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0, 0, 0.125]] and not recwarn.list
+
+
+def test_many_values_of_a_column_without_a_name_are_not_taken_for_labels():
+    generator = np.random.default_rng(0)
+    points, intensity = generator.normal(size=(300, 3)), generator.integers(0, 256, 300)
+    colors = generator.integers(0, 256, (300, 3))
+    with pytest.warns(UserWarning, match="column 4 may be labels, intensities or other values and is left out"):
+        assert read(rows(points, intensity)).labels is None
+    with pytest.warns(UserWarning, match="columns 4 to 7 may be an intensity and colors, or colors and another"):
+        cloud = read(rows(points, intensity, colors))
+    assert cloud.labels is None and cloud.colors is None
+    cloud = read(rows(points, intensity - 2048, colors))
+    assert cloud.intensity.tolist() == (intensity - 2048).tolist()
+    np.testing.assert_allclose(cloud.colors, colors / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\n\n"])
+def test_pts_files_have_intensities_and_several_blocks(ends):
+    text = "2\n1 2 3 -1800 255 0 51\n4 5 6.5 7 0 0 0\n1\n7 8 9 2047 0 0 255\n"
+    cloud = read(text.replace("\n", ends), "pts")
+    assert cloud.points.tolist() == [*XYZ, [7, 8, 9]] and cloud.intensity.tolist() == [-1800, 7, 2047]
+    np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2], [0, 0, 0], [0, 0, 1]], atol=1e-6)
+    assert read("1\n1 2 3 100\n", "pts").intensity.tolist() == [100]
+    with pytest.raises(PointCloudFileError, match="3 points where 4 are declared; the file may be cut off"):
+        read(text.replace("\n1\n", "\n2\n"), "pts")
+
+
+def test_coordinates_of_maps_keep_the_decimals_of_the_file():
+    points = np.random.default_rng(0).uniform(0, 5000, (500, 3)).round(3) + [4075542, 931737, 4801629]
+    cloud = read("\n".join(f"{x:.3f} {y:.3f} {z:.3f}" for x, y, z in points))
+    assert np.abs(cloud.points + cloud.offset - points).max() < 0.0005
 
 
 @pytest.mark.parametrize(
@@ -112,9 +170,13 @@ def test_a_header_names_the_columns():
         ("x y z\n1 2 3\n4 5 six\n", "line 3: 'six' is not a number"),
         ("1 2 3 4 5\n", "5 columns; expected 3, 4, 6, 7 or 9"),
         ("1 2\n3 4\n", "2 columns; expected at least x, y and z"),
-        ("3\n1 2 3\n4 5 6\n", "2 points where the first line declares 3"),
+        ("3\n1 2 3\n4 5 6\n", "2 points where 3 are declared"),
         ("x y z r\n1 2 3\n", "3 columns, but line 1 names 4"),
-        ("hello world\n", "starts with b'hello world'; expected numbers"),
+        ("# x y z label\n1 2 3 4 5 6\n", "6 columns, but line 1 names 4"),
+        ("a\tb\nx y z\n1 2 3\n", r"starts with 'a\\tb'; expected numbers"),
+        ("x y z x\n1 2 3 4\n", "line 1 names 'x' twice"),
+        ("# a\n2\n# x y z\n1 2 3\n\n4 five 6\n", "line 6: 'five' is not a number"),
+        ("hello world\n", "starts with 'hello world'; expected numbers"),
         ("# only\n# comments\n", "there are no points"),
         ("1 2 nan\n1 2 3\n", "NaN, infinite or too large values in 1 of 2 rows, first in row 0"),
         ("1 2 inf\n", "NaN, infinite"),

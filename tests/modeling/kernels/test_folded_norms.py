@@ -14,7 +14,6 @@ from hf_any3d.modeling.kernels import neighborhoods as module
 from hf_any3d.modeling.kernels.folded_blocks import stage_is_plain
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
 from hf_any3d.modeling.kernels.pooled_patches import folded, layers_are_plain, norms_can_be_folded
-from hf_any3d.modeling.kernels.triton import supports_convolution, supports_patches, supports_search
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from tests.modeling.accelerator import on_accelerator
 
@@ -112,41 +111,6 @@ def test_folded_patches_are_encoded_as_by_the_layers(part, bias, monkeypatch):
     found = kernels.pooled_patches.fused(patches, layers)
     assert found.shape == (2, 3, 6) and found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("shape", "widths", "dtype", "expected"),
-    [
-        ((1, 2, 128, 3), (256, 6, 8), torch.float32, True),
-        ((1, 2, 128, 3), (4, 6, 8), torch.bfloat16, True),
-        ((1, 2, 129, 3), (4, 6, 8), torch.float32, False),
-        ((1, 2, 5, 64), (4, 6, 8), torch.float32, True),
-        ((1, 2, 5, 65), (4, 6, 8), torch.float32, False),
-        ((1, 2, 5, 3), (257, 6, 8), torch.float32, False),
-        ((1, 0, 5, 3), (4, 6, 8), torch.float32, False),
-        ((1, 2, 5, 3), (4, 6, 8), torch.float64, False),
-    ],
-)
-def test_patches_for_triton_fit_into_one_program(shape, widths, dtype, expected):
-    layers = PatchEncoder(shape[3], 6, widths).to(dtype).eval().requires_grad_(False)
-    assert supports_patches(torch.zeros(shape), layers) is expected
-    assert not supports_patches(torch.zeros(shape), layers.train())
-
-
-def test_searches_and_convolutions_for_triton_are_small():
-    found = {
-        (method, k): supports_search(torch.zeros(1, 1, 3), torch.zeros(1, 99, 3), k, method)
-        for method in ("auto", "exact", "matmul", "kdtree")
-        for k in (64, 65)
-    }
-    assert [call for call, supported in found.items() if supported] == [("auto", 64), ("exact", 64)]
-    values = torch.zeros(5, 2)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        assert supports_convolution(values.to(dtype), torch.zeros(4, 3, 3, 3, 2, dtype=dtype), None, None)
-    assert not supports_convolution(values.double(), torch.zeros(4, 3, 3, 3, 2).double(), None, None)
-    assert not supports_convolution(values, torch.zeros(4, 3, 3, 3, 2).bfloat16(), None, None)
-    assert not supports_convolution(values, torch.zeros(4, 5, 5, 5, 2), None, None)
-    assert not supports_convolution(values[:0], torch.zeros(4, 3, 3, 3, 2), None, None)
 
 
 def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.ModuleList, Neighborhoods]:

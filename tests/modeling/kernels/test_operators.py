@@ -12,7 +12,7 @@ from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import neighborhoods
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from hf_any3d.modeling.kernels.knn import knn_traced
-from tests.modeling.kernels.test_table import CASES, CELL_NEIGHBORS, randn, results_of, trained
+from tests.modeling.kernels.test_table import CASES, randn, results_of, trained
 
 
 def described(tree: Any) -> list[tuple]:
@@ -62,31 +62,9 @@ def test_shapes_of_indices():
         assert torch.equal(found, kernels.farthest_point_sample.plain(points, 6, start, 0.5, "cuda"))
 
 
-def test_shapes_of_a_convolution_and_of_its_gradients(use_kernels):
-    pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA")
-    use_kernels("triton")
-    tensors = [one.detach().float().requires_grad_() for one in CASES["submanifold_convolution"][0]]
-    with Inferring() as mode:
-        found = kernels.submanifold_convolution(*tensors, CELL_NEIGHBORS)
-        found.sum().backward()
-    assert mode.names == [
-        "triton_convolution",
-        "triton_convolution_values_gradient",
-        "triton_convolution_weight_gradient",
-    ]
-
-
 def test_functions_of_the_operators_are_found_by_their_names():
-    pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA")
-    importlib.import_module("hf_any3d.modeling.kernels.triton.submanifold_convolution")
     layers = [f"{name}{ending}" for name in ("pooled_blocks", "pooled_patches") for ending in ("", "_backward")]
-    ending = ["", "_values_gradient", "_weight_gradient"]
-    assert set(IMPLEMENTATIONS) == {
-        "farthest_point_sample",
-        "knn",
-        *layers,
-        *(f"triton_convolution{e}" for e in ending),
-    }
+    assert set(IMPLEMENTATIONS) == {"farthest_point_sample", "knn", *layers}
     query, points = randn(2, 5, 3).detach(), randn(2, 9, 3).detach()
     found = IMPLEMENTATIONS["knn"](query, points, 4, "exact")
     assert all(map(torch.equal, found, torch.ops.hf_any3d.knn(query, points, 4, "exact")))

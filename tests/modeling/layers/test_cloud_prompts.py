@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
@@ -14,6 +15,7 @@ from hf_any3d.modeling.layers.cloud_prompts import (
     repeat_by_sample,
     unread_clouds,
 )
+from hf_any3d.modeling.layers.forward_contract import CACHE
 
 # The vocabulary has no row for the placeholder.
 WORDS, CLOUD = 6, 9
@@ -125,7 +127,7 @@ def test_clouds_enter_with_the_prompt_and_then_are_in_the_cache():
     )
     assert first["mm_encoder_outputs"] is encoded and torch.equal(first["input_ids"], PROMPTS)
     assert model.given.pop("inputs_embeds") is FEATURES
-    assert model.given == {"past_key_values": 3, "is_first_iteration": True, "more": 1}
+    assert model.given == {CACHE: 3, "is_first_iteration": True, "more": 1}
     assert set(model.prepare_inputs_for_generation(PROMPTS, is_first_iteration=True)) == {"input_ids"}
     # Without a cache the whole prompt is read in every step.
     again = model.prepare_inputs_for_generation(PROMPTS, mm_encoder_outputs=encoded, use_cache=False)
@@ -156,16 +158,19 @@ def test_drafts_have_no_clouds_and_an_assistant_encodes_those_of_its_model():
 
 def encoded(model: Chat, name: str = "input_ids", mask_length: int | None = None, **given) -> EncodedClouds:
     """Encode clouds before the first step; what else is given stays."""
-    config = SimpleNamespace() if mask_length is None else SimpleNamespace(_mask_length=mask_length)
+    config = GenerationConfig()
+    if mask_length is not None:
+        config._mask_length = mask_length
     made = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, given | {"more": 1}, name, config)
     assert made.pop("more") == 1 and not {"points", "point_features"} & made.keys()
-    assert made.keys() - {"past_key_values", "attention_mask"} == {"mm_encoder_outputs"}
+    assert made.keys() - {CACHE, "attention_mask"} == {"mm_encoder_outputs"}
     return made["mm_encoder_outputs"]["point"]
 
 
 def test_clouds_are_encoded_once_before_the_first_step():
     model = Chat()
-    none = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, {"more": 1, "points": None}, "input_ids", None)
+    given = {"more": 1, "points": None}
+    none = model._maybe_prepare_encoder_kwargs_for_generation(PROMPTS, given, "input_ids", GenerationConfig())
     assert none == {"more": 1}
     by_points = encoded(model, points=FEATURES)
     assert torch.equal(by_points.pooler_output[0], FEATURES + 0.5) and by_points.inputs == {"points": FEATURES}
@@ -178,7 +183,7 @@ def test_clouds_are_encoded_once_before_the_first_step():
 
 def test_clouds_in_the_cache_are_left_out_where_the_whole_conversation_is_given():
     model, given, whole = Chat(), clouds(3, 2), torch.ones(2, 4)
-    usual = {"point_features": given, "past_key_values": cache(3)}
+    usual = {"point_features": given, CACHE: cache(3)}
     for more in ({"attention_mask": whole}, {"mask_length": 4}):
         unread = encoded(model, **usual, **more).pooler_output
         assert [own[:, 0].tolist() for own in unread] == [[108], [116]]
@@ -188,7 +193,7 @@ def test_clouds_in_the_cache_are_left_out_where_the_whole_conversation_is_given(
         {"mask_length": 7},
         {},
         {"attention_mask": whole, "name": "inputs_embeds"},
-        {"attention_mask": whole, "past_key_values": None},
+        {"attention_mask": whole, CACHE: None},
     ):
         assert encoded(model, **usual | more).pooler_output is given
 
@@ -198,7 +203,7 @@ def test_drafts_are_made_by_models_that_know_the_placeholder():
 
     def generator(assistant=None, ids=PROMPTS, seen=0):
         return model._get_candidate_generator(
-            "config", ids, 1, model_kwargs={"past_key_values": cache(seen)}, assistant_model=assistant, more=2
+            "config", ids, 1, model_kwargs={CACHE: cache(seen)}, assistant_model=assistant, more=2
         )
 
     def language_model(rows: int) -> SimpleNamespace:
@@ -207,14 +212,14 @@ def test_drafts_are_made_by_models_that_know_the_placeholder():
     for assistant in (None, Chat(), language_model(CLOUD + 1)):
         config, ids, places, given = generator(assistant)
         assert (config, places, given.pop("more")) == ("config", (1,), 2) and ids is PROMPTS
-        assert given["assistant_model"] is assistant and given["model_kwargs"]["past_key_values"].get_seq_length() == 0
+        assert given["assistant_model"] is assistant and given["model_kwargs"][CACHE].get_seq_length() == 0
     assert generator(language_model(CLOUD), torch.tensor([[1, 2]]))[3]["more"] == 2
     message = (
         "assistant_model has 9 tokens, and the prompt has placeholders of clouds, point_token_id=9; expected a Chat"
     )
     with pytest.raises(ValueError, match=message):
         generator(language_model(CLOUD))
-    with pytest.raises(ValueError, match="past_key_values of 1 tokens with assistant_model or prompt_lookup_num_tok"):
+    with pytest.raises(ValueError, match=f"{CACHE} of 1 tokens with assistant_model or prompt_lookup_num_tok"):
         generator(seen=1)
 
 

@@ -305,7 +305,7 @@ def test_models_of_tokens_and_those_without_attention_say_what_they_support():
     names = ("sdpa", "flash_attn", "flex_attn", "attention_backend")
     for mixin, expected in ((PointTokensMixin, True), (NoAttentionMixin, False)):
         assert {name: getattr(mixin, f"_supports_{name}") for name in names} == dict.fromkeys(names, expected)
-        assert mixin.supports_gradient_checkpointing is expected and mixin.accepts_loss_kwargs is False
+        assert mixin.supports_gradient_checkpointing is expected
         assert (mixin.main_input_name, mixin.input_modalities) == ("points", ("point_cloud",))
 
 

@@ -34,7 +34,6 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     weight_entry,
     weights_checksum,
 )
-from hf_any3d.modeling.pretrained_parts.stored_adapters import check_adapter_config, check_patterns
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
@@ -179,47 +178,6 @@ def test_a_changed_part_beside_an_adapter_is_refused(tmp_path):
 def test_only_models_around_a_part_open_from_adapters():
     assert opens_from_adapter(Any2PointForPointCloudClassification, tiny_model().config)
     assert not opens_from_adapter(torch.nn.Linear, tiny_model().config)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"r": -1}, "r=-1; expected a whole number from 0 to 16,384"),
-        ({"r": 16385}, "r=16385; expected a whole number from 0 to 16,384"),
-        ({"r": 2.5}, "r=2.5; expected a whole number from 0 to 16,384"),
-        ({"rank_pattern": {"a": 99999}}, "rank_pattern['a']=99999; expected a whole number"),
-        ({"lora_alpha": float("nan")}, "lora_alpha=nan; expected a finite number"),
-        (
-            {"megatron_config": {"a": 1}},
-            "megatron_config is set; expected None, as these models have no Megatron layers",
-        ),
-        ({"target_modules": "a" * 10_001}, "10,001 characters; expected at most 10,000"),
-        ({"target_modules": "(a"}, "pattern '(a': not a regular expression ("),
-        ({"target_modules": "(a*)*"}, "pattern '(a*)*': repeats a group that has repeats or choices in it"),
-        ({"target_modules": "((a|b)c)+"}, "repeats a group that has repeats or choices in it"),
-        ({"target_modules": "a*b*c*d*e*"}, "repeats more than 4 times; name the modules instead"),
-        ({"target_modules": r"(a)\1"}, "refers back to a group; expected a plain expression"),
-        ({"target_modules": "q", "exclude_modules": "(b+)+"}, "pattern '(b+)+': repeats a group"),
-        ({"layers_pattern": ["(c+)+"]}, "(c+)+"),
-        ({"modules_to_save": ["(d+)+"]}, "(d+)+"),
-        ({"rank_pattern": {"(e+)+": 2}}, "pattern '(e+)+'"),
-        ({"alpha_pattern": {"(f+)+": 2}}, "pattern '(f+)+'"),
-    ],
-)
-def test_settings_that_could_exhaust_a_machine_are_refused(settings, message):
-    config = LoraConfig(target_modules=["q"])
-    for name, value in settings.items():
-        setattr(config, name, value)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        check_adapter_config(config)
-
-
-def test_plain_settings_of_adapters_are_allowed():
-    config = LoraConfig(r=16384, target_modules=r".*layers\.\d+\.(q|v)_proj", modules_to_save=["head"])
-    config.rank_pattern, config.alpha_pattern = {"(a|b)c": 16384}, {"^a$": 3}
-    check_adapter_config(config)
-    for pattern in ("a*b*c*d*", "(abc)+", r"(a\*)+", "([*+])+", "a" * 10_000, r"[^\]]*(b)?"):
-        check_patterns(LoraConfig(target_modules=pattern))
 
 
 def test_settings_of_a_call_become_those_of_the_config():

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import DynamicCache
 
 from hf_any3d.modeling.layers.cloud_prompts import EncodedClouds
+from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.modeling.spatiallm.modeling_spatiallm import FourierPositions
 from tests.common.case import spread_weights
@@ -105,7 +106,7 @@ def test_nothing_is_returned_that_was_not_asked_for(model):
     words = torch.tensor([[2, 3, 4]])
     for one, own in ((model, "logits"), (model.spatiallm, "last_hidden_state")):
         assert set(one(words, use_cache=False)) == {own}
-        assert set(one(words)) == {own, "past_key_values"}
+        assert set(one(words)) == {own, CACHE}
         model.config.output_hidden_states = True
         assert len(one(words).hidden_states) == 3
         model.config.output_hidden_states = False

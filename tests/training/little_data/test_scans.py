@@ -134,7 +134,7 @@ def test_a_column_named_group_joins_scans_unless_another_is_named():
 def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
     rows = rows_of([shape(1, 1), shape(1, 2), shape(1, 1)], [0, 0, 1])
     for most, groups in ((3, [0, 0, 0]), (2, [0, 1, 0])):
-        monkeypatch.setattr("hf_any3d.training.little_data.scans._MOST_COMPARED", most)
+        monkeypatch.setattr("hf_any3d.training.little_data.scans.MOST_COMPARED", most)
         assert look_at(rows, "scans").groups.tolist() == groups
 
 

@@ -102,16 +102,22 @@ def labeled(names: list[str], labels: list[int]) -> Dataset:
     return Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=names)}))
 
 
-def test_scans_of_classes_that_were_not_learned_count_as_wrong():
+def test_scans_of_classes_that_were_not_learned_and_those_without_a_label_count_as_wrong():
     head = LinearHead(np.eye(2), np.zeros(2), np.zeros(2), np.ones(2))
     rows = labeled(["cone", "stick", "ball", "arch"], [2, 1, 0, 2, 0])
     scores = np.array([[3.0, 0], [0, 3], [3, 0], [0, 3], [0, 3]])
-    found = training._evaluate(head, rows, scores, ["ball", "stick"])
+    config = SimpleNamespace(id2label={0: "ball", 1: "stick"}, unknown_share=None)
+    model = SimpleNamespace(config=config, score_unknown=lambda features, logits: torch.tensor([0.6, 0, 0, 0, 0]))
+    found = training._evaluate(model, head, rows, scores)
     assert found.classes == ["ball", "stick", "cone"] and (found.right, found.total) == (2, 5)
     assert found.how == "its own split"
     # Rows: ball once taken for a stick; cones once for a ball, once for a stick.
     assert found.matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 1, 0]]
     assert 100 < found.loss < 1000 and np.isfinite(found.loss)
+    config.unknown_share = 0.05
+    found = training._evaluate(model, head, rows, scores)
+    assert found.classes[-1] == "none of these" and (found.right, found.total) == (1, 5)
+    assert "ball taken for none of these (1)" in found.confusion_text()
 
 
 def scans(labels: list[int], groups: list[int] | None = None) -> Scans:
@@ -124,7 +130,7 @@ def scans(labels: list[int], groups: list[int] | None = None) -> Scans:
 def lines(judged, seen=None, channels=("xyz",), unlike=7, **settings) -> list[str]:
     config = SimpleNamespace(
         **{"up_axis": "y", "copy_turn": 10.0, "copies": 1, "features": ["descriptors", "encoder"], "wrap_labels": None}
-        | {"unknown_far": 0.9, "unknown_bank_rows": 0}
+        | {"unknown_share": 0.039, "unknown_bank_rows": 0}
         | settings
     )
     return training._lines("here", seen or scans([0, 0, 1, 1, 1]), PLAN, judged, config, channels, unlike)
@@ -139,8 +145,9 @@ def test_lines_tell_what_was_seen_chosen_and_found():
     assert way == "way: frozen descriptors and encoder features, with a linear head; few"
     assert sure == f"accuracy: {SURE.text()}, by folds; the saved model learned from all 5"
     assert confused == "confused: no classes confused"
-    assert unknown == (
-        "unknown score: above 0.5 for what is unlike these scans, and for one of 20 like them; no label above 0.9"
+    assert unknown.startswith("none of these: said of at most 4 % of further scans like these")
+    assert lines({CROSS_VALIDATION: SURE}, unknown_share=None)[-1].startswith(
+        "none of these: never said, as its level"
     )
 
 
@@ -152,7 +159,7 @@ def test_lines_tell_of_copies_wraps_and_splits():
     wrapped = lines({}, wrap_labels=2)
     assert "with a linear head, averaged with the answers of a trained wrap; few" in wrapped[1]
     assert wrapped[2].startswith("accuracy: unknown, as no class has two different scans")
-    assert wrapped[3].startswith("confused: unknown") and wrapped[4].startswith("unknown score: none")
+    assert wrapped[3].startswith("confused: unknown") and wrapped[4].startswith("none of these: never")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +225,7 @@ def test_an_estimate_tells_where_it_comes_from(model, counts, how):
     training._set_labels(model, ["ball", "stick"])
     given = examples(counts, model.config.hidden_size)
     bank = np.zeros((0, model.config.hidden_size), np.float32)
-    head, estimate = training._fit(model, given, bank, PLAN, FewScansArguments())
+    head, estimate = training.fit_few_scans(model, given, bank, PLAN, FewScansArguments())
     assert estimate.total == sum(count for count in counts if count > 1)
     assert re.match(how, estimate.how), estimate.how
     # What is alone in its class is known all the same.
@@ -232,7 +239,7 @@ def test_nothing_is_estimated_of_classes_with_one_scan(model):
     training._set_labels(model, ["ball", "stick"])
     given = examples((1, 1), model.config.hidden_size)
     bank = np.zeros((0, model.config.hidden_size), np.float32)
-    head, estimate = training._fit(model, given, bank, PLAN, FewScansArguments())
+    head, estimate = training.fit_few_scans(model, given, bank, PLAN, FewScansArguments())
     assert estimate is None and model.unknown_score is None
     logits = head.logits(given.features.astype(np.float64))
     assert logits.argmax(axis=1).tolist() == [0, 1]

@@ -1,7 +1,4 @@
-"""The page docs/command_line.md: its examples run and print what it says.
-
-`python -c 'from tests import conftest; from tests.cli.test_page import main; main()'` writes what they print.
-"""
+"""The page docs/command_line.md: its examples run, each in a process of its own, and print what the page says."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +14,8 @@ import pytest
 import typer.main
 
 from hf_any3d.cli import app
-from tests.cli.conftest import FILES, run, save
+from tests.cli.conftest import FILES, save
+from tests.doors.conftest import Shell
 from tests.tiny_encoders import saved_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +23,8 @@ PAGE = ROOT / "docs" / "command_line.md"
 _EXAMPLE = re.compile(r"```bash\n((?:(?!```).)*)```\n\n```text\n(.*?)```", re.DOTALL)
 # Commands that another page describes.
 ELSEWHERE = {"reproduce": "recipes.md", "sweep": "recipes.md"}
-KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder")
+KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder", "detector")
+EXAMPLES = _EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
 
 
 def build(place: Path) -> None:
@@ -50,18 +48,16 @@ def build(place: Path) -> None:
     os.symlink(saved_encoder("bert"), place / "models" / "encoder")
 
 
-def printed(lines: str) -> str:
+def printed(shell: Shell, lines: str) -> str:
     """Run the commands of a block and return what they print: results, then remarks."""
     text = ""
     for line in lines.splitlines():
-        echo, _, command = line.rpartition(" | ")
-        words = shlex.split(command)
-        assert words[0] == "hf-any3d"
-        result = run(*words[1:], stdin=shlex.split(echo)[1] + "\n" if echo else None)
-        kept = [row for row in result.err.splitlines() if is_ours(row)]
-        text += result.out + "".join(f"{row}\n" for row in kept)
+        assert "hf-any3d " in line
+        done = shell(line, code=None)
+        assert done.code in (0, 2), done.err
+        text += done.out + "".join(f"{row}\n" for row in done.err.splitlines() if is_ours(row))
     text = re.sub(r"\S*/tiny-encoders/\S+", "models/encoder", text)
-    return text.replace(os.environ["HF_ENDPOINT"], "https://huggingface.co")
+    return text.replace(shell.environment["HF_ENDPOINT"], "https://huggingface.co")
 
 
 def is_ours(line: str) -> bool:
@@ -80,14 +76,17 @@ def commands(node: typer.main.TyperGroup, prefix: tuple[str, ...] = ()) -> Itera
         yield from commands(inner, (*prefix, name)) if hasattr(inner, "commands") else [(*prefix, name)]
 
 
-@pytest.mark.usefixtures("libraries_as_they_were")
-def test_examples_print_what_the_page_says(tmp_path, monkeypatch, hub):
-    build(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    examples = _EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(examples) > 15
-    for lines, expected in examples:
-        assert plain(printed(lines)) == plain(expected), lines
+@pytest.fixture(scope="module")
+def place(open_shell, hub) -> Shell:
+    shell = open_shell(hub.url)
+    build(shell.folder)
+    return shell
+
+
+# One after the other: a model that one example trains is evaluated by another.
+@pytest.mark.parametrize("lines, expected", EXAMPLES, ids=[lines.partition("\n")[0] for lines, _ in EXAMPLES])
+def test_an_example_prints_what_the_page_says(lines, expected, place):
+    assert plain(printed(place, lines)) == plain(expected)
 
 
 def test_the_page_has_a_section_for_every_command_and_all_examples_parse():
@@ -105,15 +104,3 @@ def test_the_page_has_a_section_for_every_command_and_all_examples_parse():
         node.make_context(name, words)  # raises an error for an unknown option
     for name in {name for name in names if name[0] in ("batch", "data", "convert")}:
         assert " ".join(name) in text or f"`{name[-1]}`" in text, name
-
-
-def main() -> None:
-    """Write what the examples print into the page."""
-    text, place = PAGE.read_text(encoding="utf-8"), Path(tempfile.mkdtemp())
-    build(place)
-    os.chdir(place)
-    for lines, old in _EXAMPLE.findall(text):
-        new = printed(lines)
-        new = new.replace(f"{place}/", "")
-        text = text.replace(f"```bash\n{lines}```\n\n```text\n{old}```", f"```bash\n{lines}```\n\n```text\n{new}```")
-    PAGE.write_text(text, encoding="utf-8")

@@ -1,0 +1,122 @@
+"""No door moves a point by more than half a step of its file: tiles of maps in meters, feet and degrees."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from hf_any3d import load_point_dataset
+from hf_any3d.data.files import read_point_cloud
+from tests.cli.conftest import run
+
+from .builders import e57_of_doubles, pcd, ply
+
+# Corner of a tile, decimals of x and y, of z, and units in a meter along x and y, and z; None for no map.
+FRAMES = {
+    "meters": ((412_345.0, 5_653_210.0, 87.0), 3, 3, 1.0, 1.0),
+    "centimeters, near the equator": ((412_345.0, 12_345.0, 87.0), 2, 2, 1.0, 1.0),
+    "feet": ((1_312_345.0, 13_653_210.0, 287.0), 3, 3, 3.28084, 3.28084),
+    "degrees": ((-74.012345, 40.712345, 12.0), 8, 3, 1 / 111_320, 1.0),
+    "geocentric": ((4_075_542.0, 931_737.0, 4_801_629.0), 3, 3, 1.0, None),
+    "a local grid": ((0.0, 0.0, 0.0), 3, 3, 1.0, 1.0),
+}
+EXTENTS = (100, 1_000, 10_000, 100_000)
+
+
+def tile(frame, extent, count=600):
+    """Coordinates (count, 3) in float64, and half a step along each axis (3,)."""
+    corner, flat, up, unit, height = FRAMES[frame]
+    size = np.array([extent * unit, extent * unit, extent if height is None else 100 * height])
+    places = np.random.default_rng(0).random((count, 3)) * size + corner
+    places[0], places[1] = corner, corner + size
+    return np.column_stack([places[:, :2].round(flat), places[:, 2].round(up)]), np.array(
+        [10.0**-flat] * 2 + [10.0**-up]
+    ) / 2
+
+
+def las(xyz, steps):
+    import laspy
+
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales, header.offsets = 2 * steps, np.floor(xyz.mean(axis=0))
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = xyz.T
+    return cloud
+
+
+def write(path, xyz, steps):
+    """Write coordinates in the way of a format that holds them."""
+    doubles = xyz.astype("<f8").tobytes()
+    if path.suffix in (".las", ".laz"):
+        las(xyz, steps).write(path)
+    elif path.suffix == ".txt":
+        decimals = np.rint(-np.log10(2 * steps)).astype(int)
+        np.savetxt(path, xyz, fmt=[f"%.{number}f" for number in decimals])
+    elif path.suffix == ".npy":
+        np.save(path, xyz)
+    elif path.suffix == ".ply":
+        names = "\n".join(f"property double {axis}" for axis in "xyz")
+        path.write_bytes(ply(f"element vertex {len(xyz)}\n{names}", doubles))
+    elif path.suffix == ".pcd":
+        path.write_bytes(pcd("x y z", "8 8 8", "F F F", doubles, len(xyz)))
+    else:
+        path.write_bytes(
+            e57_of_doubles({f"cartesian{axis}": column for axis, column in zip("XYZ", xyz.T, strict=True)})
+        )
+
+
+def moved(cloud, xyz):
+    """Return how far any point is from its place, along each axis (3,)."""
+    whole = cloud.points.astype(np.float64) + (0 if cloud.offset is None else cloud.offset)
+    return np.abs(whole - xyz).max(axis=0)
+
+
+@pytest.mark.parametrize("ending", ["las", "laz", "txt", "npy", "ply", "pcd", "e57"])
+@pytest.mark.parametrize("extent", EXTENTS)
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_tile_is_read_and_written_within_half_a_step(frame, extent, ending, tmp_path):
+    xyz, half = tile(frame, extent)
+    write(tmp_path / f"tile.{ending}", xyz, half)
+    cloud = read_point_cloud(tmp_path / f"tile.{ending}")
+    # One part in a million for the rounding of these sums in float64.
+    assert (moved(cloud, xyz) <= half * (1 + 1e-6)).all(), (moved(cloud, xyz), half)
+    assert cloud.points.dtype == np.float32 or extent >= 10_000
+
+
+@pytest.mark.parametrize("extent", [EXTENTS[0], EXTENTS[-1]])
+@pytest.mark.parametrize("frame", FRAMES)
+def test_commands_and_rows_keep_a_tile_within_half_a_step(frame, extent, tmp_path):
+    xyz, half = tile(frame, extent)
+    (tmp_path / "in" / "tiles").mkdir(parents=True)
+    write(tmp_path / "in" / "tiles" / "a.las", xyz, half)
+    for kind in ("ply", "npz", "obj"):
+        target = tmp_path / f"shown.{kind}"
+        assert run("show", tmp_path / "in" / "tiles" / "a.las", "--output", target).code == 0
+        assert run("batch", "convert", tmp_path / "in", "--to", kind, "--output", tmp_path / kind).code == 0
+        for path in (target, *(tmp_path / kind).rglob(f"*.{kind}")):
+            assert (moved(read_point_cloud(path), xyz) <= half * (1 + 1e-6)).all(), path
+    assert run("show", tmp_path / "in", "--output", tmp_path / "a.html").code == 0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        row = load_point_dataset("folder", data_dir=tmp_path / "in", columns=["offset"])["train"][0]
+    apart = np.abs(row["points"].astype(np.float64) + row["offset"] - xyz).max(axis=0)
+    # Rows are float32, and say so where that moves points.
+    is_rounded = any("points are rounded to float32, by up to" in str(warning.message) for warning in said)
+    assert is_rounded or (apart <= half * (1 + 1e-6)).all(), apart
+
+
+def test_an_offset_that_rows_leave_out_is_said(tmp_path):
+    (tmp_path / "tiles").mkdir()
+    np.save(tmp_path / "tiles" / "a.npy", tile("meters", 100)[0])
+    with pytest.warns(UserWarning, match="relative to an offset; it is left out, unless columns have 'offset'"):
+        load_point_dataset("folder", data_dir=tmp_path)
+
+
+def test_coordinates_without_a_step_keep_a_millionth_of_the_extent():
+    from hf_any3d.data.files import PointCloudData
+
+    shape = np.random.default_rng(0).random((500, 3))
+    for far in (0, 3, 30, 3000):
+        cloud = PointCloudData(shape * np.pi + far)
+        assert (moved(cloud, shape * np.pi + far) <= 5e-7 * np.pi).all() and cloud.points.dtype == np.float32
+        assert (cloud.offset is None) == (far <= 3)

@@ -1,0 +1,105 @@
+"""Clouds that show no single object: rooms, streets, a handful of points."""
+
+import struct
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hf_any3d.cli import app
+from hf_any3d.data.files import PointCloudData, read_point_cloud
+from hf_any3d.data.no_object import NoObjectWarning, why_no_object
+from hf_any3d.pipelines import default_model
+from tests.data.files.builders import las
+
+
+def box_of(size, share=1.0, count=1000):
+    """A cloud of a box's size, of whose points a share lies on its floor and the others in its middle."""
+    points = np.random.default_rng(0).uniform(0.1, 0.9, size=(count, 3))
+    points[: int(share * count), 1] = 0
+    points[:2] = [[0], [1]]
+    return PointCloudData(points * np.asarray(size))
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "is_room"),
+    [
+        ((3, 1.8, 3), 1, True),
+        ((3, 1.79, 3), 1, False),
+        ((3, 6.0, 3), 1, True),
+        ((3, 6.01, 3), 1, False),
+        ((2.2, 3, 3), 1, True),
+        ((3, 3, 2.19), 1, False),
+        ((3, 3, 3), 0.45, True),
+        ((3, 3, 3), 0.35, False),
+    ],
+)
+def test_a_room_has_the_size_of_one_and_points_on_its_walls(size, share, is_room):
+    reason = why_no_object(box_of(size, share), "y")
+    assert (reason is not None) is is_room
+    assert reason is None or "a whole room: label its points (hf-any3d segment)" in reason
+
+
+def test_height_is_measured_along_the_axis_that_points_up():
+    cloud = box_of((8, 3, 8))
+    assert why_no_object(cloud, "y") is not None and why_no_object(cloud, "x") is None
+
+
+@pytest.mark.parametrize(("count", "few"), [(31, True), (32, False)])
+def test_a_handful_of_points_shows_no_shape_but_a_mesh_of_them_does(count, few):
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    reason = why_no_object(PointCloudData(points), "y")
+    assert reason == (f"{count} points show no shape: the label is a guess" if few else None)
+    assert why_no_object(PointCloudData(points, faces=np.array([[0, 1, 2]])), "y") is None
+
+
+def street(length: float) -> np.ndarray:
+    """Points of a street with intensities, as a laser scanner on a car writes them."""
+    return np.random.default_rng(0).uniform(0, [length, 17, 12, 1], (400, 4)).astype("<f4")
+
+
+@pytest.mark.parametrize(("length", "told"), [(120, True), (18, False)])
+def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, told, tmp_path, recwarn):
+    from transformers import pipeline
+
+    street(length).tofile(tmp_path / "street.bin")
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "street.bin")])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("m: no single object") == told
+    pipeline("point-cloud-classification", model=str(default_model()))(str(tmp_path / "street.bin"))
+    assert any(issubclass(warning.category, NoObjectWarning) for warning in recwarn) is told
+    # The same points in a file of no known unit may be those of a toy.
+    assert why_no_object(PointCloudData(street(length)[:, :3]), "z") is None
+
+
+def las_in(user: bytes, kind: int, record: bytes) -> bytes:
+    """A LAS file with one record about its coordinates."""
+    data = las(False, 0)[1]
+    start = struct.unpack_from("<I", data, 96)[0]
+    header = bytearray(data[: struct.unpack_from("<H", data, 94)[0]])
+    more = struct.pack("<2x16sHH32x", user, kind, len(record)) + record
+    struct.pack_into("<I", header, 96, len(header) + len(more))
+    struct.pack_into("<I", header, 100, 1)
+    return bytes(header) + more + data[start:]
+
+
+FEET = 'PROJCS["x",GEOGCS["y",UNIT["degree",0.0174]],PARAMETER["z",1],UNIT["US survey foot",0.30480060960121924]]'
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "meters"),
+    [
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9001), 1.0),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9002), 0.3048),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9003), 1200 / 3937),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 1024, 0, 1, 2), None),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9030), None),
+        (2112, FEET.encode(), 1200 / 3937),
+        (2112, f'COMPD_CS["c",{FEET},VERT_CS["h",UNIT["m",1.0]]]'.encode(), 1200 / 3937),
+        (2112, b'GEOGCS["y",UNIT["degree",0.0174532925199433]]', None),
+        (9, b"else", 1.0),
+    ],
+)
+def test_units_of_las_are_those_of_its_coordinate_system(kind, record, meters):
+    cloud = read_point_cloud(las_in(b"LASF_Projection", kind, record), file_type="las")
+    assert cloud.meters_per_unit == (None if meters is None else pytest.approx(meters))

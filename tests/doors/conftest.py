@@ -1,0 +1,132 @@
+"""A shell as a stranger has it: the wheel installed in an environment of its own, no checkout, caches of its own.
+
+Every command and program runs in a process that nothing else has imported anything into. Nothing here replaces a part
+of the library; only the hub is a stand-in on this machine, or cannot be reached.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from tests import release
+from tests.first_walk import write_scans
+
+NO_NETWORK = "http://127.0.0.1:9"
+"""Address that refuses every connection at once."""
+# Of an environment in which everything is tried, as developers have it, and others not.
+_NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")
+
+
+class Done(NamedTuple):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        """Both outputs."""
+        return self.out + self.err
+
+
+class Shell:
+    """A shell in a folder; it has the program `hf-any3d` and a `python` with the package.
+
+    Args:
+        folder: Where it starts.
+        python: Python of the environment.
+        hub: Address of the hub.
+    """
+
+    def __init__(self, folder: Path, python: Path, hub: str = NO_NETWORK):
+        self.folder = folder
+        self.python = python
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OF_A_STRANGER)}
+        self.environment = kept | {
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(folder / "home"),
+            "HF_ENDPOINT": hub,
+            "HF_TOKEN": "hf_tests",
+            "HF_HUB_DISABLE_XET": "1",  # the stand-in has no such storage
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+
+    def __call__(self, line: str, *, code: int | None = 0, stdin: str = "", **environment: str) -> Done:
+        """Run a line of bash; its exit code must be `code`, any if that is None, and there is no traceback."""
+        process = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment | environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        done = Done(process.returncode, process.stdout, process.stderr)
+        assert code in (None, done.code), f"{line}\nexit code {done.code}\n{done.out[-3000:]}\n{done.err[-5000:]}"
+        assert "Traceback" not in done.text, f"{line}\n{done.text[-5000:]}"
+        return done
+
+    def run(self, program: str, **environment: str) -> Done:
+        """Run a Python program."""
+        (self.folder / "program.py").write_text(program, encoding="utf-8")
+        return self("python program.py", **environment)
+
+    def write(self, name: str, points: np.ndarray, **columns: np.ndarray) -> Path:
+        """Write a cloud into the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_point_cloud(path, PointCloudData(points, **columns))
+        return path
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """Python of an environment with the wheel; built once for all processes of a run."""
+    shared = Path(os.environ["HF_ANY3D_DRAWN"])
+    with open(shared / "doors.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = shared / "doors"
+        python = folder / "venv" / "bin" / "python"
+        if not (folder / "ready").exists():
+            wheel = release.build(release.copy_checkout(folder / "checkout"))["wheel"]
+            release.new_environment(folder / "venv")
+            release.install(python, str(wheel))
+            # Python compiles a package when it is first imported, here once rather than in all first processes.
+            release.run(
+                str(python), "-m", "compileall", "-q", str(next(folder.glob("venv/lib/*/site-packages"))), cwd=folder
+            )
+            (folder / "ready").touch()
+    return python
+
+
+@pytest.fixture(scope="module")
+def open_shell(installed, tmp_path_factory) -> Callable[..., Shell]:
+    """A function that opens a shell in a new folder; `hub` is an address, by default one that nobody answers."""
+
+    def opened(hub: str = NO_NETWORK) -> Shell:
+        return Shell(tmp_path_factory.mktemp("elsewhere"), installed, hub)
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def shell(open_shell) -> Shell:
+    """A shell without a network, for all tests of a file."""
+    return open_shell()
+
+
+@pytest.fixture(scope="module")
+def scans(shell) -> Path:
+    """Twenty scans of four classes in the folder of the shell, and a scan outside of it."""
+    return write_scans(shell.folder / "scans")

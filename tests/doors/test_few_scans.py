@@ -1,0 +1,70 @@
+"""A person with twenty scans and no network: from a folder to a shared model and back."""
+
+import json
+
+import pytest
+
+SCANS = "scans/chair/0.ply"
+
+
+@pytest.fixture(scope="module")
+def learned(shell, scans):
+    """What `train scans` printed."""
+    return shell("hf-any3d train scans")
+
+
+def test_scans_are_learned_without_settings(learned, shell):
+    assert "20 scans of 4 classes, 5 each" in learned.out
+    assert "by cross-validation" in learned.out
+    assert "try: hf-any3d predict FILE --model outputs/scans" in learned.out
+    assert (shell.folder / "outputs/scans/README.md").is_file()
+
+
+def test_the_model_answers_about_its_files_as_a_list_and_as_a_page(learned, shell):
+    answers = json.loads(shell("hf-any3d predict scans --model outputs/scans --json --output page.html").out)
+    assert len(answers) == 20
+    right = [answer["predictions"][0]["label"] in answer["file"] for answer in answers]
+    assert sum(right) >= 18
+    page = (shell.folder / "page.html").read_text(encoding="utf-8")
+    assert all(f"{label}/0.ply" in page for label in ("chair", "lamp", "sofa", "table"))
+
+
+def test_evaluation_says_what_prediction_says(learned, shell):
+    done = shell("hf-any3d evaluate outputs/scans scans --json")
+    answers = json.loads(shell("hf-any3d predict scans --model outputs/scans --json").out)
+    right = sum(answer["predictions"][0]["label"] == answer["file"].split("/")[-2] for answer in answers)
+    assert json.loads(done.out)["accuracy"] == pytest.approx(right / len(answers))
+
+
+def test_more_scans_are_added(learned, shell):
+    shell("mkdir -p more/lamp && cp scans/lamp/1.ply more/lamp/new.ply")
+    done = shell("hf-any3d train more --from outputs/scans --output outputs/more")
+    assert "4 classes" in done.out and (shell.folder / "outputs/more/config.json").is_file()
+
+
+def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open_shell, hub):
+    here = shell(f"hf-any3d predict {SCANS} --model outputs/scans --json").out
+    pushed = shell("hf-any3d push outputs/scans me/door-scans", HF_ENDPOINT=hub.url)
+    assert "me/door-scans" in pushed.out
+    elsewhere = open_shell(hub.url)
+    there = elsewhere(f"hf-any3d predict {shell.folder / SCANS} --model me/door-scans --json").out
+    scores = [
+        {entry["label"]: entry["score"] for entry in json.loads(text)[0]["predictions"]} for text in (here, there)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_the_model_is_exported(learned, shell):
+    shell("hf-any3d export outputs/scans --output scans.onnx")
+    assert (shell.folder / "scans.onnx").stat().st_size > 100_000
+
+
+def test_data_are_checked_and_shown(shell, scans):
+    assert "20 files: 20 good" in shell("hf-any3d data check scans").out
+    shell("hf-any3d show scans --output show.html")
+    assert "chair/0.ply" in (shell.folder / "show.html").read_text(encoding="utf-8")
+
+
+def test_a_feature_that_is_asked_for_is_used_or_refused(shell, scans):
+    done = shell("hf-any3d train scans --features xyz rgb --output outputs/colors", code=1)
+    assert "rgb" in done.err

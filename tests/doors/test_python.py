@@ -1,0 +1,103 @@
+"""Doors of Python: what people write first, each program in a process that has imported nothing before."""
+
+import json
+
+import pytest
+
+from tests.release import named_models
+
+TRAIN = """
+from peft import get_peft_model
+from transformers import Trainer, TrainingArguments
+from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor, load_point_dataset
+from hf_any3d.data import PointCloudCollator
+shapes = load_point_dataset("shapes", split="test").select(range(16))
+model = Any2PointForPointCloudClassification.from_encoder_pretrained(
+    "sentence-transformers/all-MiniLM-L6-v2",
+    id2label=dict(enumerate(shapes.features["label"].names)),
+    num_tokens=8,
+    tokenizer_neighbors=4,
+)
+model = get_peft_model(model, GuidedAdapterConfig())
+trainer = Trainer(
+    model,
+    TrainingArguments("outputs/mine", max_steps=2, remove_unused_columns=False, label_names=["labels"]),
+    train_dataset=shapes,
+    processing_class=PointCloudProcessor(num_points=64),
+    data_collator=PointCloudCollator(num_points=64),
+)
+trainer.train()
+trainer.save_model()
+"""
+DOORS = {
+    "pipeline": """
+from transformers import pipeline
+import hf_any3d
+model = pipeline("point-cloud-classification", model="outputs/mine").model
+""",
+    "auto class": """
+from hf_any3d import AutoModelForPointCloudClassification
+model = AutoModelForPointCloudClassification.from_pretrained("outputs/mine")
+""",
+    "PeftModel": """
+from peft import PeftModel
+from hf_any3d import Any2PointForPointCloudClassification
+from hf_any3d import load_point_dataset
+names = load_point_dataset("shapes", split="test").features["label"].names
+base = Any2PointForPointCloudClassification.from_encoder_pretrained(
+    "sentence-transformers/all-MiniLM-L6-v2", id2label=dict(enumerate(names)), num_tokens=8, tokenizer_neighbors=4
+)
+model = PeftModel.from_pretrained(base, "outputs/mine")
+""",
+}
+LOGITS = """
+import json, torch
+points = torch.rand(2, 64, 3, generator=torch.Generator().manual_seed(0))
+with torch.no_grad():
+    print(json.dumps(model.eval()(points).logits.tolist()))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(open_shell, tmp_path_factory):
+    with named_models(tmp_path_factory.mktemp("named") / "models") as address:
+        shell = open_shell(address)
+        shell.run(TRAIN)
+        yield shell
+
+
+def test_an_adapter_opens_by_three_doors_with_equal_logits(trained):
+    answers = [json.loads(trained.run(door + LOGITS).out.splitlines()[-1]) for door in DOORS.values()]
+    for other in answers[1:]:
+        assert [value for row in other for value in row] == pytest.approx(
+            [value for row in answers[0] for value in row], abs=1e-5
+        )
+
+
+def test_features_come_from_the_stock_auto_class(trained):
+    program = """
+import torch
+from transformers import AutoModel
+import hf_any3d
+print(AutoModel.from_pretrained("outputs/mine")(torch.rand(1, 64, 3)).pooler_output.shape)
+"""
+    assert "torch.Size([1, " in trained.run(program).out
+
+
+def test_points_of_another_program_are_labeled_by_one_call(trained):
+    from tests.cli.conftest import save
+
+    save("scenes", trained.folder / "models" / "scenes")
+    program = """
+import numpy as np
+import hf_any3d
+points = np.random.default_rng(0).uniform(size=(500, 3))
+answer = hf_any3d.segment(points, model="models/scenes")
+print(type(answer).__name__, len(answer.labels))
+"""
+    assert "500" in trained.run(program).out
+
+
+def test_importing_the_package_says_nothing(shell):
+    done = shell.run("import hf_any3d")
+    assert done.out == "" and done.err == ""

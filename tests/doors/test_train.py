@@ -1,0 +1,101 @@
+"""Training in all its ways, each command in a process that has imported nothing before."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hf_any3d.hub.weights import OFFLINE_PACKAGES
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+SHORT = "--points 64 --batch-size 8"
+
+
+def test_options_of_training_work_without_network_and_without_an_encoder(shell, scans):
+    done = shell(f"hf-any3d train scans --epochs 1 {SHORT}")
+    assert "training starts from the packaged encoder" in done.err
+    assert "outputs/scans: model, card and metrics.json" in done.out
+    answer = json.loads(shell("hf-any3d predict scans/chair/0.ply --model outputs/scans --json").out)
+    assert {entry["label"] for entry in answer[0]["predictions"]} <= {"chair", "lamp", "sofa", "table"}
+
+
+def test_the_offline_extra_brings_the_encoder(shell, scans):
+    pytest.importorskip(OFFLINE_PACKAGES[ENCODER].module)
+    done = shell(f"hf-any3d train scans --max_steps 2 {SHORT} --output outputs/offline")
+    assert "packaged encoder" not in done.err
+    info = shell("hf-any3d info outputs/offline --json").out
+    assert ENCODER in info
+
+
+@pytest.fixture(scope="module")
+def online(open_shell, hub, sentence_encoder):
+    """A shell with a hub that has a tiny encoder, and the same scans."""
+    from tests.first_walk import write_scans
+
+    shell = open_shell(hub.url)
+    write_scans(shell.folder / "scans", count=3)
+    return shell
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--way trained --max_steps 2",
+        "--peft lora --epochs 1",
+        "--augment 'scale rotate' --epochs 1",
+        "--model_type pointnet --epochs 1",
+        "--way both --epochs 1",
+    ],
+)
+def test_each_way_of_training_makes_a_model_that_answers(options, online, sentence_encoder):
+    encoder = "" if "pointnet" in options else f"--encoder {sentence_encoder} --num_tokens 8 --tokenizer_neighbors 8"
+    folder = "outputs/" + options.split()[1].strip("'")
+    done = online(f"hf-any3d train scans {options} {SHORT} {encoder} --output {folder}")
+    assert f"{folder}: model, card and metrics.json" in done.out
+    program = f"""
+from hf_any3d import read_point_cloud
+from transformers import pipeline
+print(pipeline("point-cloud-classification", model="{folder}")("scans/lamp/0.ply", top_k=1))
+"""
+    assert "'label'" in online.run(program).out
+
+
+def test_points_are_learned_labeled_and_evaluated(shell):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        points = random.uniform(-1, 1, size=(300, 3))
+        labels = (points[:, 1] > 0).astype(np.int64)
+        shell.write(f"parts/{number}.npz", points, labels=labels)
+    shell(f"hf-any3d train parts --task segmentation --epochs 1 {SHORT}")
+    done = shell("hf-any3d segment parts/0.npz --model outputs/parts --output labeled.ply")
+    assert "300 points" in done.out and (shell.folder / "labeled.ply").is_file()
+    assert "mIoU" in shell("hf-any3d evaluate outputs/parts parts").out
+
+
+def test_boxes_of_a_folder_are_learned_and_found(shell):
+    random = np.random.default_rng(0)
+    boxes = {}
+    for number in range(4):
+        floor = np.concatenate([random.uniform(-2, 2, size=(400, 2)), np.zeros((400, 1))], axis=1)
+        center = np.array([*random.uniform(-1, 1, size=2), 0.5])
+        table = center + random.uniform(-0.5, 0.5, size=(400, 3))
+        shell.write(f"rooms/room{number}.ply", np.concatenate([floor, table]))
+        boxes[f"room{number}.ply"] = [{"label": "table", "center": center.tolist(), "size": [1, 1, 1], "heading": 0}]
+    (shell.folder / "rooms/boxes.json").write_text(json.dumps(boxes))
+    small = """--model_config '{"num_tokens": 32, "num_queries": 8}'"""
+    done = shell(f"hf-any3d train rooms --epochs 1 --points 256 --augment flip turn {small}")
+    assert "try: hf-any3d detect FILE --model outputs/rooms" in done.out
+    answer = shell("hf-any3d detect rooms/room0.ply --model outputs/rooms --threshold 0 --top-k 2 --json")
+    assert len(json.loads(answer.out)[0]["boxes"]) == 2
+
+
+def test_a_recipe_of_the_package_runs(online, sentence_encoder):
+    done = online(
+        f"hf-any3d train quickstart.yaml --max_steps 2 --encoder {sentence_encoder} --output outputs/recipe "
+        "--num_points 64 --init_tokenizer_from None"
+    )
+    assert "outputs/recipe: model, card and metrics.json" in done.out
+
+
+def test_a_wrong_option_is_named_with_the_right_one(shell, scans):
+    assert "--epochs" in shell("hf-any3d train scans --epoch 1", code=1).err
