@@ -299,7 +299,7 @@ def _evaluate(
     known = None if stated is None else known_facts(model, source, stated)
     # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
-    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
+    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
