@@ -227,6 +227,8 @@ MODEL_TYPES = {
 }
 """By the `model_type` in config.json."""
 
+NONE_OF_THESE = "none of these"
+"""What is said of a cloud without a label."""
 # What the labels of a dataset's rows belong to.
 LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_TEXTS = "clouds", "points", "texts"
 LABELED_WITH_BOXES = "boxes"

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE, is_none_of_these
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
+from hf_any3d.registry import NONE_OF_THESE
 
 Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 """For each split its metrics, and for each split a score of each class."""
