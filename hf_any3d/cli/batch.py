@@ -335,7 +335,7 @@ def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> Non
     from datasets import Features, List, Value
 
     from hf_any3d.data.boxes import answer_features
-    from hf_any3d.data.parquet.shards import ParquetRows
+    from hf_any3d.many_files.parts import parquet_writer
 
     best = List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
     columns = {
@@ -344,7 +344,7 @@ def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> Non
         "detect": {"boxes": answer_features()},
     }
     features = Features({"file": Value("string"), **columns[task], "error": Value("string")})
-    with ParquetRows(path, features) as written:
+    with parquet_writer(path, features) as written:
         for row in rows:
-            written.add({name: row.get(name) for name in features})
-        written.finish()
+            written.write({name: row.get(name) for name in features})
+        written.finalize()

@@ -6,12 +6,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
-from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, config
+from datasets import Array2D, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value, config
 from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AnyDataset = TypeVar("AnyDataset", bound=Dataset | DatasetDict | IterableDataset | IterableDatasetDict)
+Conversion = TypeVar("Conversion", bound=Callable)
 
 _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
@@ -38,6 +40,19 @@ _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000
 
 
+def _each_split(function: Conversion) -> Conversion:
+    """Let a function of a dataset take several splits too."""
+
+    @wraps(function)
+    def convert(dataset: Any, **options: Any) -> Any:
+        if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
+            return type(dataset)({split: function(rows, **options) for split, rows in dataset.items()})
+        return function(dataset, **options)
+
+    return cast("Conversion", convert)
+
+
+@_each_split
 def files_to_points(
     dataset: AnyDataset,
     *,
@@ -71,17 +86,13 @@ def files_to_points(
     Raises:
         ValueError: a wrong option, no or several PointCloud columns, or a file that cannot be read.
     """
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        options = {"mesh_points": mesh_points, "columns": columns, "seed": seed}
-        options |= {"column": column, "num_points": num_points, "on_error": on_error, "num_proc": num_proc}
-        splits: Any = {split: files_to_points(rows, **options) for split, rows in dataset.items()}
-        return type(dataset)(splits)
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     features = _features_of(dataset)
     column = _file_column(features, column)
     others = {name: feature for name, feature in features.items() if name != column}
+    new = Features({**converter.features, **others})
     if taken := sorted(set(others) & set(converter.names)):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
     # Rows as they are stored: files are read here, where errors can be handled.
@@ -100,15 +111,15 @@ def files_to_points(
         arguments,
         # Only a batch that loses rows needs the other columns too.
         input_columns=None if skip else [column],
-        rows_at_a_time=min(_ROWS_OF_FILES, converter.rows_at_a_time),
         remove_columns=[column],
-        features=Features({**converter.features, **others}),
+        features=new,
         num_proc=num_proc,
         description="Reading point clouds",
     )
     return rows.with_format("numpy")
 
 
+@_each_split
 def points_to_files(
     dataset: AnyDataset,
     *,
@@ -133,10 +144,6 @@ def points_to_files(
     Raises:
         ValueError: a wrong option, no column of points, or invalid content.
     """
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        options = {"format": format, "column": column, "columns": columns, "num_proc": num_proc}
-        splits: Any = {split: points_to_files(rows, **options) for split, rows in dataset.items()}
-        return type(dataset)(splits)
     feature, features = PointCloud(format=format), _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
     CloudColumns(columns=used)
@@ -146,15 +153,11 @@ def points_to_files(
     others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
     if column in others:
         raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
-    points = features["points"]
-    # The first size of an Array2D is None where clouds have different numbers of points.
-    per_row = (points.shape[0] if isinstance(points, Array2D) else None) or None
     return _map(
         dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
         {"names": ("points", *used), "column": column, "feature": feature},
         input_columns=["points", *used],
-        rows_at_a_time=min(_ROWS_OF_FILES, CloudColumns(per_row).rows_at_a_time),
         remove_columns=["points", *used],
         features=Features({column: feature, **others}),
         num_proc=num_proc,
@@ -162,6 +165,7 @@ def points_to_files(
     ).with_format(None)
 
 
+@_each_split
 def add_preview(
     dataset: AnyDataset, *, column: str = "preview", num_points: int = 2048, num_proc: int | None = None
 ) -> AnyDataset:
@@ -178,12 +182,6 @@ def add_preview(
     Raises:
         ValueError: a wrong option, or no column of points.
     """
-    if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        splits: Any = {
-            split: add_preview(rows, column=column, num_points=num_points, num_proc=num_proc)
-            for split, rows in dataset.items()
-        }
-        return type(dataset)(splits)
     from datasets import Mesh
 
     features = _features_of(dataset)
@@ -199,18 +197,18 @@ def add_preview(
         _preview_batch,
         {"names": names, "column": column, "num_points": num_points},
         input_columns=names,
-        rows_at_a_time=_ROWS_OF_FILES,
         features=Features({**features, column: Mesh()}),
         num_proc=num_proc,
         description="Drawing previews",
     )
-    if isinstance(dataset, IterableDataset):
+    if not isinstance(dataset, Dataset):
         return rows
     form = dataset.format
     # A format lists its columns, and the new one would be invisible.
     return rows.with_format(form["type"], columns=[*form["columns"], column], **form["format_kwargs"])
 
 
+@_each_split
 def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDataset:
     """Read the files that a dataset refers to by path into the dataset, so that `to_parquet` writes them too.
 
@@ -224,8 +222,6 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
         ValueError: a file that is missing; names it.
         TypeError: a stream.
     """
-    if isinstance(dataset, DatasetDict):
-        return type(dataset)({split: embed_files(rows, num_proc=num_proc) for split, rows in dataset.items()})
     if not isinstance(dataset, Dataset):
         raise TypeError(f"dataset is of type {type(dataset).__name__}; expected a Dataset or DatasetDict")
     form = dataset.format
@@ -259,7 +255,7 @@ class CloudColumns:
         seed: seed of the points that are drawn.
 
     Raises:
-        ValueError: a number of points or seed that is out of range or not whole, or an unknown column.
+        ValueError: a number of points or seed out of range, or an unknown column.
     """
 
     num_points: int | None = None
@@ -272,11 +268,8 @@ class CloudColumns:
             value = getattr(self, name)
             if value is None and name == "num_points":
                 continue
-            is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if value is None or not is_whole or value < least:
-                raise ValueError(
-                    f"{name} is {value!r}; expected {'' if is_whole else 'a whole number, '}at least {least}"
-                )
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
         if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
             unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
             expected = "'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset', as a list"
@@ -291,19 +284,12 @@ class CloudColumns:
     @property
     def features(self) -> "dict[str, FeatureType]":
         """Types of the columns in `datasets`."""
-        from datasets import Array2D, List, Value
-
         types: dict[str, FeatureType] = {name: Array2D((self.num_points, 3), _TYPES[name]) for name in self.names}
         for name in {*types} & {*_NUMBERS}:
             types[name] = List(Value(_TYPES[name]), length=self.num_points or -1)
         if "offset" in types:
             types["offset"] = List(Value(_TYPES["offset"]), length=3)
         return types
-
-    @property
-    def rows_at_a_time(self) -> int:
-        """Rows to write at a time: enough for speed, few enough for memory."""
-        return max(1, min(1000, _BYTES_AT_A_TIME // (12 * len(self.names) * (self.num_points or _TYPICAL_POINTS))))
 
     def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
         """Convert one cloud.
@@ -344,19 +330,27 @@ class CloudColumns:
         return row
 
 
+def rows_at_a_time(features: Features) -> int:
+    """Return the number of rows to write at a time: enough for speed, few enough for memory."""
+    arrays = [feature for feature in features.values() if isinstance(feature, Array2D)]
+    # The first size is None where clouds have different numbers of points.
+    size = sum(12 * (array.shape[0] or _TYPICAL_POINTS) for array in arrays)
+    return max(1, min(1000, _BYTES_AT_A_TIME // max(1, size)))
+
+
 def _map(
-    dataset: Dataset | IterableDataset,
+    dataset: Any,
     function: Callable,
     arguments: dict[str, Any],
     *,
     features: Features,
-    rows_at_a_time: int,
     num_proc: int | None,
     description: str,
     **options: Any,
 ) -> Any:
     """Map a dataset or a stream; return the same kind."""
-    options |= {"batched": True, "batch_size": rows_at_a_time, "fn_kwargs": arguments}
+    size = min(_ROWS_OF_FILES, rows_at_a_time(_features_of(dataset)), rows_at_a_time(features))
+    options |= {"batched": True, "batch_size": size, "fn_kwargs": arguments}
     if isinstance(dataset, IterableDataset):
         if num_proc is not None:
             raise ValueError(f"num_proc is {num_proc}; expected None, as DataLoader workers read a stream in parallel")
@@ -366,7 +360,7 @@ def _map(
         function,
         features=features,
         cache_file_name=_cache_file(dataset, function.__name__, arguments, features),
-        writer_batch_size=rows_at_a_time,
+        writer_batch_size=size,
         num_proc=num_proc,
         desc=description,
         **options,
@@ -429,7 +423,7 @@ def _preview_batch(*batch: Any, names: list[str], column: str, num_points: int) 
     return {column: files}
 
 
-def _features_of(dataset: Dataset | IterableDataset) -> Features:
+def _features_of(dataset: Any) -> Features:
     if isinstance(dataset, IterableDataset):
         dataset = dataset._resolve_features()
     assert dataset.features is not None

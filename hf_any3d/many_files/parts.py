@@ -11,19 +11,23 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
-from hf_any3d.data.parquet.shards import ParquetRows
+from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.many_files.executors import Workers, executor_of
 from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, cut, run
 from hf_any3d.many_files.work import Attempts
 from hf_any3d.model_card.run_report import peak_memory
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from datasets.arrow_writer import ParquetWriter
 
 MANIFEST = ".manifest.json"
 """Settings of the rows of a folder; hidden, so that it does not count as data."""
@@ -254,6 +258,13 @@ class Parts:
                 yield name, parquet.read_table(file, columns=list(columns))
 
 
+def parquet_writer(path: Path, features: Features) -> ParquetWriter:
+    """Return a writer of rows with some columns; a context manager."""
+    from datasets.arrow_writer import ParquetWriter
+
+    return ParquetWriter(features=features, path=str(path), writer_batch_size=rows_at_a_time(features))
+
+
 @dataclass(frozen=True)
 class PartWriter:
     """The work of one process: computing and writing parts."""
@@ -274,11 +285,11 @@ class PartWriter:
             wall, cpu = time.perf_counter(), time.process_time()
             # Before the files are read: one that changes in between has an outdated stamp and is read again.
             parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard["files"]})
-            with parts.writing(name) as unfinished, ParquetRows(unfinished, features) as written:
+            with parts.writing(name) as unfinished, parquet_writer(unfinished, features) as written:
                 for row in compute(shard["files"], attempts):
-                    written.add(row)
+                    written.write(row)
                     failed += row["error"] is not None
-                written.finish()
+                written.finalize()
             yield {
                 "part": name,
                 "rows": len(shard["files"]),

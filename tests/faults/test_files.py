@@ -14,7 +14,7 @@ from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
 from hf_any3d.atomic_files import write_json
-from hf_any3d.data.parquet import shards
+from hf_any3d.data.parquet import loading
 from hf_any3d.data.parquet.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
 from tests.conversions.converters import CONVERTERS
@@ -114,12 +114,12 @@ def test_an_interrupted_conversion_leaves_a_complete_directory_or_none(originals
     interrupt_everywhere(f"conversion of {name}", Program(run, holds, every=7), tmp_path, mode, same_content)
 
 
-# Datasets to Parquet
+# Datasets to Arrow
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_row_of_a_dataset_is_converted_exactly_once(mode, tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD_BYTES", 300)
+    monkeypatch.setattr(loading, "_LEAST_UNITS", 4)
     tree = write_tree(tmp_path / "toy")
     load_toy(tree, tmp_path / "warm")
 
@@ -131,15 +131,14 @@ def test_every_row_of_a_dataset_is_converted_exactly_once(mode, tmp_path, monkey
             for number, row in enumerate(rows.with_format("numpy")):
                 np.testing.assert_array_equal(row["points"], toy_cloud(split, number))
                 assert row["file"] == f"{split}/{number}.npy"
-        assert not list(folder.rglob(".*.tmp"))
+        assert not list(folder.rglob("*.incomplete"))
 
     def holds(folder: Path) -> None:
-        for record in folder.rglob("journal/*.json"):
-            stored = json.loads(record.read_text())
-            assert (record.parents[1] / "data" / stored["file"]).stat().st_size == stored["size"]
+        for piece in folder.rglob("0.0.0"):
+            assert {path.suffix for path in piece.iterdir()} == {".arrow", ".json"}
 
-    program = Program(lambda folder: load_toy(tree, folder) and None, holds, every=23)
-    interrupt_everywhere("dataset to Parquet", program, tmp_path, mode, rows_are_right)
+    program = Program(lambda folder: load_toy(tree, folder) and None, holds, every=11)
+    interrupt_everywhere("dataset to Arrow", program, tmp_path, mode, rows_are_right)
 
 
 # Answers and verdicts

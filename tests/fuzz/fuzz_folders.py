@@ -24,8 +24,7 @@ from hf_any3d.data.catalog import (
     shapenetpart,
     sunrgbd,
 )
-from hf_any3d.data.parquet import loading, shards
-from hf_any3d.data.parquet.shards import SplitStatistics
+from hf_any3d.data.parquet import loading
 from tests.data.catalog import (
     modelnet_trees,
     pointllm_trees,
@@ -77,35 +76,16 @@ class DamagedTree(Target):
 
     def _load(self, root: Path, folder: Path, on_error: str) -> None:
         # Reading and checking are tried ten thousand times, writing what has been checked is not.
-        no_writes = {"write_json": lambda path, value: None}
-        with (
-            patch.object(shards, "ShardWriter", Counted),
-            patch.multiple(shards, **no_writes),
-            patch.multiple(loading, **no_writes, _open=lambda *_: DatasetDict()),
-        ):
+        with patch.object(loading, "generated_dataset", _without_writing):
             self.load(root, {"cache_dir": folder / "cache", "verify": False, "on_error": on_error})
 
     def check_refusal(self, error: BaseException, case: tuple[str, bytes, str], folder: Path) -> None:  # noqa: D102
         assert str(folder / "tree") in str(error)
 
 
-class Counted:
-    """In place of a shard: counts the rows and writes an empty file."""
-
-    def __init__(self, path, features):
-        self.path, self.features = path, features
-        self.statistics, self.num_bytes = SplitStatistics(), 0
-
-    def add(self, row):
-        self.statistics.add(row, self.features)
-
-    def finish(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
-        return 0, "0" * 64
-
-    def discard(self):
-        pass
+def _without_writing(generator, features, *, gen_kwargs, **options):
+    """In place of a conversion: reads and counts the rows."""
+    return Dataset.from_dict({"row": [0 for _ in generator(**gen_kwargs)]})
 
 
 class DamagedMetadata(DamagedTree):

@@ -20,7 +20,6 @@ from datasets import (
     NamedSplit,
     Value,
 )
-from datasets.exceptions import DatasetGenerationError
 
 from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
@@ -34,9 +33,10 @@ from hf_any3d.data.catalog.folder_layout import (
     walk,
 )
 from hf_any3d.data.feature import PointCloud
-from hf_any3d.data.file_conversion import CloudColumns
+from hf_any3d.data.file_conversion import CloudColumns, rows_at_a_time
 from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.parquet.loading import generated_dataset
 
 
 def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -273,14 +273,8 @@ def _read(
     else:
         # `datasets` does not split tuples into shards.
         arguments |= {"shards": (stamped,), "is_whole_split": True}
-    settings: dict[str, Any] = {"split": rows.split, "writer_batch_size": converter.rows_at_a_time}
-    try:
-        return Dataset.from_generator(_rows, features, gen_kwargs=arguments, **settings, **options)
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
-            # `datasets` wraps the error, which names the file, in one that does not.
-            raise error.__cause__ from None
-        raise
+    settings: dict[str, Any] = {"split": rows.split, "writer_batch_size": rows_at_a_time(features)}
+    return generated_dataset(_rows, features, gen_kwargs=arguments, **settings, **options)
 
 
 def _rows(

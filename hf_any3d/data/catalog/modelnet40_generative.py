@@ -14,7 +14,7 @@ from hf_any3d.data.catalog.objaverse_captions import CONVERSATIONS, NUM_POINTS, 
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
 from hf_any3d.data.files import file_errors
 from hf_any3d.data.parquet import PublishedDataset, load_published
-from hf_any3d.data.parquet.shards import checked_row
+from hf_any3d.data.parquet.rows import checked_row
 
 FILE = "modelnet40_test_8192pts_fps.dat"
 PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)

@@ -16,7 +16,7 @@ from hf_any3d.data.catalog.pointllm_annotations import scan_entries
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.source import open_source, path_of_reference
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.parquet.shards import IGNORED
+from hf_any3d.data.parquet.rows import IGNORED
 
 CLASS_NAMES = tuple(
     "barrier bicycle bus car construction_vehicle motorcycle pedestrian traffic_cone trailer truck "

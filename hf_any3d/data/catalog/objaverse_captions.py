@@ -17,7 +17,7 @@ from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_error
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import find_folder, read_lines
-from hf_any3d.data.parquet.shards import checked_row
+from hf_any3d.data.parquet.rows import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def load(
         ids: only these objects.
         limit: at most this many rows of each split, the first ones.
         streaming: read each cloud from its own file together with its row. Only the texts are converted then;
-            otherwise the clouds are copied to Parquet, 196 kB each.
+            otherwise the clouds are copied, 196 kB each.
         copy_clouds: False does the same for rows that are read in any order, as training does: each access to a row
             reads the file of its cloud. `on_error="skip"` then leaves out rows whose file is missing; a damaged file
             raises an error when its row is read.

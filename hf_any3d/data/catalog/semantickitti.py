@@ -13,7 +13,7 @@ from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDataset
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.parquet.shards import IGNORED
+from hf_any3d.data.parquet.rows import IGNORED
 
 CLASS_NAMES = tuple(
     "car bicycle motorcycle truck other-vehicle person bicyclist motorcyclist road parking sidewalk other-ground "

@@ -1,4 +1,4 @@
-"""Convert published datasets to Parquet: their descriptions, the conversion, the cache and publishing."""
+"""Published datasets: their descriptions, conversion, cache, and publishing as Parquet."""
 
 from hf_any3d.data.parquet.loading import load_published
 from hf_any3d.data.parquet.published_dataset import License, PublishedDataset, SplitSource

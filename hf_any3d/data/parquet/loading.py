@@ -1,27 +1,41 @@
-"""Load published files as a DatasetDict: converted once, then opened from the cache."""
+"""Load published files as a DatasetDict: converted once by `datasets`, then opened from the cache."""
 
 import errno
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import DatasetDict, Features, IterableDatasetDict, config, load_dataset
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDatasetDict,
+    NamedSplit,
+    concatenate_datasets,
+    config,
+)
 from datasets.exceptions import DatasetGenerationError
-from filelock import FileLock
+from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import read_json, remove_temporaries, write_error, write_json
-from hf_any3d.data.parquet.journal import ShardChecks, ShardRecord, verify_checksums
+from hf_any3d.data.file_conversion import rows_at_a_time
+from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.parquet.published_dataset import PublishedDataset, SplitSource
-from hf_any3d.data.parquet.shards import SplitStatistics, convert_split
-from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.data.parquet.reading import read_lines
+from hf_any3d.data.parquet.rows import checked_row
+from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-"""Version of the cache and of `meta/stats.json`; raised when either changes its format."""
+_FORMAT_VERSION = 2  # of the cache; raised when its format changes
+_PIECES, _LEAST_UNITS, _STREAM_SHARDS = 16, 64, 64  # an interrupted conversion loses one piece
+_CHECKSUMS = "SHA256SUMS"
+# `sha256sum` writes a star before files that it read as binary.
+_CHECKSUM_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def load_published(
@@ -37,11 +51,11 @@ def load_published(
     on_error: str = "raise",
     streaming: bool = False,
 ) -> DatasetDict | IterableDatasetDict:
-    """Convert the files of a dataset to Parquet, unless the cache has them, and open them.
+    """Convert the files of a dataset to Arrow, unless the cache has them, and open them.
 
-    The cache is keyed by the names, sizes and times of the files and by everything that determines the rows. An
-    interrupted conversion resumes with the first incomplete shard. Several processes may call this at once: one
-    converts, the others wait. A damaged shard is converted again, with those after it; see `ShardChecks`.
+    The cache is keyed by the names, sizes and times of the files and by everything that determines the rows. A split
+    is converted in pieces, and an interrupted conversion resumes with the first piece that is missing. Several
+    processes may call this at once: one converts, the others wait.
 
     Args:
         dataset: its description.
@@ -54,7 +68,7 @@ def load_published(
         verify: check the number of clouds against the published one, and the files against SHA256SUMS if that file
             is in `root`; pass False for subsets of your own.
         on_error: "raise" stops at what cannot be read; "skip" leaves it out with a warning.
-        streaming: read the Parquet files row by row, without the Arrow copy that random access needs.
+        streaming: return streams, in the order of the rows.
 
     Returns:
         The splits in the order of `sources`, with description, citation, homepage and license in their `info`.
@@ -63,61 +77,120 @@ def load_published(
         ValueError: a wrong option; another number of clouds than published; a file that cannot be read or has
             another checksum.
         FileNotFoundError: a file that no longer exists.
-        OSError: the disk is full; names the file. What was converted before stays usable.
+        OSError: the disk is full. What was converted before stays usable.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    skip = on_error == "skip"
     expected = dataset.expected_counts.get(variant, {}) if verify else {}
     what = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     for split, source in sources.items():
-        if on_error == "raise":
+        if not skip:
             dataset.require(source.missing, root)
         if source.num_rows is not None:
-            _check_count(what, split, source.num_rows, expected.get(split), root)
+            _check_count(f"{root}: {what}, split {split},", source.num_rows, expected.get(split))
 
+    # Whatever changes the rows is part of the key.
     stamps = {split: [*_file_stamps(source.files, root), source.digest] for split, source in sources.items()}
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "name": dataset.name,
-        "revision": dataset.revision,
-        "variant": variant,
-        "options": dict(options or {}),
-        "features": features.to_dict(),
-    }
-    # Whatever changes the rows is part of the key, and names another folder.
-    text = json.dumps({**settings, "files": stamps}, sort_keys=True)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    settings = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
     folder = caches / dataset.name / f"{variant}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # Processes of one training start at the same time: the first converts, and the others find the result.
-    with FileLock(f"{folder}.lock"):
-        # Nobody else writes while the lock is held, so unfinished files are those of an interrupted call.
-        for part in ("data", "journal", "meta"):
-            remove_temporaries(folder / part)
-        is_complete = (folder / "meta" / "stats.json").is_file()
-        has_copy = any((folder / "arrow").rglob("*.arrow"))
-        checks = ShardChecks(folder, trust_times=is_complete and (has_copy or streaming))
-        if verify and not is_complete:
-            verify_checksums(root, {file for source in sources.values() for file in source.files})
-        records, skip = {}, on_error == "skip"
-        for split, source in sources.items():
-            progress = f"Converting {what}, {split}"
-            records[split] = convert_split(source, split, features, folder, checks, skip=skip, progress=progress)
-            _check_converted(what, split, records[split], expected.get(split), root, skip)
-        statistics = {split: _statistics(some) for split, some in records.items()}
-        described = {key: value for key, value in settings.items() if key != "features"} | {"splits": statistics}
-        # Its existence marks the conversion as complete, so it comes last.
-        if read_json(folder / "meta" / "stats.json") != described:
-            write_json(folder / "meta" / "stats.json", described)
-        checks.save()
-        splits = _open(folder, records, streaming)
-    for rows in splits.values():
+    if verify and not folder.exists():
+        _verify_checksums(root, {file for source in sources.values() for file in source.files})
+    splits: dict[str, Dataset] = {}
+    for split, source in sources.items():
+        where = f"{root}: {what}, split {split},"
+        try:
+            splits[split] = rows = _convert(source, split, features, folder, key, skip)
+        except _NoRows as error:
+            raise ValueError(f"{where} has {error}") from None
+        missing = (source.num_rows or 0) - len(rows)
+        if not skip:
+            _check_count(where, len(rows), expected.get(split))
+        elif missing > 0:
+            logger.warning("%s has %d clouds; %d are left out", where, len(rows), missing)
+    opened: Any = splits
+    if streaming:
+        opened = {split: rows.to_iterable_dataset(min(len(rows), _STREAM_SHARDS)) for split, rows in splits.items()}
+    for rows in opened.values():
         rows.info.description = dataset.description
         rows.info.citation = dataset.citation
         rows.info.homepage = dataset.homepage
         rows.info.license = str(dataset.license)
-    return splits
+    return IterableDatasetDict(opened) if streaming else DatasetDict(opened)
+
+
+def generated_dataset(generator: Callable[..., Iterator[dict]], features: Features, **options: Any) -> Dataset:
+    """Call `Dataset.from_generator`, and raise errors of files and of the disk as they are.
+
+    `datasets` wraps them in an error that names neither.
+    """
+    try:
+        return Dataset.from_generator(generator, features, **options)
+    except DatasetGenerationError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            place = options.get("cache_dir") or config.HF_DATASETS_CACHE
+            raise OSError(cause.errno, f"{place} could not be written ({os.strerror(cause.errno)})") from cause
+        if isinstance(cause, (ValueError, OSError)):
+            raise cause from None
+        raise
+
+
+class _NoRows(ValueError):
+    """A piece of a split has no row that can be used."""
+
+
+def _convert(source: SplitSource, split: str, features: Features, folder: Path, key: str, skip: bool) -> Dataset:
+    pieces, reason = [], "there are none"
+    size = max(_LEAST_UNITS, -(-len(source.units) // _PIECES))
+    for start in range(0, len(source.units), size):
+        # A tuple, which `datasets` does not split; the fingerprint stands for all arguments.
+        units = tuple(source.units[start : start + size])
+        try:
+            rows = generated_dataset(
+                _checked_rows,
+                features,
+                cache_dir=str(folder),
+                gen_kwargs={"source": source, "units": units, "features": features, "skip": skip},
+                fingerprint=f"{key}-{split}-{start}",
+                split=NamedSplit(split),
+                writer_batch_size=rows_at_a_time(features),
+            )
+        except _NoRows as error:  # `datasets` opens no table without rows
+            reason = str(error) or reason
+            continue
+        pieces.append(rows)
+    if not pieces:
+        raise _NoRows(f"no clouds that could be read; {reason}")
+    return concatenate_datasets(pieces)
+
+
+def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features, skip: bool) -> Iterator[dict]:
+    count, reasons = 0, []
+
+    def failed(error: Exception) -> None:
+        if not skip:
+            raise error
+        logger.warning("left out %s", error)
+        reasons.append(f"the first error: {error}")
+
+    for unit in units:
+        try:
+            # A row that does not fit costs only itself; an error while reading ends the unit.
+            for number, row in enumerate(source.read(unit)):
+                try:
+                    checked = checked_row(row, features)
+                except PointCloudError as error:
+                    failed(PointCloudError(f"{source.describe(unit)}, row {number}: {error}"))
+                    continue
+                count += 1
+                yield checked
+        except (PointCloudError, FileNotFoundError) as error:
+            failed(error)
+    if not count:
+        raise _NoRows(*reasons[:1])
 
 
 def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple]:
@@ -125,51 +198,27 @@ def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple]:
     return [(os.path.relpath(file, root), *file_stamp(file)) for file in files]
 
 
-def _check_count(what: str, split: str, found: int, expected: int | None, root: Path) -> None:
-    if expected is None or found == expected:
+def _check_count(where: str, count: int, expected: int | None) -> None:
+    if expected is None or count == expected:
         return
-    difference = f"{abs(expected - found):,} {'are missing' if found < expected else 'too many'}"
+    difference = f"{abs(expected - count):,} {'are missing' if count < expected else 'too many'}"
     raise ValueError(
-        f"{root}: {what}, split {split}, has {found:,} clouds; expected {expected:,}, so {difference}. "
+        f"{where} has {count:,} clouds; expected {expected:,}, so {difference}. "
         "Check that the files are complete and of this variant, or pass verify=False for a subset of your own"
     )
 
 
-def _check_converted(
-    what: str, split: str, records: list[ShardRecord], expected: int | None, root: Path, skip: bool
-) -> None:
-    skipped = [text for record in records for text in record.skipped]
-    found = sum(record.statistics["num_rows"] for record in records)
-    if skipped and not skip:
-        raise ValueError(
-            f"{root}: {what}, split {split}, was converted without {len(skipped)} pieces that could not be read, the "
-            f"first: {skipped[0]}. Repair the files, or pass on_error='skip'"
-        )
-    if not found:
-        reason = f"the first error: {skipped[0]}" if skipped else "there are none"
-        raise ValueError(f"{root}: {what}, split {split}, has no clouds that could be read; {reason}")
-    if skipped:
-        logger.warning("%s, split %s: %d clouds, and %d pieces left out", what, split, found, len(skipped))
-    else:
-        _check_count(what, split, found, expected, root)
-
-
-def _statistics(records: list[ShardRecord]) -> dict:
-    total = SplitStatistics()
-    for record in records:
-        total.merge(SplitStatistics.from_dict(record.statistics))
-    return {**total.as_dict(), "num_skipped": sum(len(record.skipped) for record in records)}
-
-
-def _open(
-    folder: Path, records: Mapping[str, list[ShardRecord]], streaming: bool
-) -> DatasetDict | IterableDatasetDict:
-    files = {split: [str(folder / "data" / record.file) for record in some] for split, some in records.items()}
-    try:
-        return load_dataset("parquet", data_files=files, cache_dir=str(folder / "arrow"), streaming=streaming)
-    except DatasetGenerationError as error:
-        cause = error.__cause__
-        # A full disk is the usual reason, which the error of `datasets` hides.
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise write_error(folder / "arrow", cause) from cause
-        raise
+def _verify_checksums(root: Path, files: Iterable[Path]) -> None:
+    """Compare files with `root/SHA256SUMS`, as `sha256sum` writes it, if there is one; others in it are not read."""
+    path, sums = root / _CHECKSUMS, {}
+    if not path.is_file():
+        return
+    for line in read_lines(path):
+        match = _CHECKSUM_LINE.fullmatch(line)
+        if not match:
+            raise ValueError(f"{path}: a line is {line[:60]!r}; expected a SHA-256, two spaces and a file name")
+        sums[(root / match[2]).resolve()] = match[1].lower()
+    listed = [file for file in sorted(files) if file.resolve() in sums]
+    for file in tqdm(listed, desc="Checking sums", unit=" files", disable=None):
+        if (seen := sha256_of(file)) != (right := sums[file.resolve()]):
+            raise ValueError(f"{file}: SHA-256 {seen}; {_CHECKSUMS} has {right}, so download it again")

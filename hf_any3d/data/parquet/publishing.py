@@ -2,18 +2,18 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from huggingface_hub import CommitOperationAdd, DatasetCard, DatasetCardData, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import add_preview
-from hf_any3d.data.parquet.loading import FORMAT_VERSION
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
-from hf_any3d.data.parquet.shards import SplitStatistics
 from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
 from hf_any3d.messages import printable
 
@@ -118,7 +118,7 @@ def push_point_dataset(
     for name, value in metadata.to_dict().items():
         setattr(card.data, name, value)
     card.text = card_text(repo_id, title, splits, license, statistics)
-    described = json.dumps({"format_version": FORMAT_VERSION, "splits": statistics}, indent=1) + "\n"
+    described = json.dumps({"format_version": 1, "splits": statistics}, indent=1) + "\n"
     files = {"README.md": str(card), "meta/stats.json": described}
     # In one commit, so that card and statistics always agree.
     operations = [CommitOperationAdd(name, text.encode()) for name, text in files.items()]
@@ -136,12 +136,24 @@ def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
 
 def split_statistics(split: str, rows: Dataset) -> dict:
     """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
-    statistics = SplitStatistics()
+    sizes, lower, upper, labels = [], np.full(3, np.inf), np.full(3, -np.inf), Counter()
+    feature = rows.features.get("label")
     columns = [name for name in ("points", "label") if name in rows.column_names]
     plain = cast("Iterable[dict[str, Any]]", rows.select_columns(columns).with_format("numpy"))
     for row in tqdm(plain, desc=f"Statistics of {split}", unit=" clouds", disable=None):
-        statistics.add(row, rows.features)
-    return statistics.as_dict()
+        points = np.asarray(row["points"])[:, :3]  # (points, 3)
+        sizes.append(len(points))
+        lower = np.minimum(lower, points.min(axis=0))
+        upper = np.maximum(upper, points.max(axis=0))
+        if isinstance(feature, ClassLabel):
+            labels[feature.int2str(int(row["label"]))] += 1
+    described: dict[str, Any] = {"num_rows": len(sizes)}
+    if sizes:
+        mean = round(sum(sizes) / len(sizes), 3)
+        described["points_per_cloud"] = {"min": min(sizes), "mean": mean, "max": max(sizes)}
+        described["num_points"] = sum(sizes)
+        described["bounds"] = {"min": lower.tolist(), "max": upper.tolist()}
+    return described | ({"labels": dict(sorted(labels.items()))} if labels else {})
 
 
 def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
@@ -157,10 +169,7 @@ def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
 
 
 def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, statistics: Mapping[str, dict]) -> str:
-    """Write the card; description, homepage and citation are taken from the `info` of the splits.
-
-    `statistics` are those of each split, as `SplitStatistics.as_dict` returns them.
-    """
+    """Write the card; `statistics` are those of each split, as `split_statistics` returns them."""
     split = next(iter(splits))
     features, info = splits[split].features, splits[split].info
     # A fence inside would end the block.

@@ -160,9 +160,9 @@ def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
     ("options", "message"),
     [
         ({"on_error": "ignore"}, "on_error is 'ignore'; expected 'raise' or 'skip'"),
-        ({"num_points": 0}, "num_points is 0; expected at least 1"),
+        ({"num_points": 0}, "num_points is 0; expected a whole number, at least 1"),
         ({"num_points": 2.5}, "num_points is 2.5; expected a whole number, at least 1"),
-        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"seed": -1}, "seed is -1; expected a whole number, at least 0"),
         ({"columns": "normals"}, "columns has 'normals'; expected .* as a list"),
         (
             {"columns": ["color"]},

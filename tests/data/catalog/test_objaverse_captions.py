@@ -290,7 +290,6 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
 
 def test_an_interrupted_conversion_resumes(tree, load, monkeypatch):
     from hf_any3d.data.catalog import objaverse_captions
-    from hf_any3d.data.parquet import shards
 
     opened = []
 
@@ -302,19 +301,11 @@ def test_an_interrupted_conversion_resumes(tree, load, monkeypatch):
 
     real = objaverse_captions.read_cloud
     monkeypatch.setattr(objaverse_captions, "read_cloud", read)
-    monkeypatch.setattr(shards, "SHARD_BYTES", 1)
+    monkeypatch.setattr(loading, "_LEAST_UNITS", 1)
     with pytest.raises(KeyboardInterrupt):
         load(tree, splits=["train"])
     assert load(tree, splits=["train"])["train"]["object_id"][:].tolist() == TRAIN
     assert opened == [*TRAIN, TRAIN[2]]
-
-
-def test_texts_count_for_the_size_of_a_shard(tree, load, tmp_path, monkeypatch):
-    from hf_any3d.data.parquet import shards
-
-    monkeypatch.setattr(shards, "SHARD_BYTES", 100)
-    load(tree, splits=["train"], streaming=True)
-    assert len(list((tmp_path / "cache").rglob("train-*.parquet"))) == 3
 
 
 def test_the_card_describes_conversations(tree, load):
@@ -323,14 +314,6 @@ def test_the_card_describes_conversations(tree, load):
     text = card_text("me/talks", "Talks", splits, splits["test"].info.license, statistics)
     assert "| conversations | list of (from: string, value: string) |" in text
     assert "| colors | Array2D (8192, 3) float32 |" in text and "ODC-By" in text and "xu2024pointllm" in text
-
-
-def test_statistics_are_stored_with_the_rows(tree, load, tmp_path):
-    load(tree)
-    stats = json.loads(next((tmp_path / "cache").rglob("stats.json")).read_text())
-    assert stats["format_version"] == loading.FORMAT_VERSION and stats["name"] == "objaverse_captions"
-    assert stats["splits"]["train"]["num_rows"] == 3
-    assert stats["splits"]["train"]["points_per_cloud"] == {"min": 8192, "mean": 8192.0, "max": 8192}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from importlib import import_module
 import pytest
 
 from hf_any3d.data.catalog import nuscenes, s3dis, semantickitti
-from hf_any3d.data.parquet.shards import IGNORED
+from hf_any3d.data.parquet.rows import IGNORED
 
 MODELNET = {"train": 9843, "test": 2468}
 CONVERSATIONS = ("brief", "complex", "detailed", "single_round", "multi_round")

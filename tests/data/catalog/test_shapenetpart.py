@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from datasets import Array2D, Value
@@ -119,12 +117,3 @@ def test_a_list_without_its_file_is_named(load, folder):
     (folder / "train_test_split" / "shuffled_test_file_list.json").unlink()
     with pytest.raises(FileNotFoundError, match="missing train_test_split/shuffled_test_file_list.json"):
         load()
-
-
-def test_statistics_count_the_categories(load, cache_dir):
-    from pathlib import Path
-
-    load()
-    (path,) = Path(cache_dir).glob("shapenetpart/*/meta/stats.json")
-    stats = json.loads(path.read_text())["splits"]["validation"]
-    assert stats["labels"] == {"Airplane": 1, "Lamp": 1} and stats["points_per_cloud"]["max"] == 60

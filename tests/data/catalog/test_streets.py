@@ -8,7 +8,7 @@ import pytest
 from hf_any3d import load_point_dataset
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.data.catalog import nuscenes, semantickitti
-from hf_any3d.data.parquet.shards import IGNORED
+from hf_any3d.data.parquet.rows import IGNORED
 from hf_any3d.training.segmentation_rows import class_weights
 from tests.data.catalog.street_trees import write_nuscenes, write_semantickitti
 from tests.data.files.builders import sweep_rows

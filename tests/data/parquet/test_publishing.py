@@ -6,8 +6,7 @@ import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, DatasetInfo, Features, Value, load_dataset
 
 from hf_any3d.data import add_preview, load_point_dataset, push_point_dataset
-from hf_any3d.data.parquet.publishing import _size_category, card_metadata, card_text
-from hf_any3d.data.parquet.shards import SplitStatistics
+from hf_any3d.data.parquet.publishing import _size_category, card_metadata, card_text, split_statistics
 from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
 
 
@@ -61,7 +60,14 @@ def test_the_card_has_the_info_of_the_dataset(hub, splits):
     assert "| train | 12 | 5 to 16 |" in text and "| 1 | tile | 4 | 1 |" in text
     statistics = json.loads(hub.content("me/toy-card", "meta/stats.json", kind="dataset"))
     assert statistics["format_version"] == 1
-    assert statistics["splits"]["test"]["points_per_cloud"] == {"min": 5, "mean": 6.5, "max": 8}
+    points = np.concatenate([cloud("test", number) for number in range(4)])
+    assert statistics["splits"]["test"] == {
+        "num_rows": 4,
+        "points_per_cloud": {"min": 5, "mean": 6.5, "max": 8},
+        "num_points": 26,
+        "bounds": {"min": points.min(0).tolist(), "max": points.max(0).tolist()},
+        "labels": {"cup": 1, "mug": 2, "tile": 1},
+    }
 
 
 def test_the_snippet_of_the_card_runs_without_this_package(hub, splits, tmp_path, monkeypatch):
@@ -131,9 +137,8 @@ def test_untrusted_names_are_escaped_in_the_card():
     )
     rows = {"points": [np.zeros((2, 3), np.float32)], "label": [0], nasty[3]: ["a"]}
     splits = DatasetDict(test=Dataset.from_dict(rows, features=features, info=info))
-    statistics = SplitStatistics()
-    statistics.add(splits["test"].with_format("numpy")[0], splits["test"].features)
-    text = card_text("me/x", nasty[2], splits, f"other: {nasty[0]} https://a.org/b", {"test": statistics.as_dict()})
+    statistics = split_statistics("test", splits["test"])
+    text = card_text("me/x", nasty[2], splits, f"other: {nasty[0]} https://a.org/b", {"test": statistics})
     head = str(card_metadata(nasty[2], f"other {nasty[2]}", 1).to_yaml())
     for whole in (text, head):
         assert "\x1b" not in whole and not any(line.startswith("---") for line in whole.split("\n"))

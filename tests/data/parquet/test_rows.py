@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+from datasets import Array2D, ClassLabel, Features, List, Value
+
+from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.parquet.rows import checked_row
+
+FEATURES = Features(
+    {
+        "points": Array2D((None, 3), "float32"),
+        "label": ClassLabel(names=["mug", "tile"]),
+        "labels": List(ClassLabel(names=["background", "object"])),
+        "file": Value("string"),
+    }
+)
+
+
+def row(**change):
+    return {"points": np.zeros((2, 3)), "label": 1, "labels": [0, 1], "file": "a.npy", **change}
+
+
+def test_values_are_converted_to_the_types_of_their_columns():
+    checked = checked_row({**row(), "more": 1}, FEATURES)
+    assert list(checked) == ["points", "label", "labels", "file"]
+    assert checked["points"].dtype == np.float32 and checked["labels"].dtype == np.int64
+    assert checked["label"] == 1 and checked["file"] == "a.npy"
+
+
+@pytest.mark.parametrize("label", [1, np.int32(1), np.array([1], np.uint8), "tile"])
+def test_a_class_is_a_number_or_a_name(label):
+    assert checked_row(row(label=label), FEATURES)["label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": np.zeros((0, 3)), "labels": []}, "points has no rows; expected at least 1 point"),
+        ({"points": np.zeros((2, 4))}, r"points has shape \(2, 4\); expected \(points, 3\)"),
+        ({"points": np.zeros(3)}, r"points has shape \(3,\)"),
+        ({"points": "text"}, "points has type <U4; expected numbers"),
+        ({"points": [[0, 0, 0], [0, np.inf, 0]]}, "points has NaN or infinite numbers in 1 rows, the first is 1"),
+        ({"points": [[0, 0, 1e39], [0, 0, 0]]}, "points has NaN or infinite numbers"),
+        ({"label": 2}, "label is 2; expected 0 to 1"),
+        ({"label": -1}, "label is -1; expected 0 to 1"),
+        ({"label": "cup"}, "label is 'cup'; expected one of mug, tile"),
+        ({"label": 0.5}, "label has type float64; expected whole numbers"),
+        ({"label": [0, 1]}, r"label has shape \(2,\); expected one number a cloud"),
+        ({"labels": [0, 2]}, "labels is 2; expected 0 to 1"),
+        ({"labels": [0]}, r"labels has shape \(1,\); expected .*2"),
+    ],
+)
+def test_invalid_values_are_named(change, message):
+    with pytest.raises(PointCloudError, match=message):
+        checked_row(row(**change), FEATURES)
+
+
+def test_a_missing_column_is_named():
+    incomplete = row()
+    del incomplete["labels"]
+    with pytest.raises(PointCloudError, match="there are no labels"):
+        checked_row(incomplete, FEATURES)
