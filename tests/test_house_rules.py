@@ -24,7 +24,6 @@ _EXCEPTIONS = {
 _UNREAD = {
     # Called alike, whichever of them is called.
     "hf_any3d/data/catalog/modelnet40.py": {"_text_sources(normals)", "_pickle_sources(normals)"},
-    "hf_any3d/many_files/executors.py": {"run(in_order)"},
     "modeling/kernels/pair_attention.py": {"pair_attention_fused(dropout)"},  # chosen only where there is none
     "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
     # Called by libraries.

@@ -1,7 +1,6 @@
 """`hf-any3d batch`: predict, embed, detect or convert many files, with a row for each; interrupted runs resume.
 
-A `Job` describes the work in plain values; `hf_any3d.many_files` does it, in this process, in several of this machine,
-or in those of a Ray cluster.
+A `Job` describes the work in plain values; `hf_any3d.many_files` does it.
 """
 
 from __future__ import annotations
@@ -57,13 +56,11 @@ from hf_any3d.cli.predict import (
     prediction_cells,
     split_model,
 )
-from hf_any3d.many_files.executors import EXECUTORS, Executor, Workers
-from hf_any3d.many_files.files import Cloud, InputFile
-from hf_any3d.many_files.runs import cut, run
-from hf_any3d.many_files.table import Table
-from hf_any3d.many_files.work import Answer, RowsWork, answerer, usual_batch_size
+from hf_any3d.many_files.executors import EXECUTORS, Workers, executor_of
+from hf_any3d.many_files.files import Cloud
+from hf_any3d.many_files.runs import Table, run
+from hf_any3d.many_files.work import Answer, RowsWork, answerer, cut, usual_batch_size
 from hf_any3d.messages import print_line
-from hf_any3d.threads import available_processors
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
@@ -110,24 +107,6 @@ class Job:
 
         same = {"task": self.task, "settings": self.settings, "given": list(given)}
         return same | ({"model": model_identity(self.settings["model"])} if "model" in self.settings else {})
-
-
-def _execute(job: Job, executor: Executor, given: dict[str, InputFile], names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the row of each file, with a progress bar; problems are printed."""
-    # Conversion runs no model, so it needs no device.
-    if job.task != "convert":
-        executor, device = executor.placed(job.device)
-        job = replace(job, device=device)
-    count = executor.count(len(names))
-    # So many parts that all processes have work until the end.
-    size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else len(names)
-    # A partial function and no lambda, since other processes get it pickled.
-    rows = executor.run(RowsWork(partial(_open, job), given=given), cut(names, size), in_order=True)
-    with progress(len(names), "file", show=len(names) > 1) as bar:
-        for row in rows:
-            print_problems(row)
-            yield row
-            bar.update()
 
 
 def _open(job: Job) -> tuple[Answer, int]:
@@ -297,12 +276,22 @@ def _run(
         raise ValueError(f"{words} reads files, not standard input; expected files or folders")
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
-        # Processes of this machine share its processors; Ray gives each one.
-        cpus = max(1, available_processors() // (workers or 1)) if engine == "local" else 1
-        executor = EXECUTORS[engine](Workers(workers, cpus))
+        executor, placed = executor_of(engine, Workers(workers)), job
         with status("starting Ray") if engine == "ray" else nullcontext():
-            executor.count(len(names))
-        return _execute(job, executor, data, names)
+            # Conversion runs no model, so it needs no device.
+            if job.task != "convert":
+                executor, device = executor.placed(job.device)
+                placed = replace(job, device=device)
+            count = executor.count(len(names))
+        # So many shards that all processes have work until the end.
+        size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else len(names)
+        # A partial function and no lambda, since other processes get it pickled.
+        work = RowsWork(partial(_open, placed), given=data)
+        with progress(len(names), "file", show=len(names) > 1) as bar:
+            for row in executor.run(work, cut(names, size)):
+                print_problems(row)
+                yield row
+                bar.update()
 
     suffix = output.suffix.lower()
     table = Table(output, job.identity(given), None if suffix == ".jsonl" else partial(_write_table, job.task, suffix))
@@ -328,23 +317,19 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
         flat = {"predict": prediction_cells, "embed": feature_cells, "detect": box_cells}[task]
         path.write_text("\n".join(csv_lines([cells for row in rows for cells in flat(row)])) + "\n", encoding="utf-8")
     else:
-        _write_parquet(path, task, rows)
+        from datasets import Features, List, Value
 
+        from hf_any3d.data.boxes import answer_features
+        from hf_any3d.many_files.parts import parquet_writer
+        from hf_any3d.many_files.rows import prediction_features
 
-def _write_parquet(path: Path, task: str, rows: Iterable[dict[str, Any]]) -> None:
-    from datasets import Features, List, Value
-
-    from hf_any3d.data.boxes import answer_features
-    from hf_any3d.many_files.parts import parquet_writer
-
-    best = List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
-    columns = {
-        "predict": {"predictions": best},
-        "embed": {"features": List(Value("float32"))},
-        "detect": {"boxes": answer_features()},
-    }
-    features = Features({"file": Value("string"), **columns[task], "error": Value("string")})
-    with parquet_writer(path, features) as written:
-        for row in rows:
-            written.write({name: row.get(name) for name in features})
-        written.finalize()
+        column, kind = {
+            "predict": ("predictions", prediction_features()),
+            "embed": ("features", List(Value("float32"))),
+            "detect": ("boxes", answer_features()),
+        }[task]
+        features = Features({"file": Value("string"), column: kind, "error": Value("string")})
+        with parquet_writer(path, features) as written:
+            for row in rows:
+                written.write({name: row.get(name) for name in features})
+            written.finalize()

@@ -10,7 +10,7 @@ Nothing runs before rows are written. The command `hf-any3d batch` runs on the s
 
 - `files`: which files, and their clouds; `work`: what a process does with them, a row for each;
 - `executors`: where it is done, in processes of this machine or of Ray;
-- `runs`: what is done already, and what is left; `table` and `parts`: the rows, in a table of lines or in Parquet.
+- `runs`: what is done already, and what is left, in a table of lines; `parts`: rows in Parquet.
 
 Names are imported when first used.
 """

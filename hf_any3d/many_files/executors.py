@@ -6,30 +6,23 @@ and writes its results itself or returns them. Memory is that of the processes, 
 
 from __future__ import annotations
 
-import json
-import logging
 import multiprocessing
 import os
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from hf_any3d.many_files.work import Attempts, Work
+from hf_any3d.many_files.work import Shard, Work
 from hf_any3d.threads import available_processors
 
-logger = logging.getLogger(__name__)
-
-_USUAL_ERRORS = (FileNotFoundError, ImportError, OSError, TypeError, ValueError)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
-SHARDS_IN_FLIGHT = 4
-"""Shards that a process is given ahead: with two, short ones end before Ray hands out the next."""
+SHARDS_IN_FLIGHT = 2
+"""Shards that a process of Ray is given, so that it need not wait for the next one."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +45,6 @@ class Workers:
     def __post_init__(self):
         if self.count is not None and self.count < 1:
             raise ValueError(f"workers is {self.count}; expected at least 1, or None")
-        for name, value, least in (("cpus", self.cpus, 0.1), ("gpus", self.gpus, 0)):
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
 
     def number_in(self, resources: Mapping[str, float], shards: int) -> int:
         """Return the number of processes in a cluster for a number of shards.
@@ -84,7 +74,6 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise ImportError("work on many files at once needs Ray: pip install 'hf-any3d[ray]'") from error
     return ray
@@ -102,26 +91,25 @@ def start() -> Any:
     return ray
 
 
-class Executor(Protocol):
-    """Runs work on shards of files. Another one is a class like these, and a line in `EXECUTORS`."""
+def limit_threads(cpus: float) -> None:
+    """Leave the other processes of this machine their processors, if this one has loaded torch."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(max(1, int(cpus)))
 
-    def placed(self, device: str | None) -> tuple[Executor, str | None]:
-        """Return the executor for work with a model, and the device of the model where `device` is wanted."""
-        ...
 
-    def count(self, shards: int) -> int:
-        """Return the number of processes for a number of shards."""
-        ...
+class _Process:
+    """The work in a process of its own; opened with the first shard, where an error reaches the program."""
 
-    def run(self, work: Work, shards: Sequence[Mapping[str, Any]], *, in_order: bool = False) -> Iterator[Any]:
-        """Yield the results of each shard once, as they are finished.
+    def __init__(self, work: Work, cpus: float):
+        self.work, self.cpus = work, cpus
+        self.answer: Callable[[Shard], Iterable[Any]] | None = None
 
-        Args:
-            work: What is done with a shard.
-            shards: Values of JSON.
-            in_order: Yield in the order of the shards.
-        """
-        ...
+    def run(self, shard: Shard) -> list[Any]:
+        if self.answer is None:
+            self.answer = self.work.open()
+            # Only now, as opening the model has imported torch.
+            limit_threads(self.cpus)
+        return list(self.answer(shard))
 
 
 @dataclass(frozen=True)
@@ -142,7 +130,7 @@ class LocalExecutor:
             )
 
     def placed(self, device: str | None) -> tuple[LocalExecutor, str | None]:
-        """Return this executor and the wanted device; None is the fastest one."""
+        """Return the executor for work with a model, and the device of the model; None is the fastest one."""
         return self, device
 
     def count(self, shards: int | None = None) -> int:
@@ -150,24 +138,24 @@ class LocalExecutor:
         count = self.workers.count or 1
         return count if shards is None else min(count, shards)
 
-    def run(self, work: Work, shards: Sequence[Mapping[str, Any]], *, in_order: bool = False) -> Iterator[Any]:
-        """Yield the results of each shard, in their order; see `Executor`.
+    def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
+        """Yield the results of all shards, in their order.
 
         Raises:
             ChildProcessError: A process was killed.
         """
         # No second process for one: errors and breakpoints stay in the program.
         if self.count() == 1:
-            run = work.open()
+            answer = work.open()
             for shard in shards:
-                yield from run(shard, Attempts())
+                yield from answer(shard)
             return
         count = self.count(len(shards))
         # Not forked: threads and locks of libraries that this process has loaded would not survive.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, context, _begin_process, (work, self.count())) as processes:
+        with ProcessPoolExecutor(count, context, _begin, (work, available_processors() // self.count())) as processes:
             try:
-                for results in processes.map(_run_in_process, shards):
+                for results in processes.map(_run, shards):
                     yield from results
             except BrokenProcessPool:
                 raise ChildProcessError(
@@ -178,31 +166,17 @@ class LocalExecutor:
                 processes.shutdown(cancel_futures=True)
 
 
-# In a process of the local executor: its work, and the function that does it once the model is open.
-_work: Work | None = None
-_run_shard: Callable[[Mapping[str, Any], Attempts], Iterator[Any]] | None = None
-_processes = 1
+_process: _Process | None = None  # in a process of the local executor
 
 
-def _begin_process(work: Work, processes: int) -> None:
-    global _work, _processes
-    _work, _processes = work, processes
+def _begin(work: Work, cpus: float) -> None:
+    global _process
+    _process = _Process(work, cpus)
 
 
-def _run_in_process(shard: Mapping[str, Any]) -> list[Any]:
-    global _run_shard
-    if _run_shard is None:  # here, where an error reaches the program
-        assert _work is not None
-        _run_shard = _work.open()
-        # Only now, as opening the model has imported torch.
-        limit_threads(available_processors() // _processes)
-    return list(_run_shard(shard, Attempts()))
-
-
-def limit_threads(cpus: float) -> None:
-    """Leave the other processes of this machine their processors, if this one has loaded torch."""
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(max(1, int(cpus)))
+def _run(shard: Shard) -> list[Any]:
+    assert _process is not None
+    return _process.run(shard)
 
 
 @dataclass(frozen=True)
@@ -233,30 +207,51 @@ class RayExecutor:
         return replace(self, workers=replace(self.workers, gpus=1)), "cuda"
 
     def count(self, shards: int) -> int:
-        """Return the number of processes; see `Executor`."""
+        """Return the number of processes."""
         return self.workers.number_in(start().cluster_resources(), shards)
 
-    def run(self, work: Work, shards: Sequence[Mapping[str, Any]], *, in_order: bool = False) -> Iterator[Any]:
-        """Yield the results of each shard; see `Executor`.
+    def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
+        """Yield the results of all shards, in their order; an error of the work ends the run."""
+        ray, workers = start(), self.workers
+        kind = ray.remote(_Process).options(
+            num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=1
+        )
+        processes = [kind.remote(work, workers.cpus) for _ in range(self.count(len(shards)))]
+        idle, waiting = processes * SHARDS_IN_FLIGHT, deque(enumerate(shards))
+        running: dict[Any, tuple[int, Shard, Any]] = {}
+        done: dict[int, list[Any]] = {}
+        for number in range(len(shards)):
+            while number not in done:
+                while idle and waiting:
+                    process, (place, shard) = idle.pop(), waiting.popleft()
+                    running[process.run.remote(shard)] = place, shard, process
+                (reference,), _ = ray.wait([*running])
+                place, shard, process = running.pop(reference)
+                done[place] = _results(ray, work, shard, process, reference)
+                idle.append(process)
+            yield from done.pop(number)
 
-        Raises:
-            ValueError: An error of the work, which ends the run; OSError, ImportError and other errors likewise.
-        """
-        count = self.count(len(shards))
-        # Text, so that no column gets a type of its own; a block a shard, so that all processes have work to the end.
-        items = [{"shard": number, "value": json.dumps(shard)} for number, shard in enumerate(shards)]
-        with tempfile.TemporaryDirectory(prefix="hf-any3d-attempts-") as attempts:
-            for answer in _answers(work, items, count, self.workers, in_order, attempts):
-                if "raised" in answer:
-                    logger.debug("%s", answer["trace"])
-                    raise restored_error(*answer["raised"])
-                yield from answer["results"]
+
+def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -> list[Any]:
+    """Wait for the results of a shard; a file at which processes end even if they have no other gets an error."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        # Ray would add its own traceback to the message.
+        raise error.cause from None
+    except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+        if len(shard.files) == 1:
+            name = shard.files[0]
+            error = f"{name}: processes ended while they had it; it may need more memory than there is"
+            return list(work.given_up(shard, error))
+    singles = [Shard(f"{shard.name}-{number:03d}", (name,)) for number, name in enumerate(shard.files)]
+    return [one for single in singles for one in _results(ray, work, single, process, process.run.remote(single))]
 
 
 EXECUTORS: dict[str, type[LocalExecutor] | type[RayExecutor]] = {"local": LocalExecutor, "ray": RayExecutor}
 
 
-def executor_of(engine: str, workers: Workers) -> Executor:
+def executor_of(engine: str, workers: Workers) -> LocalExecutor | RayExecutor:
     """Return an executor by its name.
 
     Raises:
@@ -265,63 +260,3 @@ def executor_of(engine: str, workers: Workers) -> Executor:
     if engine not in EXECUTORS:
         raise ValueError(f"engine is {engine!r}; expected one of {', '.join(EXECUTORS)}")
     return EXECUTORS[engine](workers)
-
-
-def _answers(
-    work: Work, items: list[Any], count: int, workers: Workers, in_order: bool, attempts: str
-) -> Iterator[dict[str, Any]]:
-    import ray.data
-
-    rows = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _Process,
-        fn_constructor_args=(work, workers.cpus, attempts),
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=SHARDS_IN_FLIGHT),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus,
-    )
-    rows.context.execution_options.preserve_order = in_order
-    rows.context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return (json.loads(row["answer"]) for row in rows.iter_rows())
-
-
-def described_error(error: Exception) -> tuple[str, str]:
-    """Return the type and the message of an error as text; the type is a usual one where it is derived from that."""
-    # In the order of resolution, so that a FileNotFoundError does not become the OSError that it is, too.
-    kinds = [kind.__name__ for kind in type(error).__mro__ if kind in _USUAL_ERRORS]
-    return kinds[0] if kinds else type(error).__name__, str(error)
-
-
-def restored_error(kind: str, text: str) -> Exception:
-    """Return the error that was described."""
-    usual = {one.__name__: one for one in _USUAL_ERRORS}
-    return usual[kind](text) if kind in usual else RuntimeError(f"{kind}: {text}")
-
-
-class _Process:
-    """A process of the pool.
-
-    Errors are returned, as Ray would wrap them into several others and start a process again whose model cannot be
-    opened.
-    """
-
-    def __init__(self, work: Work, cpus: float, attempts: str):
-        self.work, self.cpus, self.attempts = work, cpus, Path(attempts)
-        self.run: Callable[[Mapping[str, Any], Attempts], Iterator[Any]] | None = None
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Answer the one shard of a batch."""
-        try:
-            if self.run is None:
-                self.run = self.work.open()
-                limit_threads(self.cpus)
-            # On each machine of its own: the folder of the program that started the run, or one like it.
-            attempts = Attempts(self.attempts / f"{int(batch['shard'][0])}.json")
-            answer = {"results": list(self.run(json.loads(str(batch["value"][0])), attempts))}
-            attempts.finish()
-        except Exception as error:
-            # As text: errors may not be picklable, and Ray would wrap them in its own.
-            answer = {"raised": described_error(error), "trace": traceback.format_exc()}
-        return {"answer": [json.dumps(answer)]}

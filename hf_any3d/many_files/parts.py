@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,8 @@ from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.many_files.executors import Workers, executor_of
 from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.rows import CloudRows
-from hf_any3d.many_files.runs import Done, cut, run
-from hf_any3d.many_files.work import Attempts
+from hf_any3d.many_files.runs import Done, run
+from hf_any3d.many_files.work import Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
 
 if TYPE_CHECKING:
@@ -92,7 +94,6 @@ def to_parquet(
         BlockingIOError: Another process writes there.
         ChildProcessError: A process of the local engine was killed; the same call continues the run.
         ImportError: Ray is not installed.
-        RuntimeError: A file has no row, or more than one, at the end.
     """
     if files_per_part < 1:
         raise ValueError(f"files_per_part is {files_per_part}; expected at least 1")
@@ -102,8 +103,7 @@ def to_parquet(
 
     def execute(left: list[str]) -> Iterator[dict[str, Any]]:
         # New parts follow those of earlier calls, whose numbers stay.
-        first = 1 + max(parts.numbers(), default=-1)
-        shards = [{"part": first + place, **shard} for place, shard in enumerate(cut(left, files_per_part))]
+        shards = cut(left, files_per_part, first=1 + max(parts.numbers(), default=-1))
         # Without the names of all files, which each process would get.
         writer = PartWriter(replace(rows, files=()), str(parts.local or folder), "cuda" if gpus else "cpu")
         with tqdm(total=len(left), unit=" files", desc=str(folder), disable=None) as bar:
@@ -121,6 +121,8 @@ def to_parquet(
 class Parts:
     """The parts in a folder of this machine or of a bucket, an `Output` of runs.
 
+    A hidden file beside each part has the stamps of its files.
+
     Args:
         folder: Its path or URL.
         settings: What determines the rows; rows of others are refused.
@@ -129,66 +131,66 @@ class Parts:
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
         from fsspec.core import url_to_fs
 
-        folder, self.settings = os.fspath(folder), {"format": 2, **settings}
-        local = local_path(folder)
+        self.folder, self.settings = os.fspath(folder), {"format": 2, **settings}
+        local = local_path(self.folder)
         self.local = None if local is None else Path(os.path.abspath(local))
-        self.system, self.root = url_to_fs(folder if self.local is None else str(self.local))
-        self.folder = folder
+        self.system, self.root = url_to_fs(self.folder if self.local is None else str(self.local))
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Lock a folder of this machine, and remove what killed processes left; see `Output`."""
-        if self.local is None:
-            yield
-            return
-        with claim(self.local / ".lock", self.local):
-            remove_temporaries(self.local)
-            yield
-
-    def begin(self) -> None:
-        """Note the settings of the rows.
-
-        Raises:
-            ValueError: Those in the folder have others, or it has other files.
-        """
-        settings, path = self.settings, f"{self.root}/{MANIFEST}"
-        if self.system.exists(path):
-            known = json.loads(self.system.cat_file(path))
-            if known != settings:
-                differing = [name for name in settings if known.get(name) != settings[name]]
+    def opened(self) -> Iterator[None]:
+        """Lock a folder of this machine, remove what killed processes left, and note the settings; see `Output`."""
+        with nullcontext() if self.local is None else claim(self.local / ".lock", self.local):
+            if self.local is not None:
+                remove_temporaries(self.local)
+            path = f"{self.root}/{MANIFEST}"
+            known = json.loads(self.system.cat_file(path)) if self.system.exists(path) else None
+            if known is None:
+                self.system.makedirs(self.root, exist_ok=True)
+                names = map(os.path.basename, self.system.ls(self.root, detail=False))
+                if any(not name.startswith(".") for name in names):
+                    raise ValueError(f"{self.folder}: has other files; expected a new folder")
+                self.system.pipe_file(path, json.dumps(self.settings, indent=2).encode())
+            elif known != self.settings:
+                name = next(name for name in self.settings if known.get(name) != self.settings[name])
                 raise ValueError(
-                    f"{self.folder}: its rows have other settings, {differing[0]} {known.get(differing[0])}; expected "
-                    f"{settings[differing[0]]}, or another folder"
+                    f"{self.folder}: its rows have other settings, {name} {known.get(name)}; expected "
+                    f"{self.settings[name]}, or another folder"
                 )
-            return
-        if self.system.exists(self.root) and any(
-            not os.path.basename(name).startswith(".") for name in self.system.ls(self.root, detail=False)
-        ):
-            raise ValueError(f"{self.folder}: has other files; expected a new folder, or one of an earlier call")
-        self.system.makedirs(self.root, exist_ok=True)
-        self.system.pipe_file(path, json.dumps(settings, indent=2).encode())
+            yield
 
     def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
-        """Drop the rows of files that have changed, and return the files of the others; see `Output`."""
-        known = self.stamps()
-        self.drop({file for file, stamp in stamps.items() if stamp != known.get(file)}, failed=retry)
-        return set(self.files())
+        """Write parts again without the rows of files that have changed, and return the files of the others."""
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        files: set[str] = set()
+        # A list, since the loop writes parts anew.
+        for name, table in list(self._columns("path", "error")):
+            known = json.loads(self.system.cat_file(self._stamps_of(os.path.basename(name))))
+            rows = list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
+            # Files that this run is not asked for keep their rows.
+            kept = [stamps.get(path, known[path]) == known[path] and not (retry and error) for path, error in rows]
+            files |= {path for (path, _), is_kept in zip(rows, kept, strict=True) if is_kept}
+            if not all(kept):
+                with self.system.open(name, "rb") as file:
+                    # The two columns told which rows go; only parts that lose some are read whole.
+                    complete = parquet.read_table(file)
+                with self.writing(os.path.basename(name)) as unfinished:
+                    parquet.write_table(complete.filter(pa.array(kept)), unfinished)
+        return files
 
     def add(self, result: Mapping[str, Any], stamps: Mapping[str, str]) -> None:
         """Do nothing: the process has written the part."""
 
     def finish(self, files: Iterable[str]) -> Done:
-        """Check that each file has one row; see `Output`.
-
-        Raises:
-            RuntimeError: It has none, or several.
-        """
-        found = self.files()
-        twice = [file for file, count in found.items() if count > 1]
-        for what, names in (("no row", set(files) - set(found)), ("several rows", twice)):
-            if names:
-                raise RuntimeError(f"{self.folder}: {len(names)} files have {what}, such as {sorted(names)[0]}")
-        return Done(len(found), self.failed())
+        """Count the rows, and check that each file has one; see `Output`."""
+        counts, failed = Counter(), 0
+        for _, table in self._columns("path", "error"):
+            counts.update(table["path"].to_pylist())
+            failed += len(table) - table["error"].null_count
+        if wrong := [name for name in {*files, *counts} if counts[name] != 1]:
+            raise RuntimeError(f"{self.folder}: {len(wrong)} files have no row or several, such as {min(wrong)}")
+        return Done(len(counts), failed)
 
     def names(self) -> list[str]:
         """List the parts in the file system."""
@@ -198,22 +200,7 @@ class Parts:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the parts."""
-        return [int(os.path.basename(name)[len("part-") : -len(".parquet")]) for name in self.names()]
-
-    def files(self) -> Counter[str]:
-        """Return how many rows each file has."""
-        return Counter(path for _, table in self._columns("path") for path in table["path"].to_pylist())
-
-    def failed(self) -> int:
-        """Count the rows with an error."""
-        return sum(len(table) - table["error"].null_count for _, table in self._columns("error"))
-
-    def stamps(self) -> dict[str, str]:
-        """Return the stamp that each file had when its row was computed."""
-        found: dict[str, str] = {}
-        for name in self.names():
-            found |= json.loads(self.system.cat_file(self._stamps_of(os.path.basename(name))))
-        return found
+        return [int(match[1]) for name in self.names() if (match := re.search(r"part-(\d+)[^/]*$", name))]
 
     def store_stamps(self, part: str, stamps: Mapping[str, str]) -> None:
         """Write the stamps of the files of a part; before the part, whose existence makes them valid."""
@@ -221,22 +208,6 @@ class Parts:
 
     def _stamps_of(self, part: str) -> str:
         return f"{self.root}/.{part}.stamps.json"
-
-    def drop(self, files: Collection[str], failed: bool) -> None:
-        """Write parts again without the rows of some files, and without failed rows."""
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-
-        # A list, since the loop writes parts anew.
-        for name, table in list(self._columns("path", "error")):
-            rows = zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True)
-            kept = [path not in files and not (failed and error is not None) for path, error in rows]
-            if not all(kept):
-                with self.system.open(name, "rb") as file:
-                    # The two columns told which rows go; only parts that lose some are read whole.
-                    complete = parquet.read_table(file)
-                with self.writing(os.path.basename(name)) as unfinished:
-                    parquet.write_table(complete.filter(pa.array(kept)), unfinished)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -273,31 +244,33 @@ class PartWriter:
     folder: str
     device: str = "cpu"
 
-    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[dict[str, Any]]]:
+    def open(self) -> Callable[[Shard], list[dict[str, Any]]]:
         """Open the models and return the function that writes a part and describes it."""
-        import socket
+        compute = self.rows.open(self.device)
+        return lambda shard: [self._write(shard, compute(shard.files))]
 
-        compute, features = self.rows.open(self.device), self.rows.features
+    def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
+        """Write a part with the error of a file that ends processes."""
+        row = dict.fromkeys(self.rows.features) | {"path": shard.files[0], "error": error}
+        return [self._write(shard, [row])]
+
+    def _write(self, shard: Shard, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        name, failed = f"part-{shard.name}.parquet", 0
         parts = Parts(self.folder, self.rows.settings)
-
-        def write(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
-            name, failed = f"part-{shard['part']:05d}.parquet", 0
-            wall, cpu = time.perf_counter(), time.process_time()
-            # Before the files are read: one that changes in between has an outdated stamp and is read again.
-            parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard["files"]})
-            with parts.writing(name) as unfinished, parquet_writer(unfinished, features) as written:
-                for row in compute(shard["files"], attempts):
-                    written.write(row)
-                    failed += row["error"] is not None
-                written.finalize()
-            yield {
-                "part": name,
-                "rows": len(shard["files"]),
-                "failed": failed,
-                "process": f"{socket.gethostname()}:{os.getpid()}",
-                "wall": time.perf_counter() - wall,
-                "cpu": time.process_time() - cpu,
-                "memory": peak_memory().get("process"),
-            }
-
-        return write
+        wall, cpu = time.perf_counter(), time.process_time()
+        # Before the files are read: one that changes in between has an outdated stamp and is read again.
+        parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard.files})
+        with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
+            for row in rows:
+                written.write(dict(row))
+                failed += row["error"] is not None
+            written.finalize()
+        return {
+            "part": name,
+            "rows": len(shard.files),
+            "failed": failed,
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            "memory": peak_memory().get("process"),
+        }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.boxes import answer_features
@@ -14,10 +15,10 @@ from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.many_files.work import (
     Answer,
-    Attempts,
     answer_files,
     answerer,
     caller,
+    cut,
     feature_of,
     open_pipeline,
     usual_batch_size,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _CLASSES, _CHAT = "point-cloud-classification", "point-cloud-text-to-text"
 _BOXES = "point-cloud-object-detection"
 _FEATURES = ("pooled", "class_token", "tokens")
-_FILES_AT_A_TIME = 64
+_FILES_AT_A_TIME, _ROWS_AT_A_TIME = 64, 16
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,17 @@ class Step:
         from datasets import List, Value
 
         if self.task == _CLASSES:
-            return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
+            return prediction_features()
         if self.task == _BOXES:
             return answer_features()
         return Value("string") if self.task == _CHAT else List(Value("float32"))
+
+
+def prediction_features() -> Any:
+    """Return the type of a column of predictions."""
+    from datasets import List, Value
+
+    return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class CloudRows:
             del step["batch_size"]
         return {"points": converter, "on_invalid": self.on_invalid, "steps": steps}
 
-    def open(self, device: str = "cpu") -> Callable[[Sequence[str], Attempts], Iterator[dict[str, Any]]]:
+    def open(self, device: str = "cpu") -> Callable[[Sequence[str]], Iterator[dict[str, Any]]]:
         """Open the models in this process and return a function that yields the row of each file, in their order.
 
         Args:
@@ -163,9 +171,9 @@ class CloudRows:
                     rows[number] |= columns
             return [row if "error" in row else {"columns": row} for row in rows]
 
-        def rows(files: Sequence[str], attempts: Attempts) -> Iterator[dict[str, Any]]:
+        def rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
             inputs = [InputFile(name) for name in files]
-            for row in answer_files(inputs, answer, batch_size, attempts=attempts, read=self._read):
+            for row in answer_files(inputs, answer, batch_size, read=lambda file: file.read(self.on_invalid)):
                 found = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
                 # Every row has all columns in one order, as tables need.
                 yield {name: found.get(name) for name in names}
@@ -183,30 +191,23 @@ class CloudRows:
         Raises:
             ImportError: Ray is not installed.
         """
-        ray = start()
-        parts = [self.files[n : n + _FILES_AT_A_TIME] for n in range(0, len(self.files), _FILES_AT_A_TIME)]
-        workers = workers or Workers()
-        resources = dict(ray.cluster_resources())
-        count = workers.number_in(resources, len(parts))
+        ray, workers = start(), workers or Workers()
+        shards = cut(self.files, _FILES_AT_A_TIME)
+        count = workers.number_in(ray.cluster_resources(), len(shards))
         # A place is left for other steps, which run at the same time.
         if workers.count is None and count > 1:
             count -= 1
-        # Processes that hold all CPUs would keep other steps from ever starting.
-        cpus = workers.cpus if count * workers.cpus < resources["CPU"] else workers.cpus * 0.9
-        return ray.data.from_items(
-            [{"files": "\n".join(part)} for part in parts], override_num_blocks=len(parts)
-        ).map_batches(
+        items = [{"files": "\n".join(shard.files)} for shard in shards]
+        return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _TableMaker,
             fn_constructor_args=(replace(self, files=()), workers),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
-            num_cpus=cpus,
+            # Processes that hold all CPUs would keep other steps from ever starting.
+            num_cpus=0.9 * workers.cpus,
             num_gpus=workers.gpus,
         )
-
-    def _read(self, file: InputFile) -> Cloud:
-        return file.read(self.on_invalid)
 
     def _points(self, cloud: Cloud) -> dict[str, Any]:
         try:
@@ -290,18 +291,8 @@ def embed(
 ) -> CloudRows:
     """Add a vector of features `(features,)`, for search, clustering or heads.
 
-    Args:
-        rows: See `classify`.
-        model: Directory or hub name of a model of any task.
-        feature: "pooled", "class_token", or "tokens" for the mean of the tokens.
-        up_axis: See `classify`.
-        batch_size: See `classify`.
-        column: See `classify`.
-        keep_points: See `classify`.
-
-    Raises:
-        ValueError: See `classify`.
-        OSError: There is no such model.
+    `model` may have any task, and `feature` is "pooled", "class_token", or "tokens" for the mean of the tokens;
+    `classify` describes the other arguments and the errors.
     """
     if feature not in _FEATURES:
         raise ValueError(f"feature is {feature!r}; expected one of {', '.join(_FEATURES)}")
@@ -324,20 +315,8 @@ def detect(
 ) -> CloudRows:
     """Add the boxes of a detector, `[{"label": …, "score": …, "box": …}, …]` as its pipeline gives them.
 
-    Args:
-        rows: See `classify`.
-        model: Directory or hub name of a detector.
-        threshold: Lowest score of a box.
-        nms_iou: Of two boxes that overlap by more, the likelier one stays.
-        top_k: Largest number of boxes of a cloud; None for all.
-        up_axis: See `classify`.
-        batch_size: See `classify`.
-        column: See `classify`.
-        keep_points: See `classify`.
-
-    Raises:
-        ValueError: See `classify`.
-        OSError: There is no such model.
+    Boxes have at least a score of `threshold`; of two that overlap by more than `nms_iou` the likelier one stays, and
+    of all the best `top_k`. `classify` describes the other arguments and the errors.
     """
     from hf_any3d.modeling.layers.boxes import DetectionRule
 
@@ -359,20 +338,8 @@ def caption(
 ) -> CloudRows:
     """Add the answer of a chat model to one question about each cloud.
 
-    Args:
-        rows: See `classify`.
-        model: Directory or hub name of a MiniGPT-3D.
-        text: The question.
-        max_new_tokens: Longest answer.
-        batch_size: See `classify`.
-        column: See `classify`.
-        keep_points: See `classify`.
-        **generation: Other arguments of `generate`, such as `num_beams`.
-
-    Raises:
-        ValueError: See `classify`.
-        TypeError: An argument that `generate` does not have.
-        OSError: There is no such model.
+    `model` is a MiniGPT-3D, `text` the question, `max_new_tokens` the length of the longest answer, and `generation`
+    further arguments of `generate`, such as `num_beams`; `classify` describes the other arguments and the errors.
     """
     from hf_any3d.chat.generation import GENERATION_KEYS
     from hf_any3d.pipelines.base import refuse_unknown
@@ -413,12 +380,7 @@ class _TableMaker:
         """Yield tables of the rows of some files."""
         from datasets import Dataset
 
-        rows = []
-        for row in self.run(str(batch["files"][0]).split("\n"), Attempts()):
-            rows.append(row)
-            # A few at a time, as clouds may be large.
-            if len(rows) == 16:
-                yield Dataset.from_list(rows, features=self.features).data.table
-                rows = []
-        if rows:
-            yield Dataset.from_list(rows, features=self.features).data.table
+        rows = self.run(str(batch["files"][0]).split("\n"))
+        # A few at a time, as clouds may be large.
+        while some := list(islice(rows, _ROWS_AT_A_TIME)):
+            yield Dataset.from_list(some, features=self.features).data.table

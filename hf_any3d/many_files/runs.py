@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from hf_any3d.atomic_files import atomic_write, claim, read_json, write_json
+
+
+class Done(NamedTuple):
+    """The rows of an output: how many there are, and how many of them have an error."""
+
+    rows: int
+    failed: int
 
 
 class Output(Protocol):
-    """Destination of a run's rows, with a record of the files and settings that they belong to."""
+    """Destination of a run's rows: a `Table`, or `Parts`."""
 
-    def claimed(self) -> AbstractContextManager:
-        """Lock the output against other processes.
-
-        Raises:
-            BlockingIOError: Another process writes there.
-        """
-        ...
-
-    def begin(self) -> None:
-        """Note what the rows are.
-
-        Raises:
-            ValueError: There are rows of other work, or other files.
-        """
+    def opened(self) -> AbstractContextManager:
+        """Lock the output; rows of other work are a ValueError."""
         ...
 
     def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
-        """Drop the rows of files that have changed since, with `retry` failed ones too; return the files of the rest.
-
-        Args:
-            stamps: The stamps of all files of this run, see `InputFile.stamp`.
-            retry: Drop failed rows.
-        """
+        """Drop the rows of changed files, with `retry` failed ones too, and return the files of the others."""
         ...
 
     def add(self, result: Any, stamps: Mapping[str, str]) -> None:
@@ -42,13 +36,6 @@ class Output(Protocol):
     def finish(self, files: Iterable[str]) -> Done:
         """Complete the output, which has a row of each file."""
         ...
-
-
-class Done(NamedTuple):
-    """The rows of an output: how many there are, and how many of them have an error."""
-
-    rows: int
-    failed: int
 
 
 def run(
@@ -64,7 +51,7 @@ def run(
     Args:
         output: Where the rows go.
         files: Names of the files.
-        stamp_of: Returns the stamp of a file.
+        stamp_of: Returns the stamp of a file, see `InputFile.stamp`.
         execute: Yields the results for the files that have no row; not called if there are none.
         retry: Do failed files again.
 
@@ -75,8 +62,7 @@ def run(
         BlockingIOError: Another process writes to the output.
         ValueError: The output is of other work.
     """
-    with output.claimed():
-        output.begin()
+    with output.opened():
         # Stamps are taken before the work, so that a file that changes meanwhile is done again next time.
         stamps = {name: stamp_of(name) for name in files}
         done = output.resume(stamps, retry)
@@ -86,6 +72,87 @@ def run(
         return len(done), output.finish(stamps)
 
 
-def cut(files: Sequence[str], size: int) -> list[dict[str, Any]]:
-    """Cut a list of files into shards."""
-    return [{"files": list(files[start : start + size])} for start in range(0, len(files), size)]
+class Table:
+    """The rows of a run, one line of JSON each, appended as they come; a table of another type is written at the end.
+
+    Args:
+        output: The table.
+        identity: What is done; a table of other work is refused.
+        write: Writes rows to a file; None if the lines of JSON are the table.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        identity: dict[str, Any],
+        write: Callable[[Path, Iterable[dict[str, Any]]], None] | None = None,
+    ):
+        self.output, self.identity, self.write = output, identity, write
+        self.path = output if write is None else output.with_name(f".{output.name}.jsonl")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Lock the table, and note what its rows are; see `Output`."""
+        with claim(self.output.with_name(f".{self.output.name}.lock"), self.output):
+            file = self.output.with_name(f".{self.output.name}.job.json")
+            known = read_json(file)
+            # Through JSON, as the stored one went: tuples come back as lists.
+            is_other = known != json.loads(json.dumps(self.identity))
+            if is_other and (self.output.exists() or self.path.exists()):
+                was = _difference(known, self.identity) if known else "exists already"
+                raise ValueError(
+                    f"--output: {self.output} {was}; expected a new name, or the same command to continue it"
+                )
+            write_json(file, self.identity)
+            yield
+
+    def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
+        """Keep the rows of unchanged files, and return the names of these files; see `Output`."""
+        kept: set[str] = set()
+        if not self.path.exists():
+            return kept
+        with atomic_write(self.path) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
+            # Written anew, which also drops a last line that was cut off.
+            for row in self._rows():
+                name = str(row.get("file"))
+                is_current = stamps.get(name, "") == row.get("stamp") and name not in kept
+                if is_current and not (retry and "error" in row):
+                    kept.add(name)
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return kept
+
+    def add(self, result: dict[str, Any], stamps: Mapping[str, str]) -> None:
+        """Append a row; it is on disk when the next one is computed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Opened and closed for each row, so that no row waits in a buffer when the process is killed.
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({**result, "stamp": stamps[result["file"]]}, ensure_ascii=False) + "\n")
+
+    def finish(self, files: Iterable[str]) -> Done:
+        """Write the table, and count its rows."""
+        errors = ["error" in row for row in self._rows()]
+        if self.write is not None:
+            with atomic_write(self.output) as unfinished:
+                self.write(unfinished, ({key: row[key] for key in row if key != "stamp"} for row in self._rows()))
+        return Done(len(errors), sum(errors))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """Yield complete rows; the last one may be cut off by an interruption."""
+        if not self.path.exists():
+            return
+        # A line that was cut off may end in the middle of a character.
+        with open(self.path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict):
+                    yield row
+
+
+def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Describe in what a table is another one."""
+    if known.get("model") != wanted.get("model") and known.get("settings") == wanted["settings"]:
+        return f"was made by other weights or files of the model {wanted['settings']['model']}"
+    return f"was made by other settings or from other files ({known})"

@@ -2,74 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from hf_any3d.atomic_files import read_json
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.messages import model_errors, one_line
 
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
 """Function of some clouds that returns the row of each, which may be `{"error": …}`."""
 
-_MOST_ENDED = 2
+
+class Shard(NamedTuple):
+    """Files that a process gets at a time, and the name of what it may write for them."""
+
+    name: str
+    files: tuple[str, ...]
 
 
 class Work(Protocol):
     """The work of one process; it is pickled."""
 
-    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[Any]]:
-        """Open models and return the function that yields the results of a shard; both are JSON."""
+    def open(self) -> Callable[[Shard], Iterable[Any]]:
+        """Open models and return the function from a shard to its results."""
+        ...
+
+    def given_up(self, shard: Shard, error: str) -> Iterable[Any]:
+        """Return the results of a shard of one file that has ended the processes that had it."""
         ...
 
 
-class Attempts:
-    """Record of the processes that had a shard before: a file at which two of them ended is left out.
-
-    Ray starts a process again as often as it ends, so that a file that exhausts the memory, or at which a library
-    faults, would stop a run for good. After one process has ended, the files of its shard are noted one at a time.
-
-    Args:
-        path: File with the state; None forgets it.
-    """
-
-    def __init__(self, path: Path | None = None):
-        self.path = path
-        known = (None if path is None else read_json(path)) or {"started": False, "now": None, "ended": {}}
-        self.ended: dict[str, int] = known["ended"]
-        # The last process noted a file and did not get to the next: it ended there.
-        if known["now"] is not None:
-            self.ended[known["now"]] = self.ended.get(known["now"], 0) + 1
-        self.is_careful = known["started"]
-        """True if files must be processed one at a time, each after a call of `begin`."""
-        self._note(None)
-
-    def begin(self, file: str) -> str | None:
-        """Note the file that is processed next; returns the error of one that must be left out."""
-        if self.ended.get(file, 0) >= _MOST_ENDED:
-            return f"{file}: {_MOST_ENDED} processes ended while they had it; it may need more memory than there is"
-        if self.is_careful:
-            self._note(file)
-        return None
-
-    def finish(self) -> None:
-        """Forget a shard that is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
-    def _note(self, file: str | None) -> None:
-        if self.path is not None:
-            # Not flushed to disk, which takes long: it must outlive the process, not the machine.
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self.path.with_suffix(".tmp")
-            unfinished.write_text(json.dumps({"started": True, "now": file, "ended": self.ended}), encoding="utf-8")
-            os.replace(unfinished, self.path)
+def cut(files: Sequence[str], size: int, first: int = 0) -> list[Shard]:
+    """Cut a list of files into shards, which are numbered from `first` on."""
+    starts = range(0, len(files), size)
+    return [Shard(f"{number:05d}", tuple(files[start : start + size])) for number, start in enumerate(starts, first)]
 
 
 def answer_files(
@@ -77,7 +46,6 @@ def answer_files(
     answer: Answer,
     batch_size: int = 1,
     *,
-    attempts: Attempts | None = None,
     read: Callable[[InputFile], Cloud] = InputFile.read,
     raise_errors: bool = False,
 ) -> Iterator[dict[str, Any]]:
@@ -89,21 +57,14 @@ def answer_files(
         files: The files.
         answer: If it raises an error for several clouds, it is called for each alone.
         batch_size: Clouds per call.
-        attempts: Record of the processes that had these files before.
         read: Reads a file.
         raise_errors: Raise the error of a file instead of going on.
     """
-    attempts = attempts or Attempts()
-    # In a batch there would be no way to tell which file ended the process.
-    size = 1 if attempts.is_careful else batch_size
-    for start in range(0, len(files), size):
-        batch = files[start : start + size]
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
         rows: dict[int, dict[str, Any]] = {}
         clouds: dict[int, Cloud] = {}
         for number, file in enumerate(batch):
-            if (error := attempts.begin(file.name)) is not None:
-                rows[number] = {"error": error}
-                continue
             try:
                 clouds[number] = read(file)
             except FILE_ERRORS as error:
@@ -164,17 +125,21 @@ class RowsWork:
     folder: str = field(default_factory=os.getcwd)
     given: Mapping[str, InputFile] = field(default_factory=dict)
 
-    def open(self) -> Callable[[Mapping[str, Any], Attempts], Iterator[dict[str, Any]]]:
-        """Open the models and return the function that is called with `{"files": […]}`."""
+    def open(self) -> Callable[[Shard], Iterator[dict[str, Any]]]:
+        """Open the models and return the function from a shard to its rows."""
         # Names are relative to the folder of the program, and a process may start elsewhere.
         os.chdir(self.folder)
         answer, batch_size = self.open_answer()
 
-        def rows(shard: Mapping[str, Any], attempts: Attempts) -> Iterator[dict[str, Any]]:
-            files = [self.given.get(name, InputFile(name)) for name in shard["files"]]
-            return answer_files(files, answer, batch_size, attempts=attempts)
+        def rows(shard: Shard) -> Iterator[dict[str, Any]]:
+            files = [self.given.get(name, InputFile(name)) for name in shard.files]
+            return answer_files(files, answer, batch_size)
 
         return rows
+
+    def given_up(self, shard: Shard, error: str) -> list[dict[str, Any]]:
+        """Return the row of a file that ends processes."""
+        return [{"file": shard.files[0], "error": error}]
 
 
 def open_pipeline(task: str, model: str, device: Any) -> Any:

@@ -13,8 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor, Workers
-from hf_any3d.many_files.runs import cut
+from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor
 from tests.cli.conftest import run
 
 module = import_module("hf_any3d.cli.batch")
@@ -66,9 +65,9 @@ class Counting(LocalExecutor):
     files: ClassVar[list[str]] = []
     stop_after: ClassVar[int | None] = None
 
-    def run(self, work, shards, *, in_order=False) -> Iterator[dict]:
-        type(self).files = [name for shard in shards for name in shard["files"]]
-        for number, row in enumerate(super().run(work, shards, in_order=in_order)):
+    def run(self, work, shards) -> Iterator[dict]:
+        type(self).files = [name for shard in shards for name in shard.files]
+        for number, row in enumerate(super().run(work, shards)):
             if number == self.stop_after:
                 raise KeyboardInterrupt
             yield row
@@ -217,54 +216,11 @@ def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatc
     assert (code, out) == (1, "") and "one of 3 processes was killed" in err and "continues this run" in err
 
 
-@pytest.mark.parametrize(
-    ("files", "processes", "sizes"),
-    [(10, 1, [10]), (10, 2, [1] * 10), (80, 4, [5] * 16), (0, 1, []), (9000, 2, [256] * 35 + [40])],
-)
-def test_files_are_cut_so_that_all_processes_have_work(files, processes, sizes, monkeypatch):
-    seen = []
-
-    class Listening:
-        def count(self, shards):
-            assert shards == files
-            return processes
-
-        def placed(self, device):
-            seen.append(device)
-            return self, "placed"
-
-        def run(self, work, shards, in_order):
-            seen.append([len(shard["files"]) for shard in shards])
-            assert in_order and work.given == {"-": "data"}
-            return iter([{"file": "a", "device": work.open_answer.args[0].device}])
-
-    names = [str(number) for number in range(files)]
-    if not files:
-        assert list(cut(names, 1)) == []
-        return
-    for task, device in (("predict", "placed"), ("convert", "cpu")):
-        (row,) = module._execute(module.Job(task, device="cpu"), Listening(), {"-": "data"}, names)
-        assert row["device"] == device, "conversion runs no model"
-    assert seen == ["cpu", sizes, sizes]
-
-
 def test_a_run_continues_work_of_the_same_files_settings_and_model(monkeypatch):
     monkeypatch.setattr("hf_any3d.identity.model_identity", lambda model: f"weights of {model}")
     convert = module.Job("convert", {"to": "ply"}, "cpu", 3)
     assert convert.identity(("a", "b")) == {"task": "convert", "settings": {"to": "ply"}, "given": ["a", "b"]}
     assert module.Job("embed", {"model": "m"}).identity(["a"])["model"] == "weights of m"
-
-
-@pytest.mark.parametrize(
-    ("workers", "engine", "cpus"), [(None, "local", 8), (3, "local", 2), (20, "local", 1), (3, "ray", 1)]
-)
-def test_processes_of_this_machine_share_its_processors(workers, engine, cpus, scans, tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "available_processors", lambda: 8)
-    monkeypatch.setitem(EXECUTORS, engine, lambda given: made.append(given) or 1 / 0)
-    more = () if workers is None else ("--workers", workers)
-    run("batch", "convert", scans, "--output", tmp_path / "out", "--engine", engine, *more)
-    assert made == [Workers(workers, cpus)]
 
 
 def test_options_of_a_batch_are_its_settings(scans, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,20 +20,11 @@ import pytest
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor, many_files, read_point_cloud
-from hf_any3d.cli.batch import Job, _open
-from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.many_files import executors
-from hf_any3d.many_files.executors import (
-    EXECUTORS,
-    LocalExecutor,
-    Workers,
-    _Process,
-    described_error,
-    restored_error,
-)
+from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor, Workers
 from hf_any3d.many_files.files import InputFile, list_files
 from hf_any3d.many_files.parts import Parts, PartWriter
-from hf_any3d.many_files.work import Attempts, RowsWork
+from hf_any3d.many_files.work import Shard
 from hf_any3d.pipelines import default_model
 from studies.speed import many_files as benchmark
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
@@ -90,8 +80,8 @@ def write_here(rows: many_files.CloudRows, folder: Path, files_per_part: int = 1
 
 def write_part(rows: many_files.CloudRows, folder: str, part: int, files: Sequence[str]) -> dict:
     """Write one part without a cluster."""
-    Parts(folder, rows.settings).begin()
-    (result,) = PartWriter(rows, folder).open()({"part": part, "files": files}, Attempts())
+    with Parts(folder, rows.settings).opened():
+        (result,) = PartWriter(rows, folder).open()(Shard(f"{part:05d}", tuple(files)))
     return result
 
 
@@ -187,19 +177,6 @@ def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypa
         assert (found.keys(), found.get("error")) == (expected.keys(), expected.get("error"))
         scores = [{one["label"]: one["score"] for one in row.get("predictions", ())} for row in (found, expected)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
-
-
-def test_the_work_of_the_command_goes_on_after_files_at_which_processes_end(scans, tmp_path):
-    names = [str(scans / name) for name in ("001.npy", "002.npy", "bad.ply")]
-    job = Job("convert", {"output": str(tmp_path / "out"), "to": "ply", "root": str(scans), "points": None})
-    convert = RowsWork(partial(_open, job)).open()
-    plain = list(convert({"files": names}, Attempts()))
-    for _ in range(3):
-        attempts = Attempts(tmp_path / "0.json")
-        attempts.begin(names[0])
-    careful = list(convert({"files": names}, Attempts(tmp_path / "0.json")))
-    assert [sorted(row) for row in plain] == [["file", "output", "points"]] * 2 + [["error", "file"]]
-    assert careful[1:] == plain[1:] and "2 processes ended" in careful[0]["error"]
 
 
 def test_several_processes_refuse_standard_input(tmp_path):
@@ -304,39 +281,28 @@ def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
     assert len(opened(tmp_path / "out")) == NUM_CLOUDS + 1
 
 
-def test_a_file_that_ends_processes_is_left_out_at_last(tmp_path):
-    state, seen = tmp_path / "0.json", []
-    for _ in range(4):  # each of these processes ends at b, and leaves no trace but the file
-        attempts = Attempts(state)
-        for name in "abc":
-            error = attempts.begin(name)
-            if name == "b" and error is None:
-                break
-            seen.append((name, error))
-    assert seen[:3] == [("a", None)] * 3 and seen[-1] == ("c", None)
-    assert seen[-2][1].startswith("b: 2 processes ended while they had it")
-    attempts.finish()
-    assert not Attempts(state).is_careful
+def test_a_file_that_ends_processes_of_ray_gets_an_error_and_those_beside_it_none(ray):
+    # Pickled by its code, so that processes need not import this file.
+    class Ending:
+        def open(self):
+            def answer(shard):
+                for name in shard.files:
+                    if name == "missing":
+                        raise FileNotFoundError("no such scan")
+                    if name == "deadly":
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    yield name
 
+            return answer
 
-def test_a_process_answers_with_results_or_errors(scans, tmp_path):
-    rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"])
-    process = _Process(PartWriter(rows, str(tmp_path)), 1, str(tmp_path / "attempts"))
-    shard = {"shard": [3], "value": [json.dumps({"part": 7, "files": rows.files})]}
-    (part,) = json.loads(process(shard)["answer"][0])["results"]
-    assert (part["part"], part["rows"], part["failed"]) == ("part-00007.parquet", 2, 1)
-    assert part["process"].endswith(f":{os.getpid()}") and not list((tmp_path / "attempts").iterdir())
-    shard["value"] = [json.dumps({"files": []})]
-    assert json.loads(process(shard)["answer"][0])["raised"] == ["KeyError", "'part'"]
+        def given_up(self, shard, error):
+            return [error]
 
-
-def test_errors_of_processes_keep_their_kind():
-    for error in (PointCloudFileError("a.ply: bad"), FileNotFoundError("no model"), TypeError("unknown")):
-        again = restored_error(*described_error(error))
-        assert isinstance(error, type(again)) and str(again) == str(error)
-    other = restored_error(*described_error(UnicodeDecodeError("utf8", b"a", 0, 1, "odd")))
-    assert type(other) is ValueError and "odd" in str(other)
-    assert str(restored_error(*described_error(MemoryError("full")))) == "MemoryError: full"
+    executor = executors.RayExecutor(Workers(1))
+    a, error, b, c = executor.run(Ending(), [Shard("0", ("a", "deadly", "b")), Shard("1", ("c",))])
+    assert (a, b, c) == ("a", "b", "c") and error.startswith("deadly: processes ended while they had it")
+    with pytest.raises(FileNotFoundError, match="^no such scan$"):
+        list(executor.run(Ending(), [Shard("0", ("a", "missing"))]))
 
 
 def test_buckets_are_read_and_written(scans, tmp_path):
@@ -348,16 +314,16 @@ def test_buckets_are_read_and_written(scans, tmp_path):
     part = write_part(rows, "memory://out", 0, rows.files)
     assert (part["rows"], part["failed"]) == (3, 1)
     parts = Parts("memory://out", rows.settings)
-    assert parts.files().total() == 3 and parts.failed() == 1 and parts.numbers() == [0]
-    chair = memory.cat_file("/scans/inner/chair.ply")
-    assert InputFile(rows.files[2]).stamp() == parts.stamps()[rows.files[2]]
+    assert parts.finish(rows.files) == (3, 1) and parts.numbers() == [0]
+    chair, stamp = memory.cat_file("/scans/inner/chair.ply"), InputFile(rows.files[2]).stamp()
+    assert parts.resume({rows.files[2]: stamp}, retry=False) == set(rows.files)
     memory.pipe_file("/scans/inner/chair.ply", chair)
-    assert InputFile(rows.files[2]).stamp() != parts.stamps()[rows.files[2]]
+    assert InputFile(rows.files[2]).stamp() != stamp
     assert InputFile("memory://scans/none").stamp() == "missing"
-    parts.drop(set(), failed=True)
-    assert sorted(parts.files()) == [rows.files[0], rows.files[2]] and parts.failed() == 0
-    with pytest.raises(ValueError, match="other settings"):
-        Parts("memory://out", many_files.read_point_clouds("memory://scans", num_points=3).settings).begin()
+    assert parts.resume({}, retry=True) == {rows.files[0], rows.files[2]}
+    others = many_files.read_point_clouds("memory://scans", num_points=3)
+    with pytest.raises(ValueError, match="other settings"), Parts("memory://out", others.settings).opened():
+        pass
     assert len(InputFile(f"file://{scans}/001.npy").read().data) == 21
     assert list_files([scans / "001.npy", f"{scans}/001.npy"]) == [str(scans / "001.npy")]
 
@@ -400,13 +366,6 @@ def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, te
     with pytest.raises(error, match=text):
         call(rows)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("name", "least", "refused"), [("count", 1, 0), ("cpus", 0.1, 0.09), ("gpus", 0, -0.1)])
-def test_processes_are_refused_below_their_least_number(name, least, refused):
-    assert getattr(Workers(**{name: least}), name) == least
-    with pytest.raises(ValueError, match=f" is {refused}; expected at least {least}"):
-        Workers(**{name: refused})
 
 
 @pytest.mark.parametrize(

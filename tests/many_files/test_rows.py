@@ -17,10 +17,10 @@ from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files import parts as parts_module, rows as rows_module
 from hf_any3d.many_files.executors import Workers
-from hf_any3d.many_files.files import Cloud
+from hf_any3d.many_files.files import Cloud, InputFile
 from hf_any3d.many_files.parts import Parts, PartWriter, Written
 from hf_any3d.many_files.rows import CloudRows, Step
-from hf_any3d.many_files.work import Attempts
+from hf_any3d.many_files.work import Shard
 
 CLASSES, FEATURES = "point-cloud-classification", "point-cloud-feature-extraction"
 BOXES, CHAT = "point-cloud-object-detection", "point-cloud-text-to-text"
@@ -171,7 +171,7 @@ def test_a_cloud_that_failed_in_one_step_is_left_out_of_the_next(tmp_path, monke
     converter = CloudColumns(None, 9)
     for on_invalid, last in (("drop", "e.xyz"), ("raise", None)):
         rows = CloudRows(tuple(map(str, sorted(tmp_path.iterdir()))), converter, on_invalid, steps, keep_points=True)
-        found = list(rows.open("cuda")(rows.files, Attempts()))
+        found = list(rows.open("cuda")(rows.files))
         assert all(list(row) == ["path", "points", "x", "y", "error"] for row in found)
         assert [row["path"] for row in found] == list(rows.files)
         assert [row["x"] for row in found] == [row["y"] for row in found] == ["a.npy", None, "c.npy", None, last]
@@ -185,7 +185,7 @@ def test_a_cloud_that_failed_in_one_step_is_left_out_of_the_next(tmp_path, monke
         ("y", "cuda", ["e.xyz"]),
     ]
     alone = CloudRows((str(tmp_path / "a.npy"),), CloudColumns(None, 9, ("colors",)), "drop")
-    (row,) = alone.open()(alone.files, Attempts())
+    (row,) = alone.open()(alone.files)
     assert row["points"] is None and row["error"].startswith(f"{tmp_path / 'a.npy'}: ") and asked[4:] == asked[:2]
 
 
@@ -198,7 +198,7 @@ class Engine:
     def run(self, writer, shards):
         self.writer, self.shards = writer, list(shards)
         for number, shard in enumerate(shards):
-            for part in writer.open()(shard, Attempts()):
+            for part in writer.open()(shard):
                 yield part | {"process": f"host:{9 - number}"}
 
 
@@ -220,10 +220,7 @@ def test_parts_follow_those_of_earlier_calls(options, workers, device, tmp_path,
     assert written == Written(str(out), 6, 0, 1, ("host:8", "host:9"))
     assert engines[0].given == ("odd", workers) and opened == [device] * 2
     assert engines[0].writer == PartWriter(CloudRows((), rows.converter, "drop"), str(out), device)
-    assert engines[0].shards == [
-        {"part": 0, "files": list(rows.files[:4])},
-        {"part": 1, "files": list(rows.files[4:])},
-    ]
+    assert engines[0].shards == [("00000", rows.files[:4]), ("00001", rows.files[4:])]
     assert [(one["part"], one["rows"], one["failed"]) for one in told] == [
         ("part-00000.parquet", 4, 0),
         ("part-00001.parquet", 2, 1),
@@ -232,10 +229,10 @@ def test_parts_follow_those_of_earlier_calls(options, workers, device, tmp_path,
     np.save(tmp_path / "in" / "5.npy", np.eye(3))
     more = many_files.read_point_clouds(tmp_path / "in")
     assert many_files.to_parquet(more, out, workers=3, cpus=2, **plain) == Written(str(out), 7, 6, 1, ("host:9",))
-    assert engines[1].shards == [{"part": 2, "files": [str(tmp_path / "in" / "5.npy")]}]
+    assert engines[1].shards == [("00002", (str(tmp_path / "in" / "5.npy"),))]
     assert engines[1].given == ("odd", Workers(3, 2, options.get("gpus", 0)))
     assert many_files.to_parquet(more, out, retry=True, **plain).before == 6
-    assert engines[2].shards == [{"part": 3, "files": [str(tmp_path / "in" / "bad.ply")]}]
+    assert engines[2].shards == [("00003", (str(tmp_path / "in" / "bad.ply"),))]
     assert Parts(out, more.settings).numbers() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="files_per_part is 0; expected at least 1"):
         many_files.to_parquet(more, out, **plain | {"files_per_part": 0})
@@ -250,14 +247,14 @@ def test_a_part_is_described_by_its_rows_its_process_and_what_it_took(tmp_path, 
     monkeypatch.setattr(parts_module, "peak_memory", lambda: {"process": 77, "other": 8})
     rows = many_files.read_point_clouds([tmp_path / "a.npy", tmp_path / "bad.ply"])
     (tmp_path / "out").mkdir()
-    (part,) = PartWriter(rows, str(tmp_path / "out")).open()({"part": 12, "files": rows.files}, Attempts())
+    (part,) = PartWriter(rows, str(tmp_path / "out")).open()(Shard("00012", rows.files))
     assert part == {
         "part": "part-00012.parquet", "rows": 2, "failed": 1, "process": f"{socket.gethostname()}:{os.getpid()}",
         "wall": 7.5, "cpu": 2.0, "memory": 77,
     }  # fmt: skip
     table = parquet.read_table(tmp_path / "out" / "part-00012.parquet")
     assert table["path"].to_pylist() == list(rows.files) and table.column_names == ["path", "points", "error"]
-    assert set(Parts(tmp_path / "out", {}).stamps()) == set(rows.files)
+    assert set(json.loads((tmp_path / "out" / ".part-00012.parquet.stamps.json").read_text())) == set(rows.files)
 
 
 def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(tmp_path):
@@ -266,22 +263,25 @@ def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(t
     (tmp_path / "bad.ply").write_text("ply\n")
     rows, out = many_files.read_point_clouds(tmp_path), tmp_path / "out"
     parts = Parts(out, rows.settings)
-    parts.begin()
-    write = PartWriter(rows, str(out)).open()
-    for number, files in enumerate((rows.files[:2], rows.files[2:4], rows.files[4:])):
-        list(write({"part": number, "files": files}, Attempts()))
+    with parts.opened():
+        write = PartWriter(rows, str(out)).open()
+        for number, files in enumerate((rows.files[:2], rows.files[2:4], rows.files[4:])):
+            write(Shard(f"0000{number}", files))
     assert [name.rpartition("/")[2] for name in parts.names()] == [f"part-0000{number}.parquet" for number in range(3)]
     before = {name: os.stat(name).st_ino for name in parts.names()}
-    parts.drop({rows.files[0]}, failed=False)
-    assert dict(parts.files()) == dict.fromkeys(rows.files[1:], 1) and parts.failed() == 1
+    stamps = {name: InputFile(name).stamp() for name in rows.files}
+    assert parts.resume(stamps, retry=False) == set(rows.files)
+    # A row of a file that has changed since is dropped, one of a file that is not asked for is kept.
+    assert parts.resume({rows.files[0]: "other"}, retry=False) == set(rows.files[1:])
     changed = [name for name, number in before.items() if os.stat(name).st_ino != number]
     assert [name.rpartition("/")[2] for name in changed] == ["part-00000.parquet"]
     (kept,) = parquet.read_table(out / "part-00000.parquet").to_pylist()
     assert kept["path"] == rows.files[1] and np.shape(kept["points"]) == (3, 3)
-    parts.drop(set(), failed=True)
-    assert sorted(parts.files()) == [name for name in rows.files[1:] if not name.endswith(".ply")]
-    assert parts.failed() == 0
-    # A row of a file that has changed since is dropped, one of a file that is not asked for is kept.
-    stamps = parts.stamps() | {rows.files[2]: "other"}
-    kept = set(rows.files) - {rows.files[0], rows.files[2], str(tmp_path / "bad.ply")}
-    assert parts.resume({name: stamps[name] for name in rows.files[:3]}, retry=False) == kept
+    assert parts.finish(rows.files[1:]) == (4, 1)
+    assert parts.resume(stamps, retry=True) == {name for name in rows.files[1:] if not name.endswith(".ply")}
+    with pytest.raises(RuntimeError, match="out: 2 files have no row or several, such as .*0.npy"):
+        parts.finish(rows.files)
+    # A file that ends processes has a part of its own.
+    PartWriter(rows, str(out)).given_up(Shard("00001-001", rows.files[:1]), "a.npy: no")
+    PartWriter(rows, str(out)).given_up(Shard("00001-002", rows.files[-1:]), "bad.ply: no")
+    assert parts.finish(rows.files) == (5, 2) and parts.numbers() == [0, 1, 1, 1, 2]

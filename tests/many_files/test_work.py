@@ -14,10 +14,8 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files import executors, files as files_module, work
 from hf_any3d.many_files.executors import LocalExecutor, Workers, limit_threads
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, with_name
-from hf_any3d.many_files.parts import Parts
-from hf_any3d.many_files.runs import cut, run
-from hf_any3d.many_files.table import Table, _difference
-from hf_any3d.many_files.work import Attempts, RowsWork, answer_files, answerer, caller, feature_of
+from hf_any3d.many_files.runs import Table, _difference, run
+from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, caller, cut, feature_of
 
 FILES = [InputFile(name) for name in "ABCDE"]
 
@@ -81,31 +79,6 @@ def test_warnings_of_a_model_belong_to_their_file():
     assert not any("warnings" in row for row in rows)
 
 
-def test_after_a_process_has_ended_files_are_processed_one_by_one(tmp_path):
-    asked = []
-    first = Attempts(tmp_path / "state" / "0.json")
-    first.begin("D")
-    assert not first.is_careful and first.ended == {}
-    again = Attempts(tmp_path / "state" / "0.json")
-    assert again.is_careful and again.ended == {}, "the first process noted no file"
-    again.begin("D")
-    third = Attempts(tmp_path / "state" / "0.json")
-    assert third.ended == {"D": 1} and third.begin("D") is None
-    fourth = Attempts(tmp_path / "state" / "0.json")
-    assert fourth.ended == {"D": 2}
-    rows = list(
-        answer_files(
-            FILES, lambda clouds: asked.append(len(clouds)) or [{} for _ in clouds], 9, attempts=fourth, read=read
-        )
-    )
-    assert asked == [1, 1, 1] and rows[3]["error"].startswith("D: 2 processes ended while they had it")
-    fourth.finish()
-    assert Attempts(tmp_path / "state" / "0.json").ended == {}
-    forgetful = Attempts()
-    assert not forgetful.is_careful and forgetful.begin("a") is None
-    forgetful.finish()
-
-
 def test_work_is_done_in_the_folder_where_it_was_begun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("a.npy", np.eye(3))
@@ -116,8 +89,9 @@ def test_work_is_done_in_the_folder_where_it_was_begun(tmp_path, monkeypatch):
     )
     assert rows.folder == str(tmp_path)
     monkeypatch.chdir("/")
-    found = list(rows.open()({"files": ["a.npy", "-"]}, Attempts()))
+    found = list(rows.open()(Shard("0", ("a.npy", "-"))))
     assert opened == [str(tmp_path)] and found == [{"file": "a.npy", "n": 2}, {"file": "-", "n": 2}]
+    assert rows.given_up(Shard("0-1", ("a.npy",)), "a.npy: no") == [{"file": "a.npy", "error": "a.npy: no"}]
 
 
 def test_a_pipeline_answers_batches_and_bad_outputs_are_rows():
@@ -206,20 +180,16 @@ def test_a_process_leaves_others_their_processors(cpus, threads, monkeypatch):
 
 def test_a_process_opens_its_work_once_and_shares_the_processors(monkeypatch):
     opened, threads = [], []
-    given = SimpleNamespace(
-        open=lambda: opened.append(1) or (lambda shard, attempts: iter([shard["a"], attempts.path]))
-    )
-    for name, value in (("_work", None), ("_run_shard", None), ("_processes", 1)):
-        monkeypatch.setattr(executors, name, value)
-    monkeypatch.setattr(executors.os, "cpu_count", lambda: 7)
+    work = SimpleNamespace(open=lambda: opened.append(1) or (lambda shard: iter(shard.files)))
     monkeypatch.setattr(executors, "limit_threads", threads.append)
-    executors._begin_process(given, 2)
-    assert [executors._run_in_process({"a": n}) for n in (1, 2)] == [[1, None], [2, None]]
+    monkeypatch.setattr(executors, "_process", None)
+    executors._begin(work, 3)
+    assert [executors._run(Shard("0", (name,))) for name in "ab"] == [["a"], ["b"]]
     assert opened == [1] and threads == [3]
 
 
 def test_lists_are_cut_into_shards():
-    assert cut("abcde", 2) == [{"files": ["a", "b"]}, {"files": ["c", "d"]}, {"files": ["e"]}]
+    assert cut("abcde", 2, first=7) == [("00007", ("a", "b")), ("00008", ("c", "d")), ("00009", ("e",))]
 
 
 @pytest.mark.parametrize(
@@ -322,27 +292,6 @@ def test_a_table_that_nobody_knows_is_kept(table, tmp_path):
 
 def test_other_weights_are_told_from_other_settings():
     known = {"model": "1", "settings": {"model": "m", "x": 1}}
-    assert _difference(known, known | {"model": "2"}) == "other weights or files of the model m"
+    assert _difference(known, known | {"model": "2"}) == "was made by other weights or files of the model m"
     for other in ({"model": "2", "settings": {"model": "n"}}, {"settings": {"model": "m", "x": 2}}):
-        assert _difference(known, known | other).startswith("other settings or from other files")
-
-
-def test_parts_need_one_row_for_each_file(tmp_path, monkeypatch):
-    parts = Parts(tmp_path / "out", {"a": 1})
-    parts.begin()
-    monkeypatch.setattr(parts, "failed", lambda: 4)
-    for found, message in (
-        ({"x": 1}, "out: 1 files have no row, such as y"),
-        ({"x": 2, "y": 1}, "1 files have several rows, such as x"),
-    ):
-        monkeypatch.setattr(parts, "files", lambda found=found: found)
-        with pytest.raises(RuntimeError, match=message):
-            parts.finish(["x", "y"])
-    monkeypatch.setattr(parts, "files", lambda: {"x": 1, "y": 1})
-    assert parts.finish(["x", "y"]) == (2, 4)
-    assert json.loads((tmp_path / "out" / ".manifest.json").read_text()) == {"format": 2, "a": 1}
-    with pytest.raises(ValueError, match="other settings, a 1; expected 2, or another folder"):
-        Parts(tmp_path / "out", {"a": 2}).begin()
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / ".hidden").touch()
-    Parts(tmp_path / "new", {"a": 1}).begin()
+        assert _difference(known, known | other).startswith("was made by other settings or from other files")
