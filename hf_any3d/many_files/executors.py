@@ -21,8 +21,6 @@ from hf_any3d.threads import available_processors
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""
-SHARDS_IN_FLIGHT = 2
-"""Shards that a process of Ray is given, so that it need not wait for the next one."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +214,9 @@ class RayExecutor:
         kind = ray.remote(_Process).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=1
         )
-        processes = [kind.remote(work, workers.cpus) for _ in range(self.count(len(shards)))]
-        idle, waiting = processes * SHARDS_IN_FLIGHT, deque(enumerate(shards))
+        # A process has one shard at a time, so that its end is due to no other.
+        idle = [kind.remote(work, workers.cpus) for _ in range(self.count(len(shards)))]
+        waiting = deque(enumerate(shards))
         running: dict[Any, tuple[int, Shard, Any]] = {}
         done: dict[int, list[Any]] = {}
         for number in range(len(shards)):
