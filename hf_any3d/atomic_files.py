@@ -7,6 +7,7 @@ leftovers of killed processes are removed.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -23,9 +24,8 @@ except ImportError:  # not on Windows, where nothing is locked
     fcntl = None
 
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())[:60]
-_TEMPORARY = re.compile(rf"\.(.+)\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
-_ENTRIES_PER_USE = 100
-_LISTINGS: dict[Path, _Listing] = {}
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_HOST)}\.(\d+)\.tmp", re.DOTALL)
+_CLEARED: set[tuple[int, Path]] = set()
 _CLAIMS: dict[Path, Claim] = {}
 
 
@@ -49,7 +49,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = temporary_path(path)
-    remove_abandoned(path)
+    remove_abandoned(path.parent)
     try:
         yield unfinished
         publish(unfinished, path)
@@ -101,43 +101,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
-def remove_abandoned(path: Path) -> None:
-    """Remove temporary files or folders of `path` left by killed processes of this machine."""
-    left = _LISTINGS.get(path.parent)
-    if left is None or left.process != os.getpid() or left.uses < 1:
-        left = _LISTINGS[path.parent] = _Listing(path.parent)
-    left.uses -= 1
-    for name, process in left.temporaries.get(path.name, ()):
-        if not _is_running(process):
-            _remove(path.parent / name)
-    if left.uses < 1:
-        _LISTINGS.pop(path.parent, None)
-
-
-class _Listing:
-    """Temporary files of a folder, by the name of the final one.
-
-    A folder is listed for each file that is written there. One with thousands of files would make that quadratic, so
-    its listing is used several times; a process that is killed in between is noticed by the next listing.
-
-    Args:
-        folder: The folder; it may not exist.
-    """
-
-    def __init__(self, folder: Path):
-        self.process, entries = os.getpid(), 0
-        self.temporaries: dict[str, list[tuple[str, int]]] = {}
-        with suppress(FileNotFoundError), os.scandir(folder) as listed:
-            for entry in listed:
-                entries += 1
-                if entry.name.endswith(".tmp") and (found := _TEMPORARY.fullmatch(entry.name)):
-                    self.temporaries.setdefault(found[1], []).append((entry.name, int(found[2])))
-        self.uses = max(1, entries // _ENTRIES_PER_USE)
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files and folders left by killed processes of this machine, once for each folder."""
+    if (os.getpid(), folder) in _CLEARED:  # listing a folder for each file that is written there would be quadratic
+        return
+    _CLEARED.add((os.getpid(), folder))
+    with suppress(FileNotFoundError):
+        for name in os.listdir(folder):
+            if (match := _TEMPORARY.fullmatch(name)) and not _is_running(int(match[1])):
+                _remove(folder / name)
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
     """Remove all temporary files in `folder`, or those of `name`; no process may be writing there."""
-    for path in folder.glob(".*.tmp" if name is None else f".{_escaped(name)}.*.tmp"):
+    for path in folder.glob(".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"):
         _remove(path)
     if name is None:
         for path in folder.glob(".tmp??????"):  # as safetensors calls a file until it is whole
@@ -171,14 +148,11 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
     """Lock an output folder against other processes.
 
     The system releases the lock when the process ends, even if killed. A process that claims a folder twice gets the
-    same claim.
+    same claim, which is also a context manager.
 
     Args:
         lock: The lock file; it is created, and removed on release.
         output: The folder, for the error.
-
-    Returns:
-        The claim, to be released at the end; also a context manager.
 
     Raises:
         BlockingIOError: Another process has the lock; names it.
@@ -204,9 +178,9 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
                 error.errno, f"{output}: {holder} is writing there; wait until it ends, or pass another folder"
             ) from None
         # Between opening and locking, its holder may have removed the file, and a lock on that keeps nobody out.
-        if _is_at(lock, file):
+        if os.fstat(file.fileno()).st_nlink:
             break
-        file.close()  # its holder has just removed it
+        file.close()
     try:
         os.ftruncate(file.fileno(), 0)
         os.write(file.fileno(), f"process {os.getpid()} on {_HOST}\n".encode())
@@ -220,11 +194,6 @@ def release_claims() -> None:
     """Release all claims of this process."""
     for held in list(_CLAIMS.values()):
         held.release()
-
-
-def _escaped(name: str) -> str:
-    # Otherwise such letters of a name would be patterns.
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _remove(path: Path) -> None:
@@ -245,11 +214,3 @@ def _is_running(process: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _is_at(path: Path, file: Any) -> bool:
-    """Return whether an open file is still at its path."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
-        return False

@@ -258,7 +258,7 @@ def _convert(
     arguments: Mapping[str, Any],
 ) -> None:
     """Convert a file to a directory, which appears complete or not at all."""
-    remove_abandoned(directory)
+    remove_abandoned(directory.parent)
     unfinished = temporary_path(directory)
     title = Path(record.get("name", original.stem)).name + _title(size)  # of the card
     try:
