@@ -52,27 +52,18 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     remove_abandoned(path.parent)
     try:
         yield unfinished
-        publish(unfinished, path)
+        with open(unfinished, "rb") as file:
+            # Flushed before it is renamed: after a loss of power the new name must not stand for an empty file.
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
     except OSError as error:
         if error.filename in (None, str(unfinished)):
-            raise write_error(path, error) from error
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            text = f"{path} could not be written ({reason}); nothing of it was kept"
+            raise OSError(error.errno, text) from error
         raise
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Flush a finished file to disk and rename it."""
-    # Flushed before it is renamed: after a loss of power the new name must not stand for an empty file.
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_error(path: Path, error: OSError) -> OSError:
-    """Return the error with the name of the file that could not be written."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return OSError(error.errno, f"{path} could not be written ({reason}); nothing of it was kept")
 
 
 def write_text(path: str | os.PathLike, text: str) -> Path:

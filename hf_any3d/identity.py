@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +83,14 @@ def _weights(model: nn.Module) -> str:
 
 def active_adapters(model: Any) -> list[str]:
     """Return the names of the adapters that take part in a model's answers, of PEFT or of transformers."""
-    # Of the layers; the models around them have methods of the same name.
-    layers = (module for module in model.modules() if isinstance(_attribute(module, "active_adapters"), property))
-    # They can be disabled for a while.
-    enabled = (layer for layer in layers if not getattr(layer, "disable_adapters", False))
-    return sorted({str(name) for layer in enabled for name in _listed(layer.active_adapters)})
+    names: set[str] = set()
+    for module in model.modules():
+        # Of the layers; the models around them have methods of the same name. Layers can be disabled for a while.
+        is_layer = isinstance(getattr(type(module), "active_adapters", None), property)
+        if is_layer and not getattr(module, "disable_adapters", False):
+            active = module.active_adapters
+            names.update([active] if isinstance(active, str) else active)
+    return sorted(names)
 
 
 def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
@@ -155,11 +157,3 @@ def _directory_digest(folder: Path) -> str:
             if not _UNREAD.match(name) and file.is_file():
                 lines.append(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    return getattr(type(module), name, None)
-
-
-def _listed(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)

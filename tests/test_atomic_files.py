@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,7 +19,6 @@ from hf_any3d.atomic_files import (
     release_claims,
     remove_temporaries,
     temporary_path,
-    write_error,
     write_json,
     write_text,
 )
@@ -200,9 +200,11 @@ def test_a_claim_is_one_for_a_process_and_its_file_goes_with_it(tmp_path):
 
 def test_errors_of_a_disk_are_told_without_the_temporary_name(tmp_path):
     path = tmp_path / "a"
-    told = str(write_error(path, OSError(28, "x", str(temporary_path(path)))))
-    assert f"{path} could not be written (No space left on device); nothing of it was kept" in told
-    assert "could not be written (odd)" in str(write_error(path, OSError("odd")))
+    text = f"{path} could not be written (No space left on device); nothing of it was kept"
+    with pytest.raises(OSError, match=re.escape(text)), atomic_write(path):
+        raise OSError(28, "x", str(temporary_path(path)))
+    with pytest.raises(OSError, match=r"could not be written \(odd\)"), atomic_write(path):
+        raise OSError("odd")
     error = OSError(2, "gone", "another file")
     with pytest.raises(OSError, match="gone: 'another file'") as caught, atomic_write(path):
         raise error

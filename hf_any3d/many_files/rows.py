@@ -129,7 +129,7 @@ class CloudRows:
 
     @property
     def has_points(self) -> bool:
-        """True if rows have the columns of points."""
+        """Whether rows have the columns of points."""
         return self.keep_points or not self.steps
 
     @property
