@@ -129,7 +129,7 @@ class CloudRows:
 
     @property
     def has_points(self) -> bool:
-        """Whether rows have the columns of points."""
+        """True if rows have the columns of points."""
         return self.keep_points or not self.steps
 
     @property
