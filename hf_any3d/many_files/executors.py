@@ -41,8 +41,9 @@ class Workers:
     gpus: float = 0
 
     def __post_init__(self):
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"workers is {self.count}; expected at least 1, or None")
+        for name, value, least in (("workers", self.count, 1), ("cpus", self.cpus, 0.1), ("gpus", self.gpus, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
 
     def number_in(self, resources: Mapping[str, float], shards: int) -> int:
         """Return the number of processes in a cluster for a number of shards.

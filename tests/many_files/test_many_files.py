@@ -349,6 +349,7 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
         (lambda rows: many_files.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
         (lambda rows: many_files.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),
+        (lambda rows: many_files.to_parquet(rows, "out", cpus=0), ValueError, "cpus is 0; expected at least 0.1"),
         (
             lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
             ValueError,

@@ -24,7 +24,7 @@ def small_pieces(monkeypatch):
 
 
 def assert_complete(splits):
-    assert {split: len(rows) for split, rows in splits.items()} == COUNTS
+    assert {rows.split: len(rows) for rows in splits.values()} == COUNTS
     for split, rows in splits.items():
         for number, row in enumerate(rows.with_format("numpy")):
             np.testing.assert_array_equal(row["points"], cloud(split, number))
@@ -119,7 +119,7 @@ def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
         load_toy(tree, cache_dir)
     for message in ("left out", ""):
         with caplog.at_level(logging.WARNING):
-            splits = load_toy(tree, cache_dir, on_error="skip", known=True)
+            splits = load_toy(tree, cache_dir, on_error="skip")
         assert splits.num_rows == {"train": 11, "test": 3}
         assert "train/4.npy" in splits["train"]["file"] and "train/5.npy" not in splits["train"]["file"]
         assert message in caplog.text and "toy, split test, has 3 clouds; 1 are left out" in caplog.text
