@@ -284,7 +284,7 @@ def _run(
                 placed = replace(job, device=device)
             count = executor.count(len(names))
         # So many shards that all processes have work until the end.
-        size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else len(names)
+        size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else _MOST_FILES_AT_A_TIME
         # A partial function and no lambda, since other processes get it pickled.
         work = RowsWork(partial(_open, placed), given=data)
         with progress(len(names), "file", show=len(names) > 1) as bar:
@@ -317,17 +317,13 @@ def _write_table(task: str, suffix: str, path: Path, rows: Iterable[dict[str, An
         flat = {"predict": prediction_cells, "embed": feature_cells, "detect": box_cells}[task]
         path.write_text("\n".join(csv_lines([cells for row in rows for cells in flat(row)])) + "\n", encoding="utf-8")
     else:
-        from datasets import Features, List, Value
+        from datasets import Features, Value
 
-        from hf_any3d.data.boxes import answer_features
         from hf_any3d.many_files.parts import parquet_writer
-        from hf_any3d.many_files.rows import prediction_features
+        from hf_any3d.many_files.rows import Step
 
-        column, kind = {
-            "predict": ("predictions", prediction_features()),
-            "embed": ("features", List(Value("float32"))),
-            "detect": ("boxes", answer_features()),
-        }[task]
+        column = {"predict": "predictions", "embed": "features", "detect": "boxes"}[task]
+        kind = Step(_PIPELINES[task], "", column).type
         features = Features({"file": Value("string"), column: kind, "error": Value("string")})
         with parquet_writer(path, features) as written:
             for row in rows:

@@ -89,17 +89,10 @@ class Step:
         from datasets import List, Value
 
         if self.task == _CLASSES:
-            return prediction_features()
+            return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
         if self.task == _BOXES:
             return answer_features()
         return Value("string") if self.task == _CHAT else List(Value("float32"))
-
-
-def prediction_features() -> Any:
-    """Return the type of a column of predictions."""
-    from datasets import List, Value
-
-    return List({"label": Value("string"), "score": Value("float32"), "unknown": Value("float32")})
 
 
 @dataclass(frozen=True)
