@@ -27,7 +27,7 @@ def blocks():
 
 def plain(text):
     """Replace numbers, and join spaces."""
-    return re.sub(r"\s+", " ", re.sub(r"\d[\d,.]*(e-?\d+)?", "N", text)).strip()
+    return re.sub(r"\s+", " ", re.sub(r"\d(?:[\d,.]*\d)?(e-?\d+)?", "N", text)).strip()
 
 
 @pytest.fixture(scope="module")
