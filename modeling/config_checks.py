@@ -47,11 +47,7 @@ _TOKENS = ("suppress_tokens", "begin_suppress_tokens", "eos_token_id", "bos_toke
 
 
 def read_settings(file: str | os.PathLike) -> dict[str, Any]:
-    """Read a file of settings, and check what libraries read in it before a class of ours does.
-
-    Raises:
-        ValueError: It is not JSON, holds no object, or a field of another type; names the file and the field.
-    """
+    """Read a file of settings, and check what libraries read in it before a class of ours does."""
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -64,11 +60,7 @@ def read_settings(file: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_stored_fields(content: Mapping[str, Any]) -> None:
-    """Check the fields of stored settings that belong to transformers and PEFT.
-
-    Raises:
-        ValueError: Naming the field, its value and what is allowed.
-    """
+    """Check the fields of stored settings that belong to transformers and PEFT."""
     for name, (kind, expected) in _STORED_KINDS.items():
         value = content.get(name)
         if value is not None and not isinstance(value, kind):
@@ -92,11 +84,7 @@ def check_stored_fields(content: Mapping[str, Any]) -> None:
 
 
 def check_settings_files(folder: str | os.PathLike) -> None:
-    """Check all files of settings in a directory, see `read_settings`; does nothing for a name on the hub.
-
-    Raises:
-        ValueError: Naming the file and the field.
-    """
+    """Check all files of settings in a directory, see `read_settings`; does nothing for a name on the hub."""
     for name in SETTINGS_FILES:
         if (file := Path(folder, name)).is_file():
             read_settings(file)
@@ -111,9 +99,6 @@ def stored_settings(place: object = None) -> Iterator[None]:
 
     Args:
         place: File, directory or hub name; None leaves naming it to an enclosing call.
-
-    Raises:
-        ValueError: In place of errors that do not say that stored settings are wrong.
     """
     before = "" if place is None else f"{place}: "
     try:
@@ -136,9 +121,6 @@ def check_numbers(config: Any, ranges: Ranges) -> None:
         config: A dataclass, such as a config of transformers or PEFT. Fields are found by their annotations: `int`,
             `float` and lists of them, `bool` and `str`.
         ranges: Ranges by field; a field without a range only has to be finite.
-
-    Raises:
-        ValueError: Names the field, its value and what is allowed.
     """
     for field in dataclasses.fields(config):
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
@@ -150,11 +132,7 @@ def check_numbers(config: Any, ranges: Ranges) -> None:
 
 
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
-    """Check that fields of a configuration have one of their allowed values.
-
-    Raises:
-        ValueError: Names the field, its value and what is allowed.
-    """
+    """Check that fields of a configuration have one of their allowed values."""
     for name, allowed in choices.items():
         if (value := getattr(config, name)) not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
@@ -171,11 +149,7 @@ class CategoriesConfigMixin:
         return len(self.category_parts or ())
 
     def check_heads(self) -> None:
-        """Check poolings and names of categories.
-
-        Raises:
-            ValueError: If a pooling is unknown, there is none, or categories and their names differ in number.
-        """
+        """Check poolings and names of categories."""
         if not self.pooling or set(self.pooling) - self.poolings:
             expected = ", ".join(map(repr, sorted(self.poolings)))
             raise ValueError(f"pooling={self.pooling}; expected some of {expected}")

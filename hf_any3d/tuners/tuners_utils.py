@@ -60,11 +60,7 @@ class EncoderTunerConfig(PeftConfig):
 
 @dataclass
 class EncoderLayersConfig(EncoderTunerConfig):
-    """Configuration of a method that adapts complete layers of a frozen encoder, by default all of them.
-
-    Raises:
-        ValueError: If both `target_modules` and `layers_to_transform` are given.
-    """
+    """Configuration of a method that adapts complete layers of a frozen encoder, by default all of them."""
 
     ranges: ClassVar[Ranges] = {"layers_to_transform": (-LAYERS[1], LAYERS[1])}
 
@@ -183,12 +179,7 @@ def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
 
 
 class EncoderTuner(BaseTuner):
-    """Tuner of a model's pretrained layers; subclasses define which modules it wraps, and in which layer.
-
-    Raises:
-        ValueError: If the model has no frozen encoder for point tokens and no point transformer, or for a `task_type`
-            of language models.
-    """
+    """Tuner of a model's pretrained layers; subclasses define which modules it wraps, and in which layer."""
 
     tuner_layer_cls: type[WrappedModule]
     target_module_mapping: dict[str, list[str]] = {}
@@ -209,11 +200,7 @@ class EncoderTuner(BaseTuner):
         return {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models.
-
-        Raises:
-            ValueError: If the model was quantized by torch's `quantize_dynamic`.
-        """
+        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
         if any("_packed_params" in module._modules for module in model.modules()):
             raise ValueError(
                 "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected the "

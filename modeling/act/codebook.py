@@ -18,9 +18,6 @@ def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0,
         start: First value.
         end: Last value.
 
-    Raises:
-        ValueError: If a number is negative, or `end` is 0.
-
     Source: ACT (arXiv 2212.08320), Sec. 3, with the lengths of its released program.
     """
     _not_negative(iteration=iteration, steps=steps)
@@ -37,9 +34,6 @@ def kl_weight(iteration: int, delay: int = 10_000, steps: int = 100_000, end: fl
         delay: Optimizer steps at 0.
         steps: Length of the ascent in optimizer steps; 0 for `end` right after the delay.
         end: Last value.
-
-    Raises:
-        ValueError: If a number is negative.
 
     Source: the released program of ACT (arXiv 2212.08320).
     """
@@ -157,9 +151,6 @@ class Codebook(nn.Module):
         Args:
             tokens: `(batch, groups, width)`.
             token_ids: `(batch, groups)`, the codes that they selected.
-
-        Raises:
-            ValueError: If the model is in half precision, in which small changes of the averages are lost.
         """
         if self.counts.dtype not in (torch.float32, torch.float64):
             raise ValueError(

@@ -190,11 +190,7 @@ class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixi
 
 
 class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
-    """Point transformer: patches, mini-PointNet, transformer blocks, final norm.
-
-    Args:
-        config: The configuration.
-    """
+    """Point transformer: patches, mini-PointNet, transformer blocks, final norm."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -248,11 +244,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
             output_layers: Numbers of blocks, from 0, whose outputs are returned too.
             output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention.
         """
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
@@ -288,12 +279,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         return self.patch_encoder(patches.neighborhoods), positions
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Raises:
-            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
-                infinite or too large.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
         return cut_patches(points, self.config, self.norm.weight.dtype)
 
     def encode(
@@ -397,43 +383,14 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.act(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        output = self.act(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return PointCloudClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            unknown=self.score_unknown(output.pooler_output, logits),
-        )
+        loss = classification_loss(logits, labels, self.config)
+        unknown = self.score_unknown(output.pooler_output, logits)
+        return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
 
 class ActSegmenter(ActPreTrainedModel):
@@ -442,9 +399,6 @@ class ActSegmenter(ActPreTrainedModel):
     Args:
         config: The configuration.
         condition_width: Channels of a subclass's additional features of a cloud.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
     """
 
     def __init__(self, config: ActConfig, condition_width: int = 0):
@@ -467,27 +421,16 @@ class ActSegmenter(ActPreTrainedModel):
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
 
     def point_logits(
-        self,
-        points: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, ActOutput]:
         """Compute logits `(batch, points, labels)`, and return the base model's output too; see `forward`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             condition: `(batch, condition_width)`, additional features of each cloud.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
+            **kwargs: As in `forward`.
         """
-        output = self.act(
-            points,
-            output_layers=self.config.segmentation_layers,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm.
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
@@ -521,49 +464,15 @@ class ActForSemanticSegmentation(ActSegmenter):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        logits, output = self.point_logits(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class ActForPartSegmentation(ActSegmenter):
-    """ACT model that predicts a part for every point of an object, given the object's category.
-
-    Args:
-        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
-
-    Raises:
-        ValueError: If `category_parts` is missing or names a part that is not among the labels.
-    """
+    """ACT model that predicts a part for every point of an object, given the object's category."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
@@ -578,40 +487,19 @@ class ActForPartSegmentation(ActSegmenter):
         points: torch.Tensor,
         category: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Segment objects.
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out if the model has only one category.
-            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories have the lowest value of their dtype.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the category is missing or has another shape; if there is not one label for each point; if
-                attention weights are requested without eager attention.
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
         """
         category = checked_category(category, points, self.config.num_categories)
         embedded = self.category_norm(self.category_embedding(category))
         condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
-        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        logits, output = self.point_logits(points, condition, **kwargs)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 @dataclass
@@ -654,10 +542,6 @@ class ActForPreTraining(ActPreTrainedModel):
         config: The configuration, with an `autoencoder_config`.
         autoencoder: A trained autoencoder; by default a randomly initialized one is built from the config.
         student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
-
-    Raises:
-        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is not
-            an encoder of patches, or has other sizes than the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
@@ -795,10 +679,6 @@ class ActForPreTraining(ActPreTrainedModel):
             return_loss: Whether to compute the loss.
             output_hidden_states: Whether to return the student's hidden states; None for the config's choice.
             output_attentions: The same for the student's attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.cut(points)
         num_masked = None
@@ -837,11 +717,7 @@ class ActForPreTraining(ActPreTrainedModel):
         )
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that are hidden from the student, or not.
-
-        Raises:
-            ValueError: As `ActModel.cut`.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that are hidden from the student, or not."""
         if self._reads_voxels:
             return cut_patches(points, self.config, self.decoder_norm.weight.dtype)
         return self.act.cut(points)

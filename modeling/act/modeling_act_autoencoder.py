@@ -503,11 +503,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             return_loss: Whether to compute the losses.
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have another shape, or temperature or weight are out of range; if hidden states
-                or attention weights are requested without a teacher, or attention weights without eager attention.
         """
         return_hidden, return_attentions = self._requested_outputs(output_hidden_states, output_attentions)
         if not temperature > 0:

@@ -156,9 +156,6 @@ class PointTokenizerConfig(TokenizerConfig):
 
         Args:
             config: With an `encoder_config`, whose width the tokens keep.
-
-        Raises:
-            ValueError: If the class token is its only pooling.
         """
         shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
         return cls(

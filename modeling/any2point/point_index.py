@@ -24,9 +24,6 @@ KEYS = ("centers", "center_positions", "neighbors")
 class PointIndexer:
     """Compute the `point_index` of a model's forward pass; the `indexer` of a `PointCloudCollator`.
 
-    Args:
-        config: The model's configuration.
-
     Example:
         ```python
         collator = PointCloudCollator(num_points=1024, indexer=PointIndexer(model.config))
@@ -43,9 +40,6 @@ class PointIndexer:
             `center_positions` `(batch, centers, 3)`, by which a forward pass recognizes the points; `neighbors`, for
             each stage `(batch, centers of the stage, k)`, numbers among the input points, then among the centers of
             the stage before.
-
-        Raises:
-            ValueError: If a cloud has too few points or a coordinate is out of range.
         """
         config = self.config
         if points.ndim != 3 or points.shape[1] < config.min_points:
@@ -94,10 +88,6 @@ def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: Token
         point_index: As `PointIndexer` computes it.
         xyz: `(batch, points, 3)`.
         config: The model's configuration.
-
-    Raises:
-        ValueError: If a part is missing, has another shape or type, or the centers are not where they were when the
-            points were indexed. On an accelerator the last is raised by a later call, which does not wait for it.
     """
     if not isinstance(point_index, Mapping) or set(point_index) != set(KEYS):
         found = sorted(point_index) if isinstance(point_index, Mapping) else type(point_index).__name__

@@ -72,9 +72,6 @@ class BoxTargets:
             labels: `class_labels (objects,)` and `boxes (objects, 7)` of each cloud.
             batch: Number of clouds.
             config: Has the numbers of classes, queries and headings.
-
-        Raises:
-            ValueError: If they are not as described; names the cloud, the box and what is allowed.
         """
         if not isinstance(labels, Sequence) or len(labels) != batch:
             found = f"{len(labels)} entries" if isinstance(labels, Sequence) else type(labels).__name__
@@ -106,9 +103,6 @@ def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, con
         boxes: `(objects, 7)`.
         where: Where they come from, for messages.
         config: Has the numbers of classes, queries and headings.
-
-    Raises:
-        ValueError: Naming the first wrong object, its values and what is allowed.
     """
     count = len(class_labels) if class_labels.ndim == 1 else -1
     if (
@@ -171,9 +165,6 @@ def match_boxes(
 
     Returns:
         Numbers of the queries and of the objects, for each layer and cloud.
-
-    Raises:
-        ValueError: If a prediction is NaN or infinite, as when training diverges.
     """
     probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
     layers, batch, queries = probabilities.shape[:3]

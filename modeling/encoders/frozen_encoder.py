@@ -89,11 +89,7 @@ class LayerStack:
     final_norm: str | None = None
 
     def stage_of(self, layer: nn.Module) -> Stage:
-        """Return the stage of one of the layers.
-
-        Raises:
-            ValueError: If the module is none of them.
-        """
+        """Return the stage of one of the layers."""
         number = next((number for number, own in enumerate(self.layers) if own is layer), None)
         if number is None:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
@@ -194,9 +190,6 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
         Args:
             encoder: A loaded encoder; None builds one with random weights, which `from_pretrained` replaces.
-
-        Raises:
-            ValueError: If the config runs attention over the batch, but the encoder's depends on places.
         """
         self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
         config = self.config
@@ -310,11 +303,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     def open_stored_part(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """Load the encoder that is stored next to an adapter.
-
-        Raises:
-            ValueError: If there is none, or it lacks weights.
-        """
+        """Load the encoder that is stored next to an adapter."""
         folder = config.part("encoder").subfolder or cls._adapted_part
         try:
             encoder, missing = open_encoder(
@@ -465,9 +454,6 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
 
     Returns:
         Names of those parameters in the encoder.
-
-    Raises:
-        ValueError: If the encoder contains adapters or quantized weights, or is kept in half precision.
     """
     owner = model._encoder_owner
     encoder = owner.encoder

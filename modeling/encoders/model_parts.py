@@ -77,11 +77,7 @@ def open_pretrained_part(
 
 
 def refuse_adapter(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again.
-
-    Raises:
-        ValueError: It has one.
-    """
+    """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again."""
     if has_adapter(model):
         raise ValueError(
             f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
@@ -103,9 +99,6 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
 
     Returns:
         The settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
-
-    Raises:
-        ValueError: There are several adapters, or one that cannot be added by PEFT to a part of a model.
     """
     # Here, since models without adapters open without PEFT.
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -144,11 +137,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
 
 
 def build_adapter(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
-    """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained.
-
-    Raises:
-        ValueError: If the settings are not those of an adapter, or do not fit the model.
-    """
+    """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
 
     kind = settings.get("peft_type")

@@ -40,9 +40,6 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
         add_bias_kv: Whether attention has an additional learned key and value.
         attention_dropout: Dropout of the attention weights.
         initializer_range: Standard deviation of initial weights.
-
-    Raises:
-        ValueError: If a spectrogram is smaller than a patch, or `hidden_size` is not divisible by the number of heads.
     """
 
     model_type = "imagebind_audio"

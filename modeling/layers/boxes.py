@@ -35,11 +35,7 @@ def box_corners(boxes: Tensor) -> Tensor:
 
 
 def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z.
-
-    Raises:
-        ValueError: The direction has no length, or is not within a right angle of z.
-    """
+    """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z."""
     x, y, z = np.asarray(up, dtype=np.float64) / max(float(np.linalg.norm(up)), 1e-300)
     if not z > 0:
         raise ValueError(f"up={tuple(up)} does not point up along its axis; expected a direction near it")

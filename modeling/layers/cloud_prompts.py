@@ -47,9 +47,6 @@ def fill_placeholders(
 
     Returns:
         `(batch, tokens, hidden)`.
-
-    Raises:
-        ValueError: If the numbers of features and placeholders differ.
     """
     placeholders = input_ids == point_token_id
     # The table may have no row for the placeholder; what row 0 gives is replaced below.
@@ -115,9 +112,6 @@ def unread_clouds(
 
     Returns:
         Those of `new_ids`; None if it has no placeholders.
-
-    Raises:
-        ValueError: If the numbers of placeholders and clouds in the conversation differ.
     """
     rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
     if sum(new_counts) == len(rows):
@@ -199,11 +193,7 @@ class CloudGenerationMixin:
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Encode clouds once, before the first step; transformers does so for images and videos.
-
-        Raises:
-            ValueError: If the prompt is to be read in chunks, and transformers gives no chunk its own clouds.
-        """
+        """Encode clouds once, before the first step; transformers does so for images and videos."""
         if generation_config.prefill_chunk_size and not hasattr(generation, "_slice_mm_encoder_output"):
             raise ValueError("prefill_chunk_size with clouds; expected transformers 5.23 or newer, or None")
         features = model_kwargs.pop("point_features", None)
@@ -232,12 +222,7 @@ class CloudGenerationMixin:
         assistant_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Check that drafts can be made and checked.
-
-        Raises:
-            ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
-                conversation is continued from a cache.
-        """
+        """Check that drafts can be made and checked."""
         if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(

@@ -53,9 +53,6 @@ class ClassificationHead(nn.Module):
         bias: Whether hidden layers have a bias, which the norm cancels.
         dropout: Dropout after each hidden layer; one rate for all, or one for each.
         activation: "relu" or "gelu".
-
-    Raises:
-        ValueError: If there is not one rate for each hidden layer.
     """
 
     def __init__(
@@ -89,11 +86,7 @@ class ClassificationHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, temperature: float) -> None:
-        """Divide all logits by a temperature from now on: it becomes part of the last layer.
-
-        Raises:
-            ValueError: If it is not above 0.
-        """
+        """Divide all logits by a temperature from now on: it becomes part of the last layer."""
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; expected a number above 0")
         self.out.weight.div_(temperature)

@@ -67,11 +67,7 @@ class UnknownScoreConfigMixin:
     unknown_share: float | None = None
 
     def check_unknown_score(self) -> None:
-        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest.
-
-        Raises:
-            ValueError: If one is no pair, a standard deviation is not positive, or there is a bank without a score.
-        """
+        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest."""
         if self.unknown_bank_rows and not self.unknown_rows:
             raise ValueError(f"unknown_bank_rows={self.unknown_bank_rows} without unknown_rows; expected both or none")
         for name in ("unknown_distance", "unknown_side", "unknown_surprise"):
@@ -184,10 +180,6 @@ class UnknownScoreMixin:
             held_out: Signs `(clouds,)` of known clouds, as `UnknownScore.signs` returns them, of which nothing that
                 they depend on has learned. With them the level is found above which a cloud gets no label; None for
                 a score that only ranks.
-
-        Raises:
-            ValueError: If shapes do not fit, there are fewer than two groups, a number is not finite, the classifier
-                does not choose one class, or it has an adapter but no place for as many rows.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:

@@ -65,10 +65,6 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         stage: The last training stage of the model; None if not recorded.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
             released program by quirk; answers are then random.
-
-    Raises:
-        ValueError: If the router is unknown, selects more sets than there are, or is constant but to be balanced; if
-            `parts` has unknown names.
     """
 
     model_type = "minigpt3d"

@@ -24,10 +24,6 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
     Args:
         post_norm_eps: Epsilon of the norm after the attention.
 
-    Raises:
-        ValueError: If there are fewer key heads than heads, if queries and keys have no norms, or if the number of
-            rotated channels of a head is odd.
-
     Source: MiniGPT-3D, Sec. 3.1, after TinyGPT-V (arXiv 2312.16862), Sec. 3.1.
     """
 

@@ -19,9 +19,6 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     Returns:
         The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
         pretrained parts.
-
-    Raises:
-        ValueError: If the model is quantized.
     """
     if is_quantized(model):
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")

@@ -193,11 +193,7 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
     # Loading and saving; see `PretrainedPartsMixin`.
 
     def store_parts(self) -> None:
-        """Store all parts with the model from now on.
-
-        Raises:
-            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
-        """
+        """Store all parts with the model from now on."""
         if self.config.parts and is_quantized(self.base_model.language_model):
             raise ValueError("the language model was loaded quantized; expected full weights to store")
         self.config.parts = None
@@ -418,12 +414,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         point_features: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
     ) -> Embedded:
-        """Embed tokens, with those of clouds at their placeholders; arguments are those of `forward`.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings or twice.
-        """
+        """Embed tokens, with those of clouds at their placeholders; arguments are those of `forward`."""
         if mm_encoder_outputs is not None and (encoded := mm_encoder_outputs.get("point")) is not None:
             if points is not None or point_features is not None:
                 raise ValueError("points or point_features with mm_encoder_outputs['point']; expected one of them")
@@ -460,13 +451,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DModelOutput:
-        """Compute features of tokens; arguments are those of `MiniGPT3DForConditionalGeneration.forward`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Compute features of tokens; arguments are those of `MiniGPT3DForConditionalGeneration.forward`."""
         text = self.language_model.base_model
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(text)))
@@ -584,9 +569,6 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
 
         Returns:
             For each prompt `(tokens, text hidden)`, in the order of the batch.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match.
         """
         embedded = self.minigpt3d.embed(input_ids, points, point_features=point_features).inputs_embeds
         if attention_mask is None:
@@ -611,31 +593,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DOutput:
-        """Predict the next tokens.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 where a token is padding.
-            position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
-            labels: `(batch, tokens)`, -100 for ignored tokens.
-            point_features: Output of `get_point_features`, in place of `points`.
-            mm_encoder_outputs: The same as `generate` passes it, as in other multimodal models of transformers:
-                `pooler_output` of "point".
-            use_cache: Whether to return a cache.
-            logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
-            output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
-                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
-                shifted already, in place of `labels`; `num_items_in_batch`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Predict the next tokens."""
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
         return_hidden, return_attentions = requested_outputs(
@@ -703,10 +661,6 @@ def build_from_parts(
         revisions: Branch, tag or commit of parts given by name, with keys such as "point_encoder".
         quantization_config: Quantization of a language model given by name.
         **config: Further fields of `MiniGPT3DConfig`. `num_query_tokens` is that of the BLIP-2 model.
-
-    Raises:
-        ValueError: If a part lacks weights; for a revision of a part that is not given by name.
-        OSError: If a part cannot be loaded.
 
     Source: MiniGPT-3D, Sec. 3.3.
     """
@@ -794,11 +748,7 @@ def adopt_qformer(model: MiniGPT3DPreTrainedModel, source: QueriesAndQFormer) ->
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Load the tensors in a directory or repository to the CPU.
-
-    Raises:
-        OSError: If there are none.
-    """
+    """Load the tensors in a directory or repository to the CPU."""
     file = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
     if file is not None:
         return load_state_dict(file)

@@ -123,9 +123,6 @@ def nearest_targets(
 
     Returns:
         `(batch, groups, channels)`, and the distances `(batch, groups)`.
-
-    Raises:
-        ValueError: If there is not one center for each target, or one set of targets for each cloud.
     """
     if target_centers.ndim != 3 or targets.ndim != 3 or targets.shape[:2] != target_centers.shape[:2]:
         raise ValueError(

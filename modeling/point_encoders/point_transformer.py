@@ -73,9 +73,6 @@ def group_patches(
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers, except for the
             first point (released programs: 1e-3, from their CUDA kernel); None samples from all points.
 
-    Raises:
-        ValueError: If a cloud has fewer than `num_groups` or `group_size` points.
-
     Source: Point-BERT, Sec. 3.1.
     """
     count = points.shape[1] if points.ndim == 3 else 0
@@ -114,10 +111,6 @@ def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dty
         points: xyz first.
         config: Has `in_channels`, `num_groups`, `group_size` and `sampling_min_squared_norm`.
         dtype: Precision of the model.
-
-    Raises:
-        ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN, infinite
-            or too large.
     """
     check_channels(points, config.in_channels)
     points = in_full_precision(points, dtype)
@@ -136,9 +129,6 @@ class PatchEncoder(nn.Module):
         bias: Whether layers before a norm have biases, which the norm cancels.
         pooled_width: Channels of the last maximum, if a final layer maps them to `width`; None for `width` and no
             final layer.
-
-    Raises:
-        ValueError: If there are not three hidden widths.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -201,9 +191,6 @@ class PointBlocks(nn.Module):
         depth: Number of blocks; by default `num_hidden_layers` of the config.
         num_heads: Heads of the attention; by default `num_attention_heads` of the config.
         drop_path_rate: Rate of the last block, by default that of the config; it grows linearly from 0.
-
-    Raises:
-        ValueError: If the width is not divisible by the number of heads.
     """
 
     def __init__(

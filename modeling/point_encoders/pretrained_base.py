@@ -95,11 +95,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         quantization_config: Any = None,
         **_: Any,
     ) -> PreTrainedModel:
-        """Load a point transformer from any checkpoint that contains one, in full precision or quantized.
-
-        Raises:
-            ValueError: If the checkpoint lacks weights of it, or also holds an adapter.
-        """
+        """Load a point transformer from any checkpoint that contains one, in full precision or quantized."""
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         # transformers would put that adapter into the base model without a word.

@@ -123,11 +123,7 @@ class TextTower:
         self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each.
-
-        Raises:
-            ValueError: If there are no texts, or one is not a string, is empty, or has half of a character.
-        """
+        """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
         for text in texts:
@@ -279,11 +275,7 @@ def embed_prompts(
 
 
 def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return the texts of each label, one per template.
-
-    Raises:
-        ValueError: If there are no templates, or one does not have exactly one `{}`.
-    """
+    """Return the texts of each label, one per template."""
     if isinstance(templates, str) or not len(templates):
         raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
     for template in templates:

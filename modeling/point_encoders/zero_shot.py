@@ -67,9 +67,6 @@ class TextFeaturesMixin:
             attention_mask: `(texts, words)`, 0 for padding.
             position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
             token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
-
-        Raises:
-            ValueError: If positions are given, or a token type is not 0.
         """
         if position_ids is not None:
             raise ValueError("position_ids are given; expected None: the text tower computes them")
@@ -89,9 +86,6 @@ class TextFeaturesMixin:
             input_ids: `(texts, words)`, from `text_tower.tokenize`, or None.
             attention_mask: `(texts, words)`, 0 for padding, or None.
             text_embeds: Embedded texts, which are returned as they are, or None.
-
-        Raises:
-            ValueError: If texts are given in both ways.
         """
         if input_ids is None:
             return text_embeds
@@ -115,9 +109,6 @@ def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> 
     Args:
         point_embeds: `(clouds, text_width)`.
         text_embeds: `(texts, text_width)`, of any length.
-
-    Raises:
-        ValueError: If the texts have another width.
     """
     if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
         raise ValueError(
@@ -149,9 +140,6 @@ def pair_loss(
         text_embeds: `(texts, text_width)`, unit vectors.
         labels: `(clouds,)`; by default every cloud has a label of its own.
         text_labels: `(texts,)`; by default the n-th text has the label of the n-th cloud.
-
-    Raises:
-        ValueError: If there are no texts, or texts and clouds form no pairs.
     """
     if text_embeds is None:
         raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
@@ -193,9 +181,6 @@ def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> tor
     Args:
         cloud_labels: `(clouds,)`.
         text_labels: `(texts,)`.
-
-    Raises:
-        ValueError: If no label is in both.
     """
     matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
     has_any = matches.any()

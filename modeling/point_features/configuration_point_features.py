@@ -169,11 +169,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 )
 
     def widths(self) -> dict[str, int]:
-        """Return the number of features of each set, in the order of the features.
-
-        Raises:
-            ValueError: If that of a frozen model is not known yet.
-        """
+        """Return the number of features of each set, in the order of the features."""
         found = {}
         for name in self.features:
             part = PART_OF.get(name)

@@ -46,9 +46,6 @@ def chamfer_distance(
     Returns:
         The distance, a scalar, or `(batch,)` with reduction "none"; in float32, or float64 for double precision.
 
-    Raises:
-        ValueError: If an argument has the wrong shape, type or value, or a cloud has no point that counts.
-
     Source: ACT, Sec. 4 (reconstruction of the discrete autoencoder); PCN, Sec. 3.2.
     """
     if norm not in NORMS:
@@ -92,9 +89,6 @@ def f_score(
     Returns:
         The score in [0, 1], a scalar, or `(batch,)` with reduction "none".
 
-    Raises:
-        ValueError: As `chamfer_distance`, and if a coordinate is NaN.
-
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
     if reduction not in REDUCTIONS:
@@ -125,9 +119,6 @@ def reconstruction_scores(
 
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
-
-    Raises:
-        ValueError: As `f_score`.
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold}; expected a positive distance")

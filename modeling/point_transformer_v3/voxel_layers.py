@@ -126,11 +126,7 @@ class PointTransformerV3Embeddings(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(width)) if config.use_mask_token else None
 
     def forward(self, points: torch.Tensor, voxels: Voxels, is_masked: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token.
-
-        Raises:
-            ValueError: If voxels are masked and the model has no mask token.
-        """
+        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token."""
         values = in_precision_of(self, points[:, self.first :])
         if hasattr(self, "projection"):
             embedded = self.projection(values)

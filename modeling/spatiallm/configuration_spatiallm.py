@@ -42,10 +42,6 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         point_token_id: Placeholder id of a cloud's tokens in `input_ids`.
         initializer_range: Standard deviation of initial weights of the layers between the two models.
         parts: Always None, since all weights are stored with the model.
-
-    Raises:
-        ValueError: If the point encoder has another type, a decoder or no colors, or the last stage's cells are as
-            large as the cube.
     """
 
     model_type = "spatiallm"

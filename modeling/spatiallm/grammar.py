@@ -47,9 +47,6 @@ class LayoutGrammar:
         num_bins: Numbers are below it.
         classes: Labels of boxes.
         kinds: Kinds of lines, of `KINDS`.
-
-    Raises:
-        ValueError: A class is empty or has a character with a meaning, or a kind is unknown.
     """
 
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):
@@ -203,9 +200,6 @@ class LayoutLogitsProcessor(LogitsProcessor):
         grammar: The language.
         eos_token_id: Token that ends an answer; several as a list. By default that of the tokenizer.
         max_new_tokens: As given to `generate`; no line is begun that may not fit.
-
-    Raises:
-        ValueError: The tokenizer has no token for a character of the language, or no end.
     """
 
     def __init__(

@@ -18,13 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedModel,
-    initialization as init,
-)
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, Features, fill_placeholders
@@ -193,9 +187,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
                 list of `(voxels, 6)`.
             grid_coord: Cells of the points, `(clouds, voxels, 3)` or a list, as `SpatialLMProcessor` makes them.
             point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
-
-        Raises:
-            ValueError: If there is no cloud, a cloud has no cells or some beyond `num_bins`.
         """
         if not isinstance(points, torch.Tensor) and not points:
             raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
@@ -238,10 +229,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
 
         Returns:
             `(batch, tokens, text hidden)`, and the features of the clouds among them.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings or twice.
         """
         given = [points, point_features, (mm_encoder_outputs or {}).get("point"), inputs_embeds]
         names = ("points", "point_features", "mm_encoder_outputs['point']", "inputs_embeds")
@@ -275,13 +262,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SpatialLMModelOutput:
-        """Compute features of tokens; arguments are those of `SpatialLMForConditionalGeneration.forward`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Compute features of tokens; arguments are those of `SpatialLMForConditionalGeneration.forward`."""
         text = self.language_model.base_model
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(text)))
@@ -366,33 +347,7 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SpatialLMOutput:
-        """Predict the next tokens.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `SpatialLMModel.encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 where a token is padding.
-            position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
-            labels: `(batch, tokens)`, -100 for ignored tokens.
-            grid_coord: Cells of the points, as `SpatialLMModel.encode` takes them.
-            point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
-            point_features: Output of `get_point_features`, in place of `points`.
-            mm_encoder_outputs: The same as `generate` passes it, as in other multimodal models of transformers:
-                `pooler_output` of "point".
-            use_cache: Whether to return a cache.
-            logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
-            output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
-                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
-                shifted already, in place of `labels`; `num_items_in_batch`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Predict the next tokens."""
         if kwargs:
             kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
         return_hidden, return_attentions = requested_outputs(

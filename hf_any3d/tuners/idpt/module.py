@@ -44,11 +44,7 @@ class PromptModule(nn.Module):
         self.conv5 = _linear_and_norm(max(self.graph_layers, 1) * hidden_size, hidden_size)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """Make a prompt; positions are not read, as graphs are of neighbors in the space of features.
-
-        Raises:
-            ValueError: If there are fewer tokens than neighbors.
-        """
+        """Make a prompt; positions are not read, as graphs are of neighbors in the space of features."""
         del positions
         features, outputs = in_precision_of(self, tokens), []
         for number in range(1, self.graph_layers + 1):
@@ -88,11 +84,7 @@ class TransformerPromptModule(nn.Module):
 
 @torch.no_grad()
 def nearest(features: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the numbers `(batch, tokens, count)` of the tokens nearest to each in `(batch, tokens, channels)`.
-
-    Raises:
-        ValueError: If there are fewer tokens.
-    """
+    """Return the numbers `(batch, tokens, count)` of the tokens nearest to each in `(batch, tokens, channels)`."""
     if features.shape[1] < count:
         raise ValueError(f"neighbors={count}: a cloud has {features.shape[1]} tokens; expected at most as many")
     square = features.square().sum(dim=-1)

@@ -90,9 +90,6 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
 
         Args:
             ranges: Allowed values of the numbers that only this encoder has.
-
-        Raises:
-            ValueError: Names the field, its value and what is allowed.
         """
         check_numbers(self, {**_RANGES, **ranges})
         if self.hidden_size % self.num_attention_heads:

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,11 +35,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
-from hf_any3d.modeling.layers.tasks import (
-    classification_loss,
-    point_loss,
-    refuse_problem_type,
-)
+from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
@@ -203,11 +199,6 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
             patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention; if points and patches are both given, or neither.
         """
         config, layers = self.config, self.blocks.layers
         return_hidden, return_attentions = requested_outputs(
@@ -256,50 +247,17 @@ class AlignedClassifier(AlignedPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.base_model(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
 class AlignedSegmenter(AlignedPreTrainedModel):
-    """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head for each point.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head per point."""
 
     def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
         super().__init__(config)
@@ -320,36 +278,10 @@ class AlignedSegmenter(AlignedPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        output = self.base_model(
-            points,
-            output_layers=self.config.segmentation_layers,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        output = self.base_model(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm. The class token has no position to propagate from.
         tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
         # Centers are in full precision, whatever the model's is.
@@ -357,12 +289,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
         logits = self.segmenter(features, clouds)  # (batch, points, labels)
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class TextAlignment(nn.Module):
@@ -395,11 +322,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
 
     @property
     def text_tower(self) -> TextTower:
-        """The frozen text encoder and its tokenizer, loaded at first use.
-
-        Raises:
-            ValueError: If the config names none that transformers has a class for.
-        """
+        """The frozen text encoder and its tokenizer, loaded at first use."""
         if self._text_tower is None:
             if self.config.part(TEXT_TOWER).name_or_path is None:
                 tower = self.config.aligned_with or "a text tower that its config does not name"
@@ -438,32 +361,11 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
         labels: torch.Tensor | None = None,
         text_labels: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> ZeroShotOutput:
-        """Compare clouds with texts.
-
-        Args:
-            points: `(clouds, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`, 0 for padding.
-            text_embeds: `(texts, feature_size)`, embedded texts instead of both.
-            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
-                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
-            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
-            return_loss: Whether to return the loss.
-            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
-                pairs; if attention weights are requested without eager attention.
-        """
+        """Compare clouds with texts."""
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
+        output = self.base_model(points, **kwargs, return_dict=True)
         point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, feature_size)
         logits = loss = None
         if text_embeds is not None:
