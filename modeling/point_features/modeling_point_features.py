@@ -363,9 +363,7 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
 
     @strict_forward
     def forward(self, points: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PointCloudClassifierOutput:
-        """Classify point clouds; returns `logits (batch, labels)`, `unknown (batch,)` if the config has `unknown_rows`, and `one_sided (batch,)` if
-        it has `one_sided`.
-        """
+        """Return `logits (batch, labels)`; by the config also `unknown (batch,)` and `one_sided (batch,)`."""
         output = self.point_features(points, **kwargs, return_dict=True)
         features = in_precision_of(self.classifier, output.pooler_output)
         logits = self.classifier(features) / self.config.temperature  # (batch, labels)
