@@ -147,12 +147,12 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
     for given in ({"point_features": features}, {"mm_encoder_outputs": encoded}):
         found = model(**words, **given)
         assert torch.equal(found.logits, expected) and same(found.point_features, features)
-    text, none = model.spatiallm.embed(inputs_embeds=embedded)
+    text, none, _ = model.spatiallm.embed(inputs_embeds=embedded)
     assert text is embedded and none is None
     for given, message in (
         (inputs | {"point_features": features}, "points with point_features; expected one of them"),
         (inputs | {"mm_encoder_outputs": encoded}, "points with mm_encoder_outputs['point']; expected one of them"),
-        (inputs | {"inputs_embeds": embedded}, "points with inputs_embeds; expected one of them"),
+        (inputs | {"inputs_embeds": embedded}, "points with inputs_embeds; expected"),
         (
             words | {"inputs_embeds": embedded, "point_features": features},
             "point_features with inputs_embeds; expected",

@@ -49,7 +49,7 @@ def test_shuffled_curves(case, draws, monkeypatch):
 def test_logits_loss_and_gradients(case):
     model, batch = case.model, case.batch
     model.zero_grad()
-    embedded, _ = model.spatiallm.embed(batch["input_ids"], **case.clouds(0, 1))
+    embedded = model.spatiallm.embed(batch["input_ids"], **case.clouds(0, 1)).inputs_embeds
     output = model(**batch, **case.clouds(0, 1))
     # What fills rows up is no part of a row.
     real = batch["attention_mask"].bool()
