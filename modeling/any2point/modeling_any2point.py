@@ -70,14 +70,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     own_projection,
     text_tower_settings,
 )
-from hf_any3d.modeling.point_encoders.zero_shot import (
-    LARGEST_SCALE,
-    TextFeaturesMixin,
-    ZeroShotOutput,
-    pair_loss,
-    scaled_cosines,
-    unit_vectors_like,
-)
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin, ZeroShotOutput
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 
@@ -401,15 +394,12 @@ class PointPropagation(nn.Module):
     def forward(
         self, points: torch.Tensor, features: Any2PointOutput, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Compute features of every point.
+        """Compute features of every point: `(batch, points, width)`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             features: Output of `Any2PointModel` for these points.
             condition: `(batch, width)`, added to every point of a cloud, or None.
-
-        Returns:
-            `(batch, points, width)`.
         """
         dtype = precision_of(self)
         # Coordinates stay in full precision in a half precision model.
@@ -538,15 +528,13 @@ class PointTextAlignment(nn.Module):
         self.projection.bias.zero_()
 
 
-class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointPreTrainedModel):
+class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2PointPreTrainedModel):
     """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
 
     The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
     recorded name, revision and checksum, and is not part of the model: it is neither stored nor adapted, and its
     parameters do not count. Train the model on pairs of clouds and texts before use.
     """
-
-    input_modalities = ("point_cloud", "text")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -608,10 +596,6 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
-
     @strict_forward
     def forward(
         self,
@@ -627,19 +611,4 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
         """Compare clouds with texts."""
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
         output = self.any2point(points, **kwargs, return_dict=True)
-        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
-        logits = loss = None
-        if text_embeds is not None:
-            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
-            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
-        if return_loss or (return_loss is None and labels is not None):
-            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
-        return ZeroShotOutput(
-            loss=loss,
-            logits_per_point_cloud=logits,
-            logits_per_text=None if logits is None else logits.T,
-            point_embeds=point_embeds,
-            text_embeds=text_embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return self.compare(output, text_embeds, labels, text_labels, return_loss)

@@ -43,16 +43,13 @@ class EncodedClouds(ModelOutput):
 def fill_placeholders(
     input_ids: torch.Tensor, point_features: Features | None, embed: nn.Module, point_token_id: int
 ) -> torch.Tensor:
-    """Embed tokens, with point features in place of the placeholders.
+    """Embed tokens, with point features in place of the placeholders: `(batch, tokens, hidden)`.
 
     Args:
         input_ids: `(batch, tokens)`.
         point_features: Features of the clouds, in the order of the placeholders, or None.
         embed: The language model's embeddings, which need no row for the placeholder.
         point_token_id: Id of the placeholder.
-
-    Returns:
-        `(batch, tokens, hidden)`.
     """
     placeholders = input_ids == point_token_id
     # The table may have no row for the placeholder; what row 0 gives is replaced below.

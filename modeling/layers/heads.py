@@ -116,7 +116,7 @@ def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> t
 def pool(
     hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1, prompts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Pool the tokens of a cloud into one vector.
+    """Pool the tokens of a cloud into one vector: `(batch, len(how) * hidden)`, in the order of `how`.
 
     Args:
         hidden_states: `(batch, class_tokens + tokens, hidden)`.
@@ -124,9 +124,6 @@ def pool(
             `PROMPT_POOLING`.
         class_tokens: Number of leading class tokens, 1 or 0.
         prompts: `(batch, prompts, hidden)`, tokens that adapters have added.
-
-    Returns:
-        `(batch, len(how) * hidden)`, in the order of `how`.
     """
     # Functions, so that only the requested poolings are computed.
     pools = {

@@ -439,15 +439,12 @@ class TokenPropagation(nn.Module):
         self.out_norm = HeadNorm(out)
 
     def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Compute features of every point.
+        """Compute features of every point: `(batch, points, widths[1])`.
 
         Args:
             xyz: `(batch, points, 3)`.
             centers: `(batch, groups, 3)`, positions of the tokens.
             tokens: `(batch, groups, token_width)`.
-
-        Returns:
-            `(batch, points, widths[1])`.
         """
         tokens = self.from_tokens(in_precision_of(self, tokens))
         near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)

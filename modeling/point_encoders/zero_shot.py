@@ -80,13 +80,7 @@ class TextFeaturesMixin:
         attention_mask: torch.Tensor | None,
         text_embeds: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return the vectors of the texts in a call of `forward`, which are tokenized or embedded; None without any.
-
-        Args:
-            input_ids: `(texts, words)`, from `text_tower.tokenize`, or None.
-            attention_mask: `(texts, words)`, 0 for padding, or None.
-            text_embeds: Embedded texts, which are returned as they are, or None.
-        """
+        """Return the vectors of the texts in a call of `forward`, which are tokenized or embedded; None without any."""
         if input_ids is None:
             return text_embeds
         if text_embeds is not None:
@@ -101,6 +95,36 @@ class TextFeaturesMixin:
             templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
         """
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+
+
+class CloudsAndTextsMixin(TextFeaturesMixin):
+    """For models with an `alignment`, which turns pooled features into unit vectors and has the scale of cosines."""
+
+    input_modalities = ("point_cloud", "text")
+
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
+
+    def compare(
+        self,
+        output: ModelOutput,
+        text_embeds: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        text_labels: torch.Tensor | None,
+        return_loss: bool | None,
+    ) -> ZeroShotOutput:
+        """Compare the base model's output with embedded texts `(texts, text_width)`; see `forward`."""
+        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
+        logits = loss = None
+        if text_embeds is not None:
+            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
+            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
+        if return_loss or (return_loss is None and labels is not None):
+            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
+        texts = None if logits is None else logits.T
+        states = (output.hidden_states, output.attentions)
+        return ZeroShotOutput(loss, logits, texts, point_embeds, text_embeds, *states)
 
 
 def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:

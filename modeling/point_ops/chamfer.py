@@ -152,7 +152,7 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
 
 
 def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
-    """Find the nearest point that counts of every query.
+    """Find the nearest point that counts of every query: `(batch, queries)`; any index for a query with NaN.
 
     Of equally near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
 
@@ -160,9 +160,6 @@ def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
         query: `(batch, queries, 3)`.
         points: `(batch, points, 3)`.
         mask: `(batch, points)`, True for points that count; None for all.
-
-    Returns:
-        `(batch, queries)`; any index for a query with NaN.
     """
     (batch, rows), columns, on_cpu = query.shape[:2], points.shape[1], query.device.type == "cpu"
     # Trees take no NaN, and compilers cannot trace them.

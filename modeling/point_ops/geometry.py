@@ -145,15 +145,12 @@ def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Average the tokens of every cell.
+    """Average the tokens of every cell: `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
 
     Args:
         values: `(batch, tokens, channels)`; half precision is summed in float32.
         cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
         num_cells: Number of cells.
-
-    Returns:
-        `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
     """
     rows, flat = _flatten(values, cell, num_cells)
     count = count_index(flat, values.shape[0] * num_cells)

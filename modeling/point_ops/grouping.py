@@ -142,14 +142,11 @@ def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """Select rows of every cloud.
+    """Select rows of every cloud: `(batch, picks, channels)`, differentiable in `values`.
 
     Args:
         values: `(batch, points, channels)` floats of any kind.
         index: `(batch, picks)` integers in [0, points).
-
-    Returns:
-        `(batch, picks, channels)`, differentiable in `values`.
     """
     return _rows(values, index, "(batch, picks)")
 

@@ -82,7 +82,7 @@ class PPTLayer(WrappedModule):
         geometry: Geometry,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Run the frozen block and the active adapters.
+        """Run the frozen block and the active adapters: `(batch, sequence + further patches, hidden)`.
 
         Args:
             hidden_states: `(batch, sequence + further patches, hidden)`; the first block gets `(batch, sequence,
@@ -91,9 +91,6 @@ class PPTLayer(WrappedModule):
             *args: Further arguments of the block.
             geometry: Places of the tokens.
             **kwargs: Further arguments of the block.
-
-        Returns:
-            `(batch, sequence + further patches, hidden)`.
         """
         names = self._running_adapters()
         if not names:

@@ -52,13 +52,7 @@ from hf_any3d.modeling.point_encoders.point_transformer import (
 )
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.point_encoders.zero_shot import (
-    TextFeaturesMixin,
-    ZeroShotOutput,
-    pair_loss,
-    scaled_cosines,
-    unit_vectors_like,
-)
+from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin, ZeroShotOutput
 
 
 @dataclass
@@ -334,10 +328,9 @@ class AlignedTextsMixin(TextFeaturesMixin):
         return self._text_tower
 
 
-class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
+class AlignedZeroShotClassifier(AlignedTextsMixin, CloudsAndTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
-    input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None
 
@@ -346,10 +339,6 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
         setattr(self, self.base_model_prefix, encoder(config))
         self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self.post_init()
-
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, feature_size)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
 
     @strict_forward
     def forward(
@@ -366,19 +355,4 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
         """Compare clouds with texts."""
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
         output = self.base_model(points, **kwargs, return_dict=True)
-        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, feature_size)
-        logits = loss = None
-        if text_embeds is not None:
-            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, feature_size)
-            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
-        if return_loss or (return_loss is None and labels is not None):
-            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
-        return ZeroShotOutput(
-            loss=loss,
-            logits_per_point_cloud=logits,
-            logits_per_text=None if logits is None else logits.T,
-            point_embeds=point_embeds,
-            text_embeds=text_embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return self.compare(output, text_embeds, labels, text_labels, return_loss)
