@@ -80,7 +80,7 @@ class TextFeaturesMixin:
         attention_mask: torch.Tensor | None,
         text_embeds: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return the vectors of the texts in a call of `forward`, which are tokenized or embedded; None without any."""
+        """Return the vectors of texts, which a call of `forward` has tokenized or embedded; None without any."""
         if input_ids is None:
             return text_embeds
         if text_embeds is not None:
