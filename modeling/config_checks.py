@@ -16,13 +16,16 @@ from transformers import PreTrainedConfig
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest allowed value by field, both inclusive; for a list, of each entry."""
 
-CHANNELS = (1, 65_536)
 LAYERS = (1, 512)
 HEADS = (1, 1_024)
 TOKENS = (1, 100_000)
 SHARE = (0, 1)
-EPSILON = (0, 1)
-SPREAD = (0, 10)
+COMMON_RANGES: Ranges = {
+    **dict.fromkeys(("drop_path_rate", "decoder_drop_path_rate", "mask_ratio"), SHARE),
+    "in_channels": (3, 4096),
+    "temperature": (1e-3, 1e3),
+}
+"""Fields of several models. What torch refuses as a model is built, such as sizes below 1, has no range."""
 _LARGEST = 2**38
 _PLAIN_KINDS = {"bool": bool, "str": str, "bool | None": (bool, type(None)), "str | None": (str, type(None))}
 _PLAIN_NAMES = {"bool": "True or False", "str": "a text"}
@@ -114,14 +117,15 @@ def stored_settings(place: object = None) -> Iterator[None]:
         raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
 
 
-def check_numbers(config: Any, ranges: Ranges) -> None:
+def check_numbers(config: Any, ranges: Ranges | None = None) -> None:
     """Check that the fields of a configuration have their types, and that numbers are finite and within their ranges.
 
     Args:
         config: A dataclass, such as a config of transformers or PEFT. Fields are found by their annotations: `int`,
             `float` and lists of them, `bool` and `str`.
-        ranges: Ranges by field; a field without a range only has to be finite.
+        ranges: Ranges by field, besides those of `COMMON_RANGES`; a field without one only has to be finite.
     """
+    ranges = {**COMMON_RANGES, **(ranges or {})}
     for field in dataclasses.fields(config):
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
         value = getattr(config, field.name, None)

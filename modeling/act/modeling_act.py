@@ -408,13 +408,6 @@ class ActSegmenter(ActPreTrainedModel):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
-        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
-            raise ValueError(
-                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
-                f"num_hidden_layers is {config.num_hidden_layers}"
-            )
-        if not config.segmentation_head_widths:
-            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
         token_width = len(layers) * config.hidden_size
         self.act = ActModel(config)
         self.propagation = TokenPropagation(token_width, config.propagation_widths)

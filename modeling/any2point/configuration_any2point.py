@@ -7,42 +7,18 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import (
-    CHANNELS,
-    EPSILON,
-    SHARE,
-    SPREAD,
-    TOKENS,
-    CategoriesConfigMixin,
-    Ranges,
-    check_choices,
-    check_numbers,
-)
+from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
-    **dict.fromkeys(("num_tokens", "tokenizer_neighbors"), TOKENS),
-    **dict.fromkeys(("tokenizer_width", "tokenizer_bottlenecks", "head_widths"), CHANNELS),
-    **dict.fromkeys(("propagation_width", "text_width"), CHANNELS),
-    **dict.fromkeys(("offset_eps", "final_norm_eps"), EPSILON),
-    **dict.fromkeys(("tokenizer_beta", "line_direction", "plane_distance"), (-1e6, 1e6)),
-    **dict.fromkeys(("token_scale", "sampling_min_squared_norm"), (0, 1e6)),
-    **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, TOKENS[1])),
-    "in_channels": (3, 4096),
-    "tokenizer_blocks": (0, 64),
+    **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, 1e5)),
     "tokenizer_alpha": (1e-6, 1e6),
     "num_views": (1, 6),
-    "random_places_seed": (0, 2**32 - 1),
-    "line_length": (2, TOKENS[1]),
-    "plane_size": (1, 65_536),
-    "head_dropout": SHARE,
-    "category_parts": (0, 10**6),
+    "line_length": (2, 100_000),
     "temperature": (0.01, 1e6),
-    "initializer_range": SPREAD,
-    "hidden_size": CHANNELS,
     **UNKNOWN_RANGES,
 }
 _CHOICES = {

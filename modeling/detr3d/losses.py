@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,22 +72,18 @@ class BoxTargets:
             batch: Number of clouds.
             config: Has the numbers of classes, queries and headings.
         """
-        if not isinstance(labels, Sequence) or len(labels) != batch:
-            found = f"{len(labels)} entries" if isinstance(labels, Sequence) else type(labels).__name__
-            raise ValueError(f"labels: {found}; expected a list of {batch} dicts, one for each cloud")
-        classes, boxes = [], []
-        for number, one in enumerate(labels):
-            where = f"labels[{number}]"
-            if not isinstance(one, Mapping) or not {"class_labels", "boxes"} <= one.keys():
-                found = sorted(one) if isinstance(one, Mapping) else type(one).__name__
-                raise ValueError(f"{where}: {found}; expected a dict with class_labels and boxes")
-            own = one["class_labels"], one["boxes"]
-            check_boxes(*own, where, config)
-            classes.append(own[0])
-            boxes.append(own[1].to(torch.promote_types(own[1].dtype, torch.float32)).reshape(-1, BOX_SIZE))
+        if len(labels) != batch:
+            raise ValueError(f"labels: {len(labels)} entries; expected {batch}, one for each cloud")
+        for number, objects in enumerate(labels):
+            check_boxes(objects["class_labels"], objects["boxes"], f"labels[{number}]", config)
+        classes = [objects["class_labels"] for objects in labels]
+        boxes = [
+            objects["boxes"].to(torch.promote_types(objects["boxes"].dtype, torch.float32)).reshape(-1, BOX_SIZE)
+            for objects in labels
+        ]
         # A unit box as padding: its overlaps are numbers, and nothing is matched with it.
         unit = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
-        counts = [len(own) for own in classes]
+        counts = [len(numbers) for numbers in classes]
         padding = torch.arange(unit.shape[1], device=unit.device) >= torch.tensor(counts, device=unit.device)[:, None]
         filler = unit.new_tensor([0.0, 0, 0, 1, 1, 1, 0])
         unit = torch.where(padding.unsqueeze(2), filler, unit)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_choices
+
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
 """Directions that may point up."""
@@ -287,20 +289,12 @@ class DetectionRule:
     top_k: int | None = None
 
     def __post_init__(self):
-        for name, allowed in (("nms", SUPPRESSIONS), ("scores", SCORES)):
-            if getattr(self, name) not in allowed:
-                known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {known}")
+        check_choices(self, {"nms": SUPPRESSIONS, "scores": SCORES})
         for name in ("threshold", "min_objectness", "nms_iou"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r}; expected 0 to 1")
-        for name, least in (("min_points", 0), ("top_k", 1)):
-            value = getattr(self, name)
-            if value is None and name == "top_k":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}; expected a whole number from {least}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected 0 to 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k!r}; expected a whole number from 1")
 
 
 PUBLISHED_RULE = DetectionRule(

@@ -68,8 +68,6 @@ class ClassificationHead(nn.Module):
         super().__init__()
         inputs = [features, *widths]
         rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
-        if len(rates) != len(widths):
-            raise ValueError(f"dropout={dropout}; expected one rate for each of the hidden layers {tuple(widths)}")
         # Not strict: the last entry of `inputs` is what `out` reads.
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(inputs, widths, strict=False))
         self.norms = nn.ModuleList(HeadNorm(width) for width in widths)

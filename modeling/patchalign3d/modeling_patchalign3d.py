@@ -234,11 +234,6 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
         loss = distance = None
         if return_loss and target_features is not None and target_centers is not None:
-            if target_features.shape[-1] != predictions.shape[-1]:
-                raise ValueError(
-                    f"target_features has shape {tuple(target_features.shape)}; expected (batch, targets, "
-                    f"{predictions.shape[-1]})"
-                )
             # Image features belong to centers that were sampled elsewhere, so each patch takes the nearest one.
             targets, distances = nearest_targets(output.centers, target_centers, target_features.float())
             loss = (1 - nn.functional.cosine_similarity(predictions.float(), targets, dim=-1)).mean()
@@ -295,12 +290,6 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
             if labels is not None:
                 raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")
             return PartTextOutput(patch_embeds=patch_embeds, **requested)
-        width = patch_embeds.shape[-1]
-        if text_embeds.shape[:-2] not in ((), points.shape[:1]) or text_embeds.shape[-1] != width:
-            raise ValueError(
-                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({len(points)}, "
-                f"texts, {width}), features of the text tower that the encoder is aligned with"
-            )
         # Given features may come from another program, which does not normalize them.
         text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
         with autocast_disabled(patch_embeds.device):
@@ -330,6 +319,4 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
         if text_mask is None:
             return masks, masks.any(dim=-1)
-        if text_mask.shape != (batch, texts):
-            raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({batch}, {texts})")
         return masks, text_mask.bool()

@@ -115,15 +115,9 @@ def nearest_targets(
     Returns:
         `(batch, groups, channels)`, and the distances `(batch, groups)`.
     """
-    if target_centers.ndim != 3 or targets.ndim != 3 or targets.shape[:2] != target_centers.shape[:2]:
+    if target_centers.shape != (len(centers), targets.shape[1], 3):
         raise ValueError(
-            f"target_features has shape {tuple(targets.shape)} and target_centers {tuple(target_centers.shape)}; "
-            "expected (batch, targets, channels) and (batch, targets, 3)"
-        )
-    if len(targets) != len(centers) or target_centers.shape[-1] != 3:
-        raise ValueError(
-            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, targets, 3), as there "
-            f"are {len(centers)} clouds"
+            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, {targets.shape[1]}, 3)"
         )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
     # `knn` returns squares.

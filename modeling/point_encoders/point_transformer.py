@@ -142,8 +142,6 @@ class PatchEncoder(nn.Module):
         pooled_width: int | None = None,
     ):
         super().__init__()
-        if len(hidden_widths) != 3:
-            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
         lifted, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
@@ -204,8 +202,6 @@ class PointBlocks(nn.Module):
         depth = config.num_hidden_layers if depth is None else depth
         num_heads = config.num_attention_heads if num_heads is None else num_heads
         drop_path_rate = config.drop_path_rate if drop_path_rate is None else drop_path_rate
-        if config.hidden_size % num_heads:
-            raise ValueError(f"num_heads={num_heads}; expected a divisor of hidden_size={config.hidden_size}")
         # On the CPU, since transformers builds models on the meta device, where values cannot be read.
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)

@@ -695,8 +695,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             for cloud in points:
                 check_channels(cloud[None], config.in_channels)
             points = [in_full_precision(cloud[None], dtype)[0] for cloud in points]
-            if not points:
-                raise ValueError("points: an empty list; expected at least one cloud")
         batch = Batch(points, point_mask)
         values = batch.flatten(points, "points")
         count, is_masked = len(batch.counts), None
@@ -708,8 +706,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             cloud = batch.cloud[sample.kept]
         else:
             cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
-            if cells.shape[1:] != (3,):
-                raise ValueError(f"grid_coord has {tuple(cells.shape[1:])} numbers for each point; expected 3")
             if has_duplicates(cells, cloud, count):
                 raise ValueError(
                     "grid_coord: a cell occurs twice in a cloud; expected one point for each, as "

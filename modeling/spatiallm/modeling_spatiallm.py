@@ -159,8 +159,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
             grid_coord: Cells of the points, `(clouds, voxels, 3)` or a list, as `SpatialLMProcessor` makes them.
             point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
         """
-        if not isinstance(points, torch.Tensor) and not points:
-            raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
         if grid_coord is None:
             raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])

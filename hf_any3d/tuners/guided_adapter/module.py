@@ -165,8 +165,6 @@ class CellAttention(nn.Module):
 
     def __init__(self, hidden_size: int, views: int, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"attention_width={width} is not a multiple of attention_heads={heads}")
         self.heads = heads
         self.dropout = dropout
         self.norm_weight = nn.Parameter(torch.ones(views, hidden_size))

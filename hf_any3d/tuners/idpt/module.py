@@ -85,8 +85,6 @@ class TransformerPromptModule(nn.Module):
 @torch.no_grad()
 def nearest(features: torch.Tensor, count: int) -> torch.Tensor:
     """Return the numbers `(batch, tokens, count)` of the tokens nearest to each in `(batch, tokens, channels)`."""
-    if features.shape[1] < count:
-        raise ValueError(f"neighbors={count}: a cloud has {features.shape[1]} tokens; expected at most as many")
     square = features.square().sum(dim=-1)
     # Without the square of the token itself, which is the same for all its neighbors.
     distance = torch.baddbmm(square.unsqueeze(1), features, features.mT, alpha=-2)

@@ -257,13 +257,6 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
-        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
-            raise ValueError(
-                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
-                f"num_hidden_layers is {config.num_hidden_layers}"
-            )
-        if not config.segmentation_head_widths:
-            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
         token_width = len(layers) * config.hidden_size
         setattr(self, self.base_model_prefix, encoder(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
