@@ -16,9 +16,6 @@ from transformers import PreTrainedConfig
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest allowed value by field, both inclusive; for a list, of each entry."""
 
-LAYERS = (1, 512)
-HEADS = (1, 1_024)
-TOKENS = (1, 100_000)
 SHARE = (0, 1)
 COMMON_RANGES: Ranges = {
     **dict.fromkeys(("drop_path_rate", "decoder_drop_path_rate", "mask_ratio"), SHARE),

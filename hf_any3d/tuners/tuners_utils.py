@@ -13,8 +13,15 @@ from peft import PeftConfig, PeftType, TaskType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from hf_any3d.modeling.config_checks import LAYERS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_numbers
 from hf_any3d.tuners.targets import encoder_layer_pattern, trainable_module_names
+
+# Sizes of 0 would be adapters without an effect.
+_RANGES: Ranges = {
+    **dict.fromkeys(("r", "num_prompts"), (1, 16_384)),
+    "mlp_ratio": (0.01, 8),
+    **dict.fromkeys(("cell_size", "voxel_size", "curve_cell"), (1e-6, 1e6)),
+}
 
 
 def extend_peft_type(name: str) -> PeftType:
@@ -54,6 +61,7 @@ class EncoderTunerConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_numbers(self, _RANGES)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
 
@@ -62,15 +70,12 @@ class EncoderTunerConfig(PeftConfig):
 class EncoderLayersConfig(EncoderTunerConfig):
     """Configuration of a method that adapts complete layers of a frozen encoder, by default all of them."""
 
-    ranges: ClassVar[Ranges] = {"layers_to_transform": (-LAYERS[1], LAYERS[1])}
-
     layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, self.ranges)
         if self.target_modules is not None and self.layers_to_transform is not None:
             raise ValueError("give target_modules or layers_to_transform, not both")
 
