@@ -125,9 +125,6 @@ class Codebook(nn.Module):
 
         Call it before the codes are looked up, which saves their vectors for the backward pass.
 
-        Args:
-            tokens: `(batch, groups, width)`.
-
         Returns:
             `(codes,)`, True for replaced codes.
         """
@@ -239,9 +236,6 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
 
 def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
     """Measure how unevenly a cloud uses the codes: KL(uniform || mean posterior), averaged over the batch.
-
-    Args:
-        logits: `(batch, groups, codes)`.
 
     Returns:
         A scalar; 0 if all codes are equally likely in every cloud.

@@ -740,9 +740,6 @@ class ActForPreTraining(ActPreTrainedModel):
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
         """Compute features of full clouds for a linear probe, to evaluate the student during pretraining.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-
         Returns:
             `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output
             of the released program's untrained layers on the class token.

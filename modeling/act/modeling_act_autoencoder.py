@@ -91,12 +91,7 @@ class GraphConvolution(nn.Module):
         return knn(centers, centers, self.num_neighbors)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
-
-        Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`, from `neighbors_of`.
-        """
+        """Map tokens to `(batch, tokens, out_channels)`."""
         tokens = self.input(tokens)
         outputs = []
         for layer in self.layers:
@@ -120,12 +115,7 @@ class EdgeLayer(nn.Module):
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
-
-        Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`.
-        """
+        """Map tokens to `(batch, tokens, out_channels)`."""
         if not is_unmodified(self.linear, self.norm):
             ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
@@ -324,9 +314,6 @@ class FoldingDecoder(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruct the points of patches, relative to their centers.
-
-        Args:
-            tokens: `(batch, groups, width)`.
 
         Returns:
             Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`, four

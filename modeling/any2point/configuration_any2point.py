@@ -92,28 +92,8 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
 class PointTokenizerConfig(TokenizerConfig):
     r"""Configuration of an Any2Point model without its encoder: tokenizer, pooling and classification head.
 
-    Args:
-        hidden_size: Channels of a token: the width of the encoder that is left out.
-        in_channels: See `Any2PointConfig`, as for all that follow.
-        num_tokens: Tokens of a cloud.
-        tokenizer: "point_pn" or "patch".
-        tokenizer_width: Channels inside the tokenizer.
-        tokenizer_weights: "random" or "generated_shapes", with which a new tokenizer starts.
-        tokenizer_neighbors: Points in a neighborhood.
-        tokenizer_blocks: Residual blocks of each stage.
-        tokenizer_bottlenecks: Hidden width of each stage's blocks.
-        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
-        tokenizer_beta: Factor of the offsets in the sinusoid.
-        offset_normalization: Divisor of neighbor offsets.
-        offset_eps: Added to that divisor.
-        token_scale: Normalize every channel over all tokens, with this initial gain; None for no norm.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centers.
-        sampling_tie_rule: "first" or "cuda".
-        pooling: Input of the head, in order: any of "max" and "mean"; there is no class token.
-        head_widths: Widths of the head's hidden layers.
-        head_bias: Whether hidden linear layers of the head have a bias.
-        head_dropout: Dropout after each hidden layer of the head.
-        initializer_range: Standard deviation of initial weights.
+    Fields are those of `Any2PointConfig`, and `hidden_size`, the width of the encoder that is left out; `pooling` is
+    of "max" and "mean", as there is no class token.
     """
 
     model_type = "point_tokenizer"

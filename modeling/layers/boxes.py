@@ -166,10 +166,6 @@ def box_giou(first: Tensor, second: Tensor) -> Tensor:
 
     The box around both is along the axes, as in the released program of 3DETR; it is larger than their hull.
 
-    Args:
-        first: `(…, 7)`.
-        second: `(…, 7)`; the two are broadcast.
-
     Returns:
         `(…,)`, differentiable in both.
 

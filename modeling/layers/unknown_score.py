@@ -108,13 +108,7 @@ class UnknownScore(nn.Module):
         self.register_buffer("bank", torch.zeros(bank_rows, width) if bank_rows else None)
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
-        """Score clouds: `(batch,)` from 0 to 1.
-
-        Args:
-            features: `(batch, width)`.
-            logits: `(batch, labels)`.
-            config: Has the fields of `UnknownScoreConfigMixin`.
-        """
+        """Score clouds: `(batch,)` from 0 to 1."""
         return score_of_signs(self.signs(features, surprise(logits)), config)
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:

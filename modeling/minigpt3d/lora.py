@@ -13,9 +13,6 @@ from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
 
-    Args:
-        model: A `MiniGPT3DForConditionalGeneration`.
-
     Returns:
         The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
         pretrained parts.

@@ -165,9 +165,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
         Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
         product. Centers of the patches are in the output of `forward`.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
         """
         # Patches come after the class token.
         hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]

@@ -218,9 +218,6 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
 
     For a sentence encoder, this is the identity.
 
-    Args:
-        config: As for `open_text_tower`.
-
     Returns:
         None if the checkpoint has no such projection, or one of another shape.
     """

@@ -127,10 +127,6 @@ def _check_positive(name: str, value: float) -> None:
 def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
     """Count the tokens in every cell.
 
-    Args:
-        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
-        num_cells: Number of cells.
-
     Returns:
         LongTensor `(batch, num_cells)`.
     """

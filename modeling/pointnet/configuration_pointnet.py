@@ -99,9 +99,6 @@ class PointNet2Config(BaselineConfig):
     def published_sizes(cls, **changes: Any) -> PointNet2Config:
         """Return the published sizes for classification with one scale of grouping, 1.5 million parameters.
 
-        Args:
-            **changes: Other settings, such as `id2label`, or changes of the sizes.
-
         Source: PointNet++, Sec. 10.1 (supplementary), "SSG".
         """
         sizes: dict[str, Any] = {

@@ -50,9 +50,5 @@ class DAPTConfig(EncoderLayersConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> DAPTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{"positions": "once", "scales": "random", **settings})

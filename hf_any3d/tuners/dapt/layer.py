@@ -84,12 +84,6 @@ class DAPTLayer(WrappedModule):
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer and the active adapters.
 
-        Args:
-            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
-
         Returns:
             The same and one more prompt of each adapter, `(batch, sequence + prompts, hidden)`.
         """

@@ -70,8 +70,5 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         """Return the config for little data, which goes with the settings that `from_encoder_pretrained` fills in.
 
         Gates that start near the layer's input, and voxels that hold several of few tokens.
-
-        Args:
-            **settings: Fields of the config; they override these values.
         """
         return cls(**{**LIGHT_ADAPTER, **settings})

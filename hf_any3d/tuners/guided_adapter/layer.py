@@ -110,14 +110,7 @@ class GuidedAdapterLayer(WrappedModule):
     def forward(
         self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry | FlatGeometry, **kwargs: Any
     ) -> torch.Tensor:
-        """Run the frozen layer, then the active adapters in order.
-
-        Args:
-            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` with a flat geometry.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
-        """
+        """Run the frozen layer, then the active adapters in order."""
         inputs = hidden_states
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():

@@ -53,9 +53,5 @@ class IDPTConfig(EncoderTunerConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> IDPTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{"train_position": False, **settings})

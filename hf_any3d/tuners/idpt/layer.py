@@ -112,12 +112,6 @@ class IDPTLayer(WrappedModule):
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on tokens and prompts.
 
-        Args:
-            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
-
         Returns:
             The tokens and the prompts that go on; if none does, the prompts made here after this layer and before it.
         """

@@ -89,9 +89,5 @@ class PointGSTConfig(EncoderLayersConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> PointGSTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{**_PUBLISHED, **settings})

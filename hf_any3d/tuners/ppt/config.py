@@ -41,9 +41,5 @@ class PPTConfig(EncoderTunerConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> PPTConfig:
-        """Return the config of the released program, for an ACT classifier.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program, for an ACT classifier."""
         return cls(**{"modules_to_save": list(_PUBLISHED), **settings})

@@ -82,16 +82,7 @@ class PPTLayer(WrappedModule):
         geometry: Geometry,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Run the frozen block and the active adapters: `(batch, sequence + further patches, hidden)`.
-
-        Args:
-            hidden_states: `(batch, sequence + further patches, hidden)`; the first block gets `(batch, sequence,
-                hidden)`.
-            positions: `(batch, sequence, hidden)`, or None.
-            *args: Further arguments of the block.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the block.
-        """
+        """Run the frozen block and the active adapters: `(batch, sequence + further patches, hidden)`."""
         names = self._running_adapters()
         if not names:
             return self.base_layer(hidden_states, positions, *args, **kwargs)

@@ -95,13 +95,7 @@ class SideTuningLayer(WrappedModule):
         """Ignore what transformers sets on all modules that have this attribute."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer and the active side networks.
-
-        Args:
-            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` of all clouds in one list.
-            *args: Further arguments of the layer.
-            **kwargs: Further arguments of the layer.
-        """
+        """Run the frozen layer and the active side networks."""
         names = self._running_adapters()
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
