@@ -17,12 +17,10 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,12 +33,9 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    requested_outputs,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import (
@@ -63,19 +58,21 @@ from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, U
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
-    GRIDS,
     PatchEncoder,
     Patches,
-    PointAttention,
     PointBlocks,
     PointHead,
-    TokenGrids,
     TokenPropagation,
     cut_patches,
     group_patches,
     patches_around,
 )
-from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.pretrained_base import (
+    Encoded,
+    PointTransformerMixin,
+    PointTransformerOutput,
+    PretrainedBaseMixin,
+)
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 
 
@@ -90,51 +87,15 @@ def _sizes_of(student: PreTrainedConfig) -> dict[str, int]:
 
 
 @dataclass
-class ActOutput(ModelOutput):
+class ActOutput(PointTransformerOutput):
     """Token features of point clouds.
 
     Args:
-        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first where there is one, after the final
-            norm.
-        pooler_output: `(batch, len(config.pooling) * hidden)`, the input of a head.
-        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centers among the input points.
-        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, the input of the first block, without positions, and the output of each block,
-            before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
-        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
-            adapter adds are among the tokens.
         added_tokens: The tokens `(batch, some, hidden)` that adapters leave behind the output of each requested block,
             before any norm; None if there are none.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    centers: torch.Tensor | None = None
-    center_index: torch.Tensor | None = None
-    layer_outputs: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     added_tokens: tuple[torch.Tensor, ...] | None = None
-
-
-class Encoded(NamedTuple):
-    """Output of the transformer blocks.
-
-    Args:
-        last_hidden_state: `(batch, 1 + tokens, hidden)` after the final norm; the class token comes first where there
-            is one.
-        layer_outputs: Output of each requested block, before any norm.
-        hidden_states: On request, the input of the first block and the output of each.
-        attentions: On request, the weights of each block.
-        added: By the number of a block, the tokens that adapters leave behind its output, before any norm.
-    """
-
-    last_hidden_state: torch.Tensor
-    layer_outputs: tuple[torch.Tensor, ...] = ()
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    added: Mapping[int, torch.Tensor] = MappingProxyType({})
 
 
 class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
@@ -189,7 +150,7 @@ class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixi
         return config
 
 
-class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
+class ActModel(PointTransformerMixin, ActPreTrainedModel):
     """Point transformer: patches, mini-PointNet, transformer blocks, final norm."""
 
     def __init__(self, config: ActConfig):
@@ -214,20 +175,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         self.side_projection = nn.Linear(width, width, bias=False) if config.side_network else None
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()
-
-    @property
-    def layer_stack(self) -> LayerStack:
-        """The blocks and their properties for adapters; all of this model is pretrained."""
-        return LayerStack(
-            layers=self.blocks.layers,
-            path="blocks.layers",
-            branch="mlp",
-            hidden_size=self.config.hidden_size,
-            views=GRIDS,
-            is_open=True,
-            pretrained=tuple(self._modules),
-            final_norm="norm",
-        )
 
     @strict_forward
     def forward(
@@ -282,53 +229,12 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
         return cut_patches(points, self.config, self.norm.weight.dtype)
 
-    def encode(
-        self,
-        tokens: torch.Tensor,
-        centers: torch.Tensor,
-        output_layers: Sequence[int] = (),
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    ) -> Encoded:
-        """Run the transformer on all or some tokens of a cloud.
-
-        Args:
-            tokens: `(batch, tokens, hidden)`.
-            centers: `(batch, tokens, 3)`, their positions.
-            output_layers: Numbers of blocks whose outputs are returned too.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
-            embed_patches: Embeds other patches of the clouds, for adapters that read them.
-        """
-        config = self.config
-        return_hidden, return_attentions = requested_outputs(
-            config, output_hidden_states, output_attentions, config._attn_implementation
-        )
+    def encode(self, tokens: torch.Tensor, centers: torch.Tensor, *requested: Any, **kwargs: Any) -> Encoded:
+        """Run the transformer on all or some tokens `(batch, tokens, hidden)` of a cloud; see `run_blocks`."""
         positions = self.position_embed(in_precision_of(self.position_embed, centers))
         if self.class_token is not None:
             tokens, positions = self.class_token(tokens, positions)
-        tokens = self.input_tokens(tokens)
-        # Cell size in radii: about six patches per cell, whatever their number.
-        edge = 4 / math.sqrt(self.config.num_groups)
-        geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
-        if geometry is not None:
-            geometry.embed_patches = embed_patches
-        layers = self.blocks.layers
-        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
-        # All blocks come after the requested ones, whose number divides the outputs again.
-        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
-        added: dict[int, torch.Tensor] = {}
-        with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added)
-            attentions = recorder.weights if return_attentions else None
-        count = len(output_layers)
-        states = (tokens, *outputs[count:]) if return_hidden else None
-        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions, added)
-
-    @property
-    def _is_guided(self) -> bool:
-        return any(getattr(layer, "takes_geometry", False) for layer in self.blocks.layers)
+        return self.run_blocks(tokens, positions, centers, *requested, **kwargs)
 
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
         # The side network has no class token to mix with.

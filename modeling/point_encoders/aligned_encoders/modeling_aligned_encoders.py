@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,13 +24,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    requested_outputs,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
@@ -42,45 +37,29 @@ from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_enc
     AlignedEncoderConfig,
 )
 from hf_any3d.modeling.point_encoders.point_transformer import (
-    GRIDS,
     Patches,
-    PointAttention,
     PointBlocks,
     PointHead,
-    TokenGrids,
     TokenPropagation,
 )
-from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.pretrained_base import (
+    PointTransformerMixin,
+    PointTransformerOutput,
+    PretrainedBaseMixin,
+)
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
 from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin, ZeroShotOutput
 
 
 @dataclass
-class AlignedEncoderOutput(ModelOutput):
-    """Features of point clouds.
+class AlignedEncoderOutput(PointTransformerOutput):
+    """Features of point clouds; the pooled one lies in the space of texts and images and is not normalized.
 
     Args:
-        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first, after the final norm where there is
-            one.
-        pooler_output: `(batch, feature_size)`, the feature in the space of texts and images, not normalized.
-        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centers among the input points.
-        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, the input of the first block, without positions that each block adds, and the
-            output of each block, before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
-        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
-            adapter adds are among the tokens.
         patch_index: `(batch, groups, group_size)`, indices of the points of each patch, the nearest to its center
             first; None for encoders that do not return them.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    centers: torch.Tensor | None = None
-    center_index: torch.Tensor | None = None
-    layer_outputs: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     patch_index: torch.Tensor | None = None
 
 
@@ -124,7 +103,7 @@ class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokens
                 init.trunc_normal_(parameter, std=std)
 
 
-class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
+class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
     """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`.
 
     Args:
@@ -154,20 +133,6 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
         return self.projection(hidden_states[:, 0])
 
-    @property
-    def layer_stack(self) -> LayerStack:
-        """The blocks and their properties for adapters; all of this model is pretrained."""
-        return LayerStack(
-            layers=self.blocks.layers,
-            path="blocks.layers",
-            branch="mlp",
-            hidden_size=self.config.hidden_size,
-            views=GRIDS,
-            is_open=True,
-            pretrained=tuple(self._modules),
-            final_norm="norm",
-        )
-
     def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
         """Return features of clouds `(batch, points, in_channels)` as unit vectors `(batch, feature_size)`.
 
@@ -194,36 +159,20 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
             output_attentions: The same for the attention weights, which only eager attention returns.
             patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
         """
-        config, layers = self.config, self.blocks.layers
-        return_hidden, return_attentions = requested_outputs(
-            config, output_hidden_states, output_attentions, config._attn_implementation
-        )
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
-        patches = self.cut(points) if patches is None else patches
-        tokens, centers, center_index, positions, patch_index = self.embed(patches)
-        tokens = self.input_tokens(tokens)
-        # Cells take time to compute, and nothing but an adapter around a block reads them.
-        is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
-        # Cell size in radii: about six patches per cell, whatever their number.
-        edge = 4 / math.sqrt(config.num_groups)
-        geometry = TokenGrids(centers, edge, special_tokens=1) if is_guided else None
-        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
-        # One pass collects both: `outputs` has the requested blocks first, then, for the hidden states, all of them.
-        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
-        with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
-            attentions = recorder.weights if recorder is not None else None
-        count = len(output_layers)
-        hidden_states = self.norm(hidden_states)  # (batch, 1 + groups, hidden)
+        tokens, centers, center_index, positions, patch_index = self.embed(
+            self.cut(points) if patches is None else patches
+        )
+        encoded = self.run_blocks(tokens, positions, centers, output_layers, output_hidden_states, output_attentions)
         return AlignedEncoderOutput(
-            hidden_states,
-            self.pool(hidden_states),
+            encoded.last_hidden_state,
+            self.pool(encoded.last_hidden_state),
             centers,
             center_index,
-            outputs[:count] if output_layers else None,
-            (tokens, *outputs[count:]) if return_hidden else None,
-            attentions,
+            encoded.layer_outputs if output_layers else None,
+            encoded.hidden_states,
+            encoded.attentions,
             patch_index,
         )
 
