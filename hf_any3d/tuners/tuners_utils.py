@@ -87,11 +87,7 @@ _PEFT_HEADS = ["classifier", "score"]
 
 
 class WrappedModule(nn.Module, BaseTunerLayer):
-    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`.
-
-    Args:
-        base_layer: The frozen module.
-    """
+    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`."""
 
     merge_error: ClassVar[str | None] = None
     """Reason why adapters cannot be merged into the module; None if they can."""

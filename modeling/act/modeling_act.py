@@ -300,12 +300,7 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 
 
 class ActSegmenter(ActPreTrainedModel):
-    """Base class of the segmentation models: the model without class token, propagation, and a head for each point.
-
-    Args:
-        config: The configuration.
-        condition_width: Channels of a subclass's additional features of a cloud.
-    """
+    """Base class of the segmentation models: the model without class token, propagation, and a head for each point."""
 
     def __init__(self, config: ActConfig, condition_width: int = 0):
         # Do not change the caller's config, which may be a classifier's or a pretrained model's.

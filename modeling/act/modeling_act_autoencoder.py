@@ -60,13 +60,6 @@ _SLOPE = 0.2
 class GraphConvolution(nn.Module):
     """Edge convolutions on one graph of nearest centers, and a layer on their concatenated outputs.
 
-    Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
-        input_width: Output channels of the first linear layer.
-        widths: Output channels of the edge convolutions.
-        num_neighbors: Neighbors of a token, including itself.
-
     Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
     """
 
@@ -102,12 +95,7 @@ class GraphConvolution(nn.Module):
 
 
 class EdgeLayer(nn.Module):
-    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbors j of token i.
-
-    Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
-    """
+    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbors j of token i."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -285,12 +273,6 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
 
 class FoldingDecoder(nn.Module):
     """Predict coarse points with an MLP, and fine points by folding a grid of four corners around each of them.
-
-    Args:
-        width: Channels of a token.
-        group_size: Fine points per patch, a multiple of 4.
-        coarse_width: Hidden channels of the MLP.
-        folding_width: Hidden channels of the folding layers.
 
     Source: FoldingNet (arXiv 1712.07262) as Point-BERT (arXiv 2111.14819) uses it.
     """

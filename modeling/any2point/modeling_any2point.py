@@ -118,10 +118,6 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
         they improve, tokenizer, scale of the tokens and head, is outside of the encoder. That is not measured. All
         layers of the encoder are used unless `num_layers` is given. For the paper's settings give `tokenizer=
         "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
-
-        Args:
-            encoder_config: Config of the encoder.
-            given: Settings of the caller.
         """
         return fill_in(cls.small_data_defaults, encoder_config, given)
 

@@ -51,10 +51,6 @@ class PointTokens:
 class Tokenizer(nn.Module):
     """Base class of the tokenizers; a subclass implements `tokenize`.
 
-    Args:
-        config: The model's configuration.
-        hidden_size: Channels of a token.
-
     Attributes:
         level_widths: Channels of each of `PointTokens.levels`.
     """

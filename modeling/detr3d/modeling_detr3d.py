@@ -286,14 +286,7 @@ def _init_bias(layer: nn.Linear) -> None:
 
 
 class Detr3DAttention(nn.Module):
-    """Multi-head attention of queries to keys, which may be the queries themselves.
-
-    Args:
-        config: The configuration.
-        width: Channels of queries, keys and values.
-        num_heads: Heads.
-        dropout: Dropout of attention weights.
-    """
+    """Multi-head attention of queries to keys, which may be the queries themselves."""
 
     def __init__(self, config: Detr3DConfig, width: int, num_heads: int, dropout: float):
         super().__init__()
@@ -331,14 +324,7 @@ class Detr3DAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation and dropout between them.
-
-    Args:
-        width: Channels before and after.
-        hidden: Channels between the layers.
-        activation: Name of the activation.
-        dropout: Dropout after the activation.
-    """
+    """Two linear layers with an activation and dropout between them."""
 
     def __init__(self, width: int, hidden: int, activation: str, dropout: float):
         super().__init__()
@@ -563,9 +549,6 @@ class FourierPositions(nn.Module):
     """Sines and cosines of positions in random directions, which are drawn once and stored with the weights.
 
     Queries carry them through two further layers, `projection`.
-
-    Args:
-        width: Channels of a position.
 
     Source: 3DETR, Sec. 3.2; Fourier features (arXiv 2006.10739).
     """

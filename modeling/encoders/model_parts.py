@@ -93,10 +93,6 @@ def has_adapter(model: PreTrainedModel) -> bool:
 def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     """Make the adapter of a model a part of it, in place: what was trained in full replaces what was pretrained.
 
-    Args:
-        model: A model with one adapter.
-        name: Its name, for messages.
-
     Returns:
         The settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
     """
@@ -160,12 +156,7 @@ def _forget_adapter(model: PreTrainedModel) -> None:
 
 
 def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
-    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it, while it is opened.
-
-    Args:
-        model: The part, built from its config.
-        part: Its record.
-    """
+    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it, while it is opened."""
     if part.is_elsewhere:
         _take_weights(model, open_pretrained_part(part, model.config)[0])
     for inner in model.modules():

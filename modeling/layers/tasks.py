@@ -98,12 +98,7 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
 
 
 def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_labels: int) -> None:
-    """Check the parts of each category for a part segmentation model.
-
-    Args:
-        category_parts: Part numbers of each category.
-        num_labels: Number of parts of all categories.
-    """
+    """Check the parts of each category for a part segmentation model."""
     if not category_parts or not all(category_parts):
         raise ValueError(f"category_parts={category_parts}; expected the part numbers of one category or more")
     unknown = sorted({part for parts in category_parts for part in parts} - set(range(num_labels)))

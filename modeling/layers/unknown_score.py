@@ -91,13 +91,7 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
 
 
 class UnknownScore(nn.Module):
-    """Training features, and the score of how unlike all of them a cloud is.
-
-    Args:
-        rows: Number of training features.
-        width: Channels of a feature.
-        bank_rows: Number of features of things of no class.
-    """
+    """Training features, and the score of how unlike all of them a cloud is."""
 
     features: Tensor
     bank: Tensor | None

@@ -61,10 +61,6 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
 
     The config records the stage.
 
-    Args:
-        model: The model, changed in place.
-        stage: 1 to 4.
-
     Returns:
         The names of `stage_names`.
     """

@@ -52,10 +52,6 @@ class BallPatchEncoder(nn.Module):
     """Shared layers with batch norm and ReLU, and a maximum over the points of a patch.
 
     Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, widths[-1])`.
-
-    Args:
-        in_channels: Channels of a row.
-        widths: Output channels of each layer.
     """
 
     def __init__(self, in_channels: int, widths: list[int] | tuple[int, ...]):

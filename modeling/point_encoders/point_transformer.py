@@ -417,10 +417,6 @@ class TokenPropagation(nn.Module):
 
     The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
     to the tokens before interpolation, which is equivalent and cheaper.
-
-    Args:
-        token_width: Channels of a token.
-        widths: Channels of the two layers.
     """
 
     def __init__(self, token_width: int, widths: tuple[int, int]):

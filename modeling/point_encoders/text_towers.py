@@ -108,12 +108,6 @@ class TextTower:
     """A frozen text encoder with its tokenizer, which maps texts to unit vectors.
 
     It is no `nn.Module`, so that a model that uses it neither counts nor saves its weights.
-
-    Args:
-        model: The text encoder.
-        tokenizer: Its tokenizer.
-        family: Its family.
-        pooling: Pooling of words, for sentence encoders.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
@@ -259,13 +253,7 @@ def embed_labels(
 def embed_prompts(
     tower: TextTower, prompts: Sequence[Sequence[str]], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
-
-    Args:
-        tower: The text tower.
-        prompts: The texts of each label, as many for each.
-        device: Device to compute on.
-    """
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
     vectors = tower.embed([text for own in prompts for text in own], device)
     # (labels, texts of each, width), averaged over the texts.
     return nn.functional.normalize(vectors.unflatten(0, (len(prompts), -1)).mean(dim=1), dim=-1)

@@ -97,25 +97,14 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
 
 def line_cell_count(cell_size: float, length: float) -> int:
-    """Count the cells of a line, including a shorter one at the end.
-
-    Args:
-        cell_size: Length of a cell.
-        length: Length of the line.
-    """
+    """Count the cells of a line, including a shorter one at the end."""
     _check_positive("cell_size", cell_size)
     _check_positive("length", length)
     return math.ceil(length / cell_size)
 
 
 def plane_cell_count(cell_size: float, width: float, height: float) -> int:
-    """Count the square cells of a plane, including shorter ones at the borders.
-
-    Args:
-        cell_size: Edge of a cell.
-        width: Extent along x.
-        height: Extent along y.
-    """
+    """Count the square cells of a plane, including shorter ones at the borders."""
     return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
 
 

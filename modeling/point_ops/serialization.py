@@ -156,10 +156,6 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
     A cloud of at most `patch_size` voxels is one patch. Of a larger one, the last patch holds the remaining voxels and
     then the last ones of the previous patch, up to `patch_size`.
 
-    Args:
-        counts: Voxels of each cloud.
-        patch_size: Voxels of a patch.
-
     Returns:
         The voxel at each place of the concatenated patches `(places,)`; the own place of each voxel `(voxels,)`, not
         that of a borrowed copy; and where patches start, with the total, `(patches + 1,)` int32.

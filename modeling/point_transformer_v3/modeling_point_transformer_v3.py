@@ -150,12 +150,6 @@ class PointTransformerV3Attention(nn.Module):
 
     As in transformers, the weights `(patches, heads, voxels, voxels)` are the second output, None without
     `attn_implementation="eager"`.
-
-    Args:
-        config: The configuration.
-        stage: Number of the stage.
-        width: Channels.
-        num_heads: Attention heads.
     """
 
     def __init__(self, config: PointTransformerV3Config, stage: int, width: int, num_heads: int):
@@ -288,17 +282,7 @@ class LayerScale(nn.Module):
 
 
 class PointTransformerV3Block(GradientCheckpointingLayer):
-    """Positions from a convolution, attention within patches, and MLP, each with a residual connection.
-
-    Args:
-        config: The configuration.
-        stage: Number of the stage.
-        number: Number of the block within it.
-        width: Channels.
-        num_heads: Attention heads.
-        drop_path_rate: Probability of dropping a branch for a voxel in training.
-        in_decoder: Whether it is a block of the decoder.
-    """
+    """Positions from a convolution, attention within patches, and MLP, each with a residual connection."""
 
     def __init__(
         self,

@@ -164,11 +164,7 @@ class Voxels:
         return self._made[key]
 
     def varlen(self, prompts: int = 0) -> dict[str, Any]:
-        """Boundaries of the patches for attention of variable length, whose queries are not repeated.
-
-        Args:
-            prompts: Number of keys after those of the voxels that are appended to each patch.
-        """
+        """Boundaries of the patches for attention of variable length, whose queries are not repeated."""
         if ("varlen", prompts) not in self._made:
             self._made["varlen", prompts] = self._varlen(prompts)
         return self._made["varlen", prompts]

@@ -25,14 +25,7 @@ from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
 class GuidedAdapterLayer(WrappedModule):
-    """Encoder layer with a bottleneck added to its feed-forward branch, followed by guided aggregation.
-
-    Args:
-        base_layer: The frozen layer.
-        branch: Path from the layer to the module whose output is the feed-forward branch.
-        hidden_size: Channels of a token.
-        views: Number of virtual views.
-    """
+    """Encoder layer with a bottleneck added to its feed-forward branch, followed by guided aggregation."""
 
     adapter_layer_names = (
         "guided_adapter_down",

@@ -38,12 +38,7 @@ class FurtherPatches(nn.Module):
 
 
 class PPTLayer(WrappedModule):
-    """Block that runs on the tokens of patches and, behind them, those of further patches.
-
-    Args:
-        base_layer: The frozen block.
-        hidden_size: Channels of a token.
-    """
+    """Block that runs on the tokens of patches and, behind them, those of further patches."""
 
     adapter_layer_names = ("ppt_patches",)
     other_param_names = ("nested",)

@@ -104,12 +104,7 @@ class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokens
 
 
 class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
-    """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`.
-
-    Args:
-        config: The configuration.
-        final_norm: Whether a layer norm follows the last block.
-    """
+    """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`."""
 
     def __init__(self, config: AlignedEncoderConfig, final_norm: bool):
         super().__init__(config)
