@@ -174,12 +174,7 @@ def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
 
 
 def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None) -> str:
-    """Return a regular expression of complete layers of the encoder.
-
-    Args:
-        model: A model with a frozen encoder or a point transformer.
-        numbers: Numbers of the layers, from 0; None for all.
-    """
+    """Return a regular expression of complete layers of the encoder."""
     stack = layer_stack(model)
     if numbers is None:
         return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # for encoders of any depth

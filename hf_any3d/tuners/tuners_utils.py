@@ -122,11 +122,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
 
     def _add_nested(self, adapter_name: str, **modules: nn.Module) -> None:
-        """Add modules with modules inside to an adapter: PEFT stores names of one level, so leaves are registered.
+        """Add modules with modules inside to an adapter, as `self.nested[adapter_name]`.
 
-        Args:
-            adapter_name: Its name.
-            **modules: They are in `self.nested[adapter_name]`; a leaf `a.b` of `name` is registered as `name_a_b`.
+        PEFT stores names of one level, so leaves are registered: `a.b` of `name` as `name_a_b`.
         """
         for name, module in modules.items():
             for path, leaf in module.named_modules():
@@ -150,12 +148,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
 
     def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
-        """Change the floating point type of an adapter, including its running statistics.
-
-        Args:
-            adapter_name: Name of the adapter.
-            dtype: The type; None casts half precision to float32.
-        """
+        """Change the floating point type of an adapter, including its running statistics."""
         for adapter in self._parts_of(adapter_name):
             own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
             if dtype is not None or torch.finfo(own).bits < 32:

@@ -222,10 +222,6 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
 
     Half precision would truncate the distribution: it cannot represent the uniform numbers just below 1, which give
     the largest noise.
-
-    Args:
-        like: The logits.
-        generator: Source of randomness; torch's own by default.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     # exponential_ takes ten times as long on a CPU.

@@ -213,13 +213,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
     def embed_patches(
         self, points: torch.Tensor, num_groups: int, group_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens and positions `(batch, num_groups, hidden)` of other patches of the same clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, which `forward` has checked.
-            num_groups: Patches per cloud.
-            group_size: Points per patch.
-        """
+        """Return tokens and positions `(batch, num_groups, hidden)` of other patches of the same clouds."""
         points = in_full_precision(points, self.norm.weight.dtype)
         patches = group_patches(points, num_groups, group_size, self.config.sampling_min_squared_norm)
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))

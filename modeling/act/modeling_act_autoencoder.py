@@ -143,12 +143,6 @@ def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
 class Prompts(nn.Module):
     """Learned tokens before those of a cloud, with learned positions.
 
-    Args:
-        depth: Number of layers with their own prompts: 1, or all.
-        count: Prompts per layer.
-        width: Channels of a token.
-        dropout: Dropout of the tokens in training; positions have none.
-
     Source: Visual Prompt Tuning (arXiv 2203.12119).
     """
 
@@ -369,10 +363,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal
     teacher); without one, this is Point-BERT's dVAE.
 
-    Args:
-        config: The configuration.
-        encoder: A loaded teacher; by default a randomly initialized one is built from the config.
-
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
 
@@ -435,15 +425,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
 
         The same as `from_encoder_pretrained`, which describes each setting, under ACT's name.
-
-        Args:
-            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
-            **settings: `config` instead of the name, `tower`, `revision`, `num_layers`, `dtype`,
-                `attn_implementation`, `device_map`, `quantization_config`, and any field of `ActAutoencoderConfig`.
-
-        Raises:
-            UnsupportedEncoder: If the encoder's family or tower is not supported.
-            ValueError: If both or neither of name and config are given.
         """
         return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
 

@@ -370,10 +370,6 @@ class PointPropagation(nn.Module):
     The features of a point are a sum over the three nearest tokens, the cloud, the point's own channels with its
     position relative to those tokens (without it, neighbors across an edge would look alike), and the tokenizer's
     levels at the nearest places.
-
-    Args:
-        config: The model's configuration.
-        level_widths: Channels of the tokenizer's levels; empty to ignore them.
     """
 
     def __init__(self, config: Any2PointConfig, level_widths: Sequence[int] = ()):

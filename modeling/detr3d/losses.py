@@ -65,13 +65,7 @@ class BoxTargets:
 
     @classmethod
     def checked(cls, labels: Any, batch: int, config: Detr3DConfig) -> BoxTargets:
-        """Check the labels of a batch and pad them.
-
-        Args:
-            labels: `class_labels (objects,)` and `boxes (objects, 7)` of each cloud.
-            batch: Number of clouds.
-            config: Has the numbers of classes, queries and headings.
-        """
+        """Check the labels of a batch and pad them."""
         if len(labels) != batch:
             raise ValueError(f"labels: {len(labels)} entries; expected {batch}, one for each cloud")
         for number, objects in enumerate(labels):

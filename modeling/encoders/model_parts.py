@@ -156,7 +156,7 @@ def _forget_adapter(model: PreTrainedModel) -> None:
 
 
 def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
-    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it, while it is opened."""
+    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it."""
     if part.is_elsewhere:
         _take_weights(model, open_pretrained_part(part, model.config)[0])
     for inner in model.modules():

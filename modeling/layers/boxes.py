@@ -105,10 +105,6 @@ def base_intersection(first: Tensor, second: Tensor) -> Tensor:
     at the limits. Unlike a polygon that is cut step by step, the sum is as smooth as the area itself: edges that
     coincide, or nearly so, need no special case.
 
-    Args:
-        first: `(…, 7)`.
-        second: The same, or broadcast to it.
-
     Returns:
         Areas `(…,)`, differentiable in both.
     """

@@ -63,11 +63,6 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
     """Return a mask of the parts that an object of each category can have.
 
-    Args:
-        category_parts: Part numbers of each category.
-        num_parts: Number of parts of all categories.
-        category: `(batch,)` category numbers.
-
     Returns:
         `(batch, parts)` bool, on the device of `category`.
     """

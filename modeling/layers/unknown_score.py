@@ -222,10 +222,6 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
     The place of a further value among those that are given is as likely as any other, so that it is above the largest
     of `n` with a probability of at most 1 / (n + 1), which may be more than the share that is wanted.
 
-    Args:
-        values: `(values,)`, at least one.
-        share: The share that is wanted.
-
     Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
     """
     count = len(values)
@@ -239,12 +235,7 @@ def score_of_signs(signs: dict[str, Tensor], config: Any) -> Tensor:
 
 
 def is_none_of_these(unknown: Any, config: Any) -> Any:
-    """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages.
-
-    Args:
-        unknown: Score, or scores as an array or tensor.
-        config: Has the fields of `UnknownScoreConfigMixin`.
-    """
+    """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages."""
     return unknown > (0.5 if config.unknown_share is not None else float("inf"))
 
 

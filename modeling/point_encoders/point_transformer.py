@@ -336,11 +336,6 @@ class PointMlp(nn.Module):
 class GatedMlp(nn.Module):
     """SwiGLU: a layer whose output is multiplied by a gate, an optional norm, and a second layer, for each token.
 
-    Args:
-        width: Channels of a token.
-        hidden: Channels between the layers.
-        norm_eps: Epsilon of a layer norm of the gated channels; None for no norm.
-
     Source: EVA-02, Sec. 3.1.
     """
 
@@ -446,13 +441,7 @@ class TokenPropagation(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Head for each point that also reads features of the full cloud.
-
-    Args:
-        point_width: Channels of a point.
-        cloud_width: Channels of a cloud.
-        config: Has `segmentation_head_widths`, `segmentation_head_dropout` and `num_labels`.
-    """
+    """Head for each point that also reads features of the full cloud."""
 
     def __init__(self, point_width: int, cloud_width: int, config: PreTrainedConfig):
         super().__init__()

@@ -239,14 +239,7 @@ def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
 def embed_labels(
     tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
-
-    Args:
-        tower: The text tower.
-        labels: The labels.
-        templates: Texts with `{}` in place of the label.
-        device: Device to compute on.
-    """
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
     return embed_prompts(tower, fill_templates(labels, templates), device)
 
 

@@ -88,12 +88,7 @@ class TextFeaturesMixin:
         return self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
-        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
-
-        Args:
-            labels: Names of classes.
-            templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
-        """
+        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`."""
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
 
 

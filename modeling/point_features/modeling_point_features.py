@@ -297,11 +297,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     def _frozen_features(self, name: str, points: Tensor, asked: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Run a frozen model on clouds `(rows, points, channels)`.
 
-        Args:
-            name: Its set of features.
-            points: The clouds.
-            asked: Arguments of its `forward` that ask for states and weights.
-
         Returns:
             Its features `(rows, width)`; and what else it says of every `config.copies`-th row, the clouds themselves.
         """
@@ -345,12 +340,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
 
 class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesPreTrainedModel):
-    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one.
-
-    Args:
-        config: The configuration.
-        parts: As of `PointFeaturesModel`.
-    """
+    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one."""
 
     def __init__(self, config: PointFeaturesConfig, parts: Mapping[str, PreTrainedModel] | None = None):
         super().__init__(config)

@@ -192,11 +192,6 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
     """Convert indices into each cloud to indices into all clouds concatenated.
 
-    Args:
-        name: Name of the indices in messages.
-        index: `(batch, ...)` integers in [0, count).
-        count: Rows of a cloud.
-
     Returns:
         LongTensor `(batch * ...,)`.
     """

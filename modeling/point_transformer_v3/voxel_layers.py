@@ -47,11 +47,6 @@ class SubmanifoldConvolution(nn.Module):
 class ConditionNorm(nn.Module):
     """A norm for each data set of the training, of which that of `config.condition` is used (PDNorm).
 
-    Args:
-        config: The configuration.
-        norms: One for each of `config.norm_conditions`.
-        width: Channels.
-
     Source: Towards Large-scale 3D Representation Learning with Multi-dataset Point Prompt Training, Sec. 3.
     """
 

@@ -42,11 +42,6 @@ class LayoutGrammar:
 
     Walls, doors, windows and boxes follow each other in this order, each numbered from 0; a door or window is in one
     of the walls; numbers are those of bins. This is what models are trained to write.
-
-    Args:
-        num_bins: Numbers are below it.
-        classes: Labels of boxes.
-        kinds: Kinds of lines, of `KINDS`.
     """
 
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):

@@ -23,13 +23,6 @@ class DAPTLayer(WrappedModule):
     """Layer whose inner outputs are scaled and shifted, with an adapter beside its MLP or after it, and a prompt.
 
     Prompts follow the tokens, so that the class token stays first; attention is bidirectional.
-
-    Args:
-        base_layer: The frozen layer.
-        hidden_size: Channels of a token.
-        is_open: Whether the layer is a point transformer block.
-        is_first: Whether it is the first layer.
-        final_norm: The frozen norm after this layer, if there is one.
     """
 
     adapter_layer_names = ("dapt_prompt", "dapt_tokens")

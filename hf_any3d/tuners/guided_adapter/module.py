@@ -153,15 +153,7 @@ class JoinedCellNorm(CellNorm):
 
 
 class CellAttention(nn.Module):
-    """Layer norm and self-attention among the tokens of a cell, with separate weights for each view.
-
-    Args:
-        hidden_size: Channels of a token.
-        views: Number of views; their weights are stacked along the first axis.
-        width: Channels of queries, keys and values over all heads.
-        heads: Attention heads.
-        dropout: Dropout of the attention weights.
-    """
+    """Layer norm and self-attention among the tokens of a cell, with separate weights for each view."""
 
     def __init__(self, hidden_size: int, views: int, width: int, heads: int, dropout: float = 0.0):
         super().__init__()

@@ -28,11 +28,6 @@ class PromptModule(nn.Module):
 
     Shape: `(batch, tokens, hidden)` to `(batch, 1, hidden)`.
 
-    Args:
-        kind: One of `PROMPT_MODULES`, except "transformer".
-        hidden_size: Channels of a token.
-        neighbors: Neighbors of a token in the graphs, itself included.
-
     Source: IDPT, as released, without its norms that nothing reads.
     """
 

@@ -22,13 +22,7 @@ _SPREAD = 0.02
 
 
 class FurtherPatches(nn.Module):
-    """Further patches of an adapter, and the first block, which owns the MLPs.
-
-    Args:
-        num_groups: Number of further patches.
-        group_size: Points of each of them.
-        first: The first block; None for the block itself.
-    """
+    """Further patches of an adapter, and the first block, which owns the MLPs."""
 
     def __init__(self, num_groups: int, group_size: int, first: PPTLayer | None):
         super().__init__()

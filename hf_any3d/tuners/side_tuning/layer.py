@@ -122,14 +122,7 @@ class SideTuningLayer(WrappedModule):
         return output
 
     def _step(self, name: str, inputs: torch.Tensor, output: torch.Tensor, places: Any) -> torch.Tensor:
-        """Compute the next state of a side network, `(batch, sequence, r)` or `(tokens, r)`.
-
-        Args:
-            name: The adapter.
-            inputs: Input of the layer.
-            output: Its output.
-            places: Places of the tokens, whose `pool_mean` pools a state of the stage before; None for its own stage.
-        """
+        """Compute the next state of a side network, `(batch, sequence, r)` or `(tokens, r)`."""
         if name in self.side_tuning_entry:
             entry = self.side_tuning_entry[name]
             state = entry(in_precision_of(entry, inputs))

@@ -224,12 +224,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
 
 
 class TextAlignment(nn.Module):
-    """Turns the encoder's features into unit vectors; has the learned scale of cosines.
-
-    Args:
-        temperature: Initial inverse of the scale.
-        largest_scale: Largest scale; None for any.
-    """
+    """Turns the encoder's features into unit vectors; has the learned scale of cosines."""
 
     def __init__(self, temperature: float, largest_scale: float | None = None):
         super().__init__()
