@@ -19,6 +19,8 @@ Ranges = Mapping[str, tuple[float, float]]
 SHARE = (0, 1)
 COMMON_RANGES: Ranges = {
     **dict.fromkeys(("drop_path_rate", "decoder_drop_path_rate", "mask_ratio"), SHARE),
+    **dict.fromkeys(("layer_norm_eps", "batch_norm_eps", "final_norm_eps", "offset_eps"), SHARE),
+    "num_hidden_layers": (1, 512),
     "in_channels": (3, 4096),
     "temperature": (1e-3, 1e3),
 }

@@ -180,6 +180,10 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
                 f"attention_radii={self.attention_radii}; expected {self.encoder_layers} radii, one for each of "
                 "encoder_layers, or None"
             )
+        if self.point_encoder_config is None and self.num_queries > self.num_encoder_tokens:
+            raise ValueError(
+                f"num_queries={self.num_queries}; expected at most the {self.num_encoder_tokens} tokens of the encoder"
+            )
         super().__post_init__(**kwargs)
 
     point_encoder_name_or_path = source_property(

@@ -94,6 +94,8 @@ class PointNet2Config(BaselineConfig):
                     f"{name} has {len(getattr(self, name))} entries; expected one for each level, at least one: "
                     f"num_centers has {levels}"
                 )
+        if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
+            raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod
     def published_sizes(cls, **changes: Any) -> PointNet2Config:
