@@ -42,6 +42,11 @@ class ImageBindAudioEmbeddings(nn.Module):
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """Embed `(batch, 1, mel, frames)` into `(batch, 1 + patches, hidden)`, rows of mel first."""
+        if input_values.ndim != 4 or tuple(input_values.shape[1:]) != self.expected:
+            raise ValueError(
+                f"input_values has shape {tuple(input_values.shape)}; expected (batch, "
+                f"{', '.join(map(str, self.expected))})"
+            )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
         patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
         class_token = self.cls_token.expand(len(patches), -1, -1)

@@ -129,6 +129,11 @@ def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> 
         point_embeds: `(clouds, text_width)`.
         text_embeds: `(texts, text_width)`, of any length.
     """
+    if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
+        raise ValueError(
+            f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
+            "features of the text tower that the encoder is aligned with"
+        )
     return nn.functional.normalize(text_embeds.to(point_embeds), dim=-1)
 
 

@@ -208,6 +208,8 @@ def _prepare(
     x, y = coordinates("x", x), coordinates("y", y)
     if x.shape[0] != y.shape[0]:
         raise ValueError(f"y: batch of {y.shape[0]}; expected {x.shape[0]}, the batch of x")
+    if x.device != y.device:
+        raise ValueError(f"y: on device {y.device}; expected {x.device}, the device of x")
     # Squares of distances beyond 256 units would overflow float16.
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(wide), y.to(wide)

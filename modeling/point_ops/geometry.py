@@ -53,6 +53,8 @@ def plane_cells(position: Tensor, cell_size: float, width: float, height: float)
 
     Source: Any2Point, Sec. 3.3.
     """
+    if position.shape[-1:] != (2,):
+        raise ValueError(f"position: shape {tuple(position.shape)}; expected (..., tokens, 2)")
     column = line_cells(position[..., 0], cell_size, width)
     row = line_cells(position[..., 1], cell_size, height)
     return column + row * line_cell_count(cell_size, width)
@@ -75,6 +77,8 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
     Source: Any2Point, Sec. 3.3.
     """
+    if xyz.dim() != 3 or xyz.shape[2] != 3:
+        raise ValueError(f"xyz: shape {tuple(xyz.shape)}; expected (batch, points, 3)")
     _check_positive("edge", edge)
     if not 0 <= shift < 1:
         raise ValueError(f"shift: {shift}; expected at least 0 and less than 1")
@@ -119,6 +123,8 @@ def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
     Returns:
         LongTensor `(batch, num_cells)`.
     """
+    if cell.dim() != 2:
+        raise ValueError(f"cell: shape {tuple(cell.shape)}; expected (batch, tokens)")
     flat = flatten_index("cell", cell, num_cells)
     return count_index(flat, cell.shape[0] * num_cells).view(cell.shape[0], num_cells)
 
@@ -157,6 +163,8 @@ def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
+    if values.dim() != 3:
+        raise ValueError(f"values: shape {tuple(values.shape)}; expected (batch, tokens, channels)")
     if cell.shape != values.shape[:2]:
         raise ValueError(f"cell: shape {tuple(cell.shape)}; expected {tuple(values.shape[:2])} like values")
     return values.flatten(0, 1), flatten_index("cell", cell, num_cells)

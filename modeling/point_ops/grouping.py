@@ -181,6 +181,10 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 
     Source: PointNet++, Eq. 2.
     """
+    if features.dim() != 3 or features.shape[:2] != points.shape[:2]:
+        raise ValueError(
+            f"features: shape {tuple(features.shape)}; expected ({', '.join(map(str, points.shape[:2]))}, width)"
+        )
     index, distance = knn(query, points, min(3, points.shape[1]), return_distances=True)
     weight = 1 / (distance + eps)  # (batch, queries, 3)
     weight = weight / weight.sum(dim=2, keepdim=True)
@@ -195,6 +199,8 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
     Returns:
         LongTensor `(batch * ...,)`.
     """
+    if index.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")
     if not torch.compiler.is_compiling() and index.device.type == "cpu" and index.numel():
         low, high = index.aminmax()
         # A flat index beyond one cloud would silently read the next one.
@@ -206,6 +212,8 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
 
 
 def _rows(values: Tensor, index: Tensor, expected: str) -> Tensor:
+    if values.dim() != 3:
+        raise ValueError(f"values: shape {tuple(values.shape)}; expected (batch, points, channels)")
     batch, count, channels = values.shape
     if index.dim() != expected.count(",") + 1 or index.shape[0] != batch:
         raise ValueError(f"index: shape {tuple(index.shape)}; expected {expected} with batch {batch}")

@@ -130,6 +130,10 @@ class PointTransformerV3Embeddings(nn.Module):
         hidden_states = nn.functional.gelu(normed(self.norm, embedded, voxels))
         if is_masked is None:
             return hidden_states
+        if self.mask_token is None:
+            raise ValueError(
+                "bool_masked_pos: the model has no mask token; expected a config with use_mask_token=True"
+            )
         return torch.where(is_masked[:, None], self.mask_token.to(hidden_states.dtype), hidden_states)
 
 

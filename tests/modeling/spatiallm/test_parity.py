@@ -115,7 +115,6 @@ def test_batches_beams_and_chunks_answer_as_one_row_does(case, option):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": []}, "points is an empty list"),
         ({"grid_coord": None}, "grid_coord is None; expected the cells"),
         ({"input_ids": [[1, 120, 122, 121]]}, "input_ids has 1 placeholders .*expected 10"),
         ({"grid_coord": "far"}, "grid_coord has a cell .*; expected 0 to num_bins - 1 = 1279"),
