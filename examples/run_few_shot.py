@@ -14,7 +14,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.research.series import SUMMARY, run_folds
+from hf_any3d.training.folds import SUMMARY, run_folds
 from hf_any3d.training.program import run_program
 
 

@@ -136,7 +136,7 @@ parts of shapes, and shapes on their side; for these it is to give all classes t
 label is given; `unknown=False` in a call switches that off. The temperature was fitted to training shapes that a
 second model had not seen. The level is that above which at most {stated:.1f} % of further shapes of these classes are,
 by the test shapes, which the model has not seen either; by one half of them, {measured:.1f} % of the other half are
-above it, on average over 200 divisions. Most of what is of no class still gets a label: noise is mostly called a plant.
+above it, on average over 200 divisions. Most of what is of no class still gets a label: noise is often called a plant.
 Test shapes as stored and with any heading, against others, which were drawn anew; AUROC is the area under the ROC
 curve:
 

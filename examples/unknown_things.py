@@ -79,7 +79,7 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, things: np.ndarra
     score = UnknownScore(*own.shape, 0 if things is None else len(things))
     if things is not None:
         score.bank = outputs_of(model, things)[0]
-    pairs = score.signs(features, torch.cdist(features, own).amin(dim=1), surprise(logits / temperature))
+    pairs = score.signs(features, surprise(logits / temperature), torch.cdist(features, own).amin(dim=1))
     found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
     # As `fit_unknown_score` does: certainty does not outweigh distance.
     found["unknown_surprise"][1] = max(found["unknown_surprise"])

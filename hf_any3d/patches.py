@@ -33,12 +33,11 @@ from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import (
-    CHAT_TEMPLATE_FILE,
     CONFIG_NAME,
     FEATURE_EXTRACTOR_NAME as PREPROCESSOR,
     PROCESSOR_NAME,
 )
-from transformers.utils.hub import cached_file
+from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name

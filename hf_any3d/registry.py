@@ -227,6 +227,8 @@ MODEL_TYPES = {
 }
 """By the `model_type` in config.json."""
 
+NONE_OF_THESE = "none of these"
+"""What is said of a cloud without a label."""
 # What the labels of a dataset's rows belong to.
 LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_TEXTS = "clouds", "points", "texts"
 LABELED_WITH_BOXES = "boxes"
@@ -236,7 +238,7 @@ GENERATED = {
     "rooms_with_boxes": LABELED_WITH_BOXES,  # rooms composed of the embedded shapes, a box around each object
     "rooms_with_layouts": LABELED_WITH_BOXES,  # such rooms with walls, doors and windows, and their layouts as text
 }
-"""Module of `hf_any3d.research.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
+"""Module of `hf_any3d.data.generated` -> kind of its labels; for the rest like `DATASETS`, which has them too."""
 DATASETS: dict[str, str | None] = {
     "folder": LABELED_CLOUDS,  # a folder of point files and meshes, label = folder name
     "modelnet40": LABELED_CLOUDS,  # CAD models of 40 classes

@@ -28,8 +28,8 @@ import numpy as np
 from transformers import AutoModel
 
 from hf_any3d.evaluation.classification import wilson_interval
+from hf_any3d.model_card.evaluation_reports import read_report
 from hf_any3d.modeling.config_checks import read_settings
-from hf_any3d.research.evaluation_reports import read_report
 from studies import earlier_recipe
 from studies.adapter_methods import POINT_METHODS, PUBLISHED_POINTGST, TOKEN_METHODS
 from studies.adapter_runs import GENERATED, Run, train_and_measure

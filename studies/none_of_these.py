@@ -61,7 +61,7 @@ def embedded() -> Shapes:
 
 def parts(folder: Path) -> Shapes:
     """Load real parts of electronics."""
-    files = [str(folder / f"{split}.parquet") for split in ("train", "test")]
+    files: Any = [str(folder / f"{split}.parquet") for split in ("train", "test")]
     rows = Dataset.from_parquet(files)
     assert isinstance(rows, Dataset)
     return shapes_of(rows)
@@ -149,7 +149,8 @@ def evaluate(
     )
     views = features["views"][division.train] if plan.copies > 1 else None
     examples = Examples(scans, plain[division.train], PointCloudProcessor(), views)
-    model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=CLASSES_OF_A_DRAW))
+    settings: dict[str, Any] = {"num_labels": CLASSES_OF_A_DRAW}
+    model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings))
     with stopwatch() as spent:
         head, _ = fit_few_scans(model, examples, bank, plan, FewScansArguments())
 

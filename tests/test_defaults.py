@@ -20,8 +20,7 @@ from transformers import PreTrainedConfig
 
 import hf_any3d
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.research import minigpt3d_stages
-from hf_any3d.training import arguments, models, pretraining
+from hf_any3d.training import arguments, minigpt3d_stages, models, pretraining
 from tests.mutation.mutants import LIMITS, ROOT, source_files
 
 # Intended changes of defaults are made here too; values come from the paper or the released program.

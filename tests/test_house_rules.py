@@ -28,11 +28,11 @@ _UNREAD = {
     "modeling/kernels/pair_attention.py": {"pair_attention_fused(dropout)"},  # chosen only where there is none
     "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
     # Called by libraries.
+    "hf_any3d/data/torch_datasets.py": {"__get__(owner)"},
     "hf_any3d/evaluation/llm_judge/judges.py": {"_inner_post(stream)"},
     "hf_any3d/import_watcher.py": {"find_spec(target)"},
     "hf_any3d/model_card/saving.py": {"write_trainer_card(model_name)"},
     "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},
-    "hf_any3d/training/rows.py": {"__get__(owner)"},
     "modeling/minigpt3d/modeling_minigpt3d.py": {"_from_parts(ignore_mismatched_sizes)"},
     "hf_any3d/data/file_conversion.py": {"_read_batch(stamp)"},  # tells cached results apart
 }

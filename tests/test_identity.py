@@ -28,9 +28,9 @@ from hf_any3d.identity import (
     weights_state,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
-from hf_any3d.research.series import run_once
 from hf_any3d.serving.journal import Journal
 from hf_any3d.training.frozen_features import frozen_features
+from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
 from tests.evaluation.llm_judge.test_judges import saved_judge

@@ -287,7 +287,13 @@ def _task_config(
     settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
     num_labels = settings.pop("num_labels")
     known = choose_dataset(kind, choices.dataset, num_labels)
-    settings["num_groups"] = choices.num_groups or (known.num_groups if known else _NUM_GROUPS)
+    if choices.num_groups is None and known is None:
+        # A guess would give other features without an error.
+        raise ValueError(
+            f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
+            "tensor shows, is not known; give --num-groups: 64 for ModelNet40, 128 for the others"
+        )
+    settings["num_groups"] = choices.num_groups or known.num_groups
     if choices.group_size is not None:
         settings["group_size"] = choices.group_size
     settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}

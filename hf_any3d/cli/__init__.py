@@ -23,7 +23,6 @@ from hf_any3d.cli.evaluate import evaluation
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, zero_shot
 from hf_any3d.cli.reconstruct import reconstruct
-from hf_any3d.cli.research import MORE_ARGUMENTS, reproduce, sweep
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import TrainCommand, train
@@ -42,7 +41,7 @@ for command in (predict, zero_shot, segment, detect, features, chat, reconstruct
     app.command(cls=ModelCommand)(command)
 app.command()(show)
 app.command(cls=ModelCommand)(convert)
-app.command(cls=TrainCommand, context_settings=MORE_ARGUMENTS)(train)
+app.command(cls=TrainCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)
@@ -50,9 +49,7 @@ app.add_typer(data, name="data")
 app.command()(push)
 for command in (export, space, info, demo, serve):
     app.command(cls=ModelCommand)(command)
-app.command("check-published", cls=ModelCommand, rich_help_panel="Research")(check_published)
-for command in (reproduce, sweep):
-    app.command(context_settings=MORE_ARGUMENTS, rich_help_panel="Research")(command)
+app.command("check-published", cls=ModelCommand)(check_published)
 
 
 @app.callback(invoke_without_command=True)

@@ -47,7 +47,7 @@ def check_published(
     load_libraries()
     with status("loading"):
         from hf_any3d.atomic_files import read_json_object, write_json
-        from hf_any3d.research import published_checks
+        from hf_any3d.evaluation import published_checks
 
     known = published_checks.published_names()
     chosen = _chosen(names or known, known)

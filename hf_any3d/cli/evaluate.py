@@ -243,7 +243,7 @@ def _figure(name: str, value: float) -> str:
 
 
 def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
-    from hf_any3d.research.robustness import robustness_table, write_robustness
+    from hf_any3d.training.robustness import robustness_table, write_robustness
 
     written, remarks = write_robustness(report, folder)
     if not is_quiet:
@@ -281,8 +281,8 @@ def _evaluate(
     report, if facts are stated for one.
     """
     from hf_any3d.data import load_point_dataset
+    from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.processing import PointCloudProcessor
-    from hf_any3d.research.evaluation_reports import evaluation_report, known_facts
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
@@ -299,7 +299,7 @@ def _evaluate(
     known = None if stated is None else known_facts(model, source, stated)
     # A recipe is the first argument, without a name.
     is_recipe = not arguments[0].startswith("-")
-    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
+    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
@@ -324,7 +324,7 @@ def _evaluate(
     metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
 
     def judge(folder: Path) -> dict[str, Any]:
-        from hf_any3d.research.robustness import evaluate_robustness
+        from hf_any3d.training.robustness import evaluate_robustness
 
         return evaluate_robustness(model, rows, split, settings, metrics[split], folder)
 

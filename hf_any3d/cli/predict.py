@@ -38,8 +38,7 @@ from hf_any3d.data.no_object import why_no_object, why_too_large
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
 from hf_any3d.messages import print_line, printable
-from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
-from hf_any3d.registry import FORMATS
+from hf_any3d.registry import FORMATS, NONE_OF_THESE
 
 DOUBTED, MUCH_LESS = 0.1, 3.0
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which

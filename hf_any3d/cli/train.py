@@ -290,11 +290,11 @@ def _learn_both(arguments: list[str], words: list[str]) -> list[str]:
     few, own = (training.without_options(line, of_wrap) for line in (arguments, words))
     trained, own_of_wrap = (training.without_options(line, of_scans) for line in (arguments, words))
     _check_arguments(trained, own_of_wrap, Task.CLASSIFICATION)
-    # Frozen features first: what is wrong with the scans is found before the minutes of a training.
-    _learn_few_scans(few, own)
     trained = _with_recipe([*trained, "--validation_fraction", "0"])
     if "--model_name_or_path" in trained:
         raise ValueError("--way both: no frozen encoder for a wrap here; expected --encoder, or --way features")
+    # Frozen features first: what is wrong with the scans is found before the minutes of a training.
+    _learn_few_scans(few, own)
     with tempfile.TemporaryDirectory() as folder:
         wrap = str(Path(folder) / "wrap")
         _run_program([*trained, "--peft", "guided_adapter", "--output_dir", wrap], Task.CLASSIFICATION)

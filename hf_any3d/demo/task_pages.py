@@ -31,7 +31,7 @@ from hf_any3d.demo.page import (
     view_frame,
 )
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
-from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
+from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.show import view_of_cloud
 from hf_any3d.visualization.viewer import LOWEST_BOX, BoxView, CloudView, hex_color, label_colors, viewer_page

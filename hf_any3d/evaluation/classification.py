@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE, is_none_of_these
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
+from hf_any3d.registry import NONE_OF_THESE
 
 Judgment = tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]
 """For each split its metrics, and for each split a score of each class."""
@@ -233,6 +234,10 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
     return metrics, by_class
 
 
+def _config_of(trainer: Trainer) -> Any:
+    return getattr(trainer.model, "config", None)
+
+
 def record_confusion(trainer: Trainer, split: str, matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Keep the confusion matrix (classes, classes) of a split with the trainer, for the page of the run's results."""
     vars(trainer).setdefault("confusions", {})[split] = (matrix, list(classes))
@@ -242,7 +247,7 @@ def _confusion(
     predictions: np.ndarray, labels: np.ndarray, classes: Sequence[str], trainer: Trainer
 ) -> tuple[np.ndarray, list[str]]:
     """Return the confusion matrix, and the names of its classes, the last of which may be none of them."""
-    answers = predicted_classes(predictions, trainer.model.config)
+    answers = predicted_classes(predictions, _config_of(trainer))
     names = [*classes, NONE_OF_THESE] if (answers == len(classes)).any() else list(classes)
     return confusion_matrix(answers, labels, len(names)), names
 
@@ -307,7 +312,7 @@ def evaluate_by_voting(
         if labels is None:
             continue
         name = f"{split}_voting"
-        found = compute_classification_metrics(EvalPrediction(logits, labels), trainer.model.config)
+        found = compute_classification_metrics(EvalPrediction(logits, labels), _config_of(trainer))
         # Of the mean logits, as the accuracy is.
         mean = torch.from_numpy(logits[:, : len(classes)])
         metrics[name] = {**found, "loss": float(torch.nn.functional.cross_entropy(mean, torch.from_numpy(labels)))}

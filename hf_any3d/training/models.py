@@ -249,7 +249,8 @@ def _has_other_classes(name: str, labels: list[str]) -> bool:
     """Return whether a saved model is a classifier of other classes, whose head is of no use."""
     saved = PreTrainedConfig.get_config_dict(name)[0]
     task = registry.task_of_class((saved.get("architectures") or [""])[0])
-    return task == "point-cloud-classification" and list((saved.get("id2label") or {}).values()) != labels
+    names = saved.get("id2label") or {}  # in a file, numbers are texts
+    return task == "point-cloud-classification" and [names[key] for key in sorted(names, key=int)] != labels
 
 
 def _with_new_head(model_class: type[PreTrainedModel], name: str, settings: dict[str, Any]) -> PreTrainedModel:

@@ -14,7 +14,6 @@ from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS, PROMPT_POOLING
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
-from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4
@@ -198,11 +197,6 @@ _CHOICES = {
 }
 
 
-def _as_tensors_checksum(value: str | None) -> str | None:
-    """Convert a checksum of earlier versions, which had the prefix of file checksums."""
-    return value and CHECKSUM_PREFIX + value.removeprefix(CHECKSUM_PREFIX).removeprefix("sha256:")
-
-
 class ActConfig(
     UnknownScoreConfigMixin, LibrarySettingsMixin, CategoriesConfigMixin, PartsConfigMixin, PreTrainedConfig
 ):
@@ -326,7 +320,7 @@ class ActConfig(
     parts: dict[str, Any] | None = None
     base_name_or_path = source_property("base", "Source of the weights under an adapter; None if stored with it.")
     base_revision = part_property("base", "revision", "Pinned commit of the repository of these weights.")
-    base_checksum = part_property("base", "checksum", "Checksum of these weights.", migrate=_as_tensors_checksum)
+    base_checksum = part_property("base", "checksum", "Checksum of these weights.")
 
     autoencoder_config: dict | PreTrainedConfig | None = None
     student_config: dict | PreTrainedConfig | None = None

@@ -21,8 +21,6 @@ from hf_any3d.modeling.config_checks import Ranges
 
 REFUSED_SHARE = 0.05
 """Share of the known clouds that may have a score above 0.5, if there are enough held-out ones to find that level."""
-NONE_OF_THESE = "none of these"
-"""What is said of a cloud without a label."""
 UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
     "unknown_bank_rows": (0, 1_000_000),

@@ -226,7 +226,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     norm_affine: bool = True
     adaptive_norms: bool = False
     condition_size: int | None = None
-    condition_classes: dict[str, list[int]] | list[tuple[str, list[int]]] | None = None
+    condition_classes: dict[str, list[int]] | None = None
 
     head_widths: list[int] | tuple[int, ...] = (256, 128)
     head_dropout: float = 0.5

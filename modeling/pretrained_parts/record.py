@@ -1,10 +1,10 @@
-"""The record of a pretrained part in a config, and the layouts that earlier versions wrote."""
+"""The record of a pretrained part in a config."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -16,8 +16,7 @@ class PretrainedPart:
         name_or_path: Repository or absolute directory that the weights came from; None if unknown.
         revision: The commit of that repository.
         checksum: `tensors-sha256:…`, see `tensors_checksum`: of all tensors of the checkpoint, or of the part alone if
-            the checkpoint may hold more than the part (ACT) or is stored with an adapter. Earlier versions wrote
-            `sha256:…` of the weight files, which is still understood.
+            the checkpoint may hold more than the part (ACT) or is stored with an adapter.
         subfolder: Folder of an adapter's repository that holds the weights, if they are stored with the adapter.
         stored: Whether the weights are stored with the model, because they are not those at `name_or_path`.
     """
@@ -30,17 +29,13 @@ class PretrainedPart:
 
     @classmethod
     def from_dict(cls, recorded: Mapping[str, Any]) -> PretrainedPart:
-        """Read a record of this or an earlier version.
+        """Read a record.
 
         Raises:
             ValueError: If it has unknown fields, or fields of another type.
         """
         if not isinstance(recorded, Mapping):
             raise ValueError(f"a part is recorded as {recorded!r:.80}; expected an object")
-        recorded = dict(recorded)
-        # The field's name in earlier versions.
-        if "name" in recorded:
-            recorded["name_or_path"] = recorded.pop("name")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(recorded.keys() - known):
             raise ValueError(f"a part has {unknown[0]!r}; expected some of {', '.join(sorted(known))}")
@@ -97,7 +92,7 @@ class PartsConfigMixin:
         self.set_part(name, dataclasses.replace(self.part(name), **changes))
 
     def check_parts(self, allowed: tuple[str, ...]) -> None:
-        """Convert records of earlier versions to the current form; called in `__post_init__`.
+        """Check the records, and leave out their empty fields; called in `__post_init__`.
 
         Raises:
             ValueError: If there are unknown parts or fields, or fields of another type.
@@ -111,21 +106,20 @@ class PartsConfigMixin:
             self.parts = {name: PretrainedPart.from_dict(part).to_dict() for name, part in self.parts.items()}
 
 
-def part_property(part: str, field: str, doc: str, migrate: Callable[[Any], Any] = lambda value: value) -> property:
-    """Make a config property for one field of a part's record, which was a field of the config in earlier versions.
+def part_property(part: str, field: str, doc: str) -> property:
+    """Make a config property for one field of a part's record.
 
     Args:
         part: Name of the part.
         field: Field of `PretrainedPart`.
         doc: Docstring of the property.
-        migrate: Converts the value that an earlier version stored.
     """
 
     def get(config: PartsConfigMixin) -> Any:
         return getattr(config.part(part), field)
 
     def set_(config: PartsConfigMixin, value: Any) -> None:
-        config.change_part(part, **{field: migrate(value)})
+        config.change_part(part, **{field: value})
 
     return property(get, set_, doc=doc)
 

@@ -260,7 +260,7 @@ def test_a_run_continues_work_of_the_same_files_settings_and_model(monkeypatch):
 )
 def test_processes_of_this_machine_share_its_processors(workers, engine, cpus, scans, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(module, "available_processors", lambda: 8)
     monkeypatch.setitem(EXECUTORS, engine, lambda given: made.append(given) or 1 / 0)
     more = () if workers is None else ("--workers", workers)
     run("batch", "convert", scans, "--output", tmp_path / "out", "--engine", engine, *more)

@@ -99,4 +99,4 @@ def test_a_report_is_about_a_whole_test_split(trained, tmp_path):
     assert code == 1 and "expected --report too" in err
     words = ("--report-facts", json.dumps(STATED), "--cpu")
     code, _, err = run("evaluate", trained / "sound", trained / "scans" / "train", *report, *words)
-    assert code == 1 and "a report is about the split test; evaluated: train" in err
+    assert code == 1 and "a report is about the split test; evaluated: all" in err

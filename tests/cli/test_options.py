@@ -53,8 +53,6 @@ OPTIONS = {
         "journal_days": (7.0, 0, None),
     },
     "check-published": {"output": "published_checks.json", "clouds": (104, 13, None)},
-    "reproduce": {"output_dir": "outputs/reproduce", "seeds": "0", "voting": (10, 0, None)},
-    "sweep": {"output_dir": "outputs/sweep", "seeds": "0,1,2"},
     "evaluate classifier": {
         "voting": (None, 0, None),
         "batch_size": (None, 1, None),

@@ -76,12 +76,12 @@ def test_the_first_word_may_be_the_model(files, model, found, tmp_path, monkeypa
     for folder, file in (("MODEL", "config.json"), ("ADAPTER", "adapter_config.json"), ("folder", "a.ply")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).touch()
-    assert predict.split_model(files, model, has_default=True) == found
+    assert predict.split_model(files, model) == found
     if found[0] is None:
         with pytest.raises(ValueError, match="--model is missing"):
-            predict.split_model(files, model)
+            predict.split_model(files, model, "segment")
     with pytest.raises(ValueError, match="MODEL is a model; expected files too"):
-        predict.split_model(["MODEL"], None, has_default=True)
+        predict.split_model(["MODEL"], None)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_boxes_are_shown_in_the_frame_of_their_cloud(output, mesh, colors):
     )
     corners = np.array([[x, y, z] for x in (7, 8) for y in (8, 9) for z in (9, 10)])
     found = [box("lamp", 0.5, corners=corners.tolist())]
-    detect._show(gallery, Cloud("in/scan.ply", cloud), found, {"lamp": np.array([1, 0, 0.0])})
+    detect._show(gallery, Cloud("in/scan.ply", cloud), "scan.ply", found, {"lamp": np.array([1, 0, 0.0])})
     shown, painted, title, *boxes = added[0]
     assert title == "scan.ply" and shown.min() == pytest.approx(0, abs=1e-3) and len(shown) == len(painted)
     if output == "a.html":

@@ -14,7 +14,6 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.training.little_data.plan import WRAP_SHARPNESS
@@ -67,7 +66,7 @@ def test_ten_scans_become_a_model_that_says_how_sure_it_is(tmp_path, connections
         "accuracy: 100 % (10 of 10 scans; 95 % interval 72 to 100 %), by cross-validation in 5 folds; the saved model "
         "learned from all 10"
     )
-    assert confused == "confused: no classes confused" and unknown.startswith("unknown score: above 0.5")
+    assert confused == "confused: no classes confused" and unknown.startswith("none of these: said of at most 9 %")
     assert last == "outputs/scans: model, card and metrics.json; try: hf-any3d predict FILE --model outputs/scans"
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
     assert metrics["metrics"]["cross-validation"]["accuracy"] == 1.0 and metrics["data"]["rows"] == {"train": 10}
@@ -89,7 +88,7 @@ def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_pa
     write_scans(tmp_path / "scans", 1)
     code, out, err = run("train", "scans", *FASTEST)
     assert code == 0, err
-    assert "accuracy: unknown, as no class has two different scans" in out and "unknown score: none" in out
+    assert "accuracy: unknown, as no class has two different scans" in out and "outputs/scans: model" in out
     code, out, _ = run("predict", write_scans(tmp_path / "new", 1, start=5), "--model", "outputs/scans", "--json")
     assert [row["predictions"][0]["label"] for row in json.loads(out)] == ["ball", "stick"]
 
@@ -192,19 +191,6 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     assert all(set(row["predictions"][0]) == {"label", "score", "unknown"} for row in json.loads(out))
     assert run("train", "scans", *options, "--one_sided", "false", "--output", "outputs/none").code == 0
     assert "side" not in run("predict", "new", "--model", "outputs/none").err
-
-
-def test_colored_scans_are_not_told_from_drawn_things_which_have_no_colors(tmp_path):
-    for label, shade in (("dark", 0.2), ("light", 0.8)):
-        (tmp_path / "scans" / label).mkdir(parents=True)
-        for number in range(2):
-            points = np.random.default_rng([number, len(label)]).normal(size=(100, 3)).astype(np.float32)
-            cloud = PointCloudData(points, colors=np.full_like(points, shade))
-            write_point_cloud(tmp_path / "scans" / label / f"{number}.ply", cloud)
-    code, out, err = run("train", "scans", *FASTEST, "--features", "xyz", "rgb")
-    assert code == 0, err
-    assert json.loads((tmp_path / "outputs/scans/config.json").read_text())["unknown_bank_rows"] == 0
-    assert "knows no drawn things, which have no rgb" in out
 
 
 def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):

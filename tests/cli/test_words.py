@@ -101,7 +101,7 @@ def test_checks_are_recorded_and_their_end_says_what_failed(passed, words, code,
             "checks": [check, unseen],
         }
 
-    checked = "hf_any3d.research.published_checks"
+    checked = "hf_any3d.evaluation.published_checks"
     monkeypatch.setattr(f"{checked}.published_names", lambda: ["a", "b"])
     monkeypatch.setattr(f"{checked}.check_published", check)
     output = tmp_path / "runs.json"
@@ -191,7 +191,8 @@ def test_a_command_shows_clouds_spread_over_its_files(tmp_path, monkeypatch):
     assert run("show", *files[:2], "--output", output).code == 0
     (path, views, given), (_, others, labeled) = written
     assert path == output and [view.title for view in views] == ["0.ply", "2.ply", "4.ply"]
-    assert given == {"title": ", ".join(map(str, files)), "columns": 2, "names": [], "note": "3 clouds"}
+    title = ", ".join(map(str, files))
+    assert given == {"title": title, "columns": 2, "names": [], "note": "3 clouds", "value_name": "intensity"}
     assert all(view.labels is None for view in views), "colored by label in all clouds or in none"
     assert labeled["names"] == ["0", "1", "2", "3"] and labeled["columns"] == 4 and others[0].labels is not None
     assert opened == [output.absolute().as_uri()]

@@ -278,7 +278,10 @@ def test_labels_of_other_datasets_are_numbers(tmp_path):
     setting = Setting("cls_modelnet", tmp_path)
     assert setting.opened().config.id2label[0] == "airplane"
     shutil.rmtree(setting.output)
-    assert setting.opened("--dataset", "none").config.id2label[0] == "LABEL_0"
+    assert "so the number of patches, which no tensor shows, is not known; give --num-groups" in setting.refused(
+        "--dataset", "none"
+    )
+    assert setting.opened("--dataset", "none", "--num-groups", 64).config.id2label[0] == "LABEL_0"
     assert "dataset='modelnet41'; expected one of scanobjectnn, modelnet40, none for kind cls" in refused_again(
         setting, "--dataset", "modelnet41"
     )

@@ -213,7 +213,6 @@ def test_unstated_curves_and_patches_are_those_of_the_program(program, curves, p
     convert_ptv3(file, output, arguments=arguments, trained_with=program)
     config = PointTransformerV3Config.from_pretrained(output)
     assert len(config.curves) == curves and set(config.patch_sizes) == {patches}
-    assert config.upcast_attention is (program == "pointcept-1.5.1")
 
 
 def test_weights_of_an_older_sparse_convolution_are_turned():

@@ -62,11 +62,11 @@ def street(length: float) -> np.ndarray:
 def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, told, tmp_path, recwarn):
     from transformers import pipeline
 
-    street(length).tofile(tmp_path / "street.bin")
-    done = CliRunner().invoke(app, ["predict", str(tmp_path / "street.bin")])
+    street(length).tofile(tmp_path / "street.kitti.bin")
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "street.kitti.bin")])
     assert done.exit_code == 0, done.output
     assert done.stderr.count("m: no single object") == told
-    pipeline("point-cloud-classification", model=str(default_model()))(str(tmp_path / "street.bin"))
+    pipeline("point-cloud-classification", model=str(default_model()))(str(tmp_path / "street.kitti.bin"))
     assert any(issubclass(warning.category, NoObjectWarning) for warning in recwarn) is told
     # The same points in a file of no known unit may be those of a toy.
     assert why_no_object(PointCloudData(street(length)[:, :3]), "z") is None

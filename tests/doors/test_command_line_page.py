@@ -21,8 +21,6 @@ from tests.tiny_encoders import saved_encoder
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "command_line.md"
 _EXAMPLE = re.compile(r"```bash\n((?:(?!```).)*)```\n\n```text\n(.*?)```", re.DOTALL)
-# Commands that another page describes.
-ELSEWHERE = {"reproduce": "recipes.md", "sweep": "recipes.md"}
 KINDS = ("classifier", "zero-shot", "parts", "chat", "autoencoder", "detector")
 EXAMPLES = _EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
 
@@ -94,7 +92,7 @@ def test_the_page_has_a_section_for_every_command_and_all_examples_parse():
     group = typer.main.get_command(app)
     names = list(commands(group))
     sections = re.findall(r"^## ([a-z-]+)$", text, re.MULTILINE)
-    assert set(sections) == {name[0] for name in names} - set(ELSEWHERE)
+    assert set(sections) == {name[0] for name in names}
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL))
     for line in re.findall(r"(?:^|\| )hf-any3d (.*)$", blocks, re.MULTILINE):
         node, words = group, shlex.split(line)

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from hf_any3d.modeling.minigpt3d import STAGES
-from hf_any3d.research.minigpt3d_stages import ConversationArguments, StageArguments, StageTrainingArguments
 from hf_any3d.training.arguments import parse_arguments
+from hf_any3d.training.minigpt3d_stages import ConversationArguments, StageArguments, StageTrainingArguments
 from tests.examples.conftest import EXAMPLES
 from tests.training.test_schedules import CASES
 

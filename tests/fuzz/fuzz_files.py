@@ -24,7 +24,8 @@ def assert_valid(cloud: PointCloudData) -> None:
     for name in ("points", "colors", "normals", "face_colors"):
         values = getattr(cloud, name)
         if values is not None:
-            assert values.dtype == np.float32 and values.shape[1:] == (3,) and np.isfinite(values).all(), name
+            kinds = (np.float32, np.float64) if name == "points" else (np.float32,)
+            assert values.dtype in kinds and values.shape[1:] == (3,) and np.isfinite(values).all(), name
             assert "colors" not in name or not values.size or (0 <= values.min() and values.max() <= 1), name
             assert len(values) == (len(cloud.faces) if name == "face_colors" else len(cloud)), name
     assert len(cloud)

@@ -386,13 +386,15 @@ def test_the_method_is_that_of_the_class_before_that_of_the_type():
         (
             40,
             0,
-            " Beside a label stands `unknown`, how unlike the 40 clouds of the training a cloud is, from 0 to 1: ",
+            " Beside a label stands `unknown`, how unlike the 40 clouds of the training a cloud is, from 0 to 1.",
         ),
-        (40, 252, " a cloud is and how like 252 drawn things of no class, from 0 to 1: "),
+        (40, 252, " a cloud is and how like 252 drawn things of no class, from 0 to 1."),
     ],
 )
 def test_an_unknown_score_is_told_with_what_it_knows(rows, bank, told):
-    found = described(PointNetForPointCloudClassification, "pointnet", unknown_rows=rows, unknown_bank_rows=bank)
+    settings = {"unknown_rows": rows, "unknown_bank_rows": bank, "unknown_share": 0.039 if bank else None}
+    found = described(PointNetForPointCloudClassification, "pointnet", **settings)
+    assert ("gets no label, as of none of the classes: at most 4 %" in found.what) is bool(rows and bank)
     assert told in found.what and ("unknown" in found.what) is bool(rows)
     assert found.what.endswith("Method: [PointNet](https://arxiv.org/abs/1612.00593).") is not bool(rows)
 

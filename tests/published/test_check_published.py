@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from docs.tools.tables import published_page
 from hf_any3d import conversions
+from hf_any3d.evaluation import published_checks
 from hf_any3d.hub import published_table
 from hf_any3d.hub.licenses import ACCEPT
 from hf_any3d.hub.published_table import PUBLISHED, Published, PublishedFile
 from hf_any3d.pipelines import default_model
 from hf_any3d.published import published_directory
-from hf_any3d.research import published_checks
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals

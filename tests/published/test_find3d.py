@@ -12,9 +12,9 @@ from transformers import AutoConfig, pipeline
 
 from hf_any3d.data.files import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.evaluation.published_checks import _parts
 from hf_any3d.hub.published_table import FIND3D_TOWER, PUBLISHED
 from hf_any3d.published import open_published
-from hf_any3d.research.published_checks import _parts
 from tests.cli.conftest import run
 from tests.modeling.ptv3_case import Find3DCase
 from tests.published.test_published import forget

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.research.minigpt3d_stages import StageTrainer, StageTrainingArguments
+from hf_any3d.training.minigpt3d_stages import StageTrainer, StageTrainingArguments
 from hf_any3d.training.schedules import EpochCosine, HeadFirstCallback, ScheduledArguments, StepCosine
 from tests.tiny_act import clouds, tiny_act
 

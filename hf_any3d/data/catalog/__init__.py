@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def dataset_module(name: str) -> ModuleType:
     """Import the module of a dataset of the registry."""
     # By its name, since generated data belong to a later row of the architecture.
-    return import_module(f"hf_any3d.research.generated.{name}" if name in GENERATED else f"{__name__}.{name}")
+    return import_module(f"hf_any3d.data.generated.{name}" if name in GENERATED else f"{__name__}.{name}")
 
 
 def up_axis_of(name: str) -> str | None:

@@ -241,11 +241,15 @@ def _coordinates(
     if not (np.isfinite(extents).all() and largest.max() < np.finfo(np.float32).max and extents.any()):
         return _rows("points", points, len(points)), None
     some = points[:: max(1, len(points) // _STEP_POINTS)]
+    is_far = extents.max() * _OFFSET_RATIO < largest.max()
     if step is None:
         # Decimals are those of the file's coordinates, of which an offset may have been split off before.
-        step = [_decimal_step(column) for column in (some if offset is None else some + offset).T]
+        steps = _decimal_steps(some if offset is None else some + offset)  # (some, 3)
+        # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
+        if not is_far and (np.abs(some - some.astype(np.float32)) <= steps / 2).all():
+            return _rows("points", points, len(points)), None
+        step = steps.min(0)  # NaN if a number has no decimals
     allowed = _allowed_moves(extents, np.broadcast_to(step, 3))
-    is_far = extents.max() * _OFFSET_RATIO < largest.max()
     if not is_far and _is_held(points, allowed):
         return _rows("points", points, len(points)), None
     # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
@@ -266,19 +270,18 @@ def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.where(steps >= _FINEST_STEP * spans, steps / 2, np.minimum(_MOST_MOVED * spans, _FARTHEST_MOVED))
 
 
-def _decimal_step(values: np.ndarray) -> float:
-    """Return the power of ten that all values are multiples of, up to rounding of float64; NaN if there is none."""
+def _decimal_steps(values: np.ndarray) -> np.ndarray:
+    """Return the largest power of ten that each value is a multiple of, up to rounding of float64; NaN without one."""
     if values.dtype.kind in "iu":
-        return 1.0
+        return np.ones(values.shape)
+    steps = np.full(values.shape, np.nan)
     for decimals in range(_MOST_DECIMALS + 1):
         scaled = values * 10.0**decimals
-        rounding = 4 * np.spacing(np.abs(scaled).max())
+        rounding = 4 * np.spacing(np.abs(scaled))
         # Any number is close to one with so many decimals.
-        if rounding > 0.05:
-            break
-        if np.abs(scaled - np.rint(scaled)).max() <= rounding:
-            return 10.0**-decimals
-    return np.nan
+        is_multiple = (np.abs(scaled - np.rint(scaled)) <= rounding) & (rounding <= 0.05)
+        steps[np.isnan(steps) & is_multiple] = 10.0**-decimals
+    return steps
 
 
 def _is_held(points: np.ndarray, allowed: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ from hf_any3d.registry import FORMATS
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
 _COUNT = re.compile(rb"(?m)^[ \t]*(\d{1,18})[ \t]*$")
 _COMMENT = ("#", "//")
+_MOST_TITLES = 100
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
 # Columns that are no loss: the index that pandas writes without a name, and opacities.
@@ -152,7 +153,7 @@ def _names(header: _Header, table: np.ndarray) -> list[str] | None:
         PointCloudError: a line of names with another number, or with one name twice.
     """
     width, other = table.shape[1], None
-    for number, line, is_comment in reversed(header.titles):
+    for number, line, is_comment in reversed(header.titles[-_MOST_TITLES:]):
         for names in _readings(line):
             while len(names) > width and not names[-1]:
                 names.pop()

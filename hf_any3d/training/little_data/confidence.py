@@ -15,7 +15,7 @@ from hf_any3d.evaluation.classification import (
     wilson_interval,
 )
 from hf_any3d.markdown import inline
-from hf_any3d.modeling.layers.unknown_score import NONE_OF_THESE
+from hf_any3d.registry import NONE_OF_THESE
 
 _MOST_PAIRS = 3
 

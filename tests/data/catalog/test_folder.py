@@ -164,7 +164,10 @@ def test_files_of_unknown_types_are_logged(scans, cache_dir, caplog):
         ({"num_points": 2.5}, "num_points is 2.5; expected a whole number, at least 1"),
         ({"seed": -1}, "seed is -1; expected at least 0"),
         ({"columns": "normals"}, "columns has 'normals'; expected .* as a list"),
-        ({"columns": ["color"]}, "columns has 'color'; expected 'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset'"),
+        (
+            {"columns": ["color"]},
+            "columns has 'color'; expected 'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset'",
+        ),
         ({"data_dir": None}, "data_dir is None"),
     ],
 )

@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog.shapes import LICENSE
-from hf_any3d.research.generated import rooms
+from hf_any3d.data.generated import rooms
 
 FOLDER = Path(__file__).parents[3] / "examples" / "data"
 

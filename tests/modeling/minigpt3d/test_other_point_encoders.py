@@ -14,7 +14,7 @@ from hf_any3d import (
 )
 from hf_any3d.chat.templates import PLACE_MARK
 from hf_any3d.modeling.minigpt3d import set_stage
-from hf_any3d.research.minigpt3d_stages import StageArguments, open_for_stage
+from hf_any3d.training.minigpt3d_stages import StageArguments, open_for_stage
 from tests.common.case import spread_weights
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids

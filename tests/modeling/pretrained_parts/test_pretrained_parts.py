@@ -20,7 +20,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining, ActModel
+from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
@@ -351,16 +351,13 @@ def test_checksum_of_tensors_does_not_depend_on_files(tmp_path):
     assert resolve_encoder(tmp_path).file_checksum != resolve_encoder(saved_encoder("bert")).file_checksum
 
 
-def test_records_of_earlier_versions_are_read():
+def test_records_are_fields_of_the_config_too():
     old = {"encoder_name_or_path": "a/b", "encoder_revision": "0" * 40, "encoder_checksum": "sha256:12"}
     part = PretrainedPart("a/b", "0" * 40, "sha256:12")
     config = Any2PointConfig(**old)
     assert config.part("encoder") == part and config.encoder_checksum == "sha256:12"
     assert Any2PointConfig.from_dict(config.to_dict()).part("encoder") == part
     assert Any2PointConfig(encoder_trained_from="a/b").part("encoder") == PretrainedPart("a/b", stored=True)
-    assert ActConfig(base_name_or_path="a/b", base_checksum="sha256:12").part("base") == PretrainedPart(
-        "a/b", checksum="tensors-sha256:12"
-    )
     with pytest.raises(ValueError, match="parts has 'decoder'; expected some of 'encoder'"):
         Any2PointConfig(parts={"decoder": {}})
     with pytest.raises(ValueError, match="parts has 'point'; expected none"):

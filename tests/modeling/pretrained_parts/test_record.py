@@ -25,7 +25,6 @@ def test_a_record_is_stored_without_its_empty_fields():
     assert PretrainedPart().to_dict() == {}
     assert PretrainedPart(**COMPLETE).to_dict() == COMPLETE
     assert PretrainedPart.from_dict(COMPLETE) == PretrainedPart(**COMPLETE)
-    assert PretrainedPart.from_dict({"name": "a/b", "stored": False}) == PretrainedPart("a/b")  # an earlier version's
     elsewhere = [PretrainedPart("a/b").is_elsewhere, PretrainedPart("a/b", stored=True).is_elsewhere]
     assert elsewhere == [True, False] and not PretrainedPart().is_elsewhere
 

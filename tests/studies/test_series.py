@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from hf_any3d.research import series
-from hf_any3d.research.series import (
+from hf_any3d.training.arguments import read_settings
+from studies import series
+from studies.series import (
     PROGRAM,
     PUBLISHED,
     PublishedRow,
@@ -19,7 +20,6 @@ from hf_any3d.research.series import (
     summarize,
     sweep,
 )
-from hf_any3d.training.arguments import read_settings
 from tests.model_card.test_building import REPORT
 
 

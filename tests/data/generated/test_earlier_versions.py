@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from hf_any3d.data.generated.rooms import RoomObject, compose_room
+from hf_any3d.data.generated.rooms_with_boxes import with_boxes
+from hf_any3d.data.generated.rooms_with_layouts import compose_room_with_layout
 from hf_any3d.modeling.spatiallm import Layout
-from hf_any3d.research.generated.rooms import RoomObject, compose_room
-from hf_any3d.research.generated.rooms_with_boxes import with_boxes
-from hf_any3d.research.generated.rooms_with_layouts import compose_room_with_layout
 from tests.golden import assert_stored
 
 NAMES = ["bed", "chair", "sofa"]

@@ -1,7 +1,6 @@
-"""`hf-any3d reproduce` and `hf-any3d sweep`, with real training programs and tiny models."""
+"""`python -m studies.repeat`: published tables and sweeps, with real training programs and tiny models."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,16 +8,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from hf_any3d.cli import app
-from hf_any3d.research import series
+from studies import repeat, series
 from tests.tiny_encoders import saved_encoder
 
-research = import_module("hf_any3d.cli.research")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, list(map(str, arguments)))
+    return CliRunner().invoke(repeat.app, list(map(str, arguments)))
 
 
 @pytest.fixture
@@ -120,20 +117,20 @@ def test_the_help_lists_these_commands_last():
     ],
 )
 def test_settings_of_a_sweep_have_values(texts, settings):
-    assert research._parse_settings(texts) == settings
+    assert repeat._parse_settings(texts) == settings
 
 
 @pytest.mark.parametrize("texts", [["a"], ["=1"], ["a=1", "a=2"], ["a-b=1", "--a_b=2"]])
 def test_settings_without_a_name_or_with_one_twice_are_refused(texts):
     with pytest.raises(ValueError, match="expected NAME=VALUE,VALUE, each name once"):
-        research._parse_settings(texts)
+        repeat._parse_settings(texts)
 
 
 def test_seeds_are_whole_numbers():
-    assert research._parse_seeds("0, 1,22") == [0, 1, 22]
+    assert repeat._parse_seeds("0, 1,22") == [0, 1, 22]
     for text in ("", "1,", "-1", "1.5"):
         with pytest.raises(ValueError, match="expected whole numbers"):
-            research._parse_seeds(text)
+            repeat._parse_seeds(text)
 
 
 def test_options_of_a_table_reach_its_training(monkeypatch, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
-from hf_any3d.research import minigpt3d_stages as stages
-from hf_any3d.research.minigpt3d_stages import (
+from hf_any3d.training import minigpt3d_stages as stages
+from hf_any3d.training.minigpt3d_stages import (
     StageArguments,
     StageTrainer,
     check_checkpoint,

@@ -8,11 +8,11 @@ import pytest
 from peft import LoraConfig
 
 from hf_any3d.identity import model_identity
+from hf_any3d.model_card import evaluation_reports
+from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts, read_report
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.research import evaluation_reports
-from hf_any3d.research.evaluation_reports import evaluation_report, known_facts, read_report
 from tests.model_card.test_building import REPORT
 from tests.tiny_encoders import tiny_config
 

@@ -12,9 +12,9 @@ from datasets import Array2D, Dataset, DatasetDict, Features
 
 from hf_any3d.data.boxes import box_features, wrapped
 from hf_any3d.data.catalog import shapes
+from hf_any3d.data.generated import rooms
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.data.splits import validation_split
-from hf_any3d.research.generated import rooms
 
 LICENSE = rooms.LICENSE
 UP_AXIS = "z"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_any3d.research.minigpt3d_stages import (
+from hf_any3d.training.minigpt3d_stages import (
     CONVERSATIONS,
     ConversationArguments,
     StageArguments,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from hf_any3d import load_point_dataset
-from hf_any3d.research.generated.parts import CATEGORIES, PARTS, assemble, part_names
+from hf_any3d.data.generated.parts import CATEGORIES, PARTS, assemble, part_names
 from tests.golden import assert_stored
 
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
 
 
 def test_without_trimesh_the_package_that_has_it_is_named(monkeypatch):
-    name = "hf_any3d.research.generated.parts"
+    name = "hf_any3d.data.generated.parts"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(ImportError, match=r"drawn with trimesh; pip install 'hf-any3d\[meshes\]'"):

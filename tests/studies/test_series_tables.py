@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hf_any3d.research import series
-from hf_any3d.research.series import (
+from studies import series
+from studies.series import (
     PublishedRow,
     PublishedTable,
     find_examples,

@@ -1,4 +1,8 @@
-"""`hf-any3d reproduce` and `hf-any3d sweep`: published tables, and series of runs over seeds and settings."""
+"""Repeat published tables, and series of runs over seeds and settings, with the training programs of this checkout.
+
+python -m studies.repeat reproduce scanobjectnn --data_dir DATA
+python -m studies.repeat sweep recipe.yaml --vary learning_rate=1e-3,5e-4
+"""
 
 import contextlib
 import sys
@@ -7,11 +11,12 @@ from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import load_libraries, option
+from hf_any3d.cli.common import CommandLine, load_libraries, option
 from hf_any3d.messages import print_json, print_line
 
-MORE_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""Settings of commands that pass further arguments on to a training program."""
+app = typer.Typer(cls=CommandLine, help=__doc__, pretty_exceptions_enable=False)
+# Further arguments are those of a training program.
+_MORE = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Examples = Annotated[
     Path | None, option("Folder with training programs and recipes; by default examples/ of this checkout.")
@@ -19,6 +24,7 @@ Examples = Annotated[
 Seeds = Annotated[str, typer.Option(help="Random seeds, such as 0,1,2.")]
 
 
+@app.command(context_settings=_MORE)
 def reproduce(
     context: typer.Context,
     words: Annotated[
@@ -49,11 +55,11 @@ def reproduce(
     Plain and voted results are listed apart. Interrupted tables resume. Further arguments go to the training program
     and are listed as changes, such as --per_device_train_batch_size 16.
     """
-    from hf_any3d.research.series import find_examples, published_tables, reproduce
+    from studies import series
 
     table, further = _split_words(words, context)
-    folder = find_examples(examples)
-    tables = published_tables(folder)
+    folder = series.find_examples(examples)
+    tables = series.published_tables(folder)
     if table is None:
         _list_tables(tables, as_json)
         return
@@ -63,7 +69,7 @@ def reproduce(
     load_libraries()
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr):
-        result = reproduce(
+        result = series.reproduce(
             tables[table],
             folder,
             output_dir / table,
@@ -78,6 +84,7 @@ def reproduce(
     _print_result(result, output_dir / table / table, as_json)
 
 
+@app.command(context_settings=_MORE)
 def sweep(
     context: typer.Context,
     words: Annotated[
@@ -106,7 +113,7 @@ def sweep(
     Interrupted sweeps resume, and may be extended by seeds and values. Further arguments go to the training program,
     such as --num_train_epochs 20.
     """
-    from hf_any3d.research import series
+    from studies import series
 
     recipe, further = _split_words(words, context)
     if recipe is not None and not recipe.endswith((".yaml", ".yml", ".json")):
@@ -170,3 +177,7 @@ def _parse_settings(texts: list[str]) -> dict[str, list[str]]:
             raise ValueError(f"--vary is {text!r}; expected NAME=VALUE,VALUE, each name once")
         settings[name] = [value.strip() for value in values.split(";" if ";" in values else ",")]
     return settings
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m studies.repeat")

@@ -5,7 +5,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
-from hf_any3d.research.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
+from hf_any3d.training.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
 from tests.closeness import assert_nearly_equal
 from tests.common.test_quantization import with_rounded_weights
 from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts

@@ -55,7 +55,7 @@ def load(
         validation_objects: objects of the validation split.
         test_objects: objects of the test split.
         num_points: points of an object.
-        categories: some of `hf_any3d.research.generated.parts.CATEGORIES`; None takes all.
+        categories: some of `hf_any3d.data.generated.parts.CATEGORIES`; None takes all.
         seed: seed of proportions and points.
 
     Raises:

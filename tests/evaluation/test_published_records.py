@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hf_any3d.research import published_checks
-from hf_any3d.research.published_checks import Check
+from hf_any3d.evaluation import published_checks
+from hf_any3d.evaluation.published_checks import Check
 from hf_any3d.version import __version__
 
 NAME = "stand-in/model"

@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel
 
 from hf_any3d import load_point_dataset
-from hf_any3d.research.generated.rooms import TYPICAL_SIZES, RoomObject, compose_room
+from hf_any3d.data.generated.rooms import TYPICAL_SIZES, RoomObject, compose_room
 
 ROOMS = {"train_rooms": 3, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
 
@@ -87,7 +87,7 @@ def test_rooms_have_a_class_for_every_point(rooms):
 
 
 def test_rooms_of_different_splits_share_no_object(monkeypatch):
-    from hf_any3d.research.generated import rooms as module
+    from hf_any3d.data.generated import rooms as module
 
     seen, options = [], {"num_objects": 3, "num_points": 64}
 

@@ -11,8 +11,8 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List
 from torch import nn
 
 from hf_any3d import PointCloudProcessor, load_point_dataset
+from hf_any3d.evaluation import published_checks
 from hf_any3d.hub.published_table import PUBLISHED
-from hf_any3d.research import published_checks
 
 NAME = "stand-in/model"
 

@@ -5,7 +5,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_any3d.data.catalog import shapes
-from hf_any3d.research.generated import parts, rooms, rooms_with_boxes, rooms_with_layouts
+from hf_any3d.data.generated import parts, rooms, rooms_with_boxes, rooms_with_layouts
 
 NAMES = ["vehicle", "chair", "lamp", "table"]
 CLASSES = ["table", "chair"]

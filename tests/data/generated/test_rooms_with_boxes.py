@@ -7,8 +7,8 @@ from scipy.spatial import cKDTree
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.boxes import wrapped
+from hf_any3d.data.generated.rooms import SYMMETRY, TYPICAL_SIZES
 from hf_any3d.modeling.layers.boxes import points_in_boxes
-from hf_any3d.research.generated.rooms import SYMMETRY, TYPICAL_SIZES
 
 SIZES = {"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024, "num_objects": 4}
 

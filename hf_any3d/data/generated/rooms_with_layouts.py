@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Value
 
+from hf_any3d.data.generated import rooms
+from hf_any3d.data.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, compose_splits, with_boxes
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
 from hf_any3d.modeling.spatiallm.entities import Entity
-from hf_any3d.research.generated import rooms
-from hf_any3d.research.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, compose_splits, with_boxes
 
 LICENSE = rooms.LICENSE
 _EDGES, _HEIGHTS = (3.5, 6.0), (2.4, 3.0)

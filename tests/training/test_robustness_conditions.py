@@ -8,9 +8,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.research import robustness
-from hf_any3d.research.corruptions import CORRUPTIONS, FAMILIES, corrupt
-from hf_any3d.research.robustness import (
+from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, corrupt
+from hf_any3d.training import robustness
+from hf_any3d.training.robustness import (
     Condition,
     ConditionRows,
     conditions,
@@ -19,7 +19,7 @@ from hf_any3d.research.robustness import (
     robustness_table,
     summarize_robustness,
 )
-from tests.research.test_robustness import CLEAN, ExtentTrainer, rows
+from tests.training.test_robustness import CLEAN, ExtentTrainer, rows
 
 FEATURES = ["xyz", "normals", "rgb"]
 

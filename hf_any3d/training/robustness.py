@@ -1,6 +1,6 @@
 """Robustness of classifiers: accuracy on corrupted, sparse, rotated and colorless copies of labeled clouds.
 
-The corruptions are those of `hf_any3d.research.corruptions`. They are made from the evaluated clouds, so the figures
+The corruptions are those of `hf_any3d.data.corruptions`. They are made from the evaluated clouds, so the figures
 are not those of ModelNet40-C's published files.
 """
 
@@ -21,13 +21,13 @@ from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
 from hf_any3d.atomic_files import atomic_write, read_json, write_json, write_text
+from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.markdown import inline
 from hf_any3d.model_card.saving import FILE as CARD, add_section
 from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.research.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
 from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.cli import app
-from hf_any3d.research import robustness
-from hf_any3d.research.corruptions import CORRUPTIONS
-from hf_any3d.research.robustness import (
+from hf_any3d.data.corruptions import CORRUPTIONS
+from hf_any3d.training import robustness
+from hf_any3d.training.robustness import (
     Condition,
     ConditionRows,
     conditions,

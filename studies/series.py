@@ -1,4 +1,4 @@
-"""Series of runs of a training program: few-shot folds, sweeps over seeds and settings, and published tables.
+"""Series of runs of a training program: sweeps over seeds and settings, and published tables.
 
 A run is complete when its folder has metrics.json, and is not repeated; tables are written after each run.
 """
@@ -9,36 +9,32 @@ import os
 import re
 import runpy
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_any3d.atomic_files import read_json, write_json, write_text
+from hf_any3d.atomic_files import write_json, write_text
 from hf_any3d.markdown import inline
 from hf_any3d.messages import error_lines
-from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training.arguments import (
     STARTS,
     DataArguments,
-    identities_of_inputs,
     parse_arguments,
     read_settings,
     words_of,
 )
+from hf_any3d.training.folds import Program, mean_and_std, run_folds, run_once, summarize
 from hf_any3d.training.program import load_splits
 
-SUMMARY = "few_shot.json"
 SWEEP = "sweep"
 """Name of the files with the table of a sweep."""
 PUBLISHED = "published.yaml"
 PROGRAM = "run_point_cloud_classification.py"
-_WORDS, _INPUTS = "arguments.json", "inputs.json"
 # Endings of metrics that are shares, shown in percent.
 _SHARES = ("accuracy", "iou", "miou")
 _LATEX = {
@@ -48,68 +44,6 @@ _LATEX = {
     "±": r"$\pm$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
-
-Program = Callable[[list[str]], RunReport]
-"""A training program, called with its command line arguments; it writes metrics.json to --output_dir."""
-
-
-def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
-    """Run a program unless its folder has the complete run, and return the report.
-
-    Raises:
-        ValueError: The folder has a run with other arguments.
-    """
-    _check_arguments(folder, list(words))
-    if not (folder / "metrics.json").is_file():
-        run([*words, "--output_dir", str(folder)])
-    return RunReport.load(folder / "metrics.json")
-
-
-def run_folds(
-    run: Program,
-    words: Sequence[str],
-    output_dir: str | os.PathLike,
-    folds: int,
-    fold_words: Callable[[int], list[str]],
-) -> dict[str, Any]:
-    """Run a program once for each fold, and summarize the results.
-
-    Complete folds are not run again: an interrupted series continues with the fold that it stopped in, from its last
-    checkpoint.
-
-    Args:
-        run: The training program.
-        words: Arguments of all folds.
-        output_dir: Directory for one directory per fold and the summary, few_shot.json.
-        folds: Number of folds.
-        fold_words: Function from the number of a fold to its arguments.
-
-    Returns:
-        `folds`, the metrics of each split for each fold, and `summary`: for each split and metric, `mean` and `std`
-        over the folds (std with n - 1, 0 for a single fold).
-
-    Raises:
-        ValueError: If `folds` is less than 1, or a directory holds a fold with other arguments.
-    """
-    if folds < 1:
-        raise ValueError(f"folds is {folds}; expected at least 1")
-    root = Path(output_dir)
-    reports = [
-        run_once(run, [*words, *fold_words(fold)], root / f"fold_{fold}")
-        for fold in tqdm(range(folds), desc="folds", unit="fold")
-    ]
-    metrics = [report.metrics for report in reports]
-    result = {"arguments": list(words), "folds": metrics, "summary": summarize(metrics)}
-    write_json(root / SUMMARY, result)
-    return result
-
-
-def summarize(metrics: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Compute `mean` and `std` over runs for each split and metric; std with n - 1, 0 for a single run."""
-    return {
-        split: {name: _mean_and_std([run[split][name] for run in metrics]) for name in first}
-        for split, first in metrics[0].items()
-    }
 
 
 def sweep(
@@ -248,7 +182,7 @@ def find_examples(folder: str | os.PathLike | None = None) -> Path:
     Raises:
         FileNotFoundError: There is none: an installed package has no examples.
     """
-    path = Path(__file__).resolve().parents[2] / "examples" if folder is None else Path(folder)
+    path = Path(__file__).resolve().parents[1] / "examples" if folder is None else Path(folder)
     if not (path / "recipes" / PUBLISHED).is_file():
         raise FileNotFoundError(
             f"{path}: no recipes/{PUBLISHED}; recipes and training programs come with the source code, not with the "
@@ -441,12 +375,7 @@ def _add_runs(line: dict[str, Any], metric: str, metrics: Sequence[Mapping[str, 
     line["runs"] = len(metrics)
     for key, split in (("plain", "test"), ("voted", "test_voting")):
         if all(split in run for run in metrics):
-            line[key] = _mean_and_std([100 * run[split][metric] for run in metrics])
-
-
-def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": std}
+            line[key] = mean_and_std([100 * run[split][metric] for run in metrics])
 
 
 def _figure(figure: Mapping[str, float] | None) -> str:
@@ -478,23 +407,3 @@ def _folder_name(settings: Mapping[str, str]) -> str:
     text = ",".join(f"{name}={value}" for name, value in settings.items()) or "plain"
     plain = re.sub(r"[^\w.=,+-]+", "_", text)[:80]
     return plain if plain == text else f"{plain}-{zlib.crc32(text.encode()):08x}"
-
-
-def _check_arguments(folder: Path, words: list[str]) -> None:
-    """Store the arguments of a run and what they name, and refuse the directory of another run."""
-    path, inputs = folder / _WORDS, identities_of_inputs(words)
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored != words:
-            raise ValueError(
-                f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
-                "another --output_dir"
-            )
-        known = read_json(folder / _INPUTS) or {}
-        if changed := [name for name, identity in inputs.items() if known.get(name) != identity]:
-            raise ValueError(
-                f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
-            )
-        return
-    write_json(folder / _INPUTS, inputs)
-    write_json(path, words)
