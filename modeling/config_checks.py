@@ -134,6 +134,13 @@ def check_numbers(config: Any, ranges: Ranges | None = None) -> None:
             raise ValueError(f"{field.name}={_shown(value)}; expected {_PLAIN_NAMES[kind.partition(' ')[0]]}")
 
 
+def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, Any], method: str) -> None:
+    """Refuse settings that a config does not have; it would accept any, without an effect."""
+    known = config_class()
+    if unknown := [name for name in settings if not hasattr(known, name)]:
+        raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")
+
+
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
     """Check that fields of a configuration have one of their allowed values."""
     for name, allowed in choices.items():

@@ -184,14 +184,7 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> ActOutput:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
-            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
-            output_attentions: The same for the attention weights, which only eager attention returns.
-        """
+        """Encode point clouds."""
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
         returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)

@@ -202,16 +202,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
     ) -> Any2PointOutput:
-        """Compute token features of point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_levels: Whether to return the features of the tokenizer's stages.
-            output_hidden_states: Whether to return the hidden states of the layers; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-            point_index: Centers and neighbors of the points, as `PointIndexer` computes them in a collator; None to
-                compute them here.
-        """
+        """Compute token features of point clouds; `output_levels` adds those of the tokenizer's stages."""
         config = self.config
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation

@@ -17,8 +17,6 @@ from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, knn
 
-KEYS = ("centers", "center_positions", "neighbors")
-
 
 @dataclass(frozen=True)
 class PointIndexer:
@@ -82,22 +80,16 @@ def nearest(centers: Tensor, xyz: Tensor, config: TokenizerConfig) -> Tensor:
 
 
 def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: TokenizerConfig) -> None:
-    """Refuse an index of other points or another configuration.
-
-    Args:
-        point_index: As `PointIndexer` computes it.
-        xyz: `(batch, points, 3)`.
-        config: The model's configuration.
-    """
+    """Refuse an index, as `PointIndexer` computes it, of other points than `(batch, points, 3)` or another config."""
     batch, count = len(xyz), config.num_tokens << (config.num_stages - 1)
     expected = {"centers": (batch, count), "center_positions": (batch, count, 3)}
-    found = {name: point_index[name] for name in expected}
+    arrays = {name: point_index[name] for name in expected}
     places = xyz.shape[1]
     for stage, index in enumerate(point_index["neighbors"]):
-        found[f"neighbors[{stage}]"] = index
+        arrays[f"neighbors[{stage}]"] = index
         expected[f"neighbors[{stage}]"] = (batch, count >> stage, min(config.tokenizer_neighbors, places))
         places = count >> stage
-    for name, index in found.items():
+    for name, index in arrays.items():
         if tuple(index.shape) != expected[name]:
             raise ValueError(f"point_index: {name} has shape {tuple(index.shape)}; expected {expected[name]}")
     if torch.compiler.is_compiling():

@@ -85,24 +85,10 @@ class BoxTargets:
 
 
 def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, config: Detr3DConfig) -> None:
-    """Check the objects of one cloud.
-
-    Args:
-        class_labels: `(objects,)`.
-        boxes: `(objects, 7)`.
-        where: Where they come from, for messages.
-        config: Has the numbers of classes, queries and headings.
-    """
+    """Check the `class_labels (objects,)` and `boxes (objects, 7)` of one cloud; `where` is for messages."""
     count = len(class_labels) if class_labels.ndim == 1 else -1
-    if (
-        class_labels.ndim != 1
-        or class_labels.is_floating_point()
-        or tuple(boxes.shape)
-        not in (
-            (count, BOX_SIZE),
-            *([(0,)] if not count else []),
-        )
-    ):
+    shapes = [(count, BOX_SIZE), (0,)] if count == 0 else [(count, BOX_SIZE)]
+    if class_labels.ndim != 1 or class_labels.is_floating_point() or tuple(boxes.shape) not in shapes:
         raise ValueError(
             f"{where}: class_labels have shape {tuple(class_labels.shape)} and type {class_labels.dtype}, boxes "
             f"{tuple(boxes.shape)}; expected (objects,) whole numbers and (objects, {BOX_SIZE}): center, size, heading"
@@ -111,20 +97,20 @@ def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, con
         raise ValueError(f"{where}: {count} boxes; expected at most num_queries={config.num_queries}")
     if not count:
         return
-    own, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
+    classes, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
     heading = values[:, 6].abs()
     bins = config.num_heading_bins
     for wrong, expected in (
         (~values.isfinite().all(dim=1), "finite numbers"),
         ((values[:, 3:6] <= 0).any(dim=1), "sizes above 0"),
         (heading > _FULL_TURN, "a heading in radians, -2π to 2π"),
-        ((own < 0) | (own >= config.num_labels), f"a class from 0 to {config.num_labels - 1}"),
+        ((classes < 0) | (classes >= config.num_labels), f"a class from 0 to {config.num_labels - 1}"),
         ((heading > _ALONG) & (bins == 1), "heading 0, as num_heading_bins=1 is for boxes along the axes"),
     ):
         if wrong.any():
             first = int(wrong.nonzero()[0])
             shown = [round(value, 4) for value in values[first].tolist()]
-            raise ValueError(f"{where}: box {first} is {shown} of class {int(own[first])}; expected {expected}")
+            raise ValueError(f"{where}: box {first} is {shown} of class {int(classes[first])}; expected {expected}")
 
 
 def heading_targets(headings: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:

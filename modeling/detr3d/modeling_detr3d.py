@@ -29,6 +29,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
 from hf_any3d.modeling.encoders import LayerStack, open_pretrained_part, restore_part
@@ -92,14 +93,8 @@ class Detr3DObjectDetectionOutput(ModelOutput):
         heading_logits: `(batch, queries, bins)`.
         heading_residuals: `(batch, queries, bins)`, the rest of the heading for each bin, in halves of a bin.
         auxiliary_outputs: With labels, the same four of each layer of the decoder but the last.
-        last_hidden_state: See `Detr3DModelOutput`, as for the following ones.
-        centers: Positions of the queries.
-        encoder_last_hidden_state: Tokens of the encoder.
-        encoder_centers: Their positions.
-        encoder_mask: Which of them count.
-        hidden_states: On request, states of all layers.
-        attentions: On request, weights of the self-attention.
-        cross_attentions: On request, weights of the attention to the memory.
+
+    The others are those of `Detr3DModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -196,12 +191,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         """
         if (name is None) == (config is None):
             raise ValueError("give either name or a config that names a point encoder")
-        known = cls.config_class()
-        if unknown := [setting for setting in settings if not hasattr(known, setting)]:
-            raise TypeError(
-                f"{cls.__name__}.from_point_encoder_pretrained has no argument {unknown[0]!r}; expected its own or a "
-                "field of Detr3DConfig"
-            )
+        check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
         assert name is not None

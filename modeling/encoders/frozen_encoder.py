@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.accelerate import expand_device_map, offload_weight
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders.loading import (
     FROZEN,
     build_encoder,
@@ -157,13 +158,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         """
         if (encoder_name_or_path is None) == (config is None):
             raise ValueError("give either encoder_name_or_path or a config that names an encoder")
-        # A config accepts any keyword; an unknown one would have no effect.
-        known = cls.config_class()
-        if unknown := [name for name in config_kwargs if not hasattr(known, name)]:
-            raise TypeError(
-                f"{cls.__name__}.from_encoder_pretrained has no argument {unknown[0]!r}; expected its own or one of "
-                f"{cls.config_class.__name__}"
-            )
+        check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)

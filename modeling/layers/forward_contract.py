@@ -156,6 +156,7 @@ ARGUMENTS = {
     "labels": "Class numbers of clouds `(batch,)`, what else `classification_loss` takes for the config's "
     "`problem_type`, or class numbers of points `(batch, points)`; -100 is ignored. With them `loss` is returned.",
     "return_loss": "Whether to return the loss.",
+    "output_layers": "Numbers of blocks, from 0, whose outputs are returned too.",
     "output_hidden_states": "Whether to return the inputs and outputs of the layers, or the indices of some; None for "
     "the config's choice.",
     "output_attentions": "Whether to return the attention weights, which only eager attention does.",

@@ -24,10 +24,6 @@ REFUSED_SHARE = 0.05
 UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
     "unknown_bank_rows": (0, 1_000_000),
-    "unknown_distance": (-1e4, 1e4),
-    "unknown_side": (-1e4, 1e4),
-    "unknown_surprise": (-1e4, 1e4),
-    "unknown_threshold": (-1e6, 1e6),
     "unknown_share": (0, 1),
 }
 """For `check_numbers` of configs with the mixin."""

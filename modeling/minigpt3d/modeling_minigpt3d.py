@@ -467,13 +467,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
 
         Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
-        processor is passed as `**inputs`.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 for padding and other hidden tokens.
-            point_features: Output of `get_point_features`, in place of `points`.
+        processor is passed as `**inputs`; arguments are those of `forward`.
 
         Returns:
             For each prompt `(tokens, text hidden)`, in the order of the batch.

@@ -24,6 +24,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders import (
     build_adapter,
     has_adapter,
@@ -100,12 +101,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
                 of the given parts.
         """
-        known = cls.config_class()
-        if unknown := [name for name in settings if not hasattr(known, name)]:
-            raise TypeError(
-                f"{cls.__name__}.from_parts_pretrained has no argument {unknown[0]!r}; expected its own or a field of "
-                f"{cls.config_class.__name__}"
-            )
+        check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
         given = {
             name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part is not None
         }

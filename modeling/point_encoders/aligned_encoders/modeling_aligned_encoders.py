@@ -145,15 +145,7 @@ class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
         output_attentions: bool | None = None,
         patches: Patches | None = None,
     ) -> AlignedEncoderOutput:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
-            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
-            output_attentions: The same for the attention weights, which only eager attention returns.
-            patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
-        """
+        """Encode point clouds, or `patches` of `cut`, some of each cloud for masked pretraining."""
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
         tokens, centers, center_index, positions, patch_index = self.embed(
