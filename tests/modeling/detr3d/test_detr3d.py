@@ -155,7 +155,6 @@ def wrong(**changes):
 @pytest.mark.parametrize(
     ("labels", "match"),
     [
-        ({"num_queries": 13}, "num_queries=13; expected at most the 12 tokens of the encoder"),
         (wrong(size=0.0), r"labels\[1\]: box 1 is \[.*\] of class 1; expected sizes above 0"),
         (wrong(size=-1.0), "expected sizes above 0"),
         (wrong(center=math.nan), "expected finite numbers"),
@@ -215,6 +214,7 @@ def test_headings_are_split_into_bins():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        ({"num_queries": 13}, "num_queries=13; expected at most the 12 tokens of the encoder"),
         ({"attention_radii": [[0.4], 0.8]}, r"attention_radii=\[0.4\]; expected a number"),
         ({"attention_radii": (0.4,)}, "expected 2 radii, one for each of encoder_layers"),
         ({"neighbor_order": "last"}, "neighbor_order='last'; expected one of 'first', 'nearest'"),
