@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import Cache, GenerationConfig, PreTrainedModel
 from transformers.generation import utils as generation
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
@@ -132,9 +133,15 @@ def unread_clouds(
     return [sample[len(sample) - new :] for sample, new in zip(samples, new_counts, strict=True)]
 
 
+# Computed here, as compiled code cannot ask for the fields of a class.
+_FIELDS = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (BaseModelOutputWithPast, CausalLMOutputWithPast)
+}
+
+
 def fields_of(output: ModelOutput, kind: type[ModelOutput]) -> dict[str, Any]:
-    """Return the fields of a language model's output that belong to an output of transformers."""
-    return {field.name: output[field.name] for field in fields(kind) if field.name in output}
+    """Return the fields of a language model's output that are those of transformers' usual one."""
+    return {name: getattr(output, name) for name in _FIELDS[kind]}
 
 
 class Embedded(NamedTuple):
