@@ -195,8 +195,7 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(forward).parameters
     names = tuple(parameters)[1:]
     writes = "inputs_embeds" in parameters
-    rest = {name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD}
-    known = frozenset(names) - rest | (set(OUTPUT_KEYWORDS) if rest else set())
+    known = frozenset(OUTPUT_KEYWORDS if "kwargs" in names else ()) | frozenset(names) - {"kwargs"}
 
     @functools.wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
@@ -265,9 +264,9 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 def check_keywords(name: str, keywords: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
     """Reject unknown keywords of a call of the model `name`; those that are None are dropped."""
-    for keyword in (keyword for keyword, value in keywords.items() if keyword not in known and value is not None):
+    if unknown := [key for key, value in keywords.items() if key not in known and value is not None]:
         raise TypeError(
-            f"{name}.forward() got an unexpected keyword argument '{keyword}'; expected some of "
+            f"{name}.forward() got an unexpected keyword argument '{unknown[0]}'; expected some of "
             f"{', '.join(sorted(known - {'kwargs'}))}"
         )
     return {keyword: value for keyword, value in keywords.items() if keyword in known}
