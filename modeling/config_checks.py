@@ -16,13 +16,15 @@ from transformers import PreTrainedConfig
 Ranges = Mapping[str, tuple[float, float]]
 """Smallest and largest allowed value by field, both inclusive; for a list, of each entry."""
 
-CHANNELS = (1, 65_536)
-LAYERS = (1, 512)
-HEADS = (1, 1_024)
-TOKENS = (1, 100_000)
 SHARE = (0, 1)
-EPSILON = (0, 1)
-SPREAD = (0, 10)
+COMMON_RANGES: Ranges = {
+    **dict.fromkeys(("drop_path_rate", "decoder_drop_path_rate", "mask_ratio"), SHARE),
+    **dict.fromkeys(("layer_norm_eps", "batch_norm_eps", "final_norm_eps", "offset_eps"), SHARE),
+    "num_hidden_layers": (1, 512),
+    "in_channels": (3, 4096),
+    "temperature": (1e-3, 1e3),
+}
+"""Fields of several models. What torch refuses as a model is built, such as sizes below 1, has no range."""
 _LARGEST = 2**38
 _PLAIN_KINDS = {"bool": bool, "str": str, "bool | None": (bool, type(None)), "str | None": (str, type(None))}
 _PLAIN_NAMES = {"bool": "True or False", "str": "a text"}
@@ -47,11 +49,7 @@ _TOKENS = ("suppress_tokens", "begin_suppress_tokens", "eos_token_id", "bos_toke
 
 
 def read_settings(file: str | os.PathLike) -> dict[str, Any]:
-    """Read a file of settings, and check what libraries read in it before a class of ours does.
-
-    Raises:
-        ValueError: It is not JSON, holds no object, or a field of another type; names the file and the field.
-    """
+    """Read a file of settings, and check what libraries read in it before a class of ours does."""
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -64,11 +62,7 @@ def read_settings(file: str | os.PathLike) -> dict[str, Any]:
 
 
 def check_stored_fields(content: Mapping[str, Any]) -> None:
-    """Check the fields of stored settings that belong to transformers and PEFT.
-
-    Raises:
-        ValueError: Naming the field, its value and what is allowed.
-    """
+    """Check the fields of stored settings that belong to transformers and PEFT."""
     for name, (kind, expected) in _STORED_KINDS.items():
         value = content.get(name)
         if value is not None and not isinstance(value, kind):
@@ -92,11 +86,7 @@ def check_stored_fields(content: Mapping[str, Any]) -> None:
 
 
 def check_settings_files(folder: str | os.PathLike) -> None:
-    """Check all files of settings in a directory, see `read_settings`; does nothing for a name on the hub.
-
-    Raises:
-        ValueError: Naming the file and the field.
-    """
+    """Check all files of settings in a directory, see `read_settings`; does nothing for a name on the hub."""
     for name in SETTINGS_FILES:
         if (file := Path(folder, name)).is_file():
             read_settings(file)
@@ -111,9 +101,6 @@ def stored_settings(place: object = None) -> Iterator[None]:
 
     Args:
         place: File, directory or hub name; None leaves naming it to an enclosing call.
-
-    Raises:
-        ValueError: In place of errors that do not say that stored settings are wrong.
     """
     before = "" if place is None else f"{place}: "
     try:
@@ -129,17 +116,15 @@ def stored_settings(place: object = None) -> Iterator[None]:
         raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
 
 
-def check_numbers(config: Any, ranges: Ranges) -> None:
+def check_numbers(config: Any, ranges: Ranges | None = None) -> None:
     """Check that the fields of a configuration have their types, and that numbers are finite and within their ranges.
 
     Args:
         config: A dataclass, such as a config of transformers or PEFT. Fields are found by their annotations: `int`,
             `float` and lists of them, `bool` and `str`.
-        ranges: Ranges by field; a field without a range only has to be finite.
-
-    Raises:
-        ValueError: Names the field, its value and what is allowed.
+        ranges: Ranges by field, besides those of `COMMON_RANGES`; a field without one only has to be finite.
     """
+    ranges = {**COMMON_RANGES, **(ranges or {})}
     for field in dataclasses.fields(config):
         kind = field.type.__name__ if isinstance(field.type, type) else str(field.type)
         value = getattr(config, field.name, None)
@@ -149,12 +134,15 @@ def check_numbers(config: Any, ranges: Ranges) -> None:
             raise ValueError(f"{field.name}={_shown(value)}; expected {_PLAIN_NAMES[kind.partition(' ')[0]]}")
 
 
-def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
-    """Check that fields of a configuration have one of their allowed values.
+def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, Any], method: str) -> None:
+    """Refuse settings that a config does not have; it would accept any, without an effect."""
+    known = config_class()
+    if unknown := [name for name in settings if not hasattr(known, name)]:
+        raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")
 
-    Raises:
-        ValueError: Names the field, its value and what is allowed.
-    """
+
+def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
+    """Check that fields of a configuration have one of their allowed values."""
     for name, allowed in choices.items():
         if (value := getattr(config, name)) not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
@@ -171,11 +159,7 @@ class CategoriesConfigMixin:
         return len(self.category_parts or ())
 
     def check_heads(self) -> None:
-        """Check poolings and names of categories.
-
-        Raises:
-            ValueError: If a pooling is unknown, there is none, or categories and their names differ in number.
-        """
+        """Check poolings and names of categories."""
         if not self.pooling or set(self.pooling) - self.poolings:
             expected = ", ".join(map(repr, sorted(self.poolings)))
             raise ValueError(f"pooling={self.pooling}; expected some of {expected}")

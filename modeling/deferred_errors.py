@@ -21,9 +21,6 @@ def refuse_later(failed: Tensor, message: str) -> None:
         failed: A boolean on an accelerator. On "meta", in compiled code and while a CUDA graph is captured, nothing is
             checked.
         message: Of the error.
-
-    Raises:
-        ValueError: If an earlier check has failed.
     """
     if torch.compiler.is_compiling() or (failed.is_cuda and torch.cuda.is_current_stream_capturing()):
         return

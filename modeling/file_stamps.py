@@ -10,9 +10,6 @@ def file_stamp(file: str | os.PathLike) -> tuple[int, int, int]:
 
     The first two alone can be equal for other content: archives and copying programs set the time of modification.
     The third is set by the system, with every writing, renaming and change of times.
-
-    Raises:
-        OSError: There is no such file.
     """
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -15,11 +15,7 @@ from hf_any3d.modeling.encoders import LayerStack
 
 
 def encoder_owner(model: nn.Module) -> nn.Module:
-    """Return the module inside `model` that owns the pretrained layers.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the module inside `model` that owns the pretrained layers."""
     for module in model.modules():
         # The class, not the module: adapters look up unknown attributes in the layer that they wrap.
         if hasattr(type(module), "layer_stack") and module.layer_stack is not None:
@@ -31,11 +27,7 @@ def encoder_owner(model: nn.Module) -> nn.Module:
 
 
 def layer_stack(model: nn.Module) -> LayerStack:
-    """Return the pretrained layers inside `model`.
-
-    Raises:
-        ValueError: If there are none.
-    """
+    """Return the pretrained layers inside `model`."""
     return cast(LayerStack, encoder_owner(model).layer_stack)
 
 
@@ -50,11 +42,7 @@ def _stack_with_places(model: nn.Module, method: str) -> LayerStack:
 
 
 def check_token_graphs(model: nn.Module, method: str) -> None:
-    """Check that a method can build graphs of a cloud's tokens.
-
-    Raises:
-        ValueError: If layers do not get the positions of tokens, or run on a flat list of voxels.
-    """
+    """Check that a method can build graphs of a cloud's tokens."""
     stack = _stack_with_places(model, method)
     if stack.attention_axis == "patches":
         raise ValueError(
@@ -64,12 +52,7 @@ def check_token_graphs(model: nn.Module, method: str) -> None:
 
 
 def check_added_tokens(model: nn.Module, method: str) -> None:
-    """Check that tokens which a method adds to those of a cloud can go on from layer to layer.
-
-    Raises:
-        ValueError: If layers do not get the positions of tokens, run on a flat list of voxels, or attend over the
-            clouds of a batch.
-    """
+    """Check that tokens which a method adds to those of a cloud can go on from layer to layer."""
     stack = _stack_with_places(model, method)
     if stack.attention_axis == "patches":
         raise ValueError(
@@ -87,9 +70,6 @@ def check_later_layers(model: nn.Module, is_adapted: Callable[[str], bool], firs
         model: The model.
         is_adapted: Returns whether a layer is adapted, by its name in the model.
         first: Number of the first layer; None for the first one that is adapted.
-
-    Raises:
-        ValueError: If one is left out.
     """
     names = {id(module): name for name, module in model.named_modules()}
     layers = [names[id(layer)] for layer in layer_stack(model).layers]
@@ -112,10 +92,6 @@ def trainable_module_names(model: nn.Module) -> list[str]:
     teacher in pretraining, stay frozen.
 
     `LoraConfig(modules_to_save=trainable_module_names(model), …)` trains the same modules as a guided adapter.
-
-    Raises:
-        ValueError: If there are no pretrained layers for point tokens, or the model has further pretrained parts
-            (MiniGPT-3D), or is a detector without its heads.
     """
     owner = encoder_owner(model)
     if owner is not model and owner is not getattr(model, "base_model", None):
@@ -176,11 +152,7 @@ def encoder_linear_pattern(model: nn.Module) -> str:
 
 
 def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
-    """Return a regular expression of the modules in the encoder's layers for which `wanted` is True.
-
-    Raises:
-        ValueError: If the layers have none.
-    """
+    """Return a regular expression of the modules in the encoder's layers for which `wanted` is True."""
     owner = encoder_owner(model)
     stack = layer_stack(owner)
     names = sorted(name for name, module in _bare_modules(stack.layers[0]) if wanted(module))
@@ -202,15 +174,7 @@ def _bare_modules(parent: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn
 
 
 def encoder_layer_pattern(model: nn.Module, numbers: Iterable[int] | int | None) -> str:
-    """Return a regular expression of complete layers of the encoder.
-
-    Args:
-        model: A model with a frozen encoder or a point transformer.
-        numbers: Numbers of the layers, from 0; None for all.
-
-    Raises:
-        ValueError: If a layer does not exist.
-    """
+    """Return a regular expression of complete layers of the encoder."""
     stack = layer_stack(model)
     if numbers is None:
         return rf"(.*\.)?{re.escape(stack.path)}\.\d+"  # for encoders of any depth

@@ -13,8 +13,15 @@ from peft import PeftConfig, PeftType, TaskType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
-from hf_any3d.modeling.config_checks import LAYERS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_numbers
 from hf_any3d.tuners.targets import encoder_layer_pattern, trainable_module_names
+
+# Sizes of 0 would be adapters without an effect.
+_RANGES: Ranges = {
+    **dict.fromkeys(("r", "num_prompts"), (1, 16_384)),
+    "mlp_ratio": (0.01, 8),
+    **dict.fromkeys(("cell_size", "voxel_size", "curve_cell"), (1e-6, 1e6)),
+}
 
 
 def extend_peft_type(name: str) -> PeftType:
@@ -54,19 +61,14 @@ class EncoderTunerConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_numbers(self, _RANGES)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
 
 
 @dataclass
 class EncoderLayersConfig(EncoderTunerConfig):
-    """Configuration of a method that adapts complete layers of a frozen encoder, by default all of them.
-
-    Raises:
-        ValueError: If both `target_modules` and `layers_to_transform` are given.
-    """
-
-    ranges: ClassVar[Ranges] = {"layers_to_transform": (-LAYERS[1], LAYERS[1])}
+    """Configuration of a method that adapts complete layers of a frozen encoder, by default all of them."""
 
     layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
@@ -74,7 +76,6 @@ class EncoderLayersConfig(EncoderTunerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_numbers(self, self.ranges)
         if self.target_modules is not None and self.layers_to_transform is not None:
             raise ValueError("give target_modules or layers_to_transform, not both")
 
@@ -86,11 +87,7 @@ _PEFT_HEADS = ["classifier", "score"]
 
 
 class WrappedModule(nn.Module, BaseTunerLayer):
-    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`.
-
-    Args:
-        base_layer: The frozen module.
-    """
+    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`."""
 
     merge_error: ClassVar[str | None] = None
     """Reason why adapters cannot be merged into the module; None if they can."""
@@ -125,11 +122,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
 
     def _add_nested(self, adapter_name: str, **modules: nn.Module) -> None:
-        """Add modules with modules inside to an adapter: PEFT stores names of one level, so leaves are registered.
+        """Add modules with modules inside to an adapter, as `self.nested[adapter_name]`.
 
-        Args:
-            adapter_name: Its name.
-            **modules: They are in `self.nested[adapter_name]`; a leaf `a.b` of `name` is registered as `name_a_b`.
+        PEFT stores names of one level, so leaves are registered: `a.b` of `name` as `name_a_b`.
         """
         for name, module in modules.items():
             for path, leaf in module.named_modules():
@@ -153,12 +148,7 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
 
     def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
-        """Change the floating point type of an adapter, including its running statistics.
-
-        Args:
-            adapter_name: Name of the adapter.
-            dtype: The type; None casts half precision to float32.
-        """
+        """Change the floating point type of an adapter, including its running statistics."""
         for adapter in self._parts_of(adapter_name):
             own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
             if dtype is not None or torch.finfo(own).bits < 32:
@@ -183,12 +173,7 @@ def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
 
 
 class EncoderTuner(BaseTuner):
-    """Tuner of a model's pretrained layers; subclasses define which modules it wraps, and in which layer.
-
-    Raises:
-        ValueError: If the model has no frozen encoder for point tokens and no point transformer, or for a `task_type`
-            of language models.
-    """
+    """Tuner of a model's pretrained layers; subclasses define which modules it wraps, and in which layer."""
 
     tuner_layer_cls: type[WrappedModule]
     target_module_mapping: dict[str, list[str]] = {}
@@ -209,11 +194,7 @@ class EncoderTuner(BaseTuner):
         return {}
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models.
-
-        Raises:
-            ValueError: If the model was quantized by torch's `quantize_dynamic`.
-        """
+        """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
         if any("_packed_params" in module._modules for module in model.modules()):
             raise ValueError(
                 "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected the "

@@ -18,9 +18,6 @@ def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0,
         start: First value.
         end: Last value.
 
-    Raises:
-        ValueError: If a number is negative, or `end` is 0.
-
     Source: ACT (arXiv 2212.08320), Sec. 3, with the lengths of its released program.
     """
     _not_negative(iteration=iteration, steps=steps)
@@ -37,9 +34,6 @@ def kl_weight(iteration: int, delay: int = 10_000, steps: int = 100_000, end: fl
         delay: Optimizer steps at 0.
         steps: Length of the ascent in optimizer steps; 0 for `end` right after the delay.
         end: Last value.
-
-    Raises:
-        ValueError: If a number is negative.
 
     Source: the released program of ACT (arXiv 2212.08320).
     """
@@ -131,9 +125,6 @@ class Codebook(nn.Module):
 
         Call it before the codes are looked up, which saves their vectors for the backward pass.
 
-        Args:
-            tokens: `(batch, groups, width)`.
-
         Returns:
             `(codes,)`, True for replaced codes.
         """
@@ -157,9 +148,6 @@ class Codebook(nn.Module):
         Args:
             tokens: `(batch, groups, width)`.
             token_ids: `(batch, groups)`, the codes that they selected.
-
-        Raises:
-            ValueError: If the model is in half precision, in which small changes of the averages are lost.
         """
         if self.counts.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -234,10 +222,6 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
 
     Half precision would truncate the distribution: it cannot represent the uniform numbers just below 1, which give
     the largest noise.
-
-    Args:
-        like: The logits.
-        generator: Source of randomness; torch's own by default.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     # exponential_ takes ten times as long on a CPU.
@@ -248,9 +232,6 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
 
 def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
     """Measure how unevenly a cloud uses the codes: KL(uniform || mean posterior), averaged over the batch.
-
-    Args:
-        logits: `(batch, groups, codes)`.
 
     Returns:
         A scalar; 0 if all codes are equally likely in every cloud.

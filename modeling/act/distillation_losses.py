@@ -53,9 +53,6 @@ def barlow_loss(predictions: torch.Tensor, targets: torch.Tensor, off_diagonal: 
         predictions: `(batch, tokens, channels)`.
         targets: `(batch, tokens, channels)`.
         off_diagonal: Weight of the correlations between different channels.
-
-    Raises:
-        ValueError: If there are fewer than two tokens.
     """
     tokens = predictions.shape[1]
     if tokens < 2:

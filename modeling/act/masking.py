@@ -60,9 +60,6 @@ def split_by_mask(mask: torch.Tensor, num_masked: int | None = None) -> tuple[to
 
     Returns:
         `(batch, visible)` and `(batch, masked)` indices.
-
-    Raises:
-        ValueError: If `mask` is not of booleans in two dimensions, or hides unequal numbers of patches.
     """
     if mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"mask: shape {tuple(mask.shape)} of {mask.dtype}; expected (batch, groups) of torch.bool")

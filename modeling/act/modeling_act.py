@@ -17,12 +17,10 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,12 +33,9 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    requested_outputs,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import (
@@ -63,19 +58,21 @@ from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, U
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
-    GRIDS,
     PatchEncoder,
     Patches,
-    PointAttention,
     PointBlocks,
     PointHead,
-    TokenGrids,
     TokenPropagation,
     cut_patches,
     group_patches,
     patches_around,
 )
-from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
+from hf_any3d.modeling.point_encoders.pretrained_base import (
+    Encoded,
+    PointTransformerMixin,
+    PointTransformerOutput,
+    PretrainedBaseMixin,
+)
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 
 
@@ -90,51 +87,15 @@ def _sizes_of(student: PreTrainedConfig) -> dict[str, int]:
 
 
 @dataclass
-class ActOutput(ModelOutput):
+class ActOutput(PointTransformerOutput):
     """Token features of point clouds.
 
     Args:
-        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first where there is one, after the final
-            norm.
-        pooler_output: `(batch, len(config.pooling) * hidden)`, the input of a head.
-        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centers among the input points.
-        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, the input of the first block, without positions, and the output of each block,
-            before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
-        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
-            adapter adds are among the tokens.
         added_tokens: The tokens `(batch, some, hidden)` that adapters leave behind the output of each requested block,
             before any norm; None if there are none.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    centers: torch.Tensor | None = None
-    center_index: torch.Tensor | None = None
-    layer_outputs: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     added_tokens: tuple[torch.Tensor, ...] | None = None
-
-
-class Encoded(NamedTuple):
-    """Output of the transformer blocks.
-
-    Args:
-        last_hidden_state: `(batch, 1 + tokens, hidden)` after the final norm; the class token comes first where there
-            is one.
-        layer_outputs: Output of each requested block, before any norm.
-        hidden_states: On request, the input of the first block and the output of each.
-        attentions: On request, the weights of each block.
-        added: By the number of a block, the tokens that adapters leave behind its output, before any norm.
-    """
-
-    last_hidden_state: torch.Tensor
-    layer_outputs: tuple[torch.Tensor, ...] = ()
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    added: Mapping[int, torch.Tensor] = MappingProxyType({})
 
 
 class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
@@ -189,12 +150,8 @@ class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixi
         return config
 
 
-class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
-    """Point transformer: patches, mini-PointNet, transformer blocks, final norm.
-
-    Args:
-        config: The configuration.
-    """
+class ActModel(PointTransformerMixin, ActPreTrainedModel):
+    """Point transformer: patches, mini-PointNet, transformer blocks, final norm."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -219,20 +176,6 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         self.side_alpha = nn.Parameter(torch.zeros(1)) if config.side_network else None
         self.post_init()
 
-    @property
-    def layer_stack(self) -> LayerStack:
-        """The blocks and their properties for adapters; all of this model is pretrained."""
-        return LayerStack(
-            layers=self.blocks.layers,
-            path="blocks.layers",
-            branch="mlp",
-            hidden_size=self.config.hidden_size,
-            views=GRIDS,
-            is_open=True,
-            pretrained=tuple(self._modules),
-            final_norm="norm",
-        )
-
     @strict_forward
     def forward(
         self,
@@ -241,19 +184,7 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> ActOutput:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
-            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
-            output_attentions: The same for the attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention.
-        """
+        """Encode point clouds."""
         patches = self.cut(points)
         tokens = self.patch_encoder(patches.neighborhoods)  # (batch, groups, hidden)
         returned, embed = (output_layers, output_hidden_states, output_attentions), partial(self.embed_patches, points)
@@ -275,74 +206,22 @@ class ActModel(AdaptedBaseMixin, ActPreTrainedModel):
     def embed_patches(
         self, points: torch.Tensor, num_groups: int, group_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens and positions `(batch, num_groups, hidden)` of other patches of the same clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, which `forward` has checked.
-            num_groups: Patches per cloud.
-            group_size: Points per patch.
-        """
+        """Return tokens and positions `(batch, num_groups, hidden)` of other patches of the same clouds."""
         points = in_full_precision(points, self.norm.weight.dtype)
         patches = group_patches(points, num_groups, group_size, self.config.sampling_min_squared_norm)
         positions = self.position_embed(in_precision_of(self.position_embed, patches.centers))
         return self.patch_encoder(patches.neighborhoods), positions
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Raises:
-            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
-                infinite or too large.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
         return cut_patches(points, self.config, self.norm.weight.dtype)
 
-    def encode(
-        self,
-        tokens: torch.Tensor,
-        centers: torch.Tensor,
-        output_layers: Sequence[int] = (),
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    ) -> Encoded:
-        """Run the transformer on all or some tokens of a cloud.
-
-        Args:
-            tokens: `(batch, tokens, hidden)`.
-            centers: `(batch, tokens, 3)`, their positions.
-            output_layers: Numbers of blocks whose outputs are returned too.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
-            embed_patches: Embeds other patches of the clouds, for adapters that read them.
-        """
-        config = self.config
-        return_hidden, return_attentions = requested_outputs(
-            config, output_hidden_states, output_attentions, config._attn_implementation
-        )
+    def encode(self, tokens: torch.Tensor, centers: torch.Tensor, *requested: Any, **kwargs: Any) -> Encoded:
+        """Run the transformer on all or some tokens `(batch, tokens, hidden)` of a cloud; see `run_blocks`."""
         positions = self.position_embed(in_precision_of(self.position_embed, centers))
         if self.class_token is not None:
             tokens, positions = self.class_token(tokens, positions)
-        tokens = self.input_tokens(tokens)
-        # Cell size in radii: about six patches per cell, whatever their number.
-        edge = 4 / math.sqrt(self.config.num_groups)
-        geometry = TokenGrids(centers, edge, tokens.shape[1] - centers.shape[1]) if self._is_guided else None
-        if geometry is not None:
-            geometry.embed_patches = embed_patches
-        layers = self.blocks.layers
-        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
-        # All blocks come after the requested ones, whose number divides the outputs again.
-        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
-        added: dict[int, torch.Tensor] = {}
-        with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added)
-            attentions = recorder.weights if return_attentions else None
-        count = len(output_layers)
-        states = (tokens, *outputs[count:]) if return_hidden else None
-        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions, added)
-
-    @property
-    def _is_guided(self) -> bool:
-        return any(getattr(layer, "takes_geometry", False) for layer in self.blocks.layers)
+        return self.run_blocks(tokens, positions, centers, *requested, **kwargs)
 
     def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
         # The side network has no class token to mix with.
@@ -397,55 +276,18 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> PointCloudClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.act(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        output = self.act(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return PointCloudClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            unknown=self.score_unknown(output.pooler_output, logits),
-        )
+        loss = classification_loss(logits, labels, self.config)
+        unknown = self.score_unknown(output.pooler_output, logits)
+        return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
 
 class ActSegmenter(ActPreTrainedModel):
-    """Base class of the segmentation models: the model without class token, propagation, and a head for each point.
-
-    Args:
-        config: The configuration.
-        condition_width: Channels of a subclass's additional features of a cloud.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """Base class of the segmentation models: the model without class token, propagation, and a head for each point."""
 
     def __init__(self, config: ActConfig, condition_width: int = 0):
         # Do not change the caller's config, which may be a classifier's or a pretrained model's.
@@ -454,40 +296,22 @@ class ActSegmenter(ActPreTrainedModel):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
-        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
-            raise ValueError(
-                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
-                f"num_hidden_layers is {config.num_hidden_layers}"
-            )
-        if not config.segmentation_head_widths:
-            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
         token_width = len(layers) * config.hidden_size
         self.act = ActModel(config)
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + condition_width, config)
 
     def point_logits(
-        self,
-        points: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, ActOutput]:
         """Compute logits `(batch, points, labels)`, and return the base model's output too; see `forward`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             condition: `(batch, condition_width)`, additional features of each cloud.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
+            **kwargs: As in `forward`.
         """
-        output = self.act(
-            points,
-            output_layers=self.config.segmentation_layers,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm.
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
@@ -521,49 +345,15 @@ class ActForSemanticSegmentation(ActSegmenter):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        logits, output = self.point_logits(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class ActForPartSegmentation(ActSegmenter):
-    """ACT model that predicts a part for every point of an object, given the object's category.
-
-    Args:
-        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
-
-    Raises:
-        ValueError: If `category_parts` is missing or names a part that is not among the labels.
-    """
+    """ACT model that predicts a part for every point of an object, given the object's category."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
@@ -578,40 +368,19 @@ class ActForPartSegmentation(ActSegmenter):
         points: torch.Tensor,
         category: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Segment objects.
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out if the model has only one category.
-            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories have the lowest value of their dtype.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the category is missing or has another shape; if there is not one label for each point; if
-                attention weights are requested without eager attention.
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
         """
         category = checked_category(category, points, self.config.num_categories)
         embedded = self.category_norm(self.category_embedding(category))
         condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
-        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        logits, output = self.point_logits(points, condition, **kwargs)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 @dataclass
@@ -654,10 +423,6 @@ class ActForPreTraining(ActPreTrainedModel):
         config: The configuration, with an `autoencoder_config`.
         autoencoder: A trained autoencoder; by default a randomly initialized one is built from the config.
         student: An encoder of `config.student_config`; by default a randomly initialized one is built from it.
-
-    Raises:
-        ValueError: If the config has no `autoencoder_config`, or one with other patches; if the student is not
-            an encoder of patches, or has other sizes than the config.
 
     Source: ACT (arXiv 2212.08320), Sec. 3.3.
     """
@@ -795,10 +560,6 @@ class ActForPreTraining(ActPreTrainedModel):
             return_loss: Whether to compute the loss.
             output_hidden_states: Whether to return the student's hidden states; None for the config's choice.
             output_attentions: The same for the student's attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have the wrong shape, or the mask hides all patches or unequal numbers.
         """
         patches = self.cut(points)
         num_masked = None
@@ -837,11 +598,7 @@ class ActForPreTraining(ActPreTrainedModel):
         )
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that are hidden from the student, or not.
-
-        Raises:
-            ValueError: As `ActModel.cut`.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that are hidden from the student, or not."""
         if self._reads_voxels:
             return cut_patches(points, self.config, self.decoder_norm.weight.dtype)
         return self.act.cut(points)
@@ -870,9 +627,6 @@ class ActForPreTraining(ActPreTrainedModel):
     @torch.no_grad()
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
         """Compute features of full clouds for a linear probe, to evaluate the student during pretraining.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
 
         Returns:
             `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output

@@ -60,13 +60,6 @@ _SLOPE = 0.2
 class GraphConvolution(nn.Module):
     """Edge convolutions on one graph of nearest centers, and a layer on their concatenated outputs.
 
-    Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
-        input_width: Output channels of the first linear layer.
-        widths: Output channels of the edge convolutions.
-        num_neighbors: Neighbors of a token, including itself.
-
     Source: DGCNN (arXiv 1801.07829) as Point-BERT (arXiv 2111.14819) uses it, with a fixed graph.
     """
 
@@ -91,12 +84,7 @@ class GraphConvolution(nn.Module):
         return knn(centers, centers, self.num_neighbors)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
-
-        Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`, from `neighbors_of`.
-        """
+        """Map tokens to `(batch, tokens, out_channels)`."""
         tokens = self.input(tokens)
         outputs = []
         for layer in self.layers:
@@ -107,12 +95,7 @@ class GraphConvolution(nn.Module):
 
 
 class EdgeLayer(nn.Module):
-    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbors j of token i.
-
-    Args:
-        in_channels: Input channels of a token.
-        out_channels: Output channels of a token.
-    """
+    """Edge convolution: the maximum of `leaky_relu(norm(W [f_j - f_i; f_i]))` over the neighbors j of token i."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -120,12 +103,7 @@ class EdgeLayer(nn.Module):
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Map tokens to `(batch, tokens, out_channels)`.
-
-        Args:
-            tokens: `(batch, tokens, in_channels)`.
-            neighbors: `(batch, tokens, k)`.
-        """
+        """Map tokens to `(batch, tokens, out_channels)`."""
         if not is_unmodified(self.linear, self.norm):
             ends = group(tokens, neighbors)  # (batch, tokens, k, in_channels)
             starts = tokens.unsqueeze(2).expand_as(ends)
@@ -164,12 +142,6 @@ def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
 
 class Prompts(nn.Module):
     """Learned tokens before those of a cloud, with learned positions.
-
-    Args:
-        depth: Number of layers with their own prompts: 1, or all.
-        count: Prompts per layer.
-        width: Channels of a token.
-        dropout: Dropout of the tokens in training; positions have none.
 
     Source: Visual Prompt Tuning (arXiv 2203.12119).
     """
@@ -296,12 +268,6 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
 class FoldingDecoder(nn.Module):
     """Predict coarse points with an MLP, and fine points by folding a grid of four corners around each of them.
 
-    Args:
-        width: Channels of a token.
-        group_size: Fine points per patch, a multiple of 4.
-        coarse_width: Hidden channels of the MLP.
-        folding_width: Hidden channels of the folding layers.
-
     Source: FoldingNet (arXiv 1712.07262) as Point-BERT (arXiv 2111.14819) uses it.
     """
 
@@ -324,9 +290,6 @@ class FoldingDecoder(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruct the points of patches, relative to their centers.
-
-        Args:
-            tokens: `(batch, groups, width)`.
 
         Returns:
             Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`, four
@@ -400,10 +363,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
     With an `encoder_config`, a frozen transformer reads the code vectors along with learned prompts (ACT's cross-modal
     teacher); without one, this is Point-BERT's dVAE.
 
-    Args:
-        config: The configuration.
-        encoder: A loaded teacher; by default a randomly initialized one is built from the config.
-
     Source: ACT (arXiv 2212.08320), Sec. 3.1; Point-BERT (arXiv 2111.14819), Sec. 3.1.
     """
 
@@ -466,15 +425,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         """Build an untrained autoencoder around a pretrained text, vision or audio encoder, which stays frozen.
 
         The same as `from_encoder_pretrained`, which describes each setting, under ACT's name.
-
-        Args:
-            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
-            **settings: `config` instead of the name, `tower`, `revision`, `num_layers`, `dtype`,
-                `attn_implementation`, `device_map`, `quantization_config`, and any field of `ActAutoencoderConfig`.
-
-        Raises:
-            UnsupportedEncoder: If the encoder's family or tower is not supported.
-            ValueError: If both or neither of name and config are given.
         """
         return cls.from_encoder_pretrained(encoder_name_or_path, **settings)
 
@@ -503,11 +453,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             return_loss: Whether to compute the losses.
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have another shape, or temperature or weight are out of range; if hidden states
-                or attention weights are requested without a teacher, or attention weights without eager attention.
         """
         return_hidden, return_attentions = self._requested_outputs(output_hidden_states, output_attentions)
         if not temperature > 0:

@@ -7,42 +7,18 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import (
-    CHANNELS,
-    EPSILON,
-    SHARE,
-    SPREAD,
-    TOKENS,
-    CategoriesConfigMixin,
-    Ranges,
-    check_choices,
-    check_numbers,
-)
+from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
-    **dict.fromkeys(("num_tokens", "tokenizer_neighbors"), TOKENS),
-    **dict.fromkeys(("tokenizer_width", "tokenizer_bottlenecks", "head_widths"), CHANNELS),
-    **dict.fromkeys(("propagation_width", "text_width"), CHANNELS),
-    **dict.fromkeys(("offset_eps", "final_norm_eps"), EPSILON),
-    **dict.fromkeys(("tokenizer_beta", "line_direction", "plane_distance"), (-1e6, 1e6)),
-    **dict.fromkeys(("token_scale", "sampling_min_squared_norm"), (0, 1e6)),
-    **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, TOKENS[1])),
-    "in_channels": (3, 4096),
-    "tokenizer_blocks": (0, 64),
+    **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, 1e5)),
     "tokenizer_alpha": (1e-6, 1e6),
     "num_views": (1, 6),
-    "random_places_seed": (0, 2**32 - 1),
-    "line_length": (2, TOKENS[1]),
-    "plane_size": (1, 65_536),
-    "head_dropout": SHARE,
-    "category_parts": (0, 10**6),
+    "line_length": (2, 100_000),
     "temperature": (0.01, 1e6),
-    "initializer_range": SPREAD,
-    "hidden_size": CHANNELS,
     **UNKNOWN_RANGES,
 }
 _CHOICES = {
@@ -116,28 +92,8 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
 class PointTokenizerConfig(TokenizerConfig):
     r"""Configuration of an Any2Point model without its encoder: tokenizer, pooling and classification head.
 
-    Args:
-        hidden_size: Channels of a token: the width of the encoder that is left out.
-        in_channels: See `Any2PointConfig`, as for all that follow.
-        num_tokens: Tokens of a cloud.
-        tokenizer: "point_pn" or "patch".
-        tokenizer_width: Channels inside the tokenizer.
-        tokenizer_weights: "random" or "generated_shapes", with which a new tokenizer starts.
-        tokenizer_neighbors: Points in a neighborhood.
-        tokenizer_blocks: Residual blocks of each stage.
-        tokenizer_bottlenecks: Hidden width of each stage's blocks.
-        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
-        tokenizer_beta: Factor of the offsets in the sinusoid.
-        offset_normalization: Divisor of neighbor offsets.
-        offset_eps: Added to that divisor.
-        token_scale: Normalize every channel over all tokens, with this initial gain; None for no norm.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centers.
-        sampling_tie_rule: "first" or "cuda".
-        pooling: Input of the head, in order: any of "max" and "mean"; there is no class token.
-        head_widths: Widths of the head's hidden layers.
-        head_bias: Whether hidden linear layers of the head have a bias.
-        head_dropout: Dropout after each hidden layer of the head.
-        initializer_range: Standard deviation of initial weights.
+    Fields are those of `Any2PointConfig`, and `hidden_size`, the width of the encoder that is left out; `pooling` is
+    of "max" and "mean", as there is no class token.
     """
 
     model_type = "point_tokenizer"
@@ -156,9 +112,6 @@ class PointTokenizerConfig(TokenizerConfig):
 
         Args:
             config: With an `encoder_config`, whose width the tokens keep.
-
-        Raises:
-            ValueError: If the class token is its only pooling.
         """
         shared = {name: getattr(config, name) for name in TokenizerConfig.__annotations__}
         return cls(

@@ -70,14 +70,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     own_projection,
     text_tower_settings,
 )
-from hf_any3d.modeling.point_encoders.zero_shot import (
-    LARGEST_SCALE,
-    TextFeaturesMixin,
-    ZeroShotOutput,
-    pair_loss,
-    scaled_cosines,
-    unit_vectors_like,
-)
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin, ZeroShotOutput
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 
@@ -125,10 +118,6 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
         they improve, tokenizer, scale of the tokens and head, is outside of the encoder. That is not measured. All
         layers of the encoder are used unless `num_layers` is given. For the paper's settings give `tokenizer=
         "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
-
-        Args:
-            encoder_config: Config of the encoder.
-            given: Settings of the caller.
         """
         return fill_in(cls.small_data_defaults, encoder_config, given)
 
@@ -141,9 +130,6 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
 
         Returns:
             Names of the trained parameters.
-
-        Raises:
-            ValueError: If the encoder has adapters, is quantized or has an `encoder_dtype` of half precision.
         """
         core, config = getattr(self, self.base_model_prefix, self), self.config
         # A separate generator, so that the random numbers of a training run do not change.
@@ -164,10 +150,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     Guided adapters are added by PEFT (`get_peft_model(model, GuidedAdapterConfig())`); without them this is the
     frozen encoder on point tokens.
-
-    Args:
-        config: The configuration, with an `encoder_config`.
-        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
     """
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -220,22 +202,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
     ) -> Any2PointOutput:
-        """Compute token features of point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_levels: Whether to return the features of the tokenizer's stages.
-            output_hidden_states: Whether to return the hidden states of the layers; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-            point_index: Centers and neighbors of the points, as `PointIndexer` computes them in a collator; None to
-                compute them here.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is no cloud, a cloud has another shape or too few points, or a number in it is NaN,
-                infinite or too large; if `point_index` belongs to other points; if attention weights are requested
-                without eager attention, or of an encoder whose layers do not return them.
-        """
+        """Compute token features of point clouds; `output_levels` adds those of the tokenizer's stages."""
         config = self.config
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, self.encoder.config._attn_implementation
@@ -353,12 +320,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
 
 class _Any2PointWithHead(Any2PointPreTrainedModel):
-    """`Any2PointModel` as `any2point`; a subclass adds a head.
-
-    Args:
-        config: The configuration, with `num_labels` or `id2label`.
-        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
-    """
+    """`Any2PointModel` as `any2point`; a subclass adds a head."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -382,43 +344,15 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         self,
         points: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> PointCloudClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-            point_index: As in `Any2PointModel.forward`.
-
-        Returns:
-            `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.any2point(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            point_index=point_index,
-            return_dict=True,
-        )
+        """Return `logits (batch, labels)`, and `unknown (batch,)` if the config has `unknown_rows`."""
+        output = self.any2point(points, point_index=point_index, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return PointCloudClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            unknown=self.score_unknown(output.pooler_output, logits),
-        )
+        loss = classification_loss(logits, labels, self.config)
+        unknown = self.score_unknown(output.pooler_output, logits)
+        return PointCloudClassifierOutput(loss, logits, output.hidden_states, output.attentions, unknown)
 
 
 class PointPropagation(nn.Module):
@@ -427,10 +361,6 @@ class PointPropagation(nn.Module):
     The features of a point are a sum over the three nearest tokens, the cloud, the point's own channels with its
     position relative to those tokens (without it, neighbors across an edge would look alike), and the tokenizer's
     levels at the nearest places.
-
-    Args:
-        config: The model's configuration.
-        level_widths: Channels of the tokenizer's levels; empty to ignore them.
     """
 
     def __init__(self, config: Any2PointConfig, level_widths: Sequence[int] = ()):
@@ -447,15 +377,12 @@ class PointPropagation(nn.Module):
     def forward(
         self, points: torch.Tensor, features: Any2PointOutput, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Compute features of every point.
+        """Compute features of every point: `(batch, points, width)`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             features: Output of `Any2PointModel` for these points.
             condition: `(batch, width)`, added to every point of a cloud, or None.
-
-        Returns:
-            `(batch, points, width)`.
         """
         dtype = precision_of(self)
         # Coordinates stay in full precision in a half precision model.
@@ -501,27 +428,16 @@ class Any2PointSegmenter(_Any2PointWithHead):
         )
 
     def point_logits(
-        self,
-        points: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, Any2PointOutput]:
         """Return logits `(batch, points, labels)` of every point, and the output of the model; see `forward`.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             condition: `(batch, propagation_width)`, added to every point of a cloud, or None.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
+            **kwargs: As in `forward`.
         """
-        features = self.any2point(
-            points,
-            output_levels=self.config.propagate_levels,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        features = self.any2point(points, output_levels=self.config.propagate_levels, **kwargs, return_dict=True)
         point_features = self.propagation(points, features, condition)
         return self.segmenter(point_features.flatten(0, 1)).unflatten(0, points.shape[:2]), features
 
@@ -535,50 +451,15 @@ class Any2PointForSemanticSegmentation(Any2PointSegmenter):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        logits, output = self.point_logits(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions
-        )
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class Any2PointForPartSegmentation(Any2PointSegmenter):
-    """Predicts the part of every point of an object, given the object's category.
-
-    Args:
-        config: The configuration, with `id2label` (the parts of all categories) and `category_parts`.
-        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
-
-    Raises:
-        ValueError: If `category_parts` is missing or contains a part that is not a label.
-    """
+    """Predicts the part of every point of an object, given the object's category."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
@@ -592,39 +473,18 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         points: torch.Tensor,
         category: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Segment objects.
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            category: `(batch,)` category numbers; may be left out if the model has only one category.
-            labels: `(batch, points)` part numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, parts)`, over the parts of all categories; with `restrict_to_category_parts` those
-            of other categories have the lowest value of their dtype.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the category is missing or has another shape; if there is not one label for each point; if
-                attention weights are requested without eager attention.
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
         """
         category = checked_category(category, points, self.config.num_categories)
         condition = self.category_embedding(category)  # (batch, propagation_width)
-        logits, output = self.point_logits(points, condition, output_hidden_states, output_attentions)
+        logits, output = self.point_logits(points, condition, **kwargs)
         if self.config.restrict_to_category_parts:
             logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class PointTextAlignment(nn.Module):
@@ -651,22 +511,13 @@ class PointTextAlignment(nn.Module):
         self.projection.bias.zero_()
 
 
-class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointPreTrainedModel):
+class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2PointPreTrainedModel):
     """`Any2PointModel` that compares clouds with texts, as `CLIPModel` compares images with texts.
 
     The texts are encoded by the frozen text tower of the encoder's checkpoint. It is loaded when first needed, by the
     recorded name, revision and checksum, and is not part of the model: it is neither stored nor adapted, and its
     parameters do not count. Train the model on pairs of clouds and texts before use.
-
-    Args:
-        config: The configuration, with `text_width`, which `from_encoder_pretrained` sets.
-        encoder: A loaded encoder; by default a randomly initialized one is built from the config.
-
-    Raises:
-        ValueError: If the config has no `text_width`.
     """
-
-    input_modalities = ("point_cloud", "text")
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
@@ -728,10 +579,6 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
 
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.any2point(points, return_dict=True).pooler_output)[0]
-
     @strict_forward
     def forward(
         self,
@@ -742,45 +589,9 @@ class Any2PointForZeroShotPointCloudClassification(TextFeaturesMixin, Any2PointP
         labels: torch.Tensor | None = None,
         text_labels: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> ZeroShotOutput:
-        """Compare clouds with texts.
-
-        Args:
-            points: `(clouds, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`, 0 for padding.
-            text_embeds: `(texts, text_width)`, embedded texts instead of both.
-            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
-                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
-            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
-            return_loss: Whether to return the loss.
-            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
-                pairs; if attention weights are requested without eager attention.
-        """
+        """Compare clouds with texts."""
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output = self.any2point(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
-        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
-        logits = loss = None
-        if text_embeds is not None:
-            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
-            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
-        if return_loss or (return_loss is None and labels is not None):
-            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
-        return ZeroShotOutput(
-            loss=loss,
-            logits_per_point_cloud=logits,
-            logits_per_text=None if logits is None else logits.T,
-            point_embeds=point_embeds,
-            text_embeds=text_embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        output = self.any2point(points, **kwargs, return_dict=True)
+        return self.compare(output, text_embeds, labels, text_labels, return_loss)

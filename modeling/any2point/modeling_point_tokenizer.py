@@ -36,11 +36,7 @@ class PointTokenizerPreTrainedModel(
 
 
 class PointTokenizerModel(PointTokenizerPreTrainedModel):
-    """The tokenizer of an Any2Point model, and the maximum or mean of its tokens; there is no encoder.
-
-    Args:
-        config: The configuration.
-    """
+    """The tokenizer of an Any2Point model, and the maximum or mean of its tokens; there is no encoder."""
 
     def __init__(self, config: PointTokenizerConfig):
         super().__init__(config)
@@ -61,20 +57,9 @@ class PointTokenizerModel(PointTokenizerPreTrainedModel):
     ) -> PointFeaturesOutput:
         """Compute token features of point clouds.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_hidden_states: Whether to return the tokens, the only hidden state; None for the config's choice.
-            output_attentions: Not supported: there is no attention.
-            point_index: As in `Any2PointModel.forward`.
-
         Returns:
             `last_hidden_state (batch, tokens, hidden)`, `pooler_output (batch, len(config.pooling) * hidden)`, and the
             tokens' `centers (batch, tokens, 3)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If a cloud has another shape or too few points, or a number in it is NaN, infinite or too
-                large; if `point_index` belongs to other points; if attention weights are requested.
         """
         with_states = self.returns_states(output_hidden_states, output_attentions)
         points = in_full_precision(points, self.dtype)
@@ -108,23 +93,7 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
         output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the model's hidden states; None for the config's choice.
-            output_attentions: Not supported: there is no attention.
-            point_index: As in `Any2PointModel.forward`.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
-        """
+        """Classify point clouds; returns `logits (batch, labels)`."""
         output = self.point_tokenizer_model(
             points,
             output_hidden_states=output_hidden_states,
@@ -133,9 +102,5 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)

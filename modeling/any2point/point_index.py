@@ -17,15 +17,10 @@ from hf_any3d.modeling.any2point.configuration_any2point import TokenizerConfig
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, knn
 
-KEYS = ("centers", "center_positions", "neighbors")
-
 
 @dataclass(frozen=True)
 class PointIndexer:
     """Compute the `point_index` of a model's forward pass; the `indexer` of a `PointCloudCollator`.
-
-    Args:
-        config: The model's configuration.
 
     Example:
         ```python
@@ -43,9 +38,6 @@ class PointIndexer:
             `center_positions` `(batch, centers, 3)`, by which a forward pass recognizes the points; `neighbors`, for
             each stage `(batch, centers of the stage, k)`, numbers among the input points, then among the centers of
             the stage before.
-
-        Raises:
-            ValueError: If a cloud has too few points or a coordinate is out of range.
         """
         config = self.config
         if points.ndim != 3 or points.shape[1] < config.min_points:
@@ -88,39 +80,18 @@ def nearest(centers: Tensor, xyz: Tensor, config: TokenizerConfig) -> Tensor:
 
 
 def check_point_index(point_index: Mapping[str, Any], xyz: Tensor, config: TokenizerConfig) -> None:
-    """Refuse an index of other points or another configuration.
-
-    Args:
-        point_index: As `PointIndexer` computes it.
-        xyz: `(batch, points, 3)`.
-        config: The model's configuration.
-
-    Raises:
-        ValueError: If a part is missing, has another shape or type, or the centers are not where they were when the
-            points were indexed. On an accelerator the last is raised by a later call, which does not wait for it.
-    """
-    if not isinstance(point_index, Mapping) or set(point_index) != set(KEYS):
-        found = sorted(point_index) if isinstance(point_index, Mapping) else type(point_index).__name__
-        raise ValueError(f"point_index: {found}; expected a mapping with {', '.join(KEYS)}, as PointIndexer makes it")
+    """Refuse an index, as `PointIndexer` computes it, of other points than `(batch, points, 3)` or another config."""
     batch, count = len(xyz), config.num_tokens << (config.num_stages - 1)
     expected = {"centers": (batch, count), "center_positions": (batch, count, 3)}
-    found = {name: point_index[name] for name in expected}
+    arrays = {name: point_index[name] for name in expected}
     places = xyz.shape[1]
     for stage, index in enumerate(point_index["neighbors"]):
-        found[f"neighbors[{stage}]"] = index
+        arrays[f"neighbors[{stage}]"] = index
         expected[f"neighbors[{stage}]"] = (batch, count >> stage, min(config.tokenizer_neighbors, places))
         places = count >> stage
-    if len(point_index["neighbors"]) != config.num_stages:
-        raise ValueError(
-            f"point_index: neighbors of {len(point_index['neighbors'])} stages; expected {config.num_stages}"
-        )
-    for name, index in found.items():
+    for name, index in arrays.items():
         if tuple(index.shape) != expected[name]:
             raise ValueError(f"point_index: {name} has shape {tuple(index.shape)}; expected {expected[name]}")
-        if index.is_floating_point() != (name == "center_positions"):
-            raise ValueError(f"point_index: {name} has type {index.dtype}")
-        if index.device != xyz.device:
-            raise ValueError(f"point_index: {name} is on {index.device}; expected {xyz.device}, as points")
     if torch.compiler.is_compiling():
         return
     moved = gather_points(xyz, point_index["centers"]) != point_index["center_positions"].to(xyz.dtype)

@@ -51,15 +51,8 @@ class PointTokens:
 class Tokenizer(nn.Module):
     """Base class of the tokenizers; a subclass implements `tokenize`.
 
-    Args:
-        config: The model's configuration.
-        hidden_size: Channels of a token.
-
     Attributes:
         level_widths: Channels of each of `PointTokens.levels`.
-
-    Raises:
-        ValueError: If `config.tokenizer_weights` names weights that do not fit.
     """
 
     level_widths: tuple[int, ...] = ()
@@ -106,10 +99,6 @@ class Tokenizer(nn.Module):
             points: xyz first.
             with_levels: Whether to return `levels`.
             point_index: Centers and neighbors of the points, as `PointIndexer` computes them; None to compute them.
-
-        Raises:
-            ValueError: If the shape is another, a cloud has fewer than `config.min_points` points, or `point_index`
-                belongs to other points.
         """
         check_points(points, self.config)
         given = {} if point_index is None else {"point_index": point_index}
@@ -126,9 +115,6 @@ class PointTokenizer(Tokenizer):
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Trained from scratch
     (Any2Point, Sec. 3.1; Point-PN in its light form).
-
-    Raises:
-        ValueError: If a cloud has fewer points than the first stage takes centers or neighbors.
     """
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
@@ -231,9 +217,6 @@ class PatchTokenizer(Tokenizer):
 
     Shape: points `(batch, points, in_channels)`, at least `config.min_points` points. Lighter than `PointTokenizer`
     and better for few shapes; not in the released Any2Point programs (Point-BERT, Sec. 3.1).
-
-    Raises:
-        ValueError: If a cloud has fewer points than there are tokens or neighbors.
     """
 
     def __init__(self, config: TokenizerConfig, hidden_size: int):
@@ -270,11 +253,7 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {"point_pn": PointTokenizer, "patch": P
 
 
 def check_points(points: torch.Tensor, config: TokenizerConfig) -> None:
-    """Check the shape of points.
-
-    Raises:
-        ValueError: If the shape is not `(batch, points, in_channels)` or there are too few points.
-    """
+    """Check the shape of points."""
     check_channels(points, config.in_channels)
     if points.shape[1] < config.min_points:
         raise ValueError(

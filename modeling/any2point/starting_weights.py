@@ -26,12 +26,7 @@ FITS: dict[str, Any] = {"tokenizer": "patch", "tokenizer_width": 96, "hidden_siz
 
 
 def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
-    """Say why the weights do not fit a tokenizer; None if they do.
-
-    Args:
-        settings: Of the tokenizer, by their names in `TokenizerConfig`.
-        hidden_size: Channels of a token.
-    """
+    """Say why the weights do not fit a tokenizer; None if they do."""
     found = {**settings, "hidden_size": hidden_size}
     for name, needed in FITS.items():
         if found[name] != needed:

@@ -93,11 +93,6 @@ def rotate_into_views(centers: torch.Tensor, num_views: int) -> torch.Tensor:
 def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
     """Return places that do not depend on the coordinates, for comparison; see `token_places` of the config.
 
-    Args:
-        rotated: `(batch, views, tokens, 3)`; only the shape is used.
-        extent: Length of the line, or (width, height) of the image.
-        config: The model's configuration.
-
     Returns:
         `(batch, views, tokens, 1 or 2)` in [0, length - 1].
     """

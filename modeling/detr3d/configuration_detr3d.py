@@ -7,17 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import (
-    CHANNELS,
-    EPSILON,
-    HEADS,
-    LAYERS,
-    SHARE,
-    TOKENS,
-    Ranges,
-    check_choices,
-    check_numbers,
-)
+from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
@@ -31,27 +21,9 @@ RELEASED: dict[str, Any] = {
 RELEASED_RADII = (0.4**2, 0.8**2, 1.2**2)
 """Radii of the masked encoder's attention in the released program, which squares them before it compares distances."""
 _RANGES: Ranges = {
-    **dict.fromkeys(("hidden_size", "encoder_hidden_size", "group_widths", "downsampling_widths"), CHANNELS),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 2**20)),
-    **dict.fromkeys(("encoder_layers", "decoder_layers"), LAYERS),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), HEADS),
-    **dict.fromkeys(("num_tokens", "num_queries"), TOKENS),
-    **dict.fromkeys(("num_neighbors", "downsampling_neighbors"), (1, 4096)),
     **dict.fromkeys(("group_radius", "downsampling_radius", "attention_radii"), (1e-6, 1e6)),
     **dict.fromkeys(("max_center_offset", "min_extent"), (1e-6, 1e6)),
-    **dict.fromkeys(("dropout", "encoder_dropout", "head_dropout"), SHARE),
-    **dict.fromkeys(
-        (
-            *("class_cost", "center_cost", "giou_cost", "objectness_cost"),
-            *("class_loss_weight", "no_object_weight", "center_loss_weight", "size_loss_weight", "giou_loss_weight"),
-            *("heading_class_loss_weight", "heading_residual_loss_weight", "focal_gamma"),
-        ),
-        (0, 1e6),
-    ),
-    "in_channels": (3, 4096),
     "num_heading_bins": (1, 3600),
-    "sampling_min_squared_norm": (0, 1e6),
-    "layer_norm_eps": EPSILON,
 }
 ACTIVATIONS = ("relu", "gelu", "leaky_relu")
 
@@ -203,18 +175,6 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
                 "point_encoder_up_axis": ("y", "z"),
             },
         )
-        for width, heads in (
-            ("encoder_hidden_size", "encoder_attention_heads"),
-            ("hidden_size", "decoder_attention_heads"),
-        ):
-            if getattr(self, width) % getattr(self, heads):
-                raise ValueError(
-                    f"{heads}={getattr(self, heads)}; expected a divisor of {width}={getattr(self, width)}"
-                )
-        if self.hidden_size % 2:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}; expected an even number: positions are sines and cosines"
-            )
         if self.attention_radii is not None and len(self.attention_radii) != self.encoder_layers:
             raise ValueError(
                 f"attention_radii={self.attention_radii}; expected {self.encoder_layers} radii, one for each of "

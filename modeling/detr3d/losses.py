@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,32 +65,19 @@ class BoxTargets:
 
     @classmethod
     def checked(cls, labels: Any, batch: int, config: Detr3DConfig) -> BoxTargets:
-        """Check the labels of a batch and pad them.
-
-        Args:
-            labels: `class_labels (objects,)` and `boxes (objects, 7)` of each cloud.
-            batch: Number of clouds.
-            config: Has the numbers of classes, queries and headings.
-
-        Raises:
-            ValueError: If they are not as described; names the cloud, the box and what is allowed.
-        """
-        if not isinstance(labels, Sequence) or len(labels) != batch:
-            found = f"{len(labels)} entries" if isinstance(labels, Sequence) else type(labels).__name__
-            raise ValueError(f"labels: {found}; expected a list of {batch} dicts, one for each cloud")
-        classes, boxes = [], []
-        for number, one in enumerate(labels):
-            where = f"labels[{number}]"
-            if not isinstance(one, Mapping) or not {"class_labels", "boxes"} <= one.keys():
-                found = sorted(one) if isinstance(one, Mapping) else type(one).__name__
-                raise ValueError(f"{where}: {found}; expected a dict with class_labels and boxes")
-            own = one["class_labels"], one["boxes"]
-            check_boxes(*own, where, config)
-            classes.append(own[0])
-            boxes.append(own[1].to(torch.promote_types(own[1].dtype, torch.float32)).reshape(-1, BOX_SIZE))
+        """Check the labels of a batch and pad them."""
+        if len(labels) != batch:
+            raise ValueError(f"labels: {len(labels)} entries; expected {batch}, one for each cloud")
+        for number, objects in enumerate(labels):
+            check_boxes(objects["class_labels"], objects["boxes"], f"labels[{number}]", config)
+        classes = [objects["class_labels"] for objects in labels]
+        boxes = [
+            objects["boxes"].to(torch.promote_types(objects["boxes"].dtype, torch.float32)).reshape(-1, BOX_SIZE)
+            for objects in labels
+        ]
         # A unit box as padding: its overlaps are numbers, and nothing is matched with it.
         unit = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
-        counts = [len(own) for own in classes]
+        counts = [len(numbers) for numbers in classes]
         padding = torch.arange(unit.shape[1], device=unit.device) >= torch.tensor(counts, device=unit.device)[:, None]
         filler = unit.new_tensor([0.0, 0, 0, 1, 1, 1, 0])
         unit = torch.where(padding.unsqueeze(2), filler, unit)
@@ -99,27 +85,10 @@ class BoxTargets:
 
 
 def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, config: Detr3DConfig) -> None:
-    """Check the objects of one cloud.
-
-    Args:
-        class_labels: `(objects,)`.
-        boxes: `(objects, 7)`.
-        where: Where they come from, for messages.
-        config: Has the numbers of classes, queries and headings.
-
-    Raises:
-        ValueError: Naming the first wrong object, its values and what is allowed.
-    """
+    """Check the `class_labels (objects,)` and `boxes (objects, 7)` of one cloud; `where` is for messages."""
     count = len(class_labels) if class_labels.ndim == 1 else -1
-    if (
-        class_labels.ndim != 1
-        or class_labels.is_floating_point()
-        or tuple(boxes.shape)
-        not in (
-            (count, BOX_SIZE),
-            *([(0,)] if not count else []),
-        )
-    ):
+    shapes = [(count, BOX_SIZE), (0,)] if count == 0 else [(count, BOX_SIZE)]
+    if class_labels.ndim != 1 or class_labels.is_floating_point() or tuple(boxes.shape) not in shapes:
         raise ValueError(
             f"{where}: class_labels have shape {tuple(class_labels.shape)} and type {class_labels.dtype}, boxes "
             f"{tuple(boxes.shape)}; expected (objects,) whole numbers and (objects, {BOX_SIZE}): center, size, heading"
@@ -128,20 +97,20 @@ def check_boxes(class_labels: torch.Tensor, boxes: torch.Tensor, where: str, con
         raise ValueError(f"{where}: {count} boxes; expected at most num_queries={config.num_queries}")
     if not count:
         return
-    own, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
+    classes, values = class_labels.detach().cpu(), boxes.detach().double().cpu()
     heading = values[:, 6].abs()
     bins = config.num_heading_bins
     for wrong, expected in (
         (~values.isfinite().all(dim=1), "finite numbers"),
         ((values[:, 3:6] <= 0).any(dim=1), "sizes above 0"),
         (heading > _FULL_TURN, "a heading in radians, -2π to 2π"),
-        ((own < 0) | (own >= config.num_labels), f"a class from 0 to {config.num_labels - 1}"),
+        ((classes < 0) | (classes >= config.num_labels), f"a class from 0 to {config.num_labels - 1}"),
         ((heading > _ALONG) & (bins == 1), "heading 0, as num_heading_bins=1 is for boxes along the axes"),
     ):
         if wrong.any():
             first = int(wrong.nonzero()[0])
             shown = [round(value, 4) for value in values[first].tolist()]
-            raise ValueError(f"{where}: box {first} is {shown} of class {int(own[first])}; expected {expected}")
+            raise ValueError(f"{where}: box {first} is {shown} of class {int(classes[first])}; expected {expected}")
 
 
 def heading_targets(headings: torch.Tensor, bins: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,9 +140,6 @@ def match_boxes(
 
     Returns:
         Numbers of the queries and of the objects, for each layer and cloud.
-
-    Raises:
-        ValueError: If a prediction is NaN or infinite, as when training diverges.
     """
     probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
     layers, batch, queries = probabilities.shape[:3]

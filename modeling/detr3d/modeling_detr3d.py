@@ -29,15 +29,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import eager_attention_forward
 from transformers.utils import ModelOutput
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
 from hf_any3d.modeling.encoders import LayerStack, open_pretrained_part, restore_part
 from hf_any3d.modeling.layers.boxes import wrap_heading
-from hf_any3d.modeling.layers.forward_contract import (
-    PointTokensMixin,
-    requested_outputs,
-    strict_forward,
-)
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
@@ -96,14 +93,8 @@ class Detr3DObjectDetectionOutput(ModelOutput):
         heading_logits: `(batch, queries, bins)`.
         heading_residuals: `(batch, queries, bins)`, the rest of the heading for each bin, in halves of a bin.
         auxiliary_outputs: With labels, the same four of each layer of the decoder but the last.
-        last_hidden_state: See `Detr3DModelOutput`, as for the following ones.
-        centers: Positions of the queries.
-        encoder_last_hidden_state: Tokens of the encoder.
-        encoder_centers: Their positions.
-        encoder_mask: Which of them count.
-        hidden_states: On request, states of all layers.
-        attentions: On request, weights of the self-attention.
-        cross_attentions: On request, weights of the attention to the memory.
+
+    The others are those of `Detr3DModelOutput`.
     """
 
     loss: torch.Tensor | None = None
@@ -197,20 +188,10 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
         Returns:
             A model of this class. Its directory names the encoder, and holds its weights only if they have changed.
-
-        Raises:
-            ValueError: If both or neither of name and config are given, or the encoder lacks weights.
-            TypeError: For a setting that the config does not have.
-            OSError: If the encoder cannot be found.
         """
         if (name is None) == (config is None):
             raise ValueError("give either name or a config that names a point encoder")
-        known = cls.config_class()
-        if unknown := [setting for setting in settings if not hasattr(known, setting)]:
-            raise TypeError(
-                f"{cls.__name__}.from_point_encoder_pretrained has no argument {unknown[0]!r}; expected its own or a "
-                "field of Detr3DConfig"
-            )
+        check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
         assert name is not None
@@ -238,11 +219,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
     @classmethod
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the point encoder that a config names, in full precision; the model's revision is not the encoder's.
-
-        Raises:
-            ValueError: If the config names none, or it is to be loaded quantized.
-        """
+        """Load the point encoder that a config names, in full precision; the model's revision is not the encoder's."""
         part = config.part("point_encoder")
         if not part.is_elsewhere:
             raise ValueError(
@@ -281,11 +258,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
 
 def _config_of_part(config: PreTrainedConfig, loading: dict[str, Any]) -> PreTrainedConfig:
-    """Return the config of the point encoder, as it is to be opened.
-
-    Raises:
-        ValueError: If it is to be loaded quantized.
-    """
+    """Return the config of the point encoder, as it is to be opened."""
     if loading.get("quantization_config") is not None:
         raise ValueError(
             "quantization_config with a detector's adapter; expected full weights: the encoder is a part of the model"
@@ -303,14 +276,7 @@ def _init_bias(layer: nn.Linear) -> None:
 
 
 class Detr3DAttention(nn.Module):
-    """Multi-head attention of queries to keys, which may be the queries themselves.
-
-    Args:
-        config: The configuration.
-        width: Channels of queries, keys and values.
-        num_heads: Heads.
-        dropout: Dropout of attention weights.
-    """
+    """Multi-head attention of queries to keys, which may be the queries themselves."""
 
     def __init__(self, config: Detr3DConfig, width: int, num_heads: int, dropout: float):
         super().__init__()
@@ -348,14 +314,7 @@ class Detr3DAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation and dropout between them.
-
-    Args:
-        width: Channels before and after.
-        hidden: Channels between the layers.
-        activation: Name of the activation.
-        dropout: Dropout after the activation.
-    """
+    """Two linear layers with an activation and dropout between them."""
 
     def __init__(self, width: int, hidden: int, activation: str, dropout: float):
         super().__init__()
@@ -521,11 +480,7 @@ class PointEncoderTokens(nn.Module):
         return self
 
     def forward(self, points: torch.Tensor, mask: torch.Tensor | None) -> Encoded:
-        """Encode clouds `(batch, points, channels)`, in full precision.
-
-        Raises:
-            ValueError: If clouds are padded and the encoder takes no clouds of different sizes.
-        """
+        """Encode clouds `(batch, points, channels)`, in full precision."""
         points, middle, radius = self._scaled(points, mask)
         if self.up_axis == "y":
             points = torch.cat([points[..., [0, 2]], -points[..., 1:2], points[..., 3:]], dim=2)
@@ -584,9 +539,6 @@ class FourierPositions(nn.Module):
     """Sines and cosines of positions in random directions, which are drawn once and stored with the weights.
 
     Queries carry them through two further layers, `projection`.
-
-    Args:
-        width: Channels of a position.
 
     Source: 3DETR, Sec. 3.2; Fourier features (arXiv 2006.10739).
     """
@@ -729,20 +681,9 @@ class Detr3DModel(Detr3DPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> Detr3DModelOutput:
-        """Encode point clouds and read them with queries.
+        """Encode point clouds, in meters with z up, and read them with queries.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first, in meters with z up.
-            points_mask: `(batch, points)`, True for the points of a cloud and False for padding, where clouds of
-                different sizes are a batch; None without padding. Clouds with fewer than `config.num_tokens` points
-                have fewer tokens.
-            output_hidden_states: Whether to return the states of all layers; None for the config's choice.
-            output_attentions: Whether to return attention weights; None for the config's choice.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels, a cloud has no point, or a number is NaN, infinite or too
-                large; if attention weights are requested from an implementation that does not return them.
+        Clouds with fewer than `config.num_tokens` points have fewer tokens.
         """
         config = self.config
         check_channels(points, config.in_channels)
@@ -852,10 +793,6 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     A box's center is at most `config.max_center_offset` from its query along each axis, and its lengths are at most
     those of the cloud.
 
-    Args:
-        config: The configuration.
-        point_encoder: As of `Detr3DModel`.
-
     Source: 3DETR, Sec. 3.2 and 3.3.
     """
 
@@ -876,31 +813,15 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         points: torch.Tensor,
         points_mask: torch.Tensor | None = None,
         labels: list[dict[str, torch.Tensor]] | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> Detr3DObjectDetectionOutput:
-        """Detect objects.
+        """Detect objects in clouds in meters with z up.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first, in meters with z up.
-            points_mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
-            labels: The objects of each cloud: `class_labels (objects,)`, and `boxes (objects, 7)`, center and size in
-                the units of the points and heading in radians, counterclockwise about z. With them `loss` is returned.
-            output_hidden_states: Whether to return the states of all layers; None for the config's choice.
-            output_attentions: Whether to return attention weights; None for the config's choice.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If points or labels are not as described, or a cloud has more objects than there are queries.
+        `labels` are the objects of each cloud: `class_labels (objects,)`, and `boxes (objects, 7)`, center and size in
+        the units of the points and heading in radians, counterclockwise about z.
         """
         targets = None if labels is None else BoxTargets.checked(labels, len(points), self.config)
-        output = self.detr3d(
-            points,
-            points_mask=points_mask,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        output = self.detr3d(points, points_mask=points_mask, **kwargs, return_dict=True)
         low, extent = cloud_extent(points, points_mask, self.config.min_extent)
         # In training the norms of the heads measure the queries of all layers.
         of_all_layers = self.training or targets is not None

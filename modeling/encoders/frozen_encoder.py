@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.accelerate import expand_device_map, offload_weight
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders.loading import (
     FROZEN,
     build_encoder,
@@ -89,11 +90,7 @@ class LayerStack:
     final_norm: str | None = None
 
     def stage_of(self, layer: nn.Module) -> Stage:
-        """Return the stage of one of the layers.
-
-        Raises:
-            ValueError: If the module is none of them.
-        """
+        """Return the stage of one of the layers."""
         number = next((number for number, own in enumerate(self.layers) if own is layer), None)
         if number is None:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
@@ -161,13 +158,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         """
         if (encoder_name_or_path is None) == (config is None):
             raise ValueError("give either encoder_name_or_path or a config that names an encoder")
-        # A config accepts any keyword; an unknown one would have no effect.
-        known = cls.config_class()
-        if unknown := [name for name in config_kwargs if not hasattr(known, name)]:
-            raise TypeError(
-                f"{cls.__name__}.from_encoder_pretrained has no argument {unknown[0]!r}; expected its own or one of "
-                f"{cls.config_class.__name__}"
-            )
+        check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)
             config_kwargs = cls.complete_settings(settings["encoder_config"], config_kwargs)
@@ -194,9 +185,6 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
         Args:
             encoder: A loaded encoder; None builds one with random weights, which `from_pretrained` replaces.
-
-        Raises:
-            ValueError: If the config runs attention over the batch, but the encoder's depends on places.
         """
         self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
         config = self.config
@@ -310,11 +298,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     def open_stored_part(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """Load the encoder that is stored next to an adapter.
-
-        Raises:
-            ValueError: If there is none, or it lacks weights.
-        """
+        """Load the encoder that is stored next to an adapter."""
         folder = config.part("encoder").subfolder or cls._adapted_part
         try:
             encoder, missing = open_encoder(
@@ -465,9 +449,6 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
 
     Returns:
         Names of those parameters in the encoder.
-
-    Raises:
-        ValueError: If the encoder contains adapters or quantized weights, or is kept in half precision.
     """
     owner = model._encoder_owner
     encoder = owner.encoder

@@ -97,9 +97,6 @@ def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) ->
     Args:
         config: The model's config.
         dtype: The dtype requested for the encoder; returned if the config leaves the choice.
-
-    Raises:
-        ValueError: If the config's dtype is unknown, or another one is requested.
     """
     name = getattr(config, "encoder_dtype", None)
     if name is None:

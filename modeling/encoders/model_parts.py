@@ -77,11 +77,7 @@ def open_pretrained_part(
 
 
 def refuse_adapter(model: PreTrainedModel, name: str) -> None:
-    """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again.
-
-    Raises:
-        ValueError: It has one.
-    """
+    """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again."""
     if has_adapter(model):
         raise ValueError(
             f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
@@ -97,15 +93,8 @@ def has_adapter(model: PreTrainedModel) -> bool:
 def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     """Make the adapter of a model a part of it, in place: what was trained in full replaces what was pretrained.
 
-    Args:
-        model: A model with one adapter.
-        name: Its name, for messages.
-
     Returns:
         The settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
-
-    Raises:
-        ValueError: There are several adapters, or one that cannot be added by PEFT to a part of a model.
     """
     # Here, since models without adapters open without PEFT.
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -144,11 +133,7 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
 
 
 def build_adapter(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
-    """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained.
-
-    Raises:
-        ValueError: If the settings are not those of an adapter, or do not fit the model.
-    """
+    """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
 
     kind = settings.get("peft_type")
@@ -171,12 +156,7 @@ def _forget_adapter(model: PreTrainedModel) -> None:
 
 
 def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
-    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it, while it is opened.
-
-    Args:
-        model: The part, built from its config.
-        part: Its record.
-    """
+    """Load the weights of a part that are kept elsewhere, and those of frozen encoders inside it."""
     if part.is_elsewhere:
         _take_weights(model, open_pretrained_part(part, model.config)[0])
     for inner in model.modules():

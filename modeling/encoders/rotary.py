@@ -55,9 +55,6 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
 
     Returns:
         `(batch, 1 or key heads, tokens, axes, frequencies)`.
-
-    Raises:
-        ValueError: If there are more views than frequencies or heads.
     """
     views, frequencies = angles.shape[1], angles.shape[-1]
     if rule == "mean_angle":
@@ -122,11 +119,7 @@ def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
 
 
 def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Yield the same with a mask of zeros, for layers that ignore `is_causal=False`.
-
-    Raises:
-        ValueError: With flash attention, which does not support such a mask.
-    """
+    """Yield the same with a mask of zeros, for layers that ignore `is_causal=False`."""
     implementation = call.encoder.config._attn_implementation
     if "flash" in (implementation or ""):
         raise ValueError(

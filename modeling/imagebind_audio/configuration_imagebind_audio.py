@@ -6,20 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import CHANNELS, EPSILON, HEADS, LAYERS, SHARE, SPREAD, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.library import LibrarySettingsMixin
-
-_RANGES: Ranges = {
-    **dict.fromkeys(("layer_norm_eps", "patch_norm_eps"), EPSILON),
-    **dict.fromkeys(("patch_size", "stride"), (1, 4096)),
-    **dict.fromkeys(("num_mel_bins", "num_frames"), (1, 65_536)),
-    "hidden_size": CHANNELS,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "intermediate_size": (1, 2**20),
-    "attention_dropout": SHARE,
-    "initializer_range": SPREAD,
-}
 
 
 class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
@@ -40,9 +28,6 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
         add_bias_kv: Whether attention has an additional learned key and value.
         attention_dropout: Dropout of the attention weights.
         initializer_range: Standard deviation of initial weights.
-
-    Raises:
-        ValueError: If a spectrogram is smaller than a patch, or `hidden_size` is not divisible by the number of heads.
     """
 
     model_type = "imagebind_audio"
@@ -63,17 +48,7 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES)
-        if min(self.num_mel_bins, self.num_frames) < self.patch_size:
-            raise ValueError(
-                f"num_mel_bins={self.num_mel_bins}, num_frames={self.num_frames}; "
-                f"expected at least patch_size={self.patch_size}"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}; expected a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
+        check_numbers(self)
         super().__post_init__(**kwargs)
 
     @property

@@ -185,10 +185,6 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
                 final norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns: for each layer
                 `(batch, heads, 1 + patches, keys)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the shape is wrong, or attention weights are requested without eager attention.
         """
         config = self.config
         return_hidden, return_attentions = requested_outputs(

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_choices
+
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
 """Directions that may point up."""
@@ -35,11 +37,7 @@ def box_corners(boxes: Tensor) -> Tensor:
 
 
 def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z.
-
-    Raises:
-        ValueError: The direction has no length, or is not within a right angle of z.
-    """
+    """Return the smallest rotation `(3, 3)` that turns a direction `(3,)`, of any length, to z."""
     x, y, z = np.asarray(up, dtype=np.float64) / max(float(np.linalg.norm(up)), 1e-300)
     if not z > 0:
         raise ValueError(f"up={tuple(up)} does not point up along its axis; expected a direction near it")
@@ -107,10 +105,6 @@ def base_intersection(first: Tensor, second: Tensor) -> Tensor:
     at the limits. Unlike a polygon that is cut step by step, the sum is as smooth as the area itself: edges that
     coincide, or nearly so, need no special case.
 
-    Args:
-        first: `(…, 7)`.
-        second: The same, or broadcast to it.
-
     Returns:
         Areas `(…,)`, differentiable in both.
     """
@@ -167,10 +161,6 @@ def box_giou(first: Tensor, second: Tensor) -> Tensor:
     """Compute the generalized intersection over union of boxes, pair by pair, from -1 (far apart) to 1 (equal).
 
     The box around both is along the axes, as in the released program of 3DETR; it is larger than their hull.
-
-    Args:
-        first: `(…, 7)`.
-        second: `(…, 7)`; the two are broadcast.
 
     Returns:
         `(…,)`, differentiable in both.
@@ -291,20 +281,12 @@ class DetectionRule:
     top_k: int | None = None
 
     def __post_init__(self):
-        for name, allowed in (("nms", SUPPRESSIONS), ("scores", SCORES)):
-            if getattr(self, name) not in allowed:
-                known = ", ".join(map(repr, allowed))
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected one of {known}")
+        check_choices(self, {"nms": SUPPRESSIONS, "scores": SCORES})
         for name in ("threshold", "min_objectness", "nms_iou"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r}; expected 0 to 1")
-        for name, least in (("min_points", 0), ("top_k", 1)):
-            value = getattr(self, name)
-            if value is None and name == "top_k":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}; expected a whole number from {least}")
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}; expected 0 to 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k={self.top_k!r}; expected a whole number from 1")
 
 
 PUBLISHED_RULE = DetectionRule(

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
 from transformers import Cache, GenerationConfig, PreTrainedModel
 from transformers.generation import utils as generation
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
-from hf_any3d.modeling.layers.forward_contract import CACHE
+from hf_any3d.modeling.layers.forward_contract import (
+    CACHE,
+    check_keywords,
+    forward_keywords,
+    keep_unpacked,
+    requested_outputs,
+)
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 """`(clouds, tokens, hidden)`, or one `(tokens, hidden)` for each cloud."""
@@ -37,19 +44,13 @@ class EncodedClouds(ModelOutput):
 def fill_placeholders(
     input_ids: torch.Tensor, point_features: Features | None, embed: nn.Module, point_token_id: int
 ) -> torch.Tensor:
-    """Embed tokens, with point features in place of the placeholders.
+    """Embed tokens, with point features in place of the placeholders: `(batch, tokens, hidden)`.
 
     Args:
         input_ids: `(batch, tokens)`.
         point_features: Features of the clouds, in the order of the placeholders, or None.
         embed: The language model's embeddings, which need no row for the placeholder.
         point_token_id: Id of the placeholder.
-
-    Returns:
-        `(batch, tokens, hidden)`.
-
-    Raises:
-        ValueError: If the numbers of features and placeholders differ.
     """
     placeholders = input_ids == point_token_id
     # The table may have no row for the placeholder; what row 0 gives is replaced below.
@@ -115,9 +116,6 @@ def unread_clouds(
 
     Returns:
         Those of `new_ids`; None if it has no placeholders.
-
-    Raises:
-        ValueError: If the numbers of placeholders and clouds in the conversation differ.
     """
     rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
     if sum(new_counts) == len(rows):
@@ -133,6 +131,110 @@ def unread_clouds(
     # The last clouds of a sample are those of its newest turn.
     samples = rows.split(all_counts)
     return [sample[len(sample) - new :] for sample, new in zip(samples, new_counts, strict=True)]
+
+
+# Computed here, as compiled code cannot ask for the fields of a class.
+_FIELDS = {
+    kind: tuple(field.name for field in fields(kind)) for kind in (BaseModelOutputWithPast, CausalLMOutputWithPast)
+}
+
+
+def fields_of(output: ModelOutput, kind: type[ModelOutput]) -> dict[str, Any]:
+    """Return the fields of a language model's output that are those of transformers' usual one."""
+    return {name: getattr(output, name) for name in _FIELDS[kind]}
+
+
+class Embedded(NamedTuple):
+    """Embedded tokens.
+
+    Args:
+        inputs_embeds: `(batch, tokens, text hidden)`.
+        point_features: Those of clouds among them; None without clouds.
+        routing: How the clouds were encoded, if the model has a choice and encoded them here.
+    """
+
+    inputs_embeds: torch.Tensor
+    point_features: Features | None = None
+    routing: Any = None
+
+
+class CloudLanguageModelMixin:
+    """For `PreTrainedModel` classes whose base model reads clouds and has a `language_model`, which keeps its head."""
+
+    input_modalities = ("point_cloud", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _skip_keys_device_placement = [CACHE]
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        super()._initialize_missing_keys(is_quantized)
+        if is_quantized:
+            keep_unpacked(self)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the language model's input embeddings."""
+        return self.base_model.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's input embeddings."""
+        self.base_model.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the language model's output embeddings."""
+        return self.base_model.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's output embeddings."""
+        self.base_model.language_model.set_output_embeddings(value)
+
+    def encode_clouds(self, **clouds: Any) -> tuple[Features, Any]:
+        """Return the language model's tokens for clouds, and how they were encoded."""
+        return self.get_point_features(**clouds), None
+
+    def embed(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        point_features: Features | None = None,
+        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
+        **clouds: Any,
+    ) -> Embedded:
+        """Embed tokens, with those of clouds at their placeholders.
+
+        `**clouds` are the arguments of `get_point_features`, the others those of `forward`.
+        """
+        encoded, points = (mm_encoder_outputs or {}).get("point"), clouds.get("points")
+        sources = {"points": points, "point_features": point_features, "mm_encoder_outputs['point']": encoded}
+        used = [name for name, value in sources.items() if value is not None]
+        if inputs_embeds is not None:
+            if used:
+                raise ValueError(f"{used[0]} with inputs_embeds; expected the clouds' tokens in inputs_embeds")
+            return Embedded(inputs_embeds)
+        if len(used) > 1:
+            raise ValueError(f"{used[0]} with {used[1]}; expected one of them")
+        if input_ids is None:
+            raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
+        routing = None
+        if points is not None:
+            point_features, routing = self.encode_clouds(**clouds)
+        elif encoded is not None:
+            point_features = encoded.pooler_output
+        embed, place = self.get_input_embeddings(), self.config.point_token_id
+        return Embedded(fill_placeholders(input_ids, point_features, embed, place), point_features, routing)
+
+    def text_keywords(self, text: PreTrainedModel, keywords: dict[str, Any]) -> dict[str, Any]:
+        """Check keywords for the language model or its body, and resolve what to return from the config."""
+        keywords = check_keywords(type(self).__name__, keywords, forward_keywords(type(text)))
+        asked = [keywords.get(name) for name in ("output_hidden_states", "output_attentions")]
+        hidden_states, attentions = requested_outputs(self.config, *asked, text.config._attn_implementation)
+        return keywords | {
+            "output_hidden_states": hidden_states,
+            "output_attentions": attentions,
+            "return_dict": True,
+        }
 
 
 class CloudGenerationMixin:
@@ -199,11 +301,7 @@ class CloudGenerationMixin:
         model_input_name: str | None,
         generation_config: GenerationConfig,
     ) -> dict[str, Any]:
-        """Encode clouds once, before the first step; transformers does so for images and videos.
-
-        Raises:
-            ValueError: If the prompt is to be read in chunks, and transformers gives no chunk its own clouds.
-        """
+        """Encode clouds once, before the first step; transformers does so for images and videos."""
         if generation_config.prefill_chunk_size and not hasattr(generation, "_slice_mm_encoder_output"):
             raise ValueError("prefill_chunk_size with clouds; expected transformers 5.23 or newer, or None")
         features = model_kwargs.pop("point_features", None)
@@ -232,12 +330,7 @@ class CloudGenerationMixin:
         assistant_model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Check that drafts can be made and checked.
-
-        Raises:
-            ValueError: If an assistant would have to embed the placeholders of clouds and has no such token, or the
-                conversation is continued from a cache.
-        """
+        """Check that drafts can be made and checked."""
         if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
             raise ValueError(

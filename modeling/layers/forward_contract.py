@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -54,11 +53,7 @@ class PointTokensMixin:
         return getattr(self.forward, "scales_loss", False)
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Raise an error: these tokens have no vocabulary.
-
-        Raises:
-            ValueError: Always.
-        """
+        """Raise an error: these tokens have no vocabulary."""
         raise ValueError(
             f"{type(self).__name__} has no token embeddings to resize; its tokens are computed from its inputs"
         )
@@ -123,20 +118,12 @@ class NoAttentionMixin(PointTokensMixin):
     _supports_attention_backend = False
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does.
-
-        Raises:
-            ValueError: If the model was quantized by torch, which cannot be stored.
-        """
+        """Save as `PreTrainedModel.save_pretrained` does."""
         refuse_unsaveable(self)
         super().save_pretrained(save_directory, **kwargs)
 
     def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
-        """Return whether to return hidden states; the call overrides the config.
-
-        Raises:
-            ValueError: If attention weights are requested.
-        """
+        """Return whether to return hidden states; the call overrides the config."""
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
         return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
@@ -152,6 +139,44 @@ TRANSFORMERS_KEYWORDS = frozenset(TransformersKwargs.__annotations__)
 """Keywords that transformers may pass to any of its models; each layer uses those it supports."""
 LOSS_KEYWORDS = frozenset(inspect.signature(ForCausalLMLoss).parameters) - {"logits", "labels", "vocab_size", "kwargs"}
 """Keywords that language models pass on to their loss, such as `shift_labels`."""
+ARGUMENTS = {
+    "points": "Clouds `(batch, points, in_channels)`, xyz first.",
+    "point_mask": "`(batch, points)`, False where a cloud is filled up to the length of the longest.",
+    "points_mask": "The same where clouds of fewer points are a batch with larger ones.",
+    "grid_coord": "Cells of the points `(batch, points, 3)`, as `PointTransformerV3Processor` makes them; None to "
+    "sample the points on a grid here.",
+    "inverse": "`(batch, original points)`, the point that stands for each original one; outputs are of those.",
+    "point_index": "Centers and neighbors of the points, as `PointIndexer` computes them; None to compute them here.",
+    "category": "Category numbers `(batch,)`; may be left out if the model has only one category.",
+    "input_ids": "Texts `(texts, words)`, from `text_tower.tokenize`.",
+    "attention_mask": "`(texts, words)`, 0 for padding.",
+    "text_embeds": "Embedded texts `(texts, text width)` instead of both.",
+    "text_labels": "Labels of the texts `(texts,)`; by default the n-th text has the label of the n-th cloud.",
+    "text_mask": "`(batch, texts)`, True for the texts of a cloud in the loss; by default those that name a point.",
+    "labels": "Class numbers of clouds `(batch,)`, what else `classification_loss` takes for the config's "
+    "`problem_type`, or class numbers of points `(batch, points)`; -100 is ignored. With them `loss` is returned.",
+    "return_loss": "Whether to return the loss.",
+    "output_layers": "Numbers of blocks, from 0, whose outputs are returned too.",
+    "output_hidden_states": "Whether to return the inputs and outputs of the layers, or the indices of some; None for "
+    "the config's choice.",
+    "output_attentions": "Whether to return the attention weights, which only eager attention does.",
+}
+"""Arguments that forward passes of models have in common; `strict_forward` adds them to the docstring."""
+LANGUAGE_ARGUMENTS = {
+    "input_ids": "`(batch, tokens)`, with placeholders for clouds.",
+    "attention_mask": "`(batch, tokens)`, 0 where a token is padding.",
+    "position_ids": "`(batch, tokens)`; by default each token's index, including padding.",
+    CACHE: "Cache of the preceding tokens.",
+    "inputs_embeds": "`(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.",
+    "labels": "`(batch, tokens)`, -100 for ignored tokens.",
+    "point_features": "Output of `get_point_features`, in place of `points`.",
+    "mm_encoder_outputs": 'The same as `generate` passes it: `pooler_output` of "point".',
+    "use_cache": "Whether to return a cache.",
+    "logits_to_keep": "Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.",
+    "kwargs": "Passed on to the language model, if it or transformers supports them, such as `shift_labels`.",
+}
+"""The same for models that write."""
+OUTPUT_KEYWORDS = ("output_hidden_states", "output_attentions")
 
 
 def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,50 +185,53 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
     `output_hidden_states` may be the index of one layer's states or a list of indices, negative ones from the end;
     the others are then None, as in transformers. Both are read from the call, else from the config.
 
-    A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. A
-    `forward` with `**kwargs` checks them itself, see `check_keywords`.
+    A keyword that is None counts as not given: PEFT passes `attention_mask=None` and the like to every model. The
+    `**kwargs` of a head are `output_hidden_states` and `output_attentions`, which it passes on to the model below;
+    models that write check theirs themselves, see `check_keywords`.
 
     With `num_items_in_batch`, which Trainer passes if this batch is a part of a larger one, the loss is the part's
     share in the mean over all of that batch: parts may have different numbers of clouds or labeled points.
-
-    Raises:
-        TypeError: For a keyword that `forward` does not have, and the message lists the supported ones; for an array
-            of NumPy.
-        ValueError: For hidden states that are no indices of this model's.
     """
     parameters = inspect.signature(forward).parameters
-    known = frozenset(parameters) - {"self"}
     names = tuple(parameters)[1:]
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    writes = "inputs_embeds" in parameters
+    known = frozenset(OUTPUT_KEYWORDS if "kwargs" in names else ()) | frozenset(names) - {"kwargs"}
 
     @functools.wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         return_dict = kwargs.pop("return_dict", None)
         if return_dict is None:
             return_dict = self.config.return_dict
-        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if isinstance(value, np.ndarray):
-                raise TypeError(f"{name} is an array of NumPy; expected a tensor, such as torch.from_numpy({name})")
-        # The model computes all of them, so that what it calls inside need not know of indices.
+        # The model computes all states, so that what it calls inside need not know of indices.
         chosen = kwargs.get("output_hidden_states")
-        if chosen is None and (takes_any or "output_hidden_states" in known):
+        if chosen is None and "output_hidden_states" in known:
             chosen = self.config.output_hidden_states
         if choosing := chosen is not None and not isinstance(chosen, bool):
             kwargs["output_hidden_states"] = True
         items = None
-        if not takes_any:
+        if not writes:
             items = kwargs.pop("num_items_in_batch", None)
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
         if items is not None and output.get("loss") is not None:
-            own = count_items(dict(zip(names, args, strict=False)) | kwargs, self.main_input_name)
-            output["loss"] = output["loss"] * own / torch.as_tensor(items).clamp(min=1)
+            count = count_items(dict(zip(names, args, strict=False)) | kwargs, self.main_input_name)
+            output["loss"] = output["loss"] * count / torch.as_tensor(items).clamp(min=1)
         if choosing and output.get("hidden_states") is not None:
             output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
-    wrapper.scales_loss = not takes_any  # pyright: ignore[reportFunctionMemberAccess]
+    wrapper.scales_loss = not writes  # pyright: ignore[reportFunctionMemberAccess]
+    wrapper.__doc__ = _with_arguments(forward.__doc__, (*names, *OUTPUT_KEYWORDS), writes)
     return wrapper
+
+
+def _with_arguments(text: str | None, names: Sequence[str], writes: bool) -> str | None:
+    """Describe common arguments in a docstring that describes none."""
+    if text is None or "Args:" in text:
+        return text
+    texts = ARGUMENTS | LANGUAGE_ARGUMENTS if writes else ARGUMENTS
+    lines = [f"    {name}: {texts[name]}" for name in dict.fromkeys(names) if name in texts]
+    return "\n".join([inspect.cleandoc(text), "", "Args:", *lines])
 
 
 def count_items(batch: Mapping[str, Any], main_input: str) -> torch.Tensor | int:
@@ -212,27 +240,13 @@ def count_items(batch: Mapping[str, Any], main_input: str) -> torch.Tensor | int
     return (labels != -100).sum() if isinstance(labels, torch.Tensor) else len(batch[main_input])
 
 
-def _chosen_states(states: tuple[torch.Tensor, ...], chosen: Any) -> tuple[torch.Tensor | None, ...]:
-    indices = [chosen] if isinstance(chosen, int) else chosen
-    count = len(states)
-    if not isinstance(indices, list | tuple) or not all(
-        isinstance(index, int) and not isinstance(index, bool) and -count <= index < count for index in indices
-    ):
-        raise ValueError(
-            f"output_hidden_states={chosen!r}; expected True, False, an index or a list of indices between {-count} "
-            f"and {count - 1}"
-        )
-    kept = {index % count for index in indices}
+def _chosen_states(states: tuple[torch.Tensor, ...], chosen: int | Sequence[int]) -> tuple[torch.Tensor | None, ...]:
+    kept = {range(len(states))[index] for index in ([chosen] if isinstance(chosen, int) else chosen)}
     return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an inherited `forward` of a transformers model, which would ignore unknown keywords.
-
-    Raises:
-        TypeError: For a keyword that neither `forward` nor transformers supports.
-        ValueError: If attention weights are requested from an implementation that does not return them.
-    """
+    """Wrap an inherited `forward` of a transformers model, which would ignore unknown keywords."""
     # Language models pass the keywords of the loss to their body too.
     known = _named_parameters(forward) | TRANSFORMERS_KEYWORDS | LOSS_KEYWORDS | {"return_dict"}
     computes_loss = "labels" in known
@@ -248,22 +262,14 @@ def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def check_keywords(name: str, given: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Reject keywords of a call of the model `name` that are not known, except those that are None, which are dropped.
-
-    Raises:
-        TypeError: Naming the keyword and the supported ones.
-    """
-    kept = {}
-    for keyword, value in given.items():
-        if keyword in known:
-            kept[keyword] = value
-        elif value is not None:
-            raise TypeError(
-                f"{name}.forward() got an unexpected keyword argument '{keyword}'; expected some of "
-                f"{', '.join(sorted(known - {'kwargs'}))}"
-            )
-    return kept
+def check_keywords(name: str, keywords: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Reject unknown keywords of a call of the model `name`; those that are None are dropped."""
+    if unknown := [key for key, value in keywords.items() if key not in known and value is not None]:
+        raise TypeError(
+            f"{name}.forward() got an unexpected keyword argument '{unknown[0]}'; expected some of "
+            f"{', '.join(sorted(known - {'kwargs'}))}"
+        )
+    return {keyword: value for keyword, value in keywords.items() if keyword in known}
 
 
 @functools.cache
@@ -275,7 +281,7 @@ def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
 
 def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(forward).parameters.values()
-    named = {own.name for own in parameters if own.kind is not inspect.Parameter.VAR_KEYWORD} - {"self"}
+    named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
     # Where it is called `cache`, transformers still takes the name that it had.
     return frozenset(named | ({"past_key_values"} if CACHE in named else set()))
 
@@ -283,22 +289,12 @@ def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
 def requested_outputs(
     config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None, attention: str | None
 ) -> tuple[bool, bool]:
-    """Resolve whether to return hidden states and attention weights: the call overrides the config.
+    """Return whether to return hidden states and attention weights: the call overrides the config.
 
-    Args:
-        config: Config of the model.
-        output_hidden_states: Argument of the call.
-        output_attentions: Argument of the call.
-        attention: Attention implementation of the layers.
-
-    Raises:
-        ValueError: If attention weights are requested from an implementation that does not return them, or
-            `output_hidden_states` is not a bool.
+    Only `attention="eager"` returns weights, so others are refused with `output_attentions`.
     """
     hidden_states = bool(config.output_hidden_states) if output_hidden_states is None else output_hidden_states
     attentions = config.output_attentions if output_attentions is None else output_attentions
-    if not isinstance(hidden_states, bool):
-        raise ValueError(f"output_hidden_states={hidden_states!r}; expected it as a keyword, or True or False")
     if attentions and attention != "eager":
         raise ValueError(
             f"output_attentions=True with attn_implementation={attention!r}, which returns no attention weights; "
@@ -310,15 +306,13 @@ def requested_outputs(
 class AttentionRecorder:
     """Collect the attention weights that a module inside each layer returns along with its output.
 
-    Run the layers inside this context manager, and read `weights` before leaving it.
+    Run the layers inside this context manager, and read `weights` before leaving it. Unlike transformers'
+    `capture_outputs`, it works on layers of any model, with adapters around them.
 
     Args:
         layers: The layers, adapters around them included.
         kinds: Classes of the modules to record, and the index of the weights in their outputs.
         owner: Name of the model, for messages.
-
-    Raises:
-        ValueError: If a layer has no such module.
     """
 
     def __init__(self, layers: Sequence[nn.Module], kinds: Mapping[type[nn.Module], int], owner: str):
@@ -333,16 +327,11 @@ class AttentionRecorder:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> AttentionRecorder:
-        # A function around the hook keeps this layer's numbers; a closure in the loop would read those of the last
-        # one.
-        def record_into(number: int, index: int) -> Callable[..., None]:
-            def record(module: nn.Module, args: tuple, output: Any) -> None:
-                self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
-
-            return record
+        def record(number: int, index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
 
         self._handles = [
-            module.register_forward_hook(record_into(number, index))
+            module.register_forward_hook(functools.partial(record, number, index))
             for number, (module, index) in enumerate(self._places)
         ]
         return self
@@ -353,11 +342,7 @@ class AttentionRecorder:
 
     @property
     def weights(self) -> tuple[torch.Tensor, ...]:
-        """Attention weights of each layer, `(batch, heads, queries, keys)`.
-
-        Raises:
-            ValueError: If a layer returned none.
-        """
+        """Attention weights of each layer, `(batch, heads, queries, keys)`."""
         if any(weights is None for weights in self._recorded):
             raise ValueError(f"output_attentions=True: the layers of '{self._owner}' returned no attention weights")
         return tuple(self._recorded)
@@ -459,11 +444,7 @@ def keep_unpacked(model: nn.Module) -> None:
 
 
 def refuse_unsaveable(model: nn.Module) -> None:
-    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store.
-
-    Raises:
-        ValueError: Saying so.
-    """
+    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store."""
     if any("_packed_params" in module._modules for module in model.modules()):
         raise ValueError(
             "layers that torch.ao.quantization.quantize_dynamic made cannot be saved; expected the model before it: "

@@ -53,9 +53,6 @@ class ClassificationHead(nn.Module):
         bias: Whether hidden layers have a bias, which the norm cancels.
         dropout: Dropout after each hidden layer; one rate for all, or one for each.
         activation: "relu" or "gelu".
-
-    Raises:
-        ValueError: If there is not one rate for each hidden layer.
     """
 
     def __init__(
@@ -71,8 +68,6 @@ class ClassificationHead(nn.Module):
         super().__init__()
         inputs = [features, *widths]
         rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
-        if len(rates) != len(widths):
-            raise ValueError(f"dropout={dropout}; expected one rate for each of the hidden layers {tuple(widths)}")
         # Not strict: the last entry of `inputs` is what `out` reads.
         self.hidden = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(inputs, widths, strict=False))
         self.norms = nn.ModuleList(HeadNorm(width) for width in widths)
@@ -89,11 +84,7 @@ class ClassificationHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, temperature: float) -> None:
-        """Divide all logits by a temperature from now on: it becomes part of the last layer.
-
-        Raises:
-            ValueError: If it is not above 0.
-        """
+        """Divide all logits by a temperature from now on: it becomes part of the last layer."""
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; expected a number above 0")
         self.out.weight.div_(temperature)
@@ -123,7 +114,7 @@ def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> t
 def pool(
     hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1, prompts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Pool the tokens of a cloud into one vector.
+    """Pool the tokens of a cloud into one vector: `(batch, len(how) * hidden)`, in the order of `how`.
 
     Args:
         hidden_states: `(batch, class_tokens + tokens, hidden)`.
@@ -131,9 +122,6 @@ def pool(
             `PROMPT_POOLING`.
         class_tokens: Number of leading class tokens, 1 or 0.
         prompts: `(batch, prompts, hidden)`, tokens that adapters have added.
-
-    Returns:
-        `(batch, len(how) * hidden)`, in the order of `how`.
     """
     # Functions, so that only the requested poolings are computed.
     pools = {

@@ -14,9 +14,6 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight:
 
     With a weight, so many times the `lovasz_softmax` of these points is added. If all labels are -100, as in an
     unlabeled block of a scene, the loss and its gradient are 0.
-
-    Raises:
-        ValueError: If there is not one label for each point.
     """
     if labels is None:
         return None
@@ -54,9 +51,6 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
     """Mean cross-entropy of `(rows, labels)` logits over the rows whose label is not -100; 0 if there are none.
 
     Torch's own mean is NaN then, and one such batch would make all weights NaN.
-
-    Raises:
-        ValueError: If a label is no number of a class.
     """
     try:
         # In float32: half precision cannot represent probabilities near 1.
@@ -68,11 +62,6 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
     """Return a mask of the parts that an object of each category can have.
-
-    Args:
-        category_parts: Part numbers of each category.
-        num_parts: Number of parts of all categories.
-        category: `(batch,)` category numbers.
 
     Returns:
         `(batch, parts)` bool, on the device of `category`.
@@ -93,11 +82,7 @@ def restrict_to_parts(
 
 
 def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_categories: int) -> torch.Tensor:
-    """Return the categories `(batch,)` of clouds; optional if there is only one category.
-
-    Raises:
-        ValueError: If the category is missing or has another shape.
-    """
+    """Return the categories `(batch,)` of clouds; optional if there is only one category."""
     if category is None:
         if num_categories > 1:
             raise ValueError(f"category is missing; expected a number from 0 to {num_categories - 1} for each cloud")
@@ -108,15 +93,7 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
 
 
 def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_labels: int) -> None:
-    """Check the parts of each category for a part segmentation model.
-
-    Args:
-        category_parts: Part numbers of each category.
-        num_labels: Number of parts of all categories.
-
-    Raises:
-        ValueError: If it is missing, a category has no parts, or a part is not among the labels.
-    """
+    """Check the parts of each category for a part segmentation model."""
     if not category_parts or not all(category_parts):
         raise ValueError(f"category_parts={category_parts}; expected the part numbers of one category or more")
     unknown = sorted({part for parts in category_parts for part in parts} - set(range(num_labels)))
@@ -125,11 +102,7 @@ def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_lab
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:
-    """Reject a `problem_type` that models with one label per point do not support.
-
-    Raises:
-        ValueError: If it is neither None nor "single_label_classification".
-    """
+    """Reject a `problem_type` that models with one label per point do not support."""
     if config.problem_type not in (None, "single_label_classification"):
         raise ValueError(
             f"problem_type={config.problem_type!r}: every point has one label; expected None or "
@@ -152,9 +125,6 @@ def classification_loss(
         config: The model's configuration. If its `problem_type` is None, this is regression for one label, which is
             recorded in it, else single label classification; soft labels are therefore only treated as multi-label
             if the config says so.
-
-    Raises:
-        ValueError: If the labels have another shape or type.
     """
     if labels is None:
         return None

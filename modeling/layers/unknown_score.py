@@ -24,10 +24,6 @@ REFUSED_SHARE = 0.05
 UNKNOWN_RANGES: Ranges = {
     "unknown_rows": (0, 1_000_000),
     "unknown_bank_rows": (0, 1_000_000),
-    "unknown_distance": (-1e4, 1e4),
-    "unknown_side": (-1e4, 1e4),
-    "unknown_surprise": (-1e4, 1e4),
-    "unknown_threshold": (-1e6, 1e6),
     "unknown_share": (0, 1),
 }
 """For `check_numbers` of configs with the mixin."""
@@ -65,11 +61,7 @@ class UnknownScoreConfigMixin:
     unknown_share: float | None = None
 
     def check_unknown_score(self) -> None:
-        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest.
-
-        Raises:
-            ValueError: If one is no pair, a standard deviation is not positive, or there is a bank without a score.
-        """
+        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest."""
         if self.unknown_bank_rows and not self.unknown_rows:
             raise ValueError(f"unknown_bank_rows={self.unknown_bank_rows} without unknown_rows; expected both or none")
         for name in ("unknown_distance", "unknown_side", "unknown_surprise"):
@@ -93,13 +85,7 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
 
 
 class UnknownScore(nn.Module):
-    """Training features, and the score of how unlike all of them a cloud is.
-
-    Args:
-        rows: Number of training features.
-        width: Channels of a feature.
-        bank_rows: Number of features of things of no class.
-    """
+    """Training features, and the score of how unlike all of them a cloud is."""
 
     features: Tensor
     bank: Tensor | None
@@ -110,16 +96,7 @@ class UnknownScore(nn.Module):
         self.register_buffer("bank", torch.zeros(bank_rows, width) if bank_rows else None)
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
-        """Score clouds.
-
-        Args:
-            features: `(batch, width)`.
-            logits: `(batch, labels)`.
-            config: Has the fields of `UnknownScoreConfigMixin`.
-
-        Returns:
-            `(batch,)` from 0 to 1.
-        """
+        """Score clouds: `(batch,)` from 0 to 1."""
         return score_of_signs(self.signs(features, surprise(logits)), config)
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
@@ -182,10 +159,6 @@ class UnknownScoreMixin:
             held_out: Signs `(clouds,)` of known clouds, as `UnknownScore.signs` returns them, of which nothing that
                 they depend on has learned. With them the level is found above which a cloud gets no label; None for
                 a score that only ranks.
-
-        Raises:
-            ValueError: If shapes do not fit, there are fewer than two groups, a number is not finite, the classifier
-                does not choose one class, or it has an adapter but no place for as many rows.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
@@ -243,10 +216,6 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
     The place of a further value among those that are given is as likely as any other, so that it is above the largest
     of `n` with a probability of at most 1 / (n + 1), which may be more than the share that is wanted.
 
-    Args:
-        values: `(values,)`, at least one.
-        share: The share that is wanted.
-
     Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
     """
     count = len(values)
@@ -260,12 +229,7 @@ def score_of_signs(signs: dict[str, Tensor], config: Any) -> Tensor:
 
 
 def is_none_of_these(unknown: Any, config: Any) -> Any:
-    """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages.
-
-    Args:
-        unknown: Score, or scores as an array or tensor.
-        config: Has the fields of `UnknownScoreConfigMixin`.
-    """
+    """Return whether clouds are of none of the classes: the rule of pipelines, evaluation and pages."""
     return unknown > (0.5 if config.unknown_share is not None else float("inf"))
 
 

@@ -7,24 +7,13 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import CHANNELS, SPREAD, TOKENS, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
-_RANGES: Ranges = {
-    "point_mlp_widths": CHANNELS,
-    "num_query_tokens": TOKENS,
-    "num_query_experts": (1, 1_024),
-    "router_top_k": (1, 1_024),
-    "router_width": CHANNELS,
-    "load_balancing_weight": (0, 1e6),
-    "projector_width": CHANNELS,
-    "point_token_id": (0, 2**31 - 1),
-    "initializer_range": SPREAD,
-    "stage": (0, 4),
-}
+_RANGES: Ranges = {"num_query_experts": (1, 1_024), "load_balancing_weight": (0, 1e6), "stage": (0, 4)}
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
@@ -65,10 +54,6 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         stage: The last training stage of the model; None if not recorded.
         qformer_lora_dropout_at_inference: Whether the dropout of the Q-Former's LoRA stays on at inference, as in the
             released program by quirk; answers are then random.
-
-    Raises:
-        ValueError: If the router is unknown, selects more sets than there are, or is constant but to be balanced; if
-            `parts` has unknown names.
     """
 
     model_type = "minigpt3d"
@@ -111,21 +96,12 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"router": ROUTERS})
         check_numbers(self, _RANGES)
-        if not 1 <= self.router_top_k <= self.num_query_experts:
-            raise ValueError(
-                f"router_top_k={self.router_top_k}; expected 1 to num_query_experts={self.num_query_experts}"
-            )
         if self.load_balancing_weight and self.router == "constant":
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
         point = self.point_config
         is_flat = getattr(point, "flat_tokens", False)
-        if not is_flat and not all(hasattr(point, name) for name in ("in_channels", "num_groups", "hidden_size")):
-            raise ValueError(
-                f"point_config is of the type {point.model_type!r}; expected an encoder of patches of points with a "
-                "class token, such as act3d, openshape, patchalign3d or uni3d, or of voxels, point_transformer_v3"
-            )
         if is_flat and point.use_decoder:
             raise ValueError(
                 "point_config has use_decoder=True; expected False: a decoder's voxels are too many for the Q-Former"

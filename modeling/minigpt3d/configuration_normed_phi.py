@@ -6,14 +6,8 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
-from hf_any3d.modeling.config_checks import EPSILON, SHARE, SPREAD, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.library import LibrarySettingsMixin
-
-_RANGES: Ranges = {
-    **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attention_dropout"), SHARE),
-    **dict.fromkeys(("layer_norm_eps", "post_norm_eps"), EPSILON),
-    "initializer_range": SPREAD,
-}
 
 
 class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
@@ -23,10 +17,6 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
 
     Args:
         post_norm_eps: Epsilon of the norm after the attention.
-
-    Raises:
-        ValueError: If there are fewer key heads than heads, if queries and keys have no norms, or if the number of
-            rotated channels of a head is odd.
 
     Source: MiniGPT-3D, Sec. 3.1, after TinyGPT-V (arXiv 2312.16862), Sec. 3.1.
     """
@@ -50,7 +40,7 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
     eos_token_id: int | list[int] | None = 50256
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES)
+        check_numbers(self)
         # Phi-2 rotates 32 of the 80 channels of a head; the default of PhiConfig is another.
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)

@@ -13,15 +13,9 @@ from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
 
-    Args:
-        model: A `MiniGPT3DForConditionalGeneration`.
-
     Returns:
         The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
         pretrained parts.
-
-    Raises:
-        ValueError: If the model is quantized.
     """
     if is_quantized(model):
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")

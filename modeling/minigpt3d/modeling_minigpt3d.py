@@ -39,15 +39,13 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, fill_placeholders
-from hf_any3d.modeling.layers.forward_contract import (
-    CACHE,
-    check_keywords,
-    forward_keywords,
-    keep_unpacked,
-    requested_outputs,
-    strict_forward,
+from hf_any3d.modeling.layers.cloud_prompts import (
+    CloudGenerationMixin,
+    CloudLanguageModelMixin,
+    EncodedClouds,
+    fields_of,
 )
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
@@ -89,30 +87,10 @@ class MiniGPT3DOutput(CausalLMOutputWithPast):
 
 @dataclass
 class MiniGPT3DModelOutput(BaseModelOutputWithPast):
-    """Output of MiniGPT-3D without scores of tokens: that of its language model.
-
-    Args:
-        point_features: `(clouds, num_query_tokens, text hidden)`, the tokens of the clouds.
-        router_logits: `(clouds, num_query_experts)`, if query experts are used.
-    """
+    """Output of MiniGPT-3D without scores of tokens, with the fields that `MiniGPT3DOutput` adds."""
 
     point_features: torch.Tensor | None = None
     router_logits: torch.Tensor | None = None
-
-
-@dataclass
-class Embedded:
-    """Embedded tokens.
-
-    Args:
-        inputs_embeds: `(batch, tokens, text hidden)`.
-        point_features: `(clouds, num_query_tokens, text hidden)`, those of clouds among them; None without clouds.
-        routing: The query sets that were used; None if only the first was, or features were given.
-    """
-
-    inputs_embeds: torch.Tensor
-    point_features: torch.Tensor | None = None
-    routing: Routing | None = None
 
 
 class QueriesAndQFormer(Blip2PreTrainedModel):
@@ -135,7 +113,9 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel):
+class MiniGPT3DPreTrainedModel(
+    CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel
+):
     """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
@@ -146,13 +126,6 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
     config: MiniGPT3DConfig
     # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
     base_model_prefix = "minigpt3d"
-    input_modalities = ("point_cloud", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _skip_keys_device_placement = [CACHE]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -169,35 +142,10 @@ class MiniGPT3DPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, EarlierN
         super().initialize_weights()
         reset_lora(self)
 
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        super()._initialize_missing_keys(is_quantized)
-        if is_quantized:
-            keep_unpacked(self)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the language model's input embeddings."""
-        return self.base_model.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's input embeddings."""
-        self.base_model.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the language model's output embeddings."""
-        return self.base_model.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's output embeddings."""
-        self.base_model.language_model.set_output_embeddings(value)
-
     # Loading and saving; see `PretrainedPartsMixin`.
 
     def store_parts(self) -> None:
-        """Store all parts with the model from now on.
-
-        Raises:
-            ValueError: If the language model was loaded in 4 or 8 bits, not with its full weights.
-        """
+        """Store all parts with the model from now on."""
         if self.config.parts and is_quantized(self.base_model.language_model):
             raise ValueError("the language model was loaded quantized; expected full weights to store")
         self.config.parts = None
@@ -410,40 +358,10 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         """
         return self._bridge(points).tokens
 
-    def embed(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        points: Clouds | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        point_features: torch.Tensor | None = None,
-        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
-    ) -> Embedded:
-        """Embed tokens, with those of clouds at their placeholders; arguments are those of `forward`.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings or twice.
-        """
-        if mm_encoder_outputs is not None and (encoded := mm_encoder_outputs.get("point")) is not None:
-            if points is not None or point_features is not None:
-                raise ValueError("points or point_features with mm_encoder_outputs['point']; expected one of them")
-            point_features = encoded.pooler_output
-        if inputs_embeds is not None:
-            if points is not None or point_features is not None:
-                raise ValueError(
-                    "points or point_features with inputs_embeds; expected the clouds' tokens in inputs_embeds"
-                )
-            return Embedded(inputs_embeds)
-        if input_ids is None:
-            raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
-        routing = None
-        if points is not None and point_features is None:
-            bridged = self._bridge(points)
-            point_features, routing = bridged.tokens, bridged.routing
-        embedded = fill_placeholders(
-            input_ids, point_features, self.get_input_embeddings(), self.config.point_token_id
-        )
-        return Embedded(embedded, point_features, routing)
+    def encode_clouds(self, points: Clouds) -> tuple[torch.Tensor, Routing | None]:
+        """Return the tokens of `get_point_features`, and the query sets that were used; None if only the first was."""
+        bridged = self._bridge(points)
+        return bridged.tokens, bridged.routing
 
     @strict_forward
     def forward(
@@ -456,39 +374,21 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         point_features: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DModelOutput:
-        """Compute features of tokens; arguments are those of `MiniGPT3DForConditionalGeneration.forward`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Compute features of tokens."""
         text = self.language_model.base_model
-        if kwargs:
-            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(text)))
-        return_hidden, return_attentions = requested_outputs(
-            self.config, output_hidden_states, output_attentions, text.config._attn_implementation
-        )
-        embedded = self.embed(input_ids, points, inputs_embeds, point_features, mm_encoder_outputs)
+        keywords = self.text_keywords(text, kwargs)
+        embedded = self.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, points=points)
         output = text(
             inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
-            output_hidden_states=return_hidden,
-            output_attentions=return_attentions,
-            return_dict=True,
-            **kwargs,
+            **keywords,
         )
         return MiniGPT3DModelOutput(
-            last_hidden_state=output.last_hidden_state,
-            **{CACHE: getattr(output, CACHE)},
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            **fields_of(output, BaseModelOutputWithPast),
             point_features=embedded.point_features,
             router_logits=None if embedded.routing is None else embedded.routing.logits,
         )
@@ -518,14 +418,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 
 
 class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTrainedModel, GenerationMixin):
-    """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
-        qformer: The same for `config.qformer_config`.
-        language_model: The same for `config.text_config`.
-    """
+    """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds."""
 
     _earlier_names = {name: f"minigpt3d.{name}" for name in ("point_encoder", "bridge", "language_model")}
 
@@ -574,21 +467,12 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
 
         Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
-        processor is passed as `**inputs`.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 for padding and other hidden tokens.
-            point_features: Output of `get_point_features`, in place of `points`.
+        processor is passed as `**inputs`; arguments are those of `forward`.
 
         Returns:
             For each prompt `(tokens, text hidden)`, in the order of the batch.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match.
         """
-        embedded = self.minigpt3d.embed(input_ids, points, point_features=point_features).inputs_embeds
+        embedded = self.minigpt3d.embed(input_ids, point_features=point_features, points=points).inputs_embeds
         if attention_mask is None:
             return list(embedded)
         # Rows differ in length afterwards, hence a list.
@@ -607,42 +491,12 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DOutput:
-        """Predict the next tokens.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 where a token is padding.
-            position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
-            labels: `(batch, tokens)`, -100 for ignored tokens.
-            point_features: Output of `get_point_features`, in place of `points`.
-            mm_encoder_outputs: The same as `generate` passes it, as in other multimodal models of transformers:
-                `pooler_output` of "point".
-            use_cache: Whether to return a cache.
-            logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
-            output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
-                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
-                shifted already, in place of `labels`; `num_items_in_batch`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
-        if kwargs:
-            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
-        return_hidden, return_attentions = requested_outputs(
-            self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
-        )
-        embedded = self.minigpt3d.embed(input_ids, points, inputs_embeds, point_features, mm_encoder_outputs)
-        targets = kwargs.get("shift_labels")
+        """Predict the next tokens."""
+        keywords = self.text_keywords(self.language_model, kwargs)
+        embedded = self.minigpt3d.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, points=points)
+        targets = keywords.get("shift_labels")
         if targets is not None:
             labels = targets  # the loss reads them in place of labels, and without labels there is none
         elif labels is not None:
@@ -655,25 +509,18 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            output_hidden_states=return_hidden,
-            output_attentions=return_attentions,
-            return_dict=True,
-            **kwargs,
+            **keywords,
         )
         loss, routing = output.loss, embedded.routing
         if loss is not None and routing is not None and self.config.load_balancing_weight:
             # Losses of the parts of a batch are sums over their tokens, divided by those of the full batch, and are
             # added up. The balancing loss is a mean of its own and counts by the part's share of the tokens.
             share = 1.0
-            if (tokens := kwargs.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
-                share = (targets != kwargs.get("ignore_index", -100)).sum() / tokens
+            if (tokens := keywords.get("num_items_in_batch")) is not None:  # this batch is a part of a larger one
+                share = (targets != keywords.get("ignore_index", -100)).sum() / tokens
             loss = loss + share * self.config.load_balancing_weight * routing.load_balancing_loss()
         return MiniGPT3DOutput(
-            loss=loss,
-            logits=output.logits,
-            **{CACHE: getattr(output, CACHE)},
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
+            **fields_of(output, CausalLMOutputWithPast) | {"loss": loss},
             point_features=embedded.point_features,
             router_logits=None if routing is None else routing.logits,
         )
@@ -703,10 +550,6 @@ def build_from_parts(
         revisions: Branch, tag or commit of parts given by name, with keys such as "point_encoder".
         quantization_config: Quantization of a language model given by name.
         **config: Further fields of `MiniGPT3DConfig`. `num_query_tokens` is that of the BLIP-2 model.
-
-    Raises:
-        ValueError: If a part lacks weights; for a revision of a part that is not given by name.
-        OSError: If a part cannot be loaded.
 
     Source: MiniGPT-3D, Sec. 3.3.
     """
@@ -794,11 +637,7 @@ def adopt_qformer(model: MiniGPT3DPreTrainedModel, source: QueriesAndQFormer) ->
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Load the tensors in a directory or repository to the CPU.
-
-    Raises:
-        OSError: If there are none.
-    """
+    """Load the tensors in a directory or repository to the CPU."""
     file = cached_file(name, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
     if file is not None:
         return load_state_dict(file)

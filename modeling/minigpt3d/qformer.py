@@ -179,7 +179,7 @@ class Bridge(nn.Module):
     def query(
         self, queries: torch.Tensor, encoded: torch.Tensor, encoded_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Run the Q-Former on one or more query sets per cloud.
+        """Run the Q-Former on one or more query sets per cloud: `(clouds, sets, num_query_tokens, hidden)`.
 
         All sets of a cloud run as one sequence, in which queries attend only to those of their own set. The keys and
         values of the cloud, most of the work, are thus computed once and not for each set.
@@ -188,9 +188,6 @@ class Bridge(nn.Module):
             queries: `(clouds, sets, num_query_tokens, hidden)`.
             encoded: `(clouds, tokens, encoder_hidden_size)`, the tokens that the queries attend to.
             encoded_mask: `(clouds, tokens)` bool, False for tokens that they do not attend to; None for none.
-
-        Returns:
-            `(clouds, sets, num_query_tokens, hidden)`.
         """
         _, sets, count, _ = queries.shape
         mask = None

@@ -21,9 +21,6 @@ def stage_names(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
     and language model, and the weights, not the biases, of the norms in the Q-Former's layers and of all norms in the
     language model. Stage 4 trains all query sets and the router.
 
-    Raises:
-        ValueError: If the stage is not 1 to 4, or trains a LoRA that the model does not have.
-
     Source: MiniGPT-3D, Sec. 3.3, and the released programs, which train the queries in stages 2 and 3 too.
     """
     if stage not in STAGES:
@@ -64,15 +61,8 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
 
     The config records the stage.
 
-    Args:
-        model: The model, changed in place.
-        stage: 1 to 4.
-
     Returns:
         The names of `stage_names`.
-
-    Raises:
-        ValueError: As for `stage_names`.
     """
     names = stage_names(model, stage)
     model.requires_grad_(False)
@@ -99,11 +89,7 @@ def stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, torc
 
 @torch.no_grad()
 def load_stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load the output of `stage_tensors` into a model with the same pretrained parts.
-
-    Raises:
-        ValueError: If tensors are missing, unexpected or of another shape; all are named, and none is loaded.
-    """
+    """Load the output of `stage_tensors` into a model with the same pretrained parts."""
     own = stage_tensors(model, stage)
     wrong = [f"{name} is missing" for name in own if name not in tensors]
     wrong += [f"{name} is not trained in stage {stage}" for name in tensors if name not in own]

@@ -1,7 +1,5 @@
 """Configuration of OpenShape's point encoders (arXiv 2305.10764)."""
 
-from typing import Any
-
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 
 
@@ -42,12 +40,6 @@ class OpenShapeConfig(AlignedEncoderConfig):
     layer_norm_eps: float = 1e-5
     drop_path_rate: float = 0.0
     projection_dim: int | None = 1280
-
-    def __post_init__(self, **kwargs: Any):
-        self.check({"group_radius": (1e-6, 1e6)})
-        if not self.patch_widths:
-            raise ValueError(f"patch_widths={self.patch_widths}; expected one width or more")
-        super().__post_init__(**kwargs)
 
     @property
     def min_points(self) -> int:

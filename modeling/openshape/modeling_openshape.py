@@ -33,9 +33,6 @@ def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius:
     Returns:
         Patches whose neighborhoods have the channels xyz relative to the center, followed by all channels of the
         points.
-
-    Raises:
-        ValueError: If a cloud has fewer than `num_groups` points.
     """
     if points.ndim != 3 or points.shape[1] < num_groups:
         raise ValueError(
@@ -55,10 +52,6 @@ class BallPatchEncoder(nn.Module):
     """Shared layers with batch norm and ReLU, and a maximum over the points of a patch.
 
     Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, widths[-1])`.
-
-    Args:
-        in_channels: Channels of a row.
-        widths: Output channels of each layer.
     """
 
     def __init__(self, in_channels: int, widths: list[int] | tuple[int, ...]):
@@ -113,9 +106,6 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
     Positions enter through the coordinates among the channels of patches and tokens; there is no position embedding
     and no final norm.
 
-    Args:
-        config: The configuration.
-
     Source: OpenShape, Sec. 3.2; PointBERT of its program.
     """
 
@@ -128,12 +118,7 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
         self.post_init()
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Raises:
-            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
-                infinite or too large.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
         config = self.config
         check_channels(points, config.in_channels)
         points = in_full_precision(points, precision_of(self.lift))
@@ -156,11 +141,7 @@ class OpenShapeForPointCloudClassification(OpenShapePreTrainedModel, AlignedClas
 
 
 class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmenter):
-    """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object."""
 
     def __init__(self, config: OpenShapeConfig):
         super().__init__(config, OpenShapeModel)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hf_any3d.modeling.config_checks import CHANNELS, check_choices
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
 
@@ -77,10 +77,7 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     trained: str = "all"
 
     def __post_init__(self, **kwargs: Any):
-        self.check({"patch_pooled_width": CHANNELS})
         check_choices(self, {"patch_to_point": ASSIGNMENTS, "trained": TRAINED})
-        if len(self.patch_widths) != 3:
-            raise ValueError(f"patch_widths={self.patch_widths}; expected three widths")
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
         super().__post_init__(**kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -124,9 +125,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
     Positions are added before every block. The features of patches lie in the space of texts; that of a cloud,
     `pooler_output`, is their mean before they are normalized, for which the published encoder was not trained.
 
-    Args:
-        config: The configuration.
-
     Source: PatchAlign3D, Sec. 3.
     """
 
@@ -145,10 +143,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
         Returns:
             Patches in the model's axes, with y and z exchanged if the config says so.
-
-        Raises:
-            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
-                infinite or too large.
         """
         check_channels(points, self.config.in_channels)
         return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
@@ -171,9 +165,6 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
         Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
         product. Centers of the patches are in the output of `forward`.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
         """
         # Patches come after the class token.
         hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]
@@ -195,11 +186,7 @@ class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, Align
 
 
 class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, AlignedSegmenter):
-    """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object."""
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config, PatchAlign3DModel)
@@ -208,9 +195,6 @@ class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, Aligned
 
 class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
     """First training stage: patches learn the features that an image encoder has of their points.
-
-    Args:
-        config: The configuration; `projection_dim` is the width of the image encoder's features.
 
     Source: PatchAlign3D, Sec. 3, first stage.
     """
@@ -228,8 +212,7 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
         target_features: torch.Tensor | None = None,
         target_centers: torch.Tensor | None = None,
         return_loss: bool = True,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> PatchDistillationOutput:
         """Predict features of patches, and compare them with targets.
 
@@ -240,27 +223,14 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
             target_centers: `(batch, targets, 3)`, in the units and axes of the points; with `exchange_axes`, files of
                 the released program hold them with y and z exchanged.
             return_loss: Whether to compute the loss, if there are targets; the Trainer looks for this argument.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If features and centers of targets are not given together or have other shapes; if attention
-                weights are requested without eager attention.
+            **kwargs: `output_hidden_states` and `output_attentions`.
         """
         if (target_features is None) != (target_centers is None):
             raise ValueError("target_features and target_centers belong together; expected both or neither")
-        output = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
+        output = self.base_model(points, **kwargs, return_dict=True)
         predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
         loss = distance = None
         if return_loss and target_features is not None and target_centers is not None:
-            if target_features.shape[-1] != predictions.shape[-1]:
-                raise ValueError(
-                    f"target_features has shape {tuple(target_features.shape)}; expected (batch, targets, "
-                    f"{predictions.shape[-1]})"
-                )
             # Image features belong to centers that were sampled elsewhere, so each patch takes the nearest one.
             targets, distances = nearest_targets(output.centers, target_centers, target_features.float())
             loss = (1 - nn.functional.cosine_similarity(predictions.float(), targets, dim=-1)).mean()
@@ -272,9 +242,6 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
     """`PatchAlign3DModel` that compares patches with texts and labels points; published encoders open as this class.
 
     It is also the model of the second training stage, in which patches learn which words name them.
-
-    Args:
-        config: The configuration.
 
     Source: PatchAlign3D, Sec. 3.
     """
@@ -302,49 +269,24 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         labels: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         patch_to_point: str | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> PartTextOutput:
-        """Compare the patches of clouds with texts.
+        """Compare the patches of clouds with texts; `patch_to_point` replaces the config's.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`.
-            text_embeds: `(texts, feature_size)`, embedded texts instead of both; or `(batch, texts, feature_size)`,
-                own texts for each cloud.
-            labels: With them the loss is returned: `(batch, points)` numbers of texts, -100 for points without one; or
-                `(batch, texts, points)`, True for the points that a text names, if these overlap.
-            text_mask: `(batch, texts)`, True for the texts that count in the loss of a cloud; by default those that
-                name a point. Clouds without any are left out.
-            patch_to_point: As of the config, whose value is the default.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If texts are given twice, are missing for labels or have another shape; if labels have another
-                shape or number no text; if attention weights are requested without eager attention.
+        `text_embeds` may have an axis of clouds first, for texts of their own. `labels` number the texts, or are
+        `(batch, texts, points)`, True for the points that a text names, if these overlap.
         """
         how = self.config.patch_to_point if patch_to_point is None else patch_to_point
         if how not in ASSIGNMENTS:
             raise ValueError(f"patch_to_point={how!r}; expected one of {', '.join(map(repr, ASSIGNMENTS))}")
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output: AlignedEncoderOutput = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
+        output: AlignedEncoderOutput = self.base_model(points, **kwargs, return_dict=True)
         requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
         patch_embeds, scale = self.alignment(self.base_model.projection(output.last_hidden_state[:, 1:]))
         if text_embeds is None:
             if labels is not None:
                 raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")
             return PartTextOutput(patch_embeds=patch_embeds, **requested)
-        width = patch_embeds.shape[-1]
-        if text_embeds.shape[:-2] not in ((), points.shape[:1]) or text_embeds.shape[-1] != width:
-            raise ValueError(
-                f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {width}) or ({len(points)}, "
-                f"texts, {width}), features of the text tower that the encoder is aligned with"
-            )
         # Given features may come from another program, which does not normalize them.
         text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)
         with autocast_disabled(patch_embeds.device):
@@ -374,6 +316,4 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
         if text_mask is None:
             return masks, masks.any(dim=-1)
-        if text_mask.shape != (batch, texts):
-            raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({batch}, {texts})")
         return masks, text_mask.bool()

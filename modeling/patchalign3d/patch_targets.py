@@ -14,7 +14,7 @@ UNLABELED = -1
 def carry_to_points(
     scores: torch.Tensor, points: torch.Tensor, centers: torch.Tensor, patch_index: torch.Tensor, how: str
 ) -> torch.Tensor:
-    """Carry scores of patches to points.
+    """Carry scores of patches to points: `(batch, points, channels)`.
 
     Args:
         scores: `(batch, groups, channels)`.
@@ -23,9 +23,6 @@ def carry_to_points(
         patch_index: `(batch, groups, group_size)`, the points of each patch.
         how: "nearest" for the scores of the patch with the nearest center, of equally near ones the first;
             "membership" for the mean over all patches that a point is in, 0 for points in none.
-
-    Returns:
-        `(batch, points, channels)`.
     """
     if how == "nearest":
         nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (batch, points)
@@ -35,21 +32,18 @@ def carry_to_points(
 
 
 def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
-    """Return the share of each patch's points that each label has.
+    """Return the share of each patch's points that each label has: `(batch, groups, labels)`, from 0 to 1.
 
     Args:
         masks: `(batch, labels, points)`, True for points with the label; labels may overlap.
         patch_index: `(batch, groups, group_size)`.
-
-    Returns:
-        `(batch, groups, labels)`, from 0 to 1.
     """
     # The mean over the points of a patch, of (batch, groups, group_size, labels).
     return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
 
 
 def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
-    """Return the label that most points of each patch have.
+    """Return the label that most points of each patch have: `(batch, groups)`.
 
     A point with several labels counts for the last of them. Of labels with as many points the first is returned, -1
     if no point has a label.
@@ -57,9 +51,6 @@ def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Te
     Args:
         masks: `(batch, labels, points)`, as for `patch_shares`.
         patch_index: `(batch, groups, group_size)`.
-
-    Returns:
-        `(batch, groups)`.
     """
     count = masks.shape[1]
     numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
@@ -123,19 +114,10 @@ def nearest_targets(
 
     Returns:
         `(batch, groups, channels)`, and the distances `(batch, groups)`.
-
-    Raises:
-        ValueError: If there is not one center for each target, or one set of targets for each cloud.
     """
-    if target_centers.ndim != 3 or targets.ndim != 3 or targets.shape[:2] != target_centers.shape[:2]:
+    if target_centers.shape != (len(centers), targets.shape[1], 3):
         raise ValueError(
-            f"target_features has shape {tuple(targets.shape)} and target_centers {tuple(target_centers.shape)}; "
-            "expected (batch, targets, channels) and (batch, targets, 3)"
-        )
-    if len(targets) != len(centers) or target_centers.shape[-1] != 3:
-        raise ValueError(
-            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, targets, 3), as there "
-            f"are {len(centers)} clouds"
+            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, {targets.shape[1]}, 3)"
         )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
     # `knn` returns squares.

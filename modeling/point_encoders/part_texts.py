@@ -23,11 +23,7 @@ TEMPLATE_SETS = {
 
 
 def clean_label(label: str) -> str:
-    """Return a label in lower case, with single spaces in place of everything but letters and digits.
-
-    Raises:
-        ValueError: If nothing is left.
-    """
+    """Return a label in lower case, with single spaces in place of everything but letters and digits."""
     cleaned = " ".join(re.sub(r"[\W_]+", " ", label.lower()).split()) if isinstance(label, str) else ""
     if not cleaned:
         raise ValueError(f"label {label!r} has no letters or digits; expected words")
@@ -46,9 +42,6 @@ def part_prompts(
         templates: Name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one for
             the category.
         category: Name of the object's category, which is cleaned too; required by templates with two `{}`.
-
-    Raises:
-        ValueError: If the templates are unknown or malformed, a label is empty, or the category is missing.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATE_SETS:
@@ -70,11 +63,7 @@ def part_prompts(
 
 
 def check_part_templates(argument: str, templates: Sequence[str]) -> None:
-    """Check templates for names of parts.
-
-    Raises:
-        ValueError: If there are none, or one does not have one or two `{}`.
-    """
+    """Check templates for names of parts."""
     if isinstance(templates, str) or not len(templates):
         raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
     for template in templates:
@@ -86,11 +75,7 @@ def check_part_templates(argument: str, templates: Sequence[str]) -> None:
 
 
 def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
-    """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100.
-
-    Raises:
-        ValueError: If there is a number without a text; for labels on an accelerator, in a later call.
-    """
+    """Return which points have which label, `(batch, texts, points)` bool, from numbers `(batch, points)` or -100."""
     wrong = ((labels < 0) & (labels != _IGNORED)) | (labels >= num_texts)
     expected = f"expected 0 to {num_texts - 1}, one for each text, or {_IGNORED} for points without a label"
     if labels.device.type != "cpu":

@@ -73,9 +73,6 @@ def group_patches(
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers, except for the
             first point (released programs: 1e-3, from their CUDA kernel); None samples from all points.
 
-    Raises:
-        ValueError: If a cloud has fewer than `num_groups` or `group_size` points.
-
     Source: Point-BERT, Sec. 3.1.
     """
     count = points.shape[1] if points.ndim == 3 else 0
@@ -114,10 +111,6 @@ def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dty
         points: xyz first.
         config: Has `in_channels`, `num_groups`, `group_size` and `sampling_min_squared_norm`.
         dtype: Precision of the model.
-
-    Raises:
-        ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN, infinite
-            or too large.
     """
     check_channels(points, config.in_channels)
     points = in_full_precision(points, dtype)
@@ -137,9 +130,6 @@ class PatchEncoder(nn.Module):
         pooled_width: Channels of the last maximum, if a final layer maps them to `width`; None for `width` and no
             final layer.
 
-    Raises:
-        ValueError: If there are not three hidden widths.
-
     Source: Point-BERT, Sec. 3.1.
     """
 
@@ -152,8 +142,6 @@ class PatchEncoder(nn.Module):
         pooled_width: int | None = None,
     ):
         super().__init__()
-        if len(hidden_widths) != 3:
-            raise ValueError(f"patch_widths={tuple(hidden_widths)}; expected three widths")
         lifted, own, joined = hidden_widths
         self.lift = nn.Linear(in_channels, lifted, bias=bias)
         self.lift_norm = nn.BatchNorm1d(lifted)
@@ -201,9 +189,6 @@ class PointBlocks(nn.Module):
         depth: Number of blocks; by default `num_hidden_layers` of the config.
         num_heads: Heads of the attention; by default `num_attention_heads` of the config.
         drop_path_rate: Rate of the last block, by default that of the config; it grows linearly from 0.
-
-    Raises:
-        ValueError: If the width is not divisible by the number of heads.
     """
 
     def __init__(
@@ -217,8 +202,6 @@ class PointBlocks(nn.Module):
         depth = config.num_hidden_layers if depth is None else depth
         num_heads = config.num_attention_heads if num_heads is None else num_heads
         drop_path_rate = config.drop_path_rate if drop_path_rate is None else drop_path_rate
-        if config.hidden_size % num_heads:
-            raise ValueError(f"num_heads={num_heads}; expected a divisor of hidden_size={config.hidden_size}")
         # On the CPU, since transformers builds models on the meta device, where values cannot be read.
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)
@@ -353,11 +336,6 @@ class PointMlp(nn.Module):
 class GatedMlp(nn.Module):
     """SwiGLU: a layer whose output is multiplied by a gate, an optional norm, and a second layer, for each token.
 
-    Args:
-        width: Channels of a token.
-        hidden: Channels between the layers.
-        norm_eps: Epsilon of a layer norm of the gated channels; None for no norm.
-
     Source: EVA-02, Sec. 3.1.
     """
 
@@ -434,10 +412,6 @@ class TokenPropagation(nn.Module):
 
     The released programs interpolate, concatenate the coordinates and apply a linear layer; here the layer is applied
     to the tokens before interpolation, which is equivalent and cheaper.
-
-    Args:
-        token_width: Channels of a token.
-        widths: Channels of the two layers.
     """
 
     def __init__(self, token_width: int, widths: tuple[int, int]):
@@ -452,15 +426,12 @@ class TokenPropagation(nn.Module):
         self.out_norm = HeadNorm(out)
 
     def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Compute features of every point.
+        """Compute features of every point: `(batch, points, widths[1])`.
 
         Args:
             xyz: `(batch, points, 3)`.
             centers: `(batch, groups, 3)`, positions of the tokens.
             tokens: `(batch, groups, token_width)`.
-
-        Returns:
-            `(batch, points, widths[1])`.
         """
         tokens = self.from_tokens(in_precision_of(self, tokens))
         near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)
@@ -470,13 +441,7 @@ class TokenPropagation(nn.Module):
 
 
 class PointHead(nn.Module):
-    """Head for each point that also reads features of the full cloud.
-
-    Args:
-        point_width: Channels of a point.
-        cloud_width: Channels of a cloud.
-        config: Has `segmentation_head_widths`, `segmentation_head_dropout` and `num_labels`.
-    """
+    """Head for each point that also reads features of the full cloud."""
 
     def __init__(self, point_width: int, cloud_width: int, config: PreTrainedConfig):
         super().__init__()

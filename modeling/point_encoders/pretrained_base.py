@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import find_adapter_config_file, logging
+from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
+from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
+from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,
@@ -95,11 +102,7 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
         quantization_config: Any = None,
         **_: Any,
     ) -> PreTrainedModel:
-        """Load a point transformer from any checkpoint that contains one, in full precision or quantized.
-
-        Raises:
-            ValueError: If the checkpoint lacks weights of it, or also holds an adapter.
-        """
+        """Load a point transformer from any checkpoint that contains one, in full precision or quantized."""
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         # transformers would put that adapter into the base model without a word.
@@ -203,3 +206,107 @@ class AdaptedBaseMixin:
                 if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
                     module.training = False
         return self
+
+
+@dataclass
+class PointTransformerOutput(ModelOutput):
+    """Token features of point clouds.
+
+    Args:
+        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first where there is one, after the final
+            norm.
+        pooler_output: `(batch, features)`, the input of a head.
+        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
+        center_index: `(batch, groups)`, indices of the centers among the input points.
+        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
+        hidden_states: On request, the input of the first block, without positions that each block adds, and the
+            output of each block, before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
+        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
+            adapter adds are among the tokens.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    centers: torch.Tensor | None = None
+    center_index: torch.Tensor | None = None
+    layer_outputs: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class Encoded(NamedTuple):
+    """Output of the transformer blocks; see `PointTransformerOutput`.
+
+    Args:
+        added: By the number of a block, the tokens that adapters leave behind its output, before any norm.
+    """
+
+    last_hidden_state: torch.Tensor
+    layer_outputs: tuple[torch.Tensor, ...] = ()
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    added: Mapping[int, torch.Tensor] = MappingProxyType({})
+
+
+class PointTransformerMixin(AdaptedBaseMixin):
+    """For base models with `input_tokens`, `blocks` of type `PointBlocks` and a final `norm`."""
+
+    blocks: PointBlocks
+    norm: torch.nn.Module
+
+    @property
+    def layer_stack(self) -> LayerStack:
+        """The blocks and their properties for adapters; all of this model is pretrained."""
+        return LayerStack(
+            layers=self.blocks.layers,
+            path="blocks.layers",
+            branch="mlp",
+            hidden_size=self.config.hidden_size,
+            views=GRIDS,
+            is_open=True,
+            pretrained=tuple(self._modules),
+            final_norm="norm",
+        )
+
+    def run_blocks(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor | None,
+        centers: torch.Tensor,
+        output_layers: Sequence[int] = (),
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
+    ) -> Encoded:
+        """Run the blocks and the final norm.
+
+        Args:
+            tokens: `(batch, tokens, hidden)`.
+            positions: The same shape, added before every block, or None.
+            centers: `(batch, groups, 3)`, positions of the tokens behind a class token.
+            output_layers: Numbers of blocks whose outputs are returned too.
+            output_hidden_states: As in `forward`.
+            output_attentions: As in `forward`.
+            embed_patches: Embeds other patches of the clouds, for adapters that read them.
+        """
+        config, layers = self.config, self.blocks.layers
+        return_hidden, return_attentions = requested_outputs(
+            config, output_hidden_states, output_attentions, config._attn_implementation
+        )
+        tokens = self.input_tokens(tokens)
+        geometry = None
+        # Cells take time to compute, and nothing but an adapter around a block reads them.
+        if any(getattr(layer, "takes_geometry", False) for layer in layers):
+            # Cell size in radii: about six patches per cell, whatever their number.
+            geometry = TokenGrids(centers, 4 / math.sqrt(config.num_groups), tokens.shape[1] - centers.shape[1])
+            geometry.embed_patches = embed_patches
+        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
+        # All blocks come after the requested ones, whose number divides the outputs again.
+        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
+        added: dict[int, torch.Tensor] = {}
+        with recorder or nullcontext():
+            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry, added)
+            attentions = recorder.weights if recorder is not None else None
+        count = len(output_layers)
+        states = (tokens, *outputs[count:]) if return_hidden else None
+        return Encoded(self.norm(hidden_states), outputs[:count], states, attentions, added)

@@ -20,12 +20,7 @@ NEIGHBOR_ORDERS = ("first", "nearest")
 
 
 class PointNetLayer(nn.Module):
-    """A linear layer with batch norm and ReLU for every row.
-
-    Args:
-        inputs: Channels before it.
-        outputs: Channels after it.
-    """
+    """A linear layer with batch norm and ReLU for every row."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()

@@ -108,12 +108,6 @@ class TextTower:
     """A frozen text encoder with its tokenizer, which maps texts to unit vectors.
 
     It is no `nn.Module`, so that a model that uses it neither counts nor saves its weights.
-
-    Args:
-        model: The text encoder.
-        tokenizer: Its tokenizer.
-        family: Its family.
-        pooling: Pooling of words, for sentence encoders.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, family: TextTowerFamily, pooling: str | None = None):
@@ -123,11 +117,7 @@ class TextTower:
         self.max_length = min(int(tokenizer.model_max_length), family.max_length(model.config))
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each.
-
-        Raises:
-            ValueError: If there are no texts, or one is not a string, is empty, or has half of a character.
-        """
+        """Tokenize texts to `input_ids` and `attention_mask`, `(texts, tokens)` each."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
         for text in texts:
@@ -222,9 +212,6 @@ def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
 
     For a sentence encoder, this is the identity.
 
-    Args:
-        config: As for `open_text_tower`.
-
     Returns:
         None if the checkpoint has no such projection, or one of another shape.
     """
@@ -252,38 +239,21 @@ def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
 def embed_labels(
     tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
-
-    Args:
-        tower: The text tower.
-        labels: The labels.
-        templates: Texts with `{}` in place of the label.
-        device: Device to compute on.
-    """
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
     return embed_prompts(tower, fill_templates(labels, templates), device)
 
 
 def embed_prompts(
     tower: TextTower, prompts: Sequence[Sequence[str]], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts.
-
-    Args:
-        tower: The text tower.
-        prompts: The texts of each label, as many for each.
-        device: Device to compute on.
-    """
+    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
     vectors = tower.embed([text for own in prompts for text in own], device)
     # (labels, texts of each, width), averaged over the texts.
     return nn.functional.normalize(vectors.unflatten(0, (len(prompts), -1)).mean(dim=1), dim=-1)
 
 
 def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """Return the texts of each label, one per template.
-
-    Raises:
-        ValueError: If there are no templates, or one does not have exactly one `{}`.
-    """
+    """Return the texts of each label, one per template."""
     if isinstance(templates, str) or not len(templates):
         raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
     for template in templates:

@@ -67,9 +67,6 @@ class TextFeaturesMixin:
             attention_mask: `(texts, words)`, 0 for padding.
             position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
             token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
-
-        Raises:
-            ValueError: If positions are given, or a token type is not 0.
         """
         if position_ids is not None:
             raise ValueError("position_ids are given; expected None: the text tower computes them")
@@ -83,16 +80,7 @@ class TextFeaturesMixin:
         attention_mask: torch.Tensor | None,
         text_embeds: torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return the vectors of the texts in a call of `forward`, which are tokenized or embedded; None without any.
-
-        Args:
-            input_ids: `(texts, words)`, from `text_tower.tokenize`, or None.
-            attention_mask: `(texts, words)`, 0 for padding, or None.
-            text_embeds: Embedded texts, which are returned as they are, or None.
-
-        Raises:
-            ValueError: If texts are given in both ways.
-        """
+        """Return the vectors of texts, which a call of `forward` has tokenized or embedded; None without any."""
         if input_ids is None:
             return text_embeds
         if text_embeds is not None:
@@ -100,13 +88,38 @@ class TextFeaturesMixin:
         return self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
-        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
-
-        Args:
-            labels: Names of classes.
-            templates: Texts with `{}` for the name, whose vectors are averaged; by default those of the config.
-        """
+        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`."""
         return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+
+
+class CloudsAndTextsMixin(TextFeaturesMixin):
+    """For models with an `alignment`, which turns pooled features into unit vectors and has the scale of cosines."""
+
+    input_modalities = ("point_cloud", "text")
+
+    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
+        """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
+        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
+
+    def compare(
+        self,
+        output: ModelOutput,
+        text_embeds: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        text_labels: torch.Tensor | None,
+        return_loss: bool | None,
+    ) -> ZeroShotOutput:
+        """Compare the base model's output with embedded texts `(texts, text_width)`; see `forward`."""
+        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
+        logits = loss = None
+        if text_embeds is not None:
+            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
+            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
+        if return_loss or (return_loss is None and labels is not None):
+            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
+        texts = None if logits is None else logits.T
+        states = (output.hidden_states, output.attentions)
+        return ZeroShotOutput(loss, logits, texts, point_embeds, text_embeds, *states)
 
 
 def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
@@ -115,9 +128,6 @@ def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> 
     Args:
         point_embeds: `(clouds, text_width)`.
         text_embeds: `(texts, text_width)`, of any length.
-
-    Raises:
-        ValueError: If the texts have another width.
     """
     if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
         raise ValueError(
@@ -149,9 +159,6 @@ def pair_loss(
         text_embeds: `(texts, text_width)`, unit vectors.
         labels: `(clouds,)`; by default every cloud has a label of its own.
         text_labels: `(texts,)`; by default the n-th text has the label of the n-th cloud.
-
-    Raises:
-        ValueError: If there are no texts, or texts and clouds form no pairs.
     """
     if text_embeds is None:
         raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
@@ -193,9 +200,6 @@ def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> tor
     Args:
         cloud_labels: `(clouds,)`.
         text_labels: `(texts,)`.
-
-    Raises:
-        ValueError: If no label is in both.
     """
     matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
     has_any = matches.any()

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import CHANNELS, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
@@ -27,18 +27,12 @@ _NAMES = {
 }
 _RANGES: Ranges = {
     **UNKNOWN_RANGES,
-    **{f"{part}_width": CHANNELS for part in PART_OF.values()},
     "wrap_labels": (2, 1_000_000),
-    "in_channels": (3, 4096),
     "copies": (1, 64),
     "copy_turn": (0, 180),
     "copy_scale": (0.1, 10),
     "copy_jitter": (0, 1),
     "views": (1, VIEWS),
-    "image_size": (8, 4096),
-    "image_mean": (-10, 10),
-    "image_std": (1e-3, 10),
-    "temperature": (1e-3, 1e3),
 }
 
 
@@ -126,10 +120,6 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         self.check_unknown_score()
         if len(self.copy_scale) != 2 or self.copy_scale[0] > self.copy_scale[1]:
             raise ValueError(f"copy_scale={list(self.copy_scale)}; expected the smallest and the largest factor")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3:
-            raise ValueError(
-                f"image_mean={list(self.image_mean)}, image_std={list(self.image_std)}; expected three numbers each"
-            )
         self.check_parts(tuple(PART_OF.values()))
         if self.wrap_adapter is not None and (self.wrap_config is None or not isinstance(self.wrap_adapter, dict)):
             raise ValueError(
@@ -169,11 +159,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 )
 
     def widths(self) -> dict[str, int]:
-        """Return the number of features of each set, in the order of the features.
-
-        Raises:
-            ValueError: If that of a frozen model is not known yet.
-        """
+        """Return the number of features of each set, in the order of the features."""
         found = {}
         for name in self.features:
             part = PART_OF.get(name)

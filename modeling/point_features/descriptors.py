@@ -37,15 +37,12 @@ def count_descriptors(normals: bool = False) -> int:
 
 
 def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tensor:
-    """Compute the descriptors of clouds.
+    """Compute the descriptors of clouds: `(batch, count_descriptors(normals))`, each between about -3 and 3.
 
     Args:
         points: `(batch, points, channels)` in full precision, xyz first; with `normals` these are channels 3 to 5.
         up_axis: The axis that points up.
         normals: Whether to describe normals.
-
-    Returns:
-        `(batch, count_descriptors(normals))`, each between about -3 and 3.
     """
     xyz = _normalized(points[..., :3])
     up = "xyz".index(up_axis)

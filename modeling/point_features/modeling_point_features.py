@@ -24,6 +24,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
+from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.encoders import (
     build_adapter,
     has_adapter,
@@ -99,19 +100,8 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
                 of the given parts.
-
-        Raises:
-            TypeError: For an argument that neither this method nor the config has.
-            ValueError: If a part lacks weights, or is of a kind that gives no features; for a revision of a part that
-                is not given by name.
-            OSError: If a part cannot be found.
         """
-        known = cls.config_class()
-        if unknown := [name for name in settings if not hasattr(known, name)]:
-            raise TypeError(
-                f"{cls.__name__}.from_parts_pretrained has no argument {unknown[0]!r}; expected its own or a field of "
-                f"{cls.config_class.__name__}"
-            )
+        check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
         given = {
             name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part is not None
         }
@@ -192,9 +182,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         config: The configuration.
         parts: Loaded models by the names of the config's parts. Those that are not given are built from the config;
             the packaged encoder has its weights.
-
-    Raises:
-        ValueError: If a part returns no features of whole clouds or images.
     """
 
     mean: Tensor
@@ -253,27 +240,13 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
     ) -> PointFeaturesOutput:
         """Compute features of point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_hidden_states: Whether to return the hidden states of the point encoder, else of the wrap, for the
-                clouds themselves; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
 
         Returns:
             `pooler_output (batch, width)`, the standardized features. Of the point encoder, else of the wrap, and the
             clouds themselves: `last_hidden_state`, `centers`, and on request hidden states and attention weights.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
-                if attention weights are requested of no encoder, or without eager attention.
         """
         config = self.config
         with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -320,11 +293,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     def _frozen_features(self, name: str, points: Tensor, asked: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Run a frozen model on clouds `(rows, points, channels)`.
 
-        Args:
-            name: Its set of features.
-            points: The clouds.
-            asked: Arguments of its `forward` that ask for states and weights.
-
         Returns:
             Its features `(rows, width)`; and what else it says of every `config.copies`-th row, the clouds themselves.
         """
@@ -368,12 +336,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
 
 class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesPreTrainedModel):
-    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one.
-
-    Args:
-        config: The configuration.
-        parts: As of `PointFeaturesModel`.
-    """
+    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one."""
 
     def __init__(self, config: PointFeaturesConfig, parts: Mapping[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -385,33 +348,9 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         self.expect_parts_elsewhere()
 
     @strict_forward
-    def forward(
-        self,
-        points: Tensor,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-    ) -> PointCloudClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: As in `PointFeaturesModel.forward`.
-            output_attentions: As in `PointFeaturesModel.forward`.
-
-        Returns:
-            `logits (batch, labels)`, `unknown (batch,)` if the config has `unknown_rows`, and `one_sided (batch,)` if
-            it has `one_sided`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; see also `PointFeaturesModel.forward`.
-        """
-        output = self.point_features(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
+    def forward(self, points: Tensor, labels: Tensor | None = None, **kwargs: Any) -> PointCloudClassifierOutput:
+        """Return `logits (batch, labels)`; by the config also `unknown (batch,)` and `one_sided (batch,)`."""
+        output = self.point_features(points, **kwargs, return_dict=True)
         features = in_precision_of(self.classifier, output.pooler_output)
         logits = self.classifier(features) / self.config.temperature  # (batch, labels)
         return PointCloudClassifierOutput(
@@ -430,9 +369,6 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         Args:
             weight: `(width,)`, for standardized features.
             bias: Added to their weighted sum; above 0 together, a cloud looks one-sided.
-
-        Raises:
-            ValueError: If the weight has another shape or numbers that are not finite.
         """
         width = self.config.hidden_size
         if weight.shape != (width,) or not weight.isfinite().all() or not math.isfinite(bias):
@@ -452,9 +388,6 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
             bias: `(labels,)`.
             mean: `(width,)`, subtracted from the features.
             scale: `(width,)`, their divisor; above 0.
-
-        Raises:
-            ValueError: If a tensor has another shape or numbers that are not finite, or a scale is not above 0.
         """
         core, head = self.point_features, self.classifier
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}

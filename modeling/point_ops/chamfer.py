@@ -46,9 +46,6 @@ def chamfer_distance(
     Returns:
         The distance, a scalar, or `(batch,)` with reduction "none"; in float32, or float64 for double precision.
 
-    Raises:
-        ValueError: If an argument has the wrong shape, type or value, or a cloud has no point that counts.
-
     Source: ACT, Sec. 4 (reconstruction of the discrete autoencoder); PCN, Sec. 3.2.
     """
     if norm not in NORMS:
@@ -92,9 +89,6 @@ def f_score(
     Returns:
         The score in [0, 1], a scalar, or `(batch,)` with reduction "none".
 
-    Raises:
-        ValueError: As `chamfer_distance`, and if a coordinate is NaN.
-
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
     if reduction not in REDUCTIONS:
@@ -125,9 +119,6 @@ def reconstruction_scores(
 
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
-
-    Raises:
-        ValueError: As `f_score`.
     """
     if not threshold > 0:
         raise ValueError(f"threshold: {threshold}; expected a positive distance")
@@ -161,7 +152,7 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
 
 
 def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
-    """Find the nearest point that counts of every query.
+    """Find the nearest point that counts of every query: `(batch, queries)`; any index for a query with NaN.
 
     Of equally near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
 
@@ -169,9 +160,6 @@ def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
         query: `(batch, queries, 3)`.
         points: `(batch, points, 3)`.
         mask: `(batch, points)`, True for points that count; None for all.
-
-    Returns:
-        `(batch, queries)`; any index for a query with NaN.
     """
     (batch, rows), columns, on_cpu = query.shape[:2], points.shape[1], query.device.type == "cpu"
     # Trees take no NaN, and compilers cannot trace them.

@@ -30,9 +30,6 @@ def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
         LongTensor of the shape of `position`, 0 to `line_cell_count(cell_size, length) - 1`. Positions beyond the
         line are in the cell at that end.
 
-    Raises:
-        ValueError: If a size is not positive.
-
     Source: Any2Point, Sec. 3.3.
     """
     last = line_cell_count(cell_size, length) - 1
@@ -53,9 +50,6 @@ def plane_cells(position: Tensor, cell_size: float, width: float, height: float)
     Returns:
         LongTensor `(..., tokens)`, column + row * columns, 0 to `plane_cell_count(cell_size, width, height) - 1`.
         Positions beyond the plane are in the cell at the nearest border.
-
-    Raises:
-        ValueError: If `position` has no x and y or a size is not positive.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -80,9 +74,6 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
     Returns:
         LongTensor `(batch, points)`, 0 to points - 1. Points with equal labels share a voxel.
-
-    Raises:
-        ValueError: If `xyz` has another shape, `edge` is not positive or `shift` is out of range.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -110,31 +101,14 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
 
 def line_cell_count(cell_size: float, length: float) -> int:
-    """Count the cells of a line, including a shorter one at the end.
-
-    Args:
-        cell_size: Length of a cell.
-        length: Length of the line.
-
-    Raises:
-        ValueError: If a size is not positive.
-    """
+    """Count the cells of a line, including a shorter one at the end."""
     _check_positive("cell_size", cell_size)
     _check_positive("length", length)
     return math.ceil(length / cell_size)
 
 
 def plane_cell_count(cell_size: float, width: float, height: float) -> int:
-    """Count the square cells of a plane, including shorter ones at the borders.
-
-    Args:
-        cell_size: Edge of a cell.
-        width: Extent along x.
-        height: Extent along y.
-
-    Raises:
-        ValueError: If a size is not positive.
-    """
+    """Count the square cells of a plane, including shorter ones at the borders."""
     return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
 
 
@@ -146,16 +120,8 @@ def _check_positive(name: str, value: float) -> None:
 def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
     """Count the tokens in every cell.
 
-    Args:
-        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
-        num_cells: Number of cells.
-
     Returns:
         LongTensor `(batch, num_cells)`.
-
-    Raises:
-        ValueError: If `cell` has another shape or dtype.
-        IndexError: If a cell does not exist (only checked on the CPU).
     """
     if cell.dim() != 2:
         raise ValueError(f"cell: shape {tuple(cell.shape)}; expected (batch, tokens)")
@@ -164,19 +130,12 @@ def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Average the tokens of every cell.
+    """Average the tokens of every cell: `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
 
     Args:
         values: `(batch, tokens, channels)`; half precision is summed in float32.
         cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
         num_cells: Number of cells.
-
-    Returns:
-        `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
-
-    Raises:
-        ValueError: If the shapes do not match.
-        IndexError: If a cell does not exist (only checked on the CPU).
     """
     rows, flat = _flatten(values, cell, num_cells)
     count = count_index(flat, values.shape[0] * num_cells)
@@ -197,10 +156,6 @@ def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
     Returns:
         `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`; equal maxima share the gradient.
-
-    Raises:
-        ValueError: If the shapes do not match.
-        IndexError: If a cell does not exist (only checked on the CPU).
     """
     rows, flat = _flatten(values, cell, num_cells)
     largest = segment_maximum(rows, flat, values.shape[0] * num_cells)

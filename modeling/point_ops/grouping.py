@@ -13,11 +13,7 @@ _BALL_PAIRS = 2**22
 
 
 def check_channels(points: Tensor, in_channels: int) -> None:
-    """Check that clouds have the shape `(batch, points, in_channels)`.
-
-    Raises:
-        ValueError: If the shape is another.
-    """
+    """Check that clouds have the shape `(batch, points, in_channels)`."""
     if points.ndim != 3 or points.shape[-1] != in_channels:
         raise ValueError(
             f"points has shape {tuple(points.shape)}; expected (batch, points, {in_channels}): "
@@ -36,9 +32,6 @@ def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
 
     Returns:
         The points in float32, or in float64 if the model or the points are.
-
-    Raises:
-        ValueError: If there is no cloud, or a number is NaN, infinite or too large.
     """
     if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centers checks coordinates
         if points.ndim and not len(points):
@@ -68,10 +61,6 @@ def knn(
 
     Returns:
         Indices `(batch, queries, k)`, and with `return_distances` the squared distances of the same shape in float32.
-
-    Raises:
-        ValueError: If an argument has the wrong shape, range or device, or if a coordinate is NaN, infinite or
-            beyond `LARGEST_COORDINATE`.
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
@@ -96,9 +85,6 @@ def ball_query(
     Returns:
         Indices `(batch, queries, k)`, and with `return_counts` LongTensor `(batch, queries)`. An empty ball has index
         0 and count 0; a ball around one of the points is never empty.
-
-    Raises:
-        ValueError: If the shapes do not match, or `radius` or `k` is not positive.
 
     Source: PointNet++, Sec. 3.2.
     """
@@ -156,18 +142,11 @@ def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """Select rows of every cloud.
+    """Select rows of every cloud: `(batch, picks, channels)`, differentiable in `values`.
 
     Args:
         values: `(batch, points, channels)` floats of any kind.
         index: `(batch, picks)` integers in [0, points).
-
-    Returns:
-        `(batch, picks, channels)`, differentiable in `values`.
-
-    Raises:
-        ValueError: If the shapes do not match.
-        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     return _rows(values, index, "(batch, picks)")
 
@@ -181,10 +160,6 @@ def group(values: Tensor, index: Tensor) -> Tensor:
 
     Returns:
         `(batch, queries, neighbors, channels)`, differentiable in `values`.
-
-    Raises:
-        ValueError: If the shapes do not match.
-        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     return _rows(values, index, "(batch, queries, neighbors)")
 
@@ -204,9 +179,6 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
     Returns:
         `(batch, queries, width)`, differentiable in `features`.
 
-    Raises:
-        ValueError: If the shapes do not match.
-
     Source: PointNet++, Eq. 2.
     """
     if features.dim() != 3 or features.shape[:2] != points.shape[:2]:
@@ -224,17 +196,8 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
     """Convert indices into each cloud to indices into all clouds concatenated.
 
-    Args:
-        name: Name of the indices in messages.
-        index: `(batch, ...)` integers in [0, count).
-        count: Rows of a cloud.
-
     Returns:
         LongTensor `(batch * ...,)`.
-
-    Raises:
-        ValueError: If `index` does not contain integers.
-        IndexError: If an index is out of range (only checked on the CPU and in uncompiled code).
     """
     if index.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")

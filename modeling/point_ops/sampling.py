@@ -31,10 +31,6 @@ def farthest_point_sample(
     Returns:
         LongTensor `(batch, num_samples)` on the device of `points`.
 
-    Raises:
-        ValueError: If an argument has the wrong shape or range, or if a coordinate is NaN, infinite or beyond
-            `LARGEST_COORDINATE`.
-
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
     return kernels.farthest_point_sample(points, num_samples, start_index, min_squared_norm, tie_rule)

@@ -30,9 +30,6 @@ def curve_depths(
         of_batch: Whether all clouds get the largest depth, as in the released programs. Then the Hilbert order inside
             a cloud depends on the others: each bit more rotates the curve's axes.
         plus_one: Whether the coordinate plus one counts, which needs a bit more where all of its bits are ones.
-
-    Raises:
-        ValueError: If a coordinate is negative or needs more than `LARGEST_DEPTH` bits.
     """
     largest = grid_coord.amax(dim=1)  # (voxels,)
     per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")
@@ -55,9 +52,6 @@ def curve_codes(grid_coord: Tensor, curve: str, depth: int | Tensor) -> Tensor:
         grid_coord: `(voxels, 3)` int64 from 0.
         curve: One of `CURVES`.
         depth: Bits per coordinate, one number or one for each voxel; only Hilbert curves depend on it.
-
-    Raises:
-        ValueError: If the curve is unknown.
 
     Source: Skilling, Programming the Hilbert curve (2004).
     """
@@ -143,9 +137,6 @@ def serialize(
         depth_of_batch: See `of_batch` of `curve_depths`.
         depths: `(clouds,)`, bits of each cloud's curves; None for those of `curve_depths`.
 
-    Raises:
-        ValueError: If a curve is unknown or a coordinate out of range.
-
     Source: Point Transformer V3, Sec. 4.2.
     """
     depths = curve_depths(grid_coord, cloud, num_clouds, depth_of_batch) if depths is None else depths
@@ -164,10 +155,6 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
 
     A cloud of at most `patch_size` voxels is one patch. Of a larger one, the last patch holds the remaining voxels and
     then the last ones of the previous patch, up to `patch_size`.
-
-    Args:
-        counts: Voxels of each cloud.
-        patch_size: Voxels of a patch.
 
     Returns:
         The voxel at each place of the concatenated patches `(places,)`; the own place of each voxel `(voxels,)`, not

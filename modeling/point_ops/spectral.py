@@ -75,10 +75,6 @@ def graph_laplacian(distance: Tensor, scale: Tensor) -> Tensor:
 
     The weight of an edge is `scale` by its length, at most 1, that of a loop is 1. Points at the same place have an
     edge of weight 1.
-
-    Args:
-        distance: `(…, points, points)`.
-        scale: Smallest positive distance, as many axes.
     """
     ratio = distance / scale
     loops = torch.eye(distance.shape[-1], dtype=torch.bool, device=distance.device)
@@ -114,10 +110,6 @@ def graph_spectrum(centers: Tensor, settings: GraphSettings) -> Spectrum:
     """Compute the eigenvectors of a cloud's graphs: that of all points, and local ones.
 
     Gaps between eigenvalues are as small as 1e-5, so that matrices in float32 would not determine their vectors.
-
-    Args:
-        centers: `(batch, points, 3)` in float32.
-        settings: How the graphs are made.
 
     Returns:
         Eigenvectors in float32, with the signs that the solver gives them.

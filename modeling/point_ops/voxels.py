@@ -41,9 +41,6 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
         grid_size: Edge of a cell, in the units of the points.
         cloud: `(points,)`, the number of each point's cloud; None for one cloud.
         num_clouds: Number of clouds.
-
-    Raises:
-        ValueError: If the size is not positive, or the cells of a cloud are too many to be numbered.
     """
     if not 0 < grid_size < math.inf:
         raise ValueError(f"grid_size={grid_size}; expected a positive number")

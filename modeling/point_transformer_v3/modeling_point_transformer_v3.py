@@ -40,12 +40,7 @@ from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, label_masks
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.point_ops import (
-    grid_sample,
-    has_duplicates,
-    in_full_precision,
-    scatter_mean,
-)
+from hf_any3d.modeling.point_ops import grid_sample, has_duplicates, in_full_precision, scatter_mean
 from hf_any3d.modeling.point_ops.geometry import GRIDS
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PointTransformerV3Config
@@ -155,12 +150,6 @@ class PointTransformerV3Attention(nn.Module):
 
     As in transformers, the weights `(patches, heads, voxels, voxels)` are the second output, None without
     `attn_implementation="eager"`.
-
-    Args:
-        config: The configuration.
-        stage: Number of the stage.
-        width: Channels.
-        num_heads: Attention heads.
     """
 
     def __init__(self, config: PointTransformerV3Config, stage: int, width: int, num_heads: int):
@@ -293,17 +282,7 @@ class LayerScale(nn.Module):
 
 
 class PointTransformerV3Block(GradientCheckpointingLayer):
-    """Positions from a convolution, attention within patches, and MLP, each with a residual connection.
-
-    Args:
-        config: The configuration.
-        stage: Number of the stage.
-        number: Number of the block within it.
-        width: Channels.
-        num_heads: Attention heads.
-        drop_path_rate: Probability of dropping a branch for a voxel in training.
-        in_decoder: Whether it is a block of the decoder.
-    """
+    """Positions from a convolution, attention within patches, and MLP, each with a residual connection."""
 
     def __init__(
         self,
@@ -477,9 +456,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
     Features of a cloud do not depend on the other clouds of a batch, unless `depth_of_batch` or `equal_patches` ask
     for what the released programs do.
 
-    Args:
-        config: The configuration.
-
     Source: Point Transformer V3, Sec. 4; Sonata, Sec. 3 (the encoder alone).
     """
 
@@ -568,11 +544,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 deepest stages.
             output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
             output_attentions: The same for the attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; a cell occurs twice; a number is out of
-                range; attention weights are requested without eager attention.
         """
         encoded = self.encode(
             points, point_mask, grid_coord, inverse, bool_masked_pos, output_hidden_states, output_attentions
@@ -708,8 +679,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             for cloud in points:
                 check_channels(cloud[None], config.in_channels)
             points = [in_full_precision(cloud[None], dtype)[0] for cloud in points]
-            if not points:
-                raise ValueError("points: an empty list; expected at least one cloud")
         batch = Batch(points, point_mask)
         values = batch.flatten(points, "points")
         count, is_masked = len(batch.counts), None
@@ -721,8 +690,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             cloud = batch.cloud[sample.kept]
         else:
             cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
-            if cells.shape[1:] != (3,):
-                raise ValueError(f"grid_coord has {tuple(cells.shape[1:])} numbers for each point; expected 3")
             if has_duplicates(cells, cloud, count):
                 raise ValueError(
                     "grid_coord: a cell occurs twice in a cloud; expected one point for each, as "
@@ -760,41 +727,13 @@ class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrained
         point_mask: torch.Tensor | None = None,
         grid_coord: Clouds | None = None,
         inverse: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: As of `PointTransformerV3Model`.
-            labels: As `classification_loss` takes them; with them `loss` is returned.
-            point_mask: As of `PointTransformerV3Model`.
-            grid_coord: As of `PointTransformerV3Model`.
-            inverse: Not needed for classes of clouds.
-            output_hidden_states: As of `PointTransformerV3Model`.
-            output_attentions: As of `PointTransformerV3Model`.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: As `PointTransformerV3Model` does; if labels and `config.problem_type` do not match.
-        """
-        encoded = self.point_transformer_v3.encode(
-            points,
-            point_mask,
-            grid_coord,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, **kwargs)
         logits = self.classifier(encoded.pooled())  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
 
 class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedModel):
@@ -827,51 +766,18 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
         point_mask: torch.Tensor | None = None,
         grid_coord: Clouds | None = None,
         inverse: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: As of `PointTransformerV3Model`.
-            labels: Class numbers of the points, or of the original points with `inverse`, `(batch, points)`; -100 for
-                ignored ones. With them the mean cross-entropy over points is returned as `loss`.
-            point_mask: As of `PointTransformerV3Model`.
-            grid_coord: As of `PointTransformerV3Model`.
-            inverse: As of `PointTransformerV3Model`.
-            output_hidden_states: As of `PointTransformerV3Model`.
-            output_attentions: As of `PointTransformerV3Model`.
-
-        Returns:
-            `logits (batch, points, labels)`, of the original points with `inverse`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: As `PointTransformerV3Model` does; if there is not one label for each point.
-        """
-        encoded = self.point_transformer_v3.encode(
-            points,
-            point_mask,
-            grid_coord,
-            inverse,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`, of the original points with `inverse`."""
+        encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, inverse, **kwargs)
         # The head runs once for a voxel, not for each of its points.
         logits = encoded.carry_up(self.segmenter(encoded.voxel_features()))
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels, self.config.lovasz_weight),
-            logits=logits,
-            hidden_states=encoded.hidden_states,
-            attentions=encoded.attentions,
-        )
+        loss = point_loss(logits, labels, self.config.lovasz_weight)
+        return TokenClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
 
 
 class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointTransformerV3PreTrainedModel):
     """`PointTransformerV3Model` that compares points with texts, which name parts: Find3D opens as this class.
-
-    Args:
-        config: The configuration; `PRESETS["find3d"]` has the sizes of Find3D.
 
     Source: Find3D (arXiv 2411.13550), Sec. 4.
     """
@@ -897,42 +803,15 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         point_mask: torch.Tensor | None = None,
         grid_coord: Clouds | None = None,
         inverse: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> PointTextOutput:
-        """Compare the points of clouds with texts.
+        """Compare the points of clouds with texts; `none_label` replaces the config's.
 
-        Args:
-            points: As of `PointTransformerV3Model`.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`.
-            text_embeds: `(texts, text_embedding_size)`, embedded texts instead of both; or `(batch, texts,
-                text_embedding_size)`, own texts for each cloud.
-            labels: With them the loss is returned: `(batch, points)` numbers of texts, -100 for points without one; or
-                `(batch, texts, points)`, True for the points that a text names, if these overlap. Of the original
-                points with `inverse`.
-            text_mask: `(batch, texts)`, True for the texts of a cloud in the loss; by default those that name a point.
-            none_label: As of the config, whose value is the default.
-            point_mask: As of `PointTransformerV3Model`.
-            grid_coord: As of `PointTransformerV3Model`.
-            inverse: As of `PointTransformerV3Model`.
-            output_hidden_states: As of `PointTransformerV3Model`.
-            output_attentions: As of `PointTransformerV3Model`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: As `PointTransformerV3Model` does; if texts are given twice, are missing for labels or have
-                another shape; if labels have another shape or number no text.
+        `text_embeds` may have an axis of clouds first, for texts of their own. `labels` number the texts, or are
+        `(batch, texts, points)`, True for the points that a text names, if these overlap.
         """
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        encoded = self.point_transformer_v3.encode(
-            points,
-            point_mask,
-            grid_coord,
-            inverse,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
+        encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, inverse, **kwargs)
         voxel_embeds, scale = self.text_head(encoded.voxel_features())
         counts, loss = encoded.stages[0].counts, None
         more = {

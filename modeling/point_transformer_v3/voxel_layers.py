@@ -47,11 +47,6 @@ class SubmanifoldConvolution(nn.Module):
 class ConditionNorm(nn.Module):
     """A norm for each data set of the training, of which that of `config.condition` is used (PDNorm).
 
-    Args:
-        config: The configuration.
-        norms: One for each of `config.norm_conditions`.
-        width: Channels.
-
     Source: Towards Large-scale 3D Representation Learning with Multi-dataset Point Prompt Training, Sec. 3.
     """
 
@@ -126,11 +121,7 @@ class PointTransformerV3Embeddings(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(width)) if config.use_mask_token else None
 
     def forward(self, points: torch.Tensor, voxels: Voxels, is_masked: torch.Tensor | None = None) -> torch.Tensor:
-        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token.
-
-        Raises:
-            ValueError: If voxels are masked and the model has no mask token.
-        """
+        """Embed `(voxels, in_channels)`; `is_masked (voxels,)` names voxels that get the mask token."""
         values = in_precision_of(self, points[:, self.first :])
         if hasattr(self, "projection"):
             embedded = self.projection(values)

@@ -26,9 +26,6 @@ class Batch:
     Args:
         points: Clouds; xyz first.
         point_mask: `(clouds, points)` bool, False where a cloud is filled up; None if none is, or for a list.
-
-    Raises:
-        ValueError: If a cloud is empty, or the mask has another shape.
     """
 
     def __init__(self, points: Clouds, point_mask: torch.Tensor | None = None):
@@ -54,11 +51,7 @@ class Batch:
         self.cloud = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
 
     def flatten(self, values: Clouds, name: str) -> torch.Tensor:
-        """Return `(points of all clouds, …)` of values in the layout of the points.
-
-        Raises:
-            ValueError: If a cloud has another number of values.
-        """
+        """Return `(points of all clouds, …)` of values in the layout of the points."""
         if isinstance(values, torch.Tensor):
             if values.shape[:2] != self.shape:
                 raise ValueError(
@@ -171,11 +164,7 @@ class Voxels:
         return self._made[key]
 
     def varlen(self, prompts: int = 0) -> dict[str, Any]:
-        """Boundaries of the patches for attention of variable length, whose queries are not repeated.
-
-        Args:
-            prompts: Number of keys after those of the voxels that are appended to each patch.
-        """
+        """Boundaries of the patches for attention of variable length, whose queries are not repeated."""
         if ("varlen", prompts) not in self._made:
             self._made["varlen", prompts] = self._varlen(prompts)
         return self._made["varlen", prompts]
@@ -276,11 +265,7 @@ def rotate(heads: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> t
 
 
 def follow(inverse: torch.Tensor, batch: Batch, of_point: torch.Tensor) -> tuple[Batch, torch.Tensor]:
-    """Return the layout of the original points, and the voxel of each.
-
-    Raises:
-        ValueError: If an index is that of no point.
-    """
+    """Return the layout of the original points, and the voxel of each."""
     counts = torch.tensor(batch.counts, device=of_point.device)
     inverse = inverse.to(of_point.device)
     if inverse.shape[:1] != counts.shape or inverse.ndim != 2 or (inverse.amax(dim=1) >= counts).any():

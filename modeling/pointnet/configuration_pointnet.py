@@ -6,16 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import CHANNELS, SHARE, TOKENS, Ranges, check_numbers
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.library import LibrarySettingsMixin
-
-_RANGES: Ranges = {
-    **dict.fromkeys(("hidden_sizes", "level_widths", "head_widths"), CHANNELS),
-    **dict.fromkeys(("num_centers", "num_neighbors"), TOKENS),
-    "radii": (1e-6, 1e6),
-    "in_channels": (3, 4096),
-    "head_dropout": SHARE,
-}
 
 
 class BaselineConfig(LibrarySettingsMixin, PreTrainedConfig):
@@ -27,9 +19,7 @@ class BaselineConfig(LibrarySettingsMixin, PreTrainedConfig):
     head_dropout: float = 0.3
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES)
-        if not self.hidden_sizes:
-            raise ValueError("hidden_sizes is empty; expected the channels of one layer or more")
+        check_numbers(self, {"radii": (1e-6, 1e6)})
         super().__post_init__(**kwargs)
 
     @property
@@ -104,17 +94,12 @@ class PointNet2Config(BaselineConfig):
                     f"{name} has {len(getattr(self, name))} entries; expected one for each level, at least one: "
                     f"num_centers has {levels}"
                 )
-        if not all(self.level_widths):
-            raise ValueError(f"level_widths={self.level_widths}; expected the channels of one layer or more a level")
         if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
             raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod
     def published_sizes(cls, **changes: Any) -> PointNet2Config:
         """Return the published sizes for classification with one scale of grouping, 1.5 million parameters.
-
-        Args:
-            **changes: Other settings, such as `id2label`, or changes of the sizes.
 
         Source: PointNet++, Sec. 10.1 (supplementary), "SSG".
         """

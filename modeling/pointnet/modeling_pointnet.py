@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -55,28 +56,14 @@ class PointFeatures(nn.Module):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
     ) -> PointFeaturesOutput:
         """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first; of PointNet++ in the unit of `config.radii`.
-            output_hidden_states: Whether to return the points and the output of each layer or level; None for the
-                config's choice.
-            output_attentions: Not supported: there is no attention.
 
         Returns:
             `last_hidden_state (batch, points, hidden)`, a feature of each point, or of each center of PointNet++'s
             last level, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
             positions.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few, or a number is NaN, infinite or too large;
-                if attention weights are requested.
         """
         check_channels(points, self.config.in_channels)
         with_states = self.returns_states(output_hidden_states, output_attentions)
@@ -90,9 +77,6 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
     """PointNet: the same layers for each point, and the maximum of their features over a cloud.
 
     The published networks that turn clouds and features into a common pose are left out.
-
-    Args:
-        config: The configuration.
 
     Source: PointNet, Sec. 4.2.
     """
@@ -122,41 +106,13 @@ class PointNetForPointCloudClassification(PointNetPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the layers' hidden states; None for the config's choice.
-            output_attentions: Not supported: there is no attention.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
-        """
-        output = self.pointnet(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        output = self.pointnet(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
 class PointNet2PreTrainedModel(PointNetPreTrainedModel):
@@ -174,9 +130,6 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
     and no dropout of input points (Sec. 3.3); farthest point sampling starts at the first point of a cloud, so that
     features do not vary; all channels after xyz are features; the default sizes are smaller.
 
-    Args:
-        config: The configuration.
-
     Source: PointNet++, Sec. 3.2.
     """
 
@@ -190,11 +143,7 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         self.post_init()
 
     def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers.
-
-        Raises:
-            ValueError: If a cloud has fewer points than the first level takes centers.
-        """
+        """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers."""
         if points.shape[1] < self.config.min_points:
             raise ValueError(
                 f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
@@ -223,41 +172,13 @@ class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first, in the unit of `config.radii`.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the levels' hidden states; None for the config's choice.
-            output_attentions: Not supported: there is no attention.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested.
-        """
-        output = self.pointnet2(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        output = self.pointnet2(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
 def _head(config: BaselineConfig) -> ClassificationHead:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import SPREAD, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
@@ -15,14 +15,7 @@ from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 EXTENT = 32.0
 """Meters along each axis that cells and the layout language cover."""
 PROJECTORS = ("mlp", "linear")
-_TOKEN = (0, 2**31 - 1)
-_RANGES: Ranges = {
-    "num_bins": (1, 2**20),
-    "point_token_id": _TOKEN,
-    "point_start_token_id": _TOKEN,
-    "point_end_token_id": _TOKEN,
-    "initializer_range": SPREAD,
-}
+_RANGES: Ranges = {"num_bins": (1, 2**20)}
 
 
 class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
@@ -42,10 +35,6 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         point_token_id: Placeholder id of a cloud's tokens in `input_ids`.
         initializer_range: Standard deviation of initial weights of the layers between the two models.
         parts: Always None, since all weights are stored with the model.
-
-    Raises:
-        ValueError: If the point encoder has another type, a decoder or no colors, or the last stage's cells are as
-            large as the cube.
     """
 
     model_type = "spatiallm"

@@ -42,14 +42,6 @@ class LayoutGrammar:
 
     Walls, doors, windows and boxes follow each other in this order, each numbered from 0; a door or window is in one
     of the walls; numbers are those of bins. This is what models are trained to write.
-
-    Args:
-        num_bins: Numbers are below it.
-        classes: Labels of boxes.
-        kinds: Kinds of lines, of `KINDS`.
-
-    Raises:
-        ValueError: A class is empty or has a character with a meaning, or a kind is unknown.
     """
 
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):
@@ -203,9 +195,6 @@ class LayoutLogitsProcessor(LogitsProcessor):
         grammar: The language.
         eos_token_id: Token that ends an answer; several as a list. By default that of the tokenizer.
         max_new_tokens: As given to `generate`; no line is begun that may not fit.
-
-    Raises:
-        ValueError: The tokenizer has no token for a character of the language, or no end.
     """
 
     def __init__(

@@ -124,9 +124,6 @@ class Layout:
                 also a size below 0, whose sign is dropped otherwise, a wall without length, and two of one name.
             keep_unclosed: Whether to keep a line without closing parenthesis, as an answer that was cut off ends with,
                 less its last character, as the released program does; its last number is then wrong.
-
-        Raises:
-            ValueError: With `strict`; names the line.
         """
         found = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
         entities = (one for one in found if not isinstance(one, DroppedLine))
@@ -141,9 +138,6 @@ class Layout:
 
         Args:
             num_bins: Bins of every range; what is beyond a range falls into its last bin.
-
-        Raises:
-            ValueError: A number is NaN or infinite.
         """
 
         def to_bin(value: float, low: float, high: float) -> float:
@@ -198,9 +192,6 @@ class Layout:
         Args:
             up_axis: One of `UP_AXES` of `hf_any3d.modeling.layers.boxes`.
             up: Direction near it that points up in fact; None for the axis, so that a tilted layout is leveled.
-
-        Raises:
-            ValueError: Another axis, or a direction that is not near it.
         """
         made = dataclasses.replace(self, up_axis=up_axis, up=up)
         turn = made.upright_rotation.T @ self.upright_rotation
@@ -224,11 +215,7 @@ class Layout:
         return self._moved(lambda place: place + by)
 
     def scaled(self, factor: float) -> Layout:
-        """Return the layout with all positions and lengths multiplied by a positive number.
-
-        Raises:
-            ValueError: The number is not positive.
-        """
+        """Return the layout with all positions and lengths multiplied by a positive number."""
         if not 0 < factor < math.inf:
             raise ValueError(f"factor={factor}; expected a positive number")
 
@@ -326,9 +313,6 @@ class Layout:
         Returns:
             `(boxes, 7)` float64, center x, y, z, full sizes, the third upward, and angle; and the label of
             each.
-
-        Raises:
-            ValueError: A door or window is in a wall that is not in the layout.
         """
         if self.up_axis != "z" or self.up is not None:
             boxes, names = self.with_up_axis("z").as_boxes()
@@ -368,11 +352,7 @@ class Layout:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Layout:
-        """Build from what `to_dict` returned.
-
-        Raises:
-            ValueError: A kind or field is unknown or missing.
-        """
+        """Build from what `to_dict` returned."""
         kinds = {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}
         if unknown := sorted(set(content) - {*kinds, "up_axis", "up"}):
             raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)}, up_axis and up")
@@ -413,11 +393,7 @@ def read_lines(
 
 
 def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) -> Entity:
-    """Read a line; see `Layout.parse`.
-
-    Raises:
-        ValueError: It is no entity.
-    """
+    """Read a line; see `Layout.parse`."""
     name = line.partition("=")[0]
     word, *rest = name.split("_")
     if word not in KINDS:

@@ -18,24 +18,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedModel,
-    initialization as init,
-)
+from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from hf_any3d.modeling.layers.cloud_prompts import CloudGenerationMixin, EncodedClouds, Features, fill_placeholders
-from hf_any3d.modeling.layers.forward_contract import (
-    CACHE,
-    check_keywords,
-    forward_keywords,
-    keep_unpacked,
-    requested_outputs,
-    strict_forward,
+from hf_any3d.modeling.layers.cloud_prompts import (
+    CloudGenerationMixin,
+    CloudLanguageModelMixin,
+    EncodedClouds,
+    Features,
+    fields_of,
 )
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
@@ -92,20 +85,13 @@ class FourierPositions(nn.Module):
         return torch.cat([place, waves.flatten(1)], dim=1)
 
 
-class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
+class SpatialLMPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
     """Base class of SpatialLM's models."""
 
     config_class = SpatialLMConfig
     config: SpatialLMConfig
     # Not "model": transformers renames `model.language_model.model` in any checkpoint, as older models of it had it.
     base_model_prefix = "spatiallm"
-    input_modalities = ("point_cloud", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _skip_keys_device_placement = [CACHE]
     # As in the released program, whatever the precision of the language model is.
     _keep_in_fp32_modules_strict = ["point_encoder", "input_projection"]
 
@@ -126,27 +112,6 @@ class SpatialLMPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PreTrain
             init.normal_(module.weight, std=self.config.initializer_range)
             if module.bias is not None:
                 init.zeros_(module.bias)
-
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        super()._initialize_missing_keys(is_quantized)
-        if is_quantized:
-            keep_unpacked(self)
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the language model's input embeddings."""
-        return self.base_model.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's input embeddings."""
-        self.base_model.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Return the language model's output embeddings."""
-        return self.base_model.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replace the language model's output embeddings."""
-        self.base_model.language_model.set_output_embeddings(value)
 
 
 class SpatialLMModel(SpatialLMPreTrainedModel):
@@ -193,12 +158,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
                 list of `(voxels, 6)`.
             grid_coord: Cells of the points, `(clouds, voxels, 3)` or a list, as `SpatialLMProcessor` makes them.
             point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
-
-        Raises:
-            ValueError: If there is no cloud, a cloud has no cells or some beyond `num_bins`.
         """
-        if not isinstance(points, torch.Tensor) and not points:
-            raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
         if grid_coord is None:
             raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
@@ -224,40 +184,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         counts = [len(cloud) for cloud in context]
         return self.projector(in_precision_of(self.projector, torch.cat(context))).split(counts)
 
-    def embed(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        points: Clouds | None = None,
-        grid_coord: Clouds | None = None,
-        point_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        point_features: Features | None = None,
-        mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
-    ) -> tuple[torch.Tensor, Features | None]:
-        """Embed tokens, with those of clouds at their placeholders; arguments are those of `forward`.
-
-        Returns:
-            `(batch, tokens, text hidden)`, and the features of the clouds among them.
-
-        Raises:
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings or twice.
-        """
-        given = [points, point_features, (mm_encoder_outputs or {}).get("point"), inputs_embeds]
-        names = ("points", "point_features", "mm_encoder_outputs['point']", "inputs_embeds")
-        if len(found := [name for name, value in zip(names, given, strict=True) if value is not None]) > 1:
-            raise ValueError(f"{found[0]} with {found[1]}; expected one of them")
-        if inputs_embeds is not None:
-            return inputs_embeds, None
-        if input_ids is None:
-            raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
-        if points is not None:
-            point_features = self.get_point_features(points, grid_coord, point_mask)
-        elif given[2] is not None:
-            point_features = given[2].pooler_output
-        embed, place = self.get_input_embeddings(), self.config.point_token_id
-        return fill_placeholders(input_ids, point_features, embed, place), point_features
-
     @strict_forward
     def forward(
         self,
@@ -271,53 +197,26 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         point_features: Features | None = None,
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         use_cache: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SpatialLMModelOutput:
-        """Compute features of tokens; arguments are those of `SpatialLMForConditionalGeneration.forward`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
+        """Compute features of tokens."""
         text = self.language_model.base_model
-        if kwargs:
-            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(text)))
-        return_hidden, return_attentions = requested_outputs(
-            self.config, output_hidden_states, output_attentions, text.config._attn_implementation
-        )
-        embedded, features = self.embed(
-            input_ids, points, grid_coord, point_mask, inputs_embeds, point_features, mm_encoder_outputs
-        )
+        keywords = self.text_keywords(text, kwargs)
+        clouds = {"points": points, "grid_coord": grid_coord, "point_mask": point_mask}
+        embedded = self.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, **clouds)
         output = text(
-            inputs_embeds=embedded,
+            inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=use_cache,
-            output_hidden_states=return_hidden,
-            output_attentions=return_attentions,
-            return_dict=True,
-            **kwargs,
+            **keywords,
         )
-        return SpatialLMModelOutput(
-            last_hidden_state=output.last_hidden_state,
-            **{CACHE: getattr(output, CACHE)},
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            point_features=None if features is None else tuple(features),
-        )
+        features = None if embedded.point_features is None else tuple(embedded.point_features)
+        return SpatialLMModelOutput(**fields_of(output, BaseModelOutputWithPast), point_features=features)
 
 
 class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTrainedModel, GenerationMixin):
-    """`SpatialLMModel` with the scores of the next tokens: writes the layout of a scanned room.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
-        language_model: The same for `config.text_config`.
-    """
+    """`SpatialLMModel` with the scores of the next tokens: writes the layout of a scanned room."""
 
     cloud_inputs = ("points", "grid_coord", "point_mask")
 
@@ -362,64 +261,22 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> SpatialLMOutput:
-        """Predict the next tokens.
-
-        Args:
-            input_ids: `(batch, tokens)`, with placeholders for clouds.
-            points: Clouds as `SpatialLMModel.encode` takes them.
-            attention_mask: `(batch, tokens)`, 0 where a token is padding.
-            position_ids: `(batch, tokens)`; by default each token's index, including padding.
-            inputs_embeds: `(batch, tokens, text hidden)` in place of `input_ids`, including the clouds' tokens.
-            labels: `(batch, tokens)`, -100 for ignored tokens.
-            grid_coord: Cells of the points, as `SpatialLMModel.encode` takes them.
-            point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
-            point_features: Output of `get_point_features`, in place of `points`.
-            mm_encoder_outputs: The same as `generate` passes it, as in other multimodal models of transformers:
-                `pooler_output` of "point".
-            use_cache: Whether to return a cache.
-            logits_to_keep: Number of last tokens, or indices of tokens, whose logits are computed; 0 for all.
-            output_hidden_states: Whether to return the language model's hidden states; None for the config's choice.
-            output_attentions: The same for its attention weights, which only eager attention returns.
-            **kwargs: Passed on to the language model, if it or transformers supports them: the cache of the preceding
-                tokens, `past_key_values`, or `cache` from transformers 5.24 on; `shift_labels`, labels that are
-                shifted already, in place of `labels`; `num_items_in_batch`.
-
-        Raises:
-            TypeError: For a keyword that the language model does not support.
-            ValueError: If clouds and placeholders do not match; if neither ids nor embeddings are given, or clouds
-                along with embeddings; if attention weights are requested without eager attention.
-        """
-        if kwargs:
-            kwargs = check_keywords(type(self).__name__, kwargs, forward_keywords(type(self.language_model)))
-        return_hidden, return_attentions = requested_outputs(
-            self.config, output_hidden_states, output_attentions, self.language_model.config._attn_implementation
-        )
-        embedded, features = self.spatiallm.embed(
-            input_ids, points, grid_coord, point_mask, inputs_embeds, point_features, mm_encoder_outputs
-        )
-        if kwargs.get("shift_labels") is not None:
-            labels = kwargs["shift_labels"]  # the loss reads them in place of labels, and without labels there is none
+        """Predict the next tokens."""
+        keywords = self.text_keywords(self.language_model, kwargs)
+        clouds = {"points": points, "grid_coord": grid_coord, "point_mask": point_mask}
+        embedded = self.spatiallm.embed(input_ids, inputs_embeds, point_features, mm_encoder_outputs, **clouds)
+        if keywords.get("shift_labels") is not None:
+            labels = keywords["shift_labels"]  # the loss reads them instead, and without labels there is none
         output = self.language_model(
-            inputs_embeds=embedded,
+            inputs_embeds=embedded.inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
-            output_hidden_states=return_hidden,
-            output_attentions=return_attentions,
-            return_dict=True,
-            **kwargs,
+            **keywords,
         )
-        return SpatialLMOutput(
-            loss=output.loss,
-            logits=output.logits,
-            **{CACHE: getattr(output, CACHE)},
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            point_features=None if features is None else tuple(features),
-        )
+        features = None if embedded.point_features is None else tuple(embedded.point_features)
+        return SpatialLMOutput(**fields_of(output, CausalLMOutputWithPast), point_features=features)

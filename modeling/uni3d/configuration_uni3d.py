@@ -1,8 +1,5 @@
 """Configuration of Uni3D's point encoders (arXiv 2310.06773)."""
 
-from typing import Any
-
-from hf_any3d.modeling.config_checks import CHANNELS
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 
 
@@ -51,9 +48,3 @@ class Uni3DConfig(AlignedEncoderConfig):
     drop_path_rate: float = 0.0
     projection_dim: int | None = 1024
     sampling_min_squared_norm: float | None = None
-
-    def __post_init__(self, **kwargs: Any):
-        self.check({"patch_pooled_width": CHANNELS})
-        if len(self.patch_widths) != 3:
-            raise ValueError(f"patch_widths={self.patch_widths}; expected three widths")
-        super().__post_init__(**kwargs)

@@ -36,9 +36,6 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
     Positions are added once, before the first block. The blocks are those of EVA-02 or EVA without their rotary
     embedding.
 
-    Args:
-        config: The configuration.
-
     Source: Uni3D, Sec. 3.1.
     """
 
@@ -53,12 +50,7 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
         self.post_init()
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Raises:
-            ValueError: If there is no cloud, the points have other channels or are too few, or a number is NaN,
-                infinite or too large.
-        """
+        """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
         return cut_patches(points, self.config, precision_of(self.position_embed))
 
     def embed(self, patches: Patches) -> Tokens:
@@ -79,11 +71,7 @@ class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
 
 
 class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
-    """`Uni3DModel` with a head that predicts a class for every point of a scene or an object.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """`Uni3DModel` with a head that predicts a class for every point of a scene or an object."""
 
     def __init__(self, config: Uni3DConfig):
         super().__init__(config, Uni3DModel)

@@ -246,8 +246,3 @@ def test_gate_interpolates_between_input_and_output():
 def test_invalid_guidance_is_refused(arguments, text):
     with pytest.raises(ValueError, match=text):
         Guidance(*arguments)
-
-
-def test_width_must_be_a_multiple_of_the_heads():
-    with pytest.raises(ValueError, match="attention_width=10 is not a multiple of attention_heads=4"):
-        CellAttention(HIDDEN, VIEWS, 10, 4)

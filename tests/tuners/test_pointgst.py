@@ -152,7 +152,6 @@ def test_the_class_token_of_an_encoder_takes_no_part_in_graphs(axis, monkeypatch
         ({"signs": "fixed"}, r"signs='fixed'; expected"),
         ({"distances": "l1"}, r"distances='l1'; expected"),
         ({"scale_over": "group"}, r"scale_over='group'; expected"),
-        ({"local_size": 0}, r"local_size=0; expected"),
         ({"curve_cell": 0.0}, r"curve_cell=0.0; expected"),
         ({"transform": "published"}, r"signs='averaged' with transform='published'.*expected signs='solver'"),
     ],

@@ -45,9 +45,6 @@ class BitFitLayer(WrappedModule):
         Args:
             safe_merge: Check that the result is finite before it is written.
             adapter_names: Adapters to merge; None for the active ones.
-
-        Raises:
-            ValueError: With `safe_merge`, if the merged bias would not be finite.
         """
         bias = self.base_layer.bias
         for name in check_adapters_to_merge(self, adapter_names):

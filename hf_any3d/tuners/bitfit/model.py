@@ -10,11 +10,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class BitFitModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, BitFitConfig())` creates.
-
-    Raises:
-        ValueError: If the model has no frozen encoder, or its layers have no biases (T5, LLaMA).
-    """
+    """Tuner that `get_peft_model(model, BitFitConfig())` creates."""
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from hf_any3d.modeling.config_checks import SHARE, Ranges, check_choices
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 DAPT = extend_peft_type("DAPT")
@@ -25,8 +25,6 @@ class DAPTConfig(EncoderLayersConfig):
     By default a model starts as the frozen one, apart from prompts of zeros, and positions are added where the
     encoder was pretrained to add them; `published()` returns the settings of the released program.
     """
-
-    ranges: ClassVar[Ranges] = {**EncoderLayersConfig.ranges, "r": (1, 16_384), "dropout": SHARE}
 
     r: int = field(default=64, metadata={"help": "Width of the bottlenecks."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout inside them."})
@@ -52,9 +50,5 @@ class DAPTConfig(EncoderLayersConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> DAPTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{"positions": "once", "scales": "random", **settings})

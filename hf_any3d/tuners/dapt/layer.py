@@ -23,13 +23,6 @@ class DAPTLayer(WrappedModule):
     """Layer whose inner outputs are scaled and shifted, with an adapter beside its MLP or after it, and a prompt.
 
     Prompts follow the tokens, so that the class token stays first; attention is bidirectional.
-
-    Args:
-        base_layer: The frozen layer.
-        hidden_size: Channels of a token.
-        is_open: Whether the layer is a point transformer block.
-        is_first: Whether it is the first layer.
-        final_norm: The frozen norm after this layer, if there is one.
     """
 
     adapter_layer_names = ("dapt_prompt", "dapt_tokens")
@@ -83,12 +76,6 @@ class DAPTLayer(WrappedModule):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer and the active adapters.
-
-        Args:
-            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
 
         Returns:
             The same and one more prompt of each adapter, `(batch, sequence + prompts, hidden)`.

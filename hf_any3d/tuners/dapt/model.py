@@ -13,12 +13,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class DAPTModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, DAPTConfig())` creates.
-
-    Raises:
-        ValueError: If the model's layers do not get the positions of point tokens, run on voxels, or attend over the
-            clouds of a batch; if layers after the first one with an adapter are left out.
-    """
+    """Tuner that `get_peft_model(model, DAPTConfig())` creates."""
 
     prefix = "dapt_"
     tuner_layer_cls = DAPTLayer

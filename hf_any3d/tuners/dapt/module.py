@@ -29,12 +29,6 @@ class ScaleShift(nn.Module):
 class DynamicAdapter(nn.Module):
     """Bottleneck on normed tokens, multiplied by a scale of each token, which is zero for tokens left as they are.
 
-    Args:
-        width: Channels of a token.
-        r: Width of the bottleneck.
-        dropout: Dropout inside it.
-        starts_at_zero: Whether the last layer starts with zeros.
-
     Source: DAPT, as released.
     """
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
-from hf_any3d.modeling.config_checks import HEADS, SHARE, Ranges
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
@@ -21,20 +20,6 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
     The defaults are the paper's; `light()` returns those for little data.
     """
-
-    ranges: ClassVar[Ranges] = {
-        **EncoderLayersConfig.ranges,
-        "r": (1, 16_384),
-        "bottleneck_scale": (-1e6, 1e6),
-        "bottleneck_dropout": SHARE,
-        "aggregation_scale": (-1e6, 1e6),
-        "attention_width": (1, 16_384),
-        "attention_heads": HEADS,
-        "attention_dropout": SHARE,
-        "cell_size": (1e-6, 1e6),
-        "voxel_size": (1e-4, 1e6),
-        "gate": (-1e6, 1e6),
-    }
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck parallel to the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
@@ -85,8 +70,5 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         """Return the config for little data, which goes with the settings that `from_encoder_pretrained` fills in.
 
         Gates that start near the layer's input, and voxels that hold several of few tokens.
-
-        Args:
-            **settings: Fields of the config; they override these values.
         """
         return cls(**{**LIGHT_ADAPTER, **settings})

@@ -25,14 +25,7 @@ from hf_any3d.tuners.tuners_utils import WrappedModule
 
 
 class GuidedAdapterLayer(WrappedModule):
-    """Encoder layer with a bottleneck added to its feed-forward branch, followed by guided aggregation.
-
-    Args:
-        base_layer: The frozen layer.
-        branch: Path from the layer to the module whose output is the feed-forward branch.
-        hidden_size: Channels of a token.
-        views: Number of virtual views.
-    """
+    """Encoder layer with a bottleneck added to its feed-forward branch, followed by guided aggregation."""
 
     adapter_layer_names = (
         "guided_adapter_down",
@@ -110,14 +103,7 @@ class GuidedAdapterLayer(WrappedModule):
     def forward(
         self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry | FlatGeometry, **kwargs: Any
     ) -> torch.Tensor:
-        """Run the frozen layer, then the active adapters in order.
-
-        Args:
-            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` with a flat geometry.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
-        """
+        """Run the frozen layer, then the active adapters in order."""
         inputs = hidden_states
         hidden_states = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         for name in self._running_adapters():

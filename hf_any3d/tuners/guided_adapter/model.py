@@ -11,11 +11,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class GuidedAdapterModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, GuidedAdapterConfig())` creates.
-
-    Raises:
-        ValueError: If the model's layers do not get the positions of point tokens.
-    """
+    """Tuner that `get_peft_model(model, GuidedAdapterConfig())` creates."""
 
     prefix = "guided_adapter_"
     tuner_layer_cls = GuidedAdapterLayer

@@ -153,20 +153,10 @@ class JoinedCellNorm(CellNorm):
 
 
 class CellAttention(nn.Module):
-    """Layer norm and self-attention among the tokens of a cell, with separate weights for each view.
-
-    Args:
-        hidden_size: Channels of a token.
-        views: Number of views; their weights are stacked along the first axis.
-        width: Channels of queries, keys and values over all heads.
-        heads: Attention heads.
-        dropout: Dropout of the attention weights.
-    """
+    """Layer norm and self-attention among the tokens of a cell, with separate weights for each view."""
 
     def __init__(self, hidden_size: int, views: int, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"attention_width={width} is not a multiple of attention_heads={heads}")
         self.heads = heads
         self.dropout = dropout
         self.norm_weight = nn.Parameter(torch.ones(views, hidden_size))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from hf_any3d.modeling.config_checks import LAYERS, TOKENS, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.tuners.idpt.module import PROMPT_MODULES
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
 
@@ -24,8 +24,6 @@ class IDPTConfig(EncoderTunerConfig):
     The encoder is frozen and gradients are those of the trained weights alone; in the released program it stays
     differentiable, at the cost of full training, and its gradients count where the norm is clipped.
     """
-
-    ranges: ClassVar[Ranges] = {"prompt_layers": (0, LAYERS[1]), "neighbors": TOKENS}
 
     prompt_layers: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers before which prompts are made; None for the last one."}
@@ -50,15 +48,10 @@ class IDPTConfig(EncoderTunerConfig):
         super().__post_init__()
         self.peft_type = IDPT
         check_choices(self, {"prompt_module": tuple(PROMPT_MODULES)})
-        check_numbers(self, self.ranges)
         if isinstance(self.prompt_layers, list) and not self.prompt_layers:
             raise ValueError("prompt_layers=[]; expected the number of a layer or more, or None for the last one")
 
     @classmethod
     def published(cls, **settings: Any) -> IDPTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{"train_position": False, **settings})

@@ -60,14 +60,7 @@ class IDPTLayer(WrappedModule):
         self.fixed_positions: dict[str, bool] = {}
 
     def update_layer(self, adapter_name: str, config: IDPTConfig, arrival: Arrival, makes_prompt: bool) -> None:
-        """Add an adapter.
-
-        Args:
-            adapter_name: Its name.
-            config: Its settings.
-            arrival: What comes from earlier layers.
-            makes_prompt: Whether this layer makes a prompt.
-        """
+        """Add an adapter."""
         self.idpt_arrival[adapter_name] = arrival
         if makes_prompt:
             self._add_nested(adapter_name, idpt=self._build(config))
@@ -111,12 +104,6 @@ class IDPTLayer(WrappedModule):
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on tokens and prompts.
-
-        Args:
-            hidden_states: `(batch, sequence + arriving prompts, hidden)`.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
 
         Returns:
             The tokens and the prompts that go on; if none does, the prompts made here after this layer and before it.

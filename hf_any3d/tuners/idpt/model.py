@@ -14,12 +14,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class IDPTModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, IDPTConfig())` creates.
-
-    Raises:
-        ValueError: If the model's layers do not get the positions of point tokens, run on voxels, or attend over the
-            clouds of a batch; if a layer does not exist, or layers after a prompt are left out.
-    """
+    """Tuner that `get_peft_model(model, IDPTConfig())` creates."""
 
     prefix = "idpt_"
     tuner_layer_cls = IDPTLayer

@@ -28,11 +28,6 @@ class PromptModule(nn.Module):
 
     Shape: `(batch, tokens, hidden)` to `(batch, 1, hidden)`.
 
-    Args:
-        kind: One of `PROMPT_MODULES`, except "transformer".
-        hidden_size: Channels of a token.
-        neighbors: Neighbors of a token in the graphs, itself included.
-
     Source: IDPT, as released, without its norms that nothing reads.
     """
 
@@ -44,11 +39,7 @@ class PromptModule(nn.Module):
         self.conv5 = _linear_and_norm(max(self.graph_layers, 1) * hidden_size, hidden_size)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """Make a prompt; positions are not read, as graphs are of neighbors in the space of features.
-
-        Raises:
-            ValueError: If there are fewer tokens than neighbors.
-        """
+        """Make a prompt; positions are not read, as graphs are of neighbors in the space of features."""
         del positions
         features, outputs = in_precision_of(self, tokens), []
         for number in range(1, self.graph_layers + 1):
@@ -88,13 +79,7 @@ class TransformerPromptModule(nn.Module):
 
 @torch.no_grad()
 def nearest(features: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the numbers `(batch, tokens, count)` of the tokens nearest to each in `(batch, tokens, channels)`.
-
-    Raises:
-        ValueError: If there are fewer tokens.
-    """
-    if features.shape[1] < count:
-        raise ValueError(f"neighbors={count}: a cloud has {features.shape[1]} tokens; expected at most as many")
+    """Return the numbers `(batch, tokens, count)` of the tokens nearest to each in `(batch, tokens, channels)`."""
     square = features.square().sum(dim=-1)
     # Without the square of the token itself, which is the same for all its neighbors.
     distance = torch.baddbmm(square.unsqueeze(1), features, features.mT, alpha=-2)

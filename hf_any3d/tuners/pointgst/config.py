@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from hf_any3d.modeling.config_checks import TOKENS, Ranges, check_choices
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.point_ops.spectral import DISTANCES, SCALES, GraphSettings
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
@@ -39,13 +39,6 @@ class PointGSTConfig(EncoderLayersConfig):
     depend on all three. The eigenvectors are computed once for each forward pass; their cost grows with the third
     power of the number of tokens.
     """
-
-    ranges: ClassVar[Ranges] = {
-        **EncoderLayersConfig.ranges,
-        "r": (1, 16_384),
-        "local_size": TOKENS,
-        "curve_cell": (1e-6, 1e6),
-    }
 
     r: int = field(default=36, metadata={"help": "Width between the projections."})
     local_size: int = field(default=32, metadata={"help": "Tokens of a local graph."})
@@ -96,9 +89,5 @@ class PointGSTConfig(EncoderLayersConfig):
 
     @classmethod
     def published(cls, **settings: Any) -> PointGSTConfig:
-        """Return the config of the released program.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program."""
         return cls(**{**_PUBLISHED, **settings})

@@ -64,14 +64,7 @@ class PointGSTLayer(WrappedModule):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer and the active adapters.
-
-        Args:
-            hidden_states: `(batch, sequence, hidden)`.
-            *args: Further arguments of the layer.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the layer.
-        """
+        """Run the frozen layer and the active adapters."""
         names = self._running_adapters()
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))

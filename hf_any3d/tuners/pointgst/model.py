@@ -9,11 +9,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class PointGSTModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, PointGSTConfig())` creates.
-
-    Raises:
-        ValueError: If the model's layers do not get the positions of point tokens, or run on voxels.
-    """
+    """Tuner that `get_peft_model(model, PointGSTConfig())` creates."""
 
     prefix = "pointgst_"
     tuner_layer_cls = PointGSTLayer

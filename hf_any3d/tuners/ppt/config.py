@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from hf_any3d.modeling.config_checks import TOKENS, Ranges, check_numbers
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
 
 PPT = extend_peft_type("PPT")
@@ -32,8 +31,6 @@ class PPTConfig(EncoderTunerConfig):
     patch encoder, and the head.
     """
 
-    ranges: ClassVar[Ranges] = {"num_groups": TOKENS, "group_size": TOKENS, "r": (1, 16_384)}
-
     num_groups: int = field(default=64, metadata={"help": "Number of further patches."})
     group_size: int = field(default=32, metadata={"help": "Points of each of them."})
     r: int = field(default=256, metadata={"help": "Hidden width of the MLPs."})
@@ -41,13 +38,8 @@ class PPTConfig(EncoderTunerConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PPT
-        check_numbers(self, self.ranges)
 
     @classmethod
     def published(cls, **settings: Any) -> PPTConfig:
-        """Return the config of the released program, for an ACT classifier.
-
-        Args:
-            **settings: Fields of the config; they override these values.
-        """
+        """Return the config of the released program, for an ACT classifier."""
         return cls(**{"modules_to_save": list(_PUBLISHED), **settings})

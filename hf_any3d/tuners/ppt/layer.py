@@ -22,13 +22,7 @@ _SPREAD = 0.02
 
 
 class FurtherPatches(nn.Module):
-    """Further patches of an adapter, and the first block, which owns the MLPs.
-
-    Args:
-        num_groups: Number of further patches.
-        group_size: Points of each of them.
-        first: The first block; None for the block itself.
-    """
+    """Further patches of an adapter, and the first block, which owns the MLPs."""
 
     def __init__(self, num_groups: int, group_size: int, first: PPTLayer | None):
         super().__init__()
@@ -38,12 +32,7 @@ class FurtherPatches(nn.Module):
 
 
 class PPTLayer(WrappedModule):
-    """Block that runs on the tokens of patches and, behind them, those of further patches.
-
-    Args:
-        base_layer: The frozen block.
-        hidden_size: Channels of a token.
-    """
+    """Block that runs on the tokens of patches and, behind them, those of further patches."""
 
     adapter_layer_names = ("ppt_patches",)
     other_param_names = ("nested",)
@@ -82,19 +71,7 @@ class PPTLayer(WrappedModule):
         geometry: Geometry,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Run the frozen block and the active adapters.
-
-        Args:
-            hidden_states: `(batch, sequence + further patches, hidden)`; the first block gets `(batch, sequence,
-                hidden)`.
-            positions: `(batch, sequence, hidden)`, or None.
-            *args: Further arguments of the block.
-            geometry: Places of the tokens.
-            **kwargs: Further arguments of the block.
-
-        Returns:
-            `(batch, sequence + further patches, hidden)`.
-        """
+        """Run the frozen block and the active adapters: `(batch, sequence + further patches, hidden)`."""
         names = self._running_adapters()
         if not names:
             return self.base_layer(hidden_states, positions, *args, **kwargs)

@@ -14,12 +14,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class PPTModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, PPTConfig())` creates.
-
-    Raises:
-        ValueError: If the model is not on ACT's point transformer, or gives it some patches of a cloud only; if a
-            block is left out.
-    """
+    """Tuner that `get_peft_model(model, PPTConfig())` creates."""
 
     prefix = "ppt_"
     tuner_layer_cls = PPTLayer

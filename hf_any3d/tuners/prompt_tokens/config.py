@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from hf_any3d.modeling.config_checks import Ranges
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 PROMPT_TOKENS = extend_peft_type("PROMPT_TOKENS")
@@ -21,8 +19,6 @@ class PromptTokensConfig(EncoderLayersConfig):
     values of every patch, which are neither rotated nor convolved. By default tokenizer, class token, output norm and
     head are also trained and saved.
     """
-
-    ranges: ClassVar[Ranges] = {**EncoderLayersConfig.ranges, "num_prompts": (1, 16_384)}
 
     num_prompts: int = field(default=10, metadata={"help": "Number of prompts per layer."})
     positions: bool = field(

@@ -18,11 +18,6 @@ class PromptTokensLayer(WrappedModule):
 
     They are appended, not prepended, so that the class token stays first; attention is bidirectional. A layer on a
     flat list of the tokens of all clouds takes them as its last argument instead, and attends to them in every patch.
-
-    Args:
-        base_layer: The frozen layer.
-        hidden_size: Channels of a token.
-        is_flat: Whether the layer runs on a flat list of tokens.
     """
 
     adapter_layer_names = ("prompt_tokens_embedding", "prompt_tokens_position")

@@ -9,11 +9,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
 class PromptTokensModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, PromptTokensConfig())` creates.
-
-    Raises:
-        ValueError: If the model has no pretrained layers, or their attention runs over the clouds of a batch.
-    """
+    """Tuner that `get_peft_model(model, PromptTokensConfig())` creates."""
 
     prefix = "prompt_tokens_"
     tuner_layer_cls = PromptTokensLayer

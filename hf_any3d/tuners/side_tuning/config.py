@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from hf_any3d.modeling.config_checks import SHARE, Ranges
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
 
 SIDE_TUNING = extend_peft_type("SIDE_TUNING")
@@ -24,13 +22,6 @@ class SideTuningConfig(EncoderLayersConfig):
     By default tokenizer, class token, output norm and head are also trained and saved; a tokenizer gets its gradients
     through the side network, which reads the input of the first layer too.
     """
-
-    ranges: ClassVar[Ranges] = {
-        **EncoderLayersConfig.ranges,
-        "r": (1, 16_384),
-        "mlp_ratio": (0.01, 8),
-        "dropout": SHARE,
-    }
 
     r: int = field(default=64, metadata={"help": "Width of the side network."})
     mlp_ratio: float = field(default=2.0, metadata={"help": "Hidden width of its MLPs, in multiples of r."})

@@ -95,13 +95,7 @@ class SideTuningLayer(WrappedModule):
         """Ignore what transformers sets on all modules that have this attribute."""
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Run the frozen layer and the active side networks.
-
-        Args:
-            hidden_states: `(batch, sequence, hidden)`, or `(tokens, hidden)` of all clouds in one list.
-            *args: Further arguments of the layer.
-            **kwargs: Further arguments of the layer.
-        """
+        """Run the frozen layer and the active side networks."""
         names = self._running_adapters()
         if not names:
             return hidden_of(self.base_layer(hidden_states, *args, **kwargs))
@@ -128,14 +122,7 @@ class SideTuningLayer(WrappedModule):
         return output
 
     def _step(self, name: str, inputs: torch.Tensor, output: torch.Tensor, places: Any) -> torch.Tensor:
-        """Compute the next state of a side network, `(batch, sequence, r)` or `(tokens, r)`.
-
-        Args:
-            name: The adapter.
-            inputs: Input of the layer.
-            output: Its output.
-            places: Places of the tokens, whose `pool_mean` pools a state of the stage before; None for its own stage.
-        """
+        """Compute the next state of a side network, `(batch, sequence, r)` or `(tokens, r)`."""
         if name in self.side_tuning_entry:
             entry = self.side_tuning_entry[name]
             state = entry(in_precision_of(entry, inputs))

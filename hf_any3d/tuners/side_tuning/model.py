@@ -11,12 +11,7 @@ from hf_any3d.tuners.tuners_utils import EncoderTuner, EncoderTunerConfig
 
 
 class SideTuningModel(EncoderTuner):
-    """Tuner that `get_peft_model(model, SideTuningConfig())` creates.
-
-    Raises:
-        ValueError: If the model has no pretrained layers, or those to adapt leave out the last one, or the first one
-            of a later stage.
-    """
+    """Tuner that `get_peft_model(model, SideTuningConfig())` creates."""
 
     prefix = "side_tuning_"
     tuner_layer_cls = SideTuningLayer

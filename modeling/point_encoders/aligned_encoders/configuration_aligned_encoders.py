@@ -4,35 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import (
-    CHANNELS,
-    EPSILON,
-    HEADS,
-    LAYERS,
-    SHARE,
-    SPREAD,
-    TOKENS,
-    Ranges,
-    check_numbers,
-)
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
-_RANGES: Ranges = {
-    **dict.fromkeys(("num_groups", "group_size"), TOKENS),
-    **dict.fromkeys(("patch_widths", "hidden_size", "intermediate_size", "projection_dim"), CHANNELS),
-    **dict.fromkeys(("head_widths", "propagation_widths", "segmentation_head_widths"), CHANNELS),
-    **dict.fromkeys(("drop_path_rate", "head_dropout", "segmentation_head_dropout"), SHARE),
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "in_channels": (3, 4096),
-    "layer_norm_eps": EPSILON,
-    "initializer_range": SPREAD,
-    "segmentation_layers": (0, LAYERS[1]),
-    "sampling_min_squared_norm": (0, 1e6),
-    "temperature": (1e-3, 1e3),
-}
 # Name of the part of the config that holds the text tower.
 TEXT_TOWER = "text_tower"
 
@@ -85,23 +61,12 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     segmentation_head_widths: list[int] | tuple[int, ...] = (512, 256)
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
-    def check(self, ranges: Ranges) -> None:
-        """Check the fields; called in `__post_init__`.
-
-        Args:
-            ranges: Allowed values of the numbers that only this encoder has.
-
-        Raises:
-            ValueError: Names the field, its value and what is allowed.
-        """
-        check_numbers(self, {**_RANGES, **ranges})
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads={self.num_attention_heads}; expected a divisor of hidden_size={self.hidden_size}"
-            )
+    def __post_init__(self, **kwargs: Any):
+        check_numbers(self, {"group_radius": (1e-6, 1e6)})
         if not self.hypothesis_templates:
             raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
         self.check_parts((TEXT_TOWER, "base"))
+        super().__post_init__(**kwargs)
 
     @property
     def feature_size(self) -> int:

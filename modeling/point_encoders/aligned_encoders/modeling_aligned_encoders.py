@@ -17,80 +17,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
-from transformers.utils import ModelOutput
 
-from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.layers.forward_contract import (
-    AttentionRecorder,
     PointTokensMixin,
-    requested_outputs,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead
-from hf_any3d.modeling.layers.tasks import (
-    classification_loss,
-    point_loss,
-    refuse_problem_type,
-)
+from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
     AlignedEncoderConfig,
 )
 from hf_any3d.modeling.point_encoders.point_transformer import (
-    GRIDS,
     Patches,
-    PointAttention,
     PointBlocks,
     PointHead,
-    TokenGrids,
     TokenPropagation,
 )
-from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
-from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.point_encoders.zero_shot import (
-    TextFeaturesMixin,
-    ZeroShotOutput,
-    pair_loss,
-    scaled_cosines,
-    unit_vectors_like,
+from hf_any3d.modeling.point_encoders.pretrained_base import (
+    PointTransformerMixin,
+    PointTransformerOutput,
+    PretrainedBaseMixin,
 )
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
+from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin, ZeroShotOutput
 
 
 @dataclass
-class AlignedEncoderOutput(ModelOutput):
-    """Features of point clouds.
+class AlignedEncoderOutput(PointTransformerOutput):
+    """Features of point clouds; the pooled one lies in the space of texts and images and is not normalized.
 
     Args:
-        last_hidden_state: `(batch, 1 + groups, hidden)`, the class token first, after the final norm where there is
-            one.
-        pooler_output: `(batch, feature_size)`, the feature in the space of texts and images, not normalized.
-        centers: `(batch, groups, 3)`, positions of the tokens in the units of the input.
-        center_index: `(batch, groups)`, indices of the centers among the input points.
-        layer_outputs: Output of each requested block, `(batch, 1 + groups, hidden)`, before any norm.
-        hidden_states: On request, the input of the first block, without positions that each block adds, and the
-            output of each block, before any norm: `num_hidden_layers + 1` times `(batch, 1 + groups, hidden)`.
-        attentions: On request, the weights of each block, `(batch, heads, 1 + groups, 1 + groups)`; prompts that an
-            adapter adds are among the tokens.
         patch_index: `(batch, groups, group_size)`, indices of the points of each patch, the nearest to its center
             first; None for encoders that do not return them.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    centers: torch.Tensor | None = None
-    center_index: torch.Tensor | None = None
-    layer_outputs: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     patch_index: torch.Tensor | None = None
 
 
@@ -134,13 +103,8 @@ class AlignedPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokens
                 init.trunc_normal_(parameter, std=std)
 
 
-class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
-    """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`.
-
-    Args:
-        config: The configuration.
-        final_norm: Whether a layer norm follows the last block.
-    """
+class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
+    """Base class of the encoders. A subclass builds what turns clouds into tokens, and calls `post_init`."""
 
     def __init__(self, config: AlignedEncoderConfig, final_norm: bool):
         super().__init__(config)
@@ -164,20 +128,6 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
         return self.projection(hidden_states[:, 0])
 
-    @property
-    def layer_stack(self) -> LayerStack:
-        """The blocks and their properties for adapters; all of this model is pretrained."""
-        return LayerStack(
-            layers=self.blocks.layers,
-            path="blocks.layers",
-            branch="mlp",
-            hidden_size=self.config.hidden_size,
-            views=GRIDS,
-            is_open=True,
-            pretrained=tuple(self._modules),
-            final_norm="norm",
-        )
-
     def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
         """Return features of clouds `(batch, points, in_channels)` as unit vectors `(batch, feature_size)`.
 
@@ -195,50 +145,21 @@ class AlignedEncoder(AdaptedBaseMixin, AlignedPreTrainedModel):
         output_attentions: bool | None = None,
         patches: Patches | None = None,
     ) -> AlignedEncoderOutput:
-        """Encode point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            output_layers: Numbers of blocks, from 0, whose outputs are returned too.
-            output_hidden_states: Whether to return the inputs and outputs of the blocks; None for the config's choice.
-            output_attentions: The same for the attention weights, which only eager attention returns.
-            patches: Patches of `cut` in place of points; some of each cloud for masked pretraining.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the points have other channels or are too few; if attention weights are requested without
-                eager attention; if points and patches are both given, or neither.
-        """
-        config, layers = self.config, self.blocks.layers
-        return_hidden, return_attentions = requested_outputs(
-            config, output_hidden_states, output_attentions, config._attn_implementation
-        )
+        """Encode point clouds, or `patches` of `cut`, some of each cloud for masked pretraining."""
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
-        patches = self.cut(points) if patches is None else patches
-        tokens, centers, center_index, positions, patch_index = self.embed(patches)
-        tokens = self.input_tokens(tokens)
-        # Cells take time to compute, and nothing but an adapter around a block reads them.
-        is_guided = any(getattr(layer, "takes_geometry", False) for layer in layers)
-        # Cell size in radii: about six patches per cell, whatever their number.
-        edge = 4 / math.sqrt(config.num_groups)
-        geometry = TokenGrids(centers, edge, special_tokens=1) if is_guided else None
-        recorder = AttentionRecorder(layers, {PointAttention: 1}, config.model_type) if return_attentions else None
-        # One pass collects both: `outputs` has the requested blocks first, then, for the hidden states, all of them.
-        requested = (*output_layers, *range(len(layers))) if return_hidden else output_layers
-        with recorder or nullcontext():
-            hidden_states, outputs = self.blocks(tokens, positions, requested, geometry)
-            attentions = recorder.weights if recorder is not None else None
-        count = len(output_layers)
-        hidden_states = self.norm(hidden_states)  # (batch, 1 + groups, hidden)
+        tokens, centers, center_index, positions, patch_index = self.embed(
+            self.cut(points) if patches is None else patches
+        )
+        encoded = self.run_blocks(tokens, positions, centers, output_layers, output_hidden_states, output_attentions)
         return AlignedEncoderOutput(
-            hidden_states,
-            self.pool(hidden_states),
+            encoded.last_hidden_state,
+            self.pool(encoded.last_hidden_state),
             centers,
             center_index,
-            outputs[:count] if output_layers else None,
-            (tokens, *outputs[count:]) if return_hidden else None,
-            attentions,
+            encoded.layer_outputs if output_layers else None,
+            encoded.hidden_states,
+            encoded.attentions,
             patch_index,
         )
 
@@ -256,62 +177,22 @@ class AlignedClassifier(AlignedPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
-        """Classify point clouds.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch,)` class numbers, -100 for ignored clouds, or what `classification_loss` takes for the
-                config's `problem_type`; with them `loss` is returned.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If labels and `config.problem_type` do not match; if attention weights are requested without
-                eager attention.
-        """
-        output = self.base_model(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
-        return SequenceClassifierOutput(
-            loss=classification_loss(logits, labels, self.config),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
 class AlignedSegmenter(AlignedPreTrainedModel):
-    """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head for each point.
-
-    Raises:
-        ValueError: If `segmentation_layers` names an unknown block, or the head has no hidden layer.
-    """
+    """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head per point."""
 
     def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
-        if not layers or not all(0 <= number < config.num_hidden_layers for number in layers):
-            raise ValueError(
-                f"segmentation_layers={layers}; expected numbers from 0 to {config.num_hidden_layers - 1}, as "
-                f"num_hidden_layers is {config.num_hidden_layers}"
-            )
-        if not config.segmentation_head_widths:
-            raise ValueError(f"segmentation_head_widths={config.segmentation_head_widths}; expected one or more")
         token_width = len(layers) * config.hidden_size
         setattr(self, self.base_model_prefix, encoder(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
@@ -320,36 +201,10 @@ class AlignedSegmenter(AlignedPreTrainedModel):
 
     @strict_forward
     def forward(
-        self,
-        points: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> TokenClassifierOutput:
-        """Segment scenes.
-
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            labels: `(batch, points)` class numbers, -100 for ignored points; with them the mean cross-entropy over
-                points is returned as `loss`.
-            output_hidden_states: Whether to return the encoder's hidden states; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Returns:
-            `logits (batch, points, labels)`.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If there is not one label for each point; if attention weights are requested without eager
-                attention.
-        """
-        output = self.base_model(
-            points,
-            output_layers=self.config.segmentation_layers,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        output = self.base_model(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm. The class token has no position to propagate from.
         tokens = torch.cat([self.base_model.norm(layer)[:, 1:] for layer in output.layer_outputs], dim=-1)
         # Centers are in full precision, whatever the model's is.
@@ -357,21 +212,11 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
         clouds = torch.cat([tokens.amax(dim=1), tokens.mean(dim=1), output.pooler_output], dim=-1)
         logits = self.segmenter(features, clouds)  # (batch, points, labels)
-        return TokenClassifierOutput(
-            loss=point_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class TextAlignment(nn.Module):
-    """Turns the encoder's features into unit vectors; has the learned scale of cosines.
-
-    Args:
-        temperature: Initial inverse of the scale.
-        largest_scale: Largest scale; None for any.
-    """
+    """Turns the encoder's features into unit vectors; has the learned scale of cosines."""
 
     def __init__(self, temperature: float, largest_scale: float | None = None):
         super().__init__()
@@ -395,11 +240,7 @@ class AlignedTextsMixin(TextFeaturesMixin):
 
     @property
     def text_tower(self) -> TextTower:
-        """The frozen text encoder and its tokenizer, loaded at first use.
-
-        Raises:
-            ValueError: If the config names none that transformers has a class for.
-        """
+        """The frozen text encoder and its tokenizer, loaded at first use."""
         if self._text_tower is None:
             if self.config.part(TEXT_TOWER).name_or_path is None:
                 tower = self.config.aligned_with or "a text tower that its config does not name"
@@ -411,10 +252,9 @@ class AlignedTextsMixin(TextFeaturesMixin):
         return self._text_tower
 
 
-class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
+class AlignedZeroShotClassifier(AlignedTextsMixin, CloudsAndTextsMixin, AlignedPreTrainedModel):
     """Base class of models that compare clouds with texts, as `CLIPModel` compares images with texts."""
 
-    input_modalities = ("point_cloud", "text")
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None
 
@@ -423,10 +263,6 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
         setattr(self, self.base_model_prefix, encoder(config))
         self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self.post_init()
-
-    def get_point_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return unit vectors `(clouds, feature_size)` of clouds `(clouds, points, in_channels)`."""
-        return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
 
     @strict_forward
     def forward(
@@ -438,45 +274,9 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, AlignedPreTrainedModel):
         labels: torch.Tensor | None = None,
         text_labels: torch.Tensor | None = None,
         return_loss: bool | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
+        **kwargs: Any,
     ) -> ZeroShotOutput:
-        """Compare clouds with texts.
-
-        Args:
-            points: `(clouds, points, in_channels)`, xyz first.
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`, 0 for padding.
-            text_embeds: `(texts, feature_size)`, embedded texts instead of both.
-            labels: `(clouds,)`, labels of the clouds; with them, or with `return_loss`, the contrastive loss is
-                returned. By default the n-th cloud and the n-th text are a pair, with a label of its own.
-            text_labels: `(texts,)`, labels of the texts; by default the n-th text has the label of the n-th cloud.
-            return_loss: Whether to return the loss.
-            output_hidden_states: Whether to return the hidden states of clouds; None for the config's choice.
-            output_attentions: The same for attention weights, which only eager attention returns.
-
-        Raises:
-            TypeError: For an unknown keyword.
-            ValueError: If the texts are given twice or their features have another width, or texts and clouds form no
-                pairs; if attention weights are requested without eager attention.
-        """
+        """Compare clouds with texts."""
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output = self.base_model(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
-        )
-        point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, feature_size)
-        logits = loss = None
-        if text_embeds is not None:
-            text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, feature_size)
-            logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
-        if return_loss or (return_loss is None and labels is not None):
-            loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
-        return ZeroShotOutput(
-            loss=loss,
-            logits_per_point_cloud=logits,
-            logits_per_text=None if logits is None else logits.T,
-            point_embeds=point_embeds,
-            text_embeds=text_embeds,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        output = self.base_model(points, **kwargs, return_dict=True)
+        return self.compare(output, text_embeds, labels, text_labels, return_loss)

@@ -9,7 +9,6 @@ from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
     ("settings", "message"),
     [
         ({"in_channels": 2}, "in_channels=2; expected 3 to 4,096"),
-        ({"num_attention_heads": 5}, "num_attention_heads=5; expected a divisor of hidden_size=384"),
         ({"pooling": ("sum",)}, r"pooling=\('sum',\); expected some of"),
         ({"pooling": ()}, r"pooling=\(\); expected some of"),
         ({"category_parts": [[0], [1]], "category_names": ["mug"]}, "expected 2 names"),
@@ -41,12 +40,6 @@ def test_settings_are_allowed_up_to_their_border():
         config = ActConfig(**settings)
         assert all(getattr(config, name) == value for name, value in settings.items())
     assert ActConfig(class_token_loss=True, class_token_layer=11).class_token_layer == 11
-    for wrong in (0, 12):
-        message = f"class_token_layer={wrong}; expected 1 to 11, a block after the first"
-        with pytest.raises(ValueError, match=message):
-            ActConfig(class_token_loss=True, class_token_layer=wrong)
-    with pytest.raises(ValueError, match="mask_ratio=1; expected at least 0 and below 1"):
-        ActConfig(mask_ratio=1)
     with pytest.raises(ValueError, match="class_token_loss=True with use_class_token=False; expected a class token"):
         ActConfig(class_token_loss=True, use_class_token=False)
     assert ActConfig(use_class_token=False).class_token_loss is False

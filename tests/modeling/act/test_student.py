@@ -186,8 +186,6 @@ def test_a_segmenter_does_not_change_its_config_argument():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"segmentation_layers": (0, 3)}, "segmentation_layers=.*expected numbers from 0 to 2"),
-        ({"segmentation_head_widths": ()}, r"segmentation_head_widths=\(\); expected one or more"),
         ({"category_parts": [[0], [7]], "category_names": None}, "category_parts names part 7"),
         ({"category_parts": None, "category_names": None}, "category_parts=None"),
     ],

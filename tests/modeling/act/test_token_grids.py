@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.act.modeling_act import GRIDS, TokenGrids
+from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, TokenGrids
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
 
 

@@ -242,21 +242,6 @@ def test_objects_are_padded_with_unit_boxes():
     assert BoxTargets.checked(exact, 1, configured()).boxes.dtype == torch.float64
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([], "labels: 0 entries; expected a list of 2 dicts, one for each cloud"),
-        (3, "labels: int; expected a list of 2 dicts, one for each cloud"),
-        ([{}, {}], "labels[0]: []; expected a dict with class_labels and boxes"),
-        ([{"boxes": 1, "a": 2}] * 2, "labels[0]: ['a', 'boxes']; expected a dict with class_labels and boxes"),
-        ([None, None], "labels[0]: NoneType; expected a dict with class_labels and boxes"),
-    ],
-)
-def test_labels_of_another_form_are_named(labels, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        BoxTargets.checked(labels, 2, configured())
-
-
 BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
 
 

@@ -91,7 +91,6 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
 @pytest.mark.parametrize(
     ("point_config", "text"),
     [
-        ({"model_type": "bert"}, "point_config is of the type 'bert'; expected an encoder of patches"),
         ({"model_type": "point_transformer_v3", **SMALL, **DECODER}, "point_config has use_decoder=True; expected F"),
         ({"model_type": "act3d", "use_class_token": False}, "point_config has use_class_token=False; expected True"),
     ],

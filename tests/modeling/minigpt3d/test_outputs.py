@@ -123,7 +123,7 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
     for given, message in (
         (
             {"points": points, "mm_encoder_outputs": encoded},
-            "points or point_features with mm_encoder_outputs['point']",
+            "points with mm_encoder_outputs['point']",
         ),
         (
             {"point_features": features, "mm_encoder_outputs": encoded},
@@ -131,7 +131,7 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
         ),
         (
             {"points": points, "inputs_embeds": embedded},
-            "points or point_features with inputs_embeds; expected the cl",
+            "points with inputs_embeds; expected the cl",
         ),
         ({"point_features": features, "inputs_embeds": embedded}, "expected the clouds' tokens in inputs_embeds"),
         ({"points": []}, "points is an empty list; expected at least one cloud, or None for text only"),
@@ -143,7 +143,7 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
 @torch.no_grad()
 def test_prompts_for_another_program_leave_out_hidden_tokens(model):
     points = clouds(40, 30)
-    whole = model.minigpt3d.embed(PROMPT, points).inputs_embeds
+    whole = model.minigpt3d.embed(PROMPT, points=points).inputs_embeds
     assert whole.shape == (2, 7, 16)
     rows = model.prompt_embeddings(PROMPT, points)
     assert isinstance(rows, list) and all(map(torch.equal, rows, whole)) and len(rows) == 2

@@ -178,7 +178,6 @@ def count_of(module: torch.nn.Module) -> int:
     [
         ({"router": "random"}, "router='random'; expected one of 'sparse', 'soft', 'constant'"),
         ({"router": "constant", "load_balancing_weight": 0.1}, "load_balancing_weight=0.1; expected 0"),
-        ({"router_top_k": 9}, "router_top_k=9; expected 1 to num_query_experts=8"),
     ],
 )
 def test_invalid_routers_are_refused(changes, message):

@@ -78,8 +78,6 @@ def test_layers_and_points_are_those_of_the_models_of_points():
     [
         ({"copy_scale": (1.0,)}, "copy_scale=[1.0]; expected the smallest and the largest factor"),
         ({"copy_scale": (0.9, 1.0, 1.1)}, "copy_scale=[0.9, 1.0, 1.1]; expected the smallest"),
-        ({"image_std": (1.0, 1.0)}, "image_mean=[0.485, 0.456, 0.406], image_std=[1.0, 1.0]; expected three numbers"),
-        ({"image_mean": (0.0,) * 4}, "image_mean=[0.0, 0.0, 0.0, 0.0], image_std=[0.229"),
         ({"normals": True, "in_channels": 5}, "normals=True with in_channels=5; expected at least 6"),
         ({"features": ["wrap"], "wrap_config": WRAP, "wrap_adapter": "LORA"}, "wrap_adapter='LORA' with features=['w"),
         (

@@ -325,7 +325,6 @@ def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
         ({"encoder_config": {"model_type": "uni3d"}}, "in_channels=3; expected at least 6, which the encoder reads"),
         ({"encoder_config": {"model_type": "point_transformer_v3"}, "in_channels": 6}, "reads voxels of clouds"),
         ({"up_axis": "w"}, "up_axis='w'"),
-        ({"image_mean": (0.5,)}, "expected three numbers each"),
         ({"unknown_distance": (0.0, 0.0)}, "unknown_distance=.*a standard deviation above 0"),
         ({"unknown_bank_rows": 5}, "unknown_bank_rows=5 without unknown_rows"),
         ({"parts": {"teacher": {}}}, "parts has 'teacher'"),

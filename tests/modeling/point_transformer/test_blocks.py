@@ -74,8 +74,3 @@ def test_depth_heads_and_drop_path_may_differ_from_the_config():
     stack = PointBlocks(config(), depth=2, num_heads=6, drop_path_rate=0.3)
     assert len(stack.layers) == 2 and stack.layers[0].attention.num_heads == 6
     assert stack.layers[1].drop_path.rate == pytest.approx(0.3)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="num_heads=5; expected a divisor of hidden_size=24"):
-        PointBlocks(config(), num_heads=5)

@@ -318,21 +318,15 @@ def test_biases_of_places_are_sums_over_axes_of_clamped_differences():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"curves": []}, "curves is empty; expected one or more"),
         ({"depths": ()}, "hidden_sizes=(16, 24); expected 0 entries, as depths=() has 0"),
         ({"pooling_strides": (2, 2)}, "pooling_strides=(2, 2); expected 1 entries, as depths=(1, 2) has 2"),
         (DECODER | {"decoder_depths": (1, 1)}, "decoder_depths=(1, 1); expected 1 entries"),
-        (
-            DECODER | {"decoder_num_attention_heads": (4,)},
-            "decoder_num_attention_heads=(4,); expected divisors of decoder_hidden_sizes=(18,)",
-        ),
         (
             DECODER | {"rope_theta": 10.0, "hidden_sizes": (12, 24), "decoder_num_attention_heads": (2,)},
             "decoder_hidden_sizes=(18,) with decoder_num_attention_heads=(2,): a head has 9 channels; expected a mul",
         ),
         ({"hypothesis_templates": ["part"]}, "hypothesis_templates has 'part'; expected a text with {} for the part"),
         ({"category_templates": []}, "category_templates=[]; expected a list with at least one template"),
-        ({"label_colors": ["#1f77b4", "#1F77B4"]}, "label_colors has '#1F77B4'; expected colors such as '#1f77b4'"),
         ({"condition_classes": {"a": [0], "b": [1, -1]}}, "condition_classes has [1, -1] for 'b'; expected numbers"),
         ({"condition_layer_norms": True}, "condition=None with norm_conditions=None; expected one of these names"),
         (

@@ -160,7 +160,6 @@ def test_a_stride_of_more_bits_than_a_cloud_has_pools_nothing():
             },
             "condition_layer_norms=True with pre_norm=False; expected block_rule='full'",
         ),
-        ({"label_colors": ["red"]}, "label_colors has 'red'; expected colors such as"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(changes, message):

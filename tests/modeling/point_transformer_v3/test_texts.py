@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy, normalize
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
-    PointTransformerV3Model,
 )
 from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss, products
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, follow
@@ -206,8 +205,3 @@ def test_logits_and_labels_are_those_of_original_points():
     torch.testing.assert_close(output.logits[0, :7], plain[0, [4, 4, 0, 1, 2, 3, 0]])
     assert not output.logits[0, 7].any()
     torch.testing.assert_close(output.loss, cross_entropy(output.logits[0, :7], labels[0, :7]))
-
-
-def test_cells_have_three_numbers():
-    with pytest.raises(ValueError, match=re.escape("grid_coord has (2,) numbers for each point; expected 3")):
-        tiny_ptv3(PointTransformerV3Model)(varied_clouds(1, 5, 6), grid_coord=torch.zeros(1, 5, 2))

@@ -49,7 +49,7 @@ def test_shuffled_curves(case, draws, monkeypatch):
 def test_logits_loss_and_gradients(case):
     model, batch = case.model, case.batch
     model.zero_grad()
-    embedded, _ = model.spatiallm.embed(batch["input_ids"], **case.clouds(0, 1))
+    embedded = model.spatiallm.embed(batch["input_ids"], **case.clouds(0, 1)).inputs_embeds
     output = model(**batch, **case.clouds(0, 1))
     # What fills rows up is no part of a row.
     real = batch["attention_mask"].bool()
@@ -115,7 +115,6 @@ def test_batches_beams_and_chunks_answer_as_one_row_does(case, option):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"points": []}, "points is an empty list"),
         ({"grid_coord": None}, "grid_coord is None; expected the cells"),
         ({"input_ids": [[1, 120, 122, 121]]}, "input_ids has 1 placeholders .*expected 10"),
         ({"grid_coord": "far"}, "grid_coord has a cell .*; expected 0 to num_bins - 1 = 1279"),
