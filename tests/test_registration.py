@@ -24,6 +24,7 @@ import hf_any3d
 from hf_any3d import registration
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointModel
 from tests.common.models import minigpt3d
+from tests.errors import refusal
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
@@ -102,7 +103,7 @@ def test_every_head_is_found_by_the_architecture_that_its_config_names():
 
 
 def test_models_of_others_are_refused_by_our_auto_class():
-    with pytest.raises(ValueError, match="Unrecognized configuration class.*BertConfig"):
+    with refusal(ValueError, "BertConfig"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(saved_encoder("bert"))
 
 
@@ -143,7 +144,7 @@ def test_public_names_are_all_there():
     for name in hf_any3d.__all__:
         assert getattr(hf_any3d, name) is not None
     assert set(hf_any3d.__all__) <= set(dir(hf_any3d))
-    with pytest.raises(AttributeError, match="no attribute 'Any3Point'"):
+    with refusal(AttributeError, "'Any3Point'"):
         _ = hf_any3d.Any3Point
 
 
@@ -154,21 +155,21 @@ def test_config_beside_an_adapter_names_the_class_to_open(tmp_path):
     assert named == [["Any2PointForPointCloudClassification"], ["Any2PointModel"]]
     features = AutoModel.from_pretrained(tmp_path / "features")
     assert features(clouds()).pooler_output.shape == (3, 96)
-    with pytest.raises(ValueError, match="holds a Any2PointModel, which Any2PointForPointCloudClassification cannot"):
+    with refusal(ValueError, "Any2PointModel"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(tmp_path / "features")
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 def test_prompt_methods_of_peft_are_refused_by_models_without_words(method):
-    with pytest.raises(ValueError, match=r"_TUNING learns embeddings of words, and Any2PointForPoint.* reads none"):
+    with refusal(ValueError, "Any2PointForPoint"):
         get_peft_model(tiny_model(), method(task_type="SEQ_CLS", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match=r"_TUNING learns embeddings of words, and ActModel reads none"):
+    with refusal(ValueError, "ActModel"):
         get_peft_model(tiny_act(hf_any3d.ActModel), method(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2))
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig])
 def test_prompts_in_place_of_ids_are_refused_where_ids_mark_clouds(method):
-    with pytest.raises(ValueError, match="in place of input_ids, which mark the places of clouds; expected PREFIX_T"):
+    with refusal(ValueError, "input_ids"):
         get_peft_model(minigpt3d(), method(task_type="CAUSAL_LM", num_virtual_tokens=2))
 
 

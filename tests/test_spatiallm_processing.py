@@ -13,6 +13,7 @@ from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.modeling.spatiallm.entities import KINDS
 from hf_any3d.spatiallm_processing import CLASSES, END, PLACE, START, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
+from tests.errors import refusal
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.reference.fill import points
 from tests.tiny_spatiallm import tiny_processor
@@ -126,7 +127,7 @@ def test_classes_are_a_list(classes):
     processor = tiny_processor()
     with pytest.raises(ValueError, match="classes is .*; expected a list of names"):
         processor.instruction("objects", classes)
-    with pytest.raises(ValueError, match="candidate_labels is .*; expected a list of names"):
+    with refusal(ValueError, "candidate_labels"):
         processor.check_classes(classes, "objects", argument="candidate_labels")
     assert processor.instruction("objects", ("chair", "bed")).startswith("Detect chair, bed.")
 
@@ -143,11 +144,11 @@ def test_long_scans_and_unknown_words_are_told():
     processor = tiny_processor(clean=False)
     with pytest.warns(UserWarning, match=r"the scan is 1\d+\.\d long, more than the 32 m .* in meters\?"):
         processor.read(room_cloud(0) * (50, 50, 50, 1, 1, 1))
-    with pytest.raises(ValueError, match="classes has 'unicorn', which the model was not trained on"):
+    with refusal(ValueError, "'unicorn'"):
         processor.instruction("objects", ["bed", "unicorn"])
-    with pytest.raises(ValueError, match="classes with task='layout'"):
+    with refusal(ValueError, "task"):
         processor.instruction("layout", ["bed"])
-    with pytest.raises(ValueError, match="task.*'rooms'"):
+    with refusal(ValueError, "'rooms'"):
         processor.instruction("rooms")
-    with pytest.raises(ValueError, match=r"tokenizer has no token '<\|point_start\|>'"):
+    with refusal(ValueError, "'<|point_start|>'"):
         SpatialLMProcessor(byte_tokenizer())

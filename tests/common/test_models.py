@@ -28,6 +28,7 @@ from tests.common.built import (
 )
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
+from tests.errors import refusal
 from tests.turns import ALL_PAIRS, by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -71,7 +72,7 @@ WITH_CLASSES = [case for case in WITH_HEAD if (case.last_layer or "").startswith
 
 def test_every_registered_class_has_a_builder():
     assert [case.model_class for case in CASES] == list(registered_classes())
-    with pytest.raises(LookupError, match=r"PreTrainedModel is registered, but .* has no builder"):
+    with refusal(LookupError, "PreTrainedModel"):
         case_of(PreTrainedModel)
 
 
@@ -168,10 +169,10 @@ def test_only_eager_attention_returns_attention_weights(case):
     with check_refusal("attention", case.name) as is_supported:
         model.set_attn_implementation("sdpa")
     if not is_supported:
-        with pytest.raises(ValueError, match="output_attentions=True: .* has no attention; expected False"):
+        with refusal(ValueError, "output_attentions"):
             model(**case.batch(), output_attentions=True)
         return
-    with pytest.raises(ValueError, match=r"attn_implementation='sdpa', which returns no attention weights"):
+    with refusal(ValueError, "attn_implementation"):
         model(**case.batch(), output_attentions=True)
     model.set_attn_implementation("eager")
     output = model(**case.batch(), output_attentions=True)
@@ -259,7 +260,7 @@ def _assert_alike(ours, theirs) -> None:
 
 @over_cases
 def test_an_unknown_keyword_is_named(case):
-    with pytest.raises(TypeError, match=r"labls"):
+    with refusal(TypeError, "labls"):
         fresh(case)(**case.batch(), labls=torch.zeros(3))
 
 

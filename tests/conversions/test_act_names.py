@@ -8,6 +8,7 @@ import torch
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, kind_of, teacher_of
 from hf_any3d.conversions.act.names import student_sizes
+from tests.errors import refusal
 
 FOLDER = Path(__file__).parents[1] / "reference"
 CASES = {
@@ -100,16 +101,16 @@ def test_another_kind_is_named(case, kind, message):
 def test_other_checkpoints_are_described_by_their_prefixes():
     state = {"MAE_encoder.norm.weight": torch.ones(2), "mask_token": torch.ones(1)}
     assert kind_of(state) is None
-    with pytest.raises(ValueError, match="not an ACT checkpoint of kind cls: .*with MAE_encoder, mask_token"):
+    with refusal(ValueError, "mask_token"):
         convert_act_state_dict("cls", state)
 
 
 def test_unknown_and_doubled_tensors_are_listed():
     original = names_of("dvae") | {"visual_embed.3.weight": torch.ones(2), "extra": torch.ones(2)}
-    with pytest.raises(ValueError, match=r"belong to no known part: extra, visual_embed\.3\.weight"):
+    with refusal(ValueError, "visual_embed"):
         convert_act_state_dict("dvae", original)
     twice = names_of("cls") | {"module.cls_pos": torch.ones(1, 1, 384)}
-    with pytest.raises(ValueError, match=r"mean the same part: cls_pos and module\.cls_pos"):
+    with refusal(ValueError, "cls_pos"):
         convert_act_state_dict("cls", twice)
 
 

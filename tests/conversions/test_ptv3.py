@@ -11,6 +11,7 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Confi
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_ptv3
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
+from tests.errors import refusal
 from tests.modeling.ptv3_case import Ptv3Case, ptv3_original
 
 
@@ -110,11 +111,11 @@ def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_pa
 
 def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
     torch.save({"state_dict": ptv3_original()["state_dict"]}, tmp_path / "pretrain.pth")
-    with pytest.raises(ValueError, match="no settings under 'config'"):
+    with refusal(ValueError, "'config'"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
-    with pytest.raises(ValueError, match="preset='moon'; expected one of sonata, concerto"):
+    with refusal(ValueError, "preset"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out", preset="moon")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with refusal(FileNotFoundError, "no such file"):
         convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_any3d.conversions.programs import plan, recognize
+from tests.errors import refusal
 
 ANY2POINT = "patch_embed.EncP.raw_point_embed.net.0.weight"
 BLOCK = "blocks.blocks.0."
@@ -97,7 +98,7 @@ def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
         ValueError, match=f"^{re.escape(f'{file}: its tensors are those of none of {titles}: {names}')}$"
     ):
         recognize(file)
-    with pytest.raises(FileNotFoundError, match="absent.pth: no such file"):
+    with refusal(FileNotFoundError, "absent.pth"):
         recognize(tmp_path / "absent.pth")
 
 
@@ -132,13 +133,9 @@ def test_a_head_and_its_encoder_may_come_in_any_order(tmp_path):
     head = stored(tmp_path, "head.pth", "seg_head.weight")
     expected = ("convert_ptv3", {"checkpoint": encoder, "head": head})
     assert plan([encoder, head]) == plan([head, encoder]) == expected
-    with pytest.raises(
-        ValueError, match="head.pth: a head of Point Transformer V3 alone; give the file of its encode"
-    ):
+    with refusal(ValueError, "head.pth"):
         plan([head])
-    with pytest.raises(
-        ValueError, match="encoder.pth: a second file of Point Transformer V3 as checkpoint; expected o"
-    ):
+    with refusal(ValueError, "encoder.pth"):
         plan([head, encoder, encoder])
     other = stored(tmp_path, "other.pth", "codebook")
     message = f"{other}: a file of ACT, but {encoder} is one of Point Transformer V3; convert them one after the other"
@@ -171,9 +168,9 @@ def test_files_of_stages_are_put_in_the_order_of_training(tmp_path):
     ):
         arguments = dict(zip(("checkpoint", "second_checkpoint"), expected, strict=False))
         assert plan([given[0], *parts.values(), *given[1:]]) == ("convert_minigpt3d", parts | arguments)
-    with pytest.raises(ValueError, match="stage_1.pth: a third file of a stage of MiniGPT-3D; expected at most two"):
+    with refusal(ValueError, "stage_1.pth"):
         plan([files[4], files[3], files[1], *parts.values()])
-    with pytest.raises(ValueError, match="stage_3.pth: MiniGPT-3D lacks point_encoder and language_model; give these"):
+    with refusal(ValueError, "stage_3.pth"):
         plan([files[4], files[3], parts["qformer"]])
     two = {role: parts[role] for role in ("language_model", "qformer")}
     assert plan(list(two.values())) == ("convert_minigpt3d_parts", two)

@@ -8,6 +8,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.splits import draw_fold
+from tests.errors import refusal
 
 
 @pytest.fixture
@@ -150,9 +151,9 @@ def test_impossible_folds_are_refused(splits, settings, text):
 
 
 def test_both_splits_and_classes_are_required(splits):
-    with pytest.raises(ValueError, match="no split 'test'; there are train"):
+    with refusal(ValueError, "'test'"):
         drawn_fold(DatasetDict(train=splits["train"]))
-    with pytest.raises(ValueError, match="expected a ClassLabel"):
+    with refusal(ValueError, "ClassLabel"):
         drawn_fold(DatasetDict(train=splits["train"].remove_columns("label"), test=splits["test"]))
 
 

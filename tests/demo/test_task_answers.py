@@ -21,7 +21,7 @@ class Given:
 
     def __init__(self, answer, config=None, **attributes):
         self.model, self.answer, self.asked = torch.nn.Identity(), answer, []
-        self.model.config = SimpleNamespace(**(config or {}))
+        self.model.config = SimpleNamespace(**{"problem_type": None} | (config or {}))
         vars(self).update(attributes)
 
     def __call__(self, cloud, **settings):

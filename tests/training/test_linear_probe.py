@@ -17,6 +17,7 @@ from hf_any3d.training.pretraining import (
     ProbeCallback,
     build_probe,
 )
+from tests.errors import refusal
 from tests.examples.conftest import tiny_shapes
 
 
@@ -59,15 +60,15 @@ def test_probing_does_not_change_model_and_random_state(splits, processor):
 
 def test_clouds_without_classes_are_refused(splits, processor):
     splits["validation"] = splits["validation"].cast_column("label", Value("int64"))
-    with pytest.raises(ValueError, match="split 'validation' has label .*expected a ClassLabel"):
+    with refusal(ValueError, "'validation'"):
         LinearProbe(splits, processor)
-    with pytest.raises(ValueError, match="every is 0"):
+    with refusal(ValueError, "every is 0"):
         ProbeCallback(None, None, 0)
 
 
 def test_error_names_missing_scikit_learn(splits, processor, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
+    with refusal(ImportError, "pip install scikit-learn"):
         LinearProbe(splits, processor)
 
 

@@ -29,6 +29,7 @@ from hf_any3d.training.program import (
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
+from tests.errors import refusal
 from tests.faults.killing import held_by_another
 from tests.tiny_encoders import adapted_model, clouds, tiny_model
 
@@ -73,7 +74,7 @@ def test_program_errors_keep_their_traceback():
 def test_program_in_a_subprocess_prints_one_error_line(monkeypatch, tmp_path):
     words = ["--output_dir", str(tmp_path), "--validation_fraction", "1"]
     monkeypatch.setattr("sys.argv", ["run_point_cloud_classification.py", *words])
-    with pytest.raises(SystemExit, match=r"^error: --validation_fraction 1.0; expected at least 0"):
+    with refusal(SystemExit, "--validation_fraction"):
         runpy.run_path(str(ROOT / "examples" / "run_point_cloud_classification.py"), run_name="__main__")
 
 
@@ -154,7 +155,7 @@ def test_linked_output_directory_gives_a_warning_and_a_broken_link_an_error(tmp_
     release_claims()
     assert f"is a symbolic link; the run is written to {tmp_path / 'disk'}" in caplog.text
     (tmp_path / "disk").rmdir()
-    with pytest.raises(FileNotFoundError, match="run: a symbolic link to .*disk, which is not a directory"):
+    with refusal(FileNotFoundError, "run"):
         claim_output(tmp_path / "run")
 
 
@@ -258,12 +259,12 @@ def test_the_head_is_trained_first_in_one_process_and_without_an_adapter(tmp_pat
     trainer = build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
     (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, HeadFirstCallback)]
     assert callback.epochs == 2
-    with pytest.raises(ValueError, match="--head_epochs 2 with an adapter; expected 0"):
+    with refusal(ValueError, "--head_epochs"):
         build_trainer(adapted_model(), arguments, ROWS, None, PointCloudProcessor())
     monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
-    with pytest.raises(ValueError, match="--head_epochs 2 with several processes; expected 0"):
+    with refusal(ValueError, "--head_epochs"):
         build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
-    with pytest.raises(ValueError, match="--head_epochs -1; expected 0 or more"):
+    with refusal(ValueError, "--head_epochs"):
         quiet(tmp_path, head_epochs=-1)
 
 

@@ -18,6 +18,7 @@ from hf_any3d.training.segmentation_rows import (
     class_weights,
     parts_of_categories,
 )
+from tests.errors import refusal
 
 LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 0, two of class 1, none of class 2
 
@@ -131,11 +132,11 @@ def test_category_is_returned_on_request(dataset):
 
 
 def test_errors_name_what_is_missing(dataset):
-    with pytest.raises(ValueError, match="no column 'labels'; it has points, label"):
+    with refusal(ValueError, "'labels'"):
         CropRows(dataset.remove_columns("labels"), processor())
-    with pytest.raises(ValueError, match="no column 'label'; it has points, labels"):
+    with refusal(ValueError, "'label'"):
         BlockRows(dataset.remove_columns("label"), processor(), with_category=True)
-    with pytest.raises(ValueError, match="seed is None"):
+    with refusal(ValueError, "seed is None"):
         BlockRows(dataset, processor(seed=None))
 
 
@@ -146,7 +147,7 @@ def test_each_vote_divides_clouds_differently(dataset):
     own = len(first) // 3
     assert np.array_equal(np.stack(first[:own]), np.stack(once.index[:own]))
     assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
-    with pytest.raises(ValueError, match="votes is 0"):
+    with refusal(ValueError, "votes is 0"):
         BlockRows(dataset, processor(), votes=0)
 
 

@@ -18,6 +18,7 @@ from hf_any3d.training.minigpt3d_stages import (
     warn_of_local_parts,
 )
 from hf_any3d.training.text_rows import MixedBatches
+from tests.errors import refusal
 
 PARTS = {"point_encoder": "me/points", "qformer": "me/qformer", "language_model": "me/words"}
 REVISIONS = {"point_encoder": "p1", "qformer": "q1", "language_model": "w1"}
@@ -149,7 +150,7 @@ def test_a_checkpoint_is_of_the_stage_that_is_trained(monkeypatch):
     monkeypatch.setattr(stages.MiniGPT3DConfig, "from_pretrained", lambda name: SimpleNamespace(stage=2))
     check_checkpoint(None, 3)
     check_checkpoint("out/checkpoint-5", 2)
-    with pytest.raises(ValueError, match="out/checkpoint-5 is of stage 2; expected one of stage 3, another --output"):
+    with refusal(ValueError, "--output"):
         check_checkpoint("out/checkpoint-5", 3)
 
 

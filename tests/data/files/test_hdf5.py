@@ -4,6 +4,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, ReadLimits
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
+from tests.errors import refusal
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_arrays_of_numbers_are_found_and_read_in_slices(path):
 def test_damaged_files_are_named(tmp_path, content):
     path = tmp_path / "damaged.h5"
     path.write_bytes(content)
-    with pytest.raises(PointCloudFileError, match="damaged.h5: not a valid HDF5 file"):
+    with refusal(PointCloudFileError, "damaged.h5"):
         with open_hdf5(path):
             pass
 
@@ -62,7 +63,7 @@ def test_damaged_rows_are_named(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("data", data=np.arange(24.0).reshape(4, 6), fletcher32=True, chunks=(4, 6))
     path.write_bytes(path.read_bytes().replace(np.float64(7).tobytes(), np.float64(8).tobytes()))
-    with pytest.raises(PointCloudFileError, match=r"clouds\.h5: rows 0 to 3 of 'data' are damaged \("):
+    with refusal(PointCloudFileError, "clouds.h5"):
         read_all(path)
 
 

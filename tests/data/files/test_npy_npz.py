@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from tests.errors import refusal
 
 from .builders import TRIANGLES, npy, npz
 
@@ -62,7 +63,7 @@ def test_object_arrays_are_refused_and_never_unpickled():
     trap[0, 0] = Trap()
     with pytest.raises(PointCloudFileError, match="Python objects .*unpickled, which is refused"):
         read(npy(trap, allow_pickle=True))
-    with pytest.raises(PointCloudFileError, match="array 'points': .*Python objects"):
+    with refusal(PointCloudFileError, "'points'"):
         read(npz(points=trap), "npz")
     assert len(read(npz(points=XYZ, name=trap), "npz")) == 4  # unknown arrays are not opened
 

@@ -4,6 +4,7 @@ import pytest
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.pcd import decompress
 from hf_any3d.data.files.source import PointCloudError
+from tests.errors import refusal
 
 from .builders import lzf, pcd
 
@@ -65,7 +66,7 @@ def test_pixels_without_measurement_are_left_out_with_a_warning():
     with pytest.warns(UserWarning, match="2 of 6 points have no measurement"):
         cloud = read(pcd(*FIELDS, rows.tobytes(), 6, WIDTH="3", HEIGHT="2"))
     assert cloud.points[:, 0].tolist() == [0, 2, 3, 5]
-    with pytest.raises(PointCloudFileError, match="NaN"):
+    with refusal(PointCloudFileError, "NaN"):
         read(pcd(*FIELDS, rows.tobytes(), 6))
 
 
@@ -100,9 +101,9 @@ def test_a_wrong_header_is_explained(changes, why):
 
 
 def test_an_unknown_kind_of_data_and_no_header_are_explained():
-    with pytest.raises(PointCloudFileError, match="DATA is 'zip'; expected ascii, binary or binary_compressed"):
+    with refusal(PointCloudFileError, "'zip'"):
         read(pcd(*FIELDS, b"", 2, "zip"))
-    with pytest.raises(PointCloudFileError, match="has no line 'DATA'"):
+    with refusal(PointCloudFileError, "'DATA'"):
         read(b"0 0 0\n")
 
 
@@ -116,7 +117,7 @@ def test_lzf_decompresses_and_notices_damage():
                 with pytest.raises(PointCloudError):
                     decompress(damaged, len(data))
     assert decompress(b"\x00a\x20\x00", 4) == b"aaaa"  # a short reference that overlaps itself
-    with pytest.raises(PointCloudError, match="cannot give 99999999"):
+    with refusal(PointCloudError, "cannot give 99999999"):
         decompress(b"\x00a", 99_999_999)
 
 
@@ -206,11 +207,11 @@ def test_sizes_of_compressed_data_are_checked():
 
 @pytest.mark.parametrize("values", ["nan", "1e30", "9007199254740992"])
 def test_packed_colors_of_a_text_file_are_whole_numbers(values):
-    with pytest.raises(PointCloudFileError, match="field 'rgb' has values that are not packed colors"):
+    with refusal(PointCloudFileError, "'rgb'"):
         read(pcd("x y z rgb", "4 4 4 4", "F F F U", f"1 2 3 {values}\n".encode(), 1, "ascii"))
 
 
 def test_errors_name_the_line_of_the_file():
     header = "# a comment\n\nVERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 3\nHEIGHT 1\nDATA ascii\n"
-    with pytest.raises(PointCloudFileError, match="line 11: 'x' is not a number"):
+    with refusal(PointCloudFileError, "'x'"):
         read_point_cloud(f"{header}0 0 0\n0 1 x\n1 0 0\n".encode(), file_type="pcd")

@@ -8,6 +8,7 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.generated.parts import CATEGORIES, PARTS, assemble, part_names
+from tests.errors import refusal
 from tests.golden import assert_stored
 
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
@@ -17,7 +18,7 @@ def test_without_trimesh_the_package_that_has_it_is_named(monkeypatch):
     name = "hf_any3d.data.generated.parts"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "trimesh", None)
-    with pytest.raises(ImportError, match=r"drawn with trimesh; pip install 'hf-any3d\[meshes\]'"):
+    with refusal(ImportError, "'hf-any3d[meshes]'"):
         importlib.import_module(name)
 
 
@@ -121,9 +122,9 @@ def test_other_seeds_give_other_objects():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="category is 'sofa'; expected one of bottle"):
+    with refusal(ValueError, "'sofa'"):
         assemble("sofa", 300, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="num_points is 20; expected at least 48"):
+    with refusal(ValueError, "num_points"):
         assemble("chair", 20, np.random.default_rng(0))
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
+from tests.errors import refusal
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ def test_settings_are_allowed_up_to_their_border():
         config = ActConfig(**settings)
         assert all(getattr(config, name) == value for name, value in settings.items())
     assert ActConfig(class_token_loss=True, class_token_layer=11).class_token_layer == 11
-    with pytest.raises(ValueError, match="class_token_loss=True with use_class_token=False; expected a class token"):
+    with refusal(ValueError, "class_token_loss"):
         ActConfig(class_token_loss=True, use_class_token=False)
     assert ActConfig(use_class_token=False).class_token_loss is False
 
@@ -87,7 +88,7 @@ def test_sizes_of_clouds_and_checksums_of_earlier_versions():
     assert config.base_checksum == "tensors-sha256:34"
     config.base_checksum = None
     assert config.base_checksum is None and config.batch_dependent_flags == []
-    with pytest.raises(ValueError, match="parts has 'encoder'; expected some of 'base'"):
+    with refusal(ValueError, "'encoder'"):
         ActConfig(parts={"encoder": {}})
-    with pytest.raises(ValueError, match="parts has 'base'; expected some of 'encoder'"):
+    with refusal(ValueError, "'base'"):
         ActAutoencoderConfig(parts={"base": {}})

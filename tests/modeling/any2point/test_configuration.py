@@ -5,6 +5,7 @@ import torch
 from transformers import BertConfig, DetrConfig
 
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
+from tests.errors import refusal
 from tests.tiny_encoders import HIDDEN, SMALL, clouds, saved_encoder, tiny_config, tiny_model
 
 
@@ -44,13 +45,13 @@ def test_invalid_number_of_views_is_refused(views):
 
 
 def test_stage_settings_must_have_equal_lengths():
-    with pytest.raises(ValueError, match=r"tokenizer_blocks=\[1, 1\] and .* one entry for each stage"):
+    with refusal(ValueError, "tokenizer_blocks"):
         Any2PointConfig(tokenizer_blocks=[1, 1])
 
 
 @pytest.mark.parametrize("pooling", [[], ["max", "sum"]])
 def test_unknown_pooling_is_refused(pooling):
-    with pytest.raises(ValueError, match="pooling=.*; expected some of 'cls', 'max', 'mean'"):
+    with refusal(ValueError, "pooling"):
         Any2PointConfig(pooling=pooling)
 
 
@@ -88,12 +89,12 @@ def test_encoder_config_may_be_given_as_a_dict():
 
 
 def test_error_without_an_encoder_names_from_encoder_pretrained():
-    with pytest.raises(ValueError, match="encoder_config is missing; build the model with from_encoder_pretrained"):
+    with refusal(ValueError, "encoder_config"):
         Any2PointModel(Any2PointConfig())
 
 
 def test_model_around_an_unsupported_encoder_is_refused():
-    with pytest.raises(ValueError, match="model_type 'detr' is not supported"):
+    with refusal(ValueError, "model_type"):
         Any2PointModel(Any2PointConfig(encoder_config=DetrConfig(use_timm_backbone=False, backbone_config=None)))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokens
 from hf_any3d.modeling.encoders import encoder_families
+from tests.errors import refusal
 from tests.tiny_encoders import HIDDEN, tiny_model
 from tests.turns import by_turns
 
@@ -105,18 +106,18 @@ def test_all_rules_are_equal_for_a_single_view(family):
 
 def test_more_views_than_heads_to_divide_are_refused():
     core = tiny_model("llama", rotary_views="split_heads").any2point
-    with pytest.raises(ValueError, match="rotary_views='split_heads': the encoder has 2 key heads for num_views=6"):
+    with refusal(ValueError, "rotary_views"):
         read(core, *content())
 
 
 def test_unknown_rule_for_views_is_refused():
-    with pytest.raises(ValueError, match="rotary_views='sum'; expected one of 'split_frequencies'"):
+    with refusal(ValueError, "rotary_views"):
         tiny_model("llama", rotary_views="sum")
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
 def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
-    with pytest.raises(ValueError, match="attention_axis='batch'"):
+    with refusal(ValueError, "attention_axis"):
         tiny_model(family, attention_axis="batch")
 
 
@@ -129,5 +130,5 @@ def test_line_length_spreads_the_tokens_of_encoders_without_a_table():
 
 
 def test_token_scale_needs_positions_that_are_added():
-    with pytest.raises(ValueError, match="token_scale=1.0: 'llama' encoders have no learned positions"):
+    with refusal(ValueError, "token_scale"):
         tiny_model("llama", token_scale=1.0)

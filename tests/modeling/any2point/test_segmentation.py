@@ -14,6 +14,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.layers.tasks import part_mask
 from tests.closeness import assert_nearly_equal
+from tests.errors import refusal
 from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_model, tiny_part_model, tiny_scene_model
 
 POINTS = 48
@@ -114,7 +115,7 @@ def test_points_depend_on_the_levels_of_the_tokenizer(tokenizer):
 
 def test_missing_levels_are_named():
     model = tiny_scene_model(propagate_levels=True).eval()
-    with pytest.raises(ValueError, match="features.levels is missing; call the model with output_levels=True"):
+    with refusal(ValueError, "output_levels"):
         model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
 
 
@@ -222,16 +223,16 @@ def test_heads_are_trained_and_saved_with_any_adapter(kind):
 def test_adapter_of_another_task_is_refused_by_the_auto_class(tmp_path):
     adapted(tiny_scene_model(), "guided").save_pretrained(tmp_path / "scene")
     adapted(tiny_model(), "guided").save_pretrained(tmp_path / "classifier")
-    with pytest.raises(ValueError, match="holds a Any2PointForSemanticSegmentation, which Any2PointForPointCloudCl"):
+    with refusal(ValueError, "Any2PointForSemanticSegmentation"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scene")
-    with pytest.raises(ValueError, match="holds a Any2PointForPointCloudClassification, which Any2PointForSemantic"):
+    with refusal(ValueError, "Any2PointForPointCloudClassification"):
         AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "classifier")
 
 
 def test_config_without_architecture_builds_no_segmentation_model():
     config = tiny_part_model().config
     config.architectures = None
-    with pytest.raises(ValueError, match="architectures is empty"):
+    with refusal(ValueError, "architectures is empty"):
         AutoModelForPointCloudSegmentation.from_config(config)
     config.architectures = ["Any2PointForPartSegmentation"]
     assert type(AutoModelForPointCloudSegmentation.from_config(config)).__name__ == "Any2PointForPartSegmentation"

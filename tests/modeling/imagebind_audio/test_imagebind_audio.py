@@ -6,6 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from tests.errors import refusal
 from tests.tiny_encoders import random_encoder, tiny_config
 
 
@@ -109,7 +110,7 @@ def test_hidden_states_and_attentions_are_returned_on_request(model):
 
 @pytest.mark.parametrize("shape", [(2, 36, 56), (2, 1, 56, 36), (2, 2, 36, 56)])
 def test_spectrograms_of_another_shape_are_refused(model, shape):
-    with pytest.raises(ValueError, match=r"input_values has shape .*; expected \(batch, 1, 36, 56\)"):
+    with refusal(ValueError, "input_values"):
         model(torch.zeros(shape))
 
 
@@ -201,5 +202,5 @@ def test_half_precision_encoders_read_full_spectrograms(model):
     found = model.bfloat16()(values).last_hidden_state
     assert found.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(found.float().flatten(), expected.flatten(), dim=0) > 0.99
-    with pytest.raises(ValueError, match="output_attentions=True with attn_implementation='sdpa'"):
+    with refusal(ValueError, "output_attentions"):
         model(values, output_attentions=True)

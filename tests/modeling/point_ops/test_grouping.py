@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import gather_points, group
+from tests.errors import refusal
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -37,7 +38,7 @@ def test_an_empty_index_gives_no_rows():
 def test_an_index_past_the_cloud_does_not_reach_the_next_one():
     values = torch.zeros(2, 5, 3)
     for index in ([[5], [0]], [[0], [-1]]):
-        with pytest.raises(IndexError, match="index: values from .* expected 0 to 4"):
+        with refusal(IndexError, "index"):
             gather_points(values, torch.tensor(index))
 
 

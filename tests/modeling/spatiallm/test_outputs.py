@@ -13,6 +13,7 @@ from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.modeling.spatiallm.modeling_spatiallm import FourierPositions
 from tests.common.case import spread_weights
+from tests.errors import refusal
 from tests.tiny_ptv3 import SMALL
 from tests.tiny_spatiallm import PLACE, POINT, TEXT, prompts, tiny_spatiallm
 
@@ -171,7 +172,7 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
 def test_cells_up_to_the_last_are_read(model):
     cells = torch.tensor([[0, 0, 0], [63, 1, 5]])
     assert len(model.spatiallm.encode([torch.rand(2, 6)], [cells])[0]) == 2
-    with pytest.raises(ValueError, match="grid_coord has a cell 64; expected 0 to num_bins - 1 = 63"):
+    with refusal(ValueError, "grid_coord"):
         model.spatiallm.encode([torch.rand(2, 6)], [cells + 1])
 
 
@@ -227,5 +228,5 @@ def test_settings_that_do_not_fit_are_named(settings, message):
 
 def test_a_decoder_is_refused():
     decoder = {"decoder_depths": (1,), "decoder_hidden_sizes": (16,), "decoder_num_attention_heads": (2,)}
-    with pytest.raises(ValueError, match="point_config has use_decoder=True; expected False, as the last stage's vox"):
+    with refusal(ValueError, "point_config"):
         SpatialLMConfig(point_config=POINT | {"use_decoder": True} | decoder, text_config=TEXT)
