@@ -15,7 +15,7 @@ from tests.cli.conftest import FILES, save
 from tests.conversions.aligned_originals import openshape_flat
 from tests.release import ROOT
 
-KINDS = ("classifier", "detector", "chat", "scenes")
+KINDS = ("classifier", "detector", "chat")
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,13 @@ def test_the_packaged_model_reads_every_file_type(shell):
 @pytest.mark.parametrize(
     "command, expected",
     [
-        ("predict chair.ply", "chair"),
         ("predict chair.ply --model models/classifier --up-axis z --votes 3", "%"),
         ("predict - < chair.ply", "chair"),
         ("detect chair.ply --model models/detector --threshold 0 --top-k 2", "2 boxes"),
-        ("segment chair.ply --model models/scenes", "points"),
-        ("features chair.ply --model models/classifier", "features:"),
         ("batch detect chair.ply --model models/detector --output boxes.csv", "1 file"),
         ("batch embed chair.ply --model models/classifier --output vectors.parquet", "1 file"),
         ("export models/chat --output language_model --format language-model", "language_model"),
         ("export models/detector --output detector.pt2 --format pt2", "detector.pt2"),
-        ("info models/chat", "MiniGPT3D"),
-        ("show shapes --output shapes.html", "shapes.html"),
     ],
 )
 def test_a_command_answers(command, expected, shell, models):
@@ -73,7 +68,6 @@ def test_a_chat_answers_each_line(shell, models):
     [
         ("predict chair.ply --model someone/classifier", ["someone/classifier", "the hub did not answer"]),
         ("segment chair.ply", ["--model is missing", "facebook/sonata"]),
-        ("detect chair.ply", ["--model is missing", "SpatialLM"]),
         (
             "detect chair.ply --model manycore-research/SpatialLM1.1-Qwen-0.5B --task all",
             ["license", "--accept-license"],
@@ -82,7 +76,6 @@ def test_a_chat_answers_each_line(shell, models):
             "detect chair.ply --model manycore-research/SpatialLM1.1-Qwen-0.5B --task all --accept-license",
             ["the hub did not answer"],
         ),
-        ("chat YuanTang96/MiniGPT-3D chair.ply", ["--accept-license"]),
     ],
 )
 def test_a_refusal_says_what_to_do(command, expected, shell, models):

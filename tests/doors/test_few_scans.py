@@ -20,19 +20,13 @@ def test_scans_are_learned_without_settings(learned, shell):
     assert (shell.folder / "outputs/scans/README.md").is_file()
 
 
-def test_the_model_answers_about_its_files_as_a_list_and_as_a_page(learned, shell):
+def test_prediction_and_evaluation_say_the_same_as_a_list_and_as_a_page(learned, shell):
     answers = json.loads(shell("hf-any3d predict scans --model outputs/scans --json --output page.html").out)
-    assert len(answers) == 20
-    right = [answer["predictions"][0]["label"] in answer["file"] for answer in answers]
-    assert sum(right) >= 18
+    right = sum(answer["predictions"][0]["label"] == answer["file"].split("/")[-2] for answer in answers)
+    assert len(answers) == 20 and right >= 18
     page = (shell.folder / "page.html").read_text(encoding="utf-8")
     assert all(f"{label}/0.ply" in page for label in ("chair", "lamp", "sofa", "table"))
-
-
-def test_evaluation_says_what_prediction_says(learned, shell):
     done = shell("hf-any3d evaluate outputs/scans scans --json")
-    answers = json.loads(shell("hf-any3d predict scans --model outputs/scans --json").out)
-    right = sum(answer["predictions"][0]["label"] == answer["file"].split("/")[-2] for answer in answers)
     assert json.loads(done.out)["accuracy"] == pytest.approx(right / len(answers))
 
 
@@ -57,12 +51,6 @@ def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open
 def test_the_model_is_exported(learned, shell):
     shell("hf-any3d export outputs/scans --output scans.onnx")
     assert (shell.folder / "scans.onnx").stat().st_size > 100_000
-
-
-def test_data_are_checked_and_shown(shell, scans):
-    assert "20 files: 20 good" in shell("hf-any3d data check scans").out
-    shell("hf-any3d show scans --output show.html")
-    assert "chair/0.ply" in (shell.folder / "show.html").read_text(encoding="utf-8")
 
 
 def test_a_feature_that_is_asked_for_is_used_or_refused(shell, scans):

@@ -8,13 +8,21 @@ import pytest
 from tests.first_walk import write_scans
 from tests.release import ROOT, named_models
 
-PAGES = ("README.md", "docs/first_minute.md", "docs/few_scans.md", "docs/classify.md")
+PAGES = ("README.md", "docs/first_minute.md", "docs/few_scans.md")
 _BLOCK = re.compile(
     r"(<!-- not run: [^>]+ -->\n+)?^```(python|bash)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
     flags=re.MULTILINE | re.DOTALL,
 )
-# What needs gigabytes, a root shell, or a checkout, or does not end.
-_NOT_HERE = ("pip install", "hf-any3d serve", "hf-any3d demo", "SpatialLM", "python -m examples", "python -m tests")
+# What needs gigabytes, minutes or a checkout, or does not end; the other ways of training are in test_train.py.
+_NOT_HERE = (
+    "pip install",
+    "--way",
+    "hf-any3d serve",
+    "hf-any3d demo",
+    "SpatialLM",
+    "python -m examples",
+    "python -m tests",
+)
 
 
 def blocks():
@@ -37,8 +45,8 @@ def reader(open_shell, tmp_path_factory):
         shell = open_shell(address)
         for file in (ROOT / "examples" / "data").glob("*.ply"):
             shutil.copy(file, shell.folder)
-        write_scans(shell.folder / "scans")
-        write_scans(shell.folder / "more", count=6)
+        write_scans(shell.folder / "scans", count=2)
+        write_scans(shell.folder / "more", count=3)
         yield shell
 
 
