@@ -8,6 +8,7 @@ is first asked, so that nothing depends on what else was imported before.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,13 +74,10 @@ def set_library(library: Library) -> None:
 
 
 def library() -> Library:
-    """Return the library that was set; where PEFT is not installed, one that does nothing."""
-    if _library is None:
-        try:
-            importlib.import_module(_REGISTRATION).register()
-        except ModuleNotFoundError as error:
-            if error.name != "peft":
-                raise
+    """Return the library that was set; where PEFT or SciPy is not installed, one that does nothing."""
+    # Looked for before: what registers would be imported in vain up to the point where one of them is missing.
+    if _library is None and all(map(importlib.util.find_spec, ("peft", "scipy"))):
+        importlib.import_module(_REGISTRATION).register()
     return _library or Library()
 
 

@@ -48,7 +48,6 @@ def refused(model: Path) -> str:
     ("settings", "message"),
     [
         ({"tokenizer_width": 10**9}, "tokenizer_width=1000000000"),
-        ({"head_widths": [10**9]}, "head_widths=1000000000"),
         ({"in_channels": 10**9}, "in_channels=1000000000"),
         ({"final_norm_eps": float("nan")}, "final_norm_eps=nan"),
         ({"id2label": 3}, ""),

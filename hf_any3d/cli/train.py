@@ -453,7 +453,7 @@ def _check_arguments(arguments: list[str], own: list[str], task: Task | None) ->
         few = {entry.name for entry in fields(_argument_classes(None)[0])} if task is Task.CLASSIFICATION else set()
         if plain[unknown[0]] in few:
             raise ValueError(f"--{unknown[0]} has no effect on training; it is for --way features")
-        similar = difflib.get_close_matches(plain[unknown[0]], known | few, n=1)
+        similar = difflib.get_close_matches(plain[unknown[0]], known | few | set(_ARGUMENTS), n=1)
         hint = f"; did you mean --{similar[0]}?" if similar else ""
         raise ValueError(f"no option --{unknown[0]}{hint} (hf-any3d train --help-all)")
     from hf_any3d.training.arguments import parse_arguments

@@ -1,5 +1,6 @@
 """The demo's conversations without the page."""
 
+import itertools
 import multiprocessing
 
 import numpy as np
@@ -50,7 +51,9 @@ def test_answers_grow_and_those_of_beam_search_come_at_once(pipe, file):
     conversation.open(file)
     words = ForcedAnswer(pipe.processor.tokenizer, "one two three ###")
     pieces = list(conversation.ask("Count!", max_new_tokens=40, logits_processor=[words]))
-    assert pieces == ["one", "one two", "one two three"]
+    # How much text a piece has differs among releases of transformers.
+    assert pieces[-1] == "one two three" and len(pieces) > 1
+    assert all(later.startswith(piece) for piece, later in itertools.pairwise(pieces))
     assert len(list(conversation.ask("And?", max_new_tokens=8, num_beams=2))) == 1
 
 

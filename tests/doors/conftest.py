@@ -20,8 +20,8 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests import release
 from tests.first_walk import write_scans
 
-NO_NETWORK = "http://127.0.0.1:9"
-"""Address that refuses every connection at once."""
+NO_NETWORK = "http://no-network.invalid"
+"""Address whose name is known nowhere, as all names are without a network."""
 # Of an environment in which everything is tried, as developers have it, and others not.
 _NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 SCANS = "scans/chair/0.ply"
@@ -27,7 +28,7 @@ def test_prediction_and_evaluation_say_the_same_as_a_list_and_as_a_page(learned,
     page = (shell.folder / "page.html").read_text(encoding="utf-8")
     assert all(f"{label}/0.ply" in page for label in ("chair", "lamp", "sofa", "table"))
     done = shell("hf-any3d evaluate outputs/scans scans --json")
-    assert json.loads(done.out)["accuracy"] == pytest.approx(right / len(answers))
+    assert json.loads(done.out)["metrics"]["all"]["accuracy"] == pytest.approx(right / len(answers))
 
 
 def test_more_scans_are_added(learned, shell):
@@ -53,6 +54,10 @@ def test_the_model_is_exported(learned, shell):
     assert (shell.folder / "scans.onnx").stat().st_size > 100_000
 
 
-def test_a_feature_that_is_asked_for_is_used_or_refused(shell, scans):
-    done = shell("hf-any3d train scans --features xyz rgb --output outputs/colors", code=1)
-    assert "rgb" in done.err
+def test_a_feature_that_is_asked_for_is_used_or_refused(shell):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        name = f"colored/{('dark', 'light')[number % 2]}/{number}.ply"
+        shell.write(name, random.normal(size=(200, 3)), colors=np.full((200, 3), 0.2 + 0.6 * (number % 2)))
+    done = shell("hf-any3d train colored --features xyz rgb", code=1)
+    assert "rgb" in done.err and "--way trained" in done.err

@@ -57,16 +57,12 @@ def test_each_way_of_training_makes_a_model_that_answers(options, online, senten
     assert best["label"] in ("chair", "lamp", "sofa", "table")
 
 
-def test_points_are_learned_labeled_and_evaluated(shell):
-    random = np.random.default_rng(0)
-    for number in range(6):
-        points = random.uniform(-1, 1, size=(300, 3))
-        labels = (points[:, 1] > 0).astype(np.int64)
-        shell.write(f"parts/{number}.npz", points, labels=labels)
-    shell(f"hf-any3d train parts --task segmentation --epochs 1 {SHORT}")
-    done = shell("hf-any3d segment parts/0.npz --model outputs/parts --output labeled.ply")
-    assert "300 points" in done.out and (shell.folder / "labeled.ply").is_file()
-    assert "mIoU" in shell("hf-any3d evaluate outputs/parts parts").out
+def test_points_are_learned_and_labeled(online, sentence_encoder):
+    encoder = f"--encoder {sentence_encoder} --num_tokens 8 --tokenizer_neighbors 4"
+    online(f"hf-any3d train rooms {encoder} {SHORT} --max_steps 2 --max_train_samples 8 --max_eval_samples 4")
+    online.write("room.ply", np.random.default_rng(0).uniform(-1, 1, size=(300, 3)))
+    done = online("hf-any3d segment room.ply --model outputs/rooms --output labeled.ply")
+    assert "300 points" in done.out and (online.folder / "labeled.ply").is_file()
 
 
 def test_boxes_of_a_folder_are_learned_and_found(shell):
@@ -89,7 +85,7 @@ def test_boxes_of_a_folder_are_learned_and_found(shell):
 def test_a_recipe_of_the_package_runs(online, sentence_encoder):
     done = online(
         f"hf-any3d train quickstart.yaml --max_steps 2 --encoder {sentence_encoder} --output outputs/recipe "
-        "--num_points 64 --init_tokenizer_from None"
+        "--num_points 64 --max_train_samples 16 --max_eval_samples 8 --voting 0"
     )
     assert "outputs/recipe: model, card and metrics.json" in done.out
 

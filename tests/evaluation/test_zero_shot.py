@@ -100,7 +100,7 @@ class Rows(list):
         return [self[number] for number in numbers]
 
 
-class Corners:
+class Corners(torch.nn.Module):
     """Embeds a cloud as its first point, and the names as axes."""
 
     device = torch.device("cpu")

@@ -246,7 +246,7 @@ TERMS = System("T", "convert", "Class", "MIT", "NC-1", "its page", "https://x", 
 
 
 def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkeypatch):
-    refusal = (
+    wording = (
         r"^me/x: the weights are under NC-1 \(stated by its page\), which forbids commercial use; if yours is "
         rf"permitted, accept it once with open_published\(…, accept_license=True\), or set {ACCEPT}=me/x$"
     )
@@ -256,7 +256,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
     for accepted in (None, "", "me/y, other"):
         if accepted is not None:
             monkeypatch.setenv(ACCEPT, accepted)
-        with pytest.raises(ValueError, match=refusal):
+        with pytest.raises(ValueError, match=wording):
             check_license("me/x", TERMS, tmp_path, accept=False)
     for accepted in ("all", "me/x", "me/y, me/x"):
         monkeypatch.setenv(ACCEPT, accepted)

