@@ -16,6 +16,7 @@ from hf_any3d.hub.published_table import (
     non_commercial_record,
     terms_of,
 )
+from tests.errors import refusal
 
 BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 SIGLIP = "google/siglip-base-patch16-224"

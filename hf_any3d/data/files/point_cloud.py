@@ -246,7 +246,8 @@ def _coordinates(
         # Decimals are those of the file's coordinates, of which an offset may have been split off before.
         steps = _decimal_steps(some if offset is None else some + offset)  # (some, 3)
         # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
-        if not is_far and (np.abs(some - some.astype(np.float32)) <= steps / 2).all():
+        allowed = np.where(np.isnan(steps), _allowed_moves(extents, np.full(3, np.nan)), steps / 2)  # (some, 3)
+        if not is_far and (np.abs(some - some.astype(np.float32)) <= allowed).all():
             return _rows("points", points, len(points)), None
         step = steps.min(0)  # NaN if a number has no decimals
     allowed = _allowed_moves(extents, np.broadcast_to(step, 3))
