@@ -204,9 +204,8 @@ def embed(
     _check_table(output)
     if feature not in ("pooled", "class_token", "tokens"):
         raise ValueError(f"--feature is {feature!r}; expected pooled, class_token or tokens")
-    model, files = split_model(files, model, "features")
-    model = check_model(model, *EMBEDDING_COMMANDS)
-    settings = {"model": model, "feature": feature, "up_axis": up_axis}
+    name, files = split_model(files, model, "features")
+    settings = {"model": check_model(name, *EMBEDDING_COMMANDS), "feature": feature, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, find_inputs(files), output, retry, engine, workers)
 
 
@@ -232,8 +231,8 @@ def detect(
 ) -> None:
     """Find objects in many scans, with a box around each."""
     _check_table(output)
-    model, files = split_model(files, model, "detect")
-    settings = {"model": check_model(model, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
+    name, files = split_model(files, model, "detect")
+    settings = {"model": check_model(name, "detect"), "threshold": threshold, "nms_iou": nms_iou, "top_k": top_k}
     settings["up_axis"] = up_axis
     # Not among the settings unless they are given, so that runs of before continue.
     settings |= layout_settings(task, labels, align, align_parts, grammar)

@@ -250,7 +250,7 @@ def _coordinates(
         if not is_far and (np.abs(some - some.astype(np.float32)) <= allowed).all():
             return _rows("points", points, len(points)), None
         step = steps.min(0)  # NaN if a number has no decimals
-    allowed = _allowed_moves(extents, np.broadcast_to(step, 3))
+    allowed = _allowed_moves(extents, np.broadcast_to(np.asarray(step), 3))
     if not is_far and _is_held(points, allowed):
         return _rows("points", points, len(points)), None
     # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
