@@ -53,14 +53,15 @@ def printed(shell: Shell, lines: str) -> str:
         assert "hf-any3d " in line
         done = shell(line, code=None)
         assert done.code in (0, 2), done.err
-        text += done.out + "".join(f"{row}\n" for row in done.err.splitlines() if is_ours(row))
+        text += done.out + "".join(f"{part}\n" for part in map(ours, done.err.splitlines()) if part)
     text = re.sub(r"\S*/tiny-encoders/\S+", "models/encoder", text)
     return text.replace(shell.environment["HF_ENDPOINT"], "https://huggingface.co")
 
 
-def is_ours(line: str) -> bool:
-    """Return whether a line of standard error is of our commands, not a log or bar of another library."""
-    return bool(re.match(r"error: |warning: |left out |\S+: \d+ (clouds?|files?)\b", line))
+def ours(line: str) -> str:
+    """Return what of a line of standard error is of our commands: no log of another library, nor a bar before it."""
+    part = re.search(r"(error: |warning: |left out ).*|^\S+: \d+ (clouds?|files?)\b.*", line)
+    return part[0] if part else ""
 
 
 def plain(text: str) -> str:
