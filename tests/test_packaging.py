@@ -124,17 +124,6 @@ def test_a_wheel_answers_without_checkout_and_network(distributions, tmp_path):
         assert "chair" in line.partition("%")[0].removeprefix("chair.ply"), f"{title}: {line}"
 
 
-@pytest.mark.slow
-def test_all_blocks_of_the_readme_run_after_an_installation_in_an_empty_folder(distributions, tmp_path):
-    python = release.new_environment(tmp_path / "venv")
-    release.install(python, str(distributions["wheel"]))
-    printed = release.run_readme(python, tmp_path / "readme")
-    for text in ("chair.ply", "'label'", "trainable params", "['ball', 'box']", "outputs/scans", "scans.html"):
-        assert text in printed, text
-    made = {path.name for path in (tmp_path / "readme" / "empty").iterdir()}
-    assert made == {"chair.ply", "chair.html", "outputs", "scans", "scans.html"}
-
-
 def test_the_description_on_the_index_is_complete(distributions, setup):
     with zipfile.ZipFile(distributions["wheel"]) as wheel:
         (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))

@@ -101,11 +101,6 @@ def test_wrong_arguments_are_one_line(words, message):
     assert result.exit_code == 1 and message in result.stderr and len(result.stderr.splitlines()) == 1
 
 
-def test_the_help_lists_these_commands_last():
-    _, panel = run("--help").stdout.split("Research ")
-    assert "reproduce" in panel and "sweep" in panel and "predict" not in panel
-
-
 @pytest.mark.parametrize(
     ("texts", "settings"),
     [

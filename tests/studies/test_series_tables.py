@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hf_any3d.training import folds
 from studies import series
 from studies.series import (
     PublishedRow,
@@ -262,7 +263,7 @@ def test_an_interrupted_table_shows_what_is_complete(started, tmp_path):
 
 def test_a_run_is_refused_where_its_inputs_have_changed(tmp_path, monkeypatch):
     known = {"--train_file": "a"}
-    monkeypatch.setattr(series, "identities_of_inputs", lambda words: dict(known))
+    monkeypatch.setattr(folds, "identities_of_inputs", lambda words: dict(known))
     run = lambda words: replace(REPORT, metrics={"test": {"loss": 1.0}}).save(f"{words[-1]}/metrics.json")  # noqa: E731
     first = run_once(run, ["--lr", "1"], tmp_path / "run")
     assert first.metrics == {"test": {"loss": 1.0}}
