@@ -49,11 +49,6 @@ def test_the_model_is_shared_and_answers_elsewhere_the_same(learned, shell, open
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_the_model_is_exported(learned, shell):
-    shell("hf-any3d export outputs/scans --output scans.onnx")
-    assert (shell.folder / "scans.onnx").stat().st_size > 100_000
-
-
 def test_a_feature_that_is_asked_for_is_used_or_refused(shell):
     random = np.random.default_rng(0)
     for number in range(6):

@@ -88,7 +88,3 @@ def test_a_recipe_of_the_package_runs(online, sentence_encoder):
         "--num_points 64 --max_train_samples 16 --max_eval_samples 8 --voting 0"
     )
     assert "outputs/recipe: model, card and metrics.json" in done.out
-
-
-def test_a_wrong_option_is_named_with_the_right_one(shell, scans):
-    assert "--epochs" in shell("hf-any3d train scans --epoch 1", code=1).err
