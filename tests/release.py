@@ -12,6 +12,7 @@ By default the dependencies come from the environment that runs the check, so th
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import io
 import os
 import re
@@ -22,12 +23,13 @@ import tempfile
 import time
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from studies.speed.light_import import closure
 from tests.conversions.aligned_originals import openshape_flat, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.hub import LocalHub
@@ -90,16 +92,24 @@ def missing_files(wheel: Path) -> list[str]:
     return [name for name in SHIPPED if name not in names]
 
 
-def new_environment(folder: Path, fresh: bool = False) -> Path:
+def new_environment(folder: Path, fresh: bool = False, extras: Sequence[str] | None = None) -> Path:
     """Make a virtual environment and return its Python.
 
     Args:
         folder: New folder for it.
         fresh: Leave it empty, with pip; otherwise it shares the dependencies of the running environment.
+        extras: Share those alone that the package requires with these extras, and pip, as where it is installed with
+            nothing else.
     """
     venv.create(folder, with_pip=fresh, symlinks=True)
-    if not fresh:
-        (site,) = folder.glob("lib/python*/site-packages")
+    (site,) = folder.glob("lib/python*/site-packages")
+    if extras is not None:
+        for package in closure(["hf-any3d", "pip"], extras) - {"hf-any3d"}:
+            tops = {file.parts[0] for file in importlib.metadata.files(package) or ()} - {"..", "__pycache__"}
+            for top in tops:
+                if not (site / top).exists():
+                    (site / top).symlink_to(str(importlib.metadata.distribution(package).locate_file(top)))
+    elif not fresh:
         # An installation of this package there is not followed: lines of a .pth file in a folder that a .pth file adds
         # are not read.
         paths = [path for path in sys.path if path.endswith("site-packages")]

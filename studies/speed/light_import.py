@@ -17,7 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from packaging.requirements import Requirement
 
@@ -48,10 +48,16 @@ sys.meta_path[:] = map(Hide, sys.meta_path)
 _TIMED = "import time; start = time.process_time(); {}; print(time.process_time() - start)"
 
 
-def closure(names: Iterable[str]) -> set[str]:
-    """Return the installed packages that some packages require, these included, without extras."""
+def closure(names: Iterable[str], extras: Sequence[str] = ()) -> set[str]:
+    """Return the installed packages that some packages require, these included.
+
+    Args:
+        names: The packages.
+        extras: Extras of the first of them; the others are taken without.
+    """
     found: set[str] = set()
     waiting = list(names)
+    first = _normal(waiting[0])
     while waiting:
         name = _normal(waiting.pop())
         if name in found:
@@ -61,7 +67,12 @@ def closure(names: Iterable[str]) -> set[str]:
         except importlib.metadata.PackageNotFoundError:
             continue
         found.add(name)
-        waiting += [one.name for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
+        chosen = ("", *extras) if name == first else ("",)
+        waiting += [
+            requirement.name
+            for requirement in required
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in chosen)
+        ]
     return found
 
 

@@ -22,6 +22,8 @@ from tests.first_walk import write_scans
 
 NO_NETWORK = "http://no-network.invalid"
 """Address whose name is known nowhere, as all names are without a network."""
+EXTRAS = ("export", "files", "meshes", "serve", "visuals")
+"""What a stranger has installed beside the package; not the encoder that the extra `offline` brings."""
 # Of an environment in which everything is tried, as developers have it, and others not.
 _NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")
 
@@ -100,7 +102,7 @@ def installed() -> Path:
         python = folder / "venv" / "bin" / "python"
         if not (folder / "ready").exists():
             wheel = release.build(release.copy_checkout(folder / "checkout"))["wheel"]
-            release.new_environment(folder / "venv")
+            release.new_environment(folder / "venv", extras=EXTRAS)
             release.install(python, str(wheel))
             # Python compiles a package when it is first imported, here once rather than in all first processes.
             release.run(
