@@ -7,6 +7,6 @@ from typing import Any
 import pytest
 
 
-def refusal(error: type[BaseException] | tuple[type[BaseException], ...], culprit: str) -> AbstractContextManager[Any]:
-    """Expect an error whose message names a file, argument, option or value."""
-    return pytest.raises(error, match=re.escape(culprit))
+def raises(error: type[BaseException] | tuple[type[BaseException], ...], naming: str) -> AbstractContextManager[Any]:
+    """Expect an error whose message has these words: a file, an argument, an option, or what is wrong with it."""
+    return pytest.raises(error, match=re.escape(naming))

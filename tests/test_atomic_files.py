@@ -23,7 +23,7 @@ from hf_any3d.atomic_files import (
     write_text,
 )
 from hf_any3d.conversions.saving import new_directory
-from tests.errors import refusal
+from tests.errors import raises
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_is_an_error_that_names_the_file(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     try:
-        with refusal(OSError, "report.txt"):
+        with raises(OSError, naming="report.txt"):
             write_text(tmp_path / "report.txt", "x" * 10_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -145,7 +145,7 @@ def test_a_new_directory_is_never_written_through_a_link(tmp_path, there):
     if there:
         (tmp_path / "elsewhere").mkdir()
     (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
-    with refusal(FileExistsError, "model"):
+    with raises(FileExistsError, naming="model: is a symbolic link"):
         with new_directory(tmp_path / "model"):
             pytest.fail("the work has begun")
     assert names_below(tmp_path) == []
@@ -207,6 +207,6 @@ def test_errors_of_a_disk_are_told_without_the_temporary_name(tmp_path):
     with pytest.raises(OSError, match=r"could not be written \(odd\)"), atomic_write(path):
         raise OSError("odd")
     error = OSError(2, "gone", "another file")
-    with refusal(OSError, "gone") as caught, atomic_write(path):
+    with raises(OSError, naming="gone: 'another file'") as caught, atomic_write(path):
         raise error
     assert caught.value is error and not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ from hf_any3d.training.frozen_features import frozen_features
 from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.evaluation.llm_judge.test_judges import saved_judge
 from tests.model_card.test_building import REPORT
 from tests.serving.conftest import client, files, pipes  # noqa: F401  fixtures
@@ -110,7 +110,7 @@ def test_a_model_of_the_hub_is_its_commit(hub, saved):
     assert first.startswith("commit:") and len(first) == len("commit:") + 40
     hub.commit("me/identified", {"note.txt": b"new"})
     assert model_identity("me/identified") != first
-    with refusal(OSError, "nobody/nothing"):
+    with raises(OSError, naming="nobody/nothing"):
         model_identity("nobody/nothing")
 
 
@@ -364,12 +364,12 @@ def test_answers_about_clouds_are_of_the_model_and_of_the_clouds(tmp_path):
         return judge_answers(answers, "class", ClassNameJudge(list(names)), tmp_path / "judged.json", names)
 
     assert asked()["figures"]["correct"] == 2 and asked()["figures"]["correct"] == 2
-    with refusal(ValueError, "'a'"):
+    with raises(ValueError, naming="'a' is about another cloud"):
         asked(height=1.0)
-    with refusal(ValueError, "settings"):
+    with raises(ValueError, naming="settings"):
         asked(num_beams=3)
     answers = json.loads((tmp_path / "a.json").read_text())
-    with refusal(ValueError, "judge"):
+    with raises(ValueError, naming="judge"):
         judge_answers(answers, "class", ClassNameJudge(["car", "box"]), tmp_path / "judged.json", ["car", "box"])
 
 

@@ -18,7 +18,7 @@ from hf_any3d import (
     encoder_linear_pattern,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import refusal
+from tests.errors import raises
 from tests.test_entry_points import (
     MAKERS,
     PROCESSOR,
@@ -167,7 +167,7 @@ def test_adapter_without_config_says_when_its_model_was_never_saved(tmp_path):
     for door in (Any2PointForPointCloudClassification, AutoPeftModel):
         with pytest.raises(ValueError, match=f"{tmp_path}|encoder_config is missing"):
             door.from_pretrained(tmp_path)
-    with refusal(ValueError, "adapter_config.json"):
+    with raises(ValueError, naming="adapter_config.json"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from hf_any3d.messages import csv_text, error_lines, model_errors, one_line, print_json, print_line, printable
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_tracebacks_of_transformers_are_reduced_to_the_reason():
     text = "Could not load model me/model with any of the following classes: (A, B). See the original errors:\n\n"
     text += entry.format("A", "KeyError: 'x'\n\nDuring handling\n\nhuggingface_hub.errors.XError: width=0; expected 1")
     text += entry.format("B", "OSError: not a B")
-    with refusal(ValueError, "huggingface_hub"):
+    with raises(ValueError, naming="huggingface_hub"):
         with model_errors("me/model"):
             raise ValueError(text)
 
@@ -153,7 +153,7 @@ def test_the_last_reason_of_the_first_class_is_told(error, told):
 
 
 def test_other_failures_are_told_in_the_words_that_are_given():
-    with refusal(ValueError, "KeyError"):
+    with raises(ValueError, naming="KeyError"):
         with model_errors("m", "cannot answer"):
             raise KeyError("x")
 

@@ -12,7 +12,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
 )
 from hf_any3d.voxel_processing import VOXEL_PRESETS
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import tiny_find3d, tiny_ptv3
 
 
@@ -125,7 +125,7 @@ def test_every_argument_reaches_an_open_pipeline():
     named = Asked("zero-shot-point-cloud-segmentation")
     segment(points, model=named, labels="a, b")
     assert named.asked == [("a, b",), (["points"], {"progress": False, "candidate_labels": "a, b"})]
-    with refusal(ValueError, "device"):
+    with raises(ValueError, naming="device='cpu' with an open pipeline"):
         segment(points, model=pipe, device="cpu")
     for name in more:
         with pytest.raises(ValueError, match=f"^{name} has 1 rows; expected 2, one for each point$"):

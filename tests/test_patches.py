@@ -25,7 +25,7 @@ from transformers.models.auto import auto_factory
 import hf_any3d
 from hf_any3d.patches import PATCHES, adapted_class
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.mutation.mutants import ROOT, source_files
 from tests.tiny_encoders import clouds, tiny_config, tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
@@ -148,11 +148,11 @@ def plain(monkeypatch):
 def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_authors(hub):
     # The converted files: tests/published/test_published.py.
     hub.commit("OpenShape/openshape-pointbert-no-lvis", {"model.pt": b"not read"}, in_lfs=True)
-    with refusal(OSError, "preprocessor_config.json"):
+    with raises(OSError, naming="preprocessor_config.json"):
         original(transformers.utils.hub.cached_files)(
             "OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"]
         )
-    with refusal(ValueError, "model.pt"):
+    with raises(ValueError, naming="model.pt"):
         transformers.utils.hub.cached_files("OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"])
 
 
@@ -202,7 +202,7 @@ def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter, plain):
         return model
 
     plain(changed(), hf_any3d.GuidedAdapterConfig()).load_adapter(str(adapter), "theirs")
-    with refusal(ValueError, "weights"):
+    with raises(ValueError, naming="weights"):
         PeftModel.from_pretrained(changed(), str(adapter))
 
 
@@ -251,7 +251,7 @@ def test_pipelines_look_for_missing_paths_on_the_hub(hub):
     with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
         transformers.pipeline("point-cloud-classification", "outputs/no-such-model")
     assert len(hub.requests) == asked
-    with refusal(OSError, "outputs/no-such-model"):  # may be a model of others
+    with raises(OSError, naming="outputs/no-such-model"):  # may be a model of others
         transformers.pipeline(model="outputs/no-such-model")
     assert len(hub.requests) > asked
 
@@ -329,7 +329,7 @@ def test_trainers_smooth_labels_of_any_loss(tmp_path):
     with torch.no_grad():
         theirs = original(transformers.Trainer.compute_loss)(trainer, trainer.model, dict(batch))
         assert abs(theirs - trainer.model(**batch).loss) > 1
-        with refusal(ValueError, "--label_smoothing_factor"):
+        with raises(ValueError, naming="--label_smoothing_factor"):
             trainer.compute_loss(trainer.model, dict(batch))
 
 

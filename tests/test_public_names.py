@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hf_any3d import registry
-from tests.errors import refusal
+from tests.errors import raises
 
 PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data")
 
@@ -18,7 +18,7 @@ def test_names_for_type_checkers_are_there_at_run_time(name):
     assert len(package.__all__) > 5
     for public, module in package._PUBLIC.items():
         assert getattr(package, public) is getattr(importlib.import_module(f"{name}.{module}"), public)
-    with refusal(AttributeError, "'nothing'"):
+    with raises(AttributeError, naming="no attribute 'nothing'"):
         _ = package.nothing
 
 

@@ -24,7 +24,7 @@ import hf_any3d
 from hf_any3d import registration
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointModel
 from tests.common.models import minigpt3d
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
@@ -103,7 +103,7 @@ def test_every_head_is_found_by_the_architecture_that_its_config_names():
 
 
 def test_models_of_others_are_refused_by_our_auto_class():
-    with refusal(ValueError, "BertConfig"):
+    with raises(ValueError, naming="BertConfig"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(saved_encoder("bert"))
 
 
@@ -144,7 +144,7 @@ def test_public_names_are_all_there():
     for name in hf_any3d.__all__:
         assert getattr(hf_any3d, name) is not None
     assert set(hf_any3d.__all__) <= set(dir(hf_any3d))
-    with refusal(AttributeError, "'Any3Point'"):
+    with raises(AttributeError, naming="'Any3Point'"):
         _ = hf_any3d.Any3Point
 
 
@@ -155,21 +155,21 @@ def test_config_beside_an_adapter_names_the_class_to_open(tmp_path):
     assert named == [["Any2PointForPointCloudClassification"], ["Any2PointModel"]]
     features = AutoModel.from_pretrained(tmp_path / "features")
     assert features(clouds()).pooler_output.shape == (3, 96)
-    with refusal(ValueError, "Any2PointModel"):
+    with raises(ValueError, naming="Any2PointModel"):
         hf_any3d.AutoModelForPointCloudClassification.from_pretrained(tmp_path / "features")
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 def test_prompt_methods_of_peft_are_refused_by_models_without_words(method):
-    with refusal(ValueError, "Any2PointForPoint"):
+    with raises(ValueError, naming="Any2PointForPoint"):
         get_peft_model(tiny_model(), method(task_type="SEQ_CLS", num_virtual_tokens=2))
-    with refusal(ValueError, "ActModel"):
+    with raises(ValueError, naming="ActModel"):
         get_peft_model(tiny_act(hf_any3d.ActModel), method(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2))
 
 
 @pytest.mark.parametrize("method", [PromptTuningConfig, PromptEncoderConfig])
 def test_prompts_in_place_of_ids_are_refused_where_ids_mark_clouds(method):
-    with refusal(ValueError, "input_ids"):
+    with raises(ValueError, naming="input_ids"):
         get_peft_model(minigpt3d(), method(task_type="CAUSAL_LM", num_virtual_tokens=2))
 
 

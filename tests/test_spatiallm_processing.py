@@ -13,7 +13,7 @@ from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.modeling.spatiallm.entities import KINDS
 from hf_any3d.spatiallm_processing import CLASSES, END, PLACE, START, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.reference.fill import points
 from tests.tiny_spatiallm import tiny_processor
@@ -127,7 +127,7 @@ def test_classes_are_a_list(classes):
     processor = tiny_processor()
     with pytest.raises(ValueError, match="classes is .*; expected a list of names"):
         processor.instruction("objects", classes)
-    with refusal(ValueError, "candidate_labels"):
+    with raises(ValueError, naming="candidate_labels"):
         processor.check_classes(classes, "objects", argument="candidate_labels")
     assert processor.instruction("objects", ("chair", "bed")).startswith("Detect chair, bed.")
 
@@ -144,11 +144,11 @@ def test_long_scans_and_unknown_words_are_told():
     processor = tiny_processor(clean=False)
     with pytest.warns(UserWarning, match=r"the scan is 1\d+\.\d long, more than the 32 m .* in meters\?"):
         processor.read(room_cloud(0) * (50, 50, 50, 1, 1, 1))
-    with refusal(ValueError, "'unicorn'"):
+    with raises(ValueError, naming="'unicorn', which the model was"):
         processor.instruction("objects", ["bed", "unicorn"])
-    with refusal(ValueError, "task"):
+    with raises(ValueError, naming="classes with task='layout'"):
         processor.instruction("layout", ["bed"])
-    with refusal(ValueError, "'rooms'"):
+    with raises(ValueError, naming="'rooms'"):
         processor.instruction("rooms")
-    with refusal(ValueError, "'<|point_start|>'"):
+    with raises(ValueError, naming="'<|point_start|>'"):
         SpatialLMProcessor(byte_tokenizer())

@@ -6,7 +6,7 @@ import torch
 
 from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
 from hf_any3d.voxel_processing import VOXEL_PRESETS
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case
 
 
@@ -84,7 +84,7 @@ def test_bad_settings_are_named(settings, message):
 
 def test_clouds_of_too_many_cells_are_named():
     clouds = [np.random.default_rng(0).random((9, 3)), np.random.default_rng(1).random((9, 3)) * 1e6]
-    with refusal(ValueError, "grid_size"):
+    with raises(ValueError, naming="grid_size"):
         PointTransformerV3Processor(features=["xyz"])(clouds)
 
 

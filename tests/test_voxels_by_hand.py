@@ -9,7 +9,7 @@ import pytest
 from hf_any3d import PointTransformerV3Processor, voxel_processing
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.voxel_processing import VOXEL_PRESETS, _turn, nearest_rows
-from tests.errors import refusal
+from tests.errors import raises
 
 FINE = 1e-3  # each point has a cell of its own
 
@@ -165,9 +165,9 @@ def test_larger_clouds_are_reduced_and_smaller_ones_refused():
         own = made["points"][0][made["inverse"][0]]
         np.testing.assert_allclose(own, cloud(count).points[:kept], atol=1e-6)
     assert processor(cloud(40), num_points=7)["points"].shape == (1, 7, 3)
-    with refusal(ValueError, "min_points"):
+    with raises(ValueError, naming="min_points"):
         processor(cloud(4))
-    with refusal(ValueError, "min_points"):
+    with raises(ValueError, naming="min_points"):
         processor([cloud(9), cloud(4)])
     faces = PointCloudData([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0.5]], faces=np.array([[0, 1, 2], [1, 2, 3]]))
     assert processor(faces)["inverse"].shape == (1, 9)
@@ -260,10 +260,10 @@ def test_a_cloud_is_seen_in_views_whose_fragments_have_a_point_of_each_cell(up, 
 
 
 def test_views_need_scales_and_turns_and_enough_points():
-    with refusal(ValueError, "views"):
+    with raises(ValueError, naming="views=None: the processor has no"):
         next(PointTransformerV3Processor(features=["xyz"]).fragments(cloud()))
     processor = PointTransformerV3Processor(features=["xyz"], views=[[1, 0]], min_points=4)
-    with refusal(ValueError, "min_points"):
+    with raises(ValueError, naming="min_points"):
         next(processor.fragments(cloud(3)))
     assert len(next(processor.fragments(cloud(4)))[0]) == 4
 

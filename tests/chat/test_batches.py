@@ -7,7 +7,7 @@ import torch
 from hf_any3d.chat.processing import _filled_up, cut
 from hf_any3d.chat.templates import PLACE_MARK, Prompt
 from tests.chat.test_processing import PLACES, answer, cloud, new_processor, question
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_prompts_are_cut_at_their_end_but_no_cloud_is(processor):
         "labels": [[-100, -100]],
     }
     assert len(short["points"]) == 1 and len(whole.input_ids) == 6, "the prompt itself stays"
-    with refusal(ValueError, "max_length"):
+    with raises(ValueError, naming="max_length"):
         processor.pad([whole], truncation=True, max_length=1)
     both = processor.pad([prompt([1] * 9)], truncation=True, max_length=3, padding="max_length")
     assert both["input_ids"].tolist() == [[1, 1, 1]]

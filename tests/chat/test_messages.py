@@ -15,7 +15,7 @@ from hf_any3d.chat.messages import (
     take_clouds,
     training_messages,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 CLOUD = {"type": "point_cloud"}
 
@@ -125,7 +125,7 @@ def test_texts_are_limited_and_hold_no_special_token_but_in_answers():
         check_texts([said("user", text("a" * MOST_CHARACTERS)), said("assistant", CLOUD, text("b"))], [])
     check_texts([said("assistant", text("so<end>"))], ["<end>"])
     for role in ("user", "system"):
-        with refusal(ValueError, "'<end>'"):
+        with raises(ValueError, naming="'<end>'"):
             check_texts([said(role, text("so<end>"))], ["other", "<end>"])
 
 

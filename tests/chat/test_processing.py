@@ -9,7 +9,7 @@ from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor
 from hf_any3d.chat import RELEASED_POINTS, published_templates, training_messages
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_tokenizers import BOS, byte_tokenizer, character_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.conversations import POINT_TOKEN
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.modeling.minigpt3d.tiny_model import tiny_config
@@ -82,7 +82,7 @@ def test_colors_count_to_255_and_missing_ones_are_black(processor):
     bright = np.concatenate([cloud()[:, :3], np.full((64, 3), 255)], axis=1)
     assert (processor.read_points([bright])[0][:, 3:] == 1).all()
     assert (processor.read_points([cloud()[:, :3]])[0][:, 3:] == 0).all()
-    with refusal(ValueError, "default_rgb"):
+    with raises(ValueError, naming="default_rgb"):
         PointCloudProcessor(default_rgb=(0, 2, 0))
 
 
@@ -109,7 +109,7 @@ def test_short_conversations_are_padded_on_the_left_to_generate(processor):
     assert torch.equal(batch["input_ids"][1][-len(alone) :], alone)
     assert batch["attention_mask"].sum(dim=1).tolist() == [batch["input_ids"].shape[1], len(alone)]
     assert not batch["attention_mask"][1][: -len(alone)].any()
-    with refusal(ValueError, "padding_side"):
+    with raises(ValueError, naming="padding_side"):
         processor.apply_chat_template(long, tokenize=True, padding_side="middle")
 
 
@@ -182,7 +182,7 @@ def test_no_token_reaches_across_clouds_and_answers():
 
 def test_labels_need_a_template_with_answers(processor):
     for messages, template in (([question("a"), answer("b")], "demo"), ([question("a")], "training")):
-        with refusal(ValueError, "marks no answers"):
+        with raises(ValueError, naming="marks no answers"):
             processor.apply_chat_template(messages, template, tokenize=True, return_labels=True)
 
 
@@ -198,9 +198,9 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
     messages = [question("Hm?")]
     assert processor.apply_chat_template(messages) == processor.apply_chat_template(messages, "training")
     assert processor.apply_chat_template(messages, "{{ messages[0]['role'] }}") == "user"
-    with refusal(ValueError, "chat_template"):
+    with raises(ValueError, naming="chat_template"):
         processor.apply_chat_template(messages, "demos")
-    with refusal(ValueError, "default"):
+    with raises(ValueError, naming="default='mine'; expected one of 'training'"):
         published_templates("mine")
 
 
@@ -221,7 +221,7 @@ def test_invalid_conversations_are_refused(processor, messages, message):
 
 
 def test_roles_are_user_and_assistant(processor):
-    with refusal(ValueError, "'tool'"):
+    with raises(ValueError, naming="'tool'; expected one of system"):
         processor.apply_chat_template([{"role": "tool", "content": "Be brief."}])
 
 
@@ -244,9 +244,9 @@ def test_answer_masks_are_returned_on_request(processor):
     assert torch.equal(batch["assistant_masks"], (batch["labels"] != -100).long()) and batch["assistant_masks"].any()
     first = batch["input_ids"][0][batch["assistant_masks"][0].bool()]
     assert spelled(first) == "A lamp.###Yes.###"
-    with refusal(ValueError, "marks no answers"):
+    with raises(ValueError, naming="marks no answers"):
         processor.apply_chat_template(messages, "demo", tokenize=True, return_assistant_tokens_mask=True)
-    with refusal(ValueError, "tokenize"):
+    with raises(ValueError, naming="expected tokenize=True"):
         processor.apply_chat_template(messages, return_assistant_tokens_mask=True)
 
 
@@ -291,7 +291,7 @@ def test_lengths_without_an_effect_are_refused(processor, given, error, message)
 
 def test_arguments_that_no_template_uses_are_refused(processor):
     messages = [question("Hm?")]
-    with refusal(TypeError, "'add_generation_promt'"):
+    with raises(TypeError, naming="'add_generation_promt'"):
         processor.apply_chat_template(messages, add_generation_promt=True)
     assert processor.apply_chat_template(messages, "{{ mood }}", mood="calm") == "calm"
 
@@ -299,7 +299,7 @@ def test_arguments_that_no_template_uses_are_refused(processor):
 def test_too_many_clouds_are_an_error(processor):
     with pytest.raises(ValueError, match="conversation 0: 0 places for point clouds and 1 clouds"):
         processor.apply_chat_template([question("a")], tokenize=True, point_clouds=[cloud()])
-    with refusal(ValueError, "point_clouds"):
+    with raises(ValueError, naming="point_clouds"):
         processor.apply_chat_template([[question("a")]] * 2, tokenize=True, point_clouds=[[cloud()]])
 
 
@@ -346,7 +346,7 @@ def test_saved_processors_open_by_every_entry_point(tmp_path):
 
 @pytest.mark.parametrize("mark", ["", 3, None, {"a": {}}])
 def test_the_end_of_an_answer_is_a_text(mark):
-    with refusal(ValueError, "end_mark"):
+    with raises(ValueError, naming="end_mark"):
         new_processor(end_mark=mark)
 
 
@@ -356,7 +356,7 @@ def test_a_processor_fits_its_model():
     assert (processor.num_query_tokens, processor.point_token_id) == (config.num_query_tokens, config.point_token_id)
     assert processor.feature_extractor.num_points == 8192
     assert processor.tokenizer.pad_token == BOS
-    with refusal(ValueError, "num_query_tokens"):
+    with raises(ValueError, naming="num_query_tokens"):
         new_processor(num_query_tokens=0)
 
 

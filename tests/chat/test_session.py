@@ -5,7 +5,7 @@ from transformers import DynamicCache
 from hf_any3d import ChatSession
 from hf_any3d.chat.templates import PLACE_MARK
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_question_with_the_mark_of_a_place_is_refused(pipe):
 
 def test_errors_while_streaming_reach_the_listener(pipe):
     session = ChatSession(pipe, cloud())
-    with refusal(TypeError, "unknown arguments: beams"):
+    with raises(TypeError, naming="unknown arguments: beams"):
         list(session.stream("What is this?", beams=2))
     with pytest.raises(ValueError, match="has 5.. tokens; the language model takes 512"):
         list(session.stream("What is this? " * 35))
@@ -213,10 +213,10 @@ def test_caches_that_cannot_be_cropped_are_rebuilt(pipe, monkeypatch):
 def test_files_that_cannot_be_read_leave_the_conversation_alone(pipe, tmp_path):
     session = ChatSession(pipe, cloud())
     session.ask("What is this?")
-    with refusal(ValueError, "gone.ply"):
+    with raises(ValueError, naming="gone.ply"):
         session.ask("And this?", tmp_path / "gone.ply")
     assert len(session.messages) == 2
-    with refusal(ValueError, "gone.ply"):
+    with raises(ValueError, naming="gone.ply"):
         ChatSession(pipe, tmp_path / "gone.ply")
 
 

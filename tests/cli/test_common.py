@@ -14,7 +14,7 @@ from hf_any3d import cli
 from hf_any3d.cli import app, common
 from hf_any3d.cli.common import find_model, json_object, kind_of_model, one_line_errors, read_model_config
 from tests.cli.conftest import FILES, run
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(("text", "value"), [(None, {}), ('{"a": [1]}', {"a": [1]}), ("{}", {})])
@@ -131,7 +131,7 @@ def test_a_model_is_a_directory_with_a_config_or_an_adapter(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_model("~/model") == str(tmp_path / "model") and find_model("me/model") == "me/model"
     (tmp_path / "empty").mkdir()
-    with refusal(ValueError, "config.json"):
+    with raises(ValueError, naming="config.json"):
         find_model(str(tmp_path / "empty"))
 
 

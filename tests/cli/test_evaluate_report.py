@@ -10,7 +10,7 @@ from hf_any3d.identity import model_identity
 from studies.adapter_gains import read_reports
 from studies.adapter_methods import PUBLISHED_POINTGST
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -68,7 +68,7 @@ def test_the_study_reads_what_a_trained_model_says_of_itself(trained, tmp_path):
     assert set(found) == {"pointgst", "pointgst_published"}
     assert {run["dataset"] for run in found.values()} == {"pcc13"} and found["pointgst"]["seed"] == 5
     (tmp_path / "twice.json").write_text((tmp_path / "sound.json").read_text())
-    with refusal(ValueError, "twice.json"):
+    with raises(ValueError, naming="twice.json"):
         read_reports(tmp_path)
 
 

@@ -25,7 +25,7 @@ from hf_any3d.cli.inputs import (
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.many_files.files import InputFile
 from tests.cli.conftest import FILES, run
-from tests.errors import refusal
+from tests.errors import raises
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -199,10 +199,10 @@ def test_features_of_texts_are_an_array_of_floats(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_text_features(tmp_path / "a.npy")
     (tmp_path / "b.npy").write_bytes(b"nothing")
-    with refusal(ValueError, "b.npy"):
+    with raises(ValueError, naming="b.npy"):
         read_text_features(tmp_path / "b.npy")
     np.savez(tmp_path / "c.npz", a=np.ones((2, 3)), b=np.ones((2, 3)))
-    with refusal(ValueError, "holds several arrays"):
+    with raises(ValueError, naming="holds several arrays"):
         read_text_features(tmp_path / "c.npz")
 
 
@@ -267,5 +267,5 @@ def test_complex_numbers_are_no_features_of_texts(tmp_path):
     with pytest.raises(ValueError, match=r"holds complex128 \(2, 3\); expected floats \(labels, channels\)"):
         read_text_features(tmp_path / "a.npy")
     (tmp_path / "b.npy").touch()
-    with refusal(ValueError, "b.npy"):
+    with raises(ValueError, naming="b.npy"):
         read_text_features(tmp_path / "b.npy")

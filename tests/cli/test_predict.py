@@ -9,7 +9,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files.files import Cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 predict, detect, segment = (
     importlib.import_module(f"hf_any3d.cli.{name}") for name in ("predict", "detect", "segment")
@@ -79,7 +79,7 @@ def test_the_first_word_may_be_the_model(files, model, found, tmp_path, monkeypa
         (tmp_path / folder / file).touch()
     assert predict.split_model(files, model) == found
     if found[0] is None:
-        with refusal(ValueError, "--model"):
+        with raises(ValueError, naming="--model"):
             predict.split_model(files, model, "segment")
     with pytest.raises(ValueError, match="MODEL is a model; expected files too"):
         predict.split_model(["MODEL"], None)
@@ -165,7 +165,7 @@ def test_boxes_have_a_row_each_and_files_without_one_a_row_of_their_own():
 )
 def test_options_of_layouts_become_arguments(given, settings):
     assert detect.layout_settings(*given) == settings
-    with refusal(ValueError, "--align-parts"):
+    with raises(ValueError, naming="--align-parts"):
         detect.layout_settings(None, None, False, "unit", None)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, read_point_cloud, write_point_cloud
 from tests.cli.conftest import FILES, run
-from tests.errors import refusal
+from tests.errors import raises
 
 convert, checks, chat, data, reconstruct = (
     import_module(f"hf_any3d.cli.{name}") for name in ("convert", "check_published", "chat", "data", "reconstruct")
@@ -50,7 +50,7 @@ def test_what_a_conversion_found_is_told_in_lines(facts, lines):
 
 
 def test_options_of_files_are_refused_for_published_checkpoints():
-    with refusal(ValueError, "--num-groups"):
+    with raises(ValueError, naming="--num-groups"):
         convert._convert_published("me/x", None, {"stage": 2, "num_groups": 4, "size": "base"})
 
 

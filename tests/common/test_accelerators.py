@@ -17,7 +17,7 @@ from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
 from tests.common.models import CASES, Case
 from tests.common.refusals import check_refusal
-from tests.errors import refusal
+from tests.errors import raises
 
 # Operations whose result, or its shape, depends on values.
 READS_VALUES = {
@@ -124,6 +124,6 @@ def test_a_failed_check_raises_in_the_first_call_after_its_result_has_arrived(mo
     passed = torch.empty((), dtype=torch.bool, device="meta")
     refuse_later(passed, "other")
     arrival.happened = True
-    with refusal(ValueError, "bad cloud"):
+    with raises(ValueError, naming="bad cloud"):
         refuse_later(passed, "other")
     refuse_later(passed, "other")

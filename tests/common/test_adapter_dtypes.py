@@ -33,7 +33,7 @@ from tests.common.tuners import (
     name_of,
     step,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.turns import ALL_PAIRS, by_turns
 
 FITTING = [case for case in ADAPTED if fits(case, "LORA")]
@@ -119,7 +119,7 @@ OFFLOADING = {
 @pytest.mark.parametrize(("case", "place"), by_turns(FITTING, list(OFFLOADING)), ids=name_of)
 def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path)
-    with refusal(ValueError, "adapter"):
+    with raises(ValueError, naming="adapter: the base model's weights"):
         PeftModel.from_pretrained(OFFLOADING[place](stored.open(), str(tmp_path / "bare")), stored.adapter)
     opened = OFFLOADING[place](PeftModel.from_pretrained(stored.open(), stored.adapter), str(tmp_path / "both"))
     assert_same(answer_of(case, opened), answer_of(case, stored.model))

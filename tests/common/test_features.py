@@ -30,7 +30,7 @@ from datasets.table import embed_table_storage
 from hf_any3d.data import PointCloud, embed_files
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, point_cloud_bytes, read_point_cloud
 from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
-from tests.errors import refusal
+from tests.errors import raises
 
 PLY = FILES / "chair_points.ply"
 FORMS = {
@@ -156,7 +156,7 @@ def test_map_without_reading_the_column_opens_no_file():
     assert rows.map(lambda number: {"twice": 2 * number}, input_columns="number")["twice"][:] == [2, 4]
     assert rows.filter(lambda number: number > 1, input_columns="number").num_rows == 1
     assert rows.select([1]).sort("number").num_rows == 1
-    with refusal(PointCloudFileError, "nowhere/a.ply"):
+    with raises(PointCloudFileError, naming="nowhere/a.ply"):
         rows.map(lambda row: {"n": len(row["cloud"]["points"])})
 
 
@@ -260,7 +260,7 @@ def test_parquet_of_paths_alone_says_so_where_the_files_are_missing(loose, tmp_p
     for path in (tmp_path / "loose").iterdir():
         path.unlink()
     rows = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
-    with refusal(PointCloudFileError, "chair_points.ply"):
+    with raises(PointCloudFileError, naming="chair_points.ply"):
         next(iter(rows))
 
 

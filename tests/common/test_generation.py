@@ -8,7 +8,7 @@ from transformers import StoppingCriteria, TextStreamer
 
 from tests.common.models import case_of, minigpt3d, prompts, relative_difference, settle, varied_clouds
 from tests.common.refusals import check_refusal
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN
 
 NEVER = 10_000
@@ -142,9 +142,9 @@ def test_features_and_embeddings_replace_clouds(model):
 def test_a_cloud_needs_placeholders_in_the_prompt(model):
     words = {"input_ids": torch.randint(2, 24, (2, 5), generator=torch.Generator().manual_seed(0))}
     assert answers(model, words).shape == (2, 5 + LENGTH)
-    with refusal(ValueError, "input_ids"):
+    with raises(ValueError, naming="input_ids"):
         answers(model, words | {"points": prompts(2)["points"]})
-    with refusal(ValueError, "inputs_embeds"):
+    with raises(ValueError, naming="inputs_embeds"):
         model(inputs_embeds=torch.zeros(2, 5, 16), points=prompts(2)["points"])
 
 
@@ -288,7 +288,7 @@ def test_features_do_not_fit_an_assistant_of_another_width(model):
     with torch.no_grad():
         inputs["point_features"] = model.get_point_features(inputs.pop("points"))
     drafting = minigpt3d(text_config=smaller(model, hidden_size=24)).eval()
-    with refusal(ValueError, "point_features"):
+    with raises(ValueError, naming="point_features"):
         answers(model, inputs, assistant_model=drafting)
 
 
@@ -347,7 +347,7 @@ def test_prompt_lookup_may_draft_the_answer(model):
 
 
 def test_unknown_arguments_are_refused(model):
-    with refusal((TypeError, ValueError), "pionts"):
+    with raises((TypeError, ValueError), naming="pionts"):
         answers(model, prompts(1) | {"pionts": torch.zeros(1, 3, 6)})
 
 

@@ -29,7 +29,7 @@ from tests.common.built import (
 )
 from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
-from tests.errors import refusal
+from tests.errors import raises
 from tests.turns import ALL_PAIRS, by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -73,7 +73,7 @@ WITH_CLASSES = [case for case in WITH_HEAD if (case.last_layer or "").startswith
 
 def test_every_registered_class_has_a_builder():
     assert [case.model_class for case in CASES] == list(registered_classes())
-    with refusal(LookupError, "PreTrainedModel"):
+    with raises(LookupError, naming="PreTrainedModel"):
         case_of(PreTrainedModel)
 
 
@@ -170,10 +170,10 @@ def test_only_eager_attention_returns_attention_weights(case):
     with check_refusal("attention", case.name) as is_supported:
         model.set_attn_implementation("sdpa")
     if not is_supported:
-        with refusal(ValueError, "output_attentions"):
+        with raises(ValueError, naming="output_attentions"):
             model(**case.batch(), output_attentions=True)
         return
-    with refusal(ValueError, "attn_implementation"):
+    with raises(ValueError, naming="attn_implementation"):
         model(**case.batch(), output_attentions=True)
     model.set_attn_implementation("eager")
     output = model(**case.batch(), output_attentions=True)
@@ -261,7 +261,7 @@ def _assert_alike(ours, theirs) -> None:
 
 @over_cases
 def test_an_unknown_keyword_is_named(case):
-    with refusal(TypeError, "labls"):
+    with raises(TypeError, naming="labls"):
         fresh(case)(**case.batch(), labls=torch.zeros(3))
 
 

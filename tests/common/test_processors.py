@@ -19,7 +19,7 @@ from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_spatiallm import tiny_processor
 
 POINTS = 32
@@ -186,9 +186,9 @@ def test_tensors_and_arrays_hold_the_same_numbers(kind):
 def test_unknown_arguments_are_refused(kind, tmp_path):
     case = BUILDERS[kind]
     processor = case.build()
-    with refusal(TypeError, "num_pionts"):
+    with raises(TypeError, naming="num_pionts"):
         case.call(processor, clouds(), num_pionts=3)
-    with refusal(TypeError, "num_pionts"):
+    with raises(TypeError, naming="num_pionts"):
         case.build(num_pionts=3)
 
 
@@ -201,9 +201,9 @@ def test_bad_clouds_are_refused_before_they_reach_a_model(kind):
         bad[3, 1] = number
         with pytest.raises(ValueError, match=message):
             case.call(processor, bad)
-    with refusal(ValueError, "at least"):
+    with raises(ValueError, naming="at least"):
         case.call(processor, cloud[:2])
-    with refusal(ValueError, "cloud 1"):
+    with raises(ValueError, naming="cloud 1"):
         case.call(processor, [cloud, cloud[:2]])
 
 
@@ -255,7 +255,7 @@ def test_padding_is_on_the_requested_side_and_masked(side):
         kept = slice(-length, None) if side == "left" else slice(length)
         assert torch.equal(row[kept], one["input_ids"][0]) and mask[kept].all() and mask.sum() == length
         assert (row[~mask.bool()] == processor.tokenizer.pad_token_id).all()
-    with refusal(ValueError, "padding_side"):
+    with raises(ValueError, naming="padding_side"):
         _ask(processor, clouds(), padding_side="middle")
 
 

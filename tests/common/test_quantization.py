@@ -28,7 +28,7 @@ from tests.common.models import CASES, Case, relative_difference
 from tests.common.refusals import check_refusal, refusal_of
 from tests.common.test_tuners import ADAPT, pair
 from tests.common.tuners import answer_of, assert_apart, assert_same, base_of, config_of, step
-from tests.errors import refusal
+from tests.errors import raises
 
 ON_LOADING: dict[str, Callable[[], Any]] = {
     "8 bit": lambda: BitsAndBytesConfig(load_in_8bit=True),
@@ -215,7 +215,7 @@ def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
     full = dict(fresh(case).named_parameters())
     own = {name: each for name, each in small.named_parameters() if ".lora_" in name or ".lm_head." in name}
     assert own and all(torch.equal(each, full[name]) for name, each in own.items())
-    with refusal(ValueError, "LoRA"):
+    with raises(ValueError, naming="LoRA"):
         merge_lora(small)
 
 

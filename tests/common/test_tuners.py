@@ -49,7 +49,7 @@ from tests.common.tuners import (
     step,
     trained,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.turns import by_turns
 
 ADAPT = feature("adapt", "train an adapter with its default config, save it and load it")
@@ -227,7 +227,7 @@ def test_safe_merge_refuses_non_finite_weights(method):
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and ".modules_to_save." not in name:
                 parameter.fill_(float("nan"))
-    with refusal(ValueError, "NaN"):
+    with raises(ValueError, naming="NaN"):
         model.merge_adapter(safe_merge=True)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in layer.get_base_layer().state_dict().items())
 

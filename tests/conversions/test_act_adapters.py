@@ -18,7 +18,7 @@ from hf_any3d.conversions import convert_act, convert_act_adapter
 from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, added_names
 from hf_any3d.conversions.programs import plan
 from hf_any3d.conversions.renaming import rename_tensors
-from tests.errors import refusal
+from tests.errors import raises
 from tests.reference.fill import fill
 from tests.tuners.peft_case import FOLDER, PeftCase
 
@@ -172,7 +172,7 @@ def test_an_unknown_variant_is_named(tmp_path, method, change, match):
 
 def test_options_of_other_methods_are_refused(tmp_path):
     torch.save(released("dapt"), tmp_path / "file.pth")
-    with refusal(ValueError, "prompt_layer"):
+    with raises(ValueError, naming="prompt_layer"):
         convert_act_adapter(tmp_path / "file.pth", tmp_path / "out", "dapt", prompt_layer=2)
 
 

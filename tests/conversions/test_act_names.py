@@ -8,7 +8,7 @@ import torch
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, kind_of, teacher_of
 from hf_any3d.conversions.act.names import student_sizes
-from tests.errors import refusal
+from tests.errors import raises
 
 FOLDER = Path(__file__).parents[1] / "reference"
 CASES = {
@@ -101,16 +101,16 @@ def test_another_kind_is_named(case, kind, message):
 def test_other_checkpoints_are_described_by_their_prefixes():
     state = {"MAE_encoder.norm.weight": torch.ones(2), "mask_token": torch.ones(1)}
     assert kind_of(state) is None
-    with refusal(ValueError, "mask_token"):
+    with raises(ValueError, naming="mask_token"):
         convert_act_state_dict("cls", state)
 
 
 def test_unknown_and_doubled_tensors_are_listed():
     original = names_of("dvae") | {"visual_embed.3.weight": torch.ones(2), "extra": torch.ones(2)}
-    with refusal(ValueError, "visual_embed"):
+    with raises(ValueError, naming="visual_embed"):
         convert_act_state_dict("dvae", original)
     twice = names_of("cls") | {"module.cls_pos": torch.ones(1, 1, 384)}
-    with refusal(ValueError, "cls_pos"):
+    with raises(ValueError, naming="cls_pos"):
         convert_act_state_dict("cls", twice)
 
 

@@ -10,7 +10,7 @@ from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, rename_ad
 from hf_any3d.conversions.act.adapters import _pooling
 from hf_any3d.conversions.act.convert import TEACHERS, _released_settings
 from hf_any3d.conversions.act.datasets import DATASETS, UNLABELED, choose_dataset
-from tests.errors import refusal
+from tests.errors import raises
 
 LABELS = {
     "scanobjectnn": ("cls", 15),
@@ -30,7 +30,7 @@ def test_data_sets_are_chosen_by_kind_name_and_number_of_labels():
         message = f"dataset={name!r} has {count} labels, but the checkpoint 7; give none for labels without names"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             choose_dataset(kind, name, 7)
-    with refusal(ValueError, "dataset"):
+    with raises(ValueError, naming="dataset='s3dis'; expected one of scanobjectnn"):
         choose_dataset("cls", "s3dis", 13)
     assert [known.num_groups for known in DATASETS.values()] == [128, 64, 128, 128]
     farthest = {"sampling": "farthest", "min_squared_norm": 1e-3}

@@ -14,7 +14,7 @@ from hf_any3d.conversions import convert_openshape, convert_uni3d
 from hf_any3d.conversions.openshape.names import convert_openshape_state_dict
 from hf_any3d.conversions.uni3d.names import convert_uni3d_state_dict
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, shallow, uni3d
-from tests.errors import refusal
+from tests.errors import raises
 from tests.reference.fill import points
 
 # Name -> command, options, content of the file, the encoder's tensors under our names, expected config.
@@ -139,9 +139,9 @@ def test_texts_of_uni3d_need_its_own_tower(tmp_path):
     torch.save(uni3d("uni3d_manifest_tiny"), tmp_path / "model.pt")
     convert_uni3d(tmp_path / "model.pt", tmp_path / "out")
     model = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path / "out")
-    with refusal(ValueError, "OpenCLIP"):
+    with raises(ValueError, naming="OpenCLIP"):
         model.encode_labels(["chair"])
-    with refusal(ValueError, "text_embeds"):
+    with raises(ValueError, naming="text_embeds"):
         model(torch.from_numpy(points("cloud", 1, 600, 6)), text_embeds=torch.randn(2, 512))
 
 
@@ -169,7 +169,7 @@ def test_biases_of_a_gate_that_cannot_be_halved_are_refused(bias, tmp_path):
     content = uni3d("uni3d_manifest_tiny")
     content["module"]["point_encoder.visual.blocks.0.mlp.fc1.bias"] = bias
     torch.save(content, tmp_path / "model.pt")
-    with refusal(ValueError, "model.pt"):
+    with raises(ValueError, naming="model.pt"):
         convert_uni3d(tmp_path / "model.pt", tmp_path / "out")
 
 

@@ -15,7 +15,7 @@ from hf_any3d.conversions.detr3d.names import (
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.tiny_detr3d import tiny_detr3d
 from tests.tiny_ptv3 import tiny_ptv3
@@ -40,7 +40,7 @@ def test_facts_of_a_detector_that_went_back(tmp_path):
     again = convert_detr3d_state_dict(state["model"])
     own = model.state_dict()
     assert again.keys() == own.keys() and all(torch.equal(tensor, again[name]) for name, tensor in own.items())
-    with refusal(FileExistsError, "back.pth"):
+    with raises(FileExistsError, naming="back.pth"):
         convert_detr3d_back(tmp_path / "ours", file)
 
 
@@ -60,7 +60,7 @@ def test_detectors_that_the_original_cannot_compute_stay(tmp_path):
             convert_detr3d_back(tmp_path / "ours", tmp_path / "back.pth")
     five = tiny_detr3d(Detr3DForPointCloudObjectDetection, **MASKED, in_channels=5)
     five.save_pretrained(tmp_path / "five")
-    with refusal(ValueError, "in_channels"):
+    with raises(ValueError, naming="in_channels"):
         convert_detr3d_back(tmp_path / "five", tmp_path / "back.pth")
     assert not (tmp_path / "back.pth").exists()
 
@@ -154,7 +154,7 @@ def test_settings_in_a_detectors_file_are_ours_by_name(tmp_path):
     assert [getattr(config, name) for name in fields] == list(theirs.values())[:-1]
     assert config.encoder_activation == "leaky_relu"
     torch.save({"model": state, "args": theirs | {"enc_activation": "swish"}}, tmp_path / "other.pth")
-    with refusal(ValueError, "other.pth"):
+    with raises(ValueError, naming="other.pth"):
         convert_detr3d(tmp_path / "other.pth", tmp_path / "other")
     convert_detr3d(tmp_path / "detector.pth", tmp_path / "heads", num_attention_heads=4)
     config = Detr3DConfig.from_pretrained(tmp_path / "heads")
@@ -167,5 +167,5 @@ def test_other_models_of_voxels_do_not_go_back(tmp_path):
     with pytest.raises(ValueError, match=message):
         convert_ptv3_back(tmp_path / "ours", tmp_path / "back.pth")
     (tmp_path / "there.pth").write_text("mine")
-    with refusal(FileExistsError, "there.pth"):
+    with raises(FileExistsError, naming="there.pth"):
         convert_ptv3_back(tmp_path / "ours", tmp_path / "there.pth")

@@ -22,7 +22,7 @@ from hf_any3d.conversions.checkpoints import (
     without_parallel_prefix,
 )
 from tests.chat.tiny_tokenizers import character_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 
 STATE = {"module.a": torch.arange(3.0), "b": torch.tensor([1, 2])}
 
@@ -76,13 +76,13 @@ def test_entries_and_settings_are_read_beside_the_tensors(tmp_path):
         ):
             read_settings(file, key)
     torch.save({"config": {5: 6}}, file)
-    with refusal(ValueError, "'config'"):
+    with raises(ValueError, naming="no settings under 'config'"):
         read_settings(file, "config")
     torch.save([1, 2], file)
     assert read_entries(file) == []
-    with refusal(ValueError, "'config'"):
+    with raises(ValueError, naming="no settings under 'config'"):
         read_settings(file, "config")
-    with refusal(FileNotFoundError, "absent.pth"):
+    with raises(FileNotFoundError, naming="absent.pth"):
         read_settings(tmp_path / "absent.pth", "config")
 
 
@@ -110,7 +110,7 @@ def test_weights_of_a_directory_are_read_in_the_order_in_which_they_are_preferre
     assert state.keys() == {"f"} and files == [tmp_path / "x.safetensors"]
     for wrong in ({}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": "in/x.safetensors"}}):
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(wrong))
-        with refusal(ValueError, "index.json"):
+        with raises(ValueError, naming="index.json"):
             read_weights(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -125,9 +125,9 @@ def test_files_of_either_format_are_read(tmp_path):
     torch.save({"module.a": torch.ones(2)}, tmp_path / "a.bin")
     assert read_tensors(tmp_path / "a.bin").keys() == {"a"}
     (tmp_path / "b.safetensors").write_bytes(b"nothing")
-    with refusal(ValueError, "b.safetensors"):
+    with raises(ValueError, naming="b.safetensors"):
         read_tensors(tmp_path / "b.safetensors")
-    with refusal(FileNotFoundError, "c.safetensors"):
+    with raises(FileNotFoundError, naming="c.safetensors"):
         read_tensors(tmp_path / "c.safetensors")
     with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))}: a directory; expected a file$"):
         check_is_file(tmp_path)
@@ -141,7 +141,7 @@ def test_json_files_hold_objects(tmp_path):
         file.write_text(content)
         with pytest.raises(ValueError, match=re.escape(f"{file}: {message}")):
             read_json(file)
-    with refusal(FileNotFoundError, "none.json"):
+    with raises(FileNotFoundError, naming="none.json"):
         read_json(tmp_path / "none.json")
 
 
@@ -161,7 +161,7 @@ def test_every_tensor_is_accounted_for():
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         account("file", found, expected)
-    with refusal(ValueError, "file"):
+    with raises(ValueError, naming="file: does not fit, tensors"):
         account("file", expected | {"f": torch.ones(1)}, expected)
 
 
@@ -172,9 +172,9 @@ def test_names_of_data_parallel_training_are_those_without_it():
 
 
 def test_errors_name_the_file_once():
-    with refusal(ValueError, "here"), errors_about("here"):
+    with raises(ValueError, naming="here: wrong"), errors_about("here"):
         raise ValueError("wrong")
-    with refusal(ValueError, "here"), errors_about("here"):
+    with raises(ValueError, naming="here: wrong"), errors_about("here"):
         raise ValueError("here: wrong")
     with pytest.raises(KeyError), errors_about("here"):
         raise KeyError("other")
@@ -187,7 +187,7 @@ def test_a_tokenizer_needs_its_files_and_an_end(tmp_path):
     assert len(opened) == len(tokenizer) and opened.eos_token_id == tokenizer.eos_token_id
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "endless")
-    with refusal(ValueError, "endless"):
+    with raises(ValueError, naming="endless: the tokenizer has no"):
         open_tokenizer(tmp_path / "endless")
-    with refusal(ValueError, "tokenizer.json"):
+    with raises(ValueError, naming="tokenizer.json"):
         open_tokenizer(tmp_path)

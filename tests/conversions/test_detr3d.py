@@ -22,7 +22,7 @@ from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDete
 from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.published import open_published
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.detr3d.reference_case import DetectionCase, camera_corners
 
 FILES = ("scannet_ep1080", "scannet_masked_ep1080", "sunrgbd_ep1080", "sunrgbd_masked_ep1080")
@@ -133,7 +133,7 @@ def test_a_detector_with_colors_reads_them_from_0_to_1(tmp_path):
 def test_colors_of_unknown_scale_are_refused(tmp_path):
     case = DetectionCase("detr3d_scannet_color")
     original_file(case, tmp_path / "detector.pth")
-    with refusal(ValueError, "dataset"):
+    with raises(ValueError, naming="dataset='none'; expected 3, or 6"):
         convert_detr3d(tmp_path / "detector.pth", tmp_path / "out", dataset="none")
 
 

@@ -17,7 +17,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import Find3DCase
 
 CASE = Find3DCase("ptv1_find3d")
@@ -52,13 +52,13 @@ def test_a_released_file_converts_there_and_back_and_computes_as_its_program(rel
     assert code == 0, err
     back, original = load_file(tmp_path / "back.safetensors"), CASE.tensors()
     assert back.keys() == original.keys() and all(torch.equal(back[name], original[name]) for name in original)
-    with refusal(ValueError, "back.pth"):
+    with raises(ValueError, naming="back.pth"):
         convert_ptv3_back(tmp_path / "out", tmp_path / "back.pth")
 
 
 def test_other_sizes_need_the_arguments_of_the_extractor(released, tmp_path):
     file, _ = released
-    with refusal(ValueError, "enc_depths"):
+    with raises(ValueError, naming="enc_depths"):
         convert_find3d(file, tmp_path / "out")
     _, arguments = released
     assert "order" not in json.loads(open(arguments).read())
@@ -76,7 +76,7 @@ def test_the_published_file_has_exactly_our_tensors():
     assert all(size == VARIANTS["base"].get(name, False) for name, size in found.items())
     stated = case.manifest["config"]
     assert all(list(value) == stated[name] for name, value in VARIANTS["base"].items())
-    with refusal(ValueError, "pdnorm_decouple"):
+    with raises(ValueError, naming="pdnorm_decouple"):
         supervised_fields({"pdnorm_decouple": False}, block_rule="full", depth_rule="max")
     fields = supervised_fields({"in_channels": 6, **VARIANTS["base"]}, block_rule="full", depth_rule="max")
     own = PRESETS["find3d"]

@@ -14,7 +14,7 @@ from hf_any3d.cli import app
 from hf_any3d.conversions.checkpoints import check_finite, listed, read_checkpoint, read_weights
 from tests.conversions.converters import CONVERTERS
 from tests.conversions.written import STORED, written_in
-from tests.errors import refusal
+from tests.errors import raises
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*depend on the other clouds of a batch:UserWarning"),
@@ -69,7 +69,7 @@ def test_a_member_with_a_wrong_checksum_is_named(saved, method):
     data = bytearray(path.read_bytes())
     data[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 1
     path.write_bytes(data)
-    with refusal(ValueError, "repacked.pth"):
+    with raises(ValueError, naming="repacked.pth"):
         read_checkpoint(path)
 
 
@@ -143,7 +143,7 @@ def test_a_tensor_in_two_files_of_a_checkpoint_is_refused(tmp_path):
         save_file({tensor: torch.ones(2) for tensor in tensors}, tmp_path / f"{name}.safetensors")
     places = {"one": "a.safetensors", "both": "a.safetensors", "two": "b.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    with refusal(ValueError, "b.safetensors"):
+    with raises(ValueError, naming="b.safetensors"):
         read_weights(tmp_path)
 
 
@@ -230,7 +230,7 @@ def test_kernels_that_read_several_points_are_refused(folders, tmp_path):
 
 def test_names_of_tensors_are_text(saved):
     torch.save({"model": {"a": torch.ones(1), 3: torch.ones(1)}}, saved)
-    with refusal(ValueError, "checkpoint.pth"):
+    with raises(ValueError, naming="checkpoint.pth"):
         read_checkpoint(saved)
 
 

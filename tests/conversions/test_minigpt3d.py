@@ -19,7 +19,7 @@ from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.conversions.minigpt3d.parts import read_converted
 from hf_any3d.modeling.minigpt3d import build_from_parts, names_in, set_stage, stage_names
 from tests.conversions.minigpt3d_originals import Originals, options
-from tests.errors import refusal
+from tests.errors import raises
 
 QUESTION = [{"role": "user", "content": [{"type": "point_cloud"}, {"type": "text", "text": "What is this?"}]}]
 
@@ -185,7 +185,7 @@ def test_parts_are_taken_out_of_whole_models(folders, tmp_path, part, others):
     save_file(expected | {name: torch.ones(2) for name in others}, tmp_path / "whole" / "model.safetensors")
     assert read_converted(part, tmp_path / "whole").state.keys() == expected.keys()
     save_file(expected | {"another.weight": torch.ones(2)}, tmp_path / "whole" / "model.safetensors")
-    with refusal(ValueError, "another.weight"):
+    with raises(ValueError, naming="another.weight"):
         read_converted(part, tmp_path / "whole")
 
 
@@ -228,9 +228,9 @@ def test_the_user_can_name_stage_two(arguments, folders, tmp_path):
     convert_minigpt3d(tmp_path / "out", **first, stage=2)
     assert AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").config.stage == 2
     assert "is the result of stage II." in (tmp_path / "out" / "README.md").read_text()
-    with refusal(ValueError, "stage"):
+    with raises(ValueError, naming="stage=2"):
         convert_minigpt3d(tmp_path / "other", **arguments, stage=2)
-    with refusal(ValueError, "point_encoder"):
+    with raises(ValueError, naming="point_encoder"):
         convert_minigpt3d(tmp_path / "other", **first, num_groups=8)
 
 
@@ -263,6 +263,6 @@ def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments,
 
 
 def test_a_conversion_without_parts_is_refused(tmp_path):
-    with refusal(ValueError, "point_encoder"):
+    with raises(ValueError, naming="point_encoder"):
         convert_minigpt3d_parts(tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

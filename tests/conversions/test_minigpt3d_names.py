@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_one_tensor_under_two_names_is_taken_once():
@@ -28,7 +28,7 @@ def test_one_tensor_under_two_names_is_taken_once():
 
 def test_two_values_for_one_tensor_are_refused():
     original = {"query_tokens": torch.zeros(1, 3, 4), "query_expert_dict.0": torch.ones(1, 3, 4)}
-    with refusal(ValueError, "query_expert_dict"):
+    with raises(ValueError, naming="query_expert_dict"):
         convert_minigpt3d_state_dict(original)
 
 

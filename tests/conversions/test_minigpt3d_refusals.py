@@ -15,7 +15,7 @@ from hf_any3d.conversions import convert_minigpt3d
 from hf_any3d.conversions.minigpt3d.stages import StageFile, check_order
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
 from tests.conversions.minigpt3d_originals import Originals, options
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, give
 
 def test_stages_must_be_in_order_and_complete(given, tmp_path):
     swapped = given | {"checkpoint": given["second_checkpoint"], "second_checkpoint": given["checkpoint"]}
-    with refusal(ValueError, "stage_4.pth"):
+    with raises(ValueError, naming="stage_4.pth"):
         convert_minigpt3d(tmp_path / "out", **swapped)
     alone = {name: path for name, path in given.items() if name != "second_checkpoint"}
     first = tmp_path / "in" / "stage_1.pth"
@@ -109,7 +109,7 @@ def test_stages_must_be_in_order_and_complete(given, tmp_path):
         alone | {"checkpoint": first}, tmp_path
     )
     later = given | {"second_checkpoint": first}
-    with refusal(ValueError, "stage_1.pth"):
+    with raises(ValueError, naming="stage_1.pth"):
         convert_minigpt3d(tmp_path / "out", **later)
 
 

@@ -16,7 +16,7 @@ from hf_any3d.conversions.spatiallm.convert import _generation
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config
 from tests.conversions.aligned_originals import uni3d
 from tests.conversions.spatiallm_originals import Released
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 
@@ -78,7 +78,7 @@ def test_an_encoder_without_normals_reads_colors_alone(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "It takes 6 channels per point: coordinates, colors from 0 to 1." in card
     torch.save({"state_dict": {"seg_head.weight": torch.ones(2, 3), "other": torch.ones(1)}}, tmp_path / "head.pth")
-    with refusal(ValueError, "head.pth"):
+    with raises(ValueError, naming="head.pth"):
         convert_ptv3(tmp_path / "encoder.pth", tmp_path / "other", head=tmp_path / "head.pth")
     torch.save({"state_dict": {"seg_head.weight": torch.ones(2, 3)}}, tmp_path / "head.pth")
     message = (
@@ -95,7 +95,7 @@ def test_a_scale_of_cosines_is_one_number(tmp_path):
     content = uni3d("uni3d_manifest_tiny")
     content["module"]["logit_scale"] = torch.ones(2)
     torch.save(content, tmp_path / "model.pt")
-    with refusal(ValueError, "model.pt"):
+    with raises(ValueError, naming="model.pt"):
         convert_uni3d(tmp_path / "model.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -109,7 +109,7 @@ def test_clouds_of_an_unknown_data_set_have_as_many_points_as_is_usual_or_given(
 
 
 def test_sizes_of_a_detector_need_their_tensors():
-    with refusal(ValueError, "group_encoder"):
+    with raises(ValueError, naming="group_encoder"):
         detr3d_sizes({})
 
 

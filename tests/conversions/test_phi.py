@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PhiConfig, PhiForCaus
 
 from hf_any3d.conversions import convert_minigpt3d_parts
 from hf_any3d.conversions.minigpt3d.names import convert_phi_state_dict
-from tests.errors import refusal
+from tests.errors import raises
 
 HEADS = 3
 SIZES = {"vocab_size": 20, "hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -179,18 +179,18 @@ def test_configs_that_do_not_fit_are_refused(phi, write, tmp_path, change, messa
 
 def test_a_missing_key_projection_is_named(phi, write, tmp_path):
     state = {name: tensor for name, tensor in today(phi).items() if name != "model.layers.1.self_attn.k_proj.bias"}
-    with refusal(ValueError, "self_attn"):
+    with raises(ValueError, naming="self_attn"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=write(TODAY, state))
 
 
 def test_files_that_an_index_names_must_be_there(phi, write, tmp_path):
     directory = write(TODAY, today(phi), several=True)
     (directory / "pytorch_model-1.bin").unlink()
-    with refusal(FileNotFoundError, "pytorch_model-1.bin"):
+    with raises(FileNotFoundError, naming="pytorch_model-1.bin"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
     (directory / "pytorch_model.bin.index.json").write_text('{"weight_map": {"a": "../other.bin"}}')
-    with refusal(ValueError, "index.json"):
+    with raises(ValueError, naming="index.json"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)
     (directory / "pytorch_model.bin.index.json").unlink()
-    with refusal(FileNotFoundError, "model.safetensors"):
+    with raises(FileNotFoundError, naming="model.safetensors"):
         convert_minigpt3d_parts(tmp_path / "out", language_model=directory)

@@ -15,7 +15,7 @@ from tests.conversions.aligned_originals import openshape_training, patchalign3d
 from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content
 from tests.conversions.test_imagebind_audio import original as imagebind
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import ptv3_original
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
@@ -83,9 +83,9 @@ def test_files_of_minigpt3d_may_come_in_any_order(tmp_path):
     assert plan(list(arguments.values())[::-1]) == ("convert_minigpt3d", arguments)
     parts = {name: arguments[name] for name in ("qformer", "point_encoder", "language_model")}
     assert plan(list(parts.values())) == ("convert_minigpt3d_parts", parts)
-    with refusal(ValueError, "blip2.pth"):
+    with raises(ValueError, naming="blip2.pth"):
         plan([*parts.values(), parts["qformer"]])
-    with refusal(ValueError, "stage_3.pth"):
+    with raises(ValueError, naming="stage_3.pth"):
         plan([path for name, path in arguments.items() if name != "qformer"])
 
 

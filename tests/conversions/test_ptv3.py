@@ -11,7 +11,7 @@ from hf_any3d import AutoModelForPointCloudSegmentation, PointTransformerV3Confi
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_ptv3
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case, ptv3_original
 
 
@@ -111,11 +111,11 @@ def test_other_files_are_refused_in_one_line(entry, name, value, message, tmp_pa
 
 def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
     torch.save({"state_dict": ptv3_original()["state_dict"]}, tmp_path / "pretrain.pth")
-    with refusal(ValueError, "'config'"):
+    with raises(ValueError, naming="no settings under 'config'"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
-    with refusal(ValueError, "preset"):
+    with raises(ValueError, naming="preset='moon'; expected one of sonata"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out", preset="moon")
-    with refusal(FileNotFoundError, "no such file"):
+    with raises(FileNotFoundError, naming="no such file"):
         convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
 
 

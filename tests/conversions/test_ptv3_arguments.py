@@ -10,7 +10,7 @@ from hf_any3d.conversions.point_transformer_v3.names import (
     ptv3_fields,
     supervised_fields,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 ARGUMENTS = {
     "in_channels": 7,
@@ -106,7 +106,7 @@ def test_the_supervised_layout_has_further_arguments():
     plain = given | {"pdnorm_bn": False}
     assert "norm_conditions" not in supervised_fields(plain, **rules)
     assert supervised_fields(plain | {"pdnorm_ln": True}, **rules)["norm_conditions"] == ["a", "b"]
-    with refusal(ValueError, "pdnorm_decouple"):
+    with raises(ValueError, naming="pdnorm_decouple"):
         supervised_fields(given | {"pdnorm_decouple": False}, **rules)
 
 

@@ -26,7 +26,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import SupervisedCase
 
 PUBLISHED = {
@@ -102,23 +102,23 @@ def test_the_schedule_in_a_released_file_is_left_out_and_runs_nothing(tmp_path):
 
 def test_what_a_file_cannot_tell_is_asked(released):
     file, arguments, output = released()
-    with refusal(ValueError, "--arguments"):
+    with raises(ValueError, naming="--arguments"):
         convert_ptv3(file, output, trained_with="pointcept-1.5.1")
     for given in (None, "pointcept-2"):
-        with refusal(ValueError, "--trained-with"):
+        with raises(ValueError, naming="--trained-with"):
             convert_ptv3(file, output, arguments=arguments, trained_with=given)
     asked = {"arguments": arguments, "trained_with": "pointcept-1.6"}
-    with refusal(ValueError, "dataset"):
+    with raises(ValueError, naming="dataset='s3dis' has 13 classes and"):
         convert_ptv3(file, output, dataset="s3dis", **asked)
-    with refusal(ValueError, "dataset"):
+    with raises(ValueError, naming="dataset='kitti'; expected one of scannet"):
         convert_ptv3(file, output, dataset="kitti", **asked)
-    with refusal(ValueError, "expected no preset"):
+    with raises(ValueError, naming="expected no preset"):
         convert_ptv3(file, output, preset="sonata", **asked)
     convert_ptv3(file, output, **asked)
     assert AutoProcessor.from_pretrained(output).color_range == "unit"
     config = PointTransformerV3Config.from_pretrained(output)
     assert (config.block_rule, config.depth_rule) == ("full", "max_plus_one")
-    with refusal(FileExistsError, "exists already"):
+    with raises(FileExistsError, naming="exists already"):
         convert_ptv3_back(output, file)
 
 
@@ -144,7 +144,7 @@ def test_published_sizes_are_recognized_and_have_exactly_our_tensors(name):
     assert all(list(value) == stated[key] for key, value in arguments.items() if isinstance(value, tuple))
     assert all(value == stated[key] for key, value in arguments.items() if not isinstance(value, tuple))
     if "ppt" in name:
-        with refusal(ValueError, "--dataset"):
+        with raises(ValueError, naming="--dataset"):
             benchmark_of(original, None)
     benchmark = benchmark_of(original, dataset if "ppt" in name else None)
     assert benchmark is BENCHMARKS[dataset] and len(benchmark.hex_colors or benchmark.classes) == len(
@@ -208,7 +208,7 @@ def test_unstated_curves_and_patches_are_those_of_the_program(program, curves, p
     with open(arguments, "w") as opened:
         json.dump(kept, opened)
     if curves is None:
-        with refusal(ValueError, "'order'"):
+        with raises(ValueError, naming="the arguments lack 'order'"):
             convert_ptv3(file, output, arguments=arguments, trained_with=program)
         return
     convert_ptv3(file, output, arguments=arguments, trained_with=program)

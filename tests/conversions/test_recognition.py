@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_any3d.conversions.programs import plan, recognize
-from tests.errors import refusal
+from tests.errors import raises
 
 ANY2POINT = "patch_embed.EncP.raw_point_embed.net.0.weight"
 BLOCK = "blocks.blocks.0."
@@ -98,7 +98,7 @@ def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
         ValueError, match=f"^{re.escape(f'{file}: its tensors are those of none of {titles}: {names}')}$"
     ):
         recognize(file)
-    with refusal(FileNotFoundError, "absent.pth"):
+    with raises(FileNotFoundError, naming="absent.pth"):
         recognize(tmp_path / "absent.pth")
 
 
@@ -133,9 +133,9 @@ def test_a_head_and_its_encoder_may_come_in_any_order(tmp_path):
     head = stored(tmp_path, "head.pth", "seg_head.weight")
     expected = ("convert_ptv3", {"checkpoint": encoder, "head": head})
     assert plan([encoder, head]) == plan([head, encoder]) == expected
-    with refusal(ValueError, "head.pth"):
+    with raises(ValueError, naming="head.pth"):
         plan([head])
-    with refusal(ValueError, "encoder.pth"):
+    with raises(ValueError, naming="encoder.pth"):
         plan([head, encoder, encoder])
     other = stored(tmp_path, "other.pth", "codebook")
     message = f"{other}: a file of ACT, but {encoder} is one of Point Transformer V3; convert them one after the other"
@@ -168,9 +168,9 @@ def test_files_of_stages_are_put_in_the_order_of_training(tmp_path):
     ):
         arguments = dict(zip(("checkpoint", "second_checkpoint"), expected, strict=False))
         assert plan([given[0], *parts.values(), *given[1:]]) == ("convert_minigpt3d", parts | arguments)
-    with refusal(ValueError, "stage_1.pth"):
+    with raises(ValueError, naming="stage_1.pth"):
         plan([files[4], files[3], files[1], *parts.values()])
-    with refusal(ValueError, "stage_3.pth"):
+    with raises(ValueError, naming="stage_3.pth"):
         plan([files[4], files[3], parts["qformer"]])
     two = {role: parts[role] for role in ("language_model", "qformer")}
     assert plan(list(two.values())) == ("convert_minigpt3d_parts", two)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.conversions.renaming import count_of, fits, numbers_in, rename_tensors, size_of, under
-from tests.errors import refusal
+from tests.errors import raises
 
 NAMES = {
     r"layers\.(?P<layer>\d+)\.qkv\.": ("blocks.{layer}.query.", "blocks.{layer}.key."),
@@ -43,7 +43,7 @@ def test_tensors_without_a_place_of_their_own_are_named(more, message):
 
 
 def test_kept_tensors_are_finite():
-    with refusal(ValueError, "old.norm"):
+    with raises(ValueError, naming="old.norm"):
         rename_tensors({"old.norm": torch.tensor([torch.inf])}, NAMES)
 
 

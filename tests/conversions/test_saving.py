@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import BertConfig
 
 from hf_any3d.conversions.saving import check_frozen, new_directory, save_weights, stored_bytes, wrong_fields
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_a_directory_appears_when_it_is_complete(tmp_path):
@@ -93,7 +93,7 @@ def test_large_models_have_an_index_of_their_files(tmp_path, monkeypatch):
 def test_numbers_beyond_half_precision_are_named(tmp_path):
     large = {"fine": torch.tensor([65504.0]), "infinite": torch.tensor([torch.inf])}
     save_weights(tmp_path, "SomeModel", BertConfig(), large, torch.float16)
-    with refusal(ValueError, "--dtype"):
+    with raises(ValueError, naming="--dtype"):
         save_weights(tmp_path, "SomeModel", BertConfig(), {"large": torch.tensor([7e4, 1])}, torch.float16)
     save_weights(tmp_path, "SomeModel", BertConfig(), {"large": torch.tensor([7e4, 1])}, torch.bfloat16)
 
@@ -109,7 +109,7 @@ def test_frozen_tensors_equal_those_of_the_named_encoder_up_to_rounding():
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             check_frozen("file.pth", "me/encoder", expected, close | {name: torch.tensor(value)}, "--encoder")
-    with refusal(ValueError, "file.pth"):
+    with raises(ValueError, naming="file.pth"):
         check_frozen("file.pth", "me/encoder", expected, {name: close[name] for name in "ab"}, "--encoder")
 
 

@@ -18,7 +18,7 @@ from hf_any3d.conversions.programs import plan
 from hf_any3d.conversions.spatiallm.names import convert_spatiallm_state_dict, published_names, spatiallm_config
 from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from tests.conversions.spatiallm_originals import Released
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -77,9 +77,9 @@ def test_tensors_of_others_are_refused():
     with pytest.raises(ValueError, match="belong to no known part: vision.weight"):
         convert_spatiallm_state_dict(case.original | {"vision.weight": torch.ones(2)}, config)
     head = {"lm_head.weight": torch.ones_like(case.original["model.embed_tokens.weight"])}
-    with refusal(ValueError, "lm_head"):
+    with raises(ValueError, naming="lm_head"):
         convert_spatiallm_state_dict(case.original | head, config)
-    with refusal(ValueError, "SpatialLM"):
+    with raises(ValueError, naming="SpatialLM"):
         published_names({"other": torch.ones(2)}, config)
 
 
@@ -143,9 +143,9 @@ def test_the_card_tells_terms_and_accidents(tmp_path):
 def test_the_template_of_the_training_is_checked(tmp_path, monkeypatch):
     folder = Released().write(tmp_path / "released")
     (tmp_path / "other.txt").write_text("class Wall: ...")
-    with refusal(ValueError, "other.txt"):
+    with raises(ValueError, naming="other.txt"):
         convert_spatiallm(folder, tmp_path / "ours", code_template=tmp_path / "other.txt")
-    with refusal(FileNotFoundError, "missing.txt"):
+    with raises(FileNotFoundError, naming="missing.txt"):
         convert_spatiallm(folder, tmp_path / "ours", code_template=tmp_path / "missing.txt")
     convert_spatiallm(folder, tmp_path / "ours")
     processor = AutoProcessor.from_pretrained(tmp_path / "ours")
@@ -214,5 +214,5 @@ def test_what_the_released_program_cannot_compute_is_refused(tmp_path):
     settings = json.loads(file.read_text())
     settings["point_config"]["attention_scale"] = 0.5
     file.write_text(json.dumps(settings))
-    with refusal(ValueError, "point_config"):
+    with raises(ValueError, naming="point_config"):
         convert_spatiallm_back(tmp_path / "ours", tmp_path / "back")

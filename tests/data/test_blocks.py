@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.blocks import draw_crop, merge_blocks, split_into_blocks
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_columns_are_the_same_whether_or_not_empty_ones_are_looked_through(scene
 
 
 def test_a_scene_of_another_unit_by_far_is_refused(scene):
-    with refusal(ValueError, "block_size"):
+    with raises(ValueError, naming="block_size"):
         split_into_blocks(scene * np.float32(1e20), 64, 1.5)
 
 
@@ -126,7 +126,7 @@ def test_merging_identical_values_of_a_point_returns_them(scene):
 def test_merging_refuses_points_in_no_block():
     with pytest.raises(ValueError, match="leaves out 2 of 5 points"):
         merge_blocks(np.array([[0, 1, 3]]), np.zeros((1, 3, 2)), 5)
-    with refusal(ValueError, "points beyond them"):
+    with raises(ValueError, naming="points beyond them"):
         merge_blocks(np.array([[0, 1, 2]]), np.zeros((1, 3, 2)), 2)
     with pytest.raises(ValueError, match=r"logits have shape \(1, 2, 2\); expected \(1, 3"):
         merge_blocks(np.array([[0, 1, 2]]), np.zeros((1, 2, 2)), 3)
@@ -155,7 +155,7 @@ def test_crops_are_random_blocks(scene, block_size):
 def test_arguments_out_of_range_are_refused(scene, settings, message):
     with pytest.raises(ValueError, match=message):
         split_into_blocks(scene, **{"num_points": 64, **settings})
-    with refusal(ValueError, "xyz has shape"):
+    with raises(ValueError, naming="xyz has shape"):
         split_into_blocks(scene[:0], 64)
 
 

@@ -21,7 +21,7 @@ from hf_any3d.data.boxes import (
 )
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.modeling.layers.boxes import points_in_boxes
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 
 CASE = AlignedCase("detr3d_data")
@@ -298,7 +298,7 @@ def test_published_augmentations_are_those_of_each_dataset():
         RandomFlip("x"), RandomTurn(math.pi / 6), RandomSize(0.85, 1.15), RandomCuboid(7, 0.75, 1.0, 0.75, 100), draw
     ]  # fmt: skip
     assert published_changes("scannet", 99).changes[0] == RandomCuboid(30_000)
-    with refusal(ValueError, "dataset"):
+    with raises(ValueError, naming="dataset='kitti'; expected 'scannet' or 'sunrgbd'"):
         published_changes("kitti", 99)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.transforms import Jitter, RandomSubsample
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def cloud(num_points, channels=3, seed=0):
@@ -124,5 +124,5 @@ def test_a_transform_that_changes_the_number_of_points_is_refused():
 
 
 def test_a_number_of_points_below_one_is_refused():
-    with refusal(ValueError, "num_points"):
+    with raises(ValueError, naming="num_points"):
         PointCloudCollator(num_points=0)

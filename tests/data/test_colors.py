@@ -9,7 +9,7 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.files.attributes import unit_colors
 from hf_any3d.evaluation.question_answering import colored_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 POINTS = np.random.default_rng(0).normal(size=(3, 3)).astype("float32")
 UNIT = np.array([[0, 0.2, 1.0], [0.4, 0.6, 0.8], [1.0, 0, 0.2]])
@@ -46,7 +46,7 @@ def test_colors_of_16_bits_are_known_by_one_that_8_bits_cannot_hold():
 
 @pytest.mark.parametrize("colors", [np.full((3, 3), -1.0), np.full((3, 3), 300.0), np.full((3, 3), np.nan)])
 def test_numbers_that_are_no_colors_are_refused_by_rows_as_by_files(colors):
-    with refusal(ValueError, "colors"):
+    with raises(ValueError, naming="colors"):
         PointCloudCollator(extra_columns=("colors",))([{"points": POINTS, "colors": colors, "label": 0}])
 
 

@@ -21,7 +21,7 @@ from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cl
 from hf_any3d.data.files.writer import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
-from tests.errors import refusal
+from tests.errors import raises
 
 needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
 
@@ -113,7 +113,7 @@ def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
     stored = rows.cast_column("cloud", PointCloud(decode=False))["cloud"]
     assert stored[0] == {"bytes": None, "path": "a.PLY"}
     assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
-    with refusal(RuntimeError, "PointCloud"):
+    with raises(RuntimeError, naming="PointCloud"):
         PointCloud(decode=False).decode_example(stored[1])
 
 
@@ -154,7 +154,7 @@ def test_values_that_are_not_clouds_are_refused_when_stored(value, message):
 def test_other_types_and_formats_are_named():
     with pytest.raises(TypeError, match="a point cloud of type int"):
         PointCloud().encode_example(3)
-    with refusal(ValueError, "'obj'"):
+    with raises(ValueError, naming="'obj'; expected one of ply"):
         PointCloud(format="obj")
 
 
@@ -227,7 +227,7 @@ def test_batches_of_meshes_and_files_say_how_to_read_them():
     meshes = Dataset.from_dict({"points": [str(FILES / "chair.ply")]}, features=Features({"points": datasets.Mesh()}))
     clouds = meshes.cast_column("points", PointCloud())
     for rows in (meshes, clouds, meshes.cast_column("points", datasets.Mesh(decode=False))):
-        with refusal(ValueError, "files_to_points"):
+        with raises(ValueError, naming="files_to_points"):
             PointCloudCollator(num_points=8)([rows[0]])
     read = files_to_points(clouds, num_points=8)
     assert PointCloudCollator()([read[0]])["points"].shape == (1, 8, 3)
@@ -239,13 +239,13 @@ def test_face_less_files_of_a_mesh_column_have_points_and_colors(tmp_path):
     write_point_cloud(tmp_path / "cloud.ply", PointCloudData(points(5), colors=np.full((5, 3), 0.5, np.float32)))
     decoded = datasets.Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
     assert type(decoded).__name__ == "PointCloud" and decoded.vertices.shape == (5, 3) and len(decoded.colors) == 5
-    with refusal(ValueError, "'path'"):
+    with raises(ValueError, naming="'path' or 'bytes'"):
         datasets.Mesh().encode_example(decoded)
 
 
 def test_columns_of_other_types_are_refused():
     for values in ([1, 2], [[1.0], [2.0]], [{"a": 1}]):
-        with refusal(TypeError, "PointCloud"):
+        with raises(TypeError, naming="PointCloud"):
             Dataset.from_dict({"cloud": values}).cast_column("cloud", PointCloud())
     ragged = Dataset.from_dict({"cloud": [[[1.0, 2, 3], [1.0, 2], [1.0, 2, 3, 4]]]})
     with pytest.raises(ValueError, match="a cloud of 3 rows, empty or of unequal length"):
@@ -342,7 +342,7 @@ def test_a_gltf_with_a_separate_buffer_is_embedded_as_one_file(tmp_path):
 
 
 def test_a_missing_file_is_named_when_it_is_embedded():
-    with refusal(ValueError, "gone.off"):
+    with raises(ValueError, naming="gone.off"):
         embed_files(rows_of("gone.off"))
 
 
@@ -394,7 +394,7 @@ def test_files_of_a_repository_are_read_in_place(hub):
     hub.commit("me/loose-files", {"scans/lamp.off": (FILES / "lamp.off").read_bytes()}, kind="dataset")
     rows = rows_of("hf://datasets/me/loose-files/scans/lamp.off", "hf://datasets/me/loose-files/scans/gone.off")
     assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
-    with refusal(ValueError, "//datasets/me/loose-files/scans/gone.off"):
+    with raises(ValueError, naming="//datasets/me/loose-files/scans/gone.off"):
         rows[1]
 
 

@@ -13,7 +13,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from hf_any3d.data import PointCloud, embed_files, files_to_points, load_point_dataset, points_to_files
 from hf_any3d.data.files import write_point_cloud
 from tests.data.clouds import FILES, full_cloud, points, triangle
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_streams_stay_streams_with_the_same_points(scans):
     for streamed, row in zip(stream, stored, strict=True):
         for name, values in row.items():
             np.testing.assert_array_equal(streamed[name], values)
-    with refusal(ValueError, "num_proc"):
+    with raises(ValueError, naming="num_proc"):
         files_to_points(scans.to_iterable_dataset(), num_proc=2)
 
 
@@ -85,7 +85,7 @@ def test_splits_are_converted_one_by_one(scans):
 
 def test_an_unreadable_file_is_named_or_its_row_left_out(scans, tmp_path, caplog):
     (tmp_path / "b.npz").write_bytes(b"no archive")
-    with refusal(ValueError, "b.npz"):
+    with raises(ValueError, naming="b.npz"):
         files_to_points(scans)
     for rows in (scans, scans.to_iterable_dataset()):
         caplog.clear()
@@ -107,7 +107,7 @@ def test_other_columns_of_files_are_not_read(scans, tmp_path):
 
 
 def test_missing_columns_and_rows_without_files_are_named(scans):
-    with refusal(ValueError, "c.ply"):
+    with raises(ValueError, naming="c.ply"):
         files_to_points(scans, columns=["colors"])
     empty = Dataset.from_dict({"scan": [None]}, features=Features({"scan": PointCloud()}))
     with pytest.raises(ValueError, match="a row without a point cloud"):
@@ -171,14 +171,14 @@ def test_several_processes_give_the_same_rows(scans):
 
 def test_the_column_is_the_only_one_or_named(scans):
     two = scans.add_column("other", ["a.ply"] * 3).cast_column("other", PointCloud())
-    with refusal(ValueError, "PointCloud"):
+    with raises(ValueError, naming="PointCloud"):
         files_to_points(two)
     assert "other" in files_to_points(two, column="scan").features
     with pytest.raises(ValueError, match="there is none among name"):
         files_to_points(scans.select_columns(["name"]))
-    with refusal(ValueError, "'points'"):
+    with raises(ValueError, naming="'points' already"):
         files_to_points(scans.rename_column("name", "points"))
-    with refusal(ValueError, "on_error"):
+    with raises(ValueError, naming="on_error"):
         files_to_points(scans, on_error="ignore")
 
 
@@ -216,11 +216,11 @@ def test_labels_go_into_the_files_if_requested():
 
 def test_columns_that_cannot_become_files_are_named():
     plain = Dataset.from_dict({"points": [points(4)], "point_cloud": ["x"]})
-    with refusal(ValueError, "'point_cloud'"):
+    with raises(ValueError, naming="'point_cloud'"):
         points_to_files(plain)
-    with refusal(ValueError, "'colors'"):
+    with raises(ValueError, naming="'colors'; there are points"):
         points_to_files(plain, columns=["colors"])
-    with refusal(ValueError, "'points'"):
+    with raises(ValueError, naming="'points'; there are point_cloud"):
         points_to_files(plain.remove_columns("points"))
     wide = Dataset.from_dict({"points": [np.zeros((4, 6))]})
     with pytest.raises(ValueError, match=r"points have shape \(4, 6\); expected \(points, 3\)"):
@@ -230,7 +230,7 @@ def test_columns_that_cannot_become_files_are_named():
 def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):
     embedded = embed_files(DatasetDict(train=scans.with_format("numpy")))["train"]
     assert isinstance(embedded[0]["label"], np.int64) and embedded.features == scans.features
-    with refusal(TypeError, "IterableDataset"):
+    with raises(TypeError, naming="IterableDataset"):
         embed_files(scans.to_iterable_dataset())
 
 

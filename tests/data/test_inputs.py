@@ -5,7 +5,7 @@ import trimesh
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, write_point_cloud
 from hf_any3d.data.inputs import split_clouds, to_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 XYZ = np.arange(15, dtype=np.float32).reshape(5, 3)
 
@@ -51,7 +51,7 @@ def test_paths_and_rows_with_a_path_or_bytes_are_read(tmp_path):
     for entry in (path, str(path), *rows):
         (single,) = split_clouds(entry)
         assert (to_cloud(single).points == XYZ).all()
-    with refusal(PointCloudFileError, "missing.ply"):
+    with raises(PointCloudFileError, naming="missing.ply"):
         to_cloud({"path": "missing.ply"})
 
 

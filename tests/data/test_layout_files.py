@@ -8,7 +8,7 @@ import pytest
 from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.layout_files import layout_solids, write_layout
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
-from tests.errors import refusal
+from tests.errors import raises
 
 LAYOUT = Layout(
     (Wall(0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 2.5, 0.2), Wall(1, 4.0, 0.0, 0.0, 4.0, 3.0, 0.0, 2.5)),
@@ -91,7 +91,7 @@ def test_texts_come_back(tmp_path):
 
 
 def test_what_cannot_be_written_is_named(tmp_path):
-    with refusal(ValueError, "room.stl"):
+    with raises(ValueError, naming="room.stl"):
         write_layout(tmp_path / "room.stl", LAYOUT)
     with pytest.raises(ValueError, match="no walls and no boxes"):
         write_layout(tmp_path / "room.obj", Layout())

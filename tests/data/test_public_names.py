@@ -1,7 +1,7 @@
 import pytest
 
 import hf_any3d.data
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("name", hf_any3d.data.__all__)
@@ -10,5 +10,5 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with refusal(AttributeError, "'hf_any3d.data'"):
+    with raises(AttributeError, naming="'hf_any3d.data'"):
         _ = hf_any3d.data.load

@@ -8,7 +8,7 @@ import pytest
 from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
 from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.modeling.spatiallm import Box, Layout, Wall
-from tests.errors import refusal
+from tests.errors import raises
 
 BINS = 64
 EDGE = 0.5  # 32 m in 64 bins
@@ -132,5 +132,5 @@ def test_layouts_go_to_the_scan_and_back(frame, offset):
 
 
 def test_layouts_of_another_up_axis_are_refused():
-    with refusal(ValueError, "up_axis"):
+    with raises(ValueError, naming="up_axis"):
         room_with(TURNED).from_scan(LAYOUT)

@@ -9,7 +9,7 @@ from hf_any3d.data import load_point_dataset, scan_frames
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.data.scan_frames import FRAME_PARTS, ScanFrame, find_frame, frame_parts, turn_about_z
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
-from tests.errors import refusal
+from tests.errors import raises
 
 UNITS = (1.0, 0.01, 0.001)
 
@@ -105,7 +105,7 @@ def test_only_the_parts_that_are_asked_for_are_found(rooms):
     assert frame_parts(True) == FRAME_PARTS and frame_parts(False) == ()
     assert frame_parts("turn, unit") == frame_parts(["unit", "turn"]) == ("unit", "turn")
     for wrong in ("up", [], "", ["turn", "tilt"], 1, None):
-        with refusal(ValueError, "up_axis"):
+        with raises(ValueError, naming="up_axis"):
             frame_parts(wrong)
 
 
@@ -127,7 +127,7 @@ def test_a_room_as_models_expect_it_stays(rooms):
 def test_a_known_axis_is_not_searched_for(rooms):
     lying = moved(rooms[1], "y", 1.0, 0.3, 1)
     assert find_frame(lying, up_axis="y").up_axis == "y"
-    with refusal(ValueError, "up_axis"):
+    with raises(ValueError, naming="up_axis"):
         find_frame(lying, up_axis="w")
 
 

@@ -8,7 +8,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.splits import draw_fold
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def test_impossible_folds_are_refused(splits, settings, text):
 
 
 def test_both_splits_and_classes_are_required(splits):
-    with refusal(ValueError, "'test'"):
+    with raises(ValueError, naming="'test'; there are train"):
         drawn_fold(DatasetDict(train=splits["train"]))
-    with refusal(ValueError, "ClassLabel"):
+    with raises(ValueError, naming="ClassLabel"):
         drawn_fold(DatasetDict(train=splits["train"].remove_columns("label"), test=splits["test"]))
 
 

@@ -11,7 +11,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concat
 from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.torch_datasets import ArrowRows, AugmentedDataset, read_table
 from hf_any3d.data.transforms import Compose, Jitter, RandomRotation
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def make(sizes, shape=(None, 3), start=0) -> Dataset:
@@ -77,7 +77,7 @@ def test_rows_equal_those_of_the_numpy_format(kind, tmp_path):
 def test_clouds_are_read_only_views():
     dataset = make([3, 2])
     points = ArrowRows(dataset)[1]["points"]
-    with refusal(ValueError, "read-only"):
+    with raises(ValueError, naming="read-only"):
         points[0] = 0
     assert np.shares_memory(points, ArrowRows(dataset)[1]["points"])
 
@@ -188,5 +188,5 @@ def test_rows_read_together_equal_rows_read_one_by_one(dataset):
 
 
 def test_a_missing_column_is_named(dataset):
-    with refusal(ValueError, "'colors'"):
+    with raises(ValueError, naming="'colors'; it has points, normals"):
         AugmentedDataset(dataset, Jitter(), extra_columns=("colors",))

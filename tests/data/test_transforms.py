@@ -23,7 +23,7 @@ from hf_any3d.data.transforms import (
     build_transform,
 )
 from hf_any3d.modeling.point_ops import farthest_point_sample
-from tests.errors import refusal
+from tests.errors import raises
 from tests.golden import assert_stored
 
 
@@ -268,7 +268,7 @@ def test_each_setting_is_refused_beyond_its_border(transform, allowed, refused, 
 
 @pytest.mark.parametrize("shape", [(0, 3), (5, 2), (3,), (2, 5, 3)])
 def test_points_of_another_shape_are_refused(shape):
-    with refusal(ValueError, "points has shape"):
+    with raises(ValueError, naming="points has shape"):
         Jitter()(np.zeros(shape))
 
 
@@ -318,10 +318,10 @@ def test_a_range_keeps_the_points_in_a_box_and_a_command_line_can_give_it(cloud)
     transform = build_transform("range:point_cloud_range=[-1,-0.5,-1,0,0.5,1]")
     inside = (cloud[:, 0] <= 0) & (np.abs(cloud[:, 1]) <= 0.5)
     np.testing.assert_array_equal(transform(cloud), cloud[inside])
-    with refusal(ValueError, "point_cloud_range"):
+    with raises(ValueError, naming="point_cloud_range"):
         PointsRangeFilter((5, 5, 5, 6, 6, 6))(cloud)
     for wrong in ((1, 2, 3), (0, 0, 0, 0, 1, 1)):
-        with refusal(ValueError, "point_cloud_range"):
+        with raises(ValueError, naming="point_cloud_range"):
             PointsRangeFilter(wrong)
 
 

@@ -11,7 +11,7 @@ from hf_any3d.demo.conversation import LONGEST_QUESTION, Conversation
 from hf_any3d.demo.page import FOLDER, SLIDERS, DemoPage, ExampleShapes, generation_settings
 from hf_any3d.demo.uploads import AT_ONCE
 from tests.chat.tiny_chat_model import NUM_POINTS, ForcedAnswer, cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_oldest_questions_are_forgotten_and_the_shape_never(pipe, file):
 
 def test_a_question_that_is_too_long_changes_nothing(pipe, file):
     conversation = Conversation(pipe, context=150)
-    with refusal(ValueError, "choose a shape"):
+    with raises(ValueError, naming="choose a shape"):
         conversation.make_room("What?", 20)
     conversation.open(file)
     last(conversation.ask("What?", max_new_tokens=5))
@@ -156,7 +156,7 @@ def test_examples_are_a_folders_files_and_the_embedded_shapes(pipe, tmp_path):
     assert examples.names == ["a1b2", "lamp.ply", *embedded.names]
     assert examples.get("chair.ply") == FOLDER / "chair.ply" and examples.get("a1b2") == tmp_path / "a1b2_8192.npy"
     for unknown in ("../notes.md", "notes.md", ""):
-        with refusal(ValueError, "no example"):
+        with raises(ValueError, naming="no example"):
             examples.get(unknown)
     assert len(embedded.names) == 19 and embedded.names[1] == "scopia/ceiling-lamp by Scopia, CC-BY-3.0"
     assert Conversation(pipe).open(embedded.get(embedded.names[1])).note == "40 of 1,024 points, drawn at random."
@@ -165,7 +165,7 @@ def test_examples_are_a_folders_files_and_the_embedded_shapes(pipe, tmp_path):
 def test_folders_without_shapes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no point cloud in this folder"):
         ExampleShapes(tmp_path)
-    with refusal(FileNotFoundError, "no such folder"):
+    with raises(FileNotFoundError, naming="no such folder"):
         ExampleShapes(tmp_path / "gone")
 
 
@@ -193,7 +193,7 @@ def test_uploads_are_read_without_the_model(pipe, file, tmp_path, monkeypatch):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
     conversation.read(broken)
-    with refusal(ValueError, "broken.ply") as caught:
+    with raises(ValueError, naming="broken.ply") as caught:
         conversation.open(broken)
     assert str(tmp_path) not in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_files_that_take_too_long_are_refused(pipe, file, tmp_path, monkeypatch)
     conversation = Conversation(pipe)
     conversation.open(file)
     conversation.read(endless)
-    with refusal(ValueError, "endless.xyz"):
+    with raises(ValueError, naming="endless.xyz"):
         conversation.open(endless)
     assert last(conversation.ask("What?", max_new_tokens=5))
     assert not multiprocessing.active_children()

@@ -10,7 +10,7 @@ from hf_any3d.demo import conversation as module, page as page_module
 from hf_any3d.demo.conversation import Conversation, _note
 from hf_any3d.demo.page import DemoPage, ExampleShapes, generation_settings
 from hf_any3d.visualization.viewer import clouds_page
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def cloud(count: int, **fields) -> PointCloudData:
@@ -171,7 +171,7 @@ def test_settings_have_the_types_of_their_sliders():
     found = generation_settings(12.0, 3.0, 1)
     assert (found["max_new_tokens"], found["num_beams"], found["temperature"]) == (12, 3, 1.0)
     assert [type(found[name]) for name in ("max_new_tokens", "num_beams", "temperature")] == [int, int, float]
-    with refusal(ValueError, "zip"):
+    with raises(ValueError, naming="zip"):
         generation_settings(12, 3)
 
 

@@ -23,7 +23,7 @@ from hf_any3d.registration import task_of
 from hf_any3d.visualization.viewer import CloudView
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_detr3d import tiny_detr3d
@@ -85,7 +85,7 @@ def test_every_kind_of_model_has_a_page(model, task, tmp_path):
 
 def test_models_of_other_packages_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         task_of(str(tmp_path))
 
 
@@ -113,7 +113,7 @@ def test_words_are_compared_and_limited(answers):
     found = one.ask(cloud(), "chair, lamp,, chair , a car")
     assert {label for label, _ in found.rows} == {"chair", "lamp", "a car"}
     assert sum(share for _, share in found.rows) == pytest.approx(1)
-    with refusal(ValueError, "write some words"):
+    with raises(ValueError, naming="write some words"):
         one.ask(cloud(), " , ")
     with pytest.raises(ValueError, match="51 words; expected at most 50"):
         one.ask(cloud(), ",".join(map(str, range(51))))
@@ -135,7 +135,7 @@ def test_parts_are_found_by_the_words(answers):
     (view,) = found.clouds
     assert list(found.colors) == ["seat", "leg"] and len(view.labels) == 200
     assert {["seat", "leg"][label] for label in view.labels} == {label for label, _ in found.rows}
-    with refusal(ValueError, "write some words"):
+    with raises(ValueError, naming="write some words"):
         one.ask(cloud())
 
 
@@ -192,7 +192,7 @@ def test_visitors_have_shapes_of_their_own_and_broken_files_change_nothing(tmp_p
     one.open(cloud(30))
     two.open(cloud(40))
     one.read(broken)
-    with refusal(ValueError, "broken.ply") as caught:
+    with raises(ValueError, naming="broken.ply") as caught:
         one.open(broken)
     assert str(tmp_path) not in str(caught.value)
     assert len(one.cloud) == 30 and len(two.cloud) == 40

@@ -6,7 +6,7 @@ from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 from hf_any3d.evaluation import caption_metrics
 from hf_any3d.evaluation.caption_metrics import open_sentence_encoder, open_simcse
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_text_towers import saved_text_tower, tiny_tokenizer, write_text_files
 
 RESULTS = [
@@ -96,7 +96,7 @@ def test_unavailable_metrics_are_reported_and_the_others_computed(tmp_path, simc
 
 
 def test_ground_truths_must_be_captions():
-    with refusal(ValueError, "ground_truth"):
+    with raises(ValueError, naming="ground_truth"):
         caption_metrics([{"object_id": "a", "ground_truth": 3, "model_output": "x"}], None, None)
 
 

@@ -12,7 +12,7 @@ from hf_any3d.evaluation.detection import (
     score_detections,
 )
 from hf_any3d.modeling.layers.boxes import PUBLISHED_RULE, DetectionRule, select_detections
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 
 # What the options of the original are here.
@@ -313,5 +313,5 @@ def test_scores_are_those_of_plain_loops():
         "published_recall_20": pytest.approx(np.mean(list(recall.values()))),
         "class_ap_20": pytest.approx({name: precision[name] for name in "ab"}),
     }
-    with refusal(ValueError, "labels"):
+    with raises(ValueError, naming="labels: found class 3; expected"):
         detection_metrics(predictions, references, (0.2,), names[:3])

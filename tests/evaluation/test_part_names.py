@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_any3d.evaluation.part_names import FORMS, SHAPENETPART_NAMES, named_part_iou, named_part_scores, part_bank
-from tests.errors import refusal
+from tests.errors import raises
 
 TRUE = np.array([0, 0, 0, 1, 1, -100])
 SAID = np.array([0, 0, 2, 1, 0, 3])
@@ -15,7 +15,7 @@ def test_parts_that_an_object_lacks_count_in_one_form_alone():
     # Part 0: 2 of 4; part 1: 1 of 2; part 2 is said and not there; part 3 is said where no point counts.
     assert named_part_iou(SAID, TRUE, 4, "shapenetpart") == pytest.approx((2 / 4 + 1 / 2) / 2)
     assert named_part_iou(SAID, TRUE, 4, "faust") == pytest.approx((2 / 4 + 1 / 2 + 0 + 1) / 4)
-    with refusal(ValueError, "form"):
+    with raises(ValueError, naming="form='other'; expected one of 'shapenetpart'"):
         named_part_iou(SAID, TRUE, 4, "other")
     for form in FORMS:
         with pytest.raises(ValueError, match="all points are ignored; expected labels from 0"):
@@ -70,7 +70,7 @@ def test_the_form_is_that_of_the_scores():
 def test_rows_and_categories_are_needed():
     with pytest.raises(ValueError, match="there are no rows; expected labeled objects"):
         named_part_scores(None, [], NAMES)
-    with refusal(ValueError, "'Mug'"):
+    with raises(ValueError, naming="'Mug'; expected one of Cup"):
         named_part_scores(None, [{"category": "Mug"}], NAMES)
 
 
@@ -79,7 +79,7 @@ def test_a_bank_has_the_mean_direction_for_parts_without_a_name():
     bank = part_bank(vectors, {"Cup": [3, 1], "Lamp": [2], "Mug": [0]}, 5)
     expected = torch.tensor([[1.0, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0], [1, 1, 1]])
     torch.testing.assert_close(bank, torch.nn.functional.normalize(expected, dim=1))
-    with refusal(ValueError, "'Cup'"):
+    with raises(ValueError, naming="'Cup' has 2 vectors; expected"):
         part_bank(vectors, {"Cup": [3], "Lamp": [2]}, 5)
     with pytest.raises(ValueError, match="there are no categories; expected vectors of the names of one or more"):
         part_bank({}, {}, 5)

@@ -16,7 +16,7 @@ from hf_any3d.evaluation.question_answering import (
     read_earlier_results,
     read_results,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 CLASSES = PROTOCOLS["modelnet40-instruction"]
 CAPTIONS = PROTOCOLS["objaverse-caption"]
@@ -39,7 +39,7 @@ def answer(path, given=None, model=lambda clouds, *_: ["A Cup."] * len(clouds), 
 
 def test_protocols_are_found_by_name():
     assert find_protocol("objaverse-caption") is CAPTIONS
-    with refusal(ValueError, "'caption'"):
+    with raises(ValueError, naming="'caption' is unknown; expected one"):
         find_protocol("caption")
 
 
@@ -49,7 +49,7 @@ def test_the_truth_is_a_class_with_its_name_or_a_caption():
     for protocol, column in ((CLASSES, "label"), (CAPTIONS, "caption"), (CLASSES, "object_id")):
         with pytest.raises(ValueError, match=f"{protocol.name}: the rows have no {column}; see {protocol.dataset}"):
             protocol.items(rows().remove_columns(column))
-    with refusal(ValueError, "object_id"):
+    with raises(ValueError, naming="object_id"):
         CLASSES.items(rows("aba"))
 
 
@@ -87,9 +87,9 @@ def test_answers_of_other_settings_are_kept(change, tmp_path):
 
 def test_answers_about_other_objects_or_clouds_are_kept(tmp_path):
     answer(tmp_path / "a.json", rows("ab"))
-    with refusal(ValueError, "a.json"):
+    with raises(ValueError, naming="a.json"):
         answer(tmp_path / "a.json", rows("xb"))
-    with refusal(ValueError, "'a'"):
+    with raises(ValueError, naming="'a' is about another cloud"):
         answer(tmp_path / "a.json", rows("abc", colors=0.5))
     assert len(answer(tmp_path / "a.json", rows("abc"))["results"]) == 3
     # Files of the published programs have no digests.
@@ -101,9 +101,9 @@ def test_answers_about_other_objects_or_clouds_are_kept(tmp_path):
 
 
 def test_a_model_that_skips_a_cloud_is_refused(tmp_path):
-    with refusal(ValueError, "modelnet40-instruction"):
+    with raises(ValueError, naming="modelnet40-instruction"):
         answer(tmp_path / "a.json", model=lambda clouds, *_: ["cup"] * 2)
-    with refusal(ValueError, "batch_size"):
+    with raises(ValueError, naming="batch_size"):
         answer(tmp_path / "a.json", batch_size=0)
 
 

@@ -20,7 +20,7 @@ from hf_any3d.evaluation.segmentation import (
     point_confusion,
     shape_iou,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 PARTS = [[0, 1], [2, 3, 4]]
 
@@ -130,7 +130,7 @@ def test_labels_of_parts_are_chosen_among_those_of_the_category():
     labels = (torch.zeros(2, 1), torch.tensor([0, 1]))
     assert LabelPoints(PARTS)(logits, labels).tolist() == [[0], [4]]
     assert LabelPoints()(logits, labels[0]).tolist() == [[0], [0]]
-    with refusal(ValueError, "logits have NaN"):
+    with raises(ValueError, naming="logits have NaN"):
         LabelPoints()(logits / 0 * 0, labels[0])
 
 

@@ -13,7 +13,7 @@ from hf_any3d.evaluation.zero_shot import (
     p_value,
     zero_shot_scores,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 # Four classes, of which 1 and 3 are unseen.
 LABELS = np.array([0, 0, 2, 1, 1, 3, 3])
@@ -122,5 +122,5 @@ def test_a_model_is_evaluated_on_the_names_of_classes():
     assert by_class == {"cup": pytest.approx(2 / 3), "lamp": 0.5}  # no row is a sofa
     assert model.asked == (["cup", "lamp", "sofa"], ["a {}."]) and rows.batches == [2, 2, 1]
     rows[3]["points"] = np.full((1, 3), np.nan, np.float32)
-    with refusal(ValueError, "features have NaN"):
+    with raises(ValueError, naming="features have NaN"):
         evaluate_class_names(model, rows, ["cup", "lamp", "sofa"])

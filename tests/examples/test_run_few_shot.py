@@ -7,7 +7,7 @@ import yaml
 
 from examples import run_few_shot
 from hf_any3d.model_card.run_report import RunReport
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import SMALL, words_of
 
 
@@ -60,5 +60,5 @@ def test_options_given_twice_are_refused(start, capsys):
 
 
 def test_few_shot_with_a_validation_split_is_refused(start):
-    with refusal(ValueError, "--few_shot"):
+    with raises(ValueError, naming="--few_shot"):
         start(validation_fraction=0.2)

@@ -19,7 +19,7 @@ from hf_any3d.training import tasks as segmentation
 from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import SMALL, python_blocks, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
@@ -169,7 +169,7 @@ def test_classes_are_weighted_by_the_training_points(run, monkeypatch):
 
 def test_labels_without_names_are_refused():
     rows = load_point_dataset("shapes", split="test").select(range(4))
-    with refusal(ValueError, "ClassLabel"):
+    with raises(ValueError, naming="ClassLabel"):
         segmentation.find_task(rows)
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, pipeline
 from examples import run_zero_shot
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import SMALL, python_blocks
 from tests.tiny_encoders import saved_encoder
 
@@ -149,5 +149,5 @@ def test_wrong_arguments_are_named(run, hub, settings, text):
 
 def test_too_few_remaining_classes_are_refused(run):
     names = load_point_dataset("shapes", split="train").features["label"].names
-    with refusal(ValueError, "--held_out_classes"):
+    with raises(ValueError, naming="--held_out_classes"):
         run(held_out_classes=names[1:])

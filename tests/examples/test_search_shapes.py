@@ -9,7 +9,7 @@ import pytest
 from examples import search_shapes
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import read_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import EXAMPLES
 from tests.tiny_text_towers import tiny_zero_shot_model
 
@@ -71,7 +71,7 @@ def test_only_new_and_changed_files_are_encoded_again(model, shapes, tmp_path, m
     monkeypatch.setattr(search_shapes, "encode_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build()
-    with refusal(FileNotFoundError, "no complete index"):
+    with raises(FileNotFoundError, naming="no complete index"):
         search_shapes.search(tmp_path / "index", ["a chair"], encoder)
     monkeypatch.setattr(
         search_shapes,
@@ -93,5 +93,5 @@ def test_only_new_and_changed_files_are_encoded_again(model, shapes, tmp_path, m
 
 def test_a_missing_library_is_named(model, shapes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with refusal(ImportError, "'hf-any3d[search]'"):
+    with raises(ImportError, naming="'hf-any3d[search]'"):
         search_shapes.search(tmp_path, ["a chair"])

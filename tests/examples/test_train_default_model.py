@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from examples import quickstart, train_default_model as program
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.test_unknown_things import upright_rows
 
 
@@ -33,7 +33,7 @@ def test_what_lies_is_of_an_upright_class_and_slivers_are_parts(rows):
     cloud = dataset.clouds[:1]
     sliver = program.draw_stranger("sliver", cloud, cloud, np.random.default_rng(0))
     assert sliver.shape == (64, 3) and len(np.unique(sliver, axis=0)) < 10
-    with refusal(ValueError, "'cat'"):
+    with raises(ValueError, naming="kind is 'cat'"):
         program.draw_stranger("cat", cloud, cloud, np.random.default_rng(0))
 
 

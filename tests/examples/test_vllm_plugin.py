@@ -15,7 +15,7 @@ import torch
 from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import merge_lora
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "vllm_plugin"
@@ -34,7 +34,7 @@ def test_each_cloud_is_one_placeholder_of_the_prompt():
     from hf_any3d_vllm.prompts import MODALITY, collapse_placeholders, dummy_clouds, vllm_prompt
 
     assert collapse_placeholders([5, 9, 9, 9, 6, 9, 9, 9, 9, 9, 9], 9, 3) == [5, 9, 6, 9, 9]
-    with refusal(ValueError, "2 placeholders"):
+    with raises(ValueError, naming="2 placeholders"):
         collapse_placeholders([9, 9, 5], 9, 3)
     processor = tiny_chat_pipeline().processor
     parts = [{"type": "point_cloud", "point_cloud": cloud()}, {"type": "text", "text": "What is this?"}]
@@ -51,7 +51,7 @@ def test_each_cloud_is_one_placeholder_of_the_prompt():
         {"role": "assistant", "content": "B"},
         {"role": "user", "content": "C"},
     ]
-    with refusal(ValueError, "hide_inner_bos"):
+    with raises(ValueError, naming="hide_inner_bos"):
         vllm_prompt(processor, questions)
     first, second = dummy_clouds(2, 40, 6)
     assert first.shape == (40, 6) and not np.array_equal(first, second)
@@ -71,17 +71,17 @@ def test_the_tower_gives_the_tokens_of_the_merged_model():
         assert torch.allclose(tower(points), model.get_point_features(points), atol=1e-6)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     assert text_architecture(model.config) == "LlamaForCausalLM"
-    with refusal(ValueError, "'lm_head.weight'"):
+    with raises(ValueError, naming="'lm_head.weight'"):
         is_of_tower("lm_head.weight")
 
 
 def test_models_that_vllm_cannot_run_are_refused():
     from hf_any3d_vllm.tower import text_architecture
 
-    with refusal(ValueError, "LoRA"):
+    with raises(ValueError, naming="LoRA"):
         text_architecture(tiny_config("llama"))
     merged = {"text_lora": None, "qformer_lora": None}
-    with refusal(ValueError, "'normed_phi'"):
+    with raises(ValueError, naming="'normed_phi'"):
         text_architecture(tiny_config(**merged))
     elsewhere = {"language_model": {"name_or_path": "me/text", "revision": None, "checksum": None}}
     with pytest.raises(ValueError, match="are in other repositories"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.export.onnx import compare
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import adapted_model
 
 
@@ -49,5 +49,5 @@ def test_a_batch_that_became_a_constant_is_noticed(model):
 def test_small_differences_are_measured_and_large_or_undefined_ones_refused(model):
     assert compare(model, lambda points: logits(model, points) + 3e-5) == pytest.approx(3e-5, rel=0.1)
     for error in (1e-2, float("nan")):
-        with refusal(ValueError, "logits differ by"):
+        with raises(ValueError, naming="logits differ by"):
             compare(model, lambda points, error=error: logits(model, points) + error)

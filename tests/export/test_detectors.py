@@ -12,7 +12,7 @@ from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.cli.conftest import run
 from tests.common.case import varied_clouds
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import BOX_FRAME, SIZES, answering_detector
 
 # Those of the released programs: the first neighbors, no centers near the origin.
@@ -60,7 +60,7 @@ def test_programs_of_torch_have_logits_and_boxes(tmp_path):
         logits, boxes = run_file(points)
         return logits, boxes + 0.01
 
-    with refusal(ValueError, "pred_boxes"):
+    with raises(ValueError, naming="pred_boxes"):
         compare(model, with_other_boxes)
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_any3d.export import encode_prompt_embeds, export_language_model
 from hf_any3d.export.language_model import _compare, check_is_stock
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model
 
 
@@ -76,12 +76,12 @@ def test_what_others_cannot_open_is_refused_and_nothing_is_left(tmp_path):
     model = tiny_model("llama")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
-    with refusal(FileExistsError, "full"):
+    with raises(FileExistsError, naming="full: exists already"):
         export_language_model(model, tmp_path / "full")
     # A copy that differs is not kept.
     forward = model.language_model.forward
     model.language_model.forward = lambda *args, **kwargs: (out := forward(*args, **kwargs), out.logits.mul_(1.1))[0]
-    with refusal(ValueError, "logits differ by"):
+    with raises(ValueError, naming="logits differ by"):
         export_language_model(model, tmp_path / "text")
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
 

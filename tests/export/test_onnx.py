@@ -14,7 +14,7 @@ from hf_any3d import (
 from hf_any3d.cli import app
 from hf_any3d.export import export_file
 from hf_any3d.export.onnx import FORMATS, Format, export_onnx
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import adapted_model, tiny_model
 from tests.tiny_features import tiny_features
@@ -88,7 +88,7 @@ def test_features_without_training_are_exported(tmp_path):
     with pytest.raises(ValueError, match="depth views cannot be exported"):
         export_onnx(model, tmp_path / "views.onnx")
     model.config.features, model.config.encoder_config.model_type = ["encoder"], "pointnet2"
-    with refusal(ValueError, "encoder_config"):
+    with raises(ValueError, naming="encoder_config"):
         export_onnx(model, tmp_path / "other.onnx")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_any3d.export import export_onnx
-from tests.errors import refusal
+from tests.errors import raises
 from tests.export.cases import CASES, other_clouds, trained
 from tests.tiny_encoders import clouds, tiny_model
 from tests.turns import some
@@ -57,14 +57,14 @@ def test_file_is_valid_and_samples_in_a_loop_of_the_graph(exported):
 
 def test_half_precision_is_refused_for_onnx(tmp_path):
     model = tiny_model("bert", dtype=torch.bfloat16)
-    with refusal(ValueError, "dtype"):
+    with raises(ValueError, naming="dtype:"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with refusal(ImportError, "'hf-any3d[export]'"):
+    with raises(ImportError, naming="'hf-any3d[export]'"):
         export_onnx(tiny_model("bert"), tmp_path / "model.onnx")
 
 

@@ -22,7 +22,7 @@ from hf_any3d.export.programs import least_points, replaced_when_complete
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import tiny_model, tiny_scene_model
 
@@ -41,9 +41,9 @@ def test_models_with_batch_dependent_predictions_are_refused(settings, flag):
 
 
 def test_models_other_than_classifiers_and_classifiers_of_other_systems_are_refused():
-    with refusal(ValueError, "Any2PointForSemanticSegmentation"):
+    with raises(ValueError, naming="Any2PointForSemanticSegmentation"):
         export_program(tiny_scene_model("bert"))
-    with refusal(ValueError, "OpenShapeForPointCloudClassification"):
+    with raises(ValueError, naming="OpenShapeForPointCloudClassification"):
         export_program(tiny_aligned(OpenShapeForPointCloudClassification))
 
 
@@ -51,21 +51,21 @@ def test_models_without_weights_are_refused():
     config = tiny_model("bert").config
     with torch.device("meta"):
         model = Any2PointForPointCloudClassification(config)
-    with refusal(ValueError, "meta device"):
+    with raises(ValueError, naming="meta device"):
         export_program(model)
 
 
 def test_other_attention_than_sdpa_and_eager_is_refused():
     model = tiny_model("bert")
     model.config.encoder_config._attn_implementation = "flex_attention"
-    with refusal(ValueError, "attn_implementation"):
+    with raises(ValueError, naming="attn_implementation"):
         export_program(model)
 
 
 def test_a_detector_over_another_encoder_is_refused(tmp_path):
     case_of(PointTransformerV3Model).tiny().save_pretrained(tmp_path)
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(str(tmp_path), hidden_size=32)
-    with refusal(ValueError, "point_transformer_v3"):
+    with raises(ValueError, naming="point_transformer_v3"):
         export_program(model)
 
 
@@ -143,5 +143,5 @@ def test_remarks_of_the_exporter_are_silenced_for_a_while():
 def test_packages_that_are_missing_are_named_together(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in "ac" else name)
     _require("b")
-    with refusal(ImportError, "'hf-any3d[export]'"):
+    with raises(ImportError, naming="'hf-any3d[export]'"):
         _require("a", "b", "c")

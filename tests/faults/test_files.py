@@ -19,7 +19,7 @@ from hf_any3d.data.parquet.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
 from tests.conversions.converters import CONVERTERS
 from tests.data.parquet.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import tiny_shapes
 from tests.faults import killing
 from tests.faults.killing import ALL, MODES, fill, points, report, run_child
@@ -233,7 +233,7 @@ def test_a_full_disk_is_an_error_and_work_resumes_once_there_is_space(small_disk
     fill(small_disk, but=4 << 10)
     with pytest.raises(OSError, match="No space left on device"):
         load_toy(tree, small_disk / "cache")
-    with refusal(OSError, "report.json"):
+    with raises(OSError, naming="report.json"):
         write_json(small_disk / "report.json", ["x" * 100] * 100)
     assert not list(small_disk.rglob(".*.tmp"))
     (small_disk / "ballast").unlink()

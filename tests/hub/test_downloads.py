@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from hf_any3d.hub import downloads as module
 from hf_any3d.hub.downloads import _checksum, find_version
 from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
-from tests.errors import refusal
+from tests.errors import raises
 
 # The client that the hub uses: another one has errors of its own.
 CLIENT = import_module(errors.HTTPError.__module__.partition(".")[0])
@@ -217,7 +217,7 @@ def test_of_a_folder_settings_and_one_form_of_weights_are_fetched(names, fetched
     assert module.fetch_part("me/x", "in/a.pt", fetch, version, {}) == tmp_path / "in" / "a.pt"
     asked.clear()
     if fetched is None:
-        with refusal(FileNotFoundError, "config.json"):
+        with raises(FileNotFoundError, naming="config.json"):
             module.fetch_part("me/x", "in/", fetch, version, {})
         return
     assert module.fetch_part("me/x", "in/", fetch, version, {"token": "t"}) == tmp_path / "in"

@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from tests.errors import refusal
+from tests.errors import raises
 
 TINY = {
     "vocab_size": 40,
@@ -137,7 +137,7 @@ def test_branch_and_tag_name_commits(hub):
 def test_existing_repository_is_created_only_when_that_is_allowed(hub):
     first = hub.commit("me/twice", {"a.txt": b"a"})
     assert HfApi().create_repo("me/twice", exist_ok=True).repo_id == "me/twice"
-    with refusal(HfHubHTTPError, "409"):
+    with raises(HfHubHTTPError, naming="409"):
         HfApi().create_repo("me/twice")
     assert HfApi().model_info("me/twice").sha == first
 
@@ -145,7 +145,7 @@ def test_existing_repository_is_created_only_when_that_is_allowed(hub):
 def test_push_on_an_outdated_parent_is_refused(hub):
     outdated = hub.commit("me/race", {"a.txt": b"a"})
     hub.commit("me/race", {"a.txt": b"b"})
-    with refusal(HfHubHTTPError, "412"):
+    with raises(HfHubHTTPError, naming="412"):
         HfApi().upload_file(path_or_fileobj=b"c", path_in_repo="a.txt", repo_id="me/race", parent_commit=outdated)
     assert hub.content("me/race", "a.txt") == b"b"
 
@@ -178,7 +178,7 @@ def test_missing_repository_file_and_revision_are_told_apart(hub):
         hf_hub_download("me/present", "absent.json")
     with pytest.raises(RevisionNotFoundError):
         hf_hub_download("me/present", "config.json", revision="absent")
-    with refusal(OSError, "me/absent"):
+    with raises(OSError, naming="me/absent"):
         AutoModel.from_pretrained("me/absent")
 
 
@@ -190,6 +190,6 @@ def test_child_process_talks_to_the_same_hub(hub):
 
 
 def test_unknown_request_is_recorded(hub):
-    with refusal(HTTPError, "501"):
+    with raises(HTTPError, naming="501"):
         urlopen(f"{hub.url}/api/no/such/route/at/all")
     assert hub.unknown.pop() == "GET /api/no/such/route/at/all"

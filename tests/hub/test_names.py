@@ -17,7 +17,7 @@ from hf_any3d import (
 )
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.hub.names import check_name, check_path, check_repository_name, is_path_like, similar_path
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
 OPEN = {
@@ -104,7 +104,7 @@ def test_offline_use_of_what_is_not_in_the_cache_is_one_line(hub, monkeypatch, e
 
 
 def test_use_of_the_cache_alone_is_checked_without_the_variable(hub):
-    with refusal(OSError, "local_files_only"):
+    with raises(OSError, naming="local_files_only"):
         PointCloudProcessor.from_pretrained("me/never-fetched", revision="v2", local_files_only=True)
 
 
@@ -116,7 +116,7 @@ def test_offline_use_of_an_adapter_without_its_base_names_the_base(hub, monkeypa
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     config = Any2PointConfig.from_pretrained("me/adapter-for-offline")
     config.change_part("encoder", name_or_path="me/base-never-fetched", revision=None)
-    with refusal(OSError, "me/base-never-fetched") as caught:
+    with raises(OSError, naming="me/base-never-fetched") as caught:
         Any2PointForPointCloudClassification.from_encoder_pretrained(config=config)
     assert "\n" not in str(caught.value)
 

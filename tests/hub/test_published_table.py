@@ -16,7 +16,7 @@ from hf_any3d.hub.published_table import (
     non_commercial_record,
     terms_of,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
 SIGLIP = "google/siglip-base-patch16-224"
@@ -267,7 +267,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
     check_license("me/x", TERMS, tmp_path, accept=True)
     check_license("me/x", TERMS, tmp_path, accept=False)
     changed = System("T", "convert", "Class", "MIT", "NC-2", "its page", "https://x", non_commercial=True)
-    with refusal(ValueError, "under NC-2"):
+    with raises(ValueError, naming="under NC-2"):
         check_license("me/x", changed, tmp_path, accept=False)
 
 

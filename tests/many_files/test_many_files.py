@@ -29,7 +29,7 @@ from hf_any3d.pipelines import default_model
 from studies.speed import many_files as benchmark
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import BOX_FRAME, answering_detector
 
 FILES = Path(__file__).parents[1] / "files"
@@ -273,11 +273,11 @@ def test_columns_may_have_the_names_of_the_loop(scans, tmp_path):
 
 def test_folders_of_other_rows_are_refused_and_kept(scans, tmp_path):
     write_here(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
-    with refusal(ValueError, "'num_points'"):
+    with raises(ValueError, naming="'num_points'"):
         many_files.to_parquet(many_files.read_point_clouds(scans, num_points=5), tmp_path / "out")
     with pytest.raises(ValueError, match="has other files; expected a new folder"):
         many_files.to_parquet(many_files.read_point_clouds(scans), scans)
-    with refusal(BlockingIOError, "another folder"), elsewhere_claimed(tmp_path / "out"):
+    with raises(BlockingIOError, naming="another folder"), elsewhere_claimed(tmp_path / "out"):
         many_files.to_parquet(many_files.read_point_clouds(scans, num_points=4), tmp_path / "out")
     assert len(opened(tmp_path / "out")) == NUM_CLOUDS + 1
 
@@ -323,7 +323,7 @@ def test_buckets_are_read_and_written(scans, tmp_path):
     assert InputFile("memory://scans/none").stamp() == "missing"
     assert parts.resume({}, retry=True) == {rows.files[0], rows.files[2]}
     others = many_files.read_point_clouds("memory://scans", num_points=3)
-    with refusal(ValueError, "other settings"), Parts("memory://out", others.settings).opened():
+    with raises(ValueError, naming="other settings"), Parts("memory://out", others.settings).opened():
         pass
     assert len(InputFile(f"file://{scans}/001.npy").read().data) == 21
     assert list_files([scans / "001.npy", f"{scans}/001.npy"]) == [str(scans / "001.npy")]
@@ -385,7 +385,7 @@ def test_each_process_of_a_cluster_gets_the_gpu_that_its_model_needs(gpus, wante
 
 def test_without_ray_the_error_names_the_extra(scans, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with refusal(ImportError, "'hf-any3d[ray]'"):
+    with raises(ImportError, naming="'hf-any3d[ray]'"):
         many_files.to_parquet(many_files.read_point_clouds(scans), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -407,5 +407,5 @@ def test_the_benchmark_compares_both_sides(tmp_path, monkeypatch, capsys):
         benchmark.build(folder / "clouds", 96, 20)
         rows = many_files.read_point_clouds(folder / "clouds", num_points=points)
         benchmark.convert(rows, folder / "out", 96, engine="local")
-    with refusal(AssertionError, "part-00000.parquet"):
+    with raises(AssertionError, naming="part-00000.parquet"):
         benchmark.check(first / "out", second / "out")

@@ -21,7 +21,7 @@ from hf_any3d.many_files.files import Cloud, InputFile
 from hf_any3d.many_files.parts import Parts, PartWriter, Written
 from hf_any3d.many_files.rows import CloudRows, Step
 from hf_any3d.many_files.work import Shard
-from tests.errors import refusal
+from tests.errors import raises
 
 CLASSES, FEATURES = "point-cloud-classification", "point-cloud-feature-extraction"
 BOXES, CHAT = "point-cloud-object-detection", "point-cloud-text-to-text"
@@ -235,7 +235,7 @@ def test_parts_follow_those_of_earlier_calls(options, workers, device, tmp_path,
     assert many_files.to_parquet(more, out, retry=True, **plain).before == 6
     assert engines[2].shards == [("00003", (str(tmp_path / "in" / "bad.ply"),))]
     assert Parts(out, more.settings).numbers() == [0, 1, 2, 3]
-    with refusal(ValueError, "files_per_part"):
+    with raises(ValueError, naming="files_per_part"):
         many_files.to_parquet(more, out, **plain | {"files_per_part": 0})
     assert many_files.to_parquet(more, out, **plain | {"files_per_part": 1}).processes == ()
 
@@ -280,7 +280,7 @@ def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(t
     assert kept["path"] == rows.files[1] and np.shape(kept["points"]) == (3, 3)
     assert parts.finish(rows.files[1:]) == (4, 1)
     assert parts.resume(stamps, retry=True) == {name for name in rows.files[1:] if not name.endswith(".ply")}
-    with refusal(RuntimeError, "out"):
+    with raises(RuntimeError, naming="out: 2 files have no"):
         parts.finish(rows.files)
     # A file that ends processes has a part of its own.
     PartWriter(rows, str(out)).given_up(Shard("00001-001", rows.files[:1]), "a.npy: no")

@@ -16,7 +16,7 @@ from hf_any3d.many_files.executors import LocalExecutor, Workers, limit_threads
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, with_name
 from hf_any3d.many_files.runs import Table, _difference, run
 from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, caller, cut, feature_of
-from tests.errors import refusal
+from tests.errors import raises
 
 FILES = [InputFile(name) for name in "ABCDE"]
 
@@ -119,7 +119,7 @@ def test_a_pipeline_answers_batches_and_bad_outputs_are_rows():
     first, bad, last = run_batch(clouds)
     assert first == {"value": ord("a"), "top_k": 2, "count": 1} and last["value"] == ord("c")
     assert bad == {"error": "NaN scores"} and clouds[0].warnings == ["a: few points"] and not clouds[1].warnings
-    with refusal(ValueError, "NaN"):
+    with raises(ValueError, naming="NaN"):
         run_batch(clouds[1:2])
 
 
@@ -135,7 +135,7 @@ def test_pipelines_that_read_in_parts_are_called_with_a_batch():
 def test_features_are_a_vector_and_of_tokens_their_mean():
     found = {"pooled": np.ones(2), "tokens": np.array([[0.0, 2], [2, 4]])}
     assert feature_of(found, "tokens").tolist() == [1, 3] and feature_of(found, "pooled").tolist() == [1, 1]
-    with refusal(ValueError, "--feature"):
+    with raises(ValueError, naming="--feature"):
         feature_of(found, "class_token", "--feature")
 
 
@@ -221,7 +221,7 @@ def test_bytes_are_read_by_their_type_and_known_by_their_digest(monkeypatch):
     text = InputFile("<stdin>", b"0 0 0\n1 0 nan\n0 1 0\n1 1 1\n", "txt")
     cloud = text.read()
     assert len(cloud.data) == 3 and cloud.name == "<stdin>" and "1 of 4 points" in cloud.warnings[0]
-    with refusal(ValueError, "NaN"):
+    with raises(ValueError, naming="NaN"):
         text.read("raise")
     assert text.stamp() != InputFile("<stdin>", b"0 0 0").stamp()
     assert cloud.row == {"points": cloud.data, "path": "<stdin>"}
@@ -230,7 +230,7 @@ def test_bytes_are_read_by_their_type_and_known_by_their_digest(monkeypatch):
         raise RuntimeError("no such bucket")
 
     monkeypatch.setattr("hf_any3d.data.feature.fetch", broken)
-    with refusal(ValueError, "//a/b.ply"):
+    with raises(ValueError, naming="//a/b.ply"):
         InputFile("s3://a/b.ply").read()
     assert files_module.readable_types()[0].startswith(".")
 
@@ -286,7 +286,7 @@ def test_a_table_of_another_type_is_written_of_the_lines(table, tmp_path):
 def test_a_table_that_nobody_knows_is_kept(table, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "a.jsonl").write_text("mine")
-    with refusal(ValueError, "a.jsonl"):
+    with raises(ValueError, naming="a.jsonl"):
         run_on(table(), {"a": "1"})
     assert (tmp_path / "new" / "a.jsonl").read_text() == "mine"
 

@@ -13,7 +13,7 @@ from hf_any3d.model_card.evaluation_reports import evaluation_report, known_fact
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
-from tests.errors import refusal
+from tests.errors import raises
 from tests.model_card.test_building import REPORT
 from tests.tiny_encoders import tiny_config
 
@@ -55,9 +55,9 @@ def test_values_that_cannot_be_are_named(name, value, tmp_path):
 def test_numbers_of_test_clouds_are_those_of_the_dataset_and_its_variant(tmp_path):
     given = {"dataset": "scanobjectnn", "variant": "pb_t50_rs", "rows": 2882}
     assert read_report(stored(tmp_path, **given))["rows"] == 2882
-    with refusal(ValueError, "report.json"):
+    with raises(ValueError, naming="report.json"):
         read_report(stored(tmp_path, **given | {"rows": 581}))
-    with refusal(ValueError, "variant"):
+    with raises(ValueError, naming="variant='pb'; expected one of"):
         read_report(stored(tmp_path, **given | {"variant": "pb"}))
     # Of a report without its variant any of them is possible.
     with pytest.raises(ValueError, match="rows=3; expected [0-9]+ or .*2882, the test clouds of scanobjectnn$"):
@@ -84,7 +84,7 @@ def test_files_say_encoder_protocol_seed_and_selection(tmp_path):
     local = replace(tuned, start={"model": str(tmp_path / "a"), "tuning": "head"}, data={"validation": "none"})
     place = model(tmp_path / "c", ActConfig(), local)
     for dataset in ("folder", "parquet", None):
-        with refusal(ValueError, "--report-facts"):
+        with raises(ValueError, naming="--report-facts"):
             known_facts(place, dataset, {})
     assert known_facts(place, None, {"dataset": "x", "random": True})["random"] is True
     with pytest.raises(ValueError, match="FACTS has seed 3; .*c says 7"):

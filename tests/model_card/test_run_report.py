@@ -21,7 +21,7 @@ from hf_any3d.model_card.subject import adapter_facts
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.program import encoder_facts
 from hf_any3d.tuners import encoder_linear_pattern
-from tests.errors import refusal
+from tests.errors import raises
 from tests.forks import results_of
 from tests.tiny_encoders import tiny_model
 
@@ -63,7 +63,7 @@ def test_versions_are_those_of_installed_packages():
 
 def test_error_names_a_file_that_is_not_a_report(tmp_path):
     (tmp_path / "metrics.json").write_text('{"accuracy": 1}')
-    with refusal(ValueError, "metrics.json"):
+    with raises(ValueError, naming="metrics.json"):
         RunReport.load(tmp_path / "metrics.json")
 
 
@@ -189,5 +189,5 @@ def test_a_report_is_read_as_it_was_saved(tmp_path, monkeypatch):
     path = report.save(tmp_path / "new" / "metrics.json")
     assert RunReport.load(str(path)) == report and RunReport.load(path).trained_parameters == 4
     path.write_text("{")
-    with refusal(ValueError, "metrics.json"):
+    with raises(ValueError, naming="metrics.json"):
         RunReport.load(path)

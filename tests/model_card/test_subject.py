@@ -8,7 +8,7 @@ from hf_any3d.model_card import Subject
 from hf_any3d.model_card.saving import report_of_trainer
 from hf_any3d.model_card.subject import adapter_facts, changed_settings, hub_name
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
-from tests.errors import refusal
+from tests.errors import raises
 from tests.model_card.test_building import REPORT
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -57,7 +57,7 @@ def test_an_adapter_is_complete_if_it_opens_by_itself():
     assert subject().is_complete and subject(adapter={"method": "lora"}).is_complete
     assert not subject(left_out=("tokenizer",)).is_complete
     assert subject(adapter={"method": "lora"}).method == "lora" and subject().method is None
-    with refusal(ValueError, "hf_any3d"):
+    with raises(ValueError, naming="hf_any3d"):
         _ = subject(model=dict).task
 
 

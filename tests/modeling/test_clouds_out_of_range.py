@@ -8,7 +8,7 @@ import torch
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE
 from tests.common.models import CASES
 from tests.common.refusals import check_refusal
-from tests.errors import refusal
+from tests.errors import raises
 
 POINT_CASES = [case for case in CASES if "points" in case.batch(1)]
 every_model = pytest.mark.parametrize("case", POINT_CASES, ids=lambda case: case.name)
@@ -55,7 +55,7 @@ def test_the_largest_allowed_clouds_have_finite_outputs(case, dtype):
 
 @every_model
 def test_float16_has_a_smaller_range(case):
-    with refusal(ValueError, "points"):
+    with raises(ValueError, naming="points: found 300 in cloud"):
         case.tiny().half()(**with_number(case, 300.0, 0))
 
 

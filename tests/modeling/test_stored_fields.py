@@ -18,7 +18,7 @@ from hf_any3d.modeling.config_checks import (
 )
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 from hf_any3d.modeling.library import Library, library, set_library
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_errors_of_stored_settings_name_their_place():
     for error, kind, message in cases:
         with pytest.raises(kind, match=f"^{re.escape(message)}$"), stored_settings("here"):
             raise error
-    with refusal(ValueError, "TypeError"), stored_settings():
+    with raises(ValueError, naming="TypeError"), stored_settings():
         raise TypeError("a")
     with pytest.raises(ValueError, match="^wrong$"), stored_settings():
         raise ValueError("wrong")
@@ -196,7 +196,7 @@ def test_other_numbers_are_named_with_what_is_allowed(settings, message):
 
 def test_choices_are_checked():
     check_choices(Settings(), {"name": ("a", "b"), "free": (None, 1)})
-    with refusal(ValueError, "name"):
+    with raises(ValueError, naming="name='a'; expected one of 'c'"):
         check_choices(Settings(), {"free": (None,), "name": ("c", None)})
 
 
@@ -240,7 +240,7 @@ def test_configs_come_without_the_reference_to_their_library(use, tmp_path):
     inner = tmp_path / "inner"
     inner.mkdir()
     (inner / "config.json").write_text(json.dumps(stored | {"architectures": "A"}))
-    with refusal(ValueError, "inner/config.json"):
+    with raises(ValueError, naming="inner/config.json"):
         PointNetConfig.from_pretrained(tmp_path, subfolder="inner")
-    with refusal(ValueError, "architectures"):
+    with raises(ValueError, naming="architectures"):
         PointNetConfig.from_dict(stored | {"architectures": "A"})

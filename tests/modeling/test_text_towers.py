@@ -22,7 +22,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     text_tower_settings,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 from tests.tiny_text_towers import saved_text_tower, write_text_files
 
@@ -110,19 +110,19 @@ def test_invalid_texts_are_refused(texts):
 
 
 def test_error_for_an_encoder_without_text_tower_lists_those_with_one():
-    with refusal(UnsupportedEncoder, "'vit'"):
+    with raises(UnsupportedEncoder, naming="'vit' has no text tower"):
         text_tower_settings(saved_encoder("vit"))
-    with refusal(UnsupportedEncoder, "'llama'"):
+    with raises(UnsupportedEncoder, naming="'llama' has no text tower"):
         find_text_tower(tiny_config("llama"))
 
 
 def test_encoder_without_pooling_files_requires_text_pooling():
-    with refusal(UnsupportedEncoder, "1_Pooling/config.json"):
+    with raises(UnsupportedEncoder, naming="1_Pooling/config.json"):
         text_tower_settings(saved_encoder("bert"))
     assert text_tower_settings(saved_encoder("bert"), text_pooling="cls") == {"text_width": 48, "text_pooling": "cls"}
-    with refusal(ValueError, "text_pooling"):
+    with raises(ValueError, naming="text_pooling"):
         text_tower_settings(saved_encoder("bert"), text_pooling="last")
-    with refusal(ValueError, "text_pooling"):
+    with raises(ValueError, naming="text_pooling"):
         text_tower_settings(saved_encoder("clip"), text_pooling="mean")
 
 
@@ -156,7 +156,7 @@ def test_tower_without_tokenizer_or_with_other_weights_is_refused(tmp_path):
         open_text_tower(config)
     config = config_of(saved_text_tower("bert"))
     config.encoder_checksum = "sha256:" + "0" * 64
-    with refusal(EncoderMismatchError, "expected sha256:000"):
+    with raises(EncoderMismatchError, naming="expected sha256:000"):
         open_text_tower(config)
     config.encoder_name_or_path = None
     with pytest.raises(ValueError, match="names no encoder, so the text tower"):
@@ -206,7 +206,7 @@ def test_templates_of_a_label_are_averaged():
     torch.testing.assert_close(vectors[1], nn.functional.normalize(expected, dim=-1))
     assert fill_templates(["{x}"], ["a {} {y}"]) == [["a {x} {y}"]]
     for wrong in ([], "a {}", ["a chair"], ["{} or {}"]):
-        with refusal(ValueError, "hypothesis_template"):
+        with raises(ValueError, naming="hypothesis_template"):
             fill_templates(["chair"], wrong)
 
 

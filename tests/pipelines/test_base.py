@@ -33,7 +33,7 @@ from hf_any3d.pipelines.base import (
     without_none,
 )
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_features, as_labels
-from tests.errors import refusal
+from tests.errors import raises
 
 
 class Plain(PointCloudPipeline):
@@ -135,7 +135,7 @@ def test_a_number_of_answers_is_positive(top_k):
 
 def test_unknown_arguments_are_named_beside_the_known_ones():
     refuse_unknown({}, "votes")
-    with refusal(TypeError, "batch_size"):
+    with raises(TypeError, naming="batch_size"):
         refuse_unknown({"a": None, "b": 1}, "votes")
     assert without_none(a=0, b=None, c=False) == {"a": 0, "c": False}
 
@@ -144,7 +144,7 @@ def test_formats_may_be_one_or_several():
     known = ("ply", "html")
     assert check_formats(None, known) is None and check_formats("ply", known) == ["ply"]
     assert check_formats(("html", "ply"), known) == ("html", "ply")
-    with refusal(ValueError, "'obj'"):
+    with raises(ValueError, naming="'obj'; expected any of ply"):
         check_formats(["ply", "obj"], known)
 
 
@@ -181,7 +181,7 @@ def test_pipelines_of_a_model_type_may_be_special(monkeypatch):
 
 def test_the_package_has_a_model_for_classification_alone():
     assert default_model() == str(DEFAULT_MODELS["point-cloud-classification"]) and Path(default_model()).is_dir()
-    with refusal(ValueError, "'x'"):
+    with raises(ValueError, naming="'x' comes with hf_any3d, only"):
         default_model("x")
 
 
@@ -312,7 +312,7 @@ def test_instructions_of_layouts_are_those_of_the_training(text, task):
     assert room_layouts.scan_of_messages([message]) == ({"path": "a.ply"}, None)
     with pytest.raises(ValueError, match="2 messages with 2 scans; expected one message with one scan"):
         room_layouts.scan_of_messages([message, message])
-    with refusal(ValueError, "text"):
+    with raises(ValueError, naming="text='Hi': the model writes layouts"):
         room_layouts._task_of("Hi")
 
 

@@ -15,7 +15,7 @@ from examples import quickstart, train_default_model, unknown_things
 from hf_any3d import example_file, load_point_dataset, read_point_cloud
 from hf_any3d.evaluation.classification import evaluate_splits
 from hf_any3d.pipelines import DEFAULT_MODELS, default_model
-from tests.errors import refusal
+from tests.errors import raises
 
 FOLDER = Path(default_model())
 METRICS = json.loads((FOLDER / "metrics.json").read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
 
 
 def test_other_tasks_have_no_default_and_say_for_which_there_is_one():
-    with refusal(ValueError, "'point-cloud-segmentation'"):
+    with raises(ValueError, naming="'point-cloud-segmentation'"):
         default_model("point-cloud-segmentation")
     assert set(DEFAULT_MODELS) == {"point-cloud-classification"}
 
@@ -61,7 +61,7 @@ def test_the_example_chair_has_a_back():
 
 
 def test_unknown_examples_are_refused_with_the_names_of_all():
-    with refusal(ValueError, "'bed.ply'"):
+    with raises(ValueError, naming="'bed.ply'"):
         example_file("bed.ply")
 
 

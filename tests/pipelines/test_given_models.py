@@ -12,7 +12,7 @@ from hf_any3d.chat import ChatSession
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointCloudSegmentation
 from hf_any3d.pipelines import scene_features
 from tests.chat.tiny_chat_model import cloud as colored_cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 from tests.pipelines.test_non_finite_answers import TASKS as BUILDERS
 from tests.pipelines.test_room_layouts import scan
 from tests.tiny_encoders import adapted_model, clouds
@@ -82,7 +82,7 @@ def test_a_compiled_model_answers_as_the_model(case):
 
 
 def test_a_model_in_memory_needs_a_processor():
-    with refusal(ValueError, "processor is missing"):
+    with raises(ValueError, naming="processor is missing"):
         pipeline("point-cloud-classification", model=adapted_model())
 
 

@@ -15,7 +15,7 @@ from hf_any3d.pipelines import (
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline, stretched
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
-from tests.errors import refusal
+from tests.errors import raises
 
 NAMES = {0: "chair", 1: "lamp", 2: "sofa"}
 LOGITS = torch.tensor([[0.0, 2.0, 1.0]])
@@ -104,7 +104,7 @@ def test_votes_average_what_the_model_says_of_each_copy():
     assert found["stem"] == ["a", "b"] and set(found) == {"logits", "unknown", "stem"}
     plain = pipe._forward({"points": points.clone(), "stem": ["a", "b"]})
     torch.testing.assert_close(plain["logits"][:, 0], points.sum(dim=(1, 2)))
-    with refusal(ValueError, "votes"):
+    with raises(ValueError, naming="votes=2 for a model that"):
         pipe._forward({"points": points, "mask": points, "stem": ["a", "b"]}, votes=2)
 
 
@@ -225,7 +225,7 @@ def test_arguments_that_contradict_each_other_are_refused(given, message):
 def test_the_name_of_no_part_is_kept_for_points_without_one():
     pipe = segmenter(none_label=True)
     assert pipe.label_names(["a", "b"]) == ("a", "b", "none") and pipe.label_names("a", none_label=False) == ("a",)
-    with refusal(ValueError, "candidate_labels"):
+    with raises(ValueError, naming="candidate_labels"):
         pipe.label_names(["a", "None!"])
     assert pipe.label_names(["a", "none"], none_label=False) == ("a", "none")
 

@@ -7,7 +7,7 @@ from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_detr3d import tiny_detr3d
@@ -52,7 +52,7 @@ def test_non_finite_scores_are_refused_with_the_name_of_the_cloud(task, batch_si
     assert len(answer(paths, batch_size=batch_size, **arguments)) == 2
     with torch.no_grad():
         model.get_parameter(damaged).view(-1)[0] = torch.nan
-    with refusal(ValueError, "'chair'"):
+    with raises(ValueError, naming="the cloud of 'chair'"):
         answer(paths, batch_size=batch_size, **arguments)
     with pytest.raises(ValueError, match="NaN or infinite scores for a cloud;"):
         answer(clouds(1)[0].numpy(), **arguments)

@@ -10,7 +10,7 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_classification import stretched
 from tests.closeness import assert_nearly_equal
-from tests.errors import refusal
+from tests.errors import raises
 from tests.golden import assert_stored
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step
 
@@ -144,7 +144,7 @@ def test_clouds_with_another_up_axis_are_turned(classify):
     assert classify(lying, top_k=3) != expected
     for turned, answer in zip(classify(lying, top_k=3, up_axis="z"), expected, strict=True):
         assert turned["label"] == answer["label"] and turned["score"] == pytest.approx(answer["score"], rel=1e-5)
-    with refusal(ValueError, "up_axis"):
+    with raises(ValueError, naming="up_axis"):
         classify(cloud, up_axis="up")
 
 
@@ -215,9 +215,9 @@ def test_unknown_argument_is_refused_and_known_ones_listed(classify):
     known = "top_k, function_to_apply, up_axis, votes, unknown, one_sided, batch_size"
     with pytest.raises(TypeError, match=f"arguments: topk; expected {known}"):
         classify(clouds(5)[0], topk=3)
-    with refusal(ValueError, "top_k"):
+    with raises(ValueError, naming="top_k"):
         classify(clouds(5)[0], top_k=0)
-    with refusal(ValueError, "function_to_apply"):
+    with raises(ValueError, naming="function_to_apply"):
         classify(clouds(5)[0], function_to_apply="tanh")
 
 
@@ -226,17 +226,17 @@ def test_errors_name_bad_files(classify, tmp_path):
     broken.write_bytes(b"ply\nformat ascii 1.0\nelement vertex 5\n")
     good = written(tmp_path)[0]
     for inputs in (broken, [good, broken]):
-        with refusal(ValueError, "broken.ply"):
+        with raises(ValueError, naming="broken.ply"):
             classify(inputs)
-    with refusal((ValueError, OSError), "absent.ply"):
+    with raises((ValueError, OSError), naming="absent.ply"):
         classify(tmp_path / "absent.ply")
-    with refusal(ValueError, "notes.docx"):
+    with raises(ValueError, naming="notes.docx"):
         (tmp_path / "notes.docx").write_text("no points")
         classify(tmp_path / "notes.docx")
 
 
 def test_invalid_clouds_are_refused(classify):
-    with refusal(ValueError, "shape (48, 2)"):
+    with raises(ValueError, naming="shape (48, 2)"):
         classify(np.zeros((48, 2), np.float32))
     with pytest.raises(ValueError, match="NaN|finite"):
         classify(np.full((48, 3), np.nan, np.float32))
@@ -308,7 +308,7 @@ def test_votes_are_the_mean_logits_of_stretched_copies(saved, classify):
         for answer, row in zip(answers, expected, strict=True):
             found = {entry["label"]: entry["score"] for entry in answer}
             assert [found[name] for name in NAMES] == pytest.approx(row.tolist(), abs=1e-5)
-    with refusal(ValueError, "votes"):
+    with raises(ValueError, naming="votes=0; expected a whole number"):
         classify(clouds(1), votes=0)
 
 

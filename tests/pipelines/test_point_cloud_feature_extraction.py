@@ -7,7 +7,7 @@ from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import PointCloudFeatureExtractionPipeline
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import HIDDEN, adapted_model, clouds, tiny_scene_model
 
 PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
@@ -63,5 +63,5 @@ def test_models_with_a_head_may_be_given_as_objects(saved):
 
 
 def test_unknown_argument_is_refused(saved):
-    with refusal(TypeError, "top_k"):
+    with raises(TypeError, naming="top_k"):
         pipeline("point-cloud-feature-extraction", model=saved[0])(clouds(1)[0], top_k=2)

@@ -9,7 +9,7 @@ from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import BOX_FRAME, answering_detector
 
 NAMES = ["chair", "lamp", "table"]
@@ -133,5 +133,5 @@ def test_wrong_arguments_are_named(detect, settings, error, match):
 
 
 def test_processors_that_move_clouds_are_refused(saved):
-    with refusal(ValueError, "center"):
+    with raises(ValueError, naming="center=True, scale='unit_sphere'; expected center=False"):
         pipeline("point-cloud-object-detection", model=saved[1], feature_extractor=PointCloudProcessor())

@@ -9,7 +9,7 @@ from transformers import pipeline
 from hf_any3d import AutoModelForPointCloudReconstruction, PointCloudProcessor, read_point_cloud
 from hf_any3d.modeling.point_ops import chamfer_distance, f_score
 from hf_any3d.pipelines import PointCloudReconstructionPipeline
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import clouds
 
@@ -121,11 +121,11 @@ def test_clouds_without_a_name_are_numbered_in_each_call(reconstruct, tmp_path):
 
 def test_invalid_arguments_are_refused(reconstruct):
     cloud = clouds(1)[0]
-    with refusal(ValueError, "'stl'"):
+    with raises(ValueError, naming="'stl'; expected any of ply"):
         reconstruct(cloud, formats="stl")
-    with refusal(ValueError, "threshold"):
+    with raises(ValueError, naming="threshold=0; expected a positive distance"):
         reconstruct(cloud, threshold=0)
-    with refusal(TypeError, "top_k"):
+    with raises(TypeError, naming="top_k"):
         reconstruct(cloud, top_k=3)
 
 

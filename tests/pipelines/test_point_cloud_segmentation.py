@@ -17,7 +17,7 @@ from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
 from hf_any3d.pipelines.base import return_free_memory
 from hf_any3d.visualization.viewer import label_colors
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model, tiny_part_model, tiny_scene_model
 
 PARTS = ["table top", "table legs", "lamp foot", "lamp pole", "lamp shade"]
@@ -170,13 +170,13 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
             parts[0](cloud, category=category)
     with pytest.raises(ValueError, match="this model has no categories"):
         scenes[0](cloud, category="table")
-    with refusal(TypeError, "top_k"):
+    with raises(TypeError, naming="top_k"):
         scenes[0](cloud, top_k=3)
     for count in (0, -1, True):
         with pytest.raises(ValueError, match=f"max_points={count}; expected at least 1, or None for all"):
             scenes[0](cloud, max_points=count)
     assert len(scenes[0](cloud, max_points=1)["labels"]) == len(cloud)
-    with refusal(ValueError, "'stl'"):
+    with raises(ValueError, naming="'stl'; expected any of ply"):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
 
 

@@ -8,7 +8,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from hf_any3d.chat import ChatSession
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +143,9 @@ def test_generation_arguments_are_kept_by_the_pipeline_and_given_once(pipe):
     )
     words = ForcedAnswer(pipe.processor.tokenizer, "a lamp, old")
     assert text_of(made(cloud(), logits_processor=[words], max_new_tokens=20)) == "a lam"
-    with refusal(ValueError, "max_new_tokens"):
+    with raises(ValueError, naming="max_new_tokens"):
         pipe(cloud(), max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
-    with refusal(TypeError, "max_tokens"):
+    with raises(TypeError, naming="max_tokens"):
         pipe(cloud(), generate_kwargs={"max_tokens": 4})
 
 
@@ -170,7 +170,7 @@ def test_repetition_penalty_applies_only_to_the_answer(pipe):
 
 
 def test_errors_name_unknown_arguments(pipe):
-    with refusal(TypeError, "unknown arguments: beams"):
+    with raises(TypeError, naming="unknown arguments: beams"):
         pipe(cloud(), beams=3)
 
 

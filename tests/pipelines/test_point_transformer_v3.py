@@ -15,7 +15,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
 )
 from hf_any3d.pipelines import scene_features
 from tests.common.case import spread_weights
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import tiny_ptv3
 
 
@@ -95,7 +95,7 @@ def test_features_of_a_scene_go_to_a_file_column_by_column(tmp_path):
         with pytest.raises(ValueError, match=message):
             scene_features(model, small, cloud, tmp_path / "none.npy", **settings)
     scaled = PointTransformerV3Processor(features=["xyz", "rgb"], grid_size=0.1, scale="unit_sphere")
-    with refusal(ValueError, "scale"):
+    with raises(ValueError, naming="scale='unit_sphere', which would differ from"):
         scene_features(model, scaled, cloud, tmp_path / "none.npy", block_size=2.0)
     assert scene_features(model, scaled, cloud, tmp_path / "whole.npy").shape == whole.shape
     assert sorted(file.name for file in tmp_path.iterdir()) == ["parts.npy", "whole.npy", "wide.npy"]

@@ -12,7 +12,7 @@ from hf_any3d.modeling.layers.boxes import box_corners
 from hf_any3d.pipelines import point_cloud_object_detection as detection, point_cloud_segmentation as segmentation
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
-from tests.errors import refusal
+from tests.errors import raises
 
 USUAL = {
     "features": ("xyz",),
@@ -196,7 +196,7 @@ def test_scores_of_each_class_are_all_asked_for_unless_a_threshold_is_given(monk
     assert [one[3].threshold for one in asked] == [0, 0.3, 0.5]
     for name in ("logits", "boxes"):
         broken = [{**outputs[0], name: outputs[0][name] * torch.nan}, outputs[1]]
-        with refusal(ValueError, "'a'"):
+        with raises(ValueError, naming="the cloud of 'a'"):
             PointCloudObjectDetectionPipeline.postprocess(pipe, broken)
 
 

@@ -15,7 +15,7 @@ from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.spatiallm_processing import CLASSES
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 DETECT, WRITE = "point-cloud-object-detection", "point-cloud-text-to-text"
@@ -180,7 +180,7 @@ def test_messages_and_instructions(write):
     assert "Detect walls, doors, windows.\n" in words.prompt
     write(scan(), text="Detect boxes", logits_processor=[words := dictated(write)])
     assert "Detect boxes." in words.prompt
-    with refusal(ValueError, "text"):
+    with raises(ValueError, naming="text='What is this?':"):
         write(scan(), text="What is this?")
     with pytest.raises(ValueError, match="2 messages with 1 scans; expected one message with one scan"):
         write([{"role": "user", "content": content}, {"role": "assistant", "content": "A chair."}])
@@ -201,7 +201,7 @@ def test_boxes_come_as_they_are_written(detect, write):
     next(stream)
     stream.close()
     assert words.steps < len(words.tokens) / 2
-    with refusal(ValueError, "at least 3"):
+    with raises(ValueError, naming="at least 3"):
         list(detect.stream(scan()[:2]))
 
 
@@ -429,7 +429,7 @@ def test_a_tilted_scan_is_answered_in_its_frame(detect, write, caplog):
     # Left as it is, of the frame's parts the others are found all the same.
     (room,) = detect.processor.read(scan, align="up_axis,unit,floor")
     assert room.frame.up is None and room.frame.angle == 0 and len(room.frame.sentences) == 3
-    with refusal(ValueError, "align"):
+    with raises(ValueError, naming="align=['tilt']; expected True, False or"):
         write(scan, align="tilt")
 
 
@@ -440,7 +440,7 @@ def test_answers_can_be_held_to_the_grammar(write):
         warnings.filterwarnings("error", message=".*no walls")
         (held,) = write(scan(), max_new_tokens=400, grammar=True)
     assert not held["dropped"]
-    with refusal(ValueError, "grammar"):
+    with raises(ValueError, naming="grammar"):
         write(scan(), grammar="yes")
 
 

@@ -11,7 +11,7 @@ from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.pipelines.point_cloud_segmentation import vote
 from hf_any3d.voxel_processing import VOXEL_PRESETS
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.point_transformer_v3.test_parity_supervised import build
 from tests.modeling.ptv3_case import SupervisedCase
 from tests.tiny_ptv3 import tiny_ptv3
@@ -127,7 +127,7 @@ def test_the_pipeline_votes_alone_and_in_lists_and_colors_as_the_benchmark(room)
     assert np.array_equal(written.colors, np.eye(3)[voted["labels"]])
     assert "#0000ff" in (room / "out" / "room.html").read_text()
     segment.feature_extractor.views = None
-    with refusal(ValueError, "votes"):
+    with raises(ValueError, naming="votes=True: the processor has no"):
         segment(str(room / "room.ply"), votes=True)
 
 

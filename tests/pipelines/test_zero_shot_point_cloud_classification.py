@@ -6,7 +6,7 @@ from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline, zero_shot_point_cloud_classification as module
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 from tests.tiny_text_towers import LABELS, adapted_zero_shot_model, tiny_zero_shot_model
 
@@ -78,7 +78,7 @@ def test_files_and_meshes_are_read(classify, saved, tmp_path):
     assert agrees(classify(paths, candidate_labels=LABELS), expected_of(saved[1]))
     assert agrees([classify(str(paths[0]), candidate_labels=LABELS)], expected_of(saved[1])[:1])
     assert len(classify(trimesh.creation.box(), candidate_labels=LABELS)) == 3
-    with refusal((ValueError, OSError), "absent.ply"):
+    with raises((ValueError, OSError), naming="absent.ply"):
         classify(tmp_path / "absent.ply", candidate_labels=LABELS)
 
 

@@ -10,7 +10,7 @@ from transformers import pipeline
 from hf_any3d import AutoModelForZeroShotPointCloudSegmentation, PointCloudProcessor, TextBank
 from hf_any3d.evaluation.part_names import named_part_scores
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name
 
 LABELS = ["seat", "leg", "back"]
@@ -70,9 +70,9 @@ def test_vectors_computed_elsewhere_need_no_text_tower(segment, tmp_path, monkey
         np.testing.assert_array_equal(
             segment(CHAIR, candidate_labels=LABELS, text_features=features)["labels"], expected
         )
-    with refusal(ValueError, "OpenCLIP"):
+    with raises(ValueError, naming="OpenCLIP"):
         segment(CHAIR, candidate_labels=LABELS)
-    with refusal(ValueError, "'wheel'"):
+    with raises(ValueError, naming="no vector of 'wheel'"):
         segment(CHAIR, candidate_labels=["wheel"], text_features=tmp_path / "words.safetensors")
     with pytest.raises(ValueError, match=r"shape \(3, \d+\); expected \(2, width\)"):
         segment(CHAIR, candidate_labels=LABELS[:2], text_features=vectors[:3])
@@ -89,7 +89,7 @@ def test_wrong_arguments_are_refused(segment):
     ):
         with pytest.raises(ValueError, match=message):
             segment(CHAIR, **arguments)
-    with refusal(TypeError, "top_k"):
+    with raises(TypeError, naming="top_k"):
         segment(CHAIR, candidate_labels=LABELS, top_k=2)
 
 
@@ -115,7 +115,7 @@ def test_the_evaluation_asks_for_the_parts_of_each_category(segment):
         ious.append(np.mean(shares))
     assert found["instance_miou"] == pytest.approx(np.mean(ious)) and found["accuracy"] == right / 128
     assert found["category_ious"] == {"Chair": pytest.approx(ious[0]), "Mug": pytest.approx(ious[1])}
-    with refusal(ValueError, "'Chair'"):
+    with raises(ValueError, naming="'Chair'; expected one of Mug"):
         named_part_scores(segment, rows, {"Mug": ["handle", "cup"]})
 
 

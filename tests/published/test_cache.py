@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from hf_any3d import published
 from hf_any3d.hub.published_table import UNI3D, Published, PublishedFile
 from hf_any3d.published import CHECKSUMS, _cache, _check_config, _checksums, _is_whole, _title, open_published
-from tests.errors import refusal
+from tests.errors import raises
 
 SIZES = {
     "tiny": PublishedFile("a.pt", {"hidden_size": 192, "layers": 12}),
@@ -50,7 +50,7 @@ def test_the_size_of_a_checkpoint_is_that_of_its_tensors(config, size, message, 
 def test_a_single_checkpoint_has_no_size(tmp_path):
     (tmp_path / "config.json").write_text('{"hidden_size": 5}')
     entry = Published(UNI3D, {None: PublishedFile("a.pt", {"hidden_size": 192})}, None)
-    with refusal(ValueError, "hidden_size"):
+    with raises(ValueError, naming="hidden_size"):
         _check_config(Path("x.pt"), tmp_path, entry, None)
 
 
@@ -99,7 +99,7 @@ def test_names_of_no_checkpoint_are_files_or_repositories(name, error, message, 
 
 def test_a_file_has_no_revision(tmp_path):
     (tmp_path / "a.pt").touch()
-    with refusal(ValueError, "a.pt"):
+    with raises(ValueError, naming="a.pt"):
         open_published(tmp_path / "a.pt", revision="v1")
 
 

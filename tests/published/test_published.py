@@ -30,7 +30,7 @@ from hf_any3d.published import _OPENED, open_published, opened_directory, publis
 from tests.cli.conftest import run
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, patchalign3d, uni3d
 from tests.conversions.minigpt3d_originals import Originals
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import SupervisedCase, ptv3_original
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_text_towers import tiny_clip_files
@@ -157,11 +157,11 @@ def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(pub
     import numpy as np
 
     classify = pipeline("zero-shot-point-cloud-classification", model=f"{UNI3D}:tiny")
-    with refusal(ValueError, "OpenCLIP"):
+    with raises(ValueError, naming="OpenCLIP"):
         classify(CHAIR, candidate_labels=["chair", "table"])
     features = np.random.default_rng(0).normal(size=(2, 1024)).astype(np.float32)
     answers = classify(CHAIR, candidate_labels=["chair", "table"], text_embeds=features)
-    with refusal(ValueError, "text_embeds"):
+    with raises(ValueError, naming="text_embeds"):
         classify(CHAIR, candidate_labels=["chair"], text_embeds=features)
     np.save(tmp_path / "texts.npy", features)
     words = ("predict", CHAIR, "--model", f"{UNI3D}:tiny", "--labels", "chair,table", "--json")
@@ -175,21 +175,21 @@ def test_without_a_class_of_the_text_tower_features_from_elsewhere_are_taken(pub
 
 def test_the_size_must_be_that_of_the_tensors(hub, published_files, tiny_uni3d, tmp_path):
     hub.commit(UNI3D, {"modelzoo/uni3d-b/model.pt": tiny_uni3d}, in_lfs=True)
-    with refusal(ValueError, "hidden_size"):
+    with raises(ValueError, naming="hidden_size"):
         open_published(UNI3D, size="base")
     for size, message in ((None, "no size is given"), ("huge", "size='huge'; expected one of tiny, ")):
         with pytest.raises(ValueError, match=message):
             open_published(UNI3D, size=size)
     with pytest.raises(ValueError, match="a single checkpoint, leave size out"):
         open_published(NAME, size="base")
-    with refusal(FileNotFoundError, "'main'"):
+    with raises(FileNotFoundError, naming="'main' has no modelzoo/uni3d-s/model.pt"):
         open_published(UNI3D, size="small")
     assert open_published(UNI3D, size="tiny").name_or_path == "BAAI/Uni3D:tiny"
     path = tmp_path / "mine.pt"
     path.write_bytes(tiny_uni3d)
-    with refusal(ValueError, "mine.pt"):
+    with raises(ValueError, naming="mine.pt"):
         open_published(path, size="giant")
-    with refusal(ValueError, "size"):
+    with raises(ValueError, naming="size='huge'; expected one of base"):
         open_published(path, size="huge")
     assert open_published(path, size="tiny").config.hidden_size == 192
 
@@ -202,7 +202,7 @@ def test_a_file_of_the_authors_opens_by_its_path(tmp_path, openshape):
     assert open_published(path, cache_dir=tmp_path / "cache", dtype="float16").dtype == torch.float16
     assert len(list((tmp_path / "cache" / "local").glob("*-v2*"))) == 1
     torch.save({"model": {"layer.weight": torch.ones(2)}}, path)
-    with refusal(ValueError, "OpenShape"):
+    with raises(ValueError, naming="OpenShape"):
         open_published(path)
     for name, error, message in (
         (tmp_path / "missing.pt", FileNotFoundError, "no file .*missing.pt"),
@@ -319,7 +319,7 @@ def test_a_new_commit_is_seen_and_a_pinned_one_stays(hub, published_files, opens
     assert published_directory(NAME, revision=published_files[NAME]) == first
     assert len(hub.requests) == before  # a commit does not change
     assert opened_directory(NAME, published_files[NAME]) == first
-    with refusal(FileNotFoundError, "'v9'"):
+    with raises(FileNotFoundError, naming="'v9'"):
         published_directory(NAME, revision="v9")
 
 
@@ -437,7 +437,7 @@ def test_minigpt3d_opens_by_its_name_with_parts_of_two_repositories(hub, tmp_pat
             patch.setattr(constants, "HF_HUB_OFFLINE", True)
             _OPENED.clear()
             assert pipeline("point-cloud-text-to-text", model=name).model.name_or_path == name
-        with refusal(ValueError, "MiniGPT"):
+        with raises(ValueError, naming="MiniGPT"):
             open_published(paths["second_checkpoint"])
         code, out, _ = run("chat", name, CHAIR, "--max-new-tokens", 2, stdin="What is this?\n")
         assert code == 0

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from hf_any3d.serving.batching import Batcher, Work
-from tests.errors import refusal
+from tests.errors import raises
 
 LATER = float("inf")
 
@@ -82,7 +82,7 @@ def test_errors_reach_those_whose_they_are_and_the_queue_goes_on(recorder):
     batcher = Batcher(recorder, 2, 5, lambda size, seconds: seen.append(size))
     bad, good = submit(batcher, "a", ValueError("bad")), submit(batcher, "a", 1)
     assert good.result(10) == 10
-    with refusal(ValueError, "bad"):
+    with raises(ValueError, naming="bad"):
         bad.result(10)
     batcher.max_wait, batcher.run = 0, lambda key, contents: []
     with pytest.raises(RuntimeError, match="0 results for 1 requests"):
@@ -96,5 +96,5 @@ def test_closing_finishes_the_queue_and_refuses_more(batcher, recorder):
     recorder.begin.set()
     batcher.close()
     assert [future.result(0) for future in futures] == [0, 10, 20]
-    with refusal(RuntimeError, "closed"):
+    with raises(RuntimeError, naming="closed"):
         submit(batcher, "a", 1)

@@ -15,7 +15,7 @@ from hf_any3d.serving import app, openai_chat
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.chat_batches import Conversation, answer_conversations
 from hf_any3d.serving.limits import Refused
-from tests.errors import refusal
+from tests.errors import raises
 from tests.serving.conftest import CHAT, LIMITS, held, ply
 from tests.serving.test_app import data_url, error_of, wait_until
 
@@ -307,7 +307,7 @@ def test_a_prompt_leaves_room_for_its_answer_in_the_context(client, pipes):
     talk = openai_chat.conversation_of(short, [], service)
     assert (talk.new_tokens, talk.seed) == (3, 7)
     full = "a" * (400 + 512 - len(talk.prompt.input_ids))
-    with refusal(Refused, "messages") as refused:
+    with raises(Refused, naming="messages: 512 tokens; the language") as refused:
         said = [{"role": "user", "content": full}]
         openai_chat.conversation_of(openai_chat.ChatRequest(model="tiny", messages=said), [], service)
     assert refused.value.param == "messages"

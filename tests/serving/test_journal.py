@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d.serving.journal import Journal
 from hf_any3d.serving.limits import Refused
-from tests.errors import refusal
+from tests.errors import raises
 from tests.serving.conftest import files, ply
 from tests.serving.test_app import error_of
 
@@ -44,7 +44,7 @@ def test_keys_need_a_journal_and_must_be_text(client, tmp_path):
 def test_a_request_under_way_is_not_computed_twice(tmp_path):
     journal = Journal(tmp_path / "answers.db")
     assert journal.begin("k", "d") is None
-    with refusal(Refused, "under way") as error:
+    with raises(Refused, naming="under way") as error:
         journal.begin("k", "d")
     assert error.value.status == 409
     journal.end("k")
@@ -67,12 +67,12 @@ def test_old_answers_are_forgotten_and_other_files_refused(tmp_path):
     database.close()
     assert len(Journal(path, days=3)) == 1 and len(Journal(path)) == 1 and len(Journal(path, days=1)) == 0
     (tmp_path / "notes.txt").write_text("These are notes. " * 100)
-    with refusal(ValueError, "notes.txt"):
+    with raises(ValueError, naming="notes.txt"):
         Journal(tmp_path / "notes.txt")
-    with refusal(FileNotFoundError, "no folder"):
+    with raises(FileNotFoundError, naming="no folder"):
         Journal(tmp_path / "gone" / "answers.db")
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE answers (x)")
-    with refusal(OSError, "other.db"):
+    with raises(OSError, naming="other.db"):
         Journal(tmp_path / "other.db")
 
 

@@ -11,7 +11,7 @@ from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.metrics import Metrics
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json
 from hf_any3d.serving.service import Service
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_a_body_may_take_the_time_of_its_bytes_at_the_least_rate(service, monkey
 
 def test_json_is_short_and_has_no_numbers_that_json_lacks():
     assert as_json({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'.encode() and as_json("\ud800") == b'"?"'
-    with refusal(ValueError, "JSON compliant"):
+    with raises(ValueError, naming="JSON compliant"):
         as_json([float("nan")])
 
 

@@ -33,7 +33,7 @@ from hf_any3d.serving.tasks import (
     routes_of,
     run_each,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 CLOUD = PointCloudData(np.eye(3))
 MESH = PointCloudData(np.eye(3), faces=np.array([[0, 1, 2]]))
@@ -132,7 +132,7 @@ def test_settings_that_fit_are_checked_by_the_pipeline():
     def refuse(**given):
         raise TypeError("unknown arguments: x")
 
-    with refusal(Refused, "unknown arguments: x"):
+    with raises(Refused, naming="unknown arguments: x"):
         route(CLASSIFY, ClassifySettings, _sanitize_parameters=refuse).check(ClassifySettings(), limits)
 
 
@@ -190,7 +190,7 @@ def test_a_bad_cloud_of_a_batch_is_an_error_of_its_own():
 
 def test_tasks_without_a_route_are_named():
     check_task(DETECT, "m")
-    with refusal(ValueError, "'x'"):
+    with raises(ValueError, naming="'x' cannot be served; expected"):
         check_task("x", "m")
     (only,) = routes_of("point-cloud-feature-extraction", "pipe")
     assert (only.path, only.pipe, only.settings) == ("/v1/features", "pipe", FeatureSettings)
@@ -288,7 +288,7 @@ def test_texts_and_clouds_of_a_chat_are_found_in_their_order():
     )
     files = {name: SimpleNamespace(name=name, content=b"", file_type=None) for name in "ab"}
     assert sorted(texts_of(asked)) == ["x", "y"] and [one.name for one in uploads_of(asked, files)] == ["b", "a"]
-    with refusal(Refused, "'c'"):
+    with raises(Refused, naming="'c' is in no message"):
         uploads_of(asked, files | {"c": files["a"]} | {"c": SimpleNamespace(name="c", content=b"", file_type=None)})
     with pytest.raises(Refused) as wrong:
         uploads_of(request(messages=[{"role": "user", "content": [{"type": "text", "text": "x"}, cloud("z")]}]), files)

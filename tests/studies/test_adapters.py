@@ -12,7 +12,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, PointTransformerV3Processor, Uni3DModel
 from studies import adapter_methods, adapter_runs, adapters, earlier_recipe
 from studies.tables import read_table
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_ptv3 import SMALL, tiny_ptv3
@@ -293,7 +293,7 @@ def test_table_has_mean_deviation_and_descriptions(started, tmp_path):
 
 def test_table_only_names_missing_runs(started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "--ablations", "--views", "--seeds", "0"]
-    with refusal(SystemExit, "--table-only"):
+    with raises(SystemExit, naming="--table-only"):
         adapters.main([*options, "--table-only"])
     adapters.main(options)
     started.clear()

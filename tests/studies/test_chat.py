@@ -15,7 +15,7 @@ from hf_any3d.processing import PointCloudProcessor
 from studies import chat, chat_encoder, chat_evaluation, chat_language, chat_steps
 from studies.shape_facts import all_facts
 from studies.tables import read_table
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import EXAMPLES
 
 ENCODER = {"num_groups": 8, "group_size": 8, "patch_widths": [8, 8, 16], "hidden_size": 16, "num_hidden_layers": 1}
@@ -75,7 +75,7 @@ def test_every_step_of_a_seed_is_run_once_with_table_and_picture(tiny, monkeypat
     assert (tiny / "chat_answers.png").stat().st_size
     monkeypatch.setattr(chat_steps, "_RUN", {})
     assert chat.run_steps(1, tiny) == runs
-    with refusal(ValueError, "'validation'"):
+    with raises(ValueError, naming="'validation': False"):
         chat_steps.prepare(tiny, validation=True)
 
 

@@ -9,7 +9,7 @@ from studies import few_scans_report, packaged_encoder
 from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head, evaluate_shipped
 from studies.generated_shapes.families import FAMILIES, OTHERS, draw_other, draw_solid
 from studies.generated_shapes.surfaces import Draw
-from tests.errors import refusal
+from tests.errors import raises
 
 TINY = {
     "num_groups": 8,
@@ -56,7 +56,7 @@ def test_planes_are_flat_bars_are_thin_and_noise_is_neither():
 
 
 def test_an_unknown_kind_is_refused():
-    with refusal(ValueError, "'cat'"):
+    with raises(ValueError, naming="'cat'; expected one of solid"):
         draw_other("cat", 0, 0)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from studies import generated_shapes as shapes
 from studies.generated_shapes.surfaces import areas_of, ball, box, cylinder, rod, sample, slab, turned
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_every_class_gives_varied_clouds_in_the_unit_sphere():
@@ -32,7 +32,7 @@ def test_a_shape_depends_on_its_seed_class_and_number_alone():
 
 
 def test_an_unknown_class_is_refused():
-    with refusal(ValueError, "'teacup'"):
+    with raises(ValueError, naming="'teacup'; expected one of stool"):
         shapes.draw_shape("teacup", 0, 0)
 
 

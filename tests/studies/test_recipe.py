@@ -13,7 +13,7 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from studies import recipe, recipe_report
 from studies.tables import read_table
-from tests.errors import refusal
+from tests.errors import raises
 
 FIRST = recipe.ROUNDS[0]
 
@@ -139,7 +139,7 @@ def test_effects_are_found_whatever_the_seeds_are_worth():
     assert {name: round(effect, 9) for name, (effect, _) in found.items()} == {name: 0 for name in found} | true
     noise = np.random.default_rng(0).normal(size=16)
     assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
-    with refusal(ValueError, "do not separate"):
+    with raises(ValueError, naming="do not separate"):
         recipe_report.effects(values[:8], runs[:8], FIRST.factors)
 
 

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from studies import repeat, series
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import saved_encoder
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -118,14 +118,14 @@ def test_settings_of_a_sweep_have_values(texts, settings):
 
 @pytest.mark.parametrize("texts", [["a"], ["=1"], ["a=1", "a=2"], ["a-b=1", "--a_b=2"]])
 def test_settings_without_a_name_or_with_one_twice_are_refused(texts):
-    with refusal(ValueError, "NAME"):
+    with raises(ValueError, naming="NAME=VALUE,VALUE, each name once"):
         repeat._parse_settings(texts)
 
 
 def test_seeds_are_whole_numbers():
     assert repeat._parse_seeds("0, 1,22") == [0, 1, 22]
     for text in ("", "1,", "-1", "1.5"):
-        with refusal(ValueError, "expected whole numbers"):
+        with raises(ValueError, naming="expected whole numbers"):
             repeat._parse_seeds(text)
 
 

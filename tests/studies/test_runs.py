@@ -5,7 +5,7 @@ import json
 import pytest
 
 from studies import runs
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_stored_run_is_read_back_until_its_settings_change(tmp_path):
@@ -28,7 +28,7 @@ def test_failed_run_stores_nothing(tmp_path):
     def run():
         raise RuntimeError("stopped")
 
-    with refusal(RuntimeError, "stopped"):
+    with raises(RuntimeError, naming="stopped"):
         runs.kept_run(tmp_path / "a-0.json", {}, run)
     assert not list(tmp_path.iterdir())
 

@@ -20,7 +20,7 @@ from studies.series import (
     summarize,
     sweep,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.model_card.test_building import REPORT
 
 
@@ -63,13 +63,13 @@ def test_interrupted_series_continues(tmp_path):
 
 def test_folds_with_other_arguments_are_refused(tmp_path):
     run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
-    with refusal(ValueError, "fold_0"):
+    with raises(ValueError, naming="fold_0"):
         run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
 
 
 def test_a_single_fold_has_no_deviation():
     assert summarize([{"test": {"accuracy": 0.5}}])["test"]["accuracy"] == {"mean": 0.5, "std": 0.0}
-    with refusal(ValueError, "folds is 0"):
+    with raises(ValueError, naming="folds is 0"):
         run_folds(Program(), [], "unused", 0, fold_words)
 
 
@@ -194,9 +194,9 @@ def test_released_recipes_are_a_choice_that_the_table_states(examples, tmp_path)
     result = reproduce(table, examples, tmp_path / "out", only=["one"], voting=0, released=True)
     assert result["rows"][0]["recipe"].endswith("released/one.yaml") and result["rows"][0]["voted"] is None
     assert "the epoch that is best on the test set" in (tmp_path / "out" / "table.md").read_text()
-    with refusal(ValueError, "table"):
+    with raises(ValueError, naming="table: no recipe of the"):
         reproduce(table, examples, tmp_path / "out", released=True)
-    with refusal(ValueError, "'three'"):
+    with raises(ValueError, naming="'three'; expected one of one"):
         reproduce(table, examples, tmp_path / "out", only=["three"])
 
 

@@ -22,7 +22,7 @@ from studies.series import (
     write_sweep,
     write_tables,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.model_card.test_building import REPORT
 
 
@@ -271,15 +271,15 @@ def test_a_run_is_refused_where_its_inputs_have_changed(tmp_path, monkeypatch):
     again = run_once(lambda words: 1 / 0, ["--lr", "1"], tmp_path / "run")
     assert again.metrics == first.metrics, "it is not repeated"
     known["--train_file"] = "b"
-    with refusal(ValueError, "--train_file"):
+    with raises(ValueError, naming="--train_file"):
         run_once(run, ["--lr", "1"], tmp_path / "run")
     known.clear()
-    with refusal(ValueError, "--lr"):
+    with raises(ValueError, naming="--lr"):
         run_once(run, ["--lr", "2"], tmp_path / "run")
 
 
 def test_programs_and_tables_are_found_in_the_examples(tmp_path):
-    with refusal(FileNotFoundError, "run_x"):
+    with raises(FileNotFoundError, naming="run_x"):
         for name in ("run_b.py", "run_a.py", "other.py"):
             (tmp_path / name).write_text("def main(words):\n    return words[0]\n")
         load_program(tmp_path, "run_x.py")
@@ -323,7 +323,7 @@ def test_problems_are_listed_once_with_their_rows(monkeypatch, tmp_path):
         series._check_rows(rows, recipes, ["--lr", "1"])
     assert data == [(rows[name], recipes[name], ["--lr", "1"]) for name in rows]
     assert starts == [("one", "needs a"), ("one", "needs b"), ("two", "needs c")]
-    with refusal(FileNotFoundError, "a: no mine"):
+    with raises(FileNotFoundError, naming="a: no mine"):
         series._check_rows({"a": rows["a"]}, recipes, ["--model_name_or_path", "mine"])
     monkeypatch.setattr(series, "_start_problem", lambda *given: None)
     series._check_rows(rows, recipes, [])

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainerCallback
 from examples import quickstart
 from studies import recipe, starting_weights
 from studies.tables import read_table
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -113,5 +113,5 @@ def test_a_run_starts_from_given_tensors_and_refuses_unknown_ones(small, tmp_pat
     given = torch.full((width // 2, 3), 0.25)
     recipe.train_once((), 0, tmp_path, start={name: given})
     assert torch.equal(seen[0], given)
-    with refusal(ValueError, "'other'"):
+    with raises(ValueError, naming="no tensor 'other'"):
         recipe.train_once((), 0, tmp_path, start={"other": given})

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_any3d.training.arguments import merge, read_settings
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -66,5 +66,5 @@ def test_errors_name_invalid_bases(write, text, error, message):
 
 def test_cycle_of_files_is_an_error(write):
     write("other.yaml", "extends: run.yaml\n")
-    with refusal(ValueError, "leads back"):
+    with raises(ValueError, naming="leads back"):
         read_settings(write("run.yaml", "extends: other.yaml\n"))

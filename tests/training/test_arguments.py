@@ -16,7 +16,7 @@ from hf_any3d.training.arguments import (
     parse_arguments,
     words_of,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @dataclass
@@ -68,7 +68,7 @@ def test_invalid_arguments_after_a_file_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse_arguments((Model, Training), [str(path), "--nmae", "a"])
     assert "--nmae" in capsys.readouterr().err
-    with refusal(ValueError, "--settings"):
+    with raises(ValueError, naming="--settings"):
         parse_arguments((Model, Training), [str(path), "--settings", "3"])
 
 
@@ -88,7 +88,7 @@ def test_errors_name_invalid_files(tmp_path, name, content, text):
 
 
 def test_error_names_a_missing_file(tmp_path):
-    with refusal(FileNotFoundError, "absent.yaml"):
+    with raises(FileNotFoundError, naming="absent.yaml"):
         parse_arguments((Model, Training), [str(tmp_path / "absent.yaml")])
 
 
@@ -96,7 +96,7 @@ def test_mappings_may_be_json_mapping_or_none():
     assert json_mapping('{"a": 1}', "x") == json_mapping({"a": 1}, "x") == {"a": 1}
     assert json_mapping(None, "x") == {}
     for wrong in ("{a: 1}", "[1]", "3"):
-        with refusal(ValueError, "--x "):
+        with raises(ValueError, naming="--x "):
             json_mapping(wrong, "x")
 
 
@@ -112,7 +112,7 @@ def training(folder, **settings) -> PointTrainingArguments:
 def test_a_file_may_have_arguments_of_other_programs(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text("name: a\nelsewhere: 3\n")
-    with refusal(ValueError, "a.yaml"):
+    with raises(ValueError, naming="a.yaml"):
         parse_arguments((Model, Training), [str(path)])
     assert parse_arguments((Model, Training), [str(path)], others_in_file=True) == (Model("a"), Training())
 
@@ -155,7 +155,7 @@ def test_a_schedule_by_epochs_lasts_as_long_as_the_run_unless_told_otherwise(tmp
 def test_two_steps_with_each_gradient_need_gradients_that_are_not_scaled(tmp_path):
     arguments = training(tmp_path, two_steps_per_batch=True)
     arguments.fp16 = True
-    with refusal(ValueError, "--two_steps_per_batch"):
+    with raises(ValueError, naming="--two_steps_per_batch"):
         arguments.__post_init__()
 
 
@@ -178,7 +178,7 @@ def test_data_that_cannot_be_are_refused(given, text):
 
 def test_settings_are_checked_by_name():
     check_settings("x", {"a": 1}, ["b", "a"])
-    with refusal(ValueError, "'c'"):
+    with raises(ValueError, naming="'c'; expected one of a"):
         check_settings("x", {"d": 1, "c": 1}, ["b", "a"])
 
 

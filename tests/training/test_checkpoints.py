@@ -19,7 +19,7 @@ from hf_any3d.training.checkpoints import (
     remove_incomplete,
 )
 from hf_any3d.training.trainer import PointTrainer, _describing_failures, remove_model
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 
 ROWS = [{"points": cloud, "labels": number % 3} for number, cloud in enumerate(clouds(8))]
@@ -50,7 +50,7 @@ def test_checkpoint_without_a_complete_state_is_skipped_with_a_warning(tmp_path,
         caplog.clear()
         assert checkpoint_to_resume(tmp_path, asked) == str(whole)
         assert "checkpoint-20 is skipped: its trainer_state.json is" in caplog.text
-    with refusal(ValueError, "trainer_state.json"):
+    with raises(ValueError, naming="trainer_state.json"):
         checkpoint_to_resume(tmp_path, str(torn))
 
 
@@ -77,7 +77,7 @@ def test_checkpoint_without_an_optimizer_is_kept_but_not_used(tmp_path, caplog):
     path = checkpoint(tmp_path, 10, listed=False)
     (path / "optimizer.pt").unlink()
     assert checkpoint_to_resume(tmp_path) is None and "save_only_model" in caplog.text
-    with refusal(ValueError, "save_only_model"):
+    with raises(ValueError, naming="save_only_model"):
         checkpoint_to_resume(tmp_path, path)
     remove_incomplete(tmp_path, 20)
     assert path.is_dir()
@@ -133,7 +133,7 @@ def test_trainer_refuses_an_incomplete_checkpoint(tmp_path):
     run = trainer(tmp_path, 1)
     run.train()
     (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(b"half")
-    with refusal(ValueError, "optimizer.pt"):
+    with raises(ValueError, naming="optimizer.pt"):
         trainer(tmp_path, 2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
 
 
@@ -179,7 +179,7 @@ def test_a_checkpoint_without_a_config_and_a_model_without_one_are_not_compared(
     check_model(tmp_path, tiny_model())
     (tmp_path / "config.json").write_text('{"model_type": "act3d"}')
     check_model(tmp_path, torch.nn.Linear(1, 1))
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         check_model(tmp_path, tiny_model())
 
 
@@ -252,7 +252,7 @@ def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
     check_rows_per_step(tmp_path / "checkpoint-2", [4, 2])
     check_rows_per_step(tmp_path / "checkpoint-3", 8)  # of an earlier version
     check_rows_per_step(checkpoint(tmp_path, 4, listed=False), 8)  # of the stock Trainer
-    with refusal(ValueError, "checkpoint-1"):
+    with raises(ValueError, naming="checkpoint-1"):
         check_rows_per_step(tmp_path / "checkpoint-1", 16)
     run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
     assert run.rows_per_step == 12

@@ -22,7 +22,7 @@ from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
 from hf_any3d.training.checkpoints import check_model
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
 from tests.tiny_encoders import clouds, random_encoder, tiny_config
 
@@ -143,7 +143,7 @@ def test_random_and_shuffled_encoders_leave_all_other_weights_as_they_are(encode
 
 
 def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
-    with refusal(ValueError, "encoder_weights"):
+    with raises(ValueError, naming="encoder_weights"):
         Any2PointForZeroShotPointCloudClassification.from_encoder_pretrained(encoder, encoder_weights="random")
 
 
@@ -169,12 +169,12 @@ def test_contradicting_arguments_are_refused(settings, message):
 
 def test_models_without_an_encoder_refuse_what_needs_one(encoder):
     arguments = PointModelArguments(encoder_weights="none", encoder_name_or_path=encoder)
-    with refusal(ValueError, "--peft"):
+    with raises(ValueError, naming="--peft"):
         build_model(CLASSES, arguments, AdapterArguments(peft="lora"), ["chair"])
     with pytest.raises(ValueError, match="only for classification; this is semantic segmentation"):
         build_model(SCENES, arguments, AdapterArguments(), ["chair"])
     config = Any2PointConfig(encoder_config=tiny_config("bert"), pooling=("cls",))
-    with refusal(ValueError, "'max'"):
+    with raises(ValueError, naming="'max', 'mean': there is no"):
         PointTokenizerConfig.without_encoder(config)
 
 
@@ -203,9 +203,9 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
     )
     model.config.save_pretrained(tmp_path)
     check_model(tmp_path, model)
-    with refusal(ValueError, "encoder_weights"):
+    with raises(ValueError, naming="encoder_weights"):
         check_model(tmp_path, Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer))
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         check_model(tmp_path, PointNetForPointCloudClassification(PointNetConfig()))
 
 

@@ -31,7 +31,7 @@ from hf_any3d.training.detection import (
 )
 from tests.cli.conftest import run
 from tests.data.catalog.test_detection_datasets import write_sunrgbd
-from tests.errors import refusal
+from tests.errors import raises
 
 ROOMS = {
     **{"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 512, "num_objects": 3},
@@ -65,7 +65,7 @@ def test_rows_differ_by_epoch_and_not_by_worker(rooms):
 
 
 def test_rows_without_boxes_are_named(rooms):
-    with refusal(ValueError, "'box_labels'"):
+    with raises(ValueError, naming="'box_labels'"):
         SceneRows(rooms["train"].remove_columns("box_labels"), PointCloudProcessor())
 
 

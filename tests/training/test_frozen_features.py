@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from hf_any3d import PointCloudProcessor, Uni3DForPointCloudClassification
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import FEATURES, tiny_aligned
 
 COLORED = PointCloudProcessor(num_points=24, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4))
@@ -73,7 +73,7 @@ def test_they_are_computed_again_only_if_weights_clouds_or_processor_changed(mod
     assert computed() and not computed()
     assert computed(rows.select([1, 0, 2])) and not computed(rows.select([1, 0, 2]))
     assert computed(processor=PointCloudProcessor(num_points=20, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4)))
-    with refusal(ValueError, "seed"):
+    with raises(ValueError, naming="processor has seed=None"):
         computed(processor=PointCloudProcessor(seed=None))
 
 

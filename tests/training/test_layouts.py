@@ -33,7 +33,7 @@ from hf_any3d.training.layouts import (
 )
 from tests.cli.conftest import run
 from tests.common.test_quantization import without_compiler  # noqa: F401
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 ROOMS = {"train_rooms": 4, "validation_rooms": 1, "test_rooms": 1, "num_points": 700, "num_objects": 2}
@@ -155,7 +155,7 @@ def test_turns_are_folded_on_request(rooms, processor, seed):
 
 def test_a_row_whose_layout_is_damaged_is_named(rooms, processor):
     damaged = rooms["train"].remove_columns("layout").add_column("layout", ["no layout"] * len(rooms["train"]))
-    with refusal(ValueError, "row 2: "):
+    with raises(ValueError, naming="row 2: "):
         LayoutRows(damaged, processor)[2]
 
 
@@ -213,7 +213,7 @@ def test_rows_with_boxes_alone_are_layouts_of_objects(rooms, processor):
     rows = LayoutRows(rooms["train"].remove_columns("layout"), processor)
     found, whole = rows[0]["layout"], LayoutRows(rooms["train"], processor)[0]["layout"]
     assert not found.walls and [box.label for box in found.boxes] == [box.label for box in whole.boxes]
-    with refusal(ValueError, "'layout'"):
+    with raises(ValueError, naming="'layout', nor boxes with classes"):
         LayoutRows(rooms["train"].remove_columns(["layout", "boxes", "box_labels"]), processor)
 
 

@@ -17,7 +17,7 @@ from hf_any3d.training.pretraining import (
     ProbeCallback,
     build_probe,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.conftest import tiny_shapes
 
 
@@ -60,15 +60,15 @@ def test_probing_does_not_change_model_and_random_state(splits, processor):
 
 def test_clouds_without_classes_are_refused(splits, processor):
     splits["validation"] = splits["validation"].cast_column("label", Value("int64"))
-    with refusal(ValueError, "'validation'"):
+    with raises(ValueError, naming="'validation' has label"):
         LinearProbe(splits, processor)
-    with refusal(ValueError, "every is 0"):
+    with raises(ValueError, naming="every is 0"):
         ProbeCallback(None, None, 0)
 
 
 def test_error_names_missing_scikit_learn(splits, processor, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with refusal(ImportError, "pip install scikit-learn"):
+    with raises(ImportError, naming="pip install scikit-learn"):
         LinearProbe(splits, processor)
 
 

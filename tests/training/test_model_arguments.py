@@ -22,7 +22,7 @@ from hf_any3d.training.models import (
     find_model_class,
     text_tower_of,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import SMALL, tiny_act
 from tests.tiny_encoders import HIDDEN, random_encoder, saved_encoder, tiny_config
 from tests.tiny_text_towers import write_text_files
@@ -95,7 +95,7 @@ def test_the_type_is_that_of_the_model_that_training_starts_from(tmp_path):
     # That nothing is there is told when it is opened.
     assert PointModelArguments(model_name_or_path=str(tmp_path / "absent")).model_type == "act3d"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         PointModelArguments(model_name_or_path=str(tmp_path))
     given = {"model_type": "pointnet"}
     assert PointModelArguments.of_another_model({"model_name_or_path": None}, given) >= {"peft", "num_layers"}
@@ -144,16 +144,16 @@ def test_an_untrained_model_has_the_settings_of_arguments_and_data():
 
 def test_settings_that_a_config_does_not_have_are_refused(pretrained):
     for given in ({"model_type": "act3d"}, {"model_name_or_path": pretrained}):
-        with refusal(ValueError, "--model_config"):
+        with raises(ValueError, naming="--model_config"):
             build(model_config={"hiden_size": 1}, **given)
-    with refusal(ValueError, "--model_config"):
+    with raises(ValueError, naming="--model_config"):
         build(no_encoder=True, model_config={"hiden_size": 1}, encoder_name_or_path=saved_encoder("bert"))
 
 
 def test_adapters_need_weights_that_are_pretrained_and_no_other_protocol(pretrained):
-    with refusal(ValueError, "--peft"):
+    with raises(ValueError, naming="--peft"):
         build(model_type="act3d", adapter={"peft": "lora"})
-    with refusal(ValueError, "--peft"):
+    with raises(ValueError, naming="--peft"):
         build(model_name_or_path=pretrained, tuning="head", adapter={"peft": "lora"})
     arguments = PointModelArguments(model_name_or_path=pretrained)
     adapter = AdapterArguments(peft="lora", peft_config={"r": 2})
@@ -216,5 +216,5 @@ def test_point_encoders_record_their_text_tower(tmp_path, pretrained):
     pooling = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
     pooling |= {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    with refusal(ValueError, "'cls'"):
+    with raises(ValueError, naming="'cls'; expected a text tower"):
         text_tower_of(given)

@@ -22,7 +22,7 @@ from hf_any3d.training.models import (
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_autoencoders import tiny_autoencoder
@@ -63,11 +63,11 @@ def test_half_precision_is_for_frozen_weights_and_models_around_an_encoder():
     adapted = build(adapter=AdapterArguments(peft="lora"))
     assert adapted.config.encoder_dtype == "bfloat16"
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.float32}
-    with refusal(ValueError, "--encoder_dtype"):
+    with raises(ValueError, naming="--encoder_dtype"):
         build(adapter=AdapterArguments(peft="ln_tuning"))
-    with refusal(ValueError, "encoder_dtype"):
+    with raises(ValueError, naming="encoder_dtype"):
         build(adapter=AdapterArguments(peft="full"))
-    with refusal(ValueError, "--encoder_dtype"):
+    with raises(ValueError, naming="--encoder_dtype"):
         PointModelArguments(model_type="act3d", encoder_dtype="bfloat16")
 
 
@@ -90,7 +90,7 @@ def test_shares_out_of_range_are_refused():
 
 
 def test_encoders_without_such_dropout_are_refused():
-    with refusal(ValueError, "attention_dropout"):
+    with raises(ValueError, naming="attention_dropout"):
         drop_attention(tiny_model("gpt2"), 0.1)
 
 
@@ -139,7 +139,7 @@ def test_names_are_case_insensitive_and_settings_override_defaults():
 
 
 def test_unknown_setting_is_refused_and_known_ones_listed():
-    with refusal(ValueError, "'ia3'"):
+    with raises(ValueError, naming="'ia3'"):
         build_peft_config("ia3", tiny_model(), {"rank": 4})
 
 

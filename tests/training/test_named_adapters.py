@@ -13,7 +13,7 @@ from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
 from tests.common.test_training_arguments import trainer_of
 from tests.common.tuners import METHODS, answer_of, base_of, config_of
-from tests.errors import refusal
+from tests.errors import raises
 
 CASE = case_of(ActForPointCloudClassification)
 KINDS = (Trainer, PointTrainer)
@@ -110,7 +110,7 @@ def test_a_second_peft_model_names_what_to_call_instead(tmp_path):
         lambda: get_peft_model(model, config_of("GUIDED_ADAPTER", base_of(CASE))),
         lambda: PeftModel.from_pretrained(model, str(tmp_path), adapter_name="other"),
     ):
-        with refusal(ValueError, "'default'"):
+        with raises(ValueError, naming="'default' already; expected model.load_adapter"):
             wrap()
     assert model.load_adapter(str(tmp_path), "other") and model.set_adapter("other") is None
 
@@ -119,7 +119,7 @@ def test_a_second_peft_model_names_what_to_call_instead(tmp_path):
 def test_an_opened_adapter_says_how_it_is_opened_for_training(kind, tmp_path):
     adapted("GUIDED_ADAPTER", ("default",)).save_pretrained(tmp_path / "adapter")
     opened = ActForPointCloudClassification.from_pretrained(tmp_path / "adapter")
-    with refusal(ValueError, "ActForPointCloudClassification"):
+    with raises(ValueError, naming="ActForPointCloudClassification"):
         trainer_of(CASE, tmp_path, kind, model=opened).train()
     again = AutoPeftModel.from_pretrained(tmp_path / "adapter", is_trainable=True)
     assert trainer_of(CASE, tmp_path, kind, model=again).train().global_step == 1

@@ -24,7 +24,7 @@ from hf_any3d.training.pretraining import (
     pretraining_rows,
 )
 from hf_any3d.training.rows import evaluation_rows, training_rows
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import LAYERS, saved_encoder
 
 
@@ -51,7 +51,7 @@ def test_without_a_teacher_the_autoencoder_is_plain():
 
 @pytest.mark.parametrize("given", [{"random_teacher": True}, {"tower": "text"}, {"teacher_layers": 2}])
 def test_without_a_teacher_its_settings_are_refused(given):
-    with refusal(ValueError, "--teacher"):
+    with raises(ValueError, naming="--teacher"):
         TeacherArguments("none", **given)
 
 
@@ -78,7 +78,7 @@ def test_short_arguments_are_settings_of_the_student():
     given = StudentArguments("a", mask_ratio=0.5, mask_type="block", distillation_loss="l2", model_config={"x": 1})
     assert given.model_config == {"x": 1, "mask_ratio": 0.5, "mask_type": "block", "distillation_loss": "l2"}
     assert StudentArguments("a").model_config == {}
-    with refusal(ValueError, "--probe_every"):
+    with raises(ValueError, naming="--probe_every"):
         ProbeArguments(probe_every=-1)
 
 
@@ -117,7 +117,7 @@ def test_weights_are_selected_on_the_test_split_on_request(rows, monkeypatch, on
     found, origin = load_splits(data)
     assert ("validation" in found, origin) == ((True, TEST_CHOOSES) if on_test else (False, "given"))
     assert data.judged_splits() == (("test",) if on_test else ("validation", "test"))
-    with refusal(ValueError, "--processor_config"):
+    with raises(ValueError, naming="--processor_config"):
         PretrainingDataArguments(processor_config={"features": ["xyz"]})
 
 

@@ -37,7 +37,7 @@ from hf_any3d.training.processes import (
 )
 from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
 
@@ -214,7 +214,7 @@ def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tm
     launched = {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with refusal(ValueError, "--max_restarts"):
+    with raises(ValueError, naming="--max_restarts"):
         PointTrainingArguments(output_dir=str(tmp_path), use_cpu=True)  # the processes have not met yet
     for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_MAX_RESTARTS": "0"}.items():
         with monkeypatch.context() as patch:
@@ -225,7 +225,7 @@ def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tm
 def test_steps_keep_their_number_of_rows(tmp_path):
     arguments = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 4}
     assert PointTrainingArguments(**arguments, rows_per_step=12).gradient_accumulation_steps == 3
-    with refusal(ValueError, "--rows_per_step"):
+    with raises(ValueError, naming="--rows_per_step"):
         PointTrainingArguments(**arguments, rows_per_step=10)
     list_files(tmp_path, step=3, rows_per_step=12)
     assert (tmp_path / FILE_LIST).exists()

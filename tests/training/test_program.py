@@ -29,7 +29,7 @@ from hf_any3d.training.program import (
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.faults.killing import held_by_another
 from tests.tiny_encoders import adapted_model, clouds, tiny_model
 
@@ -74,7 +74,7 @@ def test_program_errors_keep_their_traceback():
 def test_program_in_a_subprocess_prints_one_error_line(monkeypatch, tmp_path):
     words = ["--output_dir", str(tmp_path), "--validation_fraction", "1"]
     monkeypatch.setattr("sys.argv", ["run_point_cloud_classification.py", *words])
-    with refusal(SystemExit, "--validation_fraction"):
+    with raises(SystemExit, naming="--validation_fraction"):
         runpy.run_path(str(ROOT / "examples" / "run_point_cloud_classification.py"), run_name="__main__")
 
 
@@ -155,7 +155,7 @@ def test_linked_output_directory_gives_a_warning_and_a_broken_link_an_error(tmp_
     release_claims()
     assert f"is a symbolic link; the run is written to {tmp_path / 'disk'}" in caplog.text
     (tmp_path / "disk").rmdir()
-    with refusal(FileNotFoundError, "run"):
+    with raises(FileNotFoundError, naming="run: a symbolic link to"):
         claim_output(tmp_path / "run")
 
 
@@ -259,12 +259,12 @@ def test_the_head_is_trained_first_in_one_process_and_without_an_adapter(tmp_pat
     trainer = build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
     (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, HeadFirstCallback)]
     assert callback.epochs == 2
-    with refusal(ValueError, "--head_epochs"):
+    with raises(ValueError, naming="--head_epochs"):
         build_trainer(adapted_model(), arguments, ROWS, None, PointCloudProcessor())
     monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
-    with refusal(ValueError, "--head_epochs"):
+    with raises(ValueError, naming="--head_epochs"):
         build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
-    with refusal(ValueError, "--head_epochs"):
+    with raises(ValueError, naming="--head_epochs"):
         quiet(tmp_path, head_epochs=-1)
 
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, ActModel
 from hf_any3d.training.protocol import PROTOCOLS, ProtocolArguments, protocol_facts, set_trainable
 from hf_any3d.training.trainer import decaying_parameters
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.act.reference_case import ReferenceCase
 from tests.tiny_act import clouds, tiny_act
 
@@ -115,7 +115,7 @@ def test_a_protocol_that_does_not_fit_is_refused(protocol, changes, message):
 
 
 def test_a_model_without_head_is_refused():
-    with refusal(ValueError, "ActModel"):
+    with raises(ValueError, naming="ActModel"):
         set_trainable(tiny_act(ActModel), "full")
 
 

@@ -23,7 +23,7 @@ from hf_any3d.training.robustness import (
     robustness_table,
     write_robustness,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 
 NAMES = ["flat", "tall"]
@@ -138,7 +138,7 @@ def test_picture_needs_the_extra_which_the_error_names(report, tmp_path, monkeyp
     pytest.importorskip("matplotlib")
     assert plot_robustness(report, tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with refusal(ImportError, "'hf-any3d[visuals]'"):
+    with raises(ImportError, naming="'hf-any3d[visuals]'"):
         plot_robustness(report, tmp_path / "other.png")
     written, remarks = write_robustness(report, tmp_path / "report")
     assert {path.name for path in written} == {"robustness.json", "robustness.md"}

@@ -16,7 +16,7 @@ from hf_any3d.data.transforms import TRANSFORMS
 from hf_any3d.training.rows import EpochCallback, evaluation_rows, streamed_training_rows, training_rows
 from hf_any3d.training.segmentation_rows import CropRows
 from hf_any3d.training.text_rows import CaptionedDataset
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 
 
@@ -94,9 +94,9 @@ def test_transforms_of_complete_clouds_replace_the_processor(dataset):
 def test_invalid_transforms_of_complete_clouds_are_refused(dataset):
     processor = PointCloudProcessor(num_points=32)
     rows = training_rows(dataset, processor, ["shuffle"], whole=True)
-    with refusal(ValueError, "num_points"):
+    with raises(ValueError, naming="num_points"):
         rows[0]
-    with refusal(ValueError, "whole"):
+    with raises(ValueError, naming="whole=True without a transform"):
         training_rows(dataset, processor, whole=True)
     colors = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
     with pytest.raises(ValueError, match="no colors, which features xyz, rgb require"):

@@ -17,7 +17,7 @@ from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments
 from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
 
 NAMES = ["ball", "box", "rod"]
@@ -56,7 +56,7 @@ def test_order_of_clouds_does_not_matter_for_batch_dependent_models(tmp_path):
 
 def test_other_classes_than_the_models_are_refused(tmp_path):
     model = saved(tmp_path / "model")
-    with refusal(ValueError, "'cone'"):
+    with raises(ValueError, naming="'cone'"):
         judged(model, rows(["ball", "box", "cone"]))
 
 
@@ -125,7 +125,7 @@ def test_parts_are_judged_with_the_categories_of_the_model(opened):
     assert names == parts and [list(own) for own in category_parts] == [[0, 1], [2, 3, 4]]
     assert trainer.args.label_names == ["labels", "category"] and splits["test"][-1 % len(splits["test"])]["category"]
     for other in (ClassLabel(names=["lamp", "table"]), None):
-        with refusal(ValueError, "'table'"):
+        with raises(ValueError, naming="'table', 'lam"):
             saved_models.evaluate_segmenter("me/x", labeled(labels, other), "test", settings())
 
 
@@ -136,7 +136,7 @@ def test_class_names_are_asked_for_as_words(opened):
     (((model, judged, names), more),) = calls
     assert names == ["night stand", "box", "rod"] and more == {"batch_size": 32}
     assert len(judged) == 6
-    with refusal(ValueError, "ClassLabel"):
+    with raises(ValueError, naming="ClassLabel"):
         saved_models.evaluate_zero_shot("me/x", rows().cast_column("label", Value("int64")), "test", settings())
 
 

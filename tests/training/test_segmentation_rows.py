@@ -18,7 +18,7 @@ from hf_any3d.training.segmentation_rows import (
     class_weights,
     parts_of_categories,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 0, two of class 1, none of class 2
 
@@ -132,11 +132,11 @@ def test_category_is_returned_on_request(dataset):
 
 
 def test_errors_name_what_is_missing(dataset):
-    with refusal(ValueError, "'labels'"):
+    with raises(ValueError, naming="'labels'; it has points, label"):
         CropRows(dataset.remove_columns("labels"), processor())
-    with refusal(ValueError, "'label'"):
+    with raises(ValueError, naming="'label'; it has points, labels"):
         BlockRows(dataset.remove_columns("label"), processor(), with_category=True)
-    with refusal(ValueError, "seed is None"):
+    with raises(ValueError, naming="seed is None"):
         BlockRows(dataset, processor(seed=None))
 
 
@@ -147,7 +147,7 @@ def test_each_vote_divides_clouds_differently(dataset):
     own = len(first) // 3
     assert np.array_equal(np.stack(first[:own]), np.stack(once.index[:own]))
     assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
-    with refusal(ValueError, "votes is 0"):
+    with raises(ValueError, naming="votes is 0"):
         BlockRows(dataset, processor(), votes=0)
 
 

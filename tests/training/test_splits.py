@@ -10,7 +10,7 @@ from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def rows(count: int, start: int = 0, **columns) -> Dataset:
@@ -69,7 +69,7 @@ def test_of_files_in_a_folder_the_columns_of_the_features_are_read(load):
 
 
 def test_data_without_a_training_split_are_only_for_evaluation(load):
-    with refusal(ValueError, "'train'"):
+    with raises(ValueError, naming="'train'; there are test, more"):
         load({"test": 2, "more": 2})
     splits, origin = load({"test": 8, "validation": 2}, needs_train=False, train_splits=["train", "absent"])
     assert {name: len(own) for name, own in splits.items()} == {"test": 8, "validation": 2}
@@ -126,7 +126,7 @@ def test_one_cloud_a_class_leaves_none_for_validation(load, enough):
         load({"train": rows(4, group=["x", "y", "x", "y"])})
     splits, _ = load({"train": rows(4).remove_columns("label")}, validation_fraction=0.5)
     assert len(splits["validation"]) == 2
-    with refusal(ValueError, "'place'"):
+    with raises(ValueError, naming="no column 'place'"):
         load({"train": 2}, group_column="place")
 
 
@@ -138,7 +138,7 @@ def test_splits_are_trained_on_together_after_validation_rows_were_taken(load, e
     assert origin.startswith("2 of 10 clouds")
     splits, origin = load({"train": 10, "validation": more, "test": 2}, train_splits=["train", "validation"])
     assert numbers(splits, "train") == list(range(13)) and {*splits} == {"train", "test"} and origin == "none"
-    with refusal(ValueError, "--train_splits"):
+    with raises(ValueError, naming="--train_splits"):
         load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
 
 
@@ -183,7 +183,7 @@ def test_a_fold_of_few_rows_is_drawn_for_training_alone():
         DatasetDict({"train": rows(20), "test": rows(40)}), "none", ProtocolArguments(few_shot=FEW)
     )
     assert np.bincount(few["train"]["label"]).tolist() == [2, 2] and origin == "none"
-    with refusal(ValueError, "--few_shot"):
+    with raises(ValueError, naming="--few_shot"):
         apply_protocol(
             DatasetDict({"train": rows(20), "validation": rows(2)}), "drawn", ProtocolArguments(few_shot=FEW)
         )

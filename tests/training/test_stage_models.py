@@ -8,7 +8,7 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_s
 from hf_any3d.training.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
 from tests.closeness import assert_nearly_equal
 from tests.common.test_quantization import with_rounded_weights
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.minigpt3d_runs import CONFIG, tiny_text, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
@@ -81,7 +81,7 @@ def test_only_frozen_matrices_of_the_language_model_are_cast(parts):
 
 
 def test_stored_language_model_is_not_cast():
-    with refusal(ValueError, "--frozen_in_half"):
+    with raises(ValueError, naming="--frozen_in_half"):
         halve_frozen(tiny_model(text_config=tiny_text()), torch.bfloat16)
 
 

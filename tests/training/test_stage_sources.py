@@ -18,7 +18,7 @@ from hf_any3d.training.minigpt3d_stages import (
     warn_of_local_parts,
 )
 from hf_any3d.training.text_rows import MixedBatches
-from tests.errors import refusal
+from tests.errors import raises
 
 PARTS = {"point_encoder": "me/points", "qformer": "me/qformer", "language_model": "me/words"}
 REVISIONS = {"point_encoder": "p1", "qformer": "q1", "language_model": "w1"}
@@ -150,7 +150,7 @@ def test_a_checkpoint_is_of_the_stage_that_is_trained(monkeypatch):
     monkeypatch.setattr(stages.MiniGPT3DConfig, "from_pretrained", lambda name: SimpleNamespace(stage=2))
     check_checkpoint(None, 3)
     check_checkpoint("out/checkpoint-5", 2)
-    with refusal(ValueError, "--output"):
+    with raises(ValueError, naming="--output"):
         check_checkpoint("out/checkpoint-5", 3)
 
 

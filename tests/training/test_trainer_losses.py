@@ -10,7 +10,7 @@ from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3ForPointClo
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model as tiny_chat_model
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds, tiny_model
@@ -66,13 +66,13 @@ def test_smoothed_labels_of_a_chat_model_are_those_of_the_next_tokens(kind, tmp_
 def test_smoothing_that_no_label_gets_is_refused(tmp_path):
     rows = [{"points": cloud} for cloud in clouds(2)]
     trainer = PointTrainer(tiny_autoencoder(None), smoothing(tmp_path), train_dataset=rows)
-    with refusal(ValueError, "--label_smoothing_factor"):
+    with raises(ValueError, naming="--label_smoothing_factor"):
         trainer.train()
     with_lovasz = case_of(PointTransformerV3ForPointCloudSegmentation)
     trainer = PointTrainer(with_lovasz.still(lovasz_weight=1.0), smoothing(tmp_path))
-    with refusal(ValueError, "PointTransformerV3"):
+    with raises(ValueError, naming="PointTransformerV3"):
         trainer.compute_loss(trainer.model.train(), with_lovasz.labeled())
-    with refusal(ValueError, "--label_smoothing_factor"):
+    with raises(ValueError, naming="--label_smoothing_factor"):
         PointTrainer(tiny_model("bert"), smoothing(tmp_path), compute_loss_func=point_loss)
 
 

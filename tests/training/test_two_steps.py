@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from tests.errors import refusal
+from tests.errors import raises
 
 
 class Slope(nn.Module):
@@ -56,5 +56,5 @@ def test_the_first_step_is_unclipped_and_the_second_clipped(tmp_path, pieces):
 
 
 def test_half_precision_with_scaled_gradients_is_refused(tmp_path):
-    with refusal(ValueError, "--two_steps_per_batch"):
+    with raises(ValueError, naming="--two_steps_per_batch"):
         PointTrainingArguments(tmp_path, two_steps_per_batch=True, fp16=True)

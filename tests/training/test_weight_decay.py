@@ -17,7 +17,7 @@ from hf_any3d.training.trainer import PointTrainer, decaying_parameters, paramet
 from hf_any3d.tuners import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter.module import LayerGate
 from tests.common.models import CASES
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.any2point.reference_case import FOLDER
 
 SPARED = {"scan": [], "modelnet": [r"class_token\..*token$"]}
@@ -63,7 +63,7 @@ def test_norms_biases_and_vectors_never_decay():
 
 
 def test_pattern_without_a_match_is_an_error():
-    with refusal(ValueError, "no_weight_decay"):
+    with raises(ValueError, naming="no_weight_decay"):
         decaying_parameters(nn.Linear(2, 2), ["cls_token"])
 
 

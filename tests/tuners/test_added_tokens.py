@@ -16,7 +16,7 @@ from hf_any3d import (
 from hf_any3d.tuners.dapt import DAPTLayer
 from hf_any3d.tuners.idpt import IDPTLayer
 from hf_any3d.tuners.idpt.layer import Arrival
-from tests.errors import refusal
+from tests.errors import raises
 from tests.reference.fill import points
 
 CONFIGS = {
@@ -236,9 +236,9 @@ def test_bad_settings_are_refused(config, match):
 
 
 def test_more_neighbors_or_patches_than_there_are_are_refused():
-    with refusal(RuntimeError, "out of range"):
+    with raises(RuntimeError, naming="out of range"):
         adapted(IDPTConfig())(points=clouds())
-    with refusal(ValueError, "num_groups"):
+    with raises(ValueError, naming="num_groups"):
         adapted(PPTConfig(num_groups=80, group_size=4))(points=clouds())
 
 

@@ -26,7 +26,7 @@ from hf_any3d import (
     trainable_module_names,
 )
 from tests.common.models import CASES as ALL, case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
@@ -96,9 +96,9 @@ def test_task_type_selects_the_auto_class(tmp_path):
     model.save_pretrained(tmp_path)
     opened = AutoPeftModelForFeatureExtraction.from_pretrained(tmp_path)
     assert isinstance(opened, PeftModelForFeatureExtraction) and torch.equal(answer(case, opened), expected)
-    with refusal(ValueError, "AutoPeftModel"):
+    with raises(ValueError, naming="AutoPeftModel"):
         AutoPeftModel.from_pretrained(tmp_path)
-    with refusal(ValueError, "PeftModelForFeatureExtraction"):
+    with raises(ValueError, naming="PeftModelForFeatureExtraction"):
         AutoPeftModelForSequenceClassification.from_pretrained(tmp_path)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_any3d import BitFitConfig
 from hf_any3d.tuners.bitfit import BitFitLayer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model, train_step
 
 TEXT = ["bert", "gpt2", "opt", "deberta-v2", "phi"]
@@ -79,7 +79,7 @@ def test_target_modules_can_be_only_norms():
 
 
 def test_layers_without_biases_are_refused():
-    with refusal(ValueError, "T5EncoderModel"):
+    with raises(ValueError, naming="T5EncoderModel"):
         get_peft_model(tiny_model("t5"), BitFitConfig())
 
 
@@ -91,10 +91,10 @@ def test_safe_merge_refuses_non_finite_biases(wrong):
     with torch.no_grad():
         layer.bitfit_bias["default"][3] = wrong
     for merge in (lambda: model.merge_adapter(safe_merge=True), lambda: layer.merge(safe_merge=True)):
-        with refusal(ValueError, "'default'"):
+        with raises(ValueError, naming="merged bias: adapter 'default'"):
             merge()
     assert torch.equal(layer.base_layer.bias, before) and not layer.merged
-    with refusal(ValueError, "NaN or infinite"):
+    with raises(ValueError, naming="NaN or infinite"):
         model.merge_and_unload(safe_merge=True)
 
 

@@ -13,7 +13,7 @@ from hf_any3d.tuners import GuidedAdapterConfig
 from hf_any3d.tuners.guided_adapter import GuidedAdapterModel
 from hf_any3d.tuners.guided_adapter.config import GUIDED_ADAPTER
 from hf_any3d.tuners.tuners_utils import extend_peft_type
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_member_behaves_like_a_member_of_peft():
@@ -30,7 +30,7 @@ def test_member_behaves_like_a_member_of_peft():
 def test_members_of_peft_are_unchanged():
     assert PeftType.LORA is PeftType("LORA") and PeftType.LORA != GUIDED_ADAPTER
     assert len(set(PeftType)) == len(list(PeftType)) == len(PeftType.__members__)
-    with refusal(ValueError, "'NO_SUCH'"):
+    with raises(ValueError, naming="'NO_SUCH'"):
         PeftType("NO_SUCH")
 
 

@@ -17,7 +17,7 @@ from hf_any3d import (
 from hf_any3d.tuners.bitfit.model import has_bias
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.errors import refusal
+from tests.errors import raises
 from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
 from tests.turns import by_turns
@@ -228,7 +228,7 @@ def test_adapter_has_the_dtype_of_the_layers_without_autocast(encoder, config, d
 
 
 def test_task_types_of_language_models_are_refused(config):
-    with refusal(ValueError, "task_type"):
+    with raises(ValueError, naming="task_type"):
         get_peft_model(tiny_model(), config(task_type="CAUSAL_LM"))
 
 

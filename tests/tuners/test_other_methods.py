@@ -19,7 +19,7 @@ from tests.common.models import case_of, minigpt3d
 from tests.common.refusals import check_refusal, refusal_of
 from tests.common.test_tuners import UNLOAD
 from tests.common.tuners import METHODS
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
 
 
@@ -141,7 +141,7 @@ def test_models_without_a_frozen_encoder_are_refused():
 def test_models_with_several_pretrained_parts_require_modules_to_save():
     model = minigpt3d()
     for use in (trainable_module_names, lambda m: get_peft_model(m, GuidedAdapterConfig())):
-        with refusal(ValueError, "modules_to_save"):
+        with raises(ValueError, naming="modules_to_save"):
             use(model)
     # Without its own LoRA, with which PEFT would leave other modules trainable.
     bare = minigpt3d(text_lora=None, qformer_lora=None)

@@ -6,7 +6,7 @@ from peft import PeftModel, get_peft_model
 
 from hf_any3d import GuidedAdapterConfig, PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens import PromptTokensLayer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import HIDDEN, LAYERS, clouds, tiny_model, train_step
 
 # One for each kind of positions in attention: none, relative in 1D and 2D, content-based, rotary in 1D and 2D,
@@ -126,7 +126,7 @@ def test_merging_is_refused_and_unload_is_suggested():
 
 def test_attention_over_the_batch_is_refused():
     base = tiny_model(attention_axis="batch")
-    with refusal(ValueError, "attention_axis"):
+    with raises(ValueError, naming="attention_axis"):
         get_peft_model(base, PromptTokensConfig())
 
 
@@ -144,5 +144,5 @@ def test_invalid_settings_are_refused(settings, text):
 
 @pytest.mark.parametrize("config", [PromptTokensConfig, GuidedAdapterConfig])
 def test_layers_that_do_not_exist_are_refused(config):
-    with refusal(ValueError, "layers_to_transform"):
+    with raises(ValueError, naming="layers_to_transform"):
         get_peft_model(tiny_model(), config(layers_to_transform=2))

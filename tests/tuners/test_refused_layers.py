@@ -18,7 +18,7 @@ from hf_any3d.tuners.prompt_tokens import PromptTokensConfig, PromptTokensLayer
 from hf_any3d.tuners.side_tuning import SideTuningLayer
 from hf_any3d.tuners.targets import trainable_module_names
 from hf_any3d.tuners.tuners_utils import WrappedModule
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
 from tests.tiny_ptv3 import tiny_ptv3
@@ -96,7 +96,7 @@ def test_a_student_of_pretraining_gives_its_encoder_some_patches_only():
 
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "decoder_num_hidden_layers": 1}
     student = ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), **sizes)
-    with refusal(ValueError, "ActForPreTraining"):
+    with raises(ValueError, naming="ActForPreTraining"):
         get_peft_model(student, PPTConfig())
 
 
@@ -110,7 +110,7 @@ def test_adapters_are_merged_where_peft_and_the_method_allow_it(monkeypatch):
         raise ValueError(f"not of a {type(tuner).__name__}")
 
     monkeypatch.setattr(BaseTuner, "_check_merge_allowed", refuse)
-    with refusal(ValueError, "BitFitModel"):
+    with raises(ValueError, naming="BitFitModel"):
         biases.merge_and_unload()
 
 
@@ -118,7 +118,7 @@ def test_a_batch_has_one_adapter_for_all_its_clouds():
     from tests.tiny_encoders import clouds
 
     model = get_peft_model(tiny_model(), BitFitConfig())
-    with refusal(ValueError, "adapter_names"):
+    with raises(ValueError, naming="adapter_names"):
         model(points=clouds(1), adapter_names=["default"])
 
 

@@ -6,7 +6,7 @@ import pytest
 from hf_any3d.visualization import show as feature_map
 from hf_any3d.visualization.show import project_features, same_class_share, write_feature_map
 from hf_any3d.visualization.viewer import hex_color, label_colors
-from tests.errors import refusal
+from tests.errors import raises
 from tests.visualization.test_viewer import content, decoded
 
 LABELS = np.repeat(np.arange(3), 20)
@@ -53,7 +53,7 @@ def test_share_of_the_same_class_is_counted_by_cosine():
 
 def test_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
-    with refusal(ImportError, "'hf-any3d[visuals]'"):
+    with raises(ImportError, naming="'hf-any3d[visuals]'"):
         project_features(groups(), method="scikit-learn")
 
 

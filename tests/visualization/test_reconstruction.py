@@ -12,7 +12,7 @@ from hf_any3d.visualization.reconstruction import (
     write_masked_reconstructions,
     write_reconstructions,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
 from tests.visualization.test_viewer import content
@@ -79,7 +79,7 @@ def test_mode_of_the_model_is_kept_and_nothing_hidden_is_refused():
     model = student().train()
     reconstruct_masked(model, clouds(2, 60))
     assert model.training
-    with refusal(ValueError, "mask"):
+    with raises(ValueError, naming="mask: hides no patch"):
         reconstruct_masked(model, clouds(2, 60), torch.zeros(2, GROUPS, dtype=torch.bool))
 
 
@@ -93,7 +93,7 @@ def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
     )
     picture = write_masked_reconstructions(tmp_path / "a.png", shown, ["chair", "lamp"])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    with refusal(ValueError, "names"):
+    with raises(ValueError, naming="names: 1 for 2 clouds"):
         write_masked_reconstructions(tmp_path / "a.png", shown, ["chair"])
 
 
@@ -118,7 +118,7 @@ def test_page_and_picture_show_a_row_for_each_cloud(tmp_path):
 
 
 def test_inputs_that_do_not_fit_are_refused(tmp_path):
-    with refusal(ValueError, "'.gif'"):
+    with raises(ValueError, naming="'.gif'"):
         write_reconstructions(tmp_path / "a.gif", [answer(0)], ["chair"])
-    with refusal(ValueError, "names"):
+    with raises(ValueError, naming="names: 2 for 1 answers"):
         write_reconstructions(tmp_path / "a.png", [answer(0)], ["chair", "lamp"])

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.visualization import show
 from hf_any3d.visualization.viewer import CloudView, in_space
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 from tests.visualization.test_viewer import content
 
@@ -35,7 +35,7 @@ def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
     page = show.write_views(tmp_path / "a.html", [view], names=names, title="scan")
     assert [one["name"] for one in content(page.read_text())[0]["colorings"]] == ["label", "color", "height"]
     assert show.write_views(tmp_path / "a.png", [view], names=names).read_bytes().startswith(b"\x89PNG")
-    with refusal(ValueError, "'.gif'"):
+    with raises(ValueError, naming="'.gif'"):
         show.write_views(tmp_path / "a.gif", [view], names=names)
 
 
@@ -71,7 +71,7 @@ def test_rows_of_a_dataset_are_a_grid_with_their_classes():
     assert settings["note"] == "3 of 8 clouds"
     predicted, _ = show.views_of_rows(dataset(), predictions=["chair"] * 8)
     assert [view.status for view in predicted[:2]] == ["right", "wrong"] and predicted[1].note == "lamp → chair"
-    with refusal(ValueError, "predictions"):
+    with raises(ValueError, naming="predictions: 1 for 8 rows"):
         show.views_of_rows(dataset(), predictions=["chair"])
     with pytest.raises(ValueError, match="predictions has 0; expected names of classes"):
         show.views_of_rows(dataset(), predictions=[0] * 8)
@@ -101,7 +101,7 @@ def test_attention_of_each_layer_is_relative_to_a_uniform_one():
 
 def test_large_scenes_name_the_extra_that_serves_them(monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", None)
-    with refusal(ImportError, "'hf-any3d[scenes]'"):
+    with raises(ImportError, naming="'hf-any3d[scenes]'"):
         show.serve_scene(np.zeros((3, 3)))
 
 

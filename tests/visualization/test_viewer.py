@@ -26,7 +26,7 @@ from hf_any3d.visualization.viewer import (
     write_clouds_page,
     write_point_cloud_page,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.golden import assert_stored
 
 
@@ -130,7 +130,7 @@ def test_grids_have_categories_values_and_notes_and_places_of_maps_stay_flat():
     assert data["classes"]["names"] == ["sofa", "lamp", "never"] and len(set(data["classes"]["colors"])) == 3
     with pytest.raises(ValueError, match="cloud 0: category 3; there are 3 names"):
         viewer_page([CloudView(points, category=3)], categories=["a", "b", "c"])
-    with refusal(ValueError, "NaN or infinite"):
+    with raises(ValueError, naming="NaN or infinite"):
         viewer_page([CloudView(points * np.nan)])
 
 
@@ -185,9 +185,9 @@ def test_boxes_that_cannot_be_drawn_are_refused(changed, message):
         viewer_page([CloudView(np.zeros((3, 2)), boxes=[turned_box()])], box_names=["chair"])
     with pytest.raises(ValueError, match="a cloud has boxes, which pages draw"):
         plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
-    with refusal(ValueError, "threshold"):
+    with raises(ValueError, naming="threshold: 2; expected 0 to"):
         viewer_page([CloudView(np.zeros((3, 3)))], threshold=2)
-    with refusal(ValueError, "boxes"):
+    with raises(ValueError, naming="boxes: 1 for 2 clouds"):
         clouds_page([np.zeros((3, 3))] * 2, boxes=[[]])
 
 
@@ -216,11 +216,11 @@ def test_the_script_draws_boxes_above_the_score_and_of_the_classes_that_are_chos
 
 
 def test_clouds_that_cannot_be_shown_are_refused(tmp_path):
-    with refusal(ValueError, "clouds is empty"):
+    with raises(ValueError, naming="clouds is empty"):
         write_clouds_page(tmp_path / "a.html", [])
     with pytest.raises(ValueError, match=r"cloud 1 has shape \(3, 4\)"):
         write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3)), np.zeros((3, 4))])
-    with refusal(ValueError, "titles"):
+    with raises(ValueError, naming="titles: 1 for 2 clouds"):
         write_clouds_page(tmp_path / "a.html", [np.zeros((3, 3))] * 2, titles=["a"])
 
 

@@ -16,7 +16,7 @@ from hf_any3d.visualization.reconstruction import (
     write_reconstructions,
 )
 from hf_any3d.visualization.viewer import CloudView, label_colors
-from tests.errors import refusal
+from tests.errors import raises
 from tests.visualization.test_show import Server
 
 POINTS = np.array([[0, 0, 0], [4, 0, 0], [0, 2.0, 1]])
@@ -94,7 +94,7 @@ def test_a_map_is_laid_out_by_the_settings(monkeypatch):
 def test_a_map_needs_a_class_of_each_cloud(labels, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         show.write_feature_map(tmp_path / "a.html", np.zeros((2, 2)), np.array(labels), ["a"])
-    with refusal(ValueError, "places have shape"):
+    with raises(ValueError, naming="places have shape"):
         show.write_feature_map(tmp_path / "a.html", np.zeros((0, 2)), np.zeros(0, int), ["a"])
 
 

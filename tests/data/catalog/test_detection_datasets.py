@@ -7,7 +7,7 @@ import torch
 from hf_any3d import load_point_dataset
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.modeling.layers.boxes import box_corners
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 from tests.modeling.detr3d.reference_case import camera_corners
 
@@ -87,7 +87,7 @@ def test_colors_are_those_of_the_files(scannet, sunrgbd, cache_dir):
         assert "colors" not in first(name, folder, colors=False)
     path = sunrgbd / "sunrgbd_pc_bbox_votes_50k_v1_train" / "005051_pc.npz"
     np.savez(path, pc=CASE.expected["sunrgbd.pc"].numpy()[:, :3])
-    with refusal(PointCloudFileError, "005051_pc.npz"):
+    with raises(PointCloudFileError, naming="005051_pc.npz"):
         first("sunrgbd", sunrgbd)
 
 

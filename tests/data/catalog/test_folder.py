@@ -6,7 +6,7 @@ import pytest
 from datasets import Array2D, Value
 
 from hf_any3d.data import load_point_dataset
-from tests.errors import refusal
+from tests.errors import raises
 
 TRIANGLES = "OFF\n4 2 0\n0 0 0\n2 0 0\n2 2 0\n0 2 0\n3 0 1 2\n3 0 2 3\n"
 
@@ -94,7 +94,7 @@ def test_colors_are_read_if_requested(tmp_path, cache_dir):
 
 
 def test_a_file_without_a_requested_column_is_named(scans, cache_dir):
-    with refusal(ValueError, "a.npy"):
+    with raises(ValueError, naming="a.npy"):
         load(scans, cache_dir, columns=["colors"])
 
 
@@ -116,13 +116,13 @@ def test_folders_of_splits_become_splits(tmp_path, cache_dir):
 def test_a_class_that_training_lacks_is_named(tmp_path, cache_dir):
     write(tmp_path / "scans" / "train" / "cup" / "a.npy")
     write(tmp_path / "scans" / "test" / "jug" / "b.npy")
-    with refusal(ValueError, "'jug'"):
+    with raises(ValueError, naming="'jug'] that split train does"):
         load(tmp_path / "scans", cache_dir)
 
 
 def test_an_unreadable_file_is_named_or_left_out_with_a_warning(scans, cache_dir, caplog):
     (scans / "mug" / "broken.ply").write_text("this is no ply")
-    with refusal(ValueError, "broken.ply"):
+    with raises(ValueError, naming="broken.ply"):
         load(scans, cache_dir)
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         rows = load(scans, cache_dir, on_error="skip", split="train")
@@ -132,7 +132,7 @@ def test_an_unreadable_file_is_named_or_left_out_with_a_warning(scans, cache_dir
 def test_a_folder_without_readable_files_is_an_error(tmp_path, cache_dir):
     (tmp_path / "scans" / "mug").mkdir(parents=True)
     (tmp_path / "scans" / "mug" / "broken.ply").write_text("this is no ply")
-    with refusal(ValueError, "broken.ply"):
+    with raises(ValueError, naming="broken.ply"):
         load(tmp_path / "scans", cache_dir, on_error="skip")
 
 

@@ -12,7 +12,7 @@ from hf_any3d.data import PointCloud, files_to_points, load_point_dataset
 from hf_any3d.data.files import PointCloudData, supported_file_types, write_point_cloud
 from tests.data.clouds import FILES, full_cloud, points
 from tests.data.files.builders import SQUARE, TRIANGLES
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_column_of_files_opens_no_file(scans, load):
     assert list(rows.features) == ["point_cloud", "label", "file"] and rows.features["point_cloud"] == PointCloud()
     assert rows["label"][:].tolist() == [0] * 6 + [1] * 5
     np.testing.assert_array_equal(rows[0]["point_cloud"]["points"], points(8, 0))
-    with refusal(ValueError, "broken.off"):
+    with raises(ValueError, naming="broken.off"):
         rows[5]
 
 
@@ -97,12 +97,12 @@ def test_converted_files_are_what_the_folder_gives_as_points(scans, load):
 
 @pytest.mark.parametrize("options", [{"num_points": 4}, {"columns": ["normals"]}, {"seed": 1}, {"on_error": "skip"}])
 def test_options_of_reading_are_refused_for_files(options, scans, load):
-    with refusal(ValueError, "as_files"):
+    with raises(ValueError, naming="as_files"):
         load(scans, as_files=True, **options)
 
 
 def test_options_of_the_cache_are_refused_for_streams(scans, load):
-    with refusal(ValueError, "num_proc"):
+    with raises(ValueError, naming="num_proc"):
         load(scans, streaming=True, num_proc=2)
 
 
@@ -142,7 +142,7 @@ def test_ranks_and_workers_share_a_stream_without_doubles_or_losses(scans, load)
 
 def test_a_stream_names_what_it_cannot_read_or_leaves_it_out(scans, load, caplog):
     (scans / "cup" / "broken.off").write_text("no mesh")
-    with refusal(ValueError, "broken.off"):
+    with raises(ValueError, naming="broken.off"):
         list(load(scans, streaming=True, split="train"))
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         assert len(list(load(scans, streaming=True, on_error="skip", split="train"))) == 10
@@ -160,7 +160,7 @@ def test_clouds_without_classes_may_be_at_any_depth(tmp_path, load):
     for name in ("a.npy", "room/b.npy", "room/corner/c.npy"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(root / name, points())
-    with refusal(ValueError, "drop_labels"):
+    with raises(ValueError, naming="drop_labels"):
         load(root)
     rows = load(root, drop_labels=True)["train"]
     assert list(rows.features) == ["points", "file"]
@@ -172,7 +172,7 @@ def test_folders_of_splits_are_not_classes(tmp_path, load):
     for name in ("train/a.npy", "train/b.npy", "val/c.npy"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         np.save(root / name, points())
-    with refusal(ValueError, "fits no layout"):
+    with raises(ValueError, naming="fits no layout"):
         load(root)
     splits = load(root, drop_labels=True)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 1}

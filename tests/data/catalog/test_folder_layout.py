@@ -1,7 +1,7 @@
 import pytest
 
 from hf_any3d.data.catalog.folder_layout import find_labeled_files
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def make(root, *names):
@@ -63,5 +63,5 @@ def test_a_layout_without_classes_is_refused(names, message, tmp_path):
 def test_folders_without_clouds_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no point cloud in this folder; readable are \.off, \.ply, \.txt"):
         found(make(tmp_path, "cup/a.png"))
-    with refusal(FileNotFoundError, "absent"):
+    with raises(FileNotFoundError, naming="absent: no such folder"):
         found(tmp_path / "absent")

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_any3d.data import load_point_dataset
 from tests.data.clouds import points
-from tests.errors import refusal
+from tests.errors import raises
 
 ROWS = [
     {"file_name": "a.npy", "label": "mug", "weight": 0.5, "note": "chipped"},
@@ -86,7 +86,7 @@ def test_a_class_number_beyond_the_classes_is_named(scans, load):
     rows = Dataset.from_dict({"file_name": ["a.npy"], "label": [0]}, features=features)
     plain = rows.cast_column("label", Value("int64")).map(lambda row: {"label": 3})
     Dataset(plain.data.table, info=rows.info).to_parquet(scans / "metadata.parquet")
-    with refusal(ValueError, "a.npy"):
+    with raises(ValueError, naming="a.npy"):
         load(scans)
 
 
@@ -136,7 +136,7 @@ def test_each_split_may_have_its_own_metadata(tmp_path, load):
     }
     assert splits["test"].features["label"].names == ["cup", "mug"]
     write(root / "test" / "metadata.csv", [{"file_name": "cup.npy", "label": "jug"}])
-    with refusal(ValueError, "'jug'"):
+    with raises(ValueError, naming="'jug'] that split train does"):
         load(root)
 
 
@@ -145,7 +145,7 @@ def test_files_that_the_metadata_does_not_name_are_left_out_with_a_warning(scans
     with caplog.at_level(logging.WARNING, logger="hf_any3d"):
         assert load(scans)["train"]["file"][:].tolist() == ["a.npy"]
     assert "1 files are not in the metadata and are left out, the first is deep/er/b.npy" in caplog.text
-    with refusal(ValueError, "fits no layout"):
+    with raises(ValueError, naming="fits no layout"):
         load(scans, drop_metadata=True)
 
 
@@ -176,20 +176,20 @@ def test_metadata_that_does_not_match_the_files_is_named(content, message, scans
 
 def test_a_column_whose_name_arrow_would_truncate_is_named(scans, load):
     (scans / "metadata.csv").write_text("file_name,wei\0ght\na.npy,1\n")
-    with refusal(ValueError, "metadata.csv"):
+    with raises(ValueError, naming="metadata.csv"):
         load(scans)
 
 
 def test_metadata_lines_that_are_not_objects_are_named(scans, load):
     (scans / "metadata.jsonl").write_text('{"file_name": "a.npy"}\n["b"]\n')
-    with refusal(ValueError, "metadata.jsonl"):
+    with raises(ValueError, naming="metadata.jsonl"):
         load(scans)
 
 
 def test_metadata_files_must_agree(scans, load):
     write(scans / "metadata.csv", [{"file_name": "a.npy", "size": 1}])
     write(scans / "deep" / "metadata.csv", [{"file_name": "er/b.npy", "weight": 1}])
-    with refusal(ValueError, "file_name"):
+    with raises(ValueError, naming="file_name"):
         load(scans)
     write(scans / "deep" / "metadata.csv", [{"size": 2.5, "file_name": "er/b.npy"}])
     assert sorted(load(scans)["train"]["size"][:]) == [1, 2.5]
@@ -198,7 +198,7 @@ def test_metadata_files_must_agree(scans, load):
         load(scans)
     (scans / "deep" / "metadata.csv").unlink()
     write(scans / "deep" / "metadata.jsonl", [{"file_name": "er/b.npy", "size": 2}])
-    with refusal(ValueError, "metadata.csv"):
+    with raises(ValueError, naming="metadata.csv"):
         load(scans)
 
 
@@ -215,5 +215,5 @@ def test_a_small_parquet_file_of_millions_of_rows_is_refused_before_it_is_read(t
     np.save(tmp_path / "a.npy", points())
     column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(9_000_000, np.int8)), ["a.npy"])
     pa.parquet.write_table(pa.table({"file_name": column, "label": column}), tmp_path / "metadata.parquet")
-    with refusal(ValueError, "metadata.parquet"):
+    with raises(ValueError, naming="metadata.parquet"):
         load_point_dataset("folder", data_dir=tmp_path)

@@ -9,7 +9,7 @@ from datasets import Array2D
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot
 from tests.data.catalog.modelnet_trees import MODELS, label, table, write_text
-from tests.errors import refusal
+from tests.errors import raises
 
 ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 by the fold's labels
 
@@ -86,7 +86,7 @@ def test_a_fold_as_json_takes_its_shapes_from_modelnet40(write, load, tmp_path):
     write_text(tmp_path / "data")
     names = {"train": ["xbox_0004", "airplane_0001"], "test": ["xbox_0104", "airplane_0627"]}
     write({split: [[name, name.startswith("a") * 1] for name in some] for split, some in names.items()}, "3.json")
-    with refusal(ValueError, "modelnet_dir"):
+    with raises(ValueError, naming="modelnet_dir"):
         load(way=5)
     os.rename(tmp_path / "ModelNetFewshot" / "5way_10shot", tmp_path / "ModelNetFewshot" / "2way_1shot")
     splits = load(way=2, shot=1, modelnet_dir=tmp_path / "data")
@@ -134,7 +134,7 @@ def test_folds_with_other_content_are_refused(write, load, change, message):
 def test_a_fold_of_fewer_classes_is_refused(write, load):
     made = fold(way=4)
     write(made)
-    with refusal(ValueError, "3.pkl"):
+    with raises(ValueError, naming="3.pkl"):
         load()
 
 
@@ -144,14 +144,14 @@ def test_a_fold_of_fewer_classes_is_refused(write, load):
 def test_damaged_json_is_named(write, load, tmp_path, text):
     write_text(tmp_path / "data")
     write({}, "3.json").write_text(text)
-    with refusal(ValueError, "3.json"):
+    with raises(ValueError, naming="3.json"):
         load(modelnet_dir=tmp_path / "data")
 
 
 def test_json_may_not_name_other_files(write, load, tmp_path):
     write_text(tmp_path / "data")
     write({"train": [["../chair_0001", 0]], "test": []}, "3.json")
-    with refusal(ValueError, "3.json"):
+    with raises(ValueError, naming="3.json"):
         load(modelnet_dir=tmp_path / "data")
 
 
@@ -159,7 +159,7 @@ def test_damaged_parquet_is_named(write, load):
     path = write(fold())
     for split in MODELS:
         (path.parent / f"3-{split}.parquet").write_bytes(b"PAR1 and no more")
-    with refusal(ValueError, "3-train.parquet"):
+    with raises(ValueError, naming="3-train.parquet"):
         load()
 
 
@@ -169,7 +169,7 @@ def test_parquet_with_clouds_of_other_shapes_is_named(write, load):
         ragged = rows.with_format(None).select_columns(["points", "normals", "label", "original_label"]).to_dict()
         ragged["normals"][2] = ragged["normals"][2][:-1]
         rows.from_dict(ragged, features=rows.features).to_parquet(path.parent / f"3-{split}.parquet")
-    with refusal(ValueError, "3-train.parquet"):
+    with raises(ValueError, naming="3-train.parquet"):
         load()
 
 
@@ -177,7 +177,7 @@ def test_a_missing_fold_says_where_to_get_it(write, load):
     write(fold())
     with pytest.raises(FileNotFoundError, match="5way_10shot: no 4.pkl, 4.json or 4-train.parquet(?s:.*)Point-BERT"):
         load(fold=4)
-    with refusal(FileNotFoundError, "3.pkl"):
+    with raises(FileNotFoundError, naming="3.pkl"):
         load(way=10, shot=20)
-    with refusal(ValueError, "'3'"):
+    with raises(ValueError, naming="'3'"):
         load(fold="3")

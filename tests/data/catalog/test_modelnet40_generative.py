@@ -7,7 +7,7 @@ from datasets import Array2D
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40_generative
 from tests.data.catalog.modelnet_trees import MODELS, label, table
-from tests.errors import refusal
+from tests.errors import raises
 
 WORDS = ["airplane", "night stand", "xbox"]
 
@@ -64,7 +64,7 @@ def test_class_names_have_spaces(tmp_path, load):
 
 def test_the_published_number_is_checked(tmp_path, load):
     write(tmp_path / "data")
-    with refusal(ValueError, "modelnet40_generative"):
+    with raises(ValueError, naming="modelnet40_generative"):
         load(verify=True)
 
 

@@ -24,7 +24,7 @@ from tests.data.catalog.pointllm_trees import (
     write_minigpt,
     write_pointllm,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 SPLITS = {"train": TRAIN, "validation": [RESERVED[0], RESERVED[2]], "test": TEST}
 
@@ -105,7 +105,7 @@ def test_without_the_filtered_file_the_reserved_objects_are_left_out_of_all(tmp_
     with pytest.raises(ValueError, match=f"{ids.name}: 1 objects have no caption in {objaverse_captions.FULL}"):
         load_point_dataset("objaverse_captions", data_dir=root, cache_dir=tmp_path / "cache")
     ids.unlink()
-    with refusal(FileNotFoundError, "anno_data"):
+    with raises(FileNotFoundError, naming="anno_data"):
         load(root, streaming=True, splits=["train"])
 
 
@@ -279,7 +279,7 @@ def test_published_lengths_and_repeated_objects_are_checked(tmp_path, cache_dir,
         with pytest.raises(ValueError, match=f"{name}: {expected}. .* verify=False for a subset"):
             load()
         monkeypatch.setitem(objaverse_captions.LENGTHS, name, (0, 10))
-    with refusal(ValueError, "objaverse_captions"):
+    with raises(ValueError, naming="objaverse_captions"):
         load()
     assert [row["object_id"] for row in load(limit=2)["train"]] == TRAIN[:2]
     twice = json.dumps(brief(TRAIN[0]))

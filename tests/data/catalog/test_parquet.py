@@ -7,7 +7,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.registry import DATASETS
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def table(labels, sizes=None, names=None):
@@ -49,7 +49,7 @@ def test_one_split_can_be_requested(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0, 1]), test=table([1]))
     rows = load_point_dataset("parquet", data_dir=folder, split="test", cache_dir=cache_dir)
     assert isinstance(rows, Dataset) and len(rows) == 1
-    with refusal(ValueError, "'dev'"):
+    with raises(ValueError, naming="'dev'; it has train, test"):
         load_point_dataset("parquet", data_dir=folder, split="dev", cache_dir=cache_dir)
 
 
@@ -61,19 +61,19 @@ def test_measured_quantities_are_not_turned_into_classes(tmp_path, cache_dir):
 
 def test_class_labels_of_another_order_are_not_silently_mixed_up(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0], names=["cup", "mug"]), test=table([0], names=["mug", "cup"]))
-    with refusal(ValueError, "test.parquet"):
+    with raises(ValueError, naming="test.parquet"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 
 def test_classes_that_training_lacks_are_named(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table(["cup", "mug"]), test=table(["jug"]))
-    with refusal(ValueError, "'jug'"):
+    with raises(ValueError, naming="'jug'] that split train does"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 
 def test_a_missing_column_of_points_names_the_columns_there_are(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0]).rename(columns={"points": "xyz"}))
-    with refusal(ValueError, "'points'"):
+    with raises(ValueError, naming="'points'; there are xyz, label"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 
@@ -86,9 +86,9 @@ def test_a_column_of_another_type_is_refused(points, tmp_path, cache_dir):
 
 def test_missing_files_and_folders_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
-    with refusal(FileNotFoundError, "empty"):
+    with raises(FileNotFoundError, naming="empty: no Parquet file in"):
         load_point_dataset("parquet", data_dir=tmp_path / "empty")
-    with refusal(FileNotFoundError, "absent.parquet"):
+    with raises(FileNotFoundError, naming="absent.parquet"):
         load_point_dataset("parquet", data_files=tmp_path / "absent.parquet")
     with pytest.raises(ValueError, match="expected exactly one of them"):
         load_point_dataset("parquet")
@@ -114,7 +114,7 @@ def test_names_of_folders_and_shards_give_the_split(tmp_path, cache_dir):
 
 def test_a_file_without_a_split_in_its_name_among_others_is_refused(tmp_path, cache_dir):
     folder = write(tmp_path / "data", train=table([0]), more=table([1]))
-    with refusal(ValueError, "more.parquet"):
+    with raises(ValueError, naming="more.parquet"):
         load_point_dataset("parquet", data_dir=folder, cache_dir=cache_dir)
 
 

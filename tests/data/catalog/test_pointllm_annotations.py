@@ -5,7 +5,7 @@ import pytest
 
 from hf_any3d.data.catalog import pointllm_annotations
 from hf_any3d.data.catalog.pointllm_annotations import read_entry, scan_entries
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -76,5 +76,5 @@ def test_an_entry_that_has_changed_since_is_refused(write):
     path = write('[{"a": 1}]')
     (entry,) = scan_entries(path)
     write('[{"a": "long text"}]')
-    with refusal(ValueError, "some.json"):
+    with raises(ValueError, naming="some.json"):
         read_entry(path, entry.start, entry.stop)

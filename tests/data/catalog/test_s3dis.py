@@ -6,7 +6,7 @@ from hf_any3d import load_point_dataset
 from hf_any3d.data import push_point_dataset
 from hf_any3d.data.catalog import s3dis
 from tests.data.catalog.s3dis_trees import CLASSES, PIECES, ROOMS, room_table, write_annotations, write_arrays
-from tests.errors import refusal
+from tests.errors import raises
 
 TRAIN, TEST = ["Area_1_office_2", "Area_1_office_10", "Area_3_hallway_1"], ["Area_5_WC_1", "Area_5_hallway_6"]
 WRITERS = pytest.mark.parametrize("write", [write_annotations, write_arrays])
@@ -69,7 +69,7 @@ def test_the_control_character_in_hallway_6_is_read_as_a_space(load, root, caplo
 def test_a_control_character_in_place_of_a_digit_is_refused(load, root):
     path = annotation(write_annotations(root), "Area_3_hallway_1", "floor_1")
     path.write_bytes(path.read_bytes() + b"19.302 -9.1\x100 1.785 146 137 106\n")
-    with refusal(ValueError, "floor_1.txt"):
+    with raises(ValueError, naming="floor_1.txt"):
         load()
     assert load(on_error="skip").num_rows == {"train": 2, "test": 2}
 
@@ -131,7 +131,7 @@ def test_all_272_rooms_are_complete(load, root, block_size):
 
 def test_rooms_that_were_never_published_are_named(load, root):
     write_arrays(root, (*ROOMS, "Area_1_cellar_1"))
-    with refusal(ValueError, "Area_1_cellar_1.npy"):
+    with raises(ValueError, naming="Area_1_cellar_1.npy"):
         load(verify=True)
     assert "Area_1_cellar_1" in load()["train"]["room"][:].tolist()
 
@@ -174,7 +174,7 @@ def test_a_room_without_pieces_is_named(load, root):
     folder = write_annotations(root)
     for name in PIECES:
         annotation(folder, "Area_1_office_2", name).unlink()
-    with refusal(ValueError, "office_2"):
+    with raises(ValueError, naming="office_2"):
         load()
 
 
@@ -198,13 +198,13 @@ def test_arrays_with_other_content_are_named(load, root, array, message):
 
 def test_arguments_out_of_range_are_refused(load, root):
     write_arrays(root)
-    with refusal(ValueError, "test_area"):
+    with raises(ValueError, naming="test_area"):
         load(test_area=7)
-    with refusal(ValueError, "'ply'"):
+    with raises(ValueError, naming="'ply'; expected one of npy"):
         load(layout="ply")
-    with refusal(ValueError, "block_size"):
+    with raises(ValueError, naming="block_size"):
         load(block_size=0)
-    with refusal(ValueError, "num_points"):
+    with raises(ValueError, naming="num_points"):
         load(block_size=1.0, block_points=0)
 
 

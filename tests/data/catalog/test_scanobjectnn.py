@@ -8,7 +8,7 @@ from datasets import Array2D, ClassLabel, List
 from hf_any3d import load_point_dataset
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.catalog import scanobjectnn
-from tests.errors import refusal
+from tests.errors import raises
 
 NAMES = ["bag", "bin", "box", "cabinet", "chair", "desk", "display", "door", "shelf", "table"]
 NAMES += ["bed", "pillow", "sink", "sofa", "toilet"]
@@ -65,7 +65,7 @@ def test_masks_separate_object_and_background(tree, cache_dir):
     rows = load_point_dataset("scanobjectnn", variant="obj_bg", split="test", **options)
     assert rows.features["labels"] == List(ClassLabel(names=["background", "object"]))
     np.testing.assert_array_equal(rows["labels"][:], arrays(3, 0)["mask"] != -1)
-    with refusal(ValueError, "training_objectdataset.h5"):
+    with raises(ValueError, naming="training_objectdataset.h5"):
         load_point_dataset("scanobjectnn", variant="obj_only", **options)
 
 
@@ -91,7 +91,7 @@ def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_di
     counts = scanobjectnn.DATASET.expected_counts
     assert counts["obj_bg"] == counts["obj_only"] == {"train": 2309, "test": 581}
     assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
-    with refusal(ValueError, "pb_t50_rs"):
+    with raises(ValueError, naming="pb_t50_rs"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
 
 
@@ -104,12 +104,12 @@ def test_missing_files_are_named_with_where_to_get_them(tree, cache_dir):
     assert "https://hkust-vgd.github.io/scanobjectnn/" in text and "h5_files.zip" in text
     with pytest.raises(ValueError, match="data_dir is None; (?s:.*) terms of use"):
         load_point_dataset("scanobjectnn")
-    with refusal(FileNotFoundError, "nowhere"):
+    with raises(FileNotFoundError, naming="nowhere: no such folder"):
         load_point_dataset("scanobjectnn", data_dir=tree / "nowhere")
 
 
 def test_an_unknown_variant_is_named(tree):
-    with refusal(ValueError, "'PB'"):
+    with raises(ValueError, naming="'PB'; expected one of obj_bg"):
         load_point_dataset("scanobjectnn", data_dir=tree, variant="PB")
 
 
@@ -134,5 +134,5 @@ def test_files_with_other_content_are_refused(tree, cache_dir, change, message):
 
 def test_without_h5py_the_error_has_the_install_command(tree, cache_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with refusal(ImportError, "pip install hf-any3d[files]"):
+    with raises(ImportError, naming="pip install hf-any3d[files]"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)

@@ -14,7 +14,7 @@ from hf_any3d import load_point_dataset
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import points_in_boxes
-from tests.errors import refusal
+from tests.errors import raises
 
 BOX = {"label": "chair", "center": [1.0, 2.0, 0.5], "size": [0.6, 0.4, 1.0], "heading": 0.3}
 
@@ -227,7 +227,7 @@ def test_two_files_with_boxes_of_one_scan_are_refused(write, place, tmp_path):
     write(tmp_path)
     (file,) = (tmp_path / place).glob("*.json")
     (tmp_path / place / "second.json").write_text(file.read_text())
-    with refusal(PointCloudFileError, "second.json"):
+    with raises(PointCloudFileError, naming="second.json"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
 
 
@@ -265,13 +265,13 @@ def test_damaged_files_of_other_programs_are_named(write, name, change, match, t
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with refusal(FileNotFoundError, "boxes.json"):
+    with raises(FileNotFoundError, naming="boxes.json"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
     (tmp_path / "boxes.json").write_text(json.dumps({"hall.ply": [BOX]}))
-    with refusal(ValueError, "'hall.ply'"):
+    with raises(ValueError, naming="'hall.ply'"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
     (tmp_path / "boxes.json").write_text("{")
-    with refusal(ValueError, "boxes.json"):
+    with raises(ValueError, naming="boxes.json"):
         load_point_dataset("scans_with_boxes", data_dir=tmp_path)
     for options, match in (({"layout": "coco"}, "layout is 'coco'"), ({"shuffle": 1}, "unknown option 'shuffle'")):
         with pytest.raises(ValueError, match=match):

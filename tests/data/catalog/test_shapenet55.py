@@ -5,7 +5,7 @@ from datasets import Array2D, Value
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import shapenet55
 from tests.data.catalog.shapenet_trees import MODELS, UNSEEN, cloud, write_shapenet55
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def test_published_numbers_are_checked(load, split_set, message):
 
 def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
     (folder / "shapenet_pc" / f"{MODELS['train'][0]}.npy").unlink()
-    with refusal(FileNotFoundError, "shapenet_pc"):
+    with raises(FileNotFoundError, naming="shapenet_pc"):
         load()
     assert load(on_error="skip").num_rows == {"train": 1, "test": 1}
     (folder / "ShapeNet-Unseen21" / "test.txt").unlink()
-    with refusal(FileNotFoundError, "ShapeNet-Unseen21/test.txt"):
+    with raises(FileNotFoundError, naming="ShapeNet-Unseen21/test.txt"):
         load(split_set="21")
 
 
@@ -89,17 +89,17 @@ def test_clouds_with_other_content_are_named(load, folder):
         with pytest.raises(ValueError, match=f"03001627-39de.*npy.*{message}"):
             load()
     path.write_bytes(path.read_bytes()[:40])
-    with refusal(ValueError, "npy"):
+    with raises(ValueError, naming="npy: not a valid .npy"):
         load()
 
 
 @pytest.mark.parametrize("line", ["../../secret.npy", "02691156-a/../b.npy", "00000000-abc.npy", "02691156-abc.ply"])
 def test_lines_that_do_not_name_a_cloud_are_refused(load, folder, line):
     (folder / "ShapeNet-55" / "test.txt").write_text(f"{MODELS['test'][0]}.npy\n{line}\n")
-    with refusal(ValueError, "ShapeNet-55/test.txt"):
+    with raises(ValueError, naming="ShapeNet-55/test.txt"):
         load()
 
 
 def test_unknown_sets_are_refused(load, folder):
-    with refusal(ValueError, "split_set"):
+    with raises(ValueError, naming="split_set"):
         load(split_set="13")

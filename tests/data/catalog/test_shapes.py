@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog.shapes import LICENSE
 from hf_any3d.data.generated import rooms
-from tests.errors import refusal
+from tests.errors import raises
 
 FOLDER = Path(__file__).parents[3] / "examples" / "data"
 
@@ -77,5 +77,5 @@ def test_the_set_stays_small_enough_to_ship():
 
 
 def test_a_folder_without_the_files_is_an_error_with_advice(tmp_path):
-    with refusal(FileNotFoundError, "train.parquet"):
+    with raises(FileNotFoundError, naming="train.parquet"):
         load_point_dataset("shapes", data_dir=tmp_path)

@@ -12,7 +12,7 @@ from hf_any3d.data.parquet.rows import IGNORED
 from hf_any3d.training.segmentation_rows import class_weights
 from tests.data.catalog.street_trees import write_nuscenes, write_semantickitti
 from tests.data.files.builders import sweep_rows
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def test_every_number_of_kitti_leads_to_one_class_or_none():
 
 def test_an_incomplete_kitti_is_refused_with_what_is_missing(kitti):
     root, options = kitti
-    with refusal(FileNotFoundError, "00/velodyne/000002.bin"):
+    with raises(FileNotFoundError, naming="00/velodyne/000002.bin"):
         load_point_dataset("semantickitti", **{**options, "verify": True})
     sequence = root / "dataset" / "sequences" / "00"
     (sequence / "labels" / "000000.label").unlink()
-    with refusal(FileNotFoundError, "missing 00/labels/000000.label"):
+    with raises(FileNotFoundError, naming="missing 00/labels/000000.label"):
         load_point_dataset("semantickitti", **options)
 
 
@@ -123,10 +123,10 @@ def test_tables_of_nuscenes_that_do_not_fit_are_refused(mini, tmp_path):
     with pytest.raises(ValueError, match="split train, has 2 clouds; expected 323"):
         load_point_dataset("nuscenes", **{**options, "verify": True})
     (root / "lidarseg" / "v1.0-mini" / "a_lidarseg.bin").write_bytes(bytes(29))
-    with refusal(ValueError, "a_lidarseg.bin"):
+    with raises(ValueError, naming="a_lidarseg.bin"):
         load_point_dataset("nuscenes", **options)
     (root / "lidarseg" / "v1.0-mini" / "a_lidarseg.bin").unlink()
-    with refusal(FileNotFoundError, "0-mini/a_lidarseg.bin"):
+    with raises(FileNotFoundError, naming="0-mini/a_lidarseg.bin"):
         load_point_dataset("nuscenes", **options)
-    with refusal(ValueError, "'v2'"):
+    with raises(ValueError, naming="'v2'"):
         load_point_dataset("nuscenes", **{**options, "version": "v2"})

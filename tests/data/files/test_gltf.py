@@ -6,7 +6,7 @@ import pytest
 import trimesh
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, gltf, gltf_square
 
@@ -144,7 +144,7 @@ def test_buffers_may_be_in_the_text_or_in_the_folder_but_not_outside(tmp_path):
     for uri in outside:
         with pytest.raises(PointCloudFileError, match="expected a file that exists in the same folder or below"):
             with_uri(uri)
-    with refusal(PointCloudFileError, "damaged data URI"):
+    with raises(PointCloudFileError, naming="damaged data URI"):
         with_uri("data:;base64,???")
     document["buffers"] = [{"byteLength": 60, "uri": "data%20file.bin"}]
     with pytest.raises(PointCloudFileError, match="expected a file that exists"):
@@ -206,7 +206,7 @@ def test_a_mesh_shown_too_often_is_refused():
 def test_a_truncated_glb_is_explained(files):
     data = (files / "bottle.glb").read_bytes()
     for length in (4, 19, 100, len(data) - 1):
-        with refusal(PointCloudFileError, "cut off"):
+        with raises(PointCloudFileError, naming="cut off"):
             read(data[:length])
-    with refusal(PointCloudFileError, "'glTF'"):
+    with raises(PointCloudFileError, naming="'glTF'"):
         read(b"solid something else")

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.gltf import references
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, gltf, gltf_square
 
@@ -107,7 +107,7 @@ def test_the_scene_decides_which_meshes_are_shown(changes, count):
     nodes = [{"children": [1]}, {"children": [2]}, {"mesh": 0}, {"mesh": 0}]
     document, chunk = scene(**{"nodes": nodes, "scenes": [{"nodes": [3]}, {"nodes": [0, 3]}], **changes})
     if not count:
-        with refusal(PointCloudFileError, "'2'"):
+        with raises(PointCloudFileError, naming="'2'"):
             read(document, chunk)
         return
     assert len(read(document, chunk)) == 5 * count

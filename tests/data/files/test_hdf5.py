@@ -4,7 +4,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, ReadLimits
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_arrays_of_numbers_are_found_and_read_in_slices(path):
 def test_damaged_files_are_named(tmp_path, content):
     path = tmp_path / "damaged.h5"
     path.write_bytes(content)
-    with refusal(PointCloudFileError, "damaged.h5"):
+    with raises(PointCloudFileError, naming="damaged.h5"):
         with open_hdf5(path):
             pass
 
@@ -63,7 +63,7 @@ def test_damaged_rows_are_named(path):
     with h5py.File(path, "w") as file:
         file.create_dataset("data", data=np.arange(24.0).reshape(4, 6), fletcher32=True, chunks=(4, 6))
     path.write_bytes(path.read_bytes().replace(np.float64(7).tobytes(), np.float64(8).tobytes()))
-    with refusal(PointCloudFileError, "clouds.h5"):
+    with raises(PointCloudFileError, naming="clouds.h5"):
         read_all(path)
 
 

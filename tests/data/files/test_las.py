@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import las
 
@@ -59,7 +59,7 @@ def test_a_truncated_scan_is_explained(data, missing):
         read(data[: len(data) - missing])
     with pytest.raises(PointCloudFileError, match="the header alone has 227"):
         read(data[:200])
-    with refusal(PointCloudFileError, "starts with b'PK"):
+    with raises(PointCloudFileError, naming="starts with b'PK"):
         read(b"PK" + data[2:])
 
 
@@ -83,7 +83,7 @@ def test_a_laz_with_a_damaged_table_of_chunks_is_refused():
     start = struct.unpack_from("<I", las_packed, 96)[0]
     table = struct.unpack_from("<q", las_packed, start)[0]
     for at, value in ((table + 4, b"\xff\xff\xff\x7f"), (start, struct.pack("<q", 10**15))):
-        with refusal(PointCloudFileError, "chunks"):
+        with raises(PointCloudFileError, naming="chunks"):
             read(las_packed[:at] + value + las_packed[at + len(value) :], "laz")
 
 
@@ -254,5 +254,5 @@ def test_a_scan_written_by_hand_is_read_whole(point_format):
         longer = bytes(head) + bytes(227 - len(head)) + bytes(rows) + bytes(100)
         assert len(read(longer)) == 2
         for cut in (head[:226], (head + rows)[:-1]):
-            with refusal(PointCloudFileError, "cut off"):
+            with raises(PointCloudFileError, naming="cut off"):
                 read(bytes(cut))

@@ -10,7 +10,7 @@ from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.many_files.files import list_files
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import sweep, sweep_rows
 
@@ -149,7 +149,7 @@ def test_buffers_of_gltf_are_no_clouds_of_a_folder(tmp_path):
 
 
 def test_rows_without_coordinates_are_refused_or_left_out():
-    with refusal(PointCloudFileError, "NaN"):
+    with raises(PointCloudFileError, naming="NaN"):
         read_point_cloud(np.array([[0, 0, np.nan, 1]] * 3, "<f4").tobytes(), file_type="kitti")
     with pytest.warns(UserWarning, match="1 of 3 points"):
         rows = np.ones((3, 4), "<f4")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import TRIANGLES, npy, npz
 
@@ -63,7 +63,7 @@ def test_object_arrays_are_refused_and_never_unpickled():
     trap[0, 0] = Trap()
     with pytest.raises(PointCloudFileError, match="Python objects .*unpickled, which is refused"):
         read(npy(trap, allow_pickle=True))
-    with refusal(PointCloudFileError, "'points'"):
+    with raises(PointCloudFileError, naming="'points':"):
         read(npz(points=trap), "npz")
     assert len(read(npz(points=XYZ, name=trap), "npz")) == 4  # unknown arrays are not opened
 

@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.registry import files_read
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, stl
 
@@ -112,7 +112,7 @@ def test_a_binary_stl_whose_header_says_solid_is_read():
 def test_a_truncated_stl_is_explained(files):
     with pytest.raises(PointCloudFileError, match="2 triangles need 184, so the file may be cut off"):
         read(stl(SQUARE[TRIANGLES])[:-1], "stl")
-    with refusal(PointCloudFileError, "'endsolid'"):
+    with raises(PointCloudFileError, naming="no closing 'endsolid'"):
         read((files / "screwdriver.stl").read_bytes()[:5000], "stl")
     with pytest.raises(PointCloudFileError, match="12 bytes; a binary STL has at least 84"):
         read(b"not an stl!!", "stl")
@@ -223,7 +223,7 @@ def test_decimal_commas_are_read_or_refused(kind):
     cloud = read(text, kind)
     np.testing.assert_allclose(cloud.points, [[0.5, 1.25, 2], [-1.5, 0, 0.275], [0, -0.25, 1]], rtol=1e-6)
     assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.colors is None
-    with refusal(PointCloudFileError, "'0,5'"):
+    with raises(PointCloudFileError, naming="'0,5'"):
         read(text.replace("-0,25", "-0.25"), kind)
 
 
@@ -380,7 +380,7 @@ def test_the_name_of_a_solid_may_have_any_words(name):
     for end in ("\n", "\r\n", "\r"):
         text = f"\ufeffsolid {name}\n{facet}endsolid {name}\nsolid {name}\n{facet}endsolid {name}".replace("\n", end)
         assert len(read(text, "stl").faces) == 2
-    with refusal(PointCloudFileError, "'x'"):
+    with raises(PointCloudFileError, naming="'x' is not a number"):
         read(f"solid {name}\n{facet.replace('1 0 0', '1 x 0')}endsolid {name}", "stl")
 
 
@@ -390,7 +390,7 @@ def test_a_binary_stl_ends_with_its_last_triangle():
         why = f"184 bytes; {count} triangles need {84 + 50 * count}, so the"
         with pytest.raises(PointCloudFileError, match=why):
             read(data[:80] + count.to_bytes(4, "little") + data[84:], "stl")
-    with refusal(PointCloudFileError, "'solid'"):
+    with raises(PointCloudFileError, naming="text STL starts 'solid'"):
         read(data[:83], "stl")
     with pytest.raises(PointCloudFileError, match="there are no points"):
         read(bytes(84), "stl")

@@ -11,7 +11,7 @@ from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point
 from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.text_numbers import integers
 from hf_any3d.registry import FORMATS
-from tests.errors import refusal
+from tests.errors import raises
 from tests.fuzz.damage import bounded, traced
 
 from .builders import SQUARE, gltf, gltf_square, las, npy, npz, pcd, ply, stl
@@ -56,7 +56,7 @@ def test_an_hdf5_file_with_names_of_any_bytes_is_one_clear_error(tmp_path):
 
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["\x1b[31m" + "a" * 3000] = SQUARE
-    with refusal(PointCloudFileError, "a.h5") as raised:
+    with raises(PointCloudFileError, naming="a.h5") as raised:
         with open_hdf5(tmp_path / "a.h5", ["data"]):
             pass
     assert str(raised.value).isprintable() and len(str(raised.value)) < 400 + len(str(tmp_path))
@@ -64,7 +64,7 @@ def test_an_hdf5_file_with_names_of_any_bytes_is_one_clear_error(tmp_path):
 
 def test_signalling_nans_of_glb_are_an_error_without_a_warning(tmp_path):
     document, chunk = gltf_square()
-    with refusal(PointCloudFileError, "a.glb"):
+    with raises(PointCloudFileError, naming="a.glb"):
         read(tmp_path / "a.glb", gltf(document, struct.pack("<I", 0x7F800001) + chunk[4:]))
 
 
@@ -112,7 +112,7 @@ def test_declared_counts_beyond_the_file_are_refused_before_memory_is_taken(name
 
 def test_a_vertex_of_text_stl_with_a_comment_sign_is_named(tmp_path):
     facet = b"facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex # 1 0\nvertex 1 1 0\nendloop\nendfacet\n"
-    with refusal(PointCloudFileError, "a.stl"):
+    with raises(PointCloudFileError, naming="a.stl"):
         read(tmp_path / "a.stl", b"solid a\n" + facet + b"endsolid a\n")
 
 
@@ -124,5 +124,5 @@ def test_numbers_of_half_precision_are_whole_or_refused_without_a_warning(recwar
 
 
 def test_a_blank_last_line_is_not_a_face(tmp_path):
-    with refusal(PointCloudFileError, "a.off"):
+    with raises(PointCloudFileError, naming="a.off"):
         read(tmp_path / "a.off", b"OFF\n3 2 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n ")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES, ply, ply_square, splats
 
@@ -32,7 +32,7 @@ def test_truncated_ply_names_the_file(order, missing, tmp_path):
     if order == "ascii" and missing == 1:
         assert len(read_point_cloud(path)) == 4  # only the last line end is gone
         return
-    with refusal(PointCloudFileError, "square.ply"):
+    with raises(PointCloudFileError, naming="square.ply"):
         read_point_cloud(path)
 
 
@@ -147,7 +147,7 @@ def test_a_line_of_a_text_file_is_named_by_its_number_in_the_file():
 def test_a_text_file_named_ply_is_refused(tmp_path):
     path = tmp_path / "notes.ply"
     path.write_text("0 0 0\n1 1 1\n")
-    with refusal(PointCloudFileError, "notes.ply"):
+    with raises(PointCloudFileError, naming="notes.ply"):
         read_point_cloud(path)
 
 
@@ -169,7 +169,7 @@ def test_a_wrong_header_is_explained(header, text):
 
 
 def test_a_header_without_format_or_end_is_explained():
-    with refusal(PointCloudFileError, "'end_header'"):
+    with raises(PointCloudFileError, naming="'end_header'"):
         read(b"ply\nformat ascii 1.0\n")
     with pytest.raises(PointCloudFileError, match="names no format; expected one of ascii"):
         read(b"ply\nelement vertex 0\nend_header\n")
@@ -389,7 +389,7 @@ def test_a_binary_table_that_is_cut_off_names_the_bytes(missing):
 def test_rows_of_a_text_file_with_lists_have_all_their_numbers():
     header = "element vertex 1\nproperty float x\nproperty float y\nproperty list uchar int seen\nproperty float z"
     assert read(ply(header, b"1 2 1 9 3\n", "ascii")).points.tolist() == [[1, 2, 3]]
-    with refusal(PointCloudFileError, "'vertex'"):
+    with raises(PointCloudFileError, naming="'vertex' needs 5"):
         read(ply(header, b"1 2 1 9 3 4\n", "ascii"))
-    with refusal(PointCloudFileError, "'seen'"):
+    with raises(PointCloudFileError, naming="'seen' of element 'vertex' has"):
         read(ply(header, b"1 2 -1\n", "ascii"))

@@ -3,7 +3,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.files.point_cloud import count_triangles, draw_on_surface, fan_triangles, leave_out_invalid_points
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES
 
@@ -178,7 +178,7 @@ def test_each_field_has_its_shape_type_and_range(name, values, why):
 
 
 def test_colors_of_faces_need_faces():
-    with refusal(PointCloudError, "face_colors"):
+    with raises(PointCloudError, naming="face_colors"):
         PointCloudData(**full(faces=None))
     assert PointCloudData(SQUARE, faces=np.zeros((0, 3)), face_colors=np.zeros((0, 3))).faces.dtype == np.int64
 

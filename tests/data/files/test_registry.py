@@ -16,7 +16,7 @@ from hf_any3d.data.files import (
 )
 from hf_any3d.registry import FORMATS
 from tests.data.files.conftest import FILES
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_a_path_bytes_and_a_file_object_give_the_same(files):
@@ -71,9 +71,9 @@ def test_inputs_that_are_not_files_are_explained(tmp_path):
             read_point_cloud(source)
     with pytest.raises(PointCloudFileError, match="returns str; open it in mode"):
         read_point_cloud(io.StringIO("1 2 3"), file_type="xyz")
-    with refusal(PointCloudFileError, "'fbx'"):
+    with raises(PointCloudFileError, naming="file type 'fbx'"):
         read_point_cloud(b"1 2 3", file_type="fbx")
-    with refusal(TypeError, "source"):
+    with raises(TypeError, naming="source: list; expected a path"):
         read_point_cloud([1, 2, 3])
 
 
@@ -130,7 +130,7 @@ def test_clouds_become_bytes_with_a_signature(file_type):
 
 
 def test_clouds_become_bytes_only_of_known_types():
-    with refusal(ValueError, "file_type"):
+    with raises(ValueError, naming="file_type"):
         point_cloud_bytes(PointCloudData([[1.0, 2.0, 3.0]]), "stl")
 
 
@@ -143,7 +143,7 @@ def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(
     with pytest.warns(UserWarning, match=r"scan.npy: 2 of 6 points have NaN or infinite coordinates and are left out"):
         cloud = read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")
     np.testing.assert_array_equal(cloud.points, points[[0, 2, 3, 5]].astype(np.float32))
-    with refusal(ValueError, "on_invalid"):
+    with raises(ValueError, naming="on_invalid"):
         read_point_cloud(tmp_path / "scan.npy", on_invalid="skip")
 
 
@@ -156,5 +156,5 @@ def test_faces_on_invalid_points_are_left_out_too(tmp_path):
 
 def test_a_file_without_a_valid_point_is_refused(tmp_path):
     np.save(tmp_path / "scan.npy", np.full((3, 3), np.nan))
-    with refusal(PointCloudFileError, "scan.npy"):
+    with raises(PointCloudFileError, naming="scan.npy"):
         read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")

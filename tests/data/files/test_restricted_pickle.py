@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.files.restricted_pickle import read_pickle
-from tests.errors import refusal
+from tests.errors import raises
 
 SOME = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -130,16 +130,16 @@ def test_handwritten_calls_are_refused_too(reading, name):
 
 @pytest.mark.parametrize("value", [range(3), bytearray(b"abc"), {1, 2}, np.ma.masked_array([1, 2])])
 def test_other_objects_are_refused(reading, value):
-    with refusal(PointCloudFileError, "some.pkl"):
+    with raises(PointCloudFileError, naming="some.pkl"):
         reading(pickle.dumps(value, 2))
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02N", b"\x80\x02.", b"\x80\x09N.", b"\x80\x02h\x05."])
 def test_damaged_pickles_are_named(reading, content):
-    with refusal(PointCloudFileError, "some.pkl"):
+    with raises(PointCloudFileError, naming="some.pkl"):
         reading(content)
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with refusal(PointCloudFileError, "absent.pkl"):
+    with raises(PointCloudFileError, naming="absent.pkl"):
         read_pickle(tmp_path / "absent.pkl")

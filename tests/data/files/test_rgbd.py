@@ -10,7 +10,7 @@ from PIL import Image
 
 from hf_any3d.data.files import Intrinsics, PointCloudFileError, ReadLimits, read_point_cloud, read_rgbd, source
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 
 WIDTH, HEIGHT = 8, 6
 FX, FY, CX, CY = 10.0, 12.0, 3.5, 2.5
@@ -76,7 +76,7 @@ def test_scale_and_truncation_are_options(frame):
     np.testing.assert_allclose(far.points * 5, read_rgbd(frame / "depth.png", camera).points, rtol=1e-6)
     near = read_rgbd(frame / "depth.png", camera, depth_truncation=1.5)
     assert near.points[:, 2].max() <= 1.5 and len(near) == ((millimeters() > 0) & (millimeters() <= 1500)).sum()
-    with refusal(PointCloudFileError, "depth.png"):
+    with raises(PointCloudFileError, naming="depth.png"):
         read_rgbd(frame / "depth.png", camera, depth_truncation=0.5)
     for name in ("depth_scale", "depth_truncation"):
         with pytest.raises(ValueError, match=f"{name} is -1; expected a positive number"):
@@ -134,7 +134,7 @@ def test_arguments_of_other_types_are_named(frame):
     for name in ("depth_scale", "depth_truncation"):
         with pytest.raises(ValueError, match=f"{name} is '3'; expected a positive number"):
             read_rgbd(frame / "depth.png", frame / "camera.json", **{name: "3"})
-    with refusal(PointCloudFileError, "depth.png"):
+    with raises(PointCloudFileError, naming="depth.png"):
         read_rgbd(frame / "depth.png", frame / "camera.json", frame / "depth.png")
 
 
@@ -178,9 +178,9 @@ def test_other_images_are_refused(frame):
         with pytest.raises(PointCloudFileError, match=f"{name}: {why}"):
             read_rgbd(frame / name, frame / "camera.json")
     (frame / "square.png").write_bytes(png(np.ones((6, 6, 3), np.uint8)))
-    with refusal(PointCloudFileError, "square.png"):
+    with raises(PointCloudFileError, naming="square.png"):
         read_rgbd(frame / "depth.png", frame / "camera.json", frame / "square.png")
-    with refusal(PointCloudFileError, "depth.png"):
+    with raises(PointCloudFileError, naming="depth.png"):
         read_rgbd(frame / "depth.png", frame / "camera.json", limits=ReadLimits(points=10))
 
 
@@ -219,7 +219,7 @@ def test_other_exr_files_are_refused(frame, monkeypatch):
         with pytest.raises(PointCloudFileError, match=f"{name}: {why}"):
             read_rgbd(frame / name, frame / "camera.json", limits=limits)
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
-    with refusal(ImportError, "OpenEXR"):
+    with raises(ImportError, naming="OpenEXR"):
         read_rgbd(frame / "large.exr", frame / "camera.json")
 
 

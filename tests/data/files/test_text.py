@@ -4,7 +4,7 @@ import pytest
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.data.files.text_numbers import blocks_of_lines, count_of, listed, numbers
-from tests.errors import refusal
+from tests.errors import raises
 
 XYZ = [[1, 2, 3], [4, 5, 6.5]]
 
@@ -48,7 +48,7 @@ def test_decimal_commas_are_read_where_they_do_not_separate(text):
 
 
 def test_decimal_commas_and_points_in_one_file_are_refused():
-    with refusal(PointCloudFileError, "'1.234,5'"):
+    with raises(PointCloudFileError, naming="'1.234,5'"):
         read("1.234,5;2,5;3,5\n1,5;2,5;3,5\n", "csv")
     assert read("0.1,0.2,0.3;255,0,9\n").points.shape == (1, 3)  # a list within a list
     assert read("1, 2, 3\n4, 5, 6.5\n").points.tolist() == XYZ

@@ -6,7 +6,7 @@ import pytest
 import trimesh
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
-from tests.errors import refusal
+from tests.errors import raises
 
 from .builders import SQUARE, TRIANGLES
 
@@ -68,7 +68,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_other_endings_are_refused(tmp_path):
-    with refusal(PointCloudFileError, "'.stl'"):
+    with raises(PointCloudFileError, naming="'.stl'"):
         write_point_cloud(tmp_path / "square.stl", FULL)
 
 
@@ -131,7 +131,7 @@ def test_labels_of_a_ply_have_32_bits(label, tmp_path):
         write_point_cloud(tmp_path / "a.ply", cloud)
         assert read_point_cloud(tmp_path / "a.ply").labels.tolist() == [0, 1, 2, label]
     else:
-        with refusal(ValueError, "labels"):
+        with raises(ValueError, naming="labels: do not fit PLY's"):
             write_point_cloud(tmp_path / "a.ply", cloud)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.generated.parts import CATEGORIES, PARTS, assemble, part_names
-from tests.errors import refusal
+from tests.errors import raises
 from tests.golden import assert_stored
 
 OBJECTS = {"train_objects": 12, "validation_objects": 6, "test_objects": 6, "num_points": 128}
@@ -18,7 +18,7 @@ def test_without_trimesh_the_package_that_has_it_is_named(monkeypatch):
     name = "hf_any3d.data.generated.parts"
     monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "trimesh", None)
-    with refusal(ImportError, "'hf-any3d[meshes]'"):
+    with raises(ImportError, naming="'hf-any3d[meshes]'"):
         importlib.import_module(name)
 
 
@@ -122,9 +122,9 @@ def test_other_seeds_give_other_objects():
 
 
 def test_wrong_arguments_are_refused():
-    with refusal(ValueError, "'sofa'"):
+    with raises(ValueError, naming="'sofa'; expected one of bottle"):
         assemble("sofa", 300, np.random.default_rng(0))
-    with refusal(ValueError, "num_points"):
+    with raises(ValueError, naming="num_points"):
         assemble("chair", 20, np.random.default_rng(0))
 
 

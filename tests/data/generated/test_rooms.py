@@ -6,7 +6,7 @@ from datasets import Array2D, ClassLabel
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.generated.rooms import TYPICAL_SIZES, RoomObject, compose_room
-from tests.errors import refusal
+from tests.errors import raises
 
 ROOMS = {"train_rooms": 3, "validation_rooms": 2, "test_rooms": 2, "num_points": 1024}
 
@@ -65,9 +65,9 @@ def test_objects_without_a_free_place_are_left_out(objects):
 
 
 def test_impossible_rooms_are_refused(objects):
-    with refusal(ValueError, "objects is empty"):
+    with raises(ValueError, naming="objects is empty"):
         compose_room([], np.random.default_rng(0))
-    with refusal(ValueError, "num_points"):
+    with raises(ValueError, naming="num_points"):
         compose_room(objects, np.random.default_rng(0), num_points=100)
 
 
@@ -119,5 +119,5 @@ def test_the_seed_determines_the_rooms():
 
 
 def test_a_class_without_a_size_is_refused():
-    with refusal(ValueError, "'vehicle'"):
+    with raises(ValueError, naming="'vehicle'; expected any of bed"):
         load_point_dataset("rooms", classes=["vehicle"])

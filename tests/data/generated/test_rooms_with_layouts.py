@@ -5,7 +5,7 @@ import pytest
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.spatiallm import Layout
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture(scope="module")
@@ -50,5 +50,5 @@ def test_boxes_are_those_of_the_layout(splits):
 
 
 def test_a_class_without_a_size_is_refused():
-    with refusal(ValueError, "'unicorn'"):
+    with raises(ValueError, naming="classes names 'unicorn'"):
         load_point_dataset("rooms_with_layouts", classes=["unicorn"])

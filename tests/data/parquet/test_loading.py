@@ -8,7 +8,7 @@ import pytest
 
 from hf_any3d.data.parquet import loading
 from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
-from tests.errors import refusal
+from tests.errors import raises
 from tests.forks import FORKED
 
 
@@ -116,7 +116,7 @@ def test_rows_stream_from_several_shards(tree, cache_dir):
 def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
     (tree / "train" / "5.npy").write_bytes(b"no array")
     np.save(tree / "test" / "1.npy", np.array([[0, 0, np.nan]], np.float32))
-    with refusal(ValueError, "train/5.npy"):
+    with raises(ValueError, naming="train/5.npy"):
         load_toy(tree, cache_dir)
     for message in ("left out", ""):
         with caplog.at_level(logging.WARNING):
@@ -125,7 +125,7 @@ def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
         assert "train/4.npy" in splits["train"]["file"] and "train/5.npy" not in splits["train"]["file"]
         assert message in caplog.text and "toy, split test, has 3 clouds; 1 are left out" in caplog.text
         caplog.clear()
-    with refusal(ValueError, "train/5.npy"):
+    with raises(ValueError, naming="train/5.npy"):
         load_toy(tree, cache_dir)
 
 
@@ -138,7 +138,7 @@ def test_a_piece_of_only_bad_files_is_left_out(tree, cache_dir, small_pieces):
 def test_a_split_of_only_bad_files_is_an_error(tree, cache_dir):
     for path in (tree / "test").iterdir():
         path.write_bytes(b"")
-    with refusal(ValueError, "0.npy"):
+    with raises(ValueError, naming="0.npy"):
         load_toy(tree, cache_dir, on_error="skip")
 
 
@@ -180,5 +180,5 @@ def test_concurrent_processes_convert_once(tree, cache_dir):
 
 
 def test_a_wrong_option_is_named(tree, cache_dir):
-    with refusal(ValueError, "on_error"):
+    with raises(ValueError, naming="on_error"):
         load_toy(tree, cache_dir, on_error="ignore")

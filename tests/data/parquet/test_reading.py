@@ -2,7 +2,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.data.parquet.reading import read_lines
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_lines_are_stripped_and_empty_ones_dropped(tmp_path):
@@ -23,5 +23,5 @@ def test_a_file_that_is_not_a_list_is_named(tmp_path, content, message):
 
 
 def test_a_missing_list_is_named(tmp_path):
-    with refusal(PointCloudFileError, "names.txt"):
+    with raises(PointCloudFileError, naming="names.txt"):
         read_lines(tmp_path / "names.txt")

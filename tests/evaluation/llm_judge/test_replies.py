@@ -17,7 +17,7 @@ from hf_any3d.evaluation.llm_judge.verdicts import (
     read_verdict,
     verdicts_path,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.evaluation.endpoints import LocalEndpoint
 
 CLASSES = ["car", "glass box", "tv stand"]
@@ -191,7 +191,7 @@ def test_verdicts_are_stored_beside_the_answers_with_all_that_they_depend_on(tmp
     )
     with pytest.raises(ValueError, match="classes is empty; expected the names of the classes"):
         judge_answers(answers, "class", judge, path, [])
-    with refusal(ValueError, "'same'"):
+    with raises(ValueError, naming="'same'; it judges class"):
         judge_answers(answers, "same", judge, path)
 
 

@@ -19,7 +19,7 @@ from hf_any3d.evaluation import (
     read_verdict,
 )
 from hf_any3d.evaluation.llm_judge.verdicts import read_class, read_same, read_score
-from tests.errors import refusal
+from tests.errors import raises
 from tests.evaluation.cases import CASES
 from tests.evaluation.endpoints import LocalEndpoint
 from tests.faults.killing import held_by_another
@@ -207,7 +207,7 @@ def test_keys_in_replies_are_redacted_in_errors_and_files(tmp_path, monkeypatch,
 def test_invalid_keys_are_not_shown(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret\nkey-of-mine")
     judge, waits = asked("http://127.0.0.1:9/v1", key_variable="SOME_KEY")
-    with refusal(JudgeError, "SOME_KEY"):
+    with raises(JudgeError, naming="SOME_KEY"):
         judge("?")
     assert not waits
 
@@ -291,7 +291,7 @@ def test_answers_that_changed_are_judged_again_and_the_others_are_not(tmp_path):
 def test_verdicts_of_another_prompt_are_not_mixed_in(tmp_path):
     with LocalEndpoint((200, "T#a")) as endpoint:
         judge_answers(ANSWERS, "same", asked(endpoint.url)[0], tmp_path / "j.json")
-        with refusal(ValueError, "j.json"):
+        with raises(ValueError, naming="j.json"):
             judge_answers(
                 ANSWERS, "same", asked(endpoint.url)[0], tmp_path / "j.json", prompt="{ground_truth} {model_output}"
             )
@@ -371,7 +371,7 @@ def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
     assert rest.seen == [(2, (4, 6), "This is an object of ", 100), (1, (4, 6), "This is an object of ", 100)]
     assert json.loads((tmp_path / "parts.json").read_text())["results"] == whole["results"]
     assert whole["results"][1].keys() == {"object_id", "ground_truth", "label_name", "model_output", "cloud_sha256"}
-    with refusal(ValueError, "'m'"):
+    with raises(ValueError, naming="'m', now it is 'n'"):
         answer_question(rows(), protocol, rest, tmp_path / "parts.json", {"model": "n"}, batch_size=2)
 
 
@@ -400,7 +400,7 @@ def test_answers_are_judged_again_without_the_model(tmp_path):
     judge_protocols([other], tmp_path, ClassNameJudge(CLASSES), CLASSES)
     kept = json.loads((tmp_path / "summary.judged-by-class-names.json").read_text())
     assert kept[protocol.name] == by_names and list(kept) == [protocol.name, other.name]
-    with refusal(ValueError, "cannot judge objaverse-caption"):
+    with raises(ValueError, naming="cannot judge objaverse-caption"):
         judge_protocols([PROTOCOLS["objaverse-caption"]], tmp_path, ClassNameJudge(CLASSES), CLASSES)
 
 

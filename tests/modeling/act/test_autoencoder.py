@@ -10,7 +10,7 @@ from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
 from hf_any3d.modeling.point_encoders.point_transformer import group_patches
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.closeness import assert_same_gradients
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import clouds, saved_encoder
 
@@ -46,7 +46,7 @@ def test_a_teacher_with_other_weights_is_refused(tmp_path):
     model = tiny_autoencoder("vit")
     model.config.encoder_checksum = "sha256:" + "0" * 64
     model.save_pretrained(tmp_path)
-    with refusal(EncoderMismatchError, "checksum"):
+    with raises(EncoderMismatchError, naming="checksum"):
         ActAutoencoder.from_pretrained(tmp_path)
 
 
@@ -59,7 +59,7 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
     )
     with pytest.warns(UserWarning, match="random weights"):
         ActAutoencoder(config).eval()(clouds())
-    with refusal(ValueError, "either"):
+    with raises(ValueError, naming="either"):
         ActAutoencoder.from_teacher_pretrained()
 
 
@@ -103,7 +103,7 @@ def test_attention_over_the_batch_is_optional_and_warns():
     with pytest.warns(UserWarning, match="other clouds"):
         together = fine(model)
     assert not torch.allclose(fine(model, clouds()[:1]), together[:1], atol=1e-4)
-    with refusal(ValueError, "attention_axis"):
+    with raises(ValueError, naming="attention_axis"):
         tiny_autoencoder("llama", attention_axis="batch")
 
 
@@ -228,7 +228,7 @@ def test_codes_follow_the_tokens_and_come_back_equal(options, tmp_path):
         torch.testing.assert_close(output.loss, total)
         # All codes were replaced by tokens of the first batch, so several are in use.
         assert len(output.token_ids.unique()) > 8
-        with refusal(ValueError, "hard"):
+        with raises(ValueError, naming="hard=False with quantizer='nearest'"):
             model(clouds(), hard=False)
     state = {name: tensor.clone() for name, tensor in model.codebook.state_dict().items()}
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from tests.closeness import assert_nearly_equal
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -262,9 +262,9 @@ def test_schedules_follow_half_a_cosine(iteration, steps, expected):
     for wrong in ({"iteration": -1}, {"iteration": 1, "delay": -1}, {"iteration": 1, "steps": -1}):
         with pytest.raises(ValueError, match="=-1; expected at least 0"):
             kl_weight(**wrong)
-    with refusal(ValueError, "end"):
+    with raises(ValueError, naming="end=-0.1; expected at least 0"):
         kl_weight(1, end=-0.1)
-    with refusal(ValueError, "steps"):
+    with raises(ValueError, naming="steps=-1; expected at least 0"):
         gumbel_temperature(1, steps=-1)
-    with refusal(ValueError, "start"):
+    with raises(ValueError, naming="start=0.0, end=1.0; expected temperatures above"):
         gumbel_temperature(1, start=0.0, end=1.0)

@@ -3,7 +3,7 @@
 import pytest
 
 from hf_any3d.modeling.act import ActAutoencoderConfig, ActConfig
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_settings_are_allowed_up_to_their_border():
         config = ActConfig(**settings)
         assert all(getattr(config, name) == value for name, value in settings.items())
     assert ActConfig(class_token_loss=True, class_token_layer=11).class_token_layer == 11
-    with refusal(ValueError, "class_token_loss"):
+    with raises(ValueError, naming="class_token_loss"):
         ActConfig(class_token_loss=True, use_class_token=False)
     assert ActConfig(use_class_token=False).class_token_loss is False
 
@@ -88,7 +88,7 @@ def test_sizes_of_clouds_and_checksums():
     assert config.base_checksum == "tensors-sha256:34"
     config.base_checksum = None
     assert config.base_checksum is None and config.batch_dependent_flags == []
-    with refusal(ValueError, "'encoder'"):
+    with raises(ValueError, naming="'encoder'; expected some of 'base'"):
         ActConfig(parts={"encoder": {}})
-    with refusal(ValueError, "'base'"):
+    with raises(ValueError, naming="'base'; expected some of 'encoder'"):
         ActAutoencoderConfig(parts={"base": {}})

@@ -17,7 +17,7 @@ from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_encoders import clouds, random_encoder, saved_encoder, tiny_config
 from tests.tiny_ptv3 import tiny_ptv3
@@ -309,12 +309,12 @@ def test_invalid_settings_are_refused(settings, message):
 
 
 def test_student_and_teacher_must_use_the_same_patches():
-    with refusal(ValueError, "num_groups"):
+    with raises(ValueError, naming="num_groups"):
         tiny_pretraining(num_groups=16)
 
 
 def test_a_config_without_a_teacher_is_refused():
-    with refusal(ValueError, "autoencoder_config"):
+    with raises(ValueError, naming="autoencoder_config"):
         ActForPreTraining(ActConfig(**STUDENT))
 
 
@@ -389,7 +389,7 @@ def test_a_student_of_voxels_sees_only_points_of_visible_patches(tmp_path):
             colored = torch.cat([points[..., :3], points[..., 3:] * factor[..., None]], dim=-1)
             assert torch.equal(model(colored, masks()).predictions, expected) == is_equal
         assert model.probe_features(points).shape == (3, 24)
-    with refusal(ValueError, "class_token_loss"):
+    with raises(ValueError, naming="class_token_loss"):
         ActForPreTraining.from_autoencoder_pretrained(
             tiny_autoencoder(), source, class_token_loss=True, class_token_layer=1
         )
@@ -400,7 +400,7 @@ def test_students_of_other_sizes_or_kinds_are_refused():
     for name, value in (("hidden_size", 48), ("num_hidden_layers", 2), ("in_channels", 3)):
         with pytest.raises(ValueError, match=f"{name}={value}; expected {getattr(student.config, name)}"):
             ActForPreTraining.from_autoencoder_pretrained(teacher, student, **{name: value})
-    with refusal(ValueError, "num_groups"):
+    with raises(ValueError, naming="num_groups"):
         ActForPreTraining.from_autoencoder_pretrained(teacher, tiny_aligned(Uni3DModel))
-    with refusal(ValueError, "'bert'"):
+    with raises(ValueError, naming="'bert'; expected an encoder of"):
         ActForPreTraining(ActConfig(autoencoder_config=teacher.config, student_config={"model_type": "bert"}, **CUT))

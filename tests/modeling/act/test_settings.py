@@ -18,7 +18,7 @@ from hf_any3d.modeling.act import (
 )
 from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, group_patches
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.act.test_pretraining import GROUPS, STUDENT, masks, tiny_pretraining
 from tests.tiny_act import SMALL, clouds, tiny_act
 from tests.tiny_aligned import tiny_aligned
@@ -266,9 +266,9 @@ def test_students_of_other_kinds_have_what_they_need(tmp_path):
 
     plain, colored = (tiny_autoencoder(None, num_groups=6, in_channels=channels) for channels in (3, 6))
     narrow = tiny_aligned(PatchAlign3DModel, num_groups=6)
-    with refusal(ValueError, "in_channels"):
+    with raises(ValueError, naming="in_channels"):
         build(colored, narrow)
-    with refusal(ValueError, "encode_visible_only"):
+    with raises(ValueError, naming="encode_visible_only"):
         build(plain, narrow, encode_visible_only=False)
     wide = tiny_aligned(Uni3DModel, num_groups=6)
     assert build(colored, wide).config.in_channels == 6
@@ -282,7 +282,7 @@ def test_students_of_other_kinds_have_what_they_need(tmp_path):
     sizes = (model.config.hidden_size, model.config.num_attention_heads, model.config.num_hidden_layers)
     assert sizes == (18, 3, 4) and model.config.in_channels == 6 and model.config.group_size == 8
     model.save_pretrained(tmp_path)
-    with refusal(ValueError, "quantization_config"):
+    with raises(ValueError, naming="quantization_config"):
         ActForPreTraining.from_pretrained(tmp_path, quantization_config={"load_in_8bit": True})
 
 

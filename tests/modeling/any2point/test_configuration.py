@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, DetrConfig
 
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import HIDDEN, SMALL, clouds, saved_encoder, tiny_config, tiny_model
 
 
@@ -45,13 +45,13 @@ def test_invalid_number_of_views_is_refused(views):
 
 
 def test_stage_settings_must_have_equal_lengths():
-    with refusal(ValueError, "tokenizer_blocks"):
+    with raises(ValueError, naming="tokenizer_blocks"):
         Any2PointConfig(tokenizer_blocks=[1, 1])
 
 
 @pytest.mark.parametrize("pooling", [[], ["max", "sum"]])
 def test_unknown_pooling_is_refused(pooling):
-    with refusal(ValueError, "pooling"):
+    with raises(ValueError, naming="pooling="):
         Any2PointConfig(pooling=pooling)
 
 
@@ -89,12 +89,12 @@ def test_encoder_config_may_be_given_as_a_dict():
 
 
 def test_error_without_an_encoder_names_from_encoder_pretrained():
-    with refusal(ValueError, "encoder_config"):
+    with raises(ValueError, naming="encoder_config"):
         Any2PointModel(Any2PointConfig())
 
 
 def test_model_around_an_unsupported_encoder_is_refused():
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         Any2PointModel(Any2PointConfig(encoder_config=DetrConfig(use_timm_backbone=False, backbone_config=None)))
 
 

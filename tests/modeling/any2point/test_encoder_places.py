@@ -5,7 +5,7 @@ import torch
 
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokens
 from hf_any3d.modeling.encoders import encoder_families
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import HIDDEN, tiny_model
 from tests.turns import by_turns
 
@@ -106,18 +106,18 @@ def test_all_rules_are_equal_for_a_single_view(family):
 
 def test_more_views_than_heads_to_divide_are_refused():
     core = tiny_model("llama", rotary_views="split_heads").any2point
-    with refusal(ValueError, "rotary_views"):
+    with raises(ValueError, naming="rotary_views"):
         read(core, *content())
 
 
 def test_unknown_rule_for_views_is_refused():
-    with refusal(ValueError, "rotary_views"):
+    with raises(ValueError, naming="rotary_views"):
         tiny_model("llama", rotary_views="sum")
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
 def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
-    with refusal(ValueError, "attention_axis"):
+    with raises(ValueError, naming="attention_axis"):
         tiny_model(family, attention_axis="batch")
 
 
@@ -130,5 +130,5 @@ def test_line_length_spreads_the_tokens_of_encoders_without_a_table():
 
 
 def test_token_scale_needs_positions_that_are_added():
-    with refusal(ValueError, "token_scale"):
+    with raises(ValueError, naming="token_scale"):
         tiny_model("llama", token_scale=1.0)

@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
 from hf_any3d.modeling.encoders import encoder_families
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import (
     HIDDEN,
     LAYERS,
@@ -180,7 +180,7 @@ def test_logits_of_a_cloud_are_the_same_alone_and_in_a_batch(family):
 def test_attention_implementations_agree(family):
     model = tiny_model(family, large_logits=True)
     if not model.any2point.encoder._supports_sdpa:
-        with refusal(ValueError, "scaled_dot_product_attention"):
+        with raises(ValueError, naming="scaled_dot_product_attention"):
             tiny_model(family, attn_implementation="sdpa")
         return
     eager = tiny_model(family, large_logits=True, attn_implementation="eager")
@@ -271,7 +271,7 @@ def test_copies_are_equal_and_independent(family, how):
         expected = model(points=clouds()).logits
     if how == "pickle" and any(map(is_parametrized, model.modules())):
         # Normed weights of convolutions are made on the fly, by a class that pickle cannot find.
-        with refusal(RuntimeError, "parametrized modules"):
+        with raises(RuntimeError, naming="parametrized modules"):
             pickle.dumps(model)
         return
     twin = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))

@@ -15,7 +15,7 @@ from hf_any3d import (
     PointCloudProcessor,
     encoder_linear_pattern,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import adapted_model, clouds, tiny_model, tiny_scene_model, train_step
 
@@ -133,7 +133,7 @@ def test_segmentation_models_are_fine_tuned_too(tmp_path):
 
 def test_encoder_with_adapters_is_refused():
     model = adapted_model()
-    with refusal(ValueError, "GuidedAdapterLayer"):
+    with raises(ValueError, naming="GuidedAdapterLayer"):
         model.get_base_model().unfreeze_encoder()
 
 

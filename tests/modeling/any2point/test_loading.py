@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}
@@ -60,7 +60,7 @@ def test_building_from_a_config_loads_the_named_encoder(saved):
 
 @pytest.mark.parametrize("arguments", [{}, {"encoder_name_or_path": "x", "config": object()}])
 def test_name_and_config_exclude_each_other(arguments):
-    with refusal(ValueError, "encoder_name_or_path"):
+    with raises(ValueError, naming="encoder_name_or_path"):
         Any2PointModel.from_encoder_pretrained(**arguments)
 
 
@@ -70,7 +70,7 @@ def test_an_encoder_with_other_weights_is_refused(saved, tmp_path):
     folder, model = saved
     other = BertModel(model.config.encoder_config)
     other.save_pretrained(tmp_path / "other")
-    with refusal(EncoderMismatchError, "checksum"):
+    with raises(EncoderMismatchError, naming="checksum"):
         Any2PointForPointCloudClassification.from_pretrained(
             folder / "model", encoder_name_or_path=str(tmp_path / "other")
         )

@@ -16,7 +16,7 @@ from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import (
     adapted_model,
     clouds,
@@ -136,15 +136,15 @@ def test_dtypes_that_do_not_fit_are_refused(wide, tmp_path):
     for wrong in ("int8", "torch.bfloat16", torch.bfloat16):
         with pytest.raises(ValueError, match=f"encoder_dtype={wrong!r}; expected one of None, 'float32', 'bfloat16'"):
             tiny_model(encoder_dtype=wrong)
-    with refusal(ValueError, "dtype"):
+    with raises(ValueError, naming="dtype=torch.float16: the model's config has"):
         tiny_model(encoder_dtype="bfloat16", dtype=torch.float16)
     model = tiny_model(wide, encoder_dtype="bfloat16")
-    with refusal(ValueError, "encoder_dtype"):
+    with raises(ValueError, naming="encoder_dtype"):
         model.unfreeze_encoder()
     get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path)
-    with refusal(ValueError, "dtype"):
+    with raises(ValueError, naming="dtype=torch.float32: the model's config has"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.float32)
-    with refusal(ValueError, "encoder_dtype"):
+    with raises(ValueError, naming="encoder_dtype"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, encoder_dtype="double")
 
 
@@ -247,7 +247,7 @@ def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
 def test_a_quantized_encoder_cannot_be_a_control(monkeypatch):
     """Weights of a control replace the encoder's, which would no longer be quantized."""
     monkeypatch.setattr("hf_any3d.modeling.encoders.frozen_encoder.is_quantized", lambda encoder: True)
-    with refusal(ValueError, "encoder_weights"):
+    with raises(ValueError, naming="encoder_weights"):
         tiny_model(encoder_weights="random")
 
 

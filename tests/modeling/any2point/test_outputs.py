@@ -20,7 +20,7 @@ from hf_any3d.modeling.any2point.modeling_any2point import PointTextAlignment
 from hf_any3d.modeling.any2point.point_tokenizer import normalize_offsets
 from hf_any3d.modeling.any2point.virtual_projection import line_positions, plane_positions, project
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, three_nearest_interpolate
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import (
     HIDDEN,
     SMALL,
@@ -143,7 +143,7 @@ def test_a_segmenter_of_scenes_returns_what_its_body_returns():
     assert same(output.hidden_states, core.hidden_states) and same(output.attentions, core.attentions)
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
     assert set(model(clouds())) == {"logits"} and core.levels is None
-    with refusal(ValueError, "problem_type"):
+    with raises(ValueError, naming="problem_type"):
         tiny_scene_model(problem_type="regression")
 
 
@@ -192,9 +192,9 @@ def test_the_alignment_starts_as_the_mean_of_the_poolings():
 
 
 def test_zero_shot_models_need_a_text_width_and_a_pretrained_encoder():
-    with refusal(ValueError, "text_width"):
+    with raises(ValueError, naming="text_width"):
         Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
-    with refusal(ValueError, "encoder_weights"):
+    with raises(ValueError, naming="encoder_weights"):
         Any2PointForZeroShotPointCloudClassification.from_encoder_pretrained("bert", encoder_weights="random")
 
 
@@ -219,7 +219,7 @@ def test_a_tokenizer_alone_returns_its_tokens_as_the_only_state():
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(output.logits, labels))
     index = PointIndexer(config)(clouds())
     assert torch.equal(model(clouds(), point_index=index).logits, output.logits)
-    with refusal(ValueError, "elsewhere in points"):
+    with raises(ValueError, naming="elsewhere in points"):
         model(clouds() + 1, point_index=index)
     assert model.point_tokenizer_model.config.num_hidden_layers == 0
 
@@ -255,7 +255,7 @@ def test_a_control_without_encoder_keeps_all_settings_of_tokenizer_and_head():
     staged = PointTokenizerConfig(num_tokens=9, tokenizer_blocks=[1, 1], tokenizer_bottlenecks=[2, 2])
     assert (staged.num_stages, staged.min_points) == (2, 32)
     assert PointTokenizerConfig(num_tokens=40, tokenizer_neighbors=3).min_points == 160
-    with refusal(ValueError, "pooling"):
+    with raises(ValueError, naming="pooling=(); expected some of 'max'"):
         PointTokenizerConfig.without_encoder(Any2PointConfig(encoder_config=tiny_config("bert"), pooling=["cls"]))
     for wrong in ([0, 0, 0], [1.0, 0.0]):
         message = f"line_direction={wrong}; expected three numbers, not all 0"

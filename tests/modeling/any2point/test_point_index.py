@@ -10,7 +10,7 @@ from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.trainer import PointTrainer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -54,7 +54,7 @@ def test_an_index_of_other_points_or_settings_is_refused(model, change, message)
 def test_neighbors_that_do_not_exist_and_clouds_that_are_too_small_are_refused(model):
     index = PointIndexer(model.config)(clouds())
     index["neighbors"][0][0, 0, 0] = clouds().shape[1]
-    with refusal(IndexError, "expected 0 to"):
+    with raises(IndexError, naming="expected 0 to"):
         model(points=clouds(), point_index=index)
     with pytest.raises(ValueError, match="points has shape .*; expected .* at least"):
         PointIndexer(model.config)(clouds()[:, :4])
@@ -66,7 +66,7 @@ def test_the_trainer_indexes_in_its_collator_where_the_model_supports_it(model, 
     trainer = PointTrainer(model, arguments, data_collator=PointCloudCollator())
     batch = trainer.data_collator([{"points": cloud.numpy(), "label": 0} for cloud in clouds()])
     assert trainer.compute_loss(model, trainer._prepare_inputs(batch)) == model(**batch).loss
-    with refusal(ValueError, "--index_in_workers"):
+    with raises(ValueError, naming="--index_in_workers"):
         PointTrainer(tiny_act(ActForPointCloudClassification), arguments, data_collator=PointCloudCollator())
-    with refusal(ValueError, "--index_in_workers"):
+    with raises(ValueError, naming="--index_in_workers"):
         PointTrainer(model, arguments, data_collator=lambda rows: rows)

@@ -5,7 +5,7 @@ from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, default_tokenizer_width, normalize_offsets
 from hf_any3d.modeling.kernels.neighborhoods import encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import SMALL, clouds
 
 
@@ -39,7 +39,7 @@ def test_own_width_is_projected_to_the_encoder():
 
 
 def test_indivisible_width_is_refused():
-    with refusal(ValueError, "tokenizer_width"):
+    with raises(ValueError, naming="tokenizer_width"):
         tokenizer(tokenizer_width=40)
 
 

@@ -14,7 +14,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.layers.tasks import part_mask
 from tests.closeness import assert_nearly_equal
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_model, tiny_part_model, tiny_scene_model
 
 POINTS = 48
@@ -115,7 +115,7 @@ def test_points_depend_on_the_levels_of_the_tokenizer(tokenizer):
 
 def test_missing_levels_are_named():
     model = tiny_scene_model(propagate_levels=True).eval()
-    with refusal(ValueError, "output_levels"):
+    with raises(ValueError, naming="output_levels"):
         model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
 
 
@@ -223,16 +223,16 @@ def test_heads_are_trained_and_saved_with_any_adapter(kind):
 def test_adapter_of_another_task_is_refused_by_the_auto_class(tmp_path):
     adapted(tiny_scene_model(), "guided").save_pretrained(tmp_path / "scene")
     adapted(tiny_model(), "guided").save_pretrained(tmp_path / "classifier")
-    with refusal(ValueError, "Any2PointForSemanticSegmentation"):
+    with raises(ValueError, naming="Any2PointForSemanticSegmentation"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scene")
-    with refusal(ValueError, "Any2PointForPointCloudClassification"):
+    with raises(ValueError, naming="Any2PointForPointCloudClassification"):
         AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "classifier")
 
 
 def test_config_without_architecture_builds_no_segmentation_model():
     config = tiny_part_model().config
     config.architectures = None
-    with refusal(ValueError, "architectures is empty"):
+    with raises(ValueError, naming="architectures is empty"):
         AutoModelForPointCloudSegmentation.from_config(config)
     config.architectures = ["Any2PointForPartSegmentation"]
     assert type(AutoModelForPointCloudSegmentation.from_config(config)).__name__ == "Any2PointForPartSegmentation"

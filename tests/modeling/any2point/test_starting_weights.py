@@ -16,7 +16,7 @@ from hf_any3d.modeling.any2point import (
 )
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from hf_any3d.modeling.any2point.starting_weights import FILES, read_weights
-from tests.errors import refusal
+from tests.errors import raises
 
 SIZE = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 8}
 
@@ -122,9 +122,9 @@ def test_a_tokenizer_that_they_do_not_fit_is_refused(changes, reason, encoder):
 
 def test_an_encoder_of_another_width_is_refused_by_name_and_unknown_weights_too(bert):
     config = Any2PointConfig(encoder_config=bert.config, **LIGHT)
-    with refusal(ValueError, "hidden_size"):
+    with raises(ValueError, naming="hidden_size"):
         Any2PointForPointCloudClassification(config)
-    with refusal(ValueError, "tokenizer_weights"):
+    with raises(ValueError, naming="tokenizer_weights"):
         Any2PointConfig(tokenizer_weights="other")
 
 

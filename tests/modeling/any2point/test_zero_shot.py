@@ -20,7 +20,7 @@ from hf_any3d import (
 from hf_any3d.model_facts import model_facts
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.closeness import assert_nearly_equal
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
 from tests.tiny_text_towers import (
     LABELS,
@@ -183,9 +183,9 @@ def test_encoders_without_texts_are_refused():
     for encoder in ("vit", "bert"):
         with pytest.raises(UnsupportedEncoder, match="no text tower|do not define how it embeds sentences"):
             tiny_model(saved_encoder(encoder), Any2PointForZeroShotPointCloudClassification)
-    with refusal(ValueError, "text_width"):
+    with raises(ValueError, naming="text_width"):
         Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
-    with refusal(ValueError, "temperature"):
+    with raises(ValueError, naming="temperature=0; expected 0.01 to"):
         Any2PointConfig(temperature=0)
 
 
@@ -238,7 +238,7 @@ def test_all_entry_points_of_the_hub_give_equal_models_in_small_repositories(mak
 
 def test_models_of_other_tasks_are_refused(tmp_path):
     adapted_zero_shot_model().save_pretrained(tmp_path)
-    with refusal(ValueError, "Any2PointForZeroShot"):
+    with raises(ValueError, naming="Any2PointForZeroShot"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path)
 
 

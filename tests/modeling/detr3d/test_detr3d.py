@@ -10,7 +10,7 @@ from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDete
 from hf_any3d.modeling.detr3d.losses import heading_targets
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction
 from tests.common.case import relative_difference, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import SIZES, objects, tiny_detr3d
 
 
@@ -73,9 +73,9 @@ def test_a_cloud_has_the_same_answer_alone_and_in_a_ragged_batch(radii, order):
 
 def test_padding_of_a_batch_is_checked(model):
     cloud = varied_clouds(2)
-    with refusal(ValueError, "points_mask"):
+    with raises(ValueError, naming="points_mask"):
         model(cloud, points_mask=torch.ones(2, 5))
-    with refusal(ValueError, "points_mask"):
+    with raises(ValueError, naming="points_mask"):
         model(cloud, points_mask=torch.tensor([[True], [False]]).expand(2, 48))
 
 
@@ -176,10 +176,10 @@ def test_wrong_objects_are_named(model, labels, match):
 
 
 def test_objects_of_each_cloud_are_expected(model):
-    with refusal(ValueError, "labels"):
+    with raises(ValueError, naming="labels: 1 entries; expected 2"):
         model(varied_clouds(2), labels=objects(1))
     along = tiny_detr3d(Detr3DForPointCloudObjectDetection, num_heading_bins=1)
-    with refusal(ValueError, "num_heading_bins"):
+    with raises(ValueError, naming="num_heading_bins"):
         along(varied_clouds(1), labels=[wrong(heading=0.5)])
     assert along(varied_clouds(1), labels=[wrong()]).loss.isfinite()
 

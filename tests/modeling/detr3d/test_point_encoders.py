@@ -19,7 +19,7 @@ from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.case import relative_difference, varied_clouds
 from tests.common.models import case_of
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import SIZES, objects
 
 SETTINGS = {
@@ -89,7 +89,7 @@ def test_clouds_of_different_sizes_are_a_batch_of_voxels(saved):
     for row, cloud in enumerate(clouds):
         assert relative_difference(together.logits[row], model(cloud).logits[0]) < 1e-4
     act = detector(saved(ActModel)[0])
-    with refusal(ValueError, "points_mask"):
+    with raises(ValueError, naming="points_mask"):
         act(padded[..., :3], points_mask=mask)
 
 
@@ -212,7 +212,7 @@ def test_other_weights_under_the_name_of_an_encoder_are_refused(tmp_path):
     with torch.no_grad():
         next(other.parameters()).add_(1)
     other.save_pretrained(tmp_path / "encoder")
-    with refusal(EncoderMismatchError, "encoder"):
+    with raises(EncoderMismatchError, naming="encoder: the weights have checksum"):
         AutoModelForPointCloudObjectDetection.from_pretrained(tmp_path / "model")
 
 

@@ -21,7 +21,7 @@ from hf_any3d.modeling.detr3d.modeling_detr3d import (
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_detr3d import SIZES, objects, tiny_detr3d
 
 OTHERS = {
@@ -335,7 +335,7 @@ def test_a_detector_on_an_encoder_is_opened_by_a_name_or_a_config(encoder):
         ValueError, match="the config names no point encoder, which is stored with the model; load tha"
     ):
         Detr3DModel.from_point_encoder_pretrained(config=config)
-    with refusal(TypeError, "from_point_encoder_pretrained"):
+    with raises(TypeError, naming="from_point_encoder_pretrained"):
         Detr3DModel.from_point_encoder_pretrained(encoder, sizes=3)
 
 
@@ -351,7 +351,7 @@ def test_a_part_is_opened_as_it_is_asked_for(encoder):
         lambda **loading: Detr3DModel.open_part(config, {}, **loading),
         lambda **loading: Detr3DModel.open_stored_part(encoder, config, {}, **loading),
     ):
-        with refusal(ValueError, "quantization_config"):
+        with raises(ValueError, naming="quantization_config"):
             door(quantization_config=object())
 
 

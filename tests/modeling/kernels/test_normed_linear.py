@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels import normed_linear
-from tests.errors import refusal
+from tests.errors import raises
 
 # The attribute of the package is the operation itself.
 module = importlib.import_module("hf_any3d.modeling.kernels.normed_linear")
@@ -125,5 +125,5 @@ def test_gradients_of_gradients_are_refused():
     (gradient,) = torch.autograd.grad(
         normed_linear.fused(rows, None, norm, linear).square().sum(), rows, create_graph=True
     )
-    with refusal(RuntimeError, "once_differentiable"):
+    with raises(RuntimeError, naming="once_differentiable"):
         gradient.sum().backward()

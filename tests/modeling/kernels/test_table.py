@@ -17,7 +17,7 @@ from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_freque
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import adapted_model, clouds
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 8, 4
@@ -187,7 +187,7 @@ def test_page_lists_every_operation_with_its_reason():
 
 
 def test_setting_is_checked():
-    with refusal(ValueError, "setting"):
+    with raises(ValueError, naming="setting='cuda'; expected one of 'auto'"):
         kernels.set_kernels("cuda")
 
 
@@ -195,7 +195,7 @@ def test_environment_variable_sets_the_default(monkeypatch):
     monkeypatch.setenv("HF_ANY3D_KERNELS", "torch")
     assert runpy.run_path(dispatch.__file__)["_setting"] == "torch"
     monkeypatch.setenv("HF_ANY3D_KERNELS", "")
-    with refusal(ValueError, "HF_ANY3D_KERNELS"):
+    with raises(ValueError, naming="HF_ANY3D_KERNELS"):
         runpy.run_path(dispatch.__file__)
 
 

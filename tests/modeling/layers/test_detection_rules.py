@@ -22,7 +22,7 @@ from hf_any3d.modeling.layers.boxes import (
     suppress_duplicates,
     upright_rotation,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def drawn() -> tuple[torch.Tensor, ...]:
@@ -121,7 +121,7 @@ def test_limits_themselves_are_kept_or_left_out():
     points = torch.tensor([[0.0, 0, 0], [0.1, 0, 0]])
     most = select_detections(boxes, scores, objectness, DetectionRule(threshold=0.0, min_points=2), points)
     assert [part.tolist() for part in most] == [[0], [1], [0.5]]
-    with refusal(ValueError, "min_points"):
+    with raises(ValueError, naming="min_points"):
         select_detections(boxes, scores, objectness, DetectionRule(min_points=2))
     for rule in (DetectionRule(), PUBLISHED_RULE):
         none = select_detections(boxes[:0], scores[:0], objectness[:0], rule, points)
@@ -148,7 +148,7 @@ def test_shares_of_a_rule_are_numbers_from_0_to_1(name):
 
 
 def test_a_rule_keeps_at_least_one_answer():
-    with refusal(ValueError, "top_k"):
+    with raises(ValueError, naming="top_k"):
         DetectionRule(top_k=0)
 
 

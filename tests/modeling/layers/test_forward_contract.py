@@ -27,7 +27,7 @@ from hf_any3d.modeling.layers.forward_contract import (
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import HeadNorm
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 
 POINTS = torch.arange(6.0).view(1, 2, 3)
@@ -107,7 +107,7 @@ def test_the_call_and_then_the_config_say_whether_a_tuple_is_returned():
 def test_a_head_passes_on_what_to_return_and_nothing_else():
     assert Head().forward(POINTS).hidden_states is None
     assert [state is None for state in Head().forward(POINTS, output_hidden_states=[1]).hidden_states] == [1, 0, 1]
-    with refusal(TypeError, "'scale'"):
+    with raises(TypeError, naming="'scale'; expected some of labels"):
         Head().forward(POINTS, scale=3.0)
     text = Head.forward.__doc__
     assert text.startswith("Classify.") and all(f"    {name}: " in text for name in ("points", "labels"))
@@ -153,12 +153,12 @@ def test_an_inherited_forward_takes_its_own_keywords_and_those_of_layers_and_los
     assert Words().body(shift_labels=shifted) == {"shift_labels": shifted}
     for keyword in ("num_items_in_batch", "ignore_index", "cu_seq_lens_q"):
         assert Words().body(**{keyword: 5}) == {keyword: 5}
-    with refusal(TypeError, "'label'"):
+    with raises(TypeError, naming="'label'; expected"):
         Words().forward(label=labels)
-    with refusal(TypeError, "'kwargs'"):
+    with raises(TypeError, naming="argument 'kwargs'"):
         Words().forward(kwargs=1)
     for model, given in ((Words(), {"output_attentions": True}), (Words(output_attentions=True), {})):
-        with refusal(ValueError, "output_attentions"):
+        with raises(ValueError, naming="output_attentions"):
             model.forward(**given)
     eager = Words(_attn_implementation="eager")
     assert eager.forward(output_attentions=True) == (None, {"output_attentions": True})
@@ -221,11 +221,11 @@ def test_weights_of_each_layer_are_recorded_in_order_and_only_inside():
 def test_layers_without_weights_are_an_error(values):
     layers = [Attention(torch.ones(1)), Attention(*values)]
     recorder = AttentionRecorder(layers, {Attention: 1}, "tiny")
-    with recorder, refusal(ValueError, "'tiny'"):
+    with recorder, raises(ValueError, naming="'tiny' returned no attention weights"):
         for layer in layers:
             layer(POINTS)
         _ = recorder.weights
-    with refusal(ValueError, "output_attentions"):
+    with raises(ValueError, naming="output_attentions"):
         AttentionRecorder([Attention(1), nn.Identity()], {Attention: 1}, "tiny")
 
 
@@ -292,7 +292,7 @@ def test_layers_that_torch_packed_are_not_saved():
     model = nn.Sequential(nn.Linear(2, 2))
     assert refuse_unsaveable(model) is None
     model[0].add_module("_packed_params", nn.Identity())
-    with refusal(ValueError, "quantize_dynamic"):
+    with raises(ValueError, naming="quantize_dynamic"):
         refuse_unsaveable(model)
 
 
@@ -323,7 +323,7 @@ def test_states_without_attention_are_returned_on_request(by_call, by_config, ex
     model.config.output_attentions = True
     assert model.returns_states(by_call, False) is expected
     for asked in (None, True):
-        with refusal(ValueError, "output_attentions"):
+        with raises(ValueError, naming="output_attentions"):
             model.returns_states(by_call, asked)
 
 

@@ -18,7 +18,7 @@ from hf_any3d.modeling.layers.tasks import (
     refuse_problem_type,
     restrict_to_parts,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 PARTS = [[0, 2], [1], [2, 3]]
 
@@ -140,14 +140,14 @@ def test_parts_of_categories_are_labels():
     for wrong in (None, [], [[0], []]):
         with pytest.raises(ValueError, match=re.escape(f"category_parts={wrong}; expected the part numbers of one")):
             check_category_parts(wrong, 4)
-    with refusal(ValueError, "category_parts"):
+    with raises(ValueError, naming="category_parts"):
         check_category_parts([*PARTS, [4]], 3)
-    with refusal(ValueError, "category_parts"):
+    with raises(ValueError, naming="category_parts"):
         check_category_parts([[-1, 2]], 4)
 
 
 def test_points_have_no_other_problem_than_one_label_each():
     for allowed in (None, "single_label_classification"):
         assert refuse_problem_type(SimpleNamespace(problem_type=allowed)) is None
-    with refusal(ValueError, "problem_type"):
+    with raises(ValueError, naming="problem_type"):
         refuse_problem_type(SimpleNamespace(problem_type="regression"))

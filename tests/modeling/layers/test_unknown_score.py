@@ -12,7 +12,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, surprise
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
 from tests.tiny_features import fitted, tiny_features
@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_named(given, message):
 def test_models_without_classes_are_refused():
     model = blank()
     model.config.problem_type = "regression"
-    with refusal(ValueError, "problem_type"):
+    with raises(ValueError, naming="problem_type"):
         model.fit_unknown_score(torch.randn(5, 6), torch.randn(5, 3))
 
 
@@ -150,7 +150,7 @@ def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
 
 def test_an_adapter_without_room_for_the_score_is_refused():
     model = get_peft_model(tiny_model(), GuidedAdapterConfig()).get_base_model()
-    with refusal(ValueError, "unknown_rows"):
+    with raises(ValueError, naming="unknown_rows"):
         fitted(model)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin, UnknownScoreMixin
-from tests.errors import refusal
+from tests.errors import raises
 
 
 class Classifier(UnknownScoreMixin, nn.Module):
@@ -139,5 +139,5 @@ def test_stored_pairs_are_a_mean_and_a_positive_deviation(name):
 
 def test_a_bank_needs_a_score():
     assert ActConfig(unknown_bank_rows=2, unknown_rows=1).unknown_bank_rows == 2
-    with refusal(ValueError, "unknown_bank_rows"):
+    with raises(ValueError, naming="unknown_bank_rows"):
         ActConfig(unknown_bank_rows=2)

@@ -17,7 +17,7 @@ from hf_any3d.modeling.minigpt3d import (
     weight_decay_groups,
 )
 from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, reset_lora
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import tiny_model
 
 
@@ -52,7 +52,7 @@ def test_every_stage_trains_its_parameters():
     # Without LoRA, such as after merging, stages 2 and 3 train nothing that is known.
     model.config.stage, model.config.text_lora = 4, None
     assert set(trained_names(model)) == names_of(model, mlp, experts)
-    with refusal(ValueError, "text_lora"):
+    with raises(ValueError, naming="text_lora"):
         stage_names(model, 2)
     for wrong in (0, 5, "2"):
         with pytest.raises(ValueError, match=f"^stage={wrong!r}; expected one of 1, 2, 3, 4$"):
@@ -125,7 +125,7 @@ def test_matrices_of_lora_are_left_unquantized():
     quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
     kinds = {type(quantized.get_submodule(path)) for path in kept}
     assert kinds == {nn.Linear}
-    with refusal(ValueError, "LoRA"):
+    with raises(ValueError, naming="LoRA"):
         merge_lora(quantized)
     plain = nn.Sequential(nn.Linear(2, 2))
     leave_unquantized(plain)
@@ -135,7 +135,7 @@ def test_matrices_of_lora_are_left_unquantized():
 def test_merged_lora_refuses_weights_that_are_not_finite():
     model = tiny_model()
     next(p for name, p in model.named_parameters() if ".lora_B." in name).data.fill_(torch.nan)
-    with refusal(ValueError, "NaNs"):
+    with raises(ValueError, naming="NaNs"):
         merge_lora(model)
 
 

@@ -11,7 +11,7 @@ from hf_any3d import (
 from hf_any3d.modeling.minigpt3d import names_in, set_stage
 from hf_any3d.modeling.minigpt3d.lora import merge_lora
 from tests.closeness import assert_nearly_equal, assert_same_gradients
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, TEXTS, clouds, tiny_config, tiny_model
 
 CLOUD = [POINT_TOKEN] * PLACES
@@ -81,7 +81,7 @@ def test_clouds_and_placeholders_must_match(given, message):
 
 
 def test_ids_or_embeddings_are_needed():
-    with refusal(ValueError, "input_ids"):
+    with raises(ValueError, naming="input_ids"):
         tiny_model()(points=clouds(40))
 
 

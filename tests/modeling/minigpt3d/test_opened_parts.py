@@ -13,7 +13,7 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DModel, build_from_parts
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer, open_part
 from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_parts import PARTS, SETTINGS, built, folder as folder  # a fixture
 from tests.modeling.minigpt3d.tiny_model import clouds
@@ -37,7 +37,7 @@ def test_parts_that_are_given_by_name_are_recorded(folder):  # noqa: F811
     half = build_from_parts(*(folder / part for part in PARTS), dtype=torch.float16, **SETTINGS)
     assert {tensor.dtype for tensor in half.parameters()} == {torch.float16}
     assert made.config.num_query_tokens == given.query_tokens.shape[1] == 3
-    with refusal(ValueError, "'qformer'"):
+    with raises(ValueError, naming="'qformer'; expected some of 'point_encoder'"):
         build_from_parts(folder / "point_encoder", given, text, revisions={"qformer": "main"}, **SETTINGS)
 
 
@@ -70,7 +70,7 @@ def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # 
         prompt, points = ids([2, *CLOUD, 5]), clouds(40)
         found = body.language_model.lm_head(body(prompt, points=points).last_hidden_state)
         torch.testing.assert_close(found, model(prompt, points=points).logits, rtol=1e-4, atol=1e-5)
-    with refusal(ValueError, "tp_size"):
+    with raises(ValueError, naming="tp_size"):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, tp_size=2)
 
 

@@ -16,7 +16,7 @@ from hf_any3d.chat.templates import PLACE_MARK
 from hf_any3d.modeling.minigpt3d import set_stage
 from hf_any3d.training.minigpt3d_stages import StageArguments, open_for_stage
 from tests.common.case import spread_weights
-from tests.errors import refusal
+from tests.errors import raises
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
@@ -70,7 +70,7 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
     source = tiny_aligned(encoder)
     source.save_pretrained(tmp_path / "aligned")
     arguments = StageArguments(stage=1, **parts | {"point_encoder": str(tmp_path / "aligned")}, model_config=CONFIG)
-    with refusal(ValueError, "preprocessor_config.json"):
+    with raises(ValueError, naming="preprocessor_config.json"):
         open_for_stage(arguments, num_points=40)
     PointCloudProcessor(**COLORED).save_pretrained(tmp_path / "aligned")
     model, processor = open_for_stage(arguments, num_points=40)

@@ -13,7 +13,7 @@ from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import padded_tokens
 from hf_any3d.modeling.minigpt3d.qformer import Routing
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_large_logits
 from tests.modeling.minigpt3d.tiny_model import PLACES, TEXTS, clouds, tiny_config, tiny_model
 
@@ -252,7 +252,7 @@ def test_a_language_model_has_the_sizes_of_its_config():
     assert layer.self_attn.attention_dropout == 0.4
     assert layer.self_attn.query_key_value.weight.shape == (48, 16) and made.lm_head.bias.shape == (24,)
     assert NormedPhiConfig().rope_parameters["partial_rotary_factor"] == 0.4
-    with refusal(TypeError, "colors"):
+    with raises(TypeError, naming="colors"):
         made(ids([1]), colors=3)
-    with refusal(TypeError, "colors"):
+    with raises(TypeError, naming="colors"):
         made.model(ids([1]), colors=3)

@@ -12,7 +12,7 @@ from hf_any3d import AutoModelForPointCloudTextToText, MiniGPT3DConfig, MiniGPT3
 from hf_any3d.modeling.minigpt3d import build_from_parts, merge_lora, set_stage, trained_names
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.tiny_model import PLACES, POINT_TOKEN, clouds, tiny_config, tiny_model
 
@@ -135,7 +135,7 @@ def test_parts_with_other_weights_are_refused(folder, tmp_path):
     built(tmp_path).save_pretrained(tmp_path / "model")
     file = tmp_path / "language_model" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
-    with refusal(EncoderMismatchError, "language_model"):
+    with raises(EncoderMismatchError, naming="language_model"):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path / "model")
 
 
@@ -177,12 +177,12 @@ def test_a_part_that_lacks_weights_is_refused(folder, tmp_path):
     stored = load_file(tmp_path / "language_model" / "model.safetensors")
     del stored["model.layers.0.mlp.fc1.bias"]
     save_file(stored, tmp_path / "language_model" / "model.safetensors", metadata={"format": "pt"})
-    with refusal(ValueError, "language_model"):
+    with raises(ValueError, naming="language_model"):
         build_from_parts(folder / "point_encoder", None, tmp_path / "language_model", **CONFIG)
 
 
 def test_a_revision_of_a_part_that_is_not_given_by_name_is_refused(folder):
-    with refusal(ValueError, "'qformer'"):
+    with raises(ValueError, naming="'qformer'; expected some of 'point_encoder'"):
         build_from_parts(
             folder / "point_encoder", None, folder / "language_model", revisions={"qformer": "main"}, **CONFIG
         )
@@ -228,5 +228,5 @@ def test_a_repository_of_queries_and_q_former_only_can_be_used(folder, tmp_path)
 
 
 def test_unknown_parts_are_named():
-    with refusal(ValueError, "'decoder'"):
+    with raises(ValueError, naming="'decoder'; expected some of 'point_encoder'"):
         MiniGPT3DConfig(parts={"decoder": {}})

@@ -11,7 +11,7 @@ from hf_any3d import TextBank
 from hf_any3d.evaluation.part_names import SHAPENETPART_NAMES, part_bank
 from hf_any3d.modeling.patchalign3d import clean_label, part_prompts
 from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 from tests.reference.fill import fill
 
@@ -54,7 +54,7 @@ def test_the_bank_of_a_dataset_agrees():
         }
         found[setting] = (part_bank(vectors, numbers, 50) - expected).abs().max().item()
     assert min(found.values()) <= 1e-6, found
-    with refusal(ValueError, "'Lamp'"):
+    with raises(ValueError, naming="'Lamp' has 3 vectors; expected"):
         part_bank({"Lamp": torch.ones(3, 2)}, numbers, 50)
 
 
@@ -80,7 +80,7 @@ def test_a_bank_finds_words_and_is_read_again(tmp_path):
     assert read.words == ("leg", "table top") and read.width == 8 and "LEG" in read
     torch.testing.assert_close(read.encode(["table top!"])[0], normalize(vectors[0], dim=0))
     torch.testing.assert_close(read.encode(["leg"]), bank.encode(["leg"]))
-    with refusal(ValueError, "'seat'"):
+    with raises(ValueError, naming="'seat'; it has 2: leg"):
         read.encode(["leg", "seat"])
 
 
@@ -101,5 +101,5 @@ def test_other_files_are_no_bank(content, message, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         TextBank.from_file(path)
     assert str(error.value).startswith(str(path))
-    with refusal(FileNotFoundError, "no such file"):
+    with raises(FileNotFoundError, naming="no such file"):
         TextBank.from_file(tmp_path / "other.safetensors")

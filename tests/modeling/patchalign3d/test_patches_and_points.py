@@ -20,7 +20,7 @@ from hf_any3d.modeling.patchalign3d.patch_targets import (
 )
 from hf_any3d.modeling.point_encoders.part_texts import label_masks
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 from tests.tiny_aligned import FEATURES, tiny_aligned
 
@@ -175,5 +175,5 @@ def test_wrong_arguments_are_refused(model):
     ):
         with pytest.raises(ValueError, match=message):
             PatchAlign3DConfig(**settings)
-    with refusal(ValueError, "form"):
+    with raises(ValueError, naming="form='other'"):
         named_part_iou(np.zeros(3), np.zeros(3), 2, "other")

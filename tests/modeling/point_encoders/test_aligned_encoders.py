@@ -37,7 +37,7 @@ from hf_any3d.modeling.uni3d import (
     Uni3DModel,
 )
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import FEATURES, tiny_aligned
 
 CONFIGS = (OpenShapeConfig, PatchAlign3DConfig, Uni3DConfig)
@@ -207,7 +207,7 @@ def test_segmentation_needs_known_blocks_and_a_hidden_layer():
     for layers in ((), (0, 3)):
         with pytest.raises((TypeError, KeyError)):
             tiny_aligned(Uni3DForPointCloudSegmentation, segmentation_layers=layers)(varied_clouds(2, channels=6))
-    with refusal(ValueError, "problem_type"):
+    with raises(ValueError, naming="problem_type"):
         tiny_aligned(Uni3DForPointCloudSegmentation, problem_type="regression")
 
 
@@ -340,10 +340,10 @@ def test_distillation_compares_each_patch_with_the_nearest_target():
     for given in ({}, {"target_features": targets, "target_centers": centers, "return_loss": False}):
         without = model(clouds, **given)
         assert without.loss is without.center_distance is None and torch.equal(without.predictions, predicted)
-    with refusal(ValueError, "target_centers"):
+    with raises(ValueError, naming="target_centers"):
         model(clouds, targets, centers[..., :2])
     for given in ({"target_features": targets}, {"target_centers": centers}):
-        with refusal(ValueError, "target_features"):
+        with raises(ValueError, naming="target_features"):
             model(clouds, **given)
 
 
@@ -442,9 +442,9 @@ def test_tokenized_texts_are_embedded_by_the_tower_with_their_mask():
         torch.testing.assert_close(found, normalize(Words().features(ids, mask), dim=-1))
         assert torch.equal(model.get_text_features(ids, mask), Words().features(ids, mask))
         assert torch.equal(model.get_text_features(ids, token_type_ids=torch.zeros(2, 2)), Words().features(ids, None))
-        with refusal(ValueError, "position_ids"):
+        with raises(ValueError, naming="position_ids"):
             model.get_text_features(ids, position_ids=ids)
-        with refusal(ValueError, "token_type_ids"):
+        with raises(ValueError, naming="token_type_ids"):
             model.get_text_features(ids, token_type_ids=mask)
-        with refusal(ValueError, "input_ids"):
+        with raises(ValueError, naming="input_ids"):
             model(points_of(model), input_ids=ids, text_embeds=found)

@@ -15,7 +15,7 @@ from hf_any3d.modeling.encoders.loading import freeze
 from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -125,7 +125,7 @@ def test_a_part_is_saved_as_a_checkpoint_without_sources(tmp_path):
 
 def test_models_name_the_class_of_their_part():
     assert ActForPointCloudClassification.base_class() is ActModel
-    with refusal(NotImplementedError, "base_class"):
+    with raises(NotImplementedError, naming="base_class"):
         type("Other", (PretrainedBaseMixin,), {}).base_class()
 
 

@@ -26,7 +26,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     text_tower_families,
     text_tower_settings,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.test_text_towers import config_of
 from tests.tiny_text_towers import saved_text_tower
 
@@ -165,7 +165,7 @@ def test_labels_fill_the_one_place_of_each_template():
 
 
 def test_a_model_type_has_one_family_with_its_width():
-    with refusal(ValueError, "model_type"):
+    with raises(ValueError, naming="model_type"):
         register_text_tower(dataclasses.replace(FAMILIES["clip"], model_types=("bert",)))
     config = SimpleNamespace(projection_dim=3, projection_size=5, hidden_size=7)
     widths = {name: family.width(config) for name, family in FAMILIES.items()}

@@ -19,7 +19,7 @@ from hf_any3d.modeling.point_encoders.zero_shot import (
 )
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_aligned import OWN, SMALL, tiny_aligned
 
 MODULE = importlib.import_module("hf_any3d.modeling.point_encoders.zero_shot")
@@ -77,7 +77,7 @@ def test_subclasses_say_how_clouds_and_texts_are_read():
         encoder.cut(torch.zeros(1, 20, 6))
     with pytest.raises(NotImplementedError, match="Incomplete must define embed"):
         encoder.embed(None)
-    with refusal(NotImplementedError, "text_tower"):
+    with raises(NotImplementedError, naming="text_tower"):
         _ = Textless().text_tower
     given = torch.ones(2, 5)
     assert Textless().embed_texts(None, None, given) is given and Textless().embed_texts(None, None, None) is None

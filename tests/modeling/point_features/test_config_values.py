@@ -16,7 +16,7 @@ from hf_any3d import (
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings, packaged_weights
 from hf_any3d.pipelines import default_model
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import tiny_config
 
 WRAP = {"model_type": "any2point", "encoder_config": tiny_config("bert").to_dict(), "num_tokens": 8}
@@ -54,7 +54,7 @@ def test_widths_are_those_of_the_features_in_their_order():
     config.wrap_labels = None
     assert config.widths()["wrap"] == 30
     config.wrap_width, config.wrap_labels = None, 7
-    with refusal(ValueError, "wrap_width"):
+    with raises(ValueError, naming="wrap_width"):
         config.widths()
 
 

@@ -31,7 +31,7 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.case import varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_encoders import saved_encoder, tiny_model
 from tests.tiny_features import tiny_features
 
@@ -85,7 +85,7 @@ def test_descriptors_alone_have_no_weights_and_are_saved(tmp_path):
     torch.testing.assert_close(features_of(model), describe(varied_clouds(3, 200)))
     model.save_pretrained(tmp_path)
     assert torch.equal(features_of(AutoModel.from_pretrained(tmp_path)), features_of(model))
-    with refusal(ValueError, "output_attentions"):
+    with raises(ValueError, naming="output_attentions"):
         model(varied_clouds(1), output_attentions=True)
 
 
@@ -161,7 +161,7 @@ def test_weights_that_are_kept_elsewhere_are_not_stored_and_are_compared(vision,
     config = json.loads((tmp_path / "config.json").read_text())
     config["parts"]["vision"]["checksum"] = "tensors-sha256:" + 64 * "0"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with refusal(EncoderMismatchError, "expected tensors-sha256:000"):
+    with raises(EncoderMismatchError, naming="expected tensors-sha256:000"):
         PointFeaturesModel.from_pretrained(tmp_path)
 
 
@@ -172,7 +172,7 @@ def test_lost_weights_of_a_stored_part_are_named(vision, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["vision.layernorm.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with refusal(ValueError, "lacks vision.layernorm.weight"):
+    with raises(ValueError, naming="lacks vision.layernorm.weight"):
         PointFeaturesModel.from_pretrained(tmp_path)
 
 
@@ -336,9 +336,9 @@ def test_wrong_settings_are_named(settings, message):
 
 
 def test_wrong_arguments_are_named(tmp_path):
-    with refusal(TypeError, "'copys'"):
+    with raises(TypeError, naming="has no argument 'copys'"):
         PointFeaturesModel.from_parts_pretrained(copys=3)
-    with refusal(ValueError, "ViTModel"):
+    with raises(ValueError, naming="ViTModel"):
         PointFeaturesModel.from_parts_pretrained(encoder=ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZES)))
     for revisions in ({"encode": "main"}, {"encoder": "main"}):  # of no part, of one that is not given by name
         with pytest.raises(ValueError, match=f"revisions has '{[*revisions][0]}'; expected none"):
@@ -353,7 +353,7 @@ def test_wrong_arguments_are_named(tmp_path):
 
 def test_widths_are_not_guessed_before_a_model_is_built():
     config = hf_any3d.PointFeaturesConfig(features=("encoder",))
-    with refusal(ValueError, "encoder_width"):
+    with raises(ValueError, naming="encoder_width"):
         config.widths()
 
 

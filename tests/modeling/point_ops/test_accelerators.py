@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.kernels.farthest_point_sample import _cuda_order, cuda_priority
 from hf_any3d.modeling.point_ops import ball_query, chamfer, chamfer_distance, farthest_point_sample, grouping, knn
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.accelerator import on_accelerator
 
 COORDINATES = importlib.import_module("hf_any3d.modeling.kernels.coordinates")
@@ -59,7 +59,7 @@ def test_neighbors(method, monkeypatch):
 
 def test_trees_are_for_the_cpu_only():
     points = on_accelerator(cloud(1, 80))
-    with refusal(ValueError, "'kdtree'"):
+    with raises(ValueError, naming="'kdtree' on device"):
         knn(points, points, 4, method="kdtree")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import chamfer_distance, f_score, reconstruction_scores
-from tests.errors import refusal
+from tests.errors import raises
 
 NORMS = ["l1", "l2"]
 
@@ -165,7 +165,7 @@ def test_f_score_leaves_out_masked_points_and_refuses_nan():
     y[0, 1] = 5
     assert f_score(x, y, y_mask=torch.tensor([[True, False]])) == 1
     y[0, 1] = float("nan")
-    with refusal(ValueError, "y: found NaN"):
+    with raises(ValueError, naming="y: found NaN"):
         f_score(x, y)
 
 
@@ -193,7 +193,7 @@ def test_errors_name_the_argument_and_the_value(measure, change, message):
 
 def test_unknown_norms_and_thresholds_are_refused():
     x = torch.zeros(1, 5, 3)
-    with refusal(ValueError, "'l3'"):
+    with raises(ValueError, naming="'l3'"):
         chamfer_distance(x, x, "l3")
-    with refusal(ValueError, "threshold"):
+    with raises(ValueError, naming="threshold: 0; expected a positive"):
         f_score(x, x, 0)

@@ -8,7 +8,7 @@ import torch
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE, in_full_precision, voxel_cells
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, normalize_centers
 from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.accelerator import on_accelerator
 
 COUNTS = (14, 1, 9)
@@ -179,7 +179,7 @@ def test_clouds_are_cast_to_full_precision(points, model, expected):
 def test_clouds_that_a_precision_cannot_square_are_refused(monkeypatch):
     assert in_full_precision(torch.full((1, 2, 3), LARGEST_COORDINATE), torch.float32) is not None
     half = torch.full((1, 2, 3), 257.0)
-    with refusal(ValueError, "points"):
+    with raises(ValueError, naming="points, 3)"):
         in_full_precision(half, torch.float16)
     with pytest.raises(ValueError, match=r"points has shape \(0, 2, 3\); expected at least one cloud"):
         in_full_precision(half[:0], torch.float32)
@@ -195,9 +195,9 @@ def test_indices_count_through_all_clouds(monkeypatch):
     assert flatten_index("index", index, 5).tolist() == expected
     assert flatten_index("index", index.int(), 5).tolist() == expected
     assert flatten_index("index", index[:, :0], 5).tolist() == []
-    with refusal(IndexError, "index"):
+    with raises(IndexError, naming="index: values from 0 to"):
         flatten_index("index", index, 4)
-    with refusal(IndexError, "index"):
+    with raises(IndexError, naming="index: values from -1 to"):
         flatten_index("index", index.clone().index_put_((torch.tensor(0),) * 3, torch.tensor(-1)), 5)
     # Where values are not read, or not known yet.
     assert flatten_index("index", on_accelerator(index), 4).shape == (8,)

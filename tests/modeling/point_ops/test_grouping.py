@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import gather_points, group
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
@@ -38,7 +38,7 @@ def test_an_empty_index_gives_no_rows():
 def test_an_index_past_the_cloud_does_not_reach_the_next_one():
     values = torch.zeros(2, 5, 3)
     for index in ([[5], [0]], [[0], [-1]]):
-        with refusal(IndexError, "index"):
+        with raises(IndexError, naming="index: values from"):
             gather_points(values, torch.tensor(index))
 
 

@@ -9,7 +9,7 @@ import torch
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.farthest_point_sample import cuda_priority
 from hf_any3d.modeling.point_ops import farthest_point_sample
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.point_ops.loops import sample_like_the_kernel, sample_plainly
 
 SIZES = [1, 2, 3, 7, 64, 100, 333]
@@ -134,7 +134,7 @@ def test_errors_name_the_argument_and_the_value(change, message):
 def test_a_cloud_out_of_range_is_named():
     points = torch.zeros(3, 4, 3)
     points[2, 1, 0] = float("nan")
-    with refusal(ValueError, "points"):
+    with raises(ValueError, naming="points: found NaN or infinite"):
         farthest_point_sample(points, 2)
 
 

@@ -14,7 +14,7 @@ from hf_any3d.modeling.point_ops import (
     serialize,
     submanifold_convolution,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case
 
 NAMES = ("sonata", "concerto", "utonia", "options")
@@ -144,9 +144,9 @@ def test_each_cell_keeps_the_point_nearest_to_its_center():
     shuffled = torch.randperm(250, generator=generator)
     again = grid_sample(coord[:250][shuffled], 0.2)
     assert torch.equal(shuffled[again.kept], sample.kept[: len(again.kept)])
-    with refusal(ValueError, "grid_size"):
+    with raises(ValueError, naming="grid_size"):
         grid_sample(coord, 1e-9)
-    with refusal(ValueError, "grid_size"):
+    with raises(ValueError, naming="grid_size"):
         grid_sample(coord, 0)
 
 
@@ -188,5 +188,5 @@ def test_coordinates_out_of_range_are_refused():
     for bad in (-1, 2**16):
         with pytest.raises(ValueError, match=f"found {bad}; expected 0 to 65534 along each axis"):
             serialize(torch.tensor([[0, bad, 0] if bad > 0 else [bad, 0, 0]]), cloud, 1, CURVES)
-    with refusal(ValueError, "curve"):
+    with raises(ValueError, naming="curve='peano'; expected one of 'z'"):
         serialize(torch.zeros(1, 3, dtype=torch.long), cloud, 1, ["peano"])

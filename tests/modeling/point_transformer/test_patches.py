@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_encoders.point_transformer import Patches, group_patches
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def clouds(channels: int = 3) -> torch.Tensor:
@@ -52,7 +52,7 @@ def test_points_near_the_origin_are_skipped_on_request_only():
 
 @pytest.mark.parametrize("points", [torch.zeros(2, 7, 3), torch.zeros(60, 3)])
 def test_too_few_points_are_refused(points):
-    with refusal(ValueError, "num_groups"):
+    with raises(ValueError, naming="num_groups"):
         group_patches(points, 8, 5)
 
 

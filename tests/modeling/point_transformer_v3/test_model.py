@@ -10,7 +10,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Model,
 )
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import tiny_ptv3
 
 
@@ -88,9 +88,9 @@ def test_masked_voxels_get_the_mask_token():
     mask = torch.arange(50)[None] % 2 == 0
     given = {"grid_coord": grid[None], "bool_masked_pos": mask}
     assert torch.equal(model(cloud[None], **given)[0], model(changed[None], **given)[0])
-    with refusal(ValueError, "use_mask_token"):
+    with raises(ValueError, naming="use_mask_token"):
         tiny()(cloud[None], **given)
-    with refusal(ValueError, "bool_masked_pos"):
+    with raises(ValueError, naming="bool_masked_pos"):
         model(cloud[None], bool_masked_pos=mask)
 
 
@@ -166,7 +166,7 @@ def test_bad_settings_are_named(settings, message):
 def test_relative_positions_need_an_attention_that_adds_them():
     model = tiny(relative_position_bias=True)
     model.config._attn_implementation = "flex_attention"
-    with refusal(ValueError, "relative_position_bias"):
+    with raises(ValueError, naming="relative_position_bias"):
         model(varied_clouds(1, 9, 6))
 
 

@@ -11,7 +11,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3Model,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.ptv3_case import Ptv3Case
 
 RUNS = [(name, run) for name in ("sonata", "concerto", "utonia", "options") for run in Ptv3Case(f"ptv3_{name}").runs]
@@ -157,5 +157,5 @@ def test_original_names_are_all_accounted_for(build):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             convert_ptv3_state_dict(case.original | {name: torch.ones(3)}, fields)
-    with refusal(ValueError, "'patch_norm'"):
+    with raises(ValueError, naming="'patch_norm'"):
         ptv3_fields({"patch_norm": True})

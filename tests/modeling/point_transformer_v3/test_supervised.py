@@ -10,7 +10,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForPointCloudSegmentation,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import SMALL, tiny_ptv3
 
 LAYOUT = {
@@ -70,12 +70,12 @@ def test_blocks_that_are_computed_again_have_the_same_gradients():
     for name in plain:
         torch.testing.assert_close(again[name], plain[name], atol=1e-6, rtol=1e-4)
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with refusal(ValueError, "use_reentrant"):
+    with raises(ValueError, naming="use_reentrant"):
         gradients(model, points, labels)
     # Decoders read a skip connection, of which a block that is computed again knows no gradient.
     model = model_of(block_rule="full")
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    with refusal(ValueError, "use_reentrant"):
+    with raises(ValueError, naming="use_reentrant"):
         gradients(model, points, labels)
 
 

@@ -14,7 +14,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
 from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss, products
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, follow
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import FIND3D, TEXTS, tiny_ptv3
 
 COUNTS = (4, 2)
@@ -165,7 +165,7 @@ def test_clouds_in_a_list_are_filled_up_behind_their_points():
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             batch.flatten(wrong, "colors")
-    with refusal(ValueError, "point_mask"):
+    with raises(ValueError, naming="point_mask"):
         Batch(clouds, torch.ones(3, 4, dtype=torch.bool))
 
 

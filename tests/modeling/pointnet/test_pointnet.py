@@ -13,7 +13,7 @@ from hf_any3d.modeling.pointnet import (
     PointNetForPointCloudClassification,
 )
 from tests.common.case import spread_weights, varied_clouds
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def plain_layer(inputs: int, outputs: int) -> nn.Sequential:
@@ -92,7 +92,7 @@ def test_levels_of_pointnet2_are_maxima_over_balls():
     torch.testing.assert_close(output.pooler_output[0], last.amax(dim=0))
     assert torch.equal(output.centers[0], xyz)
     assert model(clouds[:, :6]).centers.shape == (1, 3, 3)
-    with refusal(ValueError, "num_centers"):
+    with raises(ValueError, naming="num_centers"):
         model(clouds[:, :5])
 
 

@@ -34,7 +34,7 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     weight_entry,
     weights_checksum,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 
@@ -62,7 +62,7 @@ def test_an_encoder_beside_an_adapter_is_finite(tmp_path):
     assert (tmp_path / "encoder").is_dir()  # none has these weights
     # The adapter alone is fine.
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
-    with refusal(ValueError, "base_layer"):
+    with raises(ValueError, naming="base_layer"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path)
 
 
@@ -91,7 +91,7 @@ def test_loading_options_reach_a_model_around_its_encoder(tmp_path):
     assert not body.training
     body.save_pretrained(tmp_path / "body")
     assert json.loads((tmp_path / "body" / "config.json").read_text())["architectures"] == ["Any2PointModel"]
-    with refusal(ValueError, "state_dict"):
+    with raises(ValueError, naming="state_dict"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, state_dict={"a": 1})
 
 
@@ -183,9 +183,9 @@ def test_settings_of_a_call_become_those_of_the_config():
     config = tiny_model().config
     apply_settings(Any2PointModel, config, {"num_views": 2, "trust_remote_code": True, "variant": None}, "this")
     assert config.num_views == 2 and not hasattr(config, "trust_remote_code")
-    with refusal(ValueError, "device_mesh"):
+    with raises(ValueError, naming="device_mesh"):
         apply_settings(Any2PointModel, config, {"variant": "a", "device_mesh": 3}, "this")
-    with refusal(TypeError, "Any2PointModel"):
+    with raises(TypeError, naming="Any2PointModel"):
         apply_settings(Any2PointModel, config, {"b": 1, "a": 2}, "this")
 
 
@@ -211,11 +211,11 @@ def test_types_of_stored_tensors_are_those_of_the_first_kind_of_file(tmp_path):
     save_file({"b": torch.ones(1, dtype=torch.float64)}, tmp_path / "model.safetensors")
     assert stored_types(tmp_path) == {"b": "F64"} and stored_types(tmp_path, ["other.bin"]) == {}
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
-    with refusal(ValueError, "model.safetensors"):
+    with raises(ValueError, naming="model.safetensors"):
         stored_types(tmp_path)
     refuse_pipes(tmp_path)
     (tmp_path / "adapter_model.bin").mkdir()
-    with refusal(ValueError, "adapter_model.bin"):
+    with raises(ValueError, naming="adapter_model.bin"):
         refuse_pipes(tmp_path)
 
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from hf_any3d.modeling.pretrained_parts.sources import weight_entry, weight_files, weights_checksum
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def sha256(content: bytes) -> str:
@@ -84,14 +84,14 @@ def test_error_for_missing_weights_names_the_directory(tmp_path):
 
 def test_missing_shard_is_named(sharded):
     (sharded / "a.safetensors").unlink()
-    with refusal(FileNotFoundError, "a.safetensors"):
+    with raises(FileNotFoundError, naming="a.safetensors"):
         weight_files(sharded)
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"weight_map": []}'])
 def test_broken_index_is_named(sharded, text):
     (sharded / "model.safetensors.index.json").write_text(text)
-    with refusal(ValueError, "index.json"):
+    with raises(ValueError, naming="index.json"):
         weight_files(sharded)
 
 

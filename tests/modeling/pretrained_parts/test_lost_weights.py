@@ -31,7 +31,7 @@ from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
 from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.test_parts import (
     built,
     folder as chat_parts,  # noqa: F401  a fixture
@@ -133,7 +133,7 @@ def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match=r"lacks act\.blocks|lacks blocks"):
         AutoModel.from_pretrained(directory)
     without(directory, "classifier.")
-    with refusal(ValueError, "lacks"):
+    with raises(ValueError, naming="lacks"):
         AutoModel.from_pretrained(directory)
 
 
@@ -164,13 +164,13 @@ def test_chat_model_with_missing_weights_is_refused(chat_parts, tmp_path):  # no
     model.store_parts()
     model.save_pretrained(tmp_path)
     without(tmp_path, "minigpt3d.point_encoder.")
-    with refusal(ValueError, "point_encoder"):
+    with raises(ValueError, naming="point_encoder"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path)
 
 
 def test_missing_weights_inside_wrappers_are_found(tmp_path):
     chat_model(text_lora=None, qformer_lora=None).save_pretrained(tmp_path)
-    with refusal(ValueError, "language_model"):
+    with raises(ValueError, naming="language_model"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path, text_lora={"r": 2})
 
 
@@ -226,7 +226,7 @@ def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
     directory = shutil.copytree(saved / "any2point", tmp_path / "model")
     config = json.loads((directory / "config.json").read_text()) | {"final_norm_eps": value}
     (directory / "config.json").write_text(json.dumps(config))
-    with refusal(ValueError, "final_norm_eps"):
+    with raises(ValueError, naming="final_norm_eps"):
         AutoModelForPointCloudClassification.from_pretrained(directory)
 
 
@@ -235,7 +235,7 @@ def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
 
 def test_adapter_can_be_loaded_with_new_labels(saved):
     load = AutoModelForPointCloudClassification.from_pretrained
-    with refusal(ValueError, "ignore_mismatched_sizes"):
+    with raises(ValueError, naming="ignore_mismatched_sizes"):
         load(saved / "adapter", num_labels=7)
     opened, info = load(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
     assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7
@@ -249,13 +249,13 @@ def test_adapter_can_be_loaded_with_new_labels(saved):
 
 @pytest.mark.parametrize("kind", ["adapter", "any2point", "act"])
 def test_unknown_arguments_are_type_errors(kind, saved):
-    with refusal(TypeError, "'foo'"):
+    with raises(TypeError, naming="unexpected keyword argument 'foo'"):
         AutoModelForPointCloudClassification.from_pretrained(saved / kind, foo=1)
 
 
 def test_chat_model_refuses_unknown_arguments(chat_parts, tmp_path):  # noqa: F811
     built(chat_parts).save_pretrained(tmp_path)
-    with refusal(TypeError, "'foo'"):
+    with raises(TypeError, naming="unexpected keyword argument 'foo'"):
         AutoModelForPointCloudTextToText.from_pretrained(tmp_path, foo=1)
 
 

@@ -27,7 +27,7 @@ from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.test_parts import (
     built,
@@ -291,7 +291,7 @@ def test_recorded_relative_path_is_also_resolved_from_the_model(tmp_path, monkey
     model.save_pretrained(tmp_path / "model")
     assert_same(answers(AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")), answers(model))
     shutil.rmtree(tmp_path / "model" / "parts")
-    with refusal(EncoderUnavailableError, "'parts/bert'"):
+    with raises(EncoderUnavailableError, naming="'parts/bert'"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "model")
 
 
@@ -300,7 +300,7 @@ def test_encoder_repository_with_an_adapter_is_refused(tmp_path):
     encoder.save_pretrained(tmp_path)
     get_peft_model(encoder, LoraConfig(target_modules=["query"], init_lora_weights=False)).save_pretrained(tmp_path)
     assert (tmp_path / "adapter_config.json").exists() and (tmp_path / "model.safetensors").exists()
-    with refusal(ValueError, "adapter_config.json"):
+    with raises(ValueError, naming="adapter_config.json"):
         tiny_model(str(tmp_path))
 
 
@@ -312,7 +312,7 @@ def test_base_repository_with_an_adapter_is_refused(tmp_path):
     get_peft_model(ActModel.from_pretrained(tmp_path / "home"), lora).save_pretrained(tmp_path / "lora")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(tmp_path / "lora" / name, tmp_path / "home")
-    with refusal(ValueError, "adapter_config.json"):
+    with raises(ValueError, naming="adapter_config.json"):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path / "adapter")
 
 
@@ -357,11 +357,11 @@ def test_records_are_fields_of_the_config_too():
     assert config.part("encoder") == part and config.encoder_checksum == "sha256:12"
     assert Any2PointConfig.from_dict(config.to_dict()).part("encoder") == part
     assert Any2PointConfig(encoder_trained_from="a/b").part("encoder") == PretrainedPart("a/b", stored=True)
-    with refusal(ValueError, "'decoder'"):
+    with raises(ValueError, naming="'decoder'; expected some of 'encoder'"):
         Any2PointConfig(parts={"decoder": {}})
-    with refusal(ValueError, "'point'"):
+    with raises(ValueError, naming="'point'; expected none"):
         SpatialLMConfig(parts={"point": {}})
-    with refusal(ValueError, "'sum'"):
+    with raises(ValueError, naming="'sum'; expected some of checksum"):
         Any2PointConfig(parts={"encoder": {"sum": 1}})
 
 

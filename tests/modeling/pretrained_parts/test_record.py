@@ -17,7 +17,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
 )
 from hf_any3d.modeling.pretrained_parts.record import absolute_name
-from tests.errors import refusal
+from tests.errors import raises
 
 COMPLETE = {"name_or_path": "a/b", "revision": "main", "checksum": "sha256:1", "subfolder": "x", "stored": True}
 
@@ -67,7 +67,7 @@ def test_a_config_changes_one_record_and_keeps_none_that_is_empty():
 
 def test_parts_that_a_model_does_not_have_are_refused():
     assert Any2PointConfig(parts={}).parts == {}
-    with refusal(ValueError, "'decoder'"):
+    with raises(ValueError, naming="'decoder'; expected some of 'encoder'"):
         Any2PointConfig(parts={"encoder": {}, "decoder": {}})
 
 

@@ -23,7 +23,7 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     verify_checksum,
     weights_checksum,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_directory_is_used_as_it_is(saved, bert):
 
 def test_directory_without_config_is_refused(saved):
     (saved / "config.json").unlink()
-    with refusal(FileNotFoundError, "config.json"):
+    with raises(FileNotFoundError, naming="config.json"):
         resolve_encoder(saved)
 
 
@@ -152,7 +152,7 @@ def test_interrupted_download_is_not_used_from_the_cache(hub, bert, monkeypatch)
     bert.push_to_hub("me/sources-half")
     huggingface_hub.hf_hub_download("me/sources-half", "config.json")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with refusal(EncoderUnavailableError, "me/sources-half"):
+    with raises(EncoderUnavailableError, naming="me/sources-half"):
         resolve_encoder("me/sources-half")
 
 
@@ -175,14 +175,14 @@ def test_hub_is_preferred_to_the_package(hub, package, bert, monkeypatch):
 def test_changed_package_is_refused(no_hub, package):
     with (package / "model.safetensors").open("ab") as weights:
         weights.write(b"!")
-    with refusal(EncoderMismatchError, "me/packaged"):
+    with raises(EncoderMismatchError, naming="me/packaged"):
         resolve_encoder("me/packaged")
 
 
 def test_error_without_any_source_names_the_package_to_install(no_hub, monkeypatch):
     absent = OfflinePackage("a_package_that_is_not_installed", "files", "sha256:0", "carrier==1.0")
     monkeypatch.setitem(OFFLINE_PACKAGES, "me/nowhere", absent)
-    with refusal(EncoderUnavailableError, "--no-deps"):
+    with raises(EncoderUnavailableError, naming="--no-deps"):
         resolve_encoder("me/nowhere")
 
 
@@ -196,17 +196,17 @@ def test_missing_repository_and_revision_raise_the_errors_of_the_hub(hub, bert):
 
 def test_error_for_a_repository_without_weights_lists_its_files(hub):
     hub.commit("me/sources-bare", {"config.json": b"{}", "model.onnx": b""})
-    with refusal(FileNotFoundError, "'me/sources-bare'"):
+    with raises(FileNotFoundError, naming="'me/sources-bare'"):
         resolve_encoder("me/sources-bare")
     hub.commit("me/sources-unnamed", {"model.safetensors": b""})
-    with refusal(FileNotFoundError, "config.json"):
+    with raises(FileNotFoundError, naming="config.json"):
         resolve_encoder("me/sources-unnamed")
 
 
 def test_mismatch_names_the_source_and_both_checksums(saved):
     source = resolve_encoder(saved)
     verify_checksum(source, source.checksum)
-    with refusal(EncoderMismatchError, "other weights") as caught:
+    with raises(EncoderMismatchError, naming="other weights") as caught:
         verify_checksum(source, "sha256:0123")
     assert all(part in str(caught.value) for part in (str(saved), source.file_checksum, "sha256:0123"))
     with pytest.raises(EncoderMismatchError, match="The model in me/model was trained with other weights"):

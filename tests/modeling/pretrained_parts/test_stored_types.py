@@ -15,7 +15,7 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
 )
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
 
@@ -99,7 +99,7 @@ def test_pipes_in_place_of_weights_are_refused(adapter):
     (adapter / "adapter_model.safetensors").unlink()
     os.mkfifo(adapter / "adapter_model.safetensors")
     for door in doors(adapter).values():
-        with refusal(ValueError, "adapter_model.safetensors"):
+        with raises(ValueError, naming="adapter_model.safetensors"):
             door()
 
 

@@ -7,7 +7,7 @@ from transformers import GenerationMixin, LogitsProcessorList
 from hf_any3d.modeling.spatiallm import Layout
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor, State
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
 
 CLASSES = ("chair", "dining_chair", "dining table")
@@ -63,9 +63,9 @@ def test_doors_need_walls_and_kinds_can_be_left_out():
     only_boxes = LayoutGrammar(64, CLASSES, ["bbox"])
     assert only_boxes.advance(State(), "w") is None and only_boxes.advance(State(), "bbox_0=Bbox(") is not None
     assert LayoutGrammar(64, ()).advance(State(), "b") is None
-    with refusal(ValueError, "'pose'"):
+    with raises(ValueError, naming="kinds has 'pose'"):
         LayoutGrammar(64, CLASSES, ["pose"])
-    with refusal(ValueError, "'a,b'"):
+    with raises(ValueError, naming="'a,b'"):
         LayoutGrammar(64, ["a,b"])
 
 
@@ -118,12 +118,12 @@ def test_rows_of_beams_may_change_places(grammar):
 
 
 def test_what_cannot_be_written_is_an_error(grammar):
-    with refusal(ValueError, "'é'"):
+    with raises(ValueError, naming="'é'"):
         LayoutLogitsProcessor(character_tokenizer(), LayoutGrammar(64, ["é"]))
     held = LayoutLogitsProcessor(byte_tokenizer(), grammar)
     held(torch.zeros(1, 0, dtype=torch.long), torch.zeros(1, 300))
     wrong = torch.tensor([byte_tokenizer()("zz")["input_ids"]])
-    with refusal(ValueError, "'z'"):
+    with raises(ValueError, naming="'z', which is not of"):
         held(wrong, torch.zeros(1, 300))
 
 
@@ -144,6 +144,6 @@ def test_answers_of_a_random_model_parse(given):
     found = processor.decode_layouts(answers[:, inputs["input_ids"].shape[1] :], rooms, strict=True)
     assert {box.label for layout in found for box in layout.boxes} <= {"chair", "bed"}
     if not given:
-        with refusal(ValueError, "line 1"):
+        with raises(ValueError, naming="line 1"):
             free = model.generate(**inputs, max_new_tokens=30)[:, inputs["input_ids"].shape[1] :]
             processor.decode_layouts(free, rooms, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
-from tests.errors import refusal
+from tests.errors import raises
 
 CASE = json.loads((Path(__file__).parents[2] / "reference" / "spatiallm_layout.json").read_text())
 BINS = CASE["num_bins"]
@@ -208,9 +208,9 @@ def test_strict_reading_takes_the_language_alone(line):
 def test_numbers_that_are_none_are_refused():
     with pytest.raises(ValueError, match="nan in a layout; expected a finite number"):
         Layout.of([Wall(0, *[math.nan] * 8)]).quantized(BINS)
-    with refusal(ValueError, "door_0"):
+    with raises(ValueError, naming="door_0"):
         Layout.of([Door(0, 3, 1, 2, 3, 4, 5)]).as_boxes()
-    with refusal(ValueError, "'floors'"):
+    with raises(ValueError, naming="a layout has 'floors'"):
         Layout.from_dict({"floors": []})
 
 
@@ -233,11 +233,11 @@ def test_a_tilted_layout_keeps_its_heights_and_comes_back():
     lying = tilted.with_up_axis("y", (0.06, up[2], 0.02))
     assert_close(lying.with_up_axis("z"), layout)
     for wrong in (lambda: tilted.rotated(1.0), lambda: tilted.quantized(BINS), tilted.ordered):
-        with refusal(ValueError, "up_axis"):
+        with raises(ValueError, naming="up_axis"):
             wrong()
-    with refusal(ValueError, "up"):
+    with raises(ValueError, naming="up="):
         layout.with_up_axis("z", (1.0, 0.0, 0.0))
-    with refusal(ValueError, "expected three numbers"):
+    with raises(ValueError, naming="expected three numbers"):
         layout.with_up_axis("z", (0.0, 1.0))
 
 

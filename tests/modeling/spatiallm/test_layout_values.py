@@ -12,7 +12,7 @@ from hf_any3d.modeling.spatiallm.entities import KINDS, limits_of, number_names
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor, State
 from hf_any3d.modeling.spatiallm.layout import DroppedLine, read_lines
 from tests.chat.tiny_tokenizers import byte_tokenizer
-from tests.errors import refusal
+from tests.errors import raises
 
 ROOM = Layout(
     (Wall(3, 1, 2, 0.5, 5, 2, 0.5, 2.5, 0.2), Wall(1, 5, 2, 0, 5, 8, 0, 2.25)),
@@ -125,9 +125,9 @@ def test_a_layout_becomes_a_dict_and_comes_back():
     ):
         with pytest.raises(ValueError, match=message):
             Layout.from_dict(wrong)
-    with refusal(ValueError, "up_axis"):
+    with raises(ValueError, naming="up_axis"):
         Layout(up_axis="w")
-    with refusal(ValueError, "up"):
+    with raises(ValueError, naming="up=(0, 1); expected three numbers"):
         Layout(up=(0, 1))
 
 
@@ -140,7 +140,7 @@ def test_entities_are_boxes_along_their_walls():
     assert labels == ["wall", "wall", "window"] and rows.dtype == np.float64
     assert rows[0].tolist() == pytest.approx([1.5, 2, 7, 13, 0.5, 2, angle])
     assert rows[2].tolist() == pytest.approx([1, 2, 3, 4, 0.5, 5, angle])  # in the first of the walls of this number
-    with refusal(ValueError, "window_2"):
+    with raises(ValueError, naming="window_2"):
         Layout.of([Window(2, 3, 2, 2, 1.5, 1.25, 0.75)]).as_boxes()
     lying = ROOM.with_up_axis("y")
     upright = ROOM.as_boxes()[0]
@@ -178,7 +178,7 @@ def test_turned_boxes_have_one_angle_for_equal_looks():
     long, square = math.pi / 2 + 0.5 - math.pi, 0.5 - math.pi
     assert [box.angle for box in turned] == pytest.approx([long, square, long])
     for wrong in (ROOM.with_up_axis("y"), ROOM.with_up_axis("x")):
-        with refusal(ValueError, "up_axis"):
+        with raises(ValueError, naming="up_axis"):
             wrong.rotated(1.0)
     near = Box(0, "a", 0, 0, 0, math.pi / 2 + 9e-4, 2, 1, 1), Box(0, "a", 0, 0, 0, math.pi / 2 + 2e-3, 2, 1, 1)
     folded = Layout(boxes=near).with_folded_turns().boxes
@@ -261,5 +261,5 @@ def test_ends_of_an_answer_are_those_that_are_given():
     found = finished(torch.tensor([[tokenizer.eos_token_id, 3]]), scores)
     assert set((found[0] > -torch.inf).nonzero().flatten().tolist()) == end
     tokenizer.eos_token = None
-    with refusal(ValueError, "eos_token_id"):
+    with raises(ValueError, naming="eos_token_id"):
         LayoutLogitsProcessor(tokenizer, grammar)

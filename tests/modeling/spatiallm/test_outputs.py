@@ -13,7 +13,7 @@ from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.modeling.spatiallm.modeling_spatiallm import FourierPositions
 from tests.common.case import spread_weights
-from tests.errors import refusal
+from tests.errors import raises
 from tests.tiny_ptv3 import SMALL
 from tests.tiny_spatiallm import PLACE, POINT, TEXT, prompts, tiny_spatiallm
 
@@ -172,7 +172,7 @@ def test_clouds_come_once_as_points_features_or_encoded(model):
 def test_cells_up_to_the_last_are_read(model):
     cells = torch.tensor([[0, 0, 0], [63, 1, 5]])
     assert len(model.spatiallm.encode([torch.rand(2, 6)], [cells])[0]) == 2
-    with refusal(ValueError, "grid_coord"):
+    with raises(ValueError, naming="grid_coord"):
         model.spatiallm.encode([torch.rand(2, 6)], [cells + 1])
 
 
@@ -228,5 +228,5 @@ def test_settings_that_do_not_fit_are_named(settings, message):
 
 def test_a_decoder_is_refused():
     decoder = {"decoder_depths": (1,), "decoder_hidden_sizes": (16,), "decoder_num_attention_heads": (2,)}
-    with refusal(ValueError, "point_config"):
+    with raises(ValueError, naming="point_config"):
         SpatialLMConfig(point_config=POINT | {"use_decoder": True} | decoder, text_config=TEXT)

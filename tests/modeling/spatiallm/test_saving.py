@@ -16,7 +16,7 @@ from hf_any3d import (
     encoder_linear_pattern,
 )
 from tests.common.test_quantization import ON_LOADING, rounded_weight, without_compiler  # noqa: F401
-from tests.errors import refusal
+from tests.errors import raises
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.tiny_spatiallm import fitting_spatiallm, prompts, tiny_processor, tiny_spatiallm
 
@@ -196,9 +196,9 @@ def test_adapters_of_the_point_encoder_learn_and_open_by_three_doors(method, tmp
 
 
 def test_adapters_that_do_not_fit_are_refused_by_name():
-    with refusal(ValueError, "modules_to_save"):
+    with raises(ValueError, naming="modules_to_save"):
         get_peft_model(tiny_spatiallm(), GuidedAdapterConfig())
     with pytest.raises(ValueError, match="are thousands of voxels; use another method"):
         get_peft_model(tiny_spatiallm(), PointGSTConfig(modules_to_save=BETWEEN))
-    with refusal(ValueError, "task_type"):
+    with raises(ValueError, naming="task_type"):
         get_peft_model(tiny_spatiallm(), GuidedAdapterConfig(modules_to_save=BETWEEN, task_type="CAUSAL_LM"))

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from studies.speed import bench, kernels, point_ops
-from tests.errors import refusal
+from tests.errors import raises
 
 FIGURES = {"fast": {"value": 2.0}, "slow": {"value": 3.0}}
 
@@ -48,12 +48,12 @@ def test_ratios_are_compared_with_the_committed_ones(programs, committed, capsys
 def test_sides_that_disagree_are_an_error_and_stop_nothing(programs, committed, tmp_path, capsys):
     output = tmp_path / "bench.json"
     names = ["wrong", "fast", "slow"]
-    with refusal(SystemExit, "failed"):
+    with raises(SystemExit, naming="failed: wrong"):
         bench.main(["--only", *names, "--against", str(committed), "--output", str(output)])
     written = json.loads(output.read_text())
     assert list(written["benchmarks"]) == names and written["machine"]["torch"]
     assert "| wrong | failed: features differ by 1.0e-01 |" in capsys.readouterr().out
-    with refusal(SystemExit, "failed"):
+    with raises(SystemExit, naming="failed: wrong"):
         bench.main(["--only", *names, "--against", str(committed), "--output", str(output), "--resume"])
     assert programs == [*names, "wrong"]
 

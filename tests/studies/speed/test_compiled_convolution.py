@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from studies.speed import compiled_convolution
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_both_sides_agree_and_are_printed_as_they_are_written(monkeypatch, capsys, tmp_path):
@@ -28,5 +28,5 @@ def test_both_sides_agree_and_are_printed_as_they_are_written(monkeypatch, capsy
 
 def test_without_spconv_nothing_is_measured(monkeypatch):
     monkeypatch.setitem(sys.modules, "spconv", None)
-    with refusal(ImportError, "spconv"):
+    with raises(ImportError, naming="spconv"):
         compiled_convolution.measure(400, 1)

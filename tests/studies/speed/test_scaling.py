@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from studies.speed import scaling
-from tests.errors import refusal
+from tests.errors import raises
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_users_ask_at_the_same_time_and_refusals_are_errors():
         users = scaling.Users(3, f"http://127.0.0.1:{server.server_port}")
         assert users() == 12 and asked == ["/v1/classify"] * 12
         statuses[0] = 429
-        with refusal(httpx.HTTPStatusError, "429"):
+        with raises(httpx.HTTPStatusError, naming="429"):
             users()
         server.shutdown()
 

@@ -12,14 +12,14 @@ from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from studies.speed import segmentation_memory
 from tests.cli.conftest import run
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def test_the_peak_is_that_of_the_command():
     plain, _ = segmentation_memory.peak_of([sys.executable, "-c", "pass"])
     large, seconds = segmentation_memory.peak_of([sys.executable, "-c", "bytearray(b'1' * 50_000_000)"])
     assert 50 < large - plain < 150 and 0 < seconds < 10
-    with refusal(RuntimeError, "exit code 3"):
+    with raises(RuntimeError, naming="exit code 3"):
         segmentation_memory.peak_of([sys.executable, "-c", "raise SystemExit(3)"])
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.training.little_data.no_class import KINDS, draw_things
-from tests.errors import refusal
+from tests.errors import raises
 from tests.golden import assert_stored
 
 
@@ -29,7 +29,7 @@ def test_a_kind_is_left_out_and_the_others_stay():
     things, kinds = draw_things(21, 50), np.arange(21) % len(KINDS)
     for number, kind in enumerate(KINDS):
         assert np.array_equal(draw_things(21, 50, without=kind), things[kinds != number])
-    with refusal(ValueError, "without"):
+    with raises(ValueError, naming="without='cat'; expected one of noise"):
         draw_things(without="cat")
 
 

@@ -6,7 +6,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.training.little_data.scans import Examples, check, class_counts, joined, look_at, near_duplicates
-from tests.errors import refusal
+from tests.errors import raises
 
 
 def shape(kind: int, seed: int, count: int = 600) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_counts_groups_and_names_are_seen():
 def test_a_column_of_groups_joins_scans():
     rows = rows_of([shape(kind, kind) for kind in range(4)], [0, 0, 1, 1], place=["a", "a", "b", "c"])
     assert look_at(rows, "scans", "place").groups.tolist() == [0, 0, 2, 3]
-    with refusal(ValueError, "'room'"):
+    with raises(ValueError, naming="'room'; there are points, label"):
         look_at(rows, "scans", "room")
 
 
@@ -107,7 +107,7 @@ def test_counts_are_said_in_a_few_words():
 def test_examples_are_kept_beside_the_model(views, tmp_path):
     processor = PointCloudProcessor(num_points=48)
     scans = look_at(rows_of([shape(kind, kind) for kind in range(3)], [0, 0, 1], file=["a", "b", "c"]), "scans")
-    with refusal(FileNotFoundError, "_features.safetensors"):
+    with raises(FileNotFoundError, naming="_features.safetensors"):
         Examples.load(tmp_path)
     features = np.arange(6, dtype=np.float32).reshape(3, 2)
     processor.save_pretrained(tmp_path)
@@ -120,7 +120,7 @@ def test_examples_are_kept_beside_the_model(views, tmp_path):
     assert np.array_equal(found.features, features)
     assert found.views is None if views is None else np.array_equal(found.views, views)
     (tmp_path / "_features.safetensors").write_bytes(b"half")
-    with refusal(ValueError, "_features.safetensors"):
+    with raises(ValueError, naming="_features.safetensors"):
         Examples.load(tmp_path)
 
 
@@ -141,7 +141,7 @@ def test_of_many_scans_only_equal_ones_are_found(monkeypatch):
 
 def test_labels_that_are_no_classes_are_refused():
     rows = rows_of([shape(0, 0)], [0]).cast_column("label", Value("float32"))
-    with refusal(ValueError, "scans"):
+    with raises(ValueError, naming="scans: label is"):
         look_at(rows, "scans")
 
 

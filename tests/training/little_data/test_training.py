@@ -24,7 +24,7 @@ from hf_any3d.training.little_data.training import (
     given_options,
     without_options,
 )
-from tests.errors import refusal
+from tests.errors import raises
 
 PLAN = Plan(features=("descriptors",), copies=3, reason="few")
 
@@ -36,7 +36,7 @@ def test_options_are_found_and_left_out_with_their_values():
     assert without_options(words, {"num_points"}) == ["scans", *words[2:]]
     assert without_options(words, set()) == words
     check_options(words)
-    with refusal(ValueError, "--epochs"):
+    with raises(ValueError, naming="--epochs"):
         check_options([*words, "--peft", "lora", "--epochs", "3"])
 
 
@@ -84,7 +84,7 @@ def test_a_new_model_has_the_settings_of_plan_and_data():
 
 def test_parts_that_the_sets_of_features_leave_out_are_refused():
     given = FewScansArguments(feature_sets=["descriptors"], encoder="some")
-    with refusal(ValueError, "--encoder"):
+    with raises(ValueError, naming="--encoder"):
         training._new_model(PLAN, DataArguments(), given)
 
 
