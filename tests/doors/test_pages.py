@@ -8,7 +8,7 @@ import pytest
 from tests.first_walk import write_scans
 from tests.release import ROOT, named_models
 
-PAGES = ("README.md", "docs/first_minute.md")
+PAGES = ("README.md", "docs/first_minute.md", "docs/few_scans.md", "docs/classify.md")
 _BLOCK = re.compile(
     r"(<!-- not run: [^>]+ -->\n+)?^```(python|bash)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
     flags=re.MULTILINE | re.DOTALL,
@@ -46,6 +46,7 @@ def reader(open_shell, tmp_path_factory):
         for file in (ROOT / "examples" / "data").glob("*.ply"):
             shutil.copy(file, shell.folder)
         write_scans(shell.folder / "scans", count=2)
+        write_scans(shell.folder / "more", count=3)
         yield shell
 
 
