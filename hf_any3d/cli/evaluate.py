@@ -303,7 +303,9 @@ def _evaluate(
     if is_recipe or data.train_file is not None or is_folder:
         if not is_recipe:
             data.validation_fraction = 0  # of what the user gives, all is evaluated
-        splits, _ = apply_protocol(*load_splits(data, needs_train=False), protocol)
+        splits, _ = apply_protocol(
+            *load_splits(data, needs_train=False, points_are_labeled=command == "segment"), protocol
+        )
         if split is None and "test" not in splits and len(splits) == 1:
             (split,) = map(str, splits)
             # The loader calls what has no folders of splits a training split, whatever it was made for.

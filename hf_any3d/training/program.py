@@ -149,12 +149,15 @@ def _largest_class(rows: Dataset, group_column: str | None) -> int:
     return max(Counter(label for label, _ in {*zip(plain["label"][:], groups, strict=True)}).values(), default=0)
 
 
-def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
+def load_splits(
+    arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
+) -> tuple[DatasetDict, str]:
     """Load the splits of a program's arguments, with part of the training rows as validation split if there is none.
 
     Args:
         arguments: The arguments.
         needs_train: Whether data without a training split are refused; else their splits are returned as they are.
+        points_are_labeled: Whether the labels of points are read from files.
 
     Returns:
         Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
@@ -169,7 +172,8 @@ def load_splits(arguments: DataArguments, *, needs_train: bool = True) -> tuple[
         splits = load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
     else:
         options = dict(arguments.dataset_options)
-        if arguments.dataset_name == "folder" and (columns := [ATTRIBUTES[name] for name in arguments.features[1:]]):
+        columns = [*(ATTRIBUTES[name] for name in arguments.features[1:]), *(["labels"] if points_are_labeled else [])]
+        if arguments.dataset_name == "folder" and columns:
             # Of files only points are read unless more is asked for.
             options["columns"] = sorted({*options.get("columns", ()), *columns})
         splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)

@@ -332,7 +332,7 @@ def train_segmenter(argv: list[str] | None = None) -> RunReport:
     )
     checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data)
+        splits, origin = program.load_splits(data, points_are_labeled=True)
     task = find_task(splits["train"])
     processor = build_segmentation_processor(data, task)
     kind = PARTS if task.has_parts else SCENES

@@ -64,11 +64,21 @@ def test_each_way_of_training_makes_a_model_that_answers(options, online, senten
     assert best["label"] in ("chair", "lamp", "sofa", "table")
 
 
-def test_points_are_learned_and_labeled(online, sentence_encoder):
+def test_points_of_own_scans_are_learned_evaluated_and_labeled(online, sentence_encoder):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        points = random.uniform(-1, 1, size=(300, 3))
+        rows = np.column_stack([points, points[:, 2] > 0])
+        header = "ply\nformat ascii 1.0\nelement vertex 300\n"
+        header += "".join(f"property {kind}\n" for kind in ("float x", "float y", "float z", "int label"))
+        path = online.folder / f"halves/{number}.ply"
+        path.parent.mkdir(exist_ok=True)
+        np.savetxt(path, rows, fmt="%.5f %.5f %.5f %d", header=header + "end_header", comments="")
     encoder = f"--encoder {sentence_encoder} --num_tokens 8 --tokenizer_neighbors 4"
-    online(f"hf-any3d train rooms {encoder} {SHORT} --max_steps 2 --max_train_samples 8 --max_eval_samples 4")
-    online.write("room.ply", np.random.default_rng(0).uniform(-1, 1, size=(300, 3)))
-    done = online("hf-any3d segment room.ply --model outputs/rooms --output labeled.ply")
+    done = online(f"hf-any3d train halves --task segmentation {encoder} {SHORT} --max_steps 2 --output outputs/halves")
+    assert "try: hf-any3d segment FILE --model outputs/halves" in done.out
+    assert "mean IoU" in online("hf-any3d evaluate outputs/halves halves").out
+    done = online("hf-any3d segment halves/0.ply --model outputs/halves --output labeled.ply")
     assert "300 points" in done.out and (online.folder / "labeled.ply").is_file()
 
 

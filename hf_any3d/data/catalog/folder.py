@@ -27,6 +27,7 @@ from hf_any3d.data.catalog.folder_layout import (
     LabeledFile,
     by_split,
     find_labeled_files,
+    has_classes,
     labeled,
     read_metadata,
     unlabeled,
@@ -179,7 +180,8 @@ def load(
         seed: seed of the points that are drawn, combined with each file's content.
         on_error: "raise" stops at a file that cannot be read; "skip" leaves it out with a warning.
         drop_labels: True ignores folder names. False requires them to name the classes. None requires it if there is
-            no metadata; with metadata without labels, folder names are used if there are several class folders.
+            no metadata, unless the labels of points are read and no folders name classes; with metadata without
+            labels, folder names are used if there are several class folders.
         drop_metadata: True ignores metadata files.
         follow_links: follow links that lead outside of the folder. False refuses them, since an untrusted folder could
             name any file of this machine with them; links within the folder are always followed.
@@ -214,7 +216,12 @@ def load(
     root = Path(data_dir)
     skip = on_error == "skip"
     listed = list_folder(
-        root, drop_labels=drop_labels, drop_metadata=drop_metadata, follow_links=follow_links, skip_empty=skip
+        root,
+        drop_labels=drop_labels,
+        drop_metadata=drop_metadata,
+        follow_links=follow_links,
+        skip_empty=skip,
+        points_are_labeled="labels" in columns,
     )
     if as_files:
         return _files(root, listed, streaming)
@@ -309,10 +316,12 @@ def list_folder(
     drop_metadata: bool | None = None,
     follow_links: bool = False,
     skip_empty: bool = False,
+    points_are_labeled: bool = False,
 ) -> DatasetDict:
     """List the point files and meshes of a folder.
 
-    The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning.
+    The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning, and
+    `points_are_labeled`: whether clouds that lie in no folder of a class need none, as their points have labels.
 
     Returns:
         Splits with `label` (a ClassLabel for classes that are text or whole numbers), `file` (the path inside the
@@ -327,8 +336,10 @@ def list_folder(
     if metadata is not None:
         splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
     else:
-        if drop_labels:
-            tree = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
+        walked = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links) if points_are_labeled else None
+        needs_none = drop_labels is None and walked is not None and not has_classes(walked.found)
+        if drop_labels or needs_none:
+            tree = walked or walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
             splits, others = by_split(unlabeled(root, tree.found)), tree.others
         else:
             splits, others = find_labeled_files(

@@ -185,25 +185,33 @@ def find_labeled_files(
     return by_split(labeled(root, found)), dict(others)
 
 
+def has_classes(files: list[Parts]) -> bool:
+    """Return whether folders name the classes: class/file, split/class/file or class/split/file."""
+    depths = {len(parts) for parts in files}
+    # Folders named train and test are splits, even if they could be classes.
+    if depths == {2}:
+        return not all(parts[0].lower() in SPLIT_NAMES for parts in files)
+    return depths == {3} and split_place(files) is not None
+
+
 def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
     """Return files with split and class from their folders.
 
     Raises:
         ValueError: they match no layout with classes.
     """
-    depths = {len(parts) for parts in found}
-    # Folders named train and test are splits, even if they could be classes.
-    if depths == {2} and not all(parts[0].lower() in SPLIT_NAMES for parts in found):
+    if not has_classes(found):
+        deepest = max(found, key=len)
+        example = "/".join(deepest if len(deepest) > 2 else min(found, key=len))
+        raise ValueError(
+            f"{root}: {example} fits no layout; expected {LAYOUTS}, "
+            "or pass drop_labels=True for clouds without classes"
+        )
+    if len(found[0]) == 2:
         return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
     place = split_place(found)
-    if depths == {3} and place is not None:
-        return [
-            LabeledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found
-        ]
-    example = "/".join(max(found, key=len) if max(depths) > 2 else min(found, key=len))
-    raise ValueError(
-        f"{root}: {example} fits no layout; expected {LAYOUTS}, or pass drop_labels=True for clouds without classes"
-    )
+    assert place is not None
+    return [LabeledFile(root.joinpath(*parts), parts[1 - place], SPLIT_NAMES[parts[place].lower()]) for parts in found]
 
 
 def unlabeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
