@@ -9,7 +9,7 @@ a row of `PROGRAMS` in `programs.py`, by which `hf-any3d convert` recognizes its
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import names_for_type_checkers
 
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")

@@ -15,9 +15,9 @@ from transformers.initialization import no_init_weights
 from hf_any3d.conversions.checkpoints import account, errors_about
 from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
-from hf_any3d.markdown import code, inline
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.markdown import code, inline
 
 LOGIT_SCALE = "logit_scale"
 # Of training and evaluation of OpenShape and Uni3D; clouds without colors are gray.

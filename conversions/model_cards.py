@@ -8,19 +8,19 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.atomic_files import write_text
 from hf_any3d.conversions.act import KINDS
 from hf_any3d.conversions.act.datasets import TrainedOn
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.conversions.minigpt3d.assembly import Assembly
 from hf_any3d.conversions.minigpt3d.stages import STAGES, StageFile
 from hf_any3d.hub.published_table import MINIGPT3D
-from hf_any3d.markdown import code, inline
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, sign_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.utils.atomic_files import write_text
+from hf_any3d.utils.markdown import code, inline
 from hf_any3d.version import __version__
 
 # Settings that only released programs use.

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from hf_any3d.atomic_files import claim, remove_temporaries, temporary_path
 from hf_any3d.conversions.checkpoints import account, listed
+from hf_any3d.utils.atomic_files import claim, remove_temporaries, temporary_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types that floats can be stored in, by name."""

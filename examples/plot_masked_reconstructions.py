@@ -15,7 +15,7 @@ import torch
 
 from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.modeling.act import ActForPreTraining
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.visualization.reconstruction import reconstruct_masked, write_masked_reconstructions
 
 

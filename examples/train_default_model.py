@@ -45,7 +45,7 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.saving import report_of_trainer, save_card
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.pipelines import default_model
-from hf_any3d.training.little_data.no_class import draw_things
+from hf_any3d.training.few_scans.no_class import draw_things
 from studies import earlier_recipe
 
 CHOSEN = "act-others"

@@ -13,7 +13,7 @@ from examples import quickstart
 from hf_any3d.data import build_transform
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, conformal_level, is_none_of_these, surprise
-from hf_any3d.training.little_data.no_class import draw_things
+from hf_any3d.training.few_scans.no_class import draw_things
 from studies.generated_shapes import draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
 

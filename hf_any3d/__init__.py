@@ -9,8 +9,8 @@ import sys
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.messages import without_remarks as _without_remarks
-from hf_any3d.threads import share_processors as _share_processors
+from hf_any3d.utils.messages import without_remarks as _without_remarks
+from hf_any3d.utils.threads import share_processors as _share_processors
 from hf_any3d.version import __version__ as __version__
 
 _models = _Path(__file__).parent / "modeling"
@@ -21,11 +21,16 @@ if not _models.is_dir():
     )
 
 _share_processors()
-from hf_any3d.public_names import names_for_type_checkers as _names_for_type_checkers  # noqa: E402
 from hf_any3d.registry import MODEL_TYPES as _MODEL_TYPES  # noqa: E402
+from hf_any3d.utils.public_names import names_for_type_checkers as _names_for_type_checkers  # noqa: E402
 
 if TYPE_CHECKING:
-    from hf_any3d.auto import (
+    from hf_any3d.array_segmentation import Segmentation as Segmentation, segment as segment
+    from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
+    from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
+    from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
+    from hf_any3d.data.text_bank import TextBank as TextBank
+    from hf_any3d.integration.auto import (
         AutoModelForPointCloudClassification as AutoModelForPointCloudClassification,
         AutoModelForPointCloudObjectDetection as AutoModelForPointCloudObjectDetection,
         AutoModelForPointCloudReconstruction as AutoModelForPointCloudReconstruction,
@@ -34,10 +39,6 @@ if TYPE_CHECKING:
         AutoModelForZeroShotPointCloudClassification as AutoModelForZeroShotPointCloudClassification,
         AutoModelForZeroShotPointCloudSegmentation as AutoModelForZeroShotPointCloudSegmentation,
     )
-    from hf_any3d.chat import ChatSession as ChatSession, MiniGPT3DProcessor as MiniGPT3DProcessor
-    from hf_any3d.data import PointCloud as PointCloud, load_point_dataset as load_point_dataset
-    from hf_any3d.data.files import example_file as example_file, read_point_cloud as read_point_cloud
-    from hf_any3d.data.text_bank import TextBank as TextBank
 
     # The classes of models are named in the registry.
     from hf_any3d.modeling.act import *  # noqa: F403
@@ -52,10 +53,10 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.spatiallm import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403
-    from hf_any3d.one_call import Segmentation as Segmentation, segment as segment
-    from hf_any3d.processing import PointCloudProcessor as PointCloudProcessor
+    from hf_any3d.processing.point_clouds import PointCloudProcessor as PointCloudProcessor
+    from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
+    from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor
     from hf_any3d.published import open_published as open_published
-    from hf_any3d.spatiallm_processing import SpatialLMProcessor as SpatialLMProcessor
     from hf_any3d.tuners import (
         BitFitConfig as BitFitConfig,
         DAPTConfig as DAPTConfig,
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
         encoder_linear_pattern as encoder_linear_pattern,
         trainable_module_names as trainable_module_names,
     )
-    from hf_any3d.voxel_processing import PointTransformerV3Processor as PointTransformerV3Processor
 
 _PUBLIC = _names_for_type_checkers(__name__, __file__) | {
     name: f"modeling.{kind.package}" for kind in _MODEL_TYPES.values() for name in (kind.config, *kind.models())
@@ -102,4 +102,4 @@ _ONLY_MODELS = not all(map(_is_installed, ("peft", "scipy")))
 # and its commands register when they turn to models.
 if "hf_any3d_command" not in sys.modules and not _ONLY_MODELS:
     with _without_remarks():
-        importlib.import_module(f"{__name__}.registration").register()
+        importlib.import_module(f"{__name__}.integration.registration").register()

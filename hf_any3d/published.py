@@ -31,7 +31,6 @@ from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from hf_any3d.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 from hf_any3d.conversions.programs import recognize
 from hf_any3d.hub.downloads import borrowed_part, download, fetch_part, find_version
 from hf_any3d.hub.licenses import check_license, license_text, show_license
@@ -49,6 +48,7 @@ from hf_any3d.hub.published_table import (
 )
 from hf_any3d.model_card.saving import FILE as CARD, sign_card
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.utils.atomic_files import read_json_object, remove_abandoned, temporary_path, write_json, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ class Task:
     """Task of the models with one kind of head.
 
     Attributes:
-        auto_class: Class that opens any of them, of `hf_any3d.auto` or of transformers.
+        auto_class: Class that opens any of them, of `hf_any3d.integration.auto` or of transformers.
         kind: What messages call such a model.
         command: The command of `hf-any3d` that runs it.
         pipeline: Class of `hf_any3d.pipelines`; None for tasks without a pipeline.
@@ -84,7 +84,7 @@ class ModelType:
     base: str
     heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     part_heads: tuple[str, ...] = ()
-    processor: str = "processing.PointCloudProcessor"
+    processor: str = "processing.point_clouds.PointCloudProcessor"
     wraps_encoder: bool = False
     is_point_encoder: bool = False
     has_parts: bool = False
@@ -132,7 +132,7 @@ MODEL_TYPES = {
         "MiniGPT3DConfig",
         "MiniGPT3DModel",
         {"point-cloud-text-to-text": ("MiniGPT3DForConditionalGeneration",)},
-        processor="chat.processing.MiniGPT3DProcessor",
+        processor="processing.chat.MiniGPT3DProcessor",
         has_parts=True,
     ),
     "act3d_autoencoder": ModelType(
@@ -199,7 +199,7 @@ MODEL_TYPES = {
             "point-cloud-segmentation": ("PointTransformerV3ForPointCloudSegmentation",),
             "zero-shot-point-cloud-segmentation": ("PointTransformerV3ForZeroShotPointCloudSegmentation",),
         },
-        processor="voxel_processing.PointTransformerV3Processor",
+        processor="processing.voxels.PointTransformerV3Processor",
         is_point_encoder=True,
     ),
     "spatiallm": ModelType(
@@ -211,7 +211,7 @@ MODEL_TYPES = {
             "point-cloud-text-to-text": ("SpatialLMForConditionalGeneration",),
             "point-cloud-object-detection": ("SpatialLMForConditionalGeneration",),
         },
-        processor="spatiallm_processing.SpatialLMProcessor",
+        processor="processing.rooms.SpatialLMProcessor",
     ),
     "uni3d": ModelType(
         "uni3d",

@@ -33,7 +33,7 @@ from examples import quickstart
 from hf_any3d.data import PointCloudCollator, load_point_dataset, validation_split
 from hf_any3d.model_card.run_report import count_parameters, peak_memory
 from hf_any3d.modeling.any2point import Any2PointPreTrainedModel
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.frozen_features import HeadOnFeatures, frozen_features
 from studies import earlier_recipe
 from studies.adapter_methods import build_adapted, build_adapted_point_encoder

@@ -31,9 +31,9 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.training.models import MODEL_TYPES
+from hf_any3d.utils.atomic_files import atomic_write
 from studies import earlier_recipe
 from studies.adapter_methods import ABLATIONS, HEAD, METHODS, POINT_METHODS, find_method
 from studies.adapter_runs import Run, in_fresh_process

@@ -11,10 +11,10 @@ from typing import Any
 from datasets import DatasetDict, load_from_disk
 
 from examples import run_minigpt3d
-from hf_any3d.atomic_files import write_text
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.training.arguments import read_settings
+from hf_any3d.utils.atomic_files import write_text
 from studies import chat_encoder, chat_evaluation, chat_language
 from studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from studies.shape_conversations import write_tree

@@ -35,10 +35,10 @@ from hf_any3d import (
     PointFeaturesModel,
 )
 from hf_any3d.pipelines import default_model
-from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
-from hf_any3d.training.little_data.no_class import KINDS, draw_things
-from hf_any3d.training.little_data.plan import Plan
-from hf_any3d.training.little_data.training import CALIBRATED_FROM
+from hf_any3d.training.few_scans.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
+from hf_any3d.training.few_scans.no_class import KINDS, draw_things
+from hf_any3d.training.few_scans.plan import Plan
+from hf_any3d.training.few_scans.training import CALIBRATED_FROM
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SEED, SETS, Shapes, draw, nothing_known
 from studies.few_scans_report import COPIES, SHOTS, calibration_error, report
 from studies.few_scans_trained import TRAINED, trained_runs

@@ -18,8 +18,8 @@ from scipy.special import log_softmax
 
 from hf_any3d import AutoModelForPointCloudClassification, PointFeaturesConfig
 from hf_any3d.modeling.point_features.modeling_point_features import make_copies
-from hf_any3d.training.little_data.linear_head import draw_folds, fit_head, held_out_logits
-from hf_any3d.training.little_data.plan import Plan
+from hf_any3d.training.few_scans.linear_head import draw_folds, fit_head, held_out_logits
+from hf_any3d.training.few_scans.plan import Plan
 from studies.few_scans import stored_features
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, Draw, Shapes, draw
 from studies.few_scans_report import COPIES, calibration_error

@@ -32,7 +32,7 @@ from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import END, PLACE, START, TASKS, SpatialLMProcessor
+from hf_any3d.processing.rooms import END, PLACE, START, TASKS, SpatialLMProcessor
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.layout_objects import LayoutTrainer
 from hf_any3d.training.layouts import LayoutCollator, LayoutRows, LayoutTrainingArguments

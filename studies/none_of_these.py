@@ -26,11 +26,11 @@ from hf_any3d import (
 )
 from hf_any3d.cli.predict import DOUBTED, clearly_less
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.training.little_data.no_class import draw_things
-from hf_any3d.training.little_data.one_side import one_side
-from hf_any3d.training.little_data.plan import plan_for
-from hf_any3d.training.little_data.scans import Examples, Scans
-from hf_any3d.training.little_data.training import FewScansArguments, fit_few_scans
+from hf_any3d.training.few_scans.no_class import draw_things
+from hf_any3d.training.few_scans.one_side import one_side
+from hf_any3d.training.few_scans.plan import plan_for
+from hf_any3d.training.few_scans.scans import Examples, Scans
+from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans
 from studies.few_scans import area
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, Shapes, draw
 from studies.generated_shapes import normalized, seen, viewpoint

@@ -28,9 +28,9 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from examples import run_zero_shot
 from hf_any3d import load_point_dataset
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
+from hf_any3d.utils.atomic_files import atomic_write
 from studies import segmentation
 from studies.runs import (
     kept_run,

@@ -20,10 +20,10 @@ from transformers import set_seed
 
 from examples import train_default_model
 from hf_any3d import ActConfig, ActModel, load_point_dataset
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.act.masking import random_mask, split_by_mask
 from hf_any3d.modeling.point_encoders.point_transformer import PointBlocks
 from hf_any3d.modeling.point_ops import chamfer_distance, gather_points
+from hf_any3d.utils.atomic_files import atomic_write
 from studies.generated_shapes import normalized
 from studies.generated_shapes.families import draw_solid, scanned
 from studies.generated_shapes.surfaces import Draw, turned

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from hf_any3d.cli.common import CommandLine, load_libraries, option
-from hf_any3d.messages import print_json, print_line
+from hf_any3d.utils.messages import print_json, print_line
 
 app = typer.Typer(cls=CommandLine, help=__doc__, pretty_exceptions_enable=False)
 # Further arguments are those of a training program.

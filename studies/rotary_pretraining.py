@@ -25,7 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import ModernBertConfig, ModernBertForMaskedLM, set_seed
 
-from hf_any3d.atomic_files import write_text
+from hf_any3d.utils.atomic_files import write_text
 from studies.runs import stopwatch
 
 PAD, MASK, FIRST_BYTE = 0, 1, 2

@@ -22,8 +22,8 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from examples import quickstart
-from hf_any3d.atomic_files import write_text
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.utils.atomic_files import write_text
 from studies import earlier_recipe
 from studies.tables import write_table
 

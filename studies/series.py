@@ -18,9 +18,6 @@ import yaml
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
-from hf_any3d.atomic_files import write_json, write_text
-from hf_any3d.markdown import inline
-from hf_any3d.messages import error_lines
 from hf_any3d.training.arguments import (
     STARTS,
     DataArguments,
@@ -30,6 +27,9 @@ from hf_any3d.training.arguments import (
 )
 from hf_any3d.training.folds import Program, mean_and_std, run_folds, run_once, summarize
 from hf_any3d.training.program import load_splits
+from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.markdown import inline
+from hf_any3d.utils.messages import error_lines
 
 SWEEP = "sweep"
 """Name of the files with the table of a sweep."""

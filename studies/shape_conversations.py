@@ -16,8 +16,8 @@ from random import Random
 import numpy as np
 from datasets import Dataset
 
-from hf_any3d.atomic_files import write_text
 from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, NUM_POINTS, TEST, cloud_path
+from hf_any3d.utils.atomic_files import write_text
 from studies.shape_facts import COLORS, PROPORTIONS, ShapeFacts, all_facts
 
 NOUNS = {"clothing": "piece of clothing", "sanitary": "sanitary fixture", "storage": "storage unit"}

@@ -33,8 +33,8 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from examples import quickstart
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.any2point.starting_weights import GENERATED_SHAPES
+from hf_any3d.utils.atomic_files import atomic_write
 from studies import recipe, recipe_report
 from studies.generated_shapes import generate
 from studies.runs import (

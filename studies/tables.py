@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_any3d.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write
 
 _ABOUT = b"study"
 # Marks columns of values that a table has no type for, such as settings in settings.

@@ -59,10 +59,10 @@ from hf_any3d import (
     PointNetForPointCloudClassification,
     load_point_dataset,
 )
-from hf_any3d.atomic_files import claim
 from hf_any3d.data import AugmentedDataset, PointCloudCollator, build_transform
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.utils.atomic_files import claim
 from studies import earlier_recipe, transfer_report
 from studies.generated_shapes import DAMAGED, generate
 from studies.learning import tokenizer_alone

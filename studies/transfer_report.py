@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest, norm, t
 
-from hf_any3d.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write
 from studies.runs import machine, write_results
 
 REPLICATES = 10_000

@@ -50,7 +50,7 @@ SHIPPED = (
     "hf_any3d/default_model/model.safetensors",
     "hf_any3d/default_model/preprocessor_config.json",
     "hf_any3d/default_model/recipe.json",
-    "hf_any3d/recipes/base/little_data.yaml",
+    "hf_any3d/recipes/base/small_data.yaml",
     "hf_any3d/recipes/quickstart.yaml",
     "hf_any3d/modeling/any2point/tokenizer_generated_shapes.safetensors",
 )

@@ -77,7 +77,7 @@ def test_packages_import_only_those_above_them_in_the_table():
 
 
 def test_models_know_neither_cards_nor_the_hub():
-    # Of this package they import themselves alone; `modeling.library` is where the library around them takes part.
+    # Of this package they import themselves alone; `modeling.hooks` is where the library around them takes part.
     files = {module: file for module, file in SOURCES.items() if module.startswith("hf_any3d.modeling")}
     imported = {name for file in files.values() for name in imports(file)}
     assert {name for name in imported if not name.startswith("hf_any3d.modeling")} == set()
@@ -87,13 +87,19 @@ def test_models_know_neither_cards_nor_the_hub():
         assert "huggingface_hub" not in source and "PUBLISHED" not in names, module
         assert not {name for name in names if re.search(r"(^|_)card(_|$)|Card", name)}, module
     users = [module for module, file in SOURCES.items() if "set_library(" in file.read_text(encoding="utf-8")]
-    assert sorted(users) == ["hf_any3d.modeling.library", "hf_any3d.registration"]
+    assert sorted(users) == ["hf_any3d.integration.registration", "hf_any3d.modeling.hooks"]
 
 
 def test_a_public_name_counts_as_an_import_of_its_module(tmp_path):
     file = tmp_path / "file.py"
-    file.write_text("from hf_any3d import Any2PointConfig, auto, open_published\nimport hf_any3d.data.feature")
-    expected = ["hf_any3d.modeling.any2point", "hf_any3d.auto", "hf_any3d.published", "hf_any3d.data.feature"]
+    lines = ["from hf_any3d import Any2PointConfig, open_published", "from hf_any3d.integration import auto"]
+    file.write_text("\n".join([*lines, "import hf_any3d.data.feature"]))
+    expected = [
+        "hf_any3d.modeling.any2point",
+        "hf_any3d.published",
+        "hf_any3d.integration.auto",
+        "hf_any3d.data.feature",
+    ]
     assert list(imports(file)) == expected
 
 

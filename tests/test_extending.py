@@ -225,7 +225,7 @@ def add_model(folder: Path) -> str:
     own.mkdir()
     (own / "configuration_mean_point.py").write_text(
         "from transformers import PreTrainedConfig\n"
-        "from hf_any3d.modeling.library import LibrarySettingsMixin\n"
+        "from hf_any3d.modeling.hooks import LibrarySettingsMixin\n"
         "class MeanPointConfig(LibrarySettingsMixin, PreTrainedConfig):\n"
         "    model_type = 'mean_point'\n"
         "    in_channels: int = 3\n"
@@ -236,7 +236,7 @@ def add_model(folder: Path) -> str:
         "from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput\n"
         "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
         "from hf_any3d.modeling.layers.tasks import classification_loss\n"
-        "from hf_any3d.modeling.library import LibraryModelMixin\n"
+        "from hf_any3d.modeling.hooks import LibraryModelMixin\n"
         "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
         "class MeanPointPreTrainedModel(LibraryModelMixin, PreTrainedModel):\n"
         "    config_class = MeanPointConfig\n"

@@ -29,7 +29,7 @@ _UNREAD = {
     # Called by libraries.
     "hf_any3d/data/torch_datasets.py": {"__get__(owner)"},
     "hf_any3d/evaluation/llm_judge/judges.py": {"_inner_post(stream)"},
-    "hf_any3d/import_watcher.py": {"find_spec(target)"},
+    "hf_any3d/utils/import_watcher.py": {"find_spec(target)"},
     "hf_any3d/model_card/saving.py": {"write_trainer_card(model_name)"},
     "hf_any3d/training/detection.py": {"evaluation_loop(prediction_loss_only)", "evaluation_loop(ignore_keys)"},
     "modeling/minigpt3d/modeling_minigpt3d.py": {"_from_parts(ignore_mismatched_sizes)"},
@@ -172,9 +172,9 @@ def test_rules_see_what_they_forbid():
     swallowing = "def f(a, b=1, *, c, _d=2):\n    return a\ndef g(a=1):\n    raise OSError\ndef h(a=1):\n    return a"
     assert unread_arguments(swallowing) == {"f(b)", "f(c)"}
     assert strangers("import trimesh, json\nfrom torch import nn", _FOR_MODELS, ()) == ["trimesh"]
-    assert strangers("from hf_any3d import auto\nimport hf_any3d.modeling.x", set(), ("hf_any3d.modeling",)) == [
-        "hf_any3d.auto"
-    ]
+    assert strangers(
+        "from hf_any3d.integration import auto\nimport hf_any3d.modeling.x", set(), ("hf_any3d.modeling",)
+    ) == ["hf_any3d.integration.auto"]
     assert strangers("def f():\n    from hf_any3d.modelingx import y", set(), ("hf_any3d.modeling",)) != []
     for unsafe in (
         "torch.load(f)",

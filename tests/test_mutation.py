@@ -244,7 +244,7 @@ def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path)
 
 
 def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
-    test = "tests/test_messages.py::test_line_breaks_are_kept_on_request"
+    test = "tests/utils/test_messages.py::test_line_breaks_are_kept_on_request"
     # It starts another program, which is not recorded and must not find what was compiled for the recording.
     other = "tests/cli/test_errors.py::test_the_package_runs_as_a_module"
     command = [sys.executable, "-m", "pytest", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", test, other]
@@ -253,7 +253,7 @@ def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
     subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
     row, of_other = [json.loads(line) for file in rows.iterdir() for line in file.read_text().splitlines()]
     assert [row["test"], of_other["test"]] == [test, other] and row["passed"] and of_other["passed"]
-    assert any(name.startswith("hf_any3d/messages.py::") for name in row["entered"])
+    assert any(name.startswith("hf_any3d/utils/messages.py::") for name in row["entered"])
 
 
 def test_a_change_that_a_test_notices_is_killed_and_one_that_none_enters_is_untested(tmp_path):

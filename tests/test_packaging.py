@@ -99,7 +99,7 @@ folder = pathlib.Path(importlib.util.find_spec("hf_any3d").origin).parent
 assert str(folder).startswith(places), folder
 wanted = {[file.relative_to("hf_any3d").as_posix() for file in files]}
 wanted += ["assets/chair.ply", "assets/train.parquet", "default_model/model.safetensors"]
-wanted += ["recipes/quickstart.yaml", "recipes/base/little_data.yaml"]
+wanted += ["recipes/quickstart.yaml", "recipes/base/small_data.yaml"]
 assert not [name for name in wanted if not (folder / name).is_file()]
 for name in {modules if way == "wheel" else []}:
     file = importlib.import_module(name).__file__

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration, SpatialLMModel
-from hf_any3d.spatiallm_processing import END as END_TEXT, PLACE as PLACE_TEXT, START as START_TEXT, SpatialLMProcessor
+from hf_any3d.processing.rooms import END as END_TEXT, PLACE as PLACE_TEXT, START as START_TEXT, SpatialLMProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.common.case import Case, spread_weights, varied_clouds
 from tests.tiny_ptv3 import SMALL

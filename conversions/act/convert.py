@@ -25,7 +25,7 @@ from hf_any3d.modeling.act import (
     ActForSemanticSegmentation,
 )
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 _State = Mapping[str, torch.Tensor]
 # Where a checkpoint's state dict is; segmentation programs use the second key.

@@ -13,7 +13,7 @@ from hf_any3d.conversions.model_cards import write_any2point_card
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import GuidedAdapterConfig
 
 _PEFT_PREFIX = "base_model.model."

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers.initialization import no_init_weights
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries, read_settings
 from hf_any3d.conversions.detr3d.names import (
     convert_detr3d_state_dict,
@@ -21,7 +20,8 @@ from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import atomic_write
 
 SCANNET_CLASSES = (
     *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk"),

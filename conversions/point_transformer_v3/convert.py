@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save
 from transformers.initialization import no_init_weights
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_json, read_settings
 from hf_any3d.conversions.model_cards import write_converted_card
 from hf_any3d.conversions.point_transformer_v3.names import (
@@ -35,7 +34,8 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForZeroShotPointCloudSegmentation,
     PointTransformerV3Model,
 )
-from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.utils.atomic_files import atomic_write
 
 LICENSE = PTV3.weights_license.lower()
 _LICENSE = (

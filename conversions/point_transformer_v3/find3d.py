@@ -24,7 +24,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
 
 # Trained by the detached repository's program of March 2024.
 _RULES = {"block_rule": "full", "depth_rule": "max"}

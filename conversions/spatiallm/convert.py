@@ -32,7 +32,7 @@ from hf_any3d.conversions.spatiallm.names import (
 )
 from hf_any3d.hub.published_table import RECORD, SPATIALLM, terms_of
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
+from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
 
 LICENSE = SPATIALLM.weights_license.lower()
 # Of the released inference; Llama's chat template gets no system message.

@@ -15,9 +15,9 @@ from typing import Any
 from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
+from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
 from hf_any3d.modeling.encoders import composite_checkpoints, encoder_families, refused_encoders
-from hf_any3d.processing import PointCloudProcessor
-from hf_any3d.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import DATASETS, FORMATS
 from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, EncoderTunerConfig
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, load_dataset
 
-from hf_any3d.atomic_files import atomic_write, write_text
+from hf_any3d.utils.atomic_files import atomic_write, write_text
 
 NUM_POINTS = 1024
 LEFT_OUT_SOURCE = "eTeks"  # the one collection under the GPL; all others are CC0 or CC-BY

@@ -1,10 +1,15 @@
 """Conversations about point clouds: prompts, processor, generation and sessions."""
 
 from hf_any3d.chat.generation import PUBLISHED_GENERATION
-from hf_any3d.chat.messages import clean_question, released_answer, released_evaluation_answer, training_messages
-from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.chat.session import ChatSession
-from hf_any3d.chat.templates import END_MARK, PLACE_MARK, Prompt, published_templates
+from hf_any3d.processing.chat import RELEASED_POINTS, MiniGPT3DProcessor
+from hf_any3d.processing.chat_messages import (
+    clean_question,
+    released_answer,
+    released_evaluation_answer,
+    training_messages,
+)
+from hf_any3d.processing.chat_templates import END_MARK, PLACE_MARK, Prompt, published_templates
 
 __all__ = [
     "END_MARK",

@@ -21,12 +21,12 @@ from transformers import (
 )
 from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-from hf_any3d.chat.processing import MiniGPT3DProcessor
-from hf_any3d.chat.templates import Prompt
-from hf_any3d.identity import active_adapters, weights_state
+from hf_any3d.data.fingerprints import active_adapters, weights_state
 from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+from hf_any3d.processing.chat import MiniGPT3DProcessor
+from hf_any3d.processing.chat_templates import Prompt
 
 # The released programs require 10 tokens including an invisible start token, so 9 here. They do not set top_k, whose
 # default was 50 in their version of transformers.

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_any3d.chat.generation import Answerer, AnswerStreamer, streamed
-from hf_any3d.chat.messages import take_clouds
+from hf_any3d.processing.chat_messages import take_clouds
 
 
 class ChatSession:

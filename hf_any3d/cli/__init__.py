@@ -26,7 +26,7 @@ from hf_any3d.cli.reconstruct import reconstruct
 from hf_any3d.cli.segment import segment
 from hf_any3d.cli.serve import serve
 from hf_any3d.cli.train import TrainCommand, train
-from hf_any3d.messages import one_line, without_remarks
+from hf_any3d.utils.messages import one_line, without_remarks
 
 app = typer.Typer(
     name="hf-any3d",

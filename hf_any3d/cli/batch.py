@@ -60,7 +60,7 @@ from hf_any3d.many_files.executors import EXECUTORS, Workers, executor_of
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.runs import Table, run
 from hf_any3d.many_files.work import Answer, RowsWork, answerer, cut, usual_batch_size
-from hf_any3d.messages import print_line
+from hf_any3d.utils.messages import print_line
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
@@ -103,10 +103,10 @@ class Job:
 
     def identity(self, given: Sequence[str]) -> dict[str, Any]:
         """Return what two runs must have in common for the second one to continue the first."""
-        from hf_any3d.identity import model_identity
+        from hf_any3d.data.fingerprints import model_fingerprint
 
         same = {"task": self.task, "settings": self.settings, "given": list(given)}
-        return same | ({"model": model_identity(self.settings["model"])} if "model" in self.settings else {})
+        return same | ({"model": model_fingerprint(self.settings["model"])} if "model" in self.settings else {})
 
 
 def _open(job: Job) -> tuple[Answer, int]:

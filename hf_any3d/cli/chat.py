@@ -10,7 +10,7 @@ import typer
 
 from hf_any3d.cli.common import ChatModel, Device, Template, load_libraries, open_chat, print_error
 from hf_any3d.hub.names import similar_path
-from hf_any3d.messages import model_errors, print_line, printable
+from hf_any3d.utils.messages import model_errors, print_line, printable
 
 HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
 

@@ -16,7 +16,7 @@ from hf_any3d.cli.common import (
     print_note,
     status,
 )
-from hf_any3d.messages import one_line, print_json, print_line
+from hf_any3d.utils.messages import one_line, print_json, print_line
 
 # What this command reads of a record.
 _RECORD = {"passed", "checks", "date", "seconds"}
@@ -46,8 +46,8 @@ def check_published(
     """
     load_libraries()
     with status("loading"):
-        from hf_any3d.atomic_files import read_json_object, write_json
         from hf_any3d.evaluation import published_checks
+        from hf_any3d.utils.atomic_files import read_json_object, write_json
 
     known = published_checks.published_names()
     chosen = _chosen(names or known, known)

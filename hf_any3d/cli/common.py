@@ -21,8 +21,8 @@ from typer.core import TyperCommand, TyperGroup
 from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
-from hf_any3d.messages import error_lines, model_errors, one_line, print_line
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
@@ -170,7 +170,7 @@ def load_libraries() -> None:
     import huggingface_hub.utils
     import transformers
 
-    from hf_any3d.registration import register
+    from hf_any3d.integration.registration import register
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

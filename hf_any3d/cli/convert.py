@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
-from hf_any3d.messages import print_line
+from hf_any3d.utils.messages import print_line
 
 
 def convert(

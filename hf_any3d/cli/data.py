@@ -29,8 +29,8 @@ from hf_any3d.cli.outputs import (
 )
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.messages import print_json, print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
+from hf_any3d.utils.messages import print_json, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -171,8 +171,8 @@ def prepare(
     further = {"num_points": points, "columns": (columns or "").replace(",", " ").split(), "on_error": "skip"}
     with LeftOutFiles() as left_out:
         splits = _load(name, data_dir, options, **further)
-    from hf_any3d.atomic_files import atomic_write, write_json, write_text
     from hf_any3d.data.parquet.publishing import card_metadata, card_text, split_statistics
+    from hf_any3d.utils.atomic_files import atomic_write, write_json, write_text
 
     statistics = {}
     for split, rows in splits.items():
@@ -333,7 +333,7 @@ def _other_units(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]
 
 
 def _sample(cloud: PointCloudData) -> Any:
-    from hf_any3d.training.little_data.scans import sample_of
+    from hf_any3d.training.few_scans.scans import sample_of
 
     return sample_of(cloud)
 
@@ -345,7 +345,7 @@ def _near_duplicates(samples: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     import torch
 
-    from hf_any3d.training.little_data.scans import MOST_COMPARED, near_duplicates
+    from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
 
     names = list(samples)[:MOST_COMPARED]
     pairs = near_duplicates(torch.stack([samples[name] for name in names]))

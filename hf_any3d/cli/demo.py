@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import Device, Template, find_model, one_line_errors, open_chat, open_pipeline
-from hf_any3d.messages import model_errors, print_line
+from hf_any3d.utils.messages import model_errors, print_line
 
 
 def demo(
@@ -45,7 +45,7 @@ def demo(
             raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
         from hf_any3d.demo.page import ExampleShapes
         from hf_any3d.demo.task_pages import CHAT
-        from hf_any3d.registration import task_of
+        from hf_any3d.integration.registration import task_of
 
         if model is None:
             from hf_any3d.pipelines import default_model

@@ -10,7 +10,7 @@ import typer
 
 from hf_any3d.cli.common import SOME_FAILED, option, print_error
 from hf_any3d.cli.outputs import CLOUDS
-from hf_any3d.messages import one_line, print_line
+from hf_any3d.utils.messages import one_line, print_line
 
 _DEPTHS = (".png", ".exr")
 

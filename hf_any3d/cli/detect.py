@@ -15,7 +15,7 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, caller
-from hf_any3d.messages import printable
+from hf_any3d.utils.messages import printable
 
 _GRAY = (0.7, 0.7, 0.7)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from hf_any3d.atomic_files import read_json_object, write_json, write_text
 from hf_any3d.cli.common import (
     AsCsv,
     DataDir,
@@ -30,8 +29,9 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, csv_lines
 from hf_any3d.cli.train import data_arguments
-from hf_any3d.messages import model_errors, print_json, print_line
 from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.utils.atomic_files import read_json_object, write_json, write_text
+from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.evaluation import Judge
@@ -282,7 +282,7 @@ def _evaluate(
     """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
-    from hf_any3d.processing import PointCloudProcessor
+    from hf_any3d.processing.point_clouds import PointCloudProcessor
     from hf_any3d.training.arguments import DataArguments, parse_arguments
     from hf_any3d.training.program import load_splits
     from hf_any3d.training.protocol import ProtocolArguments, apply_protocol

@@ -18,8 +18,8 @@ from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, pr
 from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
-from hf_any3d.messages import one_line
 from hf_any3d.registry import PACKED
+from hf_any3d.utils.messages import one_line
 
 if TYPE_CHECKING:
     import numpy as np

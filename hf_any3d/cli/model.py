@@ -27,8 +27,8 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.outputs import csv_lines
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.messages import model_errors, one_line, print_json, print_line
 from hf_any3d.registry import MODEL_TYPES, TASKS, task_of_class
+from hf_any3d.utils.messages import model_errors, one_line, print_json, print_line
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
@@ -63,7 +63,7 @@ def info(
     if facts is None:
         with status("counting parameters"), model_errors(model):
             load_libraries()
-            from hf_any3d.model_facts import model_facts
+            from hf_any3d.cli.model_facts import model_facts
 
             facts = model_facts(name, revision)
         store_facts(name, revision, facts)
@@ -109,7 +109,7 @@ def _facts_file(name: str, revision: str | None) -> Path:
 
 
 def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
-    from hf_any3d.atomic_files import read_json
+    from hf_any3d.utils.atomic_files import read_json
 
     try:
         facts = read_json(_facts_file(name, revision))
@@ -120,7 +120,7 @@ def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
 
 def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
     """Keep the facts about a model for the next `info`; a folder that cannot be written is not an error."""
-    from hf_any3d.atomic_files import write_json
+    from hf_any3d.utils.atomic_files import write_json
 
     try:
         write_json(_facts_file(name, revision), facts)
@@ -129,7 +129,7 @@ def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
 
 
 def facts_of_stored_weights(name: str) -> dict[str, Any] | None:
-    """Describe a model in a directory with all its weights, without torch; see `hf_any3d.model_facts`.
+    """Describe a model in a directory with all its weights, without torch; see `hf_any3d.cli.model_facts`.
 
     Returns:
         The facts of `model_facts`, or None for models whose parameters cannot be counted in their files: those with an
@@ -199,9 +199,9 @@ def export(
     model = check_model(model, "predict", "detect", revision=revision)
     load_libraries()
 
-    from hf_any3d import auto
     from hf_any3d.export import export_file
-    from hf_any3d.processing import PointCloudProcessor
+    from hf_any3d.integration import auto
+    from hf_any3d.processing.point_clouds import PointCloudProcessor
 
     with status(f"exporting {model}"):
         with model_errors(model):
@@ -224,9 +224,9 @@ def _export_language_model(model: str, output: Path, revision: str | None) -> No
     model = check_model(model, "chat", revision=revision)
     load_libraries()
 
-    from hf_any3d.chat.processing import MiniGPT3DProcessor
     from hf_any3d.export import export_language_model
     from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
+    from hf_any3d.processing.chat import MiniGPT3DProcessor
 
     with status(f"exporting the language model of {model}"):
         with model_errors(model):
@@ -304,7 +304,7 @@ def _name_card(folder: Path, repository: str) -> None:
     path = folder / "README.md"
     if not path.is_file():
         load_libraries()
-        from hf_any3d.registration import MODELS
+        from hf_any3d.integration.registration import MODELS
 
         classes = {kind.__name__: kind for base, heads in MODELS.values() for kind in (base, *chain(*heads.values()))}
         architecture = (read_model_config(str(folder)).get("architectures") or [""])[0]
@@ -312,7 +312,7 @@ def _name_card(folder: Path, repository: str) -> None:
             with model_errors(folder):
                 write_model_card(classes[architecture].from_pretrained(folder), folder, repository)
         return
-    from hf_any3d.atomic_files import write_text
+    from hf_any3d.utils.atomic_files import write_text
 
     text = path.read_text(encoding="utf-8", errors="replace")
     # A card that someone has edited is pushed as it is.
@@ -371,8 +371,8 @@ def space(
             f"{model}: a directory, but a Space opens models of the hub: hf-any3d push {model} OWNER/NAME"
         )
     from hf_any3d import __version__
-    from hf_any3d.atomic_files import write_text
     from hf_any3d.cli.common import kind_of_model
+    from hf_any3d.utils.atomic_files import write_text
 
     kind = kind_of_model(read_model_config(name)) or ("a model", "")
     taken = [file for file in ("app.py", "requirements.txt", "README.md") if (output / file).exists()]

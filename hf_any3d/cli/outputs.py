@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.cli.common import print_note
-from hf_any3d.messages import csv_text, print_json, print_line
+from hf_any3d.utils.messages import csv_text, print_json, print_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -107,7 +107,7 @@ def write_data(
     output: Path, rows: Sequence[Row], flat: Callable[[Row], Iterable[Row]], hidden: Sequence[str] = ()
 ) -> None:
     """Write results as `.json` or `.csv`, atomically."""
-    from hf_any3d.atomic_files import write_json, write_text
+    from hf_any3d.utils.atomic_files import write_json, write_text
 
     if output.suffix.lower() == ".json":
         write_json(output, [_plain(row, hidden) for row in rows])

@@ -37,8 +37,8 @@ from hf_any3d.cli.outputs import DATA, VIEWS, Gallery, Row, check_output, print_
 from hf_any3d.data.no_object import why_no_object, why_too_large
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_size
-from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import FORMATS, NONE_OF_THESE
+from hf_any3d.utils.messages import print_line, printable
 
 DOUBTED, MUCH_LESS = 0.1, 3.0
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
@@ -355,7 +355,7 @@ def feature_cells(row: Row) -> Iterator[Row]:
 
 
 def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
-    from hf_any3d.atomic_files import atomic_write
+    from hf_any3d.utils.atomic_files import atomic_write
 
     if output.suffix.lower() in VIEWS:
         from hf_any3d.visualization.show import project_features, write_feature_map

@@ -14,7 +14,7 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_r
 from hf_any3d.cli.predict import Model, file_width, is_quiet, problems, split_model
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import answerer, usual_batch_size
-from hf_any3d.messages import printable
+from hf_any3d.utils.messages import printable
 
 
 def reconstruct(

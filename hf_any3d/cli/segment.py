@@ -24,7 +24,7 @@ from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, check_output
 from hf_any3d.cli.predict import Model, UpAxis, file_width, problems, split_model
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import usual_batch_size
-from hf_any3d.messages import model_errors, printable
+from hf_any3d.utils.messages import model_errors, printable
 
 
 def segment(

@@ -19,7 +19,7 @@ from hf_any3d.cli.common import (
     option,
     read_model_config,
 )
-from hf_any3d.messages import model_errors, print_line, printable
+from hf_any3d.utils.messages import model_errors, print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
@@ -103,7 +103,7 @@ def _open(
     template: str | None,
     device: str | None,
 ) -> Any:
-    from hf_any3d.registration import task_of
+    from hf_any3d.integration.registration import task_of
     from hf_any3d.serving.journal import Journal
     from hf_any3d.serving.service import Service
     from hf_any3d.serving.tasks import CHAT, check_task

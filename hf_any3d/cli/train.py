@@ -28,8 +28,8 @@ from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.names import similar_path
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.messages import print_line, printable
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
+from hf_any3d.utils.messages import print_line, printable
 
 _RECIPES = (".yaml", ".yml", ".json")
 # Option of this command -> argument of the training program.
@@ -216,7 +216,7 @@ def train(
                 else "labels of points"
             )
             raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
-    from hf_any3d.atomic_files import release_claims
+    from hf_any3d.utils.atomic_files import release_claims
 
     # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
     try:
@@ -237,7 +237,7 @@ def train(
     folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
     if Path(folder).is_dir():
         from hf_any3d.cli.model import store_facts
-        from hf_any3d.model_facts import model_facts
+        from hf_any3d.cli.model_facts import model_facts
 
         # Everything is imported now, which the first `info` then need not do.
         with contextlib.suppress(ValueError, OSError):
@@ -250,7 +250,7 @@ def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
     """Return whether scans get frozen features and a linear head, as requested or by their number."""
     if way is not None:
         return way is Way.FEATURES
-    from hf_any3d.training.little_data.training import OPTIONS, given_options, plan_for_data
+    from hf_any3d.training.few_scans.training import OPTIONS, given_options, plan_for_data
 
     given = given_options(arguments)
     if "from_model" in given:
@@ -263,7 +263,7 @@ def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
 
 
 def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
-    from hf_any3d.training.little_data.training import OPTIONS, given_options, learn_few_scans
+    from hf_any3d.training.few_scans.training import OPTIONS, given_options, learn_few_scans
 
     if foreign := sorted(given_options(arguments) - OPTIONS):
         short = {long: name.replace("_", "-") for name, long in _ARGUMENTS.items()}
@@ -279,8 +279,8 @@ def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
 
 def _learn_both(arguments: list[str], words: list[str]) -> list[str]:
     """Train a wrap, and average its answers with those of a linear head on frozen features; one model has both."""
-    from hf_any3d.training.little_data import training
-    from hf_any3d.training.little_data.plan import WRAP_WEIGHT
+    from hf_any3d.training.few_scans import training
+    from hf_any3d.training.few_scans.plan import WRAP_WEIGHT
 
     given = training.given_options(arguments)
     if twice := sorted(given & {"wrap", "wrap_weight", "model_type", "model_name_or_path", "peft"}):
@@ -342,11 +342,11 @@ def _with_recipe(arguments: list[str]) -> list[str]:
 
     from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
     from hf_any3d.training.arguments import AdapterArguments
-    from hf_any3d.training.little_data.training import given_options
+    from hf_any3d.training.few_scans.training import given_options
     from hf_any3d.training.models import PointModelArguments
 
     given = given_options(arguments)
-    recipe = str(_RECIPES_FOLDER / "base" / "little_data.yaml")
+    recipe = str(_RECIPES_FOLDER / "base" / "small_data.yaml")
     # The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
     slow = [] if "learning_rate" in given else ["--learning_rate", "1e-3"]
     if given & {"model_type", "model_name_or_path", "encoder_name_or_path"}:
@@ -416,7 +416,7 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
 
 def _argument_classes(task: Task | None) -> tuple[type, ...]:
     if task is None:
-        from hf_any3d.training.little_data.training import ARGUMENTS
+        from hf_any3d.training.few_scans.training import ARGUMENTS
 
         return ARGUMENTS
     from hf_any3d.training.detection import DETECTION_ARGUMENTS

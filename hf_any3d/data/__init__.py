@@ -6,7 +6,7 @@ Names are imported when first used, since `datasets` takes seconds to import.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import names_for_type_checkers
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.data.blocks import merge_blocks as merge_blocks, split_into_blocks as split_into_blocks

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.modeling.layers.boxes import upright_rotation
 from hf_any3d.modeling.spatiallm import Layout, Wall
+from hf_any3d.utils.atomic_files import atomic_write, write_text
 
 LAYOUT_FILES = ("txt", "json", "obj", "glb")
 """Endings that `write_layout` knows."""

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
+from hf_any3d.utils.atomic_files import atomic_write
 
 
 class TextBank:

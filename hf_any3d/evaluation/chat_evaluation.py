@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_any3d.atomic_files import Claim, claim, write_json
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.evaluation.caption_metrics import caption_metrics
 from hf_any3d.evaluation.llm_judge import Judge
 from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, verdicts_path
@@ -20,7 +20,7 @@ from hf_any3d.evaluation.question_answering import (
     answer_question,
     read_results,
 )
-from hf_any3d.identity import model_identity
+from hf_any3d.utils.atomic_files import Claim, claim, write_json
 
 TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 
@@ -41,7 +41,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
     """
     from transformers import pipeline
 
-    from hf_any3d.registration import register
+    from hf_any3d.integration.registration import register
 
     register()
     open_task: Any = pipeline  # typed for tasks of transformers alone
@@ -52,7 +52,7 @@ def open_model(name: str, revision: str | None = None, device: Any = None) -> tu
         return [texts[0]["generated_text"] for texts in answers]
 
     commit = getattr(pipe.model.config, "_commit_hash", None)
-    return generate, {"model": name, "revision": commit or model_identity(name)}
+    return generate, {"model": name, "revision": commit or model_fingerprint(name)}
 
 
 def answer_protocols(

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 
 @torch.no_grad()

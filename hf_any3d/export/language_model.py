@@ -15,10 +15,10 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from hf_any3d.atomic_files import temporary_path
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
 from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.utils.atomic_files import temporary_path
 
 _TOKENS = 7  # of the comparison
 # Relative to the largest logit; merging changes the order of sums, in bfloat16 more.

@@ -26,7 +26,7 @@ from hf_any3d.export.programs import (
 )
 from hf_any3d.modeling.layers.boxes import BOX_SIZE
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 OPSET = 20  # the first one with an operator for GELU
 

@@ -29,10 +29,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from hf_any3d.atomic_files import read_json_object, temporary_path, write_json
 from hf_any3d.hub.names import offline_reason
 from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.utils.atomic_files import read_json_object, temporary_path, write_json
 
 _COMMIT, _CHECKSUM = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}|[0-9a-f]{40}")
 _TIMEOUT_SECONDS = 10.0

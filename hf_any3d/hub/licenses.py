@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hf_any3d.atomic_files import read_json_object, write_json
 from hf_any3d.hub.published_table import System
-from hf_any3d.messages import print_line
+from hf_any3d.utils.atomic_files import read_json_object, write_json
+from hf_any3d.utils.messages import print_line
 
 ACCEPT = "HF_ANY3D_ACCEPT_LICENSE"
 """Environment variable with the names of repositories whose non-commercial licenses are accepted, or `all`."""

@@ -18,7 +18,7 @@ Names are imported when first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import names_for_type_checkers
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.many_files.parts import Written as Written, to_parquet as to_parquet

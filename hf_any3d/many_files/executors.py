@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_any3d.many_files.work import Shard, Work
-from hf_any3d.threads import available_processors
+from hf_any3d.utils.threads import available_processors
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Size of Ray's object store on a machine where Ray is not running yet; names and results need little."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hf_any3d.messages import one_line
 from hf_any3d.registry import FORMATS, PACKED
+from hf_any3d.utils.messages import one_line
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -51,7 +51,7 @@ class InputFile:
 
     def stamp(self) -> str:
         """Return a text that changes when the file does; it is not read, but standard input is."""
-        from hf_any3d.identity import input_stamp
+        from hf_any3d.data.fingerprints import input_stamp
 
         local = self._local()
         if self.data is not None or local is not None:

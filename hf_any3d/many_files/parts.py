@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import atomic_write, claim, remove_temporaries
 from hf_any3d.data.feature import local_path
 from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.many_files.executors import Workers, executor_of
@@ -26,6 +25,7 @@ from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run
 from hf_any3d.many_files.work import Shard, cut
 from hf_any3d.model_card.run_report import peak_memory
+from hf_any3d.utils.atomic_files import atomic_write, claim, remove_temporaries
 
 if TYPE_CHECKING:
     from datasets import Features

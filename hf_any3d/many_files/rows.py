@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.many_files.work import (
@@ -23,7 +23,7 @@ from hf_any3d.many_files.work import (
     open_pipeline,
     usual_batch_size,
 )
-from hf_any3d.messages import model_errors
+from hf_any3d.utils.messages import model_errors
 
 if TYPE_CHECKING:
     import ray.data
@@ -46,7 +46,7 @@ class Step:
         arguments: Arguments of a call.
         feature: Of a feature extraction: the feature to keep.
         batch_size: Clouds per call.
-        identity: Of the model, see `model_identity`; rows of another one are no continuation.
+        identity: Of the model, see `model_fingerprint`; rows of another one are no continuation.
     """
 
     task: str
@@ -354,7 +354,7 @@ def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
         raise ValueError(f"column is {step.column!r}; expected a name that no other column has")
     with model_errors(step.model):  # here, and not in each process
         AutoConfig.from_pretrained(step.model)
-        identified = replace(step, identity=model_identity(step.model))
+        identified = replace(step, identity=model_fingerprint(step.model))
     return replace(kept, steps=(*rows.steps, identified))
 
 

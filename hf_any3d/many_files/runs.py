@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from hf_any3d.atomic_files import atomic_write, claim, read_json, write_json
+from hf_any3d.utils.atomic_files import atomic_write, claim, read_json, write_json
 
 
 class Done(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
-from hf_any3d.messages import model_errors, one_line
+from hf_any3d.utils.messages import model_errors, one_line
 
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
 """Function of some clouds that returns the row of each, which may be `{"error": …}`."""
@@ -146,7 +146,7 @@ def open_pipeline(task: str, model: str, device: Any) -> Any:
     """Open a directory or hub repository as a pipeline, on the fastest device if `device` is None."""
     from transformers import pipeline
 
-    from hf_any3d.registration import register
+    from hf_any3d.integration.registration import register
 
     register()
     open_task: Any = pipeline  # typed for tasks of transformers alone

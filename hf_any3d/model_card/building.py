@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_any3d.hub.published_table import non_commercial_record
-from hf_any3d.markdown import code, inline, literal, one_line
 from hf_any3d.model_card.descriptions import Description, describe
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import Subject, hub_name
 from hf_any3d.model_card.tasks import CardTask
+from hf_any3d.utils.markdown import code, inline, literal, one_line
 
 if TYPE_CHECKING:
     from jinja2 import Template

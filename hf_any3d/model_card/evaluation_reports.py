@@ -14,7 +14,7 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.data.catalog import dataset_module
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import changed_settings, hub_name
 from hf_any3d.modeling.config_checks import read_settings
@@ -147,7 +147,7 @@ def evaluation_report(
     config = AutoConfig.from_pretrained(model)
     checksums = {name: getattr(config, f"{name}_checksum", None) for name in ("encoder", "base")}
     return report | {
-        "model": model_identity(model),
+        "model": model_fingerprint(model),
         "frozen": next((value for value in checksums.values() if value), None),
         "versions": package_versions(),
     }

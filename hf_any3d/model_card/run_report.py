@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from hf_any3d.atomic_files import write_json
+from hf_any3d.utils.atomic_files import write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer

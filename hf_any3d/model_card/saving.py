@@ -20,11 +20,11 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.utils import logging
 
-from hf_any3d.atomic_files import write_text
-from hf_any3d.markdown import one_line
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.run_report import RunReport, best_step, count_parameters, training_facts
 from hf_any3d.model_card.subject import Subject, adapter_facts
+from hf_any3d.utils.atomic_files import write_text
+from hf_any3d.utils.markdown import one_line
 
 logger = logging.get_logger(__name__)
 

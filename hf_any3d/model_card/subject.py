@@ -14,11 +14,11 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.markdown import code
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.model_card.tasks import CardTask, card_task
 from hf_any3d.modeling.pretrained_parts import opens_from_adapter
 from hf_any3d.tuners.targets import left_out_modules
+from hf_any3d.utils.markdown import code
 
 # Fields of a PEFT config that do not describe what the adapter does.
 _NOT_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision"}

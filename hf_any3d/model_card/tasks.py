@@ -183,7 +183,7 @@ layout = processor.decode_layouts(answers, rooms)[0]  # walls, doors, windows an
     metrics={"f1_25": "F1 at an overlap of 0.25", "f1_50": "F1 at 0.5"},
     class_score="F1 by class, at an overlap of 0.25",
     limits="""\
-It knows the objects that it was trained on, and no others: `CLASSES` of `hf_any3d.spatiallm_processing` for released \
+It knows the objects that it was trained on, and no others: `CLASSES` of `hf_any3d.processing.rooms` for released \
 models. What it writes has no scores, may be incomplete, and is not checked against the scan.
 """,
     has_classes=False,

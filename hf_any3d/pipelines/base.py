@@ -17,7 +17,7 @@ from transformers import AutoFeatureExtractor, Pipeline
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 PROGRESS_FROM = 100
 """Number of clouds from which on a progress bar is shown."""

@@ -15,7 +15,7 @@ from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, part_of
-from hf_any3d.processing import UP_AXES, checked_choice
+from hf_any3d.processing.point_clouds import UP_AXES, checked_choice
 
 _RULES = tuple(field.name for field in fields(DetectionRule))
 

@@ -28,9 +28,9 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.processing import UP_AXES, checked_choice
+from hf_any3d.processing.point_clouds import UP_AXES, checked_choice
+from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
 from hf_any3d.visualization.viewer import colors_of, write_point_cloud_page
-from hf_any3d.voxel_processing import SURFACE_POINTS, nearest_rows
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4

@@ -13,7 +13,6 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, TextIteratorStreamer
 
 from hf_any3d.chat.generation import streamed, take_generation
-from hf_any3d.chat.messages import is_conversation, take_clouds
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import frame_parts
@@ -23,8 +22,9 @@ from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wa
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
-from hf_any3d.processing import checked_choice
-from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor
+from hf_any3d.processing.chat_messages import is_conversation, take_clouds
+from hf_any3d.processing.point_clouds import checked_choice
+from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
 
 logger = logging.getLogger(__name__)
 

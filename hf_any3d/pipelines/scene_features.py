@@ -10,13 +10,13 @@ import torch
 from numpy.lib.format import open_memmap
 from scipy.spatial import KDTree
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.pipelines.point_cloud_segmentation import part_of
-from hf_any3d.voxel_processing import PointTransformerV3Processor
+from hf_any3d.processing.voxels import PointTransformerV3Processor
+from hf_any3d.utils.atomic_files import atomic_write
 
 # Points whose features are in memory at a time.
 _PIECE = 65_536

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.identity import weights_state
+from hf_any3d.data.fingerprints import weights_state
 from hf_any3d.modeling.point_encoders.text_towers import fill_templates
 from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from hf_any3d.data.fingerprints import weights_state
 from hf_any3d.data.text_bank import TextBank
-from hf_any3d.identity import weights_state
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
 from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline

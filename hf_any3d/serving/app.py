@@ -19,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from hf_any3d.messages import one_line, printable
 from hf_any3d.serving.chat_batches import Conversation
 from hf_any3d.serving.inputs import Upload, invalid
 from hf_any3d.serving.layout_chat import LayoutConversation
@@ -38,6 +37,7 @@ from hf_any3d.serving.openai_chat import (
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
 from hf_any3d.serving.service import Service
 from hf_any3d.serving.tasks import Route, Settings
+from hf_any3d.utils.messages import one_line, printable
 from hf_any3d.version import __version__
 
 # Threads that read files and prepare answers, besides the one of the model.

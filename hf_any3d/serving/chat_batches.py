@@ -11,7 +11,7 @@ import torch
 from transformers import StoppingCriteria
 
 from hf_any3d.chat.generation import AnswerStreamer, EndMarkReached
-from hf_any3d.chat.templates import Prompt
+from hf_any3d.processing.chat_templates import Prompt
 
 
 @dataclass(eq=False)

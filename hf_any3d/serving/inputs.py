@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hf_any3d.data.files import PointCloudData, file_type_of, read_point_cloud, supported_file_types
-from hf_any3d.messages import one_line
 from hf_any3d.serving.limits import Refused, ServeLimits
+from hf_any3d.utils.messages import one_line
 
 UPLOAD = "upload:"
 """Scheme of URLs that name a file of the same request."""

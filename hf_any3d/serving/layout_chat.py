@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
-from hf_any3d.chat.templates import Prompt
 from hf_any3d.pipelines.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
+from hf_any3d.processing.chat_templates import Prompt
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 
 

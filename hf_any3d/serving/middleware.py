@@ -16,10 +16,10 @@ from fastapi import Request, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_any3d.messages import printable
 from hf_any3d.serving.connections import FLUSH_SECONDS
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.messages import printable
 
 logger = logging.getLogger("hf_any3d.serving")
 # Bytes of a body that are kept in memory, and of a piece that the application gets.

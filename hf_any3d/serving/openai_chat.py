@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
 from hf_any3d.chat.generation import LEAST_TEMPERATURE
-from hf_any3d.chat.messages import take_clouds
+from hf_any3d.processing.chat_messages import take_clouds
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 from hf_any3d.serving.inputs import Upload, upload_of
 from hf_any3d.serving.layout_chat import LayoutConversation, layout_conversation

@@ -10,10 +10,10 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from hf_any3d.messages import one_line, printable
 from hf_any3d.serving.inputs import Upload, upload_of
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
+from hf_any3d.utils.messages import one_line, printable
 
 MOST_VALUES = 2_000_000
 """Values in JSON, separated by commas; each takes up to a hundred bytes of memory."""

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import cached_property
 from typing import Any
 
-from hf_any3d.identity import pipeline_identity
+from hf_any3d.data.fingerprints import pipeline_fingerprint
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
 from hf_any3d.serving.batching import Batcher, Work
@@ -69,7 +69,7 @@ class Service:
     @cached_property
     def identity(self) -> str:
         """Identity of the model: a stored answer belongs to these weights and settings."""
-        return f"{pipeline_identity(self.pipe)} {self.chat_template}"
+        return f"{pipeline_fingerprint(self.pipe)} {self.chat_template}"
 
     @property
     def paths(self) -> list[str]:

@@ -18,7 +18,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
-from hf_any3d.identity import is_saved_model, path_identity
+from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
 from hf_any3d.training.processes import check_restarts
 from hf_any3d.training.schedules import EpochCosine
 
@@ -410,5 +410,5 @@ def identities_of_inputs(words: Sequence[str]) -> dict[str, str]:
         # The last word counts, as it does for argparse; it is `--name=value` or the value alone.
         value = (given[-1].rpartition("=")[2] if given else None) or settings.get(name)
         if value and os.path.exists(str(value)) and (name in _DATA or is_saved_model(str(value))):
-            found[str(value)] = path_identity(str(value))
+            found[str(value)] = path_fingerprint(str(value))
     return found

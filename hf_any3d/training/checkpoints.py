@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_any3d.atomic_files import read_json, write_json
+from hf_any3d.utils.atomic_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_any3d.auto import AutoModelForPointCloudObjectDetection
 from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
 from hf_any3d.data.inputs import count_channels
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.detection import detection_metrics
+from hf_any3d.integration.auto import AutoModelForPointCloudObjectDetection
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     DataArguments,

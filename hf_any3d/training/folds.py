@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import read_json, write_json
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training.arguments import identities_of_inputs
+from hf_any3d.utils.atomic_files import read_json, write_json
 
 SUMMARY = "few_shot.json"
 _WORDS, _INPUTS = "arguments.json", "inputs.json"

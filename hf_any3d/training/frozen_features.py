@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 # Settings without effect on the features: labels and forms of outputs, which all configs have, and where weights,
 # which are compared themselves, came from.

@@ -17,16 +17,16 @@ from peft import get_peft_model
 from torch import nn
 from transformers import AutoProcessor, BitsAndBytesConfig
 
-from hf_any3d.auto import AutoModelForPointCloudTextToText
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.evaluation.layouts import score_layouts
+from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
-from hf_any3d.spatiallm_processing import TASKS, SpatialLMProcessor, asked_of
+from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     DataArguments,

@@ -13,12 +13,12 @@ from torch.utils.data import ConcatDataset, DataLoader
 from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig, PreTrainedConfig
 from transformers.trainer_utils import seed_worker
 
-from hf_any3d.chat.processing import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.chat import RELEASED_POINTS, MiniGPT3DProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import PointTrainingArguments, argument, check_settings, json_mapping
 from hf_any3d.training.schedules import StepCosine
 from hf_any3d.training.text_rows import ConversationRows, MixedBatches

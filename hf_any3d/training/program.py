@@ -19,20 +19,20 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 
-from hf_any3d.atomic_files import claim, release_claims, remove_temporaries
 from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.evaluation.classification import Judgment
-from hf_any3d.messages import error_lines
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
 from hf_any3d.model_card.subject import adapter_facts, hub_name
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.utils.atomic_files import claim, release_claims, remove_temporaries
+from hf_any3d.utils.messages import error_lines
 from hf_any3d.visualization.run_results import write_run_results
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from hf_any3d.data.splits import draw_fold
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, argument, json_mapping
 from hf_any3d.training.rows import ProcessedDataset, training_rows
 

@@ -20,15 +20,15 @@ from datasets import Dataset
 from scipy.spatial.transform import Rotation
 from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import atomic_write, read_json, write_json, write_text
 from hf_any3d.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, rotation_matrix
 from hf_any3d.data.inputs import ATTRIBUTES, first_channel
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.torch_datasets import ArrowRows
-from hf_any3d.markdown import inline
 from hf_any3d.model_card.saving import FILE as CARD, add_section
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
+from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, write_text
+from hf_any3d.utils.markdown import inline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,7 +24,7 @@ from hf_any3d.data.transforms import (
     RandomUpAxis,
     build_transform,
 )
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 READ_TOGETHER = 32
 """Streamed rows that are decoded and prepared together."""

@@ -10,12 +10,6 @@ from typing import Any
 from datasets import ClassLabel, Dataset
 from transformers import PreTrainedModel, default_data_collator
 
-from hf_any3d.auto import (
-    AutoModelForPointCloudClassification,
-    AutoModelForPointCloudReconstruction,
-    AutoModelForPointCloudSegmentation,
-    AutoModelForZeroShotPointCloudClassification,
-)
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import (
     Judgment,
@@ -32,10 +26,15 @@ from hf_any3d.evaluation.reconstruction import (
 )
 from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
-from hf_any3d.messages import model_errors
+from hf_any3d.integration.auto import (
+    AutoModelForPointCloudClassification,
+    AutoModelForPointCloudReconstruction,
+    AutoModelForPointCloudSegmentation,
+    AutoModelForZeroShotPointCloudClassification,
+)
 from hf_any3d.modeling.act import ActAutoencoderOutput
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
@@ -43,6 +42,7 @@ from hf_any3d.training.rows import evaluation_rows
 from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.utils.messages import model_errors
 
 
 @dataclass(frozen=True)

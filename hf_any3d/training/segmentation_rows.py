@@ -12,7 +12,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from hf_any3d.data.blocks import draw_crop, split_into_blocks
 from hf_any3d.data.transforms import Compose
 from hf_any3d.evaluation.segmentation import IGNORED
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 
 

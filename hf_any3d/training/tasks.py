@@ -24,7 +24,7 @@ from hf_any3d.evaluation.segmentation import (
     evaluate_segmentation,
 )
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model

@@ -9,13 +9,13 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from hf_any3d.chat.messages import training_messages
-from hf_any3d.chat.processing import MiniGPT3DProcessor
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.data.torch_datasets import ArrowRows
 from hf_any3d.data.transforms import Compose
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_texts, fill_templates
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.chat import MiniGPT3DProcessor
+from hf_any3d.processing.chat_messages import training_messages
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.rows import ProcessedDataset
 
 _TURNS = "conversations"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.atomic_files import atomic_write
+from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.visualization.viewer import (
     CloudView,
     check_views,

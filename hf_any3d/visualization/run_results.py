@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_any3d.atomic_files import atomic_write, write_text
-from hf_any3d.messages import csv_text
+from hf_any3d.utils.atomic_files import atomic_write, write_text
+from hf_any3d.utils.messages import csv_text
 from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.viewer import hex_color, label_colors
 

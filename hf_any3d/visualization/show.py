@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.atomic_files import atomic_write, write_text
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.any2point.virtual_projection import project
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
+from hf_any3d.utils.atomic_files import atomic_write, write_text
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.atomic_files import write_text
+from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.html_pages import html_page
 
 # Chosen one after another, each as far as possible from all before it in OKLab, among colors that are readable on

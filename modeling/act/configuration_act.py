@@ -10,9 +10,9 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS, PROMPT_POOLING
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
-from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 
 # Fine points that the autoencoder's decoder folds around each coarse point.

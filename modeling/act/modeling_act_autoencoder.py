@@ -39,6 +39,7 @@ from hf_any3d.modeling.encoders import (
     prefix_attention,
     run_with_prefix,
 )
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import recomputed
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
@@ -46,7 +47,6 @@ from hf_any3d.modeling.layers.forward_contract import (
     requested_outputs,
     strict_forward,
 )
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_ops import chamfer_distance, group, knn
 

@@ -9,8 +9,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
-from hf_any3d.modeling.library import LibrarySettingsMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {

@@ -45,6 +45,7 @@ from hf_any3d.modeling.encoders import (
     hidden_of,
     unfreeze,
 )
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
@@ -63,7 +64,6 @@ from hf_any3d.modeling.layers.tasks import (
     restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,

@@ -15,10 +15,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import PointTokenizerConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import classification_loss
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin

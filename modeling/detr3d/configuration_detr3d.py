@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
-from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
 

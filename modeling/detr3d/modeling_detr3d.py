@@ -33,10 +33,10 @@ from hf_any3d.modeling.config_checks import check_fields
 from hf_any3d.modeling.detr3d.configuration_detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import BoxPredictions, BoxTargets, detection_loss
 from hf_any3d.modeling.encoders import LayerStack, open_pretrained_part, restore_part
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.boxes import wrap_heading
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, requested_outputs, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels

@@ -26,9 +26,9 @@ from hf_any3d.modeling.encoders.loading import (
 )
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
+from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, attention_kinds
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.library import ModelWarning
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
     PretrainedPart,

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
-from hf_any3d.modeling.library import library
+from hf_any3d.modeling.hooks import library
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     own_modules,

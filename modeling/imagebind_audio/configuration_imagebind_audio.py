@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 
 class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):

@@ -220,7 +220,7 @@ def _volume_around(first: Tensor, second: Tensor) -> Tensor:
     return (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(dim=-1)
 
 
-def suppress_duplicates(overlaps: Tensor, scores: Tensor, limit: float) -> Tensor:
+def non_maximum_suppression(overlaps: Tensor, scores: Tensor, limit: float) -> Tensor:
     """Choose boxes by descending score, leaving out those that overlap one already chosen.
 
     Args:
@@ -327,7 +327,7 @@ def select_detections(
         overlaps = _overlaps(own, rule)
         if rule.nms_per_class and rule.nms != "base":
             overlaps = overlaps.masked_fill(classes[:, None] != classes, 0.0)
-        number = number[suppress_duplicates(overlaps, objectness[number], rule.nms_iou)]
+        number = number[non_maximum_suppression(overlaps, objectness[number], rule.nms_iou)]
     number = number[objectness[number] > rule.min_objectness]
     if rule.scores == "per_class":
         count = class_scores.shape[1]

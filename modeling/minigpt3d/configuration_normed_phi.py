@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from transformers import PhiConfig
 
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 
 class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):

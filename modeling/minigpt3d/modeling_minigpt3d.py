@@ -39,6 +39,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file, logging
 from transformers.utils.hub import get_checkpoint_shard_files
 
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
     CloudLanguageModelMixin,
@@ -47,7 +48,6 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 )
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
 from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing

@@ -34,12 +34,12 @@ from hf_any3d.modeling.encoders import (
     settle_adapter,
 )
 from hf_any3d.modeling.encoders.loading import FROZEN, freeze
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
 from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
-from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_encoders.part_texts import check_part_templates
 from hf_any3d.modeling.point_ops import CURVES

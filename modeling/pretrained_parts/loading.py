@@ -111,7 +111,8 @@ class EarlierNamesMixin:
     """For models whose modules had other names in earlier versions: their checkpoints and adapters open unchanged.
 
     `_earlier_names` maps the beginning of an earlier name to that of today. It applies to `from_pretrained`, to
-    `load_state_dict`, as a resumed training calls it, and to adapters; for PEFT's models see `hf_any3d.patches`.
+    `load_state_dict`, as a resumed training calls it, and to adapters; for PEFT's models see
+    `hf_any3d.integration.patches`.
     """
 
     _earlier_names: ClassVar[Mapping[str, str]] = {}

@@ -14,7 +14,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import RepositoryNotFoundError, RevisionNotFoundError, cached_file, extract_commit_hash
 
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
-from hf_any3d.modeling.library import library
+from hf_any3d.modeling.hooks import library
 from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.cloud_prompts import (
     CloudGenerationMixin,
     CloudLanguageModelMixin,
@@ -30,7 +31,6 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 )
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.library import LibraryModelMixin
 from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig

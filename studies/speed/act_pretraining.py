@@ -20,9 +20,9 @@ import torch
 from transformers import AutoConfig
 
 from hf_any3d import ActAutoencoder, ActAutoencoderConfig, ActConfig, ActForPreTraining
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.act.masking import random_mask
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._act_transcription import pretraining_loss
 from studies.speed._measure import Spent, saved_bytes, storages, timed_in_turns
 

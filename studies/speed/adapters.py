@@ -34,7 +34,7 @@ from hf_any3d import (
     SideTuningConfig,
     encoder_linear_pattern,
 )
-from hf_any3d.atomic_files import write_json
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import saved_bytes, storages, timed_in_turns
 
 _SAVED = ["classifier", "class_token"]

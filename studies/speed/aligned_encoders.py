@@ -25,8 +25,8 @@ from hf_any3d import (
     Uni3DConfig,
     Uni3DModel,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops import farthest_point_sample
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 
 PRESETS = {

@@ -34,12 +34,12 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointCloudProcessor,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.any2point import VARIANTS
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.modeling.encoders import freeze
 from hf_any3d.pipelines import PointCloudClassificationPipeline
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._any2point_transcription import training_loss
 from studies.speed._measure import Spent, check_same_step, saved_bytes, storages, timed_in_turns
 

@@ -29,7 +29,7 @@ import numpy
 import torch
 import transformers
 
-from hf_any3d.atomic_files import write_json
+from hf_any3d.utils.atomic_files import write_json
 from hf_any3d.version import __version__
 
 COMMITTED = Path(__file__).parent / "results" / "bench.json"

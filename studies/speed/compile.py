@@ -33,8 +33,8 @@ from hf_any3d import (
     Uni3DConfig,
     Uni3DForPointCloudClassification,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.encoders import freeze
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 from studies.speed.any2point_wrapper import PRESETS
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops.voxels import neighbor_table
 from hf_any3d.modeling.point_transformer_v3.voxel_layers import SubmanifoldConvolution
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 from studies.speed.point_transformer_v3 import room
 

@@ -23,9 +23,9 @@ from datasets import Array2D, Dataset, Features, List, Value
 from torch.utils.data import DataLoader
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.atomic_files import write_json
 from hf_any3d.data import AugmentedDataset, Compose, PointCloudCollator, build_transform, load_point_dataset
 from hf_any3d.training.rows import streamed_training_rows, training_rows
+from hf_any3d.utils.atomic_files import write_json
 
 CUT = ["subsample:num_points=1024", "center"]
 AUGMENTATION = ["scale", "rotate", "jitter"]

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.pipelines import PointCloudObjectDetectionPipeline
+from hf_any3d.utils.atomic_files import write_json
 from studies.runs import machine
 from studies.speed._detr3d_transcription import BareLayers, training_loss
 from studies.speed._measure import Spent, check_same_step, saved_bytes, storages, timed_in_turns

@@ -28,9 +28,9 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.export import FORMATS, export_file
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 
 CLASSES = 18

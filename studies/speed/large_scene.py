@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.pipelines import scene_features
-from hf_any3d.voxel_processing import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.processing.voxels import VOXEL_PRESETS, PointTransformerV3Processor
+from hf_any3d.utils.atomic_files import write_json
 
 ROOM = np.array([5.0, 4.0, 2.8])
 POINTS_PER_ROOM = 200_000

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from hf_any3d import many_files
-from hf_any3d.atomic_files import write_json
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.many_files.executors import start
 from hf_any3d.model_card.run_report import peak_memory
+from hf_any3d.utils.atomic_files import write_json
 
 DISTINCT = 32
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.point_ops import farthest_point_sample, knn
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 
 # batch, points, samples

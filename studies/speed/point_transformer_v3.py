@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 from hf_any3d.modeling.point_ops import patch_table
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
@@ -36,6 +35,7 @@ from hf_any3d.modeling.point_transformer_v3.modeling_point_transformer_v3 import
     SubmanifoldConvolution,
 )
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Voxels
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed import segmentation_memory
 from studies.speed._measure import timed_in_turns
 

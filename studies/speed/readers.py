@@ -21,7 +21,7 @@ from typing import Any
 import trimesh
 
 from hf_any3d import read_point_cloud
-from hf_any3d.atomic_files import write_json
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import timed_in_turns
 
 FORMATS = ("glb", "obj", "off", "ply", "stl")

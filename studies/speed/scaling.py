@@ -51,10 +51,10 @@ from hf_any3d import (
     PointTransformerV3Config,
     PointTransformerV3Model,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.data import PointCloudCollator, load_point_dataset
 from hf_any3d.modeling.point_ops import farthest_point_sample, knn
 from hf_any3d.training.rows import training_rows
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed.serving import classify_request, start_server
 
 TOLERANCE = 0.15

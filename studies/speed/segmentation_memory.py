@@ -34,10 +34,10 @@ from hf_any3d import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Processor,
 )
-from hf_any3d.atomic_files import write_json
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
 from hf_any3d.modeling.point_transformer_v3 import PRESETS
-from hf_any3d.voxel_processing import VOXEL_PRESETS
+from hf_any3d.processing.voxels import VOXEL_PRESETS
+from hf_any3d.utils.atomic_files import write_json
 
 BLOCK = 16_384
 """Points of a block."""

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from hf_any3d.atomic_files import write_json
+from hf_any3d.utils.atomic_files import write_json
 
 CLIENTS = 8
 """Clients that find the capacity."""

@@ -26,10 +26,10 @@ import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.training.layouts import LayoutModelArguments, adapted
+from hf_any3d.utils.atomic_files import write_json
 from studies.speed._measure import saved_bytes, storages, timed
 from studies.speed.quantization import resident
 from studies.speed.spatiallm import prompt, scan

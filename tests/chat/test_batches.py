@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.chat.processing import _filled_up, cut
-from hf_any3d.chat.templates import PLACE_MARK, Prompt
-from tests.chat.test_processing import PLACES, answer, cloud, new_processor, question
+from hf_any3d.processing.chat import _filled_up, cut
+from hf_any3d.processing.chat_templates import PLACE_MARK, Prompt
 from tests.errors import raises
+from tests.processing.test_chat import PLACES, answer, cloud, new_processor, question
 
 
 @pytest.fixture(scope="module")

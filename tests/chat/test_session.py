@@ -3,7 +3,7 @@ import torch
 from transformers import DynamicCache
 
 from hf_any3d import ChatSession
-from hf_any3d.chat.templates import PLACE_MARK
+from hf_any3d.processing.chat_templates import PLACE_MARK
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 from tests.errors import raises
 

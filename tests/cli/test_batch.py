@@ -217,7 +217,7 @@ def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatc
 
 
 def test_a_run_continues_work_of_the_same_files_settings_and_model(monkeypatch):
-    monkeypatch.setattr("hf_any3d.identity.model_identity", lambda model: f"weights of {model}")
+    monkeypatch.setattr("hf_any3d.data.fingerprints.model_fingerprint", lambda model: f"weights of {model}")
     convert = module.Job("convert", {"to": "ply"}, "cpu", 3)
     assert convert.identity(("a", "b")) == {"task": "convert", "settings": {"to": "ply"}, "given": ["a", "b"]}
     assert module.Job("embed", {"model": "m"}).identity(["a"])["model"] == "weights of m"

@@ -30,7 +30,7 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
 
 def test_without_a_model_the_one_of_the_package_is_opened(monkeypatch):
     asked = []
-    monkeypatch.setattr("hf_any3d.registration.task_of", lambda model: asked.append(model) or 1 / 0)
+    monkeypatch.setattr("hf_any3d.integration.registration.task_of", lambda model: asked.append(model) or 1 / 0)
     assert CliRunner().invoke(app, ["demo", "--port", "7861"]).exit_code == 1
     assert asked == [hf_any3d.pipelines.default_model()]
 
@@ -76,7 +76,7 @@ def test_a_page_is_opened_where_the_options_say(module, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_open", lambda *given: given)
     monkeypatch.setattr(module, "_check_port", lambda *given: None)
     monkeypatch.setattr(module, "find_model", str)
-    monkeypatch.setattr("hf_any3d.registration.task_of", lambda model: f"point-cloud-{model}")
+    monkeypatch.setattr("hf_any3d.integration.registration.task_of", lambda model: f"point-cloud-{model}")
     plain = CliRunner().invoke(app, ["demo", "classification"])
     assert plain.exit_code == 0, plain.output
     (tmp_path / "a_8192.npy").touch()

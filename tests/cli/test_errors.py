@@ -11,7 +11,7 @@ import pytest
 import hf_any3d
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.hub.names import SILENT_HUB
-from hf_any3d.registration import MODELS
+from hf_any3d.integration.registration import MODELS
 from tests.cli.conftest import FILES, run
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
@@ -245,8 +245,8 @@ def test_a_program_of_the_same_name_registers_the_models_and_imports_functions_o
 import sys
 import hf_any3d
 from transformers import AutoConfig
-assert "segment" in hf_any3d.__all__ and "hf_any3d.one_call" not in sys.modules
-assert hf_any3d.segment and "hf_any3d.one_call" in sys.modules
+assert "segment" in hf_any3d.__all__ and "hf_any3d.array_segmentation" not in sys.modules
+assert hf_any3d.segment and "hf_any3d.array_segmentation" in sys.modules
 print(AutoConfig.for_model("act3d"))
 """)
     done = subprocess.run([sys.executable, file, "-m", "hf_any3d"], capture_output=True, text=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d import ActModel
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 from studies.adapter_gains import read_reports
 from studies.adapter_methods import PUBLISHED_POINTGST
 from tests.cli.conftest import run
@@ -61,7 +61,7 @@ def test_the_study_reads_what_a_trained_model_says_of_itself(trained, tmp_path):
         assert code == 0, err
         report, metrics = json.loads((tmp_path / f"{name}.json").read_text()), json.loads(out)["metrics"]["test"]
         assert report["accuracy"] == metrics["accuracy"] and report["rows"] == 6
-        assert report["model"] == model_identity(trained / name) and report["versions"]["peft"]
+        assert report["model"] == model_fingerprint(trained / name) and report["versions"]["peft"]
         assert (report["encoder"], report["method"], report["seed"]) == ("act3d", "pointgst", 5)
         assert report["frozen"] is not None and report["settings"]["r"] == 4
     found = {run["method"]: run for run in read_reports(tmp_path)}

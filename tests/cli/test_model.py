@@ -25,7 +25,7 @@ def test_facts_are_counted_once_for_each_configuration(models, tmp_path, monkeyp
     model = tmp_path / "model"
     shutil.copytree(models("classifier"), model)
     first = run("info", model, "--json")
-    monkeypatch.setattr("hf_any3d.model_facts.model_facts", lambda *_: {"class": "counted again"})
+    monkeypatch.setattr("hf_any3d.cli.model_facts.model_facts", lambda *_: {"class": "counted again"})
     assert first.code == 0 and run("info", model, "--json") == first
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"num_tokens": 5}))

@@ -104,7 +104,7 @@ def served(monkeypatch):
             "hf_any3d.serving.service.Service",
             lambda *one: SimpleNamespace(given=one, name=one[0], paths=["/a", "/b"]),
         )
-        monkeypatch.setattr("hf_any3d.registration.task_of", lambda model: task)
+        monkeypatch.setattr("hf_any3d.integration.registration.task_of", lambda model: task)
         for name in ("find_model", "read_model_config"):
             monkeypatch.setattr(module, name, str)
         pipe = SimpleNamespace(

@@ -239,7 +239,7 @@ def test_settings_for_little_data_come_first_and_those_that_are_given_last(given
     monkeypatch.setattr("hf_any3d.modeling.pretrained_parts.sources.resolve_encoder", resolve)
     monkeypatch.setattr("hf_any3d.pipelines.default_model", lambda: "DEFAULT")
     recipe, *found = train._with_recipe(given)
-    assert recipe.endswith("recipes/base/little_data.yaml") and found == expected
+    assert recipe.endswith("recipes/base/small_data.yaml") and found == expected
 
 
 @pytest.mark.parametrize(

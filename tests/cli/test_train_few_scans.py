@@ -16,7 +16,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.registry import MODEL_TYPES
-from hf_any3d.training.little_data.plan import WRAP_SHARPNESS
+from hf_any3d.training.few_scans.plan import WRAP_SHARPNESS
 from tests.cli.conftest import run
 from tests.data.files.builders import las
 from tests.tiny_act import tiny_act
@@ -96,7 +96,7 @@ def test_one_scan_a_class_is_learned_and_says_that_nothing_tells_how_well(tmp_pa
 def test_scans_are_added_to_a_model_and_old_features_reused(tmp_path, monkeypatch):
     write_scans(tmp_path / "scans", 3)
     assert run("train", "scans", *FASTEST).code == 0
-    from hf_any3d.training.little_data import features
+    from hf_any3d.training.few_scans import features
 
     computed = []
     plain = features.frozen_features
@@ -203,7 +203,7 @@ def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):
             np.save(tmp_path / "scans" / label / f"{number}.npy", points.astype(np.float32))
     losses = []
     for least in (100, 101):
-        monkeypatch.setattr("hf_any3d.training.little_data.training.CALIBRATED_FROM", least)
+        monkeypatch.setattr("hf_any3d.training.few_scans.training.CALIBRATED_FROM", least)
         code, out, err = run("train", "scans", *FASTEST, "--strength", 1000, "--output", f"outputs/{least}")
         assert code == 0, err
         assert ("which also calibrates the scores" in out) == (least == 100)
@@ -248,10 +248,10 @@ def test_options_of_training_and_many_scans_train(tmp_path, monkeypatch):
     write_scans(tmp_path / "scans", 2)
     assert run("train", "scans", "--epochs", 3).code == 1 and len(given) == 1
     assert run("train", "scans", "--way", "trained").code == 1 and len(given) == 2
-    monkeypatch.setattr("hf_any3d.training.little_data.plan.MOST_SCANS", 3)
+    monkeypatch.setattr("hf_any3d.training.few_scans.plan.MOST_SCANS", 3)
     assert run("train", "scans").code == 1 and len(given) == 3
     for words in given:
-        assert words[0].endswith("recipes/base/little_data.yaml")
+        assert words[0].endswith("recipes/base/small_data.yaml")
 
 
 def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Tiny models of every registered class, with inputs, labels, and outputs of order one.
 
-`CASES` has one entry for every model class that `hf_any3d.registration` names. The common suites are driven by it, so
-that a new model is covered as soon as it is registered; a registered class without a builder fails at import.
+`CASES` has one entry for every model class that `hf_any3d.integration.registration` names. The common suites are
+driven by it: a new model is covered as soon as it is registered; a registered class without a builder fails at import.
 
 Random weights of a tiny model give logits of 0.002, too small for the tests' tolerances. `settle` therefore measures
 the statistics of norms on varied clouds and scales the last layer, so that outputs differ by about one between clouds.

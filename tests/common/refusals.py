@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import pytest
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.auto import (
+from hf_any3d.integration.auto import (
     AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
     AutoModelForZeroShotPointCloudSegmentation,
 )
+from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointConfig, PointTokenizerConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
@@ -35,7 +36,6 @@ from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config, PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNet2Config, PointNetConfig
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMModel
-from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def refuse(name: str, subjects: Iterable[str | type], error: type[Exception], ma
 
 
 def registered_classes(*configs: type[PreTrainedConfig]) -> tuple[type[PreTrainedModel], ...]:
-    """Return every model class of `hf_any3d.registration`, in order, or those of the given configs."""
+    """Return every model class of `hf_any3d.integration.registration`, in order, or those of the given configs."""
     heads = {
         config: (base, *(model for some in of.values() for model in some)) for config, (base, of) in MODELS.items()
     }

@@ -17,7 +17,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor
 
 from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3Processor, SpatialLMProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from hf_any3d.registration import MODELS, PROCESSORS
+from hf_any3d.integration.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
 from tests.errors import raises
 from tests.tiny_spatiallm import tiny_processor

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d import registration
+from hf_any3d.integration import registration
 from tests.common import refusals
 from tests.common.refusals import FEATURES, REFUSALS, registered_classes
 from tests.common.tuners import METHODS

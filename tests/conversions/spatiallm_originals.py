@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hf_any3d.spatiallm_processing import END, PLACE, START
+from hf_any3d.processing.rooms import END, PLACE, START
 from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.tiny_spatiallm import tiny_processor
 

@@ -16,10 +16,10 @@ from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.demo import task_pages, uploads
 from hf_any3d.demo.page import ExampleShapes
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, _most_labels
+from hf_any3d.integration.registration import task_of
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.registration import task_of
 from hf_any3d.visualization.viewer import CloudView
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.common.models import case_of

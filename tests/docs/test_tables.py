@@ -5,8 +5,8 @@ import pytest
 from docs.tools.tables import DOCS, PAGES, encoders_page, formats_page, licenses_page, models_page
 from hf_any3d.data.files import supported_file_types
 from hf_any3d.hub.published_table import PUBLISHED
+from hf_any3d.integration.registration import MODELS, PIPELINES
 from hf_any3d.modeling.encoders import encoder_families, refused_encoders
-from hf_any3d.registration import MODELS, PIPELINES
 from hf_any3d.registry import DATASETS
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.evaluation.chat_evaluation import open_model
-from hf_any3d.identity import model_identity
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 
 
@@ -10,7 +10,7 @@ def test_models_answer_the_published_prompt_and_record_their_revision(tmp_path):
     pipe = tiny_chat_pipeline()
     pipe.save_pretrained(tmp_path)
     generate, about = open_model(str(tmp_path), device="cpu")
-    assert about == {"model": str(tmp_path), "revision": model_identity(tmp_path)}
+    assert about == {"model": str(tmp_path), "revision": model_fingerprint(tmp_path)}
     clouds = [cloud(0), cloud(1), cloud(2)]
     result = generate(clouds, "What is this?", {"max_new_tokens": 8, "do_sample": False})
     asked = {"text": "What is this?", "max_new_tokens": 8, "do_sample": False}

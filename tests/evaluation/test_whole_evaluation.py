@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.data.catalog import pointllm_trees
 from tests.data.catalog.test_modelnet40_generative import WORDS, write
@@ -61,7 +61,7 @@ def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, e
     by_names = evaluate(model, *MODELNET, *FEW, "--judge", "class-names")
     for name, question in (("instruction", "What is this?"), ("completion", "This is an object of ")):
         result = by_names[f"modelnet40-{name}"]
-        assert (result["answers"], result["model"], result["revision"]) == (3, str(model), model_identity(model))
+        assert (result["answers"], result["model"], result["revision"]) == (3, str(model), model_fingerprint(model))
         assert result["judge"]["name"] == "class names" and result["judge_revisions"] == ["1"]
         assert result["figures"]["total"] == 3
         stored = json.loads((tmp_path / "out" / f"modelnet40-{name}.json").read_text())
@@ -73,7 +73,7 @@ def test_modelnet40_is_answered_and_judged_by_names_and_then_by_a_model(model, e
     settings = ["--judge-settings", '{"max_new_tokens": 4}']
     by_model = evaluate(*MODELNET, "--judge", "local", "--judge-model", judge, *settings)
     result = by_model["modelnet40-completion"]
-    assert result["judge"]["name"] == judge and result["judge_revisions"] == [model_identity(judge)]
+    assert result["judge"]["name"] == judge and result["judge_revisions"] == [model_fingerprint(judge)]
     # Random letters name no class: all are invalid, and correct ones are luck.
     assert result["figures"]["invalid"] == 3 and result["figures"]["clean_accuracy"] is None
     assert result["figures"]["lucky"] == result["figures"]["correct"]

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from examples import run_act_autoencoder
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.act import ActAutoencoder
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from tests.examples.act_runs import AUTOENCODER, assert_equal_weights, losses_of
 from tests.examples.conftest import words_of
 

@@ -7,7 +7,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from examples import unknown_things as program
 from hf_any3d import ActForPointCloudClassification
-from hf_any3d.training.little_data.no_class import draw_things
+from hf_any3d.training.few_scans.no_class import draw_things
 from tests.tiny_act import tiny_act
 
 NAMES = ["bed", "chair", "tool"]

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.atomic_files import claim
+from hf_any3d.utils.atomic_files import claim
 
 MODES = ("kill", "tear", "full")
 ALL = os.environ.get("HF_ANY3D_FAULTS") == "all"

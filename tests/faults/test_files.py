@@ -13,10 +13,10 @@ import torch
 from datasets import Array2D, Dataset, Features, Value, load_dataset
 from huggingface_hub import HfApi
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.data.parquet import loading
 from hf_any3d.data.parquet.publishing import push_point_dataset
 from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
+from hf_any3d.utils.atomic_files import write_json
 from tests.conversions.converters import CONVERTERS
 from tests.data.parquet.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree
 from tests.errors import raises

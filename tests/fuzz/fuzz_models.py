@@ -32,7 +32,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.messages import one_line
+from hf_any3d.utils.messages import one_line
 from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import EXECUTES, Target, canary

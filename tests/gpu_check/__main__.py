@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.atomic_files import read_json, write_json, write_text
+from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 
 # Seconds of each section; under nine minutes together.
 BUDGETS = {

@@ -64,7 +64,7 @@ def test_without_a_model_clouds_are_classified_by_the_one_of_the_package(monkeyp
 def test_a_step_knows_its_model_and_has_a_column_of_its_own(monkeypatch):
     opened = []
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", opened.append)
-    monkeypatch.setattr(rows_module, "model_identity", lambda model: f"weights of {model}")
+    monkeypatch.setattr(rows_module, "model_fingerprint", lambda model: f"weights of {model}")
     rows = many_files.embed(many_files.classify(PLAIN, "m", batch_size=1), "n", up_axis="z", keep_points=True)
     assert opened == ["m", "n"] and not many_files.classify(PLAIN, "m").has_points
     assert [step.identity for step in rows.steps] == ["weights of m", "weights of n"] and rows.keep_points

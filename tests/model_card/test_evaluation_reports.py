@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from peft import LoraConfig
 
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card import evaluation_reports
 from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts, read_report
 from hf_any3d.model_card.run_report import TEST_CHOOSES
@@ -111,7 +111,7 @@ def test_a_report_has_figures_variant_and_checksums(tmp_path):
     facts = {name: WHOLE[name] for name in ("encoder", "method", "seed", "random", "selected_on_test", "settings")}
     found = evaluation_report(place, facts | {"dataset": "mine"}, {}, {"test": {"accuracy": 0.5, "loss": 1.0}}, 3)
     assert (found["accuracy"], found["loss"], found["rows"], found["variant"]) == (0.5, 1.0, 3, None)
-    assert found["model"] == model_identity(place) and found["frozen"] is None and "torch" in found["versions"]
+    assert found["model"] == model_fingerprint(place) and found["frozen"] is None and "torch" in found["versions"]
     scans = facts | {"dataset": "scanobjectnn"}
     assert evaluation_report(place, scans, {}, {"test": {"accuracy": 0.5}}, 2882)["variant"] == "pb_t50_rs"
     with pytest.raises(ValueError, match="rows=2882; expected [0-9]+, the test clouds of scanobjectnn obj_only"):

@@ -24,11 +24,11 @@ from hf_any3d import (
     Uni3DConfig,
     encoder_linear_pattern,
 )
+from hf_any3d.integration.registration import MODELS
 from hf_any3d.model_card import METHODS, TASKS, Method, Subject, build_model_card, write_trainer_card
 from hf_any3d.model_card.saving import may_be_replaced, report_of_trainer, save_card
 from hf_any3d.model_card.tasks import card_task
-from hf_any3d.modeling.library import LibraryModelMixin
-from hf_any3d.registration import MODELS
+from hf_any3d.modeling.hooks import LibraryModelMixin
 from tests.common.models import CASES
 from tests.model_card.test_building import REPORT
 from tests.test_entry_points import lora_model

@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.registration import MODELS
+from hf_any3d.integration.registration import MODELS
 from tests.common.models import minigpt3d
 from tests.tiny_encoders import adapted_model, tiny_model
 

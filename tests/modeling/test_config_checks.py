@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import PreTrainedConfig
 
+from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import NormedPhiConfig
-from hf_any3d.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.tuners import BitFitConfig, GuidedAdapterConfig, PromptTokensConfig, SideTuningConfig
 
 CONFIGS = [*MODELS, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)]

@@ -6,7 +6,7 @@ import pytest
 
 from hf_any3d import PointNetConfig, PointNetForPointCloudClassification, PointNetModel
 from hf_any3d.hub.weights import find_weights
-from hf_any3d.modeling.library import Library, library, set_library
+from hf_any3d.modeling.hooks import Library, library, set_library
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 
 

@@ -17,7 +17,7 @@ from hf_any3d.modeling.config_checks import (
     stored_settings,
 )
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
-from hf_any3d.modeling.library import Library, library, set_library
+from hf_any3d.modeling.hooks import Library, library, set_library
 from tests.errors import raises
 
 

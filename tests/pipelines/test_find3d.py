@@ -8,7 +8,7 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import AutoModelForZeroShotPointCloudSegmentation, PointTransformerV3Processor
-from hf_any3d.voxel_processing import VOXEL_PRESETS
+from hf_any3d.processing.voxels import VOXEL_PRESETS
 from tests.cli.conftest import run
 from tests.tiny_ptv3 import tiny_find3d
 

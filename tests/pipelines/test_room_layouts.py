@@ -13,7 +13,7 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 from hf_any3d.pipelines import LayoutDetectionPipeline, LayoutTextPipeline
-from hf_any3d.spatiallm_processing import CLASSES
+from hf_any3d.processing.rooms import CLASSES
 from tests.cli.conftest import run
 from tests.errors import raises
 from tests.tiny_spatiallm import fitting_spatiallm, tiny_processor
@@ -310,7 +310,7 @@ def test_a_pipeline_saves_what_opens_again(detect, tmp_path):
 def test_the_page_of_the_command_draws_walls(folder, browser, tmp_path, monkeypatch, libraries_as_they_were):
     own = scan()
     write_point_cloud(tmp_path / "room.ply", PointCloudData(own[:, :3], colors=own[:, 3:]))
-    kind = "hf_any3d.spatiallm_processing.SpatialLMProcessor"
+    kind = "hf_any3d.processing.rooms.SpatialLMProcessor"
     monkeypatch.setattr(f"{kind}.answer_texts", lambda self, made: [ROOM.quantized(1280).write()] * len(made))
     monkeypatch.setattr("hf_any3d.pipelines.LayoutDetectionPipeline._default_generation_config.max_new_tokens", 3)
     words = ("detect", tmp_path / "room.ply", "--model", folder, "--device", "cpu", "--task", "all")
@@ -347,7 +347,7 @@ def test_the_command_finds_boxes(folder, tmp_path, monkeypatch, libraries_as_the
         return sanitize(self, **kwargs)
 
     monkeypatch.setattr(LayoutDetectionPipeline, "_sanitize_parameters", sanitize_parameters)
-    kind = "hf_any3d.spatiallm_processing.SpatialLMProcessor"
+    kind = "hf_any3d.processing.rooms.SpatialLMProcessor"
     monkeypatch.setattr(f"{kind}.answer_texts", answer_texts)
     monkeypatch.setattr(f"{kind}.instruction", instruction)
     monkeypatch.setattr("hf_any3d.pipelines.LayoutDetectionPipeline._default_generation_config.max_new_tokens", 3)

@@ -15,8 +15,8 @@ from hf_any3d.hub.licenses import ACCEPT
 from hf_any3d.hub.published_table import PUBLISHED
 from hf_any3d.modeling.spatiallm import Layout
 from hf_any3d.pipelines import LayoutDetectionPipeline
+from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.published import open_published, published_directory
-from hf_any3d.spatiallm_processing import SpatialLMProcessor
 from tests.cli.conftest import run
 from tests.conversions.spatiallm_originals import Released
 from tests.pipelines.test_room_layouts import CORNER, ROOM, Dictated, assert_room, scan

@@ -11,7 +11,7 @@ from datasets import DatasetDict
 
 from hf_any3d.chat import MiniGPT3DProcessor
 from hf_any3d.data import load_point_dataset
-from hf_any3d.processing import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor
 from studies import chat, chat_encoder, chat_evaluation, chat_language, chat_steps
 from studies.shape_facts import all_facts
 from studies.tables import read_table

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from hf_any3d.identity import path_identity
+from hf_any3d.data.fingerprints import path_fingerprint
 from hf_any3d.training.arguments import (
     DataArguments,
     PointTrainingArguments,
@@ -199,7 +199,7 @@ def test_inputs_are_identified_by_what_is_in_them(tmp_path):
     words = [str(recipe), "--model_name_or_path", str(tmp_path / "model"), "--train_file", str(tmp_path / "absent")]
     found = identities_of_inputs(words)
     assert found.keys() == {str(recipe), str(tmp_path / "data"), str(tmp_path / "model")}
-    assert found[str(tmp_path / "data")] == path_identity(str(tmp_path / "data"))
+    assert found[str(tmp_path / "data")] == path_fingerprint(str(tmp_path / "data"))
     recipe.write_text(f"name: x\ndata_dir: {tmp_path / 'data'}\n")
     assert identities_of_inputs(words) == found  # the same settings
     recipe.write_text(f"name: y\ndata_dir: {tmp_path / 'data'}\n")

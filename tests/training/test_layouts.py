@@ -19,7 +19,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.pretrained_parts import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
-from hf_any3d.spatiallm_processing import SpatialLMProcessor
+from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.training import layouts
 from hf_any3d.training.layouts import (
     LayoutCollator,

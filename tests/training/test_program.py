@@ -11,7 +11,6 @@ import torch
 from datasets import DatasetDict
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.atomic_files import release_claims
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.training import program
@@ -29,6 +28,7 @@ from hf_any3d.training.program import (
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
 from hf_any3d.training.trainer import PointTrainer
+from hf_any3d.utils.atomic_files import release_claims
 from tests.errors import raises
 from tests.faults.killing import held_by_another
 from tests.tiny_encoders import adapted_model, clouds, tiny_model

@@ -18,7 +18,7 @@ from hf_any3d.data.files.attributes import (
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
-from hf_any3d.messages import printable
+from hf_any3d.utils.messages import printable
 
 _MAX_DIMENSIONS = 32  # numpy itself can hold 64
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

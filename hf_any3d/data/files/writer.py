@@ -7,9 +7,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.atomic_files import atomic_write
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudFileError
+from hf_any3d.utils.atomic_files import atomic_write
 
 
 def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import add_preview
 from hf_any3d.data.parquet.published_dataset import OPEN_LICENSES
-from hf_any3d.markdown import code, inline, literal, one_line, paragraphs
-from hf_any3d.messages import printable
+from hf_any3d.utils.markdown import code, inline, literal, one_line, paragraphs
+from hf_any3d.utils.messages import printable
 
 _TEXT = """\
 # {title}

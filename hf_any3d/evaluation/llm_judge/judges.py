@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import InferenceClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hf_any3d.identity import model_identity
+from hf_any3d.data.fingerprints import model_fingerprint
 
 _CLASS_NAMES_VERSION = "1"
 _LOCAL_SETTINGS = {"max_new_tokens": 256, "do_sample": False}
@@ -138,7 +138,7 @@ class LanguageModelJudge:
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
-        found = getattr(self.model.config, "_commit_hash", None) or model_identity(name)
+        found = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
         own = {"dtype": str(self.model.dtype), "seed": seed, "revision": found}
         self.settings: Mapping[str, Any] = {**_LOCAL_SETTINGS, **(settings or {}), **own}
         self.revisions = {found}

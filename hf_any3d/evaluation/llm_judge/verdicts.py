@@ -14,9 +14,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_any3d.atomic_files import write_json
 from hf_any3d.evaluation.llm_judge.judges import Judge, replace_lone_surrogates
 from hf_any3d.evaluation.question_answering import read_earlier_results, read_results
+from hf_any3d.utils.atomic_files import write_json
 
 JUDGE_PROMPTS = {
     "same": """Two sentences describe 3D objects. Decide whether they speak of the same kind of object. Only what the \

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.modeling.library import LibrarySettingsMixin
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 

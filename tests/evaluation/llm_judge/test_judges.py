@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.evaluation import LanguageModelJudge, judge_answers
-from hf_any3d.identity import model_identity
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<judge>"
@@ -76,11 +76,11 @@ def test_figures_name_their_judge(tmp_path, folder):
         isinstance(entry["judge_reply"], str) for entry in result["results"]
     )
     stored = json.loads((tmp_path / "judged.json").read_text())
-    assert stored["judge"]["name"] == folder and stored["judge_revisions"] == [model_identity(folder)]
+    assert stored["judge"]["name"] == folder and stored["judge_revisions"] == [model_fingerprint(folder)]
     assert stored["judge"]["settings"] == {
         "max_new_tokens": 9,
         "do_sample": False,
         "dtype": "torch.float32",
         "seed": 0,
-        "revision": model_identity(folder),
+        "revision": model_fingerprint(folder),
     }

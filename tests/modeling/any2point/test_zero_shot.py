@@ -17,7 +17,7 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.model_facts import model_facts
+from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.closeness import assert_nearly_equal
 from tests.errors import raises

@@ -14,9 +14,9 @@ from hf_any3d.modeling.layers.boxes import (
     box_intersection,
     box_iou,
     level_rotation,
+    non_maximum_suppression,
     points_in_boxes,
     published_giou,
-    suppress_duplicates,
     wrap_heading,
 )
 from tests.modeling.aligned_case import AlignedCase
@@ -167,7 +167,7 @@ def test_headings_are_wrapped_counterclockwise():
 
 def test_a_suppressed_box_suppresses_no_other():
     overlaps = torch.tensor([[1.0, 0.6, 0], [0.6, 1, 0.6], [0, 0.6, 1]])
-    assert suppress_duplicates(overlaps, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [True, False, True]
+    assert non_maximum_suppression(overlaps, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist() == [True, False, True]
 
 
 def test_overlaps_of_turned_bases_are_those_of_shapely():

@@ -17,9 +17,9 @@ from hf_any3d.modeling.layers.boxes import (
     box_intersection,
     box_iou,
     level_rotation,
+    non_maximum_suppression,
     points_in_boxes,
     select_detections,
-    suppress_duplicates,
     upright_rotation,
 )
 from tests.errors import raises
@@ -127,10 +127,10 @@ def test_limits_themselves_are_kept_or_left_out():
         none = select_detections(boxes[:0], scores[:0], objectness[:0], rule, points)
         assert [part.tolist() for part in none] == [[], [], []]
     overlaps = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
-    assert suppress_duplicates(overlaps, torch.tensor([0.3, 0.4]), 0.5).tolist() == [True, True]
-    assert suppress_duplicates(overlaps, torch.tensor([0.3, 0.4]), 0.49).tolist() == [False, True]
+    assert non_maximum_suppression(overlaps, torch.tensor([0.3, 0.4]), 0.5).tolist() == [True, True]
+    assert non_maximum_suppression(overlaps, torch.tensor([0.3, 0.4]), 0.49).tolist() == [False, True]
     # Of equal scores the first counts more.
-    assert suppress_duplicates(overlaps, torch.tensor([0.3, 0.3]), 0.0).tolist() == [True, False]
+    assert non_maximum_suppression(overlaps, torch.tensor([0.3, 0.3]), 0.0).tolist() == [True, False]
 
 
 def test_answers_need_no_gradient():

@@ -12,8 +12,8 @@ from hf_any3d import (
     PointTransformerV3Processor,
     Uni3DForZeroShotPointCloudClassification,
 )
-from hf_any3d.chat.templates import PLACE_MARK
 from hf_any3d.modeling.minigpt3d import set_stage
+from hf_any3d.processing.chat_templates import PLACE_MARK
 from hf_any3d.training.minigpt3d_stages import StageArguments, open_for_stage
 from tests.common.case import spread_weights
 from tests.errors import raises

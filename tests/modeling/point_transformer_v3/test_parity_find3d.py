@@ -15,7 +15,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.voxel_processing import VOXEL_PRESETS
+from hf_any3d.processing.voxels import VOXEL_PRESETS
 from tests.modeling.point_transformer_v3.test_parity import recorded
 from tests.modeling.ptv3_case import Find3DCase
 

@@ -1,0 +1,159 @@
+"""Identity of a model and of an input: what resumes, caches or stores answers compares these before it reuses one.
+
+Names do not identify a model: the weights behind a directory or a branch of the hub change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.utils import CONFIG_NAME
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from hf_any3d.data.files.registry import files_read
+from hf_any3d.modeling.file_stamps import file_stamp
+from hf_any3d.modeling.pretrained_parts.sources import ADAPTER_CONFIG_NAME, file_digest
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
+
+# Files of a saved model that its answers do not depend on: cards, logs and states of trainings.
+_UNREAD = re.compile(
+    r"README\.md|training_args\.bin|trainer_state\.json|optimizer\.|scheduler\.|rng_state|.*\.log|\..*"
+)
+# Folders of checkpoints of the same training, and of its events.
+_UNREAD_FOLDERS = re.compile(r"checkpoint-\d+|runs|\..*")
+
+
+def model_fingerprint(name: str | os.PathLike, revision: str | None = None) -> str:
+    """Return a text that changes with everything in a saved model that its answers depend on.
+
+    Args:
+        name: Directory, hub name, or name of a published checkpoint.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        Of a directory `sha256:` and a digest of its files, of the hub `commit:` and the commit.
+
+    Raises:
+        OSError: There is no such model.
+    """
+    if os.path.isdir(name):
+        return f"sha256:{_directory_digest(Path(name))}"
+    file = cached_file(os.fspath(name), CONFIG_NAME, revision=revision)
+    if file is None:
+        raise OSError(f"{name}: no {CONFIG_NAME}")
+    # A published checkpoint is opened from the directory that it was converted to.
+    commit = extract_commit_hash(file, None)
+    return f"sha256:{_directory_digest(Path(file).parent)}" if commit is None else f"commit:{commit}"
+
+
+def pipeline_fingerprint(pipe: Any) -> str:
+    """Return a text that changes with everything in an open pipeline that its answers depend on.
+
+    The weights are those in memory, whatever they were read from; the text tower, if there is one, is opened.
+    """
+    model = pipe.model
+    parts: dict[str, Any] = {
+        "class": type(model).__name__,
+        "config": model.config.to_dict(),
+        "adapters": active_adapters(model),
+        "weights": _weights(model),
+    }
+    try:
+        tower = getattr(model, "text_tower", None)
+    except (ValueError, OSError, ImportError):  # none that can be opened: vectors of texts come with requests
+        tower = None
+    if tower is not None:
+        parts["texts"] = [_weights(tower.model), repr(tower.tokenizer), tower.pooling]
+    for name in ("processor", "feature_extractor", "tokenizer"):
+        prepared: Any = getattr(pipe, name, None)
+        parts[name] = prepared.to_dict() if hasattr(prepared, "to_dict") else repr(prepared)
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _weights(model: nn.Module) -> str:
+    return tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+
+
+def active_adapters(model: Any) -> list[str]:
+    """Return the names of the adapters that take part in a model's answers, of PEFT or of transformers."""
+    names: set[str] = set()
+    for module in model.modules():
+        # Of the layers; the models around them have methods of the same name. Layers can be disabled for a while.
+        is_layer = isinstance(getattr(type(module), "active_adapters", None), property)
+        if is_layer and not getattr(module, "disable_adapters", False):
+            active = module.active_adapters
+            names.update([active] if isinstance(active, str) else active)
+    return sorted(names)
+
+
+def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
+    """Return what changes, in this process, when a tensor of a module is replaced, moved or written to.
+
+    It costs no look at the numbers, so that every call of a pipeline can afford it.
+    """
+    tensors = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+    # Tensors of inference mode count no changes, since none can be made to them outside of it.
+    return tuple((id(one), one.data_ptr(), 0 if one.is_inference() else one._version) for one in tensors)
+
+
+def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
+    """Return a text that changes when an input does.
+
+    Args:
+        path: Its file.
+        data: Its bytes if it is not a file, such as standard input.
+
+    Returns:
+        A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of other files that its
+        reader opens.
+    """
+    if data is not None:
+        return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return " ".join(_file_stamp(file) for file in files_read(path))
+
+
+def is_saved_model(path: str | os.PathLike) -> bool:
+    """Return whether a directory holds a model or an adapter."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
+
+
+def path_fingerprint(path: str | os.PathLike) -> str:
+    """Return a text that changes with what a path names: a saved model, a file, or a folder of data.
+
+    Raises:
+        OSError: Nothing is there.
+    """
+    if os.path.isfile(path):
+        return f"sha256:{' '.join(file_digest(file) for file in files_read(path))}"
+    if is_saved_model(path):
+        return model_fingerprint(path)
+    # Data may be large.
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+    lines = "".join(f"{file.relative_to(path).as_posix()} {_file_stamp(file)}\n" for file in files)
+    return f"stamps-sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def _file_stamp(file: Path) -> str:
+    try:
+        return " ".join(map(str, file_stamp(file)))
+    except OSError:
+        return "missing"
+
+
+def _directory_digest(folder: Path) -> str:
+    lines = []
+    for place, folders, names in os.walk(folder):
+        # In place, so that `os.walk` enters these alone, and in this order.
+        folders[:] = sorted(name for name in folders if not _UNREAD_FOLDERS.fullmatch(name))
+        for name in sorted(names):
+            file = Path(place, name)
+            if not _UNREAD.match(name) and file.is_file():
+                lines.append(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Auto classes, registration with transformers, and what is changed in PEFT and transformers."""

@@ -1,0 +1,602 @@
+"""Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
+
+- Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper acts on our models only and calls the
+  original for all others. `tests/integration/test_patches.py` shows for each that the original still does what its
+  reason says: where that test fails, a release has made the patch unnecessary.
+- `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
+  `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
+  adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
+- `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
+  alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
+  imported.
+
+The test holds all other modules to it.
+"""
+
+import functools
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from inspect import getattr_static, signature
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+import transformers.integrations.peft as peft_integration
+from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import (
+    CONFIG_NAME,
+    FEATURE_EXTRACTOR_NAME as PREPROCESSOR,
+    PROCESSOR_NAME,
+)
+from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
+
+from hf_any3d.hub.names import check_name
+from hf_any3d.hub.published_table import is_published
+from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
+from hf_any3d.modeling.hooks import LibraryModelMixin, library
+from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
+from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
+from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.stored_adapters import (
+    check_base,
+    refuse_folder_of_adapters,
+    refuse_foreign_adapters,
+    refuse_odd_weights,
+    refuse_offloaded_base,
+)
+from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import pipeline_task
+from hf_any3d.tuners.targets import left_out_modules, with_default_modules
+from hf_any3d.utils.import_watcher import when_imported
+
+_READ_CLOUDS_AND_WORDS = (MiniGPT3DPreTrainedModel, SpatialLMPreTrainedModel)
+_PACKAGE = __name__.partition(".")[0]
+_PROCESSOR_FILES = frozenset(
+    {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
+)
+_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
+_MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
+"""`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A function that is wrapped.
+
+    Attributes:
+        target: Where it is looked up, as `module:attribute`.
+        reason: What the original does that does not fit our models.
+        wrap: Makes the wrapper from the original.
+    """
+
+    target: str
+    reason: str
+    wrap: Callable[[Callable], Callable]
+
+    @property
+    def module(self) -> str:
+        """Name of the module that holds the target."""
+        return self.target.partition(":")[0]
+
+    def owner_and_name(self) -> tuple[Any, str]:
+        """Return the module or class that holds the function, and the function's name there."""
+        *path, name = self.target.partition(":")[2].split(".")
+        return functools.reduce(getattr, path, sys.modules[self.module]), name
+
+    def apply(self) -> None:
+        """Replace the function by its wrapper, once."""
+        owner, name = self.owner_and_name()
+        getattr(owner, name)  # transformers looks up what is in it only when it is asked for
+        # Not getattr, which binds a class method to its class.
+        found = getattr_static(owner, name)
+        original = found.__func__ if isinstance(found, classmethod) else found
+        if getattr(original, "_patched_by_hf_any3d", False):
+            return
+        wrapper: Any = functools.wraps(original)(self.wrap(original))
+        wrapper._patched_by_hf_any3d = True
+        setattr(owner, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
+        # transformers keeps what was looked up in it, as by `from transformers import pipeline`.
+        for package in (transformers, sys.modules["transformers"]):
+            if vars(package).get(name) is original:
+                setattr(package, name, wrapper)
+
+
+PATCHES: list[Patch] = []
+
+
+def add_entries(
+    auto_classes: Iterable[type], lora_targets: Mapping[str, list[str]], next_token_models: Iterable[type]
+) -> None:
+    """Add to tables of the libraries what they look up there.
+
+    Args:
+        auto_classes: Auto classes of our tasks, which pipelines and saved repositories look up by name in
+            transformers.
+        lora_targets: `model_type` of our language models -> the modules that LoRA adapts by default.
+        next_token_models: Models with the loss of a language model; Trainer shifts labels to smooth for these names.
+    """
+    # There can be two module objects of transformers: importing peft replaces the one that was there before.
+    for module in (transformers, sys.modules["transformers"], transformers.models.auto):
+        for auto_class in auto_classes:
+            setattr(module, auto_class.__name__, auto_class)
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(lora_targets)
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.update(
+        {model.config_class.model_type: model.__name__ for model in next_token_models}
+    )
+    # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
+    peft_integration.MIN_PEFT_VERSION = "0.20.0"
+
+
+def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
+    """Apply all patches, those of modules that are not imported yet as soon as they are.
+
+    Args:
+        models: `model_type` -> our model classes of that type, the one without a head first.
+    """
+    _MODELS.update(models)
+    for patch in PATCHES:
+        when_imported(patch.module, patch.apply)
+
+
+def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
+    def enter(wrap: Callable) -> Callable:
+        PATCHES.append(Patch(target, reason, wrap))
+        return wrap
+
+    return enter
+
+
+class PointCloudPeftModel(PeftModel):
+    """A `PeftModel` around one of our models: it saves what the model needs, and checks what it loads.
+
+    PEFT chooses the class by the task type, so a model around one of ours becomes one of these while it is built; see
+    `adapted_class`.
+    """
+
+    def save_pretrained(
+        self,
+        save_directory: str,
+        safe_serialization: bool = True,
+        selected_adapters: list[str] | None = None,
+        save_embedding_layers: str | bool = "auto",
+        is_main_process: bool = True,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
+
+        Raises:
+            ValueError: If an adapter is merged into the weights, or a part to store was loaded quantized.
+        """
+        model = cast(PreTrainedModel, self.get_base_model())
+        for config in self.peft_config.values():
+            # Without a name it is None, or an empty text before PEFT 0.21.
+            if not config.base_model_name_or_path and getattr(model.config, "encoder_name_or_path", None):
+                # A model that was not loaded from a repository is its encoder and what is saved here.
+                config.base_model_name_or_path = model.config.encoder_name_or_path
+                config.revision = config.revision or model.config.encoder_revision
+        if isinstance(model, AdapterLoadingMixin):
+            refuse_merged_adapters(model)  # before anything is written
+            # PEFT would ask the hub whether the base model has another vocabulary, and warn without a network: these
+            # models read no words, and an adapter with embeddings would not open.
+            save_embedding_layers = False if save_embedding_layers == "auto" else save_embedding_layers
+        given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process, *args)
+        super().save_pretrained(save_directory, *given, **kwargs)
+        if not opens_from_adapter(type(model), model.config) or not is_main_process:
+            return
+        model.config.architectures = [type(model).__name__]
+        for name in selected_adapters or self.peft_config:
+            if missing := left_out_modules(self, name):
+                warnings.warn(
+                    f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
+                    "so share that too, or train with modules_to_save=trainable_module_names(model)",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            else:
+                directory = save_directory if name == "default" else f"{save_directory}/{name}"
+                cast(AdapterLoadingMixin, model).save_with_adapter(directory)
+        if isinstance(model, LibraryModelMixin):
+            # Again: saving may have found that a pretrained part has changed, and stored it.
+            self._write_adapter_cards(save_directory, selected_adapters)
+
+    def _write_adapter_cards(self, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
+        """Write each saved adapter's card where it is; without a default adapter, that of the active one on top."""
+        active = self.active_adapter
+        saved = list(selected or self.peft_config)
+        if "default" not in saved:
+            library().describe(self, directory, None)
+        try:
+            for name in saved:
+                self.active_adapter = name  # the one that is described; nothing is switched
+                library().describe(self, directory if name == "default" else Path(directory, name), None)
+        finally:
+            self.active_adapter = active
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """Write a card that describes the model instead of PEFT's template."""
+        if isinstance(self.get_base_model(), LibraryModelMixin):
+            library().describe(self, output_dir, None)
+        else:
+            super().create_or_update_model_card(output_dir)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers has just put its template over the card.
+        if isinstance(self.get_base_model(), LibraryModelMixin):
+            library().describe(self, working_dir, repo_id)
+            for name in self.peft_config:  # their examples open directories, not subfolders of a repository
+                Path(working_dir, name, "README.md").unlink(missing_ok=True)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str,
+        *args: Any,
+        key_mapping: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load an adapter as PEFT does, also under earlier names of tensors.
+
+        From a directory of several adapters, as `save_pretrained` writes it, the one of this name is loaded; PEFT
+        loads the one that is called default under any name.
+
+        Raises:
+            EncoderMismatchError: If it was trained on other pretrained weights than this model has.
+            ValueError: If its weights are damaged or not finite, or those of the base model are offloaded: PEFT would
+                lose the adapter's.
+        """
+        if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
+            model_id = Path(model_id, adapter_name)
+        model = cast(PreTrainedModel, self.get_base_model())
+        refuse_offloaded_base(model, os.fspath(model_id))
+        if isinstance(model, AdapterLoadingMixin):
+            refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
+            recorded = _our_config(model_id, kwargs) if model.has_adapted_part(model.config) else None
+            if recorded:
+                check_base(model, recorded, os.fspath(model_id))
+        if isinstance(model, EarlierNamesMixin):
+            key_mapping = model.renamings() | (key_mapping or {})
+        loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, key_mapping=key_mapping, **kwargs)
+        if isinstance(model, AdapterLoadingMixin):
+            refuse_non_finite(model, os.fspath(model_id))
+        return loaded
+
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        """Add an adapter as PEFT does, also to modules by their earlier names.
+
+        Raises:
+            ValueError: If it is of a prompt method, and the model reads no words. PEFT fails with an unrelated error,
+                or only at the first call.
+        """
+        if peft_config.is_prompt_learning:
+            model, method = self.base_model, PeftType(peft_config.peft_type)
+            if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
+                raise ValueError(
+                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
+                    "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
+                )
+            if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
+                raise ValueError(
+                    f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
+                    "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
+                )
+        elif isinstance(model := self.get_base_model(), EarlierNamesMixin):
+            model.use_todays_names(peft_config)
+        else:
+            peft_config = with_default_modules(model, peft_config)
+        super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Copy and pickle by the class of PEFT, as this one has no name that it could be imported by."""
+        return _restore, (type(self).__bases__[1],), self.__dict__
+
+
+@functools.cache
+def adapted_class(peft_class: type[PeftModel]) -> type[PointCloudPeftModel]:
+    """Return a subclass of a class of PEFT with the methods of `PointCloudPeftModel`, of the same name."""
+    members = {"__module__": __name__, "__doc__": peft_class.__doc__}
+    return type(peft_class.__name__, (PointCloudPeftModel, peft_class), members)
+
+
+def _restore(peft_class: type[PeftModel]) -> PointCloudPeftModel:
+    adapted = adapted_class(peft_class)
+    return adapted.__new__(adapted)
+
+
+def _is_ours(model: Any) -> bool:
+    return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
+
+
+@_patch(
+    "peft.peft_model:PeftModel.__init__",
+    "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
+    "write templates as cards, load adapters onto a base with other weights, know no earlier names of modules, and "
+    "leave a new decoder untrained",
+)
+def _become_ours(original: Callable) -> Callable:
+    def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
+        if isinstance(model, PointCloudPeftModel):
+            raise ValueError(
+                f"the model has the adapter {', '.join(map(repr, model.peft_config))} already; expected "
+                "model.load_adapter(directory, adapter_name=…) or model.add_adapter(name, config), and "
+                "model.set_adapter(name)"
+            )
+        # Before PEFT's constructor, which already calls methods that our class overrides.
+        if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
+            self.__class__ = adapted_class(type(self))
+        if isinstance(model, EarlierNamesMixin):
+            model.use_todays_names(peft_config)
+        peft_config = with_default_modules(model, peft_config)
+        original(self, model, peft_config, *args, **kwargs)
+
+    return __init__
+
+
+@_patch(
+    "transformers.models.auto.auto_factory:find_adapter_config_file",
+    "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
+)
+def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
+    def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
+        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
+        found = original(model_id, **kwargs)
+        ours = _our_config(model_id, kwargs) if found is not None or os.path.isdir(model_id) else None
+        return None if ours else found
+
+    return find_adapter_config_file
+
+
+@_patch(
+    "transformers.pipelines:pipeline",
+    "looks a path that does not exist up on the hub, with retries for a minute; reads damaged settings; turns from "
+    "the repository of an adapter to that of its base model, and finds no task there or without the hub",
+)
+def _open_pipeline(original: Callable) -> Callable:
+    def pipeline(*args: Any, **kwargs: Any) -> Any:
+        # Task and model may be given by position or by name.
+        call = signature(original).bind(*args, **kwargs)
+        given = call.arguments
+        model, options = given.get("model"), given.get("model_kwargs") or {}
+        named = {**given.get("kwargs", {}), **given, **options}
+        hub = {name: named[name] for name in (*_HUB_KEYS, "local_files_only") if named.get(name) is not None}
+        if not isinstance(model, (str, os.PathLike)):
+            return original(*args, **kwargs)
+        refuse_folder_of_adapters(model)
+        if given.get("task") is None:  # nothing but its config says that a model is ours
+            if (config := _our_config(model, hub)) is None:
+                return original(*args, **kwargs)
+            given["task"] = pipeline_task(config.get("architectures"))
+        elif "point-cloud" not in str(given["task"]):
+            return original(*args, **kwargs)
+        check_name(model, hub)
+        check_settings_files(os.fspath(model))
+        if Path(model, PREPROCESSOR).is_file():
+            PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
+        if not os.path.isdir(model) and given.get("config") is None and _is_our_adapter(model, hub):
+            # With a config at hand, it does not look for a base model.
+            given["config"] = AutoConfig.from_pretrained(model, _from_pipeline=given["task"], **{**hub, **options})
+        return original(*call.args, **call.kwargs)
+
+    return pipeline
+
+
+@_patch(
+    "transformers.utils.hub:cached_files",
+    "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone, or no "
+    "processor of an adapter with a name of its own, which is saved one folder above it",
+)
+def _open_published_checkpoints(original: Callable) -> Callable:
+    def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
+        # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+        is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
+        if is_name and is_published(path_or_repo_id):
+            from hf_any3d.published import opened_directory
+
+            hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
+            path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
+        elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
+            folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
+            if _our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
+                path_or_repo_id = folders[1]
+        return original(path_or_repo_id, filenames, *args, **kwargs)
+
+    return cached_files
+
+
+@_patch(
+    "peft.peft_model:PeftModel.from_pretrained",
+    "looks a path that does not exist up on the hub, and says neither which adapter nor which file is damaged",
+)
+def _refuse_missing_adapters(original: Callable) -> Callable:
+    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, AdapterLoadingMixin):
+            check_name(model_id, kwargs)
+            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
+            refuse_folder_of_adapters(Path(model_id, hub.get("subfolder") or ""))
+            refuse_foreign_adapters(os.fspath(model_id), hub)
+            check_settings_files(Path(model_id, hub.get("subfolder") or ""))
+            with stored_settings(model_id):
+                return original(cls, model, model_id, *args, **kwargs)
+        return original(cls, model, model_id, *args, **kwargs)
+
+    return from_pretrained
+
+
+@_patch(
+    "peft.auto:_BaseAutoPeftModel.from_pretrained",
+    "opens the base model by a class of a library that it knows, which this is not, and not by the config",
+)
+def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
+    def from_pretrained(
+        cls: Any,
+        pretrained_model_name_or_path: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        revision: str | None = None,
+        import_allowlist: list[str] | None = None,
+        **kwargs: Any,
+    ) -> PeftModel:
+        hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
+        hub |= {} if revision is None else {"revision": revision}
+        refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
+        is_ours = _is_our_adapter(pretrained_model_name_or_path, hub)
+        if is_ours:
+            check_settings_files(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
+            refuse_foreign_adapters(os.fspath(pretrained_model_name_or_path), hub)
+        recorded = _our_config(pretrained_model_name_or_path, hub)
+        with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
+            task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
+        expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
+        adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
+        adapter |= {"config": config, "revision": revision}
+        # For another task type the original names the class to use.
+        if recorded is None or cls._target_peft_class is not expected:
+            allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
+            with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
+                return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        if isinstance(dtype, str):
+            dtype = None if dtype == "auto" else getattr(torch, dtype)
+        loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+        model_class = _saved_class(recorded)
+        own_config: Any = model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
+        built_on_meta(model_class, own_config, pretrained_model_name_or_path)
+        base = model_class.build_for_adapter(
+            os.fspath(pretrained_model_name_or_path),
+            own_config,
+            hub,
+            dtype=dtype,
+            device_map=kwargs.get("device_map"),
+            **loading,
+        )
+        model = expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+        return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
+
+    return from_pretrained
+
+
+@_patch(
+    "transformers.trainer:Trainer._load_best_model",
+    "loads the weights at the top of a checkpoint, which are those of the adapter that is called default, into the "
+    "active one, and finds none of an adapter with a name of its own",
+)
+def _load_best_adapters(original: Callable) -> Callable:
+    def _load_best_model(self: Any) -> None:
+        is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if not is_whole or not isinstance(self.model, PointCloudPeftModel):
+            original(self)
+            return
+        for name in self.model.peft_config:
+            self.model.load_adapter(self.state.best_model_checkpoint, name)
+
+    return _load_best_model
+
+
+@_patch(
+    "transformers.trainer:Trainer.compute_loss",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+)
+def _keep_the_objective(original: Callable) -> Callable:
+    def compute_loss(self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        bare = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if not _is_ours(bare):
+            return original(self, model, inputs, *args, **kwargs)
+        name = type(bare.get_base_model() if isinstance(bare, PeftModel) else bare).__name__
+        if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
+            losses = _losses_without_smoothing(self, original, model, inputs)
+            if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+                raise ValueError(
+                    f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of {name} is not the "
+                    "cross-entropy of its logits, which Trainer would replace it by; expected 0"
+                )
+            self._checked_smoothing = True
+        computed = original(self, model, inputs, *args, **kwargs)
+        loss = computed[0] if isinstance(computed, tuple) else computed
+        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(
+                f"nothing in the {name} is trained; set requires_grad, or open a stored adapter for training with "
+                "AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+            )
+        return computed
+
+    return compute_loss
+
+
+def _losses_without_smoothing(
+    trainer: Any, compute_loss: Callable, model: torch.nn.Module, inputs: dict[str, Any]
+) -> list[torch.Tensor]:
+    """Return the loss of a batch, and the one that a Trainer would smooth, both without dropout."""
+    smoother, is_training = trainer.label_smoother, model.training
+    losses = []
+    model.eval()
+    try:
+        with torch.no_grad():
+            # Not 0: classes that a category excludes have an infinite share, which would go unnoticed.
+            for other in (None, type(smoother)(epsilon=1e-6)):
+                trainer.label_smoother = other
+                losses.append(compute_loss(trainer, model, dict(inputs)).float())
+    except (AttributeError, KeyError):  # labels in lists, or no `logits`
+        if not losses:
+            raise
+        losses.append(torch.full_like(losses[0], torch.nan))
+    finally:
+        trainer.label_smoother = smoother
+        model.train(is_training)
+    return losses
+
+
+def _saved_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that saved a config.json of ours."""
+    classes = _MODELS[config["model_type"]]
+    by_name = {model.__name__: model for model in classes}
+    return next((by_name[name] for name in config.get("architectures") or () if name in by_name), classes[0])
+
+
+def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the contents of a repository's config.json if it belongs to one of our models."""
+    path, config = _settings_in(model_id, CONFIG_NAME, kwargs)
+    if str(config.get("model_type")) not in _MODELS:
+        return None
+    with stored_settings(path):
+        check_stored_fields(config)
+    return config
+
+
+def _is_our_adapter(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> bool:
+    """Return whether an adapter was trained on one of our models, by what it records or by the config beside it."""
+    mapping = _settings_in(model_id, ADAPTER_CONFIG_NAME, kwargs)[1].get("auto_mapping")
+    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
+    return str(library).startswith(f"{_PACKAGE}.") or _our_config(model_id, kwargs) is not None
+
+
+def _settings_in(
+    model_id: str | os.PathLike, name: str, kwargs: Mapping[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the path of a repository's file of settings and its contents; nothing if it is missing or damaged."""
+    path = cached_file(
+        model_id,
+        name,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
+    )
+    try:
+        content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # of any model; opening it reports the error
+        content = {}
+    return path, content if isinstance(content, dict) else {}

@@ -1,0 +1,159 @@
+"""Make the models, processors and pipelines of `hf_any3d.registry` known to transformers and datasets.
+
+Importing `hf_any3d` runs `register()`. PEFT methods register themselves in `hf_any3d.tuners`. What needs more than a
+registration is in `hf_any3d.integration.patches`.
+"""
+
+import importlib
+import itertools
+import os
+from typing import Any
+
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from hf_any3d import pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
+from hf_any3d.hub.names import check_name
+from hf_any3d.hub.weights import find_weights
+from hf_any3d.integration import auto
+from hf_any3d.integration.patches import add_entries, apply_patches
+from hf_any3d.modeling import minigpt3d
+from hf_any3d.modeling.hooks import Library, set_library
+from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
+from hf_any3d.utils.import_watcher import when_imported
+from hf_any3d.version import __version__
+
+
+def _import(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(f"hf_any3d.{module}"), name)
+
+
+def _auto_class(task: str) -> Any:
+    name = TASKS[task].auto_class
+    return getattr(auto, name, None) or getattr(transformers, name)
+
+
+def _processor(kind: ModelType) -> Any:
+    module, _, name = kind.processor.rpartition(".")
+    return _import(module, name)
+
+
+# The classes that `hf_any3d.registry` names. Config: (base model, {auto class: models with a head}).
+MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
+    _import(f"modeling.{kind.package}", kind.config): (
+        _import(f"modeling.{kind.package}", kind.base),
+        {
+            _auto_class(task): tuple(_import(f"modeling.{kind.package}", name) for name in names)
+            for task, names in kind.heads.items()
+        },
+    )
+    for kind in MODEL_TYPES.values()
+}
+# Config: processor.
+PROCESSORS = {_import(f"modeling.{kind.package}", kind.config): _processor(kind) for kind in MODEL_TYPES.values()}
+# Task: (pipeline, auto class).
+PIPELINES = {
+    name: (getattr(pipelines, task.pipeline), _auto_class(name)) for name, task in TASKS.items() if task.pipeline
+}
+# Encoders that transformers lacks.
+ENCODERS = {ImageBindAudioConfig: ImageBindAudioModel}
+# Language models that transformers lacks: config, body, body with a language modeling head.
+LANGUAGE_MODELS = ((minigpt3d.NormedPhiConfig, minigpt3d.NormedPhiModel, minigpt3d.NormedPhiForCausalLM),)
+# What programs without this package show in their error message.
+_INSTALLATION = "hf_any3d: pip install hf-any3d, then import hf_any3d before you open it."
+# What LoRA adapts in them by default.
+LORA_TARGETS = {minigpt3d.NormedPhiConfig.model_type: ["query_key_value", "dense"]}
+
+
+def register() -> None:
+    """Register configs, models, processors, auto classes and pipelines; calling it again changes nothing."""
+    for config, encoder in ENCODERS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, encoder, exist_ok=True)
+    for config, body, language_model in LANGUAGE_MODELS:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, body, exist_ok=True)
+        AutoModelForCausalLM.register(config, language_model, exist_ok=True)
+    for config, (base, heads) in MODELS.items():
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, base, exist_ok=True)
+        processor = PROCESSORS[config]
+        extractor = processor if issubclass(processor, PointCloudProcessor) else PointCloudProcessor
+        AutoFeatureExtractor.register(config, extractor, exist_ok=True)
+        AutoProcessor.register(config, processor, exist_ok=True)
+        for auto_class, models in heads.items():
+            # Of several classes for one config, transformers takes the one that the config's `architectures` names.
+            only = next(iter(models)) if len(models) == 1 else None
+            auto_class.register(config, only or models, exist_ok=True)
+    for task, (pipeline, auto_class) in PIPELINES.items():
+        if task not in PIPELINE_REGISTRY.get_supported_tasks():
+            defaults = pipelines.DEFAULT_MODELS
+            # A default is a name and a revision: here the version of the package that the model came with.
+            default = {"model": (str(defaults[task]), __version__)} if task in defaults else None
+            PIPELINE_REGISTRY.register_pipeline(
+                task, pipeline_class=pipeline, pt_model=auto_class, default=default, type="multimodal"
+            )
+    heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
+    next_token_models = [head for head in heads_of_all if head.can_generate()]
+    next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
+    add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS, next_token_models)
+    set_library(Library(check_name, find_weights, code_references, write_card))
+    apply_patches(
+        {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
+    )
+    when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
+
+
+def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, str]:
+    """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
+
+    For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
+    repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
+    name, so no one can publish code under it. With the package installed, registered classes take precedence.
+
+    Args:
+        stored: Class of the config or processor.
+        auto_classes: Names of the auto classes that load it.
+    """
+    return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
+
+
+def write_card(model: Any, directory: str | os.PathLike, repository: str | None = None) -> None:
+    """Write the model card of a model or PeftModel into a directory; see `hf_any3d.model_card`."""
+    from hf_any3d.model_card import write_model_card  # needs packages that loading a model does not
+
+    write_model_card(model, directory, repository)
+
+
+def _register_point_cloud() -> None:
+    from hf_any3d.data.feature import register_point_cloud
+
+    register_point_cloud()
+
+
+def task_of(model: str, revision: str | None = None) -> str:
+    """Return the task of the pipeline for a model.
+
+    Args:
+        model: Directory or hub name.
+        revision: Branch, tag or commit on the hub.
+
+    Returns:
+        A task of `PIPELINES`; feature extraction for models without a head.
+
+    Raises:
+        ValueError: It is not a model of this package.
+    """
+    register()
+    config = AutoConfig.from_pretrained(model, revision=revision)
+    check_model_type(model, config.model_type)
+    return pipeline_task(config.architectures)

@@ -1,0 +1,1 @@
+"""Processors, one file each: from a file or an array to what a model takes."""

@@ -1,0 +1,483 @@
+"""MiniGPT3DProcessor: turns conversations about point clouds into inputs of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
+from hf_any3d.processing.chat_messages import as_conversations, check_texts, fold_system, take_clouds
+from hf_any3d.processing.chat_templates import (
+    END_MARK,
+    IGNORED,
+    PLACE_MARK,
+    Prompt,
+    pad_prompts,
+    published_templates,
+)
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+
+RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
+"""Arguments of the `PointCloudProcessor` of the released model: colored clouds, black if colors are missing."""
+Messages = Sequence[Mapping[str, Any]]
+_PADDINGS = (True, False, "longest", "max_length")
+_TEXT_OPTIONS = ("padding", "truncation", "max_length", "padding_side")
+_OPTIONS = ("add_generation_prompt", "continue_final_message")
+
+
+class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
+    """A `PointCloudProcessor` and a tokenizer in one.
+
+    A message holds parts `{"type": "text", "text": …}` and `{"type": "point_cloud", …}`; the latter has a cloud under
+    "path", "points" (optionally with "colors") or "point_cloud", or takes the next one of `point_clouds`. Each cloud
+    gets `num_query_tokens` places in `input_ids`. Text between clouds is tokenized piece by piece, and so are the
+    answers of templates that mark them.
+
+    An initial message of the role "system" is put before the first question, unless the template supports the role;
+    the model was trained without such messages.
+
+    `published_templates` has the prompts of the released programs; they are saved with the processor, and
+    `apply_chat_template` takes them by name.
+
+    Args:
+        feature_extractor: Prepares clouds.
+        tokenizer: The language model's tokenizer; without a padding token it uses its end token, as published.
+        num_query_tokens: Tokens per cloud, `MiniGPT3DConfig.num_query_tokens`.
+        point_token_id: Id of these tokens, `MiniGPT3DConfig.point_token_id`.
+        max_answer_tokens: Tokens to keep for training from the first answer on.
+        end_mark: Text that ends an answer.
+        hide_inner_bos: Whether the start tokens of later questions are hidden from attention, as in the released
+            training, which treated them as padding.
+        chat_template: Templates by name; by default the published ones.
+
+    Raises:
+        ValueError: The tokenizer has neither padding nor end token.
+
+    Source: MiniGPT-3D, Sec. 3 and 4.
+
+    Example:
+        ```python
+        processor = MiniGPT3DProcessor.from_config(model.config, tokenizer)
+        content = [{"type": "point_cloud", "path": "chair.ply"}, {"type": "text", "text": "What is this?"}]
+        inputs = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True)
+        processor.decode_answers(model.generate(**inputs)[:, inputs["input_ids"].shape[1] :])
+        ```
+    """
+
+    _opened_by = ("AutoProcessor",)
+
+    def __init__(
+        self,
+        feature_extractor: PointCloudProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        num_query_tokens: int = 32,
+        point_token_id: int = 50295,
+        max_answer_tokens: int = 1024,
+        end_mark: str = END_MARK,
+        hide_inner_bos: bool = False,
+        chat_template: dict[str, str] | str | None = None,
+    ):
+        templates = published_templates() if chat_template is None else chat_template
+        super().__init__(feature_extractor, tokenizer, chat_template=templates)
+        # Padding is masked, so which token it is has no effect.
+        if tokenizer.pad_token is None:
+            if tokenizer.eos_token is None:
+                raise ValueError(
+                    "tokenizer has neither pad_token nor eos_token; expected one of them, to fill up with"
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+        for name, value in (("num_query_tokens", num_query_tokens), ("max_answer_tokens", max_answer_tokens)):
+            if value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1")
+        if not isinstance(end_mark, str) or not end_mark:
+            raise ValueError(f"end_mark={end_mark!r}; expected a text")
+        self.num_query_tokens, self.point_token_id = num_query_tokens, point_token_id
+        self.max_answer_tokens = max_answer_tokens
+        self.end_mark, self.hide_inner_bos = end_mark, hide_inner_bos
+
+    @classmethod
+    def from_config(
+        cls,
+        config: MiniGPT3DConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        feature_extractor: PointCloudProcessor | None = None,
+        **kwargs: Any,
+    ) -> MiniGPT3DProcessor:
+        """Build the processor of a model.
+
+        Args:
+            config: The model's config.
+            tokenizer: Tokenizer of its language model.
+            feature_extractor: By default the released one.
+            **kwargs: Further arguments of the class.
+        """
+        feature_extractor = feature_extractor or PointCloudProcessor(**RELEASED_POINTS)
+        places = {"num_query_tokens": config.num_query_tokens, "point_token_id": config.point_token_id}
+        return cls(feature_extractor, tokenizer, **{**places, **kwargs})
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the inputs of `MiniGPT3DForConditionalGeneration`."""
+        return ["input_ids", "attention_mask", "points"]
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        points: Any = None,
+        *,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding_side: str = "left",
+        return_tensors: str | None = "pt",
+        text_kwargs: Mapping[str, Any] | None = None,
+    ) -> BatchFeature:
+        """Prepare complete prompts, with `<PointCloudHere>` in the place of each cloud.
+
+        Args:
+            text: One prompt or many.
+            points: The clouds in the order of their places, as `PointCloudProcessor` accepts them.
+            padding: True or "longest" pads prompts to the longest, "max_length" to `max_length`; False does not pad
+                them, which requires lists if lengths differ.
+            truncation: Whether to cut prompts to `max_length` tokens, at their end.
+            max_length: Maximum number of tokens; needs `truncation` or `padding="max_length"`.
+            padding_side: Side to pad.
+            return_tensors: "pt" or "np"; None for lists.
+            text_kwargs: Those of these arguments that concern text, in a mapping, as in transformers' processors; they
+                take precedence.
+
+        Returns:
+            As `apply_chat_template`.
+
+        Raises:
+            TypeError: `text_kwargs` has an unknown name.
+            ValueError: Clouds and places do not match, `max_length` has no effect, or truncation would cut the places
+                of a cloud.
+        """
+        length = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        length |= {"padding_side": padding_side} | _text_options(text_kwargs)
+        texts = [text] if isinstance(text, str) else list(text)
+        prompts = self._encode([cut(one) for one in texts])
+        read = [] if points is None else self.read_points(points)
+        wanted = [self._count(prompt) for prompt in prompts]
+        if sum(wanted) != len(read):
+            raise ValueError(f"text has {sum(wanted)} places for point clouds and points {len(read)} clouds")
+        for prompt, count in zip(prompts, wanted, strict=True):
+            prompt.points, read = read[:count], read[count:]
+        return self.pad(prompts, return_tensors=return_tensors, **length)
+
+    def apply_chat_template(
+        self,
+        conversation: Messages | Sequence[Messages],
+        chat_template: str | None = None,
+        *,
+        point_clouds: Sequence[Any] | None = None,
+        tokenize: bool = False,
+        return_labels: bool = False,
+        return_dict: bool = True,
+        padding_side: str | None = None,
+        return_tensors: str | None = "pt",
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | BatchFeature | Any:
+        """Format conversations as inputs of the model.
+
+        Args:
+            conversation: The messages of one conversation, or of many.
+            chat_template: Name of a template, or a template; None for the default.
+            point_clouds: Clouds for parts without one, in their order; a list of such lists for many conversations.
+                Anything that `PointCloudProcessor` accepts.
+            tokenize: Whether to return token ids and points instead of text with marks in the places of clouds.
+            return_labels: Also return `labels`, the ids of answers and -100 elsewhere; from the first answer on,
+                `max_answer_tokens` are kept.
+            return_dict: False for `input_ids` alone.
+            padding_side: Side to pad; by default left, with labels right.
+            return_tensors: "pt" or "np".
+            add_generation_prompt: For templates that have one; the published have none.
+            continue_final_message: Whether the last message is the beginning of an answer.
+            return_assistant_tokens_mask: Also return `assistant_masks`, 1 for the tokens of answers and 0 elsewhere;
+                for templates that mark answers.
+            padding: As in a call of the processor.
+            truncation: The same.
+            max_length: The same.
+            processor_kwargs: These three, `padding_side` and `return_tensors` in a mapping, or `text_kwargs` with
+                them, as in transformers' processors; they take precedence.
+            **kwargs: Variables of the template.
+
+        Returns:
+            Text unless `tokenize`; else `input_ids` and `attention_mask` `(conversations, tokens)`, `points`
+            `(clouds, num_points, channels)` of all conversations together if there are any, and `labels` and
+            `assistant_masks` on request.
+
+        Raises:
+            ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
+                place, or labels or a mask are requested from a template that marks no answers.
+            TypeError: A further argument is not a variable of the template.
+        """
+        conversations, is_batch = as_conversations(conversation)
+        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise ValueError("return_assistant_tokens_mask=True; expected tokenize=True and return_dict=True with it")
+        if not tokenize:
+            plain = [take_clouds(messages)[0] for messages in conversations]
+            texts, _ = self._render(plain, chat_template, False, **options, **kwargs)
+            return texts if is_batch else texts[0]
+        if point_clouds is not None and not is_batch:
+            point_clouds = [point_clouds]
+        prompts = self.prompts(
+            conversations,
+            chat_template,
+            point_clouds=point_clouds,
+            for_training=return_labels,
+            marked=return_assistant_tokens_mask,
+            **options,
+            **kwargs,
+        )
+        given = dict(processor_kwargs or {})
+        length = {"padding": padding, "truncation": truncation, "max_length": max_length}
+        length |= {"padding_side": padding_side or ("right" if return_labels else "left")}
+        tensors = given.pop("return_tensors", return_tensors)
+        length |= _text_options(given.pop("text_kwargs", None)) | _text_options(given)
+        marked = {"return_labels": return_labels, "return_assistant_tokens_mask": return_assistant_tokens_mask}
+        batch = self.pad(prompts, return_tensors=tensors, **marked, **length)
+        return batch if return_dict else batch["input_ids"]
+
+    def prompts(
+        self,
+        conversations: Sequence[Messages],
+        chat_template: str | None = None,
+        *,
+        point_clouds: Sequence[Sequence[Any]] | None = None,
+        read: bool = True,
+        for_training: bool = False,
+        marked: bool = False,
+        **options: Any,
+    ) -> list[Prompt]:
+        """Make prompts for `pad`.
+
+        Args:
+            conversations: Messages of each conversation.
+            chat_template: As in `apply_chat_template`.
+            point_clouds: For each conversation, the clouds for parts without one.
+            read: Whether to read the clouds; otherwise `points` stay empty.
+            for_training: Whether to shorten answers, and to require that all are marked.
+            marked: Whether to require a template that marks answers.
+            **options: Further arguments of `apply_chat_template`, and variables of the template.
+        """
+        given = [None] * len(conversations) if point_clouds is None else point_clouds
+        if len(given) != len(conversations):
+            raise ValueError(f"point_clouds has {len(given)} lists for {len(conversations)} conversations")
+        plain, clouds = [], []
+        for number, (messages, further) in enumerate(zip(conversations, given, strict=True)):
+            try:
+                texts, own = take_clouds(messages, further, complete=read)
+                check_texts(texts, self.tokenizer.all_special_tokens)
+            except ValueError as error:
+                raise type(error)(f"conversation {number}: {error}") from None
+            plain.append(texts)
+            clouds.append(own)
+        texts, answers = self._render(plain, chat_template, True, **options)
+        if marked and not self._marks_answers(chat_template):
+            raise ValueError("the chat template marks no answers; expected one with {% generation %} for their mask")
+        # Without answers all labels would be ignored, and the loss NaN.
+        if for_training and not all(answers):
+            raise ValueError(
+                "the chat template marks no answers, or a conversation has none; there is nothing to learn"
+            )
+        prompts = self._encode([cut(text, spans) for text, spans in zip(texts, answers, strict=True)])
+        for prompt, own in zip(prompts, clouds, strict=True):
+            if for_training:
+                self._cut_answers(prompt)
+            if read and own:
+                prompt.points = self.read_points(own)[: self._count(prompt)]
+        return prompts
+
+    def pad(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        padding: bool | str = True,
+        truncation: bool = False,
+        max_length: int | None = None,
+        padding_side: str = "left",
+        return_labels: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Make a batch of prompts; see `apply_chat_template`."""
+        if padding not in _PADDINGS:
+            raise ValueError(f"padding={padding!r}; expected one of {', '.join(map(repr, _PADDINGS))}")
+        to_length = padding == "max_length"
+        if (max_length is not None) != (truncation or to_length):
+            raise ValueError(
+                f"max_length={max_length}, truncation={truncation!r}, padding={padding!r}; expected max_length with "
+                "truncation=True or padding='max_length', and only with them"
+            )
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length}; expected at least 1")
+        length = max_length or 0
+        prompts = [self._shortened(prompt, length) for prompt in prompts] if truncation else prompts
+        lengths = {len(prompt.input_ids) for prompt in prompts}
+        if not padding and len(lengths) > 1 and return_tensors is not None:
+            raise ValueError(
+                f"padding=False with prompts of {min(lengths)} to {max(lengths)} tokens; expected padding=True, or "
+                "return_tensors=None"
+            )
+        least = length if to_length else 0
+        batch: dict[str, Any] = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side, least)
+        if return_assistant_tokens_mask:
+            batch["assistant_masks"] = (batch["labels"] != IGNORED).astype(np.int64)
+        if not return_labels:
+            del batch["labels"]
+        if return_tensors is None:
+            kept = [slice(None)] * len(prompts)
+            if not padding:
+                # Rows were filled up to one length to be arrays; here each goes back to its own.
+                longest = max(lengths)
+                kept = [slice(longest - len(one.input_ids), None) for one in prompts]
+                kept = kept if padding_side == "left" else [slice(len(one.input_ids)) for one in prompts]
+            batch = {
+                name: [row[own].tolist() for row, own in zip(rows, kept, strict=True)] for name, rows in batch.items()
+            }
+        if points := [cloud for prompt in prompts for cloud in prompt.points]:
+            # Clouds of voxels differ in size.
+            is_sampled = "grid_coord" in self.feature_extractor.model_input_names
+            batch["points"] = np.stack(_filled_up(points) if is_sampled else points)
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _shortened(self, prompt: Prompt, length: int) -> Prompt:
+        if len(prompt.input_ids) <= length:
+            return prompt
+        places = prompt.input_ids.count(self.point_token_id)
+        short = Prompt(
+            prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
+        )
+        if short.input_ids.count(self.point_token_id) != places:
+            raise ValueError(
+                f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens; "
+                "expected more"
+            )
+        return short
+
+    def read_points(self, clouds: Any) -> list[np.ndarray]:
+        """Read and prepare clouds, each `(num_points, channels)` float32."""
+        return list(self.feature_extractor(clouds, return_tensors=None)["points"])
+
+    def decode_answers(self, generated: Any, strip: bool = True) -> list[str]:
+        """Decode the answers, up to the end mark, in generated tokens `(answers, tokens)` without the prompt.
+
+        Args:
+            generated: The tokens.
+            strip: Whether to strip whitespace.
+        """
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        texts = self.tokenizer.batch_decode(generated, **options)
+        answers = [text.split(self.end_mark)[0] for text in texts]
+        return [answer.strip() for answer in answers] if strip else answers
+
+    def _render(
+        self, conversations: list[list[dict]], chat_template: str | None, with_answers: bool, **options: Any
+    ) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        template = self._template(chat_template)
+        for name in options:
+            # Jinja ignores variables that a template does not use, so a typing error would have no effect.
+            if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
+                raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
+        if re.search(r"['\"]system['\"]", template) is None:
+            conversations = [fold_system(messages) for messages in conversations]
+        marked = with_answers and self._marks_answers(chat_template)
+        variables = {**self.tokenizer.special_tokens_map, **options}
+        with stored_settings("chat template"):
+            rendered: Any = render_jinja_template(
+                conversations=conversations, chat_template=template, return_assistant_tokens_mask=marked, **variables
+            )
+        texts, answers = rendered
+        return texts, answers if marked else [[] for _ in texts]
+
+    def _template(self, chat_template: str | None) -> str:
+        by_name: Any = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        template = by_name.get(chat_template or "default", chat_template)
+        # Without a brace it is a name that does not exist, not a template.
+        if template is None or (template not in by_name.values() and "{" not in template):
+            raise ValueError(f"chat_template={chat_template!r}; expected one of {', '.join(map(repr, by_name))}")
+        return template
+
+    def _marks_answers(self, chat_template: str | None) -> bool:
+        return re.search(r"{%-?\s*generation\b", self._template(chat_template)) is not None
+
+    def _encode(self, rows: list[list]) -> list[Prompt]:
+        # All pieces of text in one call of the tokenizer, which is much faster than one by one.
+        texts = [text for row in rows for text, is_place, _ in row if not is_place]
+        ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+        places = [self.point_token_id] * self.num_query_tokens
+        prompts = []
+        for row in rows:
+            prompt = Prompt()
+            for _, is_place, is_answer in row:
+                prompt.add(places if is_place else next(ids), is_answer)
+            if self.hide_inner_bos:
+                for number, token in enumerate(prompt.input_ids):
+                    if number and token == self.tokenizer.bos_token_id:
+                        prompt.attention_mask[number] = 0
+            prompts.append(prompt)
+        return prompts
+
+    def _cut_answers(self, prompt: Prompt) -> None:
+        first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
+        prompt.shorten(first + self.max_answer_tokens)
+        # If the cut is among the places of a cloud, those that are left are the last tokens.
+        places = prompt.input_ids.count(self.point_token_id)
+        prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # without the places of a cut cloud
+
+    def _count(self, prompt: Prompt) -> int:
+        return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
+
+
+def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, bool, bool]]:
+    """Cut a prompt at places of clouds and at the start and end of answers.
+
+    Args:
+        text: The prompt.
+        answers: Start and end of each answer, in characters.
+
+    Returns:
+        The pieces: text, whether it is the place of a cloud, and whether it belongs to an answer.
+    """
+    spans = [(start, min(stop, len(text))) for start, stop in answers]
+    places = [match.span() for match in re.finditer(re.escape(PLACE_MARK), text)]
+    # Each border starts a piece, so that none is text and place at once, or partly an answer.
+    borders = sorted({0, len(text), *(border for span in (*spans, *places) for border in span)})
+    return [
+        (text[start:stop], (start, stop) in places, any(first <= start < last for first, last in spans))
+        for start, stop in pairwise(borders)
+    ]
+
+
+def _text_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = dict(given or {})
+    if unknown := sorted(set(given) - set(_TEXT_OPTIONS)):
+        raise TypeError(f"text_kwargs has {unknown[0]!r}; expected any of {', '.join(_TEXT_OPTIONS)}")
+    return given
+
+
+def _filled_up(clouds: list[np.ndarray]) -> list[np.ndarray]:
+    """Fill up clouds of voxels `(points, channels)` to one length with their first point.
+
+    An encoder of voxels samples them on its grid again, where a point that occurs twice counts once.
+    """
+    longest = max(map(len, clouds))
+    return [np.concatenate([cloud, cloud[:1].repeat(longest - len(cloud), axis=0)]) for cloud in clouds]

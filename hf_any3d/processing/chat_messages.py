@@ -1,0 +1,206 @@
+"""Split messages into text for a template and clouds for a processor, as the released MiniGPT-3D programs do too."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hf_any3d.processing.chat_templates import PLACE_MARK
+
+MOST_WORDS = 50
+
+
+def clean_question(text: str) -> str:
+    """Clean a question as BLIP cleans captions: lower case, some punctuation replaced by spaces, at most 50 words."""
+    words = re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()
+    return " ".join(words[:MOST_WORDS])
+
+
+def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Convert a stored conversation to messages as the released training does: cloud first, question cleaned.
+
+    Only the question of a conversation with a single question is cleaned; answers are not changed.
+    `hf_any3d.data.catalog.pointllm_annotations.to_messages` changes no text.
+
+    Args:
+        conversations: The column of that name in a row of `objaverse_captions`.
+
+    Returns:
+        Messages with `role` and `content`, a list of parts; the first holds the place of the cloud.
+    """
+    from hf_any3d.data.catalog.pointllm_annotations import POINT, SPEAKERS  # loads `datasets`, which takes seconds
+
+    turns = list(conversations)
+    messages = []
+    for number, turn in enumerate(turns):
+        text = turn["value"]
+        if number == 0:
+            text = text.replace(POINT, "").replace("\n", "").strip()
+            text = clean_question(text) if len(turns) == 2 else text
+        parts = [{"type": "text", "text": text}]
+        if number == 0:
+            parts.insert(0, {"type": "point_cloud"})
+        role = "user" if turn["from"] == SPEAKERS[0] else "assistant"
+        messages.append({"role": role, "content": parts})
+    return messages
+
+
+def released_answer(decoded: str) -> str:
+    """Return the result of the released model's `generate` for decoded tokens."""
+    return decoded.split("</s>")[0].replace("<s>", "").split("[/INST]")[-1].strip()
+
+
+def released_evaluation_answer(answer: str) -> str:
+    """Process the result of `released_answer` as the released evaluation scripts do before judging."""
+    text = answer.lower().replace("<unk>", "").strip()
+    # The scripts then search for "Assistant:", which lower case text never matches.
+    return text.split("###")[0].strip()
+
+
+CLOUD_KEYS = ("point_cloud", "points", "path", "bytes")
+"""Keys of a part of a message that may hold its cloud."""
+
+
+def is_message(value: Any) -> bool:
+    """Return whether a value is a message of a conversation."""
+    return isinstance(value, Mapping) and "role" in value and "content" in value
+
+
+def is_conversation(value: Any) -> bool:
+    """Return whether a value is a list of messages."""
+    return isinstance(value, (list, tuple)) and len(value) > 0 and is_message(value[0])
+
+
+def as_conversations(given: Any) -> tuple[list[Any], bool]:
+    """Return messages of one or many conversations as a list of conversations, and whether there were many.
+
+    Raises:
+        ValueError: `given` is neither.
+    """
+    if is_conversation(given):
+        return [given], False
+    if isinstance(given, (list, tuple)) and given and all(map(is_conversation, given)):
+        return list(given), True
+    raise ValueError(
+        f"conversation is a {type(given).__name__}; expected messages with 'role' and 'content', or lists of them"
+    )
+
+
+ROLES = ("system", "user", "assistant")
+MOST_CHARACTERS = 200_000
+"""Characters of all texts of a conversation; far more than any language model here takes."""
+
+
+def _checked_text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"a text is {text!r:.60}; expected words")
+    # Otherwise a question could add places of clouds that do not exist.
+    if PLACE_MARK in text:
+        raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+    try:
+        # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a text has {ascii(text[error.start])}, half of a character") from None
+    return text
+
+
+def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> None:
+    """Check texts before they are tokenized: their length, and that none becomes a special token, such as the end.
+
+    Args:
+        messages: The result of `take_clouds`.
+        tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
+
+    Raises:
+        ValueError: The texts are too long together, or one of a user or of the system has such a token.
+    """
+    parts = [(one["role"], part["text"]) for one in messages for part in one["content"] if "text" in part]
+    if (length := sum(len(text) for _, text in parts)) > MOST_CHARACTERS:
+        raise ValueError(f"the texts have {length:,} characters; expected at most {MOST_CHARACTERS:,}")
+    # Answers are the model's own words, in which it may have written such a token.
+    texts = [text for role, text in parts if role != "assistant"]
+    for token in tokens:
+        if token and any(token in text for text in texts):
+            raise ValueError(f"a text has {token!r} in it, a special token of the model; expected plain words")
+
+
+def take_clouds(
+    messages: Sequence[Mapping[str, Any]], further: Sequence[Any] | None = None, complete: bool = False
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Take the clouds out of a conversation.
+
+    Args:
+        messages: Role and content, a text or a list of parts.
+        further: Clouds for parts without one, in their order.
+        complete: Whether a part without a cloud is an error.
+
+    Returns:
+        The messages with lists of parts, without the clouds; and the clouds, in their order.
+
+    Raises:
+        ValueError: A role, content or part is of another kind, a text is not a string or contains the place mark, or
+            clouds and places do not match.
+    """
+    plain, clouds, rest, empty = [], [], list(further or ()), 0
+    for message in messages:
+        if not is_message(message):
+            raise ValueError(f"a message is {message!r:.60}; expected a dict with 'role' and 'content'")
+        if message["role"] not in ROLES:
+            raise ValueError(f"a message has role {message['role']!r:.60}; expected one of {', '.join(ROLES)}")
+        content = message["content"]
+        content = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(content, (list, tuple)):
+            raise ValueError(f"the content of a message is {content!r:.60}; expected a text or a list of parts")
+        parts = []
+        for part in content:
+            if not isinstance(part, Mapping):
+                raise ValueError(f"a part is {part!r:.60}; expected a dict with 'type'")
+            kind = part.get("type")
+            if kind == "text":
+                parts.append({"type": "text", "text": _checked_text(part.get("text"))})
+            elif kind == "point_cloud":
+                cloud = cloud_of(part)
+                if cloud is None and rest:
+                    cloud = rest.pop(0)
+                empty += cloud is None
+                clouds.append(cloud)
+                parts.append({"type": "point_cloud"})
+            else:
+                raise ValueError(f"a part has type {kind!r}; expected 'text' or 'point_cloud'")
+        plain.append({"role": message["role"], "content": parts})
+    if rest or (complete and empty):
+        places = empty + len(further or ()) - len(rest)
+        raise ValueError(f"{places} places for point clouds and {len(further or ())} clouds")
+    return plain, clouds
+
+
+def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Put the text of an initial system message before the first question, for templates without that role.
+
+    Args:
+        messages: The result of `take_clouds`, with lists of parts.
+
+    Raises:
+        ValueError: The system message holds a cloud, or no question follows.
+    """
+    messages = list(messages)
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    first, *rest = messages
+    if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
+        raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
+    text = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
+    parts = list(rest[0]["content"])
+    # Clouds before the text stay in front of it.
+    at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
+    return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
+
+
+def cloud_of(part: Mapping[str, Any]) -> Any:
+    """Return the cloud of a part of type "point_cloud" as `PointCloudProcessor` accepts it; None if it has none."""
+    for key in CLOUD_KEYS:
+        if part.get(key) is not None:
+            if key == "point_cloud":
+                return part[key]
+            return {name: value for name, value in part.items() if name != "type"}
+    return None

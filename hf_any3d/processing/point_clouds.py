@@ -1,0 +1,390 @@
+"""PointCloudProcessor: converts files and arrays to model inputs."""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
+
+MOST_POINTS = 10_000_000
+"""Upper limit of `num_points`, since settings of untrusted files may exceed the memory."""
+FEATURES = ("xyz", *ATTRIBUTES)
+SAMPLINGS = ("random", "farthest", "first")
+SCALES = ("unit_sphere", None)
+CENTERINGS = (True, "ground", False)
+EXTENTS = ("kept", "all")
+AXES = ("xyz", "xzy")
+UP_AXES = ("x", "y", "z")
+SMALL_CLOUDS = ("repeated", "masked")
+# Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
+_FARTHEST_CANDIDATES = 1_000_000
+# Points drawn on a mesh for each one that farthest point sampling keeps.
+_SURFACE_CANDIDATES = 8
+# Keys of saved files that are not arguments.
+_SAVED = ("feature_extractor_type", "processor_class", "auto_map", "custom_pipelines")
+
+
+class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
+    """Convert point clouds and meshes to model inputs: read, check, sample, center, scale, stack.
+
+    The result of a cloud depends only on the cloud and the seed. Meshes are sampled on their surface, by area. Clouds
+    with more than `num_points` points are reduced, then centered and scaled, then, if they have fewer, padded with
+    repeated points after the original ones, so that repeats do not shift the center.
+
+    Args:
+        num_points: number of points per cloud.
+        center: True moves the mean of the points to the origin; "ground" does so only across the up axis and moves the
+            lowest point to height 0, as suits parts of scenes, where height matters; False moves nothing.
+        scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
+        sampling: how to reduce a cloud. "random" draws without replacement; "first" takes the first ones; "farthest"
+            spreads them evenly (clouds above a million points are first reduced to that many at random).
+        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]), "normals", "intensity" and "ring" if the
+            model uses them.
+        min_points: fewer points are an error. The default 3 is the fewest that span a surface.
+        seed: for all random choices; None draws a new one from torch's generator for every cloud.
+        up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.
+            Clouds are turned only if a call names another one for them.
+        block_size: edge of the square columns into which training and pipelines cut scenes, in the units of the
+            scene; None for models of complete clouds.
+        block_overlap: share of that edge that neighboring columns have in common.
+        extent: the points whose mean is moved to the origin and whose radius is scaled to one: the "kept" ones, or
+            "all" points of the cloud, which is then normalized before sampling.
+        axes: the order in which the model takes the coordinates. "xzy" exchanges y and z of points and normals before
+            all else, as some released models do, which mirrors the cloud; `up_axis` is that of the result.
+        default_rgb: the color, each value in [0, 1], of clouds without colors; None makes them an error.
+        min_squared_norm: "farthest" ignores points whose x²+y²+z² is no larger, as the CUDA kernel of many released
+            programs does (there it is 1e-3); None ignores none. Measured after normalization if `extent="all"`.
+        small_clouds: what becomes of clouds with fewer than `num_points` points: they are "repeated", or "masked":
+            padded with zeros to the largest of the batch, and marked in `points_mask`, for models that take it.
+
+    Raises:
+        ValueError: an argument that is not one of the allowed values.
+        TypeError: an unknown argument.
+
+    Example:
+        ```python
+        processor = PointCloudProcessor(num_points=1024)
+        processor(["chair.ply", "lamp.stl"])["points"]  # (2, 1024, 3)
+        ```
+    """
+
+    model_input_names = ["points"]
+    # Whether every cloud has `num_points` points in the output; otherwise at most as many.
+    returns_num_points = True
+    _scales: tuple[str | None, ...] = SCALES
+    _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
+
+    def __init__(
+        self,
+        num_points: int = 1024,
+        center: bool | str = True,
+        scale: str | None = "unit_sphere",
+        sampling: str = "random",
+        features: Sequence[str] = ("xyz",),
+        min_points: int = 3,
+        seed: int | None = 0,
+        up_axis: str = "y",
+        block_size: float | None = None,
+        block_overlap: float = 0.5,
+        extent: str = "kept",
+        min_squared_norm: float | None = None,
+        default_rgb: Sequence[float] | None = None,
+        axes: str = "xyz",
+        small_clouds: str = "repeated",
+        **kwargs: Any,
+    ):
+        unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
+        if unknown:
+            raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
+        super().__init__(**kwargs)
+        self.num_points = checked_integer("num_points", num_points, 1, MOST_POINTS)
+        self.center = checked_choice("center", center, CENTERINGS)
+        self.scale = checked_choice("scale", scale, self._scales)
+        self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
+        self.extent = checked_choice("extent", extent, EXTENTS)
+        self.axes = checked_choice("axes", axes, AXES)
+        self.small_clouds = checked_choice("small_clouds", small_clouds, SMALL_CLOUDS)
+        if min_squared_norm is not None and not (_is_number(min_squared_norm) and min_squared_norm >= 0):
+            raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
+        self.min_squared_norm = min_squared_norm
+        self.features = _features(features)
+        self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
+        self.min_points = checked_integer("min_points", min_points, 1, MOST_POINTS)
+        self.seed = None if seed is None else checked_integer("seed", seed, 0)
+        self.up_axis = checked_choice("up_axis", up_axis, UP_AXES)
+        if block_size is not None and not (_is_number(block_size) and block_size > 0):
+            raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
+        if not (_is_number(block_overlap) and 0 <= block_overlap < 1):
+            raise ValueError(f"block_overlap: {block_overlap!r}; expected at least 0 and less than 1")
+        self.block_size, self.block_overlap = block_size, block_overlap
+
+    def __call__(
+        self,
+        clouds: Any,
+        *,
+        num_points: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare one cloud or many, of any sizes.
+
+        Args:
+            clouds: one cloud or a list of clouds, each a path, a PointCloudData, an array, tensor or nested list
+                (points, channels) with the channels of `features`, a dict with `points` and perhaps `colors` and
+                `normals` (a dataset row), or a trimesh Trimesh, PointCloud or Scene; or an array or tensor
+                (batch, points, channels).
+            num_points: instead of the processor's.
+            seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
+            return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
+
+        Returns:
+            `points` (batch, num_points, channels) float32, in the order of the input; with `small_clouds="masked"`
+            only as many points as the largest cloud has, and `points_mask` (batch, points) bool, False for padding.
+
+        Raises:
+            ValueError: a cloud with too few points, NaN or infinite coordinates, only equal points or a missing
+                feature; names the cloud.
+            PointCloudFileError: a file that cannot be read; a ValueError too.
+        """
+        num_points = self._count(num_points)
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
+        entries = split_clouds(clouds)
+        seeds = self._seeds(seed, len(entries))
+        prepared, small = [], []
+        for number, entry in enumerate(entries):
+            try:
+                points, available = self._prepare(self._open(entry, up_axis), num_points, seeds[number])
+            except PointCloudError as error:
+                if len(entries) == 1:
+                    raise
+                raise type(error)(f"cloud {number}: {error}") from error
+            prepared.append(points)
+            if available < num_points:
+                small.append(available)
+        if self.small_clouds == "masked":
+            return self._padded(prepared, return_tensors)
+        if small:
+            warnings.warn(
+                f"{len(small)} of {len(entries)} clouds have fewer than num_points={num_points} points, the smallest "
+                f"{min(small)}; their points are repeated",
+                UserWarning,
+                stacklevel=2,
+            )
+        points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
+        return BatchFeature({"points": points}, tensor_type=return_tensors)
+
+    def _padded(self, clouds: list[np.ndarray], return_tensors: str | None) -> BatchFeature:
+        if return_tensors is None:
+            return BatchFeature({"points": clouds})
+        longest = max(map(len, clouds))
+        points = np.zeros((len(clouds), longest, clouds[0].shape[1]), dtype=np.float32)
+        mask = np.zeros(points.shape[:2], dtype=bool)
+        for number, cloud in enumerate(clouds):
+            points[number, : len(cloud)], mask[number, : len(cloud)] = cloud, True
+        return BatchFeature({"points": points, "points_mask": mask}, tensor_type=return_tensors)
+
+    def post_process_object_detection(
+        self, outputs: Any, threshold: float = 0.5, points: Any = None, **rule: Any
+    ) -> list[dict[str, Any]]:
+        """Choose the answers among the boxes of a detector.
+
+        Args:
+            outputs: of the model, with `logits` and `pred_boxes`.
+            threshold: lowest score.
+            points: `(batch, points, channels)`, the input; needed if `min_points` is not 0.
+            **rule: settings of `hf_any3d.modeling.layers.boxes.DetectionRule`, such as `nms`, `nms_iou`, `top_k`.
+
+        Returns:
+            For each cloud `boxes (answers, 7)`, center, size and heading in the frame of the input, `labels` and
+            `scores (answers,)`, the highest score first.
+
+        Raises:
+            TypeError: an unknown setting.
+            ValueError: a setting that is out of range.
+        """
+        from hf_any3d.modeling.layers.boxes import DetectionRule, select_detections
+
+        chosen = DetectionRule(threshold=threshold, **rule)
+        probabilities = outputs["logits"].float().softmax(dim=-1)  # (batch, boxes, labels + 1)
+        answers = []
+        for cloud, boxes in enumerate(outputs["pred_boxes"]):
+            own, place = probabilities[cloud], None if points is None else points[cloud][..., :3]
+            number, labels, scores = select_detections(boxes, own[:, :-1], 1 - own[:, -1], chosen, place)
+            order = scores.argsort(descending=True, stable=True)
+            answers.append({"boxes": boxes[number][order], "labels": labels[order], "scores": scores[order]})
+        return answers
+
+    def to_json_file(self, json_file_path: str | os.PathLike) -> None:
+        """Write the file that `save_pretrained` writes; see `LibrarySettingsMixin`."""
+        # AutoProcessor finds the class by this key; without it, it would try image processors first.
+        self.processor_class = type(self).__name__
+        try:
+            super().to_json_file(json_file_path)
+        finally:
+            del self.processor_class
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build a processor from the content of such a file, of the subclass that it names."""
+        for kind in cls.__subclasses__():
+            if kind.__name__ == feature_extractor_dict.get("processor_class"):
+                return kind.from_dict(feature_extractor_dict, **kwargs)
+        own = {"processor_class": cls.__name__}.items()
+        return super().from_dict(
+            {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
+        )
+
+    def _count(self, num_points: int | None) -> int:
+        return self.num_points if num_points is None else checked_integer("num_points", num_points, 1, MOST_POINTS)
+
+    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+            return [self.seed if seed is None else checked_integer("seed", seed, 0)] * count
+        if len(seed) != count:
+            raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
+        return [checked_integer("seed", one, 0) for one in seed]
+
+    def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
+        """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
+        cloud = to_cloud(entry, self.features)
+        if up_axis is None:
+            return cloud
+        from hf_any3d.data.point_arrays import turn_up_axis
+
+        # That axis of the file which `axes` puts in the place of the processor's.
+        new = self.axes["xyz".index(self.up_axis)]
+        points = turn_up_axis(cloud.points, up_axis, new)
+        normals = None if cloud.normals is None else turn_up_axis(cloud.normals, up_axis, new)
+        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
+
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
+        from hf_any3d.data.point_arrays import new_generator, resample_index
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            # Of exactly `num_points` samples, farthest point sampling would keep all and choose nothing.
+            dense = num_points * _SURFACE_CANDIDATES if self.sampling == "farthest" else num_points
+            cloud = cloud.sample_surface(dense, generator)
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._reorder(cloud.points.astype(np.float32, copy=False))
+        # Whether the scale is that of the whole cloud or of the points that are kept.
+        if self.extent == "all":
+            xyz = self._normalize(xyz)
+        if len(cloud) > num_points:
+            keep = self._reduce(xyz, num_points, generator)
+            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+        if self.extent != "all":
+            xyz = self._normalize(xyz)
+        points = np.concatenate([xyz, *channels], axis=1)
+        if len(points) < num_points and self.small_clouds == "repeated":
+            points = points.take(resample_index(len(points), num_points, generator), axis=0)
+        return points, len(cloud)
+
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        channels = []
+        for name in self.features[1:]:
+            values = getattr(cloud, ATTRIBUTES[name])
+            if values is None and name == "rgb" and self.default_rgb is not None:
+                values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
+            if values is None:
+                raise PointCloudError(
+                    f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
+                )
+            # Normals have axes like coordinates; colors have none.
+            channels.append(self._reorder(values) if name == "normals" else values.reshape(len(cloud), -1))
+        return channels
+
+    def _reorder(self, vectors: np.ndarray) -> np.ndarray:
+        """Put the coordinates `(points, 3)` into the order of the model."""
+        return vectors if self.axes == "xyz" else np.ascontiguousarray(vectors[:, ["xyz".index(a) for a in self.axes]])
+
+    def _reduce(self, xyz: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
+        if self.sampling == "first":
+            return np.arange(num_points)
+        if self.sampling == "random":
+            return generator.choice(len(xyz), num_points, replace=False)
+        import torch
+
+        from hf_any3d.modeling.point_ops import farthest_point_sample
+
+        # Time grows with candidates times points kept, so large clouds are thinned out at random first.
+        limit = max(_FARTHEST_CANDIDATES, num_points)
+        candidates = np.arange(len(xyz))
+        if len(xyz) > limit:
+            candidates = generator.choice(len(xyz), limit, replace=False)
+        xyz = xyz[candidates]
+        largest = np.abs(xyz).max()
+        if not 1e-12 < largest < 1e12:
+            # Squared distances would exceed the range of float32.
+            xyz = (xyz.astype(np.float64) / max(largest, np.finfo(np.float64).tiny)).astype(np.float32)
+        index = farthest_point_sample(torch.from_numpy(xyz)[None], num_points, min_squared_norm=self.min_squared_norm)
+        return candidates[index[0].numpy()]
+
+    def _normalize(self, xyz: np.ndarray) -> np.ndarray:
+        from hf_any3d.data.point_arrays import largest_norm, mean_point
+
+        if self.scale is not None and (xyz == xyz[0]).all():
+            raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
+        # In float64, as sums of many float32 numbers lose digits; one row per axis, which numpy sums fastest.
+        axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points)
+        if self.center:
+            origin = mean_point(axes)  # (3, 1)
+            if self.center == "ground":
+                up = "xyz".index(self.up_axis)
+                origin[up] = axes[up].min()
+            axes -= origin
+        if self.scale is not None:
+            axes /= np.abs(axes).max() if self.scale == "unit_box" else largest_norm(axes)
+        return np.ascontiguousarray(axes.T, dtype=np.float32)
+
+
+def checked_integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """Return a whole number, or raise a ValueError that names the argument."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if is_integer and least <= value < 2**63 and value > most:
+        raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
+    if not is_integer or not least <= value <= most:
+        raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _rgb(values: Sequence[float]) -> list[float]:
+    color = list(values) if isinstance(values, (Sequence, np.ndarray)) else []
+    if len(color) != 3 or not all(_is_number(value) and 0 <= value <= 1 for value in color):
+        raise ValueError(f"default_rgb: {values!r}; expected red, green and blue, each from 0 to 1")
+    return [float(value) for value in color]
+
+
+def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
+    """Return one of the allowed values, or raise a ValueError that names the argument."""
+    # By identity, except for texts: 1 equals True, and is not a choice.
+    if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
+        raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _features(names: Any) -> list[str]:
+    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"features: {names!r:.80}; expected a list of names")
+    names = [names] if isinstance(names, str) else list(names)
+    if names[:1] != ["xyz"] or len(set(names)) != len(names) or not set(names) <= set(FEATURES):
+        raise ValueError(f"features: {names}; expected 'xyz', then any of {', '.join(map(repr, FEATURES[1:]))}")
+    return names

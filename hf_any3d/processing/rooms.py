@@ -1,0 +1,443 @@
+"""SpatialLMProcessor: converts scans of rooms to prompts with voxels, and answers to layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
+from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
+from hf_any3d.modeling.hooks import LibrarySettingsMixin
+from hf_any3d.modeling.layers.boxes import UP_AXES
+from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+from hf_any3d.modeling.spatiallm.entities import KINDS
+from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
+from hf_any3d.processing.point_clouds import checked_choice
+
+CLASSES = tuple(
+    "sofa chair dining_chair bar_chair stool bed pillow wardrobe nightstand tv_cabinet wine_cabinet bathroom_cabinet "
+    "shoe_cabinet entrance_cabinet decorative_cabinet washing_cabinet wall_cabinet sideboard cupboard coffee_table "
+    "dining_table side_table dressing_table desk integrated_stove gas_stove range_hood micro-wave_oven sink stove "
+    "refrigerator hand_sink shower shower_room toilet tub illumination chandelier floor-standing_lamp wall_decoration "
+    "painting curtain carpet plants potted_bonsai tv computer air_conditioner washing_machine clothes_rack mirror "
+    "bookcase cushion bar screen combination_sofa dining_table_combination leisure_table_and_chair_combination "
+    "multifunctional_combination_bed".split()
+)
+"""Objects that the released models know; they know no others."""
+TASKS = {
+    "all": "Detect walls, doors, windows, boxes.",
+    "layout": "Detect walls, doors, windows.",
+    "objects": "Detect boxes.",
+}
+"""What a model is asked to write -> the instruction that it was trained with."""
+TEMPLATE_SHA256 = "2165992d6d17de4c73fd03af037701c9d0fb2f7896e4b64b22f8ec39288d6c21"
+"""Digest of the text that the released models were trained with, `code_template.txt` of their program."""
+START, PLACE, END = "<|point_start|>", "<|point_pad|>", "<|point_end|>"
+CHOICES = ("middle", "random")
+_FEWEST_POINTS = 3
+_MARKS = ("<|layout_s|>", "<|layout_e|>")
+
+
+def asked_of(layout: Layout, task: str, classes: Sequence[str] = ()) -> Layout:
+    """Return what of a layout a task, one of `TASKS`, and classes ask for; without any classes all."""
+    if task == "layout":
+        layout = dataclasses.replace(layout, boxes=())
+    elif task == "objects":
+        layout = dataclasses.replace(layout, walls=(), doors=(), windows=())
+    if classes:
+        layout = dataclasses.replace(layout, boxes=tuple(box for box in layout.boxes if box.label in classes))
+    return layout
+
+
+class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
+    """Scans of rooms and a task become inputs of a SpatialLM, and its answers layouts in the scan's frame.
+
+    The model knows scans in meters, z up, with walls along the axes, so the frame of a scan is found and changed, and
+    the change is undone in layouts; see `hf_any3d.data.scan_frames`. The same scan always gives the same inputs,
+    unless `choice="random"`.
+
+    Args:
+        tokenizer: The language model's tokenizer, whose vocabulary has the three tokens around and for clouds.
+        num_bins: `SpatialLMConfig.num_bins`.
+        stride: How many cells are as long as one of the point encoder's last stage.
+        align: Whether to find up axis, tilt, unit, floor and turn of a scan; or which of them, some of `FRAME_PARTS`
+            of `hf_any3d.data.scan_frames`. `frame.sentences` of a room that was read say what was found; what cannot
+            be told stays, with a warning.
+        clean: Whether to average points in voxels and to remove outliers.
+        choice: Which point of a cell is kept: "middle" of those it has, or "random", as in the released training.
+        code_template: Text after the task that declares the language, with which the released models were trained; a
+            file of their program. Empty for none.
+        system: Text of a system message; None for none.
+        lower_edge: Whether numbers of an answer mean the lower edge of a bin, as in the released models, instead of
+            its center.
+        classes: Labels of the objects that the model was trained on; by default those of the released models.
+        template_sha256: Digest of the `code_template` of the training; a warning tells if the text is another. None
+            for no warning.
+        chat_template: By default that of the tokenizer.
+
+    Raises:
+        ValueError: An argument that is not one of the allowed values; the tokenizer has no such tokens.
+
+    Example:
+        ```python
+        rooms = processor.read("room.ply")
+        inputs = processor(rooms, task="layout")
+        answers = model.generate(**inputs, max_new_tokens=2000)[:, inputs["input_ids"].shape[1] :]
+        layout = processor.decode_layouts(answers, rooms)[0]
+        ```
+    """
+
+    _opened_by = ("AutoProcessor",)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        num_bins: int = 1280,
+        stride: int = 16,
+        align: bool | Sequence[str] = True,
+        clean: bool = True,
+        choice: str = "middle",
+        code_template: str = "",
+        system: str | None = None,
+        lower_edge: bool = False,
+        classes: Sequence[str] = CLASSES,
+        template_sha256: str | None = None,
+        chat_template: str | None = None,
+    ):
+        unknown = [token for token in (START, PLACE, END) if tokenizer.convert_tokens_to_ids(token) in (None, -1)]
+        unknown += [
+            token
+            for token in (START, PLACE, END)
+            if token not in unknown and tokenizer.convert_tokens_to_ids(token) == tokenizer.unk_token_id
+        ]
+        if unknown:
+            raise ValueError(f"tokenizer has no token {unknown[0]!r}; expected {START}, {PLACE} and {END}")
+        super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        for name, value in (("num_bins", num_bins), ("stride", stride)):
+            if value < 1:
+                raise ValueError(f"{name}={value}; expected at least 1")
+        self.num_bins, self.stride = num_bins, stride
+        self.align = align if isinstance(align, bool) else list(frame_parts(align))
+        self.clean = checked_choice("clean", clean, (True, False))
+        self.choice = checked_choice("choice", choice, CHOICES)
+        self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
+        self.classes = list(classes)
+        self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
+
+    @classmethod
+    def from_config(
+        cls, config: SpatialLMConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+    ) -> SpatialLMProcessor:
+        """Build the processor of a model.
+
+        Args:
+            config: The model's config.
+            tokenizer: Tokenizer of its language model.
+            **kwargs: Further arguments of the class.
+        """
+        point: Any = config.point_config
+        stride = math.prod(point.pooling_strides)
+        return cls(tokenizer, **{"num_bins": config.num_bins, "stride": stride, **kwargs})
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the inputs of `SpatialLMForConditionalGeneration`."""
+        return ["input_ids", "attention_mask", "points", "grid_coord", "point_mask"]
+
+    @property
+    def has_trained_template(self) -> bool:
+        """True if `code_template` is the text of the training, as far as is known."""
+        return self.template_sha256 in (None, hashlib.sha256(self.code_template.encode()).hexdigest())
+
+    def read(
+        self,
+        clouds: Any,
+        *,
+        seed: int | None = None,
+        align: bool | str | Sequence[str] | None = None,
+        up_axis: str | None = None,
+    ) -> list[VoxelizedRoom]:
+        """Read scans, align and clean them and make voxels.
+
+        Args:
+            clouds: One scan or many: files, arrays, anything that `PointCloudProcessor` accepts. Without colors they
+                are black.
+            seed: Of the random choices, for `choice="random"`.
+            align: Instead of the processor's own.
+            up_axis: The axis that points up, one of `UP_AXES` of `hf_any3d.modeling.layers.boxes`; by default what
+                the format of a file says, or else what is found with `align`.
+
+        Raises:
+            ValueError: A scan cannot be read, or the axis is unknown.
+        """
+        aligned = frame_parts(self.align if align is None else align)
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
+        draws = np.random.default_rng(seed) if self.choice == "random" else None
+        entries, rooms = split_clouds(clouds), []
+        for number, entry in enumerate(entries):
+            try:
+                rooms.append(self._voxelize(entry, draws, aligned, up_axis))
+            except PointCloudError as error:
+                if len(entries) == 1:
+                    raise
+                raise type(error)(f"cloud {number}: {error}") from error
+        return rooms
+
+    def _voxelize(
+        self, entry: Any, draws: np.random.Generator | None, align: tuple[str, ...], up_axis: str | None
+    ) -> VoxelizedRoom:
+        cloud = to_cloud(entry, ("xyz", "rgb"))
+        if cloud.is_mesh:
+            raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
+        if len(cloud) < _FEWEST_POINTS:
+            raise PointCloudError(f"{len(cloud)} points; expected at least {_FEWEST_POINTS}")
+        points = cloud.points.astype(np.float64)
+        # In float32, in which k / 255 times 255 is k, for all 256 values.
+        colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
+        frame = None
+        if align:
+            frame = find_frame(points, up_axis=up_axis or cloud.up_axis, parts=align)
+            for note in frame.warnings:
+                warnings.warn(note, stacklevel=3)
+        elif up_axis is not None:
+            frame = ScanFrame(up_axis)
+        room = self.voxelize(points if frame is None else frame.apply(points), colors, draws)
+        room.frame, room.offset = frame, cloud.offset
+        if cloud.colors is None:
+            warnings.warn("no colors; black stands for them, which the published models hardly saw", stacklevel=3)
+        return room
+
+    def voxelize(
+        self, points: np.ndarray, colors: np.ndarray, draws: np.random.Generator | None = None
+    ) -> VoxelizedRoom:
+        """Make voxels of points `(points, 3)` in meters and their colors in 0 to 255; see `read`."""
+        if self.clean:
+            points, means = clean_room(points, colors.astype(np.float64) / 255, EXTENT / self.num_bins)
+            # A mean of equal colors must not be cut to the next lower one for a rounding error.
+            colors = np.trunc(means * 255 + 1e-9)
+        if (extent := np.ptp(points, axis=0).max()) > EXTENT:
+            warnings.warn(
+                f"the scan is {extent:.1f} long, more than the {EXTENT:g} m that the model knows; is it in meters?",
+                stacklevel=2,
+            )
+        return voxelize_room(points, colors, self.num_bins, draws)
+
+    def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
+        """Return the text after a cloud.
+
+        Args:
+            task: One of `TASKS`.
+            classes: Objects to look for, of the processor's; none for all.
+
+        Raises:
+            ValueError: The task or a class is unknown, or the task has no objects.
+        """
+        text = TASKS[checked_choice("task", task, tuple(TASKS))]
+        self.check_classes(classes, task)
+        if not self.has_trained_template:
+            warnings.warn(
+                f"the processor's code_template {'is not' if self.code_template else 'lacks'} the text that the "
+                "model was trained with, code_template.txt of the authors' program, so answers may be worse; set "
+                "code_template to the text of that file",
+                stacklevel=3,
+            )
+        if classes:
+            text = text.replace("boxes", ", ".join(classes))
+        return f"{text} The reference code is as followed: {self.code_template}" if self.code_template else text
+
+    def grammar(
+        self,
+        task: str = "all",
+        classes: Sequence[str] = (),
+        max_new_tokens: int | None = None,
+        eos_token_id: int | list[int] | None = None,
+    ) -> LogitsProcessorList:
+        """Return a processor of scores for one call of `generate`, with which answers are well-formed layouts.
+
+        Args:
+            task: As of a call.
+            classes: The same; without any, boxes have the labels of the processor.
+            max_new_tokens: As given to `generate`: no line is begun that may not fit.
+            eos_token_id: Tokens that end an answer; by default that of the tokenizer.
+
+        Raises:
+            ValueError: The task or a class is unknown, or the tokenizer cannot write layouts.
+
+        Example:
+            ```python
+            model.generate(**inputs, logits_processor=processor.grammar("layout", max_new_tokens=2000))
+            ```
+        """
+        self.check_classes(classes, checked_choice("task", task, tuple(TASKS)))
+        kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
+        language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
+        return LogitsProcessorList(
+            [LayoutLogitsProcessor(self.tokenizer, language, eos_token_id, max_new_tokens=max_new_tokens)]
+        )
+
+    def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
+        """Check that a model can look for objects.
+
+        Args:
+            classes: The objects.
+            task: One of `TASKS`.
+            argument: What messages call the first.
+
+        Raises:
+            ValueError: A class is unknown, or the task has no objects.
+        """
+        # Letters of a text, and keys of a mapping, would be taken for classes.
+        if not isinstance(classes, (list, tuple, set, frozenset)):
+            raise ValueError(f"{argument} is {classes!r:.80}; expected a list of names")
+        if unknown := [name for name in classes if name not in self.classes]:
+            raise ValueError(
+                f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
+                f"{len(self.classes)} classes: {', '.join(self.classes)}"
+            )
+        if classes and task == "layout":
+            raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
+
+    def __call__(
+        self,
+        rooms: Sequence[VoxelizedRoom] | Any,
+        *,
+        task: str = "all",
+        classes: Sequence[str] = (),
+        layouts: Sequence[Layout] | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Make prompts for scans, or whole conversations with the answers that a model is to learn.
+
+        Args:
+            rooms: What `read` returned, or scans as it takes them.
+            task: What to write, one of `TASKS`.
+            classes: Objects to look for, of the processor's; none for all.
+            layouts: Layouts to learn, in the frames and units of the scans; of them, what `task` and `classes` ask
+                for.
+            padding_side: Side on which shorter prompts are filled up; by default "left", with `layouts` "right".
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `input_ids` and `attention_mask` `(rooms, tokens)`; `points (rooms, voxels, 6)` float32, `grid_coord
+            (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room; with `layouts` also
+            `labels (rooms, tokens)`, -100 in all but the answers.
+
+        Raises:
+            ValueError: A scan cannot be read, the task or a class is unknown, or there are not as many layouts.
+        """
+        text = self.instruction(task, classes)
+        if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):
+            rooms = self.read(rooms)
+        prompts = [self._prompt(f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}") for room in rooms]
+        if layouts is None:
+            batch = self._tokenize(prompts, padding_side or "left")
+        else:
+            if len(layouts) != len(rooms):
+                raise ValueError(f"{len(layouts)} layouts for {len(rooms)} rooms; expected one for each")
+            both = zip(layouts, rooms, strict=True)
+            answers = [self.answer(layout, room, task, classes) for layout, room in both]
+            batch = self._tokenize(prompts, padding_side or "right", answers)
+        longest = max(len(room.points) for room in rooms)
+        filled = [(0, longest - len(room.points)) for room in rooms]
+        batch["points"] = np.stack(
+            [np.pad(room.points, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
+        ).astype(np.float32)
+        batch["grid_coord"] = np.stack(
+            [np.pad(room.grid_coord, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
+        )
+        batch["point_mask"] = np.arange(longest) < np.array([len(room.points) for room in rooms])[:, None]
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _prompt(self, content: str) -> str:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": content})
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
+        )
+
+    def answer(self, layout: Layout, room: VoxelizedRoom, task: str = "all", classes: Sequence[str] = ()) -> str:
+        """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
+
+        Args:
+            layout: Layout in the frame and unit of the scan.
+            room: The scan.
+            task: As of a call; what it does not ask for is left out.
+            classes: The same.
+        """
+        moved = room.from_scan(asked_of(layout, task, classes))
+        return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
+
+    def _tokenize(self, prompts: list[str], side: str, answers: list[str] | None = None) -> dict[str, np.ndarray]:
+        """Return `input_ids`, `attention_mask` and, with answers, `labels`, filled up on one side."""
+        rows = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        starts = [len(row) for row in rows]
+        if answers is not None:
+            # Apart from the prompt, as in generation, where no token spans both. The end is what stops generation.
+            ends = self.tokenizer([f"{text}{self.tokenizer.eos_token}" for text in answers], add_special_tokens=False)
+            rows = [row + end for row, end in zip(rows, ends["input_ids"], strict=True)]
+        longest = max(map(len, rows))
+        filled = [(longest - len(row), 0) if side == "left" else (0, longest - len(row)) for row in rows]
+
+        def padded(values: list[list[int]], fill: Any) -> np.ndarray:
+            both = zip(values, filled, strict=True)
+            return np.stack([np.pad(row, pad, constant_values=fill) for row, pad in both]).astype(np.int64)
+
+        batch = {
+            "input_ids": padded(rows, self.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0),
+        }
+        if answers is not None:
+            labels = [[-100] * start + row[start:] for row, start in zip(rows, starts, strict=True)]
+            batch["labels"] = padded(labels, -100)
+        return batch
+
+    def decode_layouts(
+        self, answers: Any, rooms: Sequence[VoxelizedRoom], *, strict: bool = False, keep_unclosed: bool = False
+    ) -> list[Layout]:
+        """Return the layouts of answers, in the frames and units of the scans.
+
+        Args:
+            answers: `(rooms, tokens)`, what was generated after the prompts.
+            rooms: The scans.
+            strict: As of `Layout.parse`.
+            keep_unclosed: The same.
+
+        Raises:
+            ValueError: There are other numbers of answers and rooms; with `strict`, an answer is malformed.
+        """
+        texts = self.answer_texts(answers)
+        if len(texts) != len(rooms):
+            raise ValueError(f"{len(texts)} answers for {len(rooms)} rooms; expected one for each")
+        return [
+            self.in_frame(Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed), room)
+            for text, room in zip(texts, rooms, strict=True)
+        ]
+
+    def answer_texts(self, answers: Any) -> list[str]:
+        """Return the texts of answers `(rooms, tokens)`, without special tokens."""
+        return list(map(self.without_marks, self.tokenizer.batch_decode(answers, skip_special_tokens=True)))
+
+    @staticmethod
+    def without_marks(text: str) -> str:
+        """Remove the marks around answers of the released training, which are plain text to some tokenizers."""
+        return text.replace(_MARKS[0], "").replace(_MARKS[1], "")
+
+    def in_frame(self, layout: Layout, room: VoxelizedRoom) -> Layout:
+        """Return a layout in the numbers of bins in the frame and unit of a scan."""
+        return room.to_scan(layout.unquantized(self.num_bins, lower_edge=self.lower_edge))

@@ -1,0 +1,423 @@
+"""PointTransformerV3Processor: converts files and arrays to voxels."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import split_clouds
+from hf_any3d.processing.point_clouds import (
+    ATTRIBUTES,
+    MOST_POINTS,
+    SCALES,
+    UP_AXES,
+    PointCloudProcessor,
+    checked_choice,
+    checked_integer,
+)
+
+BOX_CENTERINGS = ("ground", "half_ground", "across", None)
+_SIGNED_AXES = ("x", "y", "z", "-x", "-y", "-z")
+COLOR_RANGES = ("unit", "signed")
+INTENSITY_RANGES = ("bytes", "tanh", None)
+SURFACE_POINTS = 100_000
+"""Points drawn on a mesh that is sampled on a grid."""
+_ZEROS = (0.0, 0.0, 0.0)
+# Points whose nearest voxels are looked up at a time.
+_PIECE = 1_000_000
+
+
+class PointTransformerV3Processor(PointCloudProcessor):
+    """Convert point clouds to voxels: center, scale, sample on a grid, stack.
+
+    One point of each grid cell is kept, that nearest to its center, and `inverse` leads from every point of the cloud
+    to its voxel, so that features and labels go back to all points. Unlike in the released programs, whose points are
+    drawn at random, the same cloud always gives the same voxels. `VOXEL_PRESETS` has the settings of the released
+    encoders by kind of cloud, for `PointTransformerV3Processor(**VOXEL_PRESETS["concerto_outdoor"])`.
+
+    Args:
+        num_points: most points per cloud; larger ones are reduced as `sampling` says.
+        features: see `PointCloudProcessor`.
+        factor: factor of the coordinates; the edge of a cell is `grid_size / factor` in the units of the input.
+        grid_size: edge of a cell, after scaling.
+        box_center: "ground" moves the middle of the bounding box to the origin across the up axis, and the lowest
+            point to height 0, "half_ground" to half of its height; "across" keeps heights; None moves nothing.
+        center_voxels: move to `box_center` after sampling instead of before it.
+        scale: "unit_sphere" moves the mean of the points to the origin and divides by the largest distance from it,
+            "unit_box" by the largest coordinate, before all else; None keeps the units.
+        model_axes: the signed axes of the cloud that the model takes as x, y and z, such as `["-x", "z", "y"]`, after
+            all else was done with `up_axis`; normals stay as they are, as in the training of Find3D. None for xyz.
+        drawn_points: most points that are sampled on the grid, drawn at random from the cloud; then `inverse` leads
+            from every point of the cloud to the nearest voxel instead of its own. None for all points.
+        color_range: "unit" for colors in [0, 1], "signed" for [-1, 1].
+        needs_normals: whether a cloud without normals is an error; otherwise they are zero, as in the training of
+            Concerto, Utonia and the Sonata of October 2025.
+        intensity_range: how an intensity is scaled: "bytes" divides it by 255, "tanh" takes the hyperbolic tangent,
+            None nothing.
+        clip: lowest and highest coordinates, two lists of three; points outside are moved onto this box. None for no
+            box.
+        views: scales and turns in degrees around the up axis, a pair for each time that a cloud is segmented to be
+            voted on; None for models without such a procedure.
+        first_grid: edge of the cells of which each keeps one point before that; None keeps all.
+        up_axis: see `PointCloudProcessor`.
+        default_rgb: the color of clouds without colors; None makes them an error, like `needs_normals`.
+        **kwargs: further arguments of `PointCloudProcessor`.
+
+    Raises:
+        ValueError: an argument that is not one of the allowed values.
+        TypeError: an unknown argument.
+
+    Example:
+        ```python
+        processor = PointTransformerV3Processor()
+        model(**processor("room.ply"), output_point_features=True).point_features  # (1, points, channels)
+        ```
+    """
+
+    model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
+    returns_num_points = False
+    _scales = (*SCALES, "unit_box")
+
+    def __init__(
+        self,
+        num_points: int = 1_000_000,
+        features: Sequence[str] = ("xyz", "rgb", "normals"),
+        factor: float = 1.0,
+        grid_size: float = 0.02,
+        box_center: str | None = "ground",
+        center_voxels: bool = False,
+        scale: str | None = None,
+        color_range: str = "unit",
+        needs_normals: bool = True,
+        intensity_range: str | None = None,
+        clip: Sequence[Sequence[float]] | None = None,
+        views: Sequence[Sequence[float]] | None = None,
+        first_grid: float | None = None,
+        model_axes: Sequence[str] | None = None,
+        drawn_points: int | None = None,
+        up_axis: str = "z",
+        default_rgb: Sequence[float] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
+        )
+        if self.small_clouds != "repeated":
+            raise ValueError(f"small_clouds: {self.small_clouds!r}; expected 'repeated': no voxel is padded or masked")
+        for name, value in (("factor", factor), ("grid_size", grid_size)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}: {value!r}; expected a positive number")
+        self.factor, self.grid_size = float(factor), float(grid_size)
+        self.box_center = checked_choice("box_center", box_center, BOX_CENTERINGS)
+        self.color_range = checked_choice("color_range", color_range, COLOR_RANGES)
+        self.intensity_range = checked_choice("intensity_range", intensity_range, INTENSITY_RANGES)
+        if first_grid is not None and not 0 < first_grid < float("inf"):
+            raise ValueError(f"first_grid: {first_grid!r}; expected a positive number, or None")
+        self.first_grid = first_grid
+        self.clip = _numbers("clip", clip, (2, 3))
+        self.views = _numbers("views", views, (None, 2))
+        self.needs_normals = checked_choice("needs_normals", needs_normals, (True, False))
+        self.center_voxels = checked_choice("center_voxels", center_voxels, (True, False))
+        self.model_axes = None if model_axes is None else _axes(model_axes)
+        self.drawn_points = (
+            None if drawn_points is None else checked_integer("drawn_points", drawn_points, 1, MOST_POINTS)
+        )
+        if self.model_axes is not None and (self.center_voxels or self.views is not None):
+            raise ValueError(
+                f"model_axes: {self.model_axes}; expected None with center_voxels or views, which know the up axis"
+            )
+
+    def __call__(
+        self,
+        clouds: Any,
+        *,
+        num_points: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        up_axis: str | None = None,
+        return_tensors: str | None = "pt",
+    ) -> BatchFeature:
+        """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
+
+        Args:
+            clouds: one cloud or a list of clouds.
+            num_points: instead of the processor's.
+            seed: instead of the processor's; a sequence has one for each cloud.
+            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
+                nothing.
+            return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
+
+        Returns:
+            `points` (batch, voxels, channels) float32, `grid_coord` (batch, voxels, 3) and `point_mask` (batch,
+            voxels), filled up with zeros to the largest number of voxels; `inverse` (batch, points), the voxel of each
+            point, filled up with -1.
+
+        Raises:
+            ValueError: a cloud with too few points, NaN or infinite coordinates, or too many cells; names the cloud.
+            PointCloudFileError: a file that cannot be read; a ValueError too.
+        """
+        num_points = self._count(num_points)
+        if up_axis is not None:
+            checked_choice("up_axis", up_axis, UP_AXES)
+        entries = split_clouds(clouds)
+        seeds = self._seeds(seed, len(entries))
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
+        for number, entry in enumerate(entries):
+            try:
+                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
+            except ValueError as error:
+                if len(entries) == 1:
+                    raise
+                raise PointCloudError(f"cloud {number}: {error}") from error
+            for name, values in made.items():
+                rows[name].append(values)
+        if return_tensors is None:
+            return BatchFeature(rows)
+        filled = {name: _fill_up(values, -1 if name == "inverse" else 0) for name, values in rows.items()}
+        return BatchFeature(filled, tensor_type=return_tensors)
+
+    def _voxelize(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+        import torch
+
+        from hf_any3d.data.point_arrays import new_generator
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(min(num_points, SURFACE_POINTS), generator)
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._reorder(cloud.points).astype(np.float32)
+        if len(xyz) > num_points:
+            keep = self._reduce(xyz, num_points, generator)
+            xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
+        xyz = self._place(xyz)
+        drawn = self._draw(len(xyz), generator)
+        some = xyz if drawn is None else xyz.take(drawn, axis=0)
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(some)), self.grid_size)
+        kept, inverse = sample.kept.numpy(), sample.inverse.numpy()
+        if self.drawn_points is not None:
+            # Points that were not drawn may lie in cells without a voxel.
+            inverse = nearest_rows(xyz, some.take(kept, axis=0))
+        kept = kept if drawn is None else drawn.take(kept)
+        xyz = xyz.take(kept, axis=0)
+        if self.center_voxels:
+            xyz = self._move_box(xyz)
+        return {
+            "points": np.concatenate([xyz, *(values.take(kept, axis=0) for values in channels)], axis=1),
+            "point_mask": np.ones(len(kept), dtype=bool),
+            "grid_coord": sample.grid_coord.numpy(),
+            "inverse": inverse,
+        }
+
+    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray | None:
+        """Return the numbers of the points that are sampled on the grid; None for all."""
+        if self.drawn_points is None or count <= self.drawn_points:
+            return None
+        return generator.choice(count, self.drawn_points, replace=False)
+
+    def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
+        """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
+
+        With `first_grid` only the points that it keeps occur; see `first_sample`.
+
+        Args:
+            cloud: a cloud, no mesh.
+
+        Yields:
+            Numbers of the points in a fragment, `(voxels,)`, and the inputs of the model.
+
+        Raises:
+            ValueError: the processor has no `views`.
+        """
+        import torch
+
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        if self.views is None:
+            raise ValueError("views=None: the processor has no procedure of several views; give it scales and turns")
+        if len(cloud) < self.min_points:
+            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        channels = self._channels(cloud)
+        xyz = self._place(self._reorder(cloud.points).astype(np.float32)).astype(np.float64)
+        rows = self.first_sample(cloud)[0]
+        xyz, channels = xyz[rows], [values[rows] for values in channels]
+        names = self.features[1:]
+        for scale, degrees in self.views:
+            turn = _turn(degrees, "xyz".index(self.up_axis))
+            moved = xyz * scale @ turn.T
+            # In float64 as above, since the cells are cut before the coordinates are rounded.
+            sample = grid_sample(torch.from_numpy(moved), self.grid_size)
+            order = sample.inverse.argsort(stable=True).numpy()
+            counts = np.bincount(sample.inverse.numpy())
+            starts = counts.cumsum() - counts
+            for number in range(counts.max()):
+                index = order[starts + number % counts]
+                placed = self._move_box(moved[index]) if self.center_voxels else moved[index]
+                own = [
+                    values[index] @ turn.T if name == "normals" else values[index]
+                    for name, values in zip(names, channels, strict=True)
+                ]
+                points = np.concatenate([placed, *own], axis=1).astype(np.float32)
+                made = {"points": points[None], "grid_coord": sample.grid_coord.numpy()[None]}
+                yield rows[index], BatchFeature(made, tensor_type="pt")
+
+    def first_sample(self, cloud: PointCloudData) -> tuple[np.ndarray, np.ndarray]:
+        """Return the points of a cloud that `first_grid` keeps, and for each point which of these stands for it."""
+        import torch
+
+        from hf_any3d.modeling.point_ops import grid_sample
+
+        if self.first_grid is None:
+            return np.arange(len(cloud)), np.arange(len(cloud))
+        xyz = self._place(self._reorder(cloud.points).astype(np.float32))
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz)), self.first_grid)
+        return sample.kept.numpy(), sample.inverse.numpy()
+
+    def _place(self, xyz: np.ndarray) -> np.ndarray:
+        """Move and scale the points `(points, 3)` as before sampling."""
+        if self.scale is not None:
+            xyz = self._normalize(xyz)
+        if self.factor != 1:
+            # In float32 the factor would be rounded too, and points near the edge of a cell could change cells.
+            xyz = (xyz.astype(np.float64) * self.factor).astype(np.float32)
+        # Cells lie at multiples of their edge, so it matters whether the box is moved before or after sampling.
+        xyz = xyz if self.center_voxels else self._move_box(xyz)
+        if self.model_axes is not None:
+            signs = np.array([-1 if axis[0] == "-" else 1 for axis in self.model_axes], xyz.dtype)
+            xyz = np.ascontiguousarray(xyz[:, ["xyz".index(axis[-1]) for axis in self.model_axes]] * signs)
+        return xyz if self.clip is None else xyz.clip(*np.asarray(self.clip, xyz.dtype))
+
+    def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
+        fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
+        missing = [name for name in fillings if name in self.features and getattr(cloud, ATTRIBUTES[name]) is None]
+        if refused := [ATTRIBUTES[name] for name in missing if fillings[name] is None]:
+            raise PointCloudError(
+                f"no {' and no '.join(refused)}, but the model was never trained without; expected a cloud with them, "
+                "or a model that was: Pointcept/Sonata, Pointcept/Concerto:base or :scannet, Pointcept/Utonia:base. "
+                "default_rgb=(0, 0, 0) and needs_normals=False of the processor put zeros there, with which a model "
+                "that was not answers something else"
+            )
+        if "normals" in missing:
+            cloud = PointCloudData(**{**vars(cloud), "normals": np.zeros_like(cloud.points)})
+        channels = super()._channels(cloud)
+        if self.color_range == "signed" and "rgb" in self.features:
+            place = self.features.index("rgb") - 1
+            channels[place] = 2 * channels[place] - 1
+        if self.intensity_range is not None and "intensity" in self.features:
+            place = self.features.index("intensity") - 1
+            values = channels[place]
+            if self.intensity_range == "bytes":
+                low, high = float(values.min()), float(values.max())
+                # Another unit would give wrong classes without an error.
+                if low < 0 or high > 255 or (0 < high <= 1 and (values % 1).any()):
+                    raise PointCloudError(f"intensity from {low:g} to {high:g}; expected the sensor's bytes, 0 to 255")
+            channels[place] = np.tanh(values) if self.intensity_range == "tanh" else values / np.float32(255)
+        return channels
+
+    def _move_box(self, xyz: np.ndarray) -> np.ndarray:
+        if self.box_center is None:
+            return xyz
+        low, high = xyz.min(axis=0), xyz.max(axis=0)
+        origin, up = (low + high) / 2, "xyz".index(self.up_axis)
+        origin[up] = {"ground": low[up], "half_ground": low[up] / 2}.get(self.box_center, 0)
+        return xyz - origin
+
+
+_TURNS = (0, 90, 180, 270)
+# The authors' lists, whose flips are half turns.
+_SCALED = [[scale, turn] for turn in (0, 180) for scale in (0.9, 0.95, 1, 1.05, 1.1)]
+# Colors and normals were left out now and then in the training; in that of all others they never were.
+_LACKING = {"default_rgb": _ZEROS, "needs_normals": False}
+_UTONIA = {"grid_size": 0.01, **_LACKING}
+_STREET = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
+VOXEL_PRESETS: dict[str, dict[str, Any]] = {
+    "sonata": {},
+    "concerto": _LACKING,
+    "concerto_outdoor": {
+        **_LACKING,
+        "grid_size": 0.01,
+        "factor": 0.2,
+        "box_center": "across",
+        "center_voxels": True,
+    },
+    "utonia_indoor": {**_UTONIA, "factor": 0.5},
+    "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
+    "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
+    "utonia_tabletop": {**_UTONIA, "factor": 4.0},
+    "utonia_city": {**_UTONIA, "factor": 0.0015},
+    "scannet": {"views": [*([scale, turn] for scale in (1, 0.95, 1.05) for turn in _TURNS), [1, 180]]},
+    "s3dis": {"views": _SCALED},
+    "nuscenes": {**_STREET, "intensity_range": "bytes", "views": _SCALED},
+    "waymo": {
+        **_STREET,
+        "intensity_range": "tanh",
+        "clip": [[-75.2, -75.2, -4], [75.2, 75.2, 2]],
+        "views": [[1, turn] for turn in _TURNS],
+    },
+    # Objects, of any size and with y up; the model was trained with 5,000 points of each.
+    "find3d": {
+        "color_range": "signed",
+        "scale": "unit_box",
+        "factor": 0.75,
+        "up_axis": "y",
+        "model_axes": ["-x", "z", "y"],
+        "drawn_points": 5000,
+    },
+}
+"""Settings of `PointTransformerV3Processor` for the released models; of scenes, coordinates are in meters, z is up."""
+
+
+def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each of `points (points, 3)` the number of the nearest of `others`."""
+    from scipy.spatial import KDTree
+
+    tree = KDTree(others)
+    # In pieces, since the result of a query is several times larger than the points.
+    pieces = range(0, len(points), _PIECE)
+    return np.concatenate([tree.query(points[start : start + _PIECE])[1] for start in pieces])
+
+
+def _axes(given: Sequence[str]) -> list[str]:
+    """Return three signed axes as a list, or raise a ValueError."""
+    axes = list(given)
+    if any(axis not in _SIGNED_AXES for axis in axes) or sorted(axis[-1] for axis in axes) != ["x", "y", "z"]:
+        raise ValueError(
+            f"model_axes: {given!r:.80}; expected three axes, perhaps with a minus, such as ['-x', 'z', 'y'], or None"
+        )
+    return axes
+
+
+def _numbers(name: str, values: Any, shape: tuple[int | None, int]) -> list[list[float]] | None:
+    """Return a table of finite numbers of a shape, whose first size may be open, or raise a ValueError."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    is_table = array.ndim == 2 and array.dtype.kind in "fiu" and array.size > 0 and np.isfinite(array).all()
+    if not is_table or any(size not in (None, own) for size, own in zip(shape, array.shape, strict=True)):
+        rows = "rows" if shape[0] is None else f"{shape[0]} rows"
+        raise ValueError(f"{name}: {values!r:.80}; expected {rows} of {shape[1]} numbers, or None")
+    return array.astype(float).tolist()
+
+
+def _turn(degrees: float, up: int) -> np.ndarray:
+    """Return the matrix `(3, 3)` that turns around an axis; quarter turns are exact."""
+    angle = np.deg2rad(degrees)
+    cosine, sine = (round(float(v), 15) for v in (np.cos(angle), np.sin(angle)))
+    first, second = (up + 1) % 3, (up + 2) % 3
+    matrix = np.eye(3)
+    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, second], matrix[second, first] = -sine, sine
+    return matrix
+
+
+def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:
+    """Stack arrays of different lengths, filled up with a value at the end."""
+    longest = max(map(len, rows))
+    shape = (len(rows), longest, *rows[0].shape[1:])
+    filled = np.full(shape, value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled

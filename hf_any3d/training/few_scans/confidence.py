@@ -1,0 +1,156 @@
+"""Confidence in an accuracy on few scans: its interval, confused classes, and the class that needs more scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_any3d.evaluation.classification import (
+    by_name,
+    class_accuracies,
+    confusion_matrix,
+    mean_class_accuracy,
+    overall_accuracy,
+    wilson_interval,
+)
+from hf_any3d.registry import NONE_OF_THESE
+from hf_any3d.utils.markdown import inline
+
+_MOST_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Accuracy of a classifier on scans that it did not learn from.
+
+    Attributes:
+        matrix: (classes, classes) counts; row = true class, column = predicted class.
+        classes: Names of the classes, and of none of them if that is an answer.
+        loss: Mean cross-entropy.
+        how: Where the predictions come from, such as "cross-validation in 5 folds".
+    """
+
+    matrix: np.ndarray
+    classes: list[str]
+    loss: float
+    how: str
+
+    @classmethod
+    def from_logits(
+        cls, logits: np.ndarray, labels: np.ndarray, classes: list[str], how: str, refused: np.ndarray | None = None
+    ) -> Estimate:
+        """Judge logits (rows, classes); rows of NaN do not count.
+
+        Args:
+            logits: (rows, classes).
+            labels: (rows,) true classes.
+            classes: Names of the classes.
+            how: Where the predictions come from.
+            refused: (rows,) bool, which rows the model calls none of its classes; None for none.
+
+        Raises:
+            ValueError: No row counts.
+        """
+        counted = ~np.isnan(logits).any(axis=1)
+        logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
+        if refused is not None and refused[counted].any():
+            answers, classes = np.where(refused[counted], len(classes), answers), [*classes, NONE_OF_THESE]
+        matrix = confusion_matrix(answers, labels, len(classes))
+        # The loss stays the same, and exponentials of large logits do not overflow.
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+        return cls(matrix, classes, float(losses.mean()), how)
+
+    @property
+    def total(self) -> int:
+        """Scans that were judged."""
+        return int(self.matrix.sum())
+
+    @property
+    def right(self) -> int:
+        """Scans whose class was predicted."""
+        return int(np.trace(self.matrix))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right scans."""
+        return overall_accuracy(self.matrix)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Interval that holds the accuracy on further scans of this kind with a probability of 95 %."""
+        return wilson_interval(self.right, self.total)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of a report."""
+        low, high = self.interval
+        return {
+            "accuracy": self.accuracy,
+            "mean_class_accuracy": mean_class_accuracy(self.matrix),
+            "loss": self.loss,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "clouds": float(self.total),
+        }
+
+    def class_accuracy(self) -> dict[str, float]:
+        """Return the accuracy of each class that was judged."""
+        return by_name(self.classes, class_accuracies(self.matrix))
+
+    def confused(self) -> list[tuple[str, str, int]]:
+        """Return pairs of classes that were confused, (true, predicted, times), the most frequent first."""
+        # The diagonal holds what was right.
+        wrong = self.matrix - np.diag(np.diag(self.matrix))
+        pairs = [
+            (self.classes[true], self.classes[other], int(wrong[true, other]))
+            for true, other in np.argwhere(wrong > 0).tolist()
+        ]
+        return sorted(pairs, key=lambda pair: -pair[2])
+
+    def weakest(self) -> tuple[str, int, int] | None:
+        """Return the class with the lowest accuracy, its right scans and all of them; None if all are right."""
+        if self.right == self.total:
+            return None
+        scores = self.class_accuracy()
+        name = min(scores, key=lambda one: scores[one])
+        number = self.classes.index(name)
+        return name, int(self.matrix[number, number]), int(self.matrix[number].sum())
+
+    def text(self) -> str:
+        """Return accuracy, counts and interval in words."""
+        low, high = self.interval
+        return (
+            f"{100 * self.accuracy:.0f} % ({self.right} of {self.total} scans; 95 % interval {100 * low:.0f} to "
+            f"{100 * high:.0f} %)"
+        )
+
+    def confusion_text(self) -> str:
+        """Return which classes were confused, and which needs scans most, in words."""
+        weakest = self.weakest()
+        if weakest is None:
+            return "no classes confused"
+        pairs = self.confused()
+        shown = ", ".join(f"{true} taken for {other} ({times})" for true, other, times in pairs[:_MOST_PAIRS])
+        more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
+        name, right, total = weakest
+        return f"{shown}{more}; more scans of {name} would help most, {right} of {total} right"
+
+    def section(self) -> str:
+        """Return the Markdown of a card's section."""
+        lines = [f"Accuracy {self.text()}, by {self.how}."]
+        names = [inline(name) for name in self.classes]
+        rows = [
+            f"| {name} | {int(self.matrix[number].sum())} | {int(self.matrix[number, number])} | "
+            + (", ".join(f"{names[other]} {int(self.matrix[number, other])}" for other in self._taken_for(number)))
+            + " |"
+            for number, name in enumerate(names)
+            if self.matrix[number].any()
+        ]
+        return "\n".join([*lines, "", "| class | scans | right | taken for |", "|---|---|---|---|", *rows])
+
+    def _taken_for(self, number: int) -> list[int]:
+        row = self.matrix[number].copy()
+        row[number] = 0
+        # Stable: equal counts stay in the order of the classes.
+        return [int(other) for other in np.argsort(-row, kind="stable") if row[other]]

@@ -1,0 +1,321 @@
+"""Look at scans before they are learned: classes, counts, labels that may be mistakes, and near-duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.inputs import to_cloud
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import atomic_write
+
+# Points of each half of a cloud by which near-duplicates are found, and how much farther apart than two halves of one
+# cloud they may be. Among 433 embedded shapes, whose near-duplicates are known, 1.05 finds 58 pairs, none of two
+# classes, and 1.15 finds 272, ten of two classes: a pair too many makes an estimate cautious, one too few flatters it.
+_HALF = 256
+_FARTHER = 1.1
+MOST_COMPARED = 3000
+"""Scans above which only equal ones are found: every pair would be looked at."""
+# Radii and extents of clouds in the unit sphere that differ by more are not compared point by point.
+_UNLIKE = 0.12
+# Not pushed to the hub, as all files that start with an underscore.
+_STORE = "_features.safetensors"
+
+
+@dataclass(frozen=True)
+class Scans:
+    """Labeled scans, as training sees them.
+
+    Attributes:
+        classes: Names of the classes that have scans.
+        labels: Class of each scan, (scans,) int64.
+        groups: Scans of one number are near-duplicates, or belong together by the data, (scans,) int64.
+        digests: Checksum of each scan's points.
+        names: File of each scan, or its row.
+    """
+
+    classes: list[str]
+    labels: np.ndarray
+    groups: np.ndarray
+    digests: list[str]
+    names: list[str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of scans of each class."""
+        return {name: int((self.labels == number).sum()) for number, name in enumerate(self.classes)}
+
+    @property
+    def num_copies(self) -> int:
+        """Number of scans that are near-duplicates of another one."""
+        return len(self.groups) - len(set(self.groups.tolist()))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Scans with their features, before these are standardized; kept beside the model, to add scans later.
+
+    Attributes:
+        scans: The scans.
+        features: (scans, width) float32.
+        processor: Prepared the clouds.
+        views: Features of a view of each scan from one side, (scans, width) float32; None if there are none.
+    """
+
+    scans: Scans
+    features: np.ndarray
+    processor: PointCloudProcessor
+    views: np.ndarray | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write the features into a folder with a model and its processor."""
+        described = asdict(self.scans)
+        texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
+        tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
+        if self.views is not None:
+            tensors["views"] = torch.from_numpy(self.views)
+        with atomic_write(folder / _STORE) as unfinished:
+            save_file({"features": torch.from_numpy(self.features), **tensors}, unfinished, metadata=texts)
+
+    @classmethod
+    def load(cls, folder: Path) -> Examples:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged.
+        """
+        path = folder / _STORE
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
+            )
+        try:
+            with safe_open(path, framework="numpy") as file:
+                texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
+                features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
+                views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error})") from error
+        scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
+        return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views)
+
+
+def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:
+    """Look at scans that are to be learned.
+
+    Args:
+        rows: Rows with `points` and `label`, a ClassLabel.
+        origin: Name of the data, for messages.
+        group_column: Column whose equal values belong together, besides near-duplicates.
+
+    Raises:
+        ValueError: The labels are of another kind, or there is no such column.
+    """
+    feature = rows.features.get("label")
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(f"{origin}: label is {feature}; expected a ClassLabel, text or whole numbers from 0")
+    plain = rows.with_format(None)
+    given = np.asarray(plain["label"][:], dtype=np.int64)
+    counts = np.bincount(given, minlength=len(feature.names))
+    present = np.flatnonzero(counts)
+    if empty := [name for number, name in enumerate(feature.names) if not counts[number]]:
+        warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
+    digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
+    for row in rows.with_format("numpy"):
+        digests.append(digest_of(to_cloud(row, ("xyz",)).points))
+        if len(rows) <= MOST_COMPARED:
+            # Repeated points of a smaller cloud make it unlike all but equal ones.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                clouds.append(processor([row], return_tensors="pt")["points"][0])
+    ties = _equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
+    column = group_column or ("group" if "group" in rows.column_names else None)
+    if column is not None:
+        if column not in rows.column_names:
+            raise ValueError(f"{origin}: no column {column!r}; there are {', '.join(rows.column_names)}")
+        ties += _equal(plain[column][:])
+    return Scans(
+        [feature.names[number] for number in present],
+        np.searchsorted(present, given),
+        _joined(len(rows), ties),
+        digests,
+        file_names(rows),
+    )
+
+
+def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
+    """Refuse scans that cannot be learned, or not as they are.
+
+    Raises:
+        ValueError: There is one scan or one class; or without `allow_doubts`, which only warns of it, names of classes
+            differ only in case or spaces, or a scan has two labels.
+    """
+    if len(scans.labels) == 1:
+        raise ValueError(f"{origin}: one scan, {scans.names[0]}; expected scans of at least two classes")
+    if len(scans.classes) == 1:
+        only = scans.classes[0]
+        raise ValueError(
+            f"{origin}: all {len(scans.labels)} scans are of one class, {only!r}; expected at least two classes"
+        )
+    for text in [*_similar_names(scans), *_labeled_twice(scans)]:
+        if not allow_doubts:
+            raise ValueError(f"{origin}: {text}, or add --allow_doubts")
+        warnings.warn(f"{origin}: {text}", UserWarning, stacklevel=2)
+
+
+def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
+    """Add scans to earlier ones.
+
+    Scans of equal points are one, with the later label. Classes are in alphabetical order.
+
+    Returns:
+        The scans, the kept earlier ones first; and which of the earlier ones are kept, (earlier scans,) bool.
+    """
+    kept = ~np.isin(earlier.digests, later.digests)
+    classes = sorted({*(earlier.classes[label] for label in earlier.labels[kept]), *later.classes})
+    labels = [classes.index(earlier.classes[label]) for label in earlier.labels[kept]]
+    labels += [classes.index(later.classes[label]) for label in later.labels]
+    numbers = np.flatnonzero(kept)
+    # Numbers of groups are arbitrary; those of the later scans must only differ from the earlier ones.
+    groups = np.concatenate([earlier.groups[kept], later.groups + len(earlier.labels) + 1])
+    together = Scans(
+        classes,
+        np.array(labels, dtype=np.int64),
+        groups.astype(np.int64),
+        [earlier.digests[number] for number in numbers] + later.digests,
+        [earlier.names[number] for number in numbers] + later.names,
+    )
+    return together, kept
+
+
+def file_names(rows: Dataset) -> list[str]:
+    """Return the file of each row, or "row 3"."""
+    if "file" in rows.column_names:
+        return [str(name) for name in rows.with_format(None)["file"][:]]
+    return [f"row {number}" for number in range(len(rows))]
+
+
+def digest_of(points: np.ndarray) -> str:
+    """Return a checksum of a cloud's points."""
+    return hashlib.sha256(np.ascontiguousarray(points, dtype=np.float32).tobytes()).hexdigest()[:32]
+
+
+def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
+    """Return a cloud for `near_duplicates`, (512, 3) in the unit sphere; None if it has fewer points or no area."""
+    generator, count = np.random.default_rng(0), 2 * _HALF
+    try:
+        points = cloud.sample_surface(4 * count, generator).points if cloud.is_mesh else cloud.points
+    except PointCloudError:
+        return None
+    if len(points) < count:
+        return None
+    # Center and radius of all points: those of a sample would differ between two samples of one cloud.
+    center = points.mean(axis=0, dtype=np.float64)
+    radius = max(np.linalg.norm(points - center, axis=1).max(), 1e-30)
+    points = points[generator.choice(len(points), count, replace=False)]
+    return torch.from_numpy((points - center) / radius).float()
+
+
+def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
+    """Find pairs of clouds that are as close to each other as two samples of one cloud.
+
+    Copies that are turned are not found.
+
+    Args:
+        clouds: (clouds, points, 3), in the unit sphere, with an even number of points.
+    """
+    first, second = clouds.chunk(2, dim=1)
+    shares = torch.linspace(0.05, 0.95, 10)
+    radii = torch.quantile(clouds.norm(dim=-1), shares, dim=1).T  # (clouds, 10)
+    spread = clouds.std(dim=1)  # (clouds, 3)
+    signature = torch.cat([radii, spread], dim=1)
+    # Only clouds of like radii and extents are compared point by point.
+    alike = torch.cdist(signature, signature, p=torch.inf) < _UNLIKE
+    pairs = torch.triu(alike, diagonal=1).nonzero()
+    if not len(pairs):
+        return []
+    # How far apart two samples of one cloud are.
+    within = _distance(first, second)  # (clouds,)
+    found = []
+    for part in pairs.split(512):
+        one, other = part.T
+        between = (_distance(first[one], second[other]) + _distance(second[one], first[other])) / 2
+        close = between <= _FARTHER * torch.minimum(within[one], within[other]) + 1e-6
+        found += part[close].tolist()
+    return [(one, other) for one, other in found]
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return the mean distance to the nearest point, in both directions, of clouds (clouds, points, 3)."""
+    apart = torch.cdist(one, other)  # (clouds, points, points)
+    return (apart.amin(1).mean(1) + apart.amin(2).mean(1)) / 2
+
+
+def _similar_names(scans: Scans) -> list[str]:
+    found, first = [], {}
+    counts = scans.counts
+    for name in scans.classes:
+        other = first.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if other != name:
+            found.append(
+                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
+                "spaces; give them one name"
+            )
+    return found
+
+
+def _labeled_twice(scans: Scans) -> list[str]:
+    found: list[str] = []
+    first: dict[str, int] = {}
+    for number, digest in enumerate(scans.digests):
+        other = first.setdefault(digest, number)
+        if scans.labels[other] != scans.labels[number]:
+            labels = [scans.classes[scans.labels[one]] for one in (other, number)]
+            found.append(
+                f"{scans.names[other]} and {scans.names[number]} are the same scan with two labels, {labels[0]!r} and "
+                f"{labels[1]!r}; remove one of them"
+            )
+    return found
+
+
+def _equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
+    first: dict[Any, int] = {}
+    return [(first[key], number) for number, key in enumerate(keys) if first.setdefault(key, number) != number]
+
+
+def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Return a number for each of `count` scans, (count,): equal for those that ties connect."""
+    parent = list(range(count))
+
+    def root(number: int) -> int:
+        while parent[number] != number:
+            number = parent[number]
+        return number
+
+    for one, other in ties:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    return np.array([root(number) for number in range(count)], dtype=np.int64)
+
+
+def class_counts(counts: dict[str, int]) -> str:
+    """Return the counts of classes as text: the same number "each", else from the least to the largest."""
+    values = Counter(counts.values())
+    if len(values) == 1:
+        return f"{next(iter(values))} each"
+    least, most = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
+    return f"{counts[least]} ({least}) to {counts[most]} ({most})"

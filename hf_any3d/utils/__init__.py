@@ -1,0 +1,1 @@
+"""Files that are written whole, messages, text for cards, threads."""

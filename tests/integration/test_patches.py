@@ -1,0 +1,342 @@
+"""Every patch of PEFT and transformers is still needed: what the original does, and what the patched function does."""
+
+import ast
+import copy
+import inspect
+import pickle
+
+import accelerate
+import peft
+import pytest
+import torch
+import transformers
+from peft import (
+    AutoPeftModel,
+    LoraConfig,
+    PeftModel,
+    PeftModelForFeatureExtraction,
+    PromptTuningConfig,
+    auto as peft_auto,
+    get_peft_model,
+)
+from transformers import BertModel
+from transformers.models.auto import auto_factory
+
+import hf_any3d
+from hf_any3d.integration.patches import PATCHES, adapted_class
+from tests.common.models import case_of
+from tests.errors import raises
+from tests.mutation.mutants import ROOT, source_files
+from tests.tiny_encoders import clouds, tiny_config, tiny_model
+from tests.tiny_ptv3 import tiny_ptv3
+
+
+def original(function):
+    """The function of the library under our wrapper."""
+    assert function._patched_by_hf_any3d
+    return function.__wrapped__
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """The directory of a guided adapter."""
+    folder = tmp_path_factory.mktemp("adapter")
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.target)
+def test_every_patch_is_applied_once_keeps_the_signature_and_has_its_reason(patch):
+    owner, name = patch.owner_and_name()
+    wrapper = inspect.getattr_static(owner, name)
+    wrapper = getattr(wrapper, "__func__", wrapper)
+    assert wrapper._patched_by_hf_any3d and not hasattr(wrapper.__wrapped__, "_patched_by_hf_any3d")
+    assert (
+        inspect.signature(wrapper) == inspect.signature(wrapper.__wrapped__)
+        and wrapper.__doc__ == wrapper.__wrapped__.__doc__
+    )
+    assert patch.reason
+    patch.apply()
+    again = inspect.getattr_static(owner, name)
+    assert getattr(again, "__func__", again) is wrapper
+
+
+def test_what_was_looked_up_in_transformers_before_is_replaced_there_too(monkeypatch):
+    (patch,) = [each for each in PATCHES if each.target == "transformers.pipelines:pipeline"]
+    plain = original(transformers.pipelines.pipeline)
+    for place in (transformers, transformers.pipelines):  # transformers would look it up while it is replaced
+        monkeypatch.setattr(place, "pipeline", plain)
+    patch.apply()
+    assert original(transformers.pipeline) is plain
+    assert transformers.pipeline is transformers.pipelines.pipeline
+
+
+def changed_in(path):
+    """Targets of assignments in a file that are attributes or entries of something imported from other libraries."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    foreign = {
+        (name.asname or name.name).partition(".")[0]
+        for node in imports
+        for name in node.names
+        if (getattr(node, "module", None) or name.name).partition(".")[0]
+        in ("datasets", "huggingface_hub", "peft", "torch", "transformers")
+    }
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("setattr", "type.__setattr__"):
+            targets = [node.args[0]]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changes = node.func.attr in ("update", "append", "setdefault", "__setitem__", "insert")
+            targets = [node.func.value] if changes else []
+        for target in targets:
+            text = ast.unparse(target)
+            root = text.partition(".")[0].partition("[")[0]
+            if root in foreign and (text != root or isinstance(node, ast.Call)):
+                yield text
+
+
+def test_other_libraries_are_changed_in_one_place():
+    found = {
+        path.relative_to(ROOT).as_posix(): sorted(set(changed_in(path)))
+        for path in source_files()
+        if any(changed_in(path))
+    }
+    assert found.pop("hf_any3d/integration/patches.py") == [
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING",
+        "peft_integration.MIN_PEFT_VERSION",
+    ]
+    assert set(found) == {"hf_any3d/tuners/tuners_utils.py"}, found
+    assert {text.partition(".")[0] for text in found["hf_any3d/tuners/tuners_utils.py"]} == {"PeftType"}
+
+
+def test_patches_are_few_and_read_nothing_of_their_callers():
+    for path in source_files():
+        text = path.read_text(encoding="utf-8")
+        assert not any(name in text for name in ("_getframe", "currentframe", "inspect.stack")), path
+    patches = (ROOT / "hf_any3d" / "integration" / "patches.py").read_text(encoding="utf-8")
+    assert "argv" not in patches and len(PATCHES) <= 8
+
+
+def test_libraries_still_call_the_functions_where_they_are_patched():
+    for module, call in (
+        (auto_factory, "= find_adapter_config_file("),
+        (peft.peft_model, "= model.load_adapter("),
+        (peft.peft_model, "self.create_or_update_model_card("),
+        (peft.peft_model, "self.add_adapter("),
+        (transformers.utils.hub, "self._upload_modified_files("),
+        (transformers.utils.hub, "file = cached_files("),
+        (transformers.trainer, "self._load_best_model()"),
+        (transformers.trainer, "= self.compute_loss("),
+    ):
+        assert call in inspect.getsource(module), module.__name__
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Make models of PEFT as it would without this package."""
+
+    def make(model, config):
+        with monkeypatch.context() as patched:
+            patched.setattr(PeftModel, "__init__", original(PeftModel.__init__))
+            return get_peft_model(model, config)
+
+    return make
+
+
+def test_transformers_finds_no_files_that_it_knows_in_the_repository_of_the_authors(hub):
+    # The converted files: tests/published/test_published.py.
+    hub.commit("OpenShape/openshape-pointbert-no-lvis", {"model.pt": b"not read"}, in_lfs=True)
+    with raises(OSError, naming="preprocessor_config.json"):
+        original(transformers.utils.hub.cached_files)(
+            "OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"]
+        )
+    with raises(ValueError, naming="model.pt"):
+        transformers.utils.hub.cached_files("OpenShape/openshape-pointbert-no-lvis", ["preprocessor_config.json"])
+
+
+def test_models_around_ours_are_of_a_subclass_that_copies_and_pickles(plain, tmp_path):
+    for task, kind in ((None, PeftModel), ("FEATURE_EXTRACTION", PeftModelForFeatureExtraction)):
+        config = LoraConfig(task_type=task, target_modules=["query"])
+        assert type(plain(tiny_model("bert"), config)) is kind
+        bert = BertModel(tiny_config("bert"))
+        assert type(get_peft_model(bert, LoraConfig(task_type=task, target_modules=["query"]))) is kind
+        model = get_peft_model(tiny_model("bert"), config)
+        assert type(model) is adapted_class(kind) and isinstance(model, kind)
+        assert repr(model).startswith(f"{kind.__name__}(")
+        torch.save(model, tmp_path / "model.pt")
+        stored = torch.load(tmp_path / "model.pt", weights_only=False)
+        for again in (copy.copy(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model)), stored):
+            assert type(again) is type(model)
+            assert torch.equal(again.eval()(points=clouds(2))[0], model.eval()(points=clouds(2))[0])
+
+
+def test_peft_saves_an_adapter_without_the_config_of_its_model(plain, tmp_path):
+    for name, make in (("theirs", plain), ("ours", get_peft_model)):
+        make(tiny_model(), hf_any3d.GuidedAdapterConfig()).save_pretrained(tmp_path / name)
+    assert not (tmp_path / "theirs" / "config.json").exists()
+    assert (tmp_path / "ours" / "config.json").exists()
+
+
+def test_peft_writes_its_template_as_card(plain, tmp_path):
+    for name, make in (("theirs", plain), ("ours", get_peft_model)):
+        (tmp_path / name).mkdir()
+        make(tiny_model(), hf_any3d.GuidedAdapterConfig()).create_or_update_model_card(str(tmp_path / name))
+    assert "[More Information Needed]" in (tmp_path / "theirs" / "README.md").read_text()
+    assert "[More Information Needed]" not in (tmp_path / "ours" / "README.md").read_text()
+
+
+def test_a_push_puts_a_template_over_the_card(hub, plain):
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/adapter")
+    assert "hf_any3d" in hub.content("me/adapter", "README.md").decode()
+    plain(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/other")
+    assert "hf_any3d" not in hub.content("me/other", "README.md").decode()
+
+
+def test_peft_loads_an_adapter_onto_a_base_with_other_weights(adapter, plain):
+    def changed():
+        model = tiny_model()
+        with torch.no_grad():
+            next(model.any2point.encoder.parameters()).add_(1)
+        return model
+
+    plain(changed(), hf_any3d.GuidedAdapterConfig()).load_adapter(str(adapter), "theirs")
+    with raises(ValueError, naming="weights"):
+        PeftModel.from_pretrained(changed(), str(adapter))
+
+
+def test_peft_finds_no_modules_by_their_earlier_names(plain):
+    def config(name):
+        return LoraConfig(target_modules=[f"encoder.embeddings.{name}"])
+
+    model = tiny_ptv3(hf_any3d.PointTransformerV3ForPointCloudClassification)
+    with pytest.raises(ValueError, match="encoder.embeddings.projection.* not found"):
+        plain(copy.deepcopy(model), config("projection"))
+    today = "point_transformer_v3.embeddings.projection"
+    adapted = get_peft_model(copy.deepcopy(model), config("projection"))
+    assert adapted.targeted_module_names == [today]
+    adapted.add_adapter("second", config("projection"))
+    assert set(adapted.peft_config["second"].target_modules) == {today}
+    model.add_adapter(config("projection"))
+    assert set(model.peft_config["default"].target_modules) == {today}
+
+
+def test_peft_loses_the_weights_of_an_adapter_on_an_offloaded_model(plain, tmp_path):
+    config = LoraConfig(target_modules=["query"], modules_to_save=["classifier"])
+    model = get_peft_model(tiny_model("bert"), config)
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].out.bias.fill_(5)
+    model.save_pretrained(tmp_path)
+    expected = model.eval()(clouds(2)).logits
+
+    def offloaded():
+        return accelerate.cpu_offload(tiny_model("bert"), execution_device=torch.device("cpu"))
+
+    wrapped = plain(offloaded(), config)
+    wrapped.load_adapter(str(tmp_path), "theirs")
+    wrapped.set_adapter("theirs")
+    assert (wrapped.eval()(clouds(2)).logits - expected).abs().max() > 1
+    with pytest.raises(ValueError, match="the base model's weights are offloaded"):
+        PeftModel.from_pretrained(offloaded(), str(tmp_path))
+
+
+def test_pipelines_look_for_missing_paths_on_the_hub(hub):
+    before = len(hub.requests)
+    assert transformers.pipeline is transformers.pipelines.pipeline
+    with pytest.raises(OSError):
+        original(transformers.pipeline)("point-cloud-classification", model="outputs/no-such-model")
+    asked = len(hub.requests)
+    assert asked > before
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-model"):
+        transformers.pipeline("point-cloud-classification", "outputs/no-such-model")
+    assert len(hub.requests) == asked
+    with raises(OSError, naming="outputs/no-such-model"):  # may be a model of others
+        transformers.pipeline(model="outputs/no-such-model")
+    assert len(hub.requests) > asked
+
+
+def test_pipelines_find_no_task_of_adapters_and_directories(hub, adapter):
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub("me/task-of-adapter")
+    hf_any3d.PointCloudProcessor(num_points=48).push_to_hub("me/task-of-adapter")
+    hf_any3d.PointCloudProcessor(num_points=48).save_pretrained(adapter)
+    for name in ("me/task-of-adapter", str(adapter)):
+        with pytest.raises((RuntimeError, ValueError)):
+            original(transformers.pipeline)(model=name)
+        assert transformers.pipeline(model=name).task == "point-cloud-classification"
+    hub.commit("me/of-peft", {"README.md": b"---\nlibrary_name: peft\npipeline_tag: text-generation\n---\n"})
+    with pytest.raises(RuntimeError, match="is meant to be used with peft"):
+        transformers.pipelines.get_task("me/of-peft")
+
+
+def test_pipelines_turn_from_an_adapter_repository_to_its_base(hub):
+    name = "me/piped-adapter"
+    get_peft_model(tiny_model(), hf_any3d.GuidedAdapterConfig()).push_to_hub(name)
+    hf_any3d.PointCloudProcessor(num_points=48).push_to_hub(name)
+    with pytest.raises((OSError, ValueError)):  # it looks for the processor beside the encoder
+        original(transformers.pipeline)("point-cloud-classification", model=name)
+    pipe = transformers.pipeline("point-cloud-classification", model=name)
+    assert type(pipe.model) is hf_any3d.Any2PointForPointCloudClassification
+
+
+def test_peft_looks_for_missing_adapters_on_the_hub(hub):
+    before = len(hub.requests)
+    with pytest.raises(Exception):  # noqa: B017  the kind of error differs by release
+        original(PeftModel.from_pretrained.__func__)(PeftModel, tiny_model(), "outputs/no-such-adapter")
+    asked = len(hub.requests)
+    assert asked > before
+    with pytest.raises(FileNotFoundError, match="^no directory outputs/no-such-adapter"):
+        PeftModel.from_pretrained(tiny_model(), "outputs/no-such-adapter")
+    assert len(hub.requests) == asked
+
+
+def test_transformers_turns_from_an_adapter_repository_to_its_base(adapter):
+    assert original(auto_factory.find_adapter_config_file)(str(adapter)) is not None
+    assert auto_factory.find_adapter_config_file(str(adapter)) is None
+
+
+def test_auto_peft_model_does_not_open_by_the_config(adapter):
+    with pytest.raises(Exception):  # noqa: B017  the kind of error differs by release
+        original(peft_auto._BaseAutoPeftModel.from_pretrained.__func__)(AutoPeftModel, str(adapter))
+    assert isinstance(
+        AutoPeftModel.from_pretrained(adapter).get_base_model(), hf_any3d.Any2PointForPointCloudClassification
+    )
+
+
+def trainer_of(model, folder, **settings):
+    arguments = transformers.TrainingArguments(folder, report_to="none", use_cpu=True, **settings)
+    return transformers.Trainer(model, arguments)
+
+
+def test_trainers_load_the_default_adapter_into_the_active_one_as_the_best(plain, tmp_path):
+    model = plain(tiny_model(), hf_any3d.GuidedAdapterConfig(init_weights=False))
+    model.add_adapter("second", hf_any3d.GuidedAdapterConfig(init_weights=False))
+    model.set_adapter("second")
+    model.save_pretrained(tmp_path)
+    trainer = trainer_of(model, tmp_path)
+    trainer.state.best_model_checkpoint = str(tmp_path)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".second." in name}
+    trainer._load_best_model()  # of a model that is none of this package's class
+    after = model.state_dict()
+    assert all(torch.equal(after[name], after[name.replace(".second.", ".default.")]) for name in before)
+    assert not all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_trainers_smooth_labels_of_any_loss(tmp_path):
+    case = case_of(hf_any3d.PatchAlign3DForZeroShotPointCloudSegmentation)
+    trainer = trainer_of(case.still(), tmp_path, label_smoothing_factor=1e-9)
+    batch = case.labeled()
+    with torch.no_grad():
+        theirs = original(transformers.Trainer.compute_loss)(trainer, trainer.model, dict(batch))
+        assert abs(theirs - trainer.model(**batch).loss) > 1
+        with raises(ValueError, naming="--label_smoothing_factor"):
+            trainer.compute_loss(trainer.model, dict(batch))
+
+
+def test_prompt_methods_are_not_refused_by_peft_in_words_that_help(plain):
+    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(Exception) as theirs:  # noqa: B017, PT011
+        plain(tiny_model(), config)
+    assert "reads none" not in str(theirs.value)
+    with pytest.raises(ValueError, match="learns embeddings of words, and .* reads none"):
+        get_peft_model(tiny_model(), config)

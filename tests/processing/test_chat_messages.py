@@ -1,0 +1,141 @@
+"""Messages: their texts and clouds, those of the released programs, and what is no conversation."""
+
+import pytest
+
+from hf_any3d.processing.chat_messages import (
+    MOST_CHARACTERS,
+    as_conversations,
+    check_texts,
+    clean_question,
+    cloud_of,
+    fold_system,
+    is_conversation,
+    released_answer,
+    released_evaluation_answer,
+    take_clouds,
+    training_messages,
+)
+from tests.errors import raises
+
+CLOUD = {"type": "point_cloud"}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def said(role, *parts):
+    return {"role": role, "content": list(parts)}
+
+
+def test_questions_are_cleaned_as_captions_are():
+    assert clean_question('What IS "this"? A (red) chair!; no: *#~ .') == "what is this ? a red chair no"
+    assert clean_question(" ".join(map(str, range(60)))).split() == [str(number) for number in range(50)]
+
+
+@pytest.mark.parametrize(("turns", "first"), [(2, "what is it? "), (4, "What IS it?")])
+def test_stored_conversations_begin_with_their_cloud(turns, first):
+    values = ["<point>\nWhat IS it?", "A Chair.", "Why?", "So."][:turns]
+    stored = [{"from": ("human", "gpt")[number % 2], "value": value} for number, value in enumerate(values)]
+    question, answer, *rest = training_messages(stored)
+    assert question == said("user", CLOUD, text(first.strip())) and answer == said("assistant", text("A Chair."))
+    assert rest == [said("user", text("Why?")), said("assistant", text("So."))][: turns - 2]
+
+
+@pytest.mark.parametrize(
+    ("decoded", "answer"),
+    [
+        ("<s>[INST] What? [/INST] A chair. </s> more", "A chair."),
+        (" A <s>lamp ", "A lamp"),
+        ("a[/INST]b[/INST] c", "c"),
+    ],
+)
+def test_released_answers_are_what_follows_the_question(decoded, answer):
+    assert released_answer(decoded) == answer
+
+
+def test_released_answers_are_judged_in_small_letters_up_to_the_end_mark():
+    assert released_evaluation_answer("<unk> A Chair. ### B") == "a chair."
+
+
+@pytest.mark.parametrize(
+    ("part", "cloud"),
+    [
+        ({**CLOUD, "point_cloud": "a"}, "a"),
+        ({**CLOUD, "path": "a.ply"}, {"path": "a.ply"}),
+        ({**CLOUD, "points": [1], "colors": [2]}, {"points": [1], "colors": [2]}),
+        ({**CLOUD, "bytes": b"ply", "path": None}, {"bytes": b"ply", "path": None}),
+        ({**CLOUD, "point_cloud": None}, None),
+        (CLOUD, None),
+    ],
+)
+def test_a_part_may_hold_its_cloud_in_several_ways(part, cloud):
+    assert cloud_of(part) == cloud
+
+
+def test_clouds_are_taken_in_their_order():
+    messages = [said("user", {**CLOUD, "point_cloud": "a"}, text("x"), CLOUD), {"role": "assistant", "content": "y"}]
+    plain, clouds = take_clouds(messages, ["b"])
+    assert clouds == ["a", "b"] and plain == [said("user", CLOUD, text("x"), CLOUD), said("assistant", text("y"))]
+    assert take_clouds(messages)[1] == ["a", None]
+    for further, complete, message in (
+        (["b", "c"], False, "1 places for point clouds and 2 clouds"),
+        ((), True, "1 places for point clouds and 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            take_clouds(messages, further, complete)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("text", "a message is 'text'; expected a dict with 'role' and 'content'"),
+        ({"role": "user"}, "expected a dict with 'role' and 'content'"),
+        ({"role": "bot", "content": "x"}, "a message has role 'bot'; expected one of"),
+        ({"role": "user", "content": 3}, "the content of a message is 3; expected a text or a list of parts"),
+        (said("user", "x"), "a part is 'x'; expected a dict with 'type'"),
+        (said("user", {"type": "image"}), "a part has type 'image'; expected 'text' or 'point_cloud'"),
+        (said("user", {"type": "text", "text": 3}), "3"),
+        (said("user", {"type": "text"}), "None"),
+        (said("user", text("\ud800")), "half of a character"),
+    ],
+)
+def test_what_is_no_message_is_refused(message, reason):
+    with pytest.raises(ValueError, match=reason):
+        take_clouds([message])
+
+
+def test_one_or_many_conversations():
+    one = [said("user", text("x"))]
+    assert as_conversations(one) == ([one], False) and as_conversations([one, one]) == ([one, one], True)
+    assert (
+        is_conversation(tuple(one))
+        and not is_conversation([])
+        and not is_conversation(["x"])
+        and not is_conversation("x")
+    )
+    for wrong in ([], [one, []], "x", None):
+        with pytest.raises(ValueError, match=f"conversation is a {type(wrong).__name__}; expected messages"):
+            as_conversations(wrong)
+
+
+def test_texts_are_limited_and_hold_no_special_token_but_in_answers():
+    check_texts([said("user", text("a" * MOST_CHARACTERS))], ["<end>", ""])
+    with pytest.raises(ValueError, match=f"the texts have {MOST_CHARACTERS + 1:,} characters; expected at most"):
+        check_texts([said("user", text("a" * MOST_CHARACTERS)), said("assistant", CLOUD, text("b"))], [])
+    check_texts([said("assistant", text("so<end>"))], ["<end>"])
+    for role in ("user", "system"):
+        with raises(ValueError, naming="'<end>'"):
+            check_texts([said(role, text("so<end>"))], ["other", "<end>"])
+
+
+def test_the_text_of_the_system_goes_before_the_first_question():
+    system, question = said("system", text("Be"), text(" brief.")), said("user", CLOUD, text("x"), text("y"))
+    answer = said("assistant", text("z"))
+    folded = fold_system([system, question, answer])
+    assert folded == [said("user", CLOUD, text("Be brief.\n\n"), text("x"), text("y")), answer]
+    assert fold_system([system, said("user", CLOUD)]) == [said("user", CLOUD, text("Be brief.\n\n"))]
+    assert fold_system([question, answer]) == [question, answer] and fold_system([]) == []
+    for wrong in ([said("system", CLOUD), question], [system], [system, answer]):
+        with pytest.raises(ValueError, match="expected text and a question"):
+            fold_system(wrong)

@@ -1,0 +1,96 @@
+"""`PointTransformerV3Processor`: voxels as the released programs make them, and the way back to all points."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
+from hf_any3d.processing.voxels import VOXEL_PRESETS
+from tests.errors import raises
+from tests.modeling.ptv3_case import Ptv3Case
+
+
+def rows(case) -> list[dict[str, np.ndarray]]:
+    """The case's raw clouds as rows of a dataset, without what the case fills with zeros."""
+    specs = case.manifest["input"]["clouds"]
+    names = {"points": "coord", "colors": "color", "normals": "normal"}
+    return [
+        {
+            ours: cloud[theirs] / (255 if theirs == "color" else 1)
+            for ours, theirs in names.items()
+            if theirs not in spec.get("zero", ())
+        }
+        for cloud, spec in zip(case.raw, specs, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("sonata", "sonata"), ("concerto", "concerto_outdoor"), ("utonia", "utonia_indoor")]
+)
+def test_presets_make_the_released_cells(name, preset):
+    case = Ptv3Case(f"ptv3_{name}")
+    found = PointTransformerV3Processor(**VOXEL_PRESETS[preset])(rows(case))
+    for number, (letter, raw) in enumerate(zip("ab", case.raw, strict=True)):
+        own = found["inverse"][number][found["inverse"][number] >= 0]
+        count = int(found["point_mask"][number].sum())
+        assert len(own) == len(raw["coord"]) and int(own.max()) == count - 1
+        stored = case.voxels["grid_coord"][number][case.expected[f"inverse.{letter}"].long()]
+        assert torch.equal(found["grid_coord"][number][own], stored)
+        # The same points where both programs keep them, up to the origin that depends on which are kept.
+        channels = found["points"][number, :count]
+        assert not found["points"][number, count:].any()
+        kept = set(map(tuple, np.round(raw["color"], 2).tolist()))
+        if "color" not in case.manifest["input"]["clouds"][number].get("zero", ()):
+            assert set(map(tuple, np.round(channels[:, 3:6].numpy() * 255, 2).tolist())) <= kept
+        else:
+            assert not channels[:, 3:].any()
+
+
+def test_points_are_drawn_without_repeats():
+    cloud = np.random.default_rng(0).random((500, 3))
+    made = PointTransformerV3Processor(features=["xyz"], grid_size=1e-4, drawn_points=490)(cloud)
+    assert made["points"].shape == (1, 490, 3)
+
+
+def test_settings_scale_center_and_sample():
+    cloud = np.random.default_rng(0).random((500, 3), dtype=np.float32) * [2, 1, 0.5] + [5, -3, 2]
+    made = PointTransformerV3Processor(features=["xyz"], grid_size=0.1)(cloud)
+    again = PointTransformerV3Processor(features=["xyz"], grid_size=0.05, factor=0.5)(cloud)
+    assert torch.equal(made["inverse"], again["inverse"])
+    torch.testing.assert_close(made["points"], again["points"] * 2)
+    own = made["points"][0][made["inverse"][0]]
+    assert (own - torch.from_numpy(cloud).float() - (own - torch.from_numpy(cloud).float()).mean(0)).abs().max() < 0.1
+    assert made["points"][0, :, 2].min() >= 0
+    ball = PointTransformerV3Processor(features=["xyz"], **VOXEL_PRESETS["utonia_objects"] | {"box_center": None})
+    assert ball(cloud)["points"].norm(dim=-1).max() <= 1 + 1e-5
+    after = PointTransformerV3Processor(features=["xyz"], grid_size=0.1, box_center="across", center_voxels=True)
+    points = after(cloud)["points"][0]
+    torch.testing.assert_close(points.amin(0)[:2], -points.amax(0)[:2])
+    assert points[:, 2].min() >= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid_size": 0.0}, "grid_size: 0.0; expected a positive number"),
+        ({"factor": -1.0}, "factor: -1.0; expected a positive number"),
+        ({"box_center": "middle"}, "box_center: 'middle'; expected one of 'ground', 'half_ground', 'across', None"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PointTransformerV3Processor(**settings)
+
+
+def test_clouds_of_too_many_cells_are_named():
+    clouds = [np.random.default_rng(0).random((9, 3)), np.random.default_rng(1).random((9, 3)) * 1e6]
+    with raises(ValueError, naming="grid_size"):
+        PointTransformerV3Processor(features=["xyz"])(clouds)
+
+
+def test_a_saved_processor_opens_as_its_own_class(tmp_path):
+    PointTransformerV3Processor(factor=0.5).save_pretrained(tmp_path)
+    opened = PointCloudProcessor.from_pretrained(tmp_path)
+    assert type(opened) is PointTransformerV3Processor and opened.factor == 0.5
+    PointCloudProcessor(num_points=7).save_pretrained(tmp_path)
+    assert type(PointCloudProcessor.from_pretrained(tmp_path)) is PointCloudProcessor

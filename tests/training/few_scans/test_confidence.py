@@ -1,0 +1,114 @@
+"""How sure an accuracy on few scans is, in numbers and words."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.evaluation.classification import wilson_interval
+from hf_any3d.training.few_scans.confidence import Estimate
+from hf_any3d.training.few_scans.plan import MOST_SCANS, TABLE, advice_for, plan_for
+
+NAMES = ["ball", "cone", "stick"]
+
+
+def test_the_interval_is_wilsons():
+    # Newcombe, "Two-sided confidence intervals for the single proportion", 1998, Table I.
+    for right, total, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611)):
+        assert wilson_interval(right, total) == pytest.approx((low, high), abs=1e-4)
+    assert wilson_interval(29, 29)[1] == 1.0
+    for right, total in ((3, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=f"{right} of {total} samples are right; expected 0 to all of at least"):
+            wilson_interval(right, total)
+    assert wilson_interval(0, 1)[0] == 0 and wilson_interval(1, 1)[1] == 1
+    # With one deviation of the mean it is narrower: the roots of (share - p)^2 = deviations^2 p (1 - p) / total.
+    for deviations in (1.0, 2.5):
+        low, high = wilson_interval(3, 10, deviations)
+        for root in (low, high):
+            assert (0.3 - root) ** 2 == pytest.approx(deviations**2 * root * (1 - root) / 10)
+        assert low < 0.3 < high
+
+
+@pytest.fixture
+def estimate() -> Estimate:
+    labels = np.array([0, 0, 0, 1, 1, 2, 2])
+    predicted = np.array([0, 0, 1, 2, 2, 2, 0])
+    logits = np.eye(3)[predicted] * 4
+    logits[-1] = np.nan  # was never held out
+    return Estimate.from_logits(logits, labels, NAMES, "cross-validation in 2 folds")
+
+
+def test_rows_that_were_never_held_out_do_not_count(estimate):
+    assert (estimate.right, estimate.total) == (3, 6)
+    assert estimate.metrics()["accuracy"] == 0.5 and estimate.metrics()["clouds"] == 6
+    assert estimate.class_accuracy() == pytest.approx({"ball": 2 / 3, "cone": 0, "stick": 1})
+    right, wrong = np.log(np.exp(4) + 2) - 4, np.log(np.exp(4) + 2)
+    assert estimate.loss == pytest.approx((3 * right + 3 * wrong) / 6)
+
+
+def test_words_name_counts_interval_and_confused_classes(estimate):
+    assert estimate.text() == "50 % (3 of 6 scans; 95 % interval 19 to 81 %)"
+    assert estimate.confusion_text() == (
+        "cone taken for stick (2), ball taken for cone (1); more scans of cone would help most, 0 of 2 right"
+    )
+    section = estimate.section()
+    assert "by cross-validation in 2 folds" in section and "| cone | 2 | 0 | stick 2 |" in section
+    perfect = Estimate(np.diag([2, 3, 4]), NAMES, 0.1, "a test split")
+    assert perfect.confusion_text() == "no classes confused" and perfect.weakest() is None
+
+
+def test_the_plan_depends_on_the_number_of_scans_alone():
+    assert plan_for({"ball": 1, "stick": 1}) == TABLE[1]
+    assert plan_for({"ball": 5, "stick": 40, "cone": 30}) == plan_for({"a": 30, "b": 30, "c": 30})
+    assert plan_for({"ball": MOST_SCANS, "stick": 1}).way == "trained"
+    chosen = plan_for({"ball": 5, "stick": 5}, copies=1, way=None, strength=None)
+    assert (chosen.copies, chosen.reason, chosen.way) == (1, "as requested", "features")
+
+
+def test_the_three_most_frequent_confusions_are_named_and_the_others_counted():
+    matrix = np.array([[5, 1, 2, 0], [1, 5, 0, 0], [0, 3, 5, 0], [0, 0, 0, 1]])
+    estimate = Estimate(matrix, [*NAMES, "arch"], 0.1, "a test split")
+    assert estimate.confused() == [
+        ("stick", "cone", 3), ("ball", "stick", 2), ("ball", "cone", 1), ("cone", "ball", 1)
+    ]  # fmt: skip
+    assert estimate.confusion_text() == (
+        "stick taken for cone (3), ball taken for stick (2), ball taken for cone (1) and 1 more pairs; more scans of "
+        "ball would help most, 5 of 8 right"
+    )
+    three = Estimate(matrix - np.eye(4, k=-1, dtype=int) * [[0], [1], [0], [0]], [*NAMES, "arch"], 0.1, "")
+    assert "more pairs" not in three.confusion_text() and len(three.confused()) == 3
+    assert "| ball | 8 | 5 | stick 2, cone 1 |" in estimate.section() and "| arch | 1 | 1 |  |" in estimate.section()
+
+
+def test_classes_without_judged_scans_are_left_out():
+    estimate = Estimate(np.array([[1, 1, 0], [0, 0, 0], [0, 0, 2]]), NAMES, 0.1, "a test split")
+    assert estimate.class_accuracy() == {"ball": 0.5, "stick": 1.0} and "| cone |" not in estimate.section()
+    assert estimate.weakest() == ("ball", 1, 2)
+    assert estimate.metrics()["mean_class_accuracy"] == 0.75
+    low, high = wilson_interval(3, 4)
+    assert (estimate.metrics()["accuracy_low"], estimate.metrics()["accuracy_high"]) == (low, high)
+
+
+def test_large_logits_have_a_finite_loss():
+    found = Estimate.from_logits(np.array([[1e4, 0.0], [1e4, 0.0]]), np.array([0, 1]), ["a", "b"], "")
+    assert found.loss == pytest.approx(5e3)
+
+
+@pytest.mark.parametrize(("usual", "row"), [(1, 1), (4, 1), (5, 5), (10, 5), (11, 11), (30, 11)])
+def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
+    assert plan_for({"a": usual, "b": usual, "c": 1}) == TABLE[row]
+    assert plan_for({"a": usual - 1, "b": usual + 1, "c": usual}) == TABLE[row]
+    assert plan_for({"a": MOST_SCANS}).way == "features" and plan_for({"a": MOST_SCANS + 1}).way == "trained"
+    assert plan_for({"a": usual, "b": usual}, copies=TABLE[row].copies) == TABLE[row]  # is no request
+
+
+@pytest.mark.parametrize(
+    ("counts", "minutes", "points"),
+    [((5, 5), 1, 4), ((5, 5, 1), 1, 4), ((9,) * 20, 3, 4), ((10,) * 15, 3, 2), ((25,) * 10, 5, 2)],
+)
+def test_a_training_beside_the_head_is_advised_where_it_is_better(counts, minutes, points):
+    advice = advice_for(dict(enumerate(counts)))
+    assert advice == f"--way both, some {minutes} min of training, was {points} points better where it was tried"
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 9), (1, 1), (251,), (51,) * 5])
+def test_few_and_many_scans_get_no_advice_to_train(counts):
+    assert advice_for(dict(enumerate(counts))) == ""

@@ -1,0 +1,49 @@
+"""Things of no class: the same ones on every machine, of several kinds, with the given axis up."""
+
+import numpy as np
+import pytest
+
+from hf_any3d.training.few_scans.no_class import KINDS, draw_things
+from tests.errors import raises
+from tests.golden import assert_stored
+
+
+def test_things_are_equal_for_a_seed_and_fill_the_unit_sphere():
+    things = draw_things(21, 100)
+    assert things.shape == (21, 100, 3) and things.dtype == np.float32
+    assert np.array_equal(things, draw_things(21, 100)) and not np.array_equal(things, draw_things(21, 100, seed=1))
+    np.testing.assert_allclose(np.linalg.norm(things, axis=-1).max(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(things.mean(axis=1), 0, atol=1e-5)
+    # Those of the first places do not depend on how many there are.
+    assert np.array_equal(things[:5], draw_things(5, 100))
+
+
+def test_things_are_those_of_earlier_versions():
+    # As many as have all forms of each kind.
+    stored = [0.544092, -0.102129, -0.004899, -0.499077, 0.102676, 0.085469, -0.441544]
+    things = draw_things(19 * len(KINDS), 64)
+    assert_stored([things[number :: len(KINDS)] for number in range(len(KINDS))], stored)
+
+
+def test_a_kind_is_left_out_and_the_others_stay():
+    things, kinds = draw_things(21, 50), np.arange(21) % len(KINDS)
+    for number, kind in enumerate(KINDS):
+        assert np.array_equal(draw_things(21, 50, without=kind), things[kinds != number])
+    with raises(ValueError, naming="without='cat'; expected one of noise"):
+        draw_things(without="cat")
+
+
+def test_another_axis_up_turns_things_and_mirrors_none():
+    things = draw_things(7, 50)
+    for axis, up in (("z", 2), ("x", 0)):
+        turned = draw_things(7, 50, axis)
+        assert np.array_equal(turned[..., up], things[..., 1])
+        product = np.linalg.det(np.linalg.lstsq(things[0], turned[0], rcond=None)[0])
+        assert product == pytest.approx(1, abs=1e-4)
+
+
+def test_things_of_a_kind_differ_in_form():
+    things = draw_things(len(KINDS) * 12, 200)
+    for number in range(len(KINDS)):
+        extents = np.sort(np.ptp(things[number :: len(KINDS)], axis=1), axis=-1)
+        assert (extents[:, 0] / extents[:, 2]).std() > 0.02

@@ -1,0 +1,212 @@
+"""Files are written completely or not at all, without leftovers."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_any3d.conversions.saving import new_directory
+from hf_any3d.utils.atomic_files import (
+    atomic_write,
+    claim,
+    read_json,
+    read_json_object,
+    release_claims,
+    remove_temporaries,
+    temporary_path,
+    write_json,
+    write_text,
+)
+from tests.errors import raises
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def names_below(folder):
+    return sorted(file.name for file in folder.rglob("*") if file.is_file())
+
+
+def test_text_and_json_are_written_with_the_folders_above_them(tmp_path):
+    assert write_text(tmp_path / "a" / "b" / "page.html", "Maße\n").read_text(encoding="utf-8") == "Maße\n"
+    path = write_json(str(tmp_path / "c" / "report.json"), {"größe": [1, 2]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"größe": [1, 2]}
+    assert "größe" in path.read_text(encoding="utf-8"), "people read it too"
+    assert names_below(tmp_path) == ["page.html", "report.json"]
+
+
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    path = write_text(tmp_path / "report.txt", "old")
+    with atomic_write(path) as unfinished:
+        unfinished.write_text("ne")
+        assert path.read_text() == "old"
+        unfinished.write_text("new")
+    assert path.read_text() == "new" and names_below(tmp_path) == ["report.txt"]
+
+
+def test_after_an_error_nothing_half_written_stays(tmp_path):
+    path = write_text(tmp_path / "report.txt", "old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as unfinished:
+        unfinished.write_text("ne")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and names_below(tmp_path) == ["report.txt"]
+
+
+def test_folder_in_the_place_of_the_file_is_refused_and_kept(tmp_path):
+    with pytest.raises(IsADirectoryError, match=tmp_path.name):
+        write_text(tmp_path, "text")
+    assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    elsewhere = write_text(tmp_path / "elsewhere.txt", "mine")
+    (tmp_path / "report.txt").symlink_to(elsewhere)
+    path = write_text(tmp_path / "report.txt", "new")
+    assert not path.is_symlink() and path.read_text() == "new" and elsewhere.read_text() == "mine"
+
+
+def test_a_disk_that_is_full_is_an_error_that_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with raises(OSError, naming="report.txt"):
+            write_text(tmp_path / "report.txt", "x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names_below(tmp_path) == []
+
+
+def killed_while(code):
+    """Run code in a process that is killed at its signal; return its number."""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    return child.pid
+
+
+OPEN = "import importlib.util as u, sys, time; s = u.spec_from_file_location('w', 'hf_any3d/utils/atomic_files.py'); "
+OPEN += "w = u.module_from_spec(s); sys.modules['w'] = w; s.loader.exec_module(w); "
+WAIT = "print('here', flush=True); time.sleep(60)"
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_not(tmp_path):
+    path = tmp_path / "report.txt"
+    killed = killed_while(f"{OPEN}c = w.atomic_write({str(path)!r}); f = c.__enter__(); f.write_text('ha'); {WAIT}")
+    left = temporary_path(path).name.replace(str(os.getpid()), str(killed))
+    others = temporary_path(path).with_name(temporary_path(path).name.replace(str(os.getpid()), str(os.getppid())))
+    others.write_text("half")
+    assert names_below(tmp_path) == sorted([left, others.name])
+    write_text(path, "whole")
+    assert names_below(tmp_path) == sorted([others.name, "report.txt"])
+
+
+def test_folders_are_listed_once_and_not_for_every_file(tmp_path, monkeypatch):
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    for number in range(12):
+        write_text(tmp_path / f"{number}.txt", "new")
+    assert listed == [tmp_path]
+
+
+def test_a_second_writer_is_told_and_a_killed_one_keeps_nobody_out(tmp_path):
+    lock = tmp_path / "out" / "_lock"
+    code = f"{OPEN}c = w.claim({str(lock)!r}, 'out'); {WAIT}"
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"here\n"
+    with pytest.raises(BlockingIOError, match=f"out: process {child.pid} on .* is writing there; wait"):
+        claim(lock, "out")
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with claim(lock, "out") as first, claim(lock, "out") as again:
+        assert first is again and lock.read_text().startswith(f"process {os.getpid()} on ")
+    assert names_below(tmp_path) == []
+
+
+def test_a_new_directory_appears_whole_and_takes_away_what_killed_processes_left(tmp_path):
+    left = tmp_path / ".model.somewhere.17.tmp"
+    left.mkdir()
+    (left / "weights").write_text("half")
+    with new_directory(tmp_path / "model") as directory:
+        assert not left.exists() and not (tmp_path / "model").exists()
+        (directory / "weights").write_text("whole")
+    assert names_below(tmp_path) == ["weights"] and (tmp_path / "model" / "weights").read_text() == "whole"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_new_directory_is_never_written_through_a_link(tmp_path, there):
+    if there:
+        (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    with raises(FileExistsError, naming="model: is a symbolic link"):
+        with new_directory(tmp_path / "model"):
+            pytest.fail("the work has begun")
+    assert names_below(tmp_path) == []
+
+
+def test_json_is_read_unless_it_is_missing_damaged_or_something_else(tmp_path):
+    path = tmp_path / "a.json"
+    for text, value, members in (
+        ('{"a": 1}', {"a": 1}, {"a": 1}),
+        ("[1]", [1], {}),
+        ("null", None, {}),
+        ("{", None, {}),
+        ("[" * 100_000, None, {}),
+    ):
+        path.write_text(text)
+        assert read_json(path) == value and read_json_object(path) == members
+    path.write_bytes(b"\xff")
+    assert read_json(path) is None and read_json_object(tmp_path / "none.json") == {}
+    assert write_json(path, {"ä": [1]}).read_text(encoding="utf-8") == '{\n  "ä": [\n    1\n  ]\n}\n'
+
+
+def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
+    kept = [tmp_path / name for name in ("a[1]", ".a[1].tmp", ".other", "a.tmp", ".tmp62", "tmp623dR6")]
+    left = [temporary_path(tmp_path / name) for name in ("a[1]", "a1", "b*")]
+    unfinished = tmp_path / ".tmp623dR6"  # of safetensors, which names no file in it
+    for path in (*kept, *left[1:], unfinished):
+        path.touch()
+    (tmp_path / ".tmp-own-2").mkdir()
+    left[0].mkdir()
+    (left[0] / "inner").touch()
+    remove_temporaries(tmp_path, "a[1]")
+    assert [path.exists() for path in left] == [False, True, True] and all(path.exists() for path in kept)
+    assert unfinished.exists()
+    remove_temporaries(tmp_path)
+    assert not any(path.exists() for path in (*left, unfinished)) and (tmp_path / ".tmp-own-2").exists()
+    assert [path.exists() for path in kept] == [True, False, True, True, True, True]
+
+
+def test_a_claim_is_one_for_a_process_and_its_file_goes_with_it(tmp_path):
+    lock = tmp_path / "new" / ".lock"
+    first = claim(lock, tmp_path)
+    assert claim(str(lock), tmp_path) is first
+    assert lock.read_text().startswith(f"process {os.getpid()} on ") and lock.read_text().count("\n") == 1
+    with claim(lock, tmp_path) as again:
+        assert again is first
+    assert not lock.exists()
+    second = claim(lock, tmp_path)
+    assert second is not first and lock.exists()
+    other = claim(tmp_path / "other", tmp_path)
+    release_claims()
+    assert not lock.exists() and not (tmp_path / "other").exists() and other.file.closed and second.file.closed
+
+
+def test_errors_of_a_disk_are_told_without_the_temporary_name(tmp_path):
+    path = tmp_path / "a"
+    text = f"{path} could not be written (No space left on device); nothing of it was kept"
+    with pytest.raises(OSError, match=re.escape(text)), atomic_write(path):
+        raise OSError(28, "x", str(temporary_path(path)))
+    with pytest.raises(OSError, match=r"could not be written \(odd\)"), atomic_write(path):
+        raise OSError("odd")
+    error = OSError(2, "gone", "another file")
+    with raises(OSError, naming="gone: 'another file'") as caught, atomic_write(path):
+        raise error
+    assert caught.value is error and not list(tmp_path.iterdir())
