@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -87,14 +88,7 @@ class PointNet2Config(BaselineConfig):
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        levels = len(self.num_centers)
-        for name in ("radii", "num_neighbors", "level_widths"):
-            if len(getattr(self, name)) != levels or not levels:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries; expected one for each level, at least one: "
-                    f"num_centers has {levels}"
-                )
-        if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
+        if any(later > earlier for earlier, later in pairwise(self.num_centers)):  # they would be filled up
             raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod

@@ -46,6 +46,28 @@ class PointNetPreTrainedModel(LibraryModelMixin, CheckedLoadingMixin, NoAttentio
                 init.uniform_(module.bias, -bound, bound)
 
 
+class _Classifier(PointNetPreTrainedModel):
+    """Base class of classifiers: a head on the maximum over a cloud."""
+
+    def __init__(self, config: BaselineConfig, base_class: type[PointNetPreTrainedModel]):
+        super().__init__(config)
+        setattr(self, self.base_model_prefix, base_class(config))
+        self.classifier = ClassificationHead(
+            config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
+        )
+        self.post_init()
+
+    @strict_forward
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> SequenceClassifierOutput:
+        """Classify point clouds; returns `logits (batch, labels)`."""
+        output = self.base_model(points, **kwargs, return_dict=True)
+        logits = self.classifier(output.pooler_output)  # (batch, labels)
+        loss = classification_loss(logits, labels, self.config)
+        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
+
+
 class PointFeatures(nn.Module):
     """For base models: features of points or centers, and their maximum; a subclass implements `encode`."""
 
@@ -95,24 +117,11 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
         return states, points[..., :3]
 
 
-class PointNetForPointCloudClassification(PointNetPreTrainedModel):
+class PointNetForPointCloudClassification(_Classifier):
     """`PointNetModel` with a classification head."""
 
     def __init__(self, config: PointNetConfig):
-        super().__init__(config)
-        self.pointnet = PointNetModel(config)
-        self.classifier = _head(config)
-        self.post_init()
-
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.pointnet(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
-        loss = classification_loss(logits, labels, self.config)
-        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
+        super().__init__(config, PointNetModel)
 
 
 class PointNet2PreTrainedModel(PointNetPreTrainedModel):
@@ -161,27 +170,8 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
         return [*states, hidden_states], xyz
 
 
-class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
+class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel, _Classifier):
     """`PointNet2Model` with a classification head."""
 
     def __init__(self, config: PointNet2Config):
-        super().__init__(config)
-        self.pointnet2 = PointNet2Model(config)
-        self.classifier = _head(config)
-        self.post_init()
-
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.pointnet2(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
-        loss = classification_loss(logits, labels, self.config)
-        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
-
-
-def _head(config: BaselineConfig) -> ClassificationHead:
-    return ClassificationHead(
-        config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
-    )
+        super().__init__(config, PointNet2Model)

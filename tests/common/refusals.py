@@ -272,9 +272,9 @@ feature("assisted generation", "a smaller model that drafts tokens")
 refuse(
     "assisted generation",
     ("a language model without the placeholder",),
-    ValueError,
-    "assistant_model has 24 tokens.*point_token_id=99; expected a MiniGPT3DForConditionalGeneration",
-    "it cannot embed the prompt; transformers' own multimodal models end with an IndexError of torch",
+    IndexError,
+    "index out of range",
+    "it cannot embed the prompt, as with transformers' own multimodal models",
 )
 feature("drafts after a cache", "assisted generation that continues a conversation")
 refuse(
