@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import changed_settings, hub_name
-from hf_any3d.modeling.config_checks import read_settings
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.registry import DATASETS
 
 
@@ -159,7 +160,8 @@ def read_report(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file lacks a field, or has a value that cannot be; the message names it.
     """
-    report = read_settings(path)
+    with stored_settings(path):
+        report = json.loads(path.read_text(encoding="utf-8"))
     for name, (is_allowed, what) in {**FACTS, **_MEASURED}.items():
         if name not in report:
             raise ValueError(f"{path}: no {name}; expected {what}, as hf-any3d evaluate --report writes it")

@@ -23,10 +23,10 @@ from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sha
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
-from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
+from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 
 
-class PointNetPreTrainedModel(LibraryModelMixin, CheckedLoadingMixin, NoAttentionMixin, PreTrainedModel):
+class PointNetPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of PointNet models."""
 
     config_class = PointNetConfig
