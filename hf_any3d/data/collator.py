@@ -66,7 +66,7 @@ class PointCloudCollator:
                 f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…), or prepare "
                 "the clouds with the model's processor"
             )
-        num_points = self.num_points or len(clouds[0])
+        num_points = len(clouds[0]) if self.num_points is None else self.num_points
         points = np.stack([self._sample(cloud, num_points) for cloud in clouds])  # (batch, num_points, channels)
         labels = _labels(rows)
         batch: dict[str, Any] = {"points": torch.from_numpy(points)}

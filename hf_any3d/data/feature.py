@@ -145,6 +145,8 @@ class PointCloud:
             return self._struct(array_cast(storage, pa.binary()), None, storage)
         if pa.types.is_struct(kind) and kind.get_field_index("points") < 0:
             names = {kind.field(i).name for i in range(kind.num_fields)}
+            if not names & {"bytes", "path"}:
+                raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
             data, path = (storage.field(name) if name in names else None for name in ("bytes", "path"))
             return array_cast(self._struct(data, path, storage), self.pa_type)
         if pa.types.is_struct(kind):

@@ -16,12 +16,11 @@ from hf_any3d.data.boxes import (
     Scene,
     box_features,
     build_changes,
-    published_changes,
     read_box_table,
 )
 from hf_any3d.data.files import PointCloudFileError
 from hf_any3d.modeling.layers.boxes import points_in_boxes
-from tests.errors import raises
+from tests.data.published_changes import published_changes
 from tests.modeling.aligned_case import AlignedCase
 
 CASE = AlignedCase("detr3d_data")
@@ -280,26 +279,8 @@ def test_a_size_is_between_its_factors():
 
 def test_points_are_drawn_as_the_released_program_does_or_each_once():
     scene = scene_of(10)
-    freely = DrawPoints(15, repeats_freely=True)(scene, np.random.default_rng(0)).points
-    np.testing.assert_array_equal(freely, scene.points[np.random.default_rng(0).choice(10, 15, replace=True)])
-    fewer = DrawPoints(10, repeats_freely=True)(scene, np.random.default_rng(0)).points
-    np.testing.assert_array_equal(fewer, scene.points[np.random.default_rng(0).choice(10, 10, replace=False)])
     legacy = DrawPoints(15)(scene, np.random.RandomState(0)).points
     np.testing.assert_array_equal(legacy, scene.points[np.random.RandomState(0).choice(10, 15, replace=True)])
-
-
-def test_published_augmentations_are_those_of_each_dataset():
-    draw = DrawPoints(99, repeats_freely=True)
-    flips = [RandomFlip("x", along_axes=True), RandomFlip("y", along_axes=True)]
-    assert published_changes("scannet", 99, 7).changes == [
-        RandomCuboid(7, 0.5, 1.0, 0.8, 100), draw, *flips, RandomTurn(math.pi / 36, along_axes=True)
-    ]  # fmt: skip
-    assert published_changes("sunrgbd", 99, 7).changes == [
-        RandomFlip("x"), RandomTurn(math.pi / 6), RandomSize(0.85, 1.15), RandomCuboid(7, 0.75, 1.0, 0.75, 100), draw
-    ]  # fmt: skip
-    assert published_changes("scannet", 99).changes[0] == RandomCuboid(30_000)
-    with raises(ValueError, naming="dataset='kitti'; expected 'scannet' or 'sunrgbd'"):
-        published_changes("kitti", 99)
 
 
 def test_without_a_generator_torch_governs_the_augmentations():

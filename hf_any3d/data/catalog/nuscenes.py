@@ -170,7 +170,7 @@ def class_table(path: Path) -> np.ndarray:
             name = entry["name"]
             if name not in CATEGORIES and name not in NOT_JUDGED:
                 raise PointCloudError(f"entry {number} has the unknown category {name[:80]!r}")
-            table[entry["index"]] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
+            table[int(entry["index"])] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
     return table
 
 
