@@ -23,8 +23,8 @@ from datasets import (
 
 from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
-    METADATA_NAMES,
     LabeledFile,
+    Parts,
     by_split,
     find_labeled_files,
     has_classes,
@@ -35,7 +35,7 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns, rows_at_a_time
-from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
@@ -297,20 +297,16 @@ def list_folder(
     The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning, and
     `points_are_labeled`: whether clouds that lie in no folder of a class need none, as their points have labels.
     """
-    suffixes = {f".{file_type}" for file_type in supported_file_types()}
-    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
+    tree = walk(root, follow_links=follow_links)
+    metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
     if metadata is not None:
-        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
+        splits = _splits_of_metadata(root, metadata, tree.found, drop_labels)
     else:
-        walked = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links) if points_are_labeled else None
-        needs_none = drop_labels is None and walked is not None and not has_classes(walked.found)
+        needs_none = drop_labels is None and points_are_labeled and not has_classes(tree.found)
         if drop_labels or needs_none:
-            tree = walked or walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
             splits, others = by_split(unlabeled(root, tree.found)), tree.others
         else:
-            splits, others = find_labeled_files(
-                root, suffixes, METADATA_NAMES, follow_links=follow_links, skip_empty=skip_empty
-            )
+            splits, others = find_labeled_files(root, tree, skip_empty=skip_empty)
         if ignored := sorted(set(others) - COMPANIONS):
             logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
@@ -319,10 +315,10 @@ def list_folder(
 
 
 def _splits_of_metadata(
-    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
+    root: Path, metadata: pa.Table, files: list[Parts], drop_labels: bool | None
 ) -> dict[str, list[LabeledFile]]:
     names = metadata.column(FILE_NAME).to_pylist()
-    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
+    found = {"/".join(parts) for parts in files}
     if absent := [name for name in names if name not in found]:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
@@ -338,12 +334,10 @@ def _splits_of_metadata(
         return by_split(unlabeled(root, parts))
     if drop_labels is False:
         return by_split(labeled(root, parts))
-    try:
-        files = labeled(root, parts)
-    except ValueError:
-        files = []
+    files_of_classes = labeled(root, parts) if has_classes(parts) else []
     # A single folder only stores the files and is not a class.
-    return by_split(files if len({file.label for file in files}) > 1 else unlabeled(root, parts))
+    is_labeled = len({file.label for file in files_of_classes}) > 1
+    return by_split(files_of_classes if is_labeled else unlabeled(root, parts))
 
 
 def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.Table | None) -> Dataset:

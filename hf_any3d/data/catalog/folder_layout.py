@@ -5,7 +5,6 @@ import logging
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Features
 
-from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors
+from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.data.files.text_numbers import listed
@@ -75,10 +74,11 @@ def check_link(path: Path, root: Path) -> None:
         )
 
 
-def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool) -> Tree:
-    """Find files; hidden ones are ignored, text without points and compressed files left out with a warning."""
+def walk(root: Path, *, follow_links: bool = False) -> Tree:
+    """Find clouds; hidden files are ignored, text without points and compressed files left out with a warning."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
+    suffixes = {f".{file_type}" for file_type in supported_file_types()}
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
@@ -99,7 +99,7 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
                     raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
-        clouds = {*without_buffers(files)} - {*excluded}
+        clouds = {*without_buffers(files)} - {*METADATA_NAMES}
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
             if suffix in suffixes and name in clouds:
@@ -124,23 +124,16 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
 
 
 def find_labeled_files(
-    root: Path,
-    suffixes: set[str],
-    excluded: Sequence[str] = (),
-    *,
-    follow_links: bool = False,
-    skip_empty: bool = False,
+    root: Path, tree: Tree, *, skip_empty: bool = False
 ) -> tuple[dict[str, list[LabeledFile]], dict[str, int]]:
-    """Find the files of a folder, with splits and classes from folder names.
+    """Find the files of a folder in one of the `LAYOUTS`, with splits and classes from folder names.
 
-    The folder is in one of the `LAYOUTS`; the arguments are those of `walk`, and `skip_empty`: whether folders of
-    classes without files are left out with a warning.
+    `skip_empty` says whether folders of classes without files are left out with a warning.
 
     Returns:
         Files of each split in the order of their names, and the number of other files by ending. Files directly in
         `root` have no class and count as others, unless there are only such.
     """
-    tree = walk(root, suffixes, excluded, follow_links=follow_links)
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):

@@ -141,7 +141,7 @@ def load(
     names = [one_of("split", split, SPLITS) for split in ([splits] if isinstance(splits, str) else splits)]
     ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
     root = DATASET.root(data_dir)
-    clouds = find_clouds([root / place for place in CLOUDS])
+    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
     if clouds is None:
         raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
     folders = [root / place for place in ANNOTATIONS]
@@ -320,16 +320,6 @@ def cloud_features(colors: bool) -> Features:
 def cloud_path(folder: Path, object_id: str) -> Path:
     """Return the file of an object's cloud."""
     return folder / f"{object_id}{SUFFIX}"
-
-
-def find_clouds(folders: Iterable[Path]) -> Path | None:
-    """Return the first folder with clouds, without listing folders completely."""
-    for folder in folders:
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                if any(entry.name.endswith(SUFFIX) for entry in entries):
-                    return folder
-    return None
 
 
 def read_cloud(path: Path) -> dict[str, np.ndarray]:

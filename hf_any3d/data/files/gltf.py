@@ -41,8 +41,6 @@ def read(source: Source) -> PointCloudData:
     """
     document = open_document(source)
     placed = _placed_primitives(document, source)
-    if not placed:
-        raise PointCloudError("there are no points; expected a scene with a mesh of points or triangles")
     return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
 
 

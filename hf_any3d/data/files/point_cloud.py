@@ -131,8 +131,6 @@ class PointCloudData:
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if valid.all():
             return
-        if not valid.any():
-            raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
         for name in ("points", "colors", "normals", "labels", "intensity", "ring"):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.

@@ -39,8 +39,8 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     except Exception as error:
         if kind is None:
             raise
-        reason = printable(f"{type(error).__name__}: {error}"[:_QUOTED])
-        raise PointCloudFileError(f"{name}: damaged, cut off, or no {kind} file ({reason})") from error
+        reason = f"{type(error).__name__}: {error}"[:_QUOTED]
+        raise file_error(name, PointCloudError(f"damaged, cut off, or no {kind} file ({reason})")) from error
 
 
 def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
@@ -48,7 +48,7 @@ def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
     reason = str(error)
     if len(reason) > 2 * _QUOTED:
         reason = f"{reason[:_QUOTED]} … {reason[-_QUOTED:]}"
-    return PointCloudFileError(f"{name}: {reason}")
+    return PointCloudFileError(printable(f"{name}: {reason}"))
 
 
 _QUOTED = 200
@@ -204,8 +204,7 @@ def open_source(
     else:
         name = os.fspath(cast(str, source))
         path = Path(name)
-    # Bytes of a name that are not UTF-8, which Python keeps as surrogates, are escaped.
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = printable(name)
     limits = ReadLimits.current() if limits is None else limits
     with file_errors(name, "readable"):
         if path is not None and "://" in name:

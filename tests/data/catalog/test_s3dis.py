@@ -203,7 +203,7 @@ def test_arguments_out_of_range_are_refused(load, root):
         load(layout="ply")
     with pytest.raises(ValueError):
         load(block_size=0)
-    with pytest.raises(ValueError):
+    with pytest.raises(ArithmeticError):
         load(block_size=1.0, block_points=0)
 
 
