@@ -89,8 +89,3 @@ def test_nested_lists_tensors_and_half_precision_are_accepted():
         batch = PointCloudCollator()([{"points": given}])
         np.testing.assert_allclose(batch["points"][0].numpy(), points, atol=1e-3)
         assert "labels" not in batch
-
-
-def test_extra_column_of_another_length_is_refused():
-    with pytest.raises(ValueError):
-        PointCloudCollator(extra_columns=("normals",))([{"points": cloud(4), "normals": cloud(5)}])

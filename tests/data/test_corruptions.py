@@ -139,13 +139,6 @@ def test_small_and_flat_clouds_keep_at_least_three_finite_points(name, sphere):
             assert len(found) >= 3 and np.isfinite(found).all()
 
 
-def test_unknown_names_and_severities_are_refused(sphere):
-    with pytest.raises(ValueError):
-        corrupted(sphere, "fog", 1)
-    with pytest.raises(ValueError):
-        corrupted(sphere, "lidar", 6)
-
-
 STORED = {
     "occlusion": [-0.21746, 0.307376, -0.627211, 1.357033, -0.216968],
     "lidar": [-0.038109, 0.192738, 0.908322, -0.907268, 0.524753],

@@ -106,14 +106,6 @@ def test_other_columns_of_files_are_not_read(scans, tmp_path):
         assert len(list(kept)) == 2
 
 
-def test_missing_columns_and_rows_without_files_are_named(scans):
-    with pytest.raises((ValueError, KeyError)):
-        files_to_points(scans, columns=["colors"])
-    empty = Dataset.from_dict({"scan": [None]}, features=Features({"scan": PointCloud()}))
-    with pytest.raises((ValueError, KeyError)):
-        files_to_points(empty)
-
-
 def test_a_changed_file_is_not_taken_from_the_cache(scans, tmp_path):
     scans.save_to_disk(tmp_path / "saved")
     path = tmp_path / "scans.parquet"
@@ -212,19 +204,6 @@ def test_labels_go_into_the_files_if_requested():
     files = points_to_files(plain, columns=["labels"], format="npz", column="scan")
     assert files.features == Features({"scan": PointCloud(format="npz")})
     assert files[0]["scan"]["labels"].tolist() == [3, 1, 2, 0]
-
-
-def test_columns_that_cannot_become_files_are_named():
-    plain = Dataset.from_dict({"points": [points(4)], "point_cloud": ["x"]})
-    with pytest.raises((ValueError, KeyError)):
-        points_to_files(plain)
-    with pytest.raises((ValueError, KeyError)):
-        points_to_files(plain, columns=["colors"])
-    with pytest.raises((ValueError, KeyError)):
-        points_to_files(plain.remove_columns("points"))
-    wide = Dataset.from_dict({"points": [np.zeros((4, 6))]})
-    with pytest.raises((ValueError, KeyError)):
-        points_to_files(wide)
 
 
 def test_embedding_keeps_the_format_of_rows_and_refuses_streams(scans):

@@ -162,25 +162,3 @@ def test_a_scene_far_from_the_origin_is_joined_where_it_is():
     places = cloud.points + cloud.offset
     np.testing.assert_allclose(places.min(axis=0), [-0.5, 5e6 - 0.5, -1.5], atol=1e-6)
     np.testing.assert_allclose(places.max(axis=0), [10.5, 5e6 + 2.5, 0.5], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("clouds", "error"),
-    [
-        ([], ValueError),
-        (np.zeros(3), ValueError),
-        (np.zeros((1, 2, 3, 4)), ValueError),
-        ({"points": [XYZ, XYZ], "colors": [XYZ]}, ValueError),
-        ([[1, 2, 3], [4, 5]], PointCloudError),
-        ([["a", "b", "c"]], PointCloudError),
-        (np.zeros((4, 2)), PointCloudError),
-        (np.zeros((4, 3), complex), PointCloudError),
-        ({"cloud": XYZ}, PointCloudError),
-        (7, TypeError),
-        ([None], TypeError),
-        (trimesh.load_path(np.float64([[0, 0], [1, 1]])), TypeError),
-    ],
-)
-def test_inputs_that_are_not_clouds_are_explained(clouds, error):
-    with pytest.raises((ValueError, TypeError, AttributeError)):
-        [to_cloud(entry) for entry in split_clouds(clouds)]

@@ -69,21 +69,6 @@ def test_the_embedded_shapes_divide_by_whole_groups(cache_dir):
     assert splits["validation"][0]["points"].shape == (1024, 3)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"fraction": 1.0},
-        {"group_column": "model"},
-        {"label_column": "class"},
-        {"dataset": DatasetDict(test=Dataset.from_dict({"label": [0]}))},
-        {"dataset": Dataset.from_dict({"label": [0, 1]})},
-    ],
-)
-def test_datasets_that_cannot_be_divided_are_refused(change, rows):
-    with pytest.raises((ValueError, KeyError)):
-        validation_split(**{"dataset": rows, "fraction": 0.2, **change})
-
-
 NAMES = [f"class {i}" for i in range(6)]
 
 

@@ -216,11 +216,6 @@ def test_names_with_settings_build_a_chain():
         assert build_transform([f"scale:per_axis={word}"]) == Compose([RandomScale(per_axis=value)])
 
 
-def test_the_repr_of_a_chain_names_its_parts_and_settings():
-    text = repr(build_transform(["scale:low=0.9", "jitter"]))
-    assert "RandomScale(low=0.9" in text and "Jitter(std=0.01, clip=0.05)" in text
-
-
 @pytest.mark.parametrize(
     "spec",
     [
@@ -235,12 +230,6 @@ def test_the_repr_of_a_chain_names_its_parts_and_settings():
 def test_a_wrong_spec_is_an_error_with_the_allowed_values(spec):
     with pytest.raises(ValueError):
         build_transform(spec)
-
-
-@pytest.mark.parametrize("shape", [(0, 3), (5, 2), (3,), (2, 5, 3)])
-def test_points_of_another_shape_are_refused(shape):
-    with raises(ValueError, naming="points has shape"):
-        Jitter()(np.zeros(shape))
 
 
 def test_dataloader_workers_draw_different_noise_and_repeat_it_under_a_seed(cloud):

@@ -8,7 +8,7 @@ from datasets import Array2D
 
 from hf_any3d import load_point_dataset
 from hf_any3d.data.catalog import modelnet40, modelnet40_fewshot
-from tests.data.catalog.modelnet_trees import MODELS, label, table, write_text
+from tests.data.catalog.modelnet_trees import label, table, write_text
 from tests.errors import raises
 
 ORIGINALS = [8, 0, 39, 12, 30]  # classes of ModelNet40 by the fold's labels
@@ -138,29 +138,11 @@ def test_a_fold_of_fewer_classes_is_refused(write, load):
         load()
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"train": [], "test": [["chair_0001"]]}', '{"train": [["chair_0001", "a"]]}']
-)
-def test_damaged_json_is_named(write, load, tmp_path, text):
-    write_text(tmp_path / "data")
-    write({}, "3.json").write_text(text)
-    with raises(ValueError, naming="3.json"):
-        load(modelnet_dir=tmp_path / "data")
-
-
 def test_json_may_not_name_other_files(write, load, tmp_path):
     write_text(tmp_path / "data")
     write({"train": [["../chair_0001", 0]], "test": []}, "3.json")
     with raises(ValueError, naming="3.json"):
         load(modelnet_dir=tmp_path / "data")
-
-
-def test_damaged_parquet_is_named(write, load):
-    path = write(fold())
-    for split in MODELS:
-        (path.parent / f"3-{split}.parquet").write_bytes(b"PAR1 and no more")
-    with raises(ValueError, naming="3-train.parquet"):
-        load()
 
 
 def test_parquet_with_clouds_of_other_shapes_is_named(write, load):

@@ -305,18 +305,6 @@ def test_the_card_describes_conversations(tree, load):
     assert "| colors | Array2D (8192, 3) float32 |" in text and "ODC-By" in text and "xu2024pointllm" in text
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"which": "660K"},
-        {"splits": ["val"]},
-    ],
-)
-def test_wrong_arguments_are_named(tree, load, options):
-    with pytest.raises(ValueError):
-        load(tree, **options)
-
-
 def test_conversations_become_messages_for_chat_templates():
     assert to_messages(talk(TRAIN[0], "multi_round", rounds=2)["conversations"]) == [
         {"role": "user", "content": [{"type": "point_cloud"}, {"type": "text", "text": "Question 0?"}]},

@@ -136,17 +136,6 @@ def test_corners_become_triangles_by_the_mode(mode, with_indices, expected):
     assert cloud.colors is None and cloud.normals is None
 
 
-@pytest.mark.parametrize(
-    ("mode", "count", "faces"), [(4, 2, 0), (4, 3, 1), (5, 2, 0), (5, 3, 1), (6, 2, 0), (6, 3, 1)]
-)
-def test_two_corners_are_no_triangle_and_three_are_one(mode, count, faces):
-    primitive = {"attributes": {"POSITION": 0}, "mode": mode, "indices": 3}
-    document, chunk = scene(scene=0, scenes=[{"nodes": [0]}], meshes=[{"primitives": [primitive]}])
-    document["accessors"][3]["count"] = count
-    cloud = read(document, chunk)
-    assert (0 if cloud.faces is None else len(cloud.faces)) == faces and len(cloud) == 5
-
-
 @pytest.mark.parametrize("flat", [(1, 1, 0), (0, 2, 3)])
 def test_normals_of_what_is_flattened_are_left_out(flat):
     document, chunk = scene(scene=0, scenes=[{"nodes": [0]}], nodes=[{"mesh": 0, "scale": flat}])

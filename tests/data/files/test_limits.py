@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, ply as ply_reader, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, ply as ply_reader, read_point_cloud
 from hf_any3d.data.files.source import FREE_BYTES
 from tests.errors import raises
 
@@ -95,14 +95,6 @@ def test_a_table_of_normals_longer_than_its_points_is_not_read(reading):
     document["accessors"].append({**document["accessors"][0], "count": 3})
     with pytest.raises(PointCloudFileError, match="4 points and 3 values of NORMAL"):
         reading(("some.glb", gltf(document, chunk)))
-
-
-def test_an_obj_that_names_itself_as_its_materials_is_read_once(reading, monkeypatch):
-    read = []
-    monkeypatch.setattr(obj, "unix_lines", lambda text: read.append(text) or text)
-    names = b"".join(b"mtllib %ssome.obj\n" % (b"./" * (number % 50)) for number in range(3000))
-    cloud = reading(("some.obj", names + b"v 1 2 3\nv 4 5 6\n"))
-    assert len(cloud) == 2 and len(read) == 2  # as the file, and as its own materials
 
 
 def test_an_obj_that_names_thousands_of_files_is_refused(reading):
@@ -221,15 +213,6 @@ def test_one_polygon_of_very_many_corners_is_cut_within_bounds(reading):
     assert len(reading(("some.ply", ply(header, body))).faces) == corners - 2
     with pytest.raises(PointCloudFileError, match="99998 faces; at most 1000 are read"):
         reading(("some.ply", ply(header, body)), faces=1000)
-
-
-def test_running_out_of_memory_is_one_clear_error(reading, monkeypatch):
-    def fail(source):
-        raise MemoryError
-
-    monkeypatch.setattr("hf_any3d.data.files.npy.read", fail)
-    with raises(PointCloudFileError, naming="some.npy"):
-        reading(("some.npy", b"x"))
 
 
 @pytest.mark.parametrize("fields", ["x y z x", "x y z f0 x", "x x:1 y z x"])

@@ -196,24 +196,6 @@ def test_faces_of_an_off_have_colors_if_each_has_three_numbers(rows, colors):
         np.testing.assert_allclose(cloud.face_colors, colors, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "OFF\n1 2 3 4\n0 0 0\n",
-        "OFF\n7\n0 0 0\n",
-        "COFF\n1 0 0\n0 0 0\n",
-        "NOFF\n1 0 0\n0 0 0\n",
-        "OFF\n1 0 0\n0 0 0 1\n",
-        "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1 2\n",
-        "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n4 0 1 2\n",
-        "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n2.5 0 1 2\n",
-    ],
-)
-def test_a_wrong_off_is_explained(text):
-    with pytest.raises(PointCloudFileError):
-        read(text, "off")
-
-
 def test_lines_after_those_that_an_off_declares_are_left_out_with_a_warning():
     with pytest.warns(UserWarning, match="11 bytes after the data that the header declares are left out"):
         assert len(read("OFF\n" + OFF + "7 8 9\n1 2 3\n", "off").faces) == 2
@@ -369,13 +351,6 @@ def test_a_weight_after_coordinates_or_colors_of_an_obj_is_ignored():
     assert cloud.colors.tolist() == [[0.5, 0.25, 1], [0, 0.5, 0.125]]
 
 
-def test_faces_of_an_obj_are_split_piece_by_piece(monkeypatch):
-    expected = read(WHOLE_OBJ, "obj")
-    monkeypatch.setattr("hf_any3d.data.files.obj._AT_A_TIME", 10)
-    found = read(WHOLE_OBJ, "obj")
-    assert (found.faces == expected.faces).all() and (found.normals == expected.normals).all()
-
-
 def test_an_stl_of_text_is_read_in_the_order_of_its_facets():
     corners = [[0, 0, 0], [1, 0, 0], [0, 1, 0.5], [2, 2, 2], [3, 2, 1], [-1, 2.5e-1, 4]]
     words = [f"vertex {' '.join(map(str, corner))}" for corner in corners]
@@ -397,14 +372,3 @@ def test_the_name_of_a_solid_may_have_any_words(name):
         assert len(read(text, "stl").faces) == 2
     with pytest.raises(PointCloudFileError):
         read(f"solid {name}\n{facet.replace('1 0 0', '1 x 0')}endsolid {name}", "stl")
-
-
-def test_a_binary_stl_ends_with_its_last_triangle():
-    data = stl(SQUARE[TRIANGLES])
-    for count in (1, 3):
-        with pytest.raises(PointCloudFileError):
-            read(data[:80] + count.to_bytes(4, "little") + data[84:], "stl")
-    with pytest.raises(PointCloudFileError):
-        read(data[:83], "stl")
-    with pytest.raises(PointCloudFileError):
-        read(bytes(84), "stl")

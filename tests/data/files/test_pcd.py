@@ -51,15 +51,6 @@ def test_packed_colors_are_read_as_float_too():
         np.testing.assert_allclose(cloud.colors, [[1, 0, 0], [0, 0.2, 0.4]], atol=1e-6)
 
 
-def test_doubles_padding_histograms_and_normals_are_read():
-    fields = ("x _ y z _ normal_x normal_y normal_z fpfh", "8 1 8 8 1 4 4 4 4", "F U F F U F F F F")
-    kind = [("x", "<f8"), ("a", "u1", 3), ("yz", "<f8", 2), ("b", "u1", 5), ("n", "<f4", 3), ("h", "<f4", 33)]
-    row = np.zeros(1, kind)
-    row["x"], row["yz"], row["n"] = 1, [2, 3], [0, 1, 0]
-    cloud = read(pcd(*fields, row.tobytes(), 1, COUNT="1 3 1 1 5 1 1 1 33"))
-    assert cloud.points.tolist() == [[1, 2, 3]] and cloud.normals.tolist() == [[0, 1, 0]]
-
-
 def test_pixels_without_measurement_are_left_out_with_a_warning():
     rows = table(6)
     rows["y"][[1, 4]] = np.nan
@@ -150,11 +141,6 @@ def test_fields_of_every_type_are_read_whole(kind):
     )
     np.testing.assert_allclose(cloud.colors * 255, [[255, 0, 51], [255, 0, 255], [0, 0, 51], [255, 0, 0]], atol=1e-4)
     assert cloud.offset is None and cloud.faces is None
-
-
-def test_a_field_without_values_takes_no_bytes():
-    cloud = read(pcd(*FIELDS, table().tobytes()[:16] * 2, 2, COUNT="1 1 1 1 0"))
-    assert len(cloud) == 2 and cloud.labels is None and cloud.colors is not None
 
 
 @pytest.mark.parametrize("values", ["nan", "1e30", "9007199254740992"])

@@ -148,27 +148,6 @@ def test_wrong_fields_beside_invalid_points_are_errors():
             PointCloudData([np.nan, 0.0, 1.0])
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("intensity", np.zeros(3)),
-        ("ring", ["a"] * 4),
-        ("intensity", [0, 1, np.inf, 2]),
-        ("normals", np.full((4, 3), "a")),
-        ("normals", [[0, 0, np.nan]] * 4),
-        ("colors", np.full((4, 3), -0.25)),
-        ("labels", np.full(4, np.inf)),
-        ("labels", ["a"] * 4),
-        ("faces", np.zeros((2, 3))),
-        ("faces", [0, 1, 2]),
-        ("faces", [[-2, 9, 0]]),
-    ],
-)
-def test_each_field_has_its_shape_type_and_range(name, values):
-    with pytest.raises(PointCloudError):
-        PointCloudData(**full(face_colors=None) | {name: values})
-
-
 def test_colors_of_faces_need_faces():
     with pytest.raises(PointCloudError):
         PointCloudData(**full(faces=None))
