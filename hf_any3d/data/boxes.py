@@ -47,9 +47,9 @@ def read_box_table(path: Path, columns: int) -> np.ndarray:
     with file_errors(path, "npy"):
         table = parse_array(source.data)
         # An array without numbers is a scene without objects.
-        if table.size and (table.shape[1] < columns or not np.isfinite(table).all()):
+        if table.size and (table.ndim != 2 or table.shape[1] < columns or not np.isfinite(table).all()):
             raise PointCloudError(f"an array of shape {table.shape}; expected finite numbers (boxes, {columns})")
-        return table.reshape(len(table), -1)[:, :columns].astype(np.float64) if table.size else np.zeros((0, columns))
+        return table[:, :columns].astype(np.float64) if table.size else np.zeros((0, columns))
 
 
 @dataclass

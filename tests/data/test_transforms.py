@@ -224,7 +224,6 @@ def test_names_with_settings_build_a_chain():
         ["scale:0.9"],
         ["scale:low=2,high=1"],
         ["rotate:axis=w"],
-        {"dropout": {"max_ratio": 2}},
     ],
 )
 def test_a_wrong_spec_is_an_error_with_the_allowed_values(spec):
