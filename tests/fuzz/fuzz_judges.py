@@ -1,5 +1,6 @@
 """Damaged answers of endpoints instead of a chat completion, and of judges instead of a verdict."""
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Replies(Target):
 
     def attempt(self, case: Case, folder: Path) -> None:  # noqa: D102
         judge = EndpointJudge("judge", "http://127.0.0.1:9/v1", key_variable="HF_ANY3D_FUZZ_KEY", attempts=1)
-        judge._post = lambda url, headers, body: case.body
+        judge._opener.open = lambda request, timeout: io.BytesIO(case.body)
         try:
             with patch.dict(os.environ, {"HF_ANY3D_FUZZ_KEY": KEY}):
                 judge_answers(ANSWERS, case.kind, judge, folder / "judged.json", CLASSES)
