@@ -28,8 +28,7 @@ def check_published(
         list[str] | None,
         typer.Argument(
             metavar="NAME…",
-            help="Names of published checkpoints, such as Pointcept/Utonia:base, or of repositories, which stand for "
-            "all sizes; by default all.",
+            help="Published names, such as Pointcept/Utonia:base, or repositories for all sizes; by default all.",
             show_default=False,
         ),
     ] = None,

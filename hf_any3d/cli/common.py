@@ -90,9 +90,13 @@ class FileOptions:
     as_csv: AsCsv = False
 
 
-_License = Annotated[
-    bool, typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered.")
-]
+def _accept(
+    accept_license: Annotated[
+        bool,
+        typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered."),
+    ] = False,
+) -> None:
+    del accept_license  # read by ModelCommand
 
 
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
@@ -135,10 +139,6 @@ class ModelCommand(TyperCommand):
         """Run the function of the command."""
         with license_option(ctx.params.pop("accept_license")):
             return super().invoke(ctx)
-
-
-def _accept(accept_license: _License = False) -> None:
-    del accept_license  # read by ModelCommand
 
 
 class CommandLine(TyperGroup):

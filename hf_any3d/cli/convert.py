@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
+from hf_any3d.hub.names import is_path_like, similar_path
+from hf_any3d.hub.published_table import SIZE_MARK
 from hf_any3d.utils.messages import print_line
 
 
@@ -21,7 +23,6 @@ def convert(
         typer.Argument(
             metavar="FILE…",
             help="The authors' file, several that belong together, or a published name such as Pointcept/Utonia:base.",
-            show_default=False,
         ),
     ],
     output: Annotated[Path | None, option("Directory to create; published checkpoints go to the cache.")] = None,
@@ -104,13 +105,19 @@ def convert(
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}
     # Only those that are there, so that each conversion can refuse what is not its own. 0 is there, too.
     options = {name: value for name, value in options.items() if value is not None and value is not False}
+    for file in files:
+        repository = file.partition(SIZE_MARK)[0]
+        if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
+            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}")
     # No file of this name: it can only be a published checkpoint.
-    is_published = len(files) == 1 and not Path(files[0]).exists()
+    is_published = not Path(files[0]).exists()
     if is_published:
         skip_hub_if_offline()
+    elif output is None:
+        raise ValueError(f"{files[0]}: --output is missing; give the directory to create")
     load_libraries()
     with status("converting"):
-        if is_published:
+        if output is None or is_published:
             lines = [_convert_published(files[0], output, options)]
         else:
             lines = _report(_convert_files(files, output, options))
@@ -118,7 +125,7 @@ def convert(
         print_line(line)
 
 
-def _convert_files(files: list[str], output: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     from hf_any3d import conversions
     from hf_any3d.conversions.act.convert import Choices
     from hf_any3d.conversions.programs import PROGRAMS, plan
@@ -126,8 +133,6 @@ def _convert_files(files: list[str], output: Path | None, options: Mapping[str, 
     # An option that one program alone has names it, so that its own errors tell what is wrong with the file.
     named = next((function for name, function in _OF_ONE_PROGRAM.items() if name in options), None)
     name, arguments = plan(files) if named is None or len(files) > 1 else (named, {"checkpoint": files[0]})
-    if output is None:
-        raise ValueError(f"{files[0]}: --output is missing; give the directory to create")
     function = getattr(conversions, name)
     parameters = inspect.signature(function).parameters
     allowed = set(parameters)

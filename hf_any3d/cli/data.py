@@ -30,11 +30,11 @@ from hf_any3d.cli.common import (
     with_groups,
 )
 from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, counted, print_table, write_rows
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, counted, write_results, write_rows
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
-from hf_any3d.utils.messages import print_json, print_line, printable
+from hf_any3d.utils.messages import print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -45,9 +45,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder with a folder of files for each class, a Parquet file or folder of them, or the name of a "
-        "dataset in the catalog or on the hub.",
-        show_default=False,
+        help="A folder with a folder of files for each class, Parquet, or the name of a dataset of catalog or hub.",
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
@@ -158,9 +156,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
 def prepare(
     name: Data,
     output: Annotated[Path, option("Folder to write.")],
-    points: Annotated[
-        int | None, option("Draw this many points of every file; by default all are kept.", min=1)
-    ] = None,
+    points: Annotated[int | None, option("Draw this many points of every file; by default all.", min=1)] = None,
     columns: Annotated[str | None, option("Further columns to read from files: 'colors normals labels'.")] = None,
     data_dir: DataDir = None,
     options: Options = None,
@@ -198,11 +194,7 @@ def prepare(
 
 @data.command()
 def describe(
-    name: Data,
-    data_dir: DataDir = None,
-    options: Options = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
+    name: Data, data_dir: DataDir = None, options: Options = None, as_json: AsJson = False, as_csv: AsCsv = False
 ) -> None:
     """Describe data: splits, columns, classes, points per cloud, and extent; the exit code is 2 if files are bad."""
     with LeftOutFiles() as left_out:
@@ -214,14 +206,12 @@ def describe(
         facts[str(split)] = {"columns": rows.column_names}
         if "points" in rows.column_names and len(rows):
             facts[str(split)] |= split_statistics(str(split), rows)
-    if as_json:
-        print_json(facts)
-    elif as_csv:
-        rows = {
-            split: {"clouds": about.get("num_rows", 0), **about.get("labels", {})} for split, about in facts.items()
-        }
-        print_table([{"split": split, **counts} for split, counts in rows.items()])
-    else:
+    counts = [
+        {"split": split, "clouds": about.get("num_rows", 0), **about.get("labels", {})}
+        for split, about in facts.items()
+    ]
+    write_results(facts, counts, None, as_json, as_csv)
+    if not as_json and not as_csv:
         _print_description(facts)
     left_out.finish()
 
@@ -415,9 +405,7 @@ def show(
         list[str],
         typer.Argument(
             metavar="FILE|DATASET",
-            help="Point files, meshes, folders or globs; - for standard input; or a dataset: a Parquet file or folder "
-            "of them, or a name in the catalog or on the hub.",
-            show_default=False,
+            help="Point files, meshes, folders or globs; - for standard input; or a dataset: Parquet, or a name.",
         ),
     ],
     output: Annotated[

@@ -19,30 +19,20 @@ _DEPTHS = (".png", ".exr")
 def from_depth(
     depth: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DEPTH…",
-            help="Depth images, PNG of 16 bits or EXR; folders and globs of them.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="DEPTH…", help="Depth images, PNG of 16 bits or EXR; folders and globs of them."),
     ],
     intrinsics: Annotated[
         Path,
-        option(
-            "JSON with the intrinsics of the camera, of Open3D, Record3D, Polycam, ARKit, ROS or RealSense; or a "
-            "folder with one for each image, by its name."
-        ),
+        option("JSON of Open3D, Record3D, Polycam, ARKit, ROS or RealSense; or a folder with one for each image."),
     ],
     output: Annotated[Path, option("File of a cloud (.ply, .obj, .npz), or for several images a folder.")],
     color: Annotated[
         Path | None, option("Color image of the same view; or a folder with one for each depth image, by its name.")
     ] = None,
     depth_scale: Annotated[
-        float | None,
-        option("Numbers of the depth images in a meter; by default 1000 for PNG, millimeters, and 1 for EXR.", min=0),
+        float | None, option("Depth of a meter; by default 1000 for PNG, millimeters, and 1 for EXR.", min=0)
     ] = None,
-    depth_truncation: Annotated[
-        float | None, option("Leave out points that are farther away, in meters; by default none.", min=0)
-    ] = None,
+    depth_truncation: Annotated[float | None, option("Leave out what is farther away, in meters.", min=0)] = None,
 ) -> None:
     """Write depth images as upright clouds, in meters, seen from the camera: x right, y up, z towards it."""
     from hf_any3d.data.files import write_point_cloud

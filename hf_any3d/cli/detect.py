@@ -18,7 +18,7 @@ from hf_any3d.many_files.work import Answer, caller
 from hf_any3d.utils.messages import printable
 
 _GRAY = (0.7, 0.7, 0.7)
-_WRITES = "Of models that write layouts: "
+_WRITES = "Of layout models: "
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,12 @@ class BoxOptions:
     task: Annotated[
         str | None, option(f"{_WRITES}objects (default), layout for walls, doors and windows, or all.")
     ] = None
-    labels: Annotated[str | None, option(f"{_WRITES}objects to look for, of those they know, such as chair,bed.")] = (
-        None
-    )
+    labels: Annotated[str | None, option(f"{_WRITES}objects to look for, such as chair,bed.")] = None
     align: Annotated[
-        bool | None,
-        option(
-            f"{_WRITES}whether the scan's up axis, tilt, unit, floor and turn are found and changed for the model; by "
-            "default as its processor does.",
-            "--align/--no-align",
-        ),
+        bool | None, option(f"{_WRITES}whether the frame of a scan is found; by default as the processor does.")
     ] = None
-    align_parts: Annotated[str | None, option(f"{_WRITES}which of them, such as up_axis,level,unit,floor,turn.")] = (
-        None
-    )
-    grammar: Annotated[
-        bool | None,
-        option(f"{_WRITES}whether they can write well-formed layouts alone; by default no.", "--grammar/--no-grammar"),
-    ] = None
+    align_parts: Annotated[str | None, option(f"{_WRITES}parts of it: up_axis,level,unit,floor,turn.")] = None
+    grammar: Annotated[bool | None, option(f"{_WRITES}whether only well-formed layouts are written.")] = None
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments of a pipeline as plain values; those of layouts only if they are given.
@@ -77,8 +65,7 @@ def detect(
     options: FileOptions,
     model: Model = None,
     output: Annotated[
-        Path | None,
-        option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) of the clouds with them."),
+        Path | None, option("A table of the boxes (.json, .csv), or a page (.html) or picture (.png) with them.")
     ] = None,
     device: Device = None,
 ) -> None:

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from hf_any3d.cli.common import (
     AsCsv,
+    AsJson,
     DataDir,
     Device,
     ModelCommand,
@@ -26,10 +27,10 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.outputs import DATA, check_output, csv_lines, print_table
+from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.train import data_arguments
 from hf_any3d.registry import MODEL_TYPES
-from hf_any3d.utils.atomic_files import read_json_object, write_json, write_text
+from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ _SHARES = {
     "recall_25": "recall@25",
     "recall_50": "recall@50",
 }
-_URL = "https://api.openai.com/v1"
 
 
 class JudgeKind(StrEnum):
@@ -94,37 +94,24 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="As for train: a folder with a folder of files for each class, a Parquet file or folder of them, or "
-            "the name of a dataset in the catalog or on the hub (owner/name).",
+            help="As for train: a folder with a folder of files for each class or with files of boxes, a Parquet file "
+            "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name).",
             show_default=False,
         ),
     ] = None,
-    dataset: Annotated[
-        str | None, option("Name of the dataset in the catalog or on the hub; DATA is then the folder of its files.")
-    ] = None,
+    dataset: Annotated[str | None, option("Dataset in the catalog or on the hub; DATA is then its folder.")] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML of the training program, with the dataset or its files, options, validation share and "
-            "transforms of votes. Splits are those of a training with it."
-        ),
+        Path | None, option("YAML of the training program, whose data, options and splits are used instead of DATA.")
     ] = None,
     data_dir: DataDir = None,
-    options: Annotated[
-        str | None, typer.Option(help="JSON object with options of the dataset, such as a variant.")
-    ] = None,
-    split: Annotated[
-        str | None, option("Split to evaluate on; by default test, or the only one of a folder or file.")
-    ] = None,
+    options: Annotated[str | None, option("JSON object with options of the dataset, such as a variant.")] = None,
+    split: Annotated[str | None, option("Split; by default test, or the only one of a folder or file.")] = None,
     voting: Annotated[
-        int | None, typer.Option(min=0, help="Also evaluate the mean logits of this many augmented copies.")
+        int | None, option("Also evaluate the mean logits of this many augmented copies.", min=0)
     ] = None,
-    vote_augment: Annotated[
-        list[str] | None, typer.Option(help="A transform of the copies; may be given several times.")
-    ] = None,
+    vote_augment: Annotated[list[str] | None, option("A transform of the copies; may be repeated.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Clouds per batch; by default 32, or 1 if predictions depend on the other clouds."),
+        int | None, option("Clouds per batch; by default 32, or 1 if predictions depend on the others.", min=1)
     ] = None,
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
@@ -134,27 +121,21 @@ def evaluate(
         bool,
         typer.Option(
             "--robustness",
-            help="Also evaluate on corrupted (15 corruptions, 5 severities), sparse, rotated and colorless clouds, "
-            "and write table, picture and a section of the model card. Resumes if interrupted.",
+            help="Also evaluate on corrupted, sparse, rotated and colorless clouds, and write table, picture and a "
+            "section of the model card. Resumes if interrupted.",
         ),
     ] = False,
     output_dir: Annotated[
-        Path | None,
-        option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
+        Path | None, option("Folder for --robustness; by default that of the model, or ./robustness for hub names.")
     ] = None,
     report_file: Annotated[
         Path | None,
-        option(
-            "Also write a report of a classifier's test split for a table of several models (.json): dataset, "
-            "encoder, method, seed, figures, versions and checksums.",
-            "--report",
-        ),
+        option("Also write a report of a classifier's test split for a table of several (.json).", "--report"),
     ] = None,
     report_facts: Annotated[
-        str | None,
-        option('JSON object with what the model does not say for --report, such as {"seed": 0, "random": false}.'),
+        str | None, option('JSON object with what the model does not say for --report, such as {"seed": 0}.')
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the score of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Evaluate a trained model on labeled clouds.
@@ -211,17 +192,10 @@ def evaluate(
         {"split": name, **values, **{f"{score} of {label}": share for label, share in by_class.get(name, {}).items()}}
         for name, values in metrics.items()
     ]
-    if output is not None and output.suffix.lower() == ".json":
-        write_json(output, facts)
-    elif output is not None:
-        write_text(output, "\n".join(csv_lines(table)) + "\n")
-    if as_json:
-        print_json(facts)
-    elif as_csv:
-        print_table(table)
-    else:
-        width = max(map(len, metrics))
-        for name, values in metrics.items():
+    write_results(facts, table, output, as_json, as_csv)
+    width = max(map(len, metrics))
+    for name, values in metrics.items():
+        if not as_json and not as_csv:
             print_line(f"{name:<{width}}  {'   '.join(_figure(key, value) for key, value in values.items())}")
     if robust is not None:
         _write_robustness(robust, folder, as_json or as_csv)
@@ -319,11 +293,7 @@ def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> N
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="Directory or hub name. Without it, the answers in --output-dir are judged.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[MODEL]", help="Directory or hub name; without, the answers in --output-dir."),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.")
@@ -338,34 +308,27 @@ def evaluate_minigpt3d(
     data_dir: DataDir = None,
     options: Annotated[str | None, option("JSON object with further options of the datasets.")] = None,
     revision: Revision = None,
-    generation: Annotated[
-        str | None, option("JSON object with settings of generation that replace published ones.")
-    ] = None,
+    generation: Annotated[str | None, option("JSON object with settings of generation.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds per batch.")] = 15,
     max_samples: Annotated[int | None, option("Evaluate on this many clouds at most.", min=1)] = None,
     judge: Annotated[
         JudgeKind | None,
         option(
-            "Judge: class names in the answer, an OpenAI-compatible endpoint, or a local language model. None by "
-            "default."
+            "Class names in the answer, an OpenAI-compatible endpoint, or a local language model; by default none."
         ),
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option(help="The judge's model: a name at the endpoint, or a directory or hub name.")
+        str | None, option("The judge's model: a name at the endpoint, or a directory or hub name.")
     ] = None,
     judge_revision: Annotated[str | None, option("Branch, tag or commit of a local judge.")] = None,
-    judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = _URL,
-    judge_key_variable: Annotated[
-        str, typer.Option(help="Environment variable with the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = "https://api.openai.com/v1",
+    judge_key_variable: Annotated[str, typer.Option(help="Variable with the endpoint's key.")] = "OPENAI_API_KEY",
     judge_settings: Annotated[
         str | None, option("JSON object with settings of the judge; null leaves a field out.")
     ] = None,
     judge_prompt: Annotated[
         list[str] | None,
-        option(
-            "File with a prompt for the judge, in place of ours; KIND is class, same or caption.", metavar="KIND=FILE"
-        ),
+        option("File with a prompt for the judge; KIND is class, same or caption.", metavar="KIND=FILE"),
     ] = None,
     metrics: Annotated[
         bool, typer.Option("--metrics/--no-metrics", help="Compute BLEU, ROUGE and the like for captions.")
@@ -378,7 +341,7 @@ def evaluate_minigpt3d(
     ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a model about clouds and have its answers judged, as published for PointLLM and MiniGPT-3D.
 

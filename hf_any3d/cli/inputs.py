@@ -31,10 +31,7 @@ from hf_any3d.many_files.work import Answer, answer_files
 from hf_any3d.registry import FORMATS, PACKED
 
 Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.", show_default=False
-    ),
+    list[str], typer.Argument(metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.")
 ]
 _STDIN = "<stdin>"
 
@@ -73,13 +70,8 @@ class Inputs:
 def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
 
-    Args:
-        files: Words of the command line.
-        model: `--model`.
-        command: The command, one without a default model.
-
     Returns:
-        The model, None for a default one, and the files.
+        The model, None for the default one of a command that has one, which is then None, and the files.
 
     Raises:
         ValueError: There is no model, and no default; a note lists published ones.
@@ -191,14 +183,7 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
 def for_each_file(
     inputs: Inputs, answer: Answer, batch_size: int = 1, *, show: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `answer_files`; warnings and errors are printed.
-
-    Args:
-        inputs: The files; the error of a single one is raised.
-        answer: See `answer_files`.
-        batch_size: Clouds per call.
-        show: Show a progress bar on stderr if it takes more than two seconds.
-    """
+    """Yield the rows of `answer_files`, print warnings and errors, and show a bar; the error of a single is raised."""
 
     def read(file: InputFile) -> Cloud:
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():

@@ -27,7 +27,7 @@ from hf_any3d.cli.common import (
     read_model_config,
     status,
 )
-from hf_any3d.cli.outputs import print_table
+from hf_any3d.cli.outputs import write_results
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 from hf_any3d.utils.messages import model_errors, one_line, print_json, print_line
@@ -58,14 +58,11 @@ def info(
 
             facts = model_facts(name, revision)
         store_facts(name, revision, facts)
-    if as_json:
-        print_json(facts)
-    elif as_csv:
-        print_table([{"fact": fact, "value": _format(value)} for fact, value in facts.items()])
-    else:
-        width = max(map(len, facts))
-        for fact, value in facts.items():
-            print_line(f"{fact:<{width}}  {_format(value)}")
+    lines = [{"fact": fact, "value": _format(value)} for fact, value in facts.items()]
+    write_results(facts, lines, None, as_json, as_csv)
+    width = max(map(len, facts))
+    for line in lines if not as_json and not as_csv else ():
+        print_line(f"{line['fact']:<{width}}  {line['value']}")
 
 
 def _format(value: Any) -> str:

@@ -34,20 +34,13 @@ Cells = Callable[[Row], Iterable[Row]]
 def check_output(
     output: Path | None, types: Sequence[str], *, as_json: bool = False, as_csv: bool = False, num_files: int = 1
 ) -> str:
-    """Check the options of a command's results before any work is done.
-
-    Args:
-        output: `--output`.
-        types: Endings that it may have, "" for a folder.
-        as_json: `--json`.
-        as_csv: `--csv`.
-        num_files: Number of clouds; a file of a cloud holds one.
+    """Check the options of results before any work is done; `types` are endings of `--output`, "" that of a folder.
 
     Returns:
         The ending in lower case, "" for a folder or without `--output`.
 
     Raises:
-        ValueError: An ending that is not allowed, or two formats at once.
+        ValueError: An ending that is not allowed, a file of points for several clouds, or two formats at once.
         ImportError: A picture without matplotlib.
     """
     if as_json and as_csv:
@@ -77,16 +70,9 @@ def find_all(
     options: FileOptions,
     also: Sequence[str] = (),
 ) -> tuple[str, Inputs, str]:
-    """Find what a command runs and on what, and check its options, before libraries and models are loaded.
+    """Find the model and the files of a command, and check its options, before libraries are loaded.
 
-    Args:
-        files: Words of the command line; the first may be the model.
-        model: `--model`.
-        command: The command; "predict" has a default model.
-        output: `--output`.
-        types: Endings that it may have.
-        options: Options of all such commands.
-        also: Other commands whose models do.
+    `predict` has a default model; models of the commands `also` do, too.
 
     Returns:
         Directory or hub name of the model, the files, and the ending of the output.
@@ -104,57 +90,67 @@ def find_all(
 def answer_inputs(
     inputs: Inputs,
     answer: Answer,
-    line: Callable[[Row], str] | None,
+    line: Callable[[Row], str],
     cells: Cells,
     output: Path | None,
     options: FileOptions,
     batch_size: int = 1,
     has_bar: bool = False,
 ) -> list[dict[str, Any]]:
-    """Answer files and print the results as they come: a line each, or at the end JSON or CSV.
+    """Answer files, print a line for each as it comes or JSON or CSV of all, and return their rows.
 
     Args:
         inputs: The files.
         answer: See `answer_files`.
-        line: The line of a row in the table, behind the name of its file; None for no table.
+        line: The line of a row in the table, behind the name of its file.
         cells: The rows of a row in CSV.
         output: A table of the results is written if its ending is `.json` or `.csv`.
         options: Formats of standard output.
         batch_size: Clouds per call.
         has_bar: Whether `answer` shows its progress itself.
-
-    Returns:
-        A row for each file.
     """
     is_table = not options.as_json and not options.as_csv
     width = max(len(printable(file.name)) for file in inputs.files)
     rows = []
     # A table on a terminal shows the progress itself.
-    shows_lines = is_table and line is not None and sys.stdout.isatty()
-    for row in for_each_file(inputs, answer, batch_size, show=not (has_bar or shows_lines)):
+    show = not has_bar and not (is_table and sys.stdout.isatty())
+    for row in for_each_file(inputs, answer, batch_size, show=show):
         rows.append(row)
-        if is_table and line is not None and "error" not in row:
+        if is_table and "error" not in row:
             print_line(f"{printable(row['file']):<{width}}  {line(row)}")
     write_rows(rows, cells, output, options)
     return rows
 
 
 def write_rows(rows: Sequence[Row], cells: Cells, output: Path | None, options: FileOptions) -> None:
-    """Print results as JSON or CSV if asked for, and write them atomically if the output is `.json` or `.csv`."""
-    suffix = "" if output is None else output.suffix.lower()
-    plain = _plain(rows) if options.as_json or suffix == ".json" else None
-    table = csv_lines([part for row in rows for part in cells(row)]) if options.as_csv or suffix == ".csv" else []
-    if options.as_json:
-        print_json(plain)
-    for text in table if options.as_csv else ():
+    """Print and write the rows of files; see `write_results`."""
+    # There and back, so that arrays at any depth become lists.
+    plain = json.loads(
+        json.dumps(rows, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
+    )
+    table = [part for row in rows for part in cells(row)]
+    if write_results(plain, table, output, options.as_json, options.as_csv):
+        print_note(f"{output}: {counted(len(rows), 'file')}")
+
+
+def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json: bool, as_csv: bool) -> bool:
+    """Print results as JSON or CSV if asked for, and write them atomically if the output is `.json` or `.csv`.
+
+    Returns:
+        Whether the output was written.
+    """
+    if as_json:
+        print_json(value)
+    for text in csv_lines(table) if as_csv else ():
         print_line(text)
+    suffix = "" if output is None else output.suffix.lower()
     if output is None or suffix not in DATA:
-        return
+        return False
     if suffix == ".json":
-        write_json(output, plain)
+        write_json(output, value)
     else:
-        write_text(output, "\n".join(table) + "\n")
-    print_note(f"{output}: {counted(len(rows), 'file')}")
+        write_text(output, "\n".join(csv_lines(table)) + "\n")
+    return True
 
 
 def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
@@ -168,25 +164,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('x') else 's'}"
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Print CSV; see `csv_lines`."""
-    for text in csv_lines(rows):
-        print_line(text)
-
-
 def csv_lines(rows: Sequence[Row]) -> list[str]:
     """Return lines of CSV with a header of all keys, errors last; see `csv_text`."""
     # Sorting is stable: all other columns keep their order.
     names = sorted(dict.fromkeys(name for row in rows for name in row), key=lambda name: name == "error")
     return csv_text([names, *([row.get(name) for name in names] for row in rows)]).splitlines()
-
-
-def _plain(rows: Sequence[Row]) -> Any:
-    def convert(value: Any) -> Any:
-        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
-
-    # There and back, so that arrays at any depth become lists.
-    return json.loads(json.dumps(rows, default=convert))
 
 
 class Gallery:

@@ -59,10 +59,7 @@ def predict(
     votes: Annotated[
         int | None, option("Answer by the mean of this many slightly stretched copies: slower, often better.", min=1)
     ] = None,
-    unknown: Annotated[
-        bool,
-        option("Say how unlike the clouds of its training a file is, if the model knows.", "--unknown/--no-unknown"),
-    ] = True,
+    unknown: Annotated[bool, option("Say how unlike the training's clouds a file is, if known.")] = True,
     up_axis: UpAxis = None,
     output: Output = None,
     batch_size: BatchSize = None,
@@ -234,10 +231,7 @@ def features(
     up_axis: UpAxis = None,
     output: Annotated[
         Path | None,
-        option(
-            "Also write arrays (.npz with files and features, .npy), a table (.json, .csv), or a map of similar "
-            "clouds (.html, .png), colored by folder."
-        ),
+        option("Also write arrays (.npz, .npy), a table (.json, .csv), or a map of similar clouds (.html, .png)."),
     ] = None,
     batch_size: BatchSize = None,
     device: Device = None,
@@ -286,8 +280,6 @@ def _write_features(output: Path, names: list[str], values: np.ndarray) -> None:
     if output.suffix.lower() in VIEWS:
         from hf_any3d.visualization.show import project_features, write_feature_map
 
-        if len(names) < 4:
-            raise ValueError(f"--output: {output} for {len(names)} files; a map needs at least 4")
         # t-SNE needs more clouds than three times the perplexity.
         places = project_features(values, perplexity=min(25.0, (len(names) - 1) / 3))
         folders = [Path(name).parent.name or "." for name in names]

@@ -23,10 +23,7 @@ def reconstruct(
     model: Model = None,
     output: Annotated[
         Path | None,
-        option(
-            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
-            ".csv), or a folder for the points and a page of each file."
-        ),
+        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
     batch_size: BatchSize = None,

@@ -22,44 +22,25 @@ def segment(
     options: FileOptions,
     model: Model = None,
     labels: Annotated[
-        str | None,
-        option(
-            "Names of parts, separated by commas, for models that find parts by name: 'seat, leg, back'.",
-            "--labels",
-            "-l",
-        ),
+        str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")
     ] = None,
     category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
-    templates: Annotated[
-        str | None, option("Texts around names of parts: part_only, part_plus_cat or ensemble.")
-    ] = None,
+    templates: Annotated[str | None, option("Texts around names: part_only, part_plus_cat or ensemble.")] = None,
     text_features: Annotated[
-        Path | None,
-        option("Vectors of the names, a .safetensors file with one for each word, instead of the text tower."),
+        Path | None, option("A .safetensors file with a vector for each name, instead of the text tower.")
     ] = None,
     up_axis: UpAxis = None,
     max_points: Annotated[
-        int | None,
-        option("Thin larger clouds out to this many points; the others get the label of the nearest one.", min=1),
+        int | None, option("Thin out to this many points; the others get the label of the nearest one.", min=1)
     ] = None,
     votes: Annotated[
-        bool,
-        typer.Option(
-            "--votes",
-            help="Segment in several views and fragments and vote, as the figures of Point "
-            "Transformer V3 are measured; tens of times slower.",
-        ),
+        bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
     ] = False,
     output: Annotated[
         Path | None,
-        option(
-            "A page (.html) or picture (.png) of all clouds, the labeled points of one (.ply, .obj, .npz), a table "
-            "(.json, .csv), or a folder for labeled points and a page of each."
-        ),
+        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
     ] = None,
-    batch_size: Annotated[
-        int | None, option("Blocks per batch; by default 8, or 1 if they depend on each other or hold voxels.", min=1)
-    ] = None,
+    batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxels.", min=1)] = None,
     device: Device = None,
 ) -> None:
     """Label every point with the part or object that it belongs to.

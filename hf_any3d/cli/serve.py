@@ -38,13 +38,11 @@ def serve(
     max_connections: Annotated[int, typer.Option(min=1, help="Open connections; others are closed.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     journal: Annotated[
-        Path | None,
-        option("File that keeps the answers to requests with an Idempotency-Key, also beyond a crash."),
+        Path | None, option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")
     ] = None,
     journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
     cors_origin: Annotated[
-        list[str] | None,
-        option("Origin whose pages may ask from a browser, such as https://example.org; may be repeated; * for all."),
+        list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
     template: Template = None,
     device: Device = None,
