@@ -102,7 +102,7 @@ def _accept(
 def with_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of its arguments that are dataclasses."""
     hints = get_type_hints(function, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
     parameters = []
     for parameter in inspect.signature(function).parameters.values():
         if (group := groups.get(parameter.name)) is not None:
@@ -238,6 +238,14 @@ def load_libraries() -> None:
     # Adapters are stored with the name of their encoder, and opened by their own.
     warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path` was renamed")
     register()
+
+
+def hide_bars_of_datasets() -> None:
+    """Leave out the bars of datasets in a log file, where each step would be a line."""
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
 
 
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import sys
 import webbrowser
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from hf_any3d.cli.common import (
     DataDir,
     FileOptions,
     FileType,
+    hide_bars_of_datasets,
     json_object,
     option,
     print_note,
@@ -144,10 +144,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
     # These are options of the loader of folders; Parquet files hold what they hold.
     if found.name != "folder":
         further = {}
-    if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
+    hide_bars_of_datasets()
     with status(f"loading {name}"):
         return found.load(data_dir, **further, **given)
 
@@ -436,12 +433,12 @@ def show(
     with status("preparing the page"):
         from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
 
-    done: list[dict[str, Any]] = []
+    done, upright = [], up_axis
     if rows is not None:
         from hf_any3d.data.catalog import up_axis_of
 
         views, settings = views_of_rows(rows, most)
-        up_axis = up_axis or up_axis_of(what[0])
+        upright = up_axis or up_axis_of(what[0])
     else:
         views, names, titles = [], [], inputs.titles()
 
@@ -468,7 +465,7 @@ def show(
         settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
     if views:
         for view in views:
-            view.up_axis = up_axis or view.up_axis
+            view.up_axis = upright or view.up_axis
         write_views(output, views, title=", ".join(what), columns=columns, **settings)
     if views or suffix in CLOUDS:
         print_line(output)

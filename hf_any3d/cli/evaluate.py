@@ -19,6 +19,7 @@ from hf_any3d.cli.common import (
     ModelCommand,
     Revision,
     check_model,
+    hide_bars_of_datasets,
     json_object,
     kind_of_model,
     load_libraries,
@@ -158,6 +159,7 @@ def evaluate(
     if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
+    hide_bars_of_datasets()
     words = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
     further = {"data_dir": data_dir, "dataset_options": options, "voting": voting}
     words += [word for name, value in further.items() if value is not None for word in (f"--{name}", str(value))]
@@ -183,7 +185,7 @@ def evaluate(
             from hf_any3d.training.robustness import evaluate_robustness
 
             robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
-        if report_file is not None:
+        if report_file is not None and known is not None:
             report = evaluation_report(model, known, arguments.dataset_options, metrics, len(rows))
             write_json(report_file, report)
     score = _SCORES[command]

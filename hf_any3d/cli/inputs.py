@@ -117,8 +117,8 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
     """
     files: list[InputFile] = []
     are_many = len(words) > 1
-    for word in map(os.fspath, words):
-        path = Path(word)
+    for path in map(Path, words):
+        word = os.fspath(path)
         if word == "-":
             listed = _read_stdin(file_type)
             are_many |= len(listed) > 1

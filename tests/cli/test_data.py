@@ -273,7 +273,7 @@ def test_folders_without_a_cloud_at_any_depth_are_named(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = data._empty_folders([str(tmp_path), str(tmp_path / "full" / "in" / "a.PLY"), "-"])
-    assert found == [tmp_path / "empty", tmp_path / "empty" / "in"]
+    assert list(found) == [tmp_path / "empty", tmp_path / "empty" / "in"]
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_description_has_ranges_of_points_and_a_column_for_each_split(capsys):
     bounds = {"min": [0, -1, 0.123456], "max": [1, 2, 3]}
     some = {"columns": ["points"], "num_rows": 1, "points_per_cloud": {"min": 9, "max": 1234}, "bounds": bounds}
     facts = {"train": some | {"labels": {"a": 1}}, "test": {"columns": ["points", "label"], "labels": {"longer": 2}}}
-    data._print_description(facts, False, False)
+    data._print_description(facts)
     assert capsys.readouterr().out.splitlines() == [
         "train: 1 cloud; columns points",
         "  9 to 1,234 points each; x, y, z from 0, -1, 0.1235 to 1, 2, 3",
@@ -315,5 +315,3 @@ def test_a_description_has_ranges_of_points_and_a_column_for_each_split(capsys):
         "  a       train     1   test     0",
         "  longer  train     0   test     2",
     ]
-    data._print_description(facts, False, True)
-    assert capsys.readouterr().out == "split,clouds,a,longer\ntrain,1,1,\ntest,0,,2\n"

@@ -35,10 +35,10 @@ def test_many_clouds_of_a_page_are_thinned_and_more_are_counted(tmp_path, monkey
     assert first.shape == (20, 6) and np.array_equal(second, numbers[:20]) and gallery.left_out == 1
     np.testing.assert_allclose(first[:, 3:], first[:, :3] / 30, rtol=1e-6)
     assert len(set(first[:, 0])) == 20
-    gallery.write("title", {"a": (1, 0, 0)}, columns=3)
+    gallery.write("title", {"a": (1, 0, 0)})
     (path, clouds), settings = written[0]
     assert path == tmp_path / "a.html" and len(clouds) == 2 and settings == {
-        "titles": ["colored", "whole"], "columns": 3, "title": "title", "legend": {"a": (1, 0, 0)}, "up_axis": "z",
+        "titles": ["colored", "whole"], "columns": 4, "title": "title", "legend": {"a": (1, 0, 0)}, "up_axis": "z",
         "boxes": None, "rows_share_frame": False,
     }  # fmt: skip
     assert capsys.readouterr().err == f"{tmp_path / 'a.html'}: 2 clouds, without 1 more\n"
