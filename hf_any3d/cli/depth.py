@@ -40,7 +40,8 @@ def from_depth(
 
     images = [image for place in depth for image in _images(place)]
     many = len(images) > 1
-    check_output(output, ("",) if many else (*CLOUDS, ""))
+    if not many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
+        check_output(output, ("",) if many else (*CLOUDS, ""))
     places = [output / f"{image.stem}.ply" if many or not output.suffix else output for image in images]
     if twice := [place for place in places if places.count(place) > 1]:
         same = ", ".join(str(image) for image, place in zip(images, places, strict=True) if place == twice[0])

@@ -47,6 +47,7 @@ def test_several_images_have_files_of_their_names(place):
     assert (made.code, made.out) == (2, "out/a.ply: 48 points\nout/b.ply: 48 points\n")
     missing = "colors: no bad.jpg or bad.jpeg or bad.png for bad.png"
     assert made.err == f"error: {missing}\nerror: 1 of 3 images could not be used\n"
+    assert depth("a.png", "b.png", "--intrinsics", "in", "--output", "out.v1").out.startswith("out.v1/a.ply")
 
 
 @pytest.mark.parametrize(
