@@ -77,7 +77,7 @@ class FileFormat(StrEnum):
 
 
 class Engine(StrEnum):
-    """Where the work is done."""
+    """Executors of the work."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -88,7 +88,7 @@ TableOutput = Annotated[Path, option("Table to write: .jsonl, .csv, .json or .pa
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where the work is done."""
+    """Options of all batches."""
 
     retry: Annotated[bool, typer.Option("--retry", help="Try files again that failed before.")] = False
     engine: Annotated[Engine, typer.Option(help="Where the work is done.")] = Engine.LOCAL

@@ -23,7 +23,7 @@ _WRITES = "Of layout models: "
 
 @dataclass(frozen=True)
 class BoxOptions:
-    """Which boxes are asked for."""
+    """Options of boxes and layouts."""
 
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a box.")] = 0.5
     nms_iou: Annotated[

@@ -101,7 +101,7 @@ def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:
 
 
 class ExportFormat(StrEnum):
-    """What a model is written as."""
+    """Formats of exported models."""
 
     ONNX = "onnx"
     PT2 = "pt2"
