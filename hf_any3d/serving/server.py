@@ -45,8 +45,8 @@ class Server(uvicorn.Server):
             self.service.is_draining = True
         else:
             self.unanswered = self.service.in_flight
-            self.force_exit = True
-            super().handle_exit(sig, frame)
+            # Not uvicorn's own way, which raises the signal once more at the end, with a traceback in the log.
+            self.should_exit = self.force_exit = True
 
     async def watch(self) -> None:
         """End the server when it is stopping and everything is answered, or its time is over."""
