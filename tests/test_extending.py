@@ -324,13 +324,10 @@ def add_peft_method(folder: Path) -> str:
     own.mkdir()
     (own / "config.py").write_text(
         "from dataclasses import dataclass\n"
-        "from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type\n"
-        "SCALE_OUTPUTS = extend_peft_type('SCALE_OUTPUTS')\n"
+        "from hf_any3d.tuners.tuners_utils import EncoderLayersConfig\n"
         "@dataclass\n"
         "class ScaleOutputsConfig(EncoderLayersConfig):\n"
-        "    def __post_init__(self):\n"
-        "        super().__post_init__()\n"
-        "        self.peft_type = SCALE_OUTPUTS\n"
+        "    method = 'SCALE_OUTPUTS'\n"
     )
     (own / "layer.py").write_text(
         "import torch\n"
@@ -338,14 +335,11 @@ def add_peft_method(folder: Path) -> str:
         "from hf_any3d.tuners.tuners_utils import WrappedModule\n"
         "class ScaleOutputsLayer(WrappedModule):\n"
         "    adapter_layer_names = ('scale_outputs_factor',)\n"
-        "    merge_error = 'it is no linear layer'\n"
         "    def __init__(self, base_layer):\n"
         "        super().__init__(base_layer)\n"
         "        self.scale_outputs_factor = nn.ParameterDict()\n"
-        "    def update_layer(self, adapter_name, config):\n"
+        "    def build(self, adapter_name, config):\n"
         "        self.scale_outputs_factor[adapter_name] = nn.Parameter(torch.ones(1))\n"
-        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n"
-        "        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)\n"
         "    def forward(self, *args, **kwargs):\n"
         "        output = self.base_layer(*args, **kwargs)\n"
         "        for name in self._running_adapters():\n"
@@ -362,10 +356,10 @@ def add_peft_method(folder: Path) -> str:
         "    tuner_layer_cls = ScaleOutputsLayer\n"
     )
     (own / "__init__.py").write_text(
-        "from peft.utils import register_peft_method\n"
         "from hf_any3d.tuners.scale_outputs.config import ScaleOutputsConfig\n"
         "from hf_any3d.tuners.scale_outputs.model import ScaleOutputsModel\n"
-        "register_peft_method(name='scale_outputs', config_cls=ScaleOutputsConfig, model_cls=ScaleOutputsModel)\n"
+        "from hf_any3d.tuners.tuners_utils import register_method\n"
+        "register_method(ScaleOutputsConfig, ScaleOutputsModel)\n"
     )
     line = "from hf_any3d.tuners.scale_outputs import ScaleOutputsConfig"
     add_line(folder / "hf_any3d/tuners/__init__.py", "tuners.prompt_tokens import", line)

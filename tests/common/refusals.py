@@ -342,14 +342,14 @@ refuse(
     "adapt",
     _pairs(_ON_TOKENS, (*_PTV3, SpatialLMModel)),
     ValueError,
-    "are thousands of voxels; use another method",
+    "attention is among 'patches'",
     "graphs between all tokens of a cloud, whose cost grows with a power of their number",
 )
 refuse(
     "adapt",
     _pairs(_ADDS_TOKENS, (*_PTV3, SpatialLMModel)),
     ValueError,
-    "runs on one list of voxels of all clouds; use another method",
+    "attention is among 'patches'",
     "tokens of a cloud would have to follow its own in a list that patches of voxels are cut from",
 )
 refuse(

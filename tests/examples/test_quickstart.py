@@ -106,29 +106,12 @@ def test_each_file_is_the_mesh_of_its_row():
         assert distance.mean() < 0.035, file  # shapes have radius 1; other shapes are 0.1 and more away
 
 
-def test_majority_answers_the_most_frequent_class_of_the_training_split():
-    splits = quickstart.load_point_dataset("shapes")
-    row = quickstart.majority(splits)
-    share = list(splits["test"]["label"]).count(splits["train"].features["label"].str2int("chair"))
-    assert row["accuracy"] == pytest.approx(share / len(splits["test"]))
-
-
 def test_quickstart_shows_an_answer_before_it_trains_or_downloads():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     commands = makefile.partition("\nquickstart:")[2].partition("\n\n")[0]
     steps = [commands.index(step) for step in ("hf-any3d predict", "fetch_encoder.py", "quickstart.py")]
     assert steps == sorted(steps)
     assert "chair.ply" in commands and "stool.ply" in commands
-
-
-def test_the_time_of_a_training_is_estimated_from_its_first_steps(monkeypatch, capsys):
-    seconds = iter([10.0, 20.0])
-    monkeypatch.setattr(quickstart, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
-    estimate, state = quickstart.TimeEstimate(), TrainerState(max_steps=97)
-    for step in range(1, 20):
-        state.global_step = step
-        estimate.on_step_end(None, state, None)
-    assert capsys.readouterr().out == "97 steps of 2.00 s: about 3 minutes to go\n"
 
 
 def test_votes_are_the_mean_logits_of_augmented_copies():

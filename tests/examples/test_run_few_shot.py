@@ -53,12 +53,6 @@ def test_folds_are_drawn_trained_and_summarized(start, tmp_path, capsys):
     assert again["summary"] == result["summary"]
 
 
-def test_options_given_twice_are_refused(start, capsys):
-    with pytest.raises(SystemExit):
-        start(few_shot={"way": 3})
-    assert "--few_shot comes from --way and --shot" in capsys.readouterr().err
-
-
 def test_few_shot_with_a_validation_split_is_refused(start):
     with raises(ValueError, naming="--few_shot"):
         start(validation_fraction=0.2)

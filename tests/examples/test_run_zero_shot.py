@@ -11,7 +11,6 @@ from transformers import AutoModel, pipeline
 from examples import run_zero_shot
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport
-from tests.errors import raises
 from tests.examples.conftest import SMALL, python_blocks
 from tests.tiny_encoders import saved_encoder
 
@@ -109,12 +108,6 @@ def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     assert resumed.training["resumed_from"] and resumed.metrics == full.metrics
 
 
-def test_without_held_out_classes_validation_can_select_weights(run):
-    report = run(held_out_classes=[], validation_fraction=0.2, load_best_model_at_end=True)
-    assert set(report.metrics["test"]) == {"seen_accuracy", "seen_among_all"}
-    assert report.selection["metric"] == "seen_accuracy"
-
-
 def test_seen_classes_are_learned(run, tmp_path):
     generator = np.random.default_rng(0)
     for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):
@@ -145,9 +138,3 @@ def test_wrong_arguments_are_named(run, hub, settings, text):
         AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub("me/tiny-plain-bert")
     with pytest.raises(ValueError, match=text):
         run(**settings)
-
-
-def test_too_few_remaining_classes_are_refused(run):
-    names = load_point_dataset("shapes", split="train").features["label"].names
-    with raises(ValueError, naming="--held_out_classes"):
-        run(held_out_classes=names[1:])

@@ -69,27 +69,6 @@ def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
     assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
 
 
-def test_arms_with_the_same_first_stage_share_its_autoencoder(recipes, monkeypatch):
-    firsts = {arm: act_stages.first_stage_of(arm, 2) for arm in act_stages.ARMS if arm != "scratch"}
-    assert firsts == {arm: arm for arm in firsts} | {"output": "pretrained"}
-    calls = []
-
-    def stage(arm, stage, seed, place, folds, changes):
-        calls.append((arm, stage, place.name, changes["pretraining"]["autoencoder"]))
-        return {}
-
-    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, stage))
-    for arm in ("pretrained", "output"):
-        for name in act_stages.PRETRAINING:
-            assert act_stages.run_stage(arm, name, 0, recipes / "out", 1)["arm"] == arm
-    trained = str(recipes / "out" / "pretrained-0" / "autoencoder")
-    assert calls == [
-        ("pretrained", "autoencoder", "pretrained-0", trained),
-        ("pretrained", "pretraining", "pretrained-0", trained),
-        ("output", "pretraining", "output-0", trained),
-    ]
-
-
 def test_arms_change_only_what_their_titles_name(recipes):
     def changed(arm, other, stage):
         first, second = (act_stages.settings_of(one, stage, 2) for one in (arm, other))
@@ -115,14 +94,6 @@ def test_generated_shapes_are_learned_from_and_not_evaluated(of_a_fold, tmp_path
     assert act_stages.with_more_shapes(own, tmp_path, {}) == own
 
 
-def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(recipes):
-    before = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
-    path = recipes / "shapes_act_autoencoder.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"learning_rate": 0.5}))
-    after = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
-    assert [arm for arm in act_stages.ARMS if before[arm] == after[arm]] == ["scratch"]
-
-
 def test_folds_share_the_training_shapes_and_no_group(tmp_path):
     shapes, tested = load_point_dataset("shapes"), []
     for fold in range(2):
@@ -135,49 +106,3 @@ def test_folds_share_the_training_shapes_and_no_group(tmp_path):
         assert set(cut["test"]["label"]) == set(shapes["train"]["label"])
         tested.append(names["test"])
     assert not tested[0] & tested[1]
-
-
-def test_validation_takes_a_fold_for_each_seed(recipes, monkeypatch):
-    seen = []
-
-    def run_stage(arm, stage, seed, folder, folds, changes):
-        settings = act_stages.recipe_of(stage, changes)
-        seen.append((seed, Path(settings["data_dir"]).name, settings.get("few_shot")))
-        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": 0.5, "cpu_seconds": 1, "seconds": 1} | {
-            "peak_memory": None
-        }
-
-    monkeypatch.setattr(act, "run_stage", run_stage)
-    monkeypatch.setattr(act, "write_fold", lambda folder, fold: {"dataset_name": "parquet", "data_dir": str(folder)})
-    act.main([*options(recipes, "scratch"), "--validate", "--stages", "few_5", "full"])
-    assert [(seed, name) for seed, name, _ in seen] == [(fold, f"data-{fold}") for fold in range(5) for _ in (0, 1)]
-    assert [few_shot for *_, few_shot in seen[:2]] == [{"test_per_class": 3}, None]
-    assert (recipes / "out" / "folds" / "act_shapes_folds.md").is_file()
-
-
-def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(recipes, monkeypatch, capsys):
-    seen = []
-
-    def few_shot(arm, stage, seed, place, folds, changes):
-        settings = act_stages.recipe_of(stage, changes)
-        seen.append(settings["data_dir"])
-        return {"accuracy": {"scratch": 0.5, "pretrained": 0.6}[arm] + settings.get("learning_rate", 0)}
-
-    monkeypatch.setattr(act_stages, "few_shot", few_shot)
-    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, lambda *stage: {}))
-    monkeypatch.setattr(act, "CANDIDATES", {"as it is": {}, "other rate": {"tuning": {"learning_rate": 0.1}}})
-    act.main([*options(recipes, "scratch"), "--choose"])
-    assert set(seen) == {str(recipes / "out" / "choice" / "data")}
-    assert capsys.readouterr().out.endswith("Chosen: other rate\n")
-    rows = read_table(recipes / "out" / "choice" / "act_shapes_choice.parquet")["rows"]
-    assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.56])
-
-
-def test_gain_is_computed_seed_by_seed():
-    def run(arm, seed, accuracy, stage="full"):
-        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": accuracy}
-
-    runs = [run("scratch", 0, 0.2), run("scratch", 1, 0.6), run("none", 0, 0.3), run("none", 1, 0.7)]
-    row = act.tuning_row(runs, "none")
-    assert row["full_gain"] == pytest.approx(0.1) and row["full_gain_std"] == pytest.approx(0)
-    assert "few" not in row and "full_gain" not in act.tuning_row(runs[2:], "none")

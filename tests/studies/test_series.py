@@ -17,7 +17,6 @@ from studies.series import (
     published_tables,
     reproduce,
     run_folds,
-    summarize,
     sweep,
 )
 from tests.errors import raises
@@ -65,12 +64,6 @@ def test_folds_with_other_arguments_are_refused(tmp_path):
     run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
     with raises(ValueError, naming="fold_0"):
         run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
-
-
-def test_a_single_fold_has_no_deviation():
-    assert summarize([{"test": {"accuracy": 0.5}}])["test"]["accuracy"] == {"mean": 0.5, "std": 0.0}
-    with raises(ValueError, naming="folds is 0"):
-        run_folds(Program(), [], "unused", 0, fold_words)
 
 
 class Learner:
@@ -135,14 +128,6 @@ def test_wrong_sweeps_are_refused_before_the_first_run(vary, seeds, words, messa
     with pytest.raises(ValueError, match=message):
         sweep(Learner(most=0), words, tmp_path, vary, seeds)
     assert not list(tmp_path.iterdir())
-
-
-def test_settings_that_are_no_file_names_get_folders_of_their_own(tmp_path):
-    learner = Learner()
-    values = ['{"r": 4}', '{"r": 8}', "a/b", "a_b"]
-    sweep(learner, ["--learning_rate", "1"], tmp_path, {"peft_config": values})
-    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(folders) == 4 and all("/" not in name and '"' not in name for name in folders)
 
 
 ROWS = {
@@ -221,11 +206,6 @@ def test_few_shot_rows_average_ten_folds(examples, tmp_path, monkeypatch):
     assert result["rows"][0]["runs"] == 10 and result["rows"][0]["plain"] == {"mean": pytest.approx(90.0), "std": 0.0}
     stored = json.loads((tmp_path / "out" / "5_way_10_shot" / "fold_3" / "arguments.json").read_text())
     assert json.loads(stored[stored.index("--dataset_options") + 1]) == {"way": 5, "shot": 10, "fold": 3}
-
-
-def test_installed_package_without_examples_gives_a_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="recipes and training programs come with the source code"):
-        find_examples(tmp_path)
 
 
 def test_published_rows_have_recipes_whose_comments_state_the_same_figure():

@@ -117,29 +117,10 @@ def test_positions_of_prompts_are_trained_and_stored(tmp_path):
     assert (logits_of(model) - logits_of(prompted(positions=True))).abs().max() > 1e-4
 
 
-def test_merging_is_refused_and_unload_is_suggested():
-    model = prompted()
-    for merge in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(ValueError, match=r"prompt tokens cannot be merged.*use unload\(\)"):
-            merge()
-
-
 def test_attention_over_the_batch_is_refused():
     base = tiny_model(attention_axis="batch")
     with raises(ValueError, naming="attention_axis"):
         get_peft_model(base, PromptTokensConfig())
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"num_prompts": 0}, "num_prompts=0; expected 1 to 16,384"),
-        ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
-    ],
-)
-def test_invalid_settings_are_refused(settings, text):
-    with pytest.raises(ValueError, match=text):
-        PromptTokensConfig(**settings)
 
 
 @pytest.mark.parametrize("config", [PromptTokensConfig, GuidedAdapterConfig])

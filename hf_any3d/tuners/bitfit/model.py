@@ -14,6 +14,7 @@ class BitFitModel(EncoderTuner):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
+    can_be_merged = True
 
     def default_targets(self, peft_config: BitFitConfig) -> str:
         """Return a regular expression of all linear layers and norms with a bias."""

@@ -9,7 +9,6 @@ from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudSegmentation, read_point_cloud
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
-from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from studies.speed import segmentation_memory
 from tests.cli.conftest import run
 from tests.errors import raises
@@ -53,21 +52,3 @@ def test_a_street_is_voted_on_with_the_names_and_colors_of_its_benchmark(tmp_pat
     np.testing.assert_array_equal(labeled.labels, answer["labels"])
     palette = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in benchmark.hex_colors]) / 255
     np.testing.assert_allclose(labeled.colors, palette[answer["labels"]], atol=1 / 255)
-
-
-@pytest.mark.usefixtures("libraries_as_they_were")
-def test_blocks_of_voxels_are_labeled_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(segmentation_memory, "STREET_BLOCK", 150)
-    segmentation_memory.save_street_model(tmp_path / "model")
-    segmentation_memory.write_street(tmp_path / "street.laz", 400)
-    sizes = []
-
-    def forward(pipe, inputs, **_):
-        sizes.append(tuple(inputs["inverse"].shape))
-        return plain(pipe, inputs)
-
-    plain = PointCloudSegmentationPipeline._forward
-    monkeypatch.setattr(PointCloudSegmentationPipeline, "_forward", forward)
-    code, _, err = run("segment", tmp_path / "street.laz", "--model", tmp_path / "model")
-    assert code == 0, err
-    assert sizes == [(1, 150)] * 3
