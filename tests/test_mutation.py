@@ -1,6 +1,5 @@
 """The mutation run itself: it finds the changes it should, and tells noticed ones from survivors."""
 
-import ast
 import json
 import os
 import subprocess
@@ -65,13 +64,6 @@ def test_every_kind_of_change_is_found_once(mutants):
     ]
 
 
-def test_a_change_alters_one_place_and_parses(mutants):
-    for mutant in mutants:
-        changed = mutant.apply(SOURCE)
-        ast.parse(changed)
-        assert changed != SOURCE and changed.count("\n") == SOURCE.count("\n")
-
-
 TENSORS = """
 def pool(tokens, centers, cache, x, y):
     key = (x, y)
@@ -100,15 +92,6 @@ def test_mistakes_with_tensors_and_keys_are_among_the_changes(tmp_path, kind, be
     (tmp_path / "file.py").write_text(TENSORS, encoding="utf-8")
     found = [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind == kind and m.text == text]
     assert len(found) == 1 and before in (found[0].before, None)
-
-
-def test_changes_that_mean_the_same_are_left_alone(tmp_path):
-    text = (
-        "def ask(a, b):\n    if f(a, a):\n        return False\n    if f(a, b):\n        return True\n    return 0\n"
-    )
-    (tmp_path / "file.py").write_text(text, encoding="utf-8")
-    found = [(m.line, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path) if "not" not in m.text]
-    assert found == [(3, "True"), (4, "(f(b, a))"), (5, "return None"), (5, "False"), (6, "return None"), (6, "1")]
 
 
 def test_accepted_changes_exist():

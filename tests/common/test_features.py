@@ -20,7 +20,6 @@ from datasets import (
     Value,
     load_dataset,
 )
-from datasets.table import embed_table_storage
 
 from hf_any3d.data import PointCloud, embed_files
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, point_cloud_bytes, read_point_cloud
@@ -69,10 +68,6 @@ def loose(tmp_path):
         (tmp_path / "loose").mkdir(exist_ok=True)
         (tmp_path / "loose" / name).write_bytes((FILES / name).read_bytes())
     return dataset([tmp_path / "loose" / "chair_points.ply", str(tmp_path / "loose" / "screwdriver.obj"), None])
-
-
-def stored(rows, name="cloud"):
-    return rows.with_format("arrow")[:][name].to_pylist()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -203,24 +198,6 @@ def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tm
         assert found[2] is None
 
 
-def test_parquet_of_paths_alone_says_so_where_the_files_are_missing(loose, tmp_path):
-    loose.to_parquet(tmp_path / "clouds.parquet")
-    for path in (tmp_path / "loose").iterdir():
-        path.unlink()
-    rows = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
-    with raises(PointCloudFileError, naming="chair_points.ply"):
-        next(iter(rows))
-
-
-def test_embedding_a_table_reads_each_file_once_and_keeps_nulls(loose):
-    table = embed_table_storage(loose.data.table)
-    embedded = Dataset(table)
-    assert [row and row["path"] for row in stored(embedded)] == ["chair_points.ply", "screwdriver.obj.ply", None]
-    assert embedded.features == loose.features
-    again = embed_table_storage(embedded.data.table)
-    assert again["cloud"].to_pylist() == table["cloud"].to_pylist()
-
-
 def test_streams_decode_map_filter_cast_and_take():
     def generate():
         for count in (3, 4, 5):
@@ -237,12 +214,6 @@ def test_streams_decode_map_filter_cast_and_take():
     assert len(list(stream.shuffle(0, buffer_size=2).take(2))) == 2
     (batch,) = stream.batch(3)
     assert len(batch["cloud"]) == 3
-
-
-def test_several_processes_read_a_column(tmp_path):
-    rows = dataset([points(count) for count in (3, 4, 5, 6)])
-    counted = rows.map(lambda row: {"n": len(row["cloud"]["points"])}, num_proc=2)
-    assert counted["n"][:] == [3, 4, 5, 6] and counted.features["cloud"] == PointCloud()
 
 
 @pytest.mark.parametrize("layout", ["column", "list", "dict"])

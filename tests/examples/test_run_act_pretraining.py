@@ -73,14 +73,6 @@ def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder)
     assert "started from" in (tuned / "README.md").read_text()
 
 
-def test_probing_changes_nothing_of_the_training(run, tmp_path):
-    run("probed", probe_every=1)
-    run("plain")
-    last = "checkpoint-8"
-    assert losses_of(tmp_path / "probed" / last) == losses_of(tmp_path / "plain" / last)
-    assert_equal_weights(tmp_path / "probed", tmp_path / "plain")
-
-
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}

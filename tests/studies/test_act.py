@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModel
 
 from hf_any3d import load_point_dataset
 from studies import act, act_stages
@@ -56,29 +54,6 @@ def test_every_stage_of_an_arm_is_run_once_with_table_and_picture(recipes, monke
     monkeypatch.setattr(act, "draw", lambda *drawn: None)
     act.main(options(recipes, "scratch", "none"))
     assert read_table(recipes / "out" / "act_shapes.parquet") == summary
-
-
-def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
-    pretrained = AutoModel.from_pretrained(tiny_encoder).encoder.layer[0].attention.self.query.weight
-    found = []
-    for arm in ("pretrained", "random"):
-        act_stages.run_stage(arm, "autoencoder", 0, recipes / "out", 1)
-        model = act_stages.ActAutoencoder.from_pretrained(recipes / "out" / f"{arm}-0" / "autoencoder")
-        found.append(model.encoder.encoder.layer[0].attention.self.query.weight)
-    assert found[0].shape == found[1].shape == pretrained.shape
-    assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
-
-
-def test_arms_change_only_what_their_titles_name(recipes):
-    def changed(arm, other, stage):
-        first, second = (act_stages.settings_of(one, stage, 2) for one in (arm, other))
-        return {name for name in first if first[name] != second[name]}
-
-    assert changed("output", "pretrained", "full") == {"pretraining"}
-    assert changed("more", "none", "full") == {"more_shapes"}
-    assert changed("random", "pretrained", "full") == {"autoencoder"}
-    config = act_stages.recipe_of("pretraining", act_stages.changes_of("output", {}))["model_config"]
-    assert config == {**STUDENT["model_config"], "target_layer": "teacher"}
 
 
 @pytest.mark.parametrize("of_a_fold", [False, True])

@@ -1,19 +1,18 @@
 """The study of adapters: what its methods train, that stored runs are not repeated, and what it writes."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, PointTransformerV3Processor, Uni3DModel
+from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, Uni3DModel
 from studies import adapter_methods, adapter_runs, adapters, earlier_recipe
 from studies.tables import read_table
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
-from tests.tiny_ptv3 import SMALL, tiny_ptv3
+from tests.tiny_ptv3 import tiny_ptv3
 
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
@@ -73,17 +72,6 @@ def test_methods_differ_only_in_what_they_train_inside_the_encoder(tiny_encoder,
     assert bool(inside) == (mark is not None) and all(mark in name for name in inside)
 
 
-def test_bottleneck_is_the_guided_adapter_without_cells_and_gates(tiny_encoder):
-    parts = {
-        name: {n.partition("guided_adapter_")[2].partition(".")[0] for n in trained_parts(name, tiny_encoder)} - {""}
-        for name in ("bottleneck", "no_guidance", "no_gate", "guided")
-    }
-    assert parts["bottleneck"] == {"down", "up"}
-    assert parts["no_guidance"] == {"down", "up", "gate"}
-    assert parts["guided"] == {"down", "up", "gate", "attention", "view_norm", "voxel_norm"}
-    assert parts["no_gate"] == parts["guided"] - {"gate"}
-
-
 def test_ablations_change_one_setting_each(tiny_encoder):
     build = adapter_methods.build_adapted
 
@@ -123,25 +111,6 @@ def test_probe_on_cached_features_trains_the_layer_of_the_model(shapes, tiny_enc
     assert 0 < found["saved_activations"] < 10_000 and found["stored_bytes"] > 4 * found["trained_parameters"] > 0
 
 
-def test_full_fine_tuning_stores_the_encoder_and_adapters_do_not(shapes, tiny_encoder):
-    work = adapter_runs.train_and_measure
-    sizes = {name: work(tiny_run(name, tiny_encoder)) for name in ("full", "bitfit")}
-    assert sizes["full"]["stored_bytes"] > 4 * sizes["full"]["trained_parameters"]
-    assert sizes["bitfit"]["stored_bytes"] < sizes["full"]["stored_bytes"] / 2
-    assert sizes["full"]["saved_activations"] > 0
-
-
-def test_parameters_inside_the_encoder_have_their_own_learning_rate(shapes, tiny_encoder):
-    run = tiny_run("lora", tiny_encoder, encoder_learning_rate=0.5)
-    model = adapter_methods.build_adapted("lora", 0, ["a", "b"], tiny_encoder, TINY)
-    trainer = adapter_runs.make_trainer(run, model, shapes, Path("outputs/never"))
-    rate_of = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert rate_of.pop(id(parameter)) == (0.5 if "lora_" in name else 2e-3), name
-    assert not rate_of
-
-
 @pytest.fixture(scope="module")
 def point_encoders(tmp_path_factory):
     """The directories of pretrained point encoders, by prefix of their weights."""
@@ -172,16 +141,6 @@ def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, 
     assert 0 < guided["encoder_parameters"] < guided["trained_parameters"] < full["trained_parameters"]
     assert guided["stored_bytes"] < full["stored_bytes"]
     assert "four grids in space" in (tmp_path / "adapters.md").read_text()
-
-
-def test_points_for_an_encoder_of_voxels_are_those_of_its_processor(shapes, point_encoders, tmp_path):
-    tiny_ptv3(PointTransformerV3Model, in_channels=9).save_pretrained(tmp_path)
-    zeros = {"default_rgb": (0, 0, 0), "needs_normals": False}
-    PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere", **zeros).save_pretrained(tmp_path)
-    prepared = np.asarray(adapter_runs.with_channels(shapes, str(tmp_path))["test"]["points"])
-    assert prepared.shape == (4, 32, 9)
-    kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["point_transformer_v3"])["test"]["points"])
-    assert kept.shape == (4, 32, 6) and (kept[..., 3:] == np.float32(0.4)).all()
 
 
 def found(run):

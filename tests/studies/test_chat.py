@@ -94,12 +94,3 @@ def test_language_model_learns_answers_and_gets_no_cloud(texts):
         assert "<PC>" in text and "[/INST]" in text
         assert answers.endswith("###") and "[INST]" not in answers
     assert not torch.equal(batch["input_ids"], texts.batch(64)["input_ids"])
-
-
-def test_augmented_clouds_have_some_of_the_points_in_the_unit_sphere(few_shapes):
-    clouds = chat_encoder.clouds_of(few_shapes["test"])
-    assert clouds.shape == (len(few_shapes["test"]), 1024, 6)
-    shown = chat_encoder.augmented(clouds)
-    assert 512 <= shown.shape[1] <= 1024
-    assert torch.allclose(shown[..., :3].norm(dim=-1).amax(dim=1), torch.ones(len(clouds)), atol=1e-5)
-    assert shown[..., 3:].min() >= 0 and shown[..., 3:].max() <= 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from studies import generated_shapes as shapes
-from studies.generated_shapes.surfaces import areas_of, ball, box, cylinder, rod, sample, slab, turned
+from studies.generated_shapes.surfaces import areas_of, ball, box, cylinder, rod, sample, slab
 
 
 def test_every_class_gives_varied_clouds_in_the_unit_sphere():
@@ -52,9 +52,3 @@ def test_points_lie_evenly_on_the_surface():
     on_top = np.isclose(points[:, 1], 1)
     assert on_top.mean() == pytest.approx(3 / 14, abs=0.03)
     assert np.abs(points[on_top, 2]).mean() == pytest.approx(0.75, abs=0.05)
-
-
-def test_turning_is_about_the_axis_and_the_point():
-    turned_box = turned(np.array([[[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]]), 90, "z")
-    assert np.allclose(turned_box[0], [[0, 1, 0], [-1, 0, 0], [0, 0, 1]])
-    assert np.allclose(turned(turned_box, 180, "y", (1, 0, 0))[0, 0], [2, 1, 0])

@@ -1,19 +1,10 @@
 """The study of learning: its arms, and that stored runs are not repeated."""
 
-import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
 from studies import earlier_recipe, learning
 from studies.tables import read_table
-
-
-def test_few_shapes_keeps_at_most_that_many_of_each_class():
-    labels = [0] * 5 + [1] * 2
-    rows = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=["a", "b"])}))
-    few = learning.few_shapes(DatasetDict(train=rows, test=rows), 3, seed=0)
-    assert np.bincount(few["train"]["label"]).tolist() == [3, 2]
-    assert len(few["test"]) == 7
 
 
 def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatch):

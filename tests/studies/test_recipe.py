@@ -5,11 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from examples import quickstart
-from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from studies import recipe, recipe_report
 from studies.tables import read_table
@@ -56,17 +53,6 @@ def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(
         assert (drawn == seed).sum() == len(runs) / len(seeds) and not signs[drawn == seed].sum(axis=0).any()
 
 
-def test_mixed_clouds_have_points_and_label_of_two():
-    rows = [{"points": np.full((40, 3), number, np.float32), "labels": number} for number in range(3)]
-    torch.manual_seed(0)
-    plain = recipe.MixedBatches(PointCloudCollator(), 0.0, 3)(rows)
-    assert torch.equal(plain["labels"], torch.eye(3))
-    mixed = recipe.MixedBatches(PointCloudCollator(), 1.0, 3)(rows)
-    shares = torch.stack([(mixed["points"][..., 0] == number).float().mean(dim=1) for number in range(3)], dim=1)
-    torch.testing.assert_close(mixed["labels"], shares)
-    assert ((shares > 0).sum(dim=1) == 2).any()
-
-
 def test_effects_are_found_whatever_the_seeds_are_worth():
     runs = recipe.design(FIRST)
     true = {"epochs": 2.0, "rate": -1.0}
@@ -77,18 +63,6 @@ def test_effects_are_found_whatever_the_seeds_are_worth():
     assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
     with raises(ValueError, naming="do not separate"):
         recipe_report.effects(values[:8], runs[:8], FIRST.factors)
-
-
-def test_the_average_is_that_of_all_steps():
-    model = nn.Linear(1, 1, bias=False)
-    model.register_buffer("variance", torch.ones(1))
-    average = recipe.MovingAverage(decay=0.99)
-    for value in (1.0, 3.0, 5.0):
-        nn.init.constant_(model.weight, value)
-        model.variance.fill_(value)
-        average.on_step_end(None, None, None, model=model)
-    assert average.weights["weight"].item() == pytest.approx(0.99 * (0.99 * 1 + 0.01 * 3) + 0.01 * 5)
-    assert average.weights["variance"].item() == model.weight.item() == 5
 
 
 def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from hf_any3d.training.arguments import read_settings
-from studies import series
 from studies.series import (
     PROGRAM,
     PUBLISHED,
@@ -19,7 +18,6 @@ from studies.series import (
     run_folds,
     sweep,
 )
-from tests.errors import raises
 from tests.model_card.test_building import REPORT
 
 
@@ -58,12 +56,6 @@ def test_interrupted_series_continues(tmp_path):
     later = Program()
     result = run_folds(later, [], tmp_path, 4, fold_words)
     assert later.ran == [2, 3] and len(result["folds"]) == 4
-
-
-def test_folds_with_other_arguments_are_refused(tmp_path):
-    run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
-    with raises(ValueError, naming="fold_0"):
-        run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
 
 
 class Learner:
@@ -174,17 +166,6 @@ def test_reproduced_rows_stand_beside_the_published_ones(examples, tmp_path, cap
     assert again == result and capsys.readouterr().out == ""  # nothing is trained twice
 
 
-def test_released_recipes_are_a_choice_that_the_table_states(examples, tmp_path):
-    table = PublishedTable("table", "Data", "Paper", ROWS)
-    result = reproduce(table, examples, tmp_path / "out", only=["one"], voting=0, released=True)
-    assert result["rows"][0]["recipe"].endswith("released/one.yaml") and result["rows"][0]["voted"] is None
-    assert "the epoch that is best on the test set" in (tmp_path / "out" / "table.md").read_text()
-    with raises(ValueError, naming="table: no recipe of the"):
-        reproduce(table, examples, tmp_path / "out", released=True)
-    with raises(ValueError, naming="'three'; expected one of one"):
-        reproduce(table, examples, tmp_path / "out", only=["three"])
-
-
 def test_everything_missing_is_named_before_the_first_training(examples, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (examples / "recipes" / "one.yaml").write_text("dataset_name: scanobjectnn\nmodel_name_or_path: outputs/start\n")
@@ -197,15 +178,6 @@ def test_everything_missing_is_named_before_the_first_training(examples, tmp_pat
     assert f"one: {tmp_path}: missing h5_files" in message and "Agree to the terms of use" in message
     assert "two: me/no-such-encoder is not a directory" in message
     assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
-
-
-def test_few_shot_rows_average_ten_folds(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr(series, "_data_problem", lambda *words: None)
-    rows = {"5-way 10-shot": PublishedRow("two", 96.8, deviation=2.3, way=5, shot=10)}
-    result = reproduce(PublishedTable("few", "Data", "Paper", rows), examples, tmp_path / "out")
-    assert result["rows"][0]["runs"] == 10 and result["rows"][0]["plain"] == {"mean": pytest.approx(90.0), "std": 0.0}
-    stored = json.loads((tmp_path / "out" / "5_way_10_shot" / "fold_3" / "arguments.json").read_text())
-    assert json.loads(stored[stored.index("--dataset_options") + 1]) == {"way": 5, "shot": 10, "fold": 3}
 
 
 def test_published_rows_have_recipes_whose_comments_state_the_same_figure():

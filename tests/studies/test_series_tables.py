@@ -4,35 +4,13 @@ import json
 from dataclasses import replace
 
 from hf_any3d.training import folds
-from studies import series
 from studies.series import (
     run_once,
     write_published,
     write_sweep,
-    write_tables,
 )
 from tests.errors import raises
 from tests.model_card.test_building import REPORT
-
-
-def test_a_table_is_markdown_and_latex(tmp_path):
-    found = write_tables(
-        tmp_path / "t.1", "My <table>", ["a|b", "c_d", "e"], [["1 ± 2", "{x}", "5%"]], "A note\nof $5."
-    )
-    assert found == (tmp_path / "t.1.md", tmp_path / "t.1.tex")
-    lines = found[0].read_text().splitlines()
-    assert lines[0].startswith("# My ") and lines[1] == "" and lines[3] == "|---|---|---|" and lines[5] == ""
-    assert lines[2] == "| a\\|b | c_d | e |" and lines[4] == "| 1 ± 2 | {x} | 5% |" and len(lines) == 7
-    assert found[1].read_text().splitlines()[-6:] == [
-        r"\toprule",
-        r"a|b & c\_d & e \\",
-        r"\midrule",
-        r"1 $\pm$ 2 & \{x\} & 5\% \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    assert r"\begin{tabular}{lrr}" in found[1].read_text()
-    assert "".join(map(series._LATEX.get, "\\~^&#$")) == (r"\textbackslash{}\textasciitilde{}\textasciicircum{}\&\#\$")
 
 
 def figure(mean, std=0.0):

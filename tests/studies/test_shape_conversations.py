@@ -1,7 +1,6 @@
 """Facts and conversations about shapes, and the folder that the published dataset's loader reads."""
 
 import json
-from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -57,15 +56,6 @@ def test_common_colors_have_their_usual_names(color, name):
     assert shape_facts.COLORS[shape_facts.color_names(np.array([color]))[0]] == name
 
 
-def test_parts_are_colors_and_ends_are_thirds_of_the_height():
-    points = box(1, 1, 1)
-    colors = np.where(points[:, 1:2] > 0.6, WHITE, BROWN)
-    found = shape_facts.facts_of(points, colors, "lamp")
-    assert [part.color for part in found.parts] == ["brown", "white"]
-    assert found.parts[0].share == pytest.approx((points[:, 1] <= 0.6).mean())
-    assert (found.upper, found.lower, found.color, found.label) == ("white", "brown", "brown", "lamp")
-
-
 @pytest.fixture
 def lamp():
     parts = (shape_facts.Part("white", 0.55), shape_facts.Part("black", 0.45))
@@ -97,15 +87,6 @@ def test_captions_name_class_and_colors_in_several_wordings(lamp):
 def test_single_questions_are_answered_by_the_facts(lamp, topic, answers):
     found = {conversations.single_round(lamp, Random(seed), topic).turns[0][1] for seed in range(20)}
     assert found == answers
-
-
-@pytest.mark.parametrize("ends", [("white", "black"), ("gray", "gray")])
-def test_descriptions_are_parsed_back_to_facts(lamp, ends):
-    facts = replace(lamp, upper=ends[0], lower=ends[1])
-    for seed in range(5):
-        parsed = conversations.described(conversations.detailed(facts, Random(seed)).turns[0][1])
-        assert parsed == {"proportion": "tall", "second": "black", "upper": ends[0], "lower": ends[1]}
-    assert set(conversations.described("no idea").values()) == {None}
 
 
 def shapes_of(count: int, points: int = 1024, color=RED) -> Dataset:

@@ -31,16 +31,6 @@ def test_every_embedded_shape_is_tested_once_and_no_group_crosses():
     assert sorted(tested) == list(range(574))
 
 
-def test_few_shots_are_the_same_for_all_arms_and_differ_between_seeds():
-    labels, folds = np.repeat([0, 1], 20), np.tile([0, 1], 20)
-    runs = [transfer.Run("embedded", arm, 2, 30, 3, seed, 0) for arm, seed in (("a", 0), ("b", 0), ("a", 1))]
-    first, same, other = (transfer.rows_of(run, labels, folds)[0] for run in runs)
-    assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
-    assert np.bincount(labels[first]).tolist() == [3, 3]
-    assert (folds[first] == 1).all()
-
-
 def test_the_main_comparison_comes_first_and_stays_balanced():
     names = list(transfer.PARTS)
     assert tuple(names[:2]) == transfer.MAIN
@@ -139,12 +129,6 @@ def test_an_unfinished_study_is_reported_as_such():
     assert "| embedded | all shapes, 30 epochs | S | 2 | 0 of 4 | not run yet | | |" in text
     finished = report.summarize(dict.fromkeys(cells, 1), results, cells[:2])
     assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
-
-
-def test_runs_on_different_shapes_are_not_compared():
-    first, second = stored([0] * 4, [0] * 4, [0, 1, 2, 3]), stored([0] * 4, [0] * 4, [0, 1, 2, 4])
-    with pytest.raises(ValueError, match="fold 2: runs were tested on different shapes"):
-        report.compare({(0, 2): first}, {(0, 2): second})
 
 
 @pytest.fixture

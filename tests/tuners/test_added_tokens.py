@@ -15,7 +15,6 @@ from hf_any3d import (
 )
 from hf_any3d.tuners.dapt import DAPTLayer
 from hf_any3d.tuners.idpt import IDPTLayer
-from tests.errors import raises
 from tests.reference.fill import points
 
 CONFIGS = {
@@ -134,18 +133,6 @@ def test_a_random_position_is_not_trained_but_stored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("positions", "expected"), [("once", [True, False, False]), ("every_layer", [True, True, True])]
-)
-def test_positions_are_added_before_the_first_block_or_each(positions, expected):
-    model, given = adapted(CONFIGS["dapt"](positions=positions)), []
-    for layer in model.get_base_model().act.blocks.layers:
-        layer.base_layer.register_forward_pre_hook(lambda module, args: given.append(args[1] is not None))
-    with torch.no_grad():
-        model(points=clouds())
-    assert given == expected
-
-
-@pytest.mark.parametrize(
     ("numbers", "made"), [(None, [2]), (1, [1]), ([2, 0, 2], [0, 2])], ids=["the last one", "one", "in any order"]
 )
 def test_prompts_are_made_before_the_layers_that_are_named(numbers, made):
@@ -157,20 +144,6 @@ def test_prompts_are_made_before_the_layers_that_are_named(numbers, made):
     alone = get_peft_model(base_of(), CONFIGS["idpt"](prompt_layers=numbers, keep_prompts=False))
     layers = alone.get_base_model().act.blocks.layers
     assert [n for n, layer in enumerate(layers) if isinstance(layer, IDPTLayer)] == made
-
-
-@pytest.mark.parametrize(
-    ("width", "own", "is_open", "heads"),
-    [(48, None, False, 1), (192, None, False, 3), (200, None, True, 2), (192, 4, True, 4), (192, 4, False, 3)],
-)
-def test_a_prompt_transformer_has_the_heads_of_its_layer_or_of_64_channels(width, own, is_open, heads):
-    base = torch.nn.Linear(width, width)
-    if own is not None:
-        base.attention = torch.nn.Identity()
-        base.attention.num_heads = own
-    layer = IDPTLayer(base, width, is_open)
-    layer.update_layer("default", IDPTConfig(prompt_module="transformer"))
-    assert layer.nested["default"]["idpt"].block.attention.num_heads == heads
 
 
 def test_outputs_of_linear_layers_and_norms_are_scaled_by_channel():
@@ -193,15 +166,6 @@ def test_outputs_of_linear_layers_and_norms_are_scaled_by_channel():
         torch.testing.assert_close(linear(tokens), 2 * (tokens @ linear.weight.T + linear.bias) + 3)
 
 
-def test_tokens_without_a_scale_are_left_as_they_are():
-    model = adapted(CONFIGS["dapt"]())
-    adapter = model.get_base_model().act.blocks.layers[0].nested["default"]["dapt_adapter"]
-    with torch.no_grad():
-        adapter.scale.weight.zero_()
-        adapter.scale.bias.fill_(-1)
-        assert not adapter(torch.randn(2, 4, 16)).any()
-
-
 @pytest.mark.parametrize(
     ("config", "match"),
     [
@@ -220,13 +184,6 @@ def test_tokens_without_a_scale_are_left_as_they_are():
 def test_bad_settings_are_refused(config, match):
     with pytest.raises(ValueError, match=match):
         get_peft_model(base_of(), config())
-
-
-def test_more_neighbors_or_patches_than_there_are_are_refused():
-    with raises(RuntimeError, naming="out of range"):
-        adapted(IDPTConfig())(points=clouds())
-    with raises(ValueError, naming="num_groups"):
-        adapted(PPTConfig(num_groups=80, group_size=4))(points=clouds())
 
 
 def test_a_segmentation_head_on_prompts_needs_one_in_each_of_its_blocks():

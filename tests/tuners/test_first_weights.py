@@ -195,14 +195,6 @@ def test_an_adapter_starts_as_documented(made, expected):
     assert used == expected.keys()
 
 
-@pytest.mark.parametrize(("settings", "hidden"), [({"r": 8}, 16), ({"r": 5, "mlp_ratio": 0.1}, 1)])
-def test_the_mlps_of_a_side_network_are_a_multiple_as_wide(settings, hidden):
-    layer = SideTuningLayer(nn.Linear(HIDDEN, HIDDEN), HIDDEN, is_last=False)
-    layer.update_layer("default", SideTuningConfig(**settings))
-    assert layer.side_tuning_fc1["default"].out_features == layer.side_tuning_fc2["default"].in_features == hidden
-    assert not layer.side_tuning_up  # only what is read has a way back
-
-
 PUBLISHED = {
     DAPTConfig: {"positions": "once", "scales": "random"},
     IDPTConfig: {"train_position": False},

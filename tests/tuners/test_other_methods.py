@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import torch
 from peft import IA3Config, LoraConfig, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import nn
@@ -12,7 +11,6 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_any3d import GuidedAdapterConfig
 from hf_any3d.modeling.act import ActForPreTraining
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_families
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.models import case_of, minigpt3d
@@ -20,7 +18,7 @@ from tests.common.refusals import check_refusal, refusal_of
 from tests.common.test_tuners import UNLOAD
 from tests.common.tuners import METHODS
 from tests.errors import raises
-from tests.tiny_encoders import LAYERS, clouds, tiny_model, train_step
+from tests.tiny_encoders import LAYERS, tiny_model
 
 
 def lora(base):
@@ -35,11 +33,6 @@ def ia3(base):
     )
 
 
-@torch.no_grad()
-def logits_of(model):
-    return model.eval()(points=clouds()).logits
-
-
 @pytest.mark.parametrize("method", [lora, ia3])
 def test_encoder_stays_in_eval_mode_with_other_methods(method):
     base = tiny_model("bert", attn_implementation="eager")
@@ -50,17 +43,6 @@ def test_encoder_stays_in_eval_mode_with_other_methods(method):
     assert model.base_model.model.classifier.modules_to_save["default"].training
 
 
-def test_merged_lora_gives_the_same_logits_without_peft():
-    base = tiny_model("clip_text_model")
-    model = get_peft_model(base, lora(base))
-    train_step(model)
-    expected = logits_of(model)
-    merged = model.merge_and_unload()
-    assert type(merged) is Any2PointForPointCloudClassification
-    assert not [name for name, _ in merged.named_parameters() if "lora" in name or "modules_to_save" in name]
-    torch.testing.assert_close(logits_of(merged), expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("encoder", list(encoder_families()))
 def test_pattern_matches_exactly_the_linear_modules_of_the_layers(encoder):
     model = tiny_model(encoder)
@@ -69,10 +51,6 @@ def test_pattern_matches_exactly_the_linear_modules_of_the_layers(encoder):
     inside = {id(m) for m in core.family.layers_of(core.encoder).modules() if isinstance(m, (nn.Linear, Conv1D))}
     found = {id(m) for name, m in model.named_modules() if pattern.fullmatch(name)}
     assert found == inside and len(inside) >= 4 * LAYERS
-
-
-def test_trainable_modules_of_a_headless_model_have_no_head():
-    assert trainable_module_names(tiny_model().any2point) == ["point_tokenizer", "class_token", "output_norm"]
 
 
 def test_models_without_a_frozen_encoder_are_refused():

@@ -43,11 +43,6 @@ def test_growth_above_the_known_complexity_is_an_error(curves, tmp_path, capsys)
     assert "| rows of a square | 10 · 100 · 2,000 |" in capsys.readouterr().out
 
 
-def test_peak_is_what_an_operation_holds_at_once():
-    peak = scaling.peak_above(lambda: np.ones(25_000_000).sum())
-    assert peak is None or 1.5e8 < peak < 2.5e8
-
-
 # What is left out differs from "views" in numbers only.
 DONE = {
     "points, sampled": lambda size, index: index.shape == (1, 128, 32) and index.max() < size,
