@@ -1,7 +1,6 @@
 """Frozen layer with DAPT's adapters, scales and prompts."""
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.dapt.config import DAPTConfig
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
-_FINAL_NORM = "final_norm"
 _SPREAD = 0.02
 """Standard deviation of scales and shifts that start at random."""
 
@@ -81,10 +79,11 @@ class DAPTLayer(WrappedModule):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.arriving: dict[str, int] = {}
-        inside = {name.replace(".", "_"): module for name, module in _scaled_modules(base_layer)}
+        inside = {name.replace(".", "_"): module for name, module in base_layer.named_modules() if _width_of(module)}
+        self.widths = {name: _width_of(module) for name, module in inside.items()}
         if final_norm is not None:
-            inside[_FINAL_NORM] = final_norm
-        self.widths = {name: _width_of(module, hidden_size) for name, module in inside.items()}
+            inside["final_norm"] = final_norm
+            self.widths["final_norm"] = hidden_size
         # Only hooks can change what is computed between the inner modules of a layer.
         self.hooks = [module.register_forward_hook(partial(self._scale, name)) for name, module in inside.items()]
 
@@ -154,19 +153,9 @@ class DAPTLayer(WrappedModule):
         return output
 
 
-def _scaled_modules(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Iterate over the linear layers and norms inside a layer, with their names."""
-    for name, module in layer.named_modules():
-        weight = getattr(module, "weight", None)
-        is_norm = isinstance(weight, nn.Parameter) and weight.ndim == 1
-        if is_norm or isinstance(module, (nn.Linear, Conv1D)):
-            yield name, module
-
-
-def _width_of(module: nn.Module, otherwise: int) -> int:
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, Conv1D):
-        return module.nf
+def _width_of(module: nn.Module) -> int:
+    """Return the output channels of a linear layer or norm; 0 for other modules."""
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return module.out_features if isinstance(module, nn.Linear) else module.nf
     weight = getattr(module, "weight", None)
-    return otherwise if weight is None else weight.numel()
+    return weight.numel() if isinstance(weight, nn.Parameter) and weight.ndim == 1 else 0
