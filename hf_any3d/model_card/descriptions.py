@@ -110,12 +110,7 @@ class Description:
 
 def describe(subject: Subject) -> Description:
     """Describe a model for its card."""
-    model_type = subject.config.model_type
-    if (method := method_of(subject)) is None:
-        raise ValueError(
-            f"{subject.model_class.__name__} cannot be described in a model card: expected an entry {model_type!r} of "
-            "hf_any3d.model_card.METHODS"
-        )
+    method = method_of(subject)
     description = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
     name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
     if not subject.is_complete and not subject.left_out:
@@ -136,17 +131,17 @@ def describe(subject: Subject) -> Description:
     return description
 
 
-def method_of(subject: Subject) -> Method | None:
-    """Return the method of a model's class or type; None if it is not known."""
-    return METHODS.get(subject.model_class.__name__) or METHODS.get(subject.config.model_type)
+def method_of(subject: Subject) -> Method:
+    """Return the method of a model's class or type; one with the name of the type if there is no entry."""
+    model_type = subject.config.model_type
+    own = Method(model_type, None, (model_type,), "A model that is not published reads points")
+    return METHODS.get(subject.model_class.__name__) or METHODS.get(model_type, own)
 
 
 def _describe_encoder(subject: Subject) -> Description:
     """Describe a model of one encoder, which may have started from another."""
     config, start = subject.config, subject.start
-    method = method_of(subject)
-    assert method is not None
-    what, stored = method.reads.format(config=config), _STORED_HERE
+    what, stored = method_of(subject).reads.format(config=config), _STORED_HERE
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:

@@ -34,9 +34,3 @@ def test_features_are_those_of_the_pipeline(saved):
     answers = plot_features.pipeline("point-cloud-feature-extraction", model=saved)(list(rows["points"]))
     np.testing.assert_allclose(pooled, [answer["pooled"] for answer in answers], atol=1e-5)
     np.testing.assert_allclose(tokens, [answer["tokens"].mean(0) for answer in answers], atol=1e-5)
-
-
-def test_unknown_file_types_are_refused_before_loading(capsys):
-    with pytest.raises(SystemExit):
-        plot_features.main(["nowhere", "--output", "map.gif"])
-    assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err

@@ -31,13 +31,3 @@ def test_files_give_a_page_and_scores(saved, tmp_path, capsys):
         pages.append((tmp_path / f"{name}.html").read_text(encoding="utf-8"))
     assert "chair.npy: 3 of 6 patches" in pages[0] and pages[0] == pages[1], "the seed decides what is hidden"
     assert "chair.npy: CD-L1 of hidden patches 0." in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [(["--output", "a.gif"], "a.gif has type '.gif'"), (["--mask-ratio", "1.5"], "--mask-ratio: 1.5; expected")],
-)
-def test_wrong_arguments_are_refused_before_loading(words, text, capsys):
-    with pytest.raises(SystemExit):
-        plot_masked_reconstructions.main(["nowhere", "chair.ply", *words])
-    assert text in capsys.readouterr().err
