@@ -35,7 +35,7 @@ def serve(
     max_clouds: Annotated[int, typer.Option(min=1, help="Clouds of a request.")] = 16,
     max_seconds: Annotated[float, typer.Option(min=0.01, help="Time of a request; then it gets 504.")] = 60.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
-    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; others are closed.")] = 1000,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; further ones get 503.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     journal: Annotated[
         Path | None, option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")

@@ -12,7 +12,6 @@ from types import FrameType
 import uvicorn
 
 from hf_any3d.serving.app import create_app
-from hf_any3d.serving.connections import limited_protocol
 from hf_any3d.serving.service import Service
 
 logger = logging.getLogger("hf_any3d.serving")
@@ -93,7 +92,8 @@ def serve(service: Service, listening: socket.socket, drain: float = 30.0, origi
         access_log=False,
         lifespan="on",
         server_header=False,
-        http=limited_protocol(service.limits.connections),
+        http="h11",
+        limit_concurrency=service.limits.connections,
         h11_max_incomplete_event_size=_HEADERS_LIMIT,
         timeout_graceful_shutdown=2,
     )

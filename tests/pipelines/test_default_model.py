@@ -35,8 +35,8 @@ def test_a_pipeline_without_a_model_opens_it_and_warns_once(monkeypatch):
     assert str(FOLDER) in line
 
 
-def test_other_tasks_have_no_default_and_say_for_which_there_is_one():
-    with raises(ValueError, naming="'point-cloud-segmentation'"):
+def test_other_tasks_have_no_default():
+    with raises(KeyError, naming="point-cloud-segmentation"):
         default_model("point-cloud-segmentation")
     assert set(DEFAULT_MODELS) == {"point-cloud-classification"}
 
