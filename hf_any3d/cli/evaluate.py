@@ -170,7 +170,7 @@ def evaluate(
     if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
-    arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
+    arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)
     arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
