@@ -160,7 +160,7 @@ def evaluate(
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
     hide_bars_of_datasets()
-    words = [str(recipe)] if recipe is not None else data_arguments(data, dataset)[0]
+    words = [str(recipe)] if recipe is not None else data_arguments(data, dataset)
     further = {"data_dir": data_dir, "dataset_options": options, "voting": voting}
     words += [word for name, value in further.items() if value is not None for word in (f"--{name}", str(value))]
     words += ["--vote_augment", *vote_augment] if vote_augment else []
