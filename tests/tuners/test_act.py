@@ -102,7 +102,7 @@ def test_a_step_trains_only_adapter_and_head(student, method):
     inside = [n for n, p in model.named_parameters() if p.requires_grad and ".blocks.layers." in n]
     assert {name.partition("layers.")[2][0] for name in inside} == {"0", "1", "2"}
     # Running statistics of norms are unchanged too.
-    for name, module in own_modules(model.get_base_model()):
+    for name, _, module in own_modules(model.get_base_model()):
         if name.startswith("act."):
             for key, tensor in (*module._parameters.items(), *module._buffers.items()):
                 assert tensor is None or torch.equal(tensor, bare[f"{name}.{key}"]), f"{name}.{key}"

@@ -216,7 +216,6 @@ def test_headings_are_split_into_bins():
     ("settings", "match"),
     [
         ({"num_queries": 13}, "num_queries=13; expected at most the 12 tokens of the encoder"),
-        ({"attention_radii": [[0.4], 0.8]}, r"attention_radii=\[0.4\]; expected a number"),
         ({"attention_radii": (0.4,)}, "expected 2 radii, one for each of encoder_layers"),
         ({"neighbor_order": "last"}, "neighbor_order='last'; expected one of 'first', 'nearest'"),
         ({"encoder_activation": "swish"}, "encoder_activation='swish'"),
