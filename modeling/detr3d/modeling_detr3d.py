@@ -159,7 +159,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         An adapter is stored without their running statistics.
         """
         super().train(mode)
-        own = [module for _, module in own_modules(self)]
+        own = [own.module for own in own_modules(self)]
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
                 if isinstance(module, nn.BatchNorm1d):
@@ -459,7 +459,7 @@ class PointEncoderTokens(nn.Module):
         """
         super().train(mode)
         if self.is_frozen:
-            for _, module in own_modules(self.model):
+            for *_, module in own_modules(self.model):
                 module.training = False
                 for weight in module.parameters(recurse=False):
                     weight.requires_grad_(False)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
-from hf_any3d.modeling.hooks import library
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     own_modules,
@@ -50,7 +50,7 @@ def open_pretrained_part(
     assert name is not None
     loading = dict(hub or {}) | ({} if part.revision is None else {"revision": part.revision})
     # Auto classes ask the hub for whatever they are given, and their errors need not name it.
-    library().check_name(name, loading)
+    hooks().check_name(name, loading)
     if config is None:
         config = AutoConfig.from_pretrained(name, **loading)
         config = getattr(config, "vision_config", None) or config
@@ -167,7 +167,7 @@ def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
     state = {paths[name]: tensor for name, tensor in source.state_dict().items()}
     is_meta = any(weight.is_meta for weight in model.parameters())
     model.load_state_dict(state, strict=len(paths) == len(model.state_dict()), assign=is_meta)
-    for (_, module), (_, other) in zip(own_modules(model), own_modules(source), strict=True):
+    for (*_, module), (*_, other) in zip(own_modules(model), own_modules(source), strict=True):
         # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
         for buffer, loaded in zip(module.buffers(False), other.buffers(False), strict=True):
             buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)

@@ -7,7 +7,6 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
 from hf_any3d.modeling.pretrained_parts import is_quantized
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
@@ -57,7 +56,6 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
 
     def find(name: str) -> str:
-        name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
         layer, _, kind = name.rpartition(".")
         wrapped = f"{layer}.base_layer.{kind}"
         # PEFT moves the weights of a layer with LoRA below `base_layer`.

@@ -63,7 +63,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named, keep_in_full
+from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named, keep_in_full
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
@@ -113,9 +113,7 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DPreTrainedModel(
-    CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel
-):
+class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
     """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
@@ -186,7 +184,7 @@ class MiniGPT3DPreTrainedModel(
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Any:
-        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        apply_settings(cls, config, overrides)
         # `torch_dtype` is the earlier name of the argument, which transformers still takes.
         dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
         if attn_implementation is not None:
@@ -416,8 +414,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTrainedModel, GenerationMixin):
     """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds."""
 
-    _earlier_names = {name: f"minigpt3d.{name}" for name in ("point_encoder", "bridge", "language_model")}
-
     def __init__(
         self,
         config: MiniGPT3DConfig,
@@ -639,7 +635,6 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:
     own, prefix = model.state_dict(), f"{model.base_model_prefix}."
-    stored = {model.todays_name(key): tensor for key, tensor in stored.items()}
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     # Tied weights are in the file once, under their other name.

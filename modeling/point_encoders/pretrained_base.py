@@ -189,10 +189,10 @@ class AdaptedBaseMixin:
         An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
         """
         super().train(mode)
-        own = [module for _, module in own_modules(self)]
+        own = own_modules(self)
         # More modules than its own are those of adapters.
         if mode and len(own) < sum(1 for _ in self.modules()):
-            for module in own:
+            for *_, module in own:
                 # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
                 if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
                     module.training = False

@@ -57,7 +57,6 @@ from hf_any3d.modeling.point_transformer_v3.voxel_layers import (
     normed,
 )
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
 @dataclass
@@ -334,15 +333,12 @@ def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch
     return block(hidden_states, voxels)
 
 
-class PointTransformerV3PreTrainedModel(
-    LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, EarlierNamesMixin, PreTrainedModel
-):
+class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all Point Transformer V3 models."""
 
     config_class = PointTransformerV3Config
     config: PointTransformerV3Config
     base_model_prefix = "point_transformer_v3"
-    _earlier_names = {"encoder": "point_transformer_v3"}
     _no_split_modules = ["PointTransformerV3Block"]
 
     @property
