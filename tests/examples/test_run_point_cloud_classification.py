@@ -229,7 +229,7 @@ def test_settings_file_equals_command_line_arguments(run, tiny_encoder, tmp_path
         ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no complete checkpoint to resume from"),
         ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
         ({"dataset_name": "shape"}, ValueError, "unknown dataset 'shape'"),
-        ({"augment": ["twist"]}, ValueError, "unknown transform 'twist'"),
+        ({"augment": ["twist"]}, ValueError, "transform is 'twist'"),
         ({"processor_config": {"num_points": 3}}, ValueError, "expected it as --num_points"),
         ({"few_shot": {"way": 3}}, ValueError, "--few_shot: 'fold' is missing or unknown"),
         ({"voting": -1}, ValueError, "--voting -1"),
