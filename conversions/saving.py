@@ -72,20 +72,8 @@ def save_converted(
 ) -> dict[str, Any]:
     """Compare tensors with those of a model, and write model, processor and card.
 
-    Tensors go from file to file, without a model in memory.
-
-    Args:
-        output: Directory to create.
-        model_class: Class of the model.
-        config: Its config.
-        state: Its tensors.
-        processor: Its processor.
-        sources: The authors' files, by what they hold.
-        takes: Sentences of the card that follow "It takes".
-        sections: Sections of the card, title to text.
-        dtype: Type to store floats in.
-        tied: Tensors that transformers stores under another name.
-        generation: Settings of generation.
+    Tensors go from file to file, without a model in memory. The card names the authors' files by what they hold,
+    says what the model `takes`, and has the sections; `tied` are tensors that transformers stores under another name.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
