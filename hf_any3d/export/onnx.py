@@ -193,8 +193,6 @@ def export_file(
         ImportError: Packages of the format are not installed.
         ValueError: The model cannot be exported, or the file disagrees with it.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}; expected one of {', '.join(map(repr, FORMATS))}")
     output = Path(output)
     settings = output.parent / f"{output.stem}.json"
     if settings == output:
