@@ -95,19 +95,14 @@ def segment(
         raise ValueError(f"device={device!r} with an open pipeline; expected None, as it has a device")
     row = {"points": points, "colors": colors, "normals": normals, "intensity": intensity, "ring": ring}
     row = {name: values for name, values in row.items() if values is not None}
-    count = {name: len(values) for name, values in row.items()}
-    if wrong := [name for name, own in count.items() if own != count["points"]]:
-        raise ValueError(f"{wrong[0]} has {count[wrong[0]]} rows; expected {count['points']}, one for each point")
     given = {"category": category, "up_axis": up_axis, "max_points": max_points, "votes": votes or None}
     arguments = {name: value for name, value in given.items() if value is not None}
     takes_texts = "zero-shot" in pipe.task
-    if takes_texts and labels is None:
-        raise ValueError("labels is missing; expected names of parts, as the model finds parts by name")
     if labels is not None and not takes_texts:
         raise ValueError(f"labels={labels!r:.80}; expected None, as the model has labels of its own")
     if takes_texts:
         arguments["candidate_labels"] = labels
-    names = tuple(pipe.label_names(labels) if takes_texts else pipe.label_names())
+    names = tuple(pipe.label_names(labels or ()) if takes_texts else pipe.label_names())
     answer = pipe(row, progress=False, **arguments)
     from hf_any3d.visualization.viewer import colors_of
 

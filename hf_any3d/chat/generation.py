@@ -84,12 +84,7 @@ def take_generation(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 class Answerer:
-    """Generates a model's answers to prompts.
-
-    Args:
-        model: The model.
-        processor: Its processor.
-    """
+    """Generates a model's answers to prompts."""
 
     def __init__(self, model: MiniGPT3DForConditionalGeneration, processor: MiniGPT3DProcessor):
         self.model, self.processor = model, processor
@@ -178,7 +173,7 @@ class Answerer:
         point_token = self.processor.point_token_id
         # The language model has a score for it, like for a word, but no text.
         if point_token < self.model.config.get_text_config().vocab_size:
-            processors.append(SuppressTokensLogitsProcessor([point_token], self.model.device))
+            processors.append(SuppressTokensLogitsProcessor([point_token], str(self.model.device)))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
         with evaluation_mode(self.model):
@@ -194,13 +189,7 @@ class Answerer:
 
 
 class EndMarkReached(StoppingCriteria):
-    """Stops an answer as soon as its text contains the end mark, however it is tokenized.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        end_mark: Text that ends an answer.
-        prompt_length: Tokens of the prompt, which are ignored.
-    """
+    """Stops an answer as soon as its text contains the end mark, however it is tokenized."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str, prompt_length: int):
         self.tokenizer, self.end_mark, self.prompt_length = tokenizer, end_mark, prompt_length
@@ -216,11 +205,7 @@ class EndMarkReached(StoppingCriteria):
 
 
 class Canceled(StoppingCriteria):
-    """Stops when the answer has been canceled.
-
-    Args:
-        event: Set to cancel.
-    """
+    """Stops when the answer has been canceled."""
 
     def __init__(self, event: Event):
         self.event = event
@@ -234,10 +219,6 @@ class AnswerStreamer(TextIteratorStreamer):
     """Streams an answer in pieces that together equal the answer without streaming.
 
     Text that may belong to the end mark or to trailing whitespace is held back until it is certain.
-
-    Args:
-        tokenizer: Turns tokens into text.
-        end_mark: Text that ends an answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_mark: str):

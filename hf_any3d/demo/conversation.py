@@ -57,11 +57,7 @@ class Conversation(Uploads):
         self._stopped = Event()
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
-        """Start a conversation about a shape or file.
-
-        Raises:
-            ValueError: It cannot be read; the message names the file, and the earlier shape stays.
-        """
+        """Start a conversation about a shape or file."""
         try:
             cloud = self.cloud_of(source)
             points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
@@ -93,9 +89,6 @@ class Conversation(Uploads):
 
         Returns:
             The number of removed questions.
-
-        Raises:
-            ValueError: There is no shape, or the question is too long.
         """
         session = self._opened()
         if len(question) > LONGEST_QUESTION:
@@ -110,9 +103,6 @@ class Conversation(Uploads):
         Args:
             question: The question.
             **generation: Arguments of `generate`.
-
-        Raises:
-            ValueError: There is no shape, or the language model's context is full.
         """
         session = self._opened()
         # The visitor's button sets the event from another thread.

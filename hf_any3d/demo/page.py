@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -62,9 +61,6 @@ class ExampleShapes:
 
     Attributes:
         names: The first 500 names.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no readable file in it.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
@@ -73,11 +69,7 @@ class ExampleShapes:
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
 
     def get(self, name: str) -> Path | PointCloudData:
-        """Return a shape or its file.
-
-        Raises:
-            ValueError: There is no shape of this name.
-        """
+        """Return a shape or its file."""
         if name not in self._shapes:
             raise ValueError(f"no example {name[:80]!r}; there are {len(self._shapes)}, such as {self.names[:3]}")
         return self._shapes[name]
@@ -129,18 +121,8 @@ Chat = list[dict[str, Any]]
 Shown = tuple[Any, str, Any, Any]
 
 
-@dataclass(frozen=True)
-class Slider:
-    """An argument of `generate` between two bounds.
-
-    Attributes:
-        name: Name of the argument.
-        label: Label on the page.
-        low: Smallest value.
-        high: Largest value.
-        step: Step between values.
-        default: Initial value.
-    """
+class Slider(NamedTuple):
+    """An argument of `generate` between two bounds."""
 
     name: str
     label: str
@@ -159,13 +141,7 @@ SLIDERS = (
 
 
 class DemoPage:
-    """The page of a model. Each visitor has a conversation of their own; answers are generated one at a time.
-
-    Args:
-        name: Name of the model.
-        examples: The shapes to choose from.
-        new_conversation: Creates a visitor's conversation.
-    """
+    """The page of a model. Each visitor has a conversation of their own; answers are generated one at a time."""
 
     def __init__(self, name: str, examples: ExampleShapes, new_conversation: Callable[[], Conversation]):
         self.name, self.examples, self.new_conversation = name, examples, new_conversation
@@ -192,12 +168,12 @@ class DemoPage:
             shown = [view, note, chat, notice]
             page.load(self._begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
             # An answer about the shape before would otherwise hold the model.
-            example.input(_stop, conversation, **at_once).then(
+            example.input(Conversation.stop, conversation, **at_once).then(
                 self._open_example, [conversation, example], shown, show_progress_on=view, **in_turn
             )
             # Files are read in another queue, so that slow ones do not delay answers.
-            file.upload(_stop, conversation, **at_once).then(
-                _read_upload,
+            file.upload(Conversation.stop, conversation, **at_once).then(
+                Conversation.read,
                 [conversation, file],
                 show_progress_on=view,
                 concurrency_id="files",
@@ -215,26 +191,14 @@ class DemoPage:
             submitted.then(
                 _answer, [conversation, chat, *sliders], [chat, question, notice], show_progress="hidden", **in_turn
             ).then(lambda: _buttons(False), outputs=[send, stop], **at_once)
-            stop.click(_stop, conversation, **at_once)
-            gr.on([restart.click, chat.clear], _stop, conversation, **at_once).then(
+            stop.click(Conversation.stop, conversation, **at_once)
+            gr.on([restart.click, chat.clear], Conversation.stop, conversation, **at_once).then(
                 _restart, conversation, [chat, notice], show_progress="hidden", **in_turn
             )
         return page
 
     def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Serve the page from a thread.
-
-        Args:
-            host: Address to listen on.
-            port: Port to listen on; by default a free one from 7860 on.
-            share: Whether to make it public through gradio's servers.
-
-        Returns:
-            The page, with `local_url` and `share_url`; `block_thread()` waits for Ctrl-C, `close()` stops it.
-
-        Raises:
-            OSError: The port is taken.
-        """
+        """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`."""
         return serve(self.build(), host, port, share)
 
     def _begin(self) -> tuple[Any, ...]:
@@ -324,10 +288,6 @@ def _sliders() -> list[gr.Slider]:
         return [gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[]) for s in SLIDERS]
 
 
-def _read_upload(conversation: Conversation, path: str) -> None:
-    conversation.read(path)
-
-
 def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
     # The selection of the example is cleared, so that each can be chosen again.
     return None, *_open(conversation, lambda: path)
@@ -377,10 +337,6 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
         notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
     yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
-
-
-def _stop(conversation: Conversation) -> None:
-    conversation.stop()
 
 
 def _restart(conversation: Conversation) -> tuple[Chat, str]:

@@ -79,13 +79,7 @@ class Answer:
 
 
 class TaskAnswers:
-    """Answers of a pipeline about shapes; without the page.
-
-    Args:
-        task: Task of the pipeline.
-        pipe: The pipeline.
-        examples: Shapes that features are compared with.
-    """
+    """Answers of a pipeline about shapes; without the page."""
 
     def __init__(self, task: str, pipe: Any, examples: ExampleShapes):
         self.task, self.pipe, self.examples = task, pipe, examples
@@ -113,9 +107,6 @@ class TaskAnswers:
             words: Labels separated by commas, for zero-shot classification.
             category: Category of the object, for part segmentation.
             up_axis: Axis that points up in the cloud, "x", "y" or "z"; by default that of the model.
-
-        Raises:
-            ValueError: The words or the category are missing or too many, or the answer takes too long.
         """
         note = f"{len(cloud):,} points"
         if len(cloud) > MOST_POINTS and not cloud.is_mesh:
@@ -128,7 +119,8 @@ class TaskAnswers:
             note += "" if reason is None else f"; {reason}"
         pipe = partial(self.pipe, up_axis=up_axis) if up_axis else self.pipe
         with self._deadline():
-            return getattr(self, f"_{self.task.replace('-', '_')}")(pipe, cloud, words, category, note)
+            answer = getattr(self, f"_{self.task.replace('-', '_')}")
+            return answer(pipe, cloud, note, words=words, category=category)
 
     @contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -151,9 +143,7 @@ class TaskAnswers:
         view.labels, view.note = None, ""  # labels of the file are not the model's
         return [view]
 
-    def _point_cloud_classification(
-        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
-    ) -> Answer:
+    def _point_cloud_classification(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         found = pipe(cloud, top_k=MOST_SHOWN)
         if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
             numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in found)
@@ -162,13 +152,13 @@ class TaskAnswers:
         return Answer(self._view(cloud), {}, rows, note)
 
     def _zero_shot_point_cloud_classification(
-        self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str
+        self, pipe: Pipe, cloud: PointCloudData, note: str, words: str, **_: Any
     ) -> Answer:
         found = pipe(cloud, candidate_labels=_labels(words))
         return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
 
     def _point_cloud_segmentation(
-        self, pipe: Pipe, cloud: PointCloudData, _words: str, category: Any, note: str
+        self, pipe: Pipe, cloud: PointCloudData, note: str, category: str | None, **_: Any
     ) -> Answer:
         if self.categories and category not in self.categories:
             raise ValueError("choose what kind of object it is; the possible parts depend on it")
@@ -178,7 +168,7 @@ class TaskAnswers:
         return self._parts(cloud, found, names, note)
 
     def _zero_shot_point_cloud_segmentation(
-        self, pipe: Pipe, cloud: PointCloudData, words: str, _category: Any, note: str
+        self, pipe: Pipe, cloud: PointCloudData, note: str, words: str, **_: Any
     ) -> Answer:
         names = _labels(words)
         return self._parts(cloud, pipe(cloud, candidate_labels=names), list(self.pipe.label_names(names)), note)
@@ -191,9 +181,7 @@ class TaskAnswers:
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
         return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
 
-    def _point_cloud_object_detection(
-        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
-    ) -> Answer:
+    def _point_cloud_object_detection(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
         # The page's slider shows boxes with lower scores, too.
@@ -209,9 +197,7 @@ class TaskAnswers:
         view = CloudView(points, colors=cloud.colors, boxes=boxes)
         return Answer([view], {"box_names": names, "threshold": _BOX_THRESHOLD}, rows, note, palette)
 
-    def _point_cloud_reconstruction(
-        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
-    ) -> Answer:
+    def _point_cloud_reconstruction(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         found = pipe(cloud)
         clouds = [
             CloudView(found[key], title=title)
@@ -222,9 +208,7 @@ class TaskAnswers:
         note = f"{note}; {scores}; {codes} different codes of {len(found['token_ids'])} patches"
         return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
 
-    def _point_cloud_feature_extraction(
-        self, pipe: Pipe, cloud: PointCloudData, _words: str, _category: Any, note: str
-    ) -> Answer:
+    def _point_cloud_feature_extraction(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         # Features of examples are computed at the first question, and then kept.
         own = _unit(pipe(cloud)["pooled"])
         for name in self.examples.names[:40]:
@@ -244,11 +228,7 @@ class Visit(Uploads):
         self.cloud: PointCloudData | None = None
 
     def open(self, source: Any) -> None:
-        """Take a shape, a file of the examples, or the file that was read.
-
-        Raises:
-            ValueError: It cannot be read; the message names the file, and the earlier shape stays.
-        """
+        """Take a shape, a file of the examples, or the file that was read."""
         try:
             self.cloud = self.cloud_of(source)
         except (ValueError, OSError) as error:
@@ -256,14 +236,7 @@ class Visit(Uploads):
 
 
 class TaskPage:
-    """The page of a model that answers at once. Each visitor has a shape of their own; answers are computed in turn.
-
-    Args:
-        name: Name of the model.
-        examples: The shapes to choose from.
-        answers: The model's answers.
-        words: First words of a zero-shot question.
-    """
+    """The page of a model that answers at once; each visitor has a shape, and answers are computed in turn."""
 
     def __init__(self, name: str, examples: ExampleShapes, answers: TaskAnswers, words: Sequence[str] = ()):
         self.name, self.examples, self.answers = name, examples, answers
@@ -317,7 +290,7 @@ class TaskPage:
             asked, shown = [words, category, up_axis], [view, note, answer]
             page.load(self._begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
             example.input(self._open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
-            file.upload(_read, [visit, file], show_progress_on=view, **files).then(
+            file.upload(Visit.read, [visit, file], show_progress_on=view, **files).then(
                 self._open_upload, [visit, file, *asked], [example, *shown], show_progress_on=view, **in_turn
             )
             gr.on(
@@ -332,7 +305,7 @@ class TaskPage:
         return page
 
     def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Serve the page from a thread; arguments and result are those of `DemoPage.open`."""
+        """Serve the page from a thread; see `DemoPage.open`."""
         return serve(self.build(), host, port, share)
 
     def _begin(self, *asked: str | None) -> tuple[Any, ...]:
@@ -365,10 +338,8 @@ class TaskPage:
         try:
             found = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:
-            view, _ = view_of_cloud(visit.cloud)
-            page = viewer_page(
-                [view], title="shape", names=[str(n) for n in range(_most_labels(view))], up_axis=shown_up
-            )
+            view, names = view_of_cloud(visit.cloud)
+            page = viewer_page([view], title="shape", names=names, up_axis=shown_up)
             return view_frame(page), error_or_note(str(error), is_error=True), ""
         page = viewer_page(found.clouds, title="shape", up_axis=shown_up, **found.settings)
         heading = _TITLES[self.answers.task][1]
@@ -393,16 +364,8 @@ def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
     return PointCloudData(**arrays, offset=cloud.offset, meters_per_unit=cloud.meters_per_unit)
 
 
-def _read(visit: Visit, path: str) -> None:
-    visit.read(path)
-
-
 def _labels(words: str) -> list[str]:
-    """Return the labels in a text with commas, each once.
-
-    Raises:
-        ValueError: There are none, or too many.
-    """
+    """Return the labels in a text with commas, each once."""
     labels = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
     if not labels:
         raise ValueError("write some words, separated by commas")
@@ -413,7 +376,3 @@ def _labels(words: str) -> list[str]:
 
 def _unit(features: np.ndarray) -> np.ndarray:
     return features / max(float(np.linalg.norm(features)), 1e-12)
-
-
-def _most_labels(view: CloudView) -> int:
-    return 0 if view.labels is None else int(view.labels.max()) + 1

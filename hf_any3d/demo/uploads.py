@@ -31,9 +31,6 @@ def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointC
     Args:
         path: The file.
         seconds: Time limit; by default `SECONDS`.
-
-    Raises:
-        PointCloudFileError: The file is too large, cannot be read, or takes too long; the message names it.
     """
     seconds = SECONDS if seconds is None else seconds
     size = os.path.getsize(path)

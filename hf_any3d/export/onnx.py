@@ -3,10 +3,8 @@
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,10 @@ from hf_any3d.export.programs import (
 from hf_any3d.modeling.layers.boxes import BOX_SIZE
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.messages import without_remarks
 
+# They remark on optional packages and optimizations.
+_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 OPSET = 20  # the first one with an operator for GELU
 
 
@@ -59,7 +60,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
         )
     program = trace(model)
     path = Path(path)
-    with replaced_when_complete(path) as unfinished, _without_log_messages(), torch.no_grad():
+    with replaced_when_complete(path) as unfinished, without_remarks(_LOGGERS), torch.no_grad():
         exported = torch.onnx.export(
             program,
             input_names=["points"],
@@ -134,20 +135,6 @@ def _require(*packages: str) -> None:
         raise ImportError(f"ONNX needs {', '.join(missing)}: pip install 'hf-any3d[export]'")
 
 
-@contextmanager
-def _without_log_messages() -> Iterator[None]:
-    """Silence the exporter's remarks on optional packages and optimizations."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 _SETTINGS_VERSION = 1
 TOLERANCE = 1e-4
 """Largest accepted difference of an output, relative to its largest number or 1."""
@@ -206,8 +193,6 @@ def export_file(
         ImportError: Packages of the format are not installed.
         ValueError: The model cannot be exported, or the file disagrees with it.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format={format!r}; expected one of {', '.join(map(repr, FORMATS))}")
     output = Path(output)
     settings = output.parent / f"{output.stem}.json"
     if settings == output:

@@ -31,26 +31,14 @@ class Workers:
         count: Their number; None for this process, in a cluster for one on each CPU, or on each GPU if they use GPUs.
         cpus: CPUs that each of them is given, the threads of torch.
         gpus: GPUs that each of them is given; 0.5 lets two share one.
-
-    Raises:
-        ValueError: A number out of range.
     """
 
     count: int | None = None
     cpus: float = 1
     gpus: float = 0
 
-    def __post_init__(self):
-        for name, value, least in (("workers", self.count, 1), ("cpus", self.cpus, 0.1), ("gpus", self.gpus, 0)):
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; expected at least {least}")
-
     def number_in(self, resources: Mapping[str, float], shards: int) -> int:
-        """Return the number of processes in a cluster for a number of shards.
-
-        Raises:
-            ValueError: The cluster has no room for one.
-        """
+        """Return the number of processes in a cluster for a number of shards."""
         # A quotient such as 3 / 0.1 may be slightly less than the whole number that it stands for.
         most = int(resources.get("CPU", 0) / self.cpus + 1e-6)
         if self.gpus:
@@ -64,11 +52,7 @@ class Workers:
 
 
 def import_ray() -> Any:
-    """Import Ray.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import Ray."""
     # Read when Ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -113,11 +97,7 @@ class _Process:
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Runs work in this process, or in several others of this machine; one that dies ends the run.
-
-    Raises:
-        ValueError: Several processes that use GPUs: all would have the same one.
-    """
+    """Runs work in this process, or in several others of this machine; one that dies ends the run."""
 
     workers: Workers = field(default_factory=Workers)
 
@@ -138,11 +118,7 @@ class LocalExecutor:
         return count if shards is None else min(count, shards)
 
     def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
-        """Yield the results of all shards, in their order.
-
-        Raises:
-            ChildProcessError: A process was killed.
-        """
+        """Yield the results of all shards, in their order."""
         # No second process for one: errors and breakpoints stay in the program.
         if self.count() == 1:
             answer = work.open()
@@ -184,9 +160,6 @@ class RayExecutor:
 
     A process that ends is replaced, and its shards are done again: results that were written must be written so that
     doing it twice is doing it once.
-
-    Raises:
-        ImportError: Ray is not installed.
     """
 
     workers: Workers = field(default_factory=Workers)
@@ -252,11 +225,7 @@ EXECUTORS: dict[str, type[LocalExecutor] | type[RayExecutor]] = {"local": LocalE
 
 
 def executor_of(engine: str, workers: Workers) -> LocalExecutor | RayExecutor:
-    """Return an executor by its name.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
+    """Return an executor by its name."""
     if engine not in EXECUTORS:
         raise ValueError(f"engine is {engine!r}; expected one of {', '.join(EXECUTORS)}")
     return EXECUTORS[engine](workers)

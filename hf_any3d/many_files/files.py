@@ -33,9 +33,6 @@ class InputFile:
 
         Args:
             on_invalid: "drop" leaves out points with NaN or infinite coordinates, "raise" refuses the file.
-
-        Raises:
-            PointCloudFileError: It cannot be fetched or read; names it.
         """
         from hf_any3d.data.files import read_point_cloud
 
@@ -131,9 +128,6 @@ def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[s
 
     Returns:
         Absolute paths, and URLs, in the order given; files of a folder sorted by name.
-
-    Raises:
-        FileNotFoundError: A path does not exist, or a folder has no readable file.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found = [file for path in given for file in _files_of(os.fspath(path))]

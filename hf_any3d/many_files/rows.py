@@ -145,11 +145,7 @@ class CloudRows:
         return {"points": converter, "on_invalid": self.on_invalid, "steps": steps}
 
     def open(self, device: str = "cpu") -> Callable[[Sequence[str]], Iterator[dict[str, Any]]]:
-        """Open the models in this process and return a function that yields the row of each file, in their order.
-
-        Args:
-            device: Device of the models.
-        """
+        """Open the models in this process and return a function that yields the row of each file, in their order."""
         answers = [step.open(device) for step in self.steps]
         batch_size = max([step.batch_size for step in self.steps], default=1)
         names = self.features
@@ -346,8 +342,6 @@ def caption(
 def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
     from transformers import AutoConfig
 
-    if step.batch_size < 1:
-        raise ValueError(f"batch_size is {step.batch_size}; expected at least 1")
     kept = replace(rows, steps=(*rows.steps, step), keep_points=rows.keep_points or keep_points)
     # A name that occurs twice makes fewer columns; the two are path and error.
     if len(kept.features) < len(kept.steps) + 2 + len(kept.converter.names) * kept.has_points:

@@ -57,10 +57,6 @@ def run(
 
     Returns:
         The number of rows that earlier runs wrote, and the rows now.
-
-    Raises:
-        BlockingIOError: Another process writes to the output.
-        ValueError: The output is of other work.
     """
     with output.opened():
         # Stamps are taken before the work, so that a file that changes meanwhile is done again next time.

@@ -203,11 +203,7 @@ def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], l
 
 
 def feature_of(result: Mapping[str, Any], feature: str, what: str = "feature") -> Any:
-    """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean.
-
-    Raises:
-        ValueError: The model has no such feature; `what` names the argument.
-    """
+    """Return a vector `(features,)` of the result of a feature extraction; of its tokens their mean."""
     if feature not in result:
         raise ValueError(f"{what} {feature}: this model has none; expected pooled or tokens")
     return result[feature].mean(axis=0) if feature == "tokens" else result[feature]

@@ -245,11 +245,7 @@ def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor
 
 
 def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:
-    """Return output formats as a sequence, or None.
-
-    Raises:
-        ValueError: If one is unknown.
-    """
+    """Return output formats as a sequence, or None."""
     formats = [formats] if isinstance(formats, str) else formats
     if unknown := [name for name in formats or () if name not in known]:
         raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(known)}")

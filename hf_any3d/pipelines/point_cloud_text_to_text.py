@@ -89,11 +89,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         return before, generation, without_none(return_full_text=return_full_text)
 
     def __call__(self, inputs: Any, text: str | Sequence[str] | None = None, **kwargs: Any) -> Any:
-        """Answer one question or many; see the class and `PointCloudPipeline`.
-
-        Raises:
-            ValueError: If the numbers of clouds and questions differ.
-        """
+        """Answer one question or many; see the class and `PointCloudPipeline`."""
         if is_conversation(inputs):
             inputs = {"messages": inputs}
         if text is None or isinstance(text, str):
@@ -149,11 +145,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         return [{"generated_text": _add_answer(request.messages, text, request.continues)} for text in request.answers]
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
-        """Combine the arguments of `generate` of a call with the pipeline's and the defaults.
-
-        Raises:
-            TypeError: If `generate` does not have one of them.
-        """
+        """Combine the arguments of `generate` of a call with the pipeline's and the defaults."""
         given = dict(generation)
         generation = take_generation(given)
         refuse_unknown(given, _GENERATION)
@@ -162,12 +154,7 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
 
 class Questions(Clouds):
-    """Many clouds, each with its own question.
-
-    Args:
-        clouds: The clouds.
-        texts: Their questions.
-    """
+    """Many clouds, each with its own question."""
 
     def __init__(self, clouds: Clouds, texts: Sequence[str]):
         super().__init__(clouds.rows)

@@ -77,12 +77,7 @@ class _LayoutPipeline(PointCloudPipeline):
         return _UP
 
     def _split_arguments(self, kwargs: dict[str, Any], known: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the arguments of `preprocess` and of `generate`.
-
-        Raises:
-            TypeError: An argument is unknown.
-            ValueError: One has an impossible value.
-        """
+        """Return the arguments of `preprocess` and of `generate`."""
         own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
         grammar = without_none(grammar=kwargs.pop("grammar", None))
         generation = take_generation(kwargs)
@@ -178,10 +173,6 @@ class _LayoutPipeline(PointCloudPipeline):
 
         A layout holds the walls that were written before, too, as doors and windows refer to them; the entity is the
         last one of its kind. Closing the iterator stops the model.
-
-        Args:
-            cloud: The scan.
-            **kwargs: Arguments of a call.
         """
         before, generation, _ = self._sanitize_parameters(**kwargs)
         request = self.request(cloud, **{**self._preprocess_params, **before})
@@ -380,11 +371,7 @@ def _told(layout: Layout, request: Request) -> dict[str, Any]:
 
 
 def _task_of(text: str) -> str:
-    """Return the task of an instruction.
-
-    Raises:
-        ValueError: The model was not trained on it.
-    """
+    """Return the task of an instruction."""
     found = next((task for task, own in TASKS.items() if text.strip().rstrip(".") in (task, own.rstrip("."))), None)
     if found is None:
         known = ", ".join(map(repr, TASKS.values()))
@@ -393,11 +380,7 @@ def _task_of(text: str) -> str:
 
 
 def scan_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:
-    """Return the cloud of a conversation, and the task that it asks for.
-
-    Raises:
-        ValueError: It is not one message with one scan.
-    """
+    """Return the cloud of a conversation, and the task that it asks for."""
     plain, clouds = take_clouds(messages, complete=True)
     if len(plain) != 1 or len(clouds) != 1:
         raise ValueError(f"{len(plain)} messages with {len(clouds)} scans; expected one message with one scan")

@@ -52,9 +52,6 @@ def scene_features(
 
     Returns:
         `(points, channels)`, mapped from the file.
-
-    Raises:
-        ValueError: If the model is another, a column has more points than the processor takes, or the cloud is a mesh.
     """
     encoder = model.base_model
     if not isinstance(encoder, PointTransformerV3Model):

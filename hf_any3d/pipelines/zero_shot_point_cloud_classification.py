@@ -23,11 +23,7 @@ class LabelsOfACall(PointCloudPipeline):
         super().__init__(*args, **kwargs)
 
     def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
-        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
-
-        Raises:
-            ValueError: If there are no labels, or a label or template is invalid.
-        """
+        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`."""
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         elif "labels" not in self._forward_params:
@@ -130,11 +126,7 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
 
 
 def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
-    """Return labels as a tuple; a text is split at commas.
-
-    Raises:
-        ValueError: If there are none, one is empty or not a text, or one occurs twice.
-    """
+    """Return labels as a tuple; a text is split at commas."""
     labels = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
     if not labels:
         raise ValueError("candidate_labels is empty; expected at least one label")
@@ -147,11 +139,7 @@ def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def as_features(given: torch.Tensor | np.ndarray, labels: Sequence[str]) -> torch.Tensor:
-    """Return features of labels as a float32 tensor.
-
-    Raises:
-        ValueError: If they are not `(labels, text_width)` floats.
-    """
+    """Return features of labels as a float32 tensor."""
     features = torch.as_tensor(given)
     if features.ndim != 2 or len(features) != len(labels) or not features.is_floating_point():
         raise ValueError(

@@ -85,11 +85,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
     def label_names(
         self, candidate_labels: Sequence[str] | str = (), none_label: bool | None = None
     ) -> tuple[str, ...]:
-        """Return the names of the labels by their numbers in an answer; arguments of a call.
-
-        Raises:
-            ValueError: A label is invalid, or "none" where points may get none of them.
-        """
+        """Return the names of the labels by their numbers in an answer; arguments of a call."""
         labels = as_part_labels(candidate_labels)
         if not (getattr(self.model.config, "none_label", False) if none_label is None else none_label):
             return labels
@@ -129,11 +125,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
 
 
 def as_part_labels(given: Sequence[str] | str) -> tuple[str, ...]:
-    """Return names of parts as a tuple; a text is split at commas.
-
-    Raises:
-        ValueError: If there are none, one is empty or not a text, or two are equal but for case and punctuation.
-    """
+    """Return names of parts as a tuple; a text is split at commas."""
     labels = as_labels(given)
     cleaned = [clean_label(label) for label in labels]
     if twice := [label for label, name in zip(labels, cleaned, strict=True) if cleaned.count(name) > 1]:

@@ -357,12 +357,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return list(self.feature_extractor(clouds, return_tensors=None)["points"])
 
     def decode_answers(self, generated: Any, strip: bool = True) -> list[str]:
-        """Decode the answers, up to the end mark, in generated tokens `(answers, tokens)` without the prompt.
-
-        Args:
-            generated: The tokens.
-            strip: Whether to strip whitespace.
-        """
+        """Decode the answers, up to the end mark, in generated tokens `(answers, tokens)` without the prompt."""
         options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
         texts = self.tokenizer.batch_decode(generated, **options)
         answers = [text.split(self.end_mark)[0] for text in texts]
@@ -428,10 +423,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
 def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, bool, bool]]:
     """Cut a prompt at places of clouds and at the start and end of answers.
-
-    Args:
-        text: The prompt.
-        answers: Start and end of each answer, in characters.
 
     Returns:
         The pieces: text, whether it is the place of a cloud, and whether it belongs to an answer.

@@ -39,12 +39,6 @@ class Prompt:
 def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: int = 0) -> dict[str, np.ndarray]:
     """Pad prompts to arrays.
 
-    Args:
-        prompts: The prompts.
-        pad_token_id: Id of the padding token.
-        side: "left" for generation or "right" for training.
-        least: Minimum number of tokens per row.
-
     Returns:
         `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
     """

@@ -133,13 +133,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def from_config(
         cls, config: SpatialLMConfig, tokenizer: PreTrainedTokenizerBase, **kwargs: Any
     ) -> SpatialLMProcessor:
-        """Build the processor of a model.
-
-        Args:
-            config: The model's config.
-            tokenizer: Tokenizer of its language model.
-            **kwargs: Further arguments of the class.
-        """
+        """Build the processor of a model."""
         point: Any = config.point_config
         stride = math.prod(point.pooling_strides)
         return cls(tokenizer, **{"num_bins": config.num_bins, "stride": stride, **kwargs})

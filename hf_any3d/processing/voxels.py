@@ -172,9 +172,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
         With `first_grid` only the points that it keeps occur; see `first_sample`.
 
-        Args:
-            cloud: a cloud, no mesh.
-
         Yields:
             Numbers of the points in a fragment, `(voxels,)`, and the inputs of the model.
 

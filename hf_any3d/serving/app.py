@@ -200,11 +200,7 @@ class _Stream(StreamingResponse):
 
 
 async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, list[Upload]]:
-    """Return a checked request and its clouds: JSON, or a form with the JSON in the field `request`, and files.
-
-    Raises:
-        Refused: It is invalid.
-    """
+    """Return a checked request and its clouds: JSON, or a form with the JSON in the field `request`, and files."""
     files: dict[str, Upload] = {}
     if is_form(request):
         fields, files = await read_form(request, service)
@@ -274,11 +270,7 @@ async def in_time(request: Request, service: Service, answer: Callable[[], Await
 
 
 async def results(request: Request, futures: list[Any]) -> list[Any]:
-    """Wait for results of the model; if the client leaves or the time is over, work is canceled.
-
-    Raises:
-        Refused: The model cannot use the input, or the client is gone.
-    """
+    """Wait for results of the model; if the client leaves or the time is over, work is canceled."""
     done = asyncio.gather(*map(asyncio.wrap_future, futures))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
@@ -310,11 +302,7 @@ async def acknowledged(
     settings: BaseModel,
     compute: Callable[[], Awaitable[bytes]],
 ) -> Response:
-    """Compute an answer; with an `Idempotency-Key`, store it on disk before it is sent, or return the stored one.
-
-    Raises:
-        Refused: There is no journal, or the key is invalid or was used for another request.
-    """
+    """Compute an answer; with an `Idempotency-Key`, store it on disk before it is sent, or return the stored one."""
     key, journal = request.headers.get("idempotency-key"), service.journal
     if key is None:
         return json_response(await compute())

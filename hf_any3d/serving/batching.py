@@ -78,11 +78,7 @@ class Batcher:
         return len(self._waiting)
 
     def submit(self, work: Work) -> Future:
-        """Put work into the queue.
-
-        Raises:
-            RuntimeError: The batcher is closed.
-        """
+        """Put work into the queue."""
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the batcher is closed")

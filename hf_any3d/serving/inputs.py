@@ -65,11 +65,7 @@ class Upload:
         return digest.hexdigest()
 
     def read(self, limits: ServeLimits) -> PointCloudData:
-        """Read the cloud; what its header declares is checked before memory is allocated.
-
-        Raises:
-            Refused: It cannot be read.
-        """
+        """Read the cloud; what its header declares is checked before memory is allocated."""
         try:
             if not isinstance(self.content, bytes):
                 if (count := len(self.content["points"])) > limits.points:
@@ -112,9 +108,6 @@ def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:
         given: A mapping with the fields of `CloudInput`.
         name: Name of the field, for errors.
         files: Files of the same request, by name.
-
-    Raises:
-        Refused: The entry is invalid, or its URL is not a data URL nor names a file of the request.
     """
     try:
         entry = CloudInput.model_validate(given)

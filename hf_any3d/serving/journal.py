@@ -18,13 +18,6 @@ class Journal:
 
     An answer is on disk before it is sent: after a crash, the same request with the same key gets the same bytes. The
     file is an SQLite database with full synchronization, so that an answer is in it completely or not at all.
-
-    Args:
-        path: The file.
-        days: Answers are kept for so long.
-
-    Raises:
-        ValueError: The file is something else, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, days: float = 7.0):
@@ -43,15 +36,7 @@ class Journal:
             raise ValueError(f"{self.path}: cannot be used as journal ({error})") from None
 
     def begin(self, key: str, digest: str) -> bytes | None:
-        """Return the answer to a request that was answered before; otherwise note that it is under way.
-
-        Args:
-            key: Key of the request.
-            digest: Checksum of its content.
-
-        Raises:
-            Refused: The key belongs to another request, or to one that is under way.
-        """
+        """Return the answer to a request that was answered before; otherwise note that it is under way."""
         with self._lock:
             # Looked up and noted under one lock: of two equal requests at once, only one is computed.
             row = self._database.execute("SELECT digest, body FROM answers WHERE key = ?", (key,)).fetchone()

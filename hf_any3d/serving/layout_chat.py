@@ -16,11 +16,7 @@ from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 
 @dataclass(eq=False)
 class LayoutConversation(Conversation):
-    """A scan with an instruction, whose tokens are only counted in `prompt`.
-
-    Attributes:
-        request: The scan as it was read.
-    """
+    """A scan with an instruction, whose tokens are only counted in `prompt`."""
 
     request: Request = field(kw_only=True)
 
@@ -33,11 +29,7 @@ class LayoutConversation(Conversation):
 def layout_conversation(
     pipe: LayoutTextPipeline, messages: Any, new_tokens: int, sampling: Mapping[str, Any], seed: int | None
 ) -> LayoutConversation:
-    """Read the scan of a conversation.
-
-    Raises:
-        ValueError: It is not one message with one scan and one of the instructions, or the scan cannot be read.
-    """
+    """Read the scan of a conversation."""
     cloud, task = scan_of_messages(messages)
     request = pipe.request(cloud, task)
     ids = pipe.processor([request.room], task=request.task, return_tensors="np")["input_ids"][0].tolist()

@@ -38,12 +38,7 @@ def refused(_: Request, error: Refused) -> Response:
 
 
 class AdmissionMiddleware:
-    """Admits requests, counts their bytes, gives them ids, and logs them.
-
-    Args:
-        app: The application behind.
-        service: Its service.
-    """
+    """Admits requests, counts their bytes, gives them ids, and logs them."""
 
     def __init__(self, app: ASGIApp, service: Service):
         self.app, self.service = app, service

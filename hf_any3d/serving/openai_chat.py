@@ -76,11 +76,7 @@ class ChatRequest(_Strict):
 
 
 def check_request(request: ChatRequest, service: Service) -> None:
-    """Check what a request's types leave open.
-
-    Raises:
-        Refused: The model is another one, an option is of no use, or the answer would be too long.
-    """
+    """Check what a request's types leave open."""
     if request.model != service.name:
         text = f"model: {request.model[:80]!r}; this server has {service.name!r}"
         raise Refused(404, text, "invalid_request_error", "model")
@@ -108,11 +104,7 @@ def _tokens(request: ChatRequest, service: Service) -> int:
 
 
 def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload]:
-    """Return the clouds of a request's messages, in their order.
-
-    Raises:
-        Refused: A URL is invalid, or a file of the request is not used.
-    """
+    """Return the clouds of a request's messages, in their order."""
     uploads = []
     for number, message in enumerate(request.messages):
         for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
@@ -135,11 +127,7 @@ def texts_of(request: ChatRequest) -> list[str]:
 def conversation_of(
     request: ChatRequest, uploads: list[Upload], service: Service
 ) -> Conversation | LayoutConversation:
-    """Read the clouds of a request and make its prompt.
-
-    Raises:
-        Refused: A cloud cannot be read, or the prompt leaves no room for an answer.
-    """
+    """Read the clouds of a request and make its prompt."""
     clouds = [upload.read(service.limits) for upload in uploads]
     service.metrics.points.inc(sum(map(len, clouds)))
     # Clouds were collected in the order of the parts, in which they are taken here.
@@ -207,12 +195,7 @@ def _reason(answer: ChatAnswer) -> str:
 
 
 class Chunks:
-    """Makes the chunks of a streamed answer.
-
-    Args:
-        name: Name of the model.
-        request_id: Id of the request.
-    """
+    """Makes the chunks of a streamed answer."""
 
     def __init__(self, name: str, request_id: str):
         self._head = {"id": f"chatcmpl-{request_id}", "object": "chat.completion.chunk"}

@@ -23,9 +23,6 @@ async def read_request(request: Request, service: Service) -> tuple[list[Upload]
     """Return the clouds of a request, and its other fields.
 
     A request is JSON with `point_clouds`, or a form with files.
-
-    Raises:
-        Refused: It is neither, or has no cloud or too many.
     """
     if is_form(request):
         fields, files = await read_form(request, service)
@@ -48,11 +45,7 @@ async def read_request(request: Request, service: Service) -> tuple[list[Upload]
 
 
 def is_form(request: Request) -> bool:
-    """Return whether a request is a form with files.
-
-    Raises:
-        Refused: It is neither a form nor JSON.
-    """
+    """Return whether a request is a form with files."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("multipart/form-data", "application/json"):
         raise Refused(415, f"content-type is {kind!r}; expected multipart/form-data or application/json")
@@ -60,11 +53,7 @@ def is_form(request: Request) -> bool:
 
 
 async def read_form(request: Request, service: Service) -> tuple[dict[str, Any], dict[str, Upload]]:
-    """Return the fields of a form, and its files by name.
-
-    Raises:
-        Refused: It is damaged, has too many files, two of one name, or one in an unknown field.
-    """
+    """Return the fields of a form, and its files by name."""
     fields: dict[str, Any] = {}
     files: dict[str, Upload] = {}
     limits = service.limits
@@ -90,21 +79,13 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Return the body of a request.
-
-    Raises:
-        Refused: It is not a JSON object.
-    """
+    """Return the body of a request."""
     body = await request.body()
     return await anyio.to_thread.run_sync(parse_json, body, "the body", limiter=request.app.state.readers)
 
 
 def parse_json(text: bytes, name: str) -> dict[str, Any]:
-    """Return the JSON object in a text.
-
-    Raises:
-        Refused: It is not a JSON object, or has so many values that their objects would fill the memory.
-    """
+    """Return the JSON object in a text."""
     # Commas bound the number of values before anything is parsed, and counting them takes no memory.
     if (values := text.count(b",")) > MOST_VALUES:
         reason = f"{name} has more than {MOST_VALUES} values ({values}); send large clouds as files or data URLs"

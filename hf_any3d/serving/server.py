@@ -62,11 +62,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 stands for a free one.
-
-    Raises:
-        OSError: The address is in use or unknown.
-    """
+    """Return a socket that listens; port 0 stands for a free one."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)

@@ -85,11 +85,7 @@ class Service:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place among the unanswered requests.
-
-        Raises:
-            Refused: The service is about to stop, or the queue is full.
-        """
+        """Hold a place among the unanswered requests."""
         if self.is_draining:
             self.metrics.refused.labels("draining").inc()
             raise Refused(503, "the server is stopping", "server_error", headers={"Retry-After": "5"})

@@ -91,14 +91,7 @@ class DetectSettings(Settings):
 
 @dataclass(frozen=True)
 class Route:
-    """A route of a service: a pipeline with its settings.
-
-    Attributes:
-        path: Path of the route.
-        task: Task of the pipeline.
-        pipe: The pipeline.
-        settings: Class of its settings.
-    """
+    """A route of a service: a pipeline with its settings."""
 
     path: str
     task: str
@@ -106,11 +99,7 @@ class Route:
     settings: type[Settings]
 
     def check(self, settings: Any, limits: ServeLimits) -> None:
-        """Check settings that fit other models.
-
-        Raises:
-            Refused: A setting is missing, or of no use to this model.
-        """
+        """Check settings that fit other models."""
         if self.settings is FeatureSettings:
             return
         takes_labels, labels = self.task in (ZERO_SHOT, PARTS_BY_NAME), getattr(settings, "labels", None)

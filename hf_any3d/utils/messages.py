@@ -84,10 +84,14 @@ def print_json(value: Any) -> None:
         print_line(line)
 
 
+# What PEFT imports where it is installed; these libraries speak about kernels for other machines.
+_LOADED_BY_PEFT = ("bitsandbytes", "torchao", "torch.utils._pytree")
+
+
 @contextmanager
-def without_remarks() -> Iterator[None]:
-    """Leave out what libraries that PEFT imports, where they are installed, say about kernels for other machines."""
-    loggers = [logging.getLogger(name) for name in ("bitsandbytes", "torchao", "torch.utils._pytree")]
+def without_remarks(names: Sequence[str] = _LOADED_BY_PEFT) -> Iterator[None]:
+    """Leave out what libraries log below errors."""
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(max(logger.level, logging.ERROR))
@@ -104,10 +108,6 @@ def model_errors(model: object, failure: str = "cannot be opened") -> Iterator[N
 
     Transformers, torch, PEFT and safetensors raise a dozen types, few of which name the directory. Inconsistent
     settings may be found only when the model is run.
-
-    Args:
-        model: Name of the model.
-        failure: What failed.
 
     Raises:
         ValueError: With the name of the model and the reason. ValueError, OSError and ImportError are kept if they

@@ -51,9 +51,6 @@ def box_edges(corners: np.ndarray, count: int = 100) -> np.ndarray:
 def label_colors(num_labels: int) -> np.ndarray:
     """Return a color for each label; the first 64 are clearly distinct on light and dark backgrounds.
 
-    Args:
-        num_labels: Number of labels.
-
     Returns:
         (num_labels, 3) float32 in [0, 1]; the first colors do not depend on the number.
     """

@@ -226,7 +226,7 @@ def test_large_files_and_long_questions_are_refused(pipe, file, monkeypatch):
 def test_the_page_reads_files_in_another_queue_and_limits_its_inputs(pipe):
     page = DemoPage("me/model", ExampleShapes(), lambda: Conversation(pipe)).build()
     queues = {block.fn.__name__: block.concurrency_id for block in page.fns.values() if block.fn is not None}
-    assert queues["_read_upload"] == "files" and queues["_open_upload"] == queues["_answer"] == "model"
+    assert queues["read"] == "files" and queues["_open_upload"] == queues["_answer"] == "model"
     limits = {block.concurrency_id: block.concurrency_limit for block in page.fns.values()}
     assert limits["model"] == 1 and limits["files"] == AT_ONCE > 1
     (question,) = [block for block in page.blocks.values() if getattr(block, "elem_id", None) == "question"]

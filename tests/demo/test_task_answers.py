@@ -10,7 +10,6 @@ import torch
 
 from hf_any3d.data.files import PointCloudData, PointCloudFileError
 from hf_any3d.demo import task_pages, uploads
-from hf_any3d.demo.conversation import error_message
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, Visit, thinned
 
 CLASSES, BOXES = "point-cloud-classification", "point-cloud-object-detection"
@@ -143,16 +142,6 @@ def test_kinds_of_objects_are_those_of_models_of_parts(task, config, categories)
             ask(task, pipe, cloud(), category="plane")
 
 
-def test_reconstructions_have_their_scores_and_share_a_frame():
-    points = {"points": np.zeros((4, 3)), "reconstruction": np.ones((4, 3))}
-    pipe = Given({**points, "chamfer_l1": 0.12345, "f_score": 0.678, "token_ids": np.array([3, 3, 1])})
-    found = ask("point-cloud-reconstruction", pipe, cloud())
-    scores = "Chamfer distance (L1) 0.1235, F-score 0.68; 2 different codes of 3 patches"
-    assert found.note == f"4 points; {scores}" and found.rows == []
-    assert found.settings == {"columns": 2, "rows_share_frame": True}
-    assert [(one.title, one.points.max()) for one in found.clouds] == [("input", 0), ("reconstruction", 1)]
-
-
 def test_examples_are_compared_by_cosines_once_and_in_their_own_frame():
     examples = {
         str(number): np.array([np.cos(number / 50), np.sin(number / 50)]) * (number + 1) for number in range(45)
@@ -168,16 +157,6 @@ def test_examples_are_compared_by_cosines_once_and_in_their_own_frame():
     assert zero.ask(cloud()).rows == [("a", 0.0)]
 
 
-def test_words_are_limited_in_all():
-    one = "zero-shot-point-cloud-classification"
-    pipe = Given([{"label": "a", "score": 1.0}])
-    ask(one, pipe, cloud(), "a" * 1000)
-    assert pipe.asked[0][1] == {"candidate_labels": ["a" * 1000]}
-    with pytest.raises(ValueError, match="1 words; expected at most 50, 1,000 characters in all"):
-        ask(one, pipe, cloud(), "a" * 1001)
-    ask(one, pipe, cloud(), ",".join(map(str, range(50))))
-
-
 def test_a_file_is_read_once_and_another_one_afresh(tmp_path, monkeypatch):
     first, second = cloud(3), cloud(5)
     monkeypatch.setattr(uploads, "read_upload", lambda path: first)
@@ -191,12 +170,6 @@ def test_a_file_is_read_once_and_another_one_afresh(tmp_path, monkeypatch):
     assert visit.cloud is first
     visit.open("a.ply")
     assert visit.cloud is second, "a file may have changed since it was read"
-
-
-def test_errors_name_the_file_but_not_its_folder():
-    assert error_message(ValueError("/up/a.ply: broken"), "/up/a.ply") == "a.ply: broken"
-    assert error_message(ValueError("broken"), "/up/a.ply") == "a.ply: broken"
-    assert error_message(ValueError("broken"), cloud()) == "broken"
 
 
 @pytest.mark.parametrize(
@@ -217,11 +190,3 @@ def test_what_a_file_does_to_its_reader_is_an_error_of_the_file(reader, message,
     with pytest.raises(PointCloudFileError, match=message):
         uploads.read_upload(tmp_path / "scan.ply")
     assert not multiprocessing.active_children()
-
-
-def test_a_file_of_the_largest_size_is_read(tmp_path, monkeypatch):
-    (tmp_path / "scan.ply").write_bytes(bytes(9))
-    monkeypatch.setattr(uploads, "read_point_cloud", lambda path: cloud())
-    monkeypatch.setattr(uploads, "_context", lambda: multiprocessing.get_context("fork"))
-    monkeypatch.setattr(uploads, "LARGEST_UPLOAD", 9)
-    assert np.array_equal(uploads.read_upload(tmp_path / "scan.ply").points, cloud().points)

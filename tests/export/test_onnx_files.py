@@ -9,7 +9,7 @@ import torch
 from hf_any3d.export import export_onnx
 from tests.errors import raises
 from tests.export.cases import CASES, other_clouds, trained
-from tests.tiny_encoders import clouds, tiny_model
+from tests.tiny_encoders import tiny_model
 from tests.turns import some
 
 onnx = pytest.importorskip("onnx")
@@ -66,7 +66,3 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with raises(ImportError, naming="'hf-any3d[export]'"):
         export_onnx(tiny_model("bert"), tmp_path / "model.onnx")
-
-
-def test_clouds_of_the_cases_differ_in_size():
-    assert len({tuple(points.shape) for points in [clouds(2, 1024), *other_clouds(3)]}) == 4

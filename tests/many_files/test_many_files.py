@@ -340,7 +340,6 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.classify(rows, "outputs/typo"), Exception, "outputs/typo"),
         (lambda rows: many_files.classify(rows, column="path"), ValueError, "column is 'path'"),
         (lambda rows: many_files.embed(rows, default_model(), feature="odd"), ValueError, "feature is 'odd'"),
-        (lambda rows: many_files.embed(rows, default_model(), batch_size=0), ValueError, "batch_size is 0"),
         (
             lambda rows: many_files.detect(rows, default_model(), threshold=2),
             ValueError,
@@ -348,9 +347,6 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         ),
         (lambda rows: many_files.detect(rows, default_model(), top_k=0), ValueError, "top_k=0"),
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
-        (lambda rows: many_files.to_parquet(rows, "out", files_per_part=0), ValueError, "files_per_part is 0"),
-        (lambda rows: many_files.to_parquet(rows, "out", workers=0), ValueError, "workers is 0"),
-        (lambda rows: many_files.to_parquet(rows, "out", cpus=0), ValueError, "cpus is 0; expected at least 0.1"),
         (
             lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
             ValueError,

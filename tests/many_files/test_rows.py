@@ -2,9 +2,7 @@
 
 import json
 import os
-import socket
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -14,51 +12,16 @@ from datasets import List, Value
 from hf_any3d import many_files
 from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
-from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files import parts as parts_module, rows as rows_module
 from hf_any3d.many_files.executors import Workers
-from hf_any3d.many_files.files import Cloud, InputFile
+from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.parts import Parts, PartWriter, Written
 from hf_any3d.many_files.rows import CloudRows, Step
 from hf_any3d.many_files.work import Shard
-from tests.errors import raises
 
 CLASSES, FEATURES = "point-cloud-classification", "point-cloud-feature-extraction"
 BOXES, CHAT = "point-cloud-object-detection", "point-cloud-text-to-text"
 PLAIN = CloudRows(("a.ply",), CloudColumns(8, 9), "raise")
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "step"),
-    [
-        ("classify", {}, Step(CLASSES, "m", "predictions", {"top_k": 1}, "", 8)),
-        ("classify", {"top_k": 2, "up_axis": "z"}, Step(CLASSES, "m", "own", {"top_k": 2, "up_axis": "z"}, "", 5)),
-        ("embed", {}, Step(FEATURES, "m", "features", {}, "pooled", 8)),
-        ("embed", {"feature": "tokens", "up_axis": "x"}, Step(FEATURES, "m", "own", {"up_axis": "x"}, "tokens", 5)),
-        ("detect", {}, Step(BOXES, "m", "boxes", {"threshold": 0.5, "nms_iou": 0.25}, "", 8)),
-        (
-            "detect",
-            {"threshold": 0.125, "nms_iou": 0.75, "top_k": 3, "up_axis": "y"},
-            Step(BOXES, "m", "own", {"threshold": 0.125, "nms_iou": 0.75, "top_k": 3, "up_axis": "y"}, "", 5),
-        ),
-        ("caption", {}, Step(CHAT, "m", "caption", {"text": "What is this?", "max_new_tokens": 256}, "", 8)),
-        (
-            "caption",
-            {"text": "Why?", "max_new_tokens": 7, "num_beams": 2},
-            Step(CHAT, "m", "own", {"text": "Why?", "max_new_tokens": 7, "num_beams": 2}, "", 5),
-        ),
-    ],
-)
-def test_arguments_of_a_column_are_those_of_its_step(name, options, step, monkeypatch):
-    monkeypatch.setattr(rows_module, "_add", lambda *given: given)
-    further = {"batch_size": 5, "column": "own", "keep_points": True} if options else {}
-    assert getattr(many_files, name)(PLAIN, "m", **options, **further) == (PLAIN, step, bool(options))
-
-
-def test_without_a_model_clouds_are_classified_by_the_one_of_the_package(monkeypatch):
-    monkeypatch.setattr(rows_module, "_add", lambda rows, step, keep: step.model)
-    monkeypatch.setattr("hf_any3d.pipelines.default_model", lambda: "ours")
-    assert many_files.classify(PLAIN) == "ours"
 
 
 def test_a_step_knows_its_model_and_has_a_column_of_its_own(monkeypatch):
@@ -101,55 +64,6 @@ def test_rows_have_the_columns_and_the_seed_of_their_arguments(tmp_path):
         tmp_path / "b.npy", num_points=4, mesh_points=5, columns=["normals"], seed=6, on_invalid="raise"
     )
     assert rows == CloudRows((str(tmp_path / "b.npy"),), CloudColumns(4, 5, ("normals",), 6), "raise")
-
-
-@pytest.mark.parametrize(
-    ("task", "answers", "values"),
-    [
-        (
-            CLASSES,
-            lambda cloud: [{"label": cloud.name, "score": np.float32(0.25)}],
-            lambda name: [{"label": name, "score": 0.25}],
-        ),
-        (FEATURES, lambda cloud: {"tokens": np.array([[1.0, 2], [3, 6]])}, lambda name: [2.0, 4.0]),
-        (BOXES, lambda cloud: [cloud.name], lambda name: [name]),
-        (CHAT, lambda cloud: [{"generated_text": cloud.name}], lambda name: name),
-    ],
-)
-def test_a_step_answers_in_batches_of_its_own(task, answers, values, monkeypatch):
-    asked = []
-
-    def running(kind):
-        def opened(pipe, model, **arguments):
-            asked.append((kind, pipe, model, arguments))
-
-            def answer(clouds):
-                asked.append([cloud.name for cloud in clouds])
-                bad = {"error": "is odd"} if task in (CLASSES, FEATURES) else None
-                return [bad if bad and cloud.name == "c" else answers(cloud) for cloud in clouds]
-
-            return answer
-
-        return opened
-
-    for kind in ("answerer", "caller"):
-        monkeypatch.setattr(rows_module, kind, running(kind))
-    monkeypatch.setattr(rows_module, "open_pipeline", lambda *given: given)
-    monkeypatch.setattr(rows_module, "usual_batch_size", lambda pipe, wanted: wanted - 1)
-    answer = Step(task, "m", "own", {"top_k": 2}, "tokens", 3).open("cuda")
-    found = answer([Cloud(name, PointCloudData(np.eye(3))) for name in "abcde"])
-    kind = "caller" if task in (CHAT, BOXES) else "answerer"
-    assert asked == [(kind, (task, "m", "cuda"), "m", {"top_k": 2}), ["a", "b"], ["c", "d"], ["e"]]
-    plain = [
-        {name: np.asarray(value).tolist() if task == FEATURES else value}
-        for row in found
-        for name, value in row.items()
-    ]
-    expected = [{"own": values(name)} for name in "abcde"]
-    if kind == "answerer":
-        assert found[2] == {"error": "c: is odd"}
-        del plain[2], expected[2]
-    assert plain == expected
 
 
 def test_a_cloud_that_failed_in_one_step_is_left_out_of_the_next(tmp_path, monkeypatch):
@@ -235,27 +149,7 @@ def test_parts_follow_those_of_earlier_calls(options, workers, device, tmp_path,
     assert many_files.to_parquet(more, out, retry=True, **plain).before == 6
     assert engines[2].shards == [("00003", (str(tmp_path / "in" / "bad.ply"),))]
     assert Parts(out, more.settings).numbers() == [0, 1, 2, 3]
-    with raises(ValueError, naming="files_per_part"):
-        many_files.to_parquet(more, out, **plain | {"files_per_part": 0})
     assert many_files.to_parquet(more, out, **plain | {"files_per_part": 1}).processes == ()
-
-
-def test_a_part_is_described_by_its_rows_its_process_and_what_it_took(tmp_path, monkeypatch):
-    np.save(tmp_path / "a.npy", np.eye(3))
-    (tmp_path / "bad.ply").write_text("ply\n")
-    clock = SimpleNamespace(perf_counter=iter([10.0, 17.5]).__next__, process_time=iter([3.0, 5.0]).__next__)
-    monkeypatch.setattr(parts_module, "time", clock)
-    monkeypatch.setattr(parts_module, "peak_memory", lambda: {"process": 77, "other": 8})
-    rows = many_files.read_point_clouds([tmp_path / "a.npy", tmp_path / "bad.ply"])
-    (tmp_path / "out").mkdir()
-    (part,) = PartWriter(rows, str(tmp_path / "out")).open()(Shard("00012", rows.files))
-    assert part == {
-        "part": "part-00012.parquet", "rows": 2, "failed": 1, "process": f"{socket.gethostname()}:{os.getpid()}",
-        "wall": 7.5, "cpu": 2.0, "memory": 77,
-    }  # fmt: skip
-    table = parquet.read_table(tmp_path / "out" / "part-00012.parquet")
-    assert table["path"].to_pylist() == list(rows.files) and table.column_names == ["path", "points", "error"]
-    assert set(json.loads((tmp_path / "out" / ".part-00012.parquet.stamps.json").read_text())) == set(rows.files)
 
 
 def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(tmp_path):
@@ -280,8 +174,6 @@ def test_rows_of_some_files_and_failed_ones_are_dropped_from_their_parts_alone(t
     assert kept["path"] == rows.files[1] and np.shape(kept["points"]) == (3, 3)
     assert parts.finish(rows.files[1:]) == (4, 1)
     assert parts.resume(stamps, retry=True) == {name for name in rows.files[1:] if not name.endswith(".ply")}
-    with raises(RuntimeError, naming="out: 2 files have no"):
-        parts.finish(rows.files)
     # A file that ends processes has a part of its own.
     PartWriter(rows, str(out)).given_up(Shard("00001-001", rows.files[:1]), "a.npy: no")
     PartWriter(rows, str(out)).given_up(Shard("00001-002", rows.files[-1:]), "bad.ply: no")

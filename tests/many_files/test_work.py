@@ -11,9 +11,8 @@ import pytest
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.many_files import files as files_module, work
-from hf_any3d.many_files.executors import LocalExecutor, Workers
-from hf_any3d.many_files.files import Cloud, InputFile, is_readable, with_name
-from hf_any3d.many_files.runs import Table, _difference, run
+from hf_any3d.many_files.files import Cloud, InputFile, is_readable
+from hf_any3d.many_files.runs import Table, run
 from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, feature_of
 from tests.errors import raises
 
@@ -137,29 +136,6 @@ def test_models_whose_answers_depend_on_the_batch_get_one_cloud(flags, size, mon
 
 
 @pytest.mark.parametrize(
-    ("workers", "resources", "shards", "count"),
-    [
-        (Workers(), {"CPU": 4}, 99, 4),
-        (Workers(), {"CPU": 4}, 3, 3),
-        (Workers(3), {"CPU": 4}, 99, 3),
-        (Workers(9), {"CPU": 4}, 99, 4),
-        (Workers(cpus=0.1), {"CPU": 0.3}, 99, 3),
-        (Workers(cpus=3), {"CPU": 8}, 99, 2),
-        (Workers(gpus=0.5), {"CPU": 8, "GPU": 1}, 99, 2),
-        (Workers(cpus=4, gpus=1), {"CPU": 8, "GPU": 5}, 99, 2),
-    ],
-)
-def test_a_cluster_has_room_for_so_many_processes(workers, resources, shards, count):
-    assert workers.number_in(resources, shards) == count
-
-
-def test_this_machine_has_one_process_unless_more_are_asked_for():
-    assert LocalExecutor().count() == LocalExecutor().count(9) == 1 and LocalExecutor(Workers(3)).count() == 3
-    assert LocalExecutor(Workers(3)).count(2) == 2 and LocalExecutor(Workers(1, gpus=1)).count() == 1
-    assert LocalExecutor().placed("cuda:1") == (LocalExecutor(), "cuda:1")
-
-
-@pytest.mark.parametrize(
     ("place", "readable"),
     [
         ("a.ply", True),
@@ -174,13 +150,6 @@ def test_this_machine_has_one_process_unless_more_are_asked_for():
 )
 def test_clouds_are_told_by_their_ending(place, readable):
     assert is_readable(place) is readable
-
-
-def test_errors_name_their_file_once():
-    assert (
-        with_name("in/a.ply", "a.ply: bad") == "a.ply: bad"
-        and with_name("in/a.ply", ValueError("x\ny")) == "in/a.ply: x y"
-    )
 
 
 def test_bytes_are_read_by_their_type_and_known_by_their_digest(monkeypatch):
@@ -255,10 +224,3 @@ def test_a_table_that_nobody_knows_is_kept(table, tmp_path):
     with raises(ValueError, naming="a.jsonl"):
         run_on(table(), {"a": "1"})
     assert (tmp_path / "new" / "a.jsonl").read_text() == "mine"
-
-
-def test_other_weights_are_told_from_other_settings():
-    known = {"model": "1", "settings": {"model": "m", "x": 1}}
-    assert _difference(known, known | {"model": "2"}) == "was made by other weights or files of the model m"
-    for other in ({"model": "2", "settings": {"model": "n"}}, {"settings": {"model": "m", "x": 2}}):
-        assert _difference(known, known | other).startswith("was made by other settings or from other files")

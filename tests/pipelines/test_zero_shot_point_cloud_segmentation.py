@@ -83,7 +83,6 @@ def test_wrong_arguments_are_refused(segment):
         ({}, "candidate_labels is missing"),
         ({"candidate_labels": "Seat, seat"}, "'Seat' and 'seat', which are the same text"),
         ({"candidate_labels": LABELS, "templates": "part_plus_cat"}, "category is missing, which template"),
-        ({"candidate_labels": LABELS, "templates": "other"}, "expected one of part_only"),
         ({"candidate_labels": LABELS, "text_features": torch.ones(3, 4), "category": "chair"}, "expected neither"),
         ({"candidate_labels": LABELS, "patch_to_point": "mean"}, "patch_to_point='mean'"),
     ):

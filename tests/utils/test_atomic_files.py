@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from hf_any3d.utils.atomic_files import (
     claim,
     read_json,
     read_json_object,
-    release_claims,
     remove_temporaries,
     temporary_path,
     write_json,
@@ -107,14 +105,6 @@ def test_what_a_killed_process_left_is_removed_and_what_a_running_one_writes_is_
     assert names_below(tmp_path) == sorted([others.name, "report.txt"])
 
 
-def test_folders_are_listed_once_and_not_for_every_file(tmp_path, monkeypatch):
-    listed, listdir = [], os.listdir
-    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
-    for number in range(12):
-        write_text(tmp_path / f"{number}.txt", "new")
-    assert listed == [tmp_path]
-
-
 def test_a_second_writer_is_told_and_a_killed_one_keeps_nobody_out(tmp_path):
     lock = tmp_path / "out" / "_lock"
     code = f"{OPEN}c = w.claim({str(lock)!r}, 'out'); {WAIT}"
@@ -183,31 +173,3 @@ def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):
     remove_temporaries(tmp_path)
     assert not any(path.exists() for path in (*left, unfinished)) and (tmp_path / ".tmp-own-2").exists()
     assert [path.exists() for path in kept] == [True, False, True, True, True, True]
-
-
-def test_a_claim_is_one_for_a_process_and_its_file_goes_with_it(tmp_path):
-    lock = tmp_path / "new" / ".lock"
-    first = claim(lock, tmp_path)
-    assert claim(str(lock), tmp_path) is first
-    assert lock.read_text().startswith(f"process {os.getpid()} on ") and lock.read_text().count("\n") == 1
-    with claim(lock, tmp_path) as again:
-        assert again is first
-    assert not lock.exists()
-    second = claim(lock, tmp_path)
-    assert second is not first and lock.exists()
-    other = claim(tmp_path / "other", tmp_path)
-    release_claims()
-    assert not lock.exists() and not (tmp_path / "other").exists() and other.file.closed and second.file.closed
-
-
-def test_errors_of_a_disk_are_told_without_the_temporary_name(tmp_path):
-    path = tmp_path / "a"
-    text = f"{path} could not be written (No space left on device); nothing of it was kept"
-    with pytest.raises(OSError, match=re.escape(text)), atomic_write(path):
-        raise OSError(28, "x", str(temporary_path(path)))
-    with pytest.raises(OSError, match=r"could not be written \(odd\)"), atomic_write(path):
-        raise OSError("odd")
-    error = OSError(2, "gone", "another file")
-    with raises(OSError, naming="gone: 'another file'") as caught, atomic_write(path):
-        raise error
-    assert caught.value is error and not list(tmp_path.iterdir())

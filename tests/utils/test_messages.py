@@ -102,12 +102,6 @@ def test_long_lists_are_cut():
         assert len(str(caught.value)) < 600 and str(caught.value).endswith("...")
 
 
-def test_very_long_messages_are_cut():
-    line = one_line(ValueError("no such model: " + "9" * 5000 + "; expected a directory"))
-    assert line.startswith("no such model: 9") and line.endswith("9; expected a directory") and len(line) < 1300
-    assert one_line(ValueError("short")) == "short"
-
-
 def test_csv_holds_no_formulas_and_keeps_numbers():
     table = [
         ["file", "=SUM(A1)"],
@@ -150,33 +144,3 @@ def test_the_last_reason_of_the_first_class_is_told(error, told):
         raise error
     assert str(caught.value).startswith(told) and (str(caught.value) == told) is ("no reason" not in str(error))
     assert caught.value is error or caught.value.__cause__ is error
-
-
-def test_other_failures_are_told_in_the_words_that_are_given():
-    with raises(ValueError, naming="KeyError"):
-        with model_errors("m", "cannot answer"):
-            raise KeyError("x")
-
-
-@pytest.mark.parametrize("is_error", [True, False])
-def test_lines_go_to_one_of_two_streams_at_once(is_error, monkeypatch):
-    written = {name: [] for name in ("stdout", "stderr")}
-    for name, kept in written.items():
-        stream = type("Stream", (), {"write": kept.append, "flush": lambda kept=kept: kept.append("flushed")})
-        monkeypatch.setattr(sys, name, stream)
-    print_line("a\nü\ud800", is_error=is_error)
-    chosen, other = ("stderr", "stdout") if is_error else ("stdout", "stderr")
-    assert written[chosen] == ["a\\u000aü\\ud800", "\n", "flushed"] and written[other] == []
-
-
-def test_notes_that_fit_keep_their_columns():
-    error = ValueError("x")
-    error.add_note("\n".join(["a" + " " * 98 + "b", "a" + " " * 99 + "b"]))
-    first, kept, *wrapped = error_lines(error)
-    assert (first, kept) == ("x", "  a" + " " * 98 + "b")
-    assert wrapped and all(len(line) <= 102 for line in wrapped)
-
-
-def test_json_is_indented_by_two_blanks(capsys):
-    print_json({"a": [1, {"b": "ü\x1b"}]})
-    assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    {\n      "b": "ü\\u001b"\n    }\n  ]\n}\n'
