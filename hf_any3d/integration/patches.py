@@ -7,7 +7,7 @@
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
   adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
-  alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
+  alone is elsewhere, in `register_method` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
 
 The test holds all other modules to it.

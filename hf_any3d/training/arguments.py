@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import hashlib
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, Self, get_args, get_type_hints
 
 import torch
 import yaml
@@ -240,43 +242,114 @@ def parse_arguments(
 
     Args:
         dataclass_types: The dataclasses, as `HfArgumentParser` takes them.
-        argv: The words after the program's name. If the first one ends in .json, .yaml or .yml, it is a file of
-            arguments, see `read_settings`; the words after it override the file. JSON objects among them are merged
-            with the file's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options. Settings of the
-            file's model are left out if they request another one: `recipe.yaml --model_type pointnet`.
-        others_in_file: Ignore arguments of other dataclasses in the file.
+        argv: The words after the program's name. If the first one ends in .json, .yaml or .yml, it is a recipe, see
+            `read_recipe`; the words after it override the recipe.
+        others_in_file: Ignore arguments of other dataclasses in the recipe.
 
     Returns:
         An object of each class.
+    """
+    kinds, words = tuple(dataclass_types), list(argv)
+    recipe = read_recipe(Path(words.pop(0)), kinds, others_in_file) if words and words[0].endswith(FILE_TYPES) else {}
+    return build_arguments(kinds, read_words(kinds, words), recipe)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_words(dataclass_types: Iterable[type], words: Sequence[str], listed_by: str = "--help") -> dict[str, Any]:
+    """Return the arguments that words of a command line name, with values of the types of the dataclasses' fields.
+
+    Args:
+        dataclass_types: The dataclasses; of fields of the same name the last one counts.
+        words: The words.
+        listed_by: Command that lists all options, for errors.
 
     Raises:
-        ValueError: If the file is not a mapping or has unknown arguments.
-        FileNotFoundError: If the file does not exist.
+        ValueError: An unknown name, with the most similar one, or a wrong value.
     """
-    parser = HfArgumentParser(tuple(dataclass_types))  # pyright: ignore[reportArgumentType] it declares a NewType
-    if not argv or not argv[0].endswith(FILE_TYPES):
-        return parser.parse_args_into_dataclasses(list(argv))
-    path = Path(argv[0])
+    parser = _Parser(tuple(dataclass_types), conflict_handler="resolve", allow_abbrev=False)  # pyright: ignore[reportArgumentType] it declares a NewType
+    for action in parser._actions:
+        action.required = False
+    unset = object()
+    namespace = argparse.Namespace(**{action.dest: unset for action in parser._actions})
+    _, unknown = parser.parse_known_args(list(words), namespace)
+    if unknown:
+        name = unknown[0].partition("=")[0]
+        names = [action.dest for action in parser._actions]
+        similar = difflib.get_close_matches(name.removeprefix("--").replace("-", "_"), names, n=1)
+        hint = f"; did you mean --{similar[0]}?" if similar else ""
+        raise ValueError(f"no option {name}{hint} ({listed_by})")
+    return {name: value for name, value in vars(namespace).items() if value is not unset}
+
+
+def read_recipe(path: Path, dataclass_types: Iterable[type], others_in_file: bool = False) -> dict[str, Any]:
+    """Read a file of arguments, see `read_settings`.
+
+    Raises:
+        ValueError: The file has arguments of no dataclass, unless `others_in_file`, which leaves them out.
+    """
+    kinds = tuple(dataclass_types)
     # A text such as 1e-3 can be the name of a model or a directory, so arguments of text keep it as it is.
-    texts = {name for kind in parser.dataclass_types for name in _text_fields(kind)}
+    texts = {name for kind in kinds for name in _text_fields(kind)}
     values = {
         name: value if name in texts and isinstance(value, str) else _parse_exponents(value)
         for name, value in read_settings(path).items()
     }
-    known = {field.name for kind in parser.dataclass_types for field in fields(kind) if field.init}
-    if others_in_file:
-        values = {name: value for name, value in values.items() if name in known}
-    if unknown := sorted(set(values) - known):
+    names = {field.name for kind in kinds for field in fields(kind) if field.init}
+    if (unknown := sorted(set(values) - names)) and not others_in_file:
         raise ValueError(f"{path}: no program argument is called {', '.join(map(repr, unknown))}")
-    given = _given(parser, argv[1:])
-    for kind in parser.dataclass_types:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def build_arguments(
+    dataclass_types: Iterable[type], settings: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
+) -> tuple[Any, ...]:
+    """Build dataclasses of arguments from values by name.
+
+    JSON objects are merged with the recipe's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options.
+    Settings of the recipe's model are left out if another one is requested: `recipe.yaml --model_type pointnet`.
+
+    Args:
+        dataclass_types: The dataclasses.
+        settings: Values that were asked for.
+        recipe: Values for what was not.
+    """
+    kinds, values = tuple(dataclass_types), dict(recipe or {})
+    for kind in kinds:
         # A recipe describes one model. With another one in the command line, its settings of the model would be
         # errors, but those of data and training still hold.
-        foreign = kind.of_another_model(values, given) if hasattr(kind, "of_another_model") else set()
+        foreign = kind.of_another_model(values, settings) if hasattr(kind, "of_another_model") else set()
         if dropped := sorted(foreign & set(values)):
-            logger.info("%s: %s describe another model and are left out", path, ", ".join(dropped))
+            logger.info("%s of the recipe describe another model and are left out", ", ".join(dropped))
             values = {name: value for name, value in values.items() if name not in dropped}
-    return parser.parse_dict(_override(values, given))
+    for name, value in settings.items():
+        if isinstance(values.get(name), dict) and isinstance(value, str):
+            value = merge(values[name], json_mapping(value, name))
+        values[name] = value
+    return HfArgumentParser(kinds).parse_dict(values)  # pyright: ignore[reportArgumentType] it declares a NewType
+
+
+class Request:
+    """Request of a training: a dataclass whose fields are dataclasses of arguments."""
+
+    @classmethod
+    def argument_classes(cls) -> tuple[type, ...]:
+        """Return the dataclasses of the arguments."""
+        hints = get_type_hints(cls)
+        return tuple(hints[entry.name] for entry in fields(cls) if entry.init)  # pyright: ignore[reportArgumentType] a dataclass
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> Self:
+        """Build a request from values by name, see `build_arguments`."""
+        return cls(*build_arguments(cls.argument_classes(), settings, recipe))
+
+    @classmethod
+    def parse(cls, argv: Sequence[str] | None = None) -> Self:
+        """Build a request from words of a command line, see `parse_arguments`; by default those of this process."""
+        return cls(*parse_arguments(cls.argument_classes(), sys.argv[1:] if argv is None else argv))
 
 
 def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -365,23 +438,6 @@ def _parse(path: Path) -> dict[str, Any]:
 
 def _are_mappings(*values: Any) -> bool:
     return all(isinstance(value, Mapping) for value in values)
-
-
-def _given(parser: HfArgumentParser, words: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that a command line names."""
-    # Without defaults the namespace contains only the given arguments.
-    for action in parser._actions:
-        action.default, action.required = argparse.SUPPRESS, False
-    return vars(parser.parse_args(list(words)))
-
-
-def _override(values: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in given.items():
-        # JSON in the command line adds to the mapping of the file, like a file to the one that it extends.
-        if isinstance(values.get(name), dict) and isinstance(value, str):
-            value = merge(values[name], json_mapping(value, name))
-        values = {**values, name: value}
-    return values
 
 
 def _text_fields(kind: type) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,9 +16,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_any3d.data.boxes import Changes, DrawPoints, Scene, build_changes
 from hf_any3d.data.inputs import count_channels
 from hf_any3d.data.torch_datasets import ArrowRows
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.integration.auto import AutoModelForPointCloudObjectDetection
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
@@ -29,12 +28,9 @@ from hf_any3d.training.arguments import (
     PointTrainingArguments,
     argument,
     json_mapping,
-    parse_arguments,
 )
 from hf_any3d.training.rows import SharedEpoch, whole_cloud
 from hf_any3d.training.trainer import PointTrainer
-
-logger = logging.getLogger(__name__)
 
 # How the answers of an evaluation are chosen: all classes of each box, as average precision asks.
 _RULE = {"threshold": 0.0, "scores": "per_class", "nms": "turned", "nms_per_class": True, "min_objectness": 0.05}
@@ -86,9 +82,6 @@ class DetectionTrainingArguments(PointTrainingArguments):
     weight_decay: float = field(default=0.1)
     max_grad_norm: float = field(default=0.1)
     num_train_epochs: float = field(default=90)
-
-
-DETECTION_ARGUMENTS = (DetectorArguments, DetectionDataArguments, DetectionTrainingArguments)
 
 
 class SceneRows(torch.utils.data.Dataset):
@@ -252,82 +245,66 @@ def build_detector(
     )
 
 
+@dataclass
+class Detection(program.TrainingTask):
+    """Training of a detector."""
+
+    model: DetectorArguments
+    data: DetectionDataArguments
+    training: DetectionTrainingArguments
+
+    def build(self, splits: DatasetDict) -> tuple[Detr3DForPointCloudObjectDetection, PointCloudProcessor]:
+        """Build model and processor."""
+        classes, features = box_classes(splits["train"]), self.data.features
+        bins = 12 if has_headings(splits["train"]) else 1
+        settings = {"in_channels": count_channels(features), "num_heading_bins": bins}
+        model = build_detector(self.model, classes, settings)
+        check_objects(splits, model.config)
+        frame = {"center": False, "scale": None, "up_axis": "z"}
+        return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
+
+    def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> DetectionTrainer:
+        """Build the trainer."""
+        changes = build_changes(self.data.augment, along_axes=model.config.num_heading_bins == 1)
+        return program.build_trainer(
+            model,
+            self.training,
+            SceneRows(splits["train"], processor, changes, self.training.seed),
+            SceneRows(splits["validation"], processor) if "validation" in splits else None,
+            processor,
+            trainer_class=DetectionTrainer,
+            data_collator=collate_scenes,
+        )
+
+    def evaluate(self, trainer: DetectionTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
+        """Return metrics, and average precision of the classes at an overlap of 0.25, of validation and test."""
+        metrics: dict[str, dict[str, float]] = {}
+        by_class: dict[str, dict[str, float]] = {}
+        for split in ("validation", "test"):
+            if split in splits:
+                scores = trainer.evaluate(SceneRows(splits[split], processor), metric_key_prefix=split)
+                trainer.log_metrics(split, scores)
+                kept = {name.removeprefix(f"{split}_"): value for name, value in scores.items()}
+                metrics[split] = {
+                    name: value for name, value in kept.items() if name == "loss" or name[-3:] in ("_25", "_50")
+                }
+                by_class[split] = dict(trainer.class_scores["25"])
+        return metrics, by_class
+
+    def start(self) -> dict[str, Any]:
+        """Return what the model starts from."""
+        name = self.model.model_name_or_path
+        return {} if name is None else {"name_or_path": name}
+
+    def usage(self, name: str) -> str:
+        """Return the command."""
+        return f"hf-any3d detect FILE --model {name}"
+
+
 def train_detector(argv: list[str] | None = None) -> RunReport:
-    """Train and evaluate a detector; write model, card and metrics.json, and push them if requested.
+    """Train a detector, see `train`.
 
     Args:
         argv: Words of a command line, see `parse_arguments`; by default those of this process.
     """
-    stopwatch = Stopwatch()
-    model_arguments, data, arguments = parse_arguments(DETECTION_ARGUMENTS, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.start_run(arguments, logger)
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data)
-    classes = box_classes(splits["train"])
-    processor = PointCloudProcessor(
-        num_points=data.num_points, features=data.features, center=False, scale=None, up_axis="z"
-    )
-    settings = {
-        "in_channels": count_channels(data.features),
-        "num_heading_bins": 12 if has_headings(splits["train"]) else 1,
-    }
-    model = build_detector(model_arguments, classes, settings)
-    check_objects(splits, model.config)
-    parameters = count_parameters(model)
-    trainer = build_detection_trainer(model, arguments, data, splits, processor)
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    with stopwatch.part("evaluation"):
-        scores = evaluate_detector(trainer, splits, processor)
-    start = {} if model_arguments.model_name_or_path is None else {"name_or_path": model_arguments.model_name_or_path}
-    report, name = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data=program.data_facts(data, splits, origin),
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start=start,
-    )
-    logger.info("Model, card and metrics.json: %s. Try: hf-any3d detect FILE --model %s", name, name)
-    return report
-
-
-def build_detection_trainer(
-    model: Any,
-    arguments: DetectionTrainingArguments,
-    data: DetectionDataArguments,
-    splits: DatasetDict,
-    processor: PointCloudProcessor,
-) -> DetectionTrainer:
-    """Build the trainer of this task."""
-    changes = build_changes(data.augment, along_axes=model.config.num_heading_bins == 1)
-    validation = SceneRows(splits["validation"], processor) if "validation" in splits else None
-    return program.build_trainer(
-        model,
-        arguments,
-        SceneRows(splits["train"], processor, changes, arguments.seed),
-        validation,
-        processor,
-        trainer_class=DetectionTrainer,
-        data_collator=collate_scenes,
-    )
-
-
-def evaluate_detector(
-    trainer: DetectionTrainer, splits: DatasetDict, processor: PointCloudProcessor
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Compute metrics, and average precision of the classes at an overlap of 0.25, of validation and test splits."""
-    metrics: dict[str, dict[str, float]] = {}
-    by_class: dict[str, dict[str, float]] = {}
-    for split in ("validation", "test"):
-        if split in splits:
-            found = trainer.evaluate(SceneRows(splits[split], processor), metric_key_prefix=split)
-            trainer.log_metrics(split, found)
-            kept = {name.removeprefix(f"{split}_"): value for name, value in found.items()}
-            metrics[split] = {
-                name: value for name, value in kept.items() if name == "loss" or name[-3:] in ("_25", "_50")
-            }
-            by_class[split] = dict(trainer.class_scores["25"])
-    return metrics, by_class
+    return program.train(Detection.parse(argv))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -21,9 +20,10 @@ from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.data.torch_datasets import ArrowRows
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
@@ -33,7 +33,6 @@ from hf_any3d.training.arguments import (
     PointTrainingArguments,
     argument,
     json_mapping,
-    parse_arguments,
 )
 from hf_any3d.training.layout_objects import LayoutTrainer, object_lines, object_targets
 from hf_any3d.training.models import build_peft_config, peft_methods
@@ -306,9 +305,6 @@ class LayoutTrainingArguments(PointTrainingArguments):
                 raise ValueError(f"--{name} {value} with --object_loss 0; expected a weight, such as 1")
 
 
-LAYOUT_ARGUMENTS = (LayoutModelArguments, LayoutDataArguments, LayoutTrainingArguments)
-
-
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
     """Freeze a model but for what is trained, and add adapters.
 
@@ -355,86 +351,88 @@ def labels_of(rows: Dataset) -> list[str]:
     return sorted({box.label for text in texts for box in Layout.parse(text, strict=True).boxes})
 
 
+@dataclass
+class Layouts(program.TrainingTask):
+    """Fine-tuning of a SpatialLM."""
+
+    model: LayoutModelArguments
+    data: LayoutDataArguments
+    training: LayoutTrainingArguments
+
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, SpatialLMProcessor]:
+        """Open the model, freeze it but for what is trained, and give the processor the labels of the data.
+
+        Raises:
+            ValueError: It is no SpatialLM.
+        """
+        name = str(self.model.model_name_or_path)
+        processor = AutoProcessor.from_pretrained(name)
+        if not isinstance(processor, SpatialLMProcessor):
+            raise ValueError(f"{name}: the processor is a {type(processor).__name__}; expected that of a SpatialLM")
+        labels = labels_of(splits["train"])
+        if new := [label for label in labels if label not in processor.classes]:
+            logger.info("The model learns other objects: %s", ", ".join(new))
+            processor.classes = labels
+        bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if self.model.load_in_8bit else {}
+        return adapted(AutoModelForPointCloudTextToText.from_pretrained(name, **bits), self.model), processor
+
+    def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: SpatialLMProcessor) -> PointTrainer:
+        """Build the trainer."""
+        data, arguments = self.data, self.training
+        folds: dict[str, Any] = {"fold_quarter_turns": data.fold_quarter_turns}
+        settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points, **folds}
+        return program.build_trainer(
+            model,
+            arguments,
+            LayoutRows(splits["train"], processor, arguments.seed, **settings),
+            LayoutRows(splits["validation"], processor, **folds) if "validation" in splits else None,
+            cast(Any, processor),
+            LayoutTrainer,
+            data_collator=LayoutCollator(processor, data.answer, has_objects=arguments.object_loss > 0),
+            object_loss=arguments.object_loss,
+            object_steps=arguments.object_steps,
+            attention_loss=arguments.attention_loss,
+        )
+
+    def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: SpatialLMProcessor) -> Judgment:
+        """Return loss and F1 of the answers of validation and test splits, and F1 of each class at overlap 0.25."""
+        data = self.data
+        metrics: dict[str, dict[str, float]] = {}
+        by_class: dict[str, dict[str, float]] = {}
+        for split in ("validation", "test"):
+            if split not in splits:
+                continue
+            rows = LayoutRows(splits[split], processor, fold_quarter_turns=data.fold_quarter_turns)
+            loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
+            answers, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
+            scores = {name: score.pooled_f1 for name, score in score_layouts(answers, truths).items()}
+            scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
+            by_class[split] = {name: pair[0] for name, pair in scores.items()}
+            means = np.mean(list(scores.values()), axis=0).tolist() if scores else [0.0, 0.0]
+            metrics[split] = {"loss": loss, "f1_25": means[0], "f1_50": means[1]}
+            trainer.log_metrics(split, metrics[split])
+        return metrics, by_class
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return how rooms are moved."""
+        return {"points": "all", "augmentation": [f"turns: {self.data.turns}", f"sizes: {self.data.sizes}"]}
+
+    def start(self) -> dict[str, Any]:
+        """Return what the model starts from."""
+        return {"name_or_path": self.model.model_name_or_path}
+
+    def usage(self, name: str) -> str:
+        """Return the command."""
+        return f"hf-any3d detect FILE --model {name}"
+
+
 def train_layouts(argv: list[str] | None = None) -> RunReport:
-    """Fine-tune and evaluate a SpatialLM; write model or adapter, card and metrics.json.
+    """Fine-tune a SpatialLM, see `train`.
 
     Args:
         argv: Words of a command line, see `parse_arguments`; by default those of this process.
-
-    Raises:
-        ValueError: The model is no SpatialLM, or the data have no layouts and no boxes.
     """
-    stopwatch = Stopwatch()
-    model_arguments, data, arguments = parse_arguments(LAYOUT_ARGUMENTS, sys.argv[1:] if argv is None else argv)
-    name: str = model_arguments.model_name_or_path
-    checkpoint = program.start_run(arguments, logger)
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data)
-    processor = AutoProcessor.from_pretrained(name)
-    if not isinstance(processor, SpatialLMProcessor):
-        raise ValueError(f"{name}: the processor is a {type(processor).__name__}; expected that of a SpatialLM")
-    labels = labels_of(splits["train"])
-    if new := [label for label in labels if label not in processor.classes]:
-        logger.info("The model learns other objects: %s", ", ".join(new))
-        processor.classes = labels
-    bits = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)} if model_arguments.load_in_8bit else {}
-    model = AutoModelForPointCloudTextToText.from_pretrained(name, **bits)
-    trained = adapted(model, model_arguments)
-    parameters = count_parameters(trained)
-    folds = {"fold_quarter_turns": data.fold_quarter_turns}
-    settings = {"turns": data.turns, "sizes": tuple(data.sizes), "min_points": data.min_box_points, **folds}
-    train_rows = LayoutRows(splits["train"], processor, arguments.seed, **settings)
-    validation = LayoutRows(splits["validation"], processor, **folds) if "validation" in splits else None
-    trainer = program.build_trainer(
-        trained,
-        arguments,
-        train_rows,
-        validation,
-        cast(Any, processor),
-        LayoutTrainer,
-        data_collator=LayoutCollator(processor, data.answer, has_objects=arguments.object_loss > 0),
-        object_loss=arguments.object_loss,
-        object_steps=arguments.object_steps,
-        attention_loss=arguments.attention_loss,
-    )
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    with stopwatch.part("evaluation"):
-        scores = evaluate_layouts(trainer, splits, processor, data)
-    report, saved = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data=program.data_facts(data, splits, origin)
-        | {"points": "all", "augmentation": [f"turns: {data.turns}", f"sizes: {data.sizes}"]},
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start={"name_or_path": name},
-    )
-    logger.info("Model, card and metrics.json: %s. Try: hf-any3d detect FILE --model %s", saved, saved)
-    return report
-
-
-def evaluate_layouts(
-    trainer: PointTrainer, splits: DatasetDict, processor: SpatialLMProcessor, data: LayoutDataArguments
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Return loss and F1 of the answers of validation and test splits, and F1 of each class at an overlap of 0.25."""
-    metrics: dict[str, dict[str, float]] = {}
-    by_class: dict[str, dict[str, float]] = {}
-    for split in ("validation", "test"):
-        if split not in splits:
-            continue
-        rows = LayoutRows(splits[split], processor, fold_quarter_turns=data.fold_quarter_turns)
-        loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
-        found, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
-        scores = {name: score.pooled_f1 for name, score in score_layouts(found, truths).items()}
-        scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
-        by_class[split] = {name: pair[0] for name, pair in scores.items()}
-        means = np.mean(list(scores.values()), axis=0).tolist() if scores else [0.0, 0.0]
-        metrics[split] = {"loss": loss, "f1_25": means[0], "f1_50": means[1]}
-        trainer.log_metrics(split, metrics[split])
-    return metrics, by_class
+    return program.train(Layouts.parse(argv))
 
 
 def answer_rows(model: Any, rows: LayoutRows, task: str, max_new_tokens: int) -> tuple[list[Layout], list[Layout]]:

@@ -226,7 +226,7 @@ def build_model(
         model = model_class(model_config)
     else:
         settings["attn_implementation"] = arguments.attn_implementation
-        if not adapted and _has_other_classes(arguments.model_name_or_path, labels):
+        if _has_other_classes(arguments.model_name_or_path, labels):
             model = _with_new_head(model_class, arguments.model_name_or_path, settings)
         else:
             model = model_class.from_pretrained(arguments.model_name_or_path, **settings)

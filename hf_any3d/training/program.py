@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import datasets
 import transformers
@@ -23,10 +23,17 @@ from hf_any3d.data import load_point_dataset, validation_split
 from hf_any3d.data.inputs import ATTRIBUTES
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.model_card import Subject, build_model_card
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, best_step, peak_memory, training_facts
+from hf_any3d.model_card.run_report import (
+    RunReport,
+    Stopwatch,
+    best_step,
+    count_parameters,
+    peak_memory,
+    training_facts,
+)
 from hf_any3d.model_card.subject import adapter_facts, hub_name
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, Request
 from hf_any3d.training.checkpoints import checkpoint_to_resume
 from hf_any3d.training.rows import EpochCallback
 from hf_any3d.training.schedules import HeadFirstCallback
@@ -152,12 +159,37 @@ def _largest_class(rows: Dataset, group_column: str | None) -> int:
 def load_splits(
     arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
 ) -> tuple[DatasetDict, str]:
-    """Load the splits of a program's arguments, with part of the training rows as validation split if there is none.
+    """Load and divide the data of a program's arguments, see `load_rows` and `divide`."""
+    return divide(load_rows(arguments, points_are_labeled), arguments, needs_train=needs_train)
+
+
+def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> DatasetDict:
+    """Load the data that arguments name, in the splits that they have.
 
     Args:
         arguments: The arguments.
-        needs_train: Whether data without a training split are refused; else their splits are returned as they are.
         points_are_labeled: Whether the labels of points are read from files.
+    """
+    assert isinstance(arguments.dataset_options, dict)
+    if arguments.train_file is not None:
+        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
+        files = {split: file for split, file in files.items() if file is not None}
+        return load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
+    options = dict(arguments.dataset_options)
+    columns = [*(ATTRIBUTES[name] for name in arguments.features[1:]), *(["labels"] if points_are_labeled else [])]
+    if arguments.dataset_name == "folder" and columns:
+        # Of files only points are read unless more is asked for.
+        options["columns"] = sorted({*options.get("columns", ()), *columns})
+    return load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
+
+
+def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
+    """Return the splits that arguments ask for, with part of the training rows as validation split if there is none.
+
+    Args:
+        splits: The splits of the data.
+        arguments: The arguments.
+        needs_train: Whether data without a training split are refused; else their splits are returned as they are.
 
     Returns:
         Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
@@ -165,18 +197,7 @@ def load_splits(
     Raises:
         ValueError: If there is no training split, or not all of `train_splits`.
     """
-    assert isinstance(arguments.dataset_options, dict)
-    if arguments.train_file is not None:
-        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
-        files = {split: file for split, file in files.items() if file is not None}
-        splits = load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
-    else:
-        options = dict(arguments.dataset_options)
-        columns = [*(ATTRIBUTES[name] for name in arguments.features[1:]), *(["labels"] if points_are_labeled else [])]
-        if arguments.dataset_name == "folder" and columns:
-            # Of files only points are read unless more is asked for.
-            options["columns"] = sorted({*options.get("columns", ()), *columns})
-        splits = load_point_dataset(arguments.dataset_name, data_dir=arguments.data_dir, **options)
+    splits = DatasetDict(splits)
     has_train = "train" in splits
     if needs_train and not has_train:
         raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
@@ -292,6 +313,90 @@ def build_trainer(
         callbacks=[EpochCallback(train_rows), *first],
         **settings,
     )
+
+
+class TrainingTask(Request):
+    """Request of a training with the steps in which it is unlike others; `train` runs it."""
+
+    data: DataArguments
+    training: PointTrainingArguments
+    points_are_labeled: ClassVar[bool] = False
+
+    def divide(self, rows: DatasetDict) -> tuple[DatasetDict, str]:
+        """Return the splits to train and evaluate on, and where the validation split comes from."""
+        return divide(rows, self.data)
+
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, Any]:
+        """Build model and processor."""
+        raise NotImplementedError
+
+    def build_trainer(self, model: Any, splits: DatasetDict, processor: Any) -> PointTrainer:
+        """Build the trainer, by `build_trainer`."""
+        raise NotImplementedError
+
+    def fit(self, trainer: PointTrainer, checkpoint: str | None) -> None:
+        """Train the model."""
+        trainer.train(resume_from_checkpoint=checkpoint)
+
+    def evaluate(self, trainer: Any, splits: DatasetDict, processor: Any) -> Judgment:
+        """Return metrics, and scores of classes, of the splits that are not trained on."""
+        raise NotImplementedError
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return what the report lists about the data beside `data_facts`."""
+        return {}
+
+    def start(self) -> dict[str, Any]:
+        """Return what the report lists about the start of the training."""
+        return {}
+
+    def usage(self, name: str) -> str:
+        """Return what runs a saved model."""
+        raise NotImplementedError
+
+
+def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
+    """Train and evaluate a model; write model, card and metrics.json, and push them if requested.
+
+    Args:
+        task: The task.
+        rows: The data if they are loaded, see `load_rows`.
+    """
+    stopwatch, arguments = Stopwatch(), task.training
+    checkpoint = start_run(arguments, logger)
+    # The first process fills the cache, from which the others read.
+    with arguments.main_process_first(desc="loading the data"):
+        splits, origin = task.divide(load_rows(task.data, task.points_are_labeled) if rows is None else rows)
+    model, processor = task.build(splits)
+    # Before training, as loading the best adapter freezes some of them.
+    parameters = count_parameters(model)
+    trainer = task.build_trainer(model, splits, processor)
+    with stopwatch.part("training"):
+        task.fit(trainer, checkpoint)
+    with stopwatch.part("evaluation"):
+        scores = task.evaluate(trainer, splits, processor)
+    report, name = save_and_push(
+        trainer,
+        stopwatch,
+        scores,
+        data=data_facts(task.data, splits, origin) | task.data_facts(),
+        parameters=parameters,
+        num_points=task.data.num_points,
+        checkpoint=checkpoint,
+        start=task.start(),
+    )
+    logger.info("Model, card and metrics.json: %s. Try: %s", name, task.usage(name))
+    return report
+
+
+def figures(report: RunReport) -> list[str]:
+    """Return the metrics of each split as a line of text."""
+    lines = []
+    for split, metrics in report.metrics.items():
+        values = "   ".join(f"{key} {value:.4f}" for key, value in metrics.items() if isinstance(value, float))
+        count = report.data["rows"].get(split)
+        lines.append(f"{split:<12} {values}" + (f"   on {count} clouds" if count is not None else ""))
+    return lines
 
 
 def save_and_push(

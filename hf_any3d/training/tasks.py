@@ -5,8 +5,6 @@ Called by `hf-any3d train` and by the programs for both tasks in `examples`.
 
 from __future__ import annotations
 
-import logging
-import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,17 +14,22 @@ from transformers import default_data_collator
 
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.data.inputs import count_channels
-from hf_any3d.evaluation.classification import compute_classification_metrics, evaluate_by_voting, evaluate_splits
+from hf_any3d.evaluation.classification import (
+    Judgment,
+    compute_classification_metrics,
+    evaluate_by_voting,
+    evaluate_splits,
+)
 from hf_any3d.evaluation.segmentation import (
     ComputePartMetrics,
     LabelPoints,
     compute_semantic_metrics,
     evaluate_segmentation,
 )
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, parse_arguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
 from hf_any3d.training.protocol import (
     ProtocolArguments,
@@ -45,17 +48,6 @@ from hf_any3d.training.segmentation_rows import (
 )
 from hf_any3d.training.trainer import PointTrainer
 
-logger = logging.getLogger(__name__)
-
-
-CLASSIFICATION_ARGUMENTS = (
-    PointModelArguments,
-    DataArguments,
-    ProtocolArguments,
-    AdapterArguments,
-    PointTrainingArguments,
-)
-
 
 def class_names(rows: Dataset) -> list[str]:
     """Return the names of the classes to learn.
@@ -69,69 +61,73 @@ def class_names(rows: Dataset) -> list[str]:
     return label.names
 
 
-def build_classification_trainer(
-    model: nn.Module,
-    arguments: PointTrainingArguments,
-    data: DataArguments,
-    protocol: ProtocolArguments,
-    splits: DatasetDict,
-    processor: PointCloudProcessor,
-) -> PointTrainer:
-    """Build the trainer of this task."""
-    return program.build_trainer(
-        model,
-        arguments,
-        training_rows(splits["train"], processor, data.augment, seed=arguments.seed, whole=protocol.augment_whole),
-        evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
-        processor,
-        data_collator=PointCloudCollator(),
-        compute_metrics=compute_classification_metrics,
-    )
+@dataclass
+class Classification(program.TrainingTask):
+    """Training of a classifier of clouds."""
+
+    model: PointModelArguments
+    data: DataArguments
+    protocol: ProtocolArguments
+    adapter: AdapterArguments
+    training: PointTrainingArguments
+
+    def divide(self, rows: DatasetDict) -> tuple[DatasetDict, str]:
+        """Return the splits of the protocol, and where the validation split comes from."""
+        return apply_protocol(*super().divide(rows), self.protocol)
+
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
+        """Build model and processor."""
+        classes, channels = class_names(splits["train"]), count_channels(self.data.features)
+        assert isinstance(self.protocol.processor_config, dict)
+        processor = build_processor(self.data, self.protocol.processor_config)
+        return build_model(CLASSES, self.model, self.adapter, classes, in_channels=channels), processor
+
+    def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
+        """Build the trainer."""
+        data, seed, whole = self.data, self.training.seed, self.protocol.augment_whole
+        return program.build_trainer(
+            model,
+            self.training,
+            training_rows(splits["train"], processor, data.augment, seed=seed, whole=whole),
+            evaluation_rows(splits["validation"], processor) if "validation" in splits else None,
+            processor,
+            data_collator=PointCloudCollator(),
+            compute_metrics=compute_classification_metrics,
+        )
+
+    def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
+        """Return accuracies of the validation and the test split, and of votes on the test split."""
+        classes, voting = class_names(splits["train"]), self.protocol.voting
+        # With --select_on_test, the validation split is the test split.
+        names = ("test",) if self.protocol.select_on_test else ("validation", "test")
+        judged = {split: evaluation_rows(splits[split], processor) for split in names if split in splits}
+        metrics, by_class = evaluate_splits(trainer, judged, classes)
+        if voting and "test" in splits:
+            rows = voting_rows(splits["test"], processor, self.data, self.protocol, self.training.seed)
+            votes = evaluate_by_voting(trainer, {"test": rows}, classes, voting)
+            metrics, by_class = {**metrics, **votes[0]}, {**by_class, **votes[1]}
+        return metrics, by_class
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return the settings of the protocol."""
+        return protocol_facts(self.protocol)
+
+    def start(self) -> dict[str, Any]:
+        """Return what the model starts from."""
+        return self.model.start()
+
+    def usage(self, name: str) -> str:
+        """Return the command."""
+        return f"hf-any3d predict FILE --model {name}"
 
 
 def train_classifier(argv: list[str] | None = None) -> RunReport:
-    """Train and evaluate a classifier; write model, card and metrics.json, and push them if requested.
+    """Train a classifier, see `train`.
 
     Args:
         argv: Words of a command line, see `parse_arguments`; by default those of this process.
     """
-    stopwatch = Stopwatch()
-    model_arguments, data, protocol, adapter, arguments = parse_arguments(
-        CLASSIFICATION_ARGUMENTS, sys.argv[1:] if argv is None else argv
-    )
-    checkpoint = program.start_run(arguments, logger)
-    # The first process fills the cache, from which the others read.
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = apply_protocol(*program.load_splits(data), protocol)
-    classes = class_names(splits["train"])
-    processor = build_processor(data, protocol.processor_config)
-    model = build_model(CLASSES, model_arguments, adapter, classes, in_channels=count_channels(data.features))
-    # Before training, as loading the best adapter freezes some of them.
-    parameters = count_parameters(model)
-    trainer = build_classification_trainer(model, arguments, data, protocol, splits, processor)
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    with stopwatch.part("evaluation"):
-        # With --select_on_test, the validation split is the test split.
-        own = ("test",) if protocol.select_on_test else ("validation", "test")
-        judged = {split: evaluation_rows(splits[split], processor) for split in own if split in splits}
-        scores = evaluate_splits(trainer, judged, classes)
-        if protocol.voting and "test" in splits:
-            rows = voting_rows(splits["test"], processor, data, protocol, arguments.seed)
-            votes = evaluate_by_voting(trainer, {"test": rows}, classes, protocol.voting)
-            scores = ({**scores[0], **votes[0]}, {**scores[1], **votes[1]})
-    report, name = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data={**program.data_facts(data, splits, origin), **protocol_facts(protocol)},
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start=model_arguments.start(),
-    )
-    logger.info("Model, card and metrics.json: %s. Try: hf-any3d predict FILE --model %s", name, name)
-    return report
+    return program.train(Classification.parse(argv))
 
 
 @dataclass
@@ -172,17 +168,9 @@ class SegmentationTrainingArguments(PointTrainingArguments):
     )
 
 
-SEGMENTATION_ARGUMENTS = (
-    PointModelArguments,
-    SegmentationDataArguments,
-    AdapterArguments,
-    SegmentationTrainingArguments,
-)
-
-
 @dataclass
-class Task:
-    """The task that the data define.
+class PointLabels:
+    """Meaning of the labels of points in the data.
 
     Args:
         names: Names of the classes or parts.
@@ -196,12 +184,12 @@ class Task:
 
     @property
     def has_parts(self) -> bool:
-        """True if the task is parts of objects, not objects of scenes."""
+        """True if they are parts of objects, not objects of scenes."""
         return self.category_parts is not None
 
 
-def find_task(rows: Dataset) -> Task:
-    """Find the task of the training rows; classes without names get their numbers as names.
+def find_point_labels(rows: Dataset) -> PointLabels:
+    """Find what the labels of the training rows are; classes without names get their numbers as names.
 
     The parts of a category follow from their names, such as "chair back", or else from the rows.
 
@@ -211,10 +199,10 @@ def find_task(rows: Dataset) -> Task:
     names = point_classes(rows)
     category = rows.features.get("label")
     if not isinstance(category, ClassLabel):
-        return Task(names)
+        return PointLabels(names)
     named = parts_of_categories(names, category.names)
     if named is not None:
-        return Task(names, category.names, named)
+        return PointLabels(names, category.names, named)
     parts: list[set[int]] = [set() for _ in category.names]
     row: Any  # datasets declares its rows as lists
     for row in rows.select_columns(["label", "labels"]):
@@ -223,7 +211,7 @@ def find_task(rows: Dataset) -> Task:
     empty = [name for name, own in zip(category.names, parts, strict=True) if not own]
     if empty:
         raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
-    return Task(names, category.names, [sorted(own) for own in parts])
+    return PointLabels(names, category.names, [sorted(own) for own in parts])
 
 
 def point_classes(rows: Dataset) -> list[str]:
@@ -245,118 +233,98 @@ def point_classes(rows: Dataset) -> list[str]:
     return [str(number) for number in range(most + 1)]
 
 
-def model_settings(task: Task, in_channels: int) -> dict[str, Any]:
-    """Return the settings of the model's config that follow from the task."""
-    settings: dict[str, Any] = {"in_channels": in_channels}
-    if task.has_parts:
-        settings |= {"category_names": task.categories, "category_parts": task.category_parts}
-    return settings
+@dataclass
+class Segmentation(program.TrainingTask):
+    """Training of a segmentation model: parts of objects, or objects of scenes."""
 
+    model: PointModelArguments
+    data: SegmentationDataArguments
+    adapter: AdapterArguments
+    training: SegmentationTrainingArguments
+    labels: PointLabels = field(init=False)
+    points_are_labeled = True
 
-def build_segmentation_processor(data: SegmentationDataArguments, task: Task) -> PointCloudProcessor:
-    """Build the processor that is saved with the model."""
-    return PointCloudProcessor(
-        num_points=data.num_points,
-        features=data.features,
-        up_axis=data.up_axis,
-        # Objects of a scene keep their sizes and heights.
-        center=True if task.has_parts else "ground",
-        scale="unit_sphere" if task.has_parts else None,
-        block_size=data.block_size,
-        block_overlap=data.block_overlap,
-    )
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
+        """Build model and processor."""
+        data = self.data
+        self.labels = labels = find_point_labels(splits["train"])
+        settings: dict[str, Any] = {"in_channels": count_channels(data.features)}
+        if labels.has_parts:
+            settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
+        processor = PointCloudProcessor(
+            num_points=data.num_points,
+            features=data.features,
+            up_axis=data.up_axis,
+            # Objects of a scene keep their sizes and heights.
+            center=True if labels.has_parts else "ground",
+            scale="unit_sphere" if labels.has_parts else None,
+            block_size=data.block_size,
+            block_overlap=data.block_overlap,
+        )
+        task = PARTS if labels.has_parts else SCENES
+        return build_model(task, self.model, self.adapter, labels.names, **settings), processor
 
-
-def build_segmentation_trainer(
-    model: nn.Module,
-    arguments: SegmentationTrainingArguments,
-    data: SegmentationDataArguments,
-    splits: DatasetDict,
-    processor: PointCloudProcessor,
-    task: Task,
-) -> PointTrainer:
-    """Build the trainer of this task."""
-    if task.has_parts:
-        # The metrics get the category only if it is among the labels.
-        arguments.label_names = ["labels", "category"]
-        if arguments.metric_for_best_model == "mean_iou":
-            arguments.metric_for_best_model = "instance_miou"
-    settings: dict[str, Any] = {}
-    if arguments.class_weighting:
-        weights = class_weights(splits["train"]["labels"], len(task.names), arguments.class_weighting)
-        settings["compute_loss_func"] = WeightedPointLoss(weights)
-    transform = training_transform(processor, data.augment)
-    return program.build_trainer(
-        model,
-        arguments,
-        CropRows(
+    def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
+        """Build the trainer."""
+        arguments, labels = self.training, self.labels
+        if labels.has_parts:
+            # The metrics get the category only if it is among the labels.
+            arguments.label_names = ["labels", "category"]
+            if arguments.metric_for_best_model == "mean_iou":
+                arguments.metric_for_best_model = "instance_miou"
+        settings: dict[str, Any] = {}
+        if arguments.class_weighting:
+            weights = class_weights(splits["train"]["labels"], len(labels.names), arguments.class_weighting)
+            settings["compute_loss_func"] = WeightedPointLoss(weights)
+        crops = CropRows(
             splits["train"],
             processor,
-            transform,
+            training_transform(processor, self.data.augment),
             arguments.seed,
-            with_category=task.has_parts,
-            min_points=data.min_block_points,
-        ),
-        BlockRows(splits["validation"], processor, task.has_parts) if "validation" in splits else None,
-        processor,
-        data_collator=default_data_collator,
-        compute_metrics=(
-            compute_semantic_metrics if task.category_parts is None else ComputePartMetrics(task.category_parts)
-        ),
-        preprocess_logits_for_metrics=LabelPoints(task.category_parts),
-        **settings,
-    )
+            with_category=labels.has_parts,
+            min_points=self.data.min_block_points,
+        )
+        parts = labels.category_parts
+        return program.build_trainer(
+            model,
+            arguments,
+            crops,
+            BlockRows(splits["validation"], processor, labels.has_parts) if "validation" in splits else None,
+            processor,
+            data_collator=default_data_collator,
+            compute_metrics=compute_semantic_metrics if parts is None else ComputePartMetrics(parts),
+            preprocess_logits_for_metrics=LabelPoints(parts),
+            **settings,
+        )
 
+    def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
+        """Return metrics and class IoUs of the validation and test splits; see `evaluate_segmentation`."""
+        labels = self.labels
+        judged: dict[str, Any] = {
+            str(split): BlockRows(rows, processor, labels.has_parts, self.data.scene_votes)
+            for split, rows in splits.items()
+            if split in ("validation", "test") and "labels" in rows.column_names
+        }
+        return evaluate_segmentation(trainer, judged, labels.names, labels.category_parts)
 
-def evaluate_segmenter(
-    trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor, task: Task, votes: int = 1
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Compute metrics and class IoUs of the validation and test splits; see `evaluate_segmentation`."""
-    judged: dict[str, Any] = {
-        str(split): BlockRows(rows, processor, task.has_parts, votes)
-        for split, rows in splits.items()
-        if split in ("validation", "test") and "labels" in rows.column_names
-    }
-    return evaluate_segmentation(trainer, judged, task.names, task.category_parts)
+    def data_facts(self) -> dict[str, Any]:
+        """Return how scenes are cut into blocks."""
+        votes = {"scene_votes": self.data.scene_votes} if self.data.scene_votes > 1 else {}
+        return {"block_size": self.data.block_size, "block_overlap": self.data.block_overlap, **votes}
+
+    def start(self) -> dict[str, Any]:
+        """Return what the model starts from."""
+        return self.model.start()
+
+    def usage(self, name: str) -> str:
+        """Return the command."""
+        return f"hf-any3d segment FILE --model {name}"
 
 
 def train_segmenter(argv: list[str] | None = None) -> RunReport:
-    """Train and evaluate a segmentation model; write model, card and metrics.json, and push them if requested.
+    """Train a segmentation model, see `train`.
 
     Args:
         argv: Words of a command line, see `parse_arguments`; by default those of this process.
     """
-    stopwatch = Stopwatch()
-    model_arguments, data, adapter, arguments = parse_arguments(
-        SEGMENTATION_ARGUMENTS, sys.argv[1:] if argv is None else argv
-    )
-    checkpoint = program.start_run(arguments, logger)
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data, points_are_labeled=True)
-    task = find_task(splits["train"])
-    processor = build_segmentation_processor(data, task)
-    kind = PARTS if task.has_parts else SCENES
-    settings = model_settings(task, in_channels=count_channels(data.features))
-    model = build_model(kind, model_arguments, adapter, task.names, **settings)
-    parameters = count_parameters(model)
-    trainer = build_segmentation_trainer(model, arguments, data, splits, processor, task)
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-    with stopwatch.part("evaluation"):
-        scores = evaluate_segmenter(trainer, splits, processor, task, data.scene_votes)
-    blocks = {"block_size": data.block_size, "block_overlap": data.block_overlap}
-    blocks |= {"scene_votes": data.scene_votes} if data.scene_votes > 1 else {}
-    report, name = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data=program.data_facts(data, splits, origin) | blocks,
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start=model_arguments.start(),
-    )
-    call = 'FILE, category="NAME"' if task.has_parts else "FILE"
-    text = 'Model, card and metrics.json: %s. Try: pipeline("point-cloud-segmentation", model="%s")(%s)'
-    logger.info(text, name, name, call)
-    return report
+    return program.train(Segmentation.parse(argv))

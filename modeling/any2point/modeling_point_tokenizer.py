@@ -85,18 +85,11 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
         self,
         points: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.point_tokenizer_model(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            point_index=point_index,
-            return_dict=True,
-        )
+        output = self.point_tokenizer_model(points, point_index=point_index, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)

@@ -316,10 +316,8 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, `(clouds, 1 + groups, point width)`; clouds of equal size run as one batch.
 
-        An encoder of voxels gives each cloud as many tokens as it has voxels, filled up with zeros to the longest.
-
-        Args:
-            points: `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points.
+        Clouds are `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points. An
+        encoder of voxels gives each cloud as many tokens as it has voxels, filled up with zeros to the longest.
         """
         return self._encode(points)[0]
 
@@ -327,8 +325,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         """Return the tokens of `encode`, and which of them are of a cloud, `(clouds, tokens)`; None for all."""
         # `set_grad_enabled(True)` alone would undo a caller's `no_grad`.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
-            if not isinstance(points, torch.Tensor) and not points:
-                raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
             if getattr(self.config.point_config, "flat_tokens", False):
                 return padded_tokens(self.point_encoder(points, return_dict=True))
             if isinstance(points, torch.Tensor):
@@ -463,10 +459,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
 
         Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
-        processor is passed as `**inputs`; arguments are those of `forward`.
-
-        Returns:
-            For each prompt `(tokens, text hidden)`, in the order of the batch.
+        processor is passed as `**inputs`. Returns `(tokens, text hidden)` for each prompt, in the order of the batch.
         """
         embedded = self.minigpt3d.embed(input_ids, point_features=point_features, points=points).inputs_embeds
         if attention_mask is None:
@@ -554,11 +547,11 @@ def build_from_parts(
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     named: dict[str, PretrainedPart] = {}
 
-    def opened(part: str, given: Part, **loading: Any) -> PreTrainedModel:
-        if isinstance(given, PreTrainedModel):
-            return given
-        recorded = PretrainedPart(os.fspath(given), (revisions or {}).get(part))
-        model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
+    def opened(name: str, part: Part, **loading: Any) -> PreTrainedModel:
+        if isinstance(part, PreTrainedModel):
+            return part
+        recorded = PretrainedPart(os.fspath(part), (revisions or {}).get(name))
+        model, named[name] = open_part(name, recorded, dtype=dtype, **loading)
         return model
 
     models = {"point_encoder": opened("point_encoder", point_encoder)}
@@ -605,8 +598,6 @@ def open_part(
 
     Raises:
         EncoderMismatchError: If the weights differ from those recorded.
-        ValueError: If the part lacks weights that its config requires.
-        OSError: If it cannot be loaded.
     """
     source = open_recorded(recorded, model)
     if config is not None:
@@ -665,11 +656,8 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
 def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill up the flat tokens of clouds to one length, after the feature of the cloud in place of a class token.
 
-    Args:
-        output: Has `last_hidden_state (tokens, width)`, `offsets (clouds,)` and `pooler_output (clouds, width)`.
-
-    Returns:
-        `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
+    `output` has `last_hidden_state (tokens, width)`, `offsets (clouds,)` and `pooler_output (clouds, width)`. Returns
+    `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
     """
     offsets = output.offsets.tolist()
     # The first list is one longer: offsets are where clouds end.

@@ -1,19 +1,17 @@
 """`hf-any3d train`: data by folder, file, name or recipe; options of its own and of the training program."""
 
 import json
-from importlib import import_module
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError
-from hf_any3d.registry import MODEL_TYPES
+from hf_any3d.modeling.act import ActForPointCloudClassification
 from tests.cli.conftest import run
+from tests.tiny_act import tiny_act
 from tests.tiny_encoders import saved_encoder
 
-train = import_module("hf_any3d.cli.train")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 OPTIONS = (
@@ -72,34 +70,55 @@ def test_a_folder_is_learned_and_the_model_predicts(folder, tmp_path, monkeypatc
     assert code == 0 and {entry["label"] for entry in json.loads(out)[0]["predictions"]} == {"ball", "stick"}
 
 
+POINTNET = ("--model_type", "pointnet", "--max_steps", 1, "--points", 32, "--use_cpu")
+
+
+def report(folder="outputs/run") -> dict:
+    return json.loads((Path(folder) / "metrics.json").read_text())
+
+
+def write_tables(folder, **columns):
+    """A Parquet file of two classes of clouds, in a folder."""
+    folder.mkdir()
+    points = np.random.default_rng(0).normal(size=(6, 40, 3)).astype(np.float32)
+    rows = {"points": points.tolist(), **(columns or {"label": ["ball", "stick"] * 3})}
+    Dataset.from_dict(rows).to_parquet(folder / "a.parquet")
+
+
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "name"),
     [
-        (("DATA/a.parquet",), ["--train_file", "DATA/a.parquet"]),
-        (("DATA",), ["--dataset_name", "parquet", "--data_dir", "DATA"]),
-        (("--dataset", "shapes"), ["--dataset_name", "shapes"]),
-        (("DATA", "--dataset", "scanobjectnn"), ["--dataset_name", "scanobjectnn", "--data_dir", "DATA"]),
-        (("me/scans",), ["--dataset_name", "me/scans"]),
-        (("DATA/recipe.yaml",), ["DATA/recipe.yaml"]),
+        (("DATA/a.parquet",), "a.parquet"),
+        (("DATA",), "DATA"),
+        (("--dataset", "shapes", "--max_train_samples", 8, "--max_eval_samples", 4), "shapes"),
+        (("DATA/recipe.yaml",), "a.parquet"),
     ],
 )
-def test_data_become_arguments_of_the_program(words, expected, tmp_path, monkeypatch):
-    (tmp_path / "DATA").mkdir()
-    Dataset.from_dict({"points": [[[0.0, 0.0, 1.0]]], "label": [0]}).to_parquet(tmp_path / "DATA" / "a.parquet")
-    (tmp_path / "DATA" / "recipe.yaml").write_text("num_points: 64\n")
+def test_data_are_a_file_a_folder_a_name_or_a_recipe(words, name, tmp_path, monkeypatch):
+    write_tables(tmp_path / "DATA")
+    (tmp_path / "DATA" / "recipe.yaml").write_text("train_file: DATA/a.parquet\nweight_decay: 0.25\n")
     monkeypatch.chdir(tmp_path)
-    given: list[list[str]] = []
-
-    def stop(arguments):
-        given.append(arguments)
-        raise ValueError("stopped")
-
-    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", stop)
-    assert run("train", *words, "--seed", 3, "--max_steps", 5).err.splitlines()[-1] == "error: stopped"
-    first = given[0].index(expected[0])
-    assert given[0][first : first + len(expected)] == expected and given[0][-4:] == ["--seed", "3", "--max_steps", "5"]
+    options = ("--output", "outputs/run", "--augment", "scale", *POINTNET)
+    code, out, err = run("train", *words, *options)
+    assert code == 0 and out.splitlines()[-1].startswith("outputs/run: model, card and metrics.json"), err
+    written = report()
+    assert written["data"]["name"] == name and written["start"]["model"] is None
     # Without a recipe of the user's, that for little data.
-    assert (first == 0) == (words[0] == "DATA/recipe.yaml") and given[0][0].endswith(".yaml")
+    is_recipe = words[0].endswith("yaml")
+    assert (written["training"]["weight_decay"], written["training"]["label_smoothing"]) == (
+        (0.25, 0.0) if is_recipe else (0.05, 0.1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(("DATA", "--dataset", "scanobjectnn"), "DATA"), (("me/scans",), "me/scans")],
+)
+def test_data_that_are_not_there_are_named(words, named, tmp_path, monkeypatch):
+    write_tables(tmp_path / "DATA")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("train", *words, *POINTNET)
+    assert code == 1 and out == "" and named in err
 
 
 def test_a_folder_of_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch):
@@ -109,25 +128,29 @@ def test_a_folder_of_a_dataset_that_is_not_there_is_named(tmp_path, monkeypatch)
     assert code == 1 and err == "error: no directory scnas; did you mean scans?\n"
 
 
-def test_datasets_of_labeled_points_are_segmented(monkeypatch):
-    given: list[list[str]] = []
-    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
-    assert run("train", "rooms", "--augment", "scale,rotate").code == 1
-    assert given[0][:2] == ["--dataset_name", "rooms"] and given[0][-3:] == ["--augment", "scale", "rotate"]
-    turn = "turn:limit=1,along_axes=True"
-    for words in (("rooms", "--augment", "flip", turn), ("--augment", f"flip,{turn}", "rooms")):
-        given.clear()
-        assert run("train", *words, "--peft", "lora").code == 1
-        assert given[0][-5:] == ["--augment", "flip", turn, "--peft", "lora"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rooms", "--augment", "scale,rotate:limit=1,axis=z"),
+        ("--augment", "scale,rotate:limit=1,axis=z", "rooms"),
+        ("rooms", "--augment", "scale", "rotate:limit=1,axis=z"),
+    ],
+)
+def test_datasets_of_labeled_points_are_segmented_with_any_form_of_augmentation(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("--max_train_samples", 2, "--max_eval_samples", 1, "--max_steps", 1, "--peft", "none")
+    code, out, err = run("train", *words, "--output", "outputs/run", *few, *SMALL, "--encoder", saved_encoder("bert"))
+    assert code == 0 and "try: hf-any3d segment FILE --model outputs/run" in out, err
+    assert report()["data"]["augmentation"] == ["scale", "rotate:limit=1,axis=z"]
 
 
-def test_files_with_a_label_for_each_point_are_segmented(tmp_path, monkeypatch):
-    given: list[list[str]] = []
-    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
-    Dataset.from_dict({"points": [[[0.0, 0.0, 1.0]]], "labels": [[0]]}).to_parquet(tmp_path / "a.parquet")
-    for data in (tmp_path, tmp_path / "a.parquet"):
-        assert run("train", data, "--output", tmp_path / "run").code == 1
-    assert len(given) == 2
+@pytest.mark.parametrize("data", ["DATA", "DATA/a.parquet"])
+def test_files_with_a_label_for_each_point_are_segmented(data, tmp_path, monkeypatch):
+    write_tables(tmp_path / "DATA", labels=[[0, 1] * 20] * 6)
+    monkeypatch.chdir(tmp_path)
+    words = (*SMALL, "--encoder", saved_encoder("bert"), "--max_steps", 1, "--output", "outputs/run")
+    code, out, err = run("train", data, *words)
+    assert code == 0 and "try: hf-any3d segment FILE" in out, err
 
 
 def test_a_damaged_table_is_named(tmp_path):
@@ -135,13 +158,14 @@ def test_a_damaged_table_is_named(tmp_path):
     assert run("train", tmp_path / "a.parquet").err.startswith(f"error: {tmp_path / 'a.parquet'}: not Parquet (")
 
 
-@pytest.mark.parametrize("model_type", [name for name, kind in MODEL_TYPES.items() if kind.is_point_encoder])
-def test_any_point_encoder_can_be_trained_further(model_type, tmp_path, monkeypatch):
-    given: list[list[str]] = []
-    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: given.append(words) or 1 / 0)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
-    run("train", "shapes", "--encoder", tmp_path)
-    assert given[0][-4:] == ["--model_type", model_type, "--model_name_or_path", str(tmp_path)]
+def test_a_point_encoder_is_trained_further(tmp_path, monkeypatch):
+    write_tables(tmp_path / "DATA")
+    tiny_act(ActForPointCloudClassification).save_pretrained(tmp_path / "encoder")
+    monkeypatch.chdir(tmp_path)
+    words = ("--output", "outputs/run", "--max_steps", 1, "--points", 64, "--use_cpu")
+    code, _, err = run("train", "DATA", "--encoder", "encoder", *words)
+    assert code == 0 and report()["start"] == {"model": "encoder", "tuning": "full"}, err
+    assert report()["training"]["learning_rate"] == 1e-3  # not that of new weights
 
 
 @pytest.mark.parametrize(
@@ -189,101 +213,15 @@ def test_the_report_says_on_how_many_clouds_an_accuracy_rests(tmp_path):
     assert metrics["data"]["validation"].startswith("1 of 6 clouds of the training split")
 
 
-def test_a_recipe_for_points_is_run_by_the_program_for_points(monkeypatch):
-    given = []
-    monkeypatch.setattr("hf_any3d.training.tasks.train_segmenter", lambda words: given.append(words) or 1 / 0)
-    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: pytest.fail("classifies"))
-    run("train", "examples/recipes/rooms.yaml", "--max_steps", 1)
-    assert given[0][0] == "examples/recipes/rooms.yaml"
-
-
-def test_every_short_option_reaches_the_program(tmp_path, monkeypatch):
-    given = []
-
-    def stop(arguments):
-        given.extend(arguments)
-        raise ValueError("stopped")
-
-    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", stop)
-    values = {"learning-rate": 0.5, "epochs": 7, "batch-size": 3, "points": 99, "seed": 5, "output": tmp_path / "o"}
-    run("train", "shapes", *(word for name, value in values.items() for word in (f"--{name}", value)))
-    named = dict(zip(given, given[1:], strict=False))
-    expected = {"learning_rate": "0.5", "num_train_epochs": "7.0", "per_device_train_batch_size": "3"}
-    expected |= {"num_points": "99", "seed": "5", "output_dir": str(tmp_path / "o")}
-    assert {name: named[f"--{name}"] for name in expected} == expected
-
-
-TYPE, NAME, PARTS = "--model_type", "--model_name_or_path", ["--num_layers", "1"]
-
-
-@pytest.mark.parametrize(
-    ("given", "is_here", "expected"),
-    [
-        ([], True, [*PARTS]),
-        (["--seed", "1"], True, [*PARTS, "--seed", "1"]),
-        (["--num_layers", "3"], True, ["--num_layers", "3"]),
-        (["--encoder_name_or_path", "e"], True, ["--encoder_name_or_path", "e"]),
-        ([TYPE, "act3d"], True, [TYPE, "act3d"]),
-        ([NAME, "m"], True, ["--learning_rate", "1e-3", NAME, "m"]),
-        ([NAME, "m", "--learning_rate", "2"], True, [NAME, "m", "--learning_rate", "2"]),
-        ([], False, [NAME, "DEFAULT", "--head_epochs", "3", "--learning_rate", "1e-3"]),
-        (["--learning_rate", "2"], False, [NAME, "DEFAULT", "--head_epochs", "3", "--learning_rate", "2"]),
-        (["--peft", "lora"], False, [*PARTS, "--peft", "lora"]),
-    ],
-)
-def test_settings_for_little_data_come_first_and_those_that_are_given_last(given, is_here, expected, monkeypatch):
-    def resolve(name):
-        if not is_here:
-            raise EncoderUnavailableError(name)
-
-    monkeypatch.setattr("hf_any3d.modeling.pretrained_parts.sources.resolve_encoder", resolve)
-    monkeypatch.setattr("hf_any3d.pipelines.default_model", lambda: "DEFAULT")
-    recipe, *found = train._with_recipe(given)
-    assert recipe.endswith("recipes/base/small_data.yaml") and found == expected
-
-
-@pytest.mark.parametrize(
-    ("encoder", "config", "arguments"),
-    [
-        (None, {}, []),
-        ("bert-base-uncased", {}, ["--encoder_name_or_path", "bert-base-uncased"]),
-        ("me/text", {"model_type": "bert"}, ["--encoder_name_or_path", "me/text"]),
-        ("me/points", {"model_type": "act3d"}, [TYPE, "act3d", NAME, "me/points"]),
-        ("me/away", OSError(), ["--encoder_name_or_path", "me/away"]),
-    ],
-)
-def test_an_encoder_is_frozen_or_a_point_encoder_that_is_trained_further(encoder, config, arguments, monkeypatch):
-    def read(name):
-        if isinstance(config, OSError):
-            raise config
-        return config
-
-    monkeypatch.setattr(train, "read_model_config", read)
-    assert train._encoder_arguments(encoder) == arguments
-
-
-@pytest.mark.parametrize("task", list(train.Task))
-def test_figures_of_a_training_are_a_line_for_each_split(task, monkeypatch):
-    report = SimpleNamespace(
-        metrics={"validation": {"accuracy": 0.51239, "epochs": 3, "loss": 1.0}, "test": {}}, data={"rows": {"test": 7}}
-    )
-    given = []
-    for name in (
-        "tasks.train_classifier",
-        "tasks.train_segmenter",
-        "detection.train_detector",
-        "layouts.train_layouts",
-    ):
-        monkeypatch.setattr(
-            f"hf_any3d.training.{name}", lambda words, name=name: given.append((name, words)) or report
-        )
-    assert train._run_program(["--a"], task) == [
-        "validation   accuracy 0.5124   loss 1.0000",
-        "test            on 7 clouds",
-    ]
-    program = {"classification": "tasks.train_classifier", "segmentation": "tasks.train_segmenter"}
-    program |= {"detection": "detection.train_detector", "layouts": "layouts.train_layouts"}
-    assert given == [(program[task.value], ["--a"])]
+def test_every_short_option_reaches_the_training(tmp_path):
+    write_tables(tmp_path / "DATA")
+    values = {"learning-rate": 0.5, "epochs": 2, "batch-size": 3, "points": 24, "seed": 0, "output": tmp_path / "o"}
+    options = [word for name, value in values.items() for word in (f"--{name}", value)]
+    code, _, err = run("train", tmp_path / "DATA", *options, "--model_type", "pointnet", "--use_cpu")
+    assert code == 0, err
+    written = report(tmp_path / "o")
+    expected = {"learning_rate": 0.5, "epochs": 2, "batch_size": 3, "seed": 0}
+    assert {name: written["training"][name] for name in expected} == expected and written["data"]["points"] == 24
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -242,25 +243,33 @@ def test_wrong_options_are_one_line(words, text, tmp_path):
     assert code == 1 and out == "" and text in err and err.count("\n") == 1, err
 
 
-def test_options_of_training_and_many_scans_train(tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr("hf_any3d.training.tasks.train_classifier", lambda words: given.append(words) or 1 / 0)
-    write_scans(tmp_path / "scans", 2)
-    assert run("train", "scans", "--epochs", 3).code == 1 and len(given) == 1
-    assert run("train", "scans", "--way", "trained").code == 1 and len(given) == 2
-    monkeypatch.setattr("hf_any3d.training.few_scans.plan.MOST_SCANS", 3)
-    assert run("train", "scans").code == 1 and len(given) == 3
-    for words in given:
-        assert words[0].endswith("recipes/base/small_data.yaml")
+LISTED: list[str] = []
+"""Folders whose files were listed, as each load of a folder does once."""
+sys.addaudithook(lambda event, given: LISTED.append(str(given[0])) if event == "os.walk" else None)
+
+
+@pytest.mark.parametrize("way", [None, "features", "trained", "both"])
+def test_scans_are_loaded_once(way, tmp_path):
+    write_scans(tmp_path / "scans", 3)
+    words = [*FASTEST[:2], *([] if way is None else ["--way", way]), *([] if way == "trained" else FASTEST[2:])]
+    if way in ("trained", "both"):
+        words += ["--encoder", saved_encoder("bert"), "--epochs", 1, "--num_tokens", 8, "--use_cpu"]
+    LISTED.clear()
+    code, _, err = run("train", tmp_path / "scans", *words)
+    assert code == 0, err
+    assert LISTED.count(str(tmp_path / "scans")) == 1
 
 
 def test_without_a_network_training_starts_from_the_packaged_encoder(tmp_path, monkeypatch):
     # The extra "offline" would bring the default encoder.
     monkeypatch.setattr("hf_any3d.hub.weights.OFFLINE_PACKAGES", {})
     write_scans(tmp_path / "scans", 2)
-    code, out, err = run("train", "scans", "--way", "trained", "--epochs", 4, "--points", 64, "--use_cpu")
-    assert code == 0, err
-    assert "training starts from the packaged encoder" in err and "validation" in out
+    words = ("--way", "trained", "--epochs", 4, "--points", 64, "--use_cpu")
+    with pytest.warns(UserWarning, match="training starts from the packaged encoder"):
+        code, out, err = run("train", "scans", *words)
+        assert code == 0 and "validation" in out, err
+        code, _, err = run("train", "scans", *words, "--peft", "lora", "--output", "outputs/lora")
+        assert code == 0 and (tmp_path / "outputs/lora/adapter_config.json").is_file(), err
     metrics = json.loads((tmp_path / "outputs" / "scans" / "metrics.json").read_text())
     assert metrics["training"]["label_smoothing"] == 0.1 and metrics["training"]["learning_rate"] == 1e-3
     assert metrics["data"]["rows"] == {"train": 3, "validation": 1}  # not a half

@@ -13,8 +13,8 @@ import yaml
 
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
-from hf_any3d.training.layouts import LAYOUT_ARGUMENTS
-from hf_any3d.training.tasks import CLASSIFICATION_ARGUMENTS
+from hf_any3d.training.layouts import Layouts
+from hf_any3d.training.tasks import Classification
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LINKED = [
@@ -58,11 +58,6 @@ def test_links_lead_to_files_and_headings(page):
     assert broken == []
 
 
-@pytest.mark.parametrize("page", LINKED, ids=name_of)
-def test_pages_have_no_marks_of_a_merge(page):
-    assert re.findall(r"^(?:<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), flags=re.M) == []
-
-
 def test_the_navigation_has_every_page_once():
     def pages(entry) -> list[str]:
         if isinstance(entry, str):
@@ -90,7 +85,9 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
         command = command.commands["classifier"]
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {
-            f"--{entry.name}" for kind in (*CLASSIFICATION_ARGUMENTS, *LAYOUT_ARGUMENTS) for entry in fields(kind)
+            f"--{entry.name}"
+            for kind in (*Classification.argument_classes(), *Layouts.argument_classes())
+            for entry in fields(kind)
         }
         return name, program | {option for parameter in command.params for option in parameter.opts}
     return name, {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}

@@ -49,7 +49,7 @@ def runs(encoder, tmp_path_factory):
     shapes = tiny_shapes(rows=16, points=96)
     for split in ("train", "test"):
         shapes[split].to_parquet(root / f"{split}.parquet")
-    build = tasks.build_classification_trainer
+    build = tasks.Classification.build_trainer
     settings = {
         "encoder_name_or_path": encoder,
         "train_file": str(root / "train.parquet"),
@@ -76,7 +76,7 @@ def runs(encoder, tmp_path_factory):
             return trainer
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tasks, "build_classification_trainer", recorded)
+            patch.setattr(tasks.Classification, "build_trainer", recorded)
             report = tasks.train_classifier(words_of(settings | own | {"output_dir": str(root / name)}))
         found[name] = (root / name, trainers[0], batches, report)
     return found
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
 
 def test_settings_of_a_recipe_for_another_model_are_left_out():
     recipe = str(EXAMPLES / "recipes" / "quickstart.yaml")
-    kinds = tasks.CLASSIFICATION_ARGUMENTS
+    kinds = tasks.Classification.argument_classes()
     plain, data, *_ = parse_arguments(kinds, [recipe])
     model, same_data, _, adapter, training = parse_arguments(kinds, [recipe, "--model_type", "pointnet"])
     assert (model.model_type, model.model_config, model.num_layers, adapter.peft) == ("pointnet", {}, None, None)

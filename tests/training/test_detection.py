@@ -2,7 +2,6 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,21 +10,18 @@ import torch
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
 from hf_any3d.evaluation.detection import detection_metrics
-from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.detr3d import Detr3DConfig
-from hf_any3d.training import detection
 from hf_any3d.training.detection import (
+    Detection,
     DetectionDataArguments,
     DetectionTrainer,
     DetectionTrainingArguments,
     DetectorArguments,
     SceneRows,
     box_classes,
-    build_detection_trainer,
     build_detector,
     check_objects,
     collate_scenes,
-    evaluate_detector,
     has_headings,
     train_detector,
 )
@@ -214,83 +210,15 @@ def test_the_trainer_draws_scenes_by_the_seed_of_the_run(rooms, tmp_path):
     data = DetectionDataArguments(num_points=64, augment=["turn"])
     processor = PointCloudProcessor(num_points=64, center=False, scale=None, up_axis="z")
     model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
-    trainer = build_detection_trainer(model, arguments, data, rooms, processor)
+    task = Detection(DetectorArguments(model_config=SMALL), data, arguments)
+    trainer = task.build_trainer(model, rooms, processor)
     expected = SceneRows(rooms["train"], processor, build_changes(["turn"]), 9)[1]
     assert torch.equal(trainer.train_dataset[1]["points"], expected["points"])
     assert torch.equal(trainer.train_dataset[1]["labels"]["boxes"], expected["labels"]["boxes"])
     assert trainer.eval_dataset.changes is None and len(trainer.eval_dataset) == 2
     assert isinstance(trainer, DetectionTrainer) and trainer.data_collator is collate_scenes
     rows = {name: rows for name, rows in rooms.items() if name != "validation"}
-    assert build_detection_trainer(model, arguments, data, rows, processor).eval_dataset is None
-
-
-def test_judged_splits_have_loss_and_figures_of_both_overlaps(rooms):
-    logged = []
-    found = {"loss": 1.0, "map_25": 0.5, "recall_50": 0.25, "published_map_25": 0.1, "runtime": 3.0, "class_ap_25": 9}
-    trainer = SimpleNamespace(
-        class_scores={"25": {"bed": 0.5}, "50": {"bed": 0.1}}, log_metrics=lambda *one: logged.append(one)
-    )
-    trainer.evaluate = lambda rows, metric_key_prefix: {f"{metric_key_prefix}_{name}": x for name, x in found.items()}
-    metrics, by_class = evaluate_detector(
-        trainer, {"test": rooms["test"], "train": rooms["train"]}, PointCloudProcessor()
-    )
-    assert metrics == {"test": {name: value for name, value in found.items() if name != "runtime"}}
-    assert by_class == {"test": {"bed": 0.5}} and logged[0][0] == "test" and "test_runtime" in logged[0][1]
-
-
-class Stop(Exception):
-    """Ends a run before it trains."""
-
-
-def test_a_run_passes_on_what_it_was_told(rooms, tmp_path, monkeypatch):
-    given = {}
-
-    def build(*arguments):
-        given["trainer"] = arguments
-        return SimpleNamespace(train=lambda **kwargs: given.update(train=kwargs))
-
-    def judge(*arguments):
-        given["judged"] = arguments
-        return "scores"
-
-    def save(*arguments, **facts):
-        given["saved"], given["facts"] = arguments, facts
-        raise Stop
-
-    monkeypatch.setattr(detection, "build_detection_trainer", build)
-    monkeypatch.setattr(detection, "evaluate_detector", judge)
-    monkeypatch.setattr(detection.program, "save_and_push", save)
-    monkeypatch.setattr(
-        detection.program, "start_run", lambda arguments, logger: f"{arguments.output_dir}/checkpoint-7"
-    )
-    build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {}).save_pretrained(tmp_path)
-    words = [
-        "--output_dir",
-        tmp_path / "out",
-        "--dataset_options",
-        json.dumps(ROOMS),
-        "--model_name_or_path",
-        tmp_path,
-    ]
-    words += ["--num_points", 96, "--use_cpu", "--report_to", "none", "--seed", 5]
-    with pytest.raises(Stop):
-        train_detector([str(word) for word in words])
-    model, arguments, data, splits, processor = given["trainer"]
-    assert (arguments.seed, data.num_points, data.dataset_name) == (5, 96, "rooms_with_boxes")
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 6, "validation": 2, "test": 2}
-    settings = {"num_points": 96, "features": ["xyz"], "center": False, "scale": None, "up_axis": "z"}
-    assert processor.to_dict() == PointCloudProcessor(**settings).to_dict()
-    assert given["train"] == {"resume_from_checkpoint": f"{tmp_path}/out/checkpoint-7"}
-    trainer, judged_splits, judged_processor = given["judged"]
-    assert judged_splits is splits and judged_processor is processor
-    assert given["saved"][0] is trainer and given["saved"][2] == "scores"
-    assert given["facts"] == {
-        "data": detection.program.data_facts(data, splits, "the dataset's own split"),
-        "parameters": count_parameters(model),
-        "num_points": 96,
-        "checkpoint": f"{tmp_path}/out/checkpoint-7",
-        "start": {"name_or_path": str(tmp_path)},
-    }
+    assert task.build_trainer(model, rows, processor).eval_dataset is None
 
 
 def test_scenes_of_all_sizes_are_padded_behind_a_mask():
@@ -314,7 +242,8 @@ def test_an_evaluation_compares_all_classes_of_each_box_with_all_objects(rooms, 
     torch.manual_seed(0)
     model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
     splits = {"train": rooms["train"].select(range(3)), "validation": rooms["train"].select(range(3))}
-    trainer = build_detection_trainer(model, arguments, DetectionDataArguments(num_points=128), splits, processor)
+    task = Detection(DetectorArguments(), DetectionDataArguments(num_points=128), arguments)
+    trainer = task.build_trainer(model, splits, processor)
     found = trainer.evaluate(metric_key_prefix="judged")
     model.eval()
     predictions, references, losses = [], [], []

@@ -26,8 +26,8 @@ from hf_any3d.training.layouts import (
     LayoutDataArguments,
     LayoutModelArguments,
     LayoutRows,
+    Layouts,
     adapted,
-    evaluate_layouts,
     labels_of,
     train_layouts,
 )
@@ -182,8 +182,9 @@ def test_answers_are_scored_by_class_and_on_average(rooms, processor, monkeypatc
         log_metrics=lambda *given: logged.append(given),
     )
     data = LayoutDataArguments(answer="all", max_new_tokens=9, fold_quarter_turns=True)
+    task = Layouts(LayoutModelArguments("x"), data, None)
     splits = {name: rooms[name] for name in ("train", "test")}
-    metrics, by_class = evaluate_layouts(trainer, splits, processor, data)
+    metrics, by_class = task.evaluate(trainer, splits, processor)
     assert asked == [("model", "all", 9, True, 1)] and metrics.keys() == {"test"} == by_class.keys()
     scores = by_class["test"]
     assert scores["wall"] == 1.0
@@ -192,7 +193,7 @@ def test_answers_are_scored_by_class_and_on_average(rooms, processor, monkeypatc
     mean = pytest.approx(sum(scores.values()) / len(scores))
     assert metrics["test"] == {"loss": 0.25, "f1_25": mean, "f1_50": mean} and logged == [("test", metrics["test"])]
     monkeypatch.setattr(layouts, "answer_rows", lambda *_: ([Layout()], [Layout()]))
-    metrics, by_class = evaluate_layouts(trainer, splits, processor, data)
+    metrics, by_class = task.evaluate(trainer, splits, processor)
     assert metrics["test"]["f1_25"] == metrics["test"]["f1_50"] == 0.0 and by_class == {"test": {}}
 
 
@@ -376,77 +377,26 @@ def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_door
     assert refused.code == 1 and "are thousands of voxels; use another method" in refused.err
 
 
-class Stop(Exception):
-    """Ends a run before it trains."""
-
-
 @pytest.mark.parametrize("knows", [True, False])
-def test_a_run_passes_on_what_it_was_told(knows, rooms, start, tmp_path, monkeypatch):
-    given = {}
-
-    def build(*arguments, **settings):
-        given["trainer"], given["settings"] = arguments, settings
-        return SimpleNamespace(train=lambda **kwargs: given.update(train=kwargs))
-
-    def judge(*arguments):
-        given["judged"] = arguments
-        return "scores"
-
-    def save(*arguments, **facts):
-        given["saved"], given["facts"] = arguments, facts
-        raise Stop
-
-    monkeypatch.setattr(layouts.program, "build_trainer", build)
-    monkeypatch.setattr(layouts, "evaluate_layouts", judge)
-    monkeypatch.setattr(layouts.program, "save_and_push", save)
-    monkeypatch.setattr(layouts.program, "start_run", lambda arguments, logger: f"{arguments.output_dir}/checkpoint-3")
+def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
     name, labels = start, labels_of(rooms["train"])
     if knows:
         processor = SpatialLMProcessor.from_pretrained(start)
         processor.classes = [*labels, "piano"]
         processor.save_pretrained(name := tmp_path / "knows")
         AutoModelForPointCloudTextToText.from_pretrained(start).save_pretrained(name)
-    words = ["--output_dir", tmp_path, "--dataset_options", json.dumps(ROOMS), "--model_name_or_path", name]
-    words += [
-        "--use_cpu",
-        "--report_to",
-        "none",
-        "--seed",
-        5,
-        "--answer",
-        "objects",
-        "--turns",
-        "any",
-        "--peft",
-        "full",
-    ]
-    words += ["--sizes", 0.5, 1.5, "--min_box_points", 3, "--fold_quarter_turns", "--max_new_tokens", 9]
-    words += ["--object_loss", 0.5, "--object_steps", 2, "--attention_loss", 0.25]
-    with pytest.raises(Stop):
-        train_layouts([str(word) for word in words])
-    model, arguments, train, validation, processor, trainer_class = given["trainer"]
+    words = ["--output_dir", tmp_path, "--model_name_or_path", name, "--use_cpu", "--report_to", "none", "--seed", 5]
+    words += ["--answer", "objects", "--turns", "any", "--peft", "full", "--sizes", 0.5, 1.5, "--min_box_points", 3]
+    words += ["--fold_quarter_turns", "--object_loss", 0.5]
+    task = Layouts.parse([str(word) for word in words])
+    model, processor = task.build(rooms)
     assert processor.classes == ([*labels, "piano"] if knows else labels)
+    trainer = task.build_trainer(model, rooms, processor)
     names = ("processor", "seed", "turns", "sizes", "min_points", "fold_quarter_turns")
-    assert [getattr(train, name) for name in names] == [processor, 5, "any", (0.5, 1.5), 3, True]
-    assert [getattr(validation, name) for name in names] == [processor, None, "quarter", (1.0, 1.0), 0, True]
-    assert (len(train), len(validation)) == (4, 1) and trainer_class is layouts.LayoutTrainer
-    collator = LayoutCollator(processor, "objects", has_objects=True)
-    losses = {"object_loss": 0.5, "object_steps": 2, "attention_loss": 0.25}
-    assert given["settings"] == {"data_collator": collator, **losses}
-    assert given["train"] == {"resume_from_checkpoint": f"{tmp_path}/checkpoint-3"}
-    trainer, splits, judged_processor, data = given["judged"]
-    assert {split: len(rows) for split, rows in splits.items()} == {"train": 4, "validation": 1, "test": 1}
-    assert judged_processor is processor and given["saved"][0] is trainer and given["saved"][2] == "scores"
-    parameters = [weight.numel() for weight in model.parameters() if weight.requires_grad]
-    assert sum(parameters) < given["facts"]["parameters"][1] and given["facts"]["parameters"][0] == sum(parameters)
-    given["facts"].pop("parameters")
-    facts = layouts.program.data_facts(data, splits, "the dataset's own split")
-    assert given["facts"] == {
-        "data": facts | {"points": "all", "augmentation": ["turns: any", "sizes: [0.5, 1.5]"]},
-        "num_points": 0,
-        "checkpoint": f"{tmp_path}/checkpoint-3",
-        "start": {"name_or_path": str(name)},
-    }
+    assert [getattr(trainer.train_dataset, name) for name in names] == [processor, 5, "any", (0.5, 1.5), 3, True]
+    judged = [getattr(trainer.eval_dataset, name) for name in names]
+    assert judged == [processor, None, "quarter", (1.0, 1.0), 0, True]
+    assert trainer.data_collator == LayoutCollator(processor, "objects", has_objects=True)
 
 
 def test_rooms_turn_and_grow_about_the_middle_of_their_box(rooms, processor):

@@ -11,7 +11,8 @@ from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import compute_classification_metrics
 from hf_any3d.evaluation.segmentation import ComputePartMetrics, LabelPoints, compute_semantic_metrics
 from hf_any3d.training import tasks
-from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows, training_rows
 from hf_any3d.training.segmentation_rows import BlockRows, CropRows, WeightedPointLoss, class_weights
@@ -52,22 +53,14 @@ def test_rows_of_a_classifier_follow_the_seed_of_the_run_and_its_augmentation(sh
     data = DataArguments(augment=["scale", "subsample:num_points=32"])
     protocol = ProtocolArguments(augment_whole=whole)
     processor = PointCloudProcessor(num_points=32)
-    trainer = tasks.build_classification_trainer(tiny_model(), arguments, data, protocol, shapes, processor)
+    task = tasks.Classification(PointModelArguments(), data, protocol, AdapterArguments(), arguments)
+    trainer = task.build_trainer(tiny_model(), shapes, processor)
     expected = training_rows(shapes["train"], processor, data.augment, seed=7, whole=whole)
     np.testing.assert_array_equal(trainer.train_dataset[3]["points"], expected[3]["points"])
     judged = evaluation_rows(shapes["validation"], processor)
     np.testing.assert_array_equal(trainer.eval_dataset[1]["points"], judged[1]["points"])
     assert isinstance(trainer.data_collator, PointCloudCollator) and trainer.processing_class is processor
     assert trainer.compute_metrics is compute_classification_metrics
-
-
-def test_a_classifier_without_validation_rows_is_not_evaluated_in_training(shapes, tmp_path):
-    arguments = PointTrainingArguments(str(tmp_path), **QUIET)
-    splits = DatasetDict({"train": shapes["train"]})
-    trainer = tasks.build_classification_trainer(
-        tiny_model(), arguments, DataArguments(), ProtocolArguments(), splits, PointCloudProcessor(num_points=32)
-    )
-    assert trainer.eval_dataset is None and trainer.args.eval_strategy == "no"
 
 
 @pytest.mark.parametrize(("own", "used"), [(None, ["scale"]), (["jitter"], ["jitter"])])
@@ -86,20 +79,25 @@ def test_classes_of_clouds_are_those_of_a_class_label(shapes):
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[DatasetDict, tasks.Task]:
+def parts() -> tuple[DatasetDict, tasks.PointLabels]:
     rows = labeled(category=CUPS)
     splits = DatasetDict({"train": rows, "validation": rows.select([0, 3])})
-    return splits, tasks.find_task(rows)
+    return splits, tasks.find_point_labels(rows)
 
 
-def segmentation_trainer(splits, task, folder, weighting=0.0, metric="mean_iou", **data):
+def segmentation(folder, weighting=0.0, metric="mean_iou", **data) -> tasks.Segmentation:
     arguments = tasks.SegmentationTrainingArguments(
         str(folder), seed=7, class_weighting=weighting, metric_for_best_model=metric, **QUIET
     )
-    data = tasks.SegmentationDataArguments(num_points=16, augment=["scale"], **data)
-    processor = tasks.build_segmentation_processor(data, task)
-    trainer = tasks.build_segmentation_trainer(tiny_model(), arguments, data, splits, processor, task)
-    return trainer, processor
+    data = tasks.SegmentationDataArguments(**{"num_points": 16, "augment": ["scale"], **data})
+    return tasks.Segmentation(PointModelArguments(model_type="patchalign3d"), data, AdapterArguments(), arguments)
+
+
+def segmentation_trainer(splits, labels, folder, weighting=0.0, metric="mean_iou", **data):
+    task = segmentation(folder, weighting, metric, **data)
+    task.labels = labels
+    processor = PointCloudProcessor(num_points=16)
+    return task.build_trainer(tiny_model(), splits, processor), processor
 
 
 def test_a_trainer_of_parts_knows_the_category_of_each_object(parts, tmp_path):
@@ -124,7 +122,7 @@ def test_a_trainer_of_parts_knows_the_category_of_each_object(parts, tmp_path):
 
 def test_a_trainer_of_scenes_has_no_categories(parts, tmp_path):
     rows = labeled()
-    task = tasks.find_task(rows)
+    task = tasks.find_point_labels(rows)
     trainer, _ = segmentation_trainer(DatasetDict({"train": rows}), task, tmp_path)
     assert "category" not in trainer.train_dataset[0] and trainer.eval_dataset is None
     assert trainer.args.label_names == ["labels"] and trainer.args.metric_for_best_model == "mean_iou"
@@ -139,68 +137,31 @@ def test_classes_are_weighted_by_a_power_of_their_frequency(parts, tmp_path):
     torch.testing.assert_close(trainer.compute_loss_func.weights, class_weights(splits["train"]["labels"], 4, 0.5))
 
 
-@pytest.mark.parametrize(("has_parts", "center", "scale"), [(True, True, "unit_sphere"), (False, "ground", None)])
-def test_objects_are_scaled_and_scenes_keep_sizes_and_heights(has_parts, center, scale):
-    task = tasks.Task(["a"], ["b"], [[0]]) if has_parts else tasks.Task(["a"])
-    data = tasks.SegmentationDataArguments(
-        num_points=99, features=["xyz", "rgb"], up_axis="z", block_size=1.5, block_overlap=0.25
-    )
-    processor = tasks.build_segmentation_processor(data, task)
-    assert (processor.center, processor.scale) == (center, scale)
-    assert (processor.num_points, list(processor.features), processor.up_axis) == (99, ["xyz", "rgb"], "z")
-    assert (processor.block_size, processor.block_overlap) == (1.5, 0.25)
-
-
-def test_models_of_parts_are_told_the_categories(parts):
-    _, task = parts
-    assert tasks.model_settings(task, 6) == {
-        "in_channels": 6, "category_names": ["cup", "lamp"], "category_parts": [[0, 1], [2, 3]]
-    }  # fmt: skip
-    assert tasks.model_settings(tasks.Task(["floor"]), 3) == {"in_channels": 3}
-
-
 @pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
 def test_parts_without_names_are_those_that_objects_of_the_category_have(dtype):
-    task = tasks.find_task(labeled(labels=Value(dtype), category=CUPS))
+    task = tasks.find_point_labels(labeled(labels=Value(dtype), category=CUPS))
     assert task.names == ["0", "1", "2", "3"] and task.category_parts == [[0, 1], [2, 3]]
     assert task.categories == ["cup", "lamp"] and task.has_parts
 
 
 def test_points_that_do_not_count_are_no_part():
     rows = labeled(labels=Value("int64"), category=CUPS).map(lambda row: {"labels": [-100, *row["labels"][1:]]})
-    assert tasks.find_task(rows).category_parts == [[0, 1], [2, 3]]
+    assert tasks.find_point_labels(rows).category_parts == [[0, 1], [2, 3]]
 
 
 def test_a_category_without_objects_has_no_parts():
     rows = labeled(labels=Value("int64"), category=ClassLabel(names=["cup", "lamp", "sofa"]))
     with raises(ValueError, naming="'sofa'; its parts are unknown"):
-        tasks.find_task(rows)
+        tasks.find_point_labels(rows)
 
 
 @pytest.mark.parametrize("category", [None, Value("int64")])
 def test_without_categories_the_task_is_scenes(category):
-    task = tasks.find_task(labeled(category=category))
-    assert task == tasks.Task(PARTS) and not task.has_parts
+    task = tasks.find_point_labels(labeled(category=category))
+    assert task == tasks.PointLabels(PARTS) and not task.has_parts
 
 
 def test_labels_of_points_that_are_no_whole_numbers_are_refused():
     rows = labeled(labels=Value("float32"))
     with raises(ValueError, naming="ClassLabel"):
         tasks.point_classes(rows)
-
-
-def test_validation_and_test_splits_with_labels_are_judged_in_blocks(parts, monkeypatch):
-    splits, task = parts
-    rows, judged = splits["train"], []
-    monkeypatch.setattr(tasks, "evaluate_segmentation", lambda *given: judged.append(given))
-    processor = tasks.build_segmentation_processor(tasks.SegmentationDataArguments(num_points=16), task)
-    splits = DatasetDict({**splits, "test": rows, "test_hard": rows})
-    tasks.evaluate_segmenter("trainer", splits, processor, task, votes=2)
-    ((trainer, blocks, names, category_parts),) = judged
-    assert (trainer, names, category_parts) == ("trainer", PARTS, [[0, 1], [2, 3]])
-    assert list(blocks) == ["validation", "test"] and "category" in blocks["test"][0]
-    once = BlockRows(rows, processor, True)
-    assert len(blocks["test"]) == 2 * len(once)
-    splits["test"] = rows.remove_columns("labels")
-    tasks.evaluate_segmenter("trainer", splits, processor, task)
-    assert list(judged[1][1]) == ["validation"] and len(judged[1][1]["validation"]) == len(once) / 2

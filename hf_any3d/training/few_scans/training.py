@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesF
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import DataArguments, argument, parse_arguments
+from hf_any3d.training.arguments import DataArguments, Request, argument
 from hf_any3d.training.few_scans.confidence import Estimate
 from hf_any3d.training.few_scans.features import compute_bank, compute_examples, compute_features
 from hf_any3d.training.few_scans.linear_head import (
@@ -46,8 +46,6 @@ _DATA = {
     *("dataset_name", "data_dir", "dataset_options", "train_file", "validation_file", "test_file", "train_splits"),
     *("group_column", "num_points", "features", "up_axis", "max_train_samples", "max_eval_samples"),
 }
-# Of these the earlier model of `--from_model` decides.
-_OF_THE_MODEL = ("num_points", "features", "up_axis", "feature_sets", "copies", "heading", "encoder", "vision", "wrap")
 CROSS_VALIDATION = "cross-validation"
 STATED_FROM = 5
 """Different scans of each class from which on a level of "none of these" is stated: with fewer it does not hold."""
@@ -122,11 +120,57 @@ class FewScansArguments:
             raise ValueError(f"--strength {self.strength}; expected more than 0")
 
 
-ARGUMENTS = (FewScansArguments, DataArguments)
+@dataclass
+class FewScansDataArguments(DataArguments):
+    """Scans to learn; what is None of how clouds are prepared follows from the earlier model, or from the scans."""
+
+    num_points: int | None = argument(None, help="Points per cloud; by default 1,024.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    features: list[str] | None = argument(None, help="Channels per point; by default xyz.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    up_axis: str | None = argument(None, help="Axis that points up; by default that of the data, else y.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    # All scans are learned, and judged by cross-validation.
+    validation_fraction: float = field(default=0.0)
+
+
 OF_SCANS = {setting.name for setting in fields(FewScansArguments)}
 """Names of the options besides those of the data."""
 OPTIONS = OF_SCANS | _DATA
 """Names of the options that this way takes; others are for training."""
+
+
+@dataclass
+class FewScans(Request):
+    """Scans, and how they are learned."""
+
+    arguments: FewScansArguments
+    data: FewScansDataArguments
+
+    def load(self) -> DatasetDict:
+        """Load the scans."""
+        return program.load_rows(replace(self.data, features=self.data.features or ["xyz"]))
+
+    def plan(self, counts: dict[str, int], way: str | None = None) -> Plan:
+        """Return how so many scans of each class are learned; None for the table's way."""
+        asked = self.arguments
+        sets = None if asked.feature_sets is None else tuple(asked.feature_sets)
+        plan = plan_for(counts, way=way, features=sets, copies=asked.copies, strength=asked.strength)
+        return plan if asked.from_model is None else replace(plan, reason="features and copies of the earlier model")
+
+    def earlier(self) -> Examples | None:
+        """Return the examples of the earlier model, if there is one.
+
+        Raises:
+            ValueError: Something is set that the earlier model decides.
+            FileNotFoundError: `from_model` is no model of this kind.
+        """
+        asked, data = self.arguments, self.data
+        if asked.from_model is None:
+            return None
+        values = {name: getattr(data, name) for name in ("num_points", "features", "up_axis")}
+        values |= {name: getattr(asked, name) for name in ("feature_sets", "copies", "encoder", "vision", "wrap")}
+        values["heading"] = None if asked.heading == "known" else asked.heading
+        if fixed := sorted(name for name, value in values.items() if value is not None):
+            raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
+        return Examples.load(Path(asked.from_model))
 
 
 @dataclass(frozen=True)
@@ -142,88 +186,39 @@ class Learned:
     lines: list[str]
 
 
-def given_options(argv: Sequence[str]) -> set[str]:
-    """Return the names of the options among the words of a command line."""
-    return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-
-
-def without_options(argv: Sequence[str], names: set[str]) -> list[str]:
-    """Return the words of a command line without some options and their values."""
-    kept, is_kept = [], True
-    for word in argv:
-        if word.startswith("--"):
-            is_kept = not given_options([word]) & names
-        if is_kept:
-            kept.append(word)
-    return kept
-
-
-def check_options(argv: Sequence[str]) -> None:
-    """Refuse options of training.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if foreign := sorted(given_options(argv) - OPTIONS):
-        raise ValueError(f"--{foreign[0]} has no effect on frozen features with a linear head; expected --way trained")
-
-
-def plan_for_data(argv: Sequence[str], way: str | None = None) -> Plan:
-    """Load the data that options name, and plan how they are learned.
-
-    Args:
-        argv: Options of `ARGUMENTS`.
-        way: A way that is requested; None for the table's.
-    """
-    arguments, data = parse_arguments(ARGUMENTS, argv)
-    data.validation_fraction = 0
-    rows = program.load_splits(data)[0]["train"]
-    names, labels = class_names(rows), rows.with_format(None)["label"][:]
-    counts = np.bincount(labels, minlength=len(names))
-    return _plan({name: int(count) for name, count in zip(names, counts, strict=True) if count}, arguments, way)
-
-
-def _plan(counts: dict[str, int], arguments: FewScansArguments, way: str | None) -> Plan:
-    sets = None if arguments.feature_sets is None else tuple(arguments.feature_sets)
-    plan = plan_for(counts, way=way, features=sets, copies=arguments.copies, strength=arguments.strength)
-    return plan if arguments.from_model is None else replace(plan, reason="features and copies of the earlier model")
-
-
-def learn_few_scans(argv: Sequence[str]) -> Learned:
+def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None = None) -> Learned:
     """Learn the classes of few scans, and save model, card and metrics.json.
 
     Args:
-        argv: Options of `ARGUMENTS`.
+        request: Scans and settings, or words of a command line that name them.
+        rows: The scans if they are loaded.
 
     Raises:
-        ValueError: An option that has no effect here, or scans that cannot be learned, see `check`.
-        FileNotFoundError: `--from_model` is no model of this kind.
+        ValueError: Scans that cannot be learned, see `check`.
+        FileNotFoundError: `from_model` is no model of this kind.
     """
-    check_options(argv)
     stopwatch = Stopwatch()
-    arguments, data = parse_arguments(ARGUMENTS, argv)
-    data.validation_fraction = 0  # all scans are learned, and judged by cross-validation
-    earlier = None
-    if arguments.from_model is not None:
-        if fixed := sorted(given_options(argv) & set(_OF_THE_MODEL)):
-            raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
-        earlier = Examples.load(Path(arguments.from_model))
-        data.num_points, data.features = earlier.processor.num_points, list(earlier.processor.features)
+    request = request if isinstance(request, FewScans) else FewScans.parse(request)
+    arguments, earlier = request.arguments, request.earlier()
     program.claim_output(Path(arguments.output_dir))
     with stopwatch.part("data"):
-        splits, _ = program.load_splits(data)
+        data: DataArguments = replace(
+            request.data,
+            num_points=request.data.num_points or (1024 if earlier is None else earlier.processor.num_points),
+            features=request.data.features or (["xyz"] if earlier is None else list(earlier.processor.features)),
+        )
+        splits, _ = program.divide(program.load_rows(data) if rows is None else rows, data)
         known_up = _known_up_axis(data, splits["train"])
-        if "up_axis" not in given_options(argv):
-            data.up_axis = known_up or data.up_axis
+        data.up_axis = data.up_axis or known_up or "y"
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         origin = data.train_file or data.data_dir or data.dataset_name
         scans = look_at(splits["train"], origin, data.group_column)
         if earlier is None:
             check(scans, origin, arguments.allow_doubts)
-    plan = _plan(scans.counts, arguments, FEATURES)
+    plan = request.plan(scans.counts, FEATURES)
     folder = Path(arguments.from_model or "")
     model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(folder, known_up)
-    _refuse_unread(model, data.features)
+    _refuse_unread(model, processor.features)
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -234,7 +229,7 @@ def learn_few_scans(argv: Sequence[str]) -> Learned:
         }
     scans = examples.scans
     check(scans, origin, arguments.allow_doubts)
-    plan = _plan(scans.counts, arguments, FEATURES)
+    plan = request.plan(scans.counts, FEATURES)
     with stopwatch.part("things of no class"):
         usual = 0 if "views" in model.config.features else NUM_THINGS
         unlike = usual if arguments.unlike is None else arguments.unlike

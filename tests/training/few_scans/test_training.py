@@ -20,24 +20,10 @@ from hf_any3d.training.few_scans.scans import Scans
 from hf_any3d.training.few_scans.training import (
     CROSS_VALIDATION,
     FewScansArguments,
-    check_options,
-    given_options,
-    without_options,
 )
 from tests.errors import raises
 
 PLAN = Plan(features=("descriptors",), copies=3, reason="few")
-
-
-def test_options_are_found_and_left_out_with_their_values():
-    words = ["scans", "--num-points=3", "--copies", "4", "5", "--unlike", "--up_axis", "z"]
-    assert given_options(words) == {"num_points", "copies", "unlike", "up_axis"}
-    assert without_options(words, {"copies", "up_axis"}) == ["scans", "--num-points=3", "--unlike"]
-    assert without_options(words, {"num_points"}) == ["scans", *words[2:]]
-    assert without_options(words, set()) == words
-    check_options(words)
-    with raises(ValueError, naming="--epochs"):
-        check_options([*words, "--peft", "lora", "--epochs", "3"])
 
 
 @pytest.mark.parametrize(
