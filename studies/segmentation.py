@@ -158,7 +158,7 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def train_network(
-    build: Callable[[segmentation.Task], nn.Module], task: str, seed: int, folder: Path
+    build: Callable[[segmentation.PointLabels], nn.Module], task: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Train any network by a recipe, apart from the recipe's own model."""
     kinds = (
@@ -170,7 +170,7 @@ def train_network(
     _, data, _, arguments = parse_arguments(kinds, [arguments_file(task, seed, folder)])
     checkpoint = program.start_run(arguments, logging.getLogger(__name__))
     splits, _ = program.load_splits(data)
-    learned = segmentation.find_task(splits["train"])
+    learned = segmentation.find_point_labels(splits["train"])
     processor = segmentation.build_segmentation_processor(data, learned)
     model = build(learned)
     trainer = segmentation.build_segmentation_trainer(model, arguments, data, splits, processor, learned)
@@ -195,12 +195,12 @@ def run_once(task: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     return {"task": task, "arm": arm, "seed": seed, **result, **spent}
 
 
-def load_task(task: str) -> tuple[DatasetDict, segmentation.Task]:
+def load_task(task: str) -> tuple[DatasetDict, segmentation.PointLabels]:
     """Load the data of a recipe; returns them with the task that they define."""
     kinds = (segmentation.SegmentationDataArguments,)
     own = {name: value for name, value in settings_of(task).items() if name in kinds[0].__dataclass_fields__}
     splits, _ = program.load_splits(kinds[0](**own))
-    return splits, segmentation.find_task(splits["train"])
+    return splits, segmentation.find_point_labels(splits["train"])
 
 
 def majority(task: str) -> dict[str, float]:

@@ -252,6 +252,7 @@ class Detection(program.TrainingTask):
     model: DetectorArguments
     data: DetectionDataArguments
     training: DetectionTrainingArguments
+    usage = "hf-any3d detect FILE --model {}"
 
     def build(self, splits: DatasetDict) -> tuple[Detr3DForPointCloudObjectDetection, PointCloudProcessor]:
         """Build model and processor."""
@@ -296,15 +297,7 @@ class Detection(program.TrainingTask):
         name = self.model.model_name_or_path
         return {} if name is None else {"name_or_path": name}
 
-    def usage(self, name: str) -> str:
-        """Return the command."""
-        return f"hf-any3d detect FILE --model {name}"
-
 
 def train_detector(argv: list[str] | None = None) -> RunReport:
-    """Train a detector, see `train`.
-
-    Args:
-        argv: Words of a command line, see `parse_arguments`; by default those of this process.
-    """
+    """Train a detector by words of a command line, by default those of this process; see `train`."""
     return program.train(Detection.parse(argv))

@@ -120,11 +120,6 @@ def evaluate_pretraining(
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Evaluate the trainer's model on splits, and print the results.
 
-    Args:
-        trainer: The trainer, after training.
-        splits: Rows of each split.
-        probe: Linear probe with its own splits, or None.
-
     Returns:
         `loss` and `probe_accuracy` of each split, where available; and no scores of classes.
     """
@@ -361,13 +356,6 @@ def build_probe(
     batch_size: int,
 ) -> LinearProbe | None:
     """Build the linear probe, or return None if `probe_every` is 0.
-
-    Args:
-        arguments: Arguments of the probe.
-        data: Arguments of the pretraining data.
-        splits: Splits of the pretraining data.
-        processor: Processor of the clouds.
-        batch_size: Clouds per batch.
 
     Raises:
         ValueError: If the clouds have no classes, or there is no validation split.

@@ -76,13 +76,6 @@ class StepCosine:
     So the rate drops a little below its peak right after the warm-up. The warm-up counts the steps of an epoch: if it
     is longer than an epoch, it starts again with each epoch until it is over.
 
-    Args:
-        epochs: Epochs of the run.
-        steps_per_epoch: Steps of an epoch.
-        warmup_steps: Steps of the warm-up.
-        warmup_lr: Initial learning rate of the warm-up.
-        min_lr: Floor of the cosine.
-
     Source: the schedule of MiniGPT-3D and BLIP-2's programs.
     """
 
@@ -129,11 +122,7 @@ def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) 
 
 
 class HeadFirstCallback(TrainerCallback):
-    """Train the head alone for the first epochs, so that a new one does not disturb weights that are pretrained.
-
-    Args:
-        epochs: Number of these epochs.
-    """
+    """Train the head alone for the first epochs, so that a new one does not disturb weights that are pretrained."""
 
     def __init__(self, epochs: int):
         self.epochs = epochs

@@ -217,10 +217,6 @@ class WeightedPointLoss:
 def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
     """Find the parts of each category by names such as "chair back".
 
-    Args:
-        parts: names of the parts of all categories, in the order of their labels.
-        categories: names of the categories.
-
     Returns:
         The labels of each category's parts; None if a name starts with no category, or a category has no parts.
     """

@@ -28,15 +28,6 @@ class MixedBatches(Sampler[list[int]]):
     dropped. All random choices depend only on the seed and the batch number, so a resumed run gets the same batches.
     All processes draw the same dataset and split its rows.
 
-    Args:
-        lengths: Number of rows of each dataset.
-        batch_sizes: Batch size of each dataset, per process.
-        ratios: Relative frequency of each dataset.
-        batches: Number of batches.
-        seed: Seed of all random choices.
-        rank: Number of this process.
-        processes: Number of processes.
-
     Raises:
         ValueError: If sizes or ratios are not positive or not as many as datasets, or a dataset has fewer rows than a
             batch.
@@ -140,11 +131,7 @@ class ConversationRows(torch.utils.data.Dataset):
 
 
 class ConversationCollator:
-    """Collate rows to a batch of token ids, points, and labels of the answers.
-
-    Args:
-        processor: Processor of the model.
-    """
+    """Collate rows to a batch of token ids, points, and labels of the answers."""
 
     def __init__(self, processor: MiniGPT3DProcessor):
         self.processor = processor

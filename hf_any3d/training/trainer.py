@@ -40,7 +40,6 @@ from hf_any3d.training.checkpoints import (
 from hf_any3d.training.processes import (
     OwnNoise,
     check_engine,
-    check_no_scalars,
     check_replaced_codes,
     check_same_weights,
     joining_norms,
@@ -157,8 +156,6 @@ class PointTrainer(Trainer):
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
-        if training and self.is_fsdp_enabled:
-            check_no_scalars(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:

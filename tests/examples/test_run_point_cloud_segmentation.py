@@ -170,20 +170,20 @@ def test_classes_are_weighted_by_the_training_points(run, monkeypatch):
 def test_labels_without_names_are_refused():
     rows = load_point_dataset("shapes", split="test").select(range(4))
     with raises(ValueError, naming="ClassLabel"):
-        segmentation.find_task(rows)
+        segmentation.find_point_labels(rows)
 
 
 def test_classes_without_names_get_their_numbers():
     rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
     plain = rows.cast_column("labels", List(Value("int64")))
-    assert segmentation.find_task(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
+    assert segmentation.find_point_labels(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_parts_of_a_category_follow_from_names_or_rows(named):
     rows = load_point_dataset("parts", split="train", **DATA["parts"])
     rows = rows if named else rows.cast_column("labels", List(Value("int64")))
-    task = segmentation.find_task(rows)
+    task = segmentation.find_point_labels(rows)
     assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
-    scenes = segmentation.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
+    scenes = segmentation.find_point_labels(load_point_dataset("rooms", split="train", **DATA["rooms"]))
     assert not scenes.has_parts and scenes.names[0] == "floor"
