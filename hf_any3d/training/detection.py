@@ -99,8 +99,6 @@ class SceneRows(torch.utils.data.Dataset):
     def __init__(
         self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
     ):
-        if missing := {"boxes", "box_labels"} - set(dataset.column_names):
-            raise ValueError(f"the data have no column {sorted(missing)[0]!r}; there are {dataset.column_names}")
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
         self.processor, self.changes, self.seed = processor, changes, seed

@@ -49,10 +49,8 @@ def run_folds(
         over the folds (std with n - 1, 0 for a single fold).
 
     Raises:
-        ValueError: If `folds` is less than 1, or a directory holds a fold with other arguments.
+        ValueError: If a directory holds a fold with other arguments.
     """
-    if folds < 1:
-        raise ValueError(f"folds is {folds}; expected at least 1")
     root = Path(output_dir)
     reports = [
         run_once(run, [*words, *fold_words(fold)], root / f"fold_{fold}")

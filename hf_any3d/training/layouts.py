@@ -216,8 +216,6 @@ class LayoutModelArguments:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
         self.peft = self.peft.lower()
         others = [name for name in peft_methods() if name != ADAPTED]
-        if self.peft not in (known := (ADAPTED, ALONE, WHOLE, *others)):
-            raise ValueError(f"--peft {self.peft}; expected one of {', '.join(known)}")
         usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
         self.adapt = list(usual if self.adapt is None else self.adapt)
         if unknown := [name for name in self.adapt if name not in PARTS]:

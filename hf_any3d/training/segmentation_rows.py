@@ -33,10 +33,6 @@ class _PointLabelRows(ProcessedDataset):
         seed: int | None = None,
         with_category: bool = False,
     ):
-        if "labels" not in dataset.column_names:
-            raise ValueError(f"dataset has no column 'labels'; it has {', '.join(dataset.column_names)}")
-        if with_category and "label" not in dataset.column_names:
-            raise ValueError(f"dataset has no column 'label'; it has {', '.join(dataset.column_names)}")
         super().__init__(dataset, processor, transform, seed)
         self.with_category = with_category
 

@@ -400,11 +400,9 @@ def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
     """Return the collator with the indexer of the model.
 
     Raises:
-        ValueError: If the model takes no `point_index`, or the collator cannot add it.
+        ValueError: If the model takes no `point_index`.
     """
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     if "point_index" not in inspect.signature(core.forward).parameters:
         raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
-    if not isinstance(collator, PointCloudCollator):
-        raise ValueError(f"--index_in_workers with {type(collator).__name__}; expected a PointCloudCollator")
     return replace(collator, indexer=PointIndexer(cast(Any, core).config))

@@ -176,7 +176,8 @@ def test_labels_without_names_are_refused():
 def test_classes_without_names_get_their_numbers():
     rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
     plain = rows.cast_column("labels", List(Value("int64")))
-    assert segmentation.find_point_labels(plain).names == [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
+    names = [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
+    assert segmentation.find_point_labels(plain).names == names
 
 
 @pytest.mark.parametrize("named", [True, False])
