@@ -20,9 +20,10 @@ GPU_ARGS ?=
 # their names: by their numbers of tests, as is the default, long trainings would be the last, one after the other.
 PYTEST_WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 2)
 PYTEST := -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
-# Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies, checks of GPUs and
-# of published files.
+# Tests of what is run now and then: fuzzing, interruptions, mutation, releases, benchmarks, studies, what the package
+# was made with, checks of GPUs and of published files.
 TOOL_TESTS := $(addprefix tests/,fuzz faults many_files published/test_check_published.py test_extending.py \
+	examples/test_train_default_model.py examples/test_unknown_things.py examples/test_make_cut.py \
 	test_gpu_check.py test_mutation.py test_packaging.py studies)
 
 BIN := $(VENV)/bin

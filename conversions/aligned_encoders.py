@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.checkpoints import account, errors_about
-from hf_any3d.conversions.model_cards import write_converted_card
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.checkpoints import check_finite, errors_about
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.markdown import code, inline
@@ -23,71 +21,29 @@ LOGIT_SCALE = "logit_scale"
 # Of training and evaluation of OpenShape and Uni3D; clouds without colors are gray.
 _PROCESSOR: dict[str, Any] = {"num_points": 10_000, "features": ("xyz", "rgb"), "default_rgb": (0.4, 0.4, 0.4)}
 # The 64 texts that ULIP published, with which these two were evaluated.
+_ARTICLES = ("a", "the")
 TEMPLATES = (
     "a point cloud model of {}.",
-    "There is a {} in the scene.",
-    "There is the {} in the scene.",
-    "a photo of a {} in the scene.",
-    "a photo of the {} in the scene.",
-    "a photo of one {} in the scene.",
-    "itap of a {}.",
-    "itap of my {}.",
-    "itap of the {}.",
-    "a photo of a {}.",
-    "a photo of my {}.",
-    "a photo of the {}.",
-    "a photo of one {}.",
-    "a photo of many {}.",
-    "a good photo of a {}.",
-    "a good photo of the {}.",
-    "a bad photo of a {}.",
-    "a bad photo of the {}.",
-    "a photo of a nice {}.",
-    "a photo of the nice {}.",
-    "a photo of a cool {}.",
-    "a photo of the cool {}.",
-    "a photo of a weird {}.",
-    "a photo of the weird {}.",
-    "a photo of a small {}.",
-    "a photo of the small {}.",
-    "a photo of a large {}.",
-    "a photo of the large {}.",
-    "a photo of a clean {}.",
-    "a photo of the clean {}.",
-    "a photo of a dirty {}.",
-    "a photo of the dirty {}.",
-    "a bright photo of a {}.",
-    "a bright photo of the {}.",
-    "a dark photo of a {}.",
-    "a dark photo of the {}.",
-    "a photo of a hard to see {}.",
-    "a photo of the hard to see {}.",
-    "a low resolution photo of a {}.",
-    "a low resolution photo of the {}.",
-    "a cropped photo of a {}.",
-    "a cropped photo of the {}.",
-    "a close-up photo of a {}.",
-    "a close-up photo of the {}.",
-    "a jpeg corrupted photo of a {}.",
-    "a jpeg corrupted photo of the {}.",
-    "a blurry photo of a {}.",
-    "a blurry photo of the {}.",
-    "a pixelated photo of a {}.",
-    "a pixelated photo of the {}.",
-    "a black and white photo of the {}.",
-    "a black and white photo of a {}",
-    "a plastic {}.",
-    "the plastic {}.",
-    "a toy {}.",
-    "the toy {}.",
-    "a plushie {}.",
-    "the plushie {}.",
-    "a cartoon {}.",
-    "the cartoon {}.",
-    "an embroidered {}.",
-    "the embroidered {}.",
-    "a painting of the {}.",
-    "a painting of a {}.",
+    *(f"There is {word} {{}} in the scene." for word in _ARTICLES),
+    *(f"a photo of {word} {{}} in the scene." for word in ("a", "the", "one")),
+    *(f"itap of {word} {{}}." for word in ("a", "my", "the")),
+    *(f"a photo of {word} {{}}." for word in ("a", "my", "the", "one", "many")),
+    *(f"a {kind} photo of {word} {{}}." for kind in ("good", "bad") for word in _ARTICLES),
+    *(
+        f"a photo of {word} {kind} {{}}."
+        for kind in ("nice", "cool", "weird", "small", "large", "clean", "dirty")
+        for word in _ARTICLES
+    ),
+    *(f"a {kind} photo of {word} {{}}." for kind in ("bright", "dark") for word in _ARTICLES),
+    *(f"a photo of {word} hard to see {{}}." for word in _ARTICLES),
+    *(
+        f"a {kind} photo of {word} {{}}."
+        for kind in ("low resolution", "cropped", "close-up", "jpeg corrupted", "blurry", "pixelated")
+        for word in _ARTICLES
+    ),
+    *("a black and white photo of the {}.", "a black and white photo of a {}"),
+    *(f"{word} {kind} {{}}." for kind in ("plastic", "toy", "plushie", "cartoon") for word in _ARTICLES),
+    *("an embroidered {}.", "the embroidered {}.", "a painting of the {}.", "a painting of a {}."),
 )
 
 
@@ -103,7 +59,8 @@ def save_aligned_encoder(
     processor: Mapping[str, Any] = _PROCESSOR,
     axes: str = "xyz",
     up_axis: str = "y",
-    remarks: Mapping[str, str] | None = None,
+    is_aligned: bool = True,
+    sections: Mapping[str, str],
 ) -> dict[str, Any]:
     """Write a directory that opens with `AutoModel` and the auto class of a model around the encoder.
 
@@ -118,62 +75,32 @@ def save_aligned_encoder(
         processor: Settings of the processor.
         axes: Order of coordinates, as of `PointCloudProcessor`.
         up_axis: The up axis after that.
-        remarks: Sections of the card, title to text.
-
-    Returns:
-        Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: Tensors are missing, left over, or of another shape.
-        FileExistsError: `output` exists and is not empty.
+        is_aligned: Whether the model compares features with texts, and has a scale.
+        sections: Sections of the card, title to text.
     """
     config.hypothesis_templates = list(templates)
-    # Names and shapes are all that is needed: tensors go from one file to the other without a model in memory.
-    with torch.device("meta"), no_init_weights():
-        model = model_class(config)
-    prefix = f"{model.base_model_prefix}."
-    tensors = {prefix + name: tensor for name, tensor in state.items()}
-    if logit_scale is None:
-        logit_scale = torch.tensor(1 / config.temperature).log()
-    if logit_scale.numel() != 1:
-        raise ValueError(f"{checkpoint}: {LOGIT_SCALE} has shape {tuple(logit_scale.shape)}; expected one number")
-    # Models of the first training stage compare nothing with texts, and have no scale.
-    if hasattr(model, "alignment"):
-        tensors[f"alignment.{LOGIT_SCALE}"] = logit_scale.reshape(())
-    account(checkpoint, tensors, model.state_dict())
-    with new_directory(output) as directory, errors_about(checkpoint):
-        save_weights(directory, model_class.__name__, config, tensors, torch.float32)
-        made = PointCloudProcessor(**processor, axes=axes, up_axis=up_axis)
-        made.save_pretrained(directory)
-        channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
-        write_converted_card(
-            directory,
-            Path(output).name,
-            model,
-            f"{config.in_channels} channels per point: {channels}. {_space(model)}",
-            {"Encoder": Path(checkpoint)},
-            remarks or {},
-            made.num_points,
+    tensors = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
+    aligned_with = inline(config.aligned_with or "a model that its file does not name")
+    space = f"Its features are those of {aligned_with}."
+    if is_aligned:
+        scale = torch.tensor(1 / config.temperature).log() if logit_scale is None else logit_scale
+        with errors_about(checkpoint):
+            check_finite({LOGIT_SCALE: scale})
+            tensors[f"alignment.{LOGIT_SCALE}"] = scale.reshape(())
+        space = (
+            f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
+            "computed with it as `text_embeds`."
         )
-    return {
-        "output": os.fspath(output),
-        "model": model_class.__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-    }
-
-
-def _space(model: PreTrainedModel) -> str:
-    """Describe the space of an aligned encoder's features."""
-    config = model.config
-    aligned_with = (
-        "a model that its file does not name" if config.aligned_with is None else inline(config.aligned_with)
-    )
-    if not hasattr(model, "alignment"):
-        return f"Its features are those of {aligned_with}."
-    if tower := config.part("text_tower").name_or_path:
-        return f"Texts are encoded by {code(tower)}, which is loaded when first needed."
-    return (
-        f"Its text tower is that of {aligned_with}, which cannot be opened here: give features of texts that were "
-        "computed with it as `text_embeds`."
+        if tower := config.part("text_tower").name_or_path:
+            space = f"Texts are encoded by {code(tower)}, which is loaded when first needed."
+    channels = "coordinates" if config.in_channels == 3 else "coordinates, then colors from 0 to 1"
+    return save_converted(
+        output,
+        model_class,
+        config,
+        tensors,
+        PointCloudProcessor(**processor, axes=axes, up_axis=up_axis),
+        {"Encoder": Path(checkpoint)},
+        f"{config.in_channels} channels per point: {channels}. {space}",
+        sections,
     )

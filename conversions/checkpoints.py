@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -41,25 +40,12 @@ _PLAIN = [
     (_LeftOut, "torch.optim.lr_scheduler.OneCycleLR"),
     (_LeftOut, "pointcept.utils.scheduler.OneCycleLR"),
 ]
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-DTYPES = (*_FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-"""Types of weights in the published files; quantized, complex and 8-bit floats are not read."""
-
-
-def check_is_file(path: Path) -> None:
-    """Raise an error for a directory (ValueError), or where there is no file (FileNotFoundError)."""
-    if path.is_dir():
-        raise ValueError(f"{path}: a directory; expected a file")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
 
 
 def read_checkpoint(
     path: str | os.PathLike, keys: tuple[str, ...] = ("model", "base_model")
 ) -> dict[str, torch.Tensor]:
     """Read the state dict in a file that `torch.save` wrote, unpickling nothing but tensors and plain values.
-
-    Uncompressed files are mapped into memory, others are read. Checksums are compared in both cases.
 
     Args:
         path: The file.
@@ -69,95 +55,64 @@ def read_checkpoint(
         Tensors by name, on the CPU, without the prefix `module.` of data-parallel training.
 
     Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is damaged, holds objects that would run code, holds no state dict, or holds tensors that
-            are not plain arrays.
+        ValueError: The file is damaged, holds objects that would run code, or holds no state dict.
     """
-    path = Path(path)
-    check_is_file(path)
-    state = _state_dict(path, _load(path), keys)
-    check_tensors(path, state)
+    content = _load(path)
+    state = content
+    if isinstance(content, Mapping):
+        state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
+    parts = state.values() if isinstance(state, Mapping) else ()
+    if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
+        seen = listed(sorted(map(str, content))) if isinstance(content, Mapping) else type(content).__name__
+        raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
     with errors_about(path):
         return without_parallel_prefix(state)
 
 
 def read_entries(path: str | os.PathLike) -> list[str]:
-    """Read the keys of a file that `torch.save` wrote, such as those beside its state dict.
-
-    Args:
-        path: A file that `read_checkpoint` takes.
-    """
-    content = _load(Path(path), "meta")
+    """Read the keys of a file that `torch.save` wrote, such as those beside its state dict."""
+    content = _load(path, "meta")
     return [key for key in content if isinstance(key, str)] if isinstance(content, Mapping) else []
 
 
 def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
-    """Read the settings that a file of `torch.save` holds next to its state dict, plain values only.
-
-    Args:
-        path: The file.
-        key: Their key.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: The file is damaged, or holds no settings under the key.
-    """
-    path = Path(path)
-    check_is_file(path)
-    content = _load(path)
-    found = content.get(key) if isinstance(content, Mapping) else None
-    if isinstance(found, argparse.Namespace):
-        found = vars(found)
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"{path}: no settings under {key!r}; expected those of the model, by name")
-    return dict(found)
+    """Read the settings that a file of `torch.save` holds under a key next to its state dict, plain values only."""
+    with errors_about(path):
+        settings = _load(path)[key]
+        return dict(vars(settings) if isinstance(settings, argparse.Namespace) else settings)
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
-    """Read the state dict of a directory, memory-mapped if the format allows it.
+    """Read the state dict of a directory, memory-mapped if the format allows it, and the files that hold it.
 
     Args:
         directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
-
-    Returns:
-        Tensors by name, and the files that hold them.
-
-    Raises:
-        FileNotFoundError: No weights, or a file that the index names is missing.
-        ValueError: A file is damaged or holds more than tensors and plain values, or two hold the same tensor.
     """
     for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
-        if (index := directory / f"{name}.index.json").is_file():
-            return _read_all(_files_in_index(index))
-        if (directory / name).is_file():
-            return _read_all([directory / name])
+        index, files = directory / f"{name}.index.json", [directory / name]
+        if index.is_file():
+            with errors_about(index):
+                files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
+        if files and files[0].is_file():
+            state: dict[str, torch.Tensor] = {}
+            for file in files:
+                state |= read_tensors(file)
+            return state, files
     raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
 
 
-def read_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Read the state dict of a file that `torch.save` or safetensors wrote.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is damaged, or holds more than tensors and plain values.
-    """
+def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) -> dict[str, torch.Tensor]:
+    """Read the state dict of a file that `torch.save`, see `read_checkpoint`, or safetensors wrote."""
     if file.suffix != ".safetensors":
-        return read_checkpoint(file)
-    check_is_file(file)
+        return read_checkpoint(file, keys)
     try:
-        state = load_file(file)
+        return load_file(file)
     except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
         raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
-    check_tensors(file, state)
-    return state
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
     """Open the tokenizer of a language model, running no code of its repository.
-
-    Args:
-        name: Directory or hub name.
-        config: Config of the language model; by default that of the repository, if transformers knows its type.
 
     Raises:
         ValueError: There is none, or it has no end token.
@@ -176,20 +131,12 @@ def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = No
 
 
 def read_json(file: Path) -> dict:
-    """Read a JSON file that holds an object.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It holds something else.
-    """
-    check_is_file(file)
-    try:
+    """Read a JSON file that holds an object."""
+    with errors_about(file):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds a {type(content).__name__}; expected an object")
-    return content
+        if not isinstance(content, dict):
+            raise ValueError(f"holds a {type(content).__name__}; expected an object")
+        return content
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
@@ -222,24 +169,6 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
         raise ValueError(f"{path}: does not fit, tensors are {'; '.join(problems)}")
 
 
-def check_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Check that tensors are dense, have numbers, and are of one of `DTYPES`.
-
-    Raises:
-        ValueError: Some are not; all are listed.
-    """
-    wrong = [
-        f"{name} is {tensor.layout}, {tensor.dtype} on {tensor.device}"
-        for name, tensor in state.items()
-        if tensor.layout != torch.strided or tensor.dtype not in DTYPES or tensor.is_meta
-    ]
-    if wrong:
-        raise ValueError(
-            f"{path}: not all tensors are plain arrays of numbers (dense, float16 to float64, integers or bool): "
-            f"{listed(sorted(wrong))}"
-        )
-
-
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
     """Check that all numbers are finite in float32.
 
@@ -269,11 +198,13 @@ def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 @contextmanager
 def errors_about(source: str | os.PathLike) -> Iterator[None]:
-    """Prefix the message of a `ValueError` with the file or directory that it is about, unless it already names it."""
+    """Name the file or directory in errors about its content, which become a `ValueError`."""
     try:
         yield
-    except ValueError as error:
-        text = str(error)
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        text = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        if isinstance(error, RuntimeError):
+            text = text.partition("\n")[0]  # torch explains at length
         raise ValueError(text if text.startswith(os.fspath(source)) else f"{source}: {text}") from error
 
 
@@ -283,41 +214,27 @@ def listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _load(path: Path, device: str = "cpu") -> Any:
+def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
     try:
         in_place = device == "cpu" and zipfile.is_zipfile(path) and _is_uncompressed(path)
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location=device, weights_only=True, mmap=in_place)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"{path}: not a checkpoint of tensors and plain values ({_first_line(error)}); other objects are refused, "
-            "since reading them runs code of whoever made the file"
-        ) from error
+    except OSError:
+        raise
     # Damaged files make torch's reader raise a dozen kinds of errors.
     except Exception as error:
-        raise ValueError(f"{path}: damaged, or no file that torch.save wrote ({_first_line(error)})") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # Of torch's long texts these lines name what it refuses.
+        reason = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), lines[0])[:200]
+        raise ValueError(f"{path}: damaged, or holds more than tensors and plain values ({reason})") from error
 
 
-def _is_uncompressed(path: Path) -> bool:
+def _is_uncompressed(path: str | os.PathLike) -> bool:
     """Return whether torch may map a zip, after comparing its checksums, which torch does not."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise zipfile.BadZipFile(f"the checksum of its member {damaged!r} is wrong")
         return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
-
-
-def _state_dict(path: Path, content: object, keys: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    state = content
-    if isinstance(content, Mapping):
-        state = next((content[key] for key in keys if isinstance(content.get(key), Mapping)), content)
-    items = state.items() if isinstance(state, Mapping) else ()
-    is_state = all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in items)
-    if not isinstance(state, Mapping) or not state or not is_state:
-        seen = type(content).__name__
-        if isinstance(content, Mapping):
-            seen = listed(sorted(key for key in content if isinstance(key, str))) or "nothing"
-        raise ValueError(f"{path}: no state dict; expected one under {' or '.join(map(repr, keys))}, found {seen}")
-    return dict(state)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
@@ -326,27 +243,3 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     largest = torch.finfo(torch.float32).max
     low, high = (float(bound) for bound in tensor.aminmax())  # both are NaN where any number is
     return -largest <= low and high <= largest
-
-
-def _first_line(error: Exception) -> str:
-    # torch explains at length; these lines name what it refuses.
-    lines = [line.strip() for line in str(error).splitlines() if "nsupported" in line or "GLOBAL" in line]
-    return (lines or str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _files_in_index(index: Path) -> list[Path]:
-    names = read_json(index).get("weight_map")
-    # A name with folders could lead out of the directory.
-    if not isinstance(names, dict) or not names or any(Path(name).name != name for name in map(str, names.values())):
-        raise ValueError(f"{index}: no weight_map from tensors to files in the same directory")
-    return [index.parent / name for name in sorted(set(names.values()))]
-
-
-def _read_all(files: list[Path]) -> tuple[dict[str, torch.Tensor], list[Path]]:
-    state: dict[str, torch.Tensor] = {}
-    for file in files:
-        part = read_tensors(file)
-        if twice := sorted(state.keys() & part.keys()):
-            raise ValueError(f"{file}: holds tensors that another file holds too: {', '.join(twice)}")
-        state |= part
-    return state, files

@@ -33,28 +33,12 @@ NAMES: Names = {
 
 
 def convert_state_dict(original: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
-    """Extract the audio encoder of ImageBind.
-
-    Args:
-        original: All tensors of an ImageBind checkpoint.
-        heads: Attention heads of the audio encoder.
-
-    Returns:
-        Tensors of an `ImageBindAudioModel`.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, a bias cannot be split into heads, or kept
-            tensors hold NaN or infinite numbers.
-    """
-    renamed = rename_tensors(original, NAMES)
-    return {name: _by_head(name, tensor, heads) if "bias_" in name else tensor for name, tensor in renamed.items()}
-
-
-def _by_head(name: str, tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    row = as_vector(name, tensor)  # stored as one row of all heads
-    if len(row) % heads:
-        raise ValueError(f"{name} has {len(row)} channels; expected a multiple of {heads} heads")
-    return row.reshape(heads, 1, -1)
+    """Rename the tensors of ImageBind to those of an `ImageBindAudioModel` with as many attention heads."""
+    state = rename_tensors(original, NAMES)
+    for name, tensor in state.items():
+        if "bias_" in name:
+            state[name] = as_vector(tensor).reshape(heads, 1, -1)  # stored as one row of all heads
+    return state
 
 
 def convert_imagebind_audio(
@@ -69,11 +53,6 @@ def convert_imagebind_audio(
 
     Returns:
         Facts by name: `output`, `parameters`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     with new_directory(output) as directory:
         original = read_checkpoint(checkpoint)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_any3d.conversions.act.names import kind_of
+from hf_any3d.conversions.act.names import KINDS
 from hf_any3d.conversions.any2point.variants import variant_of
-from hf_any3d.conversions.checkpoints import listed, read_checkpoint, read_entries, read_json, read_tensors
+from hf_any3d.conversions.checkpoints import listed, read_entries, read_json, read_tensors
 
 ENTRIES = ("state_dict", "module", "model", "base_model", "model_state_dict")
 """Keys under which the programs store their tensors."""
@@ -42,69 +42,48 @@ class Program:
 
 @dataclass(frozen=True)
 class Recognized:
-    """A file or directory, and what it is.
-
-    Args:
-        path: The file or directory.
-        program: The program that wrote it.
-        settings: Arguments of its conversion that the tensors show.
-    """
+    """A file or directory, and what it is."""
 
     path: Path
     program: Program
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-# Methods on ACT's transformer, by a tensor that no other has.
-_ADAPTERS = {
-    "pointgst": r"blocks\.blocks\.\d+\.gft_adapter\.",
-    "idpt": r"(blocks\.cls\.|prompt_pos$)",
-    "dapt": r"blocks\.blocks\.\d+\.Adapter_MLP\.",
-    "ppt": r"blocks\.prompt_all_mlp\.",
-}
+def _first_of(marks: Mapping[str, dict[str, Any]]) -> Callable[[Collection[str]], dict[str, Any] | None]:
+    """Accept files by the first regular expression with which the name of some tensor begins, and what it shows."""
+    return lambda names: next(
+        (settings for mark, settings in marks.items() if any(re.match(mark, name) for name in names)), None
+    )
 
 
 def _marked(pattern: str) -> Callable[[Collection[str]], dict[str, Any] | None]:
     """Accept files in which the name of some tensor begins with a regular expression."""
-    return lambda names: {} if any(re.match(pattern, name) for name in names) else None
+    return _first_of({pattern: {}})
 
 
 def _any2point(names: Collection[str]) -> dict[str, Any] | None:
-    found = variant_of(names)
-    return None if found is None else {"variant": found}
-
-
-def _act(names: Collection[str]) -> dict[str, Any] | None:
-    found = kind_of(names)
-    return None if found is None else {"kind": found.name}
-
-
-def _act_adapter(names: Collection[str]) -> dict[str, Any] | None:
-    for method, mark in _ADAPTERS.items():
-        if any(re.match(mark, name) for name in names):
-            return {"method": method}
-    return None
-
-
-def _stage(names: Collection[str]) -> dict[str, Any] | None:
-    """Accept files of MiniGPT-3D's training; `order` is their place among each other."""
-    # The first mark that fits decides, since files of later stages also hold tensors of earlier ones.
-    marks = {
-        r"query_router\.": 4,
-        r"Qformer\..*\.lora_": 3,
-        r"llama_(model|proj2?)\.": 0,
-        r"point_2_Qformer_proj\.": 1,
-    }
-    for mark, order in marks.items():
-        if any(re.match(mark, name) for name in names):
-            return {"order": order}
-    return None
+    variant = variant_of(names)
+    return None if variant is None else {"variant": variant}
 
 
 def _linear_head(names: Collection[str]) -> dict[str, Any] | None:
     return {} if names and all(name.startswith("seg_head.") for name in names) else None
 
 
+# Methods on ACT's transformer, by a tensor that no other has.
+_ADAPTERS = {
+    r"blocks\.blocks\.\d+\.gft_adapter\.": {"method": "pointgst"},
+    r"(blocks\.cls\.|prompt_pos$)": {"method": "idpt"},
+    r"blocks\.blocks\.\d+\.Adapter_MLP\.": {"method": "dapt"},
+    r"blocks\.prompt_all_mlp\.": {"method": "ppt"},
+}
+# Files of MiniGPT-3D's training, by their place among each other; later ones hold tensors of earlier ones too.
+_STAGES = {
+    r"query_router\.": {"order": 4},
+    r"Qformer\..*\.lora_": {"order": 3},
+    r"llama_(model|proj2?)\.": {"order": 0},
+    r"point_2_Qformer_proj\.": {"order": 1},
+}
 _MINIGPT3D = ("MiniGPT-3D", "convert_minigpt3d")
 PROGRAMS = (
     Program("Any2Point", "convert_any2point", _any2point),
@@ -117,12 +96,12 @@ PROGRAMS = (
     Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
     Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
-    Program(*_MINIGPT3D, _stage),
+    Program(*_MINIGPT3D, _first_of(_STAGES)),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
     # Classifiers of ACT with adapters in their blocks.
-    Program("PointGST, IDPT, DAPT and PPT", "convert_act_adapter", _act_adapter),
-    Program("ACT", "convert_act", _act),
+    Program("PointGST, IDPT, DAPT and PPT", "convert_act_adapter", _first_of(_ADAPTERS)),
+    Program("ACT", "convert_act", _first_of({re.escape(kind.mark): {"kind": kind.name} for kind in KINDS.values()})),
     # The same layers as those of MiniGPT-3D's point encoder, with a projection beside them.
     Program("PatchAlign3D", "convert_patchalign3d", _marked(r"encoder\.first_conv\."), entry="proj"),
     Program(*_MINIGPT3D, _marked(r"encoder\.first_conv\."), role="point_encoder"),
@@ -161,26 +140,18 @@ _PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
 
 
 def recognize(path: str | os.PathLike) -> Recognized:
-    """Find out which program wrote a file or directory.
-
-    Args:
-        path: The authors' file, or the directory of a part of MiniGPT-3D.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It cannot be read, or is not a known program's.
-    """
+    """Find out which program wrote a file or directory."""
     path = Path(path)
     if path.is_dir():
         return _recognize_directory(path)
-    is_plain = path.suffix == ".safetensors"
-    state = read_tensors(path) if is_plain else read_checkpoint(path, ENTRIES)
+    state = read_tensors(path, ENTRIES)
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
             raise ValueError(f"{path}: a model of {name}, for which there is no class here; it cannot be converted")
     for program in PROGRAMS:
         settings = program.settings(state.keys())
-        if settings is not None and (program.entry is None or (not is_plain and program.entry in read_entries(path))):
+        has_entry = program.entry is None or (path.suffix != ".safetensors" and program.entry in read_entries(path))
+        if settings is not None and has_entry:
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)
     raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
@@ -198,7 +169,7 @@ def _recognize_directory(path: Path) -> Recognized:
             "SpatialLM, or a detr3d, point_transformer_v3 or "
             "spatiallm to convert back"
         )
-    return Recognized(path, Program(*_MINIGPT3D, _stage, role=_PARTS[kind]))
+    return Recognized(path, Program(*_MINIGPT3D, _first_of(_STAGES), role=_PARTS[kind]))
 
 
 def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
@@ -209,29 +180,25 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
 
     Returns:
         Name of a public function of `hf_any3d.conversions`, and the arguments that the files give it.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: A file is not a known program's, two are of different programs, or two have the same role.
     """
-    found = [recognize(path) for path in paths]
-    first = found[0]
+    recognized = [recognize(path) for path in paths]
+    first = recognized[0]
     arguments: dict[str, Any] = {}
     stages: list[tuple[int, Path]] = []
-    for one in found:
-        program = one.program
+    for file in recognized:
+        program = file.program
         if program.convert != first.program.convert:
             raise ValueError(
-                f"{one.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
+                f"{file.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
                 "them one after the other"
             )
         # Of stages there may be two files; of each other part one.
         if program.convert == "convert_minigpt3d" and program.role == "checkpoint":
-            stages.append((one.settings["order"], one.path))
+            stages.append((file.settings["order"], file.path))
             continue
         if program.role in arguments:
-            raise ValueError(f"{one.path}: a second file of {program.title} as {program.role}; expected one")
-        arguments |= {program.role: one.path, **one.settings}
+            raise ValueError(f"{file.path}: a second file of {program.title} as {program.role}; expected one")
+        arguments |= {program.role: file.path, **file.settings}
     if first.program.convert != "convert_minigpt3d":
         if "checkpoint" not in arguments:
             raise ValueError(f"{first.path}: a head of {first.program.title} alone; give the file of its encoder too")

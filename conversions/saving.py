@@ -3,62 +3,131 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
-from hf_any3d.conversions.checkpoints import account, listed
-from hf_any3d.utils.atomic_files import claim, remove_temporaries, temporary_path
+from hf_any3d.conversions.checkpoints import account, errors_about, listed
+from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
+from hf_any3d.model_card.subject import Subject
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Types that floats can be stored in, by name."""
+_DTYPES = ("float32", "bfloat16", "float16")
 # The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
 _SHARD = "1GB"
 # Largest difference between copies of the same float32 numbers.
 _EQUAL = 1e-6
 
 
+def dtype_of(name: str) -> torch.dtype:
+    """Return a type that floats can be stored in."""
+    if name not in _DTYPES:
+        raise ValueError(f"dtype={name!r}; expected one of {', '.join(map(repr, _DTYPES))}")
+    return getattr(torch, name)
+
+
 @contextmanager
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary directory that is renamed to `output` at the end, or removed after an error.
 
-    Args:
-        output: The final directory; it must be new or empty.
-
     Raises:
-        FileExistsError: It is not empty, or a symbolic link.
-        BlockingIOError: Another process is writing it.
-        OSError: It cannot be written, as on a full disk.
+        FileExistsError: `output` is not empty, or a symbolic link.
     """
     output = Path(output).absolute()
-    if output.is_symlink():
-        raise FileExistsError(f"{output}: is a symbolic link to {os.readlink(output)}; give a new directory")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output}: exists already and is not empty; give a new directory")
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise FileExistsError(f"{output}: exists already and is not an empty directory; give a new one")
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Two conversions into one directory would remove each other's temporary files.
-    with claim(output.with_name(f".{output.name}.lock"), output):
-        remove_temporaries(output.parent, output.name)
-        temporary = temporary_path(output)
-        temporary.mkdir()
-        try:
-            yield temporary
-            os.replace(temporary, output)
-        except SafetensorError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise OSError(f"{output}: cannot be written ({error})") from error
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+    remove_abandoned(output.parent)
+    temporary = temporary_path(output)
+    temporary.mkdir()
+    try:
+        yield temporary
+        os.replace(temporary, output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_converted(
+    output: str | os.PathLike,
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    state: Mapping[str, torch.Tensor],
+    processor: ProcessorMixin | PointCloudProcessor,
+    sources: Mapping[str, Path],
+    takes: str,
+    sections: Mapping[str, str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    tied: Collection[str] = (),
+    generation: GenerationConfig | None = None,
+) -> dict[str, Any]:
+    """Compare tensors with those of a model, and write model, processor and card.
+
+    Tensors go from file to file, without a model in memory.
+
+    Args:
+        output: Directory to create.
+        model_class: Class of the model.
+        config: Its config.
+        state: Its tensors.
+        processor: Its processor.
+        sources: The authors' files, by what they hold.
+        takes: Sentences of the card that follow "It takes".
+        sections: Sections of the card, title to text.
+        dtype: Type to store floats in.
+        tied: Tensors that transformers stores under another name.
+        generation: Settings of generation.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+    """
+    files = " and ".join(map(str, sources.values()))
+    with errors_about(files):
+        with torch.device("meta"), no_init_weights():
+            model = model_class(config)
+            model.tie_weights()
+        account(files, state, model.state_dict())
+    with new_directory(output) as directory, errors_about(files):
+        stored = {name: tensor for name, tensor in state.items() if name not in tied}
+        save_weights(directory, model_class.__name__, config, stored, dtype)
+        processor.save_pretrained(directory)
+        if generation is not None:
+            generation.save_pretrained(directory)
+        num_points = processor.num_points if getattr(processor, "returns_num_points", False) else None
+        listed_files = "\n".join(describe_source(what, [file]) for what, file in sources.items())
+        them = "them" if len(sources) > 1 else "it"
+        write_card(
+            directory,
+            Path(output).name,
+            Subject.from_model(model, num_points=num_points),
+            f"These are weights of the authors, {CONVERTED}. It takes {takes}",
+            {
+                **sections,
+                "Quality": "The converted model was not evaluated.",
+                "Source": f"{listed_files}\n\nEvery tensor of {them} is accounted for.",
+            },
+        )
+    return facts_of(output, model)
+
+
+def facts_of(output: str | os.PathLike, model: PreTrainedModel) -> dict[str, Any]:
+    """Return what the conversion of a model tells: `output`, `model`, `parameters`, `bytes`."""
+    return {
+        "output": os.fspath(output),
+        "model": type(model).__name__,
+        "parameters": model.num_parameters(),
+        "bytes": stored_bytes(output),
+    }
 
 
 def save_weights(
@@ -68,14 +137,9 @@ def save_weights(
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> None:
-    """Write what `from_pretrained` opens: config.json and safetensors files.
+    """Write what `from_pretrained` opens, config.json and safetensors files, with floats of a dtype.
 
-    Args:
-        directory: Existing directory to write to.
-        architecture: Name of the model's class.
-        config: The model's config; its class and dtype are set.
-        tensors: The state dict of the model.
-        dtype: Type to store floats in; integers stay as they are.
+    The config gets the class and the dtype.
 
     Raises:
         ValueError: A number is too large for the dtype.
@@ -105,14 +169,7 @@ def check_frozen(
     frozen: Mapping[str, torch.Tensor],
     option: str,
 ) -> None:
-    """Check that the frozen tensors of a checkpoint are those of a named encoder.
-
-    Args:
-        checkpoint: The file that they came from.
-        name: The encoder.
-        expected: Its tensors.
-        frozen: Those in the checkpoint, under the same names.
-        option: The command line's option for the encoder.
+    """Check that the frozen tensors of a checkpoint are those of a named encoder, the value of an option.
 
     Raises:
         ValueError: Tensors are missing, left over, of another shape or have other values; they are listed.
@@ -132,13 +189,16 @@ def check_frozen(
 
 def wrong_fields(config: PreTrainedConfig, expected: Mapping[str, Any]) -> list[str]:
     """Describe the fields of an encoder's config that have other values than a checkpoint requires."""
-    found = {name: getattr(config, name, None) for name in expected}
-    return [f"{name}={found[name]!r}, expected {value!r}" for name, value in expected.items() if found[name] != value]
+    values = {name: getattr(config, name, None) for name in expected}
+    return [
+        f"{name}={values[name]!r}, expected {value!r}" for name, value in expected.items() if values[name] != value
+    ]
 
 
 def stored_bytes(directory: str | os.PathLike) -> int:
-    """Return the total size of the files in a directory."""
-    return sum(file.stat().st_size for file in Path(directory).rglob("*") if file.is_file())
+    """Return the size of a file, or of the files in a directory."""
+    path = Path(directory)
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:

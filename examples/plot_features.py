@@ -19,7 +19,7 @@ from transformers import pipeline
 
 import hf_any3d  # noqa: F401  registers models and pipelines
 from hf_any3d.data import load_point_dataset
-from hf_any3d.visualization.show import METHODS, project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.show import METHODS, project_features, write_feature_map
 
 FEATURES = ("pooled", "class_token", "tokens")
 
@@ -36,6 +36,28 @@ def extract_features(model: str, rows: Dataset, feature: str, batch_size: int) -
     extract = pipeline("point-cloud-feature-extraction", model=model)
     answers = extract(rows, batch_size=batch_size)
     return np.stack([answer[feature].mean(axis=0) if feature == "tokens" else answer[feature] for answer in answers])
+
+
+def same_class_share(features: np.ndarray, labels: np.ndarray) -> float:
+    """Return the share of clouds whose nearest neighbor, by cosine of the features, has the same class.
+
+    It measures the features themselves, without the distortion of a map.
+
+    Args:
+        features: (clouds, width), at least two.
+        labels: (clouds,) class numbers.
+    """
+    unit = np.asarray(features, dtype=np.float64)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    labels, hits = np.asarray(labels), 0
+    # A matrix of all pairs would not fit into memory for large datasets.
+    for start in range(0, len(unit), 1024):
+        rows = np.arange(start, min(start + 1024, len(unit)))
+        similarity = unit[rows] @ unit.T  # (rows, clouds)
+        # A cloud is not its own neighbor.
+        similarity[np.arange(len(rows)), rows] = -np.inf
+        hits += int((labels[similarity.argmax(axis=1)] == labels[rows]).sum())
+    return hits / len(unit)
 
 
 def main(arguments: list[str] | None = None) -> None:

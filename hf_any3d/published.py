@@ -22,11 +22,11 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage] of the hub's client
 from huggingface_hub.utils import WeakFileLock
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
@@ -95,15 +95,15 @@ def open_published(
         OSError: The hub cannot be reached, and the cache does not have it.
     """
     hub = {key: kwargs[key] for key in ("token", "local_files_only") if key in kwargs}
-    found = _find(name, size, revision, accept_license, cache_dir, hub)
+    converted = _find(name, size, revision, accept_license, cache_dir, hub)
     # The config knows which of the classes was converted; callers do not have to.
-    (saved_class,) = json.loads((found.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
+    (saved_class,) = json.loads((converted.directory / CONFIG_NAME).read_text(encoding="utf-8"))["architectures"]
     model_class = getattr(importlib.import_module("hf_any3d"), saved_class)
-    if found.name is None:
-        return model_class.from_pretrained(found.directory, **kwargs)
+    if converted.name is None:
+        return model_class.from_pretrained(converted.directory, **kwargs)
     # By its name, since adapters and reports must name what other machines find too.
-    _OPENED[found.name, found.revision] = found.directory
-    return model_class.from_pretrained(found.name, revision=found.revision, **kwargs)
+    _OPENED[converted.name, converted.revision] = converted.directory
+    return model_class.from_pretrained(converted.name, revision=converted.revision, **kwargs)
 
 
 def published_directory(
@@ -120,13 +120,7 @@ def published_directory(
 
 
 def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path:
-    """Return the directory of a published name, which is looked up on the hub once per process.
-
-    Args:
-        name: Name in the table of published checkpoints, with `:size` where there are several.
-        revision: Branch, tag or commit.
-        **hub: `token` and `local_files_only`.
-    """
+    """Return the directory of a published name, which is looked up on the hub once per process."""
     revision = getattr(revision, "resolved", revision)  # transformers looks commits up at the start of a load
     key = (name, revision)
     if key not in _OPENED or not _OPENED[key].is_dir():
@@ -135,14 +129,8 @@ def opened_directory(name: str, revision: str | None = None, **hub: Any) -> Path
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A converted checkpoint.
-
-    Args:
-        directory: The converted model.
-        name: Name of the repository, with the size; None for a file of this machine.
-        revision: Its commit.
-    """
+class _Converted:
+    """A converted checkpoint."""
 
     directory: Path
     name: str | None = None
@@ -156,7 +144,7 @@ def _find(
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
     hub: Mapping[str, Any],
-) -> _Found:
+) -> _Converted:
     path, text = Path(name), os.fspath(name)
     if path.is_file():
         if revision is not None:
@@ -182,7 +170,7 @@ def _from_hub(
     accept_license: bool,
     cache_dir: str | os.PathLike | None,
     hub: Mapping[str, Any],
-) -> _Found:
+) -> _Converted:
     repository, size, published = find_published(name, size)
     file, system = published.files[size], published.system
     folder = _cache(cache_dir) / repository.replace("/", "--")
@@ -194,23 +182,29 @@ def _from_hub(
         directory = folder / f"{version.checksum}{of_parts}-{_LAYOUT}{_title(size)}"
         if not _is_whole(directory):
             hub_cache = None if cache_dir is None else Path(cache_dir) / "hub"
-            fetch = partial(download, commit=version.commit, cache_dir=hub_cache, hub=hub)
-            original = fetch(repository, file.path, checksum=version.checksum)
-            parts = {name: fetch_part(repository, part, fetch, version, hub) for name, part in file.parts.items()}
             record = {"name": repository, "file": file.path, "revision": version.commit}
             with ExitStack() as stack:
-                for name, part in file.borrowed.items():
-                    parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
+                try:
+                    original = download(repository, file.path, version, hub_cache, hub)
+                    parts = {
+                        name: fetch_part(repository, part, version.commit, hub_cache, hub)
+                        for name, part in file.parts.items()
+                    }
+                    for name, part in file.borrowed.items():
+                        parts[name] = stack.enter_context(borrowed_part(part, folder, hub_cache, hub))
+                except HTTPError as error:
+                    problem = f"the download failed ({type(error).__name__}: {error}); call again to continue it"
+                    raise OSError(f"{repository}: {problem}") from error
                 _convert(original, directory, system, size, published, record, {**parts, **file.options})
         show_license(repository, system, folder)
     public = repository if size is None else f"{repository}{SIZE_MARK}{size}"
-    return _Found(directory, public, version.commit)
+    return _Converted(directory, public, version.commit)
 
 
 # Files on this machine.
 
 
-def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Found:
+def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
     system = _system_of(path)
     candidates = [published for published in PUBLISHED.values() if published.system is system]
     if all(file.parts for published in candidates for file in published.files.values()):
@@ -232,7 +226,7 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
         if size is not None and published is not None:
             _check_config(path, directory, published, size)
         show_license(system.title, system, folder / system.title)
-    return _Found(directory)
+    return _Converted(directory)
 
 
 def _system_of(path: Path) -> System:
@@ -276,20 +270,16 @@ def _convert(
 
 
 def _check_config(original: Path, directory: Path, published: Published, size: str | None) -> None:
-    """Check that a converted model has the size that was asked for.
-
-    Raises:
-        ValueError: It has not; names the size that it has.
-    """
+    """Check that a converted model has the size that was asked for."""
     config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
 
     def wrong(file: PublishedFile) -> dict[str, Any]:
         return {name: config.get(name) for name, value in file.config.items() if config.get(name) != value}
 
-    if not (found := wrong(published.files[size])):
+    if not (others := wrong(published.files[size])):
         return
-    seen = ", ".join(f"{name}={value!r}" for name, value in found.items())
-    expected = ", ".join(f"{name}={published.files[size].config[name]!r}" for name in found)
+    seen = ", ".join(f"{name}={value!r}" for name, value in others.items())
+    expected = ", ".join(f"{name}={published.files[size].config[name]!r}" for name in others)
     like = next((other for other, file in published.files.items() if other is not None and not wrong(file)), None)
     hint = "" if like is None else f"; it has the size {like!r}"
     what = "the checkpoint published there" if size is None else f"size {size!r}"
@@ -321,10 +311,8 @@ def _is_whole(directory: Path) -> bool:
     """Return whether there is a converted model whose files are as they were written."""
     if not directory.is_dir():
         return False
-    if not (directory / CHECKSUMS).exists():  # converted by an earlier version
-        return True
-    known, found = read_json_object(directory / CHECKSUMS), _checksums(directory)
-    damaged = [name for name in known if found.get(name) != known[name]] if known else [CHECKSUMS]
+    written, checksums = read_json_object(directory / CHECKSUMS), _checksums(directory)
+    damaged = [name for name in written if checksums.get(name) != written[name]] if written else [CHECKSUMS]
     if damaged:
         logger.warning("%s: %s is damaged; the published file is converted again", directory, damaged[0])
     return not damaged

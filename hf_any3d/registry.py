@@ -293,25 +293,13 @@ def task_of_class(name: str) -> str | None:
 
 
 def pipeline_task(architectures: Sequence[str] | None) -> str:
-    """Return the task of the pipeline for a saved model; feature extraction for models without a head.
-
-    Args:
-        architectures: Names of classes, as in its config.
-    """
+    """Return the task of the pipeline for a saved model; feature extraction for models without a head."""
     task = task_of_class((architectures or [""])[0])
     return task if task is not None and TASKS[task].pipeline else FEATURES
 
 
 def check_model_type(where: object, model_type: object) -> None:
-    """Check that a model's type is one of this package.
-
-    Args:
-        where: The model, for the message.
-        model_type: Found in its config.
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Check that a model's type is one of this package."""
     if model_type not in MODEL_TYPES:
         known = ", ".join(sorted(MODEL_TYPES))
         raise ValueError(f"{where}: model_type {model_type!r} is not of this package; expected {known}")

@@ -1,8 +1,8 @@
-"""The one place where a library around these models takes part: when they are opened by a name, saved and pushed.
+"""What the package around these models does when one is opened by a name, saved or pushed.
 
-This package knows neither the hub nor model cards. `hf_any3d.integration.registration` passes a `Library` that does to
-`set_library`; the mixins below ask it, and all models, configs and processors have one of them. It is loaded when it
-is first asked, so that nothing depends on what else was imported before.
+`modeling` knows neither the hub nor model cards. `hf_any3d.integration.registration` passes `Hooks` that do to
+`set_hooks`; the mixins below, of which all models, configs and processors have one, ask `hooks()`. That imports the
+registration when it is first asked, so that nothing depends on what else was imported before.
 """
 
 from __future__ import annotations
@@ -17,33 +17,20 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.config_checks import (
-    check_settings_files,
-    check_stored_fields,
-    read_settings,
-    stored_settings,
-)
+from hf_any3d.modeling.config_checks import stored_settings
 
 
 class ModelWarning(UserWarning):
     """Says something of a model, whatever its input."""
 
 
-def _nothing(*_: Any) -> None:
-    return None
-
-
 def _no_weights(name: str, revision: str | None) -> tuple[Path, str | None]:
     raise FileNotFoundError(f"no directory {name}, and revision {revision or 'main'} of it cannot be looked up")
 
 
-def _no_references(*_: Any) -> dict[str, str]:
-    return {}
-
-
 @dataclass(frozen=True)
-class Library:
-    """Functions of a library around these models. Those by default do nothing, so that models work by themselves.
+class Hooks:
+    """Functions that are called when models are opened, saved and pushed; by default they do nothing.
 
     Args:
         check_name: Raise an error if a name must not, or cannot, be looked up on the hub. Given: the first argument of
@@ -56,29 +43,29 @@ class Library:
             adapter was saved; the directory; the repository that the directory is about to be pushed to, or None.
     """
 
-    check_name: Callable[[Any, Mapping[str, Any]], None] = _nothing
+    check_name: Callable[[Any, Mapping[str, Any]], None] = lambda *_: None
     find_weights: Callable[[str, str | None], tuple[Path, str | None]] = _no_weights
-    code_references: Callable[[type, tuple[str, ...]], dict[str, str]] = _no_references
-    describe: Callable[[Any, str | os.PathLike, str | None], None] = _nothing
+    code_references: Callable[[type, tuple[str, ...]], dict[str, str]] = lambda *_: {}
+    describe: Callable[[Any, str | os.PathLike, str | None], None] = lambda *_: None
 
 
-# What sets the library, by its name: this package imports nothing around it.
+# What sets the hooks, by its name: this package imports nothing around it.
 _REGISTRATION = "hf_any3d.integration.registration"
-_library: Library | None = None
+_hooks: Hooks | None = None
 
 
-def set_library(library: Library) -> None:
-    """Set the library that all models, configs and processors ask from now on."""
-    global _library
-    _library = library
+def set_hooks(functions: Hooks) -> None:
+    """Set the functions that all models, configs and processors call from now on."""
+    global _hooks
+    _hooks = functions
 
 
-def library() -> Library:
-    """Return the library that was set; where PEFT or SciPy is not installed, one that does nothing."""
+def hooks() -> Hooks:
+    """Return the functions that were set; where PEFT or SciPy is not installed, some that do nothing."""
     # Looked for before: what registers would be imported in vain up to the point where one of them is missing.
-    if _library is None and all(map(importlib.util.find_spec, ("peft", "scipy"))):
+    if _hooks is None and all(map(importlib.util.find_spec, ("peft", "scipy"))):
         importlib.import_module(_REGISTRATION).register()
-    return _library or Library()
+    return _hooks or Hooks()
 
 
 class LibraryModelMixin:
@@ -93,17 +80,15 @@ class LibraryModelMixin:
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> Any:
-        """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
+        """Load a model as `PreTrainedModel.from_pretrained` does.
 
         Raises:
             FileNotFoundError: If the name looks like a path, and nothing is there.
             OSError: If the hub may not be used, and the repository is not in its cache.
             EncoderMismatchError: If pretrained weights differ from those that the model was trained with.
-            ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
-                defines, or are not finite; the message names them.
-            TypeError: If an argument is unknown.
+            ValueError: If weights of the saved model are missing or cannot be used; the message names them.
         """
-        library().check_name(pretrained_model_name_or_path, kwargs)
+        hooks().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
@@ -116,23 +101,23 @@ class LibraryModelMixin:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)
         if kwargs.get("is_main_process", True):
-            library().describe(self, save_directory, None)
+            hooks().describe(self, save_directory, None)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put the repository's card here, or its empty template where there is none.
-        library().describe(self, working_dir, repo_id)
+        hooks().describe(self, working_dir, repo_id)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 class LibrarySettingsMixin:
-    """For configs and processors: names and stored settings are checked, and saved ones refer to the library."""
+    """For configs and processors: names are checked, and saved ones say which package to install."""
 
     # Names of the auto classes that load it.
     _opened_by: ClassVar[tuple[str, ...]] = ("AutoConfig",)
 
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Write the JSON file of `save_pretrained`, with the reference to the library."""
-        if references := library().code_references(type(self), self._opened_by):
+        """Write the JSON file of `save_pretrained`, with the reference to the package."""
+        if references := hooks().code_references(type(self), self._opened_by):
             self.auto_map = references
         try:
             super().to_json_file(json_file_path, *args, **kwargs)
@@ -146,32 +131,16 @@ class LibrarySettingsMixin:
         Raises:
             FileNotFoundError: If the name looks like a path, and nothing is there.
             OSError: If the hub may not be used, and the repository is not in its cache.
-            ValueError: If stored settings are damaged or impossible; names the directory, and the file and field.
+            ValueError: If stored settings are impossible; names the directory.
         """
         name = pretrained_model_name_or_path
-        library().check_name(name, kwargs)
-        check_settings_files(Path(name, kwargs.get("subfolder") or ""))
+        hooks().check_name(name, kwargs)
         with stored_settings(name):
             return super().from_pretrained(name, *args, **kwargs)
 
     @classmethod
-    def from_json_file(cls, json_file: str | os.PathLike) -> Any:
-        """Build from a file that `to_json_file` wrote; equal to what was written.
-
-        Raises:
-            ValueError: If it is damaged, or a setting is impossible; names the file.
-        """
-        with stored_settings(json_file):
-            return cls.from_dict(read_settings(json_file))
-
-    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build from the contents of such a file, without the reference.
-
-        Raises:
-            ValueError: If a setting is impossible.
-        """
+        """Build from the contents of a stored file, without the reference."""
         settings = {name: value for name, value in config_dict.items() if name != "auto_map"}
         with stored_settings(kwargs.get("name_or_path")):  # that of an auto class
-            check_stored_fields(settings)
             return super().from_dict(settings, **kwargs)

@@ -29,7 +29,6 @@ from transformers import AutoModel
 
 from hf_any3d.evaluation.classification import wilson_interval
 from hf_any3d.model_card.evaluation_reports import read_report
-from hf_any3d.modeling.config_checks import read_settings
 from studies import earlier_recipe
 from studies.adapter_methods import POINT_METHODS, PUBLISHED_POINTGST, TOKEN_METHODS
 from studies.adapter_runs import GENERATED, Run, train_and_measure
@@ -121,7 +120,7 @@ def _without_head(key: str, place: str, folder: Path) -> str:
     settings = Path(place) / "config.json"
     if key == "minilm" or not settings.is_file():
         return place
-    if not any("Classification" in name for name in read_settings(settings).get("architectures") or ()):
+    if not any("Classification" in name for name in json.loads(settings.read_text()).get("architectures") or ()):
         return place
     stored = folder / "encoders" / key
     if not stored.is_dir():

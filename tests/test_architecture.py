@@ -77,7 +77,7 @@ def test_packages_import_only_those_above_them_in_the_table():
 
 
 def test_models_know_neither_cards_nor_the_hub():
-    # Of this package they import themselves alone; `modeling.hooks` is where the library around them takes part.
+    # Of this package they import themselves alone; `modeling.hooks` is where the package around them takes part.
     files = {module: file for module, file in SOURCES.items() if module.startswith("hf_any3d.modeling")}
     imported = {name for file in files.values() for name in imports(file)}
     assert {name for name in imported if not name.startswith("hf_any3d.modeling")} == set()
@@ -86,7 +86,7 @@ def test_models_know_neither_cards_nor_the_hub():
         names = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
         assert "huggingface_hub" not in source and "PUBLISHED" not in names, module
         assert not {name for name in names if re.search(r"(^|_)card(_|$)|Card", name)}, module
-    users = [module for module, file in SOURCES.items() if "set_library(" in file.read_text(encoding="utf-8")]
+    users = [module for module, file in SOURCES.items() if "set_hooks(" in file.read_text(encoding="utf-8")]
     assert sorted(users) == ["hf_any3d.integration.registration", "hf_any3d.modeling.hooks"]
 
 

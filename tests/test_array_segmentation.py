@@ -1,7 +1,5 @@
 """The function for other programs: arrays in, labels, scores, names and colors out, as the pipelines give them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from transformers import pipeline
@@ -12,7 +10,6 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
 )
 from hf_any3d.processing.voxels import VOXEL_PRESETS
-from tests.errors import raises
 from tests.tiny_ptv3 import tiny_find3d, tiny_ptv3
 
 
@@ -92,61 +89,3 @@ def test_wrong_arguments_are_refused(scenes, tmp_path):
     tiny_ptv3(PointTransformerV3ForPointCloudClassification).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a model for point-cloud-classification; expected one for point-cloud-segm"):
         segment(**row, model=tmp_path)
-
-
-class Asked:
-    """Stands in for an open pipeline, and keeps what it is asked."""
-
-    def __init__(self, task="point-cloud-segmentation"):
-        self.task, self.asked = task, []
-        self.model = SimpleNamespace(config=SimpleNamespace(label_colors=["#ff0000", "#0000ff"]))
-
-    def label_names(self, *labels):
-        self.asked.append(labels)
-        return ["a", "b"]
-
-    def __call__(self, row, **given):
-        self.asked.append((list(row), given))
-        return {"labels": np.array([1, 0]), "scores": np.array([0.5, 1.0]), "more": 3}
-
-
-def test_every_argument_reaches_an_open_pipeline():
-    pipe, points = Asked(), np.eye(3)[:2]
-    found = segment(points, model=pipe)
-    assert pipe.asked == [(), (["points"], {"progress": False})] and type(found.names) is tuple
-    np.testing.assert_array_equal(found.colors, np.float32([[1, 0, 0], [0, 0, 1]]))
-    assert (found.labels.tolist(), found.scores.tolist(), found.names) == ([1, 0], [0.5, 1.0], ("a", "b"))
-    assert found.colors.dtype == np.float32
-    more = {"colors": points, "normals": points, "intensity": [1, 2], "ring": [3, 4]}
-    pipe.asked.clear()
-    segment(points, model=pipe, category="c", up_axis="z", max_points=9, votes=True, **more)
-    settings = {"category": "c", "up_axis": "z", "max_points": 9, "votes": True}
-    assert pipe.asked[1] == (["points", *more], {"progress": False, **settings})
-    named = Asked("zero-shot-point-cloud-segmentation")
-    segment(points, model=named, labels="a, b")
-    assert named.asked == [("a, b",), (["points"], {"progress": False, "candidate_labels": "a, b"})]
-    with raises(ValueError, naming="device='cpu' with an open pipeline"):
-        segment(points, model=pipe, device="cpu")
-    for name in more:
-        with pytest.raises(ValueError, match=f"^{name} has 1 rows; expected 2, one for each point$"):
-            segment(points, model=pipe, **more | {name: more[name][:1]})
-
-
-def test_the_two_models_that_were_used_last_stay_open(tmp_path, monkeypatch):
-    opened = []
-    monkeypatch.setattr(array_segmentation, "_open", type(array_segmentation._open)())
-    config = SimpleNamespace(architectures=["ActForSemanticSegmentation"])
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda name: config)
-    monkeypatch.setattr("transformers.pipeline", lambda *given, **more: opened.append((*given, more)) or len(opened))
-    for name in ("me/a", "me/b", "me/a", "me/c", "me/a", "me/b"):
-        array_segmentation._opened(name, "cpu")
-    settings = {"device": "cpu", "trust_remote_code": False}
-    assert opened == [("point-cloud-segmentation", {"model": f"me/{name}", **settings}) for name in "abcb"]
-    assert array_segmentation._opened("me/b", "cuda") == 5 and len(array_segmentation._open) == 2
-    # A directory is known by its files.
-    (tmp_path / "in").mkdir()
-    (tmp_path / "a").write_text("1")
-    first = array_segmentation._opened(tmp_path, None)
-    assert array_segmentation._opened(str(tmp_path), None) == first
-    (tmp_path / "b").touch()
-    assert array_segmentation._opened(tmp_path, None) == first + 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,20 +27,17 @@ class Copy:
             # With its caches of compiled files.
             shutil.copytree(ROOT / name, folder / name, symlinks=True)
         (folder / "examples").symlink_to(ROOT / "examples")  # hf_any3d/assets leads there
+        (folder / "tests").symlink_to(ROOT / "tests")
+        self.folder = folder
         programs = {name: add(folder) for name, add in ADDITIONS.items()}
-        # The installation of the checkout would come first, where it is a finder.
-        start = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in f'{f}{type(f)}'.lower()]\n"
-        start += f"import hf_any3d; assert hf_any3d.__file__.startswith({str(folder)!r})\n"
-        start += """
+        done = self.run(f"""
+import contextlib, io, json, traceback
 from typer.testing import CliRunner
 from hf_any3d.cli import app
 def command(*words):
     done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == 0, f"{words}: {done.output}"
+    assert done.exit_code == 0, f"{{words}}: {{done.output}}"
     return done.stdout
-"""
-        each = f"""
-import contextlib, io, json, traceback
 results = {{}}
 for name, program in {programs!r}.items():
     printed = io.StringIO()
@@ -51,13 +49,18 @@ for name, program in {programs!r}.items():
     else:
         results[name] = [printed.getvalue(), ""]
 open("results.json", "w").write(json.dumps(results))
-"""
-        environment = {**os.environ, "PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", start + each], cwd=folder, env=environment, capture_output=True, text=True
-        )
+""")
         assert done.returncode == 0, done.stderr
         self.results = json.loads((folder / "results.json").read_text())
+
+    def run(self, program: str) -> subprocess.CompletedProcess:
+        """Run a program on the copy, in a process of its own."""
+        # The installation of the checkout would come first, where it is a finder.
+        start = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in f'{f}{type(f)}'.lower()]\n"
+        program += f"import hf_any3d; assert hf_any3d.__file__.startswith({str(self.folder)!r})\n"
+        environment = {**os.environ, "PYTHONPATH": str(self.folder), "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-c", start + program]
+        return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
 
     def printed(self, addition: str) -> str:
         """Return what the program of an addition printed."""
@@ -221,101 +224,50 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 
 
 def add_model(folder: Path) -> str:
-    own = folder / "modeling/mean_point"
-    own.mkdir()
-    (own / "configuration_mean_point.py").write_text(
-        "from transformers import PreTrainedConfig\n"
-        "from hf_any3d.modeling.hooks import LibrarySettingsMixin\n"
-        "class MeanPointConfig(LibrarySettingsMixin, PreTrainedConfig):\n"
-        "    model_type = 'mean_point'\n"
-        "    in_channels: int = 3\n"
-    )
-    (own / "modeling_mean_point.py").write_text(
-        "from torch import nn\n"
-        "from transformers import PreTrainedModel\n"
-        "from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput\n"
-        "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
-        "from hf_any3d.modeling.layers.tasks import classification_loss\n"
-        "from hf_any3d.modeling.hooks import LibraryModelMixin\n"
-        "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
-        "class MeanPointPreTrainedModel(LibraryModelMixin, PreTrainedModel):\n"
-        "    config_class = MeanPointConfig\n"
-        "    base_model_prefix = 'mean_point'\n"
-        "    main_input_name = 'points'\n"
-        "    accepts_loss_kwargs = False\n"
-        "class MeanPointModel(MeanPointPreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        self.linear = nn.Linear(config.in_channels, 8)\n"
-        "        self.post_init()\n"
-        "    @strict_forward\n"
-        "    def forward(self, points):\n"
-        "        states = self.linear(points)\n"
-        "        return BaseModelOutputWithPooling(states, states.mean(dim=1))\n"
-        "class MeanPointForPointCloudClassification(MeanPointPreTrainedModel):\n"
-        "    def __init__(self, config):\n"
-        "        super().__init__(config)\n"
-        "        self.mean_point = MeanPointModel(config)\n"
-        "        self.classifier = nn.Linear(8, config.num_labels)\n"
-        "        self.post_init()\n"
-        "    @strict_forward\n"
-        "    def forward(self, points, labels=None):\n"
-        "        logits = self.classifier(self.mean_point(points, return_dict=True).pooler_output)\n"
-        "        return SequenceClassifierOutput(classification_loss(logits, labels, self.config), logits)\n"
-    )
-    names = "MeanPointForPointCloudClassification", "MeanPointModel"
-    (own / "__init__.py").write_text(
-        "from hf_any3d.modeling.mean_point.configuration_mean_point import MeanPointConfig\n"
-        f"from hf_any3d.modeling.mean_point.modeling_mean_point import {', '.join(names)}\n"
-    )
-    add_line(
-        folder / "hf_any3d/__init__.py", "# The classes of models", "    from hf_any3d.modeling.mean_point import *"
-    )
-    heads = '{"point-cloud-classification": ("MeanPointForPointCloudClassification",)}'
-    entry = f'    "mean_point": ModelType("mean_point", "MeanPointConfig", "MeanPointModel", {heads}),'
-    add_line(folder / "hf_any3d/registry.py", "MODEL_TYPES = {", entry)
-    method = "    'mean_point': Method('Mean point', None, ('mean_point',), 'It reads the mean point'),"
-    add_line(folder / "hf_any3d/model_card/descriptions.py", "METHODS = {", method)
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"`([\w./]+)`:\n\n<!--[^>]+-->\n```python\n(.*?)```$", page, flags=re.M | re.S)
+    *files, (registry, entry) = blocks
+    for name, text in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    add_line(folder / registry, "MODEL_TYPES = {", entry.rstrip())
     add_conversion(folder)
-    program = f"""
+    return f"""
 import hf_any3d, json, torch
-from transformers import AutoConfig, AutoModel, pipeline
-model = hf_any3d.AutoModelForPointCloudClassification.from_config(AutoConfig.for_model("mean_point"))
-assert isinstance(model, hf_any3d.MeanPointForPointCloudClassification)
-model.save_pretrained("mean")
-hf_any3d.PointCloudProcessor(num_points=4).save_pretrained("mean")
-assert "It reads the mean point. Method: Mean point." in open("mean/README.md").read()
-assert type(AutoModel.from_pretrained("mean")).__name__ == "MeanPointModel"
-assert len(pipeline("point-cloud-classification", model="mean")(torch.rand(4, 3), top_k=None)) == 2
-facts = json.loads(command("info", "mean", "--json"))
-print(facts["class"], facts["total parameters"], facts["tokens"])
-print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "mean", "--json"))))
-command("train", "dice", "--model_type", "mean_point", *{SMALL!r}, "--output", "mean_die")
-print(list(json.loads(command("evaluate", "mean_die", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
-torch.save({{"mean.weight": torch.ones(8, 3), "mean.bias": torch.ones(8)}}, "mean.pth")
-command("convert", "mean.pth", "--output", "converted")
-print(AutoModel.from_pretrained("converted").linear.weight.sum().item())
+from transformers import AutoModel, pipeline
+size = {{"hidden_sizes": [8, 6], "num_neighbors": 2, "head_widths": [4]}}
+command("train", "dice", "--model_type", "dgcnn", "--model_config", json.dumps(size), *{SMALL!r}, "--output", "edges")
+print(list(json.loads(command("evaluate", "edges", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
+classify = pipeline("point-cloud-classification", model="edges")
+print(type(classify.model).__name__, len(classify(torch.rand(4, 3), top_k=None)))
+print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "edges", "--no-unknown", "--json"))))
+facts = json.loads(command("info", "edges", "--json"))
+print(facts["class"], facts["total parameters"] == sum(p.numel() for p in classify.model.parameters()))
+state = classify.model.dgcnn.state_dict()
+torch.save({{f"edges.{{name}}": tensor for name, tensor in state.items()}}, "edges.pth")
+command("convert", "edges.pth", "--output", "converted")
+opened = AutoModel.from_pretrained("converted")
+print(type(opened).__name__, all(torch.equal(opened.state_dict()[name], state[name]) for name in state))
 """
-    return program
 
 
 def add_conversion(folder: Path) -> None:
-    own = folder / "conversions/mean_point"
+    own = folder / "conversions/dgcnn"
     own.mkdir()
     (own / "__init__.py").write_text("")
     (own / "convert.py").write_text(
         "from hf_any3d.conversions.checkpoints import read_checkpoint\n"
-        "from hf_any3d.modeling.mean_point import MeanPointConfig, MeanPointModel\n"
-        "def convert_mean_point(checkpoint, output):\n"
+        "from hf_any3d.modeling.dgcnn import DGCNNConfig, DGCNNModel\n"
+        "def convert_dgcnn(checkpoint, output):\n"
         "    state = read_checkpoint(checkpoint, ())\n"
-        "    model = MeanPointModel(MeanPointConfig())\n"
-        "    model.load_state_dict({name.replace('mean.', 'linear.'): state[name] for name in state})\n"
+        "    model = DGCNNModel(DGCNNConfig(hidden_sizes=(8, 6), num_neighbors=2))\n"
+        "    model.load_state_dict({name.replace('edges.', ''): state[name] for name in state})\n"
         "    model.save_pretrained(output)\n"
         "    return {'output': str(output)}\n"
     )
-    names = "from hf_any3d.conversions.mean_point.convert import convert_mean_point as convert_mean_point"
+    names = "from hf_any3d.conversions.dgcnn.convert import convert_dgcnn as convert_dgcnn"
     add_line(folder / "conversions/__init__.py", "if TYPE_CHECKING", f"    {names}")
-    row = '    Program("Mean point", "convert_mean_point", _marked("mean[.]")),'
+    row = '    Program("DGCNN", "convert_dgcnn", _marked("edges[.]")),'
     add_line(folder / "conversions/programs.py", "PROGRAMS = (", row)
 
 
@@ -324,13 +276,10 @@ def add_peft_method(folder: Path) -> str:
     own.mkdir()
     (own / "config.py").write_text(
         "from dataclasses import dataclass\n"
-        "from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type\n"
-        "SCALE_OUTPUTS = extend_peft_type('SCALE_OUTPUTS')\n"
+        "from hf_any3d.tuners.tuners_utils import EncoderLayersConfig\n"
         "@dataclass\n"
         "class ScaleOutputsConfig(EncoderLayersConfig):\n"
-        "    def __post_init__(self):\n"
-        "        super().__post_init__()\n"
-        "        self.peft_type = SCALE_OUTPUTS\n"
+        "    method = 'SCALE_OUTPUTS'\n"
     )
     (own / "layer.py").write_text(
         "import torch\n"
@@ -338,14 +287,11 @@ def add_peft_method(folder: Path) -> str:
         "from hf_any3d.tuners.tuners_utils import WrappedModule\n"
         "class ScaleOutputsLayer(WrappedModule):\n"
         "    adapter_layer_names = ('scale_outputs_factor',)\n"
-        "    merge_error = 'it is no linear layer'\n"
         "    def __init__(self, base_layer):\n"
         "        super().__init__(base_layer)\n"
         "        self.scale_outputs_factor = nn.ParameterDict()\n"
-        "    def update_layer(self, adapter_name, config):\n"
+        "    def build(self, adapter_name, config):\n"
         "        self.scale_outputs_factor[adapter_name] = nn.Parameter(torch.ones(1))\n"
-        "        self._move_adapter_to_device_of_base_layer(adapter_name)\n"
-        "        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)\n"
         "    def forward(self, *args, **kwargs):\n"
         "        output = self.base_layer(*args, **kwargs)\n"
         "        for name in self._running_adapters():\n"
@@ -362,10 +308,10 @@ def add_peft_method(folder: Path) -> str:
         "    tuner_layer_cls = ScaleOutputsLayer\n"
     )
     (own / "__init__.py").write_text(
-        "from peft.utils import register_peft_method\n"
         "from hf_any3d.tuners.scale_outputs.config import ScaleOutputsConfig\n"
         "from hf_any3d.tuners.scale_outputs.model import ScaleOutputsModel\n"
-        "register_peft_method(name='scale_outputs', config_cls=ScaleOutputsConfig, model_cls=ScaleOutputsModel)\n"
+        "from hf_any3d.tuners.tuners_utils import register_method\n"
+        "register_method(ScaleOutputsConfig, ScaleOutputsModel)\n"
     )
     line = "from hf_any3d.tuners.scale_outputs import ScaleOutputsConfig"
     add_line(folder / "hf_any3d/tuners/__init__.py", "tuners.prompt_tokens import", line)
@@ -410,8 +356,18 @@ def test_a_head_is_in_three_files_and_the_text_of_its_task(copy):
 
 
 def test_a_model_is_its_folder_and_an_entry(copy):
-    name = "MeanPointForPointCloudClassification"
-    assert copy.printed("model").split("\n")[:4] == [f"{name} 50 None", "1", "['test']", "24.0"]
+    name = "DGCNNForPointCloudClassification"
+    assert copy.printed("model").split("\n")[:5] == ["['test']", f"{name} 2", "1", f"{name} True", "DGCNNModel True"]
+
+
+def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
+    suites = [f"tests/common/test_{name}.py" for name in ("models", "gradients", "problem_types", "export")]
+    words = [*suites, "-k", "DGCNN", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # A head with other base classes needs a line in tests/common/models.py.
+    replace(copy.folder / "hf_any3d/registry.py", ' "Any2PointForPointCloudRegression"', "")
+    done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")
+    assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
+    assert done.stdout.count(".") > 60
 
 
 def test_a_peft_method_is_a_folder_and_an_import(copy):

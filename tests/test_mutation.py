@@ -1,7 +1,5 @@
 """The mutation run itself: it finds the changes it should, and tells noticed ones from survivors."""
 
-import ast
-import hashlib
 import json
 import os
 import subprocess
@@ -11,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation import running
-from tests.mutation.mutants import ROOT, Mutant, _places, draw, find_mutants, package_of, source_files
-from tests.mutation.recording import known_rows
-from tests.mutation.running import choose_tests, compile_by_content, read_recording, summarize
+from tests.mutation.mutants import ROOT, _places, draw, find_mutants, package_of, source_files
+from tests.mutation.running import compile_by_content, summarize
 
 SOURCE = '''"""Docstring."""
 from dataclasses import dataclass
@@ -68,13 +64,6 @@ def test_every_kind_of_change_is_found_once(mutants):
     ]
 
 
-def test_a_change_alters_one_place_and_parses(mutants):
-    for mutant in mutants:
-        changed = mutant.apply(SOURCE)
-        ast.parse(changed)
-        assert changed != SOURCE and changed.count("\n") == SOURCE.count("\n")
-
-
 TENSORS = """
 def pool(tokens, centers, cache, x, y):
     key = (x, y)
@@ -105,60 +94,6 @@ def test_mistakes_with_tensors_and_keys_are_among_the_changes(tmp_path, kind, be
     assert len(found) == 1 and before in (found[0].before, None)
 
 
-def test_a_tuple_that_indexes_a_tensor_is_no_key(tmp_path):
-    (tmp_path / "file.py").write_text("def first(tokens):\n    return tokens[0, 1]\n", encoding="utf-8")
-    assert not [m for m in find_mutants(tmp_path / "file.py", tmp_path) if m.kind.startswith("drop key")]
-
-
-def test_changes_that_mean_the_same_are_left_alone(tmp_path):
-    text = (
-        "def ask(a, b):\n    if f(a, a):\n        return False\n    if f(a, b):\n        return True\n    return 0\n"
-    )
-    (tmp_path / "file.py").write_text(text, encoding="utf-8")
-    found = [(m.line, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path) if "not" not in m.text]
-    assert found == [(3, "True"), (4, "(f(b, a))"), (5, "return None"), (5, "False"), (6, "return None"), (6, "1")]
-
-
-PAGES = """
-LONGEST_NAME, MOST_POINTS, _FILES_AT_A_TIME = 50, 1_000, 8
-STEPS = 12
-
-
-def page(names, points, panels, wide=False):
-    if len(names) > LONGEST_NAME:
-        raise ValueError(names)
-    panels[-1].plot(points * 2, marker="o", markersize=4)
-    with gr.Row(elem_id="ask", scale=6, visible=wide):
-        for name in tqdm(names[3:], desc="names", leave=False):
-            bar.update(5)
-    act(points, inplace=True, show_progress="hidden", hint="Two words.")
-    load_libraries()
-    near = points < 0.25 if wide else {"help": "Two words."}
-    return names.plot(zip(names, points, strict=True), leave=9)
-"""
-
-
-def test_limits_layout_costs_progress_bars_and_strictness_are_left_alone(tmp_path):
-    (tmp_path / "file.py").write_text(PAGES, encoding="utf-8")
-    assert [(m.line, m.before, m.text) for m in find_mutants(tmp_path / "file.py", tmp_path)] == [
-        (3, "12", "24"),
-        (6, "False", "True"),
-        (7, "len(names) > LONGEST_NAME", "(not len(names) > LONGEST_NAME)"),
-        (8, "raise ValueError(names)", "pass"),
-        (9, "points * 2", "(points / 2)"),
-        (9, "2", "3"),
-        (10, 'gr.Row(elem_id="ask", scale=6, visible=wide)', "(gr.Row(elem_id='ask', scale=6))"),
-        (11, "3", "4"),
-        (13, 'act(points, inplace=True, show_progress="hidden", hint="Two words.")', "pass"),
-        (15, "wide", "(not wide)"),
-        (15, "0.25", "1.25"),
-        (16, "return names.plot(zip(names, points, strict=True), leave=9)", "return None"),
-        (16, "names.plot(zip(names, points, strict=True), leave=9)", "(names.plot(zip(names, points, strict=True)))"),
-        (16, "zip(names, points, strict=True)", "(zip(points, names, strict=True))"),
-        (16, "9", "18"),
-    ]
-
-
 def test_accepted_changes_exist():
     accepted = json.loads((ROOT / "tests/mutation/accepted.json").read_text(encoding="utf-8"))
     paths = {name.partition("::")[0] for name in accepted}
@@ -181,66 +116,6 @@ def test_the_sample_is_the_same_for_a_seed_and_every_package_has_its_share():
         assert mutant.before == " ".join(
             (ROOT / mutant.path).read_text(encoding="utf-8")[mutant.start : mutant.end].split()
         )
-
-
-def test_tests_of_the_mirrored_folder_come_first_then_others_that_enter_the_function(tmp_path):
-    rows = [
-        {"test": "tests/a.py::slow", "seconds": 5.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
-        {"test": "tests/a.py::quick", "seconds": 1.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
-        {"test": "tests/a.py::other", "seconds": 0.1, "passed": True, "entered": []},
-        {"test": "tests/b.py::elsewhere", "seconds": 0.1, "passed": True, "entered": ["modeling/g.py::shrink"]},
-        {"test": "tests/a.py::endless", "seconds": 500.0, "passed": True, "entered": ["modeling/f.py::shrink"]},
-        {"test": "tests/a.py::broken", "seconds": 0.1, "passed": False, "entered": ["modeling/f.py::shrink"]},
-    ]
-    file = tmp_path / "recording.jsonl"
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    mutant = Mutant("modeling/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
-    tests = ["tests/a.py::quick", "tests/a.py::slow", "tests/a.py::other"]
-    assert choose_tests(mutant, read_recording(file)) == [(tests, pytest.approx(6.1))]
-    rows += [{**rows[1], "test": "tests/modeling/test_f.py::near"}, {**rows[3], "test": "tests/modeling/test_f.py::x"}]
-    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    near = ["tests/modeling/test_f.py::near", "tests/modeling/test_f.py::x"]
-    assert choose_tests(mutant, read_recording(file))[0] == (near, pytest.approx(1.1))
-    below = Mutant("modeling/g/f.py", "shrink", 1, "constant", 0, 1, "2", "1")
-    file.write_text(file.read_text().replace("modeling/f.py", "modeling/g/f.py"), encoding="utf-8")
-    assert choose_tests(below, read_recording(file))[0] == (near, pytest.approx(1.1))
-
-
-def test_tests_that_did_not_fit_come_last_of_all_files_by_turns():
-    def row(test, seconds):
-        return {"test": test, "seconds": seconds, "entered": ["hf_any3d/data/a.py::f"]}
-
-    near = [row(f"tests/data/test_a.py::near_{number}", 4.0) for number in range(6)]
-    far = [row(f"tests/cli/test_b.py::far_{number}", 4.5) for number in range(3)]
-    far.append(row("tests/cli/test_c.py::once", 6.0))
-    mutant = Mutant("hf_any3d/data/a.py", "f", 1, "constant", 0, 1, "2", "1")
-    first, second, third = (
-        [test.rpartition("::")[2] for test in tests] for tests, _ in choose_tests(mutant, near + far)
-    )
-    assert first == ["near_0", "near_1", "near_2"] and second == ["far_0"]
-    assert third == ["near_3", "far_1", "once"]  # 14.5 seconds; the next ones are second ones of their files
-
-
-def test_a_slow_machine_tries_as_many_tests():
-    mutant = Mutant("hf_any3d/data/a.py", "f", 1, "constant", 0, 1, "2", "1")
-
-    def tried(slowness: float) -> int:
-        own = [(f"tests/data/test_a.py::test_{number}", slowness, ["hf_any3d/data/a.py::f"]) for number in range(40)]
-        rest = [(f"tests/cli/test_b.py::test_{number}", 176 * slowness, []) for number in range(10)]
-        rows = [{"test": test, "seconds": seconds, "entered": entered} for test, seconds, entered in own + rest]
-        return sum(len(tests) for tests, _ in choose_tests(mutant, rows))
-
-    assert tried(1.0) == tried(3.0) == 12 + 15 and tried(0.5) == 40
-
-
-def test_a_recording_holds_as_long_as_the_file_of_the_test_is_the_same(tmp_path):
-    test = "tests/test_mutation.py"
-    digest = hashlib.sha256((ROOT / test).read_bytes()).hexdigest()[:16]
-    rows = [{"test": f"{test}::{n}", "file": file, "entered": []} for n, file in enumerate((digest, "another"))]
-    rows.append({"test": "tests/test_that_is_gone.py::one", "file": digest, "entered": []})
-    (tmp_path / "recording.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert known_rows(tmp_path / "recording.jsonl") == rows[:1]
-    assert known_rows(tmp_path / "none.jsonl") == []
 
 
 def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
@@ -282,15 +157,6 @@ for row in try_mutants(returns + other, rows, 0):
     assert Path(ROOT / "modeling/point_ops/geometry.py").read_text(encoding="utf-8").count("return None") == 0
 
 
-@pytest.mark.parametrize("outcome", [("survived", None), ("killed", "b")])
-def test_a_test_that_fails_without_a_change_notices_nothing(outcome, monkeypatch):
-    ran = []
-    monkeypatch.setattr(running, "_run_forked", lambda tests, *_: ran.append(tests) or outcome)
-    rounds = [(["a", "b", "c"], 1.0), (["d"], 1.0)]
-    assert running._passes_unchanged("b", rounds, None, 0) == (outcome[0] == "survived") and ran == [["a", "b"]]
-    assert running._passes_unchanged("the process ended", rounds, None, 0) and len(ran) == 1
-
-
 def test_bytecode_hides_no_change_of_the_same_size_and_time(tmp_path):
     (file := tmp_path / "changed.py").write_text("value = 1\n")
     compile_by_content(tmp_path)
@@ -305,20 +171,3 @@ def test_bytecode_hides_no_change_of_the_same_size_and_time(tmp_path):
     assert [file.name for file in (tmp_path / "__pycache__").iterdir()] == [
         f"changed.{sys.implementation.cache_tag}.pyc"
     ]
-
-
-def test_a_changed_number_is_tried_on_what_compares_numbers_of_its_module(tmp_path):
-    numbers, classes = "test_numbers_of_a_module_are_the_stored_ones", "test_defaults_are_the_stored_ones"
-    tests = [f"{numbers}[modeling/f.py]", f"{numbers}[modeling/g.py]", f"{classes}[ActConfig]"]
-    rows = [{"test": f"tests/test_defaults.py::{test}", "seconds": 0.1, "entered": []} for test in tests]
-
-    def chosen(function, kind):
-        mutant = Mutant("modeling/f.py", function, 1, kind, 0, 1, "2", "1")
-        return [test.partition("::")[2] for tests, _ in choose_tests(mutant, rows) for test in tests]
-
-    assert chosen("", "constant") == [tests[0], tests[2]]
-    assert chosen("shrink", "constant") == tests[:1]
-    assert chosen("shrink", "comparison") == []
-    arguments = "tests/test_house_rules.py::test_no_argument_is_swallowed"
-    rows += [{"test": f"{arguments}[modeling/{file}.py]", "seconds": 0.1, "entered": []} for file in "fg"]
-    assert chosen("shrink", "drop axis=") == ["test_no_argument_is_swallowed[modeling/f.py]"]

@@ -5,9 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 
 from hf_any3d import PointCloudProcessor, encoder_linear_pattern, trainable_module_names
 from tests.cli.test_cli import FILES, build, run
@@ -47,11 +45,9 @@ def refused(model: Path) -> str:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tokenizer_width": 10**9}, "tokenizer_width=1000000000"),
         ({"in_channels": 10**9}, "in_channels=1000000000"),
         ({"final_norm_eps": float("nan")}, "final_norm_eps=nan"),
         ({"id2label": 3}, ""),
-        ({"num_tokens": "many"}, "num_tokens='many'"),
     ],
 )
 def test_impossible_settings_are_refused(untrusted, settings, message):
@@ -89,14 +85,6 @@ def test_class_and_file_names_are_escaped_in_terminals(untrusted, tmp_path):
     assert code == 1 and len(err.splitlines()) == 1 and err[:-1].isprintable()
 
 
-def test_adapter_larger_than_its_weights_allocates_no_memory(untrusted):
-    state = load_file(untrusted / "adapter_model.safetensors")
-    save_file({name: torch.zeros(1) for name in state}, untrusted / "adapter_model.safetensors", {"format": "pt"})
-    changed(untrusted / "adapter_config.json", r=4_000)
-    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
-    assert code == 1 and out == "" and len(err.splitlines()) == 1
-
-
 def test_code_in_a_directory_is_never_run(untrusted, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", None)
     (untrusted / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
@@ -108,13 +96,3 @@ def test_code_in_a_directory_is_never_run(untrusted, tmp_path, monkeypatch):
     code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
     assert not (tmp_path / "ran").exists() and out.count("y/N") == 0
     assert code == 0 or (err.startswith("error: ") and len(err.splitlines()) == 1)
-
-
-def test_megatron_config_is_refused(untrusted, tmp_path, monkeypatch):
-    (tmp_path / "chosen_by_an_attacker.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    monkeypatch.syspath_prepend(tmp_path)
-    for core in ("megatron.core", "chosen_by_an_attacker"):
-        changed(untrusted / "adapter_config.json", megatron_config={"x": 1}, megatron_core=core)
-        code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
-        assert code == 1 and str(untrusted) in err and "megatron_config is set; expected None" in err
-        assert len(err.splitlines()) == 1 and not (tmp_path / "ran").exists()

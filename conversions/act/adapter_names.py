@@ -63,17 +63,7 @@ def added_by(method: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.
 def rename_added(
     method: str, added: Mapping[str, torch.Tensor], depth: int, prompt_layer: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Rename the tensors that a program has added, to those of our classifier with an adapter called "default".
-
-    Args:
-        method: Name of our method.
-        added: The tensors.
-        depth: Number of blocks.
-        prompt_layer: IDPT: the block before which the prompt is made; None for the last one.
-
-    Raises:
-        ValueError: A tensor has no place, or is not that of which it is a copy.
-    """
+    """Rename the tensors that a program has added, to those of our classifier with an adapter called "default"."""
     own = _without_copies(added) if method == "idpt" else added
     return rename_tensors(own, added_names(method, depth, prompt_layer))
 
@@ -115,11 +105,7 @@ def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Nam
 
 
 def prompt_module(names: Collection[str]) -> str:
-    """Return IDPT's kind of module by the names of its tensors.
-
-    Raises:
-        ValueError: There is no such kind.
-    """
+    """Return IDPT's kind of module by the names of its tensors."""
     parts = {match[1] for name in names if (match := re.match(r"blocks\.cls\.(conv\d|blocks)\.", name))}
     kinds = {
         frozenset({"conv1", "conv2", "conv3", "conv5"}): "dgcnn",

@@ -26,7 +26,6 @@ from hf_any3d.conversions.checkpoints import (
     read_checkpoint,
     without_parallel_prefix,
 )
-from hf_any3d.conversions.renaming import size_of
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActForPointCloudClassification
@@ -86,11 +85,6 @@ def convert_act_adapter(
 
     Returns:
         Facts by name: `output`, `model`, `trained_parameters`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit, or the base is another one; its variant is unknown.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     if method not in PROGRAMS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(PROGRAMS)}")
@@ -129,25 +123,25 @@ def convert_act_adapter(
         if num_points is not None:
             processor["num_points"] = num_points
         PointCloudProcessor(**processor).save_pretrained(directory)
-        drifting = () if method == "ppt" else ("lift_norm.m",)
-        left_out = (*drifting, "join_norm.m")
-        own = [
+        # The norms of the token network are stored, but were not trained.
+        untrained = ("join_norm.m",) if method == "ppt" else ("lift_norm.m", "join_norm.m")
+        trained = [
             weight
             for name, weight in adapted.named_parameters()
-            if weight.requires_grad and not any(part in name for part in left_out)
+            if weight.requires_grad and not any(part in name for part in untrained)
         ]
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,
-        "trained_parameters": sum(weight.numel() for weight in own),
+        "trained_parameters": sum(weight.numel() for weight in trained),
         "bytes": stored_bytes(output),
     }
 
 
 def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None) -> list[str]:
     """Return what the head reads."""
-    width = size_of(state, "act.norm.weight")
-    features = size_of(state, "classifier.hidden.0.weight", 1)
+    width = state["act.norm.weight"].shape[0]
+    features = state["classifier.hidden.0.weight"].shape[1]
     count, rest = divmod(features, width)
     if chosen is not None:
         named = chosen.split(",")
@@ -157,7 +151,7 @@ def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None)
             )
         return named
     known = _POOLING[method]
-    if method == "dapt" and (by_classes := _DAPT_POOLING.get(size_of(state, "classifier.out.weight"))):
+    if method == "dapt" and (by_classes := _DAPT_POOLING.get(state["classifier.out.weight"].shape[0])):
         known = known | {2: by_classes}
     if rest or count not in known:
         expected = " or ".join(f"{number} * {width}" for number in sorted(known))
@@ -177,13 +171,13 @@ def _config(
 ) -> EncoderTunerConfig:
     """Return the config of the adapters."""
     if method == "pointgst":
-        return PointGSTConfig.published(r=size_of(added, "blocks.blocks.0.gft_adapter.down.weight"))
+        return PointGSTConfig.published(r=added["blocks.blocks.0.gft_adapter.down.weight"].shape[0])
     if method == "idpt":
         return IDPTConfig.published(prompt_layers=prompt_layer, prompt_module=prompt_module(added))
     if method == "dapt":
-        return DAPTConfig.published(r=size_of(added, "blocks.blocks.0.Adapter_MLP.down_proj.weight"))
+        return DAPTConfig.published(r=added["blocks.blocks.0.Adapter_MLP.down_proj.weight"].shape[0])
     return PPTConfig.published(
-        r=size_of(added, "blocks.prompt_mlp.0.weight"),
+        r=added["blocks.prompt_mlp.0.weight"].shape[0],
         num_groups=prompt_groups or model.config.num_groups,
         group_size=model.config.group_size,
     )
@@ -216,19 +210,17 @@ def _fill(
     prefix: str,
 ) -> None:
     """Load the adapters, and the copies of modules that are stored with them."""
-    own = model.get_base_model().state_dict()
-    ours = {name: tensor for name, tensor in own.items() if f".{prefix}" in name}
+    weights = model.get_base_model().state_dict()
+    ours = {name: tensor for name, tensor in weights.items() if f".{prefix}" in name}
     # Linear layers on tokens are convolutions of length one in the programs.
     shaped = {
-        name: tensor.view(ours[name].shape) if name in ours and _same_but_for_ones(tensor, ours[name]) else tensor
+        name: tensor.view(ours[name].shape)
+        if name in ours and tensor.squeeze().shape == ours[name].squeeze().shape
+        else tensor
         for name, tensor in renamed.items()
     }
     account(checkpoint, shaped, ours)
     stored = ".modules_to_save.default"
-    shaped |= {name: state[name.replace(stored, "")] for name in own if stored in name}
+    shaped |= {name: state[name.replace(stored, "")] for name in weights if stored in name}
     for name, tensor in shaped.items():
-        own[name].copy_(tensor)
-
-
-def _same_but_for_ones(tensor: torch.Tensor, other: torch.Tensor) -> bool:
-    return tensor.squeeze().shape == other.squeeze().shape
+        weights[name].copy_(tensor)

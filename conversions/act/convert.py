@@ -11,10 +11,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, teacher_of
+from hf_any3d.conversions.act.card import write_act_card
 from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, choose_dataset
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.model_cards import write_act_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
+from hf_any3d.conversions.saving import check_frozen, facts_of, new_directory, wrong_fields
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -123,11 +123,6 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `teacher`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read, is of another kind or does not fit, or the teacher is another one.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     chosen = Choices(**choices)
     with new_directory(output) as directory:
@@ -143,13 +138,8 @@ def convert_act(checkpoint: str | os.PathLike, kind: str, output: str | os.PathL
             processor["num_points"] = chosen.num_points
         PointCloudProcessor(**processor).save_pretrained(directory)
         write_act_card(directory, Path(output).name, Path(checkpoint), kind, model, trained_on, chosen.teacher)
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "teacher": None if teacher is None else os.fspath(chosen.teacher or "kept in the directory"),
-        "bytes": stored_bytes(output),
-    }
+    kept = None if teacher is None else os.fspath(chosen.teacher or "kept in the directory")
+    return facts_of(output, model) | {"teacher": kept}
 
 
 def build_act(
@@ -160,16 +150,7 @@ def build_act(
     choices: Choices,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
-    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation.
-
-    Args:
-        checkpoint: The authors' file.
-        kind: As in `convert_act`.
-        state: The converted tensors.
-        teacher: `model_type` of the teacher among them; None if there is none.
-        choices: What tensors do not show.
-        settings: Further settings of a task model's config.
-    """
+    """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
     if kind == "pretrain":
         return _build_pretraining(checkpoint, state, teacher, choices), None
     if kind == "dvae":
@@ -186,8 +167,8 @@ def build_act(
 def _build_pretraining(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> ActForPreTraining:
-    own = sizes.below(state, _AUTOENCODER)
-    autoencoder, encoder = _autoencoder_config(checkpoint, own, teacher, choices)
+    tensors = sizes.below(state, _AUTOENCODER)
+    autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
     config = ActConfig(
         autoencoder_config=autoencoder,
         num_groups=autoencoder.num_groups,
@@ -206,10 +187,12 @@ def _autoencoder_config(
     checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
     frozen = sizes.below(state, "encoder.")
-    found = sizes.autoencoder_sizes(state)
-    if choices.group_size not in (None, found["group_size"]):
-        raise ValueError(f"group_size={choices.group_size}; the decoder makes {found['group_size']} points of a patch")
-    settings: dict[str, Any] = found | _released_settings(teacher, found)
+    shapes = sizes.autoencoder_sizes(state)
+    if choices.group_size not in (None, shapes["group_size"]):
+        raise ValueError(
+            f"group_size={choices.group_size}; the decoder makes {shapes['group_size']} points of a patch"
+        )
+    settings: dict[str, Any] = shapes | _released_settings(teacher, shapes)
     # No tensor depends on the number of patches.
     settings["num_groups"] = choices.num_groups or _NUM_GROUPS
     encoder = None
@@ -225,25 +208,25 @@ def _autoencoder_config(
     return ActAutoencoderConfig(**settings), encoder
 
 
-def _released_settings(kind: str | None, found: Mapping[str, Any]) -> dict[str, Any]:
+def _released_settings(kind: str | None, shapes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of `ActAutoencoderConfig` in which the released programs differ from its defaults."""
     settings = {**_RELEASED, "noise_in_eval": True}
     if kind is None:
         return settings
     settings |= TEACHERS[kind].released
     # That program gives its layers clouds first, where they expect tokens first.
-    if kind == "clip_vision_model" and found["prompt_depth"] == "deep":
+    if kind == "clip_vision_model" and shapes["prompt_depth"] == "deep":
         settings["attention_axis"] = "batch"
     # Without prompts the programs run the teacher without a gradient.
-    if not found["num_prompts"]:
+    if not shapes["num_prompts"]:
         settings["detach_teacher"] = True
     return settings
 
 
 def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
     """Return the config of a teacher that is stored in the converted directory."""
-    found = sizes.teacher_sizes(frozen)
-    width = found["hidden_size"]
+    shapes = sizes.teacher_sizes(frozen)
+    width = shapes["hidden_size"]
     if width % _HEAD_WIDTH:
         raise ValueError(
             f"its teacher has {width} channels, not a multiple of {_HEAD_WIDTH}, so its number of attention heads is "
@@ -252,7 +235,7 @@ def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
     teacher = TEACHERS[kind]
     return AutoConfig.for_model(
         kind,
-        **found,
+        **shapes,
         **teacher.config,
         **teacher.no_embeddings,
         num_attention_heads=width // _HEAD_WIDTH,
@@ -303,28 +286,29 @@ def _task_config(
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
-    found = sizes.student_sizes(state)
-    heads = choices.num_attention_heads or found["hidden_size"] // _HEAD_WIDTH
-    if not heads or found["hidden_size"] % heads:
+    settings = sizes.student_sizes(state)
+    width = settings["hidden_size"]
+    heads = choices.num_attention_heads or width // _HEAD_WIDTH
+    if not heads or width % heads:
         raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={found['hidden_size']} is not a multiple of "
+            f"the number of attention heads is unknown, as hidden_size={width} is not a multiple of "
             f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
         )
-    return found | {"num_attention_heads": heads} | _RELEASED
+    return settings | {"num_attention_heads": heads} | _RELEASED
 
 
 def _category_settings(state: _State, known: TrainedOn | None, num_labels: int) -> dict[str, Any]:
-    found = sizes.category_sizes(state)
-    count = found.pop("num_categories")
+    count, width = state["category_embedding.weight"].shape
     if known is None:
         # Tensors do not show which parts a category has, so every category may have all of them.
-        return found | {"category_parts": [list(range(num_labels))] * count}
+        return {"category_width": width, "category_parts": [list(range(num_labels))] * count}
     if len(known.categories) != count:
         raise ValueError(
             f"{known.title} has {len(known.categories)} categories, but the checkpoint {count}; give --dataset none "
             "for labels without names"
         )
-    return found | {
+    return {
+        "category_width": width,
         "category_names": list(known.categories),
         "category_parts": [list(parts) for parts in known.categories.values()],
     }
@@ -350,12 +334,12 @@ def _unused_names(names: Iterable[str]) -> list[str]:
 def fill_act(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> None:
     """Copy the tensors of a state dict into a model, which is set to eval mode."""
     # Its tensors share memory with the parameters, so that copying into them loads the weights.
-    own = model.state_dict()
+    weights = model.state_dict()
     if teacher_is_stored:
         # Without a source for them, these are set to zero rather than left random.
-        for name in _unused_names(own):
-            own[name].zero_()
+        for name in _unused_names(weights):
+            weights[name].zero_()
     with torch.no_grad():
         for name, tensor in state.items():
-            own[name].copy_(tensor)
+            weights[name].copy_(tensor)
     model.eval()

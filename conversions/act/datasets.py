@@ -93,9 +93,6 @@ def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | 
 
     Returns:
         The dataset; None if it is unknown, so that labels are numbers only.
-
-    Raises:
-        ValueError: The name is unknown, or the dataset has another number of labels or belongs to another kind.
     """
     fitting = {known.name: known for known in DATASETS.values() if known.kind == kind}
     if name is None:

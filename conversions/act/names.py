@@ -9,37 +9,20 @@ import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, CLIP_NAMES
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
-from hf_any3d.conversions.renaming import (
-    Names,
-    as_linear,
-    as_vector,
-    count_of,
-    fits,
-    join_rows,
-    rename_tensors,
-    size_of,
-    under,
-)
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, fits, rename_tensors, under
 
 _State = Mapping[str, torch.Tensor]
 
 
 def student_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActConfig` for the student below `act.`, without attention heads and patch counts.
-
-    Args:
-        state: The result of `convert_act_state_dict`.
-
-    Raises:
-        ValueError: A tensor that a size is read from is missing, here and in the functions below.
-    """
+    """Return the settings of `ActConfig` for the student below `act.`, without attention heads and patch counts."""
     state = below(state, "act.")
-    width = size_of(state, "norm.weight")
+    width = state["norm.weight"].shape[0]
     return {
-        "in_channels": size_of(state, "patch_encoder.lift.weight", 1),
+        "in_channels": state["patch_encoder.lift.weight"].shape[1],
         "hidden_size": width,
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
-        "mlp_ratio": size_of(state, "blocks.layers.0.mlp.fc1.weight") / width,
+        "mlp_ratio": state["blocks.layers.0.mlp.fc1.weight"].shape[0] / width,
         "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
         "use_class_token": "class_token.token" in state,
         "side_network": "side_alpha" in state,
@@ -51,8 +34,8 @@ def classifier_sizes(state: _State) -> dict[str, Any]:
     head = below(state, "classifier.")
     hidden = count_of(head, r"hidden\.(\d+)\.")
     return {
-        "head_widths": [size_of(head, f"hidden.{number}.weight") for number in range(hidden)],
-        "num_labels": size_of(head, "out.weight"),
+        "head_widths": [head[f"hidden.{number}.weight"].shape[0] for number in range(hidden)],
+        "num_labels": head["out.weight"].shape[0],
     }
 
 
@@ -60,42 +43,30 @@ def segmenter_sizes(state: _State) -> dict[str, Any]:
     """Return the settings of `ActConfig` for the head of a segmentation model, and `num_labels`."""
     widths = ["segmenter.from_points.weight", "segmenter.head.hidden.0.weight"]
     return {
-        "propagation_widths": [size_of(state, f"propagation.{name}.weight") for name in ("from_points", "out")],
-        "segmentation_head_widths": [size_of(state, name) for name in widths],
-        "num_labels": size_of(state, "segmenter.head.out.weight"),
-    }
-
-
-def category_sizes(state: _State) -> dict[str, int]:
-    """Return `category_width` and `num_categories` of a part segmentation model."""
-    return {
-        "category_width": size_of(state, "category_embedding.weight", 1),
-        "num_categories": size_of(state, "category_embedding.weight"),
+        "propagation_widths": [state[f"propagation.{name}.weight"].shape[0] for name in ("from_points", "out")],
+        "segmentation_head_widths": [state[name].shape[0] for name in widths],
+        "num_labels": state["segmenter.head.out.weight"].shape[0],
     }
 
 
 def autoencoder_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActAutoencoderConfig`, without the numbers of patches and graph neighbors.
-
-    Args:
-        state: The autoencoder's own tensors, as `convert_act_state_dict` returns them.
-    """
+    """Return the settings of `ActAutoencoderConfig`, without the numbers of patches and graph neighbors."""
     layers = count_of(state, r"graph_encoder\.layers\.(\d+)\.")
     sizes = {
-        "in_channels": size_of(state, "patch_encoder.lift.weight", 1),
-        "hidden_size": size_of(state, "codebook.weight", 1),
-        "num_codes": size_of(state, "codebook.weight"),
-        "graph_input_width": size_of(state, "graph_encoder.input.weight"),
-        "graph_widths": [size_of(state, f"graph_encoder.layers.{number}.norm.weight") for number in range(layers)],
-        "coarse_width": size_of(state, "decoder.coarse.0.weight"),
-        "folding_width": size_of(state, "decoder.widen.weight"),
+        "in_channels": state["patch_encoder.lift.weight"].shape[1],
+        "hidden_size": state["codebook.weight"].shape[1],
+        "num_codes": state["codebook.weight"].shape[0],
+        "graph_input_width": state["graph_encoder.input.weight"].shape[0],
+        "graph_widths": [state[f"graph_encoder.layers.{number}.norm.weight"].shape[0] for number in range(layers)],
+        "coarse_width": state["decoder.coarse.0.weight"].shape[0],
+        "folding_width": state["decoder.widen.weight"].shape[0],
         # Three coordinates per coarse point, and a coarse point for every four points of a patch.
-        "group_size": size_of(state, "decoder.coarse.4.weight") // 3 * 4,
+        "group_size": state["decoder.coarse.4.weight"].shape[0] // 3 * 4,
     }
     if "teacher_in.weight" in state:
         # Prompts are (sets, prompts, hidden), deep ones with a set for each layer.
-        deep = "prompts.tokens" in state and size_of(state, "prompts.tokens") > 1
-        sizes["num_prompts"] = size_of(state, "prompts.tokens", 1) if "prompts.tokens" in state else 0
+        deep = "prompts.tokens" in state and state["prompts.tokens"].shape[0] > 1
+        sizes["num_prompts"] = state["prompts.tokens"].shape[1] if "prompts.tokens" in state else 0
         sizes["prompt_depth"] = "deep" if deep else "shallow"
     return sizes
 
@@ -105,7 +76,7 @@ def pretraining_sizes(state: _State) -> dict[str, Any]:
     return {
         "decoder_num_hidden_layers": count_of(state, r"decoder\.layers\.(\d+)\."),
         "class_token_loss": "decoder_class_position" in state,
-        "feature_head_width": size_of(state, "feature_head.0.weight"),
+        "feature_head_width": state["feature_head.0.weight"].shape[0],
     }
 
 
@@ -118,8 +89,8 @@ def teacher_sizes(frozen: _State) -> dict[str, int]:
         "the MLP of the first layer of the teacher",
     )
     return {
-        "hidden_size": size_of(frozen, wide, 1),
-        "intermediate_size": size_of(frozen, wide),
+        "hidden_size": frozen[wide].shape[1],
+        "intermediate_size": frozen[wide].shape[0],
         "num_hidden_layers": depth,
     }
 
@@ -284,11 +255,7 @@ def kind_of(names: Iterable[str]) -> Kind | None:
 
 
 def check_kind(names: Iterable[str], kind: str) -> Kind:
-    """Check that tensors are those of a kind.
-
-    Raises:
-        ValueError: The kind is unknown, or the tensors are those of another kind or none.
-    """
+    """Check that tensors are those of a kind."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}; expected one of {', '.join(KINDS)}")
     names = tuple(names)
@@ -321,15 +288,8 @@ _VECTORS = ("class_token.token", "class_token.position", "mask_token", "decoder_
 def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename, split and reshape the tensors of a checkpoint.
 
-    Args:
-        kind: One of `KINDS`.
-        original: The released program's tensors, with or without the `module.` of data-parallel training.
-
     Returns:
         Tensors of our model; those of the frozen teacher are below `encoder.`, under transformers' names.
-
-    Raises:
-        ValueError: The checkpoint is of another kind, a tensor belongs to no known part, or two to the same.
     """
     state = without_parallel_prefix(original)
     check_kind(state, kind)
@@ -366,17 +326,14 @@ def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tens
     joined = {name: tensor for name, tensor in renamed.items() if name not in deep}
     for name, tensor in deep.items():
         first = name.replace(".deep_", ".")
-        if first not in joined:
-            raise ValueError(f"the checkpoint lacks tensors: the first layer's part of {first}")
-        joined[first] = join_rows((first, name), (joined[first], tensor))
+        joined[first] = torch.cat((joined[first], tensor))
     return joined
 
 
 def _split_joined(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Split a joined layer into two: its columns for points, which come first, and the others."""
     for joined, points, others, like in _JOINED:
-        size_of(converted, joined, 1)
-        columns = 3 if like is None else size_of(converted, like)
+        columns = 3 if like is None else converted[like].shape[0]
         weight = converted.pop(joined)
         # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
         # memory.
@@ -386,9 +343,8 @@ def _split_joined(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if name.endswith(_VECTORS):
-        return as_vector(name, tensor)
+        return as_vector(tensor)
     if name == "category_embedding.weight":
         # A linear layer over one-hot categories becomes an embedding.
-        size_of({name: tensor}, name, 1)
-        return as_linear(name, tensor).T
-    return as_linear(name, tensor) if name.endswith("weight") else tensor
+        return as_linear(tensor).T
+    return as_linear(tensor) if name.endswith("weight") else tensor

@@ -9,14 +9,23 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.model_cards import write_any2point_card
+from hf_any3d.conversions.model_cards import CONVERTED, write_card
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
+from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import GuidedAdapterConfig
+from hf_any3d.utils.markdown import code, inline
 
 _PEFT_PREFIX = "base_model.model."
+# Settings that only the released programs use.
+_QUIRKS = (
+    "attention_axis line_mapping plane_mapping transposed_plane_positions swapped_plane_shape position_injection "
+    "offset_normalization sampling_min_squared_norm"
+).split()
 
 
 def convert_any2point(
@@ -44,11 +53,6 @@ def convert_any2point(
 
     Returns:
         Facts by name: `output`, `encoder`, `trained_parameters`, `bytes`.
-
-    Raises:
-        ValueError: The variant is unknown, the checkpoint does not fit it, or the encoder is missing or another one.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant={variant!r}; expected one of {', '.join(VARIANTS)}")
@@ -71,8 +75,8 @@ def convert_any2point(
             config.set_part("encoder", None)  # an encoder without a name is saved with the adapter
         model.save_pretrained(os.fspath(directory))
         PointCloudProcessor(**program.processor).save_pretrained(directory)
-        parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        write_any2point_card(directory, Path(output).name, Path(checkpoint), variant, name, model)
+        parameters = count_parameters(model)[0]
+        _write_card(directory, Path(output).name, Path(checkpoint), variant, name, model, parameters)
     return {
         "output": os.fspath(output),
         "encoder": name,
@@ -83,11 +87,11 @@ def convert_any2point(
 
 def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
     settings = encoder_settings(name, program.encoder_tower, revision)
-    found = settings["encoder_config"]
-    if wrong := wrong_fields(found, program.encoder):
+    encoder = settings["encoder_config"]
+    if wrong := wrong_fields(encoder, program.encoder):
         raise ValueError(f"encoder {name!r} does not fit the checkpoint: it has {'; '.join(wrong)}")
     for key, value in program.encoder_changes.items():
-        setattr(found, key, value)
+        setattr(encoder, key, value)
     return Any2PointConfig(**settings, **program.model)
 
 
@@ -110,3 +114,29 @@ def _model(
     state = {_PEFT_PREFIX + key: value.to(expected[key].dtype) for key, value in trained.items()}
     set_peft_model_state_dict(model, state)
     return model.eval()
+
+
+def _write_card(
+    directory: Path, title: str, checkpoint: Path, variant: str, encoder: str, model: PeftModel, trained: int
+) -> None:
+    program, subject = VARIANTS[variant], Subject.from_model(model)
+    on_hub = not os.path.isdir(encoder)
+    flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
+    compared = f"{code(encoder)}, the source of the position table." if on_hub else "the given encoder."
+    write_card(
+        directory,
+        title,
+        subject,
+        f"This is the checkpoint that the authors released for this dataset, {CONVERTED} (variant {code(variant)}). "
+        f"{trained:,} parameters were trained.",
+        {
+            "What it computes": "The released program, with the quirks that its weights were trained with: "
+            f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
+            "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. They "
+            "picked the best epoch on that test set. The converted model was not evaluated.",
+            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
+            f"for. Its frozen layers equal those of {compared}",
+        },
+        intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes of {inline(program.dataset)}.",
+        base_model=encoder if on_hub else None,
+    )

@@ -8,41 +8,42 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.checkpoints import check_finite
-from hf_any3d.conversions.renaming import as_linear, as_vector, check_owners, split_rows, stack
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, rename_tensors, under
 from hf_any3d.data.catalog import modelnet40, scanobjectnn
 
-_Names = Mapping[str, str | tuple[str, ...]]
 MODEL = "any2point."
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
 _CLIP = "encoder.layers.{layer}."
 _DINOV2 = "encoder.layer.{layer}."
 _IMAGEBIND = "layers.{layer}."
-CLIP_NAMES: _Names = {
+CLIP_NAMES: Names = {
     BLOCK + r"attn\.in_proj_(?P<tensor>\w+)": tuple(_CLIP + f"self_attn.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.out_proj\.": _CLIP + "self_attn.out_proj.",
     BLOCK + r"ln_(?P<norm>[12])\.": _CLIP + "layer_norm{norm}.",
     BLOCK + r"mlp\.c_fc\.": _CLIP + "mlp.fc1.",
     BLOCK + r"mlp\.c_proj\.": _CLIP + "mlp.fc2.",
 }
-DINOV2_NAMES: _Names = {
+DINOV2_NAMES: Names = {
     BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_DINOV2 + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.proj\.": _DINOV2 + "attention.o_proj.",
     BLOCK + r"norm(?P<norm>[12])\.": _DINOV2 + "norm{norm}.",
     BLOCK + r"ls(?P<scale>[12])\.gamma": _DINOV2 + "layer_scale{scale}.lambda1",
     BLOCK + r"mlp\.fc(?P<linear>[12])\.": _DINOV2 + "mlp.fc{linear}.",
 }
-IMAGEBIND_NAMES: _Names = {
+IMAGEBIND_NAMES: Names = {
     BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_IMAGEBIND + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.proj\.": _IMAGEBIND + "attention.o_proj.",
     BLOCK + r"norm(?P<norm>[12])\.": _IMAGEBIND + "norm{norm}.",
     BLOCK + r"mlp\.fc(?P<linear>[12])\.": _IMAGEBIND + "mlp.fc{linear}.",
 }
+# Half of the programs store all but the head under this prefix.
+_PREFIX = r"(?:encoder\.)?"
+_FROZEN = "frozen."
 _STAGE = r"patch_embed\.EncP\.LGA_list\.(?P<stage>\d)\.linear2\.(?P<block>\d)\."
 _OUR_STAGE = MODEL + "point_tokenizer.stages.{stage}.blocks.{block}."
 _ATTENTION = "{layers}.0.guided_adapter_attention."
 # Patterns of trained tensors with our names. Our names may end in [view]: such tensors are stacked.
-TRAINED_NAMES: _Names = {
+TRAINED_NAMES: Mapping[str, str] = {
     r"cls_token$": MODEL + "class_token.token",
     r"cls_pos$": MODEL + "class_token.position",
     r"norm\.": MODEL + "output_norm.",
@@ -96,7 +97,7 @@ class Variant:
     encoder_changes: dict[str, Any]
     encoder_name: str | None
     encoder_tower: str | None
-    encoder_names: _Names
+    encoder_names: Names
     layers: str
     model: dict[str, Any]
     adapter: dict[str, Any]
@@ -258,74 +259,42 @@ def variant_of(names: Iterable[str]) -> str | None:
 
 
 def convert_state_dict(
-    original: dict[str, torch.Tensor], variant: Variant
+    original: Mapping[str, torch.Tensor], variant: Variant
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Rename, split, stack and reshape a released state dict.
-
-    Args:
-        original: The released program's tensors.
-        variant: The program that made it.
 
     Returns:
         Tensors of the frozen encoder, under transformers' names, and all trained ones, under ours, adapters as PEFT
         stores them.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, tensors cannot be split, stacked or reshaped,
-            or hold NaN or infinite numbers.
     """
     encoder: dict[str, torch.Tensor] = {}
     trained: dict[str, torch.Tensor] = {}
-    stacks: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
-    owners: dict[str, str] = {}
-    unknown, twice = [], []
-    for name, tensor in original.items():
-        try:
-            frozen, names = rename(name, variant)
-        except KeyError:
-            unknown.append(name)
-            continue
-        if first := owners.get(names[0]):
-            twice.append(f"{first} and {name}")
-            continue
-        owners[names[0]] = name
-        for ours, piece in zip(names, split_rows(name, tensor, len(names)), strict=True):
-            stacked = re.fullmatch(r"(.+)\[(\d+)\]", ours)
-            if stacked is None:
-                (encoder if frozen else trained)[ours] = _reshape(ours, piece)
-            elif piece.ndim:  # our stacked norms have no num_batches_tracked
-                stacks[stacked[1]][int(stacked[2])] = piece
-    check_owners(unknown, twice)
+    views: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+    for name, tensor in rename_tensors(original, names_of(variant)).items():
+        if of_view := re.fullmatch(r"(.+)\[(\d+)\]", name):
+            if tensor.ndim:  # our stacked norms have no num_batches_tracked
+                views[of_view[1]][int(of_view[2])] = tensor
+        elif name.startswith(_FROZEN):
+            encoder[name.removeprefix(_FROZEN)] = _reshape(name, tensor)
+        else:
+            trained[name] = _reshape(name, tensor)
     # The released programs have a module for each view; ours has one with stacked weights.
-    for name, views in stacks.items():
-        if gaps := set(range(max(views) + 1)) - views.keys():
-            raise ValueError(f"the checkpoint lacks tensors: {', '.join(f'{name}[{view}]' for view in sorted(gaps))}")
-        trained[name] = stack([f"{name}[{view}]" for view in sorted(views)], [views[view] for view in sorted(views)])
-    check_finite(original)
+    for name, tensors in views.items():
+        trained[name] = torch.stack([tensors[view] for view in sorted(tensors)])
     return encoder, trained
 
 
-def rename(name: str, variant: Variant) -> tuple[bool, tuple[str, ...]]:
-    """Return whether an original tensor belongs to the frozen encoder, and our names for it.
+def names_of(variant: Variant) -> Names:
+    """Return the table of a program.
 
-    A tensor that is split has several names; the name of one that is stacked ends in `[view]`.
-
-    Raises:
-        KeyError: The name belongs to no known part.
+    Our names of frozen tensors begin with `frozen.`; those of tensors that are stacked end in `[view]`.
     """
-    # Half of the programs store all but the head under this prefix.
-    plain = name.removeprefix("encoder.")
-    for frozen, table in ((True, variant.encoder_names), (False, TRAINED_NAMES)):
-        for pattern, ours in table.items():
-            match = re.match(pattern, plain)
-            if match:
-                fields = {**match.groupdict(), "layers": variant.layers}
-                names = ours if isinstance(ours, tuple) else (ours,)
-                return frozen, tuple(ours_name.format(**fields) + plain[match.end() :] for ours_name in names)
-    raise KeyError(name)
+    trained = {pattern: ours.replace("{layers}", variant.layers) for pattern, ours in TRAINED_NAMES.items()}
+    names = {**under("", _FROZEN, variant.encoder_names), **trained}
+    return {_PREFIX + pattern: ours for pattern, ours in names.items()}
 
 
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if "class_token" in name:
-        return as_vector(name, tensor)
-    return as_linear(name, tensor) if name.endswith("weight") else tensor
+        return as_vector(tensor)
+    return as_linear(tensor) if name.endswith("weight") else tensor

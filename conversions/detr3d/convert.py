@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries, read_settings
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_entries, read_settings
 from hf_any3d.conversions.detr3d.names import (
     convert_detr3d_state_dict,
     detr3d_sizes,
@@ -16,8 +15,7 @@ from hf_any3d.conversions.detr3d.names import (
     revert_detr3d_state_dict,
     scale_colors,
 )
-from hf_any3d.conversions.model_cards import write_converted_card
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -107,11 +105,6 @@ def convert_detr3d(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit, or the dataset has another number of classes.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     original = read_checkpoint(checkpoint, ("model",))
     arguments = read_settings(checkpoint, "args") if "args" in read_entries(checkpoint) else {}
@@ -138,9 +131,6 @@ def convert_detr3d(
         if name in _DATASETS:
             config.id2label = dict(enumerate(facts["classes"]))
             config.label2id = {label: number for number, label in config.id2label.items()}
-    with torch.device("meta"), no_init_weights():
-        model = Detr3DForPointCloudObjectDetection(config)
-    account(checkpoint, state, model.state_dict())
     processor = PointCloudProcessor(
         num_points=num_points or facts["num_points"],
         center=False,
@@ -148,29 +138,17 @@ def convert_detr3d(
         up_axis="z",
         features=("xyz",) if config.in_channels == 3 else ("xyz", "rgb"),
     )
-    with new_directory(output) as directory, errors_about(checkpoint):
-        save_weights(directory, type(model).__name__, config, state, torch.float32)
-        processor.save_pretrained(directory)
-        computes = _COMPUTES.format(masked=_MASKED if radii is not None else "")
-        remarks = {
-            "What it computes": computes + (_COLORS if config.in_channels == 6 else ""),
-            "License": _LICENSE,
-        }
-        write_converted_card(
-            directory,
-            Path(output).name,
-            model,
-            "scans in meters, with z up.",
-            {"Detector": Path(checkpoint)},
-            remarks,
-            processor.num_points,
-        )
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-    }
+    computes = _COMPUTES.format(masked=_MASKED if radii is not None else "")
+    return save_converted(
+        output,
+        Detr3DForPointCloudObjectDetection,
+        config,
+        state,
+        processor,
+        {"Detector": Path(checkpoint)},
+        "scans in meters, with z up.",
+        {"What it computes": computes + (_COLORS if config.in_channels == 6 else ""), "License": _LICENSE},
+    )
 
 
 def _dataset(dataset: str | None, sizes: Mapping[str, Any]) -> str:
@@ -194,11 +172,8 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if activation not in _ACTIVATIONS:
             raise ValueError(f"args.enc_activation={activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
         fields["encoder_activation"] = _ACTIVATIONS[activation]
-    return {name: float(value) if _is_weight(name) else value for name, value in fields.items()}
-
-
-def _is_weight(name: str) -> bool:
-    return name.endswith(("_cost", "_weight", "dropout"))
+    weights = ("_cost", "_weight", "dropout")
+    return {name: float(value) if name.endswith(weights) else value for name, value in fields.items()}
 
 
 def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -210,10 +185,6 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The directory holds another model, or one that the original cannot compute.
-        FileExistsError: `output` exists.
     """
     output = Path(output)
     if output.exists():
@@ -230,17 +201,12 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     if masked:
         expected["attention_radii"] = tuple(RELEASED_RADII)
     for name, value in expected.items():
-        found = getattr(config, name)
-        found = tuple(found) if isinstance(found, list) else found
-        if found != value:
-            raise ValueError(f"{checkpoint}: {name}={found!r}; the original program computes {value!r}")
-    own = model.state_dict()
-    state = revert_detr3d_state_dict(own if config.in_channels == 3 else scale_colors(own, back=True))
+        computed = getattr(config, name)
+        computed = tuple(computed) if isinstance(computed, list) else computed
+        if computed != value:
+            raise ValueError(f"{checkpoint}: {name}={computed!r}; the original program computes {value!r}")
+    state = model.state_dict()
+    state = revert_detr3d_state_dict(state if config.in_channels == 3 else scale_colors(state, back=True))
     with atomic_write(output) as temporary:
         torch.save({"model": {name: tensor.contiguous() for name, tensor in state.items()}}, temporary)
-    return {
-        "output": os.fspath(output),
-        "model": "3DETR",
-        "parameters": model.num_parameters(),
-        "bytes": output.stat().st_size,
-    }
+    return facts_of(output, model) | {"model": "3DETR"}

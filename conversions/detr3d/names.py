@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, count_of, join_rows, rename_tensors, size_of
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, rename_tensors
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _HEADS = {
@@ -93,22 +93,12 @@ def convert_detr3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str,
 
     Queries, keys and values become layers of their own. The original turns boxes clockwise; the rows of its last
     layers for angles are reordered, so that headings are counterclockwise.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, one has another shape, or numbers are NaN or
-            infinite.
     """
-    return _other_direction(
-        {name: as_linear(name, tensor) for name, tensor in rename_tensors(original, NAMES).items()}
-    )
+    return _other_direction({name: as_linear(tensor) for name, tensor in rename_tensors(original, NAMES).items()})
 
 
 def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a `Detr3DForPointCloudObjectDetection` to those that the original program loads.
-
-    Raises:
-        ValueError: A tensor is none of such a model.
-    """
+    """Rename the tensors of a `Detr3DForPointCloudObjectDetection` to those that the original program loads."""
     reverted: dict[str, torch.Tensor] = {}
     attention: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in rename_tensors(_other_direction(state), _BACK).items():
@@ -118,7 +108,7 @@ def revert_detr3d_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, tor
         axes = next((axes for pattern, axes in _AXES.items() if pattern.fullmatch(name)), 0)
         reverted[name] = tensor[(..., *[None] * axes)]
     for name, parts in attention.items():
-        reverted[name] = join_rows(_QKV, [parts[part] for part in _QKV])
+        reverted[name] = torch.cat([parts[part] for part in _QKV])
     return reverted
 
 
@@ -157,26 +147,23 @@ def detr3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of `Detr3DConfig` and `num_labels` that the tensors of a converted model imply.
 
     Attention heads, the numbers of tokens and queries, radii and dropout are not among them.
-
-    Raises:
-        ValueError: A tensor that a size is read from is missing.
     """
     encoder, groups = "detr3d.encoder.", "detr3d.group_encoder.layers."
     sizes = {
-        "in_channels": size_of(state, f"{groups}0.linear.weight", 1),
-        "group_widths": [size_of(state, f"{groups}{number}.linear.weight") for number in range(2)],
-        "encoder_hidden_size": size_of(state, f"{groups}2.linear.weight"),
+        "in_channels": state[f"{groups}0.linear.weight"].shape[1],
+        "group_widths": [state[f"{groups}{number}.linear.weight"].shape[0] for number in range(2)],
+        "encoder_hidden_size": state[f"{groups}2.linear.weight"].shape[0],
         "encoder_layers": count_of(state, r"detr3d\.encoder\.layers\.(\d+)\."),
-        "encoder_ffn_dim": size_of(state, f"{encoder}layers.0.mlp.fc1.weight"),
-        "hidden_size": size_of(state, "detr3d.layer_norm.weight"),
+        "encoder_ffn_dim": state[f"{encoder}layers.0.mlp.fc1.weight"].shape[0],
+        "hidden_size": state["detr3d.layer_norm.weight"].shape[0],
         "decoder_layers": count_of(state, r"detr3d\.layers\.(\d+)\."),
-        "decoder_ffn_dim": size_of(state, "detr3d.layers.0.mlp.fc1.weight"),
-        "num_heading_bins": size_of(state, "heading_class_head.out.weight"),
-        "num_labels": size_of(state, "class_head.out.weight") - 1,
+        "decoder_ffn_dim": state["detr3d.layers.0.mlp.fc1.weight"].shape[0],
+        "num_heading_bins": state["heading_class_head.out.weight"].shape[0],
+        "num_labels": state["class_head.out.weight"].shape[0] - 1,
     }
     if is_masked(state):
         places = (f"{encoder}downsampling.layers.{number}.linear.weight" for number in range(2))
-        sizes["downsampling_widths"] = [size_of(state, place) for place in places]
+        sizes["downsampling_widths"] = [state[place].shape[0] for place in places]
     return sizes
 
 

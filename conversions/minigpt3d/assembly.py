@@ -64,10 +64,6 @@ def assemble(
         files: Results of `read_stage`, in the order of training.
         stage: 2 or 3, whose files hold the same; by default 3.
         store_parts: Whether to store parts that are converted already.
-
-    Raises:
-        ValueError: `stage` is not that of the last checkpoint, checkpoints are in another order, or tensors are
-            missing, left over, of another shape, or trained with another point encoder.
     """
     parts = (point_encoder, qformer, language_model)
     check_order(files)
@@ -90,15 +86,15 @@ def assemble(
         check_trained(file, model)
         # Later files hold newer values of what an earlier stage trained.
         state |= file.trained
-    own = model.base_model.state_dict()
-    # In a model with LoRA, PEFT moves a layer's own weights below `base_layer`.
-    named = {name.replace(".base_layer.", "."): name for name in own}
+    expected = model.base_model.state_dict()
+    # In a model with LoRA, PEFT moves a layer's expected weights below `base_layer`.
+    named = {name.replace(".base_layer.", "."): name for name in expected}
     state = {named.get(name, name): tensor for name, tensor in state.items()}
-    missing = {name: tensor for name, tensor in own.items() if name not in state}
+    missing = {name: tensor for name, tensor in expected.items() if name not in state}
     initialized = initialize_untrained(missing, last.stage, queries, config.initializer_range)
     state |= initialized
     paths = ", ".join(str(file.path) for file in files)
-    account(paths, state, own)
+    account(paths, state, expected)
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         # After `account`, which needs all tensors.
@@ -118,12 +114,12 @@ def _named_parts(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
     point_config, blip2_config, text_config = (part.config for part in parts)
-    found = {name: tensor for file in files for name, tensor in file.trained.items()}
+    trained = {name: tensor for file in files for name, tensor in file.trained.items()}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     with errors_about(files[-1].path):
-        text_rank = lora_rank(found, "language_model.") or _TEXT_LORA_RANK
-        rank = lora_rank(found, "bridge.qformer.") or _QFORMER_LORA_RANK
-        sizes = bridge_sizes(found)
+        text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
+        rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
+        sizes = bridge_sizes(trained)
     return MiniGPT3DConfig(
         point_config=point_config,
         qformer_config=Blip2QFormerConfig(**blip2_config.qformer_config.to_dict() | no_dropout),

@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
 from hf_any3d.conversions.checkpoints import open_tokenizer
 from hf_any3d.conversions.minigpt3d.assembly import assemble
+from hf_any3d.conversions.minigpt3d.card import write_minigpt3d_card
 from hf_any3d.conversions.minigpt3d.parts import (
     Part,
     read_converted,
@@ -19,8 +19,7 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_qformer,
 )
 from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
-from hf_any3d.conversions.model_cards import write_minigpt3d_card
-from hf_any3d.conversions.saving import DTYPES, new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
 from hf_any3d.hub.published_table import MINIGPT3D, RECORD, terms_of
 
 _TOKENIZER_FILES = (
@@ -66,15 +65,9 @@ def convert_minigpt3d(
         Facts by name: `output`, `parameters`, `bytes`, `stages` by file, `fresh`, the parts that no file has, and
         `named`, the directories with the parts that are not stored.
 
-    Raises:
-        ValueError: A file cannot be read, is of the wrong stage, lacks a tensor or has one too many, or was trained
-            with another point encoder.
-        FileNotFoundError: No such file.
-        FileExistsError: `output` exists and is not empty.
-
     Source: MiniGPT-3D (arXiv 2405.01413), Sec. 3.
     """
-    torch_dtype = _torch_dtype(dtype)
+    torch_dtype = dtype_of(dtype)
     with new_directory(output) as directory:
         converted = read_converted("point_encoder", point_encoder)
         if converted and (num_groups or group_size):
@@ -131,13 +124,8 @@ def convert_minigpt3d_parts(
 
     Returns:
         Facts by name: `output`, `parameters` of each part.
-
-    Raises:
-        ValueError: No part is given, a file cannot be read, or its tensors are not all those of the part.
-        FileNotFoundError: No such file.
-        FileExistsError: `output` exists and is not empty.
     """
-    torch_dtype = _torch_dtype(dtype)
+    torch_dtype = dtype_of(dtype)
     if point_encoder is None and qformer is None and language_model is None:
         raise ValueError("no part is given; give point_encoder, qformer or language_model")
     parameters = {}
@@ -173,9 +161,3 @@ def _set_token_ids(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase)
     config.eos_token_id = end
     pad = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return {"bos_token_id": config.bos_token_id, "eos_token_id": end, "pad_token_id": pad}
-
-
-def _torch_dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise ValueError(f"dtype={name!r}; expected one of {', '.join(map(repr, DTYPES))}")
-    return DTYPES[name]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from hf_any3d.conversions.act.names import STUDENT
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, join_rows, rename_tensors, size_of, under
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, rename_tensors, under
 
 _LAYER = r"(transformer\.h|model\.layers)\.(?P<layer>\d+)\."
 _TO = "model.layers.{layer}."
@@ -28,14 +28,6 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
     """Rename Phi's tensors, fuse queries, keys and values head by head, and add the norms that Phi does not have.
 
     The added norms are those of MiniGPT-3D's language model, with weight 1 and bias 0.
-
-    Args:
-        original: Tensors in any of the three layouts.
-        num_attention_heads: Heads of the model.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, or one of queries, keys and values is missing
-            or cannot be split into heads.
     """
     state = rename_tensors(original, PHI)
     fused: dict[str, torch.Tensor] = {}
@@ -43,24 +35,18 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
         layer, _, kind = name.rpartition(".")
         part = layer.rpartition(".")[2]
         if part == "stacked":
-            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(name, tensor, num_attention_heads)
+            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(tensor, num_attention_heads)
         elif part == _THIRDS[0]:
             parts = [f"{layer.removesuffix(part)}{third}.{kind}" for third in _THIRDS]
-            if missing := [third for third in parts if third not in state]:
-                raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
-            stacked = join_rows(parts, [state[third] for third in parts])
-            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(name, stacked, num_attention_heads)
+            stacked = torch.cat([state[third] for third in parts])
+            fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(stacked, num_attention_heads)
         elif part not in _THIRDS:
             fused[name] = tensor
     return _with_norms(fused, num_attention_heads)
 
 
-def _by_head(name: str, stacked: torch.Tensor, heads: int) -> torch.Tensor:
+def _by_head(stacked: torch.Tensor, heads: int) -> torch.Tensor:
     """Reorder rows from `(query | key | value, head, channel)` to `(head, query | key | value, channel)`."""
-    if not stacked.ndim or len(stacked) % (3 * heads):
-        raise ValueError(
-            f"{name} has shape {tuple(stacked.shape)}; expected rows in a multiple of 3 times {heads} heads"
-        )
     # The layout of the released checkpoints, whose LoRA was trained on rows in this order.
     return stacked.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
 
@@ -69,7 +55,7 @@ def _with_norms(state: dict[str, torch.Tensor], heads: int) -> dict[str, torch.T
     complete = dict(state)
     for name in state:
         if match := re.fullmatch(r"(model\.layers\.\d+\.)input_layernorm\.weight", name):
-            layer, width = match[1], size_of(state, name)
+            layer, width = match[1], state[name].shape[0]
             added = {f"{layer}post_layernorm.weight": torch.ones(width)}
             for part in ("q", "k"):
                 added |= {
@@ -119,32 +105,19 @@ ALIASES = {"query_tokens": "query_expert_dict.0", "pc_encoder.": "point_encoder.
 def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Bring the tensors of a released file to the names and shapes of `MiniGPT3DForConditionalGeneration`.
 
-    Args:
-        original: Tensors of any stage's file, or of a complete model.
-
     Returns:
         The tensors without duplicates and unused ones. A layer with a LoRA has the names that it has without one; see
         `hf_any3d.modeling.minigpt3d.names_in` for those that it has with one.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, or two copies of one differ.
     """
     renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
     return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
 
 
 def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`.
-
-    Args:
-        original: Tensors without any prefix.
-
-    Raises:
-        ValueError: A tensor belongs to no known part.
-    """
-    own = "point_encoder."
-    converted = convert_minigpt3d_state_dict({own + name: tensor for name, tensor in original.items()})
-    return {name.removeprefix(own): tensor for name, tensor in converted.items()}
+    """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`."""
+    prefix = "point_encoder."
+    converted = convert_minigpt3d_state_dict({prefix + name: tensor for name, tensor in original.items()})
+    return {name.removeprefix(prefix): tensor for name, tensor in converted.items()}
 
 
 def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -162,9 +135,7 @@ def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
 
 def _reshaped(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if ".class_token." in name:
-        return as_vector(name, tensor)
+        return as_vector(tensor)
     if ".queries." in name:
-        if tensor.ndim != 3 or len(tensor) != 1:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected (1, queries, channels)")
-        return tensor[0]
-    return as_linear(name, tensor) if ".patch_encoder." in name else tensor
+        return tensor.squeeze(0)  # (queries, channels)
+    return as_linear(tensor) if ".patch_encoder." in name else tensor

@@ -20,7 +20,7 @@ from hf_any3d.conversions.checkpoints import (
     read_weights,
 )
 from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_phi_state_dict, convert_point_encoder_state_dict
-from hf_any3d.conversions.renaming import count_of, numbers_in, rename_tensors, size_of
+from hf_any3d.conversions.renaming import count_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
@@ -32,69 +32,47 @@ _HEAD_WIDTH = 64
 
 
 def point_encoder_sizes(state: _State) -> dict[str, Any]:
-    """Return settings of `ActConfig`.
-
-    Args:
-        state: The result of `convert_point_encoder_state_dict`.
-
-    Raises:
-        ValueError: A tensor that a size is read from is missing, or the number of heads is unknown.
-    """
-    found = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
-    patches = [size_of(state, f"patch_encoder.{layer}.weight") for layer in ("lift", "widen", "join")]
-    return found | {
-        "patch_widths": patches,
-        "patch_pooled_width": size_of(state, "patch_encoder.out.weight"),
-        "num_attention_heads": _heads("the point encoder", found["hidden_size"]),
+    """Return settings of `ActConfig`."""
+    sizes = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
+    return sizes | {
+        "patch_widths": [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in ("lift", "widen", "join")],
+        "patch_pooled_width": state["patch_encoder.out.weight"].shape[0],
+        "num_attention_heads": _heads("the point encoder", sizes["hidden_size"]),
     }
 
 
 def qformer_sizes(state: _State) -> dict[str, Any]:
-    """Return settings of `Blip2QFormerConfig`.
-
-    Args:
-        state: The tensors under the names of `BLIP2`.
-
-    Raises:
-        ValueError: A tensor that a size is read from is missing, or the number of heads is unknown.
-    """
+    """Return settings of `Blip2QFormerConfig`."""
     layer = "qformer.encoder.layer."
-    width = size_of(state, "qformer.layernorm.weight")
+    width = state["qformer.layernorm.weight"].shape[0]
     crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
     depth = count_of(state, rf"{re.escape(layer)}(\d+)\.")
     return {
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": _heads("the Q-Former", width),
-        "intermediate_size": size_of(state, f"{layer}0.intermediate_query.dense.weight"),
-        "encoder_hidden_size": size_of(state, f"{layer}0.crossattention.attention.key.weight", 1),
+        "intermediate_size": state[f"{layer}0.intermediate_query.dense.weight"].shape[0],
+        "encoder_hidden_size": state[f"{layer}0.crossattention.attention.key.weight"].shape[1],
         # Layer 0 attends to the encoder, and so does every n-th; the second number is n.
         "cross_attention_frequency": crossed[1] if len(crossed) > 1 else depth,
     }
 
 
 def bridge_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `MiniGPT3DConfig` for the trained parts that are there.
-
-    Args:
-        state: The results of `convert_minigpt3d_state_dict` for all files together.
-
-    Raises:
-        ValueError: A tensor that a size is read from is missing.
-    """
-    sizes: dict[str, Any] = {"projector_width": size_of(state, "bridge.projector.fc1.weight")}
+    """Return the settings of `MiniGPT3DConfig` for the trained parts that are there."""
+    sizes: dict[str, Any] = {"projector_width": state["bridge.projector.fc1.weight"].shape[0]}
     if layers := count_of(state, r"bridge\.point_mlp\.layers\.(\d+)\."):
         hidden = range(layers - 1)
-        sizes["point_mlp_widths"] = [size_of(state, f"bridge.point_mlp.layers.{number}.weight") for number in hidden]
+        sizes["point_mlp_widths"] = [state[f"bridge.point_mlp.layers.{number}.weight"].shape[0] for number in hidden]
     if "bridge.experts.router.0.weight" in state:
-        sizes["router_width"] = size_of(state, "bridge.experts.router.0.weight")
-        sizes["num_query_experts"] = size_of(state, "bridge.experts.router.2.weight")
+        sizes["router_width"] = state["bridge.experts.router.0.weight"].shape[0]
+        sizes["num_query_experts"] = state["bridge.experts.router.2.weight"].shape[0]
     return sizes
 
 
 def lora_rank(state: _State, part: str) -> int | None:
     """Return the rank of the LoRA below a prefix; None if there is none."""
-    ranks = (size_of(state, name) for name in state if name.startswith(part) and ".lora_A." in name)
+    ranks = (state[name].shape[0] for name in state if name.startswith(part) and ".lora_A." in name)
     return next(ranks, None)
 
 
@@ -158,17 +136,7 @@ class Part:
 
 
 def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, group_size: int | None = None) -> Part:
-    """Read the point encoder's own file, `point_model.pth`, for `AutoModel`.
-
-    Args:
-        file: The file.
-        num_groups: Patches per cloud; published: 512.
-        group_size: Points per patch; published: 32.
-
-    Raises:
-        ValueError: The file cannot be read, or its tensors are not all those of a point encoder.
-        FileNotFoundError: No such file.
-    """
+    """Read the point encoder's own file, `point_model.pth`, for `AutoModel`."""
     with errors_about(file):
         state = convert_point_encoder_state_dict(read_checkpoint(file, ("base_model",)))
         settings: dict[str, Any] = point_encoder_sizes(state)
@@ -180,16 +148,11 @@ def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, g
 
 
 def read_qformer(file: str | os.PathLike) -> Part:
-    """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`.
-
-    Raises:
-        ValueError: The file cannot be read, or its Q-Former is not complete.
-        FileNotFoundError: No such file.
-    """
+    """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`."""
     with errors_about(file):
         state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
         qformer_config = Blip2QFormerConfig(**qformer_sizes(state))
-        count = size_of(state, "query_tokens", 1) if "query_tokens" in state else Blip2Config().num_query_tokens
+        count = state["query_tokens"].shape[1] if "query_tokens" in state else Blip2Config().num_query_tokens
         # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.
         vision = {"hidden_size": qformer_config.encoder_hidden_size}
         config = Blip2Config(vision_config=vision, qformer_config=qformer_config.to_dict(), num_query_tokens=count)
@@ -197,15 +160,7 @@ def read_qformer(file: str | os.PathLike) -> Part:
 
 
 def read_language_model(directory: str | os.PathLike) -> Part:
-    """Read Phi-2 in any of its three layouts, for `AutoModelForCausalLM`.
-
-    Args:
-        directory: With `config.json` and weights.
-
-    Raises:
-        ValueError: A file cannot be read, or the tensors are not all those of the model that config.json describes.
-        FileNotFoundError: A file is missing.
-    """
+    """Read Phi-2 in any of its three layouts, for `AutoModelForCausalLM`."""
     directory = Path(directory)
     config = normed_phi_config(directory / "config.json")
     original, files = read_weights(directory)
@@ -223,10 +178,6 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
 
     Returns:
         The part; None if `source` is something else, such as a file of the authors.
-
-    Raises:
-        ValueError: A file cannot be read, or tensors are missing, left over or of another shape.
-        FileNotFoundError: A file is missing.
     """
     directory, (config_class, kind) = Path(source), _KINDS[part]
     file = directory / "config.json"
@@ -239,9 +190,7 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     state = {name: t for name, t in state.items() if not any(re.search(pattern, name) for pattern in ignored)}
     with errors_about(directory):
         check_finite(state)
-    found = _make_part(directory, files, kind, config, state)
-    found.is_converted = True
-    return found
+    return _make_part(directory, files, kind, config, state, is_converted=True)
 
 
 def source_record(part: Part) -> dict[str, Any]:
@@ -251,31 +200,20 @@ def source_record(part: Part) -> dict[str, Any]:
 
 
 def normed_phi_config(file: Path) -> NormedPhiConfig:
-    """Read a `config.json` of Phi.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: It is not a JSON object, or of another model or one that cannot have the added norms.
-    """
-    given = read_json(file)
-    if given.get("model_type") not in _KNOWN:
-        raise ValueError(
-            f"{file}: model_type={given.get('model_type')!r}; expected one of {', '.join(map(repr, _KNOWN))}"
-        )
-    settings = {_OLD_NAMES.get(name, name): value for name, value in given.items() if value is not None}
-    try:
-        if "rotary_dim" in settings and "n_embd" in given:
-            width = settings["hidden_size"] // settings["num_attention_heads"]
-            # The first configs count rotated channels of a head; today's give their share.
-            settings["partial_rotary_factor"] = settings["rotary_dim"] / width
-        if "n_embd" in given:
+    """Read a `config.json` of Phi."""
+    stored = read_json(file)
+    with errors_about(file):
+        if (kind := stored.get("model_type")) not in _KNOWN:
+            raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, _KNOWN))}")
+        settings = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
+        if "n_embd" in stored:
             # What Microsoft's program computes where its config has no `n_inner`.
             settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
+            if "rotary_dim" in settings:
+                width = settings["hidden_size"] // settings["num_attention_heads"]
+                # The first configs count rotated channels of a head; today's give their share.
+                settings["partial_rotary_factor"] = settings["rotary_dim"] / width
         return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
-    except KeyError as error:
-        raise ValueError(f"{file}: lacks {error}") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
 def _make_part(
@@ -284,9 +222,10 @@ def _make_part(
     kind: type[PreTrainedModel],
     config: PreTrainedConfig,
     state: dict[str, torch.Tensor],
+    is_converted: bool = False,
 ) -> Part:
     """Make a part after a check that its tensors are exactly those of a model."""
     with torch.device("meta"):
         expected = kind(config).state_dict()
     account(source, state, expected)
-    return Part(Path(source), files, kind.__name__, config, state)
+    return Part(Path(source), files, kind.__name__, config, state, is_converted)

@@ -1,5 +1,6 @@
 """Read the checkpoints of MiniGPT-3D's training stages, check them, and initialize what no stage has trained."""
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,6 @@ from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, stage
 _ENCODER = "point_encoder."
 STAGES = {0: "what training starts from", 1: "stage I", 3: "stage II or III", 4: "stage IV"}
 """Kinds of files by the number of their stage. Files of stages II and III hold the same parts."""
-# The file of a stage is incomplete without the file of this earlier stage.
-_REQUIRED = {1: 0, 4: 3}
 # Parts that training initializes, with the last stage whose file lacks them. All others must be in a file.
 _INITIALIZED = {"bridge.point_mlp.": 0, "bridge.qformer.": 1, "bridge.experts.router.": 3}
 
@@ -43,12 +42,7 @@ class StageFile:
 
 
 def read_stage(path: str | os.PathLike) -> StageFile:
-    """Read a checkpoint of training.
-
-    Raises:
-        ValueError: The file cannot be read, holds a tensor of no known part, or nothing that is trained.
-        FileNotFoundError: No such file.
-    """
+    """Read a checkpoint of training."""
     original = read_checkpoint(path, ("model",))
     with errors_about(path):
         state = convert_minigpt3d_state_dict(original)
@@ -59,32 +53,17 @@ def read_stage(path: str | os.PathLike) -> StageFile:
 
 
 def check_order(files: Sequence[StageFile]) -> None:
-    """Check that files are in the order of training, each with the earlier one that it requires.
-
-    Raises:
-        ValueError: They are not.
-    """
-    for number, file in enumerate(files):
-        before = [other.stage for other in files[:number]]
-        if any(stage > file.stage for stage in before):
+    """Check that files are in the order of training: the last one has the newest numbers."""
+    for earlier, later in itertools.pairwise(files):
+        if earlier.stage > later.stage:
             raise ValueError(
-                f"{file.path}: holds {STAGES[file.stage]}, which comes before {STAGES[before[-1]]}; give the "
+                f"{later.path}: holds {STAGES[later.stage]}, which comes before {STAGES[earlier.stage]}; give the "
                 "file of the later stage as second_checkpoint"
-            )
-        needed = _REQUIRED.get(file.stage)
-        if needed is not None and needed not in before:
-            raise ValueError(
-                f"{file.path}: holds {STAGES[file.stage]}, which lacks all of {STAGES[needed]}; give that file "
-                "too, as checkpoint, and this one as second_checkpoint"
             )
 
 
 def check_encoder(file: StageFile, encoder: Part) -> None:
-    """Check that the copy of the point encoder in a file equals the given encoder.
-
-    Raises:
-        ValueError: The copy is not complete, or numbers differ by more than the rounding of its dtype.
-    """
+    """Check that the copy of the point encoder in a file equals the given encoder."""
     if not file.encoder:
         return
     account(file.path, file.encoder, encoder.state)
@@ -100,29 +79,20 @@ def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> 
     """Check that a file has exactly the tensors that its stage trains.
 
     The file that training starts from comes from another program, and may have more of the model's tensors.
-
-    Raises:
-        ValueError: Tensors are missing, left over or of another shape.
     """
-    own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
+    weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
     if not file.stage:
         parts = ("language_model.", "bridge.projector.")
         expected = [name for name in expected if name.startswith(parts)]
-        expected += [name for name in file.trained if name in own]
-    account(file.path, file.trained, {name: own[name] for name in expected})
+        expected += [name for name in file.trained if name in weights]
+    account(file.path, file.trained, {name: weights[name] for name in expected})
 
 
 def initialize_untrained(
     missing: Mapping[str, torch.Tensor], stage: int, queries: torch.Tensor, std: float
 ) -> dict[str, torch.Tensor]:
     """Initialize tensors that no file has as training does: query sets with BLIP-2's queries, others with fixed noise.
-
-    Args:
-        missing: The model's tensors that no file has, without numbers.
-        stage: The last stage with a file.
-        queries: BLIP-2's queries, `(num_query_tokens, hidden)`.
-        std: Standard deviation of initial weights.
 
     Returns:
         The initialized tensors by name; those that a file should have had are left out.

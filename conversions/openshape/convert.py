@@ -1,13 +1,12 @@
 """Convert a released OpenShape encoder into a directory with model, processor and card."""
 
-import math
 import os
 from typing import Any
 
 import torch
 
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
-from hf_any3d.conversions.checkpoints import errors_about, listed, read_checkpoint
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.openshape.names import PREFIX, convert_openshape_state_dict, openshape_sizes
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
@@ -44,11 +43,6 @@ def convert_openshape(
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, and `left_out`, the names of entries of the file that
         are no part of the encoder.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit, or its patches or text tower are not known.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     original, logit_scale, left_out = _read(checkpoint)
     given = {"num_groups": num_groups, "group_size": group_size, "group_radius": group_radius}
@@ -88,7 +82,7 @@ def convert_openshape(
         logit_scale=logit_scale,
         axes="xzy" if is_exchanged else "xyz",
         up_axis="z" if is_exchanged else "y",
-        remarks={
+        sections={
             "What it computes": start,
             "License": "The cards of the published encoders name the MIT license; the text tower has its own.",
         },
@@ -103,17 +97,8 @@ def _read(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], torch
     inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     if inside:
         others = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
-        return inside, _scale(checkpoint, others.pop(LOGIT_SCALE, None)), sorted(others)
+        return inside, others.pop(LOGIT_SCALE, None), sorted(others)
     try:
-        scale = read_checkpoint(checkpoint, (LOGIT_SCALE,)).get(LOGIT_SCALE)
+        return state, read_checkpoint(checkpoint, (LOGIT_SCALE,)).get(LOGIT_SCALE), []
     except ValueError:  # no such entry
-        scale = None
-    return state, _scale(checkpoint, scale), []
-
-
-def _scale(checkpoint: str | os.PathLike, logit_scale: torch.Tensor | None) -> torch.Tensor | None:
-    if logit_scale is None:
-        return None
-    if logit_scale.numel() != 1 or not math.isfinite(float(logit_scale)):
-        raise ValueError(f"{checkpoint}: {listed([LOGIT_SCALE])} is not a finite number")
-    return logit_scale.float().reshape(())
+        return state, None, []

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, count_of, rename_tensors, size_of
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, rename_tensors
 
 # Everything but the projection has a prefix where there is a projection.
 _BODY = r"(?:ppat\.)?"
@@ -35,15 +35,10 @@ _GROUPS = {
 
 
 def convert_openshape_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of an encoder, without the prefix of its file, to those of an `OpenShapeModel`.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, a kernel is larger than 1, or numbers are NaN
-            or infinite.
-    """
+    """Rename the tensors of an encoder, without the prefix of its file, to those of an `OpenShapeModel`."""
     state = rename_tensors(original, NAMES)
     return {
-        name: as_linear(name, tensor) if name.startswith(("patch_encoder.layers.", "lift.")) else tensor
+        name: as_linear(tensor) if name.startswith(("patch_encoder.layers.", "lift.")) else tensor
         for name, tensor in state.items()
     }
 
@@ -52,13 +47,10 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of `OpenShapeConfig` that the tensors of an `OpenShapeModel` imply.
 
     The number, size and radius of patches are those of the published encoder with as wide patches, if there is one.
-
-    Raises:
-        ValueError: Tensors are missing, or the width is not a multiple of 64, the width of a head.
     """
     layers = count_of(state, r"patch_encoder\.layers\.(\d+)\.")
-    widths = [size_of(state, f"patch_encoder.layers.{number}.weight") for number in range(layers)]
-    hidden = size_of(state, "class_token")
+    widths = [state[f"patch_encoder.layers.{number}.weight"].shape[0] for number in range(layers)]
+    hidden = state["class_token"].shape[0]
     if not widths or hidden % _HEAD_WIDTH:
         raise ValueError(
             f"an encoder of {len(widths)} patch layers and width {hidden}; expected one layer or more, and a multiple "
@@ -66,12 +58,12 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         )
     return {
         # The layer takes offsets from the center beside a point's own channels.
-        "in_channels": size_of(state, "patch_encoder.layers.0.weight", axis=1) - 3,
+        "in_channels": state["patch_encoder.layers.0.weight"].shape[1] - 3,
         "patch_widths": widths,
         "hidden_size": hidden,
-        "intermediate_size": size_of(state, "blocks.layers.0.mlp.fc1.weight"),
+        "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
         "num_attention_heads": hidden // _HEAD_WIDTH,
-        "projection_dim": size_of(state, "projection.weight") if "projection.weight" in state else None,
+        "projection_dim": state["projection.weight"].shape[0] if "projection.weight" in state else None,
         **_GROUPS.get(widths[-1], {}),
     }

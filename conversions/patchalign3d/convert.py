@@ -1,14 +1,12 @@
 """Convert a released PatchAlign3D encoder, of either training stage, into a directory that opens."""
 
-import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
 from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DConfig,
@@ -49,14 +47,10 @@ def convert_patchalign3d(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
-    original, projection = _entry(checkpoint, "model"), _entry(checkpoint, "proj")
-    temperature = _entry(checkpoint, "temp", is_optional=True)
+    original, projection = read_checkpoint(checkpoint, ("model",)), read_checkpoint(checkpoint, ("proj",))
+    is_aligned = "temp" in read_entries(checkpoint)
+    temperature = read_checkpoint(checkpoint, ("temp",)) if is_aligned else None
     given = {"num_groups": num_groups, "group_size": group_size}
     with errors_about(checkpoint):
         state = convert_patchalign3d_state_dict(original, projection)
@@ -72,8 +66,6 @@ def convert_patchalign3d(
             settings: dict[str, Any] = {"aligned_with": "DINOv2 (facebook/dinov2-base, features of patches)"}
         else:
             account(checkpoint, temperature, {_LOG_SCALE: torch.empty(())})
-            if not math.isfinite(float(temperature[_LOG_SCALE])):
-                raise ValueError(f"{_LOG_SCALE} is {float(temperature[_LOG_SCALE])}; expected a finite number")
             name, tower = _TOWERS.get(features, (None, None))
             settings = {"aligned_with": name, "parts": tower and {TEXT_TOWER: {"name_or_path": tower}}}
         config = PatchAlign3DConfig(**sizes, **settings, **_RELEASED)
@@ -86,7 +78,8 @@ def convert_patchalign3d(
         logit_scale=None if temperature is None else temperature[_LOG_SCALE],
         templates=PART_TEMPLATES,
         processor=_PROCESSOR,
-        remarks={
+        is_aligned=is_aligned,
+        sections={
             "What it computes": "The released program: y and z of clouds are exchanged in the model "
             "(`exchange_axes=True`), which takes clouds with y up in the unit sphere; points within 0.0316 of the "
             "origin are never sampled as centers of patches (`sampling_min_squared_norm=1e-3`), except for the first "
@@ -96,12 +89,3 @@ def convert_patchalign3d(
             "the card of their repository. The text tower has its own.",
         },
     )
-
-
-def _entry(checkpoint: str | os.PathLike, key: str, is_optional: bool = False) -> Mapping[str, Any] | None:
-    try:
-        return read_checkpoint(checkpoint, (key,))
-    except ValueError as error:
-        if is_optional and "no state dict; expected one under" in str(error):
-            return None
-        raise

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, rename_tensors, size_of
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, rename_tensors
 
 _BLOCK = r"blocks\.blocks\.(?P<layer>\d+)\."
 NAMES: Names = {
@@ -31,43 +31,30 @@ _HEAD_WIDTH = 64
 def convert_patchalign3d_state_dict(
     original: Mapping[str, torch.Tensor], projection: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Rename the tensors of the encoder and of its projection to those of a `PatchAlign3DModel`.
-
-    Args:
-        original: The entry "model" of a checkpoint.
-        projection: Its entry "proj".
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, a kernel is larger than 1, or numbers are NaN
-            or infinite.
-    """
+    """Rename the tensors of the encoder and of its projection to those of a `PatchAlign3DModel`."""
     state = rename_tensors(original, NAMES) | rename_tensors(projection, PROJECTION_NAMES)
     for name, tensor in state.items():
         if name in _CONVOLUTIONS:
-            state[name] = as_linear(name, tensor)
+            state[name] = as_linear(tensor)
         elif name.startswith("class_token."):
-            state[name] = as_vector(name, tensor)
+            state[name] = as_vector(tensor)
     return state
 
 
 def patchalign3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the fields of `PatchAlign3DConfig` that the tensors of a `PatchAlign3DModel` imply.
-
-    Raises:
-        ValueError: Tensors are missing, or the width is not a multiple of 64, the width of a head.
-    """
-    hidden = size_of(state, "class_token.token")
+    """Return the fields of `PatchAlign3DConfig` that the tensors of a `PatchAlign3DModel` imply."""
+    hidden = state["class_token.token"].shape[0]
     if hidden % _HEAD_WIDTH:
         raise ValueError(
             f"an encoder of width {hidden}; expected a multiple of {_HEAD_WIDTH}, the width of an attention head"
         )
     return {
-        "in_channels": size_of(state, "patch_encoder.lift.weight", axis=1),
-        "patch_widths": [size_of(state, f"patch_encoder.{name}.weight") for name in ("lift", "widen", "join")],
-        "patch_pooled_width": size_of(state, "patch_encoder.out.weight"),
+        "in_channels": state["patch_encoder.lift.weight"].shape[1],
+        "patch_widths": [state[f"patch_encoder.{name}.weight"].shape[0] for name in ("lift", "widen", "join")],
+        "patch_pooled_width": state["patch_encoder.out.weight"].shape[0],
         "hidden_size": hidden,
-        "intermediate_size": size_of(state, "blocks.layers.0.mlp.fc1.weight"),
+        "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
         "num_attention_heads": hidden // _HEAD_WIDTH,
-        "projection_dim": size_of(state, "projection.weight"),
+        "projection_dim": state["projection.weight"].shape[0],
     }

@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_json, read_settings
-from hf_any3d.conversions.model_cards import write_converted_card
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint, read_json, read_settings
 from hf_any3d.conversions.point_transformer_v3.names import (
     convert_ptv3_state_dict,
     convert_supervised_state_dict,
@@ -25,8 +23,8 @@ from hf_any3d.conversions.point_transformer_v3.supervised import (
     is_supervised,
     rules_of,
 )
-from hf_any3d.conversions.renaming import check_owners, size_of
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.renaming import rename_tensors
+from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
@@ -52,7 +50,7 @@ _SUPERVISED_LICENSE = (
     "which was not read here. The data sets of the training have terms of their own, most of which forbid commercial "
     "use."
 )
-_HEAD = {"seg_head.weight": "segmenter.out.weight", "seg_head.bias": "segmenter.out.bias"}
+_HEAD = {r"seg_head\.": "segmenter.out."}
 
 
 def convert_ptv3(
@@ -81,12 +79,6 @@ def convert_ptv3(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
-
-    Raises:
-        ValueError: A checkpoint cannot be read or does not fit, a setting is unknown or not for its layout, or
-            `trained_with` or `dataset` is missing and cannot be known.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     if preset is not None and preset not in VOXEL_PRESETS:
         raise ValueError(f"preset={preset!r}; expected one of {', '.join(VOXEL_PRESETS)}")
@@ -114,29 +106,19 @@ def convert_ptv3(
         model_class = PointTransformerV3ForPointCloudSegmentation
         files["Head"] = Path(head)
         state = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}
-        state |= (found := _read_head(head))
-        # A head has one row for each class, and no names of them.
-        config.num_labels = size_of(found, _HEAD["seg_head.weight"])
+        with errors_about(head):
+            weights = rename_tensors(read_checkpoint(head, ("state_dict",)), _HEAD)
+            # A head has one row for each class, and no names of them.
+            config.num_labels = len(weights["segmenter.out.weight"])
+        state |= weights
     if config.in_channels == 6:
         processor.features = ["xyz", "rgb"]
     setattr(config, RECORD, terms_of(PTV3))
-    with torch.device("meta"), no_init_weights():
-        model = model_class(config)
-    account(" and ".join(map(str, files.values())), state, model.state_dict())
-    with new_directory(output) as directory, errors_about(checkpoint):
-        save_weights(directory, model_class.__name__, config, state, torch.float32)
-        processor.save_pretrained(directory)
-        remarks = {"What it computes": _COMPUTES, "License": _LICENSE}
-        normals = ", then normals" if config.in_channels > 6 else ""
-        takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."
-        write_converted_card(directory, Path(output).name, model, takes, files, remarks)
-    return {
-        "output": os.fspath(output),
-        "model": model_class.__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-        "license": LICENSE,
-    }
+    normals = ", then normals" if config.in_channels > 6 else ""
+    takes = f"{config.in_channels} channels per point: coordinates, colors from 0 to 1{normals}."
+    sections = {"What it computes": _COMPUTES, "License": _LICENSE}
+    facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
+    return facts | {"license": LICENSE}
 
 
 def _convert_supervised(
@@ -150,17 +132,14 @@ def _convert_supervised(
     with errors_about(checkpoint):
         check_head(original)
         # First what a file can tell, so that an unknown one is named before anything is asked.
-        variant, given = ("own", read_json(Path(arguments))) if arguments is not None else arguments_of(original)
+        variant, settings = ("own", read_json(Path(arguments))) if arguments is not None else arguments_of(original)
         rules, benchmark = rules_of(trained_with), benchmark_of(original, dataset)
-        fields = fields_of(original, given, rules, benchmark)
+        fields = fields_of(original, settings, rules, benchmark)
         state = convert_supervised_state_dict(original, fields)
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
         setattr(config, RECORD, terms_of(PTV3_SUPERVISED))
-        with torch.device("meta"), no_init_weights():
-            model = PointTransformerV3ForPointCloudSegmentation(config)
-    account(checkpoint, state, model.state_dict())
-    remarks = {
+    sections = {
         "Origin": f"Variant {variant!r} of the supervised layout, for {benchmark.title}, trained with {rules.title}: "
         f'block_rule="{rules.block_rule}", depth_rule="{rules.depth_rule}", colors '
         f"{'c / 127.5 - 1' if rules.color_range == 'signed' else 'c / 255'} of bytes. With the rules of another "
@@ -168,20 +147,12 @@ def _convert_supervised(
         "What it computes": _COMPUTES,
         "License": _SUPERVISED_LICENSE,
     }
-    with new_directory(output) as directory, errors_about(checkpoint):
-        save_weights(directory, type(model).__name__, config, state, torch.float32)
-        processor.save_pretrained(directory)
-        own = {"rgb": "colors", "normals": "normals", "intensity": "the intensity of a laser"}
-        read = ", ".join(own[name] for name in processor.features[1:])
-        takes = f"{config.in_channels} channels per point: coordinates, {read}, as its processor scales them."
-        write_converted_card(directory, Path(output).name, model, takes, {"Model": Path(checkpoint)}, remarks)
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-        "license": PTV3_SUPERVISED.weights_license,
-    }
+    words = {"rgb": "colors", "normals": "normals", "intensity": "the intensity of a laser"}
+    features = ", ".join(words[name] for name in processor.features[1:])
+    takes = f"{config.in_channels} channels per point: coordinates, {features}, as its processor scales them."
+    model_class, files = PointTransformerV3ForPointCloudSegmentation, {"Model": Path(checkpoint)}
+    facts = save_converted(output, model_class, config, state, processor, files, takes, sections)
+    return facts | {"license": PTV3_SUPERVISED.weights_license}
 
 
 def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -195,10 +166,6 @@ def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) 
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: It is a model of another layout, or the file of Find3D has another ending.
-        FileExistsError: `output` exists.
     """
     if Path(output).exists():
         raise FileExistsError(f"{output}: exists already; give a new file")
@@ -219,16 +186,4 @@ def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) 
             Path(file).write_bytes(save(state))
         else:
             torch.save({"state_dict": state}, file)
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "bytes": Path(output).stat().st_size,
-    }
-
-
-def _read_head(head: str | os.PathLike) -> dict[str, torch.Tensor]:
-    original = read_checkpoint(head, ("state_dict",))
-    with errors_about(head):
-        check_owners([name for name in original if name not in _HEAD], [])
-        return {_HEAD[name]: tensor for name, tensor in original.items()}
+    return facts_of(output, model)

@@ -4,11 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers.initialization import no_init_weights
-
-from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_json, read_tensors
-from hf_any3d.conversions.model_cards import write_converted_card
+from hf_any3d.conversions.checkpoints import errors_about, read_json, read_tensors
 from hf_any3d.conversions.point_transformer_v3.names import (
     EXTRACTOR,
     convert_supervised_state_dict,
@@ -16,8 +12,7 @@ from hf_any3d.conversions.point_transformer_v3.names import (
     supervised_fields,
 )
 from hf_any3d.conversions.point_transformer_v3.supervised import VARIANTS, sizes_of
-from hf_any3d.conversions.renaming import size_of
-from hf_any3d.conversions.saving import new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import save_converted
 from hf_any3d.hub.published_table import FIND3D, FIND3D_TOWER, RECORD, terms_of
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_transformer_v3 import (
@@ -55,55 +50,44 @@ def convert_find3d(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read, does not fit, or has other sizes and `arguments` is missing.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     path = Path(checkpoint)
-    is_plain = path.suffix == ".safetensors"
-    original = read_tensors(path) if is_plain else read_checkpoint(path, ("model_state_dict",))
+    original = read_tensors(path, ("model_state_dict",))
     with errors_about(checkpoint):
         if not is_find3d(original):
             raise ValueError(f"no tensors of Find3D; expected names that begin with {EXTRACTOR}")
-        found, given = sizes_of(original, EXTRACTOR), VARIANTS["base"]
+        sizes, settings = sizes_of(original, EXTRACTOR), VARIANTS["base"]
         if arguments is not None:
-            given = read_json(Path(arguments))
-        elif wrong := [name for name, size in found.items() if size != given.get(name, False)]:
+            settings = read_json(Path(arguments))
+        elif wrong := [name for name, size in sizes.items() if size != settings.get(name, False)]:
             raise ValueError(
-                f"{wrong[0]}={found[wrong[0]]}; the published model has {given.get(wrong[0], False)}, and a file has "
-                "no heads, patches and curves; give --arguments, a JSON file with the arguments of its extractor"
+                f"{wrong[0]}={sizes[wrong[0]]}; the published model has {settings.get(wrong[0], False)}, and a file "
+                "has no heads, patches and curves; give --arguments, a JSON file with the arguments of its extractor"
             )
-        widths = [size_of(original, f"fc{number}.weight") for number in (1, 2, 3)]
-        fields = supervised_fields({"in_channels": 6, **VARIANTS["base"], **given}, **_RULES)
+        widths = [original[f"fc{number}.weight"].shape[0] for number in (1, 2, 3)]
+        fields = supervised_fields({"in_channels": 6, **VARIANTS["base"], **settings}, **_RULES)
         config = PointTransformerV3Config(
             # Coordinates come with every point, and are not read.
             **fields | {"in_channels": fields["in_channels"] + 3, "reads_coordinates": False, "lovasz_weight": 0.0},
             text_head_widths=widths,
-            text_embedding_size=size_of(original, "fc4.weight"),
+            text_embedding_size=original["fc4.weight"].shape[0],
             none_label=True,
             aligned_with=FIND3D_TOWER,
             parts={TEXT_TOWER: {"name_or_path": FIND3D_TOWER}},
         )
         state = convert_supervised_state_dict(original, fields)
         setattr(config, RECORD, terms_of(FIND3D))
-        with torch.device("meta"), no_init_weights():
-            model = PointTransformerV3ForZeroShotPointCloudSegmentation(config)
-    account(checkpoint, state, model.state_dict())
-    processor = PointTransformerV3Processor(**VOXEL_PRESETS["find3d"])
-    remarks = {"What it computes": _COMPUTES, "License": _LICENSE}
     takes = (
         f"{config.in_channels} channels per point: coordinates, colors and normals, as its processor scales them. "
         f"Texts are encoded by `{FIND3D_TOWER}`, which is loaded when first needed."
     )
-    with new_directory(output) as directory, errors_about(checkpoint):
-        save_weights(directory, type(model).__name__, config, state, torch.float32)
-        processor.save_pretrained(directory)
-        write_converted_card(directory, Path(output).name, model, takes, {"Model": path}, remarks)
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-    }
+    return save_converted(
+        output,
+        PointTransformerV3ForZeroShotPointCloudSegmentation,
+        config,
+        state,
+        PointTransformerV3Processor(**VOXEL_PRESETS["find3d"]),
+        {"Model": path},
+        takes,
+        {"What it computes": _COMPUTES, "License": _LICENSE},
+    )

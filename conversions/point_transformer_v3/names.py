@@ -150,70 +150,50 @@ def ptv3_fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of `PointTransformerV3Config` for arguments of the original's constructor.
 
     What depends on the other clouds of a batch, and the shuffling of curves at inference, stay off.
-
-    Raises:
-        ValueError: An argument is unknown, or decoder and encoder have different patches.
     """
     if unknown := sorted(set(arguments) - set(_FIELDS) - set(_OTHERS)):
         raise ValueError(f"config has {unknown[0]!r}; expected some of {', '.join(sorted({*_FIELDS, *_OTHERS}))}")
-    given = _DEFAULTS | dict(arguments)
-    fields: dict[str, Any] = {ours: given[theirs] for theirs, ours in _FIELDS.items() if theirs in given}
+    settings = _DEFAULTS | dict(arguments)
+    fields: dict[str, Any] = {ours: settings[theirs] for theirs, ours in _FIELDS.items() if theirs in settings}
     fields = {name: list(value) if isinstance(value, (tuple, list)) else value for name, value in fields.items()}
     for name in ("mlp_ratio", "drop_path_rate", "attention_dropout", "hidden_dropout", "rope_theta"):
         value = fields.get(name)
         # Configs of transformers check types, and files have 1 or 0 where a float is meant.
         if isinstance(value, int):
             fields[name] = float(value)
-    fields["use_decoder"] = not given.get("enc_mode", False)
-    fields["upcast_attention"] = bool(given.get("upcast_attention") or given.get("upcast_softmax"))
+    fields["use_decoder"] = not settings.get("enc_mode", False)
+    fields["upcast_attention"] = bool(settings.get("upcast_attention") or settings.get("upcast_softmax"))
     if not fields["use_decoder"]:
         fields = {name: value for name, value in fields.items() if not name.startswith("decoder_")}
-    elif list(given["dec_patch_size"]) != fields["patch_sizes"][: len(given["dec_patch_size"])]:
+    elif list(settings["dec_patch_size"]) != fields["patch_sizes"][: len(settings["dec_patch_size"])]:
         raise ValueError(
-            f"config has dec_patch_size={given['dec_patch_size']}; expected that of the encoder's stages, whose "
+            f"config has dec_patch_size={settings['dec_patch_size']}; expected that of the encoder's stages, whose "
             f"patches the decoder uses: {fields['patch_sizes']}"
         )
     return fields
 
 
 def supervised_fields(arguments: Mapping[str, Any], *, block_rule: str, depth_rule: str) -> dict[str, Any]:
-    """Return the fields of `PointTransformerV3Config` for the constructor of the original, supervised layout.
-
-    Args:
-        arguments: By name.
-        block_rule: That of the program which trained the weights.
-        depth_rule: The same.
-
-    Raises:
-        ValueError: As `ptv3_fields` does.
-    """
-    given = dict(arguments)
+    """Return the fields of `PointTransformerV3Config` for the constructor of the original, supervised layout."""
+    settings = dict(arguments)
     # The older name.
-    given["enc_mode"] = given.pop("cls_mode", given.get("enc_mode", False))
-    own = {ours: given.pop(theirs) for theirs, ours in _SUPERVISED_FIELDS.items() if theirs in given}
-    conditions = given.pop("pdnorm_conditions", _CONDITIONS)
-    if not given.pop("pdnorm_decouple", True):
+    settings["enc_mode"] = settings.pop("cls_mode", settings.get("enc_mode", False))
+    norms = {ours: settings.pop(theirs) for theirs, ours in _SUPERVISED_FIELDS.items() if theirs in settings}
+    conditions = settings.pop("pdnorm_conditions", _CONDITIONS)
+    if not settings.pop("pdnorm_decouple", True):
         raise ValueError("config has pdnorm_decouple=False, whose norms the original never builds; expected True")
-    fields = ptv3_fields(_SUPERVISED_DEFAULTS | given)
-    if own.get("condition_batch_norms") or own.get("condition_layer_norms"):
+    fields = ptv3_fields(_SUPERVISED_DEFAULTS | settings)
+    if norms.get("condition_batch_norms") or norms.get("condition_layer_norms"):
         fields["norm_conditions"] = list(conditions)
     layout = ("stem", "stage_norm", "pooling", "decoder_convolution")
-    fields |= {name: PRESETS["supervised"][name] for name in layout} | own
+    fields |= {name: PRESETS["supervised"][name] for name in layout} | norms
     return fields | {"block_rule": block_rule, "depth_rule": depth_rule, "lovasz_weight": 1.0}
 
 
 def convert_supervised_state_dict(
     original: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a supervised model to those of ours with a head.
-
-    Args:
-        original: Tensors under the authors' names, without `module.`.
-        fields: Fields of `PointTransformerV3Config`.
-
-    Raises:
-        ValueError: As `convert_ptv3_state_dict` does.
-    """
+    """Rename the tensors of a supervised model to those of ours with a head."""
     state = {}
     names = FIND3D if is_find3d(original) else SUPERVISED
     for name, tensor in rename_tensors(original, names).items():
@@ -228,11 +208,7 @@ def convert_supervised_state_dict(
 def restore_supervised_state_dict(
     state: Mapping[str, torch.Tensor], fields: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion.
-
-    Raises:
-        ValueError: A tensor has no name there.
-    """
+    """Return tensors of a model of the supervised layout under the authors' names; undoes the conversion."""
     renamed = {}
     for name, tensor in state.items():
         theirs = name.removeprefix(_ENCODER)
@@ -278,14 +254,6 @@ def convert_ptv3_state_dict(
     """Rename the tensors of a released encoder to those of a `PointTransformerV3Model`.
 
     Frequencies of rotary positions, which follow from the config, are compared and left out.
-
-    Args:
-        original: Tensors under the authors' names.
-        fields: Fields of `PointTransformerV3Config`.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, a stage has no such block, frequencies are
-            others than those of the config, or numbers are NaN or infinite.
     """
     rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
     # Our model computes them, so they need not be stored; they must only be the same.
@@ -293,7 +261,7 @@ def convert_ptv3_state_dict(
     state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
     renamed = {_flat(name, fields): tensor for name, tensor in state.items()}
     if "embeddings.mask_token" in renamed:
-        renamed["embeddings.mask_token"] = as_vector("embedding.mask_token", renamed["embeddings.mask_token"])
+        renamed["embeddings.mask_token"] = as_vector(renamed["embeddings.mask_token"])
     return renamed
 
 
@@ -332,13 +300,13 @@ def _staged(name: str, fields: Mapping[str, Any]) -> str:
 
 
 def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) -> None:
-    for name, found in rotary.items():
+    for name, frequencies in rotary.items():
         if theta is None:
             raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
-        steps = torch.arange(found.numel(), dtype=torch.float64) / found.numel()
-        if found.ndim != 1 or not torch.allclose(found.double(), theta**-steps, atol=_CLOSE, rtol=0):
-            begin = ", ".join(f"{value:g}" for value in found.flatten()[:4].tolist())
+        steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
+        if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), theta**-steps, atol=_CLOSE, rtol=0):
+            begin = ", ".join(f"{value:g}" for value in frequencies.flatten()[:4].tolist())
             raise ValueError(
-                f"{name} has the shape {tuple(found.shape)} and begins with {begin}; expected the frequencies of "
-                f"rope_base={theta}"
+                f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
+                f"of rope_base={theta}"
             )

@@ -13,7 +13,7 @@ import torch
 
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS, CONDITION_CLASSES, Benchmark
 from hf_any3d.conversions.point_transformer_v3.names import supervised_fields
-from hf_any3d.conversions.renaming import count_of, numbers_in, size_of
+from hf_any3d.conversions.renaming import count_of, numbers_in
 
 
 @dataclass(frozen=True)
@@ -91,46 +91,38 @@ def is_supervised(original: Mapping[str, torch.Tensor]) -> bool:
 
 
 def check_head(original: Mapping[str, torch.Tensor]) -> None:
-    """Refuse files of this layout that are no segmentation models, and say what they are.
-
-    Raises:
-        ValueError: There is no head for points.
-    """
+    """Refuse files of this layout that are no segmentation models, and say what they are."""
     if any(name.startswith(("seg_head.", "proj_head.", "seg_heads.")) for name in original):
         return
     is_classifier = any(name.startswith("cls_head.") for name in original)
-    found = "a classifier of objects" if is_classifier else "an encoder without a head"
+    kind = "a classifier of objects" if is_classifier else "an encoder without a head"
     raise ValueError(
-        f"the supervised layout of Point Transformer V3: {found}; expected a "
+        f"the supervised layout of Point Transformer V3: {kind}; expected a "
         "segmentation model, with seg_head, seg_heads or proj_head"
     )
 
 
 def sizes_of(original: Mapping[str, torch.Tensor], encoder: str = "backbone.") -> dict[str, Any]:
     """Read from the tensors, those of the encoder below a prefix, what they show of the constructor's arguments."""
-    found: dict[str, Any] = {}
+    sizes: dict[str, Any] = {}
     for part in ("enc", "dec"):
         stages = sorted(numbers_in(original, rf"{re.escape(encoder)}{part}\.{part}(\d+)\."))
         places = [f"{encoder}{part}.{part}{stage}.block" for stage in stages]
-        found[f"{part}_depths"] = tuple(count_of(original, re.escape(place) + r"(\d+)\.") for place in places)
-        found[f"{part}_channels"] = tuple(size_of(original, f"{place}0.cpe.1.weight") for place in places)
-    found["enable_rpe"] = any(name.endswith("rpe_table") for name in original)
-    found["pdnorm_bn"] = any("stem.norm.norm." in name for name in original)
-    found["pdnorm_ln"] = any(re.search(r"norm1\.0\.norm\.", name) for name in original)
-    return found
+        sizes[f"{part}_depths"] = tuple(count_of(original, re.escape(place) + r"(\d+)\.") for place in places)
+        sizes[f"{part}_channels"] = tuple(original[f"{place}0.cpe.1.weight"].shape[0] for place in places)
+    sizes["enable_rpe"] = any(name.endswith("rpe_table") for name in original)
+    sizes["pdnorm_bn"] = any("stem.norm.norm." in name for name in original)
+    sizes["pdnorm_ln"] = any(re.search(r"norm1\.0\.norm\.", name) for name in original)
+    return sizes
 
 
 def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, Any]]:
-    """Return the published variant that a file is, and the arguments of its constructor.
-
-    Raises:
-        ValueError: It is none of them: attention heads, patches and curves are not in a file.
-    """
-    found = sizes_of(original)
+    """Return the published variant that a file is, and the arguments of its constructor."""
+    sizes = sizes_of(original)
     for name, arguments in VARIANTS.items():
-        if all(found[size] == arguments.get(size, False) for size in _SIZES):
+        if all(sizes[size] == arguments.get(size, False) for size in _SIZES):
             return name, arguments
-    told = ", ".join(f"{size}={found[size]}" for size in _SIZES)
+    told = ", ".join(f"{size}={sizes[size]}" for size in _SIZES)
     raise ValueError(
         f"a model of the supervised layout of Point Transformer V3 with {told}: none of the published ones, "
         f"{', '.join(VARIANTS)}, and a file has no heads, patches and curves; give --arguments, a JSON file with the "
@@ -139,11 +131,7 @@ def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, A
 
 
 def rules_of(trained_with: str | None) -> Rules:
-    """Return the rules of the program that trained a file.
-
-    Raises:
-        ValueError: It is not given, or unknown.
-    """
+    """Return the rules of the program that trained a file."""
     if trained_with not in TRAINED_WITH:
         told = "; ".join(f"{name}: {rules.title}" for name, rules in TRAINED_WITH.items())
         raise ValueError(
@@ -155,15 +143,11 @@ def rules_of(trained_with: str | None) -> Rules:
 
 
 def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> Benchmark:
-    """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels.
-
-    Raises:
-        ValueError: It is unknown, has other numbers, or cannot be known.
-    """
+    """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels."""
     several = "seg_head.weight" not in original
-    channels = size_of(original, "backbone.embedding.stem.conv.weight", 4)
+    channels = original["backbone.embedding.stem.conv.weight"].shape[4]
     if dataset is None:
-        classes = None if several else size_of(original, "seg_head.weight")
+        classes = None if several else original["seg_head.weight"].shape[0]
         fitting = [one for one in BENCHMARKS.values() if (len(one.classes), one.channels) == (classes, channels)]
         if len(fitting) == 1:
             return fitting[0]
@@ -175,10 +159,11 @@ def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> B
     counts = (len(CONDITION_CLASSES.get(chosen.title, ())), chosen.channels)
     if not several:
         counts = (len(chosen.classes), chosen.channels)
-    own = (counts[0] if several else size_of(original, "seg_head.weight"), channels)
-    if own != counts or not counts[0]:
+    stored = (counts[0] if several else original["seg_head.weight"].shape[0], channels)
+    if stored != counts or not counts[0]:
         raise ValueError(
-            f"dataset={dataset!r} has {counts[0]} classes and {counts[1]} channels; the file has {own[0]} and {own[1]}"
+            f"dataset={dataset!r} has {counts[0]} classes and {counts[1]} channels; the file has {stored[0]} and "
+            f"{stored[1]}"
         )
     return chosen
 
@@ -186,30 +171,26 @@ def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> B
 def fields_of(
     original: Mapping[str, torch.Tensor], arguments: Mapping[str, Any], rules: Rules, benchmark: Benchmark
 ) -> dict[str, Any]:
-    """Return the fields of `PointTransformerV3Config` of a file.
-
-    Raises:
-        ValueError: An argument is missing whose default is not known, or as `supervised_fields` does.
-    """
+    """Return the fields of `PointTransformerV3Config` of a file."""
     if rules.defaults is None and (missing := [name for name in _POINTCEPT if name not in arguments]):
         raise ValueError(
             f"the arguments lack {missing[0]!r}, which is {_POINTCEPT[missing[0]]} by default in Pointcept and "
             f"{_BASE[missing[0]]} in the detached repository; state it"
         )
-    given = {"in_channels": benchmark.channels, **(rules.defaults or {}), **arguments}
-    fields = supervised_fields(given, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
+    settings = {"in_channels": benchmark.channels, **(rules.defaults or {}), **arguments}
+    fields = supervised_fields(settings, block_rule=rules.block_rule, depth_rule=rules.depth_rule)
     fields["reads_coordinates"] = benchmark.reads_coordinates
-    fields["in_channels"] = given["in_channels"] + 3 * (not benchmark.reads_coordinates)
+    fields["in_channels"] = settings["in_channels"] + 3 * (not benchmark.reads_coordinates)
     if "seg_head.weight" not in original:
         is_texts = "proj_head.weight" in original
         fields |= {
             "segmentation_head": "texts" if is_texts else "conditions",
             "condition": benchmark.title,
             "condition_classes": CONDITION_CLASSES,
-            "text_embedding_size": size_of(original, "class_embedding", 1) if is_texts else 512,
+            "text_embedding_size": original["class_embedding"].shape[1] if is_texts else 512,
         }
     if "embedding_table.weight" in original:
-        fields["condition_size"] = size_of(original, "embedding_table.weight", 1)
+        fields["condition_size"] = original["embedding_table.weight"].shape[1]
     fields["id2label"] = dict(enumerate(benchmark.classes))
     fields["label2id"] = {name: number for number, name in enumerate(benchmark.classes)}
     fields["label_colors"] = benchmark.hex_colors

@@ -7,23 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from transformers import AutoProcessor, GenerationConfig, PreTrainedTokenizerBase
-from transformers.initialization import no_init_weights
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from hf_any3d.conversions.checkpoints import (
-    account,
-    check_is_file,
     errors_about,
     open_tokenizer,
     read_json,
     read_tensors,
     read_weights,
 )
-from hf_any3d.conversions.model_cards import write_converted_card
-from hf_any3d.conversions.saving import DTYPES, new_directory, save_weights, stored_bytes
+from hf_any3d.conversions.saving import dtype_of, facts_of, new_directory, save_converted
 from hf_any3d.conversions.spatiallm.names import (
     convert_spatiallm_state_dict,
     published_config,
@@ -31,7 +26,7 @@ from hf_any3d.conversions.spatiallm.names import (
     spatiallm_config,
 )
 from hf_any3d.hub.published_table import RECORD, SPATIALLM, terms_of
-from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
+from hf_any3d.modeling.spatiallm import SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import END, PLACE, START, TEMPLATE_SHA256, SpatialLMProcessor
 
 LICENSE = SPATIALLM.weights_license.lower()
@@ -81,14 +76,8 @@ def convert_spatiallm(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit, or the template is another text.
-        FileNotFoundError: No such file.
-        FileExistsError: `output` exists and is not empty.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}; expected one of {', '.join(map(repr, DTYPES))}")
+    chosen_dtype = None if dtype is None else dtype_of(dtype)
     path = Path(checkpoint)
     folder = path if path.is_dir() else path.parent
     original, files = read_weights(path) if path.is_dir() else (read_tensors(path), [path])
@@ -97,44 +86,41 @@ def convert_spatiallm(
         config = spatiallm_config(published)
     with errors_about(checkpoint):
         state = convert_spatiallm_state_dict(original, config)
-    with torch.device("meta"), no_init_weights():
-        model = SpatialLMForConditionalGeneration(config)
-        model.tie_weights()
-    account(checkpoint, state, model.state_dict())
     # transformers does not know the type of the released config.
     text: Any = config.text_config
-    opened = open_tokenizer(folder if tokenizer is None else tokenizer, text)
+    words = open_tokenizer(folder if tokenizer is None else tokenizer, text)
     with errors_about(folder if tokenizer is None else tokenizer):
-        _check_tokens(opened, config)
+        for field, token in _SPECIAL.items():
+            number, expected = words.convert_tokens_to_ids(token), getattr(config, field)
+            if number != expected:
+                raise ValueError(f"the tokenizer has {token} as {number}; the config has {field}={expected}")
+        if len(words) > text.vocab_size:
+            raise ValueError(f"the tokenizer has {len(words)} tokens; the model takes {text.vocab_size}")
     processor = SpatialLMProcessor.from_config(
         config,
-        opened,
+        words,
         system=_SYSTEM[published["model_type"]],
         lower_edge=True,
         code_template="" if code_template is None else _read_template(Path(code_template)),
         template_sha256=TEMPLATE_SHA256,
     )
     setattr(config, RECORD, terms_of(SPATIALLM))
-    words = state["spatiallm.language_model.model.embed_tokens.weight"]
-    if text.tie_word_embeddings:
-        # transformers stores tied weights once.
-        del state["spatiallm.language_model.lm_head.weight"]
-    with new_directory(output) as directory, errors_about(checkpoint):
-        kind = words.dtype if dtype is None else DTYPES[dtype]
-        save_weights(directory, type(model).__name__, config, state, kind)
-        _generation(folder, opened).save_pretrained(directory)
-        processor.save_pretrained(directory)
-        remarks = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
-        takes = f"scans in meters, with z up and walls along the axes, read in cells of {100 * config.grid_size:g} cm."
-        sources = {f"Model, {file.name}" if len(files) > 1 else "Model": file for file in files}
-        write_converted_card(directory, Path(output).name, model, takes, sources, {**remarks, "License": _LICENSE})
-    return {
-        "output": os.fspath(output),
-        "model": type(model).__name__,
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-        "license": LICENSE,
-    }
+    embeddings = state["spatiallm.language_model.model.embed_tokens.weight"]
+    sections = {"What it computes": _COMPUTES} | ({} if code_template else {"Prompts": _WITHOUT_TEMPLATE})
+    facts = save_converted(
+        output,
+        SpatialLMForConditionalGeneration,
+        config,
+        state,
+        processor,
+        {f"Model, {file.name}" if len(files) > 1 else "Model": file for file in files},
+        f"scans in meters, with z up and walls along the axes, read in cells of {100 * config.grid_size:g} cm.",
+        {**sections, "License": _LICENSE},
+        dtype=chosen_dtype or embeddings.dtype,
+        tied=("spatiallm.language_model.lm_head.weight",) if text.tie_word_embeddings else (),
+        generation=_generation(folder, words),
+    )
+    return facts | {"license": LICENSE}
 
 
 def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -146,10 +132,6 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The directory holds another model, or one that the program cannot compute.
-        FileExistsError: `output` exists and is not empty.
     """
     model = SpatialLMForConditionalGeneration.from_pretrained(checkpoint)
     with errors_about(checkpoint):
@@ -164,26 +146,10 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
         (directory / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         model.generation_config.save_pretrained(directory)
         processor.tokenizer.save_pretrained(directory)
-    return {
-        "output": os.fspath(output),
-        "model": "SpatialLM",
-        "parameters": model.num_parameters(),
-        "bytes": stored_bytes(output),
-    }
-
-
-def _check_tokens(tokenizer: PreTrainedTokenizerBase, config: SpatialLMConfig) -> None:
-    text: Any = config.text_config
-    for field, token in _SPECIAL.items():
-        found, expected = tokenizer.convert_tokens_to_ids(token), getattr(config, field)
-        if found != expected:
-            raise ValueError(f"the tokenizer has {token} as {found}; the config has {field}={expected}")
-    if len(tokenizer) > text.vocab_size:
-        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens; the model takes {text.vocab_size}")
+    return facts_of(output, model) | {"model": "SpatialLM"}
 
 
 def _read_template(file: Path) -> str:
-    check_is_file(file)
     content = file.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != TEMPLATE_SHA256:
         raise ValueError(
@@ -198,7 +164,7 @@ def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationC
     file = folder / GENERATION_CONFIG_NAME
     named: Mapping[str, Any] = read_json(file) if file.is_file() else {}
     ends = named.get("eos_token_id")
-    ends = [*(ends if isinstance(ends, list) else [ends] if ends is not None else [])]
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     ends = list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     return GenerationConfig(eos_token_id=ends, pad_token_id=pad, max_new_tokens=_MOST_TOKENS)

@@ -61,11 +61,7 @@ _BLOCK = {
 
 
 def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
-    """Return the config for a released one, with sound behavior: curves are not shuffled at inference.
-
-    Raises:
-        ValueError: It is of another program or version, or lacks a field.
-    """
+    """Return the config for a released one, with sound behavior: curves are not shuffled at inference."""
     published = copy.deepcopy(dict(published))  # configs of transformers change what they are given
     kind = published.get("model_type")
     if kind not in LANGUAGE_MODELS:
@@ -98,25 +94,21 @@ def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
 
 
 def published_config(config: SpatialLMConfig) -> dict[str, Any]:
-    """Return the content of `config.json` of a released model, the inverse of `spatiallm_config`.
-
-    Raises:
-        ValueError: The released program cannot compute the model.
-    """
+    """Return the content of `config.json` of a released model, the inverse of `spatiallm_config`."""
     point: Any = config.point_config
     language_model: Any = config.text_config
     text = language_model.to_dict()
     kinds = {ours: theirs for theirs, ours in LANGUAGE_MODELS.items()}
-    if (found := text.pop("model_type")) not in kinds:
-        raise ValueError(f"text_config is of the type {found!r}; the released program has {', '.join(kinds)}")
+    if (kind := text.pop("model_type")) not in kinds:
+        raise ValueError(f"text_config is of the type {kind!r}; the released program has {', '.join(kinds)}")
     # The program is of a time before `rope_parameters`.
     rope = dict(text.pop("rope_parameters", None) or {})
     if "rope_theta" in rope:
         text["rope_theta"] = rope.pop("rope_theta")
     text["rope_scaling"] = rope if rope.get("rope_type", "default") != "default" else None
     published = {name: value for name, value in text.items() if name not in _OWN} | {
-        "model_type": kinds[found],
-        "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[found]],
+        "model_type": kinds[kind],
+        "architectures": [{"qwen2": "SpatialLMQwenForCausalLM", "llama": "SpatialLMLlamaForCausalLM"}[kind]],
         "point_backbone": "sonata",
         "point_config": {theirs: _plain(getattr(point, ours)) for theirs, ours in _POINT_FIELDS.items()}
         | {"mask_token": True, "enc_mode": True, "num_bins": config.num_bins},
@@ -124,11 +116,11 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
         **{name: getattr(config, name) for name in _SPECIAL},
     }
     back: Any = spatiallm_config(published).point_config
-    own, other = point.to_dict(), back.to_dict()
-    for name in sorted(other.keys() - _NOT_COMPUTED):
-        if own.get(name) != other[name]:
+    ours, theirs = point.to_dict(), back.to_dict()
+    for name in sorted(theirs.keys() - _NOT_COMPUTED):
+        if ours.get(name) != theirs[name]:
             raise ValueError(
-                f"point_config has {name}={own.get(name)!r}; the released program computes {other[name]!r}"
+                f"point_config has {name}={ours.get(name)!r}; the released program computes {theirs[name]!r}"
             )
     return published
 
@@ -145,9 +137,6 @@ def convert_spatiallm_state_dict(
     Args:
         original: Tensors under the authors' names; `lm_head.weight` may be missing where embeddings are tied.
         config: Config of the model.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, or numbers are NaN or infinite.
     """
     check_finite(original)  # under its own names
     encoder, others = {}, {}
@@ -170,15 +159,7 @@ def convert_spatiallm_state_dict(
 
 
 def published_names(state: Mapping[str, torch.Tensor], config: SpatialLMConfig) -> dict[str, torch.Tensor]:
-    """Rename the tensors of our model to those of a released one, for the released program.
-
-    Args:
-        state: State dict of a `SpatialLMForConditionalGeneration`.
-        config: Its config.
-
-    Raises:
-        ValueError: A tensor has no place in a released model.
-    """
+    """Rename the tensors of our model to those of a released one, for the released program."""
     return {_published(name, config): tensor for name, tensor in state.items()}
 
 
@@ -192,8 +173,8 @@ def _published(name: str, config: SpatialLMConfig) -> str:
     if part == "projector":
         return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
     point: Any = config.point_config
-    if part == "point_encoder" and (found := _published_encoder(rest, point.depths)):
-        return f"{_ENCODER}{found}"
+    if part == "point_encoder" and (place := _published_encoder(rest, point.depths)):
+        return f"{_ENCODER}{place}"
     raise ValueError(f"{name} has no place in a released SpatialLM")
 
 

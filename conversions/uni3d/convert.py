@@ -33,22 +33,16 @@ def convert_uni3d(
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
-
-    Raises:
-        ValueError: The checkpoint cannot be read or does not fit.
-        FileNotFoundError: No such checkpoint.
-        FileExistsError: `output` exists and is not empty.
     """
     original = read_checkpoint(checkpoint, ("module",))
-    given = {"num_groups": num_groups, "group_size": group_size}
+    patches = {"num_groups": num_groups, "group_size": group_size}
     with errors_about(checkpoint):
         # The scale belongs to training, but without it scores would not be those of the authors.
         state = convert_uni3d_state_dict(original)
-        if LOGIT_SCALE not in state:
-            raise ValueError(f"the checkpoint lacks tensors: {LOGIT_SCALE}")
+        logit_scale = state.pop(LOGIT_SCALE)
         config = Uni3DConfig(
             **uni3d_sizes(state, num_attention_heads),
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: value for name, value in patches.items() if value is not None},
             **_RELEASED,
             aligned_with=_TOWER,
         )
@@ -58,8 +52,8 @@ def convert_uni3d(
         Uni3DForZeroShotPointCloudClassification,
         config,
         state,
-        logit_scale=state.pop(LOGIT_SCALE),
-        remarks={
+        logit_scale=logit_scale,
+        sections={
             "What it computes": "The released program: points within 0.0316 of the origin are never sampled as "
             "centers of patches (`sampling_min_squared_norm=1e-3`), except for the first point. Parts of the image "
             "transformer that clouds do not pass are left out.",

@@ -5,15 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import (
-    Names,
-    as_linear,
-    as_vector,
-    count_of,
-    join_rows,
-    rename_tensors,
-    size_of,
-)
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, rename_tensors
 
 LOGIT_SCALE = "logit_scale"
 _ENCODER = r"point_encoder\."
@@ -61,17 +53,13 @@ def convert_uni3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
 
     Queries, keys and values become one layer, whose bias of keys, which has no effect, is zero. Parts of the image
     transformer that clouds do not pass are left out.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two to the same, some are missing, have another shape, or kept
-            numbers are NaN or infinite.
     """
     state = rename_tensors(original, NAMES)
     for name in list(state):
         if name.startswith(_CONVOLUTIONS):
-            state[name] = as_linear(name, state[name])
+            state[name] = as_linear(state[name])
         elif name.startswith("class_token."):
-            state[name] = as_vector(name, state[name])
+            state[name] = as_vector(state[name])
     for number in range(count_of(state, r"blocks\.layers\.(\d+)\.")):
         _join_attention(state, f"blocks.layers.{number}.attention.")
         _split_gate(state, f"blocks.layers.{number}.mlp.")
@@ -81,26 +69,21 @@ def convert_uni3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
 def _join_attention(state: dict[str, torch.Tensor], place: str) -> None:
     weights = [f"{place}{part}.weight" for part in "qkv" if f"{place}{part}.weight" in state]
     if weights:
-        state[f"{place}qkv.weight"] = join_rows(weights, [state.pop(name) for name in weights])
-    biases = [f"{place}{part}.bias" for part in "qv"]
-    if missing := [name for name in biases if name not in state]:
-        raise ValueError(f"the checkpoint lacks tensors: {', '.join(missing)}")
+        state[f"{place}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
     # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
-    query, value = (state.pop(name) for name in biases)
-    state[f"{place}qkv.bias"] = join_rows(biases, [query, torch.zeros_like(query), value])
+    query, value = (state.pop(f"{place}{part}.bias") for part in "qv")
+    state[f"{place}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
 
 
 def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
-    rows, columns = size_of(state, f"{place}fc1.weight"), size_of(state, f"{place}fc2.weight", axis=1)
+    rows, columns = state[f"{place}fc1.weight"].shape[0], state[f"{place}fc2.weight"].shape[1]
     # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
     if f"{place}gate.weight" in state or rows != 2 * columns:
         return
     for name in (f"{place}fc1.weight", f"{place}fc1.bias"):
         if name in state:
-            if size_of(state, name) != rows:
-                raise ValueError(f"{name} has shape {tuple(state[name].shape)}; expected {rows} rows")
-            gate, own = state[name].chunk(2)
-            state |= {name.replace("fc1", "gate"): gate, name: own}
+            gate, values = state[name].chunk(2)
+            state |= {name.replace("fc1", "gate"): gate, name: values}
 
 
 def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | None = None) -> dict[str, Any]:
@@ -109,11 +92,8 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
     Args:
         state: The tensors.
         num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
-
-    Raises:
-        ValueError: Tensors are missing, or the width is not a multiple of the width of a head.
     """
-    hidden = size_of(state, "class_token.token")
+    hidden = state["class_token.token"].shape[0]
     heads = num_attention_heads or hidden // _HEAD_WIDTHS.get(hidden, _HEAD_WIDTH)
     if not heads or hidden % heads:
         raise ValueError(
@@ -122,14 +102,14 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
         )
     first = "blocks.layers.0.mlp."
     return {
-        "in_channels": size_of(state, "patch_encoder.lift.weight", axis=1),
-        "patch_widths": [size_of(state, f"patch_encoder.{layer}.weight") for layer in ("lift", "widen", "join")],
-        "patch_pooled_width": size_of(state, "patch_encoder.out.weight"),
+        "in_channels": state["patch_encoder.lift.weight"].shape[1],
+        "patch_widths": [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in ("lift", "widen", "join")],
+        "patch_pooled_width": state["patch_encoder.out.weight"].shape[0],
         "hidden_size": hidden,
-        "intermediate_size": size_of(state, f"{first}fc2.weight", axis=1),
+        "intermediate_size": state[f"{first}fc2.weight"].shape[1],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
         "num_attention_heads": heads,
         "gated_mlp": f"{first}gate.weight" in state,
         "mlp_norm": f"{first}norm.weight" in state,
-        "projection_dim": size_of(state, "projection.weight"),
+        "projection_dim": state["projection.weight"].shape[0],
     }

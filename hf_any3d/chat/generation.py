@@ -12,14 +12,13 @@ import torch
 from transformers import (
     Cache,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
-from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor, SuppressTokensLogitsProcessor
 
 from hf_any3d.data.fingerprints import active_adapters, weights_state
 from hf_any3d.modeling.layers.forward_contract import CACHE
@@ -62,8 +61,6 @@ GENERATION_KEYS = {key for key in vars(GenerationConfig()) if not key.startswith
     "tokenizer",
 }
 """Arguments of `generate` that callers may pass."""
-LEAST_TEMPERATURE = 0.01
-"""Lowest temperature of sampling; with lower ones it would be greedy in practice."""
 _CACHED_CLOUDS = 64
 
 
@@ -160,12 +157,8 @@ class Answerer:
             `(answers, tokens)` of prompts and answers.
 
         Raises:
-            ValueError: A prompt fills the context of the language model, or the temperature is too close to 0.
+            ValueError: A prompt fills the context of the language model.
         """
-        temperature = settings.get("temperature")
-        if temperature is not None and 0 < temperature < LEAST_TEMPERATURE:
-            # Scores divided by it would be infinite.
-            raise ValueError(f"temperature={temperature}; expected at least {LEAST_TEMPERATURE:g}, or no sampling")
         batch = self.processor.pad(prompts).to(self.model.device)
         length = batch["input_ids"].shape[1]
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -185,7 +178,7 @@ class Answerer:
         point_token = self.processor.point_token_id
         # The language model has a score for it, like for a word, but no text.
         if point_token < self.model.config.get_text_config().vocab_size:
-            processors.append(SuppressToken(point_token))
+            processors.append(SuppressTokensLogitsProcessor([point_token], self.model.device))
         stops = StoppingCriteriaList(settings.pop("stopping_criteria", None) or [])
         stops.append(EndMarkReached(self.processor.tokenizer, self.processor.end_mark, length))
         with evaluation_mode(self.model):
@@ -198,24 +191,6 @@ class Answerer:
                 stopping_criteria=stops,
                 **{"tokenizer": self.processor.tokenizer} | settings,  # which finds `stop_strings`
             )
-
-
-class SuppressToken(LogitsProcessor):
-    """Forbids one token; unlike `SuppressTokensLogitsProcessor`, without comparing the vocabulary in each step.
-
-    Args:
-        token: Id of the token.
-    """
-
-    def __init__(self, token: int):
-        self.token = token
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores `(batch, vocabulary)` with -inf for the token."""
-        # A copy, as `generate` can also return the scores before any processor.
-        scores = scores.clone()
-        scores[:, self.token] = -torch.inf
-        return scores
 
 
 class EndMarkReached(StoppingCriteria):

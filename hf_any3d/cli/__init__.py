@@ -13,7 +13,7 @@ import typer
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.check_published import check_published
-from hf_any3d.cli.common import CommandLine, ModelCommand
+from hf_any3d.cli.common import CommandLine, ModelCommand, with_groups
 from hf_any3d.cli.convert import convert
 from hf_any3d.cli.data import data, show
 from hf_any3d.cli.demo import demo
@@ -38,7 +38,7 @@ app = typer.Typer(
 )
 # Help lists the commands in the order in which they are added.
 for command in (predict, zero_shot, segment, detect, features, chat, reconstruct):
-    app.command(cls=ModelCommand)(command)
+    app.command(cls=ModelCommand)(with_groups(command))
 app.command()(show)
 app.command(cls=ModelCommand)(convert)
 app.command(cls=TrainCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)

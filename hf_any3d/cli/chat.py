@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import ChatModel, Device, Template, load_libraries, open_chat, print_error
+from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_pipeline, print_error
 from hf_any3d.hub.names import similar_path
 from hf_any3d.utils.messages import model_errors, print_line, printable
 
@@ -16,7 +16,7 @@ HELP = "/open FILE switches to another cloud, /restart forgets the conversation,
 
 
 def chat(
-    model: ChatModel,
+    model: Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")],
     file: Annotated[Path, typer.Argument(help="Point file or mesh to ask about.")],
     template: Template = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 200,
@@ -36,9 +36,12 @@ def chat(
         generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False
-    _check_exists(file)
+    _existing(str(file))
+    pipe = open_pipeline(CHAT, check_model(model, "chat"), device, template)
+    from hf_any3d.chat.session import ChatSession
+
     with model_errors(model, "cannot answer"):
-        session = _open(model, file, device, template, generation)
+        session = ChatSession(pipe, str(file), chat_template=template, **generation)
     if seed is not None:
         import torch
 
@@ -52,23 +55,20 @@ def chat(
         if command == "/restart":
             session.restart()
         elif command == "/open":
-            _reopen(session, rest.strip())
+            try:
+                session.restart(_existing(rest.strip()))
+            except (ValueError, OSError, ImportError) as error:
+                print_error(error)
         elif command.startswith("/"):
             print_error(f"no command {command}; {HELP}")
         elif line:
             _answer(session, model, line)
 
 
-def _check_exists(file: Path) -> None:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file{similar_path(file)}")
-
-
-def _open(model: str, file: Path, device: str | None, template: str | None, generation: dict[str, Any]) -> Any:
-    load_libraries()
-    from hf_any3d.chat.session import ChatSession
-
-    return ChatSession(open_chat(model, device, template), str(file), chat_template=template, **generation)
+def _existing(name: str) -> str:
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"{name}: no such file{similar_path(Path(name))}")
+    return name
 
 
 def _read_line() -> str | None:
@@ -77,14 +77,6 @@ def _read_line() -> str | None:
         return input("> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return None
-
-
-def _reopen(session: Any, name: str) -> None:
-    try:
-        _check_exists(Path(name))
-        session.restart(name)
-    except (ValueError, OSError, ImportError) as error:
-        print_error(error)
 
 
 def _answer(session: Any, model: str, question: str) -> None:

@@ -16,6 +16,7 @@ from hf_any3d.cli.common import (
     print_note,
     status,
 )
+from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import one_line, print_json, print_line
 
 # What this command reads of a record.
@@ -27,8 +28,7 @@ def check_published(
         list[str] | None,
         typer.Argument(
             metavar="NAME…",
-            help="Names of published checkpoints, such as Pointcept/Utonia:base, or of repositories, which stand for "
-            "all sizes; by default all.",
+            help="Published names, such as Pointcept/Utonia:base, or repositories for all sizes; by default all.",
             show_default=False,
         ),
     ] = None,
@@ -47,17 +47,14 @@ def check_published(
     load_libraries()
     with status("loading"):
         from hf_any3d.evaluation import published_checks
-        from hf_any3d.utils.atomic_files import read_json_object, write_json
 
-    known = published_checks.published_names()
-    chosen = _chosen(names or known, known)
-    runs: Any = read_json_object(output).get("runs") if output.exists() else {}
+    chosen = _chosen(names, published_checks.published_names())
+    runs: Any = read_json_object(output).get("runs", None if output.exists() else {})
     if not isinstance(runs, dict) or not all(isinstance(run, dict) and run.keys() >= _RECORD for run in runs.values()):
         raise ValueError(f"--output: {output} has no records of this command; expected another file, or none")
-    rows, unopened = [], 0
+    records, unopened = [], 0
     for name in chosen:
-        is_known = name in runs and not again
-        if is_known:
+        if name in runs and not again:
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
         else:
             try:
@@ -69,34 +66,31 @@ def check_published(
                 unopened += 1
                 continue
             write_json(output, {"runs": runs})
-        rows.append({"name": name, **runs[name]})
+        records.append({"name": name, **runs[name]})
         if not as_json:
-            _print(name, runs[name])
+            _print(records[-1])
     if as_json:
-        print_json(rows)
-    failed = sum(not row["passed"] for row in rows)
-    counts = f"{len(rows) - failed} passed, {failed} failed, {unopened} not opened"
-    print_note(f"{output}: {counts}")
-    if failed:
-        raise typer.Exit(1)
-    if unopened:
-        raise typer.Exit(SOME_FAILED)
+        print_json(records)
+    failed = sum(not record["passed"] for record in records)
+    print_note(f"{output}: {len(records) - failed} passed, {failed} failed, {unopened} not opened")
+    if failed or unopened:
+        raise typer.Exit(1 if failed else SOME_FAILED)
 
 
-def _chosen(given: list[str], known: list[str]) -> list[str]:
+def _chosen(names: list[str] | None, published: list[str]) -> list[str]:
     chosen: list[str] = []
-    for name in given:
-        own = [one for one in known if one == name or one.startswith(f"{name}:")]
-        if not own:
-            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(known)}")
-        chosen += own
+    for name in names or published:
+        sizes = [size for size in published if size == name or size.startswith(f"{name}:")]
+        if not sizes:
+            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
+        chosen += sizes
     return list(dict.fromkeys(chosen))
 
 
-def _print(name: str, record: dict[str, Any]) -> None:
+def _print(record: dict[str, Any]) -> None:
     seconds = record["seconds"]
     verdict = "passed" if record["passed"] else "FAILED"
-    print_line(f"{name:<52} {verdict:<8} {seconds['open']:.0f} s to open, {seconds['judge']:.0f} s to judge")
+    print_line(f"{record['name']:<52} {verdict:<8} {seconds['open']:.0f} s to open, {seconds['judge']:.0f} s to judge")
     for check in record["checks"]:
         sign = {True: "ok", False: "no", None: "--"}[check["passed"]]
         print_line(f"  {sign}  {check['name']}: {check['seen']}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -9,10 +10,13 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from enum import StrEnum
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 import typer
@@ -22,11 +26,12 @@ from hf_any3d.hub.licenses import license_option
 from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
+from hf_any3d.utils.atomic_files import read_json_object
 from hf_any3d.utils.messages import error_lines, model_errors, one_line, print_line
 
 # Exit code of a command that could not use some of its files.
 SOME_FAILED = 2
-_DEBUG = "HF_ANY3D_TRACEBACK"
+CHAT = "point-cloud-text-to-text"
 # Seconds until a bar or a message about progress appears.
 PATIENCE = 2.0
 
@@ -36,33 +41,88 @@ def option(help: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=help, show_default=False, **settings)
 
 
-ChatModel = Annotated[str, typer.Argument(help="Directory or hub name of a point cloud language model.")]
+Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
+Classifier = Annotated[str | None, option("Directory or hub name of a classifier; by default the packaged one.")]
 Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
 Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
 Template = Annotated[str | None, option("Chat template of the processor, such as demo; by default its own.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 BatchSize = Annotated[
-    int | None,
-    option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1),
+    int | None, option("Clouds per batch; by default 8, or 1 if predictions depend on the other clouds.", min=1)
 ]
 DataDir = Annotated[str | None, option("Directory with the files of a dataset of the catalog.")]
+TopK = Annotated[int, typer.Option(min=1, help="Labels for each file.")]
 
 
-_license = typer.Typer(add_completion=False)
+class Axis(StrEnum):
+    """Axes of coordinates."""
+
+    X = "x"
+    Y = "y"
+    Z = "z"
 
 
-@_license.command()
+class Feature(StrEnum):
+    """Features of a cloud."""
+
+    POOLED = "pooled"
+    CLASS_TOKEN = "class_token"
+    TOKENS = "tokens"
+
+
+UpAxis = Annotated[
+    Axis | None, option("Axis that points up in the files: x, y or z; by default that of the model's training.")
+]
+FeatureName = Annotated[Feature, typer.Option(help="pooled, class_token, or tokens for their mean.")]
+FileType = Annotated[
+    str | None,
+    option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+]
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of the commands that print a row for each file."""
+
+    file_type: FileType = None
+    as_json: AsJson = False
+    as_csv: AsCsv = False
+
+
 def _accept(
     accept_license: Annotated[
         bool,
-        typer.Option(
-            "--accept-license",
-            help="Accept a license of published weights that forbids commercial use; this is remembered.",
-        ),
+        typer.Option("--accept-license", help="Accept a license that forbids commercial use; this is remembered."),
     ] = False,
 ) -> None:
     del accept_license  # read by ModelCommand
+
+
+def with_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its arguments that are dataclasses."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    parameters = []
+    for parameter in inspect.signature(function).parameters.values():
+        if (group := groups.get(parameter.name)) is not None:
+            types = get_type_hints(group, include_extras=True)
+            options = inspect.signature(group).parameters.values()
+            parameters += [option.replace(annotation=types[option.name]) for option in options]
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{option: values.pop(option) for option in inspect.signature(group).parameters})
+        function(**values)
+
+    # By keyword, since options without a default may follow others.
+    parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
 
 
 class ModelCommand(TyperCommand):
@@ -71,7 +131,9 @@ class ModelCommand(TyperCommand):
     def __init__(self, *args: Any, **settings: Any):
         super().__init__(*args, **settings)
         # typer makes options of functions alone.
-        self.params += typer.main.get_command(_license).params
+        licensed = typer.Typer(add_completion=False)
+        licensed.command()(_accept)
+        self.params += typer.main.get_command(licensed).params
 
     def invoke(self, ctx: Any) -> Any:
         """Run the function of the command."""
@@ -89,23 +151,17 @@ class CommandLine(TyperGroup):
         after Ctrl-C.
         """
         words = list(sys.argv[1:] if args is None else args)
+        # Words after -- belong to a training program, even if they look like this option.
         end = words.index("--") if "--" in words else len(words)
         debug = "--debug" in words[:end]
-        # Words after -- belong to a training program, even if they look like this option.
         words = [word for word in words[:end] if word != "--debug"] + words[end:]
         if not standalone_mode:
             return super().main(args=words, standalone_mode=False, **settings)
-        before = os.environ.get(_DEBUG)
-        if debug:
-            os.environ[_DEBUG] = "1"
         try:
-            with one_line_errors():
+            with one_line_errors(debug):
                 code = super().main(args=words, standalone_mode=False, **settings)
         except typer.Exit as end_of_command:
             code = end_of_command.exit_code
-        finally:
-            if debug:
-                os.environ.pop(_DEBUG) if before is None else os.environ.update({_DEBUG: before})
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -125,8 +181,12 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print errors in one line on stderr and exit; `--debug` or HF_ANY3D_TRACEBACK=1 puts the traceback before it."""
+def one_line_errors(debug: bool = False) -> Iterator[None]:
+    """Print errors in one line on stderr and exit.
+
+    Args:
+        debug: Print the traceback before it; the variable HF_ANY3D_TRACEBACK=1 does, too.
+    """
     try:
         yield
     except (typer.Exit, typer.Abort) as end:
@@ -136,11 +196,10 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout = open(os.devnull, "w")
         raise typer.Exit(1) from None
     except Exception as error:
-        if os.environ.get(_DEBUG, "") not in ("", "0"):
+        if debug or os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
-        context = getattr(error, "ctx", None)
         if hasattr(error, "format_message"):  # of typer: wrong arguments
-            where = context.command_path if context is not None else "hf-any3d"
+            where = getattr(getattr(error, "ctx", None), "command_path", "hf-any3d")
             # Of a group without a command, typer has printed the help.
             text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
             print_error(f"{text.rstrip('.')} ({where} --help)")
@@ -181,6 +240,14 @@ def load_libraries() -> None:
     register()
 
 
+def hide_bars_of_datasets() -> None:
+    """Leave out the bars of datasets in a log file, where each step would be a line."""
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+
+
 def progress(total: int | None, unit: str, *, show: bool = True) -> Any:
     """Return a tqdm bar on stderr that appears after two seconds; in a log file it adds a line every ten seconds."""
     from tqdm import tqdm
@@ -217,42 +284,56 @@ def find_model(name: str, revision: str | None = None) -> str:
     path = Path(name).expanduser()
     if is_published(name):
         find_published(name)  # refuses a size that there is not
-        skip_hub_if_offline()
-        return name
-    if path.is_dir():
+    elif path.is_dir():
         # People often name the folder of a run whose model is one level deeper.
-        if not any((path / file).is_file() for file in (_CONFIG, "adapter_config.json")):
+        if not is_model(path):
             inner = sorted(file.parent for file in path.glob(f"*/{_CONFIG}"))
             hint = f"; did you mean {inner[0]}?" if inner else ""
             raise ValueError(f"{name}: no model in this directory, it has no {_CONFIG}{hint}")
         return str(path)
-    if path.exists():
+    elif path.exists():
         raise ValueError(f"{name}: a file; expected the directory or hub name of a model")
-    if path.suffix[1:].lower() in FORMATS:
+    elif path.suffix[1:].lower() in FORMATS:
         raise FileNotFoundError(f"no file {name}{similar_path(path)}; expected the directory or hub name of a model")
-    check_path(name, revision, needs_owner=True)
+    else:
+        check_path(name, revision, needs_owner=True)
     skip_hub_if_offline()
     return name
+
+
+def is_model(folder: Path) -> bool:
+    """Return whether a folder has a model or an adapter."""
+    return any((folder / file).is_file() for file in (_CONFIG, "adapter_config.json"))
+
+
+def opened_folder(name: str, revision: str | None = None) -> Path | None:
+    """Return the directory of a model, of a published checkpoint the converted one; None for one on the hub."""
+    if not is_published(name):
+        return Path(name) if Path(name).is_dir() else None
+    with status(f"fetching and converting {name}"):
+        load_libraries()
+        from hf_any3d.published import opened_directory
+
+        return opened_directory(name, revision)
 
 
 def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
     """Read the configuration of a model; of one on the hub, only this file is downloaded.
 
-    A published checkpoint is fetched and converted, unless it was before.
+    Returns:
+        The configuration, empty for an adapter alone.
 
     Raises:
         ValueError: The file is damaged.
         OSError: There is no such model, or the hub cannot be reached.
     """
     name = find_model(name, revision)
-    file = Path(name) / _CONFIG
-    if is_published(name):
-        with status(f"fetching and converting {name}"):
-            load_libraries()
-            from hf_any3d.published import opened_directory
-
-            file = opened_directory(name, revision) / _CONFIG
-    elif not Path(name).is_dir():
+    folder = opened_folder(name, revision)
+    if folder is not None:
+        file = folder / _CONFIG
+        if not file.is_file():
+            return {}
+    else:
         import huggingface_hub
         from huggingface_hub import errors
 
@@ -271,13 +352,7 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
             raise OSError(f"{name}: no such directory, and {reason}") from None
         except errors.EntryNotFoundError:
             raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
-    if not file.is_file():  # an adapter alone
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: not JSON ({error})") from None
-    return config if isinstance(config, dict) else {}
+    return read_json_object(file)
 
 
 def skip_hub_if_offline() -> None:
@@ -322,19 +397,24 @@ def check_model(name: str, *commands: str, revision: str | None = None) -> str:
     return name
 
 
+def packaged_classifier() -> str:
+    """Return the directory of the classifier that comes with the package, without the imports of its pipeline."""
+    return str(Path(__file__).parents[1] / "default_model")
+
+
 def published_models(command: str) -> Iterator[str]:
     """Yield the lines of a table of published models that a command opens by name, with their licenses."""
     # Encoders with texts have features too.
     commands = (command, "zero-shot") if command == "features" else (command,)
     rows = {}
     for name, published in PUBLISHED.items():
-        classes = {size: file.model_class or published.system.model_class for size, file in published.files.items()}
-        tasks = {size: task_of_class(model_class) for size, model_class in classes.items()}
+        system = published.system
+        tasks = {size: task_of_class(file.model_class or system.model_class) for size, file in published.files.items()}
         sizes = [size for size, task in tasks.items() if task is not None and TASKS[task].command in commands]
         if sizes:
             label = name if sizes[0] is None else f"{name}{SIZE_MARK}{sizes[0]}"
-            terms = f"{published.system.weights_license}{' *' if published.system.non_commercial else ''}"
-            further = ", ".join(str(size) for size in sizes[1:4]) + (", …" if len(sizes) > 4 else "")
+            further = ", ".join(map(str, sizes[1:4])) + (", …" if len(sizes) > 4 else "")
+            terms = f"{system.weights_license}{' *' if system.non_commercial else ''}"
             rows[label] = terms + (f"; also {further}" if further else "")
     if not rows:
         yield "none is published; train one, or convert the authors' files: hf-any3d convert --help"
@@ -345,22 +425,37 @@ def published_models(command: str) -> Iterator[str]:
         yield f"{label:<{width}}  {text}"
 
 
-def open_pipeline(task: str, model: str, device: str | None) -> Any:
-    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
+def open_pipeline(task: str, model: str, device: str | None, template: str | None = None) -> Any:
+    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named.
+
+    Raises:
+        ValueError: The processor of a chat model has no template of this name.
+    """
     with status(f"loading {model}"):
         load_libraries()
         from hf_any3d.many_files import work
 
-        return work.open_pipeline(task, model, device)
-
-
-def open_chat(model: str, device: str | None, template: str | None) -> Any:
-    """Open a pipeline that answers questions about point clouds.
-
-    Raises:
-        ValueError: Its processor has no template of this name.
-    """
-    pipe = open_pipeline("point-cloud-text-to-text", check_model(model, "chat"), device)
-    with model_errors(model):  # a wrong template name fails here, not at the first question
-        pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
+        pipe = work.open_pipeline(task, model, device)
+    if task == CHAT:
+        with model_errors(model):  # a wrong template name fails here, not at the first question
+            pipe.processor.apply_chat_template([{"role": "user", "content": ""}], template)
     return pipe
+
+
+def open_any_model(
+    model: str, device: str | None, template: str | None, check: Callable[[str], object] = str
+) -> tuple[str, Any]:
+    """Open a model of any kind, and say what was loaded; return its task, which `check` may refuse, and pipeline."""
+    read_model_config(model)  # fetches and converts a published checkpoint, or asks for its license
+    load_libraries()
+    from hf_any3d.integration.registration import task_of
+
+    with model_errors(model):
+        task = task_of(model)
+    check(task)
+    if task != CHAT and template is not None:
+        raise ValueError(f"--template {template}: {model} is not a chat model")
+    pipe = open_pipeline(task, model, device, template)
+    size = sum(parameter.numel() for parameter in pipe.model.parameters())
+    print_line(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype})")
+    return task, pipe

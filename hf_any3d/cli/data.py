@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import difflib
-import sys
+import hashlib
 import webbrowser
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, DataDir, json_object, option, print_note, skip_hub_if_offline, status
-from hf_any3d.cli.inputs import Files, FileType, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import (
-    CLOUDS,
-    DATA,
-    VIEWS,
-    Row,
-    check_output,
-    counted,
-    csv_lines,
-    print_rows,
-    write_data,
+from hf_any3d.cli.common import (
+    AsCsv,
+    AsJson,
+    Axis,
+    DataDir,
+    FileOptions,
+    FileType,
+    hide_bars_of_datasets,
+    json_object,
+    option,
+    print_note,
+    skip_hub_if_offline,
+    status,
+    with_groups,
 )
+from hf_any3d.cli.inputs import Files, Inputs, LeftOutFiles, find_inputs, finish, for_each_file
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, counted, write_results, write_rows
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.registry import DATASETS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
-from hf_any3d.utils.messages import print_json, print_line, printable
+from hf_any3d.registry import DATASETS, FORMATS, LABELED_CLOUDS, LABELED_POINTS, LABELED_WITH_BOXES
+from hf_any3d.utils.messages import print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -41,9 +45,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="A folder with a folder of files for each class, a Parquet file or folder of them, or the name of a "
-        "dataset in the catalog or on the hub.",
-        show_default=False,
+        help="A folder with a folder of files for each class, Parquet, or the name of a dataset of catalog or hub.",
     ),
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
@@ -142,10 +144,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
     # These are options of the loader of folders; Parquet files hold what they hold.
     if found.name != "folder":
         further = {}
-    if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
+    hide_bars_of_datasets()
     with status(f"loading {name}"):
         return found.load(data_dir, **further, **given)
 
@@ -154,9 +153,7 @@ def _load(name: str, data_dir: str | None, options: str | None, **further: Any) 
 def prepare(
     name: Data,
     output: Annotated[Path, option("Folder to write.")],
-    points: Annotated[
-        int | None, option("Draw this many points of every file; by default all are kept.", min=1)
-    ] = None,
+    points: Annotated[int | None, option("Draw this many points of every file; by default all.", min=1)] = None,
     columns: Annotated[str | None, option("Further columns to read from files: 'colors normals labels'.")] = None,
     data_dir: DataDir = None,
     options: Options = None,
@@ -194,11 +191,7 @@ def prepare(
 
 @data.command()
 def describe(
-    name: Data,
-    data_dir: DataDir = None,
-    options: Options = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
+    name: Data, data_dir: DataDir = None, options: Options = None, as_json: AsJson = False, as_csv: AsCsv = False
 ) -> None:
     """Describe data: splits, columns, classes, points per cloud, and extent; the exit code is 2 if files are bad."""
     with LeftOutFiles() as left_out:
@@ -210,43 +203,38 @@ def describe(
         facts[str(split)] = {"columns": rows.column_names}
         if "points" in rows.column_names and len(rows):
             facts[str(split)] |= split_statistics(str(split), rows)
-    _print_description(facts, as_json, as_csv)
+    counts = [
+        {"split": split, "clouds": about.get("num_rows", 0), **about.get("labels", {})}
+        for split, about in facts.items()
+    ]
+    write_results(facts, counts, None, as_json, as_csv)
+    if not as_json and not as_csv:
+        _print_description(facts)
     left_out.finish()
 
 
-def _print_description(facts: dict[str, Any], as_json: bool, as_csv: bool) -> None:
-    if as_json:
-        print_json(facts)
-        return
-    classes = list(dict.fromkeys(label for some in facts.values() for label in some.get("labels", {})))
-    if as_csv:
-        table = [
-            {"split": split, "clouds": some.get("num_rows", 0), **some.get("labels", {})}
-            for split, some in facts.items()
-        ]
-        for line in csv_lines(table):
-            print_line(line)
-        return
-    for split, some in facts.items():
-        print_line(f"{split}: {counted(some.get('num_rows', 0), 'cloud')}; columns {', '.join(some['columns'])}")
-        if "points_per_cloud" in some:
-            sizes, bounds = some["points_per_cloud"], some["bounds"]
-            count = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
-            low, high = (", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max"))
+def _print_description(facts: dict[str, Any]) -> None:
+    for split, about in facts.items():
+        print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
+        if "points_per_cloud" in about:
+            least, most = (f"{about['points_per_cloud'][end]:,}" for end in ("min", "max"))
+            low, high = (", ".join(f"{value:.4g}" for value in about["bounds"][end]) for end in ("min", "max"))
+            count = least if least == most else f"{least} to {most}"
             print_line(f"  {count} points each; x, y, z from {low} to {high}")
-    width = max((len(printable(label)) for label in classes), default=0)
-    for label in classes:
-        counts = "   ".join(f"{split} {some.get('labels', {}).get(label, 0):>5}" for split, some in facts.items())
-        print_line(f"  {printable(label):<{width}}  {counts}")
+    counts = {split: about.get("labels", {}) for split, about in facts.items()}
+    labels = list(dict.fromkeys(label for of_split in counts.values() for label in of_split))
+    width = max((len(printable(label)) for label in labels), default=0)
+    for label in labels:
+        cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in counts.items())
+        print_line(f"  {printable(label):<{width}}  {cells}")
 
 
 @data.command()
+@with_groups
 def check(
     files: Files,
+    options: FileOptions,
     output: Annotated[Path | None, option("Also write a table (.json, .csv).")] = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
 ) -> None:
     """Read every file, and list those that are damaged, doubtful or equal, with the extent of each.
 
@@ -255,92 +243,90 @@ def check(
     damaged files and clouds of fewer than three points, which training leaves out, too; the exit code is then 2.
     Folders without a cloud are named.
     """
-    inputs = find_inputs(files, file_type)
+    inputs = find_inputs(files, options.file_type)
     for folder in _empty_folders(files):
         print_note(f"{folder}: no point cloud in this folder")
-    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
     first_of: dict[str, str] = {}
     samples: dict[str, Any] = {}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        import hashlib
+        return [_judge(cloud, first_of, samples if inputs.are_many else None) for cloud in clouds]
 
-        rows = []
-        for cloud in clouds:
-            points = cloud.data.points
-            try:
-                cloud.data.check_usable()
-            except ValueError as error:
-                rows.append({"error": f"{cloud.name}: {error}"})
-                continue
-            # The points, not the file: the same cloud may be stored in two formats.
-            digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
-            if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
-                cloud.warnings.append(f"{cloud.name}: the same points as {first}")
-            elif inputs.are_many:
-                samples[cloud.name] = _sample(cloud.data)
-            if len(points) < _FEW_POINTS and not cloud.data.is_mesh:
-                cloud.warnings.append(f"{cloud.name}: {len(points)} points are few")
-            extent = points.max(axis=0) - points.min(axis=0)
-            if not extent.any():
-                cloud.warnings.append(f"{cloud.name}: all points are equal")
-            cloud.warnings += [f"{cloud.name}: {text}" for text in doubts_about(cloud.data)]
-            has = [key for key in ("colors", "normals", "labels", "faces") if getattr(cloud.data, key) is not None]
-            rows.append({"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has})
-        return rows
-
-    def cells(row: Row) -> Iterator[Row]:
-        notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
-        extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
-        yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
-
-    everything = Inputs(inputs.files, True)  # the summary counts a single bad file too
+    everything = replace(inputs, are_many=True)  # the summary counts a single bad file too
     rows = list(for_each_file(everything, answer))
     for row, text in _other_units(rows):
         row.setdefault("warnings", []).append(text)
         print_note(f"warning: {text}")
-    done = print_rows(rows, lambda _: None, cells, as_json=as_json, as_csv=as_csv)
-    if output is not None:
-        write_data(output, done, cells)
-    if not as_json and not as_csv:
-        counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in done)
-        total = sum(row.get("points", 0) for row in done)
+    write_rows(rows, _cells, output, options)
+    if not options.as_json and not options.as_csv:
+        counts = Counter("bad" if "error" in row else "doubtful" if "warnings" in row else "good" for row in rows)
+        total = sum(row.get("points", 0) for row in rows)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
-        print_line(f"{counted(len(done), 'file')}: {shown}; {total:,} points")
+        print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
         if pairs := _near_duplicates(samples):
-            named = "; ".join(f"{one} and {other}" for one, other in pairs[:_MOST_PAIRS])
+            named = "; ".join(f"{first} and {second}" for first, second in pairs[:_MOST_PAIRS])
             more = f"; and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)
             print_line(f"near-duplicates: {named}{more}")
-        if (line := _scarce_classes(files, [row["file"] for row in done if "error" not in row])) is not None:
+        if (line := _scarce_classes(files, [row["file"] for row in rows if "error" not in row])) is not None:
             print_line(line)
-    finish(done)
+    finish(rows)
 
 
-def _other_units(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+def _cells(row: Row) -> Iterator[Row]:
+    notes = "; ".join([*row.get("warnings", ()), *([row["error"]] if "error" in row else [])])
+    extent = " x ".join(f"{size:g}" for size in row.get("extent", ()))
+    yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
+
+
+def _judge(cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the row of a cloud, and add what is doubtful about it to its warnings.
+
+    Args:
+        cloud: The cloud.
+        first_of: The first file with the same points, by their checksum; this one is added.
+        samples: Samples of all different clouds, among which near-duplicates are looked for; None for a single one.
+    """
+    data, points = cloud.data, cloud.data.points
+    try:
+        data.check_usable()
+    except ValueError as error:
+        return {"error": f"{cloud.name}: {error}"}
+    doubts = []
+    # The points, not the file: the same cloud may be stored in two formats.
+    digest = hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
+    if (first := first_of.setdefault(digest, cloud.name)) != cloud.name:
+        doubts.append(f"the same points as {first}")
+    elif samples is not None:
+        from hf_any3d.training.few_scans.scans import sample_of
+
+        if (sample := sample_of(data)) is not None:
+            samples[cloud.name] = sample
+    if len(points) < _FEW_POINTS and not data.is_mesh:
+        doubts.append(f"{len(points)} points are few")
+    extent = points.max(axis=0) - points.min(axis=0)
+    if not extent.any():
+        doubts.append("all points are equal")
+    cloud.warnings += [f"{cloud.name}: {text}" for text in (*doubts, *doubts_about(data))]
+    has = [name for name in ("colors", "normals", "labels", "faces") if getattr(data, name) is not None]
+    return {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}
+
+
+def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
     """Find files whose extent differs from the usual one of all by about the factor of a unit."""
     extents = sorted(max(row["extent"]) for row in rows if max(row.get("extent", [0])) > 0)
-    if len(extents) < _FEWEST_EXTENTS:
-        return []
-    usual = extents[len(extents) // 2]
-    found = []
+    usual = extents[len(extents) // 2] if len(extents) >= _FEWEST_EXTENTS else 0
     for row in rows:
         size = max(row.get("extent", [0]))
-        if size > 0 and not usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
+        if usual > 0 and size > 0 and not usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
             times, than = (usual / size, "smaller") if size < usual else (size / usual, "larger")
-            text = f"the largest extent is {size:g}, about {times:.1g} times {than} than the usual {usual:g}"
-            found.append((row, f"{row['file']}: {text.replace('e+0', 'e')}: in another unit?"))
-    return found
-
-
-def _sample(cloud: PointCloudData) -> Any:
-    from hf_any3d.training.few_scans.scans import sample_of
-
-    return sample_of(cloud)
+            times = f"{float(f'{times:.1g}'):,.0f}"  # one digit is enough
+            text = f"the largest extent is {size:g}, about {times} times {than} than the usual {usual:g}"
+            yield row, f"{row['file']}: {text}: in another unit?"
 
 
 def _near_duplicates(samples: dict[str, Any]) -> list[tuple[str, str]]:
     """Return names of clouds that are as close to each other as two samples of one."""
-    samples = {name: sample for name, sample in samples.items() if sample is not None}
     if len(samples) < 2:
         return []
     import torch
@@ -349,7 +335,7 @@ def _near_duplicates(samples: dict[str, Any]) -> list[tuple[str, str]]:
 
     names = list(samples)[:MOST_COMPARED]
     pairs = near_duplicates(torch.stack([samples[name] for name in names]))
-    return [(names[one], names[other]) for one, other in pairs]
+    return [(names[first], names[second]) for first, second in pairs]
 
 
 def _scarce_classes(given: list[str], good: list[str]) -> str | None:
@@ -401,19 +387,14 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     return found
 
 
-def _empty_folders(given: list[str]) -> list[Path]:
-    """Return the folders below those given that hold no readable file, at any depth."""
-    from hf_any3d.data.files import supported_file_types
-
-    types = {f".{name}" for name in supported_file_types()}
-    roots = [Path(name) for name in given if name != "-" and Path(name).is_dir()]
-    folders = [folder for root in roots for folder in sorted(root.rglob("*")) if folder.is_dir()]
-    return [
-        folder
-        for folder in folders
-        if not any(part.startswith(".") for part in folder.parts)
-        and not any(file.suffix.lower() in types for file in folder.rglob("*"))
-    ]
+def _empty_folders(words: list[str]) -> Iterator[Path]:
+    """Yield the folders below those given that hold no readable file, at any depth."""
+    types = {f".{name}" for name in FORMATS}
+    for root in (Path(word) for word in words if word != "-"):
+        for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+            is_hidden = any(part.startswith(".") for part in folder.parts)
+            if not is_hidden and not any(file.suffix.lower() in types for file in folder.rglob("*")):
+                yield folder
 
 
 def show(
@@ -421,27 +402,20 @@ def show(
         list[str],
         typer.Argument(
             metavar="FILE|DATASET",
-            help="Point files, meshes, folders or globs; - for standard input; or a dataset: a Parquet file or folder "
-            "of them, or a name in the catalog or on the hub.",
-            show_default=False,
+            help="Point files, meshes, folders or globs; - for standard input; or a dataset: Parquet, or a name.",
         ),
     ],
     output: Annotated[
-        Path | None,
-        option(
-            "A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz); by default show.html."
-        ),
-    ] = None,
+        Path, typer.Option(help="A page (.html), a picture (.png), or the points of one file (.ply, .obj, .npz).")
+    ] = Path("show.html"),
     most: Annotated[int, typer.Option("--most", min=1, max=60, help="Clouds to show, spread over the data.")] = 24,
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
     up_axis: Annotated[
-        str | None, option("Axis that points up: x, y or z; by default z for LAS, E57, .bin and S3DIS, else y.")
+        Axis | None, option("Axis that points up: x, y or z; by default z for LAS, E57, .bin and S3DIS, else y.")
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
-    serve: Annotated[
-        bool, typer.Option("--serve", help="Serve all points of one large file in 3D instead, until Ctrl-C.")
-    ] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve all points of one large file until Ctrl-C.")] = False,
     data_dir: DataDir = None,
     file_type: FileType = None,
 ) -> None:
@@ -450,60 +424,53 @@ def show(
     The page is one file that works without the network, and colors points by label, as in the file, by intensity, or
     by height.
     """
-    if up_axis not in (None, "x", "y", "z"):
-        raise ValueError(f"--up-axis is {up_axis!r}; expected x, y or z")
-    target = output or Path("show.html")
     rows = None if serve else _rows_of_dataset(what, split, data_dir)
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
-    suffix = check_output(target, (*VIEWS, *CLOUDS), num_files=len(inputs) if rows is None else len(rows))
+    suffix = check_output(output, VIEWS if rows is not None else (*VIEWS, *CLOUDS), num_files=len(inputs))
     if serve:
         _serve(inputs)
         return
     with status("preparing the page"):
         from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
 
-    settings: dict[str, Any] = {}
-    views, done = [], []
+    done, upright = [], up_axis
     if rows is not None:
         from hf_any3d.data.catalog import up_axis_of
 
         views, settings = views_of_rows(rows, most)
-        up_axis = up_axis or up_axis_of(what[0])
+        upright = up_axis or up_axis_of(what[0])
     else:
-        # Spread over all files, which are sorted by folder and so by class.
-        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
-        names: list[str] = []
-        titles = inputs.titles()
+        views, names, titles = [], [], inputs.titles()
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+            nonlocal names
             for cloud in clouds:
                 if suffix in CLOUDS:
                     from hf_any3d.data.files import write_point_cloud
 
-                    write_point_cloud(target, cloud.data)
+                    write_point_cloud(output, cloud.data)
                     continue
-                view, own = view_of_cloud(cloud.data, title=titles[cloud.name])
+                view, labels = view_of_cloud(cloud.data, title=titles[cloud.name])
                 views.append(view)
-                # In place, as the list is read outside of this function.
-                names[:] = max(names, own, key=len)
-            return [{"points": len(cloud.data)} for cloud in clouds]
+                names = max(names, labels, key=len)
+            return [{} for _ in clouds]
 
-        shown = Inputs([inputs.files[index] for index in chosen], inputs.are_many)
-        done = list(for_each_file(shown, answer))
+        # Spread over all files, which are sorted by folder and so by class.
+        chosen = np.unique(np.linspace(0, len(inputs) - 1, min(most, len(inputs))).astype(int))
+        done = list(for_each_file(replace(inputs, files=[inputs.files[index] for index in chosen]), answer))
         if any(view.labels is None for view in views):  # points are colored by label in all clouds or in none
             names = []
             for view in views:
                 view.labels = None
         settings = {"names": names, "note": counted(len(views), "cloud"), "value_name": "intensity"}
     if views:
-        if up_axis is not None:
-            for view in views:
-                view.up_axis = up_axis
-        write_views(target, views, title=", ".join(what), columns=columns, **settings)
+        for view in views:
+            view.up_axis = upright or view.up_axis
+        write_views(output, views, title=", ".join(what), columns=columns, **settings)
     if views or suffix in CLOUDS:
-        print_line(target)
+        print_line(output)
         if browser:
-            webbrowser.open(target.absolute().as_uri())
+            webbrowser.open(output.absolute().as_uri())
     finish(done)
 
 

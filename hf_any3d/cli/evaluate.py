@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +13,13 @@ from typer.core import TyperGroup
 
 from hf_any3d.cli.common import (
     AsCsv,
+    AsJson,
     DataDir,
     Device,
     ModelCommand,
     Revision,
     check_model,
+    hide_bars_of_datasets,
     json_object,
     kind_of_model,
     load_libraries,
@@ -27,10 +28,10 @@ from hf_any3d.cli.common import (
     read_model_config,
 )
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.cli.outputs import DATA, check_output, csv_lines
+from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.train import data_arguments
 from hf_any3d.registry import MODEL_TYPES
-from hf_any3d.utils.atomic_files import read_json_object, write_json, write_text
+from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ if TYPE_CHECKING:
 
 _DEFAULT = "classifier"
 # Command that runs a model -> the score of each class.
-_SCORES = {"predict": "accuracy", "segment": "iou", "zero-shot": "accuracy", "reconstruct": "chamfer_l1"}
+_SCORES = {
+    "predict": "accuracy",
+    "segment": "iou",
+    "detect": "ap_25",
+    "zero-shot": "accuracy",
+    "reconstruct": "chamfer_l1",
+}
 # Metrics that are printed as percentages, with their names.
 _SHARES = {
     "accuracy": "accuracy",
@@ -47,10 +54,11 @@ _SHARES = {
     "instance_miou": "instance mIoU",
     "category_miou": "category mIoU",
     "f_score": "F-score",
+    "map_25": "mAP@25",
+    "map_50": "mAP@50",
+    "recall_25": "recall@25",
+    "recall_50": "recall@50",
 }
-# Split of data without folders of splits.
-_WHOLE = "all"
-_URL = "https://api.openai.com/v1"
 
 
 class JudgeKind(StrEnum):
@@ -87,37 +95,24 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="As for train: a folder with a folder of files for each class, a Parquet file or folder of them, or "
-            "the name of a dataset in the catalog or on the hub (owner/name).",
+            help="As for train: a folder with a folder of files for each class or with files of boxes, a Parquet file "
+            "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name).",
             show_default=False,
         ),
     ] = None,
-    dataset: Annotated[
-        str | None, option("Name of the dataset in the catalog or on the hub; DATA is then the folder of its files.")
-    ] = None,
+    dataset: Annotated[str | None, option("Dataset in the catalog or on the hub; DATA is then its folder.")] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML of the training program, with the dataset or its files, options, validation share and "
-            "transforms of votes. Splits are those of a training with it."
-        ),
+        Path | None, option("YAML of the training program, whose data, options and splits are used instead of DATA.")
     ] = None,
     data_dir: DataDir = None,
-    options: Annotated[
-        str | None, typer.Option(help="JSON object with options of the dataset, such as a variant.")
-    ] = None,
-    split: Annotated[
-        str | None, option("Split to evaluate on; by default test, or the only one of a folder or file.")
-    ] = None,
+    options: Annotated[str | None, option("JSON object with options of the dataset, such as a variant.")] = None,
+    split: Annotated[str | None, option("Split; by default test, or the only one of a folder or file.")] = None,
     voting: Annotated[
-        int | None, typer.Option(min=0, help="Also evaluate the mean logits of this many augmented copies.")
+        int | None, option("Also evaluate the mean logits of this many augmented copies.", min=0)
     ] = None,
-    vote_augment: Annotated[
-        list[str] | None, typer.Option(help="A transform of the copies; may be given several times.")
-    ] = None,
+    vote_augment: Annotated[list[str] | None, option("A transform of the copies; may be repeated.")] = None,
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Clouds per batch; by default 32, or 1 if predictions depend on the other clouds."),
+        int | None, option("Clouds per batch; by default 32, or 1 if predictions depend on the others.", min=1)
     ] = None,
     max_samples: Annotated[int | None, option("Evaluate on this many rows at most.", min=1)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the votes.")] = 0,
@@ -127,34 +122,28 @@ def evaluate(
         bool,
         typer.Option(
             "--robustness",
-            help="Also evaluate on corrupted (15 corruptions, 5 severities), sparse, rotated and colorless clouds, "
-            "and write table, picture and a section of the model card. Resumes if interrupted.",
+            help="Also evaluate on corrupted, sparse, rotated and colorless clouds, and write table, picture and a "
+            "section of the model card. Resumes if interrupted.",
         ),
     ] = False,
     output_dir: Annotated[
-        Path | None,
-        option("Folder for the files of --robustness; by default that of the model, or ./robustness for hub names."),
+        Path | None, option("Folder for --robustness; by default that of the model, or ./robustness for hub names.")
     ] = None,
     report_file: Annotated[
         Path | None,
-        option(
-            "Also write a report of a classifier's test split for a table of several models (.json): dataset, "
-            "encoder, method, seed, figures, versions and checksums.",
-            "--report",
-        ),
+        option("Also write a report of a classifier's test split for a table of several (.json).", "--report"),
     ] = None,
     report_facts: Annotated[
-        str | None,
-        option('JSON object with what the model does not say for --report, such as {"seed": 0, "random": false}.'),
+        str | None, option('JSON object with what the model does not say for --report, such as {"seed": 0}.')
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the accuracy of each class.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON with the score of each class.")] = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Evaluate a trained model on labeled clouds.
 
-    Classifiers get accuracies, segmentation models intersections over union, zero-shot models the accuracy on names
-    of classes, autoencoders Chamfer distances. Figures of classifiers with voting are listed apart from those without.
-    Files of a folder that cannot be read are left out, and the exit code is then 2.
+    Classifiers get accuracies, segmentation models intersections over union, detectors average precisions, zero-shot
+    models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
+    listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
     if (data is None and dataset is None) == (recipe is None):
         raise ValueError("give either DATA or --recipe, which names its data")
@@ -162,58 +151,57 @@ def evaluate(
         raise ValueError(f"DATA is {data!r} and --data-dir {data_dir!r}; expected one of them")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model, command = _check_kind(model)
-    if command != "predict" and (given := "--robustness" if robustness else "--voting" if voting else None):
-        raise ValueError(f"{given}: {model} is not a classifier; {given} is only for classifiers")
+    if command != "predict" and (refused := "--robustness" if robustness else "--voting" if voting else None):
+        raise ValueError(f"{refused}: {model} is not a classifier; {refused} is only for classifiers")
     stated = None if report_file is None else json_object("--report-facts", report_facts)
     if stated is None and report_facts is not None:
         raise ValueError(f"--report-facts is {report_facts!r}; expected --report too, which has them")
     if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
-    arguments = [str(recipe)] if recipe is not None else data_arguments(data, dataset)
-    arguments += _as_arguments(data_dir=data_dir, dataset_options=options, voting=voting, vote_augment=vote_augment)
+    hide_bars_of_datasets()
+    words = [str(recipe)] if recipe is not None else data_arguments(data, dataset)
+    further = {"data_dir": data_dir, "dataset_options": options, "voting": voting}
+    words += [word for name, value in further.items() if value is not None for word in (f"--{name}", str(value))]
+    words += ["--vote_augment", *vote_augment] if vote_augment else []
+    robust = None
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
-        metrics, by_class, judge, described = _evaluate(
-            model, command, arguments, split, batch_size, max_samples, seed, cpu, stated
-        )
+        from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
+        from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
+
+        arguments, protocol = _read_arguments(model, words)
+        # Before the evaluation, so that a missing fact is an error at once.
+        source = "parquet" if arguments.train_file is not None else arguments.dataset_name
+        known = None if stated is None else known_facts(model, source, stated)
+        split, rows = _load_split(model, command, arguments, protocol, split, recipe)
+        if max_samples is not None:
+            rows = rows.select(range(min(max_samples, len(rows))))
+        settings = EvaluationSettings(arguments, protocol, batch_size, seed, cpu)
+        metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
         # Next to the model's card, which gets a section; models of the hub have no folder here.
         folder = output_dir or (Path(model) if Path(model).is_dir() else Path("robustness"))
-        report = judge(folder) if robustness else None
+        if robustness:
+            from hf_any3d.training.robustness import evaluate_robustness
+
+            robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
+        if report_file is not None and known is not None:
+            report = evaluation_report(model, known, arguments.dataset_options, metrics, len(rows))
+            write_json(report_file, report)
     score = _SCORES[command]
-    facts = {"metrics": metrics, f"class_{score}": by_class} | ({} if report is None else {"robustness": report})
+    facts = {"metrics": metrics, f"class_{score}": by_class} | ({} if robust is None else {"robustness": robust})
     table = [
         {"split": name, **values, **{f"{score} of {label}": share for label, share in by_class.get(name, {}).items()}}
         for name, values in metrics.items()
     ]
-    if report_file is not None:
-        write_json(report_file, described)
-    if output is not None and output.suffix.lower() == ".json":
-        write_json(output, facts)
-    elif output is not None:
-        write_text(output, "\n".join(csv_lines(table)) + "\n")
-    if as_json:
-        print_json(facts)
-    elif as_csv:
-        for line in csv_lines(table):
-            print_line(line)
-    else:
-        width = max(map(len, metrics))
-        for name, values in metrics.items():
+    write_results(facts, table, output, as_json, as_csv)
+    width = max(map(len, metrics))
+    for name, values in metrics.items():
+        if not as_json and not as_csv:
             print_line(f"{name:<{width}}  {'   '.join(_figure(key, value) for key, value in values.items())}")
-    if report is not None:
-        _write_robustness(report, folder, as_json or as_csv)
+    if robust is not None:
+        _write_robustness(robust, folder, as_json or as_csv)
     left_out.finish()
-
-
-def _warn_of_training_data(model: str, source: str) -> None:
-    """Warn if the model was trained on data of this name, by what its training wrote."""
-    recorded = read_json_object(Path(model) / "metrics.json").get("data")
-    name = Path(source).stem
-    if isinstance(recorded, dict) and recorded.get("name") == name:
-        print_note(
-            f"warning: {model} was trained on data called {name}: of the same clouds, these figures are no test"
-        )
 
 
 def _check_kind(model: str) -> tuple[str, str]:
@@ -235,6 +223,57 @@ def _check_kind(model: str) -> tuple[str, str]:
     return model, command
 
 
+def _read_arguments(model: str, words: list[str]) -> tuple[Any, Any]:
+    """Return the arguments of a training program about data and votes, from words or a recipe."""
+    from hf_any3d.processing.point_clouds import PointCloudProcessor
+    from hf_any3d.training.arguments import DataArguments, parse_arguments
+    from hf_any3d.training.protocol import ProtocolArguments
+
+    data, protocol = parse_arguments((DataArguments, ProtocolArguments), words, others_in_file=True)
+    if data.dataset_name == "folder":
+        # One damaged file is reported at the end, and does not waste an evaluation.
+        data.dataset_options = {"on_error": "skip", **data.dataset_options}
+    # Of files only points are read unless more is asked for.
+    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
+    return data, protocol
+
+
+def _load_split(
+    model: str, command: str, data: Any, protocol: Any, split: str | None, recipe: Path | None
+) -> tuple[str, Any]:
+    """Return the name and the rows of the split to evaluate on."""
+    from hf_any3d.data import load_point_dataset
+    from hf_any3d.training.program import load_splits
+    from hf_any3d.training.protocol import apply_protocol
+
+    is_folder = data.dataset_name in ("folder", "parquet", "scans_with_boxes") and data.data_dir is not None
+    if recipe is None and data.train_file is None and not is_folder:
+        split = split or "test"
+        options = data.dataset_options
+        return split, load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **options)
+    if recipe is None:
+        data.validation_fraction = 0  # of what the user gives, all is evaluated
+    loaded = load_splits(data, needs_train=False, points_are_labeled=command == "segment")
+    splits, _ = apply_protocol(*loaded, protocol)
+    source = data.train_file or data.data_dir
+    if split is None and "test" not in splits and len(splits) == 1:
+        (split,) = map(str, splits)
+        # The loader calls what has no folders of splits a training split, whatever it was made for.
+        if recipe is None and split == "train":
+            trained = read_json_object(Path(model) / "metrics.json").get("data")
+            name = Path(str(source)).stem
+            if isinstance(trained, dict) and trained.get("name") == name:
+                text = f"{model} was trained on data called {name}: of the same clouds, these figures are no test"
+                print_note(f"warning: {text}")
+            return "all", splits[split]
+    split = split or "test"
+    if split not in splits:
+        raise ValueError(
+            f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
+        )
+    return split, splits[split]
+
+
 def _figure(name: str, value: float) -> str:
     if name in _SHARES:
         return f"{_SHARES[name]} {100 * value:.2f} %"
@@ -246,103 +285,17 @@ def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> N
     from hf_any3d.training.robustness import robustness_table, write_robustness
 
     written, remarks = write_robustness(report, folder)
-    if not is_quiet:
-        for line in robustness_table(report).splitlines():
-            print_line(line)
+    for line in () if is_quiet else robustness_table(report).splitlines():
+        print_line(line)
     for text in (f"written: {', '.join(map(str, written))}", *remarks):
-        print_line(text, is_error=True)
-
-
-def _as_arguments(**given: str | int | list[str] | None) -> list[str]:
-    arguments = []
-    for name, value in given.items():
-        if value not in (None, []):
-            arguments += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
-    return arguments
-
-
-def _evaluate(
-    model: str,
-    command: str,
-    arguments: list[str],
-    split: str | None,
-    batch_size: int | None,
-    max_samples: int | None,
-    seed: int,
-    cpu: bool,
-    stated: dict[str, Any] | None,
-) -> tuple[
-    dict[str, dict[str, float]],
-    dict[str, dict[str, float]],
-    Callable[[Path], dict[str, Any]],
-    dict[str, Any] | None,
-]:
-    """Return metrics, scores of classes, a function that evaluates a classifier's robustness on the same rows, and the
-    report, if facts are stated for one.
-    """
-    from hf_any3d.data import load_point_dataset
-    from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
-    from hf_any3d.processing.point_clouds import PointCloudProcessor
-    from hf_any3d.training.arguments import DataArguments, parse_arguments
-    from hf_any3d.training.program import load_splits
-    from hf_any3d.training.protocol import ProtocolArguments, apply_protocol
-    from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
-
-    data, protocol = parse_arguments((DataArguments, ProtocolArguments), arguments, others_in_file=True)
-    if data.dataset_name == "folder":
-        # One damaged file is reported at the end, and does not waste an evaluation.
-        data.dataset_options = {"on_error": "skip", **data.dataset_options}
-    # Of files only points are read unless more is asked for.
-    data.features = list(PointCloudProcessor.get_feature_extractor_dict(model)[0].get("features", data.features))
-    # Before the evaluation, so that a missing fact is an error at once.
-    source = "parquet" if data.train_file is not None else data.dataset_name
-    known = None if stated is None else known_facts(model, source, stated)
-    # A recipe is the first argument, without a name.
-    is_recipe = not arguments[0].startswith("-")
-    is_folder = data.dataset_name in ("folder", "parquet") and data.data_dir is not None
-    if is_recipe or data.train_file is not None or is_folder:
-        if not is_recipe:
-            data.validation_fraction = 0  # of what the user gives, all is evaluated
-        splits, _ = apply_protocol(
-            *load_splits(data, needs_train=False, points_are_labeled=command == "segment"), protocol
-        )
-        if split is None and "test" not in splits and len(splits) == 1:
-            (split,) = map(str, splits)
-            # The loader calls what has no folders of splits a training split, whatever it was made for.
-            if not is_recipe and split == "train":
-                split, splits = _WHOLE, {_WHOLE: splits[split]}
-                _warn_of_training_data(model, str(data.train_file or data.data_dir))
-        split = split or "test"
-        if split not in splits:
-            source = arguments[0] if is_recipe else data.train_file or data.data_dir
-            raise ValueError(f"{source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}")
-        rows = splits[split]
-    else:
-        split = split or "test"
-        rows = load_point_dataset(data.dataset_name, data_dir=data.data_dir, split=split, **data.dataset_options)
-    if max_samples is not None:
-        rows = rows.select(range(min(max_samples, len(rows))))
-    settings = EvaluationSettings(data, protocol, batch_size, seed, cpu)
-    metrics, by_class = EVALUATIONS[command](model, rows, split, settings)
-
-    def judge(folder: Path) -> dict[str, Any]:
-        from hf_any3d.training.robustness import evaluate_robustness
-
-        return evaluate_robustness(model, rows, split, settings, metrics[split], folder)
-
-    described = None if known is None else evaluation_report(model, known, data.dataset_options, metrics, len(rows))
-    return metrics, by_class, judge, described
+        print_note(text)
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="Directory or hub name. Without it, the answers in --output-dir are judged.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="[MODEL]", help="Directory or hub name; without, the answers in --output-dir."),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.")
@@ -357,34 +310,27 @@ def evaluate_minigpt3d(
     data_dir: DataDir = None,
     options: Annotated[str | None, option("JSON object with further options of the datasets.")] = None,
     revision: Revision = None,
-    generation: Annotated[
-        str | None, option("JSON object with settings of generation that replace published ones.")
-    ] = None,
+    generation: Annotated[str | None, option("JSON object with settings of generation.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clouds per batch.")] = 15,
     max_samples: Annotated[int | None, option("Evaluate on this many clouds at most.", min=1)] = None,
     judge: Annotated[
         JudgeKind | None,
         option(
-            "Judge: class names in the answer, an OpenAI-compatible endpoint, or a local language model. None by "
-            "default."
+            "Class names in the answer, an OpenAI-compatible endpoint, or a local language model; by default none."
         ),
     ] = None,
     judge_model: Annotated[
-        str | None, typer.Option(help="The judge's model: a name at the endpoint, or a directory or hub name.")
+        str | None, option("The judge's model: a name at the endpoint, or a directory or hub name.")
     ] = None,
     judge_revision: Annotated[str | None, option("Branch, tag or commit of a local judge.")] = None,
-    judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = _URL,
-    judge_key_variable: Annotated[
-        str, typer.Option(help="Environment variable with the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    judge_url: Annotated[str, typer.Option(help="Base address of the endpoint.")] = "https://api.openai.com/v1",
+    judge_key_variable: Annotated[str, typer.Option(help="Variable with the endpoint's key.")] = "OPENAI_API_KEY",
     judge_settings: Annotated[
         str | None, option("JSON object with settings of the judge; null leaves a field out.")
     ] = None,
     judge_prompt: Annotated[
         list[str] | None,
-        option(
-            "File with a prompt for the judge, in place of ours; KIND is class, same or caption.", metavar="KIND=FILE"
-        ),
+        option("File with a prompt for the judge; KIND is class, same or caption.", metavar="KIND=FILE"),
     ] = None,
     metrics: Annotated[
         bool, typer.Option("--metrics/--no-metrics", help="Compute BLEU, ROUGE and the like for captions.")
@@ -397,14 +343,23 @@ def evaluate_minigpt3d(
     ] = "princeton-nlp/sup-simcse-roberta-large",
     device: Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of sampled answers and random classes.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a model about clouds and have its answers judged, as published for PointLLM and MiniGPT-3D.
 
     Interrupted runs resume. Answers are kept, so that another judge can read them later.
     """
+    from hf_any3d.data import load_point_dataset
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
-    from hf_any3d.evaluation import PROTOCOLS, answer_protocols, find_protocol, judge_protocols
+    from hf_any3d.evaluation import (
+        PROTOCOLS,
+        ClassNameJudge,
+        EndpointJudge,
+        LanguageModelJudge,
+        answer_protocols,
+        find_protocol,
+        judge_protocols,
+    )
     from hf_any3d.evaluation.chat_evaluation import open_model
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
@@ -413,14 +368,29 @@ def evaluate_minigpt3d(
     own_settings = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
     load_libraries()
+
+    def load(protocol: Any) -> Any:
+        given = {**protocol.options, **further}
+        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **given)
+        return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
+
     with contextlib.redirect_stdout(sys.stderr):
-        chosen = _open_judge(
-            judge, judge_model, judge_revision, judge_url, judge_key_variable, own_settings, device, classes
-        )
+        needs_name = judge in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
+        if needs_name != (judge_model is not None):
+            raise ValueError(
+                f"--judge-model is {judge_model!r} and --judge is {judge.value if judge else None!r}; expected a "
+                "model for the judges endpoint and local, and only for them"
+            )
+        chosen: Judge | None = None
+        if judge is JudgeKind.CLASS_NAMES:
+            chosen = ClassNameJudge(classes)
+        elif judge is JudgeKind.ENDPOINT:
+            chosen = EndpointJudge(str(judge_model), judge_url, own_settings, judge_key_variable)
+        elif judge is JudgeKind.LOCAL:
+            chosen = LanguageModelJudge(str(judge_model), judge_revision, own_settings, device)
         if model is not None:
             with model_errors(model):
                 generate, about = open_model(model, revision, device)
-            load = _loader(data_dir, further, max_samples)
             answer_protocols(protocols, load, generate, output_dir, about, settings, batch_size, seed)
         encoders = {"sentence_encoder": sentence_encoder, "simcse": simcse} if metrics else None
         summary = judge_protocols(protocols, output_dir, chosen, classes, prompts, encoders, seed)
@@ -431,53 +401,17 @@ def evaluate_minigpt3d(
         print_line(line)
 
 
-def _read_prompts(given: list[str]) -> dict[str, str]:
+def _read_prompts(files: list[str]) -> dict[str, str]:
     from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
     from hf_any3d.evaluation.question_answering import KINDS
 
     prompts = {}
-    for text in given:
+    for text in files:
         kind, _, file = text.partition("=")
         if kind not in KINDS or not file:
             raise ValueError(f"--judge-prompt is {text!r}; expected KIND=FILE with KIND one of {', '.join(KINDS)}")
         prompts[kind] = check_prompt(Path(file).read_text(encoding="utf-8"), kind)
     return prompts
-
-
-def _open_judge(
-    kind: JudgeKind | None,
-    name: str | None,
-    revision: str | None,
-    url: str,
-    key_variable: str,
-    settings: dict[str, Any],
-    device: str | None,
-    classes: tuple[str, ...],
-) -> Judge | None:
-    from hf_any3d.evaluation import ClassNameJudge, EndpointJudge, LanguageModelJudge
-
-    needs_name = kind in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
-    if needs_name != (name is not None):
-        raise ValueError(
-            f"--judge-model is {name!r} and --judge is {kind.value if kind else None!r}; expected a model for the "
-            "judges endpoint and local, and only for them"
-        )
-    if name is None:
-        return ClassNameJudge(classes) if kind is JudgeKind.CLASS_NAMES else None
-    if kind is JudgeKind.ENDPOINT:
-        return EndpointJudge(name, url, settings, key_variable)
-    return LanguageModelJudge(name, revision, settings, device)
-
-
-def _loader(data_dir: str | None, further: dict[str, Any], max_samples: int | None) -> Any:
-    from hf_any3d.data import load_point_dataset
-
-    def load(protocol: Any) -> Any:
-        options = {**protocol.options, **further}
-        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **options)
-        return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
-
-    return load
 
 
 def _table(summary: dict[str, dict[str, Any]]) -> list[str]:

@@ -10,29 +10,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import SOME_FAILED, option, print_error, print_note, progress, status
+from hf_any3d.cli.common import (
+    SOME_FAILED,
+    check_model,
+    is_model,
+    packaged_classifier,
+    print_error,
+    print_note,
+    progress,
+    published_models,
+    status,
+)
 from hf_any3d.hub.names import similar_path
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, readable_types
 from hf_any3d.many_files.work import Answer, answer_files
-from hf_any3d.registry import PACKED
-from hf_any3d.utils.messages import one_line
-
-if TYPE_CHECKING:
-    import numpy as np
+from hf_any3d.registry import FORMATS, PACKED
 
 Files = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.", show_default=False
-    ),
-]
-FileType = Annotated[
-    str | None,
-    option("Type of all files and of standard input, such as kitti; by default the ending of a name, or detected."),
+    list[str], typer.Argument(metavar="FILE", help="Point files, meshes, folders or globs; - for standard input.")
 ]
 _STDIN = "<stdin>"
 
@@ -62,14 +61,50 @@ class Inputs:
         """Return paths for results by the names of files: their captions without endings."""
         places: dict[str, Path] = {}
         for name, title in self.titles().items():
-            place = Path(title)
             # chair.ply and chair.obj of one folder are two clouds.
-            stem = place.with_suffix("")
-            places[name] = place if stem in places.values() else stem
+            stem = Path(title).with_suffix("")
+            places[name] = Path(title) if stem in places.values() else stem
         return places
 
 
-def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
+def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
+    """Separate the model from the files, if it is the first of them and not `--model`.
+
+    Returns:
+        The model, None for the default one of a command that has one, which is then None, and the files.
+
+    Raises:
+        ValueError: There is no model, and no default; a note lists published ones.
+    """
+    files = list(files)
+    if model is not None:
+        return model, files
+    first = Path(files[0])
+    # A word that is neither a file nor a pattern is taken for a name on the hub, unless it ends like a file of points.
+    is_name = files[0] != "-" and not first.exists() and not set("*?[") & set(files[0])
+    if is_model(first) or (is_name and first.suffix.lower()[1:] not in FORMATS):
+        if len(files) > 1:
+            return files[0], files[1:]
+        if is_model(first):
+            raise ValueError(f"{files[0]} is a model; expected files too")
+    if command is None:
+        return None, files
+    error = ValueError("--model is missing; expected the directory or hub name of a model")
+    for line in published_models(command):
+        error.add_note(line)
+    raise error
+
+
+def classifier_or_packaged(model: str | None) -> str:
+    """Return the directory or hub name of a classifier; None stands for the one that comes with the package."""
+    if model is not None:
+        return check_model(model, "predict")
+    name = packaged_classifier()
+    print_note(f"no --model: using the classifier of household objects that comes with the package, {name}")
+    return name
+
+
+def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None) -> Inputs:
     """List the files of a command line.
 
     A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files, text
@@ -81,27 +116,24 @@ def find_inputs(given: Sequence[str | os.PathLike], file_type: str | None = None
         ValueError: Standard input is empty, or of an unknown type.
     """
     files: list[InputFile] = []
-    are_many = len(given) > 1
-    for entry in given:
-        word = os.fspath(entry)
-        path = Path(word)
+    are_many = len(words) > 1
+    for path in map(Path, words):
+        word = os.fspath(path)
         if word == "-":
-            read = _read_stdin(file_type)
-            are_many |= len(read) > 1
-            files += read
-        elif path.is_dir():
-            are_many = True
-            files += [InputFile(str(file), file_type=file_type) for file in files_of_folder(path)]
-        elif path.exists():
-            files.append(InputFile(word, file_type=file_type))
-        elif glob.has_magic(word):
-            are_many = True
-            found = sorted(name for name in glob.glob(word, recursive=True) if Path(name).is_file())
-            if not found:
+            listed = _read_stdin(file_type)
+            are_many |= len(listed) > 1
+            files += listed
+            continue
+        names = [word]
+        if path.is_dir():
+            are_many, names = True, list(map(str, files_of_folder(path)))
+        elif not path.exists() and glob.has_magic(word):
+            are_many, names = True, sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
+            if not names:
                 raise FileNotFoundError(f"{word}: no file matches")
-            files += [InputFile(name, file_type=file_type) for name in found]
-        else:
+        elif not path.exists():
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
+        files += [InputFile(name, file_type=file_type) for name in names]
     return Inputs(files, are_many)
 
 
@@ -114,22 +146,21 @@ def files_of_folder(folder: Path) -> list[Path]:
     from hf_any3d.data.files.lidar import without_buffers
     from hf_any3d.data.files.text import is_prose
 
-    paths = without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))
-    found: list[Path] = []
-    left: dict[str, list[str]] = {"text without points": [], "compressed, unpack it first": []}
-    prose, packed = left.values()
-    for path in map(Path, paths):
+    files: list[Path] = []
+    prose: list[str] = []
+    packed: list[str] = []
+    for path in map(Path, without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))):
         place = path.relative_to(folder).as_posix()
         if is_readable(place) and path.is_file():
-            prose.append(path.name) if is_prose(path) else found.append(path)
+            prose.append(path.name) if is_prose(path) else files.append(path)
         elif place.lower().endswith(PACKED) and path.is_file():
             packed.append(str(path))
-    for reason, names in left.items():
+    for reason, names in (("text without points", prose), ("compressed, unpack it first", packed)):
         if names:
             print_note(f"left out {_listed(names)}: {reason}")
-    if not found:
+    if not files:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
-    return found
+    return files
 
 
 def _read_stdin(file_type: str | None) -> list[InputFile]:
@@ -152,14 +183,7 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
 def for_each_file(
     inputs: Inputs, answer: Answer, batch_size: int = 1, *, show: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `answer_files`; warnings and errors are printed.
-
-    Args:
-        inputs: The files; the error of a single one is raised.
-        answer: See `answer_files`.
-        batch_size: Clouds per call.
-        show: Show a progress bar on stderr if it takes more than two seconds.
-    """
+    """Yield the rows of `answer_files`, print warnings and errors, and show a bar; the error of a single is raised."""
 
     def read(file: InputFile) -> Cloud:
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
@@ -235,22 +259,3 @@ class LeftOutFiles(logging.Handler):
 
 def _listed(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_text_features(file: Path) -> np.ndarray:
-    """Read features of texts `(labels, channels)` from a .npy file.
-
-    Raises:
-        ValueError: The file is damaged, or holds no such array.
-        OSError: It cannot be read.
-    """
-    import numpy as np
-
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{file}: not an array of NumPy ({one_line(error)})") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind != "f":
-        seen = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{file}: holds {seen}; expected floats (labels, channels)")
-    return array

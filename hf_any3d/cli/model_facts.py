@@ -1,5 +1,6 @@
 """Facts about a model, read from its configuration files."""
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -24,88 +25,54 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
 
     Parameters are counted on the meta device, so no weights are loaded.
 
-    Args:
-        name_or_path: Directory or hub name.
-        revision: Branch, tag or commit on the hub.
-
     Returns:
         Facts by name, all of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists
         flags that make predictions depend on the other clouds of a batch.
 
     Raises:
-        ValueError: If it is not a model of this package.
-        OSError: If it does not exist.
+        ValueError: It is not a model of this package.
+        OSError: It does not exist.
     """
     register()
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
     check_model_type(name_or_path, config.model_type)
-    adapter = _adapter_config(name_or_path, revision)
+    adapter, points = None, None
+    if cached_file(name_or_path, ADAPTER_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
+        adapter = PeftConfig.from_pretrained(name_or_path, revision=revision)
+    with contextlib.suppress(OSError):  # saved without a processor
+        points = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main").num_points
     trained, total = _count(config, adapter)
-    kind = (config.architectures or [type(config).__name__])[0]
-    facts = {"model": name_or_path, "class": kind, **_encoder_facts(config), **_part_facts(config)}
-    facts |= {
-        "adapter": None if adapter is None else PeftType(adapter.peft_type).value.lower(),
-        "trained parameters": trained,
-        "total parameters": total,
-    }
+    facts = {"model": name_or_path, "class": (config.architectures or [type(config).__name__])[0]}
+    if (encoder := getattr(config, "encoder_config", None)) is not None:
+        facts |= {
+            "encoder": config.encoder_name_or_path or "stored with the model",
+            "encoder trained from": config.encoder_trained_from,
+            "encoder type": encoder.model_type,
+            "encoder tower": getattr(config, "encoder_tower", None),
+            "encoder layers": encoder.num_hidden_layers,
+            "encoder width": encoder.hidden_size,
+            "encoder revision": config.encoder_revision,
+            "encoder checksum": config.encoder_checksum,
+        }
+    if isinstance(config, MiniGPT3DConfig):
+        facts["stage of training"] = config.stage
+        for part, field in (("point_encoder", "point"), ("qformer", "qformer"), ("language_model", "text")):
+            title, stored = part.replace("_", " "), (config.parts or {}).get(part)
+            facts[f"{title} type"] = getattr(config, f"{field}_config").model_type
+            facts[title] = stored["name_or_path"] if stored else "stored with the model"
+            facts |= {f"{title} {key}": stored.get(key) for key in ("revision", "checksum")} if stored else {}
+    facts["adapter"] = None if adapter is None else PeftType(adapter.peft_type).value.lower()
+    facts |= {"trained parameters": trained, "total parameters": total}
     if hasattr(config, "num_codes"):
         facts["codes"] = config.num_codes
     elif not isinstance(config, MiniGPT3DConfig):
         facts["labels"] = [label for _, label in sorted((config.id2label or {}).items())]
     return facts | {
-        "points": _num_points(name_or_path, revision),
+        "points": points,
         "channels": config.in_channels,
         "tokens": next((getattr(config, name) for name in _TOKENS if hasattr(config, name)), None),
         "batch-dependent": getattr(config, "batch_dependent_flags", []),
     }
-
-
-def _encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """Describe a pretrained encoder; empty for models without one."""
-    encoder = getattr(config, "encoder_config", None)
-    if encoder is None:
-        return {}
-    return {
-        "encoder": config.encoder_name_or_path or "stored with the model",
-        "encoder trained from": config.encoder_trained_from,
-        "encoder type": encoder.model_type,
-        "encoder tower": getattr(config, "encoder_tower", None),
-        "encoder layers": encoder.num_hidden_layers,
-        "encoder width": encoder.hidden_size,
-        "encoder revision": config.encoder_revision,
-        "encoder checksum": config.encoder_checksum,
-    }
-
-
-def _part_facts(config: PreTrainedConfig) -> dict[str, Any]:
-    """Describe the pretrained parts of MiniGPT-3D; empty for other models."""
-    if not isinstance(config, MiniGPT3DConfig):
-        return {}
-    kinds: dict[str, Any] = {
-        "point_encoder": config.point_config,
-        "qformer": config.qformer_config,
-        "language_model": config.text_config,
-    }
-    facts: dict[str, Any] = {"stage of training": config.stage}
-    for part, part_config in kinds.items():
-        title, recorded = part.replace("_", " "), (config.parts or {}).get(part)
-        facts[f"{title} type"] = part_config.model_type
-        facts[title] = recorded["name_or_path"] if recorded else "stored with the model"
-        if recorded:
-            facts |= {f"{title} {key}": recorded.get(key) for key in ("revision", "checksum")}
-    return facts
-
-
-def _adapter_config(name: str, revision: str | None) -> PeftConfig | None:
-    path = cached_file(name, ADAPTER_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False)
-    return None if path is None else PeftConfig.from_pretrained(name, revision=revision)
-
-
-def _num_points(name: str, revision: str | None) -> int | None:
-    try:
-        return PointCloudProcessor.from_pretrained(name, revision=revision or "main").num_points
-    except OSError:  # saved without a processor
-        return None
 
 
 def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_any3d.cli.common import print_note
-from hf_any3d.utils.messages import csv_text, print_json, print_line
+from hf_any3d.cli.common import FileOptions, check_model, print_note
+from hf_any3d.cli.inputs import Inputs, classifier_or_packaged, find_inputs, for_each_file, split_model
+from hf_any3d.many_files.work import Answer
+from hf_any3d.utils.atomic_files import write_json, write_text
+from hf_any3d.utils.messages import csv_text, print_json, print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
@@ -23,43 +27,32 @@ CLOUDS = (".ply", ".obj", ".npz")
 _MOST_POINTS, _MOST_CLOUDS = 200_000, 60
 
 Row = Mapping[str, Any]
+Cells = Callable[[Row], Iterable[Row]]
+"""Function from the row of a file to its rows in CSV."""
 
 
 def check_output(
-    output: Path | None,
-    types: Sequence[str],
-    *,
-    as_json: bool = False,
-    as_csv: bool = False,
-    num_files: int = 1,
-    folders: bool = False,
+    output: Path | None, types: Sequence[str], *, as_json: bool = False, as_csv: bool = False, num_files: int = 1
 ) -> str:
-    """Check the options of a command's results before any work is done.
-
-    Args:
-        output: `--output`.
-        types: Endings that it may have.
-        as_json: `--json`.
-        as_csv: `--csv`.
-        num_files: Number of clouds; a file of a cloud holds one.
-        folders: Whether a name without an ending, a folder, is allowed.
+    """Check the options of results before any work is done; `types` are endings of `--output`, "" that of a folder.
 
     Returns:
         The ending in lower case, "" for a folder or without `--output`.
 
     Raises:
-        ValueError: An ending that is not allowed, or two formats at once.
+        ValueError: An ending that is not allowed, a file of points for several clouds, or two formats at once.
+        ImportError: A picture without matplotlib.
     """
     if as_json and as_csv:
         raise ValueError("--json and --csv; expected one of them")
     if output is None:
         return ""
     suffix = "" if output.is_dir() else output.suffix.lower()
-    if suffix not in types and not (folders and not suffix):
-        known = ", ".join(types) + (", or a folder" if folders else "")
-        raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {known}")
-    if suffix in CLOUDS and num_files > 1:
-        raise ValueError(f"--output: {output} for {num_files} files; expected a folder, .html or .png")
+    expected = [ending or "or a folder" for ending in types if num_files == 1 or ending not in CLOUDS]
+    if suffix in CLOUDS and suffix in types and num_files > 1:
+        raise ValueError(f"--output: {output} for {num_files} files; expected {', '.join(expected)}")
+    if suffix not in types:
+        raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {', '.join(expected)}")
     if suffix == ".png":
         from importlib.util import find_spec
 
@@ -68,57 +61,107 @@ def check_output(
     return suffix
 
 
-def print_rows(
-    rows: Iterable[dict[str, Any]],
-    line: Callable[[Row], str | None],
-    flat: Callable[[Row], Iterable[Row]],
-    *,
-    as_json: bool = False,
-    as_csv: bool = False,
-    hidden: Sequence[str] = (),
-) -> list[dict[str, Any]]:
-    """Print results as they come: a line each, a JSON list, or CSV.
+def find_all(
+    files: Sequence[str],
+    model: str | None,
+    command: str,
+    output: Path | None,
+    types: Sequence[str],
+    options: FileOptions,
+    also: Sequence[str] = (),
+) -> tuple[str, Inputs, str]:
+    """Find the model and the files of a command, and check its options, before libraries are loaded.
 
-    Args:
-        rows: A row per file.
-        line: The line of a row in the table; None for none.
-        flat: The rows of a row in CSV.
-        as_json: Print JSON.
-        as_csv: Print CSV.
-        hidden: Keys that JSON leaves out.
+    `predict` has a default model; models of the commands `also` do, too.
 
     Returns:
-        All rows.
+        Directory or hub name of the model, the files, and the ending of the output.
     """
-    done: list[dict[str, Any]] = []
-    for row in rows:
-        done.append(row)
-        if not as_json and not as_csv and "error" not in row and (text := line(row)) is not None:
-            print_line(text)
+    is_classified = command == "predict"
+    name, files = split_model(files, model, None if is_classified else command)
+    inputs = find_inputs(files, options.file_type)
+    suffix = check_output(
+        output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs) if "" in types else 1
+    )
+    name = classifier_or_packaged(name) if is_classified else check_model(name, command, *also)
+    return name, inputs, suffix
+
+
+def answer_inputs(
+    inputs: Inputs,
+    answer: Answer,
+    line: Callable[[Row], str],
+    cells: Cells,
+    output: Path | None,
+    options: FileOptions,
+    batch_size: int = 1,
+    has_bar: bool = False,
+) -> list[dict[str, Any]]:
+    """Answer files, print a line for each as it comes or JSON or CSV of all, and return their rows.
+
+    Args:
+        inputs: The files.
+        answer: See `answer_files`.
+        line: The line of a row in the table, behind the name of its file.
+        cells: The rows of a row in CSV.
+        output: A table of the results is written if its ending is `.json` or `.csv`.
+        options: Formats of standard output.
+        batch_size: Clouds per call.
+        has_bar: Whether `answer` shows its progress itself.
+    """
+    is_table = not options.as_json and not options.as_csv
+    width = max(len(printable(file.name)) for file in inputs.files)
+    rows = []
+    # A table on a terminal shows the progress itself.
+    show = not has_bar and not (is_table and sys.stdout.isatty())
+    for row in for_each_file(inputs, answer, batch_size, show=show):
+        rows.append(row)
+        if is_table and "error" not in row:
+            print_line(f"{printable(row['file']):<{width}}  {line(row)}")
+    write_rows(rows, cells, output, options)
+    return rows
+
+
+def write_rows(rows: Sequence[Row], cells: Cells, output: Path | None, options: FileOptions) -> None:
+    """Print and write the rows of files; see `write_results`."""
+    # There and back, so that arrays at any depth become lists.
+    plain = json.loads(
+        json.dumps(rows, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
+    )
+    table = [part for row in rows for part in cells(row)]
+    if write_results(plain, table, output, options.as_json, options.as_csv):
+        print_note(f"{output}: {counted(len(rows), 'file')}")
+
+
+def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json: bool, as_csv: bool) -> bool:
+    """Print results as JSON or CSV if asked for, and write them atomically if the output is `.json` or `.csv`.
+
+    Returns:
+        Whether the output was written.
+    """
     if as_json:
-        print_json([_plain(row, hidden) for row in done])
-    elif as_csv:
-        for text in csv_lines([cells for row in done for cells in flat(row)]):
-            print_line(text)
-    return done
-
-
-def write_data(
-    output: Path, rows: Sequence[Row], flat: Callable[[Row], Iterable[Row]], hidden: Sequence[str] = ()
-) -> None:
-    """Write results as `.json` or `.csv`, atomically."""
-    from hf_any3d.utils.atomic_files import write_json, write_text
-
-    if output.suffix.lower() == ".json":
-        write_json(output, [_plain(row, hidden) for row in rows])
+        print_json(value)
+    for text in csv_lines(table) if as_csv else ():
+        print_line(text)
+    suffix = "" if output is None else output.suffix.lower()
+    if output is None or suffix not in DATA:
+        return False
+    if suffix == ".json":
+        write_json(output, value)
     else:
-        write_text(output, "\n".join(csv_lines([cells for row in rows for cells in flat(row)])) + "\n")
-    print_note(f"{output}: {counted(len(rows), 'file')}")
+        write_text(output, "\n".join(csv_lines(table)) + "\n")
+    return True
+
+
+def file_cells(row: Row, parts: Iterable[Row]) -> Iterator[Row]:
+    """Yield the CSV rows of the parts of a file; without any, one for the file, with its error if it has one."""
+    parts = [{"file": row["file"], **part} for part in parts]
+    yield from parts or [{name: row[name] for name in ("file", "error") if name in row}]
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number with its noun, such as "1 file" or "2 files"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    """Return a number with its noun, such as "1 file", "2 files" or "2 boxes"."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('x') else 's'}"
 
 
 def csv_lines(rows: Sequence[Row]) -> list[str]:
@@ -128,38 +171,18 @@ def csv_lines(rows: Sequence[Row]) -> list[str]:
     return csv_text([names, *([row.get(name) for name in names] for row in rows)]).splitlines()
 
 
-def _plain(row: Row, hidden: Sequence[str]) -> dict[str, Any]:
-    def convert(value: Any) -> Any:
-        return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)
-
-    # There and back, so that arrays at any depth become lists.
-    return json.loads(json.dumps({key: value for key, value in row.items() if key not in hidden}, default=convert))
-
-
-def colors_of(labels: Any, colors: np.ndarray | None) -> np.ndarray | None:
-    """Return a color for each point: of its label (points,) if there are labels, else the given ones."""
-    if labels is None or np.asarray(labels).ndim != 1:
-        return colors
-    from hf_any3d.visualization.viewer import label_colors
-
-    # A color for each different label; `numbers` leads from the points to these.
-    values, numbers = np.unique(np.asarray(labels), return_inverse=True)
-    palette = label_colors(int(max(values.max(), 0)) + 1)
-    gray = np.full(3, 0.6, np.float32)  # of points without a class
-    return np.stack([palette[value] if value >= 0 else gray for value in values])[numbers]
-
-
 class Gallery:
     """The clouds of a page or picture, thinned so that a page stays small.
 
     Args:
-        output: `.html` or `.png`; None shows nothing.
+        output: `.html` or `.png`; anything else shows nothing.
         num_clouds: How many are expected.
         up_axis: "x", "y" or "z".
     """
 
     def __init__(self, output: Path | None, num_clouds: int, up_axis: str = "y"):
-        self.output, self.up_axis, self.num_clouds = output, up_axis, num_clouds
+        self.output = output if output is not None and output.suffix.lower() in VIEWS else None
+        self.up_axis = up_axis
         self.clouds: list[np.ndarray] = []
         self.boxes: list[Sequence[BoxView]] = []
         self.titles: list[str] = []
@@ -189,47 +212,33 @@ class Gallery:
 
     def add_file(self, data: PointCloudData, title: str) -> None:
         """Add a cloud or mesh in its own colors; labeled points are colored by label."""
-        if self.output is not None:
-            data = data.sample_surface(self._most) if data.is_mesh else data
-            self.add(data.points, colors_of(data.labels, data.colors), title)
+        if self.output is None:
+            return
+        data = data.sample_surface(self._most) if data.is_mesh else data
+        colors = data.colors
+        if data.labels is not None and data.labels.ndim == 1:
+            from hf_any3d.visualization.viewer import label_colors
 
-    def write(
-        self,
-        title: str,
-        legend: Mapping[str, Sequence[float]] | None = None,
-        columns: int = 4,
-        **boxes: Any,
-    ) -> None:
+            palette = label_colors(int(max(data.labels.max(), 0)) + 1)
+            gray = (0.6, 0.6, 0.6)  # of points without a class
+            colors = np.where(data.labels[:, None] < 0, gray, palette[np.maximum(data.labels, 0)])
+        self.add(data.points, colors, title)
+
+    def write(self, title: str, legend: Mapping[str, Sequence[float]] | None = None, **boxes: Any) -> None:
         """Write the page or picture, atomically; `boxes` has `box_names` and `threshold` of pages with boxes."""
         if self.output is None or not self.clouds:
             return
+        settings: dict[str, Any] = {"titles": self.titles, "legend": legend, "columns": 4, "up_axis": self.up_axis}
         if self.is_page:
             from hf_any3d.visualization.viewer import write_clouds_page
 
-            write_clouds_page(
-                self.output,
-                self.clouds,
-                titles=self.titles,
-                columns=columns,
-                title=title,
-                legend=legend,
-                up_axis=self.up_axis,
-                boxes=self.boxes if boxes else None,
-                rows_share_frame=False,  # files of scans have offsets and sizes of their own
-                **boxes,
-            )
+            shown = self.boxes if boxes else None
+            # Files of scans have offsets and sizes of their own.
+            settings |= {"title": title, "boxes": shown, "rows_share_frame": False, **boxes}
+            write_clouds_page(self.output, self.clouds, **settings)
         else:
             from hf_any3d.visualization.figures import plot_point_clouds
 
-            plot_point_clouds(
-                self.clouds,
-                self.output,
-                titles=self.titles,
-                heading=title,
-                legend=legend,
-                columns=columns,
-                up_axis=self.up_axis,
-                cell=2.6,
-            )
+            plot_point_clouds(self.clouds, self.output, heading=title, cell=2.6, **settings)
         more = f", without {self.left_out} more" if self.left_out else ""
         print_note(f"{self.output}: {counted(len(self.clouds), 'cloud')}{more}")

@@ -8,71 +8,58 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, BatchSize, Device, check_model, open_pipeline, option
-from hf_any3d.cli.inputs import Files, FileType, find_inputs, finish, for_each_file
-from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, check_output, print_rows, write_data
-from hf_any3d.cli.predict import Model, file_width, is_quiet, problems, split_model
+from hf_any3d.cli.common import BatchSize, Device, FileOptions, Model, open_pipeline, option
+from hf_any3d.cli.inputs import Files, finish
+from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import answerer, usual_batch_size
-from hf_any3d.utils.messages import printable
+
+_SCORES = ("chamfer_l1", "chamfer_l2", "f_score")
 
 
 def reconstruct(
     files: Files,
+    options: FileOptions,
     model: Model = None,
     output: Annotated[
         Path | None,
-        option(
-            "A page (.html) or picture (.png) of all files, the points of one (.ply, .obj, .npz), a table (.json, "
-            ".csv), or a folder for the points and a page of each file."
-        ),
+        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Distance within which points match for the F-score.")] = 0.01,
     batch_size: BatchSize = None,
     device: Device = None,
-    file_type: FileType = None,
-    as_json: AsJson = False,
-    as_csv: AsCsv = False,
 ) -> None:
     """Encode point files and meshes as discrete codes, decode them, and measure the reconstruction error.
 
     Distances are in the frame of the processor, which usually scales a cloud to the unit sphere.
     """
-    name, files = split_model(files, model, "reconstruct")
-    inputs = find_inputs(files, file_type)
-    types = (*CLOUDS, *VIEWS, *DATA)
-    suffix = check_output(output, types, as_json=as_json, as_csv=as_csv, num_files=len(inputs), folders=True)
-    pipe = open_pipeline("point-cloud-reconstruction", check_model(name, "reconstruct"), device)
-    run, results, up_axis = answerer(pipe, name, threshold=threshold), {}, pipe.feature_extractor.up_axis
+    types = (*CLOUDS, *VIEWS, *DATA, "")
+    name, inputs, suffix = find_all(files, model, "reconstruct", output, types, options)
+    pipe = open_pipeline("point-cloud-reconstruction", name, device)
+    run, results = answerer(pipe, name, threshold=threshold), {}
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud, result in zip(clouds, run(clouds), strict=True):
             if "error" not in result:
                 results[cloud.name] = result
-                scores = {name: result[name] for name in ("chamfer_l1", "chamfer_l2", "f_score")}
-                result = {**scores, "token_ids": result["token_ids"].tolist()}
+                result = {name: result[name] for name in _SCORES} | {"token_ids": result["token_ids"].tolist()}
             rows.append(result)
         return rows
-
-    width = file_width(inputs)
 
     def line(row: Row) -> str:
         distances = "   ".join(f"CD-{n.upper()} {1000 * row[f'chamfer_{n}']:.2f}e-3" for n in ("l1", "l2"))
         codes = f"{len(set(row['token_ids']))} codes for {len(row['token_ids'])} patches"
-        return f"{printable(row['file']):<{width}}  {distances}   F-score {row['f_score']:.3f}   {codes}"
+        return f"{distances}   F-score {row['f_score']:.3f}   {codes}"
 
     def cells(row: Row) -> Iterator[Row]:
-        kept = ("file", "chamfer_l1", "chamfer_l2", "f_score")
-        yield {name: row[name] for name in kept if name in row} | problems(row)
+        return file_cells(row, [] if "error" in row else [{name: row[name] for name in _SCORES}])
 
-    rows = for_each_file(inputs, answer, batch_size or usual_batch_size(pipe), show=is_quiet(as_json, as_csv))
-    done = print_rows(rows, line, cells, as_json=as_json, as_csv=as_csv)
-    if output is not None and suffix in DATA:
-        write_data(output, done, cells)
-    elif output is not None and results:
-        _write_reconstructions(output, suffix, results, inputs.places(), up_axis)
-    finish(done)
+    size = batch_size or usual_batch_size(pipe)
+    rows = answer_inputs(inputs, answer, line, cells, output, options, size)
+    if output is not None and suffix not in DATA and results:
+        _write_reconstructions(output, suffix, results, inputs.places(), pipe.feature_extractor.up_axis)
+    finish(rows)
 
 
 def _write_reconstructions(

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import (
-    Device,
-    Template,
-    find_model,
-    open_chat,
-    open_pipeline,
-    option,
-    read_model_config,
-)
-from hf_any3d.utils.messages import model_errors, print_line, printable
+from hf_any3d.cli.common import Device, Template, find_model, open_any_model, option, packaged_classifier
+from hf_any3d.utils.messages import print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 
@@ -42,16 +35,14 @@ def serve(
     max_clouds: Annotated[int, typer.Option(min=1, help="Clouds of a request.")] = 16,
     max_seconds: Annotated[float, typer.Option(min=0.01, help="Time of a request; then it gets 504.")] = 60.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer of a chat model.")] = 1024,
-    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; others are closed.")] = 1000,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; further ones get 503.")] = 1000,
     drain_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests after SIGTERM.")] = 30.0,
     journal: Annotated[
-        Path | None,
-        option("File that keeps the answers to requests with an Idempotency-Key, also beyond a crash."),
+        Path | None, option("File that keeps answers to requests with an Idempotency-Key, also beyond a crash.")
     ] = None,
     journal_days: Annotated[float, typer.Option(min=0, help="Days after which the journal forgets answers.")] = 7.0,
     cors_origin: Annotated[
-        list[str] | None,
-        option("Origin whose pages may ask from a browser, such as https://example.org; may be repeated; * for all."),
+        list[str] | None, option("Origin whose pages may ask, such as https://example.org, or *; may be repeated.")
     ] = None,
     template: Template = None,
     device: Device = None,
@@ -63,6 +54,7 @@ def serve(
     """
     if missing := [package for package in _NEEDED if find_spec(package) is None]:
         raise ImportError(f"serve needs {', '.join(missing)}: pip install 'hf-any3d[serve]'")
+    from hf_any3d.serving.journal import Journal
     from hf_any3d.serving.limits import ServeLimits
     from hf_any3d.serving.server import listen, serve as serve_until_signal
 
@@ -77,13 +69,14 @@ def serve(
         new_tokens=max_new_tokens,
         connections=max_connections,
     )
-    if model is None:
-        from hf_any3d.pipelines import default_model
-
-        model = default_model()
-    model = find_model(model)
+    model = packaged_classifier() if model is None else find_model(model)
     listening = listen(host, port)  # before the model is loaded
-    service = _open(model, name or Path(model).name, limits, journal, journal_days, template, device)
+    answers = None if journal is None else Journal(journal, journal_days)
+    from hf_any3d.serving.service import Service
+    from hf_any3d.serving.tasks import check_task
+
+    task, pipe = open_any_model(model, device, template, partial(check_task, model=model))
+    service = Service(name or Path(model).name, task, pipe, limits, answers, template)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)
     # IPv6 addresses are in brackets in URLs.
@@ -92,30 +85,3 @@ def serve(
     print_line(f"{printable(service.name)}: {url} ({', '.join(service.paths)}); Ctrl-C stops")
     if serve_until_signal(service, listening, drain_seconds, cors_origin or ()):
         raise typer.Exit(1)
-
-
-def _open(
-    model: str,
-    name: str,
-    limits: Any,
-    journal: Path | None,
-    journal_days: float,
-    template: str | None,
-    device: str | None,
-) -> Any:
-    from hf_any3d.integration.registration import task_of
-    from hf_any3d.serving.journal import Journal
-    from hf_any3d.serving.service import Service
-    from hf_any3d.serving.tasks import CHAT, check_task
-
-    read_model_config(model)  # fetches and converts a published checkpoint, or asks for its license
-    with model_errors(model):
-        task = task_of(model)
-    check_task(task, model)
-    if task != CHAT and template is not None:
-        raise ValueError(f"--template {template}: {model} is not a chat model")
-    kept = None if journal is None else Journal(journal, journal_days)
-    pipe = open_chat(model, device, template) if task == CHAT else open_pipeline(task, model, device)
-    size = sum(parameter.numel() for parameter in pipe.model.parameters())
-    print_line(f"loaded {size:,} weights on {pipe.device} ({pipe.model.dtype})")
-    return Service(name, task, pipe, limits, kept, template)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.data.transforms import AXES
 
@@ -35,15 +36,8 @@ def split_into_blocks(
 
     Returns:
         (blocks, num_points) int64, indices into `xyz`.
-
-    Raises:
-        ValueError: no points, or an argument out of range.
     """
     xyz = np.asarray(xyz)
-    if xyz.ndim != 2 or xyz.shape[1] < 3 or not len(xyz):
-        raise ValueError(f"xyz has shape {xyz.shape}; expected (points >= 1, 3)")
-    if num_points < 1:
-        raise ValueError(f"num_points is {num_points}; expected at least 1")
     generator = np.random.default_rng(generator)
     ground = _ground(xyz, up_axis)
     columns = [np.arange(len(xyz))] if block_size is None else _columns(ground, block_size, overlap)
@@ -96,9 +90,6 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
 
     Returns:
         (num_points, labels) float64: the mean of each point's logits over all its occurrences.
-
-    Raises:
-        ValueError: shapes that do not match, or a point in no block.
     """
     index, logits = np.asarray(index), np.asarray(logits)
     if logits.ndim != 3 or logits.shape[:2] != index.shape:
@@ -115,17 +106,14 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
 
 
 def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
-    if up_axis not in AXES:
-        raise ValueError(f"up_axis is {up_axis!r}; expected one of {', '.join(AXES)}")
+    one_of("up_axis", up_axis, AXES)
     return xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]  # (points, 2)
 
 
 def _columns(ground: np.ndarray, block_size: float, overlap: float) -> list[np.ndarray]:
     """Return the points of each non-empty column."""
-    if not block_size > 0:
-        raise ValueError(f"block_size is {block_size}; expected more than 0, or None")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap is {overlap}; expected at least 0 and less than 1")
+    if not (block_size > 0 and 0 <= overlap < 1):
+        raise ValueError(f"block_size is {block_size}, overlap {overlap}; expected above 0, and from 0 to below 1")
     stride = block_size * (1 - overlap)
     ends = [(float(values.min()), float(values.max())) for values in ground.T]
     columns = []

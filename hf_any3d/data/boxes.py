@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,16 @@ from datasets import ClassLabel, List, Value
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import file_errors, open_source
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import new_generator, resample_index, stack_channels
-from hf_any3d.data.transforms import AXES, parse_transform
+from hf_any3d.data.transforms import AXES, build_named, parse_transform
 
 BOX_SIZE = 7
 Random = np.random.Generator | np.random.RandomState
 
 
 def box_features(names: Sequence[str]) -> dict[str, Any]:
-    """Return the columns of boxes, for `datasets.Features`.
-
-    Args:
-        names: Names of the classes.
-    """
+    """Return the columns of boxes, for `datasets.Features`."""
     return {
         "boxes": List(List(Value("float32"), length=BOX_SIZE)),
         "box_labels": List(ClassLabel(names=list(names))),
@@ -45,46 +42,23 @@ def answer_features() -> Any:
 
 
 def read_box_table(path: Path, columns: int) -> np.ndarray:
-    """Read the boxes of a scene from an array that numpy wrote, as VoteNet's programs do.
-
-    Args:
-        path: An .npy file of an array (boxes, columns or more), perhaps without any box.
-        columns: Number of columns to return.
-
-    Raises:
-        PointCloudFileError: A missing or damaged file, or an array of another shape or with NaN or infinite numbers.
-    """
+    """Read the boxes of a scene from an array that numpy wrote, as VoteNet's programs do."""
     source = open_source(path, "npy", ("npy",))
-    with file_errors(path):
-        # An array without numbers is no cloud, but it is a scene without objects.
-        if b"'shape': (0," in source.data[:128]:
-            return np.zeros((0, columns))
+    with file_errors(path, "npy"):
         table = parse_array(source.data)
-        if (
-            table.dtype.kind not in "fiu"
-            or table.ndim != 2
-            or table.shape[1] < columns
-            or not np.isfinite(table).all()
-        ):
-            raise PointCloudError(
-                f"an array of shape {table.shape} and type {table.dtype}; expected finite numbers (boxes, {columns})"
-            )
-        return table[:, :columns].astype(np.float64)
+        # An array without numbers is a scene without objects.
+        if table.size and (table.ndim != 2 or table.shape[1] < columns or not np.isfinite(table).all()):
+            raise PointCloudError(f"an array of shape {table.shape}; expected finite numbers (boxes, {columns})")
+        return table[:, :columns].astype(np.float64) if table.size else np.zeros((0, columns))
 
 
 @dataclass
 class Scene:
-    """Points of a scene with its objects.
+    """Points of a scene with its objects."""
 
-    Args:
-        points: `(points, channels)` float32, xyz first.
-        boxes: `(objects, 7)` float32.
-        labels: `(objects,)` int64, their classes.
-    """
-
-    points: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
+    points: np.ndarray  # (points, channels) float32, xyz first
+    boxes: np.ndarray  # (objects, 7) float32
+    labels: np.ndarray  # (objects,) int64, their classes
 
     @classmethod
     def of(cls, row: Mapping[str, Any], points: np.ndarray | None = None) -> Scene:
@@ -93,21 +67,13 @@ class Scene:
         Args:
             row: Has `points`, `boxes` and `box_labels`.
             points: `(points, channels)` instead of those of the row, such as with its colors.
-
-        Raises:
-            ValueError: If a column is missing or has another shape, or a box has no size or is not finite.
         """
-        if missing := [name for name in ("boxes", "box_labels") if row.get(name) is None]:
-            raise ValueError(f"no column {missing[0]!r}; there are {', '.join(map(str, row)) or 'none'}")
         boxes = np.asarray(row["boxes"], dtype=np.float32)
         labels = np.asarray(row["box_labels"], dtype=np.int64).reshape(-1)
         if not boxes.size:
             boxes = np.zeros((0, BOX_SIZE), np.float32)
         if boxes.shape != (len(labels), BOX_SIZE):
-            raise ValueError(
-                f"boxes have shape {boxes.shape} and box_labels {labels.shape}; expected (objects, {BOX_SIZE}) and "
-                "(objects,)"
-            )
+            raise ValueError(f"boxes have shape {boxes.shape}, box_labels {labels.shape}; expected ({len(labels)}, 7)")
         for number, box in enumerate(boxes):
             if not np.isfinite(box).all() or (box[3:6] <= 0).any() or abs(box[6]) > 2 * math.pi + 1e-3:
                 shown = [round(float(value), 4) for value in box]
@@ -167,21 +133,17 @@ class RandomCuboid:
 
 @dataclass(frozen=True)
 class DrawPoints:
-    """Draw a number of points; a smaller scene repeats some.
+    """Draw `num_points` points; a smaller scene repeats some, none before all are there.
 
-    Args:
-        num_points: Points of the result.
-        repeats_freely: Whether points of a smaller scene are drawn independently, as in the released program;
-            otherwise each is there before any is repeated.
+    With numpy's older generator they are drawn independently, as in the released program.
     """
 
     num_points: int
-    repeats_freely: bool = False
 
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Draw points."""
         count = len(scene.points)
-        if self.repeats_freely or isinstance(generator, np.random.RandomState):
+        if isinstance(generator, np.random.RandomState):
             index = generator.choice(count, self.num_points, replace=count < self.num_points)
         else:
             index = resample_index(count, self.num_points, generator)
@@ -195,17 +157,13 @@ class RandomFlip:
     Args:
         axis: "x" or "y", whose coordinates change their sign.
         along_axes: Whether boxes stay along the axes, for scenes whose boxes have no headings.
-
-    Raises:
-        ValueError: For another axis.
     """
 
     axis: str = "x"
     along_axes: bool = False
 
     def __post_init__(self):
-        if self.axis not in ("x", "y"):
-            raise ValueError(f"RandomFlip: axis is {self.axis!r}; expected 'x' or 'y'")
+        one_of("axis", self.axis, "xy")
 
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Mirror the points, the centers and the headings."""
@@ -275,11 +233,7 @@ def wrapped(headings: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Changes:
-    """Augmentations one after the other, all from one generator.
-
-    Args:
-        changes: The augmentations.
-    """
+    """Augmentations one after the other, all from one generator."""
 
     changes: Sequence[Change]
 
@@ -289,27 +243,6 @@ class Changes:
         for change in self.changes:
             scene = change(scene, generator)
         return scene
-
-
-def published_changes(dataset: str, num_points: int, min_points: int = 30_000) -> Changes:
-    """Return the augmentations of the published training runs of 3DETR.
-
-    Args:
-        dataset: "scannet" or "sunrgbd".
-        num_points: Points that a scene is reduced to.
-        min_points: Fewest points of a random part.
-
-    Raises:
-        ValueError: Another dataset.
-    """
-    draw = DrawPoints(num_points, repeats_freely=True)
-    if dataset == "scannet":
-        flips = [RandomFlip(axis, along_axes=True) for axis in "xy"]
-        return Changes([RandomCuboid(min_points), draw, *flips, RandomTurn(math.pi / 36, along_axes=True)])
-    if dataset == "sunrgbd":
-        cuboid = RandomCuboid(min_points, smallest=0.75, aspect=0.75)
-        return Changes([RandomFlip("x"), RandomTurn(math.pi / 6), RandomSize(), cuboid, draw])
-    raise ValueError(f"dataset={dataset!r}; expected 'scannet' or 'sunrgbd'")
 
 
 CHANGES: dict[str, type] = {"cuboid": RandomCuboid, "flip": RandomFlip, "turn": RandomTurn, "size": RandomSize}
@@ -326,18 +259,9 @@ def build_changes(spec: Sequence[str], along_axes: bool = False) -> Changes:
     Args:
         spec: Names in order, each with or without settings: `["cuboid:min_points=5000", "flip", "turn:limit=0.5"]`.
         along_axes: Whether boxes stay along the axes, unless a name has other settings.
-
-    Raises:
-        ValueError: An unknown name or setting, or a value that the augmentation refuses.
     """
     changes = []
-    for text in spec:
-        name, settings = parse_transform(text)
-        if name not in CHANGES:
-            raise ValueError(f"unknown augmentation of scenes {name!r}; known are {', '.join(CHANGES)}")
-        known = [field.name for field in fields(CHANGES[name])]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ValueError(f"augmentation {name!r} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+    for name, settings in map(parse_transform, spec):
         usual = _ALONG_AXES.get(name, {}) if along_axes else {}
-        changes.append(CHANGES[name](**{**usual, **settings}))
+        changes.append(build_named(CHANGES, name, {**usual, **settings}))
     return Changes(changes)

@@ -13,6 +13,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import ConvexHull
 
 from hf_any3d.data.inputs import first_channel
+from hf_any3d.data.options import one_of
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Points of a region or hole, as shares of the cloud: 100 and 30 of 1024 in ModelNet40-C.
@@ -224,14 +225,9 @@ def corrupt(
 
     Returns:
         (num_points', channels) float32: corruptions of density and noise change the number of points.
-
-    Raises:
-        ValueError: An unknown corruption or severity.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"corruption is {name!r}; expected one of {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise ValueError(f"severity is {severity!r}; expected 1 to 5")
+    one_of("corruption", name, CORRUPTIONS)
+    one_of("severity", severity, SEVERITIES)
     # Corruptions are defined in the unit sphere; the result goes back to the cloud's place and size.
     xyz = np.asarray(points[:, :3], np.float64)
     center = xyz.mean(axis=0)

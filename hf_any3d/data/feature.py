@@ -25,6 +25,7 @@ from hf_any3d.data.files import (
 from hf_any3d.data.files.npy import cloud_from_array
 from hf_any3d.data.files.source import Source
 from hf_any3d.data.inputs import as_array, to_cloud
+from hf_any3d.data.options import one_of
 
 if TYPE_CHECKING:
     from datasets.features.features import FeatureType
@@ -72,9 +73,6 @@ class PointCloud:
         decode: False returns the stored dict, `{"bytes": …, "path": …}`.
         format: file type of clouds that are stored as new files: "ply", which every program reads and which keeps
             colors in 8 bits, or "npz", which keeps every number.
-
-    Raises:
-        ValueError: an unknown format.
     """
 
     decode: bool = True
@@ -85,8 +83,7 @@ class PointCloud:
     _type: str = field(default="PointCloud", init=False, repr=False)
 
     def __post_init__(self):
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}; expected one of {', '.join(FORMATS)}")
+        one_of("format", self.format, FORMATS)
 
     def __call__(self) -> pa.DataType:
         """Return the Arrow type of a stored value."""
@@ -96,10 +93,6 @@ class PointCloud:
         """Convert a value to its stored form.
 
         Files are not opened here; arrays and objects are written as files.
-
-        Raises:
-            PointCloudError: a file type that cannot be read, or invalid content.
-            TypeError: another kind of value.
         """
         if isinstance(value, str):
             return self._encode_file({"path": value})
@@ -118,9 +111,6 @@ class PointCloud:
         Args:
             value: a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged.
             token_per_repo_id: tokens for files in private repositories on the hub.
-
-        Raises:
-            PointCloudFileError: a file that is missing or cannot be read; names it.
         """
         if not self.decode:
             raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
@@ -143,10 +133,6 @@ class PointCloud:
         Args:
             storage: paths (string), bytes (binary), structs with `bytes` and/or `path`, or values of `encode_example`
                 as nested lists or structs, such as an Array2D column of points.
-
-        Raises:
-            PointCloudError: invalid content.
-            TypeError: another type of array.
         """
         from datasets.table import array_cast
 
@@ -187,9 +173,6 @@ class PointCloud:
             token_per_repo_id: tokens for files in private repositories on the hub.
             local_files: read files of this machine.
             remote_files: read URLs.
-
-        Raises:
-            PointCloudFileError: a file that is missing, or refers to others and cannot be read.
         """
 
         def embed(row: StoredFile | None) -> StoredFile | None:
@@ -239,26 +222,19 @@ def type_of_path(path: str) -> str:
     """Return a file's type from the ending of its path, which may be a URL or inside an archive.
 
     Such as `scans/a.OBJ`, `hf://datasets/me/scans/a.ply` or `zip://a.off::scans.zip`.
-
-    Raises:
-        PointCloudFileError: a type that cannot be read.
     """
     inner = path.split("::", 1)[0]
     if "://" in inner:
         inner = inner.split("?", 1)[0]
     file_type = os.path.splitext(inner)[1].lower().removeprefix(".")
     if file_type not in supported_file_types():
-        seen = f"file type {file_type!r}" if file_type else "no file type"
-        raise PointCloudFileError(f"{path}: {seen}; expected one of {', '.join(supported_file_types())}")
+        allowed = ", ".join(supported_file_types())
+        raise PointCloudFileError(f"{path}: file type {file_type or 'unknown'}; expected one of {allowed}")
     return file_type
 
 
 def type_of_bytes(data: bytes) -> str:
-    """Return a file's type from its bytes.
-
-    Raises:
-        PointCloudFileError: a type without a signature.
-    """
+    """Return a file's type from its bytes."""
     file_type = file_type_of(data)
     if file_type is None:
         raise PointCloudFileError(
@@ -269,11 +245,7 @@ def type_of_bytes(data: bytes) -> str:
 
 
 def fetch(path: str, tokens: Tokens | None = None) -> bytes:
-    """Read a file, also from a URL, the hub or an archive, as `datasets` does.
-
-    Raises:
-        PointCloudFileError: no such file.
-    """
+    """Read a file, also from a URL, the hub or an archive, as `datasets` does."""
     from datasets import DownloadConfig, config
     from datasets.utils.file_utils import xopen
     from datasets.utils.py_utils import string_to_dict
@@ -291,11 +263,7 @@ def fetch(path: str, tokens: Tokens | None = None) -> bytes:
 
 
 def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = None) -> PointCloudData:
-    """Read a cloud from its stored path or bytes; with bytes, the path is only a name.
-
-    Raises:
-        PointCloudFileError: neither path nor bytes, or a file that is missing or cannot be read; names it.
-    """
+    """Read a cloud from its stored path or bytes; with bytes, the path is only a name."""
     if data is None:
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
@@ -316,9 +284,6 @@ def self_contained(path: str, file_format: str, tokens: Tokens | None = None) ->
     """Return a file as bytes and name that can be read without other files.
 
     A local .obj or .gltf that refers to other files is rewritten with their content as `file_format`, "ply" or "npz".
-
-    Raises:
-        PointCloudFileError: a file that is missing or, if it refers to others, cannot be read.
     """
     local = local_path(path)
     data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
@@ -360,10 +325,7 @@ def _cloud_of(value: Any) -> PointCloudData:
         return cloud if labels is None else PointCloudData(**{**vars(cloud), "labels": as_array(labels, "labels")})
     if isinstance(value, Sequence) or hasattr(value, "__array__"):
         return cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
-    raise TypeError(
-        f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, tensor, list of rows, dict, "
-        "PointCloudData or trimesh object"
-    )
+    raise TypeError(f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, dict or mesh")
 
 
 def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:

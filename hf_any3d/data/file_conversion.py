@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -17,8 +17,9 @@ from datasets.fingerprint import Hasher
 from datasets.table import embed_table_storage
 
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
-from hf_any3d.data.files import PointCloudData, PointCloudError, PointCloudFileError, file_errors
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import resample_index
 from hf_any3d.version import __version__
 
@@ -86,21 +87,18 @@ def files_to_points(
     Raises:
         ValueError: a wrong option, no or several PointCloud columns, or a file that cannot be read.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     features = _features_of(dataset)
     column = _file_column(features, column)
     others = {name: feature for name, feature in features.items() if name != column}
     new = Features({**converter.features, **others})
-    if taken := sorted(set(others) & set(converter.names)):
-        raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it first")
+    _check_free(converter.names, others)
     # Rows as they are stored: files are read here, where errors can be handled.
     stored = dataset.with_format(None)
     for name, feature in features.items():
         if getattr(feature, "decode", False):  # files of other columns are not opened
             stored = stored.cast_column(name, replace(feature, decode=False))
-    skip = on_error == "skip"
     arguments = {"column": column, "converter": converter, "kept": tuple(others) if skip else (), "skip": skip}
     if isinstance(stored, Dataset):
         # `map` derives its cache key from the arguments; stored paths stay the same when a file changes.
@@ -147,12 +145,8 @@ def points_to_files(
     feature, features = PointCloud(format=format), _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
     CloudColumns(columns=used)
-    for name in ("points", *used):
-        if name not in features:
-            raise ValueError(f"no column {name!r}; there are {', '.join(features) or 'none'}")
     others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
-    if column in others:
-        raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
+    _check_free([column], others)
     return _map(
         dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
@@ -178,19 +172,11 @@ def add_preview(
         column: name of the new column.
         num_points: most points of a file; larger clouds are thinned out.
         num_proc: processes that write in parallel; not for streams.
-
-    Raises:
-        ValueError: a wrong option, or no column of points.
     """
     from datasets import Mesh
 
     features = _features_of(dataset)
-    if num_points < 1:
-        raise ValueError(f"num_points is {num_points}; expected at least 1")
-    if "points" not in features:
-        raise ValueError(f"no column 'points'; there are {', '.join(features) or 'none'}")
-    if column in features:
-        raise ValueError(f"there is a column {column!r} already; rename or remove it, or pass another column=")
+    _check_free([column], features)
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
         dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
@@ -217,13 +203,8 @@ def embed_files(dataset: AnyDataset, *, num_proc: int | None = None) -> AnyDatas
     Args:
         dataset: rows or splits with columns of files, PointCloud, Mesh, Image or others; not a stream.
         num_proc: processes that read in parallel.
-
-    Raises:
-        ValueError: a file that is missing; names it.
-        TypeError: a stream.
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"dataset is of type {type(dataset).__name__}; expected a Dataset or DatasetDict")
+    assert isinstance(dataset, Dataset), "streams cannot be embedded"
     form = dataset.format
     stamp = 0
     for name, feature in dataset.features.items():
@@ -253,9 +234,6 @@ class CloudColumns:
         columns: columns besides the points: "normals", "colors" (0 to 255), "intensity", "ring" and "labels", which
             every file must have, and "offset", which `points` are relative to.
         seed: seed of the points that are drawn.
-
-    Raises:
-        ValueError: a number of points or seed out of range, or an unknown column.
     """
 
     num_points: int | None = None
@@ -264,16 +242,10 @@ class CloudColumns:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("num_points", 1), ("mesh_points", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is None and name == "num_points":
-                continue
-            if not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name} is {value!r}; expected a whole number, at least {least}")
-        if isinstance(self.columns, str) or set(self.columns) - (set(_TYPES) - {"points"}):
-            unknown = self.columns if isinstance(self.columns, str) else sorted(set(self.columns) - set(_TYPES))[0]
-            expected = "'normals', 'colors', 'intensity', 'ring', 'labels' or 'offset', as a list"
-            raise ValueError(f"columns has {unknown!r}; expected {expected}")
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns is {self.columns!r}; expected a list")
+        for name in self.columns:
+            one_of("column", name, [name for name in _TYPES if name != "points"])
         object.__setattr__(self, "columns", tuple(self.columns))  # so that equal choices are equal
 
     @property
@@ -298,9 +270,6 @@ class CloudColumns:
             `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
             (num_points,) int64, `intensity` and `ring` (num_points,) float32, `offset` (3,) float64, 0 if the cloud
             has none. A warning tells of an offset that is left out, and of points that float32 moves.
-
-        Raises:
-            PointCloudError: a cloud without a requested column, or a mesh without a surface.
         """
         # Seeded by its own points, a cloud gives the same sample whatever its path and the other files.
         generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points).data)])
@@ -351,9 +320,9 @@ def _map(
     """Map a dataset or a stream; return the same kind."""
     size = min(_ROWS_OF_FILES, rows_at_a_time(_features_of(dataset)), rows_at_a_time(features))
     options |= {"batched": True, "batch_size": size, "fn_kwargs": arguments}
+    if num_proc is not None:
+        options["num_proc"] = num_proc  # streams have none, as workers of a DataLoader read them in parallel
     if isinstance(dataset, IterableDataset):
-        if num_proc is not None:
-            raise ValueError(f"num_proc is {num_proc}; expected None, as DataLoader workers read a stream in parallel")
         # Passed to map, features would mean that its results are decoded already.
         return dataset.map(function, **options).cast(features)
     return dataset.map(
@@ -361,7 +330,6 @@ def _map(
         features=features,
         cache_file_name=_cache_file(dataset, function.__name__, arguments, features),
         writer_batch_size=size,
-        num_proc=num_proc,
         desc=description,
         **options,
     )
@@ -385,8 +353,7 @@ def _read_batch(
     for place, file in enumerate(files):
         name = (file.get("path") if isinstance(file, Mapping) else None) or "<bytes>"
         try:
-            if file is None:
-                raise PointCloudFileError("a row without a point cloud")
+            file = {"path": None} if file is None else file
             if not (isinstance(file, Mapping) and "path" in file):
                 file = _EXACT.encode_example(file)  # a stream passes on the results of earlier functions
             cloud = read_stored(file["path"], file.get("bytes"))
@@ -428,6 +395,11 @@ def _features_of(dataset: Any) -> Features:
         dataset = dataset._resolve_features()
     assert dataset.features is not None
     return dataset.features
+
+
+def _check_free(names: Iterable[str], features: Mapping[str, Any]) -> None:
+    if taken := sorted({*names} & {*features}):
+        raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it, or choose another name")
 
 
 def _file_column(features: Features, column: str | None) -> str:

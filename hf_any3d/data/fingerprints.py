@@ -32,15 +32,8 @@ _UNREAD_FOLDERS = re.compile(r"checkpoint-\d+|runs|\..*")
 def model_fingerprint(name: str | os.PathLike, revision: str | None = None) -> str:
     """Return a text that changes with everything in a saved model that its answers depend on.
 
-    Args:
-        name: Directory, hub name, or name of a published checkpoint.
-        revision: Branch, tag or commit on the hub.
-
     Returns:
         Of a directory `sha256:` and a digest of its files, of the hub `commit:` and the commit.
-
-    Raises:
-        OSError: There is no such model.
     """
     if os.path.isdir(name):
         return f"sha256:{_directory_digest(Path(name))}"
@@ -104,16 +97,7 @@ def weights_state(*modules: nn.Module) -> tuple[tuple[int, int, int], ...]:
 
 
 def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
-    """Return a text that changes when an input does.
-
-    Args:
-        path: Its file.
-        data: Its bytes if it is not a file, such as standard input.
-
-    Returns:
-        A digest of the bytes; of a file, which may be large, its `file_stamp`, with those of other files that its
-        reader opens.
-    """
+    """Return a text that changes when an input does."""
     if data is not None:
         return f"sha256:{hashlib.sha256(data).hexdigest()}"
     return " ".join(_file_stamp(file) for file in files_read(path))
@@ -125,11 +109,7 @@ def is_saved_model(path: str | os.PathLike) -> bool:
 
 
 def path_fingerprint(path: str | os.PathLike) -> str:
-    """Return a text that changes with what a path names: a saved model, a file, or a folder of data.
-
-    Raises:
-        OSError: Nothing is there.
-    """
+    """Return a text that changes with what a path names: a saved model, a file, or a folder of data."""
     if os.path.isfile(path):
         return f"sha256:{' '.join(file_digest(file) for file in files_read(path))}"
     if is_saved_model(path):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.attributes import unit_colors
 
 # Feature of a processor -> field of `PointCloudData`.
@@ -36,15 +36,6 @@ def split_clouds(clouds: Any) -> list[Any]:
 
     Many clouds are a list, tuple or column of a dataset, an array or tensor (batch, points, channels), or a dict with
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
-
-    Args:
-        clouds: one or many clouds; see `to_cloud` for single ones.
-
-    Returns:
-        One entry per cloud.
-
-    Raises:
-        ValueError: no cloud, or an array with neither two nor three axes.
     """
     if isinstance(clouds, Mapping):
         return _rows_of_batch(clouds) if _is_batch(clouds) else [clouds]
@@ -74,10 +65,6 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
             `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
             PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
         features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring".
-
-    Raises:
-        PointCloudError: invalid content; PointCloudFileError for files.
-        TypeError: another type.
     """
     if isinstance(entry, PointCloudData):
         # Its fields may have been changed; building a new one checks them.
@@ -91,10 +78,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         return _from_trimesh(entry)
     if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
         return PointCloudData(**_from_array(as_array(entry, "points"), features))
-    raise TypeError(
-        f"a cloud of type {type(entry).__name__}; expected a path, array, tensor, list of rows, dict, PointCloudData "
-        "or trimesh object"
-    )
+    raise TypeError(f"a cloud of type {type(entry).__name__}; expected a path, array, list of rows, dict or mesh")
 
 
 def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
@@ -137,15 +121,11 @@ def _from_trimesh(thing: Any) -> PointCloudData:
 
     if isinstance(thing, trimesh.Scene):
         parts = [part for part in thing.dump() if isinstance(part, (trimesh.Trimesh, trimesh.PointCloud))]
-        if not parts:
-            raise PointCloudError("a trimesh Scene without meshes and point clouds")
         return _joined([_from_trimesh(part) for part in parts])
     if isinstance(thing, trimesh.PointCloud):
         colors = np.asarray(thing.colors)
         has_colors = colors.ndim == 2 and len(colors) == len(thing.vertices)
         return PointCloudData(np.asarray(thing.vertices), unit_colors(colors[:, :3]) if has_colors else None)
-    if not isinstance(thing, trimesh.Trimesh):
-        raise TypeError(f"a trimesh {type(thing).__name__}; expected a Trimesh, PointCloud or Scene")
     visual = cast(ColorVisuals, thing.visual)  # one with a texture is of another kind
     kind = getattr(visual, "kind", None)
     return PointCloudData(
@@ -183,26 +163,18 @@ def _is_tensor(value: Any) -> bool:
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Convert an array, tensor or nested list, called `name` in errors, to an array of numbers.
-
-    Raises:
-        PointCloudError: rows of unequal length, or not numbers.
-    """
+    """Convert an array, tensor or nested list, called `name` in errors, to an array of numbers."""
     if _is_tensor(values):
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
         return values.numpy()
-    if np.ma.is_masked(values):
-        # numpy would take what lies under the mask for numbers like the others.
-        raise PointCloudError(f"{name} have masked values; expected an array of the rows that count")
-    try:
+    with file_errors(name, "array of numbers"):
         array = np.asarray(values)
-    except ValueError as error:
-        raise PointCloudError(f"{name} cannot become an array ({error}); expected rows of equal length") from None
-    if array.dtype.kind not in "fiub":
-        raise PointCloudError(f"{name} have type {array.dtype}; expected numbers")
-    return array
+        # numpy would take what lies under a mask for numbers like the others.
+        if array.dtype.kind not in "fiub" or np.ma.is_masked(values):
+            raise PointCloudError(f"type {array.dtype}, or masked; expected numbers")
+        return array
 
 
 def _is_sequence(values: Any) -> bool:

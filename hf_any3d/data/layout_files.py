@@ -42,13 +42,7 @@ class Solid(NamedTuple):
 
 
 def layout_solids(layout: Layout, *, thickness: float = _THINNEST, with_boxes: bool = True) -> list[Solid]:
-    """Return walls with holes for their doors and windows, and boxes.
-
-    Args:
-        layout: The layout.
-        thickness: Least thickness of walls, as many are written without any.
-        with_boxes: Whether objects are among them.
-    """
+    """Return walls with holes for their doors and windows, and boxes."""
     upright = layout.with_up_axis("z")
     solids = [_wall(wall, upright, thickness) for wall in upright.walls]
     if with_boxes:
@@ -103,9 +97,6 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
         path: File to write; an existing one is replaced.
         layout: The layout.
         unit: Length of its unit in meters, which files in .glb are in, with y up.
-
-    Raises:
-        ValueError: Another ending, or a layout without walls and boxes as a mesh.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")

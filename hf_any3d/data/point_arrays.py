@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.data.options import one_of
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
@@ -18,14 +19,10 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
 
     Returns:
         (num_points, channels) float32, xyz first.
-
-    Raises:
-        ValueError: a column that is missing, has another shape or another number of points.
     """
     columns: list[np.ndarray] = []
     for name in ("points", *extra_columns):
-        if name not in row:
-            raise ValueError(f"no column {name!r}; there are {', '.join(map(str, row)) or 'none'}")
+        one_of("column", name, row)
         values = np.asarray(row[name])
         if values.dtype.kind not in "iufb":  # meshes of a `Mesh` column, paths, dicts of a `PointCloud` column
             raise ValueError(
@@ -37,8 +34,6 @@ def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarra
         least = 3 if name == "points" else 1
         if values.ndim != 2 or values.shape[1] < least or len(values) == 0:
             raise ValueError(f"{name} has shape {values.shape}; expected (num_points >= 1, channels >= {least})")
-        if columns and len(values) != len(columns[0]):
-            raise ValueError(f"{name} has {len(values)} rows; points has {len(columns[0])}")
         if name == "colors":
             values = unit_colors(values)
         columns.append(values.astype(np.float32, copy=False))
@@ -65,11 +60,6 @@ def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndar
     """Rotate vectors by a quarter turn so that what points up along one axis points up along another.
 
     The third axis stays: from "z" to "y", (x, y, z) becomes (x, z, -y), as programs for meshes convert files.
-
-    Args:
-        vectors: (num_points, 3) points or normals.
-        up_axis: "x", "y" or "z".
-        new_up_axis: "x", "y" or "z"; the same leaves the vectors as they are.
     """
     old, new = "xyz".index(up_axis), "xyz".index(new_up_axis)
     if old == new:
@@ -98,17 +88,9 @@ def resample_index(num_available: int, num_points: int, generator: np.random.Gen
         num_available: points in the cloud, at least 1.
         num_points: points to take, at least 1.
         generator: draws the points; None takes them in order, cyclically.
-
-    Returns:
-        (num_points,) int64.
-
-    Raises:
-        ValueError: a cloud without points, or `num_points` below 1.
     """
-    if num_available < 1:
-        raise ValueError("a cloud without points cannot be resampled; expected at least 1 point")
-    if num_points < 1:
-        raise ValueError(f"num_points is {num_points}; expected at least 1")
+    if min(num_available, num_points) < 1:
+        raise ValueError(f"num_points is {num_points} of {num_available}; expected at least 1")
     if generator is None:
         return np.arange(num_points, dtype=np.int64) % num_available
     # Every point occurs equally often, up to one, so that no part of a small cloud gets lost.

@@ -47,11 +47,7 @@ class VoxelizedRoom:
         return layout if self.offset is None else layout.translated(self.offset)
 
     def from_scan(self, layout: Layout) -> Layout:
-        """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`.
-
-        Raises:
-            ValueError: The layout has another up axis than the scan.
-        """
+        """Return a layout in the frame and unit of the scan as a model writes it, in meters; inverse of `to_scan`."""
         layout = layout if self.offset is None else layout.translated(-self.offset)
         if (frame := self.frame) is not None:
             if layout.up_axis != frame.up_axis:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
 
 FRAME_PARTS = ("up_axis", "level", "unit", "floor", "turn")
@@ -90,15 +91,7 @@ def turn_about_z(angle: float) -> np.ndarray:
 
 
 def frame_parts(align: bool | str | Sequence[str], argument: str = "align") -> tuple[str, ...]:
-    """Return which parts of a frame are looked for: all, none or some.
-
-    Args:
-        align: True, False, or some of `FRAME_PARTS`, in a list or with commas between them.
-        argument: What messages call it.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Return which parts of a frame are looked for: all, none or some."""
     if align is True or align is False:
         return FRAME_PARTS if align else ()
     if isinstance(align, str):
@@ -122,12 +115,8 @@ def find_frame(
         up_axis: The axis that points up, if it is known.
         parts: What to look for, some of `FRAME_PARTS`; the rest is taken to be as models expect it.
         min_confidence: Confidence, from 0 to 1, below which a finding is a warning and is not applied.
-
-    Raises:
-        ValueError: `up_axis` is none of `UP_AXES`, or a part none of `FRAME_PARTS`.
     """
-    if up_axis is not None and up_axis not in UP_AXES:
-        raise ValueError(f"up_axis={up_axis!r}; expected one of {', '.join(UP_AXES)}")
+    one_of("up_axis", up_axis, (None, *UP_AXES))
     parts = frame_parts(list(parts), "parts")
     points = np.asarray(points, dtype=np.float64)
     if len(points) > _POINTS:
@@ -227,13 +216,7 @@ def _wall_turn(normals: np.ndarray) -> tuple[float, float]:
 
 
 def _up_of(normals: np.ndarray, floors: float = 1.0, walls: float = 1.0) -> np.ndarray:
-    """Return the direction `(3,)` near z to which floors are at right angles and which walls are along.
-
-    Args:
-        normals: `(places, 3)`.
-        floors: Weight of a place on a floor.
-        walls: The same on a wall.
-    """
+    """Return the direction `(3,)` near z to which floors are at right angles and which walls are along."""
     up = np.array([0.0, 0.0, 1.0])
     for limit in _TILT_ROUNDS:
         along = np.abs(normals @ up)

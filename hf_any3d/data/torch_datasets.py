@@ -54,11 +54,7 @@ class ArrowRows(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the rows of a batch, as DataLoader requests them.
-
-        Raises:
-            IndexError: an index outside the dataset.
-        """
+        """Return the rows of a batch, as DataLoader requests them."""
         for index in indices:
             if not -self._size <= index < self._size:
                 raise IndexError(f"row {index} of {self._size}")
@@ -112,18 +108,12 @@ class AugmentedDataset(torch.utils.data.Dataset):
         extra_columns: columns of the points, such as "normals" (channels 3, 4, 5 of the transform) or "colors"
             (integers are scaled to [0, 1]).
         seed: of the augmentation.
-
-    Raises:
-        ValueError: a column that the dataset does not have.
     """
 
     epoch = SharedEpoch()
 
     def __init__(self, dataset: Dataset, transform: Transform, extra_columns: Sequence[str] = (), seed: int = 0):
         self.array_columns = ("points", *extra_columns)
-        missing = [name for name in self.array_columns if name not in dataset.column_names]
-        if missing:
-            raise ValueError(f"dataset has no column {missing[0]!r}; it has {', '.join(dataset.column_names)}")
         labels = [name for name in ("label", "labels") if name in dataset.column_names]
         self.rows = ArrowRows(dataset.select_columns([*self.array_columns, *labels]))
         self.transform, self.seed = transform, seed

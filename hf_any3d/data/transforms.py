@@ -10,11 +10,12 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index, turn_up_axis
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
@@ -96,9 +97,6 @@ class RandomShift(PointTransform):
     """Shift the cloud by up to `limit` along each axis, in the units of the points."""
 
     limit: float = 0.1
-
-    def __post_init__(self):
-        self._require(self.limit >= 0, "limit", "zero or more")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Add one random vector to all points."""
@@ -234,11 +232,7 @@ class PointsRangeFilter(PointTransform):
         self._require(is_box, "point_cloud_range", "x, y and z of the lowest corner, then of the highest")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Select rows.
-
-        Raises:
-            ValueError: no point is in the box.
-        """
+        """Select rows."""
         low, high = np.asarray(self.point_cloud_range, np.float32).reshape(2, 3)
         kept = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
         if not kept.any():
@@ -252,10 +246,6 @@ class Jitter(PointTransform):
 
     std: float = 0.01
     clip: float = 0.05
-
-    def __post_init__(self):
-        self._require(self.std >= 0, "std", "zero or more")
-        self._require(self.clip >= 0, "clip", "zero or more")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Add clipped noise to xyz."""
@@ -273,9 +263,6 @@ class RandomDropout(PointTransform):
     """
 
     max_ratio: float = 0.875
-
-    def __post_init__(self):
-        self._require(0 <= self.max_ratio <= 1, "max_ratio", "a share between 0 and 1")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Overwrite the dropped points."""
@@ -299,9 +286,6 @@ class RandomSubsample(PointTransform):
 
     num_points: int = 1024
 
-    def __post_init__(self):
-        self._require(self.num_points >= 1, "num_points", "at least 1")
-
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows; the result has `num_points` of them."""
         return points.take(resample_index(len(points), self.num_points, generator), axis=0)
@@ -320,7 +304,6 @@ class FarthestSubsample(PointTransform):
 
     def __post_init__(self):
         self._require(self.num_points >= 1, "num_points", "at least 1")
-        self._require(self.min_squared_norm is None or self.min_squared_norm >= 0, "min_squared_norm", "zero or more")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows in the order in which they are found."""
@@ -394,16 +377,13 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
         items = [(name, dict(settings)) for name, settings in spec.items()]
     else:
         items = [parse_transform(text) for text in ([spec] if isinstance(spec, str) else spec)]
-    return Compose([_build(name, settings) for name, settings in items])
+    return Compose([build_named(TRANSFORMS, name, settings) for name, settings in items])
 
 
 def parse_transform(text: str) -> tuple[str, dict]:
     """Split a text such as "rotate:axis=z,limit=0.5" into a name and settings.
 
     Truth values may be written as in Python, or as in YAML and JSON.
-
-    Raises:
-        ValueError: A part is not a setting.
     """
     name, _, rest = text.partition(":")
     settings = {}
@@ -422,12 +402,9 @@ def parse_transform(text: str) -> tuple[str, dict]:
     return name.strip(), settings
 
 
-def _build(name: str, settings: dict) -> PointTransform:
-    if name not in TRANSFORMS:
-        raise ValueError(f"unknown transform {name!r}; known are {', '.join(sorted(TRANSFORMS))}")
-    known = [field.name for field in fields(TRANSFORMS[name])]
-    # Checked here, since Python's own error names the class and not the transform.
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ValueError(f"transform {name!r} has no setting {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    return TRANSFORMS[name](**settings)
+def build_named(kinds: Mapping[str, type], name: str, settings: Mapping[str, Any]) -> Any:
+    """Return an object of the class that `kinds` has under a name, with settings."""
+    one_of("transform", name, kinds)
+    for setting in settings:
+        one_of(f"setting of {name}", setting, [field.name for field in fields(kinds[name])])
+    return kinds[name](**settings)

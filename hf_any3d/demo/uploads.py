@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -89,7 +91,12 @@ class Uploads:
 def warm_up() -> None:
     """Start the process that readers are forked from, so that the first visitor does not wait for it."""
     process = _context().Process(target=str, daemon=True)
+    # Inherited: Ctrl-C would otherwise print a traceback of that process while it still imports.
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     process.start()
+    if is_main:
+        signal.signal(signal.SIGINT, before)
     process.join()
 
 

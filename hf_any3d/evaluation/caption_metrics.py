@@ -117,11 +117,7 @@ def _matches(words: Sequence[str], expected: Sequence[str], order: int) -> tuple
 
 
 def open_meteor() -> tuple[Meteor, str]:
-    """Return METEOR as a function of a text and its reference, from 0 to 1, and the versions that it uses.
-
-    Raises:
-        MetricUnavailableError: nltk or its WordNet is missing; the message has the command that installs it.
-    """
+    """Return METEOR as a function of a text and its reference, from 0 to 1, and the versions that it uses."""
     try:
         import nltk
         from nltk.corpus import wordnet
@@ -226,10 +222,6 @@ def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
 
     Returns:
         A function from texts and as many references to their cosines, -1 to 1; and name and revision of the weights.
-
-    Raises:
-        OSError: It cannot be loaded.
-        ValueError: It is not a sentence encoder.
     """
     source = resolve_encoder(name)
     name_or_path = str(source.path if source.revision is None else source.name)
@@ -240,12 +232,7 @@ def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
 
 
 def open_simcse(name: str = SIMCSE) -> tuple[Similarity, str]:
-    """Open SimCSE, trained on the pooler's outputs, as a function that computes cosines; see `open_sentence_encoder`.
-
-    Raises:
-        OSError: It cannot be loaded.
-        ValueError: It has no trained pooler or no tokenizer.
-    """
+    """Open SimCSE, trained on the pooler's outputs, as a function of cosines; see `open_sentence_encoder`."""
     source = resolve_encoder(name)
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)

@@ -28,16 +28,8 @@ TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 def open_model(name: str, revision: str | None = None, device: Any = None) -> tuple[Generate, dict[str, Any]]:
     """Open a model as a function that answers questions with the published prompt.
 
-    Args:
-        name: Directory or hub name.
-        revision: Branch, tag or commit.
-        device: Device to run on; by default the fastest available.
-
     Returns:
         The function, and `model` and `revision`: the commit, or a digest of a directory's files.
-
-    Raises:
-        OSError: It cannot be loaded.
     """
     from transformers import pipeline
 
@@ -65,11 +57,7 @@ def answer_protocols(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
 ) -> None:
-    """Ask a model the questions of protocols and write `{protocol}.json` in a folder; see `answer_question`.
-
-    Raises:
-        BlockingIOError: Another process is writing the same file.
-    """
+    """Ask a model the questions of protocols and write `{protocol}.json` in a folder; see `answer_question`."""
     for protocol in protocols:
         path = output_dir / f"{protocol.name}.json"
         with _claim(path):
@@ -100,11 +88,6 @@ def judge_protocols(
         For each protocol `model`, `revision` and the number of `answers`; with a judge `judge`, `judge_revisions` and
         `figures`; with metrics, for captions, `metrics`. It is also written to `summary.json`, with a judge to
         `summary.judged-by-….json`, which keeps earlier results of other protocols.
-
-    Raises:
-        FileNotFoundError: There are no answers to a protocol.
-        BlockingIOError: Another process is writing verdicts of the same judge.
-        ValueError: The judge cannot judge a protocol.
     """
     if judge is not None and (unfit := [one.name for one in protocols if one.kind not in judge.kinds]):
         raise ValueError(f"judge {judge.name!r} cannot judge {', '.join(unfit)}; it judges {', '.join(judge.kinds)}")

@@ -36,19 +36,16 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
         (num_classes, num_classes) int64; row = true class, column = predicted class.
 
     Raises:
-        ValueError: The arrays are empty, of different lengths or no integers, or classes are outside the range.
+        ValueError: The arrays are of different lengths or no integers, or classes are outside the range.
     """
     predictions, references = _classes(predictions, "predictions"), _classes(references, "references")
     if len(predictions) != len(references):
         raise ValueError(f"there are {len(predictions)} predictions for {len(references)} references")
-    if len(references) == 0:
-        raise ValueError("predictions and references are empty; expected at least one sample")
     largest = int(max(predictions.max(), references.max()))
     num_classes = largest + 1 if num_classes is None else num_classes
     for name, values in (("predictions", predictions), ("references", references)):
         if values.min() < 0 or values.max() >= num_classes:
-            found = values.min() if values.min() < 0 else values.max()
-            raise ValueError(f"{name} has class {found}; expected 0 to {num_classes - 1}")
+            raise ValueError(f"{name} are {values.min()} to {values.max()}; expected 0 to {num_classes - 1}")
     # Each pair of classes as one number.
     counts = np.bincount(references * num_classes + predictions, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
@@ -76,9 +73,6 @@ def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[f
 
     Unlike the share plus and minus its standard error, it holds for few samples and for shares of 0 and 1.
 
-    Raises:
-        ValueError: There are no samples, or more right ones than there are.
-
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     if not 0 <= right <= total or total < 1:
@@ -101,12 +95,7 @@ def logits_with_unknown(outputs: tuple[torch.Tensor, torch.Tensor], _labels: Any
 
 
 def predicted_classes(predictions: np.ndarray, config: Any = None) -> np.ndarray:
-    """Return the predicted class of each sample; `num_classes` for what is of none of them.
-
-    Args:
-        predictions: Logits (samples, num_classes), or what `logits_with_unknown` returns.
-        config: Config of the classifier in the second case.
-    """
+    """Return the predicted class of each sample; `num_classes` for what is of none of them."""
     if config is None or getattr(config, "unknown_share", None) is None or predictions.shape[1] == config.num_labels:
         return predictions.argmax(axis=1)
     refused = is_none_of_these(predictions[:, -1], config)
@@ -155,12 +144,12 @@ def _metrics_of_numbers(logits: np.ndarray, labels: np.ndarray) -> dict[str, flo
     if logits.shape[1] == 1 or not np.isin(labels, (0, 1)).all():
         errors = logits.astype(np.float64) - labels
         return {"mse": float((errors**2).mean()), "mae": float(np.abs(errors).mean())}
-    found, true = logits > 0, labels == 1
-    right, wrong = (found & true).sum(axis=0), (found != true).sum(axis=0)  # (labels,)
+    predicted, true = logits > 0, labels == 1
+    right, wrong = (predicted & true).sum(axis=0), (predicted != true).sum(axis=0)  # (labels,)
     # Of a label that neither occurs nor is predicted nothing is wrong.
     f1 = np.divide(2 * right, 2 * right + wrong, out=np.ones(len(right)), where=right + wrong > 0)
     micro = 2 * right.sum() / max(2 * right.sum() + wrong.sum(), 1)
-    exact = (found == true).all(axis=1).mean()
+    exact = (predicted == true).all(axis=1).mean()
     return {"exact_match": float(exact), "micro_f1": float(micro), "macro_f1": float(f1.mean())}
 
 
@@ -211,11 +200,6 @@ class ConfusionMatrix(_ClassificationMetric):
 def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Sequence[str]) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
-    Args:
-        trainer: Has `compute_classification_metrics` as its `compute_metrics`.
-        splits: Rows of each split; a split without labels is skipped.
-        classes: Names of the classes.
-
     Returns:
         For each split, accuracy, mean class accuracy and loss, and how many clouds are of none of the classes if the
         model says so; and for each split, the accuracy of each class that occurs in it.
@@ -226,8 +210,8 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
         if output.label_ids is None:
             continue
         trainer.log_metrics(split, output.metrics)
-        found = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
-        metrics[split] = {key: float(value) for key, value in found.items() if value is not None}
+        kept = {key: output.metrics.get(f"{split}_{key}") for key in _KEPT}
+        metrics[split] = {key: float(value) for key, value in kept.items() if value is not None}
         matrix, names = _confusion(output.predictions, output.label_ids, classes, trainer)
         record_confusion(trainer, split, matrix, names)
         by_class[split] = by_name(names, class_accuracies(matrix))
@@ -269,12 +253,7 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
 
     Returns:
         Logits (rows, classes) float64, and labels (rows,) or None.
-
-    Raises:
-        ValueError: `votes` is less than 1.
     """
-    if votes < 1:
-        raise ValueError(f"votes is {votes}; expected at least 1")
     total: Any = 0
     labels, before = None, rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
@@ -293,12 +272,6 @@ def evaluate_by_voting(
     """Evaluate the trainer's model on splits by voting and print the metrics.
 
     Results are named `{split}_voting`, so that they are not mixed with those without voting.
-
-    Args:
-        trainer: Holds the model.
-        splits: Rows of each split, see `vote_logits`; a split without labels is skipped.
-        classes: Names of the classes.
-        votes: Number of copies of each cloud.
 
     Returns:
         As `evaluate_splits`; the loss is that of the mean logits.

@@ -1,11 +1,9 @@
-"""Average precision of boxes: as a function and as a metric of `evaluate`."""
+"""Average precision of boxes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
 import torch
 
@@ -55,19 +53,15 @@ def score_detections(
     Raises:
         ValueError: If shapes do not match, numbers are not finite, or something is missing.
     """
-    if len(predictions) != len(references):
-        raise ValueError(
-            f"{len(predictions)} predictions for {len(references)} references; expected one for each cloud"
-        )
     if wrong := [value for value in thresholds if not 0 <= value < 1]:
         raise ValueError(f"thresholds: {wrong[0]}; expected at least 0 and below 1")
     scores, labels, best, taken, targets = [], [], [], [], []
     first = 0  # number of a cloud's first object among all
-    for cloud, (found, given) in enumerate(zip(predictions, references, strict=True)):
-        boxes, own = _boxes(found, "labels", f"predictions[{cloud}]")
-        name = next((name for name in ("labels", "class_labels") if name in given), "labels")
-        truth, classes = _boxes(given, name, f"references[{cloud}]")
-        score = np.asarray(_entry(found, "scores", f"predictions[{cloud}]"), dtype=np.float64).reshape(-1)
+    for cloud, (answers, objects) in enumerate(zip(predictions, references, strict=True)):
+        boxes, own = _boxes(answers, "labels", f"predictions[{cloud}]")
+        name = "labels" if "labels" in objects else "class_labels"
+        truth, classes = _boxes(objects, name, f"references[{cloud}]")
+        score = np.asarray(answers["scores"], dtype=np.float64).reshape(-1)
         if score.shape != own.shape or not np.isfinite(score).all():
             raise ValueError(f"predictions[{cloud}]: scores {score.shape}; expected {own.shape}, finite numbers")
         if len(boxes) and len(truth):
@@ -102,26 +96,20 @@ def score_detections(
     return result
 
 
-def _boxes(one: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
-    boxes = np.asarray(_entry(one, "boxes", where), dtype=np.float64)
+def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
+    boxes = np.asarray(cloud["boxes"], dtype=np.float64)
     boxes = boxes if boxes.size else np.zeros((0, BOX_SIZE))
     if boxes.shape[1:] != (BOX_SIZE,):
         raise ValueError(f"{where}: boxes {boxes.shape}; expected (boxes, {BOX_SIZE})")
-    given = np.asarray(_entry(one, name, where)).reshape(-1)
-    labels = given.astype(np.int64)
-    if (labels != given).any():
-        raise ValueError(f"{where}: {name} {given[labels != given][0]}; expected whole numbers")
+    numbers = np.asarray(cloud[name]).reshape(-1)
+    labels = numbers.astype(np.int64)
+    if (labels != numbers).any():
+        raise ValueError(f"{where}: {name} {numbers[labels != numbers][0]}; expected whole numbers")
     if len(labels) != len(boxes) or not np.isfinite(boxes).all():
         raise ValueError(
             f"{where}: {len(boxes)} boxes with {len(labels)} labels; expected finite boxes, a label for each"
         )
     return boxes, labels
-
-
-def _entry(one: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in one:
-        raise ValueError(f"{where}: has no {name!r}; found {', '.join(map(repr, one)) or 'nothing'}")
-    return one[name]
 
 
 def _curve(is_right: np.ndarray, num_objects: int) -> ClassScore:
@@ -146,15 +134,6 @@ def detection_metrics(
     `map_25` is the mean over the classes that have objects. `published_map_25` also counts classes that only occur
     among the answers, with 0, as the evaluation of VoteNet and 3DETR does.
 
-    Args:
-        predictions: See `score_detections`.
-        references: The same.
-        thresholds: Overlaps, whose hundredfolds end the names.
-        names: Names of the classes.
-
-    Raises:
-        ValueError: See `score_detections`; or a class has no name.
-
     Returns:
         For each threshold `map_…`, `recall_…`, `published_map_…`, `published_recall_…`, and `class_ap_…` by name or
         number of the class.
@@ -178,37 +157,3 @@ def detection_metrics(
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
-
-
-_BOXES = datasets.Sequence(datasets.Sequence(datasets.Value("float64")))
-_LABELS = datasets.Sequence(datasets.Value("int64"))
-
-
-class DetectionAveragePrecision(evaluate.Metric):
-    """Average precision of boxes at overlaps of 0.25 and 0.5: see `detection_metrics`.
-
-    Predictions are what `post_process_object_detection` returns for each cloud: `boxes` of center, size and heading,
-    `labels` and `scores`; references have `boxes` and `labels`.
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description=score_detections.__doc__ or "",
-            features=datasets.Features(
-                {
-                    "predictions": {
-                        "boxes": _BOXES,
-                        "labels": _LABELS,
-                        "scores": datasets.Sequence(datasets.Value("float64")),
-                    },
-                    "references": {"boxes": _BOXES, "labels": _LABELS},
-                }
-            ),
-        )
-
-    def _compute(
-        self, predictions: list, references: list, thresholds: Sequence[float] = THRESHOLDS, names: Any = None
-    ) -> dict[str, Any]:
-        return detection_metrics(predictions, references, thresholds, names)

@@ -74,12 +74,7 @@ def score_layouts(
 
     Returns:
         Scores by class: "wall", "door", "window", and those of the objects in either layout.
-
-    Raises:
-        ValueError: There are not as many predictions as truths, or none.
     """
-    if len(predictions) != len(truths) or not truths:
-        raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths; expected one for each, and some")
     scenes = [
         # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.
         tuple(_by_class(one.with_up_axis("z"), label_map) for one in (dataclasses.replace(mine, up=theirs.up), theirs))
@@ -110,12 +105,12 @@ def _matched(overlaps: np.ndarray, threshold: float) -> int:
 
 def _by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
     """Return faces `(faces, 4, 3)` of walls, doors and windows and boxes `(boxes, 7)` of the others."""
-    found: dict[str, list[np.ndarray]] = {name: faces for name, faces in zip(_STRUCTURE, _faces(layout), strict=True)}
+    shapes: dict[str, list[np.ndarray]] = {name: faces for name, faces in zip(_STRUCTURE, _faces(layout), strict=True)}
     for box in layout.boxes:
         label = box.label if label_map is None else label_map.get(box.label.replace("_", " "))
         if label:
-            found.setdefault(label, []).append(_row(box))
-    return {name: np.stack(rows) for name, rows in found.items() if rows}
+            shapes.setdefault(label, []).append(_row(box))
+    return {name: np.stack(rows) for name, rows in shapes.items() if rows}
 
 
 def _row(box: Box) -> np.ndarray:

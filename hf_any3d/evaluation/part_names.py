@@ -41,9 +41,6 @@ def named_part_iou(predictions: np.ndarray, references: np.ndarray, num_names: i
         num_names: Number of names that the model was given.
         form: "shapenetpart", in which parts that the object lacks are left out, so that predicting one costs only
             through the others; or "faust", in which every name counts, with 1 if it is neither true nor predicted.
-
-    Raises:
-        ValueError: The form is unknown, or no point counts.
     """
     if form not in FORMS:
         raise ValueError(f"form={form!r}; expected one of {', '.join(map(repr, FORMS))}")
@@ -78,9 +75,6 @@ def named_part_scores(
     Returns:
         `instance_miou`, the mean over objects; `category_miou`, the mean over categories of their means, whereas the
         released program takes means of batches; `category_ious` by category; `accuracy` of points.
-
-    Raises:
-        ValueError: There are no rows, or a category has no names.
     """
     by_category: dict[str, list[float]] = {}
     right = total = 0
@@ -120,9 +114,6 @@ def part_bank(
 
     Returns:
         `(num_parts, width)` unit vectors; rows without a name have the direction of the mean of the others.
-
-    Raises:
-        ValueError: A category has more or fewer vectors than parts.
     """
     bank, is_named = None, torch.zeros(num_parts, dtype=torch.bool)
     for category, vectors in features.items():

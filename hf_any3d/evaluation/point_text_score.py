@@ -34,9 +34,6 @@ def point_text_scores(
         `scores`, for each cloud 100 times the cosine with its text, or 0 if that is negative, as CLIPScore without its
         factor (arXiv 2104.08718); `score`, their mean; `r_precision`, the share of clouds whose own text fits best
         among all different texts, as in text-to-3D generation.
-
-    Raises:
-        ValueError: If there are no clouds, or not as many as texts.
     """
     if len(clouds) != len(texts) or not texts:
         raise ValueError(f"{len(clouds)} clouds and {len(texts)} texts; expected as many of both, at least one")

@@ -114,15 +114,10 @@ def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[
 
     Returns:
         For each category that occurs, `(measures,)` float64.
-
-    Raises:
-        ValueError: The numbers of categories and rows differ.
     """
     measured = np.asarray(measured, dtype=np.float64)
     if categories is None:
         return {0: measured.mean(axis=0)}
-    if len(categories) != len(measured):
-        raise ValueError(f"categories has {len(categories)} entries; expected {len(measured)}, one for each row")
     return {int(number): measured[categories == number].mean(axis=0) for number in np.unique(categories)}
 
 
@@ -134,13 +129,6 @@ def evaluate_reconstruction(
     ignore_keys: list[str],
 ) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
-
-    Args:
-        trainer: Has `CompareWithClouds` and `ComputeReconstructionMetrics`.
-        splits: Rows of each split.
-        categories: For each split the rows' categories.
-        names: Names of the categories.
-        ignore_keys: Outputs of the model other than the reconstructed clouds.
 
     Returns:
         For each split `METRICS`, `CODE_METRICS` and `loss`; and for each split the Chamfer distance (L1) of each

@@ -77,22 +77,7 @@ def part_ious(
     categories: Sequence[int],
     category_parts: Sequence[Sequence[int]],
 ) -> dict[int, list[float]]:
-    """Compute `shape_iou` of every object, by category.
-
-    Args:
-        predictions: Part numbers of each object's points.
-        references: True part numbers of each object's points.
-        categories: Category number of each object.
-        category_parts: For each category its part numbers.
-
-    Raises:
-        ValueError: The lists are empty or of different lengths, or a category is unknown.
-    """
-    if not len(predictions) == len(references) == len(categories) > 0:
-        raise ValueError(
-            f"there are {len(predictions)} predictions, {len(references)} references and {len(categories)} "
-            "categories; expected equally many, and at least one"
-        )
+    """Compute `shape_iou` of every object, by category."""
     by_category: dict[int, list[float]] = {}
     for predicted, true, category in zip(predictions, references, categories, strict=True):
         category = int(category)
@@ -243,12 +228,6 @@ def evaluate_segmentation(
     category_parts: Sequence[Sequence[int]] | None = None,
 ) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
-
-    Args:
-        trainer: A trainer of a segmentation model.
-        splits: Blocks of each split.
-        names: Names of the classes or parts.
-        category_parts: For parts, the part numbers of each category; None for semantic classes.
 
     Returns:
         For each split, `mean_iou` or `instance_miou` and `category_miou`, `accuracy` of points, and `loss`; and for

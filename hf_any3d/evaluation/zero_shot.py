@@ -163,12 +163,6 @@ def evaluate_zero_shot(
 ) -> Judgment:
     """Evaluate the trainer's model on splits and print the metrics.
 
-    Args:
-        trainer: Has `CompareWithClasses` and `compute_zero_shot_metrics`.
-        splits: Rows of each split.
-        classes: Names of all classes.
-        unseen: Numbers of those that were not trained.
-
     Returns:
         For each split the scores of `zero_shot_scores`; and for each split the accuracy of each class that occurs in
         it, of unseen classes among the unseen, of seen ones among the seen.

@@ -35,11 +35,7 @@ def license_text(system: System) -> str:
 
 
 def check_license(subject: str, system: System, folder: Path, accept: bool) -> None:
-    """Check that a license which forbids commercial use was accepted, now or before.
-
-    Raises:
-        ValueError: It was not.
-    """
+    """Check that a license which forbids commercial use was accepted, now or before."""
     if not system.non_commercial:
         return
     accept = accept or bool(_option)

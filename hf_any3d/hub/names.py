@@ -26,12 +26,7 @@ _FILE_ENDINGS = {
 
 
 def check_name(name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
-    """Raise an error if a name must not, or cannot, be looked up on the hub; see `check_repository_name`.
-
-    Args:
-        name: First argument of `from_pretrained`.
-        arguments: Its keyword arguments.
-    """
+    """Raise an error if a name must not, or cannot, be looked up on the hub; see `check_repository_name`."""
     hub = ("revision", "cache_dir", "local_files_only")
     check_repository_name(name, **{key: arguments[key] for key in hub if arguments.get(key)})
 
@@ -52,10 +47,6 @@ def check_repository_name(
         cache_dir: The hub's cache, if not the default one.
         local_files_only: Whether only the cache is used, as with the environment variable HF_HUB_OFFLINE=1.
         kind: "model" or "dataset".
-
-    Raises:
-        FileNotFoundError: If the name looks like a path, and nothing is there.
-        OSError: If only the cache is used, and the repository is not in it.
     """
     if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
         return
@@ -73,11 +64,7 @@ def check_repository_name(
 
 
 def offline_reason(local_files_only: object = False) -> str | None:
-    """Return why the hub is not asked, or None if it may be.
-
-    Args:
-        local_files_only: Argument of the caller that allows the cache alone.
-    """
+    """Return why the hub is not asked, or None if it may be."""
     from huggingface_hub import constants
 
     if os.environ.get(SILENT_HUB):
@@ -99,16 +86,6 @@ def check_path(
     Our own classes, pipelines and commands call this before they ask the hub. `AutoModel` and `AutoConfig` of
     transformers cannot: they learn only from the config that a model is ours, and asking for it is the request that
     is to be avoided. They look the name up on the hub first.
-
-    Args:
-        name: Name that is not an existing file or directory.
-        revision: Branch, tag or commit; the main branch by default.
-        cache_dir: The hub's cache, if not the default one.
-        kind: "model" or "dataset".
-        needs_owner: Refuse names without an owner, which only old models on the hub have.
-
-    Raises:
-        FileNotFoundError: If the name looks like a path.
     """
     if not is_path_like(name, needs_owner):
         return
@@ -122,12 +99,7 @@ def check_path(
 
 
 def is_path_like(name: str, needs_owner: bool = False) -> bool:
-    """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub.
-
-    Args:
-        name: The name.
-        needs_owner: Whether names without an owner count as paths.
-    """
+    """Return whether a name that does not exist here is nevertheless meant as a path, not as a name on the hub."""
     if not _is_owner_and_name(name):
         has_marks = "/" in name or "\\" in name or name.startswith((".", "~"))
         return needs_owner or has_marks or _is_file_name(name)

@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -10,7 +9,6 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
 
 from hf_any3d.hub.names import check_name
-from hf_any3d.modeling.config_checks import check_settings_files
 
 
 class _AutoModelForPointClouds(_BaseAutoModelClass):
@@ -21,10 +19,9 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
         Raises:
             FileNotFoundError: If the name looks like a path, and nothing is there.
             OSError: If the hub may not be used, and the repository is not in its cache.
-            ValueError: If settings or weights are damaged; names the file and the field.
+            ValueError: If settings or weights cannot be used; names their place.
         """
         check_name(pretrained_model_name_or_path, kwargs)
-        check_settings_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
 

@@ -7,7 +7,7 @@
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
   adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
-  alone is elsewhere, in `extend_peft_type` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
+  alone is elsewhere, in `register_method` of `hf_any3d.tuners.tuners_utils`, since methods register while they are
   imported.
 
 The test holds all other modules to it.
@@ -19,7 +19,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import getattr_static, signature
 from pathlib import Path
@@ -30,7 +29,7 @@ import transformers
 import transformers.integrations.peft as peft_integration
 from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import (
     CONFIG_NAME,
@@ -42,21 +41,13 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.modeling.config_checks import check_settings_files, check_stored_fields, stored_settings
-from hf_any3d.modeling.hooks import LibraryModelMixin, library
+from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, built_on_meta, refuse_non_finite
+from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
-from hf_any3d.modeling.pretrained_parts.stored_adapters import (
-    check_base,
-    refuse_folder_of_adapters,
-    refuse_foreign_adapters,
-    refuse_odd_weights,
-    refuse_offloaded_base,
-)
 from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
-from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.import_watcher import when_imported
@@ -217,86 +208,75 @@ class PointCloudPeftModel(PeftModel):
         active = self.active_adapter
         saved = list(selected or self.peft_config)
         if "default" not in saved:
-            library().describe(self, directory, None)
+            hooks().describe(self, directory, None)
         try:
             for name in saved:
                 self.active_adapter = name  # the one that is described; nothing is switched
-                library().describe(self, directory if name == "default" else Path(directory, name), None)
+                hooks().describe(self, directory if name == "default" else Path(directory, name), None)
         finally:
             self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""
         if isinstance(self.get_base_model(), LibraryModelMixin):
-            library().describe(self, output_dir, None)
+            hooks().describe(self, output_dir, None)
         else:
             super().create_or_update_model_card(output_dir)
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put its template over the card.
         if isinstance(self.get_base_model(), LibraryModelMixin):
-            library().describe(self, working_dir, repo_id)
+            hooks().describe(self, working_dir, repo_id)
             for name in self.peft_config:  # their examples open directories, not subfolders of a repository
                 Path(working_dir, name, "README.md").unlink(missing_ok=True)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def load_adapter(
-        self,
-        model_id: str | os.PathLike,
-        adapter_name: str,
-        *args: Any,
-        key_mapping: dict[str, str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Load an adapter as PEFT does, also under earlier names of tensors.
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """Load an adapter as PEFT does, after a comparison of the base model with the one that it was trained on.
 
         From a directory of several adapters, as `save_pretrained` writes it, the one of this name is loaded; PEFT
         loads the one that is called default under any name.
 
         Raises:
             EncoderMismatchError: If it was trained on other pretrained weights than this model has.
-            ValueError: If its weights are damaged or not finite, or those of the base model are offloaded: PEFT would
-                lose the adapter's.
+            ValueError: If the weights of the base model are offloaded: PEFT would lose the adapter's.
         """
         if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
             model_id = Path(model_id, adapter_name)
         model = cast(PreTrainedModel, self.get_base_model())
-        refuse_offloaded_base(model, os.fspath(model_id))
-        if isinstance(model, AdapterLoadingMixin):
-            refuse_odd_weights(os.fspath(model_id), {key: kwargs[key] for key in _HUB_KEYS if key in kwargs})
-            recorded = _our_config(model_id, kwargs) if model.has_adapted_part(model.config) else None
-            if recorded:
-                check_base(model, recorded, os.fspath(model_id))
-        if isinstance(model, EarlierNamesMixin):
-            key_mapping = model.renamings() | (key_mapping or {})
-        loaded = super().load_adapter(os.fspath(model_id), adapter_name, *args, key_mapping=key_mapping, **kwargs)
-        if isinstance(model, AdapterLoadingMixin):
-            refuse_non_finite(model, os.fspath(model_id))
-        return loaded
+        # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
+        for name, module in model.named_modules():
+            if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
+                raise ValueError(
+                    f"{model_id}: the base model's weights are offloaded, such as {name}; expected a base model in "
+                    "memory, from which accelerate.cpu_offload or disk_offload can remove them later"
+                )
+        if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
+            cast(AdapterLoadingMixin, model).check_adapter_base(recorded, os.fspath(model_id))
+        return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does, also to modules by their earlier names.
+        """Add an adapter as PEFT does.
 
         Raises:
             ValueError: If it is of a prompt method, and the model reads no words. PEFT fails with an unrelated error,
                 or only at the first call.
         """
-        if peft_config.is_prompt_learning:
-            model, method = self.base_model, PeftType(peft_config.peft_type)
-            if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
-                raise ValueError(
-                    f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
-                    "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
-                )
-            if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
-                raise ValueError(
-                    f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
-                    "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
-                )
-        elif isinstance(model := self.get_base_model(), EarlierNamesMixin):
-            model.use_todays_names(peft_config)
-        else:
-            peft_config = with_default_modules(model, peft_config)
+        if not peft_config.is_prompt_learning:
+            peft_config = with_default_modules(self.get_base_model(), peft_config)
+            super().add_adapter(adapter_name, peft_config, *args, **kwargs)
+            return
+        model, method = self.base_model, PeftType(peft_config.peft_type)
+        if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
+            raise ValueError(
+                f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
+                "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
+            )
+        if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
+            raise ValueError(
+                f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
+                "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
+            )
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -323,8 +303,7 @@ def _is_ours(model: Any) -> bool:
 @_patch(
     "peft.peft_model:PeftModel.__init__",
     "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
-    "write templates as cards, load adapters onto a base with other weights, know no earlier names of modules, and "
-    "leave a new decoder untrained",
+    "write templates as cards, load adapters onto a base with other weights, and leave a new decoder untrained",
 )
 def _become_ours(original: Callable) -> Callable:
     def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
@@ -337,8 +316,6 @@ def _become_ours(original: Callable) -> Callable:
         # Before PEFT's constructor, which already calls methods that our class overrides.
         if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
             self.__class__ = adapted_class(type(self))
-        if isinstance(model, EarlierNamesMixin):
-            model.use_todays_names(peft_config)
         peft_config = with_default_modules(model, peft_config)
         original(self, model, peft_config, *args, **kwargs)
 
@@ -346,49 +323,40 @@ def _become_ours(original: Callable) -> Callable:
 
 
 @_patch(
-    "transformers.models.auto.auto_factory:find_adapter_config_file",
+    "transformers.pipelines:find_adapter_config_file",
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
+@_patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
 def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
-        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
-        found = original(model_id, **kwargs)
-        ours = _our_config(model_id, kwargs) if found is not None or os.path.isdir(model_id) else None
-        return None if ours else found
+        file = original(model_id, **kwargs)
+        return None if file is None or _our_config(model_id, kwargs) else file
 
     return find_adapter_config_file
 
 
 @_patch(
-    "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute; reads damaged settings; turns from "
-    "the repository of an adapter to that of its base model, and finds no task there or without the hub",
+    "transformers.pipelines:get_task",
+    "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
 )
-def _open_pipeline(original: Callable) -> Callable:
+def _find_task_in_config(original: Callable) -> Callable:
+    def get_task(model: str, token: str | None = None, **kwargs: Any) -> str:
+        config = _our_config(model, {} if token is None else {"token": token})
+        return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
+
+    return get_task
+
+
+@_patch(
+    "transformers.pipelines:pipeline",
+    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model",
+)
+def _refuse_missing_paths(original: Callable) -> Callable:
     def pipeline(*args: Any, **kwargs: Any) -> Any:
-        # Task and model may be given by position or by name.
-        call = signature(original).bind(*args, **kwargs)
-        given = call.arguments
-        model, options = given.get("model"), given.get("model_kwargs") or {}
-        named = {**given.get("kwargs", {}), **given, **options}
-        hub = {name: named[name] for name in (*_HUB_KEYS, "local_files_only") if named.get(name) is not None}
-        if not isinstance(model, (str, os.PathLike)):
-            return original(*args, **kwargs)
-        refuse_folder_of_adapters(model)
-        if given.get("task") is None:  # nothing but its config says that a model is ours
-            if (config := _our_config(model, hub)) is None:
-                return original(*args, **kwargs)
-            given["task"] = pipeline_task(config.get("architectures"))
-        elif "point-cloud" not in str(given["task"]):
-            return original(*args, **kwargs)
-        check_name(model, hub)
-        check_settings_files(os.fspath(model))
-        if Path(model, PREPROCESSOR).is_file():
-            PointCloudProcessor.from_pretrained(model)  # auto classes do not say which file they read
-        if not os.path.isdir(model) and given.get("config") is None and _is_our_adapter(model, hub):
-            # With a config at hand, it does not look for a base model.
-            given["config"] = AutoConfig.from_pretrained(model, _from_pipeline=given["task"], **{**hub, **options})
-        return original(*call.args, **call.kwargs)
+        call = signature(original).bind(*args, **kwargs).arguments
+        if "point-cloud" in str(call.get("task")):
+            check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
+        return original(*args, **kwargs)
 
     return pipeline
 
@@ -417,25 +385,6 @@ def _open_published_checkpoints(original: Callable) -> Callable:
 
 
 @_patch(
-    "peft.peft_model:PeftModel.from_pretrained",
-    "looks a path that does not exist up on the hub, and says neither which adapter nor which file is damaged",
-)
-def _refuse_missing_adapters(original: Callable) -> Callable:
-    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(model, AdapterLoadingMixin):
-            check_name(model_id, kwargs)
-            hub = {key: kwargs[key] for key in _HUB_KEYS if key in kwargs}
-            refuse_folder_of_adapters(Path(model_id, hub.get("subfolder") or ""))
-            refuse_foreign_adapters(os.fspath(model_id), hub)
-            check_settings_files(Path(model_id, hub.get("subfolder") or ""))
-            with stored_settings(model_id):
-                return original(cls, model, model_id, *args, **kwargs)
-        return original(cls, model, model_id, *args, **kwargs)
-
-    return from_pretrained
-
-
-@_patch(
     "peft.auto:_BaseAutoPeftModel.from_pretrained",
     "opens the base model by a class of a library that it knows, which this is not, and not by the config",
 )
@@ -452,32 +401,21 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
     ) -> PeftModel:
         hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
         hub |= {} if revision is None else {"revision": revision}
-        refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
-        is_ours = _is_our_adapter(pretrained_model_name_or_path, hub)
-        if is_ours:
-            check_settings_files(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
-            refuse_foreign_adapters(os.fspath(pretrained_model_name_or_path), hub)
         recorded = _our_config(pretrained_model_name_or_path, hub)
-        with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
-            task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
+        task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
         expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
         adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
         adapter |= {"config": config, "revision": revision}
         # For another task type the original names the class to use.
         if recorded is None or cls._target_peft_class is not expected:
             allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
-            with stored_settings(pretrained_model_name_or_path) if is_ours else nullcontext():
-                return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
-        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
-        if isinstance(dtype, str):
-            dtype = None if dtype == "auto" else getattr(torch, dtype)
+            return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
+        dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
         loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
         model_class = _saved_class(recorded)
-        own_config: Any = model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub)
-        built_on_meta(model_class, own_config, pretrained_model_name_or_path)
         base = model_class.build_for_adapter(
             os.fspath(pretrained_model_name_or_path),
-            own_config,
+            model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
             hub,
             dtype=dtype,
             device_map=kwargs.get("device_map"),
@@ -508,30 +446,20 @@ def _load_best_adapters(original: Callable) -> Callable:
 
 @_patch(
     "transformers.trainer:Trainer.compute_loss",
-    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits",
 )
 def _keep_the_objective(original: Callable) -> Callable:
     def compute_loss(self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        bare = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if not _is_ours(bare):
-            return original(self, model, inputs, *args, **kwargs)
-        name = type(bare.get_base_model() if isinstance(bare, PeftModel) else bare).__name__
         if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
-            losses = _losses_without_smoothing(self, original, model, inputs)
-            if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
-                raise ValueError(
-                    f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of {name} is not the "
-                    "cross-entropy of its logits, which Trainer would replace it by; expected 0"
-                )
+            if _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
+                losses = _losses_without_smoothing(self, original, model, inputs)
+                if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+                    raise ValueError(
+                        f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
+                        "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
+                    )
             self._checked_smoothing = True
-        computed = original(self, model, inputs, *args, **kwargs)
-        loss = computed[0] if isinstance(computed, tuple) else computed
-        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
-            raise ValueError(
-                f"nothing in the {name} is trained; set requires_grad, or open a stored adapter for training with "
-                "AutoPeftModel.from_pretrained(directory, is_trainable=True)"
-            )
-        return computed
+        return original(self, model, inputs, *args, **kwargs)
 
     return compute_loss
 
@@ -568,25 +496,19 @@ def _saved_class(config: Mapping[str, Any]) -> Any:
 
 def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the contents of a repository's config.json if it belongs to one of our models."""
-    path, config = _settings_in(model_id, CONFIG_NAME, kwargs)
-    if str(config.get("model_type")) not in _MODELS:
-        return None
-    with stored_settings(path):
-        check_stored_fields(config)
-    return config
+    config = _settings_in(model_id, CONFIG_NAME, kwargs)
+    return config if config.get("model_type") in _MODELS else None
 
 
 def _is_our_adapter(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> bool:
     """Return whether an adapter was trained on one of our models, by what it records or by the config beside it."""
-    mapping = _settings_in(model_id, ADAPTER_CONFIG_NAME, kwargs)[1].get("auto_mapping")
-    library = mapping.get("parent_library") if isinstance(mapping, dict) else None
-    return str(library).startswith(f"{_PACKAGE}.") or _our_config(model_id, kwargs) is not None
+    mapping = _settings_in(model_id, ADAPTER_CONFIG_NAME, kwargs).get("auto_mapping") or {}
+    is_ours = str(mapping.get("parent_library")).startswith(f"{_PACKAGE}.")
+    return is_ours or _our_config(model_id, kwargs) is not None
 
 
-def _settings_in(
-    model_id: str | os.PathLike, name: str, kwargs: Mapping[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
-    """Return the path of a repository's file of settings and its contents; nothing if it is missing or damaged."""
+def _settings_in(model_id: str | os.PathLike, name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the contents of a repository's file of settings; none if it is missing."""
     path = cached_file(
         model_id,
         name,
@@ -595,8 +517,5 @@ def _settings_in(
         _raise_exceptions_for_connection_errors=False,
         **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
     )
-    try:
-        content = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # of any model; opening it reports the error
-        content = {}
-    return path, content if isinstance(content, dict) else {}
+    with stored_settings(path):
+        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

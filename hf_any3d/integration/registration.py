@@ -25,7 +25,7 @@ from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
 from hf_any3d.integration.patches import add_entries, apply_patches
 from hf_any3d.modeling import minigpt3d
-from hf_any3d.modeling.hooks import Library, set_library
+from hf_any3d.modeling.hooks import Hooks, set_hooks
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
@@ -106,7 +106,7 @@ def register() -> None:
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
     add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS, next_token_models)
-    set_library(Library(check_name, find_weights, code_references, write_card))
+    set_hooks(Hooks(check_name, find_weights, code_references, write_card))
     apply_patches(
         {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
     )

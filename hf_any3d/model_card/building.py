@@ -50,9 +50,6 @@ def build_model_card(
         remark: Markdown to add to the first paragraph.
         sections: Further sections, title to Markdown.
         base_model: What the model was made from; taken from the model by default.
-
-    Raises:
-        ValueError: If there is no text for the model's class, or no method for its type.
     """
     task, config, report, description = subject.task, subject.config, subject.report, describe(subject)
     sections = dict(sections or {})

@@ -109,48 +109,39 @@ class Description:
 
 
 def describe(subject: Subject) -> Description:
-    """Describe a model for its card.
-
-    Raises:
-        ValueError: If the method of the model's type is not known.
-    """
-    model_type = subject.config.model_type
-    if (method := method_of(subject)) is None:
-        raise ValueError(
-            f"{subject.model_class.__name__} cannot be described in a model card: expected an entry {model_type!r} of "
-            "hf_any3d.model_card.METHODS"
-        )
-    found = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
+    """Describe a model for its card."""
+    method = method_of(subject)
+    description = _DESCRIBED.get(subject.config.model_type, _describe_encoder)(subject)
     name = f"[{method.name}](https://arxiv.org/abs/{method.paper})" if method.paper else method.name
     if not subject.is_complete and not subject.left_out:
-        found.stored = "only those of the adapter are stored in this repository."
-    found.what, found.tags = f"{found.what}. Method: {name}{found.stage}.", method.tags
+        description.stored = "only those of the adapter are stored in this repository."
+    description.what, description.tags = f"{description.what}. Method: {name}{description.stage}.", method.tags
     if rows := getattr(subject.config, "unknown_rows", 0):
         things = subject.config.unknown_bank_rows
         bank = f" and how like {things} drawn things of no class" if things else ""
-        found.what += (
+        description.what += (
             f" Beside a label stands `unknown`, how unlike the {rows} clouds of the training a cloud is{bank}, from 0 "
             "to 1."
         )
         if (share := subject.config.unknown_share) is not None:
-            found.what += (
+            description.what += (
                 f" Above 0.5 a cloud gets no label, as of none of the classes: at most {100 * share:.0f} % of further "
                 "known clouds, by clouds that were held out, and part of the others."
             )
-    return found
+    return description
 
 
-def method_of(subject: Subject) -> Method | None:
-    """Return the method of a model's class or type; None if it is not known."""
-    return METHODS.get(subject.model_class.__name__) or METHODS.get(subject.config.model_type)
+def method_of(subject: Subject) -> Method:
+    """Return the method of a model's class or type; one with the name of the type if there is no entry."""
+    model_type = subject.config.model_type
+    own = Method(model_type, None, (model_type,), "A model that is not published reads points")
+    return METHODS.get(subject.model_class.__name__) or METHODS.get(model_type, own)
 
 
 def _describe_encoder(subject: Subject) -> Description:
     """Describe a model of one encoder, which may have started from another."""
     config, start = subject.config, subject.start
-    method = method_of(subject)
-    assert method is not None
-    what, stored = method.reads.format(config=config), _STORED_HERE
+    what, stored = method_of(subject).reads.format(config=config), _STORED_HERE
     if start:
         what += f", started from {subject.show_name(start)}"
     elif subject.is_trained:
@@ -163,14 +154,14 @@ def _describe_encoder(subject: Subject) -> Description:
 
 def _describe_student(subject: Subject) -> Description:
     """Describe ACT's point transformer and its teacher."""
-    found = _describe_encoder(subject)
+    description = _describe_encoder(subject)
     if subject.encoder:
-        found.what += (
+        description.what += (
             f". It learned to predict features from an autoencoder around {subject.show_name(subject.encoder)}"
         )
         if not subject.method:
-            found.stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
-    return found
+            description.stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
+    return description
 
 
 def _describe_any2point(subject: Subject) -> Description:
@@ -259,19 +250,19 @@ def _describe_features(subject: Subject) -> Description:
 
 def _describe_detector(subject: Subject) -> Description:
     """Describe a detector, and the point encoder under its decoder if that is another one."""
-    config, found = subject.config, _describe_encoder(subject)
+    config, description = subject.config, _describe_encoder(subject)
     if config.point_encoder_config is None:
-        return found
+        return description
     part = config.part("point_encoder")
     if part.name_or_path:
-        found.what += (
+        description.what += (
             f". The point encoder {'started as' if part.stored else 'is'} {subject.show_name(part.name_or_path)}"
         )
     if part.is_elsewhere:
-        found.stored = f"The point {subject.locate_encoder(part.name_or_path)}"
-        found.base_program = "from_point_encoder_pretrained(config=config)"
-    found.base_model = found.base_model or part.name_or_path
-    return found
+        description.stored = f"The point {subject.locate_encoder(part.name_or_path)}"
+        description.base_program = "from_point_encoder_pretrained(config=config)"
+    description.base_model = description.base_model or part.name_or_path
+    return description
 
 
 def _describe_layout_writer(subject: Subject) -> Description:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,25 @@ from hf_any3d.data.catalog import dataset_module
 from hf_any3d.data.fingerprints import model_fingerprint
 from hf_any3d.model_card.run_report import TEST_CHOOSES, RunReport, package_versions
 from hf_any3d.model_card.subject import changed_settings, hub_name
-from hf_any3d.modeling.config_checks import read_settings
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.registry import DATASETS
 
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-FACTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "dataset": (_is_text, "the name of a dataset"),
-    "encoder": (_is_text, "the type of a point encoder, or the name of an encoder of another modality"),
-    "method": (_is_text, "a PEFT method, or a fine-tuning protocol"),
-    "seed": (lambda value: type(value) is int and value >= 0, "the seed of the training"),
-    "random": (lambda value: type(value) is bool, "true if the encoder had random weights, else false"),
-    "selected_on_test": (lambda value: type(value) is bool, "true if the test split selected the weights, else false"),
+FACTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "dataset": ((str,), "the name of a dataset"),
+    "encoder": ((str,), "the type of a point encoder, or the name of an encoder of another modality"),
+    "method": ((str,), "a PEFT method, or a fine-tuning protocol"),
+    "seed": ((int,), "the seed of the training"),
+    "random": ((bool,), "true if the encoder had random weights, else false"),
+    "selected_on_test": ((bool,), "true if the test split selected the weights, else false"),
 }
-"""What a table needs besides the figures: which values are allowed, and what they are."""
-_MEASURED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "accuracy": (lambda value: type(value) is float and 0 <= value <= 1, "a share"),
-    "rows": (lambda value: type(value) is int and value > 0, "the number of test clouds"),
-    "settings": (lambda value: isinstance(value, dict), "settings of the method that are not its defaults"),
-    "variant": (lambda value: value is None or _is_text(value), "the dataset's variant, or null"),
-    "model": (_is_text, "the checksum of the model's files, or its commit"),
-    "versions": (lambda value: isinstance(value, dict) and "hf-any3d" in value, "versions of packages"),
+"""What a table needs besides the figures: types of values, and what they are."""
+_MEASURED: dict[str, tuple[tuple[type, ...], str]] = {
+    "accuracy": ((float,), "a share"),
+    "rows": ((int,), "the number of test clouds"),
+    "settings": ((dict,), "settings of the method that are not its defaults"),
+    "variant": ((str, type(None)), "the dataset's variant, or null"),
+    "model": ((str,), "the checksum of the model's files, or its commit"),
+    "versions": ((dict,), "versions of packages"),
 }
 # Names of loaders, which say nothing about the data.
 _LOADERS = ("folder", "parquet")
@@ -62,29 +58,28 @@ def known_facts(
         dataset: Name of a dataset, or None if the data have no name.
         stated: Values of `FACTS` that the files do not say.
         source: Where these were stated, for errors.
-
-    Raises:
-        ValueError: A fact is neither known nor stated, is stated otherwise than known, or cannot be.
     """
     config = AutoConfig.from_pretrained(model)
-    found = {"dataset": None if dataset in _LOADERS else dataset, **_facts_of(model, config)}
+    known = {"dataset": None if dataset in _LOADERS else dataset, **_facts_of(model, config)}
     if unknown := sorted(set(stated) - set(FACTS)):
         raise ValueError(f"{source} has {unknown[0]!r}; expected some of {', '.join(FACTS)}")
     for name, value in stated.items():
-        is_allowed, what = FACTS[name]
-        if not is_allowed(value):
+        types, what = FACTS[name]
+        if type(value) not in types:
             raise ValueError(f"{source} has {name} {value!r}; expected {what}")
-        if found[name] not in (None, value):
-            raise ValueError(f"{source} has {name} {value!r}; {model} says {found[name]!r}")
-        found[name] = value
-    if missing := [name for name in FACTS if found[name] is None]:
+        if known[name] not in (None, value):
+            raise ValueError(f"{source} has {name} {value!r}; {model} says {known[name]!r}")
+        known[name] = value
+    if missing := [name for name in FACTS if known[name] is None]:
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
-    return found | {"settings": _settings(model)}
+    adapter = _adapter(model)
+    return known | {"settings": {} if adapter is None else changed_settings(adapter)}
 
 
 def _facts_of(model: str, config: PreTrainedConfig) -> dict[str, Any]:
-    run, adapter = _training(model), _adapter(model)
+    file, adapter = cached_file(model, "metrics.json", **_IF_THERE), _adapter(model)
+    run = None if file is None else RunReport.load(file)
     start = {} if run is None else run.start
     weights = getattr(config, "encoder_weights", None)
     if weights is not None:
@@ -104,19 +99,9 @@ def _facts_of(model: str, config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def _training(model: str) -> RunReport | None:
-    path = cached_file(model, "metrics.json", **_IF_THERE)
-    return None if path is None else RunReport.load(path)
-
-
 def _adapter(model: str) -> PeftConfig | None:
     path = cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE)
     return None if path is None else PeftConfig.from_pretrained(model)
-
-
-def _settings(model: str) -> dict[str, Any]:
-    adapter = _adapter(model)
-    return {} if adapter is None else changed_settings(adapter)
 
 
 def evaluation_report(
@@ -126,21 +111,12 @@ def evaluation_report(
     metrics: Mapping[str, Mapping[str, float]],
     rows: int,
 ) -> dict[str, Any]:
-    """Return the report of a classifier that was evaluated on the whole test split of a dataset.
-
-    Args:
-        model: Directory or hub name.
-        facts: See `known_facts`.
-        options: Options of the dataset.
-        metrics: Metrics by the names of splits.
-        rows: Number of test clouds.
-
-    Raises:
-        ValueError: Another split was evaluated, or the number of clouds is not the published one.
-    """
+    """Return the report of a classifier that was evaluated on the whole test split of a dataset."""
     if "test" not in metrics:
         raise ValueError(f"a report is about the split test; evaluated: {', '.join(metrics)}")
-    variant = options.get("variant", _default_variant(facts["dataset"]))
+    published = _published(facts["dataset"])
+    parameters = {} if published is None else inspect.signature(published.load).parameters
+    variant = options.get("variant", parameters["variant"].default if "variant" in parameters else None)
     report = {**facts, "variant": variant, "rows": rows, **metrics["test"]}
     if problem := _wrong_rows(report):
         raise ValueError(problem)
@@ -154,17 +130,14 @@ def evaluation_report(
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Read and check a report.
-
-    Raises:
-        ValueError: The file lacks a field, or has a value that cannot be; the message names it.
-    """
-    report = read_settings(path)
-    for name, (is_allowed, what) in {**FACTS, **_MEASURED}.items():
-        if name not in report:
-            raise ValueError(f"{path}: no {name}; expected {what}, as hf-any3d evaluate --report writes it")
-        if not is_allowed(report[name]):
-            raise ValueError(f"{path}: {name}={report[name]!r}; expected {what}")
+    """Read and check a report."""
+    with stored_settings(path):
+        report = json.loads(path.read_text(encoding="utf-8"))
+    for name, (types, what) in {**FACTS, **_MEASURED}.items():
+        if name not in report or type(report[name]) not in types:
+            raise ValueError(f"{path}: {name}={report.get(name)!r}; expected {what}")
+    if not 0 <= report["accuracy"] <= 1:
+        raise ValueError(f"{path}: accuracy={report['accuracy']}; expected a share")
     if problem := _wrong_rows(report):
         raise ValueError(f"{path}: {problem}")
     return report
@@ -182,12 +155,6 @@ def _wrong_rows(report: Mapping[str, Any]) -> str | None:
         return None
     name = f"{report['dataset']} {variant}" if variant else report["dataset"]
     return f"rows={report['rows']}; expected {' or '.join(map(str, sorted(expected)))}, the test clouds of {name}"
-
-
-def _default_variant(dataset: str) -> str | None:
-    published = _published(dataset)
-    variant = None if published is None else inspect.signature(published.load).parameters.get("variant")
-    return None if variant is None else variant.default
 
 
 def _published(dataset: str) -> Any:

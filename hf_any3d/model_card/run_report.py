@@ -69,11 +69,7 @@ class RunReport:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> RunReport:
-        """Read a report that `save` wrote.
-
-        Raises:
-            ValueError: If the file is not a report.
-        """
+        """Read a report that `save` wrote."""
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:

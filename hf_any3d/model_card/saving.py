@@ -51,9 +51,6 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 
     Returns:
         Path of the card, or None if the user's card was kept.
-
-    Raises:
-        ValueError: If there is no text for the model's class, or no method for its type.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
@@ -95,11 +92,6 @@ def _write_scores(data: CardData, folder: Path) -> None:
 def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
     """Add a section to a card of this package, or replace the one of this title; edited cards are kept.
 
-    Args:
-        path: The card.
-        title: Plain text.
-        body: Markdown without headings of the first and second level.
-
     Returns:
         The path, or None if the card was written or edited by a user.
     """
@@ -115,11 +107,7 @@ def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
 
 
 def _parsed(text: str) -> ModelCard:
-    """Parse a card; scores that the hub would not show are ignored.
-
-    Raises:
-        ValueError: If its metadata is not YAML, or not a mapping of names.
-    """
+    """Parse a card; scores that the hub would not show are ignored."""
     if REGEX_YAML_BLOCK.search(text) is None:
         text = f"---\n\n---\n{text}"  # ModelCard warns of cards without metadata
     try:
@@ -226,11 +214,6 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     """Report the run of a stock Trainer.
 
     Evaluation losses with label smoothing, or of the user's own function, are labeled so: they are not the model's.
-
-    Args:
-        trainer: A trainer with a model of this package.
-        dataset: Description of the training data.
-        options: More about the data.
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     inner = model if isinstance(model, PreTrainedModel) else model.get_base_model()

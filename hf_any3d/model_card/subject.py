@@ -67,11 +67,7 @@ class Subject:
 
     @property
     def task(self) -> CardTask:
-        """Text on the task of the model.
-
-        Raises:
-            ValueError: If there is none.
-        """
+        """Text on the task of the model."""
         return self._named_task()[1]
 
     @property

@@ -36,12 +36,5 @@ def default_model(task: str = "point-cloud-classification") -> str:
     """Return the directory of the model that comes with the package for a task.
 
     `transformers.pipeline(task)` opens it if no model is named, with a warning that names it.
-
-    Raises:
-        ValueError: the package has no model for the task.
     """
-    if task not in DEFAULT_MODELS:
-        raise ValueError(
-            f"no model for {task!r} comes with hf_any3d, only for {', '.join(DEFAULT_MODELS)}; name a model"
-        )
     return str(DEFAULT_MODELS[task])

@@ -55,7 +55,7 @@ class PointCloudPipeline(Pipeline):
     """Base of the pipelines whose input is point clouds.
 
     They take a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them.
+    dataset column of them; a mesh is sampled on its surface.
     """
 
     model: Any  # of this package, or a PEFT model around one
@@ -126,13 +126,12 @@ class PointCloudPipeline(Pipeline):
 
     def preprocess(self, cloud: Any, up_axis: str | None = None) -> dict[str, Any]:
         """Prepare one cloud as `points (1, num_points, channels)`, with the name of its file; see the processor."""
+        stem = [stem_of(cloud)]  # a list, so that batches keep one name per cloud
         if self.of_objects:
-            stem, cloud = stem_of(cloud), to_cloud(cloud, self.feature_extractor.features)
+            cloud = to_cloud(cloud, self.feature_extractor.features)
             if (reason := why_too_large(cloud)) is not None:
                 warnings.warn(reason, NoObjectWarning, stacklevel=2)
-            return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem]}
-        # A list, so that batches keep one name per cloud.
-        return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": [stem_of(cloud)]}
+        return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": stem}
 
     def name_of(self, stem: str | None) -> str:
         """Return the name of a cloud's output files: that of its file, else `cloud-0`, `cloud-1`, … within a call."""
@@ -218,7 +217,7 @@ def refuse_non_finite(scores: torch.Tensor, name: str | None) -> None:
 
 def check_top_k(top_k: Any) -> None:
     """Raise a ValueError unless `top_k` is None or a positive integer."""
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k!r}; expected at least 1, or None for all")
 
 
@@ -236,14 +235,12 @@ def without_none(**arguments: Any) -> dict[str, Any]:
 def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor:
     """Concatenate tensors `(clouds, points, …)`, filled up with a value to the largest number of points."""
     longest = max((tensor.shape[1] for tensor in tensors if tensor.ndim > 1), default=0)
-    filled = [
-        tensor
-        if tensor.ndim < 2 or tensor.shape[1] == longest
-        else torch.cat(
-            [tensor, tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)], 1
-        )
-        for tensor in tensors
-    ]
+    filled = []
+    for tensor in tensors:
+        if tensor.ndim > 1:
+            missing = tensor.new_full((len(tensor), longest - tensor.shape[1], *tensor.shape[2:]), value)
+            tensor = torch.cat([tensor, missing], dim=1)
+        filled.append(tensor)
     return torch.cat(filled)
 
 

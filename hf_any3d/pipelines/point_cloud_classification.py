@@ -22,8 +22,7 @@ _STRETCH = (0.8, 1.25)
 class PointCloudClassificationPipeline(PointCloudPipeline):
     """Classify point clouds.
 
-    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
+    Takes clouds as all pipelines do, see `PointCloudPipeline`. Returns, for each cloud, a list of
     `{"label": …, "score": …}`, the highest score first. If the model has an unknown score, each also has
     `"unknown"`, from 0 to 1: the higher, the less the cloud is like those of the training. Above 0.5 the list is a
     single entry whose label is None, with the score of the best class, if the model's config states how many known
@@ -62,12 +61,6 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         before = without_none(up_axis=kwargs.pop("up_axis", None))
         within = without_none(votes=kwargs.pop("votes", None))
         refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
-        votes = within.get("votes", 1)
-        if isinstance(votes, bool) or not isinstance(votes, int) or votes < 1:
-            raise ValueError(f"votes={votes!r}; expected a whole number, at least 1")
-        for name in _SIGNS:
-            if not isinstance(after.get(name, True), bool):
-                raise ValueError(f"{name}={after[name]!r}; expected True or False")
         check_top_k(after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from transformers.pipelines.base import ChunkPipeline
 
-from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
-from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, part_of
+from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, blocks_of, part_of
 from hf_any3d.processing.point_clouds import UP_AXES, checked_choice
 
 _RULES = tuple(field.name for field in fields(DetectionRule))
@@ -38,8 +37,7 @@ class Scan:
 class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
     """Find objects in scans.
 
-    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
+    Takes clouds as all pipelines do, see `PointCloudPipeline`. Returns, for each cloud, a list of
     `{"label": …, "score": …, "box": …}`, the highest score first. A box is a dict:
 
     - `center`, x, y and z in the frame and units of the file,
@@ -110,16 +108,7 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         scan = Scan(data, stem_of(cloud), up_axis or processor.up_axis)
         parts = [data]
         if processor.block_size is not None:
-            turned = turn_up_axis(data.points, scan.up_axis, processor.up_axis)
-            count = min(processor.num_points, len(data))
-            blocks = split_into_blocks(
-                turned,
-                count,
-                processor.block_size,
-                processor.block_overlap,
-                up_axis=processor.up_axis,
-                generator=processor.seed or 0,
-            )
+            blocks = blocks_of(data, min(processor.num_points, len(data)), processor, scan.up_axis)
             parts = [part_of(data, np.unique(index)) for index in blocks]
         for number, part in enumerate(parts):
             inputs = dict(processor(part, up_axis=up_axis, return_tensors="pt"))

@@ -21,8 +21,7 @@ FILES, VIEWS = ("ply", "obj", "npz"), ("html", "png")
 class PointCloudReconstructionPipeline(PointCloudPipeline):
     """Encode point clouds as discrete codes with an autoencoder, and reconstruct them.
 
-    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a dict. All coordinates are
+    Takes clouds as all pipelines do, see `PointCloudPipeline`. Returns, for each cloud, a dict. All coordinates are
     those of the processed cloud, which is usually centered and scaled to the unit sphere:
 
     - `points (num_points, 3)`, the input of the model,
@@ -60,8 +59,6 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "threshold, output_dir, formats")
         formats = check_formats(formats, FILES + VIEWS)
-        if threshold is not None and not threshold > 0:
-            raise ValueError(f"threshold={threshold}; expected a positive distance")
         return {}, {}, without_none(threshold=threshold, output_dir=output_dir, formats=formats)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.processing.point_clouds import UP_AXES, checked_choice
+from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor, checked_choice
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
 from hf_any3d.visualization.viewer import colors_of, write_point_cloud_page
 
@@ -111,8 +111,7 @@ class _Merge:
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     """Label every point with the object or part that it belongs to.
 
-    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Clouds may have any number of points: the model
+    Takes clouds as all pipelines do, see `PointCloudPipeline`. Clouds may have any number of points: the model
     processes them in blocks of the processor's size, and logits of overlapping blocks are averaged. A single cloud
     needs 8 bytes for each point and label, on disk if that is more than 1 GB, whatever the number of blocks. Returns,
     for each cloud, a dict:
@@ -183,14 +182,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "category, up_axis, max_points, votes, output_dir, formats")
-        if votes is not None:
-            checked_choice("votes", votes, (True, False))
         if votes and getattr(self.feature_extractor, "views", None) is None:
             raise ValueError("votes=True: the processor has no `views`, so there is no such procedure for this model")
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
-        if max_points is not None and (isinstance(max_points, bool) or max_points < 1):
-            raise ValueError(f"max_points={max_points!r}; expected at least 1, or None for all")
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
         return without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes), {}, after
 
@@ -288,16 +283,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             part = part_of(data, np.sort(kept))
         # Voxels need no fixed number of points, so that nothing has to be repeated.
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
-        # Turned first, then cut: turned the other way round, the grid of blocks would be a mirrored one.
-        turned = turn_up_axis(part.points, up_axis or processor.up_axis, processor.up_axis)
-        blocks = split_into_blocks(
-            turned,
-            count,
-            processor.block_size,
-            processor.block_overlap,
-            up_axis=processor.up_axis,
-            generator=processor.seed or 0,
-        )
+        blocks = blocks_of(part, count, processor, up_axis)
         return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, votes)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
@@ -435,6 +421,27 @@ def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
     assert votes is not None, "a cloud has at least one fragment"
     kept = votes[rows][inverse]
     return (kept / kept.sum(dim=1, keepdim=True)).log().clamp(min=_LEAST)
+
+
+def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, up_axis: str | None) -> np.ndarray:
+    """Return the blocks of a cloud as the processor's settings cut it, `(blocks, count)` indices of points.
+
+    Args:
+        data: A cloud.
+        count: Points of a block.
+        processor: A processor with `block_size` and `block_overlap`.
+        up_axis: Axis that points up in the cloud; None for the processor's.
+    """
+    # Turned first, then cut: turned the other way round, the grid of blocks would be a mirrored one.
+    turned = turn_up_axis(data.points, up_axis or processor.up_axis, processor.up_axis)
+    return split_into_blocks(
+        turned,
+        count,
+        processor.block_size,
+        processor.block_overlap,
+        up_axis=processor.up_axis,
+        generator=processor.seed or 0,
+    )
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:

@@ -22,6 +22,7 @@ from hf_any3d.modeling.spatiallm import DroppedLine, Layout, SpatialLMConfig, Wa
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_unknown, specialize, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline, Scan
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
+from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_labels
 from hf_any3d.processing.chat_messages import is_conversation, take_clouds
 from hf_any3d.processing.point_clouds import checked_choice
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
@@ -75,11 +76,7 @@ class _LayoutPipeline(PointCloudPipeline):
         """The axis that points up in what the model sees."""
         return _UP
 
-    def _split_arguments(
-        self,
-        kwargs: dict[str, Any],
-        known: str,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _split_arguments(self, kwargs: dict[str, Any], known: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arguments of `preprocess` and of `generate`.
 
         Raises:
@@ -98,12 +95,9 @@ class _LayoutPipeline(PointCloudPipeline):
         if own["task"] is not None:
             checked_choice("task", own["task"], tuple(TASKS))
         if own["candidate_labels"] is not None:
-            if not (labels := _labels(own["candidate_labels"])):
-                raise ValueError("candidate_labels is empty; expected some of the classes, or None for all")
+            labels = as_labels(own["candidate_labels"])
             self.processor.check_classes(labels, own["task"] or self.usual_task, argument="candidate_labels")
-            own["candidate_labels"] = tuple(labels)
-        if grammar:
-            checked_choice("grammar", grammar["grammar"], (True, False))
+            own["candidate_labels"] = labels
         return without_none(**own), generation | grammar
 
     def request(
@@ -383,10 +377,6 @@ def _told(layout: Layout, request: Request) -> dict[str, Any]:
     frame = request.room.frame
     told = [] if frame is None else [*frame.sentences, *frame.warnings]
     return {"generated_text": layout.write(), "layout": layout.to_dict(), "dropped": dropped, "frame": told}
-
-
-def _labels(given: str | Sequence[str]) -> Sequence[str]:
-    return tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else given
 
 
 def _task_of(text: str) -> str:

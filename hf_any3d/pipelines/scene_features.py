@@ -54,19 +54,14 @@ def scene_features(
         `(points, channels)`, mapped from the file.
 
     Raises:
-        ValueError: If the model is another, a size is not positive, a column has more points than the processor takes,
-            or the cloud is a mesh.
+        ValueError: If the model is another, a column has more points than the processor takes, or the cloud is a mesh.
     """
     encoder = model.base_model
     if not isinstance(encoder, PointTransformerV3Model):
         raise ValueError(f"model is a {type(model).__name__}; expected one with a PointTransformerV3Model")
     block_size = processor.block_size if block_size is None else block_size
-    if (block_size is not None and not block_size > 0) or not margin >= 0:
-        raise ValueError(f"block_size={block_size!r}, margin={margin!r}; expected more than 0, and 0 or more")
     if block_size is not None and processor.scale is not None:
         raise ValueError(f"the processor has scale={processor.scale!r}, which would differ from column to column")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype={dtype!r}; expected 'float32' or 'float16'")
     data = to_cloud(cloud, processor.features)
     if data.is_mesh:
         raise ValueError("cloud: a mesh has no points of its own; sample its surface first")

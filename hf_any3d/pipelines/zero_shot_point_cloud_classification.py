@@ -1,7 +1,7 @@
 """`pipeline("zero-shot-point-cloud-classification")`: scores of any labels."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,41 @@ from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_
 CACHE_SIZE = 32
 
 
-class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
+class LabelsOfACall(PointCloudPipeline):
+    """Base of the pipelines whose labels come with a call; their embeddings are cached."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        super().__init__(*args, **kwargs)
+
+    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
+        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
+
+        Raises:
+            ValueError: If there are no labels, or a label or template is invalid.
+        """
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        elif "labels" not in self._forward_params:
+            raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
+        return super().__call__(inputs, **kwargs)
+
+    def _cached(self, texts: tuple, encode: Callable[[], torch.Tensor]) -> torch.Tensor:
+        # With the state of the weights, as adapters may be added to the tower between two calls.
+        key = (texts, weights_state(self.model.text_tower.model))
+        if key not in self._embeddings:
+            self._embeddings[key] = encode()
+            if len(self._embeddings) > CACHE_SIZE:
+                self._embeddings.popitem(last=False)
+        # Behind all others, so that the first is the one unused for longest.
+        self._embeddings.move_to_end(key)
+        return self._embeddings[key]
+
+
+class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
     """Classify point clouds among labels that are given as text.
 
-    Takes a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface. Returns, for each cloud, a list of
+    Takes clouds as all pipelines do, see `PointCloudPipeline`. Returns, for each cloud, a list of
     `{"label": …, "score": …}`, one for each label, the highest score first; scores sum to 1. Embeddings of a set of
     labels and templates are cached.
 
@@ -47,10 +77,6 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
 
     of_objects = True
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
-        super().__init__(*args, **kwargs)
-
     def _sanitize_parameters(
         self,
         candidate_labels: Sequence[str] | str | None = None,
@@ -74,18 +100,6 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         fill_templates([], templates)  # raises errors early
         return before, labels | {"templates": templates}, labels | top_k
-
-    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
-        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
-
-        Raises:
-            ValueError: If there are no labels, or a label or template is invalid.
-        """
-        if candidate_labels is not None:
-            kwargs["candidate_labels"] = candidate_labels
-        elif "labels" not in self._forward_params:
-            raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
-        return super().__call__(inputs, **kwargs)
 
     def _forward(
         self,
@@ -112,15 +126,7 @@ class ZeroShotPointCloudClassificationPipeline(PointCloudPipeline):
     def label_embeddings(self, labels: tuple[str, ...], templates: tuple[str, ...] | None = None) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)`, cached by labels, templates and the text tower's weights."""
         texts = (labels, tuple(templates or self.model.config.hypothesis_templates))
-        # With the state of the weights, as adapters may be added to the tower between two calls.
-        key = (*texts, weights_state(self.model.text_tower.model))
-        if key not in self._embeddings:
-            self._embeddings[key] = self.model.encode_labels(*texts)
-            if len(self._embeddings) > CACHE_SIZE:
-                self._embeddings.popitem(last=False)
-        # Behind all others, so that the first is the one unused for longest.
-        self._embeddings.move_to_end(key)
-        return self._embeddings[key]
+        return self._cached(texts, lambda: self.model.encode_labels(*texts))
 
 
 def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
@@ -144,7 +150,7 @@ def as_features(given: torch.Tensor | np.ndarray, labels: Sequence[str]) -> torc
     """Return features of labels as a float32 tensor.
 
     Raises:
-        ValueError: If they are not `(labels, text_width)` finite numbers.
+        ValueError: If they are not `(labels, text_width)` floats.
     """
     features = torch.as_tensor(given)
     if features.ndim != 2 or len(features) != len(labels) or not features.is_floating_point():
@@ -152,6 +158,4 @@ def as_features(given: torch.Tensor | np.ndarray, labels: Sequence[str]) -> torc
             f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({len(labels)}, text_width), a "
             "row for each of candidate_labels"
         )
-    if not features.isfinite().all():
-        raise ValueError("text_embeds has NaN or infinite numbers; expected finite ones")
     return features.float()

@@ -1,24 +1,22 @@
 """`pipeline("zero-shot-point-cloud-segmentation")`: parts that are named by words."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from hf_any3d.data.fingerprints import weights_state
 from hf_any3d.data.text_bank import TextBank
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
 from hf_any3d.pipelines.base import refuse_unknown
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
-from hf_any3d.pipelines.zero_shot_point_cloud_classification import CACHE_SIZE, as_labels
+from hf_any3d.pipelines.zero_shot_point_cloud_classification import LabelsOfACall, as_labels
 
 NONE = "none"
 """Label of points that belong to no text."""
 
 
-class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
+class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentationPipeline):
     """Label every point with one of the parts that labels, given as text, name.
 
     Takes the clouds, and returns the answers, of `PointCloudSegmentationPipeline`; the numbers of labels are their
@@ -50,10 +48,6 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         [(part["label"], part["mask"].sum()) for part in answer["segments"]]
         ```
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self._embeddings: OrderedDict[tuple, torch.Tensor] = OrderedDict()
-        super().__init__(*args, **kwargs)
 
     def _sanitize_parameters(
         self,
@@ -87,18 +81,6 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         if "labels" in known:
             after["names"] = self.label_names(known["labels"], known.get("none_label"))
         return before, during, after
-
-    def __call__(self, inputs: Any, candidate_labels: Sequence[str] | str | None = None, **kwargs: Any) -> Any:
-        """Run the pipeline on one cloud or many; see the class and `PointCloudSegmentationPipeline`.
-
-        Raises:
-            ValueError: If there are no labels, or a label, template or vector is invalid.
-        """
-        if candidate_labels is not None:
-            kwargs["candidate_labels"] = candidate_labels
-        elif "labels" not in self._forward_params:
-            raise ValueError("candidate_labels is missing; expected a list of labels to choose from")
-        return super().__call__(inputs, **kwargs)
 
     def label_names(
         self, candidate_labels: Sequence[str] | str = (), none_label: bool | None = None
@@ -138,16 +120,9 @@ class ZeroShotPointCloudSegmentationPipeline(PointCloudSegmentationPipeline):
         if text_features is not None:
             return _given_features(labels, text_features).to(self.model.device)
         config = self.model.config
-        key = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
-        key += (tuple(config.hypothesis_templates), tuple(config.category_templates))
-        # Adapters may be added to the tower between two calls.
-        key += weights_state(self.model.text_tower.model)
-        if key not in self._embeddings:
-            self._embeddings[key] = self.model.encode_labels(labels, templates, category)
-            if len(self._embeddings) > CACHE_SIZE:
-                self._embeddings.popitem(last=False)
-        self._embeddings.move_to_end(key)
-        return self._embeddings[key]
+        texts = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
+        texts += (tuple(config.hypothesis_templates), tuple(config.category_templates))
+        return self._cached(texts, lambda: self.model.encode_labels(labels, templates, category))
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         return None  # the category is part of the texts

@@ -28,8 +28,6 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
 """Arguments of the `PointCloudProcessor` of the released model: colored clouds, black if colors are missing."""
 Messages = Sequence[Mapping[str, Any]]
-_PADDINGS = (True, False, "longest", "max_length")
-_TEXT_OPTIONS = ("padding", "truncation", "max_length", "padding_side")
 _OPTIONS = ("add_generation_prompt", "continue_final_message")
 
 
@@ -57,9 +55,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         hide_inner_bos: Whether the start tokens of later questions are hidden from attention, as in the released
             training, which treated them as padding.
         chat_template: Templates by name; by default the published ones.
-
-    Raises:
-        ValueError: The tokenizer has neither padding nor end token.
 
     Source: MiniGPT-3D, Sec. 3 and 4.
 
@@ -89,16 +84,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=templates)
         # Padding is masked, so which token it is has no effect.
         if tokenizer.pad_token is None:
-            if tokenizer.eos_token is None:
-                raise ValueError(
-                    "tokenizer has neither pad_token nor eos_token; expected one of them, to fill up with"
-                )
             tokenizer.pad_token = tokenizer.eos_token
-        for name, value in (("num_query_tokens", num_query_tokens), ("max_answer_tokens", max_answer_tokens)):
-            if value < 1:
-                raise ValueError(f"{name}={value}; expected at least 1")
-        if not isinstance(end_mark, str) or not end_mark:
-            raise ValueError(f"end_mark={end_mark!r}; expected a text")
         self.num_query_tokens, self.point_token_id = num_query_tokens, point_token_id
         self.max_answer_tokens = max_answer_tokens
         self.end_mark, self.hide_inner_bos = end_mark, hide_inner_bos
@@ -151,19 +137,18 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             max_length: Maximum number of tokens; needs `truncation` or `padding="max_length"`.
             padding_side: Side to pad.
             return_tensors: "pt" or "np"; None for lists.
-            text_kwargs: Those of these arguments that concern text, in a mapping, as in transformers' processors; they
-                take precedence.
+            text_kwargs: `padding`, `truncation`, `max_length` and `padding_side` in a mapping, as in transformers'
+                processors; they take precedence.
 
         Returns:
             As `apply_chat_template`.
 
         Raises:
-            TypeError: `text_kwargs` has an unknown name.
             ValueError: Clouds and places do not match, `max_length` has no effect, or truncation would cut the places
                 of a cloud.
         """
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
-        length |= {"padding_side": padding_side} | _text_options(text_kwargs)
+        length |= {"padding_side": padding_side, **(text_kwargs or {})}
         texts = [text] if isinstance(text, str) else list(text)
         prompts = self._encode([cut(one) for one in texts])
         read = [] if points is None else self.read_points(points)
@@ -247,11 +232,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             **options,
             **kwargs,
         )
-        given = dict(processor_kwargs or {})
+        options = dict(processor_kwargs or {})
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
         length |= {"padding_side": padding_side or ("right" if return_labels else "left")}
-        tensors = given.pop("return_tensors", return_tensors)
-        length |= _text_options(given.pop("text_kwargs", None)) | _text_options(given)
+        tensors = options.pop("return_tensors", return_tensors)
+        length |= {**options.pop("text_kwargs", {}), **options}
         marked = {"return_labels": return_labels, "return_assistant_tokens_mask": return_assistant_tokens_mask}
         batch = self.pad(prompts, return_tensors=tensors, **marked, **length)
         return batch if return_dict else batch["input_ids"]
@@ -278,16 +263,14 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             marked: Whether to require a template that marks answers.
             **options: Further arguments of `apply_chat_template`, and variables of the template.
         """
-        given = [None] * len(conversations) if point_clouds is None else point_clouds
-        if len(given) != len(conversations):
-            raise ValueError(f"point_clouds has {len(given)} lists for {len(conversations)} conversations")
         plain, clouds = [], []
-        for number, (messages, further) in enumerate(zip(conversations, given, strict=True)):
+        further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds
+        for number, (messages, further) in enumerate(zip(conversations, further_clouds, strict=True)):
             try:
                 texts, own = take_clouds(messages, further, complete=read)
                 check_texts(texts, self.tokenizer.all_special_tokens)
             except ValueError as error:
-                raise type(error)(f"conversation {number}: {error}") from None
+                raise ValueError(f"conversation {number}: {error}") from error
             plain.append(texts)
             clouds.append(own)
         texts, answers = self._render(plain, chat_template, True, **options)
@@ -319,16 +302,12 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Make a batch of prompts; see `apply_chat_template`."""
-        if padding not in _PADDINGS:
-            raise ValueError(f"padding={padding!r}; expected one of {', '.join(map(repr, _PADDINGS))}")
         to_length = padding == "max_length"
         if (max_length is not None) != (truncation or to_length):
             raise ValueError(
                 f"max_length={max_length}, truncation={truncation!r}, padding={padding!r}; expected max_length with "
                 "truncation=True or padding='max_length', and only with them"
             )
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length={max_length}; expected at least 1")
         length = max_length or 0
         prompts = [self._shortened(prompt, length) for prompt in prompts] if truncation else prompts
         lengths = {len(prompt.input_ids) for prompt in prompts}
@@ -465,13 +444,6 @@ def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, boo
         (text[start:stop], (start, stop) in places, any(first <= start < last for first, last in spans))
         for start, stop in pairwise(borders)
     ]
-
-
-def _text_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    given = dict(given or {})
-    if unknown := sorted(set(given) - set(_TEXT_OPTIONS)):
-        raise TypeError(f"text_kwargs has {unknown[0]!r}; expected any of {', '.join(_TEXT_OPTIONS)}")
-    return given
 
 
 def _filled_up(clouds: list[np.ndarray]) -> list[np.ndarray]:

@@ -86,39 +86,20 @@ def as_conversations(given: Any) -> tuple[list[Any], bool]:
 
 
 ROLES = ("system", "user", "assistant")
-MOST_CHARACTERS = 200_000
-"""Characters of all texts of a conversation; far more than any language model here takes."""
-
-
-def _checked_text(text: Any) -> str:
-    if not isinstance(text, str):
-        raise ValueError(f"a text is {text!r:.60}; expected words")
-    # Otherwise a question could add places of clouds that do not exist.
-    if PLACE_MARK in text:
-        raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
-    try:
-        # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"a text has {ascii(text[error.start])}, half of a character") from None
-    return text
 
 
 def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> None:
-    """Check texts before they are tokenized: their length, and that none becomes a special token, such as the end.
+    """Check that no text becomes a special token, such as the end.
 
     Args:
         messages: The result of `take_clouds`.
         tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
 
     Raises:
-        ValueError: The texts are too long together, or one of a user or of the system has such a token.
+        ValueError: A text of a user or of the system has such a token.
     """
-    parts = [(one["role"], part["text"]) for one in messages for part in one["content"] if "text" in part]
-    if (length := sum(len(text) for _, text in parts)) > MOST_CHARACTERS:
-        raise ValueError(f"the texts have {length:,} characters; expected at most {MOST_CHARACTERS:,}")
-    # Answers are the model's own words, in which it may have written such a token.
-    texts = [text for role, text in parts if role != "assistant"]
+    parts = [part for message in messages if message["role"] != "assistant" for part in message["content"]]
+    texts = [part["text"] for part in parts if "text" in part]
     for token in tokens:
         if token and any(token in text for text in texts):
             raise ValueError(f"a text has {token!r} in it, a special token of the model; expected plain words")
@@ -138,26 +119,26 @@ def take_clouds(
         The messages with lists of parts, without the clouds; and the clouds, in their order.
 
     Raises:
-        ValueError: A role, content or part is of another kind, a text is not a string or contains the place mark, or
-            clouds and places do not match.
+        ValueError: A role or part is of another kind, a text contains the place mark or half of a character, or clouds
+            and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
-        if not is_message(message):
-            raise ValueError(f"a message is {message!r:.60}; expected a dict with 'role' and 'content'")
         if message["role"] not in ROLES:
             raise ValueError(f"a message has role {message['role']!r:.60}; expected one of {', '.join(ROLES)}")
         content = message["content"]
         content = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(content, (list, tuple)):
-            raise ValueError(f"the content of a message is {content!r:.60}; expected a text or a list of parts")
         parts = []
         for part in content:
-            if not isinstance(part, Mapping):
-                raise ValueError(f"a part is {part!r:.60}; expected a dict with 'type'")
-            kind = part.get("type")
+            kind = part["type"]
             if kind == "text":
-                parts.append({"type": "text", "text": _checked_text(part.get("text"))})
+                text = part["text"]
+                # Otherwise a question could add places of clouds that do not exist.
+                if PLACE_MARK in text:
+                    raise ValueError(f"a text has {PLACE_MARK!r} in it; expected a part of type 'point_cloud' instead")
+                # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
+                text.encode()
+                parts.append({"type": "text", "text": text})
             elif kind == "point_cloud":
                 cloud = cloud_of(part)
                 if cloud is None and rest:

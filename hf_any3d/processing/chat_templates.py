@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 IGNORED = -100
-SIDES = ("left", "right")
 
 
 @dataclass
@@ -48,19 +47,14 @@ def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: 
 
     Returns:
         `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
-
-    Raises:
-        ValueError: The side is unknown.
     """
-    if side not in SIDES:
-        raise ValueError(f"padding_side={side!r}; expected 'left' or 'right'")
     length = max(least, *(len(prompt.input_ids) for prompt in prompts))
     arrays = {}
     for name, fill in (("input_ids", pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
         arrays[name] = np.full((len(prompts), length), fill, dtype=np.int64)
         for row, prompt in zip(arrays[name], prompts, strict=True):
             values = getattr(prompt, name)
-            start = length - len(values) if side == "left" else 0
+            start = {"left": length - len(values), "right": 0}[side]
             row[start : start + len(values)] = values
     return arrays
 
@@ -124,10 +118,5 @@ def published_templates(default: str = "training") -> dict[str, str]:
 
     Args:
         default: Name of the default prompt.
-
-    Raises:
-        ValueError: There is no such prompt.
     """
-    if default not in PUBLISHED:
-        raise ValueError(f"default={default!r}; expected one of {', '.join(map(repr, PUBLISHED))}")
     return {"default": PUBLISHED[default], **PUBLISHED}

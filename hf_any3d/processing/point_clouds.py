@@ -1,6 +1,5 @@
 """PointCloudProcessor: converts files and arrays to model inputs."""
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,16 +12,8 @@ from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
-MOST_POINTS = 10_000_000
-"""Upper limit of `num_points`, since settings of untrusted files may exceed the memory."""
 FEATURES = ("xyz", *ATTRIBUTES)
-SAMPLINGS = ("random", "farthest", "first")
-SCALES = ("unit_sphere", None)
-CENTERINGS = (True, "ground", False)
-EXTENTS = ("kept", "all")
-AXES = ("xyz", "xzy")
 UP_AXES = ("x", "y", "z")
-SMALL_CLOUDS = ("repeated", "masked")
 # Farthest point sampling costs points times samples; a random subset of a larger cloud covers it as well.
 _FARTHEST_CANDIDATES = 1_000_000
 # Points drawn on a mesh for each one that farthest point sampling keeps.
@@ -78,7 +69,16 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     model_input_names = ["points"]
     # Whether every cloud has `num_points` points in the output; otherwise at most as many.
     returns_num_points = True
-    _scales: tuple[str | None, ...] = SCALES
+    # Another value of these would silently mean one of them.
+    _choices: dict[str, tuple[Any, ...]] = {
+        "center": (True, "ground", False),
+        "scale": ("unit_sphere", None),
+        "sampling": ("random", "farthest", "first"),
+        "extent": ("kept", "all"),
+        "axes": ("xyz", "xzy"),
+        "small_clouds": ("repeated", "masked"),
+        "up_axis": UP_AXES,
+    }
     _opened_by = ("AutoFeatureExtractor", "AutoProcessor")
 
     def __init__(
@@ -104,26 +104,24 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         if unknown:
             raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
         super().__init__(**kwargs)
-        self.num_points = checked_integer("num_points", num_points, 1, MOST_POINTS)
-        self.center = checked_choice("center", center, CENTERINGS)
-        self.scale = checked_choice("scale", scale, self._scales)
-        self.sampling = checked_choice("sampling", sampling, SAMPLINGS)
-        self.extent = checked_choice("extent", extent, EXTENTS)
-        self.axes = checked_choice("axes", axes, AXES)
-        self.small_clouds = checked_choice("small_clouds", small_clouds, SMALL_CLOUDS)
-        if min_squared_norm is not None and not (_is_number(min_squared_norm) and min_squared_norm >= 0):
-            raise ValueError(f"min_squared_norm: {min_squared_norm!r}; expected 0 or more, or None")
-        self.min_squared_norm = min_squared_norm
-        self.features = _features(features)
-        self.default_rgb = None if default_rgb is None else _rgb(default_rgb)
-        self.min_points = checked_integer("min_points", min_points, 1, MOST_POINTS)
-        self.seed = None if seed is None else checked_integer("seed", seed, 0)
-        self.up_axis = checked_choice("up_axis", up_axis, UP_AXES)
-        if block_size is not None and not (_is_number(block_size) and block_size > 0):
-            raise ValueError(f"block_size: {block_size!r}; expected more than 0, or None")
-        if not (_is_number(block_overlap) and 0 <= block_overlap < 1):
-            raise ValueError(f"block_overlap: {block_overlap!r}; expected at least 0 and less than 1")
+        features = [features] if isinstance(features, str) else list(features)
+        if features[:1] != ["xyz"] or len(set(features)) != len(features) or not set(features) <= set(FEATURES):
+            raise ValueError(f"features: {features}; expected 'xyz', then any of {', '.join(FEATURES[1:])}")
+        if default_rgb is not None and (len(default_rgb) != 3 or not all(0 <= value <= 1 for value in default_rgb)):
+            raise ValueError(f"default_rgb: {default_rgb}; expected red, green and blue, each from 0 to 1")
+        if not 0 <= block_overlap < 1:
+            raise ValueError(f"block_overlap: {block_overlap}; expected at least 0 and less than 1")
+        self.num_points, self.min_points, self.seed = num_points, min_points, seed
+        self.center, self.scale, self.sampling, self.extent, self.axes = center, scale, sampling, extent, axes
+        self.small_clouds, self.up_axis, self.min_squared_norm = small_clouds, up_axis, min_squared_norm
+        self.features = features
+        self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        for name, allowed in self._choices.items():
+            checked_choice(name, getattr(self, name), allowed)
 
     def __call__(
         self,
@@ -156,43 +154,39 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
                 feature; names the cloud.
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
-        num_points = self._count(num_points)
-        if up_axis is not None:
-            checked_choice("up_axis", up_axis, UP_AXES)
-        entries = split_clouds(clouds)
-        seeds = self._seeds(seed, len(entries))
-        prepared, small = [], []
-        for number, entry in enumerate(entries):
+        num_points = self.num_points if num_points is None else num_points
+        entries, rows = split_clouds(clouds), []
+        has_seeds = isinstance(seed, (Sequence, np.ndarray))
+        seeds: Any = seed if has_seeds else [self.seed if seed is None else seed] * len(entries)
+        if len(seeds) != len(entries):
+            raise ValueError(f"seed: {len(seeds)} seeds for {len(entries)} clouds; expected one for each")
+        for number, (entry, cloud_seed) in enumerate(zip(entries, seeds, strict=True)):
             try:
-                points, available = self._prepare(self._open(entry, up_axis), num_points, seeds[number])
-            except PointCloudError as error:
+                rows.append(self._prepare(self._open(entry, up_axis), num_points, cloud_seed))
+            except ValueError as error:
                 if len(entries) == 1:
                     raise
-                raise type(error)(f"cloud {number}: {error}") from error
-            prepared.append(points)
-            if available < num_points:
-                small.append(available)
+                kind = type(error) if isinstance(error, PointCloudError) else PointCloudError
+                raise kind(f"cloud {number}: {error}") from error
+        return self._batch(rows, num_points, return_tensors)
+
+    def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
+        clouds = [row["points"] for row in rows]
         if self.small_clouds == "masked":
-            return self._padded(prepared, return_tensors)
-        if small:
+            if return_tensors is None:
+                return BatchFeature({"points": clouds})
+            masks = [np.ones(len(cloud), dtype=bool) for cloud in clouds]
+            filled = {"points": fill_up(clouds), "points_mask": fill_up(masks)}
+            return BatchFeature(filled, tensor_type=return_tensors)
+        if small := [int(row["count"]) for row in rows if row["count"] < num_points]:
             warnings.warn(
-                f"{len(small)} of {len(entries)} clouds have fewer than num_points={num_points} points, the smallest "
+                f"{len(small)} of {len(rows)} clouds have fewer than num_points={num_points} points, the smallest "
                 f"{min(small)}; their points are repeated",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-        points = np.stack(prepared) if return_tensors is not None else prepared  # (batch, num_points, channels)
+        points = np.stack(clouds) if return_tensors is not None else clouds  # (batch, num_points, channels)
         return BatchFeature({"points": points}, tensor_type=return_tensors)
-
-    def _padded(self, clouds: list[np.ndarray], return_tensors: str | None) -> BatchFeature:
-        if return_tensors is None:
-            return BatchFeature({"points": clouds})
-        longest = max(map(len, clouds))
-        points = np.zeros((len(clouds), longest, clouds[0].shape[1]), dtype=np.float32)
-        mask = np.zeros(points.shape[:2], dtype=bool)
-        for number, cloud in enumerate(clouds):
-            points[number, : len(cloud)], mask[number, : len(cloud)] = cloud, True
-        return BatchFeature({"points": points, "points_mask": mask}, tensor_type=return_tensors)
 
     def post_process_object_detection(
         self, outputs: Any, threshold: float = 0.5, points: Any = None, **rule: Any
@@ -245,21 +239,12 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
         )
 
-    def _count(self, num_points: int | None) -> int:
-        return self.num_points if num_points is None else checked_integer("num_points", num_points, 1, MOST_POINTS)
-
-    def _seeds(self, seed: int | Sequence[int] | None, count: int) -> list[int | None]:
-        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
-            return [self.seed if seed is None else checked_integer("seed", seed, 0)] * count
-        if len(seed) != count:
-            raise ValueError(f"seed: {len(seed)} seeds for {count} clouds; expected one for each, or one for all")
-        return [checked_integer("seed", one, 0) for one in seed]
-
     def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
         """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""
         cloud = to_cloud(entry, self.features)
         if up_axis is None:
             return cloud
+        checked_choice("up_axis", up_axis, UP_AXES)
         from hf_any3d.data.point_arrays import turn_up_axis
 
         # That axis of the file which `axes` puts in the place of the processor's.
@@ -268,7 +253,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         normals = None if cloud.normals is None else turn_up_axis(cloud.normals, up_axis, new)
         return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
 
-    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> tuple[np.ndarray, int]:
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+        """Return `points` (num_points, channels) of a cloud, and the `count` of those that it has."""
         from hf_any3d.data.point_arrays import new_generator, resample_index
 
         generator = new_generator(seed)
@@ -291,7 +277,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         points = np.concatenate([xyz, *channels], axis=1)
         if len(points) < num_points and self.small_clouds == "repeated":
             points = points.take(resample_index(len(points), num_points, generator), axis=0)
-        return points, len(cloud)
+        return {"points": points, "count": np.array(len(cloud))}
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
         channels = []
@@ -351,28 +337,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-def checked_integer(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
-    """Return a whole number, or raise a ValueError that names the argument."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if is_integer and least <= value < 2**63 and value > most:
-        raise ValueError(f"{name}: {value}; expected {least} to {most:,}")
-    if not is_integer or not least <= value <= most:
-        raise ValueError(f"{name}: {value!r}; expected a whole number from {least}")
-    return int(value)
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _rgb(values: Sequence[float]) -> list[float]:
-    color = list(values) if isinstance(values, (Sequence, np.ndarray)) else []
-    if len(color) != 3 or not all(_is_number(value) and 0 <= value <= 1 for value in color):
-        raise ValueError(f"default_rgb: {values!r}; expected red, green and blue, each from 0 to 1")
-    return [float(value) for value in color]
-
-
 def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
     """Return one of the allowed values, or raise a ValueError that names the argument."""
     # By identity, except for texts: 1 equals True, and is not a choice.
@@ -381,10 +345,9 @@ def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
     return value
 
 
-def _features(names: Any) -> list[str]:
-    if not isinstance(names, (str, list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"features: {names!r:.80}; expected a list of names")
-    names = [names] if isinstance(names, str) else list(names)
-    if names[:1] != ["xyz"] or len(set(names)) != len(names) or not set(names) <= set(FEATURES):
-        raise ValueError(f"features: {names}; expected 'xyz', then any of {', '.join(map(repr, FEATURES[1:]))}")
-    return names
+def fill_up(rows: Sequence[np.ndarray], value: int = 0) -> np.ndarray:
+    """Stack arrays of different lengths, filled up with a value at the end."""
+    filled = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), value, dtype=rows[0].dtype)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return filled

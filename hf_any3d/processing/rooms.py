@@ -24,7 +24,7 @@ from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 from hf_any3d.modeling.spatiallm.entities import KINDS
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
-from hf_any3d.processing.point_clouds import checked_choice
+from hf_any3d.processing.point_clouds import checked_choice, fill_up
 
 CLASSES = tuple(
     "sofa chair dining_chair bar_chair stool bed pillow wardrobe nightstand tv_cabinet wine_cabinet bathroom_cabinet "
@@ -116,25 +116,16 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         template_sha256: str | None = None,
         chat_template: str | None = None,
     ):
-        unknown = [token for token in (START, PLACE, END) if tokenizer.convert_tokens_to_ids(token) in (None, -1)]
-        unknown += [
-            token
-            for token in (START, PLACE, END)
-            if token not in unknown and tokenizer.convert_tokens_to_ids(token) == tokenizer.unk_token_id
-        ]
-        if unknown:
-            raise ValueError(f"tokenizer has no token {unknown[0]!r}; expected {START}, {PLACE} and {END}")
+        for token in (START, PLACE, END):
+            if tokenizer.convert_tokens_to_ids(token) in (None, -1, tokenizer.unk_token_id):
+                raise ValueError(f"tokenizer has no token {token!r}; expected {START}, {PLACE} and {END}")
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        for name, value in (("num_bins", num_bins), ("stride", stride)):
-            if value < 1:
-                raise ValueError(f"{name}={value}; expected at least 1")
         self.num_bins, self.stride = num_bins, stride
         self.align = align if isinstance(align, bool) else list(frame_parts(align))
-        self.clean = checked_choice("clean", clean, (True, False))
         self.choice = checked_choice("choice", choice, CHOICES)
-        self.lower_edge = checked_choice("lower_edge", lower_edge, (True, False))
+        self.clean, self.lower_edge = clean, lower_edge
         self.classes = list(classes)
         self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
 
@@ -301,9 +292,6 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: A class is unknown, or the task has no objects.
         """
-        # Letters of a text, and keys of a mapping, would be taken for classes.
-        if not isinstance(classes, (list, tuple, set, frozenset)):
-            raise ValueError(f"{argument} is {classes!r:.80}; expected a list of names")
         if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
@@ -348,20 +336,12 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         if layouts is None:
             batch = self._tokenize(prompts, padding_side or "left")
         else:
-            if len(layouts) != len(rooms):
-                raise ValueError(f"{len(layouts)} layouts for {len(rooms)} rooms; expected one for each")
             both = zip(layouts, rooms, strict=True)
             answers = [self.answer(layout, room, task, classes) for layout, room in both]
             batch = self._tokenize(prompts, padding_side or "right", answers)
-        longest = max(len(room.points) for room in rooms)
-        filled = [(0, longest - len(room.points)) for room in rooms]
-        batch["points"] = np.stack(
-            [np.pad(room.points, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
-        ).astype(np.float32)
-        batch["grid_coord"] = np.stack(
-            [np.pad(room.grid_coord, (fill, (0, 0))) for room, fill in zip(rooms, filled, strict=True)]
-        )
-        batch["point_mask"] = np.arange(longest) < np.array([len(room.points) for room in rooms])[:, None]
+        batch["points"] = fill_up([room.points.astype(np.float32) for room in rooms])
+        batch["grid_coord"] = fill_up([room.grid_coord for room in rooms])
+        batch["point_mask"] = fill_up([np.ones(len(room.points), dtype=bool) for room in rooms])
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _prompt(self, content: str) -> str:
@@ -421,12 +401,9 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         Raises:
             ValueError: There are other numbers of answers and rooms; with `strict`, an answer is malformed.
         """
-        texts = self.answer_texts(answers)
-        if len(texts) != len(rooms):
-            raise ValueError(f"{len(texts)} answers for {len(rooms)} rooms; expected one for each")
         return [
             self.in_frame(Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed), room)
-            for text, room in zip(texts, rooms, strict=True)
+            for text, room in zip(self.answer_texts(answers), rooms, strict=True)
         ]
 
     def answer_texts(self, answers: Any) -> list[str]:

@@ -7,21 +7,8 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.inputs import split_clouds
-from hf_any3d.processing.point_clouds import (
-    ATTRIBUTES,
-    MOST_POINTS,
-    SCALES,
-    UP_AXES,
-    PointCloudProcessor,
-    checked_choice,
-    checked_integer,
-)
+from hf_any3d.processing.point_clouds import ATTRIBUTES, PointCloudProcessor, fill_up
 
-BOX_CENTERINGS = ("ground", "half_ground", "across", None)
-_SIGNED_AXES = ("x", "y", "z", "-x", "-y", "-z")
-COLOR_RANGES = ("unit", "signed")
-INTENSITY_RANGES = ("bytes", "tanh", None)
 SURFACE_POINTS = 100_000
 """Points drawn on a mesh that is sampled on a grid."""
 _ZEROS = (0.0, 0.0, 0.0)
@@ -36,6 +23,11 @@ class PointTransformerV3Processor(PointCloudProcessor):
     to its voxel, so that features and labels go back to all points. Unlike in the released programs, whose points are
     drawn at random, the same cloud always gives the same voxels. `VOXEL_PRESETS` has the settings of the released
     encoders by kind of cloud, for `PointTransformerV3Processor(**VOXEL_PRESETS["concerto_outdoor"])`.
+
+    A call takes the arguments of `PointCloudProcessor` and returns `points` (batch, voxels, channels) float32,
+    `grid_coord` (batch, voxels, 3) and `point_mask` (batch, voxels), filled up with zeros to the largest number of
+    voxels, and `inverse` (batch, points), the voxel of each point, filled up with -1; without `return_tensors`, lists
+    of arrays that are not filled up.
 
     Args:
         num_points: most points per cloud; larger ones are reduced as `sampling` says.
@@ -78,7 +70,13 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
     model_input_names = ["points", "point_mask", "grid_coord", "inverse"]
     returns_num_points = False
-    _scales = (*SCALES, "unit_box")
+    _choices = PointCloudProcessor._choices | {
+        "scale": ("unit_sphere", None, "unit_box"),
+        "small_clouds": ("repeated",),  # no voxel is padded or masked
+        "box_center": ("ground", "half_ground", "across", None),
+        "color_range": ("unit", "signed"),
+        "intensity_range": ("bytes", "tanh", None),
+    }
 
     def __init__(
         self,
@@ -101,83 +99,34 @@ class PointTransformerV3Processor(PointCloudProcessor):
         default_rgb: Sequence[float] | None = None,
         **kwargs: Any,
     ):
+        self.box_center, self.color_range, self.intensity_range = box_center, color_range, intensity_range
         super().__init__(
             num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
         )
-        if self.small_clouds != "repeated":
-            raise ValueError(f"small_clouds: {self.small_clouds!r}; expected 'repeated': no voxel is padded or masked")
-        for name, value in (("factor", factor), ("grid_size", grid_size)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name}: {value!r}; expected a positive number")
-        self.factor, self.grid_size = float(factor), float(grid_size)
-        self.box_center = checked_choice("box_center", box_center, BOX_CENTERINGS)
-        self.color_range = checked_choice("color_range", color_range, COLOR_RANGES)
-        self.intensity_range = checked_choice("intensity_range", intensity_range, INTENSITY_RANGES)
-        if first_grid is not None and not 0 < first_grid < float("inf"):
-            raise ValueError(f"first_grid: {first_grid!r}; expected a positive number, or None")
-        self.first_grid = first_grid
-        self.clip = _numbers("clip", clip, (2, 3))
-        self.views = _numbers("views", views, (None, 2))
-        self.needs_normals = checked_choice("needs_normals", needs_normals, (True, False))
-        self.center_voxels = checked_choice("center_voxels", center_voxels, (True, False))
-        self.model_axes = None if model_axes is None else _axes(model_axes)
-        self.drawn_points = (
-            None if drawn_points is None else checked_integer("drawn_points", drawn_points, 1, MOST_POINTS)
-        )
-        if self.model_axes is not None and (self.center_voxels or self.views is not None):
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"factor: {factor!r}; expected a positive number")
+        self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
+        self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
+        self.views = None if views is None else np.asarray(views, dtype=float).tolist()
+        self.needs_normals, self.center_voxels, self.drawn_points = needs_normals, center_voxels, drawn_points
+        self.model_axes = None if model_axes is None else list(model_axes)
+        if self.model_axes is None:
+            return
+        if sorted(axis.removeprefix("-") for axis in self.model_axes) != ["x", "y", "z"]:
+            raise ValueError(f"model_axes: {self.model_axes}; expected three axes, such as ['-x', 'z', 'y'], or None")
+        if self.center_voxels or self.views is not None:
             raise ValueError(
                 f"model_axes: {self.model_axes}; expected None with center_voxels or views, which know the up axis"
             )
 
-    def __call__(
-        self,
-        clouds: Any,
-        *,
-        num_points: int | None = None,
-        seed: int | Sequence[int] | None = None,
-        up_axis: str | None = None,
-        return_tensors: str | None = "pt",
-    ) -> BatchFeature:
-        """Prepare one cloud or many, of any sizes; see `PointCloudProcessor`.
-
-        Args:
-            clouds: one cloud or a list of clouds.
-            num_points: instead of the processor's.
-            seed: instead of the processor's; a sequence has one for each cloud.
-            up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
-                nothing.
-            return_tensors: "pt" for torch tensors, "np" for numpy; None gives lists of arrays, not filled up.
-
-        Returns:
-            `points` (batch, voxels, channels) float32, `grid_coord` (batch, voxels, 3) and `point_mask` (batch,
-            voxels), filled up with zeros to the largest number of voxels; `inverse` (batch, points), the voxel of each
-            point, filled up with -1.
-
-        Raises:
-            ValueError: a cloud with too few points, NaN or infinite coordinates, or too many cells; names the cloud.
-            PointCloudFileError: a file that cannot be read; a ValueError too.
-        """
-        num_points = self._count(num_points)
-        if up_axis is not None:
-            checked_choice("up_axis", up_axis, UP_AXES)
-        entries = split_clouds(clouds)
-        seeds = self._seeds(seed, len(entries))
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in self.model_input_names}
-        for number, entry in enumerate(entries):
-            try:
-                made = self._voxelize(self._open(entry, up_axis), num_points, seeds[number])
-            except ValueError as error:
-                if len(entries) == 1:
-                    raise
-                raise PointCloudError(f"cloud {number}: {error}") from error
-            for name, values in made.items():
-                rows[name].append(values)
+    def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
+        columns = {name: [row[name] for row in rows] for name in self.model_input_names}
         if return_tensors is None:
-            return BatchFeature(rows)
-        filled = {name: _fill_up(values, -1 if name == "inverse" else 0) for name, values in rows.items()}
+            return BatchFeature(columns)
+        filled = {name: fill_up(values, -1 if name == "inverse" else 0) for name, values in columns.items()}
         return BatchFeature(filled, tensor_type=return_tensors)
 
-    def _voxelize(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
         import torch
 
         from hf_any3d.data.point_arrays import new_generator
@@ -288,7 +237,10 @@ class PointTransformerV3Processor(PointCloudProcessor):
         if self.model_axes is not None:
             signs = np.array([-1 if axis[0] == "-" else 1 for axis in self.model_axes], xyz.dtype)
             xyz = np.ascontiguousarray(xyz[:, ["xyz".index(axis[-1]) for axis in self.model_axes]] * signs)
-        return xyz if self.clip is None else xyz.clip(*np.asarray(self.clip, xyz.dtype))
+        if self.clip is None:
+            return xyz
+        low, high = np.asarray(self.clip, xyz.dtype)
+        return xyz.clip(low, high)
 
     def _channels(self, cloud: PointCloudData) -> list[np.ndarray]:
         fillings = {"rgb": self.default_rgb, "normals": None if self.needs_normals else _ZEROS}
@@ -380,28 +332,6 @@ def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.concatenate([tree.query(points[start : start + _PIECE])[1] for start in pieces])
 
 
-def _axes(given: Sequence[str]) -> list[str]:
-    """Return three signed axes as a list, or raise a ValueError."""
-    axes = list(given)
-    if any(axis not in _SIGNED_AXES for axis in axes) or sorted(axis[-1] for axis in axes) != ["x", "y", "z"]:
-        raise ValueError(
-            f"model_axes: {given!r:.80}; expected three axes, perhaps with a minus, such as ['-x', 'z', 'y'], or None"
-        )
-    return axes
-
-
-def _numbers(name: str, values: Any, shape: tuple[int | None, int]) -> list[list[float]] | None:
-    """Return a table of finite numbers of a shape, whose first size may be open, or raise a ValueError."""
-    if values is None:
-        return None
-    array = np.asarray(values)
-    is_table = array.ndim == 2 and array.dtype.kind in "fiu" and array.size > 0 and np.isfinite(array).all()
-    if not is_table or any(size not in (None, own) for size, own in zip(shape, array.shape, strict=True)):
-        rows = "rows" if shape[0] is None else f"{shape[0]} rows"
-        raise ValueError(f"{name}: {values!r:.80}; expected {rows} of {shape[1]} numbers, or None")
-    return array.astype(float).tolist()
-
-
 def _turn(degrees: float, up: int) -> np.ndarray:
     """Return the matrix `(3, 3)` that turns around an axis; quarter turns are exact."""
     angle = np.deg2rad(degrees)
@@ -411,13 +341,3 @@ def _turn(degrees: float, up: int) -> np.ndarray:
     matrix[first, first] = matrix[second, second] = cosine
     matrix[first, second], matrix[second, first] = -sine, sine
     return matrix
-
-
-def _fill_up(rows: list[np.ndarray], value: int) -> np.ndarray:
-    """Stack arrays of different lengths, filled up with a value at the end."""
-    longest = max(map(len, rows))
-    shape = (len(rows), longest, *rows[0].shape[1:])
-    filled = np.full(shape, value, dtype=rows[0].dtype)
-    for number, row in enumerate(rows):
-        filled[number, : len(row)] = row
-    return filled

@@ -24,14 +24,11 @@ class Journal:
         days: Answers are kept for so long.
 
     Raises:
-        ValueError: The file is something else.
-        OSError: It cannot be written.
+        ValueError: The file is something else, or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, days: float = 7.0):
         self.path = Path(path)
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"{self.path}: no folder {self.path.parent} for the journal")
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         try:
@@ -43,8 +40,7 @@ class Journal:
             self._database.execute(_TABLE)
             self._database.execute("DELETE FROM answers WHERE time < ?", (time.time() - days * 86400,))
         except sqlite3.DatabaseError as error:
-            kind = OSError if isinstance(error, sqlite3.OperationalError) else ValueError
-            raise kind(f"{self.path}: cannot be used as journal ({error})") from None
+            raise ValueError(f"{self.path}: cannot be used as journal ({error})") from None
 
     def begin(self, key: str, digest: str) -> bytes | None:
         """Return the answer to a request that was answered before; otherwise note that it is under way.
@@ -77,10 +73,6 @@ class Journal:
         """Note that a request is no longer under way."""
         with self._lock:
             self._under_way.discard(key)
-
-    def __len__(self) -> int:
-        with self._lock:
-            return self._database.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
 
     def close(self) -> None:
         """Close the file."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria
 
+from hf_any3d.chat.generation import Canceled
 from hf_any3d.pipelines.room_layouts import LayoutTextPipeline, Request, last_line, scan_of_messages
 from hf_any3d.processing.chat_templates import Prompt
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
@@ -31,14 +30,6 @@ class LayoutConversation(Conversation):
         return self
 
 
-class _Canceled(StoppingCriteria):
-    def __init__(self, event: threading.Event):
-        self.event = event
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
-
-
 def layout_conversation(
     pipe: LayoutTextPipeline, messages: Any, new_tokens: int, sampling: Mapping[str, Any], seed: int | None
 ) -> LayoutConversation:
@@ -56,7 +47,7 @@ def layout_conversation(
 def answer_layout(pipe: LayoutTextPipeline, conversation: LayoutConversation) -> ChatAnswer:
     """Write the layout of a scan, in its frame and unit; each line is passed on when it is written."""
     generation = {"do_sample": False} | dict(conversation.sampling) | {"max_new_tokens": conversation.new_tokens}
-    generation["stopping_criteria"] = [_Canceled(conversation.canceled)]
+    generation["stopping_criteria"] = [Canceled(conversation.canceled)]
     lines: list[str] = []
     # The seed of one request must not determine the random numbers of the next.
     with torch.random.fork_rng(enabled=conversation.seed is not None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from hf_any3d.data.files import ReadLimits
 
@@ -50,12 +50,7 @@ class ServeLimits:
         new_tokens: Tokens of an answer of a chat model.
         characters: Characters of all texts of a request.
         labels: Labels of a zero-shot request.
-        connections: Open connections; another one is closed at once.
-        progress: Seconds without a byte of a request's body, or without a byte of the answer being read.
-        least_rate: Bytes of a body that have to arrive in a second, on average, beyond the time of `progress`.
-
-    Raises:
-        ValueError: A limit is not positive, or `wait` is negative.
+        connections: Open connections; requests of further ones get 503.
     """
 
     body_bytes: int = 64 << 20
@@ -69,16 +64,6 @@ class ServeLimits:
     characters: int = 50_000
     labels: int = 1000
     connections: int = 1000
-    progress: float = 5.0
-    least_rate: float = 50_000.0
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            # Written so that NaN is refused too.
-            if not (value >= 0 if entry.name == "wait" else value > 0):
-                allowed = "at least 0" if entry.name == "wait" else "more than 0"
-                raise ValueError(f"ServeLimits: {entry.name} is {value!r}; expected {allowed}")
 
     @property
     def reading(self) -> ReadLimits:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field
 
-from hf_any3d.chat.generation import LEAST_TEMPERATURE
 from hf_any3d.processing.chat_messages import take_clouds
 from hf_any3d.serving.chat_batches import ChatAnswer, Conversation
 from hf_any3d.serving.inputs import Upload, upload_of
@@ -17,6 +16,8 @@ from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 
 _NEW_TOKENS = 256
+# With lower temperatures sampling would be greedy in practice, and scores divided by them infinite.
+_LEAST_TEMPERATURE = 0.01
 DONE = b"data: [DONE]\n\n"
 
 
@@ -89,8 +90,8 @@ def check_request(request: ChatRequest, service: Service) -> None:
         raise Refused(400, "max_tokens and max_completion_tokens are the same; expected one of them")
     if (tokens := _tokens(request, service)) > service.limits.new_tokens:
         raise Refused(400, f"max_tokens: {tokens}; expected at most {service.limits.new_tokens}", param="max_tokens")
-    if 0 < request.temperature < LEAST_TEMPERATURE:
-        text = f"temperature: {request.temperature}; expected 0, which is greedy, or {LEAST_TEMPERATURE:g} to 2"
+    if 0 < request.temperature < _LEAST_TEMPERATURE:
+        text = f"temperature: {request.temperature}; expected 0, which is greedy, or {_LEAST_TEMPERATURE:g} to 2"
         raise Refused(400, text, param="temperature")
     if not request.temperature and request.top_p != 1:
         raise Refused(400, "top_p: without effect at temperature 0; expected a temperature", param="top_p")

@@ -12,7 +12,6 @@ from types import FrameType
 import uvicorn
 
 from hf_any3d.serving.app import create_app
-from hf_any3d.serving.connections import limited_protocol
 from hf_any3d.serving.service import Service
 
 logger = logging.getLogger("hf_any3d.serving")
@@ -45,8 +44,8 @@ class Server(uvicorn.Server):
             self.service.is_draining = True
         else:
             self.unanswered = self.service.in_flight
-            self.force_exit = True
-            super().handle_exit(sig, frame)
+            # Not uvicorn's own way, which raises the signal once more at the end, with a traceback in the log.
+            self.should_exit = self.force_exit = True
 
     async def watch(self) -> None:
         """End the server when it is stopping and everything is answered, or its time is over."""
@@ -93,7 +92,8 @@ def serve(service: Service, listening: socket.socket, drain: float = 30.0, origi
         access_log=False,
         lifespan="on",
         server_header=False,
-        http=limited_protocol(service.limits.connections),
+        http="h11",
+        limit_concurrency=service.limits.connections,
         h11_max_incomplete_event_size=_HEADERS_LIMIT,
         timeout_graceful_shutdown=2,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +65,7 @@ class Service:
                 model=pipe.model, processor=pipe.processor, device=pipe.device, task=CHAT
             )
         self.batcher = Batcher(self._run, self.batch, self.limits.wait, self.metrics.observe_batch)
+        self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.queued.set_function(lambda: len(self.batcher))
 
     @cached_property
@@ -81,8 +83,9 @@ class Service:
         """True if the model continues conversations, or writes layouts as answers to its instructions."""
         return self.task == CHAT or self.layouts is not None
 
-    def admit(self) -> None:
-        """Count a request in; `leave` counts it out.
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place among the unanswered requests.
 
         Raises:
             Refused: The service is about to stop, or the queue is full.
@@ -98,12 +101,10 @@ class Service:
             text = f"{self.in_flight} requests are waiting, which is the limit; try again in {after} s"
             raise Refused(429, text, "rate_limit_error", headers={"Retry-After": after})
         self.in_flight += 1
-        self.metrics.in_flight.set(self.in_flight)
-
-    def leave(self) -> None:
-        """Count a request out."""
-        self.in_flight -= 1
-        self.metrics.in_flight.set(self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
     def submit(self, key: Hashable, content: Any, deadline: float) -> Future:
         """Put a cloud or conversation into the queue of the model."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List
 from transformers import PreTrainedModel, default_data_collator
 
 from hf_any3d.data import PointCloudCollator
@@ -28,14 +28,17 @@ from hf_any3d.evaluation.segmentation import evaluate_segmentation
 from hf_any3d.evaluation.zero_shot import evaluate_class_names
 from hf_any3d.integration.auto import (
     AutoModelForPointCloudClassification,
+    AutoModelForPointCloudObjectDetection,
     AutoModelForPointCloudReconstruction,
     AutoModelForPointCloudSegmentation,
     AutoModelForZeroShotPointCloudClassification,
 )
 from hf_any3d.modeling.act import ActAutoencoderOutput
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import batch_dependent_flags
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
+from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
 from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
 from hf_any3d.training.rows import evaluation_rows
@@ -132,6 +135,46 @@ def evaluate_segmenter(
         return evaluate_segmentation(trainer, {split: blocks}, classes, parts)
 
 
+def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any) -> Judgment:
+    """Evaluate a saved detector on scans with boxes around their objects.
+
+    Args:
+        model_name: Directory or hub name.
+        rows: The scans, with `boxes` and `box_labels`, whose names are some of the model's.
+        split: Name of the split in the result.
+        settings: Batch size.
+        **hub: `revision`, `token` and the like.
+
+    Returns:
+        For `split`: mean average precision and recall at overlaps of 0.25 and 0.5, and loss; and the average precision
+        of each class at 0.25.
+
+    Raises:
+        ValueError: If a class is not the model's, or the model gives no scores.
+    """
+    model, processor = _open(AutoModelForPointCloudObjectDetection, model_name, hub)
+    if not isinstance(model, Detr3DForPointCloudObjectDetection):
+        raise ValueError(f"{model_name}: writes layouts, whose boxes have no scores; expected a detector")
+    classes, names = _classes(model), box_classes(rows)
+    if unknown := [name for name in names if name not in classes]:
+        raise ValueError(f"split {split} has boxes of {unknown[0]!r}; expected the model's classes, {classes}")
+    if names != classes:  # own scans may lack some
+        numbers = [classes.index(name) for name in names]
+        features = rows.features.copy()
+        features["box_labels"] = List(ClassLabel(names=classes))
+        rows = rows.with_format(None).map(
+            lambda labels: {"box_labels": [numbers[label] for label in labels]},
+            input_columns="box_labels",
+            features=features,
+        )
+    collated = {"trainer_class": DetectionTrainer, "processing_class": processor, "data_collator": collate_scenes}
+    with _trainer(model, settings, **collated) as trainer:
+        metrics = trainer.evaluate(SceneRows(rows, processor), metric_key_prefix=split)
+        by_class = dict(trainer.class_scores["25"])
+    names = ("map_25", "recall_25", "map_50", "recall_50", "loss")
+    return {split: {name: metrics[f"{split}_{name}"] for name in names}}, {split: by_class}
+
+
 def evaluate_zero_shot(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
 ) -> Judgment:
@@ -200,6 +243,7 @@ def evaluate_autoencoder(
 EVALUATIONS: dict[str, Callable[..., Judgment]] = {
     "predict": evaluate_classifier,
     "segment": evaluate_segmenter,
+    "detect": evaluate_boxes,
     "zero-shot": evaluate_zero_shot,
     "reconstruct": evaluate_autoencoder,
 }
@@ -258,8 +302,12 @@ def _check_names(split: str, what: str, feature: Any, expected: Sequence[str]) -
 
 @contextmanager
 def _trainer(
-    model: PreTrainedModel, settings: EvaluationSettings, label_names: Sequence[str] = ("labels",), **further: Any
-) -> Iterator[PointTrainer]:
+    model: PreTrainedModel,
+    settings: EvaluationSettings,
+    label_names: Sequence[str] = ("labels",),
+    trainer_class: Any = PointTrainer,
+    **further: Any,
+) -> Iterator[Any]:
     """Yield a trainer that evaluates a model and writes nothing that stays."""
     # Some released models compute clouds of a batch together, so that scores depend on its size.
     batch_size = 1 if batch_dependent_flags(model) else 32
@@ -275,4 +323,4 @@ def _trainer(
             report_to="none",
             label_names=list(label_names),
         )
-        yield PointTrainer(model, arguments, **{"data_collator": PointCloudCollator(), **further})
+        yield trainer_class(model, arguments, **{"data_collator": PointCloudCollator(), **further})

@@ -241,7 +241,13 @@ class Segmentation(program.TrainingTask):
         settings: dict[str, Any] = {"in_channels": count_channels(data.features)}
         if labels.has_parts:
             settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
-        processor = PointCloudProcessor(
+        task = PARTS if labels.has_parts else SCENES
+        return build_model(task, self.model, self.adapter, labels.names, **settings), self.build_processor()
+
+    def build_processor(self) -> PointCloudProcessor:
+        """Build the processor for the labels of points."""
+        data, labels = self.data, self.labels
+        return PointCloudProcessor(
             num_points=data.num_points,
             features=data.features,
             up_axis=data.up_axis,
@@ -251,8 +257,6 @@ class Segmentation(program.TrainingTask):
             block_size=data.block_size,
             block_overlap=data.block_overlap,
         )
-        task = PARTS if labels.has_parts else SCENES
-        return build_model(task, self.model, self.adapter, labels.names, **settings), processor
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer."""

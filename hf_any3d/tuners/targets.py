@@ -31,59 +31,6 @@ def layer_stack(model: nn.Module) -> LayerStack:
     return cast(LayerStack, encoder_owner(model).layer_stack)
 
 
-def _stack_with_places(model: nn.Module, method: str) -> LayerStack:
-    stack = layer_stack(model)
-    if not stack.views:
-        raise ValueError(
-            f"the layers of {type(model).__name__} do not get the positions of tokens, which {method} needs; use "
-            "another method"
-        )
-    return stack
-
-
-def check_token_graphs(model: nn.Module, method: str) -> None:
-    """Check that a method can build graphs of a cloud's tokens."""
-    stack = _stack_with_places(model, method)
-    if stack.attention_axis == "patches":
-        raise ValueError(
-            f"{method} builds graphs between all tokens of a cloud, and those of {type(model).__name__} are "
-            "thousands of voxels; use another method"
-        )
-
-
-def check_added_tokens(model: nn.Module, method: str) -> None:
-    """Check that tokens which a method adds to those of a cloud can go on from layer to layer."""
-    stack = _stack_with_places(model, method)
-    if stack.attention_axis == "patches":
-        raise ValueError(
-            f"{method} adds tokens to the sequence of a cloud, and {type(model).__name__} runs on one list of voxels "
-            "of all clouds; use another method"
-        )
-    if stack.attention_axis == "batch":
-        raise ValueError("attention_axis='batch': tokens could not attend to those that are added; expected 'tokens'")
-
-
-def check_later_layers(model: nn.Module, is_adapted: Callable[[str], bool], first: int | None = None) -> None:
-    """Check that all layers from the first adapted one on are adapted, to which the tokens that it adds go.
-
-    Args:
-        model: The model.
-        is_adapted: Returns whether a layer is adapted, by its name in the model.
-        first: Number of the first layer; None for the first one that is adapted.
-    """
-    names = {id(module): name for name, module in model.named_modules()}
-    layers = [names[id(layer)] for layer in layer_stack(model).layers]
-    adapted = [is_adapted(name) for name in layers]
-    if first is None:
-        first = adapted.index(True) if True in adapted else len(layers)
-    for name, is_one in list(zip(layers, adapted, strict=True))[first:]:
-        if not is_one:
-            raise ValueError(
-                f"the layers to adapt leave out {name}, to which the tokens go that are added from {layers[first]} "
-                "on; expected all layers from that one on"
-            )
-
-
 def trainable_module_names(model: nn.Module) -> list[str]:
     """Return the names of modules with weights that are not pretrained: to be trained in full with any PEFT method.
 
@@ -153,13 +100,8 @@ def encoder_linear_pattern(model: nn.Module) -> str:
 
 def encoder_module_pattern(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> str:
     """Return a regular expression of the modules in the encoder's layers for which `wanted` is True."""
-    owner = encoder_owner(model)
-    stack = layer_stack(owner)
-    names = sorted(name for name, module in _bare_modules(stack.layers[0]) if wanted(module))
-    if not names:
-        kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(f"the layers of {kind} have no such module; give target_modules")
-    choice = "|".join(map(re.escape, names))
+    stack = layer_stack(model)
+    choice = "|".join(sorted(re.escape(name) for name, module in _bare_modules(stack.layers[0]) if wanted(module)))
     return rf"(.*\.)?{re.escape(stack.path)}\.\d+\.({choice})"
 
 

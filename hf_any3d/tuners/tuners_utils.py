@@ -6,15 +6,17 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from peft import PeftConfig, PeftType, TaskType
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
-from hf_any3d.modeling.config_checks import Ranges, check_numbers
-from hf_any3d.tuners.targets import encoder_layer_pattern, trainable_module_names
+from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack, trainable_module_names
 
 # Sizes of 0 would be adapters without an effect.
 _RANGES: Ranges = {
@@ -22,17 +24,17 @@ _RANGES: Ranges = {
     "mlp_ratio": (0.01, 8),
     **dict.fromkeys(("cell_size", "voxel_size", "curve_cell"), (1e-6, 1e6)),
 }
+# Task types whose PEFT models pass on only arguments that point cloud models accept.
+_TASK_TYPES = (None, TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 
-def extend_peft_type(name: str) -> PeftType:
-    """Add a member to PEFT's enum of methods, or return the existing one.
+def register_method(config_class: type[EncoderTunerConfig], tuner_class: type[EncoderTuner]) -> None:
+    """Register a method with PEFT under the `method` of its config.
 
-    PEFT refuses methods whose name is not a member, and an enum can neither be subclassed nor extended by public
-    means, so the member is written to the enum's own tables.
+    PEFT refuses methods whose name is not a member of its enum, and an enum can neither be subclassed nor extended by
+    public means, so the member is written to the enum's own tables, in the steps by which Python adds one.
     """
-    if name in PeftType.__members__:
-        return PeftType[name]
-    # Enums are closed, and PEFT looks up methods by members of its own: these are the steps by which Python adds one.
+    name = config_class.method
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
     member._sort_order_ = len(PeftType._member_names_)  # pyright: ignore[reportAttributeAccessIssue] enum internal
@@ -40,7 +42,7 @@ def extend_peft_type(name: str) -> PeftType:
     PeftType._member_map_[name] = member
     PeftType._value2member_map_[name] = member
     type.__setattr__(PeftType, name, member)
-    return member
+    register_peft_method(name=name.lower(), config_cls=config_class, model_cls=tuner_class)
 
 
 @dataclass
@@ -49,6 +51,12 @@ class EncoderTunerConfig(PeftConfig):
 
     By default tokenizer, class token, output norm and head are trained and saved with the adapter.
     """
+
+    method: ClassVar[str]
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Values that fields can have."""
+    released: ClassVar[dict[str, Any]]
+    """Settings of the released program, where they are not the defaults."""
 
     target_modules: list[str] | set[str] | str | None = field(
         default=None, metadata={"help": "Regular expression or names of the modules to adapt; None for the default."}
@@ -61,9 +69,16 @@ class EncoderTunerConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.peft_type = PeftType[self.method]
         check_numbers(self, _RANGES)
+        check_choices(self, self.choices)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
+
+    @classmethod
+    def published(cls, **settings: Any) -> Self:
+        """Return the config of the released program."""
+        return cls(**(copy.deepcopy(cls.released) | settings))
 
 
 @dataclass
@@ -80,17 +95,13 @@ class EncoderLayersConfig(EncoderTunerConfig):
             raise ValueError("give target_modules or layers_to_transform, not both")
 
 
-# Task types whose PEFT models pass on only arguments that point cloud models accept.
-_TASK_TYPES = (None, TaskType.FEATURE_EXTRACTION, TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
-# Names of heads that PEFT appends to `modules_to_save` of the user's config each time it is used.
-_PEFT_HEADS = ["classifier", "score"]
-
-
 class WrappedModule(nn.Module, BaseTunerLayer):
-    """Layer around a frozen module; subclasses name their adapters in `adapter_layer_names`."""
+    """Layer around a frozen module; subclasses name the weights of adapters in `adapter_layer_names`.
 
-    merge_error: ClassVar[str | None] = None
-    """Reason why adapters cannot be merged into the module; None if they can."""
+    Models pass the places of tokens, as `geometry`, to layers with a class attribute `takes_geometry = True`.
+    """
+
+    other_param_names: tuple[str, ...] = ("configs", "earlier", "nested")
 
     def __init__(self, base_layer: nn.Module):
         super().__init__()
@@ -98,8 +109,13 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self._active_adapter = "default"
         self.merged_adapters: list[str] = []
+        self.configs: dict[str, Any] = {}
         # Not registered, but made of modules that are.
         self.nested: dict[str, dict[str, Any]] = {}
+        # Layers whose weights or state adapters use here; in tuples, so that torch does not register them as children.
+        self.earlier: dict[str, tuple[Any, ...]] = {}
+        self.hooks: list[RemovableHandle] = []
+        """Hooks on modules inside the frozen one, removed with the adapters."""
 
     def __getattr__(self, name: str) -> Any:
         """Look for unknown attributes in the frozen module."""
@@ -109,17 +125,25 @@ class WrappedModule(nn.Module, BaseTunerLayer):
             # Not `self.base_layer`, which would come back here for ever while it is not set.
             return getattr(super().__getattr__("base_layer"), name)
 
-    def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Raise an error: modules after a non-linear layer, and tokens, cannot be merged into weights."""
-        raise ValueError(self.merge_error)
+    def update_layer(self, adapter_name: str, config: Any, earlier: Any = None, **settings: Any) -> None:
+        """Add an adapter, which uses weights or the state of an `earlier` layer, if there is one."""
+        self.configs[adapter_name] = config
+        if earlier is not None:
+            self.earlier[adapter_name] = (earlier,)
+        self.build(adapter_name, config, **settings)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
 
-    unmerge = merge
+    def build(self, adapter_name: str, config: Any, **settings: Any) -> None:
+        """Create and initialize the weights of an adapter."""
+        raise NotImplementedError
+
+    def _owner_for(self, adapter_name: str) -> Any:
+        """Return the layer that owns what several layers share: an earlier one, or this one."""
+        return self.earlier.get(adapter_name, (self,))[0]
 
     def _running_adapters(self) -> list[str]:
         """Return the adapters that the forward pass applies, in order."""
-        if self.disable_adapters:
-            return []
-        return [name for name in self.active_adapters if name in getattr(self, self.adapter_layer_names[0])]
+        return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.configs]
 
     def _add_nested(self, adapter_name: str, **modules: nn.Module) -> None:
         """Add modules with modules inside to an adapter, as `self.nested[adapter_name]`.
@@ -138,9 +162,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
 
     def _parts_of(self, adapter_name: str) -> list[Any]:
         """Return the parameters of an adapter, and its modules that have some."""
-        parts = [getattr(self, name) for name in self.adapter_layer_names]
-        own = [part[adapter_name] for part in parts if adapter_name in part]
-        return [part for part in own if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
+        tables = [getattr(self, name) for name in self.adapter_layer_names]
+        parts = [table[adapter_name] for table in tables if adapter_name in table]
+        return [part for part in parts if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
 
     @property
     def base_dtype(self) -> torch.dtype:
@@ -148,28 +172,28 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
 
     def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
-        """Change the floating point type of an adapter, including its running statistics."""
-        for adapter in self._parts_of(adapter_name):
-            own = adapter.dtype if isinstance(adapter, nn.Parameter) else next(adapter.parameters()).dtype
-            if dtype is not None or torch.finfo(own).bits < 32:
-                _in_place(adapter, dtype=dtype or torch.float32)
+        """Change the type of an adapter, with its running statistics; None for float32 in place of half precision."""
+        for part in self._parts_of(adapter_name):
+            current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
+            if dtype is not None or torch.finfo(current).bits < 32:
+                _in_place(part, dtype=dtype or torch.float32)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
-        for adapter in self._parts_of(adapter_name):
-            tensors = [adapter] if isinstance(adapter, nn.Parameter) else list(adapter.parameters())
+        for part in self._parts_of(adapter_name):
+            tensors = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
             # Tensors on the meta device have nothing to move; loading gives them their values and their device.
             if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
-                _in_place(adapter, device=device)
+                _in_place(part, device=device)
 
 
-def _in_place(adapter: nn.Parameter | nn.Module, **to: Any) -> None:
-    if isinstance(adapter, nn.Parameter):
+def _in_place(part: nn.Parameter | nn.Module, **to: Any) -> None:
+    if isinstance(part, nn.Parameter):
         # The parameter stays the same object, which an optimizer may hold already.
-        adapter.data = adapter.data.to(**to)
+        part.data = part.data.to(**to)
     else:
-        adapter.to(**to)
+        part.to(**to)
 
 
 class EncoderTuner(BaseTuner):
@@ -177,21 +201,32 @@ class EncoderTuner(BaseTuner):
 
     tuner_layer_cls: type[WrappedModule]
     target_module_mapping: dict[str, list[str]] = {}
+    can_be_merged: ClassVar[bool] = False
+    """Whether adapters can be merged into weights: not tokens, nor modules after a non-linear layer."""
+    layers_have_tensors: ClassVar[bool] = True
+    """Whether PEFT can tell by the tensors of a stored adapter which layers it adapts; else only by its config."""
+    needs_positions: ClassVar[bool] = False
+    """Whether the layers must get the positions of tokens."""
+    attention_axes: ClassVar[tuple[str, ...]] = ("tokens", "batch", "patches")
+    """What may attend to each other in the layers, see `LayerStack`."""
 
     def default_targets(self, peft_config: EncoderTunerConfig) -> str:
         """Return a regular expression of the modules to wrap; here, complete layers."""
-        assert isinstance(peft_config, EncoderLayersConfig)
-        pattern = encoder_layer_pattern(self.model, peft_config.layers_to_transform)
-        peft_config.layers_to_transform = None
-        return pattern
+        numbers = getattr(peft_config, "layers_to_transform", None)
+        if numbers is not None:
+            vars(peft_config)["layers_to_transform"] = None
+        return encoder_layer_pattern(self.model, numbers)
 
     def wrap(self, target: nn.Module) -> WrappedModule:
         """Wrap a frozen module in the method's layer."""
         return self.tuner_layer_cls(target)
 
     def adapter_settings(self, adapter_name: str, peft_config: PeftConfig, target: nn.Module) -> dict[str, Any]:
-        """Return further arguments of `update_layer` for a module, which may be wrapped already."""
+        """Return further arguments of `update_layer` and `build` for a module, which may be wrapped already."""
         return {}
+
+    def check_layers(self, peft_config: EncoderTunerConfig, names: list[str], adapted: list[bool]) -> None:
+        """Check which of the encoder's layers, by their names in the model, are adapted."""
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
@@ -200,21 +235,40 @@ class EncoderTuner(BaseTuner):
                 "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected the "
                 "model before it: train and save the adapter first, quantize last"
             )
+        if not self.layers_have_tensors:
+            kwargs.pop("state_dict", None)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
     def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
+        stack, model_name = layer_stack(self.model), type(self.model).__name__
         if peft_config.task_type not in _TASK_TYPES:
             allowed = ", ".join(repr(str(name.value)) for name in _TASK_TYPES if name)
             raise ValueError(
-                f"task_type={str(peft_config.task_type)!r}: {type(self.model).__name__} reads point clouds; "
-                f"expected None, {allowed}"
+                f"task_type={str(peft_config.task_type)!r}: {model_name} reads point clouds; expected None, {allowed}"
+            )
+        if self.needs_positions and not stack.views:
+            raise ValueError(
+                f"the layers of {model_name} do not get the positions of tokens, which {peft_config.method} needs"
+            )
+        if stack.attention_axis not in self.attention_axes:
+            raise ValueError(
+                f"{peft_config.method} cannot adapt {model_name}, where attention is among {stack.attention_axis!r} "
+                f"(attention_axis); expected {' or '.join(map(repr, self.attention_axes))}"
             )
         if peft_config.target_modules is None:
             peft_config.target_modules = self.default_targets(peft_config)
-        peft_config.modules_to_save = _modules_to_save(peft_config)
-        if peft_config.modules_to_save is None:
-            peft_config.modules_to_save = trainable_module_names(self.model)
+        names = peft_config.modules_to_save
+        if peft_config.task_type in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
+            # PEFT appends the heads of text classifiers each time it uses a config.
+            while names and names[-2:] == ["classifier", "score"]:
+                names = names[:-2]
+            names = names or None
+        peft_config.modules_to_save = trainable_module_names(self.model) if names is None else names
+        paths = {id(module): path for path, module in self.model.named_modules()}
+        layers = [paths[id(layer)] for layer in stack.layers]
+        adapted = [bool(self._check_target_module_exists(peft_config, layer)) for layer in layers]
+        self.check_layers(peft_config, layers, adapted)
         return peft_config
 
     @contextmanager
@@ -227,8 +281,8 @@ class EncoderTuner(BaseTuner):
         yield
 
     def _check_merge_allowed(self) -> None:
-        if (error := self.tuner_layer_cls.merge_error) is not None:
-            raise ValueError(error)
+        if not self.can_be_merged:
+            raise ValueError(f"{self.prefix[:-1]} cannot be merged into the encoder; use unload() to remove it")
         super()._check_merge_allowed()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
@@ -249,23 +303,23 @@ class EncoderTuner(BaseTuner):
     ) -> None:
         settings = self.adapter_settings(adapter_name, peft_config, target)
         # A further adapter joins the layer that an earlier one has wrapped.
-        if isinstance(target, self.tuner_layer_cls):
-            target.update_layer(adapter_name, peft_config, **settings)
-            return
-        layer = self.wrap(target)
+        layer: Any = target if isinstance(target, self.tuner_layer_cls) else self.wrap(target)
         layer.update_layer(adapter_name, peft_config, **settings)
+        if layer is not target:
+            setattr(parent, target_name, layer)
         # PEFT sets the active and trained adapters once all layers are replaced.
-        self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        for hook in getattr(child, "hooks", ()):
+            hook.remove()
         setattr(parent, child_name, new_module)
 
 
-def _modules_to_save(peft_config: EncoderTunerConfig) -> list[str] | None:
-    """Return the user's `modules_to_save`, without the names that PEFT appends for text classifiers."""
-    names = peft_config.modules_to_save
-    if names is None or peft_config.task_type not in (TaskType.SEQ_CLS, TaskType.TOKEN_CLS):
-        return names
-    while names[-2:] == _PEFT_HEADS:
-        names = names[:-2]
-    return names or None
+def check_later_layers(names: list[str], adapted: list[bool], first: int) -> None:
+    """Check that all layers from the number `first` on are adapted, to which the tokens that it adds go."""
+    left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
+    if left_out:
+        raise ValueError(
+            f"the layers to adapt leave out {left_out[0]}, to which the tokens go that are added from {names[first]} "
+            "on; expected all layers from that one on"
+        )

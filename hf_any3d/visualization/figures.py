@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,25 @@ from hf_any3d.visualization.viewer import (
     thin_views,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _DOTS = 110  # per inch of the picture; clouds are drawn with twice as many
 _STATUS_COLORS = {"": "#5c6670", "right": "#1a7f37", "wrong": "#b42318"}
 _STAGE = np.array([0.867, 0.886, 0.910])  # behind clouds with colors of their own, so that white points are visible
+
+
+def new_figure(**settings: Any) -> Figure:
+    """Return an empty figure of matplotlib.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'hf-any3d[visuals]'") from error
+    return Figure(**settings)
 
 
 def plot_point_clouds(
@@ -30,15 +46,10 @@ def plot_point_clouds(
     path: str | os.PathLike,
     *,
     titles: Sequence[str] | None = None,
-    title_colors: Sequence[str] | None = None,
     heading: str | None = None,
-    legend: Mapping[str, Sequence[float]] | None = None,
-    columns: int = 6,
-    rows_share_frame: bool = False,
-    up_axis: str = "y",
     elevation: float = 18.0,
-    zoom: float = 1.0,
     cell: float = 2.0,
+    **settings: Any,
 ) -> Path:
     """Draw point clouds in a grid and write a PNG.
 
@@ -46,40 +57,18 @@ def plot_point_clouds(
         clouds: Arrays `(points, 3 or 6)`; channels 4 to 6 are colors in [0, 1]. Without colors, height colors them.
         path: File to write, atomically.
         titles: A line above each cloud.
-        title_colors: Color of each of those lines.
         heading: A line above the grid.
-        legend: Names and their colors, red, green and blue in [0, 1]; listed below or right of the grid.
-        columns: Clouds per row.
-        rows_share_frame: Draw the clouds of a row with the same center, scale and heights, to compare them.
-        up_axis: "x", "y" or "z".
         elevation: Degrees by which the camera looks down.
-        zoom: Scale of clouds in their cells.
         cell: Edge of a cell in inches.
+        **settings: Further arguments of `plot_views`: `legend`, `columns`, `rows_share_frame`, `up_axis`, `zoom` …
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: There is no cloud to draw, or one is no `(points, 3 or more)` array.
     """
     views = []
-    for number, cloud in enumerate(clouds):
-        cloud = np.asarray(cloud, dtype=np.float64)
-        if cloud.ndim != 2 or cloud.shape[1] < 3:
-            raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or more)")
-        title = titles[number] if titles is not None else ""
+    for cloud, title in zip(map(np.asarray, clouds), titles or [""] * len(clouds), strict=True):
         views.append(CloudView(cloud[:, :3], colors=cloud[:, 3:6] if cloud.shape[1] >= 6 else None, title=title))
-    return plot_views(
-        views,
-        path,
-        title_colors=title_colors,
-        title=heading or "",
-        legend=legend,
-        columns=columns,
-        rows_share_frame=rows_share_frame,
-        up_axis=up_axis,
-        elevation=elevation,
-        zoom=zoom,
-        cell=cell,
-    )
+    return plot_views(views, path, title=heading or "", elevation=elevation, cell=cell, **settings)
 
 
 def plot_views(
@@ -125,14 +114,9 @@ def plot_views(
         ImportError: matplotlib is missing.
         ValueError: There is no cloud, a cloud has boxes, or shapes, labels or numbers of names do not fit.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise ImportError("drawing point clouds needs matplotlib: pip install 'hf-any3d[visuals]'") from error
     if any(cloud.boxes for cloud in clouds):
         raise ValueError("a cloud has boxes, which pages draw; expected none for a picture")
-    clouds = thin_views(check_views(clouds, names, categories))
+    clouds = thin_views(check_views(clouds, names))
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))
     # Floor division of the negative number rounds up.
@@ -146,7 +130,7 @@ def plot_views(
     lists = -(-len(entries) // max(8, int(3.6 * (cell + 0.25) * rows))) if by_side else 0  # columns of the legend
     lines = 0.22 * max(bool(cloud.title) + bool(_below(cloud, categories)) for cloud in clouds)
     height = (cell + lines + 0.06) * rows + 0.3 * (bool(title) + bool(note)) + (0.45 if entries and not by_side else 0)
-    figure = Figure(figsize=(max(cell * columns, 3.0) + 1.7 * lists, height), dpi=_DOTS, layout="constrained")
+    figure = new_figure(figsize=(max(cell * columns, 3.0) + 1.7 * lists, height), dpi=_DOTS, layout="constrained")
     for number, cloud in enumerate(clouds):
         row = clouds[number // columns * columns :][:columns] if rows_share_frame else [cloud]
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -162,6 +146,8 @@ def plot_views(
     if title or note:
         figure.suptitle("\n".join(filter(None, (title, note))), fontsize=11)
     if entries:
+        from matplotlib.lines import Line2D
+
         marks: Any = [
             Line2D([], [], ls="", marker="o", color=hex_color(c), label=_plain(n)) for n, c in entries.items()
         ]

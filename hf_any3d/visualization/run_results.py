@@ -13,6 +13,7 @@ import numpy as np
 
 from hf_any3d.utils.atomic_files import atomic_write, write_text
 from hf_any3d.utils.messages import csv_text
+from hf_any3d.visualization.figures import new_figure
 from hf_any3d.visualization.html_pages import html_page
 from hf_any3d.visualization.viewer import hex_color, label_colors
 
@@ -24,7 +25,6 @@ PAGE, PICTURE, TABLE = "results.html", "results.png", "class_scores.csv"
 Curves = dict[str, dict[str, tuple[list[float], list[float]]]]
 """Charts, each with its named lines: steps and values."""
 
-_DRAWN = (".png", ".svg", ".pdf")
 # Names and counts are left out of larger matrices.
 _MOST_COUNTS, _MOST_NAMES = 30, 80
 _NOT_DRAWN = ("runtime", "samples_per_second", "steps_per_second", "total_flos", "jit_compilation_time")
@@ -150,25 +150,14 @@ def plot_confusion_matrix(
         The path written.
 
     Raises:
-        ValueError: The matrix is not square, the number of labels differs, or the file type is unknown.
         ImportError: A picture is requested and matplotlib is not installed.
     """
     matrix, path = np.asarray(matrix), Path(path)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"matrix has shape {matrix.shape}; expected (num_classes, num_classes)")
-    if len(labels) != len(matrix):
-        raise ValueError(f"there are {len(labels)} labels for {len(matrix)} classes")
     suffix = path.suffix.lower()
-    if suffix not in (*_DRAWN, ".html"):
-        raise ValueError(f"{path}: file type {path.suffix!r} is unknown; expected .html, {', '.join(_DRAWN)}")
     if suffix == ".html":
         return write_text(path, _page(title, {}, {}, [], {"": (matrix, labels)}))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("matplotlib is needed to draw; `pip install matplotlib`, or name a file .html") from error
     side = _side(labels)
-    figure = Figure(figsize=(side, side))
+    figure = new_figure(figsize=(side, side))
     _draw_matrix(figure.add_subplot(), matrix, labels, title)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=suffix[1:], bbox_inches="tight")
@@ -270,12 +259,10 @@ def _draw_matrix(axes: Any, matrix: np.ndarray, labels: Sequence[str], title: st
 
 
 def _picture(title: str, curves: Curves, confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
-    from matplotlib.figure import Figure
-
     charts = list(curves.items())[:4]
     last = list(confusions.items())[-1:]
     side = max(5.0, _side(last[0][1][1])) if last else 0.0
-    figure = Figure(
+    figure = new_figure(
         figsize=((5.5 if charts else 0) + side, max(side, 2.3 * len(charts))), dpi=100, layout="constrained"
     )
     figure.suptitle(title.replace("$", r"\$"))

@@ -1,4 +1,4 @@
-"""Show files, rows of datasets and what a model does with a cloud: as a page, as a picture, or served in 3D.
+"""Show files, rows of datasets and features: as a page, as a picture, or served in 3D.
 
 `hf-any3d show` calls `view_of_cloud` for files, `views_of_rows` for datasets, `write_views` for their output, and
 `serve_scene` for clouds that are too large for a page.
@@ -13,14 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.modeling.any2point import Any2PointModel
-from hf_any3d.modeling.any2point.virtual_projection import project
-from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 from hf_any3d.utils.atomic_files import atomic_write, write_text
+from hf_any3d.visualization.figures import new_figure, plot_views
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
@@ -49,18 +45,11 @@ def project_features(
         (clouds, 2) float32.
 
     Raises:
-        ValueError: The features are no such array or not finite, or too few for the perplexity.
         ImportError: The library is missing.
 
     Source: van der Maaten and Hinton, Visualizing Data using t-SNE.
     """
     features = np.asarray(features, dtype=np.float32)
-    if features.ndim != 2 or not np.isfinite(features).all():
-        raise ValueError(f"features have shape {features.shape}; expected finite numbers (clouds, width)")
-    if not 0 < perplexity < len(features):
-        raise ValueError(f"perplexity: {perplexity}; expected more than 0 and less than {len(features)}, the clouds")
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r}; expected one of {', '.join(METHODS)}")
     if method == "auto":
         method = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
     try:
@@ -75,28 +64,6 @@ def project_features(
         return np.asarray(TSNE(**settings).fit(features), dtype=np.float32)
     # Principal components preserve more of the global structure than a random start.
     return TSNE(init="pca", **settings).fit_transform(features).astype(np.float32)
-
-
-def same_class_share(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of clouds whose nearest neighbor, by cosine of the features, has the same class.
-
-    It measures the features themselves, without the distortion of a map.
-
-    Args:
-        features: (clouds, width), at least two.
-        labels: (clouds,) class numbers.
-    """
-    unit = np.asarray(features, dtype=np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    labels, hits = np.asarray(labels), 0
-    # A matrix of all pairs would not fit into memory for large datasets.
-    for start in range(0, len(unit), 1024):
-        rows = np.arange(start, min(start + 1024, len(unit)))
-        similarity = unit[rows] @ unit.T  # (rows, clouds)
-        # A cloud is not its own neighbor.
-        similarity[np.arange(len(rows)), rows] = -np.inf
-        hits += int((labels[similarity.argmax(axis=1)] == labels[rows]).sum())
-    return hits / len(unit)
 
 
 def write_feature_map(
@@ -120,42 +87,18 @@ def write_feature_map(
         heading: A line above the map.
 
     Raises:
-        ValueError: Shapes do not fit, a label has no name, or the path has another suffix.
+        ValueError: A label has no name, or the path has another suffix.
         ImportError: matplotlib is missing, for `.png`.
     """
     path, places, labels = Path(path), np.asarray(places, dtype=np.float64), np.asarray(labels)
-    if places.ndim != 2 or places.shape[1] != 2 or labels.shape != places.shape[:1] or not len(places):
-        raise ValueError(f"places have shape {places.shape}, labels {labels.shape}; expected (clouds, 2), (clouds,)")
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
-    if texts is not None and len(texts) != len(places):
-        raise ValueError(f"texts: {len(texts)} for {len(places)} clouds; expected one for each")
-    if path.suffix.lower() == ".html":
-        return write_text(path, feature_map_page(places, labels, names, texts or (), heading))
     if path.suffix.lower() == ".png":
         return _plot(path, places, labels, names, heading)
-    raise ValueError(f"{path}: file type {path.suffix!r}; expected one of .html, .png")
-
-
-def feature_map_page(
-    places: np.ndarray, labels: np.ndarray, names: Sequence[str], texts: Sequence[str], heading: str
-) -> str:
-    """Return the text of a page with a dot for each cloud, colored by class; for arguments see `write_feature_map`.
-
-    A click on a class hides it, hovering over a dot shows its class and name, the wheel zooms and dragging moves the
-    map. The page is self-contained.
-    """
-    places = np.asarray(places, dtype=np.float64)
-    view = CloudView(places, labels=labels, texts=texts or None)
-    return viewer_page([view], names=names, label_name="class", title=heading or "features")
+    view = CloudView(places, labels=labels, texts=texts)
+    return write_views(path, [view], names=names, label_name="class", title=heading or "features")
 
 
 def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[str], heading: str) -> Path:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("drawing a map needs matplotlib: pip install 'hf-any3d[visuals]'") from error
-    figure = Figure(figsize=(8.5, 6.5), dpi=130, layout="constrained")
+    figure = new_figure(figsize=(8.5, 6.5), dpi=130, layout="constrained")
     axes = figure.add_subplot()
     palette, present = label_colors(len(names)), np.unique(labels)
     size = float(np.clip(9000 / len(places), 4, 40))
@@ -202,8 +145,6 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
     if path.suffix.lower() == ".html":
         return write_text(path, viewer_page(clouds, **settings))
     if path.suffix.lower() == ".png":
-        from hf_any3d.visualization.figures import plot_views
-
         return plot_views(clouds, path, **settings)
     raise ValueError(f"{path}: file type {path.suffix!r}; expected one of .html, .png")
 
@@ -260,14 +201,12 @@ def views_of_rows(
         predictions: Name of the predicted class of each row of the split; right and wrong ones are marked.
 
     Raises:
-        ValueError: There are no rows, another number of predictions, or numbers instead of names.
+        ValueError: There are no rows, or another number of predictions.
     """
     if not len(rows) or most < 1:
         raise ValueError(f"there are {len(rows)} rows, of which {most} are to be shown; expected at least one")
     if predictions is not None and len(predictions) != len(rows):
         raise ValueError(f"predictions: {len(predictions)} for {len(rows)} rows; expected one for each")
-    if numbers := [one for one in predictions or () if not isinstance(one, str)]:
-        raise ValueError(f"predictions has {numbers[0]!r}; expected names of classes")
     classes = _names_of(rows, "label")
     names = _names_of(rows, "labels")
     # Spread over the dataset, whose rows are often sorted by class.
@@ -303,92 +242,6 @@ def _names_of(rows: Any, column: str) -> list[str]:
     feature = getattr(rows, "features", {}).get(column)
     feature = getattr(feature, "feature", feature)
     return list(getattr(feature, "names", ()) or ())
-
-
-@torch.no_grad()
-def views_of_cells(model: Any, points: torch.Tensor) -> tuple[list[CloudView], dict[str, Any]]:
-    """Show the virtual projection of an Any2Point model and the cells within which its adapters attend.
-
-    Args:
-        model: An Any2Point model, with or without an adapter around it.
-        points: (points, channels), input of the model.
-
-    Returns:
-        For each view, the cloud with every point colored by the cell of its nearest token, and the tokens at their
-        places in the view; and the settings for `write_views`.
-
-    Raises:
-        ValueError: The model has no virtual projection.
-
-    Source: Any2Point (arXiv 2404.07989), Sec. 3.2 and 3.3.
-    """
-    backbone = _backbone(model)
-    config = backbone.config
-    with evaluation_mode(backbone):
-        tokens = backbone.point_tokenizer(points[None].to(backbone.device))
-    # As in the model's forward pass.
-    centers = normalize_centers(tokens.centers) if config.normalize_centers else tokens.centers
-    projection = project(centers, backbone.family.positions_of(backbone.encoder), config)
-    geometry = Geometry(centers.float(), projection.view_positions, projection.extent, projection.cell_size)
-    cells = geometry.view_cells().row[0].cpu().numpy()  # (views, tokens)
-    places = projection.view_positions[0].float().cpu().numpy()  # (views, tokens, 1 or 2)
-    xyz, nearest = _nearest_token(points, tokens.centers[0])
-    views, most = [], 0
-    for number, (place, cell) in enumerate(zip(places, cells, strict=True), 1):
-        # Cells without tokens have numbers too; drawn ones are counted without gaps.
-        cell = np.unique(cell, return_inverse=True)[1]
-        most = max(most, int(cell.max()) + 1)
-        across = place[:, 0]
-        # On a line, tokens are drawn on rising steps, so that those at one place stay visible.
-        up = -place[:, 1] if place.shape[1] == 2 else np.linspace(0, float(np.ptp(across)) / 3, len(across))
-        kind, count = "plane" if place.shape[1] == 2 else "line", f"{cell.max() + 1} cells, {len(cell)} tokens"
-        views.append(CloudView(xyz, labels=cell[nearest], title=f"view {number}: cells", note=count))
-        views.append(CloudView(np.stack([across, up], axis=1), labels=cell, title=f"view {number}: {kind}"))
-    names = [f"cell {number}" for number in range(1, most + 1)]
-    return views, {"names": names, "label_name": "cell", "columns": 4, "title": "cells of the virtual projection"}
-
-
-@torch.no_grad()
-def views_of_attention(model: Any, points: torch.Tensor) -> tuple[list[CloudView], dict[str, Any]]:
-    """Show how much each layer's class token attends to the parts of a cloud, as the mean over the heads.
-
-    Args:
-        model: An Any2Point model with eager attention: `from_pretrained(…, attn_implementation="eager")`.
-        points: (points, channels), input of the model.
-
-    Returns:
-        For each layer, the cloud with every point colored by the weight of its nearest token, relative to a uniform
-        one; and the settings for `write_views`.
-
-    Raises:
-        ValueError: The model has no virtual projection, or does not return attention weights.
-    """
-    backbone = _backbone(model)
-    with evaluation_mode(backbone):
-        output = backbone(points[None].to(backbone.device), output_attentions=True)
-    xyz, nearest = _nearest_token(points, output.centers[0])
-    count, views = output.centers.shape[1], []
-    for number, weights in enumerate(output.attentions, 1):  # (batch, heads, 1 + tokens, keys)
-        # Row 0 is that of the class token, and the last keys are the patches.
-        weight = weights[0].float().mean(dim=0)[0, -count:]
-        # In multiples of equal attention to all tokens, so that models with other numbers of tokens compare.
-        views.append(CloudView(xyz, values=(weight * count).cpu().numpy()[nearest], title=f"layer {number}"))
-    return views, {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
-
-
-def _backbone(model: Any) -> Any:
-    """Return the part of an Any2Point model that has tokenizer and encoder."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone = next((part for part in model.modules() if isinstance(part, Any2PointModel)), None)
-    if backbone is None:
-        raise ValueError(f"model: {type(model).__name__} has no virtual projection; expected an Any2Point model")
-    return backbone
-
-
-def _nearest_token(points: torch.Tensor, centers: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of points (points, 3), and the number of the nearest center of each, (points,)."""
-    xyz = points[:, :3].float().cpu()
-    return xyz.numpy(), torch.cdist(xyz, centers.float().cpu()).argmin(dim=1).numpy()
 
 
 def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names: Sequence[str] | None = None) -> Any:

@@ -83,7 +83,6 @@ MOST_POINTS = 200_000
 """Points of a page at most: more turn slowly, and a random sample looks the same."""
 LOWEST_BOX = 0.05
 """Score of the boxes of a page at least: of hundreds of queries, most have lower ones."""
-_STATUSES = ("", "right", "wrong")
 
 
 @dataclass
@@ -177,8 +176,7 @@ def viewer_page(
     Raises:
         ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
     """
-    checked = check_views(clouds, names, categories)
-    _check_boxes(checked, box_names, threshold)
+    checked = check_views(clouds, names)
     total = sum(len(cloud.points) for cloud in checked)
     shown = thin_views(checked)
     if (count := sum(len(cloud.points) for cloud in shown)) < total:
@@ -221,107 +219,56 @@ def write_point_cloud_page(
     Raises:
         ValueError: Shapes do not fit, or a label has no name.
     """
-    if np.ndim(points) != 2 or np.shape(points)[1] != 3:
-        raise ValueError(f"points have shape {np.shape(points)}; expected (points, 3)")
     cloud = CloudView(points, colors=colors, labels=labels)
     return write_text(
         path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis, palette=palette)
     )
 
 
-def write_clouds_page(
-    path: str | os.PathLike,
-    clouds: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str] | None = None,
-    columns: int = 3,
-    title: str = "point clouds",
-    legend: Mapping[str, Sequence[float]] | None = None,
-    up_axis: str = "y",
-    boxes: Sequence[Sequence[BoxView]] | None = None,
-    box_names: Sequence[str] = (),
-    threshold: float = 0.5,
-    rows_share_frame: bool = True,
-) -> Path:
-    """Write a page that shows clouds in a grid; turning one turns all.
-
-    Args:
-        path: File to write, atomically.
-        clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
-            height.
-        titles: A line for each cloud.
-        columns: Clouds per row.
-        title: Title of the page.
-        legend: Names and their colors, red, green and blue in [0, 1].
-        up_axis: "x", "y" or "z".
-        boxes: Those of each cloud.
-        box_names: See `viewer_page`.
-        threshold: See `viewer_page`.
-        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, so that their sizes
-            and places can be compared.
-
-    Raises:
-        ValueError: There is no cloud, one is no (points, 3 or 6) array, or the number of titles or lists of boxes
-            differs.
-    """
-    page = clouds_page(
-        clouds,
-        titles=titles,
-        columns=columns,
-        title=title,
-        legend=legend,
-        up_axis=up_axis,
-        boxes=boxes,
-        box_names=box_names,
-        threshold=threshold,
-        rows_share_frame=rows_share_frame,
-    )
-    return write_text(path, page)
+def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **settings: Any) -> Path:
+    """Write the page of `clouds_page`, which has the same arguments, to a file, atomically."""
+    return write_text(path, clouds_page(clouds, **settings))
 
 
 def clouds_page(
     clouds: Sequence[np.ndarray],
     *,
     titles: Sequence[str] | None = None,
-    columns: int = 3,
-    title: str = "point clouds",
-    legend: Mapping[str, Sequence[float]] | None = None,
-    up_axis: str = "y",
     boxes: Sequence[Sequence[BoxView]] | None = None,
-    box_names: Sequence[str] = (),
-    threshold: float = 0.5,
+    columns: int = 3,
     rows_share_frame: bool = True,
+    up_axis: str = "y",
+    **settings: Any,
 ) -> str:
-    """Return the text of the page that `write_clouds_page` writes; arguments and errors are the same."""
+    """Return the text of a page that shows clouds in a grid; turning one turns all.
+
+    Args:
+        clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
+            height.
+        titles: A line for each cloud.
+        boxes: Those of each cloud.
+        columns: Clouds per row.
+        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, so that their sizes
+            and places can be compared.
+        up_axis: "x", "y" or "z".
+        **settings: Further arguments of `viewer_page`: `title`, `legend`, `box_names`, `threshold` …
+
+    Raises:
+        ValueError: There is no cloud, or the number of titles or lists of boxes differs.
+    """
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
-    for number, cloud in enumerate(clouds):
-        if cloud.ndim != 2 or cloud.shape[1] not in (3, 6) or not len(cloud):
-            raise ValueError(f"cloud {number} has shape {cloud.shape}; expected (points, 3 or 6)")
-    for name, each in (("titles", titles), ("boxes", boxes)):
-        if each is not None and len(each) != len(clouds):
-            raise ValueError(f"{name}: {len(each)} for {len(clouds)} clouds; expected one for each")
-    views = []
     # In a row of clouds with and without colors, those without are colored by height.
-    with_colors = any(cloud.shape[1] == 6 for cloud in clouds)
+    with_colors = any(cloud.shape[1] >= 6 for cloud in clouds)
     width = (min(columns, len(clouds)) or 1) if rows_share_frame else 1
     up = "xyz".index(up_axis)
-    for number, cloud in enumerate(clouds):
+    views = []
+    lines, boxes_of = titles or [""] * len(clouds), boxes or [None] * len(clouds)
+    for number, (cloud, title, cloud_boxes) in enumerate(zip(clouds, lines, boxes_of, strict=True)):
         # All clouds of this one's frame, which are colored by one range of heights.
         row = np.concatenate([each[:, up] for each in clouds[number // width * width :][:width]])
-        colors = cloud[:, 3:] if cloud.shape[1] == 6 else height_colors(cloud[:, up], row.min(), row.max())
-        named = titles[number] if titles is not None else ""
-        own = None if boxes is None else boxes[number]
-        views.append(CloudView(cloud[:, :3], colors=colors if with_colors else None, title=named, boxes=own))
-    return viewer_page(
-        views,
-        title=title,
-        legend=legend,
-        columns=columns,
-        rows_share_frame=rows_share_frame,
-        up_axis=up_axis,
-        box_names=box_names,
-        threshold=threshold,
-    )
+        colors = cloud[:, 3:6] if cloud.shape[1] >= 6 else height_colors(cloud[:, up], row.min(), row.max())
+        views.append(CloudView(cloud[:, :3], colors if with_colors else None, title=title, boxes=cloud_boxes))
+    return viewer_page(views, columns=columns, rows_share_frame=rows_share_frame, up_axis=up_axis, **settings)
 
 
 # Colors from low to high points, for clouds without colors: viridis, as in templates/viewer.js.
@@ -335,17 +282,29 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def check_views(
-    clouds: Sequence[CloudView], names: Sequence[str] = (), categories: Sequence[str] = ()
-) -> list[CloudView]:
+def check_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
     """Return clouds with arrays instead of lists.
 
     Raises:
-        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
+        ValueError: There is no cloud, coordinates are not finite, or shapes or labels do not fit.
     """
     if not len(clouds):
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
-    return [_checked(cloud, number, names, categories) for number, cloud in enumerate(clouds)]
+    checked = []
+    for number, cloud in enumerate(clouds):
+        arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
+        arrays = {name: None if array is None else np.asarray(array) for name, array in arrays.items()}
+        arrays["points"] = points = np.asarray(cloud.points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] not in (2, 3) or not np.isfinite(points).all() or not len(points):
+            raise ValueError(f"cloud {number}: points have shape {points.shape}; expected finite (points, 3)")
+        labels = arrays["labels"]
+        if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
+            raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
+        for name, shape in {"colors": (len(points), 3), "labels": (len(points),), "values": (len(points),)}.items():
+            if (array := arrays[name]) is not None and array.shape != shape:
+                raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
+        checked.append(replace(cloud, **arrays))
+    return checked
 
 
 def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
@@ -361,47 +320,6 @@ def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
             cloud = replace(cloud, texts=texts, **arrays)
         thinned.append(cloud)
     return thinned
-
-
-def _checked(cloud: CloudView, number: int, names: Sequence[str], categories: Sequence[str]) -> CloudView:
-    points = np.asarray(cloud.points, dtype=np.float64)
-    if points.ndim != 2 or points.shape[1] not in (2, 3) or not len(points):
-        raise ValueError(f"cloud {number}: points have shape {points.shape}; expected (points, 3)")
-    if not np.isfinite(points).all():
-        raise ValueError(f"cloud {number}: points have NaN or infinite coordinates; expected finite numbers")
-    arrays: dict[str, Any] = {}
-    for name, ending in (("colors", (3,)), ("labels", ()), ("values", ())):
-        given = getattr(cloud, name)
-        arrays[name] = array = None if given is None else np.asarray(given)
-        if array is not None and array.shape != (len(points), *ending):
-            wanted = "(points, 3)" if ending else "(points,)"
-            found = f"points have shape {points.shape}, {name} {array.shape}"
-            raise ValueError(f"cloud {number}: {found}; expected {wanted}")
-    labels = arrays["labels"]
-    if labels is not None and (labels.min() < 0 or labels.max() >= len(names)):
-        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; there are {len(names)} names")
-    if cloud.category is not None and not 0 <= cloud.category < len(categories):
-        raise ValueError(f"cloud {number}: category {cloud.category}; there are {len(categories)} names")
-    if cloud.texts is not None and len(cloud.texts) != len(points):
-        raise ValueError(f"texts: {len(cloud.texts)} for {len(points)} points; expected one for each")
-    if cloud.status not in _STATUSES:
-        raise ValueError(f"status: {cloud.status!r}; expected one of {', '.join(map(repr, _STATUSES))}")
-    return replace(cloud, points=points, **arrays)
-
-
-def _check_boxes(clouds: Sequence[CloudView], names: Sequence[str], threshold: float) -> None:
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold: {threshold}; expected 0 to 1")
-    for number, cloud in enumerate(clouds):
-        for box in cloud.boxes or ():
-            corners = np.asarray(box.corners, dtype=np.float64)
-            if corners.shape != (8, 3) or not np.isfinite(corners).all() or cloud.points.shape[1] != 3:
-                found = f"corners of shape {corners.shape} in a cloud of shape {cloud.points.shape}"
-                raise ValueError(f"cloud {number}: a box has {found}; expected finite (8, 3), points (points, 3)")
-            if box.label not in names:
-                raise ValueError(f"cloud {number}: a box is a {box.label!r}; expected one of {', '.join(names)}")
-            if box.score is not None and not 0 <= box.score <= 1:
-                raise ValueError(f"cloud {number}: a box has score {box.score}; expected 0 to 1, or None")
 
 
 def _panels(
@@ -424,11 +342,15 @@ def _panels(
         # With these the page can draw flat or narrow clouds larger than the ball around them allows.
         fit = [round(float(sidewards.max() / radius), 4), round(float((high - low)[1] / 2 / radius), 4)]
         for cloud, points in zip(clouds[first : first + columns], row, strict=True):
-            panel = {"start": start, "count": len(points), "title": cloud.title, "note": cloud.note}
-            panel["up"] = cloud.up_axis or up_axis
-            panel |= {"low": round((low[1] - center[1]) / radius, 4), "high": round((high[1] - center[1]) / radius, 4)}
-            panel["fit"] = fit
-            optional = {
+            panel = {
+                "start": start,
+                "count": len(points),
+                "title": cloud.title,
+                "note": cloud.note,
+                "up": cloud.up_axis or up_axis,
+                "low": round((low[1] - center[1]) / radius, 4),
+                "high": round((high[1] - center[1]) / radius, 4),
+                "fit": fit,
                 "flat": cloud.points.shape[1] == 2,
                 "status": cloud.status,
                 "class": cloud.category,
@@ -442,14 +364,7 @@ def _panels(
                     [box_names.index(box.label), None if box.score is None else round(float(box.score), 4), own]
                     for box, own in zip(cloud.boxes, places.reshape(-1, 24).round(5).tolist(), strict=True)
                 ]
-            panels.append(
-                panel
-                | {
-                    key: value
-                    for key, value in optional.items()
-                    if value is not None and value is not False and value != ""
-                }
-            )
+            panels.append(panel)
             shown.append((points - center) / radius)
             start += len(points)
     # 16 bits are finer than a pixel, and half the size of float32.
@@ -472,29 +387,31 @@ def _colorings(
     legend: Mapping[str, Sequence[float]] | None,
     palette: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    colorings: list[dict[str, Any]] = []
     labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
     # A coloring that some of the clouds lack is not offered.
     if len(labels) == len(clouds):
         colors = [hex_color(color) for color in (label_colors(len(names)) if palette is None else palette)]
         values = _base64(np.concatenate(labels), "<u2")
-        found.append({"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": colors})
+        colorings.append(
+            {"name": label_name, "kind": "labels", "values": values, "names": list(names), "colors": colors}
+        )
     colors = [cloud.colors for cloud in clouds if cloud.colors is not None]
     if len(colors) == len(clouds):
         levels = np.rint(255 * np.concatenate(colors).astype(np.float64).clip(0, 1))
         explained = {name: hex_color(color) for name, color in (legend or {}).items()}
-        found.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
+        colorings.append({"name": "color", "kind": "colors", "values": _base64(levels, "<u1"), "legend": explained})
     numbers = [cloud.values for cloud in clouds if cloud.values is not None]
     if len(numbers) == len(clouds):
         together = np.nan_to_num(np.concatenate(numbers).astype(np.float64))
         low, high = float(together.min()), float(together.max())
         levels = np.rint(255 * (together - low) / max(high - low, np.finfo(np.float32).tiny))
-        found.append(
+        colorings.append(
             {"name": value_name, "kind": "values", "values": _base64(levels, "<u1"), "low": low, "high": high}
         )
     if any(cloud.points.shape[1] == 3 for cloud in clouds):
-        found.append({"name": "height", "kind": "height"})
-    return found or [{"name": "plain", "kind": "height"}]
+        colorings.append({"name": "height", "kind": "height"})
+    return colorings or [{"name": "plain", "kind": "height"}]
 
 
 def _base64(values: np.ndarray, dtype: str) -> str:

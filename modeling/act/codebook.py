@@ -10,34 +10,20 @@ COUNT_DECAY = 0.99
 
 
 def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0, end: float = 0.0625) -> float:
-    """Return the temperature of the Gumbel softmax: half a cosine from `start` to `end`, then `end`.
-
-    Args:
-        iteration: Optimizer steps so far.
-        steps: Length of the descent in optimizer steps; 0 for `end` from the start.
-        start: First value.
-        end: Last value.
+    """Return the temperature of the Gumbel softmax: half a cosine from `start` to `end` over `steps`, then `end`.
 
     Source: ACT (arXiv 2212.08320), Sec. 3, with the lengths of its released program.
     """
-    _not_negative(iteration=iteration, steps=steps)
     if not (start > 0 and end > 0):
         raise ValueError(f"start={start}, end={end}; expected temperatures above 0")
     return _half_cosine(iteration, steps, start, end)
 
 
 def kl_weight(iteration: int, delay: int = 10_000, steps: int = 100_000, end: float = 0.1) -> float:
-    """Return the weight of the KL term: 0 during `delay`, half a cosine up to `end`, then `end`.
-
-    Args:
-        iteration: Optimizer steps so far.
-        delay: Optimizer steps at 0.
-        steps: Length of the ascent in optimizer steps; 0 for `end` right after the delay.
-        end: Last value.
+    """Return the weight of the KL term: 0 for `delay` steps, half a cosine up to `end` over `steps`, then `end`.
 
     Source: the released program of ACT (arXiv 2212.08320).
     """
-    _not_negative(iteration=iteration, delay=delay, steps=steps, end=end)
     return 0.0 if iteration < delay else _half_cosine(iteration - delay, steps, 0.0, end)
 
 
@@ -45,12 +31,6 @@ def _half_cosine(iteration: int, steps: int, start: float, end: float) -> float:
     if iteration >= steps:
         return end
     return end + (start - end) * (1 + math.cos(math.pi * iteration / steps)) / 2
-
-
-def _not_negative(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not value >= 0:
-            raise ValueError(f"{name}={value}; expected at least 0")
 
 
 class Codebook(nn.Module):
@@ -121,12 +101,9 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restart(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Replace codes that are hardly used by random tokens of a training step.
+        """Replace codes that are hardly used by random tokens; returns `(codes,)`, True for replaced codes.
 
         Call it before the codes are looked up, which saves their vectors for the backward pass.
-
-        Returns:
-            `(codes,)`, True for replaced codes.
         """
         rows = self._on_sphere(tokens.detach()).flatten(0, 1).to(self.weight.dtype)  # (tokens, width)
         expected = len(rows) / len(self.weight)
@@ -170,16 +147,11 @@ class Codebook(nn.Module):
     def nearest(
         self, tokens: torch.Tensor, logits: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        """Replace tokens by their codes, with the gradient of the tokens (straight-through).
+        """Replace tokens `(batch, groups, width)` by their codes, with the gradient of the tokens (straight-through).
 
-        Args:
-            tokens: `(batch, groups, width)`.
-            logits: `(batch, groups, codes)`, from `score`.
-            noise: Gumbel noise, broadcastable to the logits, or None.
-
-        Returns:
-            Vectors `(batch, groups, width)`; indices of the codes `(batch, groups)`; and their mean squared difference
-            twice, with a gradient for the tokens alone and with one for the codes alone (VQ-VAE, Eq. 3).
+        Logits are `(batch, groups, codes)`, from `score`. Returns vectors of the shape of the tokens; indices of the
+        codes `(batch, groups)`; and their mean squared difference twice, with a gradient for the tokens alone and with
+        one for the codes alone (VQ-VAE, Eq. 3).
         """
         scores = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         token_ids = (scores if noise is None else scores + noise).argmax(dim=-1)
@@ -191,16 +163,11 @@ class Codebook(nn.Module):
     def forward(
         self, logits: torch.Tensor, temperature: float = 1.0, hard: bool = False, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Look up the codes that the logits select.
+        """Look up the codes that logits `(batch, groups, codes)` select, plus Gumbel `noise` if there is any.
 
-        Args:
-            logits: `(batch, groups, codes)`.
-            temperature: Divisor of the scores before the softmax.
-            hard: Use only the most likely code, with the gradient of the softmax (straight-through).
-            noise: Gumbel noise, broadcastable to the logits, or None.
-
-        Returns:
-            Vectors `(batch, groups, width)`, and the indices of the most likely codes `(batch, groups)`.
+        Returns vectors `(batch, groups, width)`, a mixture by the softmax of scores over `temperature`, or with `hard`
+        the most likely code, with the gradient of the mixture; and the indices of the most likely codes `(batch,
+        groups)`.
         """
         # Half precision is too coarse for the noise and would make different scores equal.
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -231,10 +198,7 @@ def gumbel_noise(like: torch.Tensor, generator: torch.Generator | None = None) -
 
 
 def uniform_code_loss(logits: torch.Tensor) -> torch.Tensor:
-    """Measure how unevenly a cloud uses the codes: KL(uniform || mean posterior), averaged over the batch.
-
-    Returns:
-        A scalar; 0 if all codes are equally likely in every cloud.
+    """Measure how unevenly clouds use the codes: KL(uniform || mean posterior); 0 if all codes are equally likely.
 
     Source: ACT (arXiv 2212.08320); the direction of the divergence is that of its released program.
     """

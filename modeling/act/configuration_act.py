@@ -21,8 +21,7 @@ POINTS_PER_COARSE_POINT = 4
 NUM_GROUPS = 4
 _AUTOENCODER_RANGES: Ranges = {
     "code_scale": (1e-6, 1e6),
-    "code_restart_share": SHARE,
-    "commitment_weight": (0, 1e6),
+    **dict.fromkeys(("code_restart_share", "code_ema_decay"), SHARE),
 }
 _AUTOENCODER_CHOICES = {
     "code_scores": ("projection", "distance", "cosine"),
@@ -156,13 +155,6 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
             raise ValueError(
                 f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
             )
-        self._check_codes()
-        super().__post_init__(**kwargs)
-        self.check_parts(("encoder",))
-
-    def _check_codes(self) -> None:
-        if self.code_ema_decay is not None and not 0 < self.code_ema_decay < 1:
-            raise ValueError(f"code_ema_decay={self.code_ema_decay}; expected between 0 and 1, or None")
         if self.code_ema_decay is not None and self.quantizer != "nearest":
             raise ValueError(
                 f"code_ema_decay={self.code_ema_decay} with quantizer={self.quantizer!r}; expected 'nearest': moving "
@@ -175,6 +167,8 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
                     raise ValueError(
                         f"{name}={value!r} with code_scores='projection'; expected code_scores 'distance' or 'cosine'"
                     )
+        super().__post_init__(**kwargs)
+        self.check_parts(("encoder",))
 
     @property
     def min_points(self) -> int:

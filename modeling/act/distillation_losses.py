@@ -28,11 +28,6 @@ def contrastive_loss(predictions: torch.Tensor, targets: torch.Tensor, temperatu
     """Identify a token's target among all other predictions and targets of its cloud (NT-Xent, SimCLR, Eq. 1).
 
     The loss is symmetric in predictions and targets, and divided by the number of tokens as in the released program.
-
-    Args:
-        predictions: `(batch, tokens, channels)`.
-        targets: `(batch, tokens, channels)`.
-        temperature: Divisor of the cosine similarities.
     """
     batch, tokens, _ = predictions.shape
     both = nn.functional.normalize(torch.cat([predictions, targets], dim=1), dim=-1)  # (batch, 2 * tokens, channels)
@@ -47,18 +42,10 @@ def contrastive_loss(predictions: torch.Tensor, targets: torch.Tensor, temperatu
 def barlow_loss(predictions: torch.Tensor, targets: torch.Tensor, off_diagonal: float = 5e-3) -> torch.Tensor:
     """Correlate equal channels over a cloud's tokens and decorrelate the others (Barlow Twins, Eq. 1 and 2).
 
-    The loss is divided by the number of tokens, as in the released program.
-
-    Args:
-        predictions: `(batch, tokens, channels)`.
-        targets: `(batch, tokens, channels)`.
-        off_diagonal: Weight of the correlations between different channels.
+    The loss is divided by the number of tokens, as in the released program. `off_diagonal` weighs the correlations
+    between different channels.
     """
     tokens = predictions.shape[1]
-    if tokens < 2:
-        raise ValueError(
-            f"the Barlow loss correlates channels over the hidden patches; expected at least 2, got {tokens}"
-        )
     first, second = _standardized(predictions), _standardized(targets)
     diagonal = (first * second).mean(dim=1)  # (batch, channels)
     # The sum of all squared correlations equals that of a product of two Gram matrices of the tokens, which are fewer

@@ -6,12 +6,7 @@ import torch
 
 
 def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide patches drawn uniformly, independently for each cloud.
-
-    Args:
-        centers: `(batch, groups, 3)`; only its shape and device matter.
-        num_masked: Patches to hide in every cloud.
-        generator: Source of random numbers, on the device of `centers`; None for the global one.
+    """Hide patches drawn uniformly, independently for each cloud; only shape and device of the centers matter.
 
     Returns:
         `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
@@ -52,17 +47,12 @@ MASKS: dict[str, Callable[..., torch.Tensor]] = {"random": random_mask, "block":
 
 
 def split_by_mask(mask: torch.Tensor, num_masked: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices of visible and of hidden patches, in ascending order.
+    """Return the indices of visible `(batch, visible)` and of hidden `(batch, masked)` patches, in ascending order.
 
     Args:
         mask: `(batch, groups)` booleans, True where hidden, equally many in every row.
         num_masked: Their number, where it is known; otherwise the mask is counted, for which an accelerator waits.
-
-    Returns:
-        `(batch, visible)` and `(batch, masked)` indices.
     """
-    if mask.dtype != torch.bool or mask.dim() != 2:
-        raise ValueError(f"mask: shape {tuple(mask.shape)} of {mask.dtype}; expected (batch, groups) of torch.bool")
     if num_masked is None:
         counts = mask.sum(dim=1).tolist()
         if len(set(counts)) != 1:

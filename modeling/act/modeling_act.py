@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
-from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -48,15 +47,14 @@ from hf_any3d.modeling.layers.heads import (
     pool,
 )
 from hf_any3d.modeling.layers.tasks import (
+    PartSegmentationMixin,
+    SemanticSegmentationMixin,
     check_category_parts,
-    checked_category,
     classification_loss,
-    point_loss,
     refuse_problem_type,
-    restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, AlignedEncoderOutput
+from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
     PatchEncoder,
     Patches,
@@ -155,12 +153,6 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
-        if config.student_config is not None:
-            kind = config.student_config.model_type
-            raise ValueError(
-                f"student_config: the student of this checkpoint is a {kind} model, not ACT's; open it with "
-                "ActForPreTraining, and save its student by model.act.save_pretrained(…)"
-            )
         width = config.hidden_size
         self.patch_encoder = PatchEncoder(
             config.in_channels, width, config.patch_widths, pooled_width=config.patch_pooled_width
@@ -304,12 +296,9 @@ class ActSegmenter(ActPreTrainedModel):
     def point_logits(
         self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, ActOutput]:
-        """Compute logits `(batch, points, labels)`, and return the base model's output too; see `forward`.
+        """Compute logits `(batch, points, labels)`, and return the base model's output too.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            condition: `(batch, condition_width)`, additional features of each cloud.
-            **kwargs: As in `forward`.
+        `condition` `(batch, condition_width)` are additional features of each cloud; the others are as in `forward`.
         """
         output = self.act(points, output_layers=self.config.segmentation_layers, **kwargs, return_dict=True)
         # All layers share the final norm.
@@ -336,23 +325,15 @@ class ActSegmenter(ActPreTrainedModel):
         return [before, after]
 
 
-class ActForSemanticSegmentation(ActSegmenter):
+class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.post_init()
 
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> TokenClassifierOutput:
-        """Segment scenes; returns `logits (batch, points, labels)`."""
-        logits, output = self.point_logits(points, **kwargs)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
-
-class ActForPartSegmentation(ActSegmenter):
+class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
     """ACT model that predicts a part for every point of an object, given the object's category."""
 
     def __init__(self, config: ActConfig):
@@ -362,25 +343,9 @@ class ActForPartSegmentation(ActSegmenter):
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()
 
-    @strict_forward
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Return `logits (batch, points, parts)`, over the parts of all categories.
-
-        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        embedded = self.category_norm(self.category_embedding(category))
-        condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
-        logits, output = self.point_logits(points, condition, **kwargs)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
+    def embed_category(self, category: torch.Tensor) -> torch.Tensor:
+        """Embed categories `(batch,)` as features of clouds `(batch, category_width)`."""
+        return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)
 
 
 @dataclass
@@ -442,7 +407,7 @@ class ActForPreTraining(ActPreTrainedModel):
                     f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
                 )
         width, feature_width = config.hidden_size, config.feature_head_width
-        self.act = ActModel(config) if config.student_config is None else self._check_student(student)
+        self.act = ActModel(config) if config.student_config is None else self._adopt_student(student)
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
@@ -465,35 +430,17 @@ class ActForPreTraining(ActPreTrainedModel):
         self.post_init()
         self._freeze_teacher()
 
-    def _check_student(self, student: PreTrainedModel | None) -> PreTrainedModel:
+    def _adopt_student(self, student: PreTrainedModel | None) -> PreTrainedModel:
         """Return the student of another kind, built from the config if it is None."""
         config = self.config
-        assert config.student_config is not None and config.autoencoder_config is not None
         if student is None:
             student = AutoModel.from_config(config.student_config)
-        reads_voxels = getattr(student.config, "flat_tokens", False)
-        if not reads_voxels and not isinstance(student, AlignedEncoder):
-            raise ValueError(
-                f"student_config is of the type {config.student_config.model_type!r}; expected an encoder of patches "
-                "that is aligned with texts, such as openshape or uni3d, or of voxels, point_transformer_v3"
-            )
         # Nesting a config in another one resets the attention implementation that its model was built with.
         attention = student.config._attn_implementation or config._attn_implementation
         self.config.student_config = student.config
         student.config._attn_implementation = attention
-        for name, theirs in _sizes_of(student.config).items():
-            if (ours := getattr(config, name)) != theirs:
-                raise ValueError(f"{name}={ours}; expected {theirs}, as in student_config")
-        if (channels := config.autoencoder_config.in_channels) > config.in_channels:
-            raise ValueError(f"in_channels={config.in_channels}; expected at least {channels}, as in the autoencoder")
         if not config.encode_visible_only:
             raise ValueError("encode_visible_only=False with student_config; expected True")
-        if reads_voxels and (config.class_token_loss or config.feature_head_width is not None):
-            name = "class_token_loss" if config.class_token_loss else "feature_head_width"
-            raise ValueError(
-                f"{name}={getattr(config, name)}; expected the default, as {student.config.model_type} has no class "
-                "token"
-            )
         return student
 
     @classmethod
@@ -604,15 +551,7 @@ class ActForPreTraining(ActPreTrainedModel):
         return self.act.cut(points)
 
     def teacher_features(self, patches: Patches, noise: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the frozen autoencoder's features of all patches.
-
-        Args:
-            patches: Patches of the clouds.
-            noise: As in `forward`.
-
-        Returns:
-            `(batch, groups, target width)`, without a gradient.
-        """
+        """Compute the frozen autoencoder's features of all patches, `(batch, groups, target width)`."""
         config, teacher = self.config, self.autoencoder
         if noise is None and config.noisy_targets:
             shape = (*patches.centers.shape[:2], teacher.config.num_codes)

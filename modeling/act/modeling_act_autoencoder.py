@@ -118,12 +118,10 @@ class EdgeLayer(nn.Module):
         return recomputed(self.largest_of_edges, terms, neighbors)
 
     def largest_of_edges(self, terms: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
-        """Return the maximum over a token's edges after norm and activation.
+        """Return the maximum over a token's edges `(batch, tokens, out_channels)` after norm and activation.
 
-        Args:
-            terms: `(batch, tokens, 2 * out_channels)`, a pair (a, b) for every channel: an edge from a token to a
-                neighbor is `a[neighbor] - a[token] + b[token]`.
-            neighbors: `(batch, tokens, k)`.
+        `terms` `(batch, tokens, 2 * out_channels)` has a pair (a, b) for every channel: an edge from a token to one of
+        its `neighbors` `(batch, tokens, k)` is `a[neighbor] - a[token] + b[token]`.
         """
         # Statistics of differences: half precision would round them.
         wide = torch.promote_types(terms.dtype, torch.float32)
@@ -174,23 +172,20 @@ def run_with_prompts(
     states: list[torch.Tensor] | None = None,
     record_attention: bool = False,
 ) -> torch.Tensor:
-    """Run tokens through the layers of a frozen encoder.
+    """Run tokens `(batch, tokens, hidden)` through the layers of a frozen encoder, in the encoder's dtype.
 
     If prompts are discarded after a layer, the layer computes only keys and values for them, if supported.
 
     Args:
         encoder: The encoder.
         family: Its encoder family.
-        prompts: Prompts of its first layer or of all layers, or None.
+        prompts: Prompts of its first layer or of all layers, or None; they are no part of the result.
         tokens: `(batch, tokens, hidden)`.
-        positions: `(batch, tokens, hidden)`, added to the tokens.
+        positions: The same shape, added to the tokens.
         config: Defines where positions are added, which norms are applied, and along which axis attention runs.
         recompute: Function that calls a layer with gradient checkpointing; None for no checkpointing.
         states: List to which the input of the first layer and the output of each are appended, without the prompts.
         record_attention: Whether attention weights are recorded; prompts then stay in the sequence of every layer.
-
-    Returns:
-        `(batch, tokens, hidden)` in the encoder's dtype, without the prompts.
     """
     dtype, batch = encoder.dtype, len(tokens)
     tokens, positions = tokens.to(dtype), positions.to(dtype)
@@ -454,11 +449,11 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             output_hidden_states: Whether to return the teacher's hidden states; None for the config's choice.
             output_attentions: The same for its attention weights, which only eager attention returns.
         """
-        return_hidden, return_attentions = self._requested_outputs(output_hidden_states, output_attentions)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; expected above 0")
-        if not kl_weight >= 0:
-            raise ValueError(f"kl_weight={kl_weight}; expected at least 0")
+        # Without a teacher there are no layers whose states or weights could be returned.
+        attention = None if self.encoder is None else self.encoder.config._attn_implementation
+        return_hidden, return_attentions = requested_outputs(
+            self.config, output_hidden_states, output_attentions, attention
+        )
         if hard is False and self.config.quantizer == "nearest":
             raise ValueError("hard=False with quantizer='nearest'; expected None or True")
         patches = self.patch(points)
@@ -517,17 +512,14 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         noise: torch.Tensor | None = None,
         through_graph: bool = True,
     ) -> torch.Tensor:
-        """Compute a student's targets: the decoder's input for the most likely code of every patch.
+        """Compute a student's targets, the decoder's input for the most likely code of every patch.
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             patches: Patches in place of points, such as those of a student.
             noise: Gumbel noise, as in `forward`.
             through_graph: Whether to return the output of the graph convolution before the decoder, or its input, the
-                teacher's output.
-
-        Returns:
-            `(batch, groups, hidden_size)`, without a gradient.
+                teacher's output; `(batch, groups, hidden_size)` both.
         """
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
@@ -568,19 +560,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             return gumbel_noise(logits)
         return noise
 
-    def _requested_outputs(
-        self, output_hidden_states: bool | None, output_attentions: bool | None
-    ) -> tuple[bool, bool]:
-        config = self.config
-        attention = "eager" if self.encoder is None else self.encoder.config._attn_implementation
-        requested = requested_outputs(config, output_hidden_states, output_attentions, attention)
-        if any(requested) and self.encoder is None:
-            raise ValueError(
-                "output_hidden_states or output_attentions is set for an autoencoder without a teacher, which has "
-                "no transformer layers; expected False"
-            )
-        return requested
-
     def teach(
         self,
         codes: torch.Tensor,
@@ -588,13 +567,9 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         states: list[torch.Tensor] | None = None,
         record_attention: bool = False,
     ) -> torch.Tensor:
-        """Run the teacher on codes `(batch, groups, hidden_size)`; the output has the same shape.
+        """Run the teacher on codes `(batch, groups, hidden_size)` of patches; the output has the same shape.
 
-        Args:
-            codes: Code vectors.
-            centers: `(batch, groups, 3)`, positions of the patches.
-            states: List to which the teacher's hidden states are appended; see `run_with_prompts`.
-            record_attention: Whether the teacher's attention weights are recorded.
+        `states` gets the teacher's hidden states, see `run_with_prompts`.
         """
         if self.encoder is None:
             return codes

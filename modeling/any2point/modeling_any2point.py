@@ -29,7 +29,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -56,12 +55,11 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.tasks import (
+    PartSegmentationMixin,
+    SemanticSegmentationMixin,
     check_category_parts,
-    checked_category,
     classification_loss,
-    point_loss,
     refuse_problem_type,
-    restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.text_towers import (
@@ -70,7 +68,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     own_projection,
     text_tower_settings,
 )
-from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin, ZeroShotOutput
+from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE, CloudsAndTextsMixin
 from hf_any3d.modeling.point_ops import in_full_precision, three_nearest_interpolate
 from hf_any3d.modeling.point_ops.geometry import Geometry, normalize_centers
 
@@ -381,7 +379,7 @@ class PointPropagation(nn.Module):
 
         Args:
             points: `(batch, points, in_channels)`, xyz first.
-            features: Output of `Any2PointModel` for these points.
+            features: Output of `Any2PointModel` for these points, with `output_levels=True` if levels are propagated.
             condition: `(batch, width)`, added to every point of a cloud, or None.
         """
         dtype = precision_of(self)
@@ -398,10 +396,8 @@ class PointPropagation(nn.Module):
         if condition is not None:
             whole = whole + condition
         mixed = near[..., :-3].to(dtype) + own + whole.unsqueeze(1)  # (batch, points, width)
-        if self.from_levels and features.levels is None:
-            raise ValueError("features.levels is missing; call the model with output_levels=True")
-        # The finest levels come first; a head without levels has no such layers.
-        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=False):
+        # The finest levels come first.
+        for linear, (level, places) in zip(self.from_levels, features.levels or (), strict=True):
             level = linear(level.to(dtype))  # (batch, places, width)
             if places is not None:
                 level = three_nearest_interpolate(points, places.to(points.dtype), level)
@@ -430,35 +426,24 @@ class Any2PointSegmenter(_Any2PointWithHead):
     def point_logits(
         self, points: torch.Tensor, condition: torch.Tensor | None = None, **kwargs: Any
     ) -> tuple[torch.Tensor, Any2PointOutput]:
-        """Return logits `(batch, points, labels)` of every point, and the output of the model; see `forward`.
+        """Return logits `(batch, points, labels)` of every point, and the output of the model.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            condition: `(batch, propagation_width)`, added to every point of a cloud, or None.
-            **kwargs: As in `forward`.
+        `condition` `(batch, propagation_width)` is added to every point of a cloud; the others are as in `forward`.
         """
         features = self.any2point(points, output_levels=self.config.propagate_levels, **kwargs, return_dict=True)
         point_features = self.propagation(points, features, condition)
         return self.segmenter(point_features.flatten(0, 1)).unflatten(0, points.shape[:2]), features
 
 
-class Any2PointForSemanticSegmentation(Any2PointSegmenter):
+class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
     """Predicts the object class of every point of a scene, or of a block of it."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         self.post_init()
 
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> TokenClassifierOutput:
-        """Segment scenes; returns `logits (batch, points, labels)`."""
-        logits, output = self.point_logits(points, **kwargs)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
-
-class Any2PointForPartSegmentation(Any2PointSegmenter):
+class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
     """Predicts the part of every point of an object, given the object's category."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -467,24 +452,9 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
-    @strict_forward
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Return `logits (batch, points, parts)`, over the parts of all categories.
-
-        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        condition = self.category_embedding(category)  # (batch, propagation_width)
-        logits, output = self.point_logits(points, condition, **kwargs)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
+    def embed_category(self, category: torch.Tensor) -> torch.Tensor:
+        """Embed categories `(batch,)`: `(batch, propagation_width)`, added to every point of a cloud."""
+        return self.category_embedding(category)
 
 
 class PointTextAlignment(nn.Module):
@@ -552,7 +522,6 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
 
         Raises:
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
-            ValueError: If both or neither of name and config are given.
         """
         if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
             raise ValueError(
@@ -578,20 +547,3 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         if self._text_tower is None:
             self._text_tower = open_text_tower(self.config)
         return self._text_tower
-
-    @strict_forward
-    def forward(
-        self,
-        points: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        text_labels: torch.Tensor | None = None,
-        return_loss: bool | None = None,
-        **kwargs: Any,
-    ) -> ZeroShotOutput:
-        """Compare clouds with texts."""
-        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output = self.any2point(points, **kwargs, return_dict=True)
-        return self.compare(output, text_embeds, labels, text_labels, return_loss)

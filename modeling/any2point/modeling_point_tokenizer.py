@@ -20,19 +20,15 @@ from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFea
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
-from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
+from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 
 
-class PointTokenizerPreTrainedModel(
-    LibraryModelMixin, CheckedLoadingMixin, NoAttentionMixin, EarlierNamesMixin, PreTrainedModel
-):
+class PointTokenizerPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of tokenizers without an encoder."""
 
     config_class = PointTokenizerConfig
     config: PointTokenizerConfig
     base_model_prefix = "point_tokenizer_model"  # the model has a module `point_tokenizer` itself
-    _earlier_names = {"tokens": "point_tokenizer_model"}
 
 
 class PointTokenizerModel(PointTokenizerPreTrainedModel):
@@ -89,18 +85,11 @@ class PointTokenizerForPointCloudClassification(PointTokenizerPreTrainedModel):
         self,
         points: torch.Tensor,
         labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
         point_index: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.point_tokenizer_model(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            point_index=point_index,
-            return_dict=True,
-        )
+        output = self.point_tokenizer_model(points, point_index=point_index, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)

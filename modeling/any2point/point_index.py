@@ -40,11 +40,6 @@ class PointIndexer:
             the stage before.
         """
         config = self.config
-        if points.ndim != 3 or points.shape[1] < config.min_points:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
-                f"{config.min_points} points"
-            )
         # As the forward pass, which computes places in full precision.
         xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32)).contiguous()
         centers = sample_centers(xyz, config)

@@ -88,23 +88,25 @@ class Tokenizer(nn.Module):
         self, points: torch.Tensor, with_levels: bool, point_index: Mapping[str, Any] | None = None
     ) -> PointTokens:
         """Tokenize checked points `(batch, points, in_channels)`; `with_levels` requests `levels`."""
-        raise NotImplementedError(f"{type(self).__name__} does not implement tokenize")
+        raise NotImplementedError
 
     def forward(
         self, points: torch.Tensor, with_levels: bool = False, point_index: Mapping[str, Any] | None = None
     ) -> PointTokens:
-        """Check points `(batch, points, in_channels)` and tokenize them.
+        """Check points `(batch, points, in_channels)`, xyz first, and tokenize them.
 
-        Args:
-            points: xyz first.
-            with_levels: Whether to return `levels`.
-            point_index: Centers and neighbors of the points, as `PointIndexer` computes them; None to compute them.
+        `with_levels` requests `levels`; `point_index` has centers and neighbors, as `PointIndexer` computes them.
         """
-        check_points(points, self.config)
-        given = {} if point_index is None else {"point_index": point_index}
+        config = self.config
+        check_channels(points, config.in_channels)
+        if points.shape[1] < config.min_points:
+            raise ValueError(
+                f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
+                f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
+            )
         if point_index is not None:
-            check_point_index(point_index, points[..., :3], self.config)
-        result = self.tokenize(points, with_levels, **given)
+            check_point_index(point_index, points[..., :3], config)
+        result = self.tokenize(points, with_levels, point_index)
         if self.token_norm is not None:
             result.tokens = self.token_norm(result.tokens.flatten(0, 1)).view_as(result.tokens)
         return result
@@ -120,9 +122,10 @@ class PointTokenizer(Tokenizer):
     def __init__(self, config: TokenizerConfig, hidden_size: int):
         super().__init__(config, hidden_size)
         stages = config.num_stages
-        width = config.tokenizer_width or default_tokenizer_width(hidden_size, stages)
-        if width % (6 * 2 ** (stages - 1)):
-            raise ValueError(f"tokenizer_width={width}; expected a multiple of {6 * 2 ** (stages - 1)}")
+        width = config.tokenizer_width
+        if width is None:
+            # The encoder's, if the sinusoid's channels divide it.
+            width = hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
         # Every stage doubles the channels, up to `width` in the last one.
         self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
         self.embed_norm = nn.BatchNorm1d(width >> stages)
@@ -250,21 +253,6 @@ class PatchTokenizer(Tokenizer):
 
 TOKENIZERS: dict[str, type[Tokenizer]] = {"point_pn": PointTokenizer, "patch": PatchTokenizer}
 """By `config.tokenizer`."""
-
-
-def check_points(points: torch.Tensor, config: TokenizerConfig) -> None:
-    """Check the shape of points."""
-    check_channels(points, config.in_channels)
-    if points.shape[1] < config.min_points:
-        raise ValueError(
-            f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
-            f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
-        )
-
-
-def default_tokenizer_width(hidden_size: int, stages: int) -> int:
-    """Return the tokenizer's width for an encoder: the encoder's if divisible for the sinusoid and at most 768."""
-    return hidden_size if hidden_size <= 768 and hidden_size % (6 * 2 ** (stages - 1)) == 0 else 384
 
 
 def normalize_offsets(offsets: torch.Tensor, how: str, eps: float) -> torch.Tensor:

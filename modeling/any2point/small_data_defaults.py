@@ -48,19 +48,11 @@ LIGHT_ADAPTER: dict[str, Any] = {"gate": 0.2, "voxel_size": 0.5}
 
 
 def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return given settings of an `Any2PointConfig`, and light ones for what is not given.
+    """Return given settings of an `Any2PointConfig`, and those of `light` for what is not given; None counts as given.
 
     The width is left to the config with another tokenizer than "patch", and so is `token_scale` around an encoder
     without learned positions, whose spread it needs. The tokenizer starts with random weights where those of the
     package do not fit.
-
-    Args:
-        light: `LIGHT` or `LIGHT_SEGMENTATION`.
-        encoder_config: Config of the encoder.
-        given: Settings of the caller; None is a value like any other.
-
-    Raises:
-        UnsupportedEncoder: If the encoder is not supported.
     """
     filled = {**light, **given}
     if filled["tokenizer"] != "patch" and "tokenizer_width" not in given:

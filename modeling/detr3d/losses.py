@@ -129,7 +129,7 @@ def match_boxes(
     centers: torch.Tensor,
     config: Detr3DConfig,
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """Assign objects to queries at the lowest total cost, in each layer and cloud.
+    """Assign objects to queries at the lowest total cost, in each layer and cloud; returns the numbers of both.
 
     Args:
         predictions: The predictions.
@@ -137,9 +137,6 @@ def match_boxes(
         overlaps: `(layers, batch, queries, objects)`, generalized intersections over unions.
         centers: `(batch, objects, 3)`, centers of the objects in units of the cloud's extent.
         config: Has the weights of the costs.
-
-    Returns:
-        Numbers of the queries and of the objects, for each layer and cloud.
     """
     probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
     layers, batch, queries = probabilities.shape[:3]
@@ -149,11 +146,6 @@ def match_boxes(
     if config.center_cost:
         costs = costs + config.center_cost * torch.cdist(predictions.centers.to(centers), centers, p=1)
     costs = (costs - config.giou_cost * overlaps).double().cpu().numpy()
-    if not np.isfinite(costs).all():
-        raise ValueError(
-            "logits or boxes of the model are NaN or infinite, so that no box can be matched; expected finite numbers "
-            "(a lower learning rate, or full precision)"
-        )
     return [
         [linear_sum_assignment(own[:, :count]) for own, count in zip(layer, targets.counts, strict=True)]
         for layer in costs
@@ -163,19 +155,10 @@ def match_boxes(
 def detection_loss(
     predictions: BoxPredictions, targets: BoxTargets, low: torch.Tensor, extent: torch.Tensor, config: Detr3DConfig
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Match boxes with objects in each layer, and compute the loss of all layers.
+    """Match boxes with objects in each layer, and compute the loss of all layers and its weighted terms.
 
-    Sums over matched boxes are divided by the number of objects, the mean over all processes.
-
-    Args:
-        predictions: Predictions of the layers.
-        targets: The objects.
-        low: `(batch, 1, 3)`, smallest coordinates of the clouds.
-        extent: `(batch, 1, 3)`, their lengths.
-        config: Has the weights.
-
-    Returns:
-        The loss, and its weighted terms; see `Detr3DObjectDetectionOutput`.
+    Sums over matched boxes are divided by the number of objects, the mean over all processes. `low` `(batch, 1, 3)`
+    are the smallest coordinates of the clouds, `extent` of the same shape their lengths.
     """
     boxes = targets.boxes.to(predictions.boxes)
     centers, sizes = (boxes[..., :3] - low) / extent, boxes[..., 3:6] / extent
@@ -223,8 +206,8 @@ def detection_loss(
         ),
     }
     if config.giou_loss_weight:
-        found = overlap(predictions.boxes[layer, cloud, query], boxes[cloud, number])
-        sums["giou"] = (config.giou_loss_weight, 1 - found)
+        matched = overlap(predictions.boxes[layer, cloud, query], boxes[cloud, number])
+        sums["giou"] = (config.giou_loss_weight, 1 - matched)
     terms = {name: weight * per_layer(values) / count for name, (weight, values) in sums.items() if weight}
 
     wanted = torch.full(predictions.logits.shape[:3], classes - 1, device=boxes.device)
@@ -233,9 +216,9 @@ def detection_loss(
         terms["class"] = config.class_loss_weight * _class_loss(predictions.logits, wanted, config)
     loss = torch.stack(list(terms.values())).sum() if terms else predictions.logits.sum() * 0
     with torch.no_grad():
-        found = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
-        expected = torch.tensor(targets.counts, device=found.device)
-        terms["cardinality"] = (found - expected).abs().float().mean(dim=1)
+        answers = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
+        objects = torch.tensor(targets.counts, device=answers.device)
+        terms["cardinality"] = (answers - objects).abs().float().mean(dim=1)
     named = {}
     for name, values in terms.items():
         for layer_number, value in enumerate(values.detach()):

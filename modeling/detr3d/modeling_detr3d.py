@@ -159,7 +159,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         An adapter is stored without their running statistics.
         """
         super().train(mode)
-        own = [module for _, module in own_modules(self)]
+        own = [own.module for own in own_modules(self)]
         if mode and len(own) < sum(1 for _ in self.modules()):
             for module in own:
                 if isinstance(module, nn.BatchNorm1d):
@@ -194,7 +194,6 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()
-        assert name is not None
         encoder, record = open_pretrained_part(PretrainedPart(absolute_name(name), revision))
         settings = {"in_channels": encoder.config.in_channels} | settings
         config = Detr3DConfig(
@@ -291,17 +290,13 @@ class Detr3DAttention(nn.Module):
     def forward(
         self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend.
+        """Attend: `(batch, queries, width)`, and the weights `(batch, heads, queries, keys)`, None unless eager.
 
         Args:
             queries: `(batch, queries, width)`.
             keys: `(batch, keys, width)`.
             values: `(batch, keys, width)`.
             mask: Added to the products of queries and keys, `(batch, 1, queries or 1, keys)`.
-
-        Returns:
-            `(batch, queries, width)`, and the weights `(batch, heads, queries, keys)`, None without
-            `attn_implementation="eager"`.
         """
         query, key, value = (
             layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, ·, width / heads)
@@ -400,13 +395,9 @@ class Detr3DEncoder(nn.Module):
     def forward(
         self, tokens: torch.Tensor, centers: torch.Tensor, index: torch.Tensor, mask: torch.Tensor | None
     ) -> Encoded:
-        """Encode tokens.
+        """Encode tokens `(batch, tokens, width)` at centers `(batch, tokens, 3)`, in full precision.
 
-        Args:
-            tokens: `(batch, tokens, width)`.
-            centers: `(batch, tokens, 3)`, in full precision.
-            index: `(batch, tokens)`, indices of the centers among the points.
-            mask: `(batch, tokens)`, or None if all tokens count.
+        `index` `(batch, tokens)` are the centers among the points; `mask` is None if all tokens count.
         """
         states, attentions = [tokens], []
         for number, layer in enumerate(self.layers):
@@ -414,7 +405,7 @@ class Detr3DEncoder(nn.Module):
                 groups = self.downsampling(centers, tokens, mask)
                 tokens, centers, mask = groups.features, groups.centers, groups.mask
                 index = index.gather(1, groups.index)
-            tokens, weights = layer(tokens, self._attention_mask(number, centers, mask, tokens.dtype))
+            tokens, weights = layer(tokens, additive_mask(self.visible(number, centers, mask), tokens.dtype))
             states.append(tokens)
             attentions.append(weights)
         return Encoded(tokens, centers, index, mask, tuple(states), tuple(attentions))
@@ -430,11 +421,6 @@ class Detr3DEncoder(nn.Module):
             return near
         # A token that does not count sees itself, so that no row is empty.
         return near & mask.unsqueeze(1) | torch.eye(near.shape[1], dtype=torch.bool, device=near.device)
-
-    def _attention_mask(
-        self, number: int, centers: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype
-    ) -> torch.Tensor | None:
-        return additive_mask(self.visible(number, centers, mask), dtype)
 
 
 def additive_mask(visible: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -473,7 +459,7 @@ class PointEncoderTokens(nn.Module):
         """
         super().train(mode)
         if self.is_frozen:
-            for _, module in own_modules(self.model):
+            for *_, module in own_modules(self.model):
                 module.training = False
                 for weight in module.parameters(recurse=False):
                     weight.requires_grad_(False)
@@ -585,18 +571,11 @@ class Detr3DDecoderLayer(GradientCheckpointingLayer):
         memory_positions: torch.Tensor,
         memory_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run a layer.
+        """Run a layer: queries `(batch, queries, hidden)` to the same, and the weights of both attentions.
 
-        Args:
-            hidden_states: `(batch, queries, hidden)`.
-            query_positions: The same shape, added to queries and keys of the first attention, and to the queries of
-                the second.
-            memory: `(batch, tokens, hidden)`.
-            memory_positions: The same shape, added to its keys.
-            memory_mask: Added to the products of the second attention.
-
-        Returns:
-            `(batch, queries, hidden)`, and the weights of both attentions.
+        `query_positions` are added to queries and keys of the first attention and to the queries of the second,
+        `memory_positions` `(batch, tokens, hidden)` to the keys of the memory of that shape, and the mask to its
+        products.
         """
         normed = self.self_attn_layer_norm(hidden_states)
         placed = normed + query_positions
@@ -759,10 +738,7 @@ def cloud_extent(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the smallest coordinates of each cloud and its lengths along the axes, `(batch, 1, 3)` each.
 
-    Args:
-        points: `(batch, points, channels)`, xyz first.
-        mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
-        min_extent: Smallest length.
+    Points `(batch, points, channels)` where the mask is False are padding; no length is below `min_extent`.
     """
     xyz = points[..., :3].to(torch.promote_types(points.dtype, torch.float32))
     low = high = xyz

@@ -153,8 +153,6 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
         Raises:
             UnsupportedEncoder: If the encoder's family or tower is not supported.
-            ValueError: If both or neither of name and config are given, or `dtype` and `encoder_dtype` differ.
-            TypeError: For an argument that neither this method nor the config has.
         """
         if (encoder_name_or_path is None) == (config is None):
             raise ValueError("give either encoder_name_or_path or a config that names an encoder")
@@ -438,17 +436,10 @@ def _encoder_arguments(
 
 
 def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
-    """Unfreeze the encoder's parameters that the output of `probe` depends on; they are then saved with the model.
+    """Unfreeze the encoder's parameters that the output of `probe`, a run of the model, depends on; return the names.
 
-    A pretrained checkpoint has parameters that a model does not use, such as word embeddings. They would be counted
-    as trained, and distributed training fails if parameters never get a gradient.
-
-    Args:
-        model: A model with a frozen encoder, with or without a head.
-        probe: Runs the model on any input and returns its output.
-
-    Returns:
-        Names of those parameters in the encoder.
+    They are then saved with the model. A pretrained checkpoint has parameters that a model does not use, such as word
+    embeddings. They would be counted as trained, and distributed training fails if parameters never get a gradient.
     """
     owner = model._encoder_owner
     encoder = owner.encoder
@@ -460,8 +451,6 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())
-    if quantized := [name for name, parameter in named.items() if not parameter.is_floating_point()]:
-        raise ValueError(f"the encoder's {quantized[0]} is {named[quantized[0]].dtype}; expected floating point")
     encoder.requires_grad_(True)
     # Layer drop in train mode would leave out layers by chance.
     with evaluation_mode(model), torch.enable_grad():

@@ -30,20 +30,25 @@ _Module = TypeVar("_Module", bound=nn.Module)
 FROZEN = "_belongs_to_frozen_encoder"
 
 
+class FrozenModulesMixin:
+    """For models with modules that `freeze` has marked: their norms and drop path stay in eval mode."""
+
+    def train(self, mode: bool = True) -> PreTrainedModel:
+        """Set train mode, except for frozen modules."""
+        super().train(mode)
+        for module in self.modules():
+            # Not getattr: adapters forward unknown attributes to the wrapped layer.
+            if FROZEN in vars(module):
+                module.training = False
+        return self
+
+
 def encoder_settings(
     name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
 ) -> dict[str, Any]:
     """Return the config fields that describe an encoder: its config, its tower, and its record in `parts`.
 
-    Args:
-        name_or_path: Hub name or local directory of a transformers checkpoint.
-        tower: "text", "vision" or "audio"; required for a checkpoint with several encoders.
-        revision: Branch, tag or commit; the commit is recorded.
-        num_layers: Use only the first layers; None for all.
-
-    Raises:
-        UnsupportedEncoder: If the model_type or tower is not supported.
-        ValueError: If `num_layers` is not between 1 and the encoder's number of layers.
+    Arguments are those of `from_encoder_pretrained`.
     """
     source = resolve_encoder(name_or_path, revision)
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
@@ -73,8 +78,6 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
 
     Raises:
         EncoderMismatchError: If the weights have another checksum than the recorded one.
-        OSError: If they cannot be found.
-        ValueError: If the config names no encoder or keeps it in another dtype, or weights are missing.
     """
     dtype = encoder_dtype(config, dtype)
     part = config.part("encoder")
@@ -92,17 +95,10 @@ def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **l
 
 
 def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> torch.dtype | None:
-    """Return the dtype in which a model's config keeps the frozen encoder.
-
-    Args:
-        config: The model's config.
-        dtype: The dtype requested for the encoder; returned if the config leaves the choice.
-    """
+    """Return the dtype in which a model's config keeps the frozen encoder, or `dtype` if it leaves the choice."""
     name = getattr(config, "encoder_dtype", None)
     if name is None:
         return dtype
-    if name not in ENCODER_DTYPES:
-        raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
     own = getattr(torch, name)
     if dtype not in (None, own):
         raise ValueError(
@@ -129,17 +125,8 @@ def open_encoder(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load a checkpoint without the parts that are not needed to encode tokens.
 
-    Args:
-        name_or_path: Directory or repository.
-        config: Config of the encoder, of one tower for composite checkpoints.
-        dtype: Dtype, float32 by default.
-        **loading: `revision`, `subfolder`, `token`, `device_map`, `quantization_config` and the like.
-
-    Returns:
-        The encoder, and the names of required weights that the checkpoint lacks.
-
-    Raises:
-        UnsupportedEncoder: If the encoder is not supported.
+    `config` is that of the encoder, of one tower for composite checkpoints; `**loading` are arguments of
+    `from_pretrained`. Returns the encoder, and the names of required weights that the checkpoint lacks.
     """
     family = find_family(config)
     # Weights unused: heads, other towers and further layers.
@@ -166,11 +153,7 @@ def open_encoder(
 
 
 def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build an encoder with random weights, without the parts that are not needed to encode tokens.
-
-    Raises:
-        UnsupportedEncoder: If the encoder is not supported.
-    """
+    """Build an encoder with random weights, without the parts that are not needed to encode tokens."""
     family = find_family(config)
     build = _class_of(family)
     encoder = build.from_config(config) if build is AutoModel else build._from_config(config)
@@ -186,10 +169,8 @@ def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
     Args:
         encoder: The pretrained encoder; its weights change if they are shuffled.
         weights: "random" for an encoder of the same shape with new weights; "shuffled" to permute the values of each
-            tensor, which keeps their statistics and nothing else; "pretrained" to change nothing.
+            tensor, which keeps their statistics and nothing else.
     """
-    if weights == "pretrained":
-        return encoder
     # All numbers are drawn on the CPU, so the states of other devices need no copy.
     with torch.random.fork_rng(devices=[]):
         # Weights of an equal seed elsewhere in the model would be the same numbers.

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
-from hf_any3d.modeling.hooks import library
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts import (
     PretrainedPart,
     own_modules,
@@ -45,14 +45,12 @@ def open_pretrained_part(
 
     Raises:
         EncoderMismatchError: If the weights have another checksum than the recorded one.
-        ValueError: If weights are missing, or there is an adapter with them.
-        OSError: If it cannot be found.
     """
     name = part.name_or_path
     assert name is not None
     loading = dict(hub or {}) | ({} if part.revision is None else {"revision": part.revision})
     # Auto classes ask the hub for whatever they are given, and their errors need not name it.
-    library().check_name(name, loading)
+    hooks().check_name(name, loading)
     if config is None:
         config = AutoConfig.from_pretrained(name, **loading)
         config = getattr(config, "vision_config", None) or config
@@ -136,14 +134,7 @@ def build_adapter(model: PreTrainedModel, settings: Mapping[str, Any]) -> None:
     """Add the adapter that `settle_adapter` has described to a model, in place; its weights are untrained."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, inject_adapter_in_model
 
-    kind = settings.get("peft_type")
-    if not isinstance(kind, str) or kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        known = ", ".join(sorted(str(each.value) for each in PEFT_TYPE_TO_CONFIG_MAPPING))
-        raise ValueError(f"peft_type is {str(kind)[:100]!r}; expected one of {known}")
-    try:
-        config = PEFT_TYPE_TO_CONFIG_MAPPING[kind](**settings)
-    except TypeError as error:
-        raise ValueError(f"settings of an adapter of the method {kind}: {error}") from error
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[settings["peft_type"]](**settings)
     inject_adapter_in_model(config, model, _ADAPTER)
     _forget_adapter(model)
 
@@ -176,7 +167,7 @@ def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
     state = {paths[name]: tensor for name, tensor in source.state_dict().items()}
     is_meta = any(weight.is_meta for weight in model.parameters())
     model.load_state_dict(state, strict=len(paths) == len(model.state_dict()), assign=is_meta)
-    for (_, module), (_, other) in zip(own_modules(model), own_modules(source), strict=True):
+    for (*_, module), (*_, other) in zip(own_modules(model), own_modules(source), strict=True):
         # Buffers outside the state dict (rotary frequencies) are uninitialized memory at this point.
         for buffer, loaded in zip(module.buffers(False), other.buffers(False), strict=True):
             buffer.data = loaded.data if buffer.is_meta else loaded.data.to(buffer)

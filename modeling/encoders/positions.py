@@ -127,13 +127,9 @@ class PositionTable:
             )
 
     def lookup(self, position: torch.Tensor) -> torch.Tensor:
-        """Interpolate the table linearly at continuous coordinates, clamped to its border.
+        """Interpolate the table linearly at continuous coordinates, clamped to its border: `(..., hidden)`.
 
-        Args:
-            position: `(..., 1)` on a line in [0, length - 1], or `(..., 2)` as (column, row) on a plane.
-
-        Returns:
-            `(..., hidden)` in the table's dtype.
+        Positions are `(..., 1)` on a line in [0, length - 1], or `(..., 2)` as (column, row) on a plane.
         """
         column, row = position[..., 0], position[..., 1] if self.kind == "plane" else None
         # Bilinear on a plane: along the columns of the rows above and below, then between these.

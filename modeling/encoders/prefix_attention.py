@@ -83,15 +83,9 @@ def prefix_attention(encoder: PreTrainedModel) -> Iterator[bool]:
 
 
 def compute_prefix(layer: nn.Module, prompts: torch.Tensor, **inputs: Any) -> Prefix | None:
-    """Compute a layer's keys and values of prompts, with gradients; called within `prefix_attention`.
+    """Compute a layer's keys and values of prompts `(1 or batch, prompts, hidden)`; called within `prefix_attention`.
 
-    Args:
-        layer: A layer of the encoder with bidirectional attention.
-        prompts: `(1 or batch, prompts, hidden)`.
-        **inputs: Other arguments of the layer.
-
-    Returns:
-        None if the layer does not use transformers' attention interface, or adds keys of its own.
+    None if the layer does not use transformers' attention interface, or adds keys of its own.
     """
     token = _prefix.set(_COMPUTE)
     try:

@@ -143,11 +143,7 @@ def encoder_families() -> dict[str, EncoderFamily]:
 
 
 def find_family(config: PreTrainedConfig) -> EncoderFamily:
-    """Return the family of an encoder config.
-
-    Raises:
-        UnsupportedEncoder: If the `model_type` belongs to no family, or the family does not support this config.
-    """
+    """Return the family of an encoder config; raises `UnsupportedEncoder` if none supports it."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
         reason = _REFUSED.get(config.model_type, "its layers and positions are unknown")
@@ -164,12 +160,7 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
 def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfig:
     """Return the config of the tower to use: a sub-config for composite checkpoints, otherwise the config itself.
 
-    Args:
-        config: Config of the checkpoint.
-        tower: "text", "vision" or "audio"; required for composite checkpoints, otherwise only checked.
-
-    Raises:
-        UnsupportedEncoder: If the tower is missing, unknown, or not that of the encoder.
+    The `tower` ("text", "vision" or "audio") is required for composite checkpoints, otherwise only checked.
     """
     towers = _COMPOSITES.get(config.model_type)
     if towers is not None:

@@ -48,13 +48,8 @@ class HeadRotation:
 def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
     """Combine the rotation angles of the views into one for each token, or for each token and head.
 
-    Args:
-        angles: `(batch, views, tokens, axes, frequencies)` in radians.
-        rule: See the module's docstring.
-        key_heads: Number of heads of the keys.
-
-    Returns:
-        `(batch, 1 or key heads, tokens, axes, frequencies)`.
+    Angles `(batch, views, tokens, axes, frequencies)`, in radians, become `(batch, 1 or key heads, tokens, axes,
+    frequencies)`; the module's docstring has the rules.
     """
     views, frequencies = angles.shape[1], angles.shape[-1]
     if rule == "mean_angle":
@@ -79,10 +74,10 @@ def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tens
 def rotation(
     call: LayerPass, coordinates: torch.Tensor, frequencies: torch.Tensor, scaling: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute cosines and sines, `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` each.
+    """Compute cosines and sines, `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` each, in the layers' dtype.
 
     Args:
-        call: The run of the layers, which defines the dtype.
+        call: The run of the layers.
         coordinates: `(batch, views, tokens, axes)`.
         frequencies: `(frequencies,)` in radians per unit of the coordinates.
         scaling: Factor of both; some encoders for long texts have one.

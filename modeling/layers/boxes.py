@@ -80,15 +80,9 @@ def bounding_boxes(boxes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def points_in_boxes(points: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """Return which points lie in which boxes, faces included.
+    """Return which points `(…, points, 3)` lie in which boxes `(…, boxes, 7)`, faces included: `(…, boxes, points)`.
 
-    Args:
-        points: `(…, points, 3)`.
-        boxes: `(…, boxes, 7)`.
-        tolerance: Distance from a face up to which a point counts as inside.
-
-    Returns:
-        Bool tensor `(…, boxes, points)`.
+    A point up to `tolerance` from a face counts as inside.
     """
     x, y, z = (points.unsqueeze(-3) - boxes[..., None, :3]).unbind(dim=-1)  # (…, boxes, points) each
     cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
@@ -221,7 +215,7 @@ def _volume_around(first: Tensor, second: Tensor) -> Tensor:
 
 
 def non_maximum_suppression(overlaps: Tensor, scores: Tensor, limit: float) -> Tensor:
-    """Choose boxes by descending score, leaving out those that overlap one already chosen.
+    """Choose boxes by descending score, leaving out those that overlap one already chosen by more than `limit`.
 
     Args:
         overlaps: `(boxes, boxes)`, how much the box of the column is covered by that of the row; 0 for pairs of which
@@ -315,8 +309,6 @@ def select_detections(
     best = class_scores.argmax(dim=1)
     kept = torch.ones_like(objectness, dtype=torch.bool)
     if rule.min_points:
-        if points is None:
-            raise ValueError(f"min_points={rule.min_points}: points is missing; expected those of the cloud")
         if len(boxes):
             kept = torch.stack([points_in_boxes(points, box[None])[0].sum() for box in boxes]) >= rule.min_points
             if not kept.any():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -116,11 +115,6 @@ class NoAttentionMixin(PointTokensMixin):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does."""
-        refuse_unsaveable(self)
-        super().save_pretrained(save_directory, **kwargs)
 
     def returns_states(self, output_hidden_states: bool | None, output_attentions: bool | None) -> bool:
         """Return whether to return hidden states; the call overrides the config."""

@@ -85,8 +85,6 @@ class ClassificationHead(nn.Module):
     @torch.no_grad()
     def calibrate(self, temperature: float) -> None:
         """Divide all logits by a temperature from now on: it becomes part of the last layer."""
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; expected a number above 0")
         self.out.weight.div_(temperature)
         self.out.bias.div_(temperature)
 
@@ -100,13 +98,10 @@ def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
 
 
 def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
-    """Return the dtype that a module computes in, that of its floating point weights.
+    """Return the dtype that a module computes in, that of its floating point weights; without any, `otherwise`.
 
-    The weight of a single linear layer does not tell: quantized layers keep integers, or have no weight at all.
-
-    Args:
-        module: A layer, or better a module with norms, which quantization leaves as they are.
-        otherwise: Returned if it has no floating point weights. Then the quantized layers take any dtype, or float32.
+    Give a module with norms, which quantization leaves as they are: quantized linear layers keep integers, or have no
+    weight at all.
     """
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), otherwise)
 
@@ -118,8 +113,7 @@ def pool(
 
     Args:
         hidden_states: `(batch, class_tokens + tokens, hidden)`.
-        how: Any of "cls", "max" and "mean", the last two over point tokens only; with prompts also those of
-            `PROMPT_POOLING`.
+        how: Any of "cls", "max" and "mean", the last two over point tokens only; with prompts also `PROMPT_POOLING`.
         class_tokens: Number of leading class tokens, 1 or 0.
         prompts: `(batch, prompts, hidden)`, tokens that adapters have added.
     """

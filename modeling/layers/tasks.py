@@ -1,10 +1,14 @@
 """Losses of classification and segmentation heads, and checks of their categories and settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 
 IGNORED = -100
 
@@ -39,10 +43,10 @@ def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     for number in labels.unique().tolist():
         is_class = (labels == number).float()
         errors, order = (is_class - probabilities[:, number]).abs().sort(descending=True)
-        found = is_class[order]
-        total = found.sum()
+        hits = is_class[order]
+        total = hits.sum()
         # The Jaccard loss if the errors up to each rank were the only ones.
-        jaccard = 1 - (total - found.cumsum(0)) / (total + (1 - found).cumsum(0))
+        jaccard = 1 - (total - hits.cumsum(0)) / (total + (1 - hits).cumsum(0))
         losses.append(errors @ jaccard.diff(prepend=jaccard.new_zeros(1)))
     return torch.stack(losses).sum() / max(len(losses) - 1, 1)
 
@@ -52,20 +56,13 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
     Torch's own mean is NaN then, and one such batch would make all weights NaN.
     """
-    try:
-        # In float32: half precision cannot represent probabilities near 1.
-        total = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
-    except IndexError as error:
-        raise ValueError(f"labels: {error} Expected 0 to {logits.shape[-1] - 1} (num_labels), or -100") from error
+    # In float32: half precision cannot represent probabilities near 1.
+    total = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def part_mask(category_parts: Sequence[Sequence[int]], num_parts: int, category: torch.Tensor) -> torch.Tensor:
-    """Return a mask of the parts that an object of each category can have.
-
-    Returns:
-        `(batch, parts)` bool, on the device of `category`.
-    """
+    """Return which parts an object of each category can have, `(batch, parts)` bool on the device of `category`."""
     table = torch.zeros(len(category_parts), num_parts, dtype=torch.bool)
     for number, parts in enumerate(category_parts):
         table[number, list(parts)] = True
@@ -108,6 +105,46 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
             f"problem_type={config.problem_type!r}: every point has one label; expected None or "
             "'single_label_classification'"
         )
+
+
+class SemanticSegmentationMixin:
+    """For models with `point_logits`, which returns logits of points and the output of the base model."""
+
+    point_logits: Callable[..., tuple[torch.Tensor, Any]]
+
+    @strict_forward
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> TokenClassifierOutput:
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
+
+
+class PartSegmentationMixin:
+    """For models with `point_logits`, given the object's category, which `embed_category` embeds."""
+
+    config: PreTrainedConfig
+    embed_category: Callable[[torch.Tensor], torch.Tensor]
+    point_logits: Callable[..., tuple[torch.Tensor, Any]]
+
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
+
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        logits, output = self.point_logits(points, self.embed_category(category), **kwargs)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 def classification_loss(

@@ -102,18 +102,16 @@ class UnknownScore(nn.Module):
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
         """Return the signs `(batch,)` by the fields of the config that hold their means and deviations.
 
-        Args:
-            features: `(batch, width)`.
-            surprised: `(batch,)` of `surprise`.
-            distance: `(batch,)`, to the nearest training feature; None to find it.
+        Of features `(batch, width)` and their `surprise` `(batch,)`; the `distance` to the nearest training feature is
+        looked for unless it is given.
         """
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
         near = distance.clamp(min=_SMALLEST).log()
-        found = {"unknown_distance": near, "unknown_surprise": surprised}
+        signs = {"unknown_distance": near, "unknown_surprise": surprised}
         if self.bank is not None:
-            found["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
-        return found
+            signs["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
+        return signs
 
 
 class UnknownScoreMixin:
@@ -168,17 +166,12 @@ class UnknownScoreMixin:
             )
         width = self._unknown_width
         numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
-        expected = {
-            "features": (features, (rows, width)),
-            "logits": (logits, (rows, config.num_labels)),
-            "groups": (numbers, (rows,)),
-        }
-        if bank is not None:
-            expected["bank"] = (bank, (len(bank), width))
-        for name, (value, shape) in expected.items():
-            if value.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {shape}")
-            if not value.isfinite().all():
+        if len(logits) != rows or len(numbers) != rows:
+            raise ValueError(
+                f"{rows} rows of features, {len(logits)} of logits and {len(numbers)} groups; expected as many"
+            )
+        for name, values in {"features": features, "logits": logits, "bank": bank}.items():
+            if values is not None and not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
         if (count := len(numbers.unique())) < 2:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
@@ -194,7 +187,6 @@ class UnknownScoreMixin:
             self.unknown_score = UnknownScore(rows, width, things).to(features.device, self.dtype)
         self.unknown_score.features.copy_(features)
         if bank is not None:
-            assert self.unknown_score.bank is not None  # as many rows as the given ones
             self.unknown_score.bank.copy_(bank)
         numbers = numbers.to(features.device)
         apart = _distances(features, features)

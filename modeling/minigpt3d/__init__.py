@@ -15,12 +15,9 @@ from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM
 from hf_any3d.modeling.minigpt3d.qformer import Bridge
 from hf_any3d.modeling.minigpt3d.stages import (
     STAGES,
-    load_stage_tensors,
     set_stage,
     stage_names,
-    stage_tensors,
     trained_names,
-    weight_decay_groups,
 )
 
 __all__ = [
@@ -36,12 +33,9 @@ __all__ = [
     "NormedPhiForCausalLM",
     "NormedPhiModel",
     "build_from_parts",
-    "load_stage_tensors",
     "merge_lora",
     "names_in",
     "set_stage",
     "stage_names",
-    "stage_tensors",
     "trained_names",
-    "weight_decay_groups",
 ]

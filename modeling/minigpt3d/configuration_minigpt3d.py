@@ -13,7 +13,7 @@ from hf_any3d.modeling.layers.forward_contract import CACHE
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
-_RANGES: Ranges = {"num_query_experts": (1, 1_024), "load_balancing_weight": (0, 1e6), "stage": (0, 4)}
+_RANGES: Ranges = {"num_query_experts": (1, 1_024), "stage": (0, 4)}
 PARTS = ("point_encoder", "qformer", "language_model")
 
 
@@ -101,11 +101,6 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.check_parts(PARTS)
         point = self.point_config
-        is_flat = getattr(point, "flat_tokens", False)
-        if is_flat and point.use_decoder:
-            raise ValueError(
-                "point_config has use_decoder=True; expected False: a decoder's voxels are too many for the Q-Former"
-            )
         if not getattr(point, "use_class_token", True):
             raise ValueError("point_config has use_class_token=False; expected True, as the router reads that token")
 

@@ -49,11 +49,3 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
                 f"num_key_value_heads={self.num_key_value_heads}; expected num_attention_heads="
                 f"{self.num_attention_heads}, since queries, keys and values share a layer"
             )
-        if not self.qk_layernorm:
-            raise ValueError("qk_layernorm=False; expected True; use PhiConfig for a model without these norms")
-        head, factor = self.hidden_size // self.num_attention_heads, self.rope_parameters["partial_rotary_factor"]
-        if int(head * factor) % 2:
-            raise ValueError(
-                f"partial_rotary_factor={factor} rotates {int(head * factor)} of a head's {head} channels; expected "
-                "an even number"
-            )

@@ -7,15 +7,13 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
 from hf_any3d.modeling.pretrained_parts import is_quantized
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """Merge LoRA into the weights of its layers, in place: the same outputs, computed faster.
 
-    Returns:
-        The model. Its config has no LoRA, and it is saved with all weights, which are no longer those of its
-        pretrained parts.
+    The model's config has no LoRA afterwards, and it is saved with all weights, which are no longer those of its
+    pretrained parts.
     """
     if is_quantized(model):
         raise ValueError("the model was loaded quantized; expected full weights to merge LoRA into")
@@ -54,19 +52,10 @@ def leave_unquantized(model: nn.Module) -> None:
 
 
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """Map names of tensors to those in a model with LoRA.
-
-    Args:
-        model: The model.
-        names: Names of tensors of the same model, with or without LoRA, those of its body included.
-
-    Returns:
-        The name in `model` for each name; unknown names are unchanged.
-    """
+    """Map names of tensors, with or without LoRA, to those in a model with LoRA; unknown names are unchanged."""
     own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
 
     def find(name: str) -> str:
-        name = model.todays_name(name) if isinstance(model, EarlierNamesMixin) else name
         layer, _, kind = name.rpartition(".")
         wrapped = f"{layer}.base_layer.{kind}"
         # PEFT moves the weights of a layer with LoRA below `base_layer`.

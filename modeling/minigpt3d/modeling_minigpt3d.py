@@ -63,7 +63,7 @@ from hf_any3d.modeling.pretrained_parts import (
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin, apply_settings, dtype_named, keep_in_full
+from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named, keep_in_full
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
 from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
 
@@ -113,9 +113,7 @@ PART_CLASSES = {"point_encoder": AutoModel, "qformer": QueriesAndQFormer, "langu
 """Class that loads each pretrained part."""
 
 
-class MiniGPT3DPreTrainedModel(
-    CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, EarlierNamesMixin, PreTrainedModel
-):
+class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, PretrainedPartsMixin, PreTrainedModel):
     """Base class of MiniGPT-3D's models.
 
     Only trained weights are saved, 47.8 million of 2,954 million: pretrained parts are recorded in `config.parts` and
@@ -186,7 +184,7 @@ class MiniGPT3DPreTrainedModel(
         ignore_mismatched_sizes: bool = False,
         **overrides: Any,
     ) -> Any:
-        apply_settings(cls, config, overrides, "a model whose parts are kept elsewhere")
+        apply_settings(cls, config, overrides)
         # `torch_dtype` is the earlier name of the argument, which transformers still takes.
         dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
         if attn_implementation is not None:
@@ -318,10 +316,8 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, `(clouds, 1 + groups, point width)`; clouds of equal size run as one batch.
 
-        An encoder of voxels gives each cloud as many tokens as it has voxels, filled up with zeros to the longest.
-
-        Args:
-            points: `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points.
+        Clouds are `(clouds, points, channels)`, or a list of `(points, channels)` with any numbers of points. An
+        encoder of voxels gives each cloud as many tokens as it has voxels, filled up with zeros to the longest.
         """
         return self._encode(points)[0]
 
@@ -329,8 +325,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
         """Return the tokens of `encode`, and which of them are of a cloud, `(clouds, tokens)`; None for all."""
         # `set_grad_enabled(True)` alone would undo a caller's `no_grad`.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._point_encoder_trains()):
-            if not isinstance(points, torch.Tensor) and not points:
-                raise ValueError("points is an empty list; expected at least one cloud, or None for text only")
             if getattr(self.config.point_config, "flat_tokens", False):
                 return padded_tokens(self.point_encoder(points, return_dict=True))
             if isinstance(points, torch.Tensor):
@@ -420,8 +414,6 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
 class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTrainedModel, GenerationMixin):
     """`MiniGPT3DModel` with the scores of the next tokens: answers questions about clouds."""
 
-    _earlier_names = {name: f"minigpt3d.{name}" for name in ("point_encoder", "bridge", "language_model")}
-
     def __init__(
         self,
         config: MiniGPT3DConfig,
@@ -467,10 +459,7 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         """Embed prompts for a program that runs the language model alone, such as vLLM with `prompt_embeds`.
 
         Hidden tokens are left out: no other token attends to them, and positions do not count them. A dict from the
-        processor is passed as `**inputs`; arguments are those of `forward`.
-
-        Returns:
-            For each prompt `(tokens, text hidden)`, in the order of the batch.
+        processor is passed as `**inputs`. Returns `(tokens, text hidden)` for each prompt, in the order of the batch.
         """
         embedded = self.minigpt3d.embed(input_ids, point_features=point_features, points=points).inputs_embeds
         if attention_mask is None:
@@ -558,11 +547,11 @@ def build_from_parts(
     quantized = {} if quantization_config is None else {"quantization_config": quantization_config}
     named: dict[str, PretrainedPart] = {}
 
-    def opened(part: str, given: Part, **loading: Any) -> PreTrainedModel:
-        if isinstance(given, PreTrainedModel):
-            return given
-        recorded = PretrainedPart(os.fspath(given), (revisions or {}).get(part))
-        model, named[part] = open_part(part, recorded, dtype=dtype, **loading)
+    def opened(name: str, part: Part, **loading: Any) -> PreTrainedModel:
+        if isinstance(part, PreTrainedModel):
+            return part
+        recorded = PretrainedPart(os.fspath(part), (revisions or {}).get(name))
+        model, named[name] = open_part(name, recorded, dtype=dtype, **loading)
         return model
 
     models = {"point_encoder": opened("point_encoder", point_encoder)}
@@ -609,8 +598,6 @@ def open_part(
 
     Raises:
         EncoderMismatchError: If the weights differ from those recorded.
-        ValueError: If the part lacks weights that its config requires.
-        OSError: If it cannot be loaded.
     """
     source = open_recorded(recorded, model)
     if config is not None:
@@ -648,7 +635,6 @@ def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, torch.Tensor]) -> None:
     own, prefix = model.state_dict(), f"{model.base_model_prefix}."
-    stored = {model.todays_name(key): tensor for key, tensor in stored.items()}
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
     # Tied weights are in the file once, under their other name.
@@ -670,11 +656,8 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
 def padded_tokens(output: ModelOutput) -> tuple[torch.Tensor, torch.Tensor]:
     """Fill up the flat tokens of clouds to one length, after the feature of the cloud in place of a class token.
 
-    Args:
-        output: Has `last_hidden_state (tokens, width)`, `offsets (clouds,)` and `pooler_output (clouds, width)`.
-
-    Returns:
-        `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
+    `output` has `last_hidden_state (tokens, width)`, `offsets (clouds,)` and `pooler_output (clouds, width)`. Returns
+    `(clouds, 1 + tokens, width)`, and which of them are of a cloud, `(clouds, 1 + tokens)`.
     """
     offsets = output.offsets.tolist()
     # The first list is one longer: offsets are where clouds end.

@@ -192,7 +192,6 @@ class Bridge(nn.Module):
         _, sets, count, _ = queries.shape
         mask = None
         if sets > 1:
-            # All sets run as one sequence, and this mask keeps them apart: the cloud's keys are computed once for all.
             own_set = torch.arange(sets, device=queries.device).repeat_interleave(count)
             mask = torch.zeros(1, 1, sets * count, sets * count, device=queries.device, dtype=queries.dtype)
             mask.masked_fill_(own_set[:, None] != own_set, torch.finfo(mask.dtype).min)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -71,37 +69,6 @@ def set_stage(model: MiniGPT3DPreTrainedModel, stage: int) -> list[str]:
     model.config.use_query_experts = stage == 4
     model.config.stage = stage
     return names
-
-
-def weight_decay_groups(model: nn.Module, weight_decay: float = 0.05) -> list[dict]:
-    """Return parameter groups for an optimizer: weight decay for matrices and queries, none for biases and norms."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int) -> dict[str, torch.Tensor]:
-    """Return the tensors that a stage trains, by name."""
-    return {name: model.base_model.get_parameter(name).detach() for name in stage_names(model, stage)}
-
-
-@torch.no_grad()
-def load_stage_tensors(model: MiniGPT3DPreTrainedModel, stage: int, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Load the output of `stage_tensors` into a model with the same pretrained parts."""
-    own = stage_tensors(model, stage)
-    wrong = [f"{name} is missing" for name in own if name not in tensors]
-    wrong += [f"{name} is not trained in stage {stage}" for name in tensors if name not in own]
-    wrong += [
-        f"{name} has shape {tuple(tensors[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    for name, tensor in own.items():
-        tensor.copy_(tensors[name])
 
 
 def _names_with_prefix(model: nn.Module, prefix: str) -> list[str]:

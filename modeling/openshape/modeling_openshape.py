@@ -22,23 +22,15 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius: float) -> Patches:
     """Group clouds into balls around centers from farthest point sampling, which starts at the first point.
 
-    The released program starts at a random point, so that its features vary from call to call.
+    The released program starts at a random point, so that its features vary from call to call. Neighborhoods have
+    the channels xyz relative to the center, followed by all channels of the points.
 
     Args:
         points: `(batch, points, channels)`, xyz first.
         num_groups: Balls per cloud.
         group_size: Points per ball; of more, the first ones of the cloud are kept, and fewer are filled up.
         radius: Radius of a ball.
-
-    Returns:
-        Patches whose neighborhoods have the channels xyz relative to the center, followed by all channels of the
-        points.
     """
-    if points.ndim != 3 or points.shape[1] < num_groups:
-        raise ValueError(
-            f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
-            f"num_groups={num_groups} points"
-        )
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups)
     centers = gather_points(xyz, index)  # (batch, groups, 3)
@@ -136,19 +128,10 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
 class OpenShapeForPointCloudClassification(OpenShapePreTrainedModel, AlignedClassifier):
     """`OpenShapeModel` with a classification head on the feature in the space of texts."""
 
-    def __init__(self, config: OpenShapeConfig):
-        super().__init__(config, OpenShapeModel)
-
 
 class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmenter):
     """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object."""
 
-    def __init__(self, config: OpenShapeConfig):
-        super().__init__(config, OpenShapeModel)
-
 
 class OpenShapeForZeroShotPointCloudClassification(OpenShapePreTrainedModel, AlignedZeroShotClassifier):
     """`OpenShapeModel` that compares clouds with texts; published encoders open as this class."""
-
-    def __init__(self, config: OpenShapeConfig):
-        super().__init__(config, OpenShapeModel)

@@ -31,7 +31,7 @@ from hf_any3d.modeling.point_encoders.aligned_encoders import (
     TextAlignment,
     Tokens,
 )
-from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, label_masks
+from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
 from hf_any3d.modeling.point_ops.grouping import check_channels
@@ -181,7 +181,7 @@ class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, Align
     """`PatchAlign3DModel` with a classification head on the mean of the patches' features."""
 
     def __init__(self, config: PatchAlign3DConfig):
-        super().__init__(config, PatchAlign3DModel)
+        super().__init__(config)
         self.freeze_untrained()
 
 
@@ -189,7 +189,7 @@ class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, Aligned
     """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object."""
 
     def __init__(self, config: PatchAlign3DConfig):
-        super().__init__(config, PatchAlign3DModel)
+        super().__init__(config)
         self.freeze_untrained()
 
 
@@ -278,7 +278,7 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         """
         how = self.config.patch_to_point if patch_to_point is None else patch_to_point
         if how not in ASSIGNMENTS:
-            raise ValueError(f"patch_to_point={how!r}; expected one of {', '.join(map(repr, ASSIGNMENTS))}")
+            raise ValueError(f"patch_to_point={how!r}; expected one of {ASSIGNMENTS}")
         text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
         output: AlignedEncoderOutput = self.base_model(points, **kwargs, return_dict=True)
         requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
@@ -296,24 +296,10 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
             logits = carry_to_points(patch_logits, points, output.centers, output.patch_index, how)
         loss = accuracy = None
         if labels is not None:
-            masks, counted = self._targets(labels, text_mask, points.shape[:2], text_embeds.shape[-2])
+            masks, counted = text_targets(labels, text_mask, points.shape[:2], text_embeds.shape[-2])
+            counted = masks.any(dim=-1) if counted is None else counted
             shares = patch_shares(masks, output.patch_index).to(cosines)
             with autocast_disabled(patch_embeds.device):
                 loss = part_loss(scale * cosines, shares, counted)
             accuracy = patch_accuracy(cosines.detach(), patch_majorities(masks, output.patch_index), counted)
         return PartTextOutput(loss, logits, patch_logits, patch_embeds, text_embeds, accuracy, **requested)
-
-    def _targets(
-        self, labels: torch.Tensor, text_mask: torch.Tensor | None, clouds: tuple[int, ...], texts: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return which points each text names, `(batch, texts, points)`, and which texts count, `(batch, texts)`."""
-        batch, count = clouds
-        if labels.shape not in ((batch, count), (batch, texts, count)):
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}; expected ({batch}, {count}), one per point, or ({batch}, "
-                f"{texts}, {count}), one per text and point"
-            )
-        masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
-        if text_mask is None:
-            return masks, masks.any(dim=-1)
-        return masks, text_mask.bool()

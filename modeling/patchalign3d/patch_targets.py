@@ -34,23 +34,18 @@ def carry_to_points(
 def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
     """Return the share of each patch's points that each label has: `(batch, groups, labels)`, from 0 to 1.
 
-    Args:
-        masks: `(batch, labels, points)`, True for points with the label; labels may overlap.
-        patch_index: `(batch, groups, group_size)`.
+    `masks` `(batch, labels, points)` are True for points with the label, which may overlap; `patch_index` is
+    `(batch, groups, group_size)`.
     """
     # The mean over the points of a patch, of (batch, groups, group_size, labels).
     return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
 
 
 def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
-    """Return the label that most points of each patch have: `(batch, groups)`.
+    """Return the label that most points of each patch have: `(batch, groups)`, -1 if no point has one.
 
-    A point with several labels counts for the last of them. Of labels with as many points the first is returned, -1
-    if no point has a label.
-
-    Args:
-        masks: `(batch, labels, points)`, as for `patch_shares`.
-        patch_index: `(batch, groups, group_size)`.
+    A point with several labels counts for the last of them; of labels with as many points the first is returned.
+    Arguments are those of `patch_shares`.
     """
     count = masks.shape[1]
     numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
@@ -85,16 +80,10 @@ def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor)
 
 
 def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Return the share of patches whose best label is that of most of their points.
+    """Return the share of patches whose best label by `scores (batch, groups, labels)` is that of most points.
 
-    Args:
-        scores: `(batch, groups, labels)`.
-        majorities: `(batch, groups)` from `patch_majorities`; patches without a label, or with one that does not
-            count for the cloud, are left out.
-        counted: `(batch, labels)`, True for the labels that count for a cloud, among which the best is chosen.
-
-    Returns:
-        A number; NaN if no patch is left.
+    Patches without a label, or with one that does not count for the cloud (`counted` `(batch, labels)`), are left out
+    of `majorities` `(batch, groups)`; NaN if no patch is left.
     """
     best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (batch, groups)
     # Patches without a label have -1, which is no index; the first condition leaves them out.
@@ -105,15 +94,12 @@ def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torc
 def nearest_targets(
     centers: torch.Tensor, target_centers: torch.Tensor, targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target whose center is nearest to each patch.
+    """Return the target whose center is nearest to each patch: `(batch, groups, channels)`, and the distances.
 
     Args:
         centers: `(batch, groups, 3)`.
         target_centers: `(batch, targets, 3)`, in the same units and axes.
         targets: `(batch, targets, channels)`.
-
-    Returns:
-        `(batch, groups, channels)`, and the distances `(batch, groups)`.
     """
     if target_centers.shape != (len(centers), targets.shape[1], 3):
         raise ValueError(

@@ -44,10 +44,6 @@ def part_prompts(
         category: Name of the object's category, which is cleaned too; required by templates with two `{}`.
     """
     if isinstance(templates, str):
-        if templates not in TEMPLATE_SETS:
-            raise ValueError(
-                f"templates={templates!r}; expected one of {', '.join(TEMPLATE_SETS)}, or a list of texts"
-            )
         templates = TEMPLATE_SETS[templates]
     check_part_templates("templates", templates)
     names = [clean_label(label) for label in labels]
@@ -56,9 +52,9 @@ def part_prompts(
         raise ValueError(f"category is missing, which template {pairs[0]!r} names; give one, such as 'object'")
     texts = []
     for name in names:
-        own = (template.split("{}") for template in templates)
         # Not str.format: templates may contain other braces.
-        texts.append([before + name + (asked.join(rest) if asked else rest[0]) for before, *rest in own])
+        pieces = (template.split("{}") for template in templates)
+        texts.append([before + name + (asked.join(rest) if asked else rest[0]) for before, *rest in pieces])
     return texts
 
 
@@ -86,6 +82,26 @@ def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:
     return labels.unsqueeze(1) == torch.arange(num_texts, device=labels.device).view(1, -1, 1)
 
 
+def text_targets(
+    labels: torch.Tensor, text_mask: torch.Tensor | None, clouds: Sequence[int], texts: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return which points each text names, `(batch, texts, points)`, and which texts count, `(batch, texts)` or None.
+
+    `labels` are `(batch, points)` numbers of the texts, or `(batch, texts, points)`, True where a text names a point;
+    `text_mask` is `(batch, texts)` or None; `clouds` are the numbers of clouds and of points.
+    """
+    batch, count = clouds
+    if labels.shape not in ((batch, count), (batch, texts, count)):
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}; expected ({batch}, {count}), one per point, or ({batch}, "
+            f"{texts}, {count}), one per text and point"
+        )
+    if text_mask is not None and text_mask.shape != (batch, texts):
+        raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({batch}, {texts})")
+    masks = label_masks(labels, texts) if labels.ndim == 2 else labels.bool()
+    return masks, None if text_mask is None else text_mask.bool()
+
+
 class PartTextsMixin(AlignedTextsMixin):
     """For models that find parts by name, whose config has templates for names of parts alone and with a category."""
 
@@ -94,11 +110,8 @@ class PartTextsMixin(AlignedTextsMixin):
     ) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)` of names of parts, for `text_embeds`.
 
-        Args:
-            labels: Names of parts.
-            templates: As of `part_prompts`; by default those of the config, for a given category its
-                `category_templates`.
-            category: Name of the object's category, or "object".
+        Templates are as of `part_prompts`, by default those of the config, for a given `category` of the object (or
+        "object") its `category_templates`.
         """
         config = self.config
         texts = config.hypothesis_templates if category is None else config.category_templates

@@ -57,17 +57,17 @@ class Patches:
         """Return some patches of each cloud, by their numbers `(batch, some)`."""
         # `(batch, 1)` broadcasts against the index `(batch, some)`, so that one indexing selects from every field.
         rows = torch.arange(len(index), device=index.device).unsqueeze(1)
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Patches(**{name: None if tensor is None else tensor[rows, index] for name, tensor in given.items()})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Patches(**{name: None if tensor is None else tensor[rows, index] for name, tensor in tensors.items()})
 
 
 def group_patches(
     points: torch.Tensor, num_groups: int, group_size: int, sampling_min_squared_norm: float | None = None
 ) -> Patches:
-    """Group clouds into patches around centers from farthest point sampling.
+    """Group clouds `(batch, points, channels)` into patches around centers from farthest point sampling.
 
     Args:
-        points: `(batch, points, channels)`, xyz first.
+        points: xyz first.
         num_groups: Patches per cloud.
         group_size: Points per patch.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers, except for the
@@ -75,25 +75,13 @@ def group_patches(
 
     Source: Point-BERT, Sec. 3.1.
     """
-    count = points.shape[1] if points.ndim == 3 else 0
-    if count < max(num_groups, group_size):
-        raise ValueError(
-            f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
-            f"{max(num_groups, group_size)} points for num_groups={num_groups}, group_size={group_size}"
-        )
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups, min_squared_norm=sampling_min_squared_norm)
     return patches_around(points, index, group_size)
 
 
 def patches_around(points: torch.Tensor, center_index: torch.Tensor, group_size: int) -> Patches:
-    """Group the nearest points of centers into patches.
-
-    Args:
-        points: `(batch, points, channels)`, xyz first.
-        center_index: `(batch, groups)`, indices of the centers among the points.
-        group_size: Points per patch.
-    """
+    """Group the nearest points of centers `center_index (batch, groups)` into patches of clouds, xyz first."""
     xyz = points[..., :3].contiguous()
     centers = gather_points(xyz, center_index)  # (batch, groups, 3)
     neighbor_index = knn(centers, xyz, group_size)  # (batch, groups, neighbors)
@@ -105,13 +93,7 @@ def patches_around(points: torch.Tensor, center_index: torch.Tensor, group_size:
 
 
 def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> Patches:
-    """Check clouds `(batch, points, in_channels)` and group them into the patches that a config describes.
-
-    Args:
-        points: xyz first.
-        config: Has `in_channels`, `num_groups`, `group_size` and `sampling_min_squared_norm`.
-        dtype: Precision of the model.
-    """
+    """Check clouds `(batch, points, in_channels)` and group them into the patches that a config describes."""
     check_channels(points, config.in_channels)
     points = in_full_precision(points, dtype)
     return group_patches(points, config.num_groups, config.group_size, config.sampling_min_squared_norm)
@@ -219,13 +201,10 @@ class PointBlocks(nn.Module):
         Args:
             hidden_states: `(batch, tokens, hidden)`.
             positions: The same shape, or None.
-            outputs_of: Numbers of blocks, from 0, whose outputs are returned too.
+            outputs_of: Numbers of blocks, from 0, whose outputs are returned too, in this order.
             geometry: Geometry of the tokens, for adapters around blocks that take it.
             added: Gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters leave behind its
                 output.
-
-        Returns:
-            The last block's output `(batch, tokens, hidden)`, and the requested outputs, in the order of `outputs_of`.
         """
         kept, count = {}, hidden_states.shape[1]
         for number, layer in enumerate(self.layers):
@@ -367,10 +346,6 @@ class DropPath(nn.Module):
         kept = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(keep)
         return branch * kept.div_(keep)
 
-    def extra_repr(self) -> str:
-        """Show the rate."""
-        return f"rate={self.rate}"
-
 
 class TokenGrids(Geometry):
     """Cells of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
@@ -426,12 +401,9 @@ class TokenPropagation(nn.Module):
         self.out_norm = HeadNorm(out)
 
     def forward(self, xyz: torch.Tensor, centers: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Compute features of every point: `(batch, points, widths[1])`.
+        """Compute features of every point `(batch, points, 3)`: `(batch, points, widths[1])`.
 
-        Args:
-            xyz: `(batch, points, 3)`.
-            centers: `(batch, groups, 3)`, positions of the tokens.
-            tokens: `(batch, groups, token_width)`.
+        Tokens `(batch, groups, token_width)` are at `centers (batch, groups, 3)`.
         """
         tokens = self.from_tokens(in_precision_of(self, tokens))
         near = three_nearest_interpolate(xyz, centers, tokens)  # (batch, points, mixed)

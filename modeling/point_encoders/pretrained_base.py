@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
 from hf_any3d.modeling.encoders import LayerStack
-from hf_any3d.modeling.encoders.loading import FROZEN
+from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
 from hf_any3d.modeling.pretrained_parts import (
@@ -38,7 +38,7 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, com
 from hf_any3d.modeling.pretrained_parts.tensors import differing
 
 
-class PretrainedBaseMixin(AdapterLoadingMixin):
+class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
     """For models whose base model is the pretrained part that adapters are trained on, the part "base".
 
     The config stored with an adapter names the repository or directory that the base model was loaded from. Its
@@ -51,21 +51,12 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
     @classmethod
     def base_class(cls) -> type[PreTrainedModel]:
         """Class of the base model."""
-        raise NotImplementedError(f"{cls.__name__} must define base_class")
+        raise NotImplementedError
 
     @classmethod
     def config_of_base(cls, config: PreTrainedConfig) -> PreTrainedConfig:
         """Return a copy of a config for the base model alone."""
         return copy.deepcopy(config)
-
-    def train(self, mode: bool = True) -> PreTrainedModel:
-        """Set train mode, except for modules marked as frozen: their norms and drop path stay in eval mode."""
-        super().train(mode)
-        for module in self.modules():
-            # Not getattr: adapters forward unknown attributes to the wrapped layer.
-            if FROZEN in vars(module):
-                module.training = False
-        return self
 
     @property
     def adapted_part(self) -> PreTrainedModel:
@@ -157,10 +148,10 @@ class PretrainedBaseMixin(AdapterLoadingMixin):
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
             if is_quantized(adapted):
-                found = is_unchanged(adapted)
+                is_source = is_unchanged(adapted)
             else:
-                found = ours.keys() == stored.keys() and not differing(ours, stored)
-            if found:
+                is_source = ours.keys() == stored.keys() and not differing(ours, stored)
+            if is_source:
                 return replace(part, checksum=tensors_checksum(stored))
         return PretrainedPart()
 
@@ -198,10 +189,10 @@ class AdaptedBaseMixin:
         An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
         """
         super().train(mode)
-        own = [module for _, module in own_modules(self)]
+        own = own_modules(self)
         # More modules than its own are those of adapters.
         if mode and len(own) < sum(1 for _ in self.modules()):
-            for module in own:
+            for *_, module in own:
                 # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
                 if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:
                     module.training = False

@@ -115,10 +115,10 @@ def ball_neighbors(
         xyz = torch.where(mask.unsqueeze(2), xyz, beyond[:, None, None])
     if order == "first":
         return ball_query(centers, xyz, radius, count)
-    found = min(count, xyz.shape[1])
-    index, distance = knn(centers, xyz, found, return_distances=True)
+    available = min(count, xyz.shape[1])
+    index, distance = knn(centers, xyz, available, return_distances=True)
     index = torch.where(distance <= radius**2, index, index[..., :1])
-    return torch.cat([index, index[..., :1].expand(-1, -1, count - found)], dim=2)
+    return torch.cat([index, index[..., :1].expand(-1, -1, count - available)], dim=2)
 
 
 class SetAbstraction(nn.Module):
@@ -156,12 +156,9 @@ class SetAbstraction(nn.Module):
         self.layers = shared_layers((3 + inputs, *widths))
 
     def forward(self, xyz: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None = None) -> Groups:
-        """Group points and encode the groups.
+        """Group points `(batch, points, 3)` with features `(batch, points, inputs)`, and encode the groups.
 
-        Args:
-            xyz: `(batch, points, 3)`, in full precision.
-            features: `(batch, points, inputs)`.
-            mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
+        The mask `(batch, points)` is False for padding; None without padding.
         """
         center_index, valid = sample_centers(xyz, self.num_centers, mask, self.min_squared_norm)
         centers = gather_points(xyz, center_index)

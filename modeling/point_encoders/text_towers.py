@@ -76,10 +76,8 @@ def _registered(model_type: str) -> TextTowerFamily:
 
 
 def register_text_tower(family: TextTowerFamily) -> TextTowerFamily:
-    """Register a family; a `model_type` may belong to only one."""
+    """Register a family under each `model_type` of its checkpoints."""
     for model_type in family.model_types:
-        if model_type in _FAMILIES:
-            raise ValueError(f"model_type '{model_type}' already belongs to '{_FAMILIES[model_type].name}'")
         _FAMILIES[model_type] = family
     return family
 
@@ -90,11 +88,7 @@ def text_tower_families() -> dict[str, TextTowerFamily]:
 
 
 def find_text_tower(config: PreTrainedConfig) -> TextTowerFamily:
-    """Return the family of a checkpoint's config.
-
-    Raises:
-        UnsupportedEncoder: If no text tower is aligned with such an encoder.
-    """
+    """Return the family of a checkpoint's config."""
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedEncoder(
@@ -156,19 +150,9 @@ class TextTower:
 def text_tower_settings(
     name_or_path: str | os.PathLike, revision: str | None = None, text_pooling: str | None = None
 ) -> dict[str, Any]:
-    """Return the fields of a model's config that describe the text tower of an encoder.
+    """Return `text_width` and `text_pooling`, the fields of a model's config on the text tower of an encoder.
 
-    Args:
-        name_or_path: Hub name or directory of the checkpoint.
-        revision: Branch, tag or commit.
-        text_pooling: "mean", "cls" or "max", the pooling of a sentence encoder; None for that in its files.
-
-    Returns:
-        `text_width` and `text_pooling`.
-
-    Raises:
-        UnsupportedEncoder: If the encoder has no aligned text tower, or its files do not define the pooling.
-        ValueError: If `text_pooling` is unknown, or given for an encoder that is not a sentence encoder.
+    The pooling of a sentence encoder is `text_pooling`, "mean", "cls" or "max", or by default that in its files.
     """
     source = resolve_encoder(name_or_path, revision)
     config = AutoConfig.from_pretrained(source.path)
@@ -182,14 +166,9 @@ def text_tower_settings(
 
 
 def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTower:
-    """Load the text tower of a model's encoder, even if the encoder was changed and is stored with the model.
-
-    Args:
-        config: Records the part, and has `text_pooling` if sentence encoders may be used.
-        part: Name of the part in the config.
+    """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model.
 
     Raises:
-        ValueError: If the encoder's source is unknown, or the checkpoint has no tokenizer.
         EncoderMismatchError: If the weights differ from the recorded ones.
         UnsupportedEncoder: If the encoder has no aligned text tower.
     """
@@ -210,10 +189,7 @@ def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTowe
 def own_projection(config: PreTrainedConfig) -> torch.Tensor | None:
     """Return the checkpoint's own projection of the model's encoder into the space of texts, `(text_width, hidden)`.
 
-    For a sentence encoder, this is the identity.
-
-    Returns:
-        None if the checkpoint has no such projection, or one of another shape.
+    For a sentence encoder, this is the identity; None if the checkpoint has none, or one of another shape.
     """
     source, checkpoint, family = _find_checkpoint(config.part("encoder"))
     hidden = config.encoder_config.hidden_size
@@ -264,11 +240,7 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list
 
 
 def sentence_pooling(source: EncoderSource) -> str:
-    """Return the pooling of a sentence encoder, one of `POOLINGS`, from the files of its repository.
-
-    Raises:
-        UnsupportedEncoder: If the files do not define the pooling, or define an unsupported one.
-    """
+    """Return the pooling of a sentence encoder, one of `POOLINGS`, from the files of its repository."""
     modules = _read_json(source, "modules.json") or []
     kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules]
     if unknown := [kind for kind in kinds if kind not in _SUPPORTED_MODULES]:
@@ -299,20 +271,15 @@ def _read_json(source: EncoderSource, file: str) -> Any:
     if source.revision is None:
         path = Path(source.path) / file
     else:
-        found = cached_file(
+        cached = cached_file(
             source.name,
             file,
             revision=source.revision,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
-        path = None if found is None else Path(found)
-    if path is None or not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedEncoder(f"{path}: not JSON ({error})") from error
+        path = None if cached is None else Path(cached)
+    return json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else None
 
 
 def _find_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -13,6 +14,7 @@ from transformers.utils import ModelOutput
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_labels
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
@@ -51,7 +53,7 @@ class TextFeaturesMixin:
     @property
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer."""
-        raise NotImplementedError(f"{type(self).__name__} must define text_tower")
+        raise NotImplementedError
 
     def get_text_features(
         self,
@@ -101,15 +103,21 @@ class CloudsAndTextsMixin(TextFeaturesMixin):
         """Return unit vectors `(clouds, text_width)` of clouds `(clouds, points, in_channels)`."""
         return self.alignment(self.base_model(points, return_dict=True).pooler_output)[0]
 
-    def compare(
+    @strict_forward
+    def forward(
         self,
-        output: ModelOutput,
-        text_embeds: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        text_labels: torch.Tensor | None,
-        return_loss: bool | None,
+        points: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        text_labels: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        **kwargs: Any,
     ) -> ZeroShotOutput:
-        """Compare the base model's output with embedded texts `(texts, text_width)`; see `forward`."""
+        """Compare clouds with texts."""
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        output = self.base_model(points, **kwargs, return_dict=True)
         point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
         logits = loss = None
         if text_embeds is not None:
@@ -123,12 +131,7 @@ class CloudsAndTextsMixin(TextFeaturesMixin):
 
 
 def unit_vectors_like(point_embeds: torch.Tensor, text_embeds: torch.Tensor) -> torch.Tensor:
-    """Return embedded texts `(texts, text_width)` as unit vectors, in the dtype and on the device of `point_embeds`.
-
-    Args:
-        point_embeds: `(clouds, text_width)`.
-        text_embeds: `(texts, text_width)`, of any length.
-    """
+    """Return texts `(texts, text_width)` of any length as unit vectors, in dtype and on the device of the clouds."""
     if text_embeds.ndim != 2 or text_embeds.shape[1] != point_embeds.shape[1]:
         raise ValueError(
             f"text_embeds has shape {tuple(text_embeds.shape)}; expected (texts, {point_embeds.shape[1]}), "
@@ -195,12 +198,7 @@ def _pair_labels(
 
 
 def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
-    """Return which clouds and texts have equal labels, `(clouds, texts)` of 0 and 1.
-
-    Args:
-        cloud_labels: `(clouds,)`.
-        text_labels: `(texts,)`.
-    """
+    """Return which clouds and texts have equal labels `(clouds,)` and `(texts,)`: `(clouds, texts)` of 0 and 1."""
     matches = (cloud_labels.unsqueeze(1) == text_labels.unsqueeze(0)).float()
     has_any = matches.any()
     if has_any.device.type != "cpu":

@@ -112,7 +112,15 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     one_sided: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        self._check_features()
+        if (
+            not self.features
+            or len(set(self.features)) != len(self.features)
+            or set(self.features) - set(FEATURE_SETS)
+        ):
+            raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
+        for name, part in PART_OF.items():
+            if getattr(self, f"{part}_config") is not None and name not in self.features:
+                raise ValueError(f"{part}_config with features={list(self.features)}; expected {name!r} among them")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
         check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
@@ -121,17 +129,12 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         if len(self.copy_scale) != 2 or self.copy_scale[0] > self.copy_scale[1]:
             raise ValueError(f"copy_scale={list(self.copy_scale)}; expected the smallest and the largest factor")
         self.check_parts(tuple(PART_OF.values()))
-        if self.wrap_adapter is not None and (self.wrap_config is None or not isinstance(self.wrap_adapter, dict)):
-            raise ValueError(
-                f"wrap_adapter={self.wrap_adapter!r:.80} with features={list(self.features)}; expected settings of an "
-                "adapter, and 'wrap' among the features"
-            )
         super().__post_init__(**kwargs)
+        # The heads of other models have other activations.
         if self.wrap_labels is not None and getattr(self.wrap_config, "model_type", None) != "any2point":
-            raise ValueError(
-                f"wrap_labels={self.wrap_labels} with a wrap of the type "
-                f"{getattr(self.wrap_config, 'model_type', None)!r}; expected an 'any2point', whose head is known"
-            )
+            raise ValueError(f"wrap_labels={self.wrap_labels} without a wrap_config of the type 'any2point'")
+        if self.wrap_adapter is not None and self.wrap_config is None:
+            raise ValueError(f"wrap_adapter with features={list(self.features)}; expected 'wrap' among them")
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):
@@ -144,32 +147,14 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             if (needed := getattr(config, "in_channels", 3)) > self.in_channels:
                 raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the {name} reads")
 
-    def _check_features(self) -> None:
-        allowed = ", ".join(map(repr, FEATURE_SETS))
-        names = self.features if isinstance(self.features, (list, tuple)) else []
-        if not names or len(set(map(str, names))) != len(names) or not set(map(str, names)) <= set(FEATURE_SETS):
-            raise ValueError(f"features={self.features!r}; expected some of {allowed}, each once")
-        for name, part in PART_OF.items():
-            is_given = getattr(self, f"{part}_config") is not None
-            if is_given and name not in names:
-                raise ValueError(f"{part}_config with features={list(names)}; expected {name!r} among them")
-            if not is_given and name in names and name != "encoder":
-                raise ValueError(
-                    f"features={list(names)} without {part}_config; expected that of a model for {name!r}"
-                )
-
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""
-        found = {}
+        widths = {}
         for name in self.features:
             part = PART_OF.get(name)
             width = count_descriptors(self.normals) if part is None else getattr(self, f"{part}_width")
-            if part == "wrap" and width is not None and self.wrap_labels is not None:
-                width = self.wrap_labels
-            if width is None:
-                raise ValueError(f"{part}_width=None; expected a number, which a model finds out when it is built")
-            found[name] = width
-        return found
+            widths[name] = self.wrap_labels if part == "wrap" and self.wrap_labels is not None else width
+        return widths
 
     @property
     def hidden_size(self) -> int:

@@ -33,7 +33,7 @@ from hf_any3d.modeling.encoders import (
     restore_part,
     settle_adapter,
 )
-from hf_any3d.modeling.encoders.loading import FROZEN, freeze
+from hf_any3d.modeling.encoders.loading import FrozenModulesMixin, freeze
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
@@ -64,7 +64,9 @@ _AT_ONCE, _VIEWS_AT_ONCE = 64, 24
 _OTHERS = ("last_hidden_state", "centers", "hidden_states", "attentions")
 
 
-class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, PointTokensMixin, PreTrainedModel):
+class PointFeaturesPreTrainedModel(
+    LibraryModelMixin, FrozenModulesMixin, PretrainedPartsMixin, PointTokensMixin, PreTrainedModel
+):
     """Base class of models of features without training."""
 
     config_class = PointFeaturesConfig
@@ -102,13 +104,12 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
                 of the given parts.
         """
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
-        given = {
-            name: part for name, part in (("encoder", encoder), ("wrap", wrap), ("vision", vision)) if part is not None
-        }
-        check_revisions(revisions, [name for name, part in given.items() if not isinstance(part, PreTrainedModel)])
+        sources = {"encoder": encoder, "wrap": wrap, "vision": vision}
+        sources = {name: part for name, part in sources.items() if part is not None}
+        check_revisions(revisions, [name for name, part in sources.items() if not isinstance(part, PreTrainedModel)])
         head = None if settings.get("wrap_labels") is None else _head_of(wrap, settings["wrap_labels"])
         opened, records = {}, {}
-        for name, part in given.items():
+        for name, part in sources.items():
             is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
             if isinstance(part, PreTrainedModel):
                 opened[name] = part.base_model
@@ -126,7 +127,7 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
             settings[f"{name}_config"] = opened[name].config
         if encoder is not None:
             settings.setdefault("encoder_weights", "pretrained")
-        more = tuple(name for name, part in PART_OF.items() if part in given and name != "encoder")
+        more = tuple(name for name, part in PART_OF.items() if part in sources and name != "encoder")
         settings.setdefault("features", ("descriptors", "encoder", *more))
         read = (getattr(opened[name].config, "in_channels", 3) for name in ("encoder", "wrap") if name in opened)
         # The model that reads most channels decides; others take the first ones.
@@ -146,14 +147,6 @@ class PointFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, Poin
     def device(self) -> torch.device:
         """Device of the features."""
         return self.base_model.mean.device
-
-    def train(self, mode: bool = True) -> PreTrainedModel:
-        """Set train mode, except for frozen models: their norms and drop path stay in eval mode."""
-        super().train(mode)
-        for module in self.modules():
-            if FROZEN in vars(module):
-                module.training = False
-        return self
 
     def reopened_state(self, name: str) -> dict[str, Tensor]:
         """Load the recorded weights of a part again; see `PretrainedPartsMixin`."""
@@ -220,8 +213,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             model = AutoModel.from_config(getattr(self.config, field))
             if part == "wrap" and self.config.wrap_adapter is not None:
                 build_adapter(model, self.config.wrap_adapter)
-        if part in ("encoder", "wrap") and model.main_input_name != "points":
-            raise ValueError(f"{part} is a {type(model).__name__}; expected a model of this package that reads points")
         if model.config._attn_implementation is None:
             # Nesting a config in another one resets the attention implementation that its model was built with.
             model.config._attn_implementation = self.config._attn_implementation
@@ -259,24 +250,21 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             )
         check_channels(points, config.in_channels)
         if points.shape[1] < config.min_points:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
-                f"{config.min_points} points"
-            )
+            raise ValueError(f"points has shape {tuple(points.shape)}; expected at least {config.min_points} points")
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
         sets, encoded = [], {}
         for name in config.features:
             if name == "descriptors":
-                found = describe(copies, config.up_axis, config.normals)
+                features = describe(copies, config.up_axis, config.normals)
             elif name == "views":
                 # Views show the cloud itself; repeated for each copy, they are their own mean over the copies.
-                found = self._frozen_features(name, points, {})[0].repeat_interleave(config.copies, dim=0)
+                features = self._frozen_features(name, points, {})[0].repeat_interleave(config.copies, dim=0)
             else:
                 asked = {"output_hidden_states": with_states, "output_attentions": with_attentions}
-                found, output = self._frozen_features(name, copies, asked if name == main else {})
+                features, output = self._frozen_features(name, copies, asked if name == main else {})
                 encoded = output if name == main else encoded
-            sets.append(found.float())
+            sets.append(features.float())
         features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (batch, width)
         features = (features - self.mean.float()) / self.scale.float()
         hidden_states = encoded.get("hidden_states")
@@ -309,12 +297,9 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
                 pooled.append(self._see(depth_views(piece, self._image_size, config.views, config.up_axis)))
                 continue
             output = model(piece[..., : model.config.in_channels], **asked, return_dict=True)
-            found = output.get("pooler_output")
-            if found is None:
-                kind = type(model).__name__
-                raise ValueError(f"{name}: a {kind} returns no pooler_output; expected a point encoder")
+            features = output.pooler_output
             is_scored = name == "wrap" and self.wrap_head is not None
-            pooled.append(self.wrap_head(found).log_softmax(dim=-1) if is_scored else found)
+            pooled.append(self.wrap_head(features).log_softmax(dim=-1) if is_scored else features)
             others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
         return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS if others}
 
@@ -366,9 +351,8 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
     def set_side_head(self, weight: Tensor, bias: float) -> None:
         """Set the head that recognizes clouds that were seen from one side.
 
-        Args:
-            weight: `(width,)`, for standardized features.
-            bias: Added to their weighted sum; above 0 together, a cloud looks one-sided.
+        `weight` `(width,)` is for standardized features; where their weighted sum plus `bias` is above 0, a cloud
+        looks one-sided.
         """
         width = self.config.hidden_size
         if weight.shape != (width,) or not weight.isfinite().all() or not math.isfinite(bias):
@@ -433,12 +417,8 @@ def _head_of(wrap: Any, labels: int) -> ClassificationHead:
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:
     """Turn, scale and jitter clouds slightly, by the same amounts for each cloud and every call.
 
-    Args:
-        points: `(batch, points, channels)` in full precision, xyz first; with `config.normals` these are turned too.
-        config: Has the settings of copies.
-
-    Returns:
-        `(batch, copies, points, channels)`; the first copy is the cloud itself.
+    Points `(batch, points, channels)`, in full precision, become `(batch, copies, points, channels)`, of which the
+    first is the cloud itself; with `config.normals` these are turned too.
     """
     if config.copies == 1:
         return points.unsqueeze(1)

@@ -1,13 +1,12 @@
 """The point encoder that comes with the package: that of the classifier which pipelines open without a name."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.modeling_utils import load_state_dict
-
-from hf_any3d.modeling.config_checks import read_settings
 
 FOLDER = Path(__file__).parents[2] / "default_model"
 """Directory of the classifier around it."""
@@ -16,7 +15,7 @@ _OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2i
 
 @cache
 def _settings() -> dict[str, Any]:
-    stored = read_settings(FOLDER / "config.json")
+    stored = json.loads((FOLDER / "config.json").read_text())
     own = {name for name in stored if name not in _OF_THE_CLASSIFIER and not name.startswith("unknown_")}
     return {name: value for name, value in stored.items() if name in own}
 

@@ -3,7 +3,6 @@
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
 from hf_any3d.modeling.point_ops.geometry import (
-    cell_counts,
     line_cell_count,
     line_cells,
     plane_cell_count,
@@ -35,7 +34,6 @@ __all__ = [
     "LARGEST_COORDINATE",
     "PatchGroups",
     "ball_query",
-    "cell_counts",
     "chamfer_distance",
     "curve_codes",
     "f_score",

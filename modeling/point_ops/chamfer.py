@@ -48,10 +48,8 @@ def chamfer_distance(
 
     Source: ACT, Sec. 4 (reconstruction of the discrete autoencoder); PCN, Sec. 3.2.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm: {norm!r}; expected one of {NORMS}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: {reduction!r}; expected one of {REDUCTIONS}")
+    if norm not in NORMS or reduction not in REDUCTIONS:
+        raise ValueError(f"norm={norm!r}, reduction={reduction!r}; expected some of {NORMS} and {REDUCTIONS}")
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
     there, back = _squared_distances(x, y, x_mask, y_mask)
     if norm == "l1":
@@ -120,8 +118,6 @@ def reconstruction_scores(
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
     """
-    if not threshold > 0:
-        raise ValueError(f"threshold: {threshold}; expected a positive distance")
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
     for name, value in (("x", x), ("y", y)):
         if value.isnan().any():
@@ -154,12 +150,8 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
 def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
     """Find the nearest point that counts of every query: `(batch, queries)`; any index for a query with NaN.
 
-    Of equally near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
-
-    Args:
-        query: `(batch, queries, 3)`.
-        points: `(batch, points, 3)`.
-        mask: `(batch, points)`, True for points that count; None for all.
+    Queries `(batch, queries, 3)`, points `(batch, points, 3)`, of which those count whose mask is True. Of equally
+    near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
     """
     (batch, rows), columns, on_cpu = query.shape[:2], points.shape[1], query.device.type == "cpu"
     # Trees take no NaN, and compilers cannot trace them.
@@ -202,24 +194,14 @@ def _mean(values: Tensor, mask: Tensor | None) -> Tensor:
 def _prepare(
     x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tensor | None, drop_zero_sums: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    for name, value in (("x", x), ("y", y)):
-        if 0 in value.shape:
-            raise ValueError(f"{name}: shape {tuple(value.shape)}; expected at least one cloud and one point")
     x, y = coordinates("x", x), coordinates("y", y)
-    if x.shape[0] != y.shape[0]:
+    if x.shape[0] != y.shape[0]:  # torch would compare one cloud with all
         raise ValueError(f"y: batch of {y.shape[0]}; expected {x.shape[0]}, the batch of x")
-    if x.device != y.device:
-        raise ValueError(f"y: on device {y.device}; expected {x.device}, the device of x")
     # Squares of distances beyond 256 units would overflow float16.
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(wide), y.to(wide)
     masks = []
     for name, points, mask in (("x", x, x_mask), ("y", y, y_mask)):
-        if mask is not None and (mask.shape != points.shape[:2] or mask.dtype != torch.bool):
-            raise ValueError(
-                f"{name}_mask: {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape "
-                f"{tuple(points.shape[:2])}"
-            )
         if drop_zero_sums:
             # As the released metrics do it: a point such as (1, -1, 0) is taken for padding, too.
             kept = points.detach().sum(dim=2) != 0

@@ -19,16 +19,10 @@ GRIDS = 4
 
 
 def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
-    """Return the numbers of the cells of a line that contain positions.
+    """Return the numbers of the cells of a line that contain positions `(..., tokens)` in units of the line.
 
-    Args:
-        position: `(..., tokens)` in units of the line, 0 to `length`.
-        cell_size: Length of a cell; the last one may be shorter.
-        length: Length of the line.
-
-    Returns:
-        LongTensor of the shape of `position`, 0 to `line_cell_count(cell_size, length) - 1`. Positions beyond the
-        line are in the cell at that end.
+    Cells are numbered from 0 to `line_cell_count(cell_size, length) - 1`; the last one may be shorter. Positions
+    beyond the line are in the cell at that end.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -39,22 +33,12 @@ def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
 
 
 def plane_cells(position: Tensor, cell_size: float, width: float, height: float) -> Tensor:
-    """Return the numbers of the square cells of a plane that contain positions.
+    """Return the numbers, column + row * columns, of the square cells that contain positions `(..., tokens, 2)`.
 
-    Args:
-        position: `(..., tokens, 2)`, x (0 to `width`) and y (0 to `height`).
-        cell_size: Edge of a cell; the last ones may be shorter.
-        width: Extent along x.
-        height: Extent along y.
-
-    Returns:
-        LongTensor `(..., tokens)`, column + row * columns, 0 to `plane_cell_count(cell_size, width, height) - 1`.
-        Positions beyond the plane are in the cell at the nearest border.
+    The last cells may be smaller. Positions beyond the plane are in the cell at the nearest border.
 
     Source: Any2Point, Sec. 3.3.
     """
-    if position.shape[-1:] != (2,):
-        raise ValueError(f"position: shape {tuple(position.shape)}; expected (..., tokens, 2)")
     column = line_cells(position[..., 0], cell_size, width)
     row = line_cells(position[..., 1], cell_size, height)
     return column + row * line_cell_count(cell_size, width)
@@ -77,11 +61,6 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
     Source: Any2Point, Sec. 3.3.
     """
-    if xyz.dim() != 3 or xyz.shape[2] != 3:
-        raise ValueError(f"xyz: shape {tuple(xyz.shape)}; expected (batch, points, 3)")
-    _check_positive("edge", edge)
-    if not 0 <= shift < 1:
-        raise ValueError(f"shift: {shift}; expected at least 0 and less than 1")
     # Pack the three steps of a point into one integer, so that points of a voxel are those with equal numbers.
     corner = xyz.amin(dim=1, keepdim=True)
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
@@ -102,31 +81,12 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
 def line_cell_count(cell_size: float, length: float) -> int:
     """Count the cells of a line, including a shorter one at the end."""
-    _check_positive("cell_size", cell_size)
-    _check_positive("length", length)
     return math.ceil(length / cell_size)
 
 
 def plane_cell_count(cell_size: float, width: float, height: float) -> int:
     """Count the square cells of a plane, including shorter ones at the borders."""
     return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: {value}; expected a positive number")
-
-
-def cell_counts(cell: Tensor, num_cells: int) -> Tensor:
-    """Count the tokens in every cell.
-
-    Returns:
-        LongTensor `(batch, num_cells)`.
-    """
-    if cell.dim() != 2:
-        raise ValueError(f"cell: shape {tuple(cell.shape)}; expected (batch, tokens)")
-    flat = flatten_index("cell", cell, num_cells)
-    return count_index(flat, cell.shape[0] * num_cells).view(cell.shape[0], num_cells)
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
@@ -147,15 +107,14 @@ def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Compute the maximum over the tokens of every cell, channel by channel.
+    """Compute the maximum over the tokens of every cell: `(batch, num_cells, channels)`, 0 in empty cells.
+
+    Differentiable in `values`; equal maxima share the gradient.
 
     Args:
         values: `(batch, tokens, channels)`.
         cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
         num_cells: Number of cells.
-
-    Returns:
-        `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`; equal maxima share the gradient.
     """
     rows, flat = _flatten(values, cell, num_cells)
     largest = segment_maximum(rows, flat, values.shape[0] * num_cells)
@@ -163,10 +122,6 @@ def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def _flatten(values: Tensor, cell: Tensor, num_cells: int) -> tuple[Tensor, Tensor]:
-    if values.dim() != 3:
-        raise ValueError(f"values: shape {tuple(values.shape)}; expected (batch, tokens, channels)")
-    if cell.shape != values.shape[:2]:
-        raise ValueError(f"cell: shape {tuple(cell.shape)}; expected {tuple(values.shape[:2])} like values")
     return values.flatten(0, 1), flatten_index("cell", cell, num_cells)
 
 

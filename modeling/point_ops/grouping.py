@@ -88,11 +88,8 @@ def ball_query(
 
     Source: PointNet++, Sec. 3.2.
     """
-    for name, values in (("query", query), ("points", points)):
-        if values.dim() != 3 or values.shape[2] < 3 or values.shape[0] != points.shape[0]:
-            raise ValueError(f"{name}: shape {tuple(values.shape)}; expected ({len(points)}, {name}, 3 or more)")
-    if not radius > 0 or k < 1 or not points.shape[1]:
-        raise ValueError(f"radius={radius}, k={k} in clouds of {points.shape[1]} points; expected positive numbers")
+    if len(query) != len(points):  # torch would look for the balls of one cloud in all
+        raise ValueError(f"query: shape {tuple(query.shape)}; expected a batch of {len(points)}, as points have")
     query, points = (values[..., :3].detach().float() for values in (query, points))
     # Each pass below reads the coordinates of one axis, which lie in a row this way.
     axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
@@ -121,9 +118,9 @@ def _in_balls(query: Tensor, axes: Tensor, radius: float, k: int) -> tuple[Tenso
     # Points outside and those beyond k go to one more column, which is dropped.
     place = torch.where(inside & (place <= k), place - 1, k)
     number = torch.arange(place.shape[2], device=place.device).expand_as(place)
-    found = place.new_zeros(*place.shape[:2], k + 1).scatter_(2, place, number)[..., :k]
+    first = place.new_zeros(*place.shape[:2], k + 1).scatter_(2, place, number)[..., :k]
     is_filled = torch.arange(k, device=place.device) < counts.unsqueeze(-1)
-    return torch.where(is_filled, found, found[..., :1]), counts
+    return torch.where(is_filled, first, first[..., :1]), counts
 
 
 def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -142,13 +139,8 @@ def _first_inside(inside: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """Select rows of every cloud: `(batch, picks, channels)`, differentiable in `values`.
-
-    Args:
-        values: `(batch, points, channels)` floats of any kind.
-        index: `(batch, picks)` integers in [0, points).
-    """
-    return _rows(values, index, "(batch, picks)")
+    """Select rows `index (batch, picks)` of every cloud: `(batch, picks, channels)`, differentiable in `values`."""
+    return group(values, index)
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
@@ -161,7 +153,12 @@ def group(values: Tensor, index: Tensor) -> Tensor:
     Returns:
         `(batch, queries, neighbors, channels)`, differentiable in `values`.
     """
-    return _rows(values, index, "(batch, queries, neighbors)")
+    batch, count, channels = values.shape
+    if len(index) != batch:
+        raise ValueError(f"index: shape {tuple(index.shape)}; expected a batch of {batch}")
+    # A flat selection: unlike torch.gather, it needs no index of the size of the result.
+    flat = flatten_index("index", index, count)
+    return values.reshape(batch * count, channels).index_select(0, flat).reshape(*index.shape, channels)
 
 
 def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, eps: float = 1e-8) -> Tensor:
@@ -181,9 +178,9 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 
     Source: PointNet++, Eq. 2.
     """
-    if features.dim() != 3 or features.shape[:2] != points.shape[:2]:
+    if features.shape[:2] != points.shape[:2]:  # more features than points would not be noticed
         raise ValueError(
-            f"features: shape {tuple(features.shape)}; expected ({', '.join(map(str, points.shape[:2]))}, width)"
+            f"features: shape {tuple(features.shape)}; expected ({len(points)}, {points.shape[1]}, width)"
         )
     index, distance = knn(query, points, min(3, points.shape[1]), return_distances=True)
     weight = 1 / (distance + eps)  # (batch, queries, 3)
@@ -194,13 +191,7 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 
 
 def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
-    """Convert indices into each cloud to indices into all clouds concatenated.
-
-    Returns:
-        LongTensor `(batch * ...,)`.
-    """
-    if index.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"{name}: dtype {index.dtype}; expected torch.int64 or torch.int32")
+    """Convert indices `(batch, …)` into each cloud to indices `(batch * …,)` into all clouds concatenated."""
     if not torch.compiler.is_compiling() and index.device.type == "cpu" and index.numel():
         low, high = index.aminmax()
         # A flat index beyond one cloud would silently read the next one.
@@ -209,14 +200,3 @@ def flatten_index(name: str, index: Tensor, count: int) -> Tensor:
     batch = index.shape[0]
     offset = torch.arange(batch, device=index.device).mul_(count)
     return (index.reshape(batch, math.prod(index.shape[1:])) + offset[:, None]).reshape(-1)
-
-
-def _rows(values: Tensor, index: Tensor, expected: str) -> Tensor:
-    if values.dim() != 3:
-        raise ValueError(f"values: shape {tuple(values.shape)}; expected (batch, points, channels)")
-    batch, count, channels = values.shape
-    if index.dim() != expected.count(",") + 1 or index.shape[0] != batch:
-        raise ValueError(f"index: shape {tuple(index.shape)}; expected {expected} with batch {batch}")
-    # A flat selection: unlike torch.gather, it needs no index of the size of the result.
-    flat = flatten_index("index", index, count)
-    return values.reshape(batch * count, channels).index_select(0, flat).reshape(*index.shape, channels)

@@ -84,13 +84,9 @@ class GridPool:
 
 
 def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -> GridPool:
-    """Group the voxels of each cloud by cells that are `stride` times as large along each axis.
+    """Group the voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large.
 
-    Args:
-        grid_coord: `(voxels, 3)` int64 from 0.
-        cloud: `(voxels,)`.
-        num_clouds: Number of clouds.
-        stride: Factor of the cells' edge.
+    `cloud` `(voxels,)` numbers the cloud of each.
     """
     cells = grid_coord.div(stride, rounding_mode="floor")
     extent = [int(size) + 1 for size in cells.amax(dim=0)]
@@ -104,14 +100,10 @@ def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -
 
 
 def _cell_keys(grid_coord: Tensor, cloud: Tensor, num_clouds: int, margin: int = 0) -> Tensor:
-    """Return one number for each cell and cloud, ascending by cloud, x, y and z.
+    """Return one number for each cell `(voxels, 3)` from 0 and its cloud, ascending by cloud, x, y and z.
 
-    Args:
-        grid_coord: `(voxels, 3)` from 0.
-        cloud: `(voxels,)`.
-        num_clouds: Number of clouds.
-        margin: Free cells before and after the occupied ones along each axis, so that a neighbor's number is that of
-            no cell in another row.
+    The `margin` are free cells before and after the occupied ones along each axis, so that a neighbor's number is that
+    of no cell in another row.
     """
     sizes = [int(size) + 1 + 2 * margin for size in grid_coord.amax(dim=0)] if len(grid_coord) else [1, 1, 1]
     if num_clouds * math.prod(sizes) > _LARGEST_KEY:

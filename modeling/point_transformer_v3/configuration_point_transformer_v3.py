@@ -272,9 +272,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
         self._check_conditions()
-        self._check_heads("")
-        if self.use_decoder:
-            self._check_heads("decoder_")
         super().__post_init__(**kwargs)
         self.check_parts((TEXT_TOWER, "base"))
 
@@ -296,20 +293,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"condition={self.condition!r} with {name}={known and list(known)}; expected one of these names"
                 )
-        if self.adaptive_norms and self.condition_size is None:
-            raise ValueError("condition_size=None; expected a number, as adaptive_norms is True")
         for name, rows in (self.condition_classes or {}).items():
-            if not rows or min(rows) < 0:
+            if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
-
-    def _check_heads(self, prefix: str) -> None:
-        sizes, heads = getattr(self, f"{prefix}hidden_sizes"), getattr(self, f"{prefix}num_attention_heads")
-        for width, number in zip(sizes, heads, strict=True):
-            if self.rope_theta is not None and width // number % 6:
-                raise ValueError(
-                    f"{prefix}hidden_sizes={sizes} with {prefix}num_attention_heads={heads}: a head has "
-                    f"{width // number} channels; expected a multiple of 6, as rope_theta is {self.rope_theta}"
-                )
 
     @property
     def num_hidden_layers(self) -> int:

@@ -37,7 +37,7 @@ from hf_any3d.modeling.layers.forward_contract import (
 )
 from hf_any3d.modeling.layers.heads import ClassificationHead, precision_of
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
-from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, label_masks
+from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import DropPath, PointMlp
 from hf_any3d.modeling.point_encoders.pretrained_base import AdaptedBaseMixin, PretrainedBaseMixin
 from hf_any3d.modeling.point_ops import grid_sample, has_duplicates, in_full_precision, scatter_mean
@@ -57,7 +57,6 @@ from hf_any3d.modeling.point_transformer_v3.voxel_layers import (
     normed,
 )
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
-from hf_any3d.modeling.pretrained_parts.loading import EarlierNamesMixin
 
 
 @dataclass
@@ -168,13 +167,9 @@ class PointTransformerV3Attention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, voxels: Voxels, block: int, prompts: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attend.
+        """Attend between voxels `(voxels, channels)` and to prompts `(prompts, channels)`, which have no place.
 
-        Args:
-            hidden_states: `(voxels, channels)`.
-            voxels: Their places.
-            block: Number of the block within its stage, for the curve.
-            prompts: `(prompts, channels)`, tokens without a place, to which the voxels of every patch attend.
+        The number of the block within its stage chooses the curve.
         """
         kind = self.config._attn_implementation or "eager"
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(kind, eager_attention_forward)
@@ -338,15 +333,12 @@ def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch
     return block(hidden_states, voxels)
 
 
-class PointTransformerV3PreTrainedModel(
-    LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, EarlierNamesMixin, PreTrainedModel
-):
+class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all Point Transformer V3 models."""
 
     config_class = PointTransformerV3Config
     config: PointTransformerV3Config
     base_model_prefix = "point_transformer_v3"
-    _earlier_names = {"encoder": "point_transformer_v3"}
     _no_split_modules = ["PointTransformerV3Block"]
 
     @property
@@ -429,9 +421,7 @@ class _Encoded:
     def point_features(self, points: torch.Tensor, levels: int | None = None) -> torch.Tensor:
         """Features of some points of the batch, `(points, channels)`, as `voxel_features` has them for voxels.
 
-        Args:
-            points: `(points,)` numbers of points, the clouds one after the other.
-            levels: Number of deepest stages; None for all.
+        Numbers of points `(points,)` count through the clouds, one after the other; `levels` None is for all stages.
         """
         # Each point is followed from stage to stage, so that no stage is carried up for all voxels.
         place, parts = self.inverse[points], []
@@ -582,10 +572,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
         if config.relative_position_bias and config._attn_implementation not in ("eager", "sdpa", None):
-            raise ValueError(
-                f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True; expected "
-                "'sdpa' or 'eager'"
-            )
+            raise ValueError(f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True")
         self._check_checkpointing()
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
@@ -620,17 +607,14 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 
     def _check_checkpointing(self) -> None:
         """Refuse blocks that are computed again without the gradient of what they leave for the next one."""
-        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None) if len(self.blocks) else None
-        if not self.training or not getattr(self.blocks[0], "gradient_checkpointing", False):
-            return
         config = self.config
-        rules = {"block_rule": config.block_rule == "branch"}
-        rules["decoder_convolution"] = config.use_decoder and config.decoder_convolution == "skip"
-        found = [f"{name}={getattr(config, name)!r}" for name, is_left in rules.items() if is_left]
-        if found and getattr(run_again, "keywords", {}).get("use_reentrant", False):
+        leaves = config.block_rule == "branch" or (config.use_decoder and config.decoder_convolution == "skip")
+        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
+        is_run_again = self.training and getattr(self.blocks[0], "gradient_checkpointing", False)
+        if leaves and is_run_again and getattr(run_again, "keywords", {}).get("use_reentrant", False):
             raise ValueError(
-                f"use_reentrant=True with {found[0]}, whose blocks read what was left for them; expected "
-                "gradient_checkpointing_kwargs={'use_reentrant': False}"
+                "use_reentrant=True with blocks that read what was left for them (block_rule='branch', "
+                "decoder_convolution='skip'); expected gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
 
     def _stage_output(self, number: int, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -836,24 +820,10 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
             if self.config.none_label if none_label is None else none_label:
                 scores = nn.functional.pad(scores, (0, 1))
             if labels is not None:
-                named, counted = self._targets(encoded.batch, labels, text_mask, text_embeds.shape[-2])
+                masks, counted = text_targets(labels, text_mask, encoded.batch.shape, text_embeds.shape[-2])
+                named = encoded.batch.flatten(masks.transpose(1, 2), "labels")  # (points, texts)
                 means, numbers = mask_means(voxel_embeds, named, encoded.inverse, counts)
                 counted = numbers > 0 if counted is None else counted
                 loss = mask_text_loss(means, numbers, text_embeds, counted, scale)
         logits = encoded.carry_up(scores)
         return PointTextOutput(loss, logits, voxel_embeds, text_embeds, **more)
-
-    def _targets(
-        self, batch: Batch, labels: torch.Tensor, text_mask: torch.Tensor | None, texts: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return which points each text names, `(points, texts)`, and which texts a cloud has, `(clouds, texts)`."""
-        clouds, count = batch.shape
-        if labels.shape not in ((clouds, count), (clouds, texts, count)):
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)}; expected ({clouds}, {count}), one per point, or ({clouds}, "
-                f"{texts}, {count}), one per text and point"
-            )
-        masks = (label_masks(labels, texts) if labels.ndim == 2 else labels.bool()).transpose(1, 2)
-        if text_mask is not None and text_mask.shape != (clouds, texts):
-            raise ValueError(f"text_mask has shape {tuple(text_mask.shape)}; expected ({clouds}, {texts})")
-        return batch.flatten(masks, "labels"), None if text_mask is None else text_mask.bool()

@@ -37,10 +37,8 @@ class PointTextHead(nn.Module):
 def products(embeds: torch.Tensor, texts: torch.Tensor, counts: tuple[int, ...]) -> torch.Tensor:
     """Return the products of voxels and texts, `(voxels, texts)`.
 
-    Args:
-        embeds: `(voxels, width)`, those of all clouds.
-        texts: `(texts, width)`, or `(clouds, texts, width)`, own texts for each cloud.
-        counts: Voxels of each cloud.
+    `embeds` `(voxels, width)` are those of all clouds, with `counts` voxels each; `texts` are `(texts, width)`, or
+    `(clouds, texts, width)`, own texts for each cloud.
     """
     if texts.ndim == 2:
         return embeds @ texts.T
@@ -50,16 +48,10 @@ def products(embeds: torch.Tensor, texts: torch.Tensor, counts: tuple[int, ...])
 def mask_means(
     embeds: torch.Tensor, named: torch.Tensor, voxel: torch.Tensor, counts: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean vector of the points that each text names.
+    """Return the mean vector of the points that each text names, and their numbers `(clouds, texts)`.
 
-    Args:
-        embeds: `(voxels, width)`, those of all clouds.
-        named: `(points, texts)` bool, whether the text names the point.
-        voxel: `(points,)`, the voxel of each point.
-        counts: Voxels of each cloud.
-
-    Returns:
-        `(clouds, texts, width)`, and the number of points that each text names, `(clouds, texts)`.
+    Vectors `embeds` `(voxels, width)` are those of all clouds, with `counts` voxels each, and become `(clouds, texts,
+    width)`; `named` `(points, texts)` says whether a text names a point, and `voxel` `(points,)` where that is.
     """
     # How many points of each voxel a text names, (voxels, texts): vectors are per voxel, which is far fewer.
     points = embeds.new_zeros(len(embeds), named.shape[1]).index_add_(0, voxel, named.to(embeds))

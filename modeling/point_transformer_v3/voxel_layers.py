@@ -60,7 +60,6 @@ class ConditionNorm(nn.Module):
     def forward(self, hidden_states: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """Normalize `(voxels, channels)`; with `adaptive_norms`, `context (1, condition_size)` shifts and scales."""
         conditions = self.config.norm_conditions
-        assert conditions is not None and self.config.condition is not None
         normed = self.norms[conditions.index(self.config.condition)](hidden_states)
         if self.modulation is None or context is None:
             return normed
@@ -130,10 +129,6 @@ class PointTransformerV3Embeddings(nn.Module):
         hidden_states = nn.functional.gelu(normed(self.norm, embedded, voxels))
         if is_masked is None:
             return hidden_states
-        if self.mask_token is None:
-            raise ValueError(
-                "bool_masked_pos: the model has no mask token; expected a config with use_mask_token=True"
-            )
         return torch.where(is_masked[:, None], self.mask_token.to(hidden_states.dtype), hidden_states)
 
 
@@ -148,14 +143,12 @@ class PointTransformerV3Pooling(nn.Module):
     def forward(self, hidden_states: torch.Tensor, pooled: Voxels) -> torch.Tensor:
         """Pool `(voxels, in_width)` to `(pooled voxels, out_width)`."""
         projected = self.projection(hidden_states)
-        assert pooled.inverse is not None
         largest = scatter_max(projected[None], pooled.inverse[None], len(pooled.cloud))[0]
         return nn.functional.gelu(normed(self.norm, largest, pooled))
 
 
 def carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
     """Carry values `(pooled voxels, …)` to the voxels that they were pooled from."""
-    assert pooled.inverse is not None, "the first stage is not pooled"
     return values[pooled.inverse]
 
 
@@ -201,7 +194,6 @@ class ClassTextHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Compute logits `(voxels, classes)` of features `(voxels, channels)`."""
         classes, condition = self.config.condition_classes, self.config.condition
-        assert classes is not None and condition is not None
         projected = self.projection(in_precision_of(self, features))
         projected = projected / projected.norm(dim=-1, keepdim=True)
         return self.logit_scale.exp() * projected @ self.class_embeddings[classes[condition]].T

@@ -102,7 +102,7 @@ class Voxels:
     depths: torch.Tensor | None = None
     context: torch.Tensor | None = None
     sources: dict[tuple[bool, int], torch.Tensor] = field(default_factory=dict, repr=False)
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def neighbors(self) -> NeighborTable:
@@ -138,38 +138,35 @@ class Voxels:
     def groups(self, as_one: bool) -> PatchGroups:
         """Patches as groups of equal shape, or as one group."""
         # Blocks of a stage share their patches and curves, which are computed once.
-        if ("groups", as_one) not in self._made:
-            self._made["groups", as_one] = PatchGroups(self.counts, self.patch_size, self.coord.device, as_one)
-        return self._made["groups", as_one]
+        if ("groups", as_one) not in self._cache:
+            self._cache["groups", as_one] = PatchGroups(self.counts, self.patch_size, self.coord.device, as_one)
+        return self._cache["groups", as_one]
 
     def order(self, block: int) -> torch.Tensor:
         """Voxels in the order of the curve of a block, `(voxels,)`."""
         curve = self.config.curves[self.turns[block % len(self.turns)]]
-        if ("order", curve) not in self._made:
+        if ("order", curve) not in self._cache:
             count = len(self.counts)
-            found = serialize(self.grid_coord, self.cloud, count, [curve], depths=self.curve_bits)
-            self._made["order", curve] = found.order[0]
-        return self._made["order", curve]
+            sorted_voxels = serialize(self.grid_coord, self.cloud, count, [curve], depths=self.curve_bits)
+            self._cache["order", curve] = sorted_voxels.order[0]
+        return self._cache["order", curve]
 
     def arrange(self, block: int, groups: PatchGroups | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the voxels in the order of the groups for a block, and the place of each voxel in that order."""
         order = self.order(block)
-        # Both are kept in `_made`, too, so that no other object can get their addresses.
+        # Both are kept in `_cache`, too, so that no other object can get their addresses.
         key = ("arranged", order.data_ptr(), id(groups))
-        if key not in self._made:
+        if key not in self._cache:
             arranged = order if groups is None else order[groups.arranged]
             places = torch.arange(len(arranged), device=arranged.device)
             # The inverse of a permutation, without sorting.
-            self._made[key] = arranged, torch.empty_like(arranged).scatter_(0, arranged, places)
-        return self._made[key]
+            self._cache[key] = arranged, torch.empty_like(arranged).scatter_(0, arranged, places)
+        return self._cache[key]
 
     def varlen(self, prompts: int = 0) -> dict[str, Any]:
         """Boundaries of the patches for attention of variable length, whose queries are not repeated."""
-        if ("varlen", prompts) not in self._made:
-            self._made["varlen", prompts] = self._varlen(prompts)
-        return self._made["varlen", prompts]
-
-    def _varlen(self, prompts: int) -> dict[str, Any]:
+        if ("varlen", prompts) in self._cache:
+            return self._cache["varlen", prompts]
         pad, _, starts = patch_table(self.counts, self.patch_size)
         if prompts:
             # Prompts follow the voxels among the keys; every patch reads all of them.
@@ -185,13 +182,14 @@ class Voxels:
             ]
             first += count
         queries = torch.tensor(ends, dtype=torch.int32)
-        return {
+        boundaries = self._cache["varlen", prompts] = {
             "pad": pad.to(self.coord.device),
             "cu_seq_lens_q": queries.to(self.coord.device),
             "cu_seq_lens_k": starts.to(self.coord.device),
             "max_length_q": int(queries.diff().max()),
             "max_length_k": int(starts.diff().max()),
         }
+        return boundaries
 
     @cached_property
     def geometry(self) -> FlatGeometry:
@@ -200,9 +198,9 @@ class Voxels:
 
     def rotation(self, frequencies: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines `(voxels, 3, frequencies)` of rotary positions, for coordinates that are not augmented."""
-        if "rotation" not in self._made:
-            self._made["rotation"] = rotation_of(self.coord, frequencies, theta)
-        return self._made["rotation"]
+        if "rotation" not in self._cache:
+            self._cache["rotation"] = rotation_of(self.coord, frequencies, theta)
+        return self._cache["rotation"]
 
     def pool_mean(self, values: torch.Tensor) -> torch.Tensor:
         """Average values `(voxels of the stage before, channels)` over each voxel of this stage."""

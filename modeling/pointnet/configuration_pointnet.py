@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
-from transformers import PreTrainedConfig
-
 from hf_any3d.modeling.config_checks import check_numbers
-from hf_any3d.modeling.hooks import LibrarySettingsMixin
+from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 
 
-class BaselineConfig(LibrarySettingsMixin, PreTrainedConfig):
-    """Fields and properties that both configurations have."""
-
-    in_channels: int = 3
-    hidden_sizes: list[int] | tuple[int, ...] = ()
-    head_widths: list[int] | tuple[int, ...] = (128,)
-    head_dropout: float = 0.3
-
-    def __post_init__(self, **kwargs: Any):
-        check_numbers(self, {"radii": (1e-6, 1e6)})
-        super().__post_init__(**kwargs)
-
-    @property
-    def hidden_size(self) -> int:
-        """Channels of the last layer, the size of a cloud's feature."""
-        return self.hidden_sizes[-1]
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
-
-
-class PointNetConfig(BaselineConfig):
+class PointNetConfig(PointCloudConfig):
     r"""Configuration of a PointNet (arXiv 1612.00593).
 
     The defaults are a small one for a few hundred shapes. The published sizes are
@@ -48,20 +24,8 @@ class PointNetConfig(BaselineConfig):
 
     model_type = "pointnet"
 
-    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
 
-    @property
-    def num_hidden_layers(self) -> int:
-        """Number of layers that each point goes through."""
-        return len(self.hidden_sizes)
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1
-
-
-class PointNet2Config(BaselineConfig):
+class PointNet2Config(PointCloudConfig):
     r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
 
     The defaults are a small one, of 0.1 million parameters; `published_sizes()` has the published sizes.
@@ -86,15 +50,9 @@ class PointNet2Config(BaselineConfig):
     hidden_sizes: list[int] | tuple[int, ...] = (128, 256)
 
     def __post_init__(self, **kwargs: Any):
+        check_numbers(self, {"radii": (1e-6, 1e6)})
         super().__post_init__(**kwargs)
-        levels = len(self.num_centers)
-        for name in ("radii", "num_neighbors", "level_widths"):
-            if len(getattr(self, name)) != levels or not levels:
-                raise ValueError(
-                    f"{name} has {len(getattr(self, name))} entries; expected one for each level, at least one: "
-                    f"num_centers has {levels}"
-                )
-        if any(later > earlier for earlier, later in zip(self.num_centers, self.num_centers[1:], strict=False)):
+        if any(later > earlier for earlier, later in pairwise(self.num_centers)):  # they would be filled up
             raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod

@@ -7,26 +7,26 @@ PointNet++: points ─► levels: centers, the points in a ball around each, lay
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.modeling.hooks import LibraryModelMixin
-from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
+from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import classification_loss
+from hf_any3d.modeling.point_encoders.base_model import (
+    PointCloudConfig,
+    PointCloudModel,
+    PointCloudPreTrainedModel,
+)
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, shared_layers
-from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pointnet.configuration_pointnet import BaselineConfig, PointNet2Config, PointNetConfig
-from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
+from hf_any3d.modeling.pointnet.configuration_pointnet import PointNet2Config, PointNetConfig
 
 
-class PointNetPreTrainedModel(LibraryModelMixin, CheckedLoadingMixin, NoAttentionMixin, PreTrainedModel):
+class PointNetPreTrainedModel(PointCloudPreTrainedModel):
     """Base class of PointNet models."""
 
     config_class = PointNetConfig
@@ -46,34 +46,7 @@ class PointNetPreTrainedModel(LibraryModelMixin, CheckedLoadingMixin, NoAttentio
                 init.uniform_(module.bias, -bound, bound)
 
 
-class PointFeatures(nn.Module):
-    """For base models: features of points or centers, and their maximum; a subclass implements `encode`."""
-
-    config: BaselineConfig
-    dtype: torch.dtype
-    encode: Callable[[torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]
-    returns_states: Callable[[bool | None, bool | None], bool]
-
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, output_hidden_states: bool | None = None, output_attentions: bool | None = None
-    ) -> PointFeaturesOutput:
-        """Encode point clouds.
-
-        Returns:
-            `last_hidden_state (batch, points, hidden)`, a feature of each point, or of each center of PointNet++'s
-            last level, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
-            positions.
-        """
-        check_channels(points, self.config.in_channels)
-        with_states = self.returns_states(output_hidden_states, output_attentions)
-        states, centers = self.encode(in_full_precision(points, self.dtype))
-        # The maximum does not depend on the order of the points.
-        pooled = states[-1].amax(dim=1)  # (batch, hidden)
-        return PointFeaturesOutput(states[-1], pooled, centers, tuple(states) if with_states else None)
-
-
-class PointNetModel(PointFeatures, PointNetPreTrainedModel):
+class PointNetModel(PointCloudModel, PointNetPreTrainedModel):
     """PointNet: the same layers for each point, and the maximum of their features over a cloud.
 
     The published networks that turn clouds and features into a common pose are left out.
@@ -83,7 +56,6 @@ class PointNetModel(PointFeatures, PointNetPreTrainedModel):
 
     def __init__(self, config: PointNetConfig):
         super().__init__(config)
-        self.input_tokens = nn.Identity()
         self.layers = shared_layers((config.in_channels, *config.hidden_sizes))
         self.post_init()
 
@@ -123,7 +95,7 @@ class PointNet2PreTrainedModel(PointNetPreTrainedModel):
     base_model_prefix = "pointnet2"
 
 
-class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
+class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
     """PointNet++ with one ball per center: levels of grouped points, and a PointNet on the last centers.
 
     It differs from the published network for classification in these points: one scale of grouping instead of several
@@ -135,7 +107,6 @@ class PointNet2Model(PointFeatures, PointNet2PreTrainedModel):
 
     def __init__(self, config: PointNet2Config):
         super().__init__(config)
-        self.input_tokens = nn.Identity()
         inputs = [config.in_channels - 3, *(widths[-1] for widths in config.level_widths)]
         levels = zip(config.num_centers, config.radii, config.num_neighbors, config.level_widths, strict=True)
         self.levels = nn.ModuleList(SetAbstraction(inputs[number], *level) for number, level in enumerate(levels))
@@ -181,7 +152,7 @@ class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
 
 
-def _head(config: BaselineConfig) -> ClassificationHead:
+def _head(config: PointCloudConfig) -> ClassificationHead:
     return ClassificationHead(
         config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
     )

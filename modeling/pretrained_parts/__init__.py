@@ -19,13 +19,14 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     opens_from_adapter,
 )
 from hf_any3d.modeling.pretrained_parts.loading import (
+    HUB_ARGUMENTS,
     encoder_loading,
     is_quantized,
     set_quantization,
     single_device,
     unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, remember_weights
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, remember_weights
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
     PartsConfigMixin,

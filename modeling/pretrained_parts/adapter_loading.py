@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import os
 import warnings
 from pathlib import Path
@@ -17,25 +18,20 @@ from transformers.utils import (
     find_adapter_config_file,
 )
 
-from hf_any3d.modeling.config_checks import read_settings, stored_settings
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
+    HUB_ARGUMENTS,
     apply_settings,
-    built_on_meta,
     class_of_saved,
     dtype_named,
     is_quantized,
-    refuse_non_finite,
+    listed,
     single_device,
+    weights_of,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import HUB_ARGUMENTS, PretrainedPartsMixin, refuse_merged_adapters
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, refuse_merged_adapters
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from hf_any3d.modeling.pretrained_parts.stored_adapters import (
-    load_adapter_into,
-    refuse_folder_of_adapters,
-    refuse_foreign_adapters,
-    refuse_odd_weights,
-)
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
 
@@ -134,23 +130,22 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         Raises:
             EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
         """
-        with stored_settings(name):
-            recorded = config.part(cls._adapted_part)
-            if recorded.is_elsewhere:
-                # These two say where the adapter is, not where its pretrained part is.
-                hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
-                return cls.build_around(cls.open_part(config, hub, **loading), config)
-            folder = recorded.subfolder or cls._adapted_part
-            place, found = adapter_subfolder(name, hub, folder)
-            stored_dtype = cls.stored_dtype(config)  # loading may change the config
-            model = cls.build_around(cls.open_stored_part(place, config, found, **loading), config)
-            checksum = model.checksum_in_memory(stored_dtype)
-            if recorded.checksum is not None and checksum not in (None, recorded.checksum):
-                raise EncoderMismatchError(
-                    f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
-                    f"{recorded.checksum}, that of the weights that the adapter was trained with"
-                )
-            return model
+        recorded = config.part(cls._adapted_part)
+        if recorded.is_elsewhere:
+            # These two say where the adapter is, not where its pretrained part is.
+            hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+            return cls.build_around(cls.open_part(config, hub, **loading), config)
+        folder = recorded.subfolder or cls._adapted_part
+        place, hub_of_part = adapter_subfolder(name, hub, folder)
+        stored_dtype = cls.stored_dtype(config)  # loading may change the config
+        model = cls.build_around(cls.open_stored_part(place, config, hub_of_part, **loading), config)
+        checksum = model.checksum_in_memory(stored_dtype)
+        if recorded.checksum is not None and checksum not in (None, recorded.checksum):
+            raise EncoderMismatchError(
+                f"{name}: the pretrained weights in {folder}/ have checksum {checksum}; expected "
+                f"{recorded.checksum}, that of the weights that the adapter was trained with"
+            )
+        return model
 
     def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
         """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
@@ -158,7 +153,10 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if is_quantized(part) or part.dtype != dtype:
             return None
         state = own_state(part)
-        return tensors_checksum(state) if all(map(is_local, state.values())) else None
+        for tensor in state.values():
+            if not is_local(tensor):
+                return None
+        return tensors_checksum(state)
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
         """Return the checksum of the pretrained part in the kind that a config has; another text if they differ.
@@ -172,7 +170,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         return self.checksum_in_memory(self.stored_dtype(config))
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
-        """Check that this model has the pretrained weights that an adapter was trained with.
+        """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
 
         Weights in another dtype, or sharded, are compared by the repository that they were opened from. Where nothing
         can be compared, as for quantized weights without a record, a warning says so.
@@ -186,30 +184,35 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
-        if theirs.checksum is None:
-            return
-        # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
-        found = self.describe_weights(config) or ours.checksum or self._checksum_of_source()
-        if found is None:
-            warnings.warn(
-                f"{adapter}: the base model's weights, in {self.adapted_part.dtype}, cannot be compared with those "
-                f"that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others would change "
-                "results silently",
-                UserWarning,
-                stacklevel=5,
-            )
-            return
-        if found == theirs.checksum:
-            return
-        source = f"the weights in {theirs.subfolder or self._adapted_part}/"
-        if theirs.is_elsewhere:
-            source = f"the weights of {theirs.name_or_path!r}"
-        raise EncoderMismatchError(
-            f"{adapter}: the adapter was trained with {source}, checksum {theirs.checksum}; the base model has "
-            f"{f'those of {ours.name_or_path!r}, ' if ours.is_elsewhere else ''}{found}. Other weights would change "
-            f"results silently. Load the base model with revision={theirs.revision!r}, or load the adapter's "
-            "repository with an auto class, which does so automatically"
-        )
+        if theirs.checksum is not None:
+            # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
+            checksum = self.describe_weights(config) or ours.checksum or self._checksum_of_source()
+            if checksum is None:
+                warnings.warn(
+                    f"{adapter}: the weights of the base model, in {self.adapted_part.dtype}, cannot be compared with "
+                    f"those that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others "
+                    "would change results silently",
+                    UserWarning,
+                    stacklevel=4,
+                )
+            elif checksum != theirs.checksum:
+                raise EncoderMismatchError(
+                    f"{adapter}: the adapter was trained with the weights of "
+                    f"{theirs.name_or_path if theirs.is_elsewhere else theirs.subfolder!r}, checksum "
+                    f"{theirs.checksum}; the base model has {checksum}. Other weights would change results silently. "
+                    f"Load the base model with revision={theirs.revision!r}, or load the adapter's repository with an "
+                    "auto class, which does so automatically"
+                )
+        fields = type(self.config).__dataclass_fields__.keys() - PreTrainedConfig.__dataclass_fields__.keys()
+        different = []
+        for name in sorted(fields & recorded.keys()):
+            value = getattr(self.config, name)
+            # Compared as JSON stores them: a tuple comes back as a list.
+            if not name.startswith(self._settings_without_effect_on_adapters):
+                if json.loads(json.dumps(value)) != recorded[name]:
+                    different.append(f"{name}={value!r}, the adapter was trained with {recorded[name]!r}")
+        if different:
+            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
 
     def _checksum_of_source(self) -> str | None:
         """Return the checksum of the repository that has these weights, rounded to another dtype; None if none has."""
@@ -245,27 +248,20 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
-        """Load a model as `PretrainedPartsMixin.from_pretrained` does, or from an adapter's repository.
-
-        Raises:
-            FileNotFoundError: If the name looks like a path, and nothing is there.
-            OSError: If the hub may not be used, and the repository is not in its cache.
-            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
-            ValueError: If weights of the saved model are missing or not finite; the message names them.
-            TypeError: If an argument is unknown.
-        """
+        """Load a model, or build it around its pretrained part; see `LibraryModelMixin.from_pretrained`."""
         name = pretrained_model_name_or_path
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        given = {key: value for key, value in hub.items() if value is not None}
-        if name is not None:
-            refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
-        adapter = None if name is None else find_adapter_config_file(name, **given)
-        rest = {key: value for key, value in kwargs.items() if key not in hub}
+        if name is None:
+            return super().from_pretrained(name, *args, **kwargs)
+        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        adapter = find_adapter_config_file(name, **hub)
         # An adapter without a config names its base model; with a config and weights it is part of a full model; with
         # a config alone the model is built around its pretrained part.
-        if adapter is not None and not _contains(name, CONFIG_NAME, hub):
-            return cls._from_base_of_adapter(os.fspath(name), adapter, given, *args, **rest)
-        if adapter is None or any(_contains(name, file, hub) for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        if adapter is None:
+            return super().from_pretrained(name, *args, **kwargs)
+        rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
+        if not _contains(name, CONFIG_NAME, hub):
+            return cls._from_base_of_adapter(os.fspath(name), adapter, hub, *args, **rest)
+        if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
             return super().from_pretrained(name, *args, **kwargs)
         return cls._from_adapter_repository(os.fspath(name), hub, **rest)
 
@@ -274,8 +270,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         cls, name: str, adapter: str, hub: dict[str, Any], *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
         """Load the model that an adapter without a config names as its base, and the adapter into it."""
-        refuse_foreign_adapters(name, hub)
-        settings = read_settings(adapter)
+        settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
         base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
         around = {key: hub[key] for key in ("cache_dir", "force_download", "local_files_only", "token") if key in hub}
         around |= {} if revision is None else {"revision": revision}
@@ -288,23 +283,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             )
         adapter_kwargs = {"_adapter_model_path": name} | {k: hub[k] for k in hub if k in ("revision", "subfolder")}
         return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **kwargs)
-
-    def load_adapter(self, peft_model_id: str | os.PathLike | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Load an adapter as transformers does, after checks of its settings and weights.
-
-        Raises:
-            ValueError: If they are damaged or not finite, or it makes PEFT fetch others.
-        """
-        if peft_model_id is None:
-            return super().load_adapter(peft_model_id, *args, **kwargs)
-        given = kwargs.get("adapter_kwargs") or {}
-        hub = {key: given[key] for key in HUB_ARGUMENTS if given.get(key) is not None}
-        refuse_foreign_adapters(os.fspath(peft_model_id), hub)
-        refuse_odd_weights(os.fspath(peft_model_id), hub)
-        with stored_settings(peft_model_id):
-            loaded = super().load_adapter(peft_model_id, *args, **kwargs)
-        refuse_non_finite(self, os.fspath(peft_model_id))
-        return loaded
 
     @classmethod
     def _from_adapter_repository(
@@ -324,25 +302,18 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if not isinstance(config, PreTrainedConfig):
             config = cls.config_class.from_pretrained(name if config is None else config, **hub)
         config = copy.deepcopy(config)
-        apply_settings(cls, config, overrides, "a repository that holds an adapter")
+        apply_settings(cls, config, overrides)
         dtype = dtype_named(dtype or torch_dtype)
-        # Settings that contradict each other are found before gigabytes are fetched.
-        built_on_meta(class_of_saved(cls, config), config, name)
-        model = class_of_saved(cls, config).build_for_adapter(
-            name,
-            config,
-            hub,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            device_map=device_map,
-            quantization_config=quantization_config,
-        )
+        loading = {"dtype": dtype, "attn_implementation": attn_implementation, "device_map": device_map}
+        with stored_settings(name):
+            saved_class = class_of_saved(cls, config)
+            model = saved_class.build_for_adapter(
+                name, config, hub, **loading, quantization_config=quantization_config
+            )
         if not isinstance(model.base_model, cls) and not isinstance(model, cls):
             raise ValueError(f"{name}: holds a {type(model).__name__}, which {cls.__name__} cannot open")
-        given = {key: value for key, value in hub.items() if value is not None}
-        info = load_adapter_into(model, name, given, ignore_mismatched_sizes)
+        info = _add_adapter(model, name, hub, ignore_mismatched_sizes)
         model._hf_peft_config_loaded = True
-        refuse_non_finite(model, name)
         model.name_or_path = name
         if cls._has_single_dtype and dtype is not None:
             model.to(dtype)
@@ -375,6 +346,42 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 def opens_from_adapter(model_class: type, config: PreTrainedConfig) -> bool:
     """Return whether repositories that hold only an adapter and a config open as models of a class and config."""
     return issubclass(model_class, AdapterLoadingMixin) and model_class.has_adapted_part(config)
+
+
+def _add_adapter(
+    model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool
+) -> dict[str, list[Any]]:
+    """Load the adapter of a directory or hub repository into a model, in place, for inference.
+
+    `model.load_adapter` of transformers supports fewer methods than PEFT (neither VeRA nor the vectors of DoRA).
+
+    Returns:
+        `missing_keys`, `unexpected_keys` and `mismatched_keys` (name, stored size, size in the model), as transformers
+        returns them; only the last may be non-empty.
+
+    Raises:
+        ValueError: If tensors are missing or unexpected, or sizes differ and `ignore_mismatched_sizes` is False.
+    """
+    # Here, since models without adapters open without PEFT.
+    from peft import PeftConfig, PeftModel
+    from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+
+    with stored_settings(name):
+        config = PeftConfig.from_pretrained(name, **hub)
+        config.inference_mode = True
+        adapted = PeftModel(model, config)
+    with weights_of(name):
+        weights = load_peft_weights(name, device="cpu", **hub)
+        # PEFT would load what fits and leave the rest as it was initialized.
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        if missing := sorted(expected.keys() - weights.keys()):
+            raise ValueError(f"{name}: the adapter lacks {listed(missing)}")
+        if unexpected := sorted(weights.keys() - expected.keys()):
+            raise ValueError(f"{name}: the adapter has {listed(unexpected)}, which the model does not have")
+        shapes = [(key, tensor.shape, expected[key].shape) for key, tensor in sorted(weights.items())]
+        set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
+    mismatched = [shape for shape in shapes if shape[1] != shape[2]]
+    return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
 
 def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:

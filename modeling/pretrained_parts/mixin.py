@@ -4,25 +4,19 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME, cached_file
 
-from hf_any3d.modeling.config_checks import check_settings_files
 from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
+    HUB_ARGUMENTS,
     is_quantized,
     listed,
     refuse_lost_weights,
-    refuse_non_finite,
-    refuse_other_shapes,
-    refuse_other_types,
-    refuse_pipes,
-    stored_types,
+    weights_of,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import (
     Fingerprint,
@@ -33,8 +27,6 @@ from hf_any3d.modeling.pretrained_parts.tensors import (
     own_tensors,
 )
 
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
-"""Arguments of `from_pretrained` that locate a repository and control its download."""
 _FINGERPRINT = "_opened_with"
 
 
@@ -62,63 +54,34 @@ def refuse_merged_adapters(model: nn.Module) -> None:
         )
 
 
-class CheckedLoadingMixin:
-    """For `PreTrainedModel` classes: a saved model that lacks weights, or whose weights cannot be right, is refused.
+class PretrainedPartsMixin:
+    """For all `PreTrainedModel` classes: how they open and are saved, with parts whose weights are kept elsewhere.
 
-    transformers initializes what is missing at random and only logs it.
+    `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
+    one that was changed, by training or by merging an adapter, is stored with the model. Loading fetches the parts
+    from their repositories, checks that they are the recorded ones, and refuses a model that lacks weights that it was
+    saved with: transformers initializes what is missing at random and only logs it.
     """
+
+    # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
+    _part_paths: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
     ) -> PreTrainedModel:
-        """Load a model as `PreTrainedModel.from_pretrained` does, with additional checks.
-
-        Raises:
-            FileNotFoundError: If the name looks like a path, and nothing is there.
-            OSError: If the hub may not be used, and the repository is not in its cache.
-            EncoderMismatchError: If the pretrained weights differ from those that the model was trained with.
-            ValueError: If weights of the saved model are missing, have other shapes than the config of a directory
-                defines, or are not finite; the message names them.
-            TypeError: If an argument is unknown.
-        """
-        name = pretrained_model_name_or_path
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        return_info = kwargs.pop("output_loading_info", False)
-        folder = Path(name, hub.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
-        if folder is not None:
-            settings = {key: value for key, value in kwargs.items() if key not in hub}
-            # What needs no weights comes before loading: a pipe would be read for ever, and a config may ask for any
-            # memory.
-            refuse_pipes(folder)
-            check_settings_files(folder)
-            refuse_other_shapes(cls, name, hub, settings)
-        model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
-        if name is not None:
-            refuse_lost_weights(model, os.fspath(name), info, hub)
-            refuse_non_finite(model, os.fspath(name))
-            if folder is None:  # the files of a repository are known after they were fetched
-                folder = Path(cached_file(name, CONFIG_NAME, **hub)).parent
-            # Quantized weights are integers.
-            if not is_quantized(model):
-                refuse_other_types(name, stored_types(folder), model.state_dict())
-        return (model, info) if return_info else model
+        """Load a model; see `LibraryModelMixin.from_pretrained`."""
+        name, returns_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
+        with weights_of(name):
+            model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
+        if name is not None and info["missing_keys"]:
+            hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+            refuse_lost_weights(model, os.fspath(name), info["missing_keys"], hub)
+        return (model, info) if returns_info else model
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(name, *args, **kwargs)
-
-
-class PretrainedPartsMixin(CheckedLoadingMixin):
-    """For `PreTrainedModel` classes with pretrained parts, whose weights may be kept elsewhere.
-
-    `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
-    one that was changed, by training or by merging an adapter, is stored with the model. Loading fetches the parts
-    from their repositories, checks that they are the recorded ones, and rejects a model that lacks weights.
-    """
-
-    # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
-    _part_paths: ClassVar[Mapping[str, str]] = {}
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
         """Load the recorded weights of a part again, for comparison if its precision was changed.
@@ -130,7 +93,7 @@ class PretrainedPartsMixin(CheckedLoadingMixin):
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return the tensors of a part that come from its own checkpoint, without adapters."""
-        return list(own_tensors(self.get_submodule(self._part_paths[name])))
+        return own_tensors(self.get_submodule(self._part_paths[name]))
 
     def changed_tensors(self, name: str) -> list[str]:
         """Return the names of a part's tensors that changed since it was loaded; all of them if that is unknown.

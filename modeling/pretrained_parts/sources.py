@@ -1,4 +1,4 @@
-"""Find the files of pretrained weights, in a directory or by a name that the library knows, and compare them."""
+"""Find the files of pretrained weights, in a directory or by a name, and compare them."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from transformers.modeling_utils import load_state_dict
 from transformers.utils import RepositoryNotFoundError, RevisionNotFoundError, cached_file, extract_commit_hash
 
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
-from hf_any3d.modeling.hooks import library
+from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, tensors_checksum
@@ -70,7 +70,7 @@ class EncoderSource:
 def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
     """Find pretrained weights and download them if necessary.
 
-    A name that is no directory is looked up by the library, see `Library.find_weights`.
+    A name that is no directory is looked up by `Hooks.find_weights`.
 
     Args:
         name_or_path: Directory written by `save_pretrained`, or repository on the hub.
@@ -89,7 +89,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         return _from_directory(name, Path(name), None)
     if not _HUB_NAME.fullmatch(name):
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
-    return _from_directory(name, *library().find_weights(name, revision))
+    return _from_directory(name, *hooks().find_weights(name, revision))
 
 
 def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:

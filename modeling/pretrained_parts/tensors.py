@@ -4,53 +4,63 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from hf_any3d.modeling.layers.forward_contract import is_sharded
-
 CHECKSUM_PREFIX = "tensors-sha256:"
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnTensor:
-    """A tensor that a module had before adapters were added.
+class OwnModule(NamedTuple):
+    """A module that a model had before adapters were added: its original name, and its current one."""
 
-    Args:
-        name: Name before adapters were added.
-        path: Current name.
-        tensor: A parameter or a buffer of the state dict.
-    """
+    name: str
+    path: str
+    module: nn.Module
+
+
+class OwnTensor(NamedTuple):
+    """A parameter or persistent buffer from before adapters were added: its original name, and its current one."""
 
     name: str
     path: str
     tensor: torch.Tensor
 
 
-def own_modules(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that a model had before adapters were added, with their original names.
+def own_modules(module: nn.Module) -> list[OwnModule]:
+    """Return the modules that a model had before adapters were added, each before those inside it."""
+    modules, stack = [], [OwnModule("", "", module)]
+    while stack:
+        name, path, module = stack.pop()
+        # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
+        inside = "base_layer" if module._modules.get("base_layer") is not None else "original_module"
+        if module._modules.get(inside) is not None:
+            stack.append(OwnModule(name, f"{path}.{inside}" if path else inside, module._modules[inside]))
+            continue
+        modules.append(OwnModule(name, path, module))
+        for child, submodule in reversed(module._modules.items()):
+            if submodule is not None:
+                names = (f"{name}.{child}" if name else child, f"{path}.{child}" if path else child)
+                stack.append(OwnModule(*names, submodule))
+    return modules
 
-    Args:
-        module: A model or submodule.
-        name: Its own name, the prefix of its submodules' names.
-    """
-    for own_name, _, own in _own_modules(module, name, name):
-        yield own_name, own
 
-
-def own_tensors(module: nn.Module) -> Iterator[OwnTensor]:
-    """Yield the parameters and persistent buffers from before adapters were added, tied ones under each name."""
-    for name, path, owner in _own_modules(module, "", ""):
+def own_tensors(module: nn.Module) -> list[OwnTensor]:
+    """Return the parameters and persistent buffers from before adapters were added, tied ones under each name."""
+    tensors = []
+    for name, path, owner in own_modules(module):
         for key, tensor in (*owner._parameters.items(), *owner._buffers.items()):
             if tensor is not None and key not in owner._non_persistent_buffers_set:
-                yield OwnTensor(f"{name}.{key}" if name else key, f"{path}.{key}" if path else key, tensor.detach())
+                names = (f"{name}.{key}" if name else key, f"{path}.{key}" if path else key)
+                tensors.append(OwnTensor(*names, tensor.detach()))
+    return tensors
 
 
 def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return a module's state dict as it would be without adapters."""
-    return {own.name: own.tensor for own in own_tensors(module)}
+    return {name: tensor for name, _, tensor in own_tensors(module)}
 
 
 def merged_adapters(module: nn.Module) -> list[str]:
@@ -71,8 +81,7 @@ def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        for each in inner_tensors(tensor) or [tensor]:
-            digest.update(_bytes(each))
+        _update(digest, tensor)
     return f"{CHECKSUM_PREFIX}{digest.hexdigest()}"
 
 
@@ -122,58 +131,27 @@ def differing(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tenso
     )
 
 
-def not_finite(module: nn.Module) -> list[str]:
-    """Return the sorted names of weights and running statistics with NaN, infinity or a negative variance."""
-    buffers = [(name, buffer) for name, buffer in module.named_buffers() if ".running_" in name]
-    wrong = {name for name, tensor in (*module.named_parameters(), *buffers) if not _is_finite(tensor.detach())}
-    wrong |= {name for name, b in buffers if name.endswith(".running_var") and is_local(b) and bool((b < 0).any())}
-    return sorted(wrong)
-
-
-def _own_modules(module: nn.Module, name: str, path: str) -> Iterator[tuple[str, str, nn.Module]]:
-    # PEFT's layers keep the replaced layer under the first name, its `modules_to_save` wrappers under the second.
-    for inside in ("base_layer", "original_module"):
-        if module._modules.get(inside) is not None:
-            yield from _own_modules(module._modules[inside], name, f"{path}.{inside}" if path else inside)
-            return
-    yield name, path, module
-    for child_name, child in module.named_children():
-        yield from _own_modules(
-            child, f"{name}.{child_name}" if name else child_name, f"{path}.{child_name}" if path else child_name
-        )
-
-
-def inner_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """Return the tensors that a quantized weight of torchao holds, such as bits and scales; none for any other."""
-    if is_sharded(tensor) or not hasattr(tensor, "__tensor_flatten__"):
-        return []
-    inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return [each for each in inner if isinstance(each, torch.Tensor)]
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or not is_local(tensor):
-        return True
-    if inner := inner_tensors(tensor):
-        return all(map(_is_finite, inner))
-    # A finite sum has finite terms and takes one pass; an infinite sum may be an overflow.
-    return bool(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).isfinite()) or bool(
-        tensor.isfinite().all()
-    )
+def holds_tensors(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is a quantized weight of torchao, which holds others, such as bits and scales."""
+    return hasattr(tensor, "__tensor_flatten__") and not hasattr(tensor, "full_tensor")  # a shard flattens, too
 
 
 def _fast_hash(tensor: torch.Tensor) -> str:
-    if inner := inner_tensors(tensor):
-        return " ".join(map(_fast_hash, inner))
     import xxhash  # here, since models whose weights are all their own need none
 
     # With the shape, since bytes do not tell (2, 3) from (3, 2).
     digest = xxhash.xxh3_128(f"{tuple(tensor.shape)}".encode())
-    digest.update(_bytes(tensor))
+    _update(digest, tensor)
     return digest.hexdigest()
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    plain = tensor.detach().as_subclass(torch.Tensor)  # quantized parameters override .cpu()
-    # As bytes, since numpy has no bfloat16.
-    return memoryview(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+def _update(digest: hashlib._Hash, tensor: torch.Tensor) -> None:
+    """Add the bytes of a tensor, or of those that it holds, to a digest."""
+    tensors = [tensor]
+    if holds_tensors(tensor):
+        held = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        tensors = [each for each in held if isinstance(each, torch.Tensor)]
+    for each in tensors:
+        plain = each.detach().as_subclass(torch.Tensor)  # quantized parameters override .cpu()
+        # As bytes, since numpy has no bfloat16.
+        digest.update(memoryview(plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))

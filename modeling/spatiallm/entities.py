@@ -28,19 +28,7 @@ class _Sized:
 
 @dataclass(frozen=True)
 class Wall(_Sized):
-    """A wall.
-
-    Attributes:
-        id: Number of the wall.
-        ax: First lower end of its center line.
-        ay: The same.
-        az: The same.
-        bx: Second lower end.
-        by: The same.
-        bz: The same.
-        height: Height.
-        thickness: Thickness.
-    """
+    """A wall: the two lower ends of its center line, height and thickness, in meters."""
 
     id: int
     ax: float = _ranged(_POSITION)
@@ -55,17 +43,7 @@ class Wall(_Sized):
 
 @dataclass(frozen=True)
 class Opening(_Sized):
-    """A door or window.
-
-    Attributes:
-        id: Number among its kind.
-        wall_id: Number of the wall that it is in.
-        x: Center.
-        y: The same.
-        z: The same.
-        width: Width along the wall.
-        height: Height.
-    """
+    """A door or window in a wall: center, width along the wall and height, in meters."""
 
     id: int
     wall_id: int
@@ -86,19 +64,7 @@ class Window(Opening):
 
 @dataclass(frozen=True)
 class Box(_Sized):
-    """A box around an object.
-
-    Attributes:
-        id: Number of the box.
-        label: Class of the object.
-        x: Center.
-        y: The same.
-        z: The same.
-        angle: Turn about z, in radians.
-        sx: Full size along its own axes.
-        sy: The same.
-        sz: The same.
-    """
+    """A box around an object: center and full sizes along its own axes in meters, turn about z in radians."""
 
     id: int
     label: str

@@ -178,10 +178,11 @@ _VOCABULARIES: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, _Vo
 
 def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> _Vocabulary:
     """Return the tokens of a tokenizer, which are read once."""
-    found = _VOCABULARIES.get(tokenizer)
-    if found is None or found[0] != len(tokenizer):
-        found = _VOCABULARIES[tokenizer] = (len(tokenizer), _Vocabulary(tokenizer))
-    return found[1]
+    size, vocabulary = _VOCABULARIES.get(tokenizer, (0, None))
+    if vocabulary is None or size != len(tokenizer):
+        vocabulary = _Vocabulary(tokenizer)
+        _VOCABULARIES[tokenizer] = (len(tokenizer), vocabulary)
+    return vocabulary
 
 
 class LayoutLogitsProcessor(LogitsProcessor):
@@ -227,14 +228,12 @@ class LayoutLogitsProcessor(LogitsProcessor):
         for number, row in enumerate(rows):
             answer = tuple(row)
             state = states[answer] = self._state(answer)
-            chosen = self._allowed(state, self._must_end(len(row))).to(scores.device)
+            must_end = self.max_new_tokens is not None and self.max_new_tokens - len(row) <= self.grammar.longest_line
+            chosen = self._allowed(state, must_end).to(scores.device)
             masked[number, chosen] = scores[number, chosen]
         # Only the answers of the last step can be continued.
         self._states = states
         return masked  # pyright: ignore[reportReturnType] the annotation of transformers names a legacy type
-
-    def _must_end(self, length: int) -> bool:
-        return self.max_new_tokens is not None and self.max_new_tokens - length <= self.grammar.longest_line
 
     def _state(self, answer: tuple[int, ...]) -> State | None:
         """Return the state after an answer; None after its end."""
@@ -248,7 +247,7 @@ class LayoutLogitsProcessor(LogitsProcessor):
             text = self._texts.get(number, "")
             following = self.grammar.advance(state, text) if text else None
             if following is None:
-                raise ValueError(f"an answer goes on with token {number}, {text!r}, which is not of the language")
+                raise ValueError(f"an answer goes on with {text!r}, which is not of the language")
             state = following
         return state
 
@@ -259,8 +258,8 @@ class LayoutLogitsProcessor(LogitsProcessor):
         if key in self._choices:
             self._choices.move_to_end(key)
             return self._choices[key]
-        found: list[int] = list(self.ends) if self.grammar.may_end(state) else []
-        if not (must_end and found):
+        allowed: list[int] = list(self.ends) if self.grammar.may_end(state) else []
+        if not (must_end and allowed):
             stack = [(self._tree, state)]
             while stack:
                 node, reached = stack.pop()
@@ -270,9 +269,9 @@ class LayoutLogitsProcessor(LogitsProcessor):
                     following = self.grammar.advance(reached, character)
                     if following is None:
                         continue
-                    found += child.get("", ())
+                    allowed += child.get("", ())
                     stack.append((child, following))
-        self._choices[key] = torch.tensor(found)
+        self._choices[key] = torch.tensor(allowed)
         if len(self._choices) > _KEPT_STATES:
             self._choices.popitem(last=False)
         return self._choices[key]

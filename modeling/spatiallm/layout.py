@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,13 +47,7 @@ _LINE = _line_pattern()
 
 @dataclass(frozen=True)
 class DroppedLine:
-    """A line of a text that is no entity.
-
-    Attributes:
-        number: Number of the line, from 1.
-        text: The line.
-        reason: What is wrong with it.
-    """
+    """A line of a text, by its number from 1, that is no entity, and the reason."""
 
     number: int
     text: str
@@ -93,8 +87,6 @@ class Layout:
     def __post_init__(self):
         if self.up_axis not in UP_AXES:
             raise ValueError(f"up_axis={self.up_axis!r}; expected one of {', '.join(UP_AXES)}")
-        if self.up is not None and len(self.up) != 3:
-            raise ValueError(f"up={self.up!r}; expected three numbers, or None for the axis")
         _ = self.upright_rotation  # checks the direction
 
     @classmethod
@@ -136,8 +128,7 @@ class Layout:
     def quantized(self, num_bins: int) -> Layout:
         """Return the layout with the numbers of bins in place of meters and radians; the inverse is `unquantized`.
 
-        Args:
-            num_bins: Bins of every range; what is beyond a range falls into its last bin.
+        What is beyond a range falls into its last bin.
         """
 
         def to_bin(value: float, low: float, high: float) -> float:
@@ -150,10 +141,8 @@ class Layout:
     def unquantized(self, num_bins: int, *, lower_edge: bool = False) -> Layout:
         """Return the layout in meters and radians.
 
-        Args:
-            num_bins: As in `quantized`.
-            lower_edge: Whether a bin means its lower edge, as in the released program, whose values are therefore half
-                a bin too small on average; otherwise its center.
+        A bin means its center, or with `lower_edge` its lower edge, as in the released program, whose values are
+        therefore half a bin too small on average.
         """
         shift = 0.0 if lower_edge else 0.5
 
@@ -216,8 +205,6 @@ class Layout:
 
     def scaled(self, factor: float) -> Layout:
         """Return the layout with all positions and lengths multiplied by a positive number."""
-        if not 0 < factor < math.inf:
-            raise ValueError(f"factor={factor}; expected a positive number")
 
         def one(entity: Entity) -> Entity:
             # An angle is no length.
@@ -349,20 +336,6 @@ class Layout:
         names = ("walls", "doors", "windows", "boxes")
         entities = {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
         return {**entities, "up_axis": self.up_axis} | ({} if self.up is None else {"up": list(self.up)})
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Layout:
-        """Build from what `to_dict` returned."""
-        kinds = {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}
-        if unknown := sorted(set(content) - {*kinds, "up_axis", "up"}):
-            raise ValueError(f"a layout has {unknown[0]!r}; expected some of {', '.join(kinds)}, up_axis and up")
-        found = {name: content[name] for name in kinds if name in content}
-        try:
-            entities = {name: tuple(kinds[name](**one) for one in own) for name, own in found.items()}
-            up = content.get("up")
-            return cls(**entities, up_axis=content.get("up_axis", "z"), up=None if up is None else tuple(up))
-        except TypeError as error:
-            raise ValueError(f"a layout holds an entity with other fields: {error}") from error
 
 
 def read_lines(

@@ -66,21 +66,12 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
 class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
     """`Uni3DModel` with a classification head on the feature in the space of texts."""
 
-    def __init__(self, config: Uni3DConfig):
-        super().__init__(config, Uni3DModel)
-
 
 class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
     """`Uni3DModel` with a head that predicts a class for every point of a scene or an object."""
-
-    def __init__(self, config: Uni3DConfig):
-        super().__init__(config, Uni3DModel)
 
 
 class Uni3DForZeroShotPointCloudClassification(Uni3DPreTrainedModel, AlignedZeroShotClassifier):
     """`Uni3DModel` that compares clouds with texts; published encoders open as this class."""
 
     _largest_scale = LARGEST_SCALE
-
-    def __init__(self, config: Uni3DConfig):
-        super().__init__(config, Uni3DModel)

@@ -161,7 +161,7 @@ def frozen_layer(wrapped: Any, hidden: torch.Tensor) -> torch.Tensor:
     down, up = wrapped.guided_adapter_down["default"], wrapped.guided_adapter_up["default"]
     narrow = down(branch)
     narrow = wrapped.guided_adapter_dropout["default"](narrow * torch.sigmoid(1.702 * narrow))
-    return hidden + branch + wrapped.bottleneck_scale["default"] * up(narrow)
+    return hidden + branch + wrapped.configs["default"].bottleneck_scale * up(narrow)
 
 
 def aggregate(

@@ -83,11 +83,9 @@ def test_prompts_are_cut_at_their_end_but_no_cloud_is(processor):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"max_length": 0, "truncation": True}, "max_length=0; expected at least 1"),
         ({"padding": "max_length"}, "max_length=None, truncation=False, padding='max_length'; expected max_length"),
         ({"max_length": 3, "padding": "longest"}, "max_length=3, truncation=False, padding='longest'; expected"),
         ({"padding": False}, "padding=False with prompts of 1 to 3 tokens; expected padding=True, or return_tensors="),
-        ({"padding": "wide"}, "padding='wide'; expected one of True, False, 'longest', 'max_length'"),
     ],
 )
 def test_lengths_that_contradict_each_other_are_refused(given, message, processor):

@@ -1,19 +1,14 @@
-from collections import OrderedDict
 from threading import Event
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from hf_any3d.chat.generation import (
     PUBLISHED_GENERATION,
-    Answerer,
     AnswerStreamer,
     Canceled,
     EndMarkReached,
-    SuppressToken,
     _without_penalty,
     streamed,
 )
@@ -33,11 +28,6 @@ def test_point_tokens_are_never_generated(beams):
         pipe.processor.prompts([[{"role": "user", "content": "What is this?"}]]), pipe.generate_settings(settings)
     )
     assert place not in tokens
-
-
-def test_input_scores_are_not_modified():
-    scores = torch.zeros(2, 5)
-    assert SuppressToken(3)(torch.zeros(2, 1), scores)[:, 3].tolist() == [-torch.inf] * 2 and not scores.any()
 
 
 @pytest.mark.parametrize(
@@ -102,50 +92,6 @@ def test_the_end_mark_is_found_in_the_answer_alone_however_it_is_spelled():
     assert EndMarkReached(tokenizer, "###", 3)(ids, None).tolist() == [True, False, False]
     assert EndMarkReached(tokenizer, "###", 0)(ids[:, :3], None).tolist() == [True] * 3
     assert EndMarkReached(tokenizer, "###", 0)(ids, None).tolist() == [True, False, False], "marks that are over"
-
-
-def test_canceled_answers_end_in_all_rows():
-    event = Event()
-    criterion = Canceled(event)
-    assert criterion(torch.zeros(2, 3), None).tolist() == [False, False]
-    event.set()
-    assert criterion(torch.zeros(2, 3), None).tolist() == [True, True]
-
-
-@pytest.mark.parametrize(("temperature", "refused"), [(0.009, True), (0.01, False), (0, False), (None, False)])
-def test_temperatures_that_would_divide_by_almost_nothing_are_refused(temperature, refused):
-    pad = lambda prompts: 1 / 0  # noqa: E731 what comes after the check
-    answerer = Answerer.__new__(Answerer)
-    answerer.processor = SimpleNamespace(pad=pad)
-    with pytest.raises(
-        ValueError if refused else ZeroDivisionError, match="expected at least 0.01" if refused else ""
-    ):
-        answerer.generate([], {"temperature": temperature})
-
-
-@torch.no_grad()
-def test_the_clouds_used_last_are_kept(monkeypatch):
-    monkeypatch.setattr("hf_any3d.chat.generation._CACHED_CLOUDS", 2)
-    encoded = []
-    answerer = Answerer.__new__(Answerer)
-    answerer._cached, answerer._state = OrderedDict(), 0
-    states = [0]
-    answerer.state = lambda: states[-1]
-    answerer.model = SimpleNamespace(
-        device="cpu",
-        modules=lambda: [],
-        get_point_features=lambda points: encoded.append(len(points)) or torch.stack(points),
-    )
-    clouds = [np.full((2, 3), number, np.float32) for number in range(4)]
-    assert answerer.features([]) is None
-    assert answerer.features(clouds[:3])[:, 0, 0].tolist() == [0, 1, 2] and len(answerer._cached) == 2
-    answerer.features([clouds[1]])
-    answerer.features([clouds[3]])
-    answerer.features([clouds[1], clouds[3]])
-    assert encoded == [3, 1], "2 was unused for longest"
-    states.append(1)
-    answerer.features([clouds[1]])
-    assert encoded == [3, 1, 1], "of other weights"
 
 
 def test_what_a_thread_generates_is_streamed_and_its_errors_are_raised():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,77 +96,3 @@ def scans(tmp_path) -> Path:
     )
     (folder / "README.md").write_text("# Scans\n")
     return folder
-
-
-@pytest.fixture
-def shapes(tmp_path):
-    """A folder with three clouds; the points of the second are far from the origin."""
-    folder = tmp_path / "shapes"
-    folder.mkdir()
-    for name, shift in (("a.v1", 0), ("b", 1000), ("c", 2)):
-        points = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]]) + shift
-        np.savetxt(folder / f"{name}.xyz", points)
-    return folder
-
-
-@pytest.fixture
-def opened(monkeypatch):
-    """A function that lets a command open a stand-in for a pipeline, and the list of what the command asked for."""
-    asked = []
-
-    def of(module, pipe, batch_size=7):
-        def check(name, *commands):
-            asked.append(("checked", name, *commands))
-            return f"found {name}"
-
-        monkeypatch.setattr(module, "check_model", check)
-        if hasattr(module, "find_model"):
-            monkeypatch.setattr(module, "find_model", lambda name: f"found {name}")
-        monkeypatch.setattr(module, "open_pipeline", lambda *given: asked.append(("opened", *given)) or pipe)
-        found, each = module.find_inputs, module.for_each_file
-        monkeypatch.setattr(module, "find_inputs", lambda files, kind: asked.append(("read", kind)) or found(files))
-
-        def for_each(inputs, answer, batch_size=1, *, show=True):
-            asked.append(("batches", batch_size, show))
-            return each(inputs, answer, batch_size, show=show)
-
-        monkeypatch.setattr(module, "for_each_file", for_each)
-        if hasattr(module, "usual_batch_size"):
-            monkeypatch.setattr(module, "usual_batch_size", lambda pipe, wanted=8: (batch_size, wanted)[wanted != 8])
-        return asked
-
-    return of
-
-
-class Shown:
-    """Stands in for a page or picture, and keeps what it is given."""
-
-    made: list = []  # noqa: RUF012 emptied by the fixture
-
-    def __init__(self, output, num_clouds, up_axis="y"):
-        self.output, self.given = output, (output, num_clouds, up_axis)
-        self.added, self.written = [], []
-        self.made.append(self)
-
-    @property
-    def is_page(self):
-        return self.output is not None and self.output.suffix == ".html"
-
-    def add(self, *given):
-        self.added.append(given)
-
-    def add_file(self, *given):
-        if self.output is not None:
-            self.added.append(given)
-
-    def write(self, *given, **more):
-        self.written.append((given, more))
-
-
-@pytest.fixture
-def shown(monkeypatch):
-    """The pages and pictures of a command, in the order in which it made them."""
-    Shown.made.clear()
-    for name in ("predict", "detect", "segment"):
-        monkeypatch.setattr(import_module(f"hf_any3d.cli.{name}"), "Gallery", Shown)
-    return Shown.made

@@ -185,11 +185,6 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
     assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
 
 
-def test_an_unknown_engine_is_refused(predict):
-    code, _, err = predict("--engine", "cluster")
-    assert code == 2 and "'--engine': 'cluster'; expected one of local, ray" in err and err.count("\n") == 1
-
-
 def test_several_processes_have_the_rows_of_one(scans, tmp_path, monkeypatch):
     # New ones would take seconds to import everything.
     forks = multiprocessing.get_context("fork")
@@ -214,46 +209,3 @@ def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatc
     monkeypatch.setattr(ProcessPoolExecutor, "map", kill)
     code, out, err = run("batch", "convert", scans, "--output", tmp_path / "out", "--workers", 3)
     assert (code, out) == (1, "") and "one of 3 processes was killed" in err and "continues this run" in err
-
-
-def test_a_run_continues_work_of_the_same_files_settings_and_model(monkeypatch):
-    monkeypatch.setattr("hf_any3d.data.fingerprints.model_fingerprint", lambda model: f"weights of {model}")
-    convert = module.Job("convert", {"to": "ply"}, "cpu", 3)
-    assert convert.identity(("a", "b")) == {"task": "convert", "settings": {"to": "ply"}, "given": ["a", "b"]}
-    assert module.Job("embed", {"model": "m"}).identity(["a"])["model"] == "weights of m"
-
-
-def test_options_of_a_batch_are_its_settings(scans, tmp_path, monkeypatch):
-    jobs = []
-    monkeypatch.setattr(
-        module, "_run", lambda job, given, inputs, output, *more: jobs.append((job, output.name, *more))
-    )
-    for name in ("check_model", "classifier_or_default"):
-        monkeypatch.setattr(module, name, lambda model, *_: f"found {model}")
-    plain = (scans, "--output", tmp_path / "a.csv", "--model", "m")
-    more = ("--up-axis", "z", "--batch-size", 5, "--device", "cpu", "--retry", "--engine", "ray", "--workers", 2)
-    for command, words in (
-        ("predict", ("--top-k", 2)),
-        ("embed", ("--feature", "tokens")),
-        ("detect", ("--top-k", 4)),
-    ):
-        assert run("batch", command, *plain).code == run("batch", command, *plain, *words, *more).code == 0
-    assert run("batch", "convert", scans, "--output", tmp_path / "o", "--to", "obj", "--points", 9).code == 0
-    settings = [job.settings for job, *_ in jobs]
-    model = {"model": "found m"}
-    assert settings[:2] == [model | {"top_k": 3, "up_axis": None}, model | {"top_k": 2, "up_axis": "z"}]
-    assert settings[2:4] == [
-        model | {"feature": "pooled", "up_axis": None},
-        model | {"feature": "tokens", "up_axis": "z"},
-    ]
-    boxes = model | {"threshold": 0.5, "nms_iou": 0.25, "top_k": None, "up_axis": None}
-    assert settings[4:6] == [boxes, boxes | {"top_k": 4, "up_axis": "z"}]
-    assert settings[6] == {"output": str(tmp_path / "o"), "to": "obj", "root": str(scans), "points": 9}
-    assert [(job.task, job.device, job.batch_size, *others) for job, *others in jobs[:2]] == [
-        ("predict", None, None, "a.csv", False, "local", None),
-        ("predict", "cpu", 5, "a.csv", True, "ray", 2),
-    ]
-    assert jobs[6][1:] == ("results.jsonl", False, "local", None)
-    (tmp_path / "file").touch()
-    assert "file is a file; expected a folder" in run("batch", "convert", scans, "--output", tmp_path / "file").err
-    assert "--feature is 'odd'; expected pooled" in run("batch", "embed", *plain, "--feature", "odd").err

@@ -1,5 +1,4 @@
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -90,37 +89,6 @@ def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path)
 def test_invalid_arguments_are_refused_before_the_first_question(model, files, name, options, printed):
     result, lines = talk(model, name or files[0], "What?", options=options)
     assert result.exit_code == 1 and lines == [] and printed in result.stderr and result.stderr.count("\n") == 1
-
-
-def test_a_session_has_the_model_the_file_and_the_settings_of_the_options(monkeypatch):
-    asked = []
-    monkeypatch.setattr(chat_module, "open_chat", lambda *given: asked.append(given) or "pipe")
-    monkeypatch.setattr("hf_any3d.chat.session.ChatSession", lambda *given, **more: (given, more))
-    made = chat_module._open("m", Path("a.ply"), "cpu", "demo", {"top_k": 5, "do_sample": True})
-    assert asked == [("m", "cpu", "demo")]
-    assert made == (("pipe", "a.ply"), {"chat_template": "demo", "top_k": 5, "do_sample": True})
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
-def test_lines_are_asked_for_in_a_terminal_alone(is_terminal, monkeypatch, capsys):
-    prompts = []
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: is_terminal))
-
-    def read(prompt):
-        prompts.append(prompt)
-        if len(prompts) > 2:
-            raise (EOFError, KeyboardInterrupt)[len(prompts) % 2]
-        return "  What? \n"
-
-    monkeypatch.setattr("builtins.input", read)
-    assert [chat_module._read_line() for _ in range(4)] == ["What?", "What?", None, None]
-    assert set(prompts) == {"> " if is_terminal else ""}
-    prompts.clear()
-    monkeypatch.setattr(chat_module, "_check_exists", lambda file: None)
-    monkeypatch.setattr(chat_module, "_open", lambda *given: None)
-    monkeypatch.setattr(chat_module, "_answer", lambda *given: None)
-    chat_module.chat("m", Path("a.ply"), None, 5, 0, 1, 1, None, None)
-    assert capsys.readouterr().out == (f"{chat_module.HELP}\n" if is_terminal else "")
 
 
 @pytest.mark.parametrize(

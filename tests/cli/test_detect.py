@@ -87,8 +87,20 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
         assert run("batch", "detect", files[5], other, "--model", model, *table).code == 0
 
 
+@pytest.mark.parametrize(
+    "words", [("--labels", "chair"), ("--grammar",), ("--no-grammar",), ("--align",), ("--align-parts", "unit")]
+)
+def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_path):
+    scan = detector / "scans" / "room0.npy"
+    for command in (("detect", scan), ("batch", "detect", scan, "--output", tmp_path / "boxes.csv")):
+        made = run(*command, "--model", detector / "model", *words)
+        assert made.code == 1 and f"expected no {words[0]}\n" in made.err, made.err
+
+
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
+    both = run("detect", scan, "--model", model, "--align-parts", "unit", "--no-align")
+    assert both.code == 1 and "--align-parts unit with --no-align" in both.err
     assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err
     wrong = run("detect", scan, "--model", model, "--output", tmp_path / "boxes.ply")
     assert wrong.code == 1 and "expected one of .html, .png, .json, .csv" in wrong.err

@@ -175,6 +175,20 @@ def test_a_license_is_asked_for_in_words_of_the_command_line(words, accept, monk
         (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "a.gif"), "a.gif has type '.gif'; expected"),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--output", "folder"), "folder has type ''; expected"),
         (("predict", MODEL), "default_model is a model; expected files too"),
+        (("predict", FILES / "chair.ply", FILES / "lamp.stl", "--output", "a.ply"), "a.ply has type '.ply'; expected"),
+        (("reconstruct", FILES, "--model", "me/x", "--output", "a.ply"), "expected .html, .png, .json, .csv, or a"),
+        (("batch", "embed", FILES, "--model", "me/x", "--output", "a.csv", "--feature", "odd"), "'odd' is not one of"),
+        (("batch", "predict", FILES, "--output", "a.csv", "--engine", "cluster"), "'cluster' is not one of 'local'"),
+        (("batch", "convert", FILES, "--output", FILES / "chair.ply"), "chair.ply is a file; expected a folder"),
+        (("export", MODEL, "--output", "a", "--format", "tflite"), "'tflite' is not one of 'onnx', 'pt2'"),
+        (("data", "describe", "shapes", "--options", "[1]"), "--options is '[1]'; expected a JSON object"),
+        (("data", "describe", "shapes", "--options", "{"), "--options is '{': Expecting"),
+        (("convert", FILES / "chair.ply"), "--output is missing"),
+        (("convert", "gone.pth", "--output", "out"), "gone.pth: no such file"),
+        (
+            ("data", "from-depth", "gone", "--intrinsics", "a.json", "--output", "a.ply"),
+            "gone: no such file or folder",
+        ),
         (("predict", FILES / "chair.ply", "--model", "me/x", "--json", "--csv"), "--json and --csv; expected one"),
     ],
 )
@@ -202,10 +216,11 @@ from typer.testing import CliRunner
 from hf_any3d.cli import app
 lines = [
     ["--help"], ["-h"], ["predict", "-h"], ["train", "--help"], ["batch", "predict", "-h"], ["predcit"],
-    ["info", {MODEL!r}],
     ["info", "outputs/typo"], ["predict", {str(FILES / "chair.ply")!r}, "--model", "outputs/typo"],
     ["predict", {str(FILES / "chair.ply")!r}, "--model", {models("chat")!r}], ["train", "shapess"],
     ["show", "gone.ply"], ["push", "outputs/typo", "me/model"], ["data", "check", {str(FILES / "chair.ply")!r}],
+    ["batch", "predict", "gone.ply", "--output", "a.csv"], ["convert", "gone.pth", "--output", "out"],
+    ["chat", {MODEL!r}, {str(FILES / "chair.ply")!r}],
 ]
 for words in lines:
     result = CliRunner().invoke(app, words)

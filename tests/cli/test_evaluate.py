@@ -4,15 +4,15 @@ import csv
 import json
 import shutil
 from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 
 from hf_any3d import ActModel, AutoModelForPointCloudSegmentation, PointCloudProcessor
+from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.evaluation.segmentation import instance_miou, part_ious
 from tests.cli.conftest import LABELS, PARTS, run
 from tests.tiny_act import tiny_act
@@ -129,6 +129,47 @@ def test_reconstructions_are_measured_class_by_class(models, data):
         assert facts["metrics"]["train"][measure] == pytest.approx(expected, rel=1e-4)
 
 
+def test_detectors_get_the_average_precision_of_their_boxes(models, tmp_path):
+    rng = np.random.default_rng(0)
+    model, boxes, references = models("detector"), {}, []
+    names = list(AutoConfig.from_pretrained(model).id2label.values())
+    detect = pipeline("point-cloud-object-detection", model=model)
+    rule = {"threshold": 0.0, "scores": "per_class", "nms": "turned", "nms_per_class": True, "min_objectness": 0.05}
+    predictions = []
+    for number in range(3):
+        np.save(tmp_path / f"{number}.npy", rng.uniform(-1, 1, (60, 3)))
+        answers = detect(str(tmp_path / f"{number}.npy"), **rule)
+        predictions.append(
+            {
+                "boxes": [[*one["box"]["center"], *one["box"]["size"], one["box"]["heading"]] for one in answers],
+                "labels": [names.index(one["label"]) for one in answers],
+                "scores": [one["score"] for one in answers],
+            }
+        )
+        # Objects are some of the answers; the class "lamp" does not occur.
+        right = next(one for one in answers[number:] if one["label"] != "lamp")
+        box = {"label": right["label"], **{name: right["box"][name] for name in ("center", "size", "heading")}}
+        boxes[f"{number}.npy"] = [box]
+        references.append(
+            {
+                "boxes": [[*box["center"], *box["size"], box["heading"]]],
+                "labels": [names.index(box["label"])],
+            }
+        )
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    code, out, err = run("evaluate", model, tmp_path, "--cpu", "--json")
+    assert code == 0, err
+    facts, expected = json.loads(out), detection_metrics(predictions, references, names=names)
+    for name in ("map_25", "map_50", "recall_25", "recall_50"):
+        assert facts["metrics"]["all"][name] == pytest.approx(expected[name], abs=1e-3)
+    assert facts["metrics"]["all"]["recall_25"] > 0
+    assert facts["class_ap_25"]["all"] == pytest.approx(expected["class_ap_25"], abs=1e-3)
+    boxes["0.npy"][0]["label"] = "whale"
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    code, _, err = run("evaluate", model, tmp_path, "--cpu")
+    assert code == 1 and "'whale'" in err
+
+
 def test_bad_files_of_a_folder_are_reported_and_left_out(models, tmp_path):
     for number, label in enumerate(LABELS):
         (tmp_path / label).mkdir()
@@ -189,92 +230,3 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
     ):
         code, out, err = evaluate(model, folder, *words)
         assert code == 1 and out == "" and text in err and err.splitlines()[-1].startswith("error: "), err
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("accuracy", 0.12345, "accuracy 12.35 %"),
-        ("instance_miou", 1.0, "instance mIoU 100.00 %"),
-        ("f_score", 0.5, "F-score 50.00 %"),
-        ("chamfer_l1", 0.01239, "chamfer l1 0.0124"),
-        ("codes_used", 17.0, "codes used 17"),
-    ],
-)
-def test_figures_are_percentages_numbers_or_counts(name, value, text):
-    assert evaluate_module._figure(name, value) == text
-
-
-def test_options_that_are_given_become_arguments_of_the_program():
-    given = {"data_dir": "a", "dataset_options": None, "voting": 0, "vote_augment": []}
-    assert evaluate_module._as_arguments(**given) == ["--data_dir", "a", "--voting", "0"]
-    assert evaluate_module._as_arguments(vote_augment=["scale", "jitter"]) == ["--vote_augment", "scale", "jitter"]
-
-
-def test_answers_that_were_judged_are_a_table():
-    judged = {"judge": {"name": "gpt"}, "judge_revisions": ["a", "b"]}
-    summary = {
-        "one": {
-            "answers": 9,
-            "model": "m",
-            "revision": "v1",
-            "figures": {"hits": 12.345, "n": 3, "none": None},
-            **judged,
-        },
-        "two": {
-            "answers": 1,
-            "model": "m",
-            "revision": None,
-            "metrics": {"bleu": {"score": 0.5, "made_with": "x"}, "meteor": {"not_available": "no java"}},
-        },
-    }
-    assert evaluate_module._table(summary) == [
-        "one: 9 answers of m at v1",
-        "  hits 12.35   n 3   none -   judge gpt (a, b)",
-        "two: 1 answers of m",
-        "  bleu 0.50   x",
-        "  meteor: no java",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "made"),
-    [
-        (None, None, None),
-        ("class-names", None, ("ClassNameJudge", ("a", "b"))),
-        ("endpoint", "gpt", ("EndpointJudge", "gpt", "url", {"seed": 1}, "KEY")),
-        ("local", "me/m", ("LanguageModelJudge", "me/m", "v1", {"seed": 1}, "cpu")),
-        ("endpoint", None, "--judge-model is None and --judge is 'endpoint'"),
-        ("class-names", "gpt", "--judge-model is 'gpt' and --judge is 'class-names'"),
-        (None, "gpt", "--judge-model is 'gpt' and --judge is None"),
-    ],
-)
-def test_judges_are_made_of_their_options(kind, name, made, monkeypatch):
-    for judge in ("ClassNameJudge", "EndpointJudge", "LanguageModelJudge"):
-        monkeypatch.setattr(f"hf_any3d.evaluation.{judge}", lambda *given, judge=judge: (judge, *given))
-    chosen = None if kind is None else evaluate_module.JudgeKind(kind)
-    given = (chosen, name, "v1", "url", "KEY", {"seed": 1}, "cpu", ("a", "b"))
-    if not isinstance(made, str):
-        assert evaluate_module._open_judge(*given) == made
-        return
-    with pytest.raises(ValueError, match=made):
-        evaluate_module._open_judge(*given)
-
-
-def test_prompts_of_a_judge_are_files(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").write_text("ä")
-    monkeypatch.setattr("hf_any3d.evaluation.llm_judge.verdicts.check_prompt", lambda text, kind: (text, kind))
-    assert evaluate_module._read_prompts([f"class={tmp_path / 'a.txt'}"]) == {"class": ("ä", "class")}
-    for wrong in ("class", "class=", "odd=a.txt"):
-        with pytest.raises(ValueError, match=f"--judge-prompt is '{wrong}'; expected KIND=FILE with KIND one of"):
-            evaluate_module._read_prompts([wrong])
-
-
-@pytest.mark.parametrize(("most", "count"), [(None, 3), (2, 2), (9, 3)])
-def test_clouds_of_a_protocol_are_the_first_of_its_test_split(most, count, monkeypatch):
-    asked, rows = [], Dataset.from_dict({"n": [0, 1, 2]})
-    monkeypatch.setattr("hf_any3d.data.load_point_dataset", lambda *given, **more: asked.append((given, more)) or rows)
-    protocol = SimpleNamespace(dataset="shapes", options={"a": 1, "b": 2})
-    found = evaluate_module._loader("folder", {"b": 3}, most)(protocol)
-    assert found["n"][:] == list(range(count))
-    assert asked == [(("shapes",), {"data_dir": "folder", "split": "test", "a": 1, "b": 3})]

@@ -1,31 +1,23 @@
 """Tests of inputs of the commands: files, folders, globs, standard input; left out and reported ones."""
 
-import io
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import typer
 
-from hf_any3d.cli import inputs
 from hf_any3d.cli.inputs import (
     Inputs,
     LeftOutFiles,
     find_inputs,
-    finish,
-    finish_files,
-    for_each_file,
-    read_text_features,
 )
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.many_files.files import InputFile
 from tests.cli.conftest import FILES, run
-from tests.errors import raises
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
@@ -159,19 +151,6 @@ def test_several_words_a_folder_or_a_glob_are_many(scans, tmp_path):
     assert names(scans / "h*.npy", chair) == [str(scans / "holes.npy"), chair]
 
 
-def test_summaries_name_five_files_and_count_the_others(capsys):
-    finish([{"file": "a"}])
-    finish_files([], 3)
-    assert capsys.readouterr().err == ""
-    for failed, named in ((list("abcde"), "a, b, c, d, e"), (list("abcdefg"), "a, b, c, d, e and 2 more")):
-        with pytest.raises(typer.Exit) as end:
-            finish([{"file": name, "error": "bad"} for name in failed] + [{"file": "good"}])
-        assert end.value.exit_code == 2
-        assert capsys.readouterr().err == (
-            f"error: {len(failed)} of {len(failed) + 1} files could not be used: {named}\n"
-        )
-
-
 def test_files_that_the_loader_leaves_out_are_counted_once(capsys):
     logger = logging.getLogger("hf_any3d.data.catalog.folder")
     before = logger.propagate
@@ -188,24 +167,6 @@ def test_files_that_the_loader_leaves_out_are_counted_once(capsys):
     assert capsys.readouterr().err == "error: 2 of 7 files could not be used: a.ply, b.ply\n"
 
 
-def test_features_of_texts_are_an_array_of_floats(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((2, 3), np.float16))
-    assert read_text_features(tmp_path / "a.npy").shape == (2, 3)
-    for content, message in (
-        (np.ones(3), r"holds float64 \(3,\); expected floats \(labels, channels\)"),
-        (np.ones((2, 3), int), r"holds int64 \(2, 3\)"),
-    ):
-        np.save(tmp_path / "a.npy", content)
-        with pytest.raises(ValueError, match=message):
-            read_text_features(tmp_path / "a.npy")
-    (tmp_path / "b.npy").write_bytes(b"nothing")
-    with raises(ValueError, naming="b.npy"):
-        read_text_features(tmp_path / "b.npy")
-    np.savez(tmp_path / "c.npz", a=np.ones((2, 3)), b=np.ones((2, 3)))
-    with raises(ValueError, naming="holds several arrays"):
-        read_text_features(tmp_path / "c.npz")
-
-
 def test_standard_input_has_the_type_that_is_given_and_names_in_any_bytes(scans):
     given = run("data", "check", "-", "--json", stdin=b"1 2 3\n4 5 6\n7 8 9\n").out
     assert json.loads(given)[0]["points"] == 3
@@ -213,59 +174,3 @@ def test_standard_input_has_the_type_that_is_given_and_names_in_any_bytes(scans)
     shutil.copy(scans / "holes.npy", odd)
     found = run("data", "check", "-", "--json", stdin=os.fsencode(scans / "chair.ply") + b"\n\n " + odd + b"\n")
     assert found.code == 0 and len(json.loads(found.out)) == 2
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_a_bar_counts_several_files_and_a_single_one_is_named(count, tmp_path, monkeypatch):
-    told, bars = [], []
-
-    class Shown:
-        def __init__(self, *given, **more):
-            told.append((*given, *([more] if more else [])))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def update(self):
-            bars.append(1)
-
-    monkeypatch.setattr(inputs, "progress", Shown)
-    monkeypatch.setattr(inputs, "status", Shown)
-    for number in range(count):
-        np.save(tmp_path / f"{number}.npy", np.eye(3))
-    given = [tmp_path / f"{number}.npy" for number in range(count)]
-    rows = list(for_each_file(find_inputs(given), lambda clouds: [{"n": len(clouds)} for _ in clouds], 2))
-    assert [row["n"] for row in rows] == [count] * count and len(bars) == count
-    reading = [] if count > 1 else [(f"reading {given[0]}",)]
-    assert told == [(count, "file", {"show": count > 1}), *reading]
-    told.clear()
-    list(for_each_file(find_inputs(given), lambda clouds: [{} for _ in clouds], show=False))
-    assert told[0] == (count, "file", {"show": False})
-
-
-def test_a_list_of_one_file_is_one_file(scans, monkeypatch):
-    def listed(*names):
-        stdin = io.BytesIO("\n".join(map(str, names)).encode())
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stdin))
-        return find_inputs(["-"])
-
-    one, two, folder = listed(scans / "bad.ply"), listed(scans / "bad.ply", scans / "chair.ply"), listed(scans)
-    assert (one.are_many, two.are_many, folder.are_many) == (False, True, True) and len(folder) == 4
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(f"{scans / 'chair.ply'}\n".encode())))
-    (file,) = find_inputs(["-"], "xyz").files
-    assert (file.name, file.file_type) == ("<stdin>", "xyz"), "with a type it is a cloud"
-    for data, kind in ((b"1 2 3\n", "txt"), ((FILES / "chair.ply").read_bytes(), "ply"), (b"\0\x01", "txt")):
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-        assert find_inputs(["-"]).files == [InputFile("<stdin>", data, kind)]
-
-
-def test_complex_numbers_are_no_features_of_texts(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((2, 3), complex))
-    with pytest.raises(ValueError, match=r"holds complex128 \(2, 3\); expected floats \(labels, channels\)"):
-        read_text_features(tmp_path / "a.npy")
-    (tmp_path / "b.npy").touch()
-    with raises(ValueError, naming="b.npy"):
-        read_text_features(tmp_path / "b.npy")

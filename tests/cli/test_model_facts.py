@@ -1,32 +1,19 @@
 """Facts about models from their configuration files."""
 
-from types import SimpleNamespace
-
 import pytest
 from peft import LoraConfig, get_peft_model
 
 from hf_any3d import (
     ActConfig,
-    ActForPartSegmentation,
     ActForPointCloudClassification,
-    ActModel,
     GuidedAdapterConfig,
-    OpenShapeForZeroShotPointCloudClassification,
-    PatchAlign3DModel,
     PointCloudProcessor,
-    PointTransformerV3ForPointCloudClassification,
-    Uni3DForPointCloudSegmentation,
 )
-from hf_any3d.cli import model_facts as facts_module
-from hf_any3d.cli.model import facts_of_stored_weights
 from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
-from hf_any3d.modeling.pretrained_parts.sources import PretrainedPart
-from tests.common.models import case_of
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
-from tests.tiny_act import tiny_act
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
 
@@ -52,38 +39,6 @@ def test_facts_of_autoencoders_list_codes_and_teacher(encoder, tmp_path):
     assert (facts["codes"], facts["tokens"]) == (SMALL_AUTOENCODER["num_codes"], SMALL_AUTOENCODER["num_groups"])
     assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
     assert facts.get("encoder type") == encoder
-
-
-STORED_WHOLE = [
-    *(ActModel, ActForPointCloudClassification, ActForPartSegmentation),
-    *(OpenShapeForZeroShotPointCloudClassification, Uni3DForPointCloudSegmentation, PatchAlign3DModel),
-    PointTransformerV3ForPointCloudClassification,
-]
-
-
-@pytest.mark.parametrize("model_class", STORED_WHOLE)
-def test_facts_read_from_the_weights_are_those_of_the_model(model_class, tmp_path):
-    model = case_of(model_class).build()
-    if "text_tower" in dir(model_class):  # is opened beside the model
-        model.config.set_part("text_tower", PretrainedPart("openai/clip-vit-base-patch32"))
-    model.save_pretrained(tmp_path)
-    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
-    facts = facts_of_stored_weights(str(tmp_path))
-    assert facts == model_facts(str(tmp_path)) and list(facts) == list(model_facts(str(tmp_path)))
-    assert (facts["trained parameters"], facts["total parameters"]) == count_parameters(model)
-
-
-def test_flags_that_mix_clouds_are_not_read_from_the_weights(tmp_path):
-    case_of(PointTransformerV3ForPointCloudClassification).build(depth_of_batch=True).save_pretrained(tmp_path)
-    assert facts_of_stored_weights(str(tmp_path)) is None
-    assert model_facts(str(tmp_path))["batch-dependent"] == ["depth_of_batch"]
-
-
-@pytest.mark.parametrize("has_encoder", [True, False])
-def test_models_with_frozen_parts_are_not_counted_in_their_weights(has_encoder, tmp_path):
-    model = tiny_part_model() if has_encoder else tiny_act(ActForPointCloudClassification, side_network=True)
-    model.save_pretrained(tmp_path)
-    assert facts_of_stored_weights(str(tmp_path)) is None
 
 
 def test_facts_of_minigpt3d_list_stage_and_parts(tmp_path):
@@ -150,30 +105,3 @@ def test_all_facts_of_a_wrap_with_an_adapter(tmp_path):
     assert found == expected and list(found) == list(expected)
     PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
     assert model_facts(name)["points"] == 48
-
-
-@pytest.mark.parametrize(("revision", "of_processor"), [(None, "main"), ("v1", "v1")])
-def test_a_revision_is_that_of_all_files(revision, of_processor, monkeypatch):
-    asked = []
-    config = ActConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2)
-
-    def read(kind, answer):
-        return lambda *given, **more: asked.append((kind, *given, more)) or answer
-
-    monkeypatch.setattr(facts_module.AutoConfig, "from_pretrained", read("config", config))
-    monkeypatch.setattr(facts_module, "cached_file", read("file", "a path"))
-    monkeypatch.setattr(facts_module.PeftConfig, "from_pretrained", read("adapter", "an adapter"))
-    monkeypatch.setattr(PointCloudProcessor, "from_pretrained", read("processor", PointCloudProcessor(num_points=7)))
-    monkeypatch.setattr(facts_module, "_count", lambda *given: asked.append(given) or (2, 3))
-    monkeypatch.setattr(facts_module, "PeftType", lambda kind: SimpleNamespace(value="LORA"))
-    monkeypatch.setattr(facts_module.PeftConfig, "from_pretrained", read("adapter", SimpleNamespace(peft_type="x")))
-    found = model_facts("me/x", revision)
-    silent = {"_raise_exceptions_for_missing_entries": False}
-    assert asked[:3] == [
-        ("config", "me/x", {"revision": revision}),
-        ("file", "me/x", "adapter_config.json", {"revision": revision, **silent}),
-        ("adapter", "me/x", {"revision": revision}),
-    ]
-    assert asked[3][0] is config and asked[4:] == [("processor", "me/x", {"revision": of_processor})]
-    assert (found["trained parameters"], found["total parameters"], found["adapter"]) == (2, 3, "lora")
-    assert (found["points"], found["class"]) == (7, "ActConfig")

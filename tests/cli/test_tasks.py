@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from hf_any3d import pipelines, read_point_cloud
+from hf_any3d import read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.visualization.viewer import label_colors
 from tests.cli.conftest import FILES, LABELS, run
@@ -66,14 +66,6 @@ def test_the_model_may_come_before_the_files(models):
     model = models("classifier")
     expected = run("predict", CHAIR, "--model", model)
     assert run("predict", model, CHAIR) == expected and expected.code == 0
-
-
-def test_without_a_model_the_default_one_answers_and_is_named_once(models, monkeypatch):
-    model = models("classifier")
-    monkeypatch.setattr(pipelines, "default_model", lambda: model)
-    code, out, err = run("predict", CHAIR, "--json")
-    assert (code, out) == run("predict", CHAIR, "--json", "--model", model)[:2]
-    assert err.count(str(model)) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,6 +125,8 @@ def test_segments_are_those_of_the_pipeline(models):
 def test_a_missing_category_is_an_error_that_names_the_choices(models):
     code, _, err = run("segment", CHAIR, "--model", models("parts"))
     assert code == 1 and "category is missing" in err and "table, lamp" in err and err.count("\n") == 1
+    code, _, err = run("segment", CHAIR, "--model", models("parts"), "--labels", "seat, leg")
+    assert code == 1 and "--labels: " in err and "has labels of its own" in err
 
 
 @pytest.mark.parametrize("name", ["a.ply", "a.html", "a.png", "a.csv", "a.json"])

@@ -10,26 +10,10 @@ from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassificati
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.no_object import why_no_object
-from hf_any3d.many_files.files import Cloud
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
 
 predict = importlib.import_module("hf_any3d.cli.predict")  # its name in the package is that of the command
-
-
-@pytest.mark.parametrize(
-    ("unknown", "reason"),
-    [
-        ({"x": 0.9, "z": 0.3}, "if z points up it looks like lamp: try --up-axis z"),
-        ({"x": 0.9, "z": 0.45}, None),
-    ],
-)
-def test_it_lies_on_its_side_or_nobody_knows(unknown, reason):
-    def answer(cloud, axis):
-        return {"predictions": [{"label": "lamp", "score": 0.5, "unknown": unknown[axis]}]}
-
-    cloud = Cloud("scan.ply", PointCloudData(np.zeros((3, 3), np.float32)))
-    assert predict.why_unlike(cloud, "y", 0.9, answer) == reason
 
 
 def walls(size):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from hf_any3d.integration.registration import MODELS
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActConfig,
@@ -55,15 +56,10 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     PatchAlign3DModel,
 )
+from hf_any3d.modeling.point_encoders.base_model import PointCloudPreTrainedModel
 from hf_any3d.modeling.point_features import (
     PointFeaturesForPointCloudClassification as FeaturesHead,
     PointFeaturesModel,
-)
-from hf_any3d.modeling.pointnet import (
-    PointNet2ForPointCloudClassification,
-    PointNet2Model,
-    PointNetForPointCloudClassification,
-    PointNetModel,
 )
 from hf_any3d.modeling.uni3d import (
     Uni3DForPointCloudClassification,
@@ -314,6 +310,12 @@ def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
     )
 
 
+def _from_scratch() -> list[tuple[type, ...]]:
+    """Model and classifier of each config with the base class of models from scratch, so that a new one is tried."""
+    kinds = (registered_classes(config) for config in MODELS)
+    return [both for both in kinds if issubclass(both[0], PointCloudPreTrainedModel)]
+
+
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}
 _BUILDERS = (
     Case(ActModel, _act(ActModel), _clouds(), None, "last_hidden_state", still_settings={"drop_path_rate": 0.0}),
@@ -411,8 +413,7 @@ _BUILDERS = (
         owns_encoder=True,
     ),
     *_baseline_cases(PointTokenizerModel, PointTokenizerForPointCloudClassification),
-    *_baseline_cases(PointNetModel, PointNetForPointCloudClassification),
-    *_baseline_cases(PointNet2Model, PointNet2ForPointCloudClassification),
+    *(case for kinds in _from_scratch() for case in _baseline_cases(*kinds)),
     *(*DETECTORS, *LAYOUT_WRITERS),
     *_aligned_cases(
         OpenShapeModel,

@@ -38,7 +38,7 @@ from tests.turns import ALL_PAIRS, by_turns
 
 FITTING = [case for case in ADAPTED if fits(case, "LORA")]
 FIRST = list({case.model_class.config_class: case for case in reversed(FITTING)}.values())
-ON_ALL = pytest.mark.parametrize("case", FITTING, ids=name_of)
+ON_FIRST = pytest.mark.parametrize("case", FIRST, ids=name_of)
 HALF = 0.25  # of the spread of the outputs, as of half precision itself
 UNKNOWN = "cannot be compared"
 
@@ -116,7 +116,7 @@ OFFLOADING = {
 }
 
 
-@pytest.mark.parametrize(("case", "place"), by_turns(FITTING, list(OFFLOADING)), ids=name_of)
+@pytest.mark.parametrize(("case", "place"), by_turns(FIRST, list(OFFLOADING)), ids=name_of)
 def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path)
     with raises(ValueError, naming="adapter: the base model's weights"):
@@ -125,7 +125,7 @@ def test_adapters_are_loaded_before_weights_are_offloaded(case, place, tmp_path)
     assert_same(answer_of(case, opened), answer_of(case, stored.model))
 
 
-@ON_ALL
+@ON_FIRST
 def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case, tmp_path):
     stored = Stored.of(case, "LORA", tmp_path, dtype=torch.bfloat16)
     low = PeftModel.from_pretrained(stored.open(dtype=torch.bfloat16), stored.adapter)
@@ -134,7 +134,7 @@ def test_an_adapter_trained_in_half_precision_opens_on_half_and_full_bases(case,
     assert_same(answer_of(case, full), answer_of(case, stored.model.float()), HALF)
 
 
-@pytest.mark.parametrize("case", FIRST, ids=name_of)
+@ON_FIRST
 def test_an_adapter_knows_its_base_on_the_hub_in_any_dtype(case, hub, tmp_path):
     name = f"me/dtypes-{case.name.lower()}"
     base_of(case).push_to_hub(name)
@@ -202,7 +202,7 @@ def test_other_weights_in_another_dtype_are_still_refused(tmp_path):
         PeftModel.from_pretrained(model_class.from_pretrained(tmp_path / "other", dtype=torch.bfloat16), adapter)
 
 
-@ON_ALL
+@ON_FIRST
 def test_weighted_adapters_are_between_those_that_they_are_made_of(case):
     model = adapted(case, "LORA", modules_to_save=[])
     targets = list(model.peft_config["default"].target_modules)
@@ -226,7 +226,7 @@ def _randomize(model: PeftModel) -> None:
             parameter.normal_(std=0.1)
 
 
-@ON_ALL
+@ON_FIRST
 def test_adapters_are_swapped_in_place(case, tmp_path):
     first, second = (adapted(case, "LORA", seed, modules_to_save=[]) for seed in (1, 2))
     for model in (first, second):

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,13 @@ import pytest
 import trimesh
 from datasets import (
     Dataset,
-    DatasetDict,
     Features,
     IterableDataset,
     LargeList,
     List,
     Value,
-    concatenate_datasets,
-    interleave_datasets,
     load_dataset,
-    load_from_disk,
 )
-from datasets.table import embed_table_storage
 
 from hf_any3d.data import PointCloud, embed_files
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, point_cloud_bytes, read_point_cloud
@@ -76,10 +70,6 @@ def loose(tmp_path):
     return dataset([tmp_path / "loose" / "chair_points.ply", str(tmp_path / "loose" / "screwdriver.obj"), None])
 
 
-def stored(rows, name="cloud"):
-    return rows.with_format("arrow")[:][name].to_pylist()
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_encodes_to_a_struct_and_decodes_to_the_same_points(form):
     feature, expected = PointCloud(), read_point_cloud(PLY)
@@ -120,14 +110,6 @@ def test_a_feature_survives_yaml_json_and_pickle():
     assert PointCloud() != PointCloud(decode=False) and PointCloud() != PointCloud(format="npz")
 
 
-def test_a_file_inside_a_tar_archive_is_read_from_its_bytes(tmp_path):
-    with tarfile.open(tmp_path / "scans.tar", "w") as archive:
-        archive.add(PLY, PLY.name)
-    with tarfile.open(tmp_path / "scans.tar") as archive:
-        value = {"path": PLY.name, "bytes": archive.extractfile(PLY.name).read()}
-    assert_same(dataset([value])[0]["cloud"], read_point_cloud(PLY))
-
-
 @pytest.mark.parametrize("batched", [False, True])
 def test_map_decodes_clouds_and_encodes_every_form(batched):
     rows = dataset([points(5), triangle(), None])
@@ -160,13 +142,6 @@ def test_map_without_reading_the_column_opens_no_file():
         rows.map(lambda row: {"n": len(row["cloud"]["points"])})
 
 
-def test_undecoded_columns_map_and_filter_as_bytes_and_path():
-    rows = dataset([PLY, points(4)]).cast_column("cloud", PointCloud(decode=False))
-    assert rows.map(lambda row: {"inside": row["cloud"]["bytes"] is not None})["inside"][:] == [False, True]
-    kept = rows.filter(lambda row: row["cloud"]["bytes"] is not None)
-    assert kept.num_rows == 1 and kept[0]["cloud"]["path"] == "point_cloud.ply"
-
-
 def test_columns_are_cast_from_text_bytes_structs_and_back():
     paths = Dataset.from_dict({"cloud": [str(PLY), None]})
     contents = Dataset.from_dict({"cloud": [PLY.read_bytes(), None]})
@@ -185,16 +160,6 @@ def test_columns_are_cast_from_text_bytes_structs_and_back():
     assert plain[0]["cloud"] == {"bytes": None, "path": str(PLY)}
 
 
-def test_flattening_renaming_and_removing_keep_the_feature():
-    rows = dataset([triangle()]).add_column("number", [1])
-    assert rows.flatten().features == rows.features
-    assert rows.rename_column("cloud", "scan").features["scan"] == PointCloud()
-    assert rows.remove_columns("cloud").column_names == ["number"]
-    inner = dataset([{"a": triangle(), "b": 1}], {"a": PointCloud(), "b": Value("int64")}).flatten()
-    assert inner.features == Features({"cloud.a": PointCloud(), "cloud.b": Value("int64")})
-    assert_same(inner[0]["cloud.a"], triangle())
-
-
 @pytest.mark.parametrize("form", ["numpy", "torch", "pandas", "arrow", None])
 def test_every_format_gives_rows_batches_and_columns(form):
     rows = dataset([triangle(), triangle()])
@@ -211,28 +176,6 @@ def test_every_format_gives_rows_batches_and_columns(form):
         assert_same(rows["cloud"][1], triangle())
     rows.reset_format()
     assert rows.format["type"] is None
-
-
-def test_a_transform_gets_decoded_clouds():
-    rows = dataset([points(4), points(4, 1)])
-    rows.set_transform(lambda batch: {"points": np.stack([cloud["points"] for cloud in batch["cloud"]])})
-    assert rows[:]["points"].shape == (2, 4, 3)
-
-
-def test_concatenating_and_interleaving_join_columns_of_one_feature(loose):
-    arrays = dataset([triangle(), points(4)])
-    joined = concatenate_datasets([arrays, loose])
-    assert joined.features == arrays.features and joined.num_rows == 5
-    assert_same(joined[0]["cloud"], triangle())
-    assert_same(joined[2]["cloud"], read_point_cloud(PLY))
-    beside = concatenate_datasets([arrays, Dataset.from_dict({"number": [1, 2]})], axis=1)
-    assert_same(beside[0]["cloud"], triangle()) or beside[0]["number"] == 1
-    mixed = interleave_datasets([arrays, arrays])
-    assert_same(mixed[1]["cloud"], triangle())
-    other = arrays.cast_column("cloud", PointCloud(decode=False))
-    # As with images, what is decoded and what is not do not go together.
-    with pytest.raises(ValueError, match="features can't be aligned"):
-        concatenate_datasets([arrays, other])
 
 
 def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tmp_path):
@@ -255,41 +198,6 @@ def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tm
         assert found[2] is None
 
 
-def test_parquet_of_paths_alone_says_so_where_the_files_are_missing(loose, tmp_path):
-    loose.to_parquet(tmp_path / "clouds.parquet")
-    for path in (tmp_path / "loose").iterdir():
-        path.unlink()
-    rows = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
-    with raises(PointCloudFileError, naming="chair_points.ply"):
-        next(iter(rows))
-
-
-def test_embedding_a_table_reads_each_file_once_and_keeps_nulls(loose):
-    table = embed_table_storage(loose.data.table)
-    embedded = Dataset(table)
-    assert [row and row["path"] for row in stored(embedded)] == ["chair_points.ply", "screwdriver.obj.ply", None]
-    assert embedded.features == loose.features
-    again = embed_table_storage(embedded.data.table)
-    assert again["cloud"].to_pylist() == table["cloud"].to_pylist()
-
-
-def test_directories_on_disk_keep_the_feature_and_the_rows(loose, tmp_path):
-    DatasetDict(train=loose, test=dataset([triangle()])).save_to_disk(
-        tmp_path / "saved", num_shards={"train": 2, "test": 1}
-    )
-    opened = load_from_disk(tmp_path / "saved")
-    assert opened["train"].features == loose.features
-    assert_same(opened["train"][0]["cloud"], read_point_cloud(PLY))
-    assert_same(opened["test"][0]["cloud"], triangle())
-
-
-def test_json_and_csv_refuse_or_keep_what_is_stored(tmp_path):
-    rows = dataset([PLY]).cast_column("cloud", PointCloud(decode=False))
-    rows.to_json(tmp_path / "a.jsonl")
-    (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
-    assert json.loads(line)["cloud"] == {"bytes": None, "path": str(PLY)}
-
-
 def test_streams_decode_map_filter_cast_and_take():
     def generate():
         for count in (3, 4, 5):
@@ -306,12 +214,6 @@ def test_streams_decode_map_filter_cast_and_take():
     assert len(list(stream.shuffle(0, buffer_size=2).take(2))) == 2
     (batch,) = stream.batch(3)
     assert len(batch["cloud"]) == 3
-
-
-def test_several_processes_read_a_column(tmp_path):
-    rows = dataset([points(count) for count in (3, 4, 5, 6)])
-    counted = rows.map(lambda row: {"n": len(row["cloud"]["points"])}, num_proc=2)
-    assert counted["n"][:] == [3, 4, 5, 6] and counted.features["cloud"] == PointCloud()
 
 
 @pytest.mark.parametrize("layout", ["column", "list", "dict"])

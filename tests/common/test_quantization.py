@@ -19,7 +19,6 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
-from hf_any3d import GuidedAdapterConfig
 from hf_any3d.modeling.minigpt3d import merge_lora
 from hf_any3d.modeling.pretrained_parts import is_quantized
 from tests.closeness import assert_nearly_equal
@@ -201,12 +200,6 @@ def test_adapters_of_other_weights_are_refused_on_quantized_bases(way, tmp_path)
         PeftModel.from_pretrained(open_small(), tmp_path / "adapter")
 
 
-def test_adapters_are_refused_where_no_gradient_would_reach_them(tmp_path):
-    case = next(case for case in SOME if case.name.startswith("ActFor"))
-    with pytest.raises(ValueError, match="pass no gradient to an adapter"):
-        get_peft_model(quantized(fresh(case), "quantize_dynamic", tmp_path), GuidedAdapterConfig())
-
-
 @loaded
 def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
     case = next(case for case in SOME if case.name.startswith("MiniGPT3D"))
@@ -217,13 +210,3 @@ def test_lora_of_a_chat_model_is_neither_rounded_nor_merged(way, tmp_path):
     assert own and all(torch.equal(each, full[name]) for name, each in own.items())
     with raises(ValueError, naming="LoRA"):
         merge_lora(small)
-
-
-def test_modules_that_the_user_leaves_out_stay_as_they_are(tmp_path):
-    case = next(case for case in SOME if case.name.startswith("ActFor"))
-    fresh(case).save_pretrained(tmp_path)
-    chosen = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["act.patch_encoder"])
-    small = type(fresh(case)).from_pretrained(tmp_path, quantization_config=chosen)
-    assert chosen.llm_int8_skip_modules == ["act.patch_encoder"]
-    assert type(small.act.patch_encoder.out) is nn.Linear
-    assert type(small.classifier.out) is type(small.act.blocks.layers[0].attention.qkv) is not nn.Linear

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,12 +131,6 @@ def groups_by_length(case: Case, folder: Path, kind: type[Trainer]) -> None:
     assert isinstance(trainer._get_train_sampler(), LengthGroupedSampler)
 
 
-def finds_batch_size(case: Case, folder: Path, kind: type[Trainer]) -> None:
-    trainer = trainer_of(case, folder, kind, auto_find_batch_size=True)
-    trainer.train()
-    assert losses(trainer)[0] == pytest.approx(plain_loss(case, folder, kind), rel=1e-4)
-
-
 def adds_noise(case: Case, folder: Path, kind: type[Trainer]) -> None:
     trainer = trainer_of(case, folder, kind, neftune_noise_alpha=5.0)
     trainer.train()
@@ -150,27 +143,6 @@ def saves_the_best(case: Case, folder: Path, kind: type[Trainer]) -> None:
     trainer.train()
     assert Path(trainer.state.best_model_checkpoint).parent == folder
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(losses(trainer, "eval_loss")), rel=1e-4)
-
-
-def evaluates_first(case: Case, folder: Path, kind: type[Trainer]) -> None:
-    trainer = trainer_of(case, folder, kind, eval_on_start=True, eval_strategy="steps", eval_steps=1)
-    trainer.train()
-    assert len(losses(trainer, "eval_loss")) == 2 and trainer.state.log_history[0]["step"] == 0
-
-
-def is_deterministic(case: Case, folder: Path, kind: type[Trainer]) -> None:
-    found = []
-    for _ in range(2):
-        trainer = trainer_of(case, folder, kind, full_determinism=True)
-        trainer.train()
-        found.append([p.detach().clone() for p in trainer.model.parameters()])
-    assert all(torch.equal(*both) for both in zip(*found, strict=True))
-
-
-def drops_the_last(case: Case, folder: Path, kind: type[Trainer]) -> None:
-    trainer = trainer_of(case, folder, kind, dataloader_drop_last=True, max_steps=-1, num_train_epochs=1)
-    trainer.train()
-    assert trainer.state.global_step == ROWS // BATCH
 
 
 def measures_by_batch(case: Case, folder: Path, kind: type[Trainer]) -> None:
@@ -197,12 +169,6 @@ def smooths_labels(case: Case, folder: Path, kind: type[Trainer]) -> None:
     assert losses(trainer)[0] != pytest.approx(plain_loss(case, folder, kind), rel=1e-4)
 
 
-def predicts_losses_only(case: Case, folder: Path, kind: type[Trainer]) -> None:
-    trainer = trainer_of(case, folder, kind, prediction_loss_only=True)
-    found = trainer.predict(trainer.eval_dataset)
-    assert found.predictions is None and math.isfinite(found.metrics["test_loss"])
-
-
 def passes_inputs_to_metrics(case: Case, folder: Path, kind: type[Trainer]) -> None:
     seen = []
 
@@ -223,16 +189,11 @@ SETTINGS: dict[str, Callable[[Case, Path, type[Trainer]], None]] = {
     "remove_unused_columns": keeps_columns,
     "include_num_input_tokens_seen": counts_inputs,
     "train_sampling_strategy": groups_by_length,
-    "auto_find_batch_size": finds_batch_size,
     "neftune_noise_alpha": adds_noise,
     "save_strategy": saves_the_best,
-    "eval_on_start": evaluates_first,
-    "full_determinism": is_deterministic,
-    "dataloader_drop_last": drops_the_last,
     "batch_eval_metrics": measures_by_batch,
     "eval_accumulation_steps": accumulates_predictions,
     "label_smoothing_factor": smooths_labels,
-    "prediction_loss_only": predicts_losses_only,
     "include_for_metrics": passes_inputs_to_metrics,
 }
 FEATURE_OF = {"activation_checkpointing": "activation checkpointing", "label_smoothing_factor": "label smoothing"}
@@ -244,15 +205,6 @@ TRIED = [(case, Trainer, name) for case, name in by_turns(WITH_LOSS, list(SETTIN
 TRIED += [(ACT, PointTrainer, name) for name in SETTINGS]
 # The Trainer ignores the argument for models that have no labels.
 TRIED = [each for each in TRIED if each[2] != "label_smoothing_factor" or "labels" in each[0].labeled(1)]
-
-
-@pytest.fixture(autouse=True)
-def undo_determinism(monkeypatch):
-    """Restore what `full_determinism` sets for the whole process."""
-    for name in ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(

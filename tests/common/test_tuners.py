@@ -13,7 +13,6 @@ import torch
 from peft import (
     AutoPeftModel,
     LoraConfig,
-    PeftConfig,
     PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
@@ -49,7 +48,6 @@ from tests.common.tuners import (
     step,
     trained,
 )
-from tests.errors import raises
 from tests.turns import by_turns
 
 ADAPT = feature("adapt", "train an adapter with its default config, save it and load it")
@@ -215,21 +213,6 @@ def test_merging_keeps_the_outputs(case, method):
     assert type(merged) is case.model_class
     assert not [name for name, module in merged.named_modules() if isinstance(module, BaseTunerLayer)]
     assert_same(answer_of(case, merged), expected, 1e-3)
-
-
-# LN tuning replaces norms and merges nothing.
-@pytest.mark.parametrize("method", [m for m in METHODS if refusal_of(MERGE, m) is None and m != "LN_TUNING"])
-def test_safe_merge_refuses_non_finite_weights(method):
-    model = adapted(SEQUENCE[0], method)
-    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
-    weights = {name: tensor.clone() for name, tensor in layer.get_base_layer().state_dict().items()}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and ".modules_to_save." not in name:
-                parameter.fill_(float("nan"))
-    with raises(ValueError, naming="NaN"):
-        model.merge_adapter(safe_merge=True)
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in layer.get_base_layer().state_dict().items())
 
 
 @BY_OWN_AND_LORA
@@ -485,16 +468,3 @@ def test_lora_on_all_linear_layers_has_an_effect_in_each(case):
     unexplained = {name for name in idle if not any(re.search(reason, name) for reason in WITHOUT_EFFECT)}
     assert not unexplained
     assert len(model.targeted_module_names) > len(idle)
-
-
-@pytest.mark.parametrize("method", list(OWN))
-def test_stored_config_is_a_config_of_peft(method, tmp_path):
-    case = first_of(method)
-    trained(case, method).save_pretrained(tmp_path)
-    config = PeftConfig.from_pretrained(tmp_path)
-    assert type(config) is type(config_of(method, base_of(case))) and config.inference_mode
-    config.save_pretrained(tmp_path / "again")
-    stored = [json.loads((folder / "adapter_config.json").read_text()) for folder in (tmp_path, tmp_path / "again")]
-    assert {k: v for k, v in stored[0].items() if k != "auto_mapping"} == {
-        k: v for k, v in stored[1].items() if k != "auto_mapping"
-    }

@@ -309,23 +309,6 @@ def test_settings_without_a_tensor_can_be_given(tmp_path):
     assert "group_size=16; the decoder makes 32 points" in setting.refused("--group-size", 16)
 
 
-def test_bare_names_and_half_precision_are_accepted(tmp_path):
-    setting = Setting("cls", tmp_path)
-    half = {name: t.half() if t.is_floating_point() else t for name, t in setting.original.state.items()}
-    torch.save({"base_model": half}, setting.checkpoint, _use_new_zipfile_serialization=False)
-    model = setting.opened()
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert torch.equal(model.act.norm.weight, half["norm.weight"].float())
-
-
-@pytest.mark.parametrize("case", ["cls", "partseg", "dvae", "pretrain"])
-def test_left_over_tensors_are_listed(case, tmp_path):
-    setting = Setting(case, tmp_path)
-    setting.altered(lambda state: state.update(zzz=torch.ones(2), **{"extra.bias": torch.ones(2)}))
-    err = setting.refused()
-    assert "original.pth: the checkpoint holds tensors that belong to no known part: extra.bias, zzz" in err
-
-
 @pytest.mark.parametrize(
     ("case", "name", "message"),
     [
@@ -345,14 +328,11 @@ def test_left_over_tensors_of_known_parts_are_listed(case, name, message, tmp_pa
     ("case", "names", "message"),
     [
         ("cls", ["cls_pos", "blocks.blocks.3.mlp.fc2.bias"], "act.blocks.layers.3.mlp.fc2.bias, act.class_token.posi"),
-        ("cls", ["encoder.first_conv.1.num_batches_tracked"], "act.patch_encoder.lift_norm.num_batches_tracked"),
-        ("cls", ["norm.weight"], "lacks tensors: norm.weight"),
+        ("cls", ["norm.weight"], "lacks 'norm.weight'"),
         ("partseg", ["bns1_cls.running_var"], "segmenter.norm.running_var"),
-        ("partseg", ["convs1_cls.weight"], "lacks tensors: segmenter.joined.weight"),
+        ("partseg", ["convs1_cls.weight"], "lacks 'segmenter.joined.weight'"),
         ("dvae", ["visual_embed.0.1.attn.qkv.bias"], "encoder.layers.1.attention.k_proj.bias, "),
         ("dvae", ["visual_embed.1.bias"], "encoder.layernorm.bias"),
-        ("dvae_clip", ["visual_embed.0.weight"], "encoder.pre_layrnorm.weight"),
-        ("dvae_plain", ["dgcnn_2.layer3.1.bias"], "graph_decoder.layers.2.norm.bias"),
         ("dvae", ["codebook"], "not an ACT checkpoint of kind dvae"),
         ("pretrain", ["mask_token", "proj_head.bias"], "missing: mask_token, prediction_head.bias"),
     ],
@@ -361,12 +341,6 @@ def test_missing_tensors_are_listed(case, names, message, tmp_path):
     setting = Setting(case, tmp_path)
     setting.altered(lambda state: [state.pop(name) for name in names])
     assert message in setting.refused()
-
-
-def test_tensors_of_another_shape_are_named(tmp_path):
-    setting = Setting("semseg", tmp_path)
-    setting.altered(lambda state: state.update({"convs3_cls.bias": torch.ones(12)}))
-    assert "of another shape: segmenter.head.out.bias is (12,), expected (13,)" in setting.refused()
 
 
 @pytest.mark.parametrize(
@@ -435,25 +409,8 @@ def test_pickled_objects_are_refused_and_never_run(tmp_path, monkeypatch):
     setting = Setting("cls", tmp_path)
     torch.save(setting.original.content() | {"config": Payload()}, setting.checkpoint)
     err = setting.refused()
-    assert "original.pth: not a checkpoint of tensors and plain values" in err and "system" in err
+    assert "original.pth: damaged, or holds more than tensors and plain values" in err and "system" in err
     assert not (tmp_path / "ran-code").exists()
-
-
-@pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}}, {"optimizer": {"lr": 1.0}}, [torch.ones(2)], {}])
-def test_files_without_a_state_dict_are_refused(content, tmp_path):
-    setting = Setting("cls", tmp_path)
-    torch.save(content, setting.checkpoint)
-    assert "no state dict; expected one under 'base_model' or 'model_state_dict', found" in setting.refused()
-
-
-def test_wrong_arguments_are_refused(tmp_path):
-    setting = Setting("cls", tmp_path)
-    assert "missing.pth: no such file" in setting.refused(checkpoint=tmp_path / "missing.pth")
-    setting.checkpoint.write_bytes(setting.checkpoint.read_bytes()[:5000])
-    assert "original.pth: damaged" in setting.refused()
-    setting.output.mkdir()
-    (setting.output / "notes.txt").write_text("mine")
-    assert "exists already and is not empty" in setting.refused()
 
 
 def test_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
@@ -467,10 +424,3 @@ def test_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         converting.convert_act(setting.checkpoint, "cls", setting.output)
     assert [path.name for path in tmp_path.iterdir()] == ["original.pth"]
-
-
-def test_help_lists_kinds_and_options():
-    result = CliRunner().invoke(app, ["convert", "--help"], terminal_width=200)
-    text = " ".join(result.stdout.split())
-    assert result.exit_code == 0
-    assert all(word in text for word in ("dvae", "pretrain", "partseg", "--teacher", "--store-encoder", "--dataset"))

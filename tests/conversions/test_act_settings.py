@@ -5,8 +5,6 @@ import re
 import pytest
 import torch
 
-from hf_any3d.conversions.act import names
-from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, rename_added
 from hf_any3d.conversions.act.adapters import _pooling
 from hf_any3d.conversions.act.convert import TEACHERS, _released_settings
 from hf_any3d.conversions.act.datasets import DATASETS, UNLABELED, choose_dataset
@@ -88,66 +86,6 @@ def test_heads_of_other_widths_are_named(method, features, labels, chosen, messa
 
 
 # Names in the programs -> ours, in a model of three blocks.
-ADDED = {
-    "pointgst": {
-        "blocks.blocks.1.gft_adapter.down.weight": "act.blocks.layers.1.pointgst_down.default.weight",
-        "blocks.blocks.0.gft_adapter.norm_ly2.bias": "act.blocks.layers.0.pointgst_norm_ly2.default.bias",
-    },
-    "idpt": {
-        "prompt_pos": "act.blocks.layers.2.idpt_position.default",
-        "blocks.cls.conv5.0.weight": "act.blocks.layers.2.idpt_conv5_0.default.weight",
-        "blocks.cls.conv5.1.running_mean": "act.blocks.layers.2.idpt_conv5_1.default.running_mean",
-    },
-    "dapt": {
-        "tfts_gamma_1": "act.blocks.layers.0.dapt_tokens.default.gamma",
-        "tfts_beta_2": "act.blocks.layers.2.dapt_scales_final_norm.default.beta",
-        "blocks.blocks.1.Adapter_MLP.up_proj.bias": "act.blocks.layers.1.dapt_adapter_up_proj.default.bias",
-        "blocks.blocks.1.tfts_gamma_1": "act.blocks.layers.1.dapt_scales_norm1.default.gamma",
-        "blocks.blocks.1.tfts_beta_2": "act.blocks.layers.1.dapt_scales_norm2.default.beta",
-        "blocks.blocks.1.tfts_beta_3": "act.blocks.layers.1.dapt_prompt.default.beta",
-        "blocks.blocks.1.attn.tfts_gamma_1": "act.blocks.layers.1.dapt_scales_attention_qkv.default.gamma",
-        "blocks.blocks.1.attn.tfts_gamma_2": "act.blocks.layers.1.dapt_scales_attention_proj.default.gamma",
-        "blocks.blocks.1.mlp.tfts_beta_1": "act.blocks.layers.1.dapt_scales_mlp_fc1.default.beta",
-        "blocks.blocks.1.mlp.tfts_beta_2": "act.blocks.layers.1.dapt_scales_mlp_fc2.default.beta",
-    },
-    "ppt": {"blocks.prompt_all_mlp.2.weight": "act.blocks.layers.0.ppt_prompt_all_mlp_2.default.weight"},
-}
-
-
-@pytest.mark.parametrize("method", ADDED)
-def test_tensors_of_adapters_have_their_places(method):
-    table = ADDED[method]
-    state = {name: torch.full((2,), float(number)) for number, name in enumerate(table)}
-    others = {"blocks.blocks.1.mlp.fc1.weight": torch.ones(1), "cls_pos": torch.ones(1)}
-    added = added_by(method, state | others)
-    assert list(added) == list(table)
-    found = rename_added(method, added, 3)
-    assert list(found) == list(table.values())
-    assert all(torch.equal(found[ours], state[theirs]) for theirs, ours in table.items())
-    assert PROGRAMS[method].prefix == f"{method}_" and PROGRAMS[method].title.lower() == method
-
-
-def test_idpts_module_is_placed_before_a_block_and_its_copies_are_left_out():
-    block = "blocks.cls.blocks.blocks.0."
-    state = {
-        "prompt_pos": torch.ones(1),
-        f"{block}attn.qkv.weight": torch.ones(2),
-        f"{block}mlp.fc1.bias": torch.ones(3),
-    }
-    found = rename_added("idpt", state | {f"{block}norm2.weight": torch.ones(4)}, 5, prompt_layer=1)
-    here = "act.blocks.layers.1.idpt_"
-    expected = {f"{here}position.default": 1, f"{here}block_attention_qkv.default.weight": 2}
-    expected |= {f"{here}block_mlp_fc1.default.bias": 3, f"{here}block_norm2.default.weight": 4}
-    assert {name: len(tensor) for name, tensor in found.items()} == expected
-    copied = {"blocks.cls.conv1.1.weight": torch.ones(2), "blocks.cls.bn1.weight": torch.ones(2)}
-    # The light modules hold a norm that nothing reads.
-    light = copied | {"blocks.cls.conv5.0.weight": torch.ones(1), "blocks.cls.bn5.bias": torch.zeros(3)}
-    assert len(rename_added("idpt", light, 2)) == 2
-    for harm in ({"blocks.cls.bn1.weight": torch.zeros(2)}, {"blocks.cls.bn1.bias": torch.zeros(2)}):
-        with pytest.raises(
-            ValueError, match=r"bn1\.(weight|bias) is not equal to conv1\.1\.(weight|bias), whose copy"
-        ):
-            rename_added("idpt", light | harm, 2)
 
 
 def test_teachers_have_the_settings_of_their_programs():
@@ -174,21 +112,3 @@ def test_teachers_have_the_settings_of_their_programs():
     assert {
         kind: (one.tower, one.config, one.layer_norm_eps, one.no_embeddings) for kind, one in TEACHERS.items()
     } == expected
-
-
-def test_sizes_of_pretraining_and_teachers_are_read_from_their_tensors():
-    def tensors(**shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
-        return {name.replace("__", "."): torch.empty(shape) for name, shape in shapes.items()}
-
-    state = tensors(decoder__layers__0__x=(1,), decoder__layers__1__x=(1,), feature_head__0__weight=(7, 3))
-    expected = {"decoder_num_hidden_layers": 2, "class_token_loss": False, "feature_head_width": 7}
-    assert names.pretraining_sizes(state) == expected
-    with_token = state | tensors(decoder_class_position=(3,))
-    assert names.pretraining_sizes(with_token) == expected | {"class_token_loss": True}
-    for places in ("layers__{}__mlp__fc1__weight", "encoder__layer__{}__intermediate__dense__weight"):
-        frozen = tensors(**{places.format(number): (9, 4) for number in range(3)})
-        assert names.teacher_sizes(frozen) == {"hidden_size": 4, "intermediate_size": 9, "num_hidden_layers": 3}
-    with pytest.raises(ValueError, match="lacks tensors: the MLP of the first layer of the teacher"):
-        names.teacher_sizes(tensors(layers__0__norm__weight=(3,)))
-    own = names.below({"a.b": torch.ones(1), "a.c.d": torch.ones(2), "ab": torch.ones(3)}, "a.")
-    assert {name: len(tensor) for name, tensor in own.items()} == {"b": 1, "c.d": 2}

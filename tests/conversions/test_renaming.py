@@ -1,11 +1,9 @@
-"""Tables of names, and sizes that are read from the names and shapes of tensors."""
-
-import re
+"""Tables of names."""
 
 import pytest
 import torch
 
-from hf_any3d.conversions.renaming import count_of, fits, numbers_in, rename_tensors, size_of, under
+from hf_any3d.conversions.renaming import count_of, fits, numbers_in, rename_tensors, under
 from tests.errors import raises
 
 NAMES = {
@@ -60,21 +58,3 @@ def test_layers_are_counted(numbers):
     state = {f"layers.{number}.weight": torch.zeros(1) for number in numbers} | {"other.7.weight": torch.zeros(1)}
     assert count_of(state, r"layers\.(\d+)\.") == len(numbers)
     assert numbers_in(state, r"layers\.(\d+)\.") == set(numbers)
-
-
-def test_a_gap_is_named():
-    state = {f"layers.{number}.weight": torch.zeros(1) for number in (0, 2)}
-    with pytest.raises(ValueError, match=r"lacks tensors: those of number 1 of 3 where names are layers"):
-        count_of(state, r"layers\.(\d+)\.")
-
-
-def test_sizes_are_lengths_along_an_axis():
-    state = {"weight": torch.zeros(3, 1), "empty": torch.zeros(2, 0)}
-    assert (size_of(state, "weight"), size_of(state, "weight", 1), size_of(state, "empty")) == (3, 1, 2)
-    for name, axis, message in (
-        ("bias", 0, "the checkpoint lacks tensors: bias"),
-        ("weight", 2, "weight has shape (3, 1); expected 3 axes or more"),
-        ("empty", 1, "empty has shape (2, 0); expected at least 1 along axis 1"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            size_of(state, name, axis)

@@ -5,7 +5,6 @@ import re
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import BertConfig
 
@@ -30,7 +29,6 @@ def test_a_directory_appears_when_it_is_complete(tmp_path):
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (SafetensorError("disk full"), OSError, "out: cannot be written (disk full)"),
         (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
         (ValueError("wrong"), ValueError, "wrong"),
     ],
@@ -47,12 +45,8 @@ def test_what_is_there_is_not_replaced(tmp_path):
     (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
-    for name, message in (
-        ("full", "full: exists already and is not empty; give a new directory"),
-        ("file", "file: exists already and is not empty; give a new directory"),
-        ("link", f"link: is a symbolic link to {tmp_path / 'elsewhere'}; give a new directory"),
-    ):
-        with pytest.raises(FileExistsError, match=re.escape(message)), new_directory(tmp_path / name):
+    for name in ("full", "file", "link"):
+        with raises(FileExistsError, naming=str(tmp_path / name)), new_directory(tmp_path / name):
             pytest.fail("entered")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "link"]
 

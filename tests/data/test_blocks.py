@@ -89,20 +89,6 @@ def test_a_point_far_away_adds_one_place_and_not_all_that_are_between(scene, ove
     assert len(index) < 4 * len(alone) + 40
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.8])
-def test_columns_are_the_same_whether_or_not_empty_ones_are_looked_through(scene, overlap, monkeypatch):
-    def look_through(values, low, high, block_size, stride):
-        slack = 1e-6 * max(abs(low), abs(high), block_size)
-        count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
-        return low - slack + stride * np.arange(count)
-
-    sparse = scene[::30] * 5
-    sparse[:10] = np.round(sparse[:10])  # also on the edges of columns
-    index = split_into_blocks(sparse, 8, 0.5, overlap)
-    monkeypatch.setattr("hf_any3d.data.blocks._starts", look_through)
-    assert np.array_equal(index, split_into_blocks(sparse, 8, 0.5, overlap))
-
-
 def test_a_scene_of_another_unit_by_far_is_refused(scene):
     with raises(ValueError, naming="block_size"):
         split_into_blocks(scene * np.float32(1e20), 64, 1.5)
@@ -141,22 +127,6 @@ def test_crops_are_random_blocks(scene, block_size):
         assert extents[:, [0, 2]].max() <= 1.5 + 1e-5
         assert np.ptp([scene[crop, 0].mean() for crop in crops]) > 2
     assert len({crop.tobytes() for crop in crops}) == 20 and all(crop.shape == (64,) for crop in crops)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"num_points": 0}, "num_points is 0"),
-        ({"block_size": 0.0}, "block_size is 0.0"),
-        ({"block_size": 1.0, "overlap": 1.0}, "overlap is 1.0"),
-        ({"up_axis": "w"}, "up_axis is 'w'"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(scene, settings, message):
-    with pytest.raises(ValueError, match=message):
-        split_into_blocks(scene, **{"num_points": 64, **settings})
-    with raises(ValueError, naming="xyz has shape"):
-        split_into_blocks(scene[:0], 64)
 
 
 def test_thin_columns_are_drawn_again():

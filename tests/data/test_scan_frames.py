@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_any3d.data import load_point_dataset, scan_frames
+from hf_any3d.data import load_point_dataset
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.data.scan_frames import FRAME_PARTS, ScanFrame, find_frame, frame_parts, turn_about_z
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
@@ -183,104 +183,3 @@ def facing(degrees, count: int, z: float = 0.0) -> np.ndarray:
     angles = np.radians(np.resize(degrees, count))
     flat = math.sqrt(1 - z * z)
     return np.column_stack([flat * np.cos(angles), flat * np.sin(angles), np.full(count, z)])
-
-
-@pytest.mark.parametrize(
-    ("degrees", "turn", "agreement"),
-    [
-        ([10, 100, 190, 280], 10, 1.0),
-        ([44, -46], 44, 1.0),
-        ([20, 20, 20, 65], 20, 0.5),
-        ([0, 45], 0, 0.0),
-        ([5, 15], 10, math.cos(math.radians(20))),
-    ],
-)
-def test_walls_turn_by_the_mean_of_their_directions_up_to_quarter_turns(degrees, turn, agreement):
-    normals = np.concatenate([facing(degrees, 40, 0.2), facing([33], 70, 0.3), np.tile([0.0, 0, 1], (90, 1))])
-    angle, found = scan_frames._wall_turn(normals)
-    assert found == pytest.approx(agreement, abs=1e-9)
-    if agreement:
-        assert math.degrees(angle) == pytest.approx(turn)
-    assert scan_frames._wall_turn(facing(degrees, 19)) == (0.0, 0.0)
-    assert scan_frames._wall_turn(facing([10], 20)) == (pytest.approx(math.radians(10)), pytest.approx(1))
-
-
-@pytest.mark.parametrize(
-    ("angle", "sentence"),
-    [(0.5, "walls are along the axes"), (-30, "turned by 30° about the up axis, which puts walls along the axes")],
-)
-def test_small_turns_are_not_worth_a_change(angle, sentence):
-    frame = scan_frames._with_turn(ScanFrame(sentences=("before",)), facing([angle], 30), 0.5)
-    assert frame.sentences == ("before", sentence)
-    assert frame.angle == (0 if abs(angle) < 1 else pytest.approx(math.radians(angle)))
-    refused = scan_frames._with_turn(ScanFrame(warnings=("before",)), facing([0, 40], 30), 0.5)
-    note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
-    assert refused.warnings == ("before", note) and refused.angle == 0
-
-
-@pytest.mark.parametrize(
-    ("size", "name"),
-    [((4.0, 6.0, 2.6), "meters"), ((400, 600, 260), "centimeters"), ((4000, 6000, 2600), "millimeters")],
-)
-def test_units_are_those_of_the_likeliest_size_of_a_room(size, name):
-    # Evenly spread, so that percentiles are a share of the size.
-    points = np.linspace(0, 1, 2001)[:, None] * size
-    unit = scan_frames.UNITS[name]
-    meters = np.array(size) * 0.99 * unit
-    spread = zip(meters, (4.5, 4.5, 2.6), (0.6, 0.6, 0.35), strict=True)
-    confidence = math.exp(-sum((math.log(own / usual) / wide) ** 2 / 2 for own, usual, wide in spread) / 6)
-    found = scan_frames._with_unit(ScanFrame(), points, confidence - 1e-6)
-    shown = " × ".join(f"{length:.1f}" for length in meters)
-    assert (found.unit, found.sentences) == (unit, (f"in {name}: {shown} m in size",))
-    refused = scan_frames._with_unit(ScanFrame(), points, confidence + 1e-6)
-    extent = " × ".join(f"{length:.3g}" for length in np.array(size) * 0.99)
-    note = f"{extent} in size is no room in meters, centimeters or millimeters; taken are meters"
-    assert refused == ScanFrame(warnings=(note,))
-
-
-@pytest.mark.parametrize(("up_axis", "shown"), [("z", "z = 0.5"), ("-y", "y = -0.5")])
-def test_the_floor_is_the_lowest_level_place_with_many_points(up_axis, shown):
-    generator = np.random.default_rng(0)
-    heights = np.concatenate([np.full(300, 0.5), np.full(50, 0.9), generator.uniform(0.5, 3, 500), np.full(400, 3.0)])
-    points = np.column_stack([generator.random((1250, 2)), heights])
-    normals = np.concatenate([np.tile([0.0, 0, -1], (350, 1)), facing([0], 500), np.tile([0.0, 0, 1], (400, 1))])
-    flat = np.ones(1250, bool)
-    found = scan_frames._with_floor(ScanFrame(up_axis, unit=0.1), points, normals, flat)
-    assert found.floor == pytest.approx(0.05) and found.sentences == (f"the floor is at {shown} in the file",)
-    leveled = scan_frames._with_floor(ScanFrame("z", (0.0, 0.0, 1.0)), points, normals, flat)
-    assert leveled.sentences == ("the floor is 0.5 above the origin of the file",) and leveled.floor == 0.5
-    # Without level places the lowest points are the floor.
-    lost = scan_frames._with_floor(ScanFrame(unit=0.1), points, facing([0], 1250), flat)
-    assert lost.warnings == ("no floor was found; the lowest points are taken for it",)
-    assert lost.floor == pytest.approx(0.05) and not lost.sentences
-    assert scan_frames._with_floor(ScanFrame(), points, normals, np.arange(1250) >= 331).warnings
-    assert not scan_frames._with_floor(ScanFrame(), points, normals, np.arange(1250) >= 330).warnings
-
-
-@pytest.mark.parametrize("degrees", [0.5, 3.0, 12.0])
-def test_the_direction_that_points_up_is_across_floors_and_along_walls(degrees):
-    lean = math.radians(degrees)
-    turn = np.array([[1, 0, 0], [0, math.cos(lean), -math.sin(lean)], [0, math.sin(lean), math.cos(lean)]])
-    normals = np.concatenate([np.tile([0.0, 0, 1], (60, 1)), np.tile([0.0, 0, -1], (30, 1)), facing([20, 110], 80)])
-    normals = normals @ turn.T
-    np.testing.assert_allclose(scan_frames._up_of(normals), turn @ [0, 0, 1], atol=1e-9)
-    found = scan_frames._with_level(ScanFrame(), normals, 0.99)
-    if degrees < 0.75:
-        assert found == ScanFrame()
-    else:
-        assert found.up == pytest.approx(turn @ [0, 0, 1]) and found.sentences == (f"leveled by {degrees:.1f}°",)
-    on_side = scan_frames._with_level(ScanFrame("x"), normals @ upright_rotation("x"), 0.99)
-    expected = turn @ [0, 0, 1] @ upright_rotation("x")
-    assert on_side.up is None if degrees < 0.75 else on_side.up == pytest.approx(expected)
-
-
-def test_a_tilt_beyond_that_of_scans_or_of_few_faces_is_left():
-    lean = math.radians(16)
-    turn = np.array([[1, 0, 0], [0, math.cos(lean), -math.sin(lean)], [0, math.sin(lean), math.cos(lean)]])
-    many = np.concatenate([np.tile([0.0, 0, 1], (60, 1)), facing([20, 110], 80)])
-    few = np.concatenate([np.tile([0.0, 0, 1], (19, 1)), facing([20, 110], 80)])
-    small = np.array([[1, 0, 0], [0, math.cos(0.1), -math.sin(0.1)], [0, math.sin(0.1), math.cos(0.1)]])
-    for normals, shown in ((many @ turn.T, "16.0"), (few @ small.T, "5.7")):
-        found = scan_frames._with_level(ScanFrame(), normals, 0.5)
-        note = f"may be tilted by {shown}°, but floor and walls do not agree on it; not leveled"
-        assert found == ScanFrame(warnings=(note,))

@@ -185,8 +185,3 @@ def test_rows_read_together_equal_rows_read_one_by_one(dataset):
     for row, other in zip(together, one_by_one, strict=True):
         assert row.keys() == other.keys()
         assert all(np.array_equal(row[name], other[name]) for name in row)
-
-
-def test_a_missing_column_is_named(dataset):
-    with raises(ValueError, naming="'colors'; it has points, normals"):
-        AugmentedDataset(dataset, Jitter(), extra_columns=("colors",))

@@ -10,10 +10,9 @@ import pytest
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.demo import page as page_module
 from hf_any3d.demo.conversation import Conversation
-from hf_any3d.demo.page import DemoPage, ExampleShapes, _answer, _open_upload, _restart, _stop, _submit, error_or_note
-from hf_any3d.demo.task_pages import TaskPage, Visit, bars
+from hf_any3d.demo.page import DemoPage, ExampleShapes, _answer, _open_upload, _submit, error_or_note
+from hf_any3d.demo.task_pages import TaskPage, Visit
 from hf_any3d.demo.uploads import LARGEST_UPLOAD
-from hf_any3d.visualization.html_pages import html_fragment
 from tests.chat.tiny_chat_model import ForcedAnswer, cloud, tiny_chat_pipeline
 
 SAME = {"__type__": "update"}
@@ -52,12 +51,6 @@ def task_page(task=CLASSES, shapes=SHAPES, words=(), ask=None):
     return TaskPage("me/<model>", shapes, answers, words)
 
 
-def test_notes_are_one_escaped_line_and_errors_are_marked():
-    assert error_or_note("") == error_or_note("", is_error=True) == ""
-    assert error_or_note("a <b>\n c").strip() == "<p>a &lt;b&gt; c</p>"
-    assert error_or_note("wrong", is_error=True).strip() == '<p class="error" role="alert">wrong</p>'
-
-
 def test_a_question_moves_into_the_chat_and_send_becomes_stop(pipe):
     conversation, chat = Conversation(pipe), [said("user", "a"), said("assistant", "b")]
     conversation.stop()
@@ -87,28 +80,6 @@ def test_an_answer_grows_in_the_chat(pipe, monkeypatch):
     assert asked == [("What is it?", 10, 0.2)]
     for nothing in ([], [*chat, said("assistant", "a b")]):
         assert list(_answer(conversation, nothing, *SHORT)) == [(nothing, SAME, SAME)]
-
-
-@pytest.mark.parametrize(
-    ("forgotten", "stopped", "note"),
-    [
-        (0, False, ""),
-        (1, False, "The oldest question was forgotten: the model gets 99 tokens at most."),
-        (2, False, "The oldest 2 questions were forgotten: the model gets 99 tokens at most."),
-        (0, True, "Stopped; the unfinished answer stays in the conversation."),
-    ],
-)
-def test_notes_say_what_was_forgotten_or_stopped(forgotten, stopped, note):
-    silent = SimpleNamespace(
-        make_room=lambda question, tokens: forgotten if (question, tokens) == ("What?", 10) else None,
-        ask=lambda question, **settings: iter(()),
-        was_stopped=stopped,
-        context=99,
-    )
-    chat = [said("user", "What?")]
-    assert list(_answer(silent, chat, *SHORT))[1:] == [
-        ([*chat, said("assistant", "(no answer)")], SAME, error_or_note(note))
-    ]
 
 
 def test_a_question_without_an_answer_returns_to_the_text_box(pipe):
@@ -155,68 +126,6 @@ def test_without_examples_a_visit_begins_with_an_upload(pipe):
     assert task_page()._answer(visit, "") == (SAME, error_or_note("Choose a shape first.", is_error=True), SAME)
 
 
-def test_restart_and_stop_reach_the_conversation(pipe):
-    conversation = Conversation(pipe)
-    conversation.open(SHAPES.get("chair"))
-    list(conversation.ask("What?", max_new_tokens=2))
-    _stop(conversation)
-    assert conversation.was_stopped and _restart(conversation) == ([], "") and not conversation._session.messages
-
-
-def events(page):
-    """Each event of a page: what starts it, the function with its inputs and outputs, and where it waits."""
-
-    def name(block):
-        return block.elem_id or getattr(block, "label", None) or type(block).__name__.lower()
-
-    rows, numbers = [], {}
-    for event in page.fns.values():
-        function = getattr(event.fn, "__name__", None)
-        if event.fn is None:
-            continue
-        numbers[event._id] = function
-        targets = [f"{name(page.blocks.get(block, page))}.{kind}" for block, kind in event.targets]
-        start = f"after {numbers[event.trigger_after]}" if event.trigger_after is not None else " ".join(targets)
-        queue = event.concurrency_id if event.queue else "at once"
-        names = [" ".join(map(name, blocks)) for blocks in (event.inputs, event.outputs)]
-        rows.append((start, function, *names, queue))
-        assert event.api_visibility == "private", "programs have the service"
-    return rows
-
-
-def test_events_of_a_chat_page(built):
-    page, sliders = built(CHAT), "Longest answer, in tokens Beams Temperature"
-    assert events(page) == [
-        ("blocks.load", "_begin", "", "state view note chat notice", "model"),
-        ("example.input", "_stop", "state", "", "at once"),
-        ("after _stop", "_open_example", "state example", "view note chat notice", "model"),
-        ("file.upload", "_stop", "state", "", "at once"),
-        ("after _stop", "_read_upload", "state file", "", "files"),
-        ("after _read_upload", "_open_upload", "state file", "example view note chat notice", "model"),
-        ("question.submit send.click", "_submit", "state question chat", "chat question send stop", "at once"),
-        ("after _submit", "_answer", f"state chat {sliders}", "chat question notice", "model"),
-        ("after _answer", "<lambda>", "", "send stop", "at once"),
-        ("stop.click", "_stop", "state", "", "at once"),
-        ("restart.click chat.clear", "_stop", "state", "", "at once"),
-        ("after _stop", "_restart", "state", "chat notice", "model"),
-    ]
-    (ended,) = [event.fn() for event in page.fns.values() if getattr(event.fn, "__name__", "") == "<lambda>"]
-    assert ended == (SHOWN, HIDDEN), "the next question can be sent"
-    (submitted,) = [event for event in page.fns.values() if getattr(event.fn, "__name__", "") == "_submit"]
-    assert submitted.trigger_mode == "once", "a second click sends nothing"
-
-
-def test_events_of_a_page_of_answers(built):
-    asked, shown = "words category up_axis", "view note answer"
-    assert events(built(WORDS)) == [
-        ("blocks.load", "_begin", asked, f"state {shown}", "model"),
-        ("example.input", "_open_example", f"state example {asked}", shown, "model"),
-        ("file.upload", "_read", "state file", "", "files"),
-        ("after _read", "_open_upload", f"state file {asked}", f"example {shown}", "model"),
-        ("words.submit again.click category.input up_axis.input", "_answer", f"state {asked}", shown, "model"),
-    ]
-
-
 def parts(page):
     return {block.elem_id: block for block in page.blocks.values() if getattr(block, "elem_id", None)}
 
@@ -233,24 +142,6 @@ def test_pages_keep_uploads_and_conversations_for_an_hour_and_tell_nobody(task, 
     assert not terms.open
     example = parts(made)["example"]
     assert example.value == "chair" and example.visible and example.allow_custom_value
-
-
-def test_a_chat_page_shows_plain_text_and_hides_what_does_nothing_yet(built):
-    shown = parts(built(CHAT))
-    assert not shown["stop"].visible and shown["send"].visible and shown["restart"].visible
-    assert not shown["chat"].render_markdown and shown["chat"].feedback_options is None
-    sliders = [block for block in built(CHAT).blocks.values() if isinstance(block, gr.Slider)]
-    assert [(one.minimum, one.maximum, one.value, one.step) for one in sliders] == [
-        (10, 200, 60, 1),
-        (1, 10, 1, 1),
-        (0.1, 2.0, 0.2, 0.1),
-    ]
-
-
-def test_without_examples_there_is_no_list():
-    with gr.Blocks(analytics_enabled=False):
-        example, *_ = page_module.shape_column(NO_SHAPES)
-    assert not example.visible and example.value is None
 
 
 @pytest.mark.parametrize(
@@ -271,25 +162,6 @@ def test_pages_show_the_inputs_of_their_task(task, visible, built):
     columns = [block.visible for block in built(task).blocks.values() if isinstance(block, gr.Column)]
     assert columns == [True, task != "point-cloud-reconstruction"]
     assert task_page(task, words=["a", "b"]).words == "a, b"
-
-
-def test_a_visit_of_a_page_of_answers_begins_with_the_first_example(monkeypatch):
-    asked, pages = [], []
-
-    def ask(cloud, words, category, up_axis):
-        asked.append((len(cloud), words, category, up_axis))
-        return SimpleNamespace(clouds=[], settings={}, note="40 points", rows=[("a", 0.25)], colors={"a": "#123456"})
-
-    made = "hf_any3d.demo.task_pages.viewer_page"
-    monkeypatch.setattr(made, lambda clouds, **settings: pages.append(settings) or "page")
-    page = task_page(ask=ask)
-    visit, view, note, answer = page._begin("words", "ship", "x")
-    selected, *others = page._open_upload(visit, SHAPES.get("chair"), None, None, "")
-    assert isinstance(visit, Visit) and asked == [(40, "words", "ship", "x"), (40, "", None, "")] and selected is None
-    assert [one["up_axis"] for one in pages] == ["x", "y"] and pages[0]["title"] == "shape"
-    assert others == [view, note, answer] and view == html_fragment("frame", "page")
-    assert answer == bars("Classes", [("a", 0.25)], {"a": "#123456"}) and "25.0%" in answer and "#123456" in answer
-    assert note == error_or_note("40 points. Drag to turn, wheel to zoom.") and bars("Classes", []) == ""
 
 
 def test_where_the_model_cannot_answer_the_shape_is_shown_with_the_error(monkeypatch):

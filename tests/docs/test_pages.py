@@ -58,11 +58,6 @@ def test_links_lead_to_files_and_headings(page):
     assert broken == []
 
 
-@pytest.mark.parametrize("page", LINKED, ids=name_of)
-def test_pages_have_no_marks_of_a_merge(page):
-    assert re.findall(r"^(?:<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), flags=re.M) == []
-
-
 def test_the_navigation_has_every_page_once():
     def pages(entry) -> list[str]:
         if isinstance(entry, str):

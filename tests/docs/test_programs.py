@@ -37,10 +37,6 @@ def test_all_blocks_and_notebooks_run(tmp_path):
     assert done.returncode == 0, f"{failed}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-def test_pages_left_out_still_exist():
-    assert set(NOT_RUN_HERE) <= set(programs())
-
-
 def test_notebooks_are_stored_without_outputs():
     for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))

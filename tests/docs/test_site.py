@@ -2,8 +2,8 @@
 
 import pytest
 
-from docs.tools.site import inline_drawing, notebook_page, rewrite_links
-from docs.tools.snippets import ROOT, program, programs
+from docs.tools.site import inline_drawing, rewrite_links
+from docs.tools.snippets import ROOT, program
 
 PAGE = """# A page
 
@@ -57,10 +57,6 @@ def test_blocks_of_a_page_are_a_program_at_the_lines_of_the_page():
     assert program("no code") == ""
 
 
-def test_most_guides_have_programs():
-    assert {"README.md", "docs/classify.md", "docs/fine_tune.md", "docs/share.md", "docs/chat.md"} <= set(programs())
-
-
 @pytest.mark.parametrize(
     ("page", "markdown", "expected"),
     [
@@ -77,15 +73,6 @@ def test_most_guides_have_programs():
 def test_links_between_files_of_the_repository_become_links_between_pages(page, markdown, expected):
     pages = {"chat.md", "api/models.md", "studies/speed/results/chat.md", "examples/notebooks/a.md", "shapes.png"}
     assert rewrite_links(markdown, page, pages) == expected
-
-
-def test_a_broken_link_within_docs_stays_for_mkdocs_to_report():
-    assert rewrite_links("[x](lost.md)", "chat.md", {"chat.md"}) == "[x](lost.md)"
-
-
-def test_a_notebook_becomes_a_page():
-    cells = [{"cell_type": "markdown", "source": ["# Title\n", "Text"]}, {"cell_type": "code", "source": ["x = 1"]}]
-    assert notebook_page({"cells": cells}) == "# Title\nText\n\n```python\nx = 1\n```\n"
 
 
 def test_a_drawing_in_a_page_takes_the_colors_of_the_page():

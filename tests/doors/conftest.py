@@ -22,7 +22,7 @@ from tests.first_walk import write_scans
 
 NO_NETWORK = "http://no-network.invalid"
 """Address whose name is known nowhere, as all names are without a network."""
-EXTRAS = ("export", "files", "meshes", "serve", "visuals")
+EXTRAS = ("demo", "export", "files", "meshes", "serve", "visuals")
 """What a stranger has installed beside the package; not the encoder that the extra `offline` brings."""
 # Of an environment in which everything is tried, as developers have it, and others not.
 _NOT_OF_A_STRANGER = ("HF_", "HUGGING", "TRANSFORMERS_", "OMP_", "MKL_", "PYTHON", "PYTEST", "TOKENIZERS_", "TORCH")

@@ -42,7 +42,10 @@ def test_the_packaged_model_reads_every_file_type(shell):
         ("detect chair.ply --model models/detector --threshold 0 --top-k 2", "2 boxes"),
         ("batch detect chair.ply --model models/detector --output boxes.csv", "1 file"),
         ("batch embed chair.ply --model models/classifier --output vectors.parquet", "1 file"),
+        ("batch predict chair.ply --workers 2 --output labels.json", "1 file"),
         ("export models/chat --output language_model --format language-model", "language_model"),
+        ("export models/detector --output detector.pt2 --format pt2", "outputs differ by at most"),
+        ("show chair.ply --output chair.png", "chair.png"),
     ],
 )
 def test_a_command_answers(command, expected, shell, models):
@@ -77,6 +80,8 @@ def test_a_refusal_says_what_to_do(command, expected, shell, models):
 
 def test_a_file_of_the_authors_is_converted_and_opened(shell):
     torch.save(openshape_flat("vitb32"), shell.folder / "model.pt")
+    refused = shell("hf-any3d convert model.pt --output outputs/openshape --stage 2", code=1)
+    assert "--stage: not for a file of OpenShape; expected --" in refused.err
     shell("hf-any3d convert model.pt --output outputs/openshape")
     assert "features:" in shell("hf-any3d features chair.ply --model outputs/openshape").out
 
@@ -107,6 +112,28 @@ def test_the_service_answers_over_http_and_ends_when_it_is_told_to(shell, models
         service.send_signal(signal.SIGTERM)
         _, errors = service.communicate(timeout=60)
     assert service.returncode == 0 and "Traceback" not in errors, errors
+
+
+def test_the_demo_opens_a_page_and_ends_on_ctrl_c(shell, models):
+    pytest.importorskip("gradio")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["bash", "-c", f"exec hf-any3d demo models/detector --port {port}"]
+    demo = subprocess.Popen(
+        command, cwd=shell.folder, env=shell.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        lines = []
+        while not (lines and lines[-1].startswith("open http")):
+            lines.append(demo.stdout.readline())
+            assert lines[-1], demo.communicate()
+        with urllib.request.urlopen(lines[-1].split()[1], timeout=60) as page:
+            assert page.status == 200
+    finally:
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=60)
+    assert demo.returncode in (0, 130) and "Traceback" not in errors, errors
 
 
 def _classify(address, file, service):

@@ -95,6 +95,7 @@ def test_boxes_of_a_folder_are_learned_and_found(shell):
     small = """--model_config '{"num_tokens": 32, "num_queries": 8}'"""
     done = shell(f"hf-any3d train rooms --epochs 1 --points 256 --augment flip turn {small}")
     assert "try: hf-any3d detect FILE --model outputs/rooms" in done.out
+    assert "mAP@25" in shell("hf-any3d evaluate outputs/rooms rooms").out
     answer = shell("hf-any3d detect rooms/room0.ply --model outputs/rooms --threshold 0 --top-k 2 --json")
     assert len(json.loads(answer.out)[0]["boxes"]) == 2
 

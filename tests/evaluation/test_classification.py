@@ -110,9 +110,8 @@ def test_trainer_metrics_follow_the_kind_of_the_labels():
     ("predictions", "references", "message"),
     [
         ([0, 1], [0], "there are 2 predictions for 1 references"),
-        ([], [], "are empty"),
-        ([0, 4], [0, 1], "predictions has class 4; expected 0 to 3"),
-        ([0, 1], [0, -100], "references has class -100"),
+        ([0, 4], [0, 1], "predictions are 0 to 4; expected 0 to 3"),
+        ([0, 1], [0, -100], "references are -100 to 0"),
         ([0.5, 1.0], [0, 1], "type float64; expected one integer a sample"),
     ],
 )

@@ -10,7 +10,6 @@ from hf_any3d import PointCloudProcessor
 from hf_any3d.data import PointCloudCollator
 from hf_any3d.evaluation.classification import (
     compute_classification_metrics,
-    confusion_matrix,
     evaluate_by_voting,
     evaluate_splits,
     vote_logits,
@@ -104,47 +103,3 @@ def test_figures_of_votes_are_those_of_the_mean_logits(trainer, dataset):
     assert by_class["test_voting"]["tall"] == pytest.approx(right[labels == 1].mean())
     loss = -np.mean([row[label] - np.log(np.exp(row).sum()) for row, label in zip(logits, labels, strict=True)])
     assert voted["test_voting"]["loss"] == pytest.approx(loss)
-
-
-def test_no_vote_is_an_error(trainer, dataset):
-    with pytest.raises(ValueError, match="votes is 0; expected at least 1"):
-        vote_logits(trainer, rows_of(dataset), 0)
-
-
-def test_splits_without_labels_are_skipped_and_figures_of_the_others_printed_and_kept(trainer, dataset, capsys):
-    processor = PointCloudProcessor(num_points=20, center=False, scale=None)
-    splits = {"unlabeled": dataset.remove_columns("label"), "test": dataset}
-    rows = {name: evaluation_rows(own, processor) for name, own in splits.items()}
-    metrics, by_class = evaluate_splits(trainer, rows, [*CLASSES, "round"])
-    assert metrics.keys() == {"test"} == by_class.keys()
-    assert metrics["test"].keys() == {"accuracy", "mean_class_accuracy", "loss"}
-    output = trainer.predict(rows["test"])
-    expected = confusion_matrix(output.predictions.argmax(axis=1), output.label_ids, 3)
-    assert trainer.confusions.keys() == {"test"}
-    np.testing.assert_array_equal(trainer.confusions["test"][0], expected)
-    assert trainer.confusions["test"][1] == [*CLASSES, "round"]
-    assert by_class["test"] == {
-        name: pytest.approx(row[number] / row.sum())
-        for number, (name, row) in enumerate(zip(CLASSES, expected, strict=False))
-    }
-    assert metrics["test"]["mean_class_accuracy"] == pytest.approx(np.mean(list(by_class["test"].values())))
-    shown = capsys.readouterr().out
-    assert "test metrics" in shown and "test_accuracy" in shown and "unlabeled" not in shown
-
-    voters = {name: training_rows(own, processor, ["shuffle"], seed=1) for name, own in splits.items()}
-    voted, by_class = evaluate_by_voting(trainer, voters, CLASSES, 2)
-    assert voted.keys() == {"test_voting"} == by_class.keys()
-    shown = capsys.readouterr().out
-    assert "test_voting metrics" in shown and "test_voting_accuracy" in shown and "test_voting_loss" in shown
-
-
-def test_figures_have_the_names_of_their_split(trainer, dataset):
-    processor = PointCloudProcessor(num_points=20, center=False, scale=None)
-    rows = {
-        "validation": evaluation_rows(dataset.select([0, 1, 2]), processor),
-        "test": evaluation_rows(dataset, processor),
-    }
-    metrics, _ = evaluate_splits(trainer, rows, CLASSES)
-    for split, own in rows.items():
-        found = trainer.predict(own, metric_key_prefix="x").metrics
-        assert metrics[split] == {name: found[f"x_{name}"] for name in ("accuracy", "mean_class_accuracy", "loss")}

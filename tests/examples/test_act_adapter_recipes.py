@@ -10,7 +10,6 @@ from peft import get_peft_model
 from examples import run_point_cloud_classification
 from hf_any3d import (
     ActConfig,
-    ActForPartSegmentation,
     ActForPointCloudClassification,
     ActModel,
     DAPTConfig,
@@ -123,16 +122,6 @@ def test_recipes_of_other_methods_have_the_published_values(recipe):
     text = (FOLDER / f"{recipe}.yaml").read_text()
     assert f"{trained:,}" in text and f"examples/recipes/{recipe}.yaml --data_dir DATA" in text
     assert yaml.safe_load(text)["output_dir"] == training.output_dir == f"outputs/recipes/{recipe}"
-
-
-def test_part_segmentation_trains_the_prompts_and_the_head():
-    found = parsed("idpt_shapenetpart")
-    settings = found[PointModelArguments].model_config
-    with torch.device("meta"):
-        base = ActForPartSegmentation(ActConfig(**settings, num_labels=50, category_parts=[[0]] * 16))
-        model = get_peft_model(base, IDPTConfig(**found[AdapterArguments].peft_config))
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    assert f"{trained:,}" in (FOLDER / "idpt_shapenetpart.yaml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from hf_any3d.conversions.detr3d.convert import SCANNET_CLASSES, SUNRGBD_CLASSES
-from hf_any3d.data.boxes import DrawPoints, build_changes, published_changes
+from hf_any3d.data.boxes import DrawPoints, build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.training.arguments import parse_arguments
 from hf_any3d.training.detection import Detection
 from tests.cli.conftest import run
+from tests.data.published_changes import published_changes
 from tests.examples.conftest import EXAMPLES
 from tests.modeling.aligned_case import FOLDER as REFERENCE
 

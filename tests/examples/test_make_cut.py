@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from datasets import Array2D, ClassLabel, Dataset, Features, Value, load_dataset
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "data" / "make_cut.py"
@@ -55,10 +54,3 @@ def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_pat
         np.testing.assert_array_equal(small["test"][1][name], full["test"][2][name][:1024])
     card = (tmp_path / "cut" / "README.md").read_text(encoding="utf-8")
     assert "# 4 real 3D models in 2 classes" in card and "| cup | 1 | 1 |" in card and "creator Scopia" in card
-
-
-def test_a_group_on_both_sides_is_refused(tmp_path, monkeypatch):
-    source = full_set(tmp_path / "full", {"train": [0, 1, 2], "test": [0, 4, 5]})
-    with pytest.raises(ValueError, match=r"groups \[0\] are in both splits"):
-        cut(source, tmp_path / "cut", monkeypatch)
-    assert not (tmp_path / "cut").exists()

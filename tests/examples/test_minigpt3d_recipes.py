@@ -1,7 +1,6 @@
 """The recipes of MiniGPT-3D's four stages have the published values."""
 
 import pytest
-import yaml
 
 from hf_any3d.modeling.minigpt3d import STAGES
 from hf_any3d.training.arguments import parse_arguments
@@ -47,7 +46,3 @@ def test_learning_rates_are_the_released_ones(stage):
     schedule = training.step_schedule
     for epoch, step, rate in CASES["lr_schedule ([epoch, step in epoch, lr])"]["I" * stage if stage < 4 else "IV"]:
         assert schedule.rate(epoch * schedule.steps_per_epoch + step, training.learning_rate) == rate
-
-
-def test_half_precision_is_as_published():
-    assert yaml.safe_load((FOLDER / "base" / "minigpt3d.yaml").read_text())["fp16"] is True

@@ -54,14 +54,3 @@ def test_accumulated_gradients_equal_those_of_a_larger_batch(run, tmp_path):
     large = run(tmp_path / "large", batch_sizes=[2], **settings)
     small = run(tmp_path / "small", batch_sizes=[1], gradient_accumulation_steps=2, **settings)
     assert_close(large, small, 1e-5)
-
-
-def test_checkpointing_changes_nothing_even_with_dropout(run, tmp_path):
-    settings = {"dropout": 0.2, "stage": 3, "batch_sizes": [2, 3, 2]}
-    plain = run(tmp_path / "plain", **settings)
-    assert_close(plain, run(tmp_path / "checkpointed", activation_checkpointing=True, **settings), 1e-6)
-
-
-def test_another_seed_draws_other_batches(run, tmp_path):
-    settings = {"stage": 3, "batch_sizes": [1, 2, 1]}
-    assert run(tmp_path / "one", **settings)[0] != run(tmp_path / "other", seed=7, **settings)[0]

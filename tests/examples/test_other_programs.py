@@ -128,14 +128,6 @@ def test_actions_are_taken_from_a_chunk(policy_module, config):
     assert torch.equal(policy.select_action(given), chunk[:, 0])
 
 
-def test_wrong_settings_are_refused(policy_module, config):
-    with raises(ValueError, naming="n_action_steps"):
-        policy_module.Any3DConfig(horizon=5, n_action_steps=6)
-    config.input_features = {"observation.state": Feature((4,))}
-    with raises(ValueError, naming="'observation.points'"):
-        policy_module.Any3DPolicy(config)
-
-
 def test_clouds_are_not_normalized(policy_module, config):
     before, after = policy_module.make_any3d_pre_post_processors(config, {"action": {}})
     normalizer = next(step for step in before.steps if type(step).__name__ == "NormalizerProcessorStep")

@@ -40,3 +40,14 @@ def test_unknown_file_types_are_refused_before_loading(capsys):
     with pytest.raises(SystemExit):
         plot_features.main(["nowhere", "--output", "map.gif"])
     assert "map.gif has type '.gif'; expected .png or .html" in capsys.readouterr().err
+
+
+def test_the_same_class_is_counted_by_the_nearest_direction_beyond_a_thousand_clouds():
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(size=(1030, 4)) * 3, generator.integers(0, 3, 1030)
+    features[7] = 0  # nothing is nearest to it
+    unit = features / np.maximum(np.linalg.norm(features, axis=1), 1e-300)[:, None]
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2)
+    hits = [labels[row.argmax()] == label for row, label in zip(cosine, labels, strict=True)]
+    assert plot_features.same_class_share(features.tolist(), labels.tolist()) == pytest.approx(np.mean(hits))

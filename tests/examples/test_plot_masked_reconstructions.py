@@ -5,10 +5,15 @@ import pytest
 import torch
 
 from examples import plot_masked_reconstructions
+from examples.plot_masked_reconstructions import reconstruct_masked, write_masked_reconstructions
 from hf_any3d import PointCloudProcessor
 from hf_any3d.modeling.act import ActForPreTraining
+from hf_any3d.modeling.act.masking import MASKS
+from hf_any3d.modeling.point_ops import chamfer_distance
+from tests.errors import raises
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds
+from tests.visualization.test_viewer import content
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +46,81 @@ def test_wrong_arguments_are_refused_before_loading(words, text, capsys):
     with pytest.raises(SystemExit):
         plot_masked_reconstructions.main(["nowhere", "chair.ply", *words])
     assert text in capsys.readouterr().err
+
+
+GROUPS, SIZE = 6, 8
+LEGEND = {"seen", "guessed, decoded", "teacher's features, decoded", "hidden"}
+STUDENT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "decoder_num_hidden_layers": 1}
+
+
+def student(**settings):
+    autoencoder = tiny_autoencoder(None)
+    torch.manual_seed(0)
+    return ActForPreTraining.from_autoencoder_pretrained(autoencoder, **(STUDENT | settings))
+
+
+def mask_of(hidden, batch=2):
+    return MASKS["random"](torch.zeros(batch, GROUPS, 3), hidden, torch.Generator().manual_seed(0))
+
+
+def by_place(patches):
+    return patches[np.lexsort(patches.mean(axis=1).T)]
+
+
+@pytest.mark.parametrize("target_layer", ["graph_decoder", "teacher"])
+@pytest.mark.parametrize("loss", ["cosine", "l2"])
+def test_perfect_predictions_decode_like_the_teachers_features(monkeypatch, target_layer, loss):
+    model, mask = student(target_layer=target_layer, distillation_loss=loss), mask_of(2)
+    guess = ActForPreTraining.forward
+
+    def perfect(self, *arguments, **settings):
+        output = guess(self, *arguments, **settings)
+        # A loss on directions ignores these lengths.
+        output.predictions = output.targets * (7 if loss == "cosine" else 1)
+        return output
+
+    monkeypatch.setattr(ActForPreTraining, "forward", perfect)
+    for one in reconstruct_masked(model, clouds(2, 60), mask):
+        if loss == "l2":
+            np.testing.assert_allclose(one.guessed, one.taught, atol=1e-5)
+            assert one.guessed_chamfer == pytest.approx(one.taught_chamfer, rel=1e-4)
+        else:
+            # Directions are correct, lengths are a mean of others.
+            assert np.abs(one.guessed - one.taught).max() < 0.5 * np.abs(one.taught).max()
+
+
+def test_patches_are_those_of_the_cloud_and_predictions_are_around_their_centers():
+    model, points, mask = student(), clouds(2, 60), mask_of(4)
+    cut = model.act.cut(points)
+    whole = (cut.neighborhoods + cut.centers.unsqueeze(2)).numpy()
+    for number, one in enumerate(reconstruct_masked(model, points, mask)):
+        hidden = mask[number].numpy()
+        np.testing.assert_allclose(by_place(one.hidden), by_place(whole[number][hidden]), atol=1e-6)
+        np.testing.assert_allclose(by_place(one.visible), by_place(whole[number][~hidden]), atol=1e-6)
+        assert one.guessed.shape == one.taught.shape == one.hidden.shape == (4, SIZE, 3)
+        expected = chamfer_distance(torch.from_numpy(one.guessed), torch.from_numpy(one.hidden))
+        assert one.guessed_chamfer == pytest.approx(float(expected), rel=1e-4)
+        taught = torch.from_numpy(one.taught - one.hidden[:, :1])  # the first point of a patch is its center
+        with torch.no_grad():
+            fine = model.autoencoder(points, return_loss=False).fine[number][mask[number]]
+        np.testing.assert_allclose(by_place(taught.numpy()), by_place(fine.numpy()), atol=1e-5)
+
+
+def test_mode_of_the_model_is_kept_and_nothing_hidden_is_refused():
+    model = student().train()
+    reconstruct_masked(model, clouds(2, 60))
+    assert model.training
+    with raises(ValueError, naming="mask: hides no patch"):
+        reconstruct_masked(model, clouds(2, 60), torch.zeros(2, GROUPS, dtype=torch.bool))
+
+
+def test_page_and_picture_have_four_views_of_each_cloud(tmp_path):
+    shown = reconstruct_masked(student(mask_ratio=0.5), clouds(2, 60))
+    page = write_masked_reconstructions(tmp_path / "a.html", shown, ["chair", "lamp"]).read_text(encoding="utf-8")
+    assert (
+        page.count('"start"') == 8
+        and "lamp: 3 of 6 patches" in page
+        and content(page)[0]["colorings"][0]["legend"].keys() == LEGEND
+    )
+    picture = write_masked_reconstructions(tmp_path / "a.png", shown, ["chair", "lamp"])
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from peft import get_peft_model
 from transformers import AutoConfig
@@ -251,13 +250,6 @@ def test_recipe_runs(loaded, tmp_path, recipe):
     variant = "_".join(Path(recipe).name.split("_")[3:]) or "pb_t50_rs"
     few = {"way": 5, "shot": 10, "fold": 0} if recipe.endswith("fewshot") else {}
     assert loaded == [few if dataset == "modelnet" else {"variant": variant}]
-
-
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if "fewshot" not in recipe])
-def test_recipe_has_its_own_command(recipe):
-    text = (FOLDER / f"{recipe}.yaml").read_text()
-    assert f"examples/recipes/{recipe}.yaml --data_dir DATA" in text
-    assert yaml.safe_load(text)["output_dir"] == f"outputs/recipes/{recipe}"
 
 
 @pytest.mark.parametrize("recipe", ["parts", "rooms"])

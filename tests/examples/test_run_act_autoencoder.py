@@ -54,15 +54,6 @@ def test_run_saves_a_model_a_card_and_a_report(run, tmp_path, tiny_encoder):
     assert "first stage" in card.text and "CD-L1 × 1000" in card.text and "Classes:" not in card.text
 
 
-def test_temperature_and_weight_follow_the_step_and_are_logged(run, tmp_path):
-    run(temperature_steps=4, temperature_end=0.5, kl_weight_delay=2, kl_weight_steps=2, save_steps=4)
-    state = json.loads((tmp_path / "run" / "checkpoint-8" / "trainer_state.json").read_text())
-    logged = [entry for entry in state["log_history"] if "temperature" in entry]
-    temperatures = [entry["temperature"] for entry in logged]
-    assert temperatures == pytest.approx([1.0, 0.9267767, 0.75, 0.5732233, 0.5, 0.5, 0.5, 0.5])
-    assert [entry["kl_weight"] for entry in logged] == pytest.approx([0, 0, 0, 0.05, 0.1, 0.1, 0.1, 0.1])
-
-
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 3  # amid an epoch
     # Codes that restart and are moving averages: their state and random numbers have to come back too.
@@ -87,18 +78,3 @@ def test_plain_and_random_teachers_are_stored_with_the_model(run, tmp_path):
     model = ActAutoencoder.from_pretrained(tmp_path / "drawn")
     assert not any(parameter.requires_grad for parameter in model.encoder.parameters())
     assert "with random weights" in (tmp_path / "drawn" / "README.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"teacher": "none", "random_teacher": True}, "--teacher none with --random_teacher"),
-        ({"train_splits": ["test"]}, "--train_splits test; expected 'train' among them"),
-        ({"train_splits": ["train", "more"]}, "--train_splits names 'more'"),
-        ({"select_on_test": True}, "--select_on_test with the splits"),
-        ({"processor_config": {"num_points": 8}}, "expected it as --num_points"),
-    ],
-)
-def test_wrong_arguments_are_named(run, settings, text):
-    with pytest.raises(ValueError, match=text):
-        run(**settings)

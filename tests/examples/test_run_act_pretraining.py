@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from examples import run_act_autoencoder, run_act_pretraining, run_point_cloud_classification
-from hf_any3d import ActForPointCloudClassification, ActForPreTraining, ActModel
+from hf_any3d import ActForPointCloudClassification, ActForPreTraining
 from hf_any3d.model_card.run_report import RunReport
 from tests.examples.act_runs import AUTOENCODER, SHORT, STUDENT, assert_equal_weights, losses_of
 from tests.examples.conftest import EXAMPLES, python_blocks, words_of
@@ -73,14 +73,6 @@ def test_all_three_stages_run_in_order(run, tmp_path, autoencoder, tiny_encoder)
     assert "started from" in (tuned / "README.md").read_text()
 
 
-def test_probing_changes_nothing_of_the_training(run, tmp_path):
-    run("probed", probe_every=1)
-    run("plain")
-    last = "checkpoint-8"
-    assert losses_of(tmp_path / "probed" / last) == losses_of(tmp_path / "plain" / last)
-    assert_equal_weights(tmp_path / "probed", tmp_path / "plain")
-
-
 def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     step = 4  # between two epochs
     settings = {"save_steps": step, "eval_steps": step, "augment": ["scale"], "mask_type": "block", "mask_ratio": 0.5}
@@ -91,31 +83,6 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(run, tmp_path):
     last = f"checkpoint-{8 // step * step}"
     assert losses_of(tmp_path / "resumed" / last) == losses_of(tmp_path / "full" / last)
     assert_equal_weights(tmp_path / "resumed", tmp_path / "full")
-
-
-def test_another_dataset_can_be_probed(run):
-    report = run(probe_every=5, probe_dataset="shapes", validation_fraction=0, max_steps=2, eval_strategy="no")
-    assert set(report.metrics["test"]) == {"loss", "probe_accuracy"}
-    assert report.data["probed on"] == "shapes" and set(report.metrics["validation"]) == {"probe_accuracy"}
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"probe_every": -1}, "--probe_every -1"),
-        ({"probe_every": 1, "validation_fraction": 0}, "--probe_every without a validation split"),
-        ({"mask_type": "stripes"}, "mask_type='stripes'"),
-        ({"distillation_loss": "l3"}, "distillation_loss='l3'"),
-    ],
-)
-def test_wrong_arguments_are_named(run, settings, text):
-    with pytest.raises(ValueError, match=text):
-        run(**settings)
-
-
-def test_student_alone_opens_from_a_pretrained_model(run, tmp_path):
-    run(max_steps=1)
-    assert ActModel.from_pretrained(tmp_path / "run")(torch.randn(1, 96, 3)).last_hidden_state.shape == (1, 9, 16)
 
 
 def test_all_stages_run_from_the_hub(hub, run, autoencoder, tmp_path, monkeypatch, tiny_encoder):

@@ -7,7 +7,6 @@ import yaml
 
 from examples import run_few_shot
 from hf_any3d.model_card.run_report import RunReport
-from tests.errors import raises
 from tests.examples.conftest import SMALL, words_of
 
 
@@ -51,14 +50,3 @@ def test_folds_are_drawn_trained_and_summarized(start, tmp_path, capsys):
     again = start(voting=2, augment=["scale"])
     assert (folder / "fold_0" / "metrics.json").stat().st_mtime_ns == before
     assert again["summary"] == result["summary"]
-
-
-def test_options_given_twice_are_refused(start, capsys):
-    with pytest.raises(SystemExit):
-        start(few_shot={"way": 3})
-    assert "--few_shot comes from --way and --shot" in capsys.readouterr().err
-
-
-def test_few_shot_with_a_validation_split_is_refused(start):
-    with raises(ValueError, naming="--few_shot"):
-        start(validation_fraction=0.2)

@@ -61,17 +61,3 @@ def test_published_second_stage_trains_the_last_block(run):
     part = run(model_config={"trained": "last_block"}, max_steps=1)
     everything = run(max_steps=1, resume_from_checkpoint="false")
     assert part.trained_parameters < everything.trained_parameters == everything.total_parameters
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"held_out_categories": ["sofa"]}, "--held_out_categories names 'sofa'; there are bottle, chair"),
-        ({"peft": "lora"}, "--peft lora and --tuning full; expected none and full"),
-        ({"dataset_name": "rooms", "dataset_options": {"train_rooms": 1, "test_rooms": 1, "validation_rooms": 1}},
-         "no column 'label' with categories"),
-    ],
-)  # fmt: skip
-def test_wrong_arguments_are_named(run, settings, text):
-    with pytest.raises(ValueError, match=text):
-        run(**settings)

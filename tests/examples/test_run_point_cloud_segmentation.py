@@ -16,10 +16,8 @@ from hf_any3d.data.files import write_point_cloud
 from hf_any3d.evaluation.segmentation import MeanIoU, PartIoU
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.training import tasks as segmentation
-from hf_any3d.training.segmentation_rows import WeightedPointLoss
 from tests.data.catalog.s3dis_trees import write_arrays
 from tests.data.catalog.shapenet_trees import write_shapenetpart
-from tests.errors import raises
 from tests.examples.conftest import SMALL, python_blocks, words_of
 
 FILES = Path(__file__).resolve().parents[1] / "files"
@@ -154,30 +152,6 @@ def test_published_datasets_train_from_their_files(run, tmp_path, name):
         # Four blocks of each of two training rooms and of one validation room, and two complete test rooms.
         assert report.data["rows"] == {"train": 8, "validation": 4, "test": 2}
         assert 0 <= report.metrics["test"]["mean_iou"] <= 1 and "ceiling" in report.class_accuracy["test"]
-
-
-def test_classes_are_weighted_by_the_training_points(run, monkeypatch):
-    seen = []
-    monkeypatch.setattr(segmentation, "WeightedPointLoss", lambda weights: seen.append(weights) or loss(weights))
-    loss = WeightedPointLoss
-    report = run("rooms", class_weighting=1.0, max_steps=1)
-    labels = np.concatenate(load_point_dataset("rooms", split="train", **DATA["rooms"])["labels"])
-    counts = np.bincount(labels, minlength=len(seen[0]))
-    np.testing.assert_allclose((seen[0] * counts)[counts > 0], len(labels) / (counts > 0).sum(), rtol=1e-5)
-    assert np.isfinite(report.metrics["test"]["loss"])
-
-
-def test_labels_without_names_are_refused():
-    rows = load_point_dataset("shapes", split="test").select(range(4))
-    with raises(ValueError, naming="ClassLabel"):
-        segmentation.find_point_labels(rows)
-
-
-def test_classes_without_names_get_their_numbers():
-    rows = load_point_dataset("rooms", split="train", **DATA["rooms"])
-    plain = rows.cast_column("labels", List(Value("int64")))
-    names = [str(number) for number in range(max(map(max, rows["labels"])) + 1)]
-    assert segmentation.find_point_labels(plain).names == names
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoModel, pipeline
+from transformers import pipeline
 
 from examples import run_zero_shot
 from hf_any3d import AutoModelForZeroShotPointCloudClassification, load_point_dataset
 from hf_any3d.model_card.run_report import RunReport
-from tests.errors import raises
 from tests.examples.conftest import SMALL, python_blocks
-from tests.tiny_encoders import saved_encoder
 
 FILES = Path(__file__).resolve().parents[1] / "files"
 UNSEEN = ["chair", "lamp"]
@@ -109,12 +107,6 @@ def test_resumed_run_ends_like_an_uninterrupted_one(run, tmp_path):
     assert resumed.training["resumed_from"] and resumed.metrics == full.metrics
 
 
-def test_without_held_out_classes_validation_can_select_weights(run):
-    report = run(held_out_classes=[], validation_fraction=0.2, load_best_model_at_end=True)
-    assert set(report.metrics["test"]) == {"seen_accuracy", "seen_among_all"}
-    assert report.selection["metric"] == "seen_accuracy"
-
-
 def test_seen_classes_are_learned(run, tmp_path):
     generator = np.random.default_rng(0)
     for label, extent in (("flat", [1, 1, 0.05]), ("round", [1, 1, 1]), ("long", [1, 0.1, 0.1])):
@@ -129,25 +121,3 @@ def test_seen_classes_are_learned(run, tmp_path):
     report = run(**data, **words, num_train_epochs=12, per_device_train_batch_size=8, learning_rate=0.003)
     assert report.data["rows"] == {"train": 32, "test": 24, "held_out": 16}
     assert report.metrics["test"]["seen_accuracy"] > 0.8
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"held_out_classes": ["chairs"]}, "--held_out_classes names 'chairs'; there are appliance, bed"),
-        ({"caption_column": "text"}, "--caption_column text; there are"),
-        ({"hypothesis_templates": ["chair"]}, "hypothesis_template has 'chair'"),
-        ({"encoder_name_or_path": "me/tiny-plain-bert"}, "do not define how it embeds sentences"),
-    ],
-)
-def test_wrong_arguments_are_named(run, hub, settings, text):
-    if settings.get("encoder_name_or_path"):
-        AutoModel.from_pretrained(saved_encoder("bert")).push_to_hub("me/tiny-plain-bert")
-    with pytest.raises(ValueError, match=text):
-        run(**settings)
-
-
-def test_too_few_remaining_classes_are_refused(run):
-    names = load_point_dataset("shapes", split="train").features["label"].names
-    with raises(ValueError, naming="--held_out_classes"):
-        run(held_out_classes=names[1:])

@@ -1,7 +1,6 @@
 """Search by words, files and points: what is found, and that only changed files are encoded again."""
 
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -89,9 +88,3 @@ def test_only_new_and_changed_files_are_encoded_again(model, shapes, tmp_path, m
     monkeypatch.setattr(encoder, "name", "another")
     with pytest.raises(ValueError, match="is the index of .* with other settings; expected another directory"):
         build()
-
-
-def test_a_missing_library_is_named(model, shapes, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with raises(ImportError, naming="'hf-any3d[search]'"):
-        search_shapes.search(tmp_path, ["a chair"])

@@ -45,9 +45,3 @@ def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(bank, monkeypat
     assert set(found) >= {"test shapes", "room", "noise", "plane", "bar", "solid", "sliver", "lying"}
     assert all(0 <= row["auroc"] <= 1 for kind, row in found.items() if kind != "test shapes")
     assert "| test shapes | – | " in program.doubt_table(found)
-
-
-def test_the_calibration_error_is_the_gap_of_score_and_accuracy():
-    scores, right = torch.tensor([0.75] * 4), torch.tensor([True, True, True, False])
-    assert program.calibration_error(scores, right) == pytest.approx(0)
-    assert program.calibration_error(scores, ~right) == pytest.approx(0.5)

@@ -16,7 +16,7 @@ from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import merge_lora
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.errors import raises
-from tests.modeling.minigpt3d.tiny_model import clouds, tiny_config, tiny_model
+from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "vllm_plugin"
 
@@ -73,19 +73,6 @@ def test_the_tower_gives_the_tokens_of_the_merged_model():
     assert text_architecture(model.config) == "LlamaForCausalLM"
     with raises(ValueError, naming="'lm_head.weight'"):
         is_of_tower("lm_head.weight")
-
-
-def test_models_that_vllm_cannot_run_are_refused():
-    from hf_any3d_vllm.tower import text_architecture
-
-    with raises(ValueError, naming="LoRA"):
-        text_architecture(tiny_config("llama"))
-    merged = {"text_lora": None, "qformer_lora": None}
-    with raises(ValueError, naming="'normed_phi'"):
-        text_architecture(tiny_config(**merged))
-    elsewhere = {"language_model": {"name_or_path": "me/text", "revision": None, "checksum": None}}
-    with pytest.raises(ValueError, match="are in other repositories"):
-        text_architecture(tiny_config("llama", parts=elsewhere, **merged))
 
 
 def test_vllm_is_told_the_names_that_there_are(monkeypatch):

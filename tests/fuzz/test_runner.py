@@ -119,14 +119,3 @@ def test_inputs_follow_from_name_and_number_alone(tmp_path):
     run(Numbers(), 2, first=1)
     seen = (tmp_path / "seen").read_text().split()
     assert seen[1:3] == seen[3:] and len(set(seen)) == 3
-
-
-def test_a_refusal_that_says_too_little_is_a_failure():
-    class Named(Script):
-        def make(self, generator, folder):
-            return refuse
-
-        def check_refusal(self, error, case, folder):
-            assert "other.ply" in str(error)
-
-    assert run(Named(), 2).counts == {"uncaught": 2}

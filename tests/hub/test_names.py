@@ -16,7 +16,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.hub.names import check_name, check_path, check_repository_name, is_path_like, similar_path
+from hf_any3d.hub.names import check_path, check_repository_name, is_path_like, similar_path
 from tests.errors import raises
 from tests.tiny_encoders import random_encoder, tiny_config, tiny_model
 
@@ -121,79 +121,6 @@ def test_offline_use_of_an_adapter_without_its_base_names_the_base(hub, monkeypa
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def cache(tmp_path):
-    """A cache of the hub with a model at a branch and a commit, one whose card alone was fetched, and a dataset."""
-    for name, revision, commit, files in (
-        ("models--me--x", "main", "a1", ["config.json"]),
-        ("models--me--x", "v1", "b2", ["README.md", "config.json"]),
-        ("models--me--card", "main", "c3", ["README.md"]),
-        ("datasets--me--y", "main", "d4", ["data.parquet"]),
-    ):
-        folder = tmp_path / "cache" / name
-        (folder / "refs").mkdir(parents=True, exist_ok=True)
-        (folder / "refs" / revision).write_text(commit)
-        (folder / "snapshots" / commit).mkdir(parents=True)
-        for file in files:
-            (folder / "snapshots" / commit / file).touch()
-    return tmp_path / "cache"
-
-
-@pytest.mark.parametrize(
-    ("name", "revision", "kind", "is_there"),
-    [
-        ("me/x", None, "model", True),
-        ("me/x", "main", "model", True),
-        ("me/x", "v1", "model", True),
-        ("me/x", "b2", "model", True),
-        ("me/x", "v2", "model", False),
-        ("me/card", None, "model", False),
-        ("me/y", None, "model", False),
-        ("me/y", None, "dataset", True),
-    ],
-)
-def test_what_is_in_the_cache_needs_no_hub(name, revision, kind, is_there, cache, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    for given in ({}, {"cache_dir": cache}):
-        if is_there or kind == "dataset":
-            check_repository_name(name, revision, local_files_only=True, kind=kind, **given)
-        else:
-            at = "" if revision is None else f" at revision {revision}"
-            text = f"^{name}: no such directory, and this model{at} is not in the hub's cache, the only place to look "
-            with pytest.raises(OSError, match=text) as caught:
-                check_repository_name(name, revision, local_files_only=True, kind=kind, **given)
-            assert str(caught.value).endswith(
-                f"(local_files_only=True); fetch it once with a network: hf download {name}"
-            )
-        check_repository_name(name, revision, kind=kind, **given)
-    # A folder here has nearly the name of the owner, and in it something with nearly this name.
-    (tmp_path / "mee" / name.partition("/")[2]).mkdir(parents=True)
-    if is_there:
-        check_path(name, revision, cache, kind)
-        return
-    what = " --repo-type dataset" if kind == "dataset" else ""
-    hint = f"; did you mean mee/{name.partition('/')[2]}?"
-    with pytest.raises(FileNotFoundError) as caught:
-        check_path(name, revision, cache, kind)
-    assert str(caught.value) == (
-        f"no directory {name}{hint}; if a {kind} on the hub is meant, fetch it first: hf download {name}{what}"
-    )
-
-
-def test_arguments_of_a_load_say_where_to_look(cache, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    here = {"cache_dir": str(cache), "local_files_only": True, "dtype": "x"}
-    check_name("me/x", here)
-    check_name("me/x", here | {"revision": "v1"})
-    check_name("me/z", here | {"local_files_only": False})
-    for name, more in (("me/x", {"revision": "v9"}), ("me/z", {}), ("me/x", {"cache_dir": str(tmp_path)})):
-        with pytest.raises(OSError, match=f"^{name}: no such directory, and this model"):
-            check_name(name, here | more)
-    for known in (None, 3, tmp_path, "BAAI/Uni3D"):
-        check_name(known, here)
-
-
 def test_names_without_an_owner_are_paths_where_one_is_needed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not is_path_like("bert") and is_path_like("bert", needs_owner=True)
@@ -201,21 +128,3 @@ def test_names_without_an_owner_are_paths_where_one_is_needed(tmp_path, monkeypa
     check_path("bert")
     with pytest.raises(FileNotFoundError, match="^no directory bert$"):
         check_path("bert", needs_owner=True)
-
-
-def test_a_similar_path_is_there_whole_or_its_folder_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("scans/one/a.ply", "scan/other.ply", ".scanz/a.ply"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert similar_path("scan/othr.ply") == "; did you mean scan/other.ply?"
-    assert similar_path("scanss/one/a.ply") == "; did you mean scans/one/a.ply?"
-    assert similar_path("scanss/two/a.ply") == "; did you mean scans?"
-    assert similar_path("scanss/two/a.ply", whole=True) == ""
-    assert similar_path("scanss/one/a.ply", whole=True) == "; did you mean scans/one/a.ply?"
-    assert similar_path("scans/one/a.ply") == "" and similar_path("scans/one/a.ply/b") == ""
-    assert similar_path("zzz/a.ply") == ""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert similar_path("~/scans/onee") == f"; did you mean {tmp_path}/scans/one?"
-    monkeypatch.setattr("os.scandir", lambda folder: (_ for _ in ()).throw(PermissionError("no")))
-    assert similar_path("scanss/a") == ""

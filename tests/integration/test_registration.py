@@ -1,9 +1,7 @@
 """Tests of what `import hf_any3d` changes in transformers and PEFT, and what it leaves alone."""
 
-import inspect
 import os
 
-import peft
 import pytest
 import torch
 import transformers
@@ -55,23 +53,6 @@ def test_registering_again_changes_nothing():
     registration.register()
     assert all(now is then for now, then in zip(wrapped(), before, strict=True))
     assert PIPELINE_REGISTRY.get_supported_tasks() == tasks
-
-
-def test_wrapped_functions_keep_name_and_text():
-    assert PeftModel.save_pretrained.__name__ == "save_pretrained"
-    assert "adapter" in PeftModel.save_pretrained.__doc__
-    assert PeftModel.load_adapter.__name__ == "load_adapter" and PeftModel.load_adapter.__doc__
-    assert auto_factory.find_adapter_config_file.__name__ == "find_adapter_config_file"
-
-
-def test_functions_that_are_wrapped_are_still_used_where_we_wrap_them():
-    """A release that moves or renames them would pass our bridges by; this tells first."""
-    for module, call in (
-        (auto_factory, "= find_adapter_config_file("),
-        (transformers.pipelines, "= find_adapter_config_file("),
-        (peft.peft_model, "= model.load_adapter("),
-    ):
-        assert call in inspect.getsource(module), module.__name__
 
 
 def test_auto_classes_know_our_models(tmp_path):

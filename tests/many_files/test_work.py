@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +10,11 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.many_files import executors, files as files_module, work
-from hf_any3d.many_files.executors import LocalExecutor, Workers, limit_threads
+from hf_any3d.many_files import files as files_module, work
+from hf_any3d.many_files.executors import LocalExecutor, Workers
 from hf_any3d.many_files.files import Cloud, InputFile, is_readable, with_name
 from hf_any3d.many_files.runs import Table, _difference, run
-from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, caller, cut, feature_of
+from hf_any3d.many_files.work import RowsWork, Shard, answer_files, answerer, feature_of
 from tests.errors import raises
 
 FILES = [InputFile(name) for name in "ABCDE"]
@@ -123,15 +122,6 @@ def test_a_pipeline_answers_batches_and_bad_outputs_are_rows():
         run_batch(clouds[1:2])
 
 
-def test_pipelines_that_read_in_parts_are_called_with_a_batch():
-    asked = []
-    pipe = lambda rows, **given: asked.append((rows, given)) or ["x"] * len(rows)  # noqa: E731
-    clouds = [Cloud(name, PointCloudData(np.eye(3))) for name in "ab"]
-    assert caller(pipe, "m", top_k=2)(clouds) == ["x", "x"]
-    ((rows, given),) = asked
-    assert [row["path"] for row in rows] == ["a", "b"] and given == {"batch_size": 2, "progress": False, "top_k": 2}
-
-
 def test_features_are_a_vector_and_of_tokens_their_mean():
     found = {"pooled": np.ones(2), "tokens": np.array([[0.0, 2], [2, 4]])}
     assert feature_of(found, "tokens").tolist() == [1, 3] and feature_of(found, "pooled").tolist() == [1, 1]
@@ -167,30 +157,6 @@ def test_this_machine_has_one_process_unless_more_are_asked_for():
     assert LocalExecutor().count() == LocalExecutor().count(9) == 1 and LocalExecutor(Workers(3)).count() == 3
     assert LocalExecutor(Workers(3)).count(2) == 2 and LocalExecutor(Workers(1, gpus=1)).count() == 1
     assert LocalExecutor().placed("cuda:1") == (LocalExecutor(), "cuda:1")
-
-
-@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (3.9, 3), (1, 1)])
-def test_a_process_leaves_others_their_processors(cpus, threads, monkeypatch):
-    asked = []
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=asked.append))
-    limit_threads(cpus)
-    monkeypatch.delitem(sys.modules, "torch")
-    limit_threads(cpus)
-    assert asked == [threads]
-
-
-def test_a_process_opens_its_work_once_and_shares_the_processors(monkeypatch):
-    opened, threads = [], []
-    work = SimpleNamespace(open=lambda: opened.append(1) or (lambda shard: iter(shard.files)))
-    monkeypatch.setattr(executors, "limit_threads", threads.append)
-    monkeypatch.setattr(executors, "_process", None)
-    executors._begin(work, 3)
-    assert [executors._run(Shard("0", (name,))) for name in "ab"] == [["a"], ["b"]]
-    assert opened == [1] and threads == [3]
-
-
-def test_lists_are_cut_into_shards():
-    assert cut("abcde", 2, first=7) == [("00007", ("a", "b")), ("00008", ("c", "d")), ("00009", ("e",))]
 
 
 @pytest.mark.parametrize(

@@ -38,17 +38,15 @@ def test_a_whole_report_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("dataset", ""), ("encoder", None), ("method", 1), ("seed", -1), ("seed", 1.0), ("seed", True)),
-        *(("random", 0), ("selected_on_test", "no"), ("accuracy", 1), ("accuracy", 1.01), ("accuracy", -0.01)),
-        *(("rows", 0), ("rows", 2.0), ("settings", []), ("variant", ""), ("model", ""), ("versions", {"torch": "1"})),
+        *(("encoder", None), ("method", 1), ("seed", 1.0), ("seed", True), ("random", 0), ("selected_on_test", "no")),
+        *(("accuracy", 1), ("accuracy", 94.3), ("rows", 2.0), ("settings", []), ("versions", None)),
     ],
 )
 def test_values_that_cannot_be_are_named(name, value, tmp_path):
-    with pytest.raises(ValueError, match=f"report.json: {name}={value!r}; expected ".replace("[]", r"\[\]")):
+    with raises(ValueError, naming=f"report.json: {name}={value!r}"):
         read_report(stored(tmp_path, **{name: value}))
-    missing = {key: own for key, own in WHOLE.items() if key != name}
-    (tmp_path / "report.json").write_text(json.dumps(missing))
-    with pytest.raises(ValueError, match=f"report.json: no {name}; expected .*, as hf-any3d evaluate --report writes"):
+    (tmp_path / "report.json").write_text(json.dumps({key: part for key, part in WHOLE.items() if key != name}))
+    with raises(ValueError, naming=f"report.json: {name}="):
         read_report(tmp_path / "report.json")
 
 

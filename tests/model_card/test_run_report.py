@@ -11,9 +11,7 @@ from hf_any3d.model_card import run_report
 from hf_any3d.model_card.run_report import (
     RunReport,
     Stopwatch,
-    best_step,
     count_parameters,
-    package_versions,
     peak_memory,
     training_facts,
 )
@@ -54,11 +52,6 @@ def test_stopwatch_sums_the_parts_of_a_name():
         raise KeyError
     seconds = stopwatch.stop()
     assert seconds["sleep"] >= 0.02 and seconds["total"] >= seconds["sleep"] and "failure" in seconds
-
-
-def test_versions_are_those_of_installed_packages():
-    versions = package_versions()
-    assert versions["torch"] == torch.__version__ and versions["hf-any3d"] and versions["python"][0] == "3"
 
 
 def test_error_names_a_file_that_is_not_a_report(tmp_path):
@@ -123,49 +116,6 @@ def test_facts_of_a_run_are_those_of_its_trainer(changes, precision, scheduler):
         "weight_decay": 0.11, "label_smoothing": 0.13, "precision": precision,
     }  # fmt: skip
     assert type(facts["learning_rate"]) is float
-
-
-@pytest.mark.parametrize(
-    ("changes", "best", "found"),
-    [
-        ({}, 0.0, {"metric": "accuracy", "value": 0.0, "step": 23}),
-        ({"metric_for_best_model": "loss"}, 0.5, {"metric": "loss", "value": 0.5, "step": 23}),
-        ({"load_best_model_at_end": False}, 0.5, {}),
-        ({}, None, {}),
-    ],
-)
-def test_the_step_that_chose_the_weights_is_known_if_one_did(changes, best, found):
-    state = SimpleNamespace(**vars(STATE) | {"best_metric": best})
-    assert best_step(SimpleNamespace(args=settings(**changes), state=state)) == found
-
-
-def test_parts_and_the_whole_of_a_run_are_timed(monkeypatch):
-    times = iter([100.0, 101.0, 103.5, 110.0, 110.25, 120.0])
-    monkeypatch.setattr(run_report.time, "perf_counter", lambda: next(times))
-    stopwatch = Stopwatch()
-    with stopwatch.part("a"):
-        pass
-    with stopwatch.part("a"):
-        pass
-    assert stopwatch.stop() == {"a": 2.75, "total": 20.0}
-
-
-@pytest.mark.parametrize("status", ["Name: x\nVmHWM:\t  1234 kB\nVmRSS: 5 kB\n", "Name: x\n", None])
-@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
-def test_peaks_are_read_from_the_system(platform, unit, status, tmp_path, monkeypatch):
-    file = tmp_path / "status"
-    if status is not None:
-        file.write_text(status)
-    monkeypatch.setattr(run_report, "Path", lambda name: file)
-    monkeypatch.setattr(run_report.sys, "platform", platform)
-    monkeypatch.setattr("resource.getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 99)
-    own = 1234 * 1024 if status and "VmHWM" in status else 7 * unit
-    assert peak_memory() == {"process": own, "cuda": 99}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(run_report, "_peak_resident", lambda: None)
-    assert peak_memory() == {}
 
 
 def test_a_report_is_read_as_it_was_saved(tmp_path, monkeypatch):

@@ -7,8 +7,6 @@ from hf_any3d import Any2PointConfig, Any2PointForPointCloudClassification, Guid
 from hf_any3d.model_card import Subject
 from hf_any3d.model_card.saving import report_of_trainer
 from hf_any3d.model_card.subject import adapter_facts, changed_settings, hub_name
-from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
-from tests.errors import raises
 from tests.model_card.test_building import REPORT
 from tests.tiny_encoders import clouds, tiny_model
 
@@ -25,40 +23,6 @@ def test_names_of_repositories_are_told_from_paths(tmp_path, monkeypatch):
 def subject(**given) -> Subject:
     config = given.pop("config", Any2PointConfig(id2label={2: "c", 0: "a", 1: "b"}))
     return Subject(given.pop("model", Any2PointForPointCloudClassification), config, **given)
-
-
-def test_paths_are_shown_by_their_last_part(tmp_path):
-    assert subject().show_name("me/there") == "`me/there`"
-    assert subject().show_name(str(tmp_path / "weights")) == "`weights`"
-    assert subject().locate_encoder(None) == "encoder is stored in this repository."
-    assert subject().locate_encoder("me/x") == (
-        "encoder is loaded from `me/x`, and its weights are checked against a checksum."
-    )
-    local = subject().locate_encoder(str(tmp_path))
-    assert local.startswith("encoder is loaded from a local directory") and str(tmp_path) not in local
-
-
-def test_classes_flags_and_start():
-    assert subject().classes == ["a", "b", "c"] and not subject().is_trained and subject(report=REPORT).is_trained
-    assert subject().batch_flags == []
-    published = {"method": "pointgst", "settings": {"scale_over": "batch"}}
-    assert subject(adapter=published).batch_flags == ["scale_over='batch'"]
-    assert subject(adapter={"method": "lora", "settings": None}).batch_flags == []
-    assert subject(config=Any2PointConfig(attention_axis="batch")).batch_flags == ["attention_axis='batch'"]
-    config = ActConfig(parts={"base": {"name_or_path": "me/base"}})
-    acts = {"model": ActForPointCloudClassification, "config": config}
-    assert subject(**acts).start is None
-    acts["config"] = ActConfig(parts={"base": {"name_or_path": "me/base"}})
-    assert subject(**acts, adapter={"method": "lora"}).start == "me/base"
-    assert subject(report=REPORT, adapter={"method": "lora"}).start is None
-
-
-def test_an_adapter_is_complete_if_it_opens_by_itself():
-    assert subject().is_complete and subject(adapter={"method": "lora"}).is_complete
-    assert not subject(left_out=("tokenizer",)).is_complete
-    assert subject(adapter={"method": "lora"}).method == "lora" and subject().method is None
-    with raises(ValueError, naming="hf_any3d"):
-        _ = subject(model=dict).task
 
 
 def test_settings_of_an_adapter_that_are_not_defaults():

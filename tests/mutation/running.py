@@ -31,8 +31,7 @@ SECONDS_NEAR, SECONDS_ELSEWHERE, SECONDS_BY_TURNS = 12.0, 8.0, 15.0
 # These are seconds of a core that runs the recorded tests in this time. A slower one gets more, so that a change is
 # tried on as many tests on every machine.
 SECONDS_OF_THE_SUITE = 1800.0
-# These enter no function: they compare numbers and defaults that modules hold with stored ones, or read the source.
-_NUMBERS = "tests/test_defaults.py::"
+# It enters no function: it reads the source.
 _ARGUMENTS = "tests/test_house_rules.py::test_no_argument_is_swallowed"
 # Reading a test file takes about half a second.
 FILES_AT_MOST = 12
@@ -75,8 +74,6 @@ def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> Rounds:
     near = _mirrored(mutant, [*hits, *others])
     places = {row["test"] for row in near}
     far = [row for row in hits if row["test"] not in places]
-    if mutant.kind == "constant" or not mutant.function:
-        far = [*(row for row in rows if _looks_at_numbers(row["test"], mutant)), *far]
     if mutant.kind.endswith("="):
         far = [*(row for row in rows if row["test"] == f"{_ARGUMENTS}[{mutant.path}]"), *far]
     slowness = max(1.0, sum(row["seconds"] for row in rows) / SECONDS_OF_THE_SUITE)
@@ -96,13 +93,6 @@ def _by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         numbered.append((turns[file], row))
         turns[file] += 1
     return [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
-
-
-def _looks_at_numbers(test: str, mutant: Mutant) -> bool:
-    """Whether a test compares stored numbers of the module, or defaults of a class, which may be one of it."""
-    if not test.startswith(_NUMBERS):
-        return False
-    return test.endswith(f"[{mutant.path}]") or not mutant.function and "/" not in test.partition("[")[2]
 
 
 def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

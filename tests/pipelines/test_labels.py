@@ -12,8 +12,7 @@ from hf_any3d.pipelines import (
     zero_shot_point_cloud_classification as words,
     zero_shot_point_cloud_segmentation as parts,
 )
-from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline, stretched
-from hf_any3d.pipelines.zero_shot_point_cloud_classification import ZeroShotPointCloudClassificationPipeline
+from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
 from tests.errors import raises
 
@@ -81,33 +80,6 @@ def test_scores_follow_the_kind_of_the_problem(config, given, scores):
     )
 
 
-def test_votes_average_what_the_model_says_of_each_copy():
-    pipe, seen = classifier(), []
-
-    class Model:
-        config = pipe.model.config
-
-        def __call__(self, points):
-            seen.append(points)
-            sums = points.sum(dim=(1, 2))
-            values = {"unknown": sums / 100, "one_sided": None}
-            return SimpleNamespace(logits=torch.stack([sums, -sums], dim=1), get=values.get)
-
-    pipe.model = Model()
-    points = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0))
-    found = pipe._forward({"points": points.clone(), "stem": ["a", "b"]}, votes=2)
-    copies = stretched(points, 2)
-    torch.testing.assert_close(seen[0], copies.reshape(4, 5, 4))
-    sums = copies.sum(dim=(2, 3)).mean(dim=1)
-    torch.testing.assert_close(found["logits"], torch.stack([sums, -sums], dim=1))
-    torch.testing.assert_close(found["unknown"], sums / 100)
-    assert found["stem"] == ["a", "b"] and set(found) == {"logits", "unknown", "stem"}
-    plain = pipe._forward({"points": points.clone(), "stem": ["a", "b"]})
-    torch.testing.assert_close(plain["logits"][:, 0], points.sum(dim=(1, 2)))
-    with raises(ValueError, naming="votes=2 for a model that"):
-        pipe._forward({"points": points, "mask": points, "stem": ["a", "b"]}, votes=2)
-
-
 @pytest.fixture
 def tower(monkeypatch):
     """A model that notes which texts it embeds, and the state of its weights."""
@@ -117,9 +89,8 @@ def tower(monkeypatch):
         made.embedded.append(given)
         return torch.full((1,), len(made.embedded))
 
-    for module in (words, parts):
-        monkeypatch.setattr(module, "weights_state", lambda model: made.state if model == "tower" else None)
-        monkeypatch.setattr(module, "CACHE_SIZE", 2)
+    monkeypatch.setattr(words, "weights_state", lambda model: made.state if model == "tower" else None)
+    monkeypatch.setattr(words, "CACHE_SIZE", 2)
     made.config = SimpleNamespace(hypothesis_templates=["a {}"], category_templates=["a {} of a {}"])
     made.model = SimpleNamespace(
         config=made.config, text_tower=SimpleNamespace(model="tower"), encode_labels=encode_labels, device="cpu"
@@ -128,10 +99,11 @@ def tower(monkeypatch):
 
 
 def test_parts_are_embedded_anew_when_anything_changes_that_their_texts_depend_on(tower):
-    pipe = SimpleNamespace(model=tower.model, _embeddings=OrderedDict())
+    pipe = segmenter()
+    pipe.model, pipe._embeddings = tower.model, OrderedDict()
 
     def embed(*given, **more):
-        return int(ZeroShotPointCloudSegmentationPipeline.label_embeddings(pipe, *given, **more))
+        return int(pipe.label_embeddings(*given, **more))
 
     asked = [
         (("leg",), None, None),
@@ -153,58 +125,10 @@ def test_parts_are_embedded_anew_when_anything_changes_that_their_texts_depend_o
     assert embed(("back",)) == 10 and embed(("leg",)) == 8 and embed(("seat",)) == 11
 
 
-def test_words_are_embedded_anew_when_labels_templates_or_weights_change(tower):
-    pipe = SimpleNamespace(model=tower.model, _embeddings=OrderedDict())
-
-    def embed(*given):
-        return int(ZeroShotPointCloudClassificationPipeline.label_embeddings(pipe, *given))
-
-    assert [embed(("a",)), embed(("a",), ("a {}",)), embed(("a",), ("{}",)), embed(("b",))] == [1, 1, 2, 3]
-    assert tower.embedded == [(("a",), ("a {}",)), (("a",), ("{}",)), (("b",), ("a {}",))]
-    tower.state = ("weights", 1)
-    assert [embed(("b",)), embed(("a",)), embed(("b",)), embed(("c",)), embed(("b",)), embed(("a",))] == [
-        4,
-        5,
-        4,
-        6,
-        4,
-        7,
-    ]
-
-
 def segmenter(**config) -> ZeroShotPointCloudSegmentationPipeline:
     pipe = object.__new__(ZeroShotPointCloudSegmentationPipeline)
     pipe.model, pipe.feature_extractor = SimpleNamespace(config=SimpleNamespace(**config)), SimpleNamespace()
     return pipe
-
-
-@pytest.mark.parametrize(
-    ("config", "held", "given", "within", "names"),
-    [
-        ({}, {}, {"candidate_labels": "a, b"}, {"labels": ("a", "b")}, ("a", "b")),
-        ({}, {}, {}, {}, None),
-        ({}, {"labels": ("x",)}, {"category": "cup"}, {"category": "cup"}, ("x",)),
-        ({"none_label": True}, {}, {"candidate_labels": ["a"]}, {"labels": ("a",)}, ("a", "none")),
-        (
-            {"none_label": True},
-            {},
-            {"candidate_labels": ["a"], "none_label": False},
-            {"labels": ("a",), "none_label": False},
-            ("a",),
-        ),
-        ({"none_label": False}, {"labels": ("a",)}, {"none_label": True}, {"none_label": True}, ("a", "none")),
-        ({"none_label": True}, {"none_label": False}, {"candidate_labels": "a"}, {"labels": ("a",)}, ("a",)),
-        ({"patch_to_point": "nearest"}, {}, {"patch_to_point": "membership"}, {"patch_to_point": "membership"}, None),
-        ({}, {}, {"templates": ("{}",)}, {"templates": ("{}",)}, None),
-    ],
-)
-def test_labels_and_choices_of_a_call_join_those_of_the_pipeline(config, held, given, within, names):
-    pipe = segmenter(**config)
-    pipe._forward_params = held
-    settings = {"up_axis": "x", "max_points": 9, "output_dir": "out", "formats": "ply"}
-    before, during, after = pipe._sanitize_parameters(**given, **settings)
-    assert before == {"up_axis": "x", "max_points": 9} and during == within
-    assert after == {"output_dir": "out", "formats": ["ply"]} | ({} if names is None else {"names": names})
 
 
 @pytest.mark.parametrize(

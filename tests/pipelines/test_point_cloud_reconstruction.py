@@ -123,8 +123,6 @@ def test_invalid_arguments_are_refused(reconstruct):
     cloud = clouds(1)[0]
     with raises(ValueError, naming="'stl'; expected any of ply"):
         reconstruct(cloud, formats="stl")
-    with raises(ValueError, naming="threshold=0; expected a positive distance"):
-        reconstruct(cloud, threshold=0)
     with raises(TypeError, naming="top_k"):
         reconstruct(cloud, top_k=3)
 

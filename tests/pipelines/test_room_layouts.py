@@ -253,7 +253,7 @@ def test_many_scans_have_the_same_answers_alone(write, detect):
             "candidate_labels has 'tree', which the model was not",
         ),
         ("detect", {"candidate_labels": ["bed"], "task": "layout"}, ValueError, "candidate_labels with task='layout'"),
-        ("detect", {"candidate_labels": []}, ValueError, "candidate_labels is empty; expected some of the classes"),
+        ("detect", {"candidate_labels": []}, ValueError, "candidate_labels is empty; expected"),
         ("detect", {"task": "rooms"}, ValueError, "task.*'rooms'.*all"),
         (
             "detect",
@@ -440,8 +440,6 @@ def test_answers_can_be_held_to_the_grammar(write):
         warnings.filterwarnings("error", message=".*no walls")
         (held,) = write(scan(), max_new_tokens=400, grammar=True)
     assert not held["dropped"]
-    with raises(ValueError, naming="grammar"):
-        write(scan(), grammar="yes")
 
 
 def test_each_scan_has_its_own_answers_with_their_lengths(write):

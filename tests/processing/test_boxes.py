@@ -74,24 +74,3 @@ def test_a_turned_cloud_keeps_all_but_its_offset():
     assert np.array_equal(turned.colors, cloud.colors) and turned.offset is None
     same = processor._open(cloud, None)
     assert np.array_equal(same.points, cloud.points) and same.offset.tolist() == [7, 8, 9]
-
-
-@pytest.mark.parametrize(
-    ("seed", "expected"),
-    [
-        (None, [5, 5, 5]),
-        (0, [0, 0, 0]),
-        ([3, 1, 2], [3, 1, 2]),
-        (np.array([3, 1, 2]), [3, 1, 2]),
-        ((3, 1), "seed: 2 seeds for 3 clouds; expected one for each, or one for all"),
-        ("312", "seed: '312'; expected a whole number from 0"),
-        ([1, 2, -3], "seed: -3; expected a whole number from 0"),
-    ],
-)
-def test_each_cloud_has_a_seed(seed, expected):
-    processor = PointCloudProcessor(seed=5)
-    if isinstance(expected, list):
-        assert processor._seeds(seed, 3) == expected
-        return
-    with pytest.raises(ValueError, match=expected):
-        processor._seeds(seed, 3)

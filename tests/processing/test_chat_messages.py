@@ -3,7 +3,6 @@
 import pytest
 
 from hf_any3d.processing.chat_messages import (
-    MOST_CHARACTERS,
     as_conversations,
     check_texts,
     clean_question,
@@ -89,15 +88,9 @@ def test_clouds_are_taken_in_their_order():
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        ("text", "a message is 'text'; expected a dict with 'role' and 'content'"),
-        ({"role": "user"}, "expected a dict with 'role' and 'content'"),
         ({"role": "bot", "content": "x"}, "a message has role 'bot'; expected one of"),
-        ({"role": "user", "content": 3}, "the content of a message is 3; expected a text or a list of parts"),
-        (said("user", "x"), "a part is 'x'; expected a dict with 'type'"),
         (said("user", {"type": "image"}), "a part has type 'image'; expected 'text' or 'point_cloud'"),
-        (said("user", {"type": "text", "text": 3}), "3"),
-        (said("user", {"type": "text"}), "None"),
-        (said("user", text("\ud800")), "half of a character"),
+        (said("user", text("\ud800")), "surrogates"),
     ],
 )
 def test_what_is_no_message_is_refused(message, reason):
@@ -119,10 +112,7 @@ def test_one_or_many_conversations():
             as_conversations(wrong)
 
 
-def test_texts_are_limited_and_hold_no_special_token_but_in_answers():
-    check_texts([said("user", text("a" * MOST_CHARACTERS))], ["<end>", ""])
-    with pytest.raises(ValueError, match=f"the texts have {MOST_CHARACTERS + 1:,} characters; expected at most"):
-        check_texts([said("user", text("a" * MOST_CHARACTERS)), said("assistant", CLOUD, text("b"))], [])
+def test_texts_hold_no_special_token_but_in_answers():
     check_texts([said("assistant", text("so<end>"))], ["<end>"])
     for role in ("user", "system"):
         with raises(ValueError, naming="'<end>'"):

@@ -110,8 +110,6 @@ def test_layouts_come_back_in_the_frame_of_the_scan():
     answers = torch.tensor([processor.tokenizer(text, add_special_tokens=False)["input_ids"]])
     (found,) = processor.decode_layouts(answers, rooms, strict=True)
     assert [vars(found.walls[0])[name] for name in ("ax", "by", "az")] == pytest.approx([5.1, -2.5, 2.1], abs=0.013)
-    with pytest.raises(ValueError, match="1 answers for 0 rooms"):
-        processor.decode_layouts(answers, [])
 
 
 def test_random_choices_follow_the_seed():
@@ -120,16 +118,6 @@ def test_random_choices_follow_the_seed():
     cloud = np.concatenate([room_cloud(0), room_cloud(0) + np.array([1e-3, 0, 0, 0, 0, 0], np.float32)])
     first, second, other = (processor.read(cloud, seed=seed)[0].index for seed in (1, 1, 2))
     assert np.array_equal(first, second) and not np.array_equal(first, other)
-
-
-@pytest.mark.parametrize("classes", ["chair", {"chair": 1}, None, 5])
-def test_classes_are_a_list(classes):
-    processor = tiny_processor()
-    with pytest.raises(ValueError, match="classes is .*; expected a list of names"):
-        processor.instruction("objects", classes)
-    with raises(ValueError, naming="candidate_labels"):
-        processor.check_classes(classes, "objects", argument="candidate_labels")
-    assert processor.instruction("objects", ("chair", "bed")).startswith("Detect chair, bed.")
 
 
 @pytest.mark.parametrize(

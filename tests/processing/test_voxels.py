@@ -69,19 +69,6 @@ def test_settings_scale_center_and_sample():
     assert points[:, 2].min() >= 2
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"grid_size": 0.0}, "grid_size: 0.0; expected a positive number"),
-        ({"factor": -1.0}, "factor: -1.0; expected a positive number"),
-        ({"box_center": "middle"}, "box_center: 'middle'; expected one of 'ground', 'half_ground', 'across', None"),
-    ],
-)
-def test_bad_settings_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PointTransformerV3Processor(**settings)
-
-
 def test_clouds_of_too_many_cells_are_named():
     clouds = [np.random.default_rng(0).random((9, 3)), np.random.default_rng(1).random((9, 3)) * 1e6]
     with raises(ValueError, naming="grid_size"):

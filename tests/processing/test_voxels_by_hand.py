@@ -1,6 +1,5 @@
 """`PointTransformerV3Processor` against plain loops: places, cells, channels, fragments, and what it refuses."""
 
-import re
 from collections import defaultdict
 
 import numpy as np
@@ -276,43 +275,24 @@ def test_quarter_turns_are_exact(up, turned):
     np.testing.assert_allclose(_turn(30, up) @ _turn(60, up), _turn(90, up), atol=1e-12)
 
 
-TABLE = "rows of 2 numbers, or None"
-
-
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "named"),
     [
-        ({"views": []}, f"views: []; expected {TABLE}"),
-        ({"views": [[]]}, f"views: [[]]; expected {TABLE}"),
-        ({"views": [1, 2]}, f"views: [1, 2]; expected {TABLE}"),
-        ({"views": [[1, 2, 3]]}, f"views: [[1, 2, 3]]; expected {TABLE}"),
-        ({"views": [[1, float("inf")]]}, f"views: [[1, inf]]; expected {TABLE}"),
-        ({"views": [["a", "b"]]}, f"expected {TABLE}"),
-        ({"views": [[True, False]]}, f"expected {TABLE}"),
-        ({"views": [[[1, 2]]]}, f"expected {TABLE}"),
-        ({"clip": [[0, 0, 0]]}, "clip: [[0, 0, 0]]; expected 2 rows of 3 numbers, or None"),
-        ({"clip": [[0, 0], [1, 1]]}, "expected 2 rows of 3 numbers, or None"),
-        ({"first_grid": 0}, "first_grid: 0; expected a positive number, or None"),
-        ({"first_grid": float("inf")}, "first_grid: inf; expected a positive number, or None"),
-        ({"grid_size": float("inf")}, "grid_size: inf; expected a positive number"),
-        ({"factor": 0}, "factor: 0; expected a positive number"),
-        ({"small_clouds": "masked"}, "small_clouds: 'masked'; expected 'repeated': no voxel is padded or masked"),
-        ({"drawn_points": 0}, "drawn_points: 0; expected a whole number from 1"),
-        ({"drawn_points": 10_000_001}, "drawn_points: 10000001; expected 1 to 10,000,000"),
-        ({"needs_normals": 1}, "needs_normals: 1; expected one of True, False"),
-        ({"center_voxels": 0}, "center_voxels: 0; expected one of True, False"),
-        ({"color_range": "bytes"}, "color_range: 'bytes'; expected one of 'unit', 'signed'"),
-        ({"intensity_range": "unit"}, "intensity_range: 'unit'; expected one of 'bytes', 'tanh', None"),
-        ({"model_axes": ["x", "y"]}, "model_axes: ['x', 'y']; expected three axes, perhaps with a minus"),
-        ({"model_axes": ["x", "-x", "z"]}, "model_axes: ['x', '-x', 'z']; expected three axes"),
-        ({"model_axes": ["x", "y", "+z"]}, "expected three axes"),
+        ({"factor": -1.0}, "factor: -1.0; expected a positive number"),
+        ({"box_center": "middle"}, "box_center: 'middle'; expected one of 'ground', 'half_ground', 'across', None"),
+        ({"small_clouds": "masked"}, "small_clouds"),
+        ({"color_range": "bytes"}, "color_range"),
+        ({"intensity_range": "unit"}, "intensity_range"),
+        ({"model_axes": ["x", "y"]}, "model_axes"),
+        ({"model_axes": ["x", "-x", "z"]}, "model_axes"),
+        ({"model_axes": ["x", "y", "+z"]}, "model_axes"),
         ({"model_axes": ["x", "y", "z"], "center_voxels": True}, "expected None with center_voxels or views"),
         ({"model_axes": ["x", "y", "z"], "views": [[1, 0]]}, "expected None with center_voxels or views"),
         ({"scale": "box"}, "scale: 'box'; expected one of 'unit_sphere', None, 'unit_box'"),
     ],
 )
-def test_settings_that_cannot_be_are_named(settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+def test_settings_that_would_mean_something_else_are_refused(settings, named):
+    with raises(ValueError, naming=named):
         PointTransformerV3Processor(**settings)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import constants, file_download
+from huggingface_hub import constants, errors, file_download
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
@@ -182,7 +182,7 @@ def test_the_size_must_be_that_of_the_tensors(hub, published_files, tiny_uni3d, 
             open_published(UNI3D, size=size)
     with pytest.raises(ValueError, match="a single checkpoint, leave size out"):
         open_published(NAME, size="base")
-    with raises(FileNotFoundError, naming="'main' has no modelzoo/uni3d-s/model.pt"):
+    with raises(errors.EntryNotFoundError, naming="modelzoo/uni3d-s/model.pt"):
         open_published(UNI3D, size="small")
     assert open_published(UNI3D, size="tiny").name_or_path == "BAAI/Uni3D:tiny"
     path = tmp_path / "mine.pt"
@@ -243,7 +243,7 @@ def test_an_interrupted_download_is_one_error_and_continues(hub, published_files
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)  # between attempts
     path = f"/{NAME}/resolve/{published_files[NAME]}/model.pt"
     hub.faults[path] = lambda body: body[: len(body) // 4]
-    with pytest.raises(OSError, match=f"{NAME}: the download of model.pt failed .*; call again to continue it"):
+    with pytest.raises(OSError, match=f"{NAME}: the download failed .*; call again to continue it"):
         open_published(NAME)
     no_leftovers()
     del hub.faults[path]
@@ -284,7 +284,7 @@ def test_a_damaged_converted_model_is_converted_again(published_files, harm, cap
     assert not [line for line in caplog.messages if "damaged" in line]
 
 
-@pytest.mark.parametrize("content", ["[]", "{", 200_000 * "[", '{"commit": 5, "checksum": ["a"]}'])
+@pytest.mark.parametrize("content", ["[]", "{", 200_000 * "[", '{"commit": 5}'])
 def test_a_damaged_record_of_a_revision_is_asked_for_again(published_files, content, monkeypatch):
     published_directory(NAME)
     (record,) = Path(constants.HF_HOME, "hf_any3d", "published", NAME.replace("/", "--")).glob("revisions/main/*")
@@ -319,7 +319,7 @@ def test_a_new_commit_is_seen_and_a_pinned_one_stays(hub, published_files, opens
     assert published_directory(NAME, revision=published_files[NAME]) == first
     assert len(hub.requests) == before  # a commit does not change
     assert opened_directory(NAME, published_files[NAME]) == first
-    with raises(FileNotFoundError, naming="'v9'"):
+    with raises(errors.RevisionNotFoundError, naming="v9"):
         published_directory(NAME, revision="v9")
 
 

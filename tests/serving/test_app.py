@@ -203,24 +203,6 @@ def test_bad_requests_are_refused_with_what_is_wrong(refusing, sent, status, mes
     assert refusing.service.in_flight == 0
 
 
-@pytest.mark.parametrize(
-    ("sent", "param"),
-    [
-        ({"json": {"point_clouds": [{"path": "/etc/passwd"}]}}, "point_clouds.0.path"),
-        ({"json": {"point_clouds": [{"points": [[0, 0, "x"]]}]}}, "point_clouds.0.points.0.2"),
-        ({"json": {"point_clouds": [{"url": "http://10.0.0.1/x.ply"}]}}, "point_clouds.0.url"),
-        ({"json": {"point_clouds": [{"url": "data:model/ply,abc"}]}}, "point_clouds.0.url"),
-        ({"json": {"point_clouds": [{"url": "data:model/ply;base64,%%"}]}}, "point_clouds.0.url"),
-        (files(0, top_k="0"), "top_k"),
-        (files(0, topk="1"), "topk"),
-        (files(0, up_axis="w"), "up_axis"),
-    ],
-)
-def test_the_wrong_field_of_a_request_is_named_for_programs_too(refusing, sent, param):
-    error = refusing.post("/v1/classify", **sent).json()["error"]
-    assert error["param"] == param and error["message"].startswith(f"{param}: ")
-
-
 @pytest.fixture(scope="module")
 def refusing(pipes):
     from fastapi.testclient import TestClient
@@ -388,3 +370,25 @@ def test_clouds_with_another_up_axis_are_turned_on_every_route(client, task, pat
     found, expected, plain = answer(cloud, up_axis="z"), answer(turned), answer(cloud)
     assert numbers(found) == pytest.approx(numbers(expected), abs=1e-4)
     assert numbers(plain) != pytest.approx(numbers(expected), abs=1e-4)
+
+
+def test_a_path_with_a_slash_is_unknown_and_leads_nowhere(client):
+    answer = client().post("/v1/classify/", headers={"Host": "evil.example"}, follow_redirects=False, **files(0))
+    assert answer.status_code == 404 and "location" not in answer.headers and "no such route" in error_of(answer)
+
+
+def test_pages_of_an_allowed_origin_may_ask(pipes):
+    service = Service("tiny", CLASSIFY, pipes(CLASSIFY), LIMITS)
+    asked = {"Origin": "https://example.org", "Access-Control-Request-Method": "POST"}
+    for origins, allowed in ((["https://example.org"], True), (["https://other.example"], False), ((), False)):
+        page = TestClient(create_app(service, origins))
+        assert ("access-control-allow-origin" in page.options("/v1/classify", headers=asked).headers) is allowed
+        answer = page.post("/v1/classify", content=b"x", headers={"Origin": "https://example.org"})
+        if allowed:
+            exposed = answer.headers["access-control-expose-headers"].split(", ")
+            assert sorted(exposed) == ["Idempotent-Replayed", "Retry-After", "X-Request-ID"]
+        # Pages read refusals, too.
+        service.is_draining = True
+        refused = page.post("/v1/classify", content=b"x", headers={"Origin": "https://example.org"})
+        assert refused.status_code == 503 and ("access-control-allow-origin" in refused.headers) is allowed
+        service.is_draining = False

@@ -11,11 +11,8 @@ import pytest
 from transformers import LogitsProcessor
 
 from hf_any3d.data.files import read_point_cloud
-from hf_any3d.serving import app, openai_chat
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.chat_batches import Conversation, answer_conversations
-from hf_any3d.serving.limits import Refused
-from tests.errors import raises
 from tests.serving.conftest import CHAT, LIMITS, held, ply
 from tests.serving.test_app import data_url, error_of, wait_until
 
@@ -171,14 +168,6 @@ def test_bad_requests_are_refused_before_the_model_runs(client, change, status, 
     assert answer.status_code == status and message in error_of(answer), answer.text
 
 
-def test_remote_clouds_are_refused(client):
-    request = asked("What is this?")
-    request["messages"][0]["content"][0]["point_cloud_url"]["url"] = "https://example.org/chair.ply"
-    text = error_of(client(CHAT).post(URL, json=request))
-    assert "messages.0.content.0.point_cloud_url.url: 'https://example.org/chair.ply'" in text
-    assert "this server fetches nothing" in text
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_its_answer(client, stream):
     """The application is called directly, since clients in the same process read every response to its end."""
@@ -232,7 +221,7 @@ def test_a_client_that_leaves_ends_its_answer(client, stream):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"messages": [{"role": "user", "content": "a \ud800"}]}, "half of a character"),
+        ({"messages": [{"role": "user", "content": "a \ud800"}]}, "surrogates"),
         ({"temperature": 1e-320}, "temperature: 1e-320; expected 0, which is greedy, or 0.01 to 2"),
         ({"temperature": 0.009}, "temperature: 0.009; expected 0"),
     ],
@@ -244,22 +233,6 @@ def test_what_would_fail_in_the_model_is_refused_before(client, change, message)
         "/v1/chat/completions", content=json.dumps(asked), headers={"content-type": "application/json"}
     )
     assert answer.status_code == 400 and message in answer.json()["error"]["message"]
-
-
-def test_sampling_takes_no_limits_from_the_model(client, monkeypatch):
-    made = []
-    read = openai_chat.conversation_of
-
-    def spy(*arguments):
-        made.append(read(*arguments))
-        return made[-1]
-
-    monkeypatch.setattr(app, "conversation_of", spy)
-    service = client(CHAT)
-    for fields in ({}, {"temperature": 0.5, "top_p": 0.25}):
-        assert service.post(URL, json=asked("Hi", **fields)).status_code == 200
-    sampling = {"do_sample": True, "temperature": 0.5, "top_p": 0.25, "top_k": 0}
-    assert [one.sampling for one in made] == [{}, sampling]
 
 
 def test_streams_are_not_kept_and_forms_hold_one_request(client):
@@ -295,32 +268,3 @@ def test_streams_that_break_off_end_with_an_error(client, late, monkeypatch):
     *_, last = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n") if line]
     kind, message = ("timeout_error", "no answer within 0.3 s") if late else ("server_error", "the answer broke off")
     assert last["error"]["type"] == kind and message in last["error"]["message"] and "DONE" not in text
-
-
-def test_a_prompt_leaves_room_for_its_answer_in_the_context(client, pipes):
-    service = client(CHAT, limits=replace(LIMITS, new_tokens=300)).service
-    said = [{"role": "user", "content": "a" * 400}]
-    request = openai_chat.ChatRequest(model="tiny", messages=said, max_tokens=300)
-    talk = openai_chat.conversation_of(request, [], service)
-    assert len(talk.prompt.input_ids) + talk.new_tokens == 512 and talk.seed is None
-    short = openai_chat.ChatRequest(model="tiny", messages=said, max_tokens=3, seed=7)
-    talk = openai_chat.conversation_of(short, [], service)
-    assert (talk.new_tokens, talk.seed) == (3, 7)
-    full = "a" * (400 + 512 - len(talk.prompt.input_ids))
-    with raises(Refused, naming="messages: 512 tokens; the language") as refused:
-        said = [{"role": "user", "content": full}]
-        openai_chat.conversation_of(openai_chat.ChatRequest(model="tiny", messages=said), [], service)
-    assert refused.value.param == "messages"
-    said = [{"role": "user", "content": full[:-1]}]
-    last = openai_chat.conversation_of(openai_chat.ChatRequest(model="tiny", messages=said), [], service)
-    assert last.new_tokens == 1
-
-
-def test_another_template_is_another_model(pipes):
-    from hf_any3d.serving.service import Service
-
-    made = [Service("tiny", CHAT, pipes(CHAT), LIMITS, chat_template=name) for name in (None, "demo")]
-    assert made[0].identity != made[1].identity and made[0].paths == [URL] and made[0].has_chat
-    assert made[0].batch == LIMITS.batch and made[0].limits is LIMITS
-    for one in made:
-        one.close()

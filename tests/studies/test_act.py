@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModel
 
 from hf_any3d import load_point_dataset
 from studies import act, act_stages
@@ -58,50 +56,6 @@ def test_every_stage_of_an_arm_is_run_once_with_table_and_picture(recipes, monke
     assert read_table(recipes / "out" / "act_shapes.parquet") == summary
 
 
-def test_random_teacher_has_the_shape_and_other_weights(recipes, tiny_encoder):
-    pretrained = AutoModel.from_pretrained(tiny_encoder).encoder.layer[0].attention.self.query.weight
-    found = []
-    for arm in ("pretrained", "random"):
-        act_stages.run_stage(arm, "autoencoder", 0, recipes / "out", 1)
-        model = act_stages.ActAutoencoder.from_pretrained(recipes / "out" / f"{arm}-0" / "autoencoder")
-        found.append(model.encoder.encoder.layer[0].attention.self.query.weight)
-    assert found[0].shape == found[1].shape == pretrained.shape
-    assert torch.equal(found[0], pretrained) and not torch.equal(found[1], pretrained)
-
-
-def test_arms_with_the_same_first_stage_share_its_autoencoder(recipes, monkeypatch):
-    firsts = {arm: act_stages.first_stage_of(arm, 2) for arm in act_stages.ARMS if arm != "scratch"}
-    assert firsts == {arm: arm for arm in firsts} | {"output": "pretrained"}
-    calls = []
-
-    def stage(arm, stage, seed, place, folds, changes):
-        calls.append((arm, stage, place.name, changes["pretraining"]["autoencoder"]))
-        return {}
-
-    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, stage))
-    for arm in ("pretrained", "output"):
-        for name in act_stages.PRETRAINING:
-            assert act_stages.run_stage(arm, name, 0, recipes / "out", 1)["arm"] == arm
-    trained = str(recipes / "out" / "pretrained-0" / "autoencoder")
-    assert calls == [
-        ("pretrained", "autoencoder", "pretrained-0", trained),
-        ("pretrained", "pretraining", "pretrained-0", trained),
-        ("output", "pretraining", "output-0", trained),
-    ]
-
-
-def test_arms_change_only_what_their_titles_name(recipes):
-    def changed(arm, other, stage):
-        first, second = (act_stages.settings_of(one, stage, 2) for one in (arm, other))
-        return {name for name in first if first[name] != second[name]}
-
-    assert changed("output", "pretrained", "full") == {"pretraining"}
-    assert changed("more", "none", "full") == {"more_shapes"}
-    assert changed("random", "pretrained", "full") == {"autoencoder"}
-    config = act_stages.recipe_of("pretraining", act_stages.changes_of("output", {}))["model_config"]
-    assert config == {**STUDENT["model_config"], "target_layer": "teacher"}
-
-
 @pytest.mark.parametrize("of_a_fold", [False, True])
 def test_generated_shapes_are_learned_from_and_not_evaluated(of_a_fold, tmp_path):
     data = act_stages.write_fold(tmp_path / "fold", 0) if of_a_fold else {"dataset_name": "shapes"}
@@ -113,14 +67,6 @@ def test_generated_shapes_are_learned_from_and_not_evaluated(of_a_fold, tmp_path
     )
     assert len(after["train"]) == len(before["train"]) + 2 and len(after["test"]) == len(before["test"])
     assert act_stages.with_more_shapes(own, tmp_path, {}) == own
-
-
-def test_changed_recipe_of_the_first_stage_affects_all_arms_with_pretraining(recipes):
-    before = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
-    path = recipes / "shapes_act_autoencoder.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"learning_rate": 0.5}))
-    after = {arm: act_stages.settings_of(arm, "full", 2) for arm in act_stages.ARMS}
-    assert [arm for arm in act_stages.ARMS if before[arm] == after[arm]] == ["scratch"]
 
 
 def test_folds_share_the_training_shapes_and_no_group(tmp_path):
@@ -135,49 +81,3 @@ def test_folds_share_the_training_shapes_and_no_group(tmp_path):
         assert set(cut["test"]["label"]) == set(shapes["train"]["label"])
         tested.append(names["test"])
     assert not tested[0] & tested[1]
-
-
-def test_validation_takes_a_fold_for_each_seed(recipes, monkeypatch):
-    seen = []
-
-    def run_stage(arm, stage, seed, folder, folds, changes):
-        settings = act_stages.recipe_of(stage, changes)
-        seen.append((seed, Path(settings["data_dir"]).name, settings.get("few_shot")))
-        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": 0.5, "cpu_seconds": 1, "seconds": 1} | {
-            "peak_memory": None
-        }
-
-    monkeypatch.setattr(act, "run_stage", run_stage)
-    monkeypatch.setattr(act, "write_fold", lambda folder, fold: {"dataset_name": "parquet", "data_dir": str(folder)})
-    act.main([*options(recipes, "scratch"), "--validate", "--stages", "few_5", "full"])
-    assert [(seed, name) for seed, name, _ in seen] == [(fold, f"data-{fold}") for fold in range(5) for _ in (0, 1)]
-    assert [few_shot for *_, few_shot in seen[:2]] == [{"test_per_class": 3}, None]
-    assert (recipes / "out" / "folds" / "act_shapes_folds.md").is_file()
-
-
-def test_settings_are_chosen_by_few_shot_accuracy_on_the_validation_part(recipes, monkeypatch, capsys):
-    seen = []
-
-    def few_shot(arm, stage, seed, place, folds, changes):
-        settings = act_stages.recipe_of(stage, changes)
-        seen.append(settings["data_dir"])
-        return {"accuracy": {"scratch": 0.5, "pretrained": 0.6}[arm] + settings.get("learning_rate", 0)}
-
-    monkeypatch.setattr(act_stages, "few_shot", few_shot)
-    monkeypatch.setattr(act_stages, "_RUN", dict.fromkeys(act_stages.PRETRAINING, lambda *stage: {}))
-    monkeypatch.setattr(act, "CANDIDATES", {"as it is": {}, "other rate": {"tuning": {"learning_rate": 0.1}}})
-    act.main([*options(recipes, "scratch"), "--choose"])
-    assert set(seen) == {str(recipes / "out" / "choice" / "data")}
-    assert capsys.readouterr().out.endswith("Chosen: other rate\n")
-    rows = read_table(recipes / "out" / "choice" / "act_shapes_choice.parquet")["rows"]
-    assert [row["mean"] for row in rows] == pytest.approx([0.65, 0.56])
-
-
-def test_gain_is_computed_seed_by_seed():
-    def run(arm, seed, accuracy, stage="full"):
-        return {"arm": arm, "stage": stage, "seed": seed, "accuracy": accuracy}
-
-    runs = [run("scratch", 0, 0.2), run("scratch", 1, 0.6), run("none", 0, 0.3), run("none", 1, 0.7)]
-    row = act.tuning_row(runs, "none")
-    assert row["full_gain"] == pytest.approx(0.1) and row["full_gain_std"] == pytest.approx(0)
-    assert "few" not in row and "full_gain" not in act.tuning_row(runs[2:], "none")

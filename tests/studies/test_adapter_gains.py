@@ -4,15 +4,12 @@ import json
 
 import pytest
 
-from hf_any3d import ActModel
 from hf_any3d.data import load_point_dataset
 from studies import adapter_gains
 from studies.adapter_gains import METHODS, cells, read_reports, table
-from studies.adapter_runs import NEW_CLASSES, build_model
+from studies.adapter_runs import NEW_CLASSES
 from studies.generated_shapes import CLASSES
 from studies.tables import read_table
-from tests.studies.test_adapters import tiny_run
-from tests.tiny_act import tiny_act
 
 REPORT = {
     "dataset": "scanobjectnn",
@@ -39,14 +36,6 @@ def test_cells_are_ordered_by_seed_and_encoder_with_pretrained_weights_first():
     assert {run.base for key, _, run in found if key == "minilm"} == {None}
     assert not [run for key, _, run in found if key == "minilm" and run.method == "ppt"]
     assert all(run.random_base == is_random for key, is_random, run in found if key == "packaged")
-
-
-def test_data_sets_have_their_own_epochs_and_generated_ones_are_first():
-    found = [run for _, _, run in cells({"packaged": "somewhere"}, [0])]
-    epochs = {run.dataset: run.training["num_train_epochs"] for run in found}
-    assert list(epochs.items()) == [("generated", 10), ("shapes", 6)]
-    random = list(cells({"packaged": "somewhere"}, [0], ["shapes"], ["random"]))
-    assert len(random) == len(METHODS) and all(is_random for _, is_random, _ in random)
 
 
 def test_generated_shapes_are_of_classes_that_the_embedded_ones_have_not():
@@ -95,25 +84,6 @@ def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path
     assert done == ["head", "lora", "pointgst"]
     stored = read_table(tmp_path / "adapters_gains.parquet")
     assert stored["runs"][1]["correct"] == [1, 1, 0, 0] and str(tmp_path) not in json.dumps(stored)
-
-
-def test_a_gain_is_averaged_over_the_seeds_that_both_have(tmp_path):
-    runs = []
-    for method, shares in (("head", (0.5, 0.6)), ("lora", (0.7, 0.7, 0.1))):
-        for seed, share in enumerate(shares):
-            cell = dict(zip(adapter_gains.CELL, ("shapes", "act", method, seed, False), strict=True))
-            runs.append(cell | {"accuracy": share, "rows": 100})
-    assert "| act | LoRA | 3 | 50.0 ± 34.6 | 40.4 to 59.6 | +15.0 (from 55.0) |" in table(runs, "shapes")
-
-
-def test_random_weights_are_not_those_of_the_encoder(tmp_path):
-    tiny_act(ActModel).save_pretrained(tmp_path)
-    runs = {}
-    for is_random in (False, True):
-        run = tiny_run("head", "unused", base=str(tmp_path), model={}, random_base=is_random)
-        model = build_model(run, ["ball", "box"])
-        runs[is_random] = model.act.norm.weight.sum() + model.act.blocks.layers[0].mlp.fc1.weight.sum()
-    assert runs[True] != runs[False]
 
 
 def test_reports_are_checked_and_shown(tmp_path):

@@ -1,21 +1,18 @@
 """The study of adapters: what its methods train, that stored runs are not repeated, and what it writes."""
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, PointTransformerV3Processor, Uni3DModel
+from hf_any3d import ActModel, OpenShapeModel, PointTransformerV3Model, Uni3DModel
 from studies import adapter_methods, adapter_runs, adapters, earlier_recipe
 from studies.tables import read_table
-from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_aligned import tiny_aligned
-from tests.tiny_ptv3 import SMALL, tiny_ptv3
+from tests.tiny_ptv3 import tiny_ptv3
 
 TINY = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 8, "head_widths": [8]}
 SHARED = ("point_tokenizer", "class_token", "output_norm", "classifier")
@@ -75,21 +72,6 @@ def test_methods_differ_only_in_what_they_train_inside_the_encoder(tiny_encoder,
     assert bool(inside) == (mark is not None) and all(mark in name for name in inside)
 
 
-def test_linear_trains_one_layer(tiny_encoder):
-    assert trained_parts("linear", tiny_encoder) == {"classifier.out.weight", "classifier.out.bias"}
-
-
-def test_bottleneck_is_the_guided_adapter_without_cells_and_gates(tiny_encoder):
-    parts = {
-        name: {n.partition("guided_adapter_")[2].partition(".")[0] for n in trained_parts(name, tiny_encoder)} - {""}
-        for name in ("bottleneck", "no_guidance", "no_gate", "guided")
-    }
-    assert parts["bottleneck"] == {"down", "up"}
-    assert parts["no_guidance"] == {"down", "up", "gate"}
-    assert parts["guided"] == {"down", "up", "gate", "attention", "view_norm", "voxel_norm"}
-    assert parts["no_gate"] == parts["guided"] - {"gate"}
-
-
 def test_ablations_change_one_setting_each(tiny_encoder):
     build = adapter_methods.build_adapted
 
@@ -121,39 +103,12 @@ def test_run_is_measured_in_its_own_process(shapes, tiny_encoder):
     assert found["step_cpu_seconds"] > 0 and found["step_seconds"] > 0
 
 
-def test_run_is_evaluated_on_the_chosen_split(shapes, tiny_encoder):
-    work = adapter_runs.train_and_measure
-    test = work(tiny_run("linear", tiny_encoder))
-    assert (test["train_rows"], test["rows"], test["encoder_parameters"]) == (8, 4, 0)
-    validation = work(tiny_run("linear", tiny_encoder, on_validation=True))
-    assert (validation["train_rows"], validation["rows"]) == (6, 2)
-
-
 def test_probe_on_cached_features_trains_the_layer_of_the_model(shapes, tiny_encoder, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     run = tiny_run("probe", tiny_encoder, encoder_learning_rate=0.5)
     found = adapter_runs.train_and_measure(run)
     assert (found["train_rows"], found["rows"]) == (8, 4) and len(list(tmp_path.rglob("features-*.arrow"))) == 1
     assert 0 < found["saved_activations"] < 10_000 and found["stored_bytes"] > 4 * found["trained_parameters"] > 0
-
-
-def test_full_fine_tuning_stores_the_encoder_and_adapters_do_not(shapes, tiny_encoder):
-    work = adapter_runs.train_and_measure
-    sizes = {name: work(tiny_run(name, tiny_encoder)) for name in ("full", "bitfit")}
-    assert sizes["full"]["stored_bytes"] > 4 * sizes["full"]["trained_parameters"]
-    assert sizes["bitfit"]["stored_bytes"] < sizes["full"]["stored_bytes"] / 2
-    assert sizes["full"]["saved_activations"] > 0
-
-
-def test_parameters_inside_the_encoder_have_their_own_learning_rate(shapes, tiny_encoder):
-    run = tiny_run("lora", tiny_encoder, encoder_learning_rate=0.5)
-    model = adapter_methods.build_adapted("lora", 0, ["a", "b"], tiny_encoder, TINY)
-    trainer = adapter_runs.make_trainer(run, model, shapes, Path("outputs/never"))
-    rate_of = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert rate_of.pop(id(parameter)) == (0.5 if "lora_" in name else 2e-3), name
-    assert not rate_of
 
 
 @pytest.fixture(scope="module")
@@ -173,36 +128,6 @@ def point_encoders(tmp_path_factory):
     return directories
 
 
-@pytest.mark.parametrize("prefix", ["act", "point_transformer_v3", "openshape", "uni3d"])
-@pytest.mark.parametrize(
-    ("method", "mark"),
-    [
-        ("linear", None),
-        ("head", None),
-        ("bitfit", "bitfit_bias"),
-        ("ia3", "ia3_l"),
-        ("prompt", "prompt_tokens_embedding"),
-        ("lora", "lora_"),
-        ("side", "side_tuning_"),
-        ("bottleneck", "guided_adapter_(down|up)"),
-        ("guided", "guided_adapter_"),
-        ("full", r"^PREFIX\."),
-    ],
-)
-def test_methods_train_the_head_and_their_own_inside_a_point_encoder(point_encoders, prefix, method, mark):
-    run = tiny_run(method, "", base=point_encoders[prefix], model={})
-    model = adapter_runs.build_model(run, ["a", "b"])
-    inside = {name for name, _ in adapter_runs.own_parameters(model)}
-    around = {name for name, p in model.named_parameters() if p.requires_grad} - inside
-    assert around and all("classifier" in name for name in around)
-    if mark is None:  # only ACT's class token is not pretrained
-        assert inside == ({"act.class_token.token", "act.class_token.position"} if prefix == "act" else set())
-    else:
-        assert inside and all(re.search(mark.replace("PREFIX", prefix), name) for name in inside)
-    if method == "full":
-        assert all(p.requires_grad for p in model.parameters())
-
-
 @pytest.mark.parametrize("prefix", ["act", "point_transformer_v3", "uni3d"])
 def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, tmp_path, monkeypatch):
     encoder = point_encoders[prefix]
@@ -216,21 +141,6 @@ def test_run_on_a_point_encoder_is_in_the_table(shapes, point_encoders, prefix, 
     assert 0 < guided["encoder_parameters"] < guided["trained_parameters"] < full["trained_parameters"]
     assert guided["stored_bytes"] < full["stored_bytes"]
     assert "four grids in space" in (tmp_path / "adapters.md").read_text()
-
-
-def test_points_for_an_encoder_of_voxels_are_those_of_its_processor(shapes, point_encoders, tmp_path):
-    tiny_ptv3(PointTransformerV3Model, in_channels=9).save_pretrained(tmp_path)
-    zeros = {"default_rgb": (0, 0, 0), "needs_normals": False}
-    PointTransformerV3Processor(grid_size=SMALL["grid_size"], scale="unit_sphere", **zeros).save_pretrained(tmp_path)
-    prepared = np.asarray(adapter_runs.with_channels(shapes, str(tmp_path))["test"]["points"])
-    assert prepared.shape == (4, 32, 9)
-    kept = np.asarray(adapter_runs.with_channels(shapes, point_encoders["point_transformer_v3"])["test"]["points"])
-    assert kept.shape == (4, 32, 6) and (kept[..., 3:] == np.float32(0.4)).all()
-
-
-def test_ablations_of_views_are_refused_for_a_point_encoder(point_encoders):
-    with pytest.raises(SystemExit):
-        adapters.parse(["--encoder", point_encoders["uni3d"], "--views", "1"])
 
 
 def found(run):
@@ -269,14 +179,6 @@ def test_stored_runs_are_not_repeated_and_the_test_split_selects_nothing(started
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_without_a_search_full_fine_tuning_has_a_tenth_of_the_learning_rate(started, tmp_path):
-    adapters.main(["--output-dir", str(tmp_path), "--seeds", "0"])
-    rates = {run.method: run.encoder_learning_rate for run in started}
-    assert len(started) == len(rates) == 11 + 5 + 3 and not any(run.on_validation for run in started)
-    assert rates.pop("full") == pytest.approx(2e-4)
-    assert set(rates.values()) == {2e-3}
-
-
 def test_table_has_mean_deviation_and_descriptions(started, tmp_path):
     options = ["--output-dir", str(tmp_path), "--methods", "head", "guided", "--ablations", "no_gate", "--views"]
     adapters.main([*options, "--learning-rates", "5e-4", "5e-3"])
@@ -289,13 +191,3 @@ def test_table_has_mean_deviation_and_descriptions(started, tmp_path):
     assert [row["method"] for row in stored["rows"]] == ["head", "guided", "no_gate"]
     assert stored["learning_rates"] == {"head": 2e-3, "guided": 5e-3} and len(stored["search"]) == 2
     assert (tmp_path / "adapters.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_table_only_names_missing_runs(started, tmp_path):
-    options = ["--output-dir", str(tmp_path), "--methods", "head", "--ablations", "--views", "--seeds", "0"]
-    with raises(SystemExit, naming="--table-only"):
-        adapters.main([*options, "--table-only"])
-    adapters.main(options)
-    started.clear()
-    adapters.main([*options, "--table-only"])
-    assert not started

@@ -1,9 +1,7 @@
 """The study of MiniGPT-3D: every step of a seed, what is stored, and that stored steps are not repeated."""
 
 from dataclasses import replace
-from random import Random
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -79,36 +77,6 @@ def test_every_step_of_a_seed_is_run_once_with_table_and_picture(tiny, monkeypat
         chat_steps.prepare(tiny, validation=True)
 
 
-def test_settings_are_chosen_on_training_shapes(few_shapes, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        chat_steps, "load_point_dataset", lambda name, **rest: few_shapes if name == "shapes" else None
-    )
-    chat_steps.prepare(tmp_path / "out", validation=True)
-    parts, facts = chat_steps.shapes(tmp_path / "out")
-    names = {split: set(rows["name"]) for split, rows in parts.items()}
-    assert names["train"] | names["test"] == set(few_shapes["train"]["name"]) and not names["train"] & names["test"]
-    assert len(facts["test"]) == len(parts["test"]) > 0
-
-
-@pytest.mark.parametrize("option", ["--processes", "--threads", "--clouds"])
-def test_numbers_below_one_are_refused(capsys, option):
-    with pytest.raises(SystemExit):
-        chat.parse([option, "0"])
-    assert f"argument {option}: '0'; expected a whole number from 1" in capsys.readouterr().err
-
-
-def test_step_depends_on_the_recipes_up_to_it():
-    assert set(chat_steps.settings_of("encoder")) == {"encoder"}
-    assert set(chat_steps.settings_of("stage_2")) == {"encoder", "language", "stage_1", "stage_2"}
-    assert chat_steps.settings_of("judge_3") == chat_steps.settings_of("stage_3")
-
-
-def test_partners_are_of_another_class():
-    labels = np.array([0, 0, 1, 2, 2])
-    partners = chat_evaluation.partners_of(labels, np.random.default_rng(0))
-    assert (labels[partners] != labels).all()
-
-
 @pytest.fixture(scope="module")
 def texts(few_shapes):
     facts = all_facts(few_shapes["train"])
@@ -126,19 +94,3 @@ def test_language_model_learns_answers_and_gets_no_cloud(texts):
         assert "<PC>" in text and "[/INST]" in text
         assert answers.endswith("###") and "[INST]" not in answers
     assert not torch.equal(batch["input_ids"], texts.batch(64)["input_ids"])
-
-
-def test_invented_shapes_combine_training_shapes(few_shapes):
-    facts = all_facts(few_shapes["train"])
-    mixed = [chat_language.invented_facts(facts, Random(seed)) for seed in range(200)]
-    assert {one.label for one in mixed} == {one.label for one in facts}
-    assert any(one not in facts for one in mixed)
-
-
-def test_augmented_clouds_have_some_of_the_points_in_the_unit_sphere(few_shapes):
-    clouds = chat_encoder.clouds_of(few_shapes["test"])
-    assert clouds.shape == (len(few_shapes["test"]), 1024, 6)
-    shown = chat_encoder.augmented(clouds)
-    assert 512 <= shown.shape[1] <= 1024
-    assert torch.allclose(shown[..., :3].norm(dim=-1).amax(dim=1), torch.ones(len(clouds)), atol=1e-5)
-    assert shown[..., 3:].min() >= 0 and shown[..., 3:].max() <= 1

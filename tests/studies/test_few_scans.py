@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d import ActConfig, PointFeaturesConfig, PointFeaturesModel
-from studies import few_scans_report, packaged_encoder
-from studies.few_scans import Forest, Head, Shapes, calibration_error, draw, estimated, evaluate_head, evaluate_shipped
-from studies.generated_shapes.families import FAMILIES, OTHERS, draw_other, draw_solid
+from hf_any3d import PointFeaturesConfig, PointFeaturesModel
+from studies import packaged_encoder
+from studies.few_scans import Forest, Head, Shapes, draw, evaluate_head, evaluate_shipped
+from studies.generated_shapes.families import FAMILIES, OTHERS, draw_solid
 from studies.generated_shapes.surfaces import Draw
-from tests.errors import raises
 
 TINY = {
     "num_groups": 8,
@@ -36,28 +35,6 @@ def test_every_family_gives_varied_shapes_in_the_unit_sphere(family):
     for points in clouds:
         assert points.shape == (128, 3) and 0.9 < np.linalg.norm(points, axis=1).max() < 1 + 1e-5
     assert not np.allclose(clouds[0], clouds[1])
-
-
-@pytest.mark.parametrize("kind", ["solid", *OTHERS])
-def test_other_things_are_drawn_by_seed_and_number(kind):
-    first, same, other = (draw_other(kind, 3, number, 96) for number in (0, 0, 1))
-    assert first.shape == (96, 3) and first.dtype == np.float32 and np.isfinite(first).all()
-    assert np.array_equal(first, same) and not np.allclose(first, other)
-
-
-def test_planes_are_flat_bars_are_thin_and_noise_is_neither():
-    def thickness(kind: str) -> list[float]:
-        clouds = [draw_other(kind, 0, number, 256) for number in range(8)]
-        return [np.linalg.svd(cloud - cloud.mean(axis=0), compute_uv=False) for cloud in clouds]
-
-    assert all(values[2] < 0.3 * values[0] for values in thickness("plane"))
-    assert all(values[1] < 0.2 * values[0] for values in thickness("bar"))
-    assert np.mean([values[2] / values[0] for values in thickness("noise")]) > 0.3
-
-
-def test_an_unknown_kind_is_refused():
-    with raises(ValueError, naming="'cat'; expected one of solid"):
-        draw_other("cat", 0, 0)
 
 
 def test_draws_have_ten_classes_no_duplicates_and_grow_with_the_shots(shapes):
@@ -101,31 +78,6 @@ def test_the_shipped_way_tells_unknown_things_with_and_without_a_bank(shapes):
     assert "noise" not in evaluate_shipped(features, nothing, things, shapes, 1, 0)
 
 
-def test_the_estimate_leaves_each_shape_out_once():
-    labels = np.repeat([0, 1], 4)
-    accuracy, _ = estimated(lambda: Head(1.0), np.random.default_rng(0).normal(size=(8, 2)), labels, 4)
-    assert accuracy * 8 == pytest.approx(round(accuracy * 8))
-    perfect, _ = estimated(lambda: Head(1.0), labels[:, None] * 9.0, labels, 4)
-    assert perfect == 1.0
-
-
-def test_the_calibration_error_is_the_gap_of_score_and_accuracy():
-    probabilities = np.array([[0.75, 0.25]] * 4)
-    assert calibration_error(probabilities, np.array([0, 0, 0, 1])) == pytest.approx(0)
-    assert calibration_error(probabilities, np.array([1, 1, 1, 1])) == pytest.approx(0.75)
-
-
-def test_tables_have_all_ways_and_intervals(shapes):
-    about = {"set": "embedded", "arm": "descriptors", "head": "logistic", "copies": 1, "cpu_seconds": 2.0}
-    runs = [
-        about | {"shots": shots, "draw": number, "accuracy": 0.5 + number / 10}
-        for shots in (1, 2)
-        for number in (0, 1)
-    ]
-    table = few_scans_report.accuracy_table(runs, "embedded")
-    assert "| descriptors | 55.0 ± 63.5 | 55.0 ± 63.5 | – | – | 2.0 | 2 |" in table
-
-
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(packaged_encoder.train_default_model, "ACT", TINY)
@@ -143,21 +95,6 @@ def test_learning_continues_where_it_was_stopped(tiny, tmp_path):
         assert torch.equal(value, twice["average"][name]), name
     first = packaged_encoder.learned_encoder(tmp_path / "once")
     assert first(torch.rand(2, 64, 3)).pooler_output.shape == (2, 32)
-
-
-def test_both_losses_teach_the_encoder(tiny):
-    torch.manual_seed(0)
-    model = packaged_encoder.MaskedViews(ActConfig(**TINY))
-    losses = model(torch.rand(8, 64, 3))
-    for loss in losses.values():
-        (gradient,) = torch.autograd.grad(loss, model.encoder.patch_encoder.lift.weight, retain_graph=True)
-        assert gradient.abs().sum() > 0
-
-
-def test_views_depend_on_their_step_alone(tiny):
-    embedded = np.random.default_rng(0).normal(size=(3, 128, 3))
-    first, same, other = (packaged_encoder.draw_views(step, embedded) for step in (5, 5, 6))
-    assert first.shape == (8, 64, 3) and torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_no_compared_class_is_learned_from():

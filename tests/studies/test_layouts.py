@@ -7,7 +7,7 @@ from torch import nn
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.modeling.spatiallm import Layout
-from studies import layouts, layouts_detector
+from studies import layouts
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +76,3 @@ def test_numbers_of_a_new_model_start_near_their_neighbors(splits):
     for first, second, far in ((0, 1, 2), (3, 4, 5)):
         assert likeness[1][first][second] > likeness[1][first][far] + 0.2
         assert likeness[1][first][second] > likeness[0][first][second] + 0.2
-
-
-def test_pictures_show_rooms_and_answers(splits, tmp_path):
-    rows = splits["test"]
-    layouts.draw(tmp_path / "rooms.png", rows, [Layout.parse(text) for text in rows["layout"]])
-    first = (tmp_path / "rooms.png").read_bytes()
-    layouts.draw(tmp_path / "rooms.png", rows, [Layout(), Layout()])
-    assert first[:4] == b"\x89PNG" and first != (tmp_path / "rooms.png").read_bytes()
-
-
-def test_boxes_of_a_detector_count_from_a_score_on(splits):
-    rows = splits["test"]
-    found = [[(0.7, box) for box in Layout.parse(text).boxes] for text in rows["layout"]]
-    found[0].append((0.2, found[0][0][1]))
-    assert layouts_detector.judge(found, rows, 0.7)["objects_50"] == 1
-    assert 0 < layouts_detector.judge(found, rows, 0.1)["objects_50"] < 1
-    assert layouts_detector.judge(found, rows, 0.8)["objects_50"] == 0

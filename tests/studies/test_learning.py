@@ -1,30 +1,10 @@
 """The study of learning: its arms, and that stored runs are not repeated."""
 
-import json
-from argparse import Namespace
-
-import numpy as np
 import pytest
-import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value
 
-from examples import quickstart
 from studies import earlier_recipe, learning
 from studies.tables import read_table
-
-
-def test_few_shapes_keeps_at_most_that_many_of_each_class():
-    labels = [0] * 5 + [1] * 2
-    rows = Dataset.from_dict({"label": labels}, features=Features({"label": ClassLabel(names=["a", "b"])}))
-    few = learning.few_shapes(DatasetDict(train=rows, test=rows), 3, seed=0)
-    assert np.bincount(few["train"]["label"]).tolist() == [3, 2]
-    assert len(few["test"]) == 7
-
-
-def test_pointnet_does_not_depend_on_the_order_of_points():
-    model = quickstart.build_pointnet(0, ["chair", "lamp"]).eval()
-    points = torch.rand(2, 16, 3)
-    torch.testing.assert_close(model(points).logits, model(points.flip(1)).logits)
 
 
 def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatch):
@@ -55,10 +35,3 @@ def test_stored_run_is_not_repeated_unless_settings_changed(tmp_path, monkeypatc
     assert [row["arm"] for row in summary["rows"]] == ["majority", "pointnet", "tokenizer"]
     assert summary["rows"][0]["accuracy"] == pytest.approx(2 / 3)
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def test_settings_of_a_run_survive_json():
-    options = Namespace(shots=None, validation=None)
-    settings = learning.settings_of("pretrained", options)
-    assert json.loads(json.dumps(settings)) == settings
-    assert "adapter" not in learning.settings_of("tokenizer", options)

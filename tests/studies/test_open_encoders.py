@@ -4,8 +4,6 @@ import pytest
 import torch
 import yaml
 
-from hf_any3d import PointTransformerV3Config, Uni3DConfig
-from hf_any3d.modeling.point_transformer_v3.configuration_point_transformer_v3 import PRESETS
 from studies import open_encoders, segmentation
 from studies.tables import read_table
 from tests.examples.conftest import EXAMPLES
@@ -66,14 +64,3 @@ def test_labels_of_points_alone_do_not_depend_on_other_points():
     logits = network(points).logits
     assert logits.shape == (2, 6, 3)
     torch.testing.assert_close(network(points[:, 2:4]).logits, logits[:, 2:4])
-
-
-def test_recipes_have_the_published_sizes_or_half_of_them():
-    recipes = {task: segmentation.settings_of(name)["model_config"] for task, name in open_encoders.RECIPES.items()}
-    trunk = Uni3DConfig(**recipes["shapes"])
-    assert (trunk.hidden_size, trunk.num_hidden_layers, trunk.num_attention_heads) == (192, 12, 3)
-    assert (trunk.intermediate_size, trunk.gated_mlp, trunk.mlp_norm) == (512, True, False)
-    stages, small = PointTransformerV3Config(**recipes["rooms"]), PRESETS["concerto_small"]
-    assert stages.depths == list(small["depths"])
-    for name in ("hidden_sizes", "num_attention_heads"):
-        assert getattr(stages, name) == [number // 2 for number in small[name]]

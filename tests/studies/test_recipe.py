@@ -5,11 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from examples import quickstart
-from hf_any3d.data import PointCloudCollator
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from studies import recipe, recipe_report
 from studies.tables import read_table
@@ -25,15 +22,6 @@ def test_a_run_changes_what_it_names_and_nothing_else():
     assert {**changed, "model": None, "augmentation": None} == {**base, "model": None, "augmentation": None}
     both = recipe.settings_of(["turned", "dropped"])
     assert both == {**base, "more_augmentation": ["rotate:axis=y,limit=0.26", "dropout:max_ratio=0.5"]}
-
-
-def test_a_name_means_the_same_change_in_every_round():
-    base = recipe.settings_of([])
-    for search in recipe.ROUNDS:
-        for name, (_, own) in search.factors.items():
-            more = own.get("more_augmentation")
-            expected = recipe.merge(base, own) | ({"more_augmentation": more} if more else {})
-            assert recipe.settings_of([name]) == json.loads(json.dumps(expected))
 
 
 def test_the_quickstart_has_what_was_adopted():
@@ -65,72 +53,6 @@ def test_the_design_separates_changes_from_each_other_from_pairs_and_from_seeds(
         assert (drawn == seed).sum() == len(runs) / len(seeds) and not signs[drawn == seed].sum(axis=0).any()
 
 
-def test_the_third_round_changes_what_the_first_two_have_chosen():
-    start = recipe.settings_of(recipe.ROUNDS[2].start)
-    changed = recipe.settings_of([*recipe.ROUNDS[2].start, "sharp", "wide"])
-    assert start["training"]["learning_rate"] == changed["training"]["learning_rate"] == 4e-3
-    assert changed["model"]["num_layers"] == 1 and changed["model"]["num_tokens"] == 64
-    assert (start["model"]["tokenizer_width"], changed["model"]["tokenizer_width"]) == (96, 128)
-    assert (start["smoothing"], changed["smoothing"]) == (0.1, 0.05)
-
-
-def test_the_fourth_round_gives_the_model_normals_and_turns_them_with_the_points(tiny_encoder, tmp_path, monkeypatch):
-    search, seen = recipe.ROUNDS[3], []
-    changed, start = recipe.settings_of((*search.start, "normals")), recipe.settings_of(search.start)
-    assert changed == start | {"features": ["xyz", "normals"], "model": start["model"] | {"in_channels": 6}}
-    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
-    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
-    monkeypatch.setattr(recipe, "VOTES", 1)
-    build = quickstart.build_trainer
-
-    def watch(*arguments):
-        trainer = build(*arguments)
-        seen.append(trainer.data_collator([trainer.train_dataset[0]])["points"])
-        seen.append([part.normals_columns for part in trainer.train_dataset.transform.transforms[1:2]])
-        return trainer
-
-    monkeypatch.setattr(quickstart, "build_trainer", watch)
-    recipe.train_once((*recipe.ADOPTED, "normals"), 0, tmp_path)
-    points, columns = seen
-    assert points.shape == (1, 1024, 6) and columns == [(3, 4, 5)]
-    torch.testing.assert_close(points[..., 3:].norm(dim=-1), torch.ones(1, 1024), rtol=0, atol=0.01)
-
-
-def test_the_fifth_round_tries_other_votes_after_each_run(tiny_encoder, tmp_path, monkeypatch):
-    start = recipe.ROUNDS[4].start
-    assert recipe.settings_of(start[:-1])["training"]["learning_rate"] == 4e-3
-    assert recipe.settings_of((*start, "slow"))["training"]["learning_rate"] == 2e-3
-    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
-    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 1)
-    monkeypatch.setattr(recipe, "VOTES", 2)
-    monkeypatch.setitem(recipe.BASE["evaluation"], "votes", 2)
-    settings = recipe.settings_of(("other-votes",))
-    monkeypatch.setitem(settings["evaluation"], "more_votes", 3)
-    monkeypatch.setattr(recipe, "settings_of", lambda changes: settings)
-    run = recipe.train_once(("other-votes",), 0, tmp_path)
-    kinds = ("scaled", "scaled more", "as in training")
-    assert list(run["other_votes"]) == [f"{kind}, {count}" for kind in kinds for count in (2, 3)]
-    assert run["other_votes"]["scaled, 2"] == run["votes"] != run["other_votes"]["scaled, 3"]
-    summary = recipe_report.summarize(
-        [run | {"changes": change, "seed": seed} for change in ((), ("slow",)) for seed in (0, 1)],
-        {"slow": ("slower", {})},
-    )
-    assert summary["looks"] == 4 * (4 + 6)
-    assert [row["loss_gain"] for row in summary["other_votes"]][0] == 0
-    assert "| scaled more, 3 |" in recipe_report.table(summary | {"ways": []})
-
-
-def test_mixed_clouds_have_points_and_label_of_two():
-    rows = [{"points": np.full((40, 3), number, np.float32), "labels": number} for number in range(3)]
-    torch.manual_seed(0)
-    plain = recipe.MixedBatches(PointCloudCollator(), 0.0, 3)(rows)
-    assert torch.equal(plain["labels"], torch.eye(3))
-    mixed = recipe.MixedBatches(PointCloudCollator(), 1.0, 3)(rows)
-    shares = torch.stack([(mixed["points"][..., 0] == number).float().mean(dim=1) for number in range(3)], dim=1)
-    torch.testing.assert_close(mixed["labels"], shares)
-    assert ((shares > 0).sum(dim=1) == 2).any()
-
-
 def test_effects_are_found_whatever_the_seeds_are_worth():
     runs = recipe.design(FIRST)
     true = {"epochs": 2.0, "rate": -1.0}
@@ -141,26 +63,6 @@ def test_effects_are_found_whatever_the_seeds_are_worth():
     assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
     with raises(ValueError, naming="do not separate"):
         recipe_report.effects(values[:8], runs[:8], FIRST.factors)
-
-
-def test_the_average_is_that_of_all_steps():
-    model = nn.Linear(1, 1, bias=False)
-    model.register_buffer("variance", torch.ones(1))
-    average = recipe.MovingAverage(decay=0.99)
-    for value in (1.0, 3.0, 5.0):
-        nn.init.constant_(model.weight, value)
-        model.variance.fill_(value)
-        average.on_step_end(None, None, None, model=model)
-    assert average.weights["weight"].item() == pytest.approx(0.99 * (0.99 * 1 + 0.01 * 3) + 0.01 * 5)
-    assert average.weights["variance"].item() == model.weight.item() == 5
-
-
-def test_scores_are_those_of_the_logits():
-    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]]).numpy()
-    found = recipe.scores(logits, torch.tensor([0, 0, 1]).numpy())
-    assert found["accuracy"] == pytest.approx(1 / 3) and found["mean_class_accuracy"] == pytest.approx(1 / 4)
-    expected = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 0, 1]))
-    assert found["loss"] == pytest.approx(float(expected))
 
 
 def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):

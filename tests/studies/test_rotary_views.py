@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.encoders import LayerPass, TokenPlaces
 from studies import earlier_recipe, rotary_pretraining, rotary_views
 from studies.tables import read_table
 from tests.examples.conftest import tiny_shapes
@@ -27,24 +26,6 @@ def tiny(monkeypatch):
     return rotary_pretraining.PRETRAINING | TINY
 
 
-def test_texts_are_the_docstrings_of_modules_except_tests(tmp_path):
-    (tmp_path / "b.py").write_text('"""Last."""\nNAME = "no docstring"\n')
-    (tmp_path / "a.py").write_text('def one():\n    """First."""\n')
-    (tmp_path / "empty.py").write_text("")
-    (tmp_path / "test").mkdir()
-    (tmp_path / "test" / "c.py").write_text('"""Left out."""')
-    assert rotary_pretraining.library_docstrings(tmp_path) == ["First.", "Last."]
-
-
-def test_masked_bytes_are_labels_and_others_stay():
-    rows = rotary_pretraining.byte_rows(["héllo wörld", "x" * 100], 16)
-    masked, labels = rotary_pretraining.mask_tokens(rows, 0.3, torch.Generator().manual_seed(0))
-    hidden = masked == rotary_pretraining.MASK
-    assert 0.1 < hidden.float().mean() < 0.5
-    assert torch.equal(torch.where(hidden, labels, masked), rows)
-    assert bytes((rows.flatten() - rotary_pretraining.FIRST_BYTE).tolist()).decode().startswith("héllo wörld\n\nxx")
-
-
 def test_pretraining_lowers_the_loss_and_is_stored(tiny, tmp_path, monkeypatch):
     made = rotary_pretraining.pretrained_encoder(tmp_path / "encoder", tiny)
     assert made["loss_after"] < made["loss_before"]
@@ -55,16 +36,6 @@ def test_pretraining_lowers_the_loss_and_is_stored(tiny, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         rotary_pretraining.pretrained_encoder(tmp_path / "encoder", tiny | {"steps": 13})
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
-
-
-def test_control_without_rotation_rotates_nothing():
-    encoder = rotary_pretraining.new_model(rotary_pretraining.PRETRAINING | TINY).model
-    places = TokenPlaces(torch.rand(1, 6, 5, 1) * 7, 1, 8)
-    call = LayerPass(encoder, encoder.layers, torch.zeros(1, 5, 72), None, places, "split_frequencies")
-    for arguments in rotary_views.at_one_place(call):
-        cosines, sines = arguments["position_embeddings"]
-        assert torch.equal(cosines, torch.ones_like(cosines))
-        assert torch.equal(sines, torch.zeros_like(sines))
 
 
 def test_blind_tokenizer_does_not_depend_on_the_place_of_a_cloud(tiny, tmp_path):

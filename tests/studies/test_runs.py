@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from studies import runs
 from tests.errors import raises
 
@@ -31,21 +29,6 @@ def test_failed_run_stores_nothing(tmp_path):
     with raises(RuntimeError, naming="stopped"):
         runs.kept_run(tmp_path / "a-0.json", {}, run)
     assert not list(tmp_path.iterdir())
-
-
-def test_figures_over_seeds_have_the_sample_deviation():
-    row = runs.over_seeds([{"accuracy": 0.5}, {"accuracy": 0.7}], ["accuracy"])
-    assert row == pytest.approx({"accuracy": 0.6, "accuracy_std": 0.2 / 2**0.5})
-    assert runs.percent(row, "accuracy") == "60.0 ± 14.1"
-    assert runs.over_seeds([{"accuracy": 0.5}], ["accuracy"])["accuracy_std"] == 0
-    assert runs.percent({"accuracy": 0.5}, "accuracy") == "50.0"
-
-
-def test_settings_have_every_changed_training_setting():
-    settings = runs.training_settings({"num_train_epochs": 7}, model={"head_widths": (2,)})
-    assert settings["training"]["num_train_epochs"] == 7
-    assert settings["model"] == {"head_widths": [2]}
-    assert json.loads(json.dumps(settings)) == settings
 
 
 def test_folder_is_emptied_when_settings_changed(tmp_path):

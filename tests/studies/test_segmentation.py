@@ -2,9 +2,7 @@
 
 import json
 
-import numpy as np
 import pytest
-import torch
 import yaml
 
 from studies import segmentation
@@ -49,15 +47,6 @@ def test_every_arm_is_trained_once_with_table_and_picture(recipes, task, arms, m
     assert read_table(recipes / "out" / "segmentation.parquet")[task] == summary
 
 
-def test_majority_of_rooms_is_all_floor(recipes):
-    row = segmentation.majority("rooms")
-    rooms = segmentation.load_task("rooms")[0]["test"]
-    floor = np.mean(np.concatenate([np.asarray(labels) for labels in rooms["labels"]]) == 0)
-    assert row["accuracy"] == pytest.approx(floor)
-    present = len({label for labels in rooms["labels"] for label in labels})
-    assert row["mean_iou"] == pytest.approx(floor / present)
-
-
 def test_random_encoder_has_the_shape_of_the_pretrained_one_and_is_stored(recipes, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -68,12 +57,3 @@ def test_random_encoder_has_the_shape_of_the_pretrained_one_and_is_stored(recipe
     first, again = seen
     assert first == again == str(recipes / "run" / "encoder")
     assert json.loads((recipes / "run" / "encoder" / "config.json").read_text())["model_type"] == "bert"
-
-
-def test_pointnet_labels_do_not_depend_on_the_order_of_points():
-    model = segmentation.PointNetSegmenter(5, num_categories=2).eval()
-    points, category = torch.rand(2, 16, 3), torch.tensor([0, 1])
-    logits = model(points, category).logits
-    assert logits.shape == (2, 16, 5)
-    torch.testing.assert_close(model(points.flip(1), category).logits, logits.flip(1))
-    assert not torch.allclose(model(points, 1 - category).logits, logits)

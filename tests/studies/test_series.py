@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from hf_any3d.training.arguments import read_settings
-from studies import series
 from studies.series import (
     PROGRAM,
     PUBLISHED,
@@ -17,10 +16,8 @@ from studies.series import (
     published_tables,
     reproduce,
     run_folds,
-    summarize,
     sweep,
 )
-from tests.errors import raises
 from tests.model_card.test_building import REPORT
 
 
@@ -59,16 +56,6 @@ def test_interrupted_series_continues(tmp_path):
     later = Program()
     result = run_folds(later, [], tmp_path, 4, fold_words)
     assert later.ran == [2, 3] and len(result["folds"]) == 4
-
-
-def test_folds_with_other_arguments_are_refused(tmp_path):
-    run_folds(Program(), ["--lr", "1"], tmp_path, 1, fold_words)
-    with raises(ValueError, naming="fold_0"):
-        run_folds(Program(), ["--lr", "2"], tmp_path, 1, fold_words)
-
-
-def test_a_single_fold_has_no_deviation():
-    assert summarize([{"test": {"accuracy": 0.5}}])["test"]["accuracy"] == {"mean": 0.5, "std": 0.0}
 
 
 class Learner:
@@ -135,14 +122,6 @@ def test_wrong_sweeps_are_refused_before_the_first_run(vary, seeds, words, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_that_are_no_file_names_get_folders_of_their_own(tmp_path):
-    learner = Learner()
-    values = ['{"r": 4}', '{"r": 8}', "a/b", "a_b"]
-    sweep(learner, ["--learning_rate", "1"], tmp_path, {"peft_config": values})
-    folders = [path.name for path in tmp_path.iterdir() if path.is_dir()]
-    assert len(folders) == 4 and all("/" not in name and '"' not in name for name in folders)
-
-
 ROWS = {
     "one": PublishedRow("one", 91.9, released="one"),
     "two": PublishedRow("two", 87.0, deviation=1.5),
@@ -187,17 +166,6 @@ def test_reproduced_rows_stand_beside_the_published_ones(examples, tmp_path, cap
     assert again == result and capsys.readouterr().out == ""  # nothing is trained twice
 
 
-def test_released_recipes_are_a_choice_that_the_table_states(examples, tmp_path):
-    table = PublishedTable("table", "Data", "Paper", ROWS)
-    result = reproduce(table, examples, tmp_path / "out", only=["one"], voting=0, released=True)
-    assert result["rows"][0]["recipe"].endswith("released/one.yaml") and result["rows"][0]["voted"] is None
-    assert "the epoch that is best on the test set" in (tmp_path / "out" / "table.md").read_text()
-    with raises(ValueError, naming="table: no recipe of the"):
-        reproduce(table, examples, tmp_path / "out", released=True)
-    with raises(ValueError, naming="'three'; expected one of one"):
-        reproduce(table, examples, tmp_path / "out", only=["three"])
-
-
 def test_everything_missing_is_named_before_the_first_training(examples, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (examples / "recipes" / "one.yaml").write_text("dataset_name: scanobjectnn\nmodel_name_or_path: outputs/start\n")
@@ -210,20 +178,6 @@ def test_everything_missing_is_named_before_the_first_training(examples, tmp_pat
     assert f"one: {tmp_path}: missing h5_files" in message and "Agree to the terms of use" in message
     assert "two: me/no-such-encoder is not a directory" in message
     assert capsys.readouterr().out == "" and not (tmp_path / "out").exists()
-
-
-def test_few_shot_rows_average_ten_folds(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr(series, "_data_problem", lambda *words: None)
-    rows = {"5-way 10-shot": PublishedRow("two", 96.8, deviation=2.3, way=5, shot=10)}
-    result = reproduce(PublishedTable("few", "Data", "Paper", rows), examples, tmp_path / "out")
-    assert result["rows"][0]["runs"] == 10 and result["rows"][0]["plain"] == {"mean": pytest.approx(90.0), "std": 0.0}
-    stored = json.loads((tmp_path / "out" / "5_way_10_shot" / "fold_3" / "arguments.json").read_text())
-    assert json.loads(stored[stored.index("--dataset_options") + 1]) == {"way": 5, "shot": 10, "fold": 3}
-
-
-def test_installed_package_without_examples_gives_a_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="recipes and training programs come with the source code"):
-        find_examples(tmp_path)
 
 
 def test_published_rows_have_recipes_whose_comments_state_the_same_figure():

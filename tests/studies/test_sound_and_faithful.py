@@ -34,12 +34,6 @@ def clouds():
     return torch.as_tensor(labels, dtype=torch.float32)[:, None, None].expand(-1, 4, 3), labels
 
 
-def test_predictions_are_in_the_order_of_the_clouds(clouds):
-    points, labels = clouds
-    order = np.array([3, 1, 7, 0, 2, 5, 4, 6])
-    assert sound_and_faithful.predict(ByExtent(), points, order, 3).tolist() == labels.tolist()
-
-
 def test_independent_predictions_are_the_same_in_every_order(clouds):
     measured = sound_and_faithful.measure(ByExtent(), *clouds, batch_size=3)
     assert [measured[name] for name in sound_and_faithful.ACCURACIES] == [1, 1, 1]

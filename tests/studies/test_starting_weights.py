@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
 
 from examples import quickstart
 from studies import recipe, starting_weights
@@ -20,38 +19,6 @@ def small(tiny_encoder, monkeypatch):
         first = {"per_class": 1, "epochs": 2, "points": 128, "seed": seed}
         monkeypatch.setitem(starting_weights.FIRST_STAGES, stage, first)
     monkeypatch.setattr(starting_weights, "FRESH", {"per_class": 1, "seed": 1})
-
-
-def test_an_interrupted_first_stage_continues_to_the_same_weights(small, tmp_path, monkeypatch):
-    begun = []
-
-    class Epochs(TrainerCallback):
-        def on_epoch_begin(self, args, state, control, **kwargs):
-            begun.append(state.epoch)
-            if len(begun) == 4:
-                raise KeyboardInterrupt
-
-    build = quickstart.build_trainer
-
-    def watched(*arguments):
-        trainer: Trainer = build(*arguments)
-        trainer.add_callback(Epochs())
-        return trainer
-
-    monkeypatch.setattr(quickstart, "build_trainer", watched)
-    whole = starting_weights.first_stage("long", tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        starting_weights.first_stage("long", tmp_path / "parts")
-    assert not (tmp_path / "parts" / "long.safetensors").exists()
-    continued = starting_weights.first_stage("long", tmp_path / "parts")
-    assert begun == [0, 1, 0, 1, 1]
-    assert continued.keys() == whole.keys()
-    for name, tensor in whole.items():
-        torch.testing.assert_close(continued[name], tensor, rtol=1e-4, atol=1e-5)
-    # Other settings begin anew.
-    monkeypatch.setitem(starting_weights.FIRST_STAGES["long"], "epochs", 1)
-    starting_weights.first_stage("long", tmp_path / "parts")
-    assert begun == [0, 1, 0, 1, 1, 0]
 
 
 def test_arms_start_from_their_part_of_the_first_stage(small, tmp_path, monkeypatch):

@@ -31,16 +31,6 @@ def test_every_embedded_shape_is_tested_once_and_no_group_crosses():
     assert sorted(tested) == list(range(574))
 
 
-def test_few_shots_are_the_same_for_all_arms_and_differ_between_seeds():
-    labels, folds = np.repeat([0, 1], 20), np.tile([0, 1], 20)
-    runs = [transfer.Run("embedded", arm, 2, 30, 3, seed, 0) for arm, seed in (("a", 0), ("b", 0), ("a", 1))]
-    first, same, other = (transfer.rows_of(run, labels, folds)[0] for run in runs)
-    assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
-    assert np.bincount(labels[first]).tolist() == [3, 3]
-    assert (folds[first] == 1).all()
-
-
 def test_the_main_comparison_comes_first_and_stays_balanced():
     names = list(transfer.PARTS)
     assert tuple(names[:2]) == transfer.MAIN
@@ -114,20 +104,6 @@ def test_mcnemar_is_the_two_sided_binomial_test_of_the_shapes_that_differ():
     assert report.mcnemar(first, first) == (0, 0, 1.0)
 
 
-def test_majority_vote_gives_ties_to_the_first_seed():
-    answers = np.array([[2, 1, 0, 3], [1, 1, 1, 0], [1, 0, 2, 0]])
-    assert report.majority_vote(answers).tolist() == [1, 1, 0, 0]
-
-
-def test_score_is_that_of_a_softmax():
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [0.1, 0.8, 0.1]]))
-    found = transfer.score(logits, np.array([0, 0, 1]))
-    assert found["predictions"] == [0, 2, 1]
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert found["mean_class_accuracy"] == pytest.approx(0.75)
-    assert found["losses"] == pytest.approx(-np.log([0.5, 0.2, 0.8]), abs=1e-4)
-
-
 def stored(predictions: list[int], labels: list[int], rows: list[int]) -> dict:
     """Result of a run."""
     fixed = {"cpu_seconds": 2.0, "seconds": 3.0, "train_rows": 4, "trained_parameters": 5}
@@ -153,26 +129,6 @@ def test_an_unfinished_study_is_reported_as_such():
     assert "| embedded | all shapes, 30 epochs | S | 2 | 0 of 4 | not run yet | | |" in text
     finished = report.summarize(dict.fromkeys(cells, 1), results, cells[:2])
     assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
-
-
-def test_the_plot_is_blue_for_a_finished_main_comparison_alone(tmp_path, monkeypatch):
-    from matplotlib.axes import Axes
-
-    colors: list[str] = []
-    monkeypatch.setattr(Axes, "errorbar", lambda *_, color, **__: colors.append(color))
-    cells = [Cell("embedded", arm, layers, 30, None) for layers in (2, 4) for arm in ("pretrained", "random")]
-    one = stored([0, 1, 1, 0], [0, 1, 1, 0], [3, 5, 6, 8])
-    results = {cell: {(0, 0): one, (1, 0): one} for cell in cells}
-    for planned, expected in ((2, ["tab:blue", "tab:gray"]), (3, ["tab:gray", "tab:gray"])):
-        colors.clear()
-        report.plot(report.summarize(dict.fromkeys(cells, planned), results, cells[:2]), tmp_path / "transfer.png")
-        assert colors == expected
-
-
-def test_runs_on_different_shapes_are_not_compared():
-    first, second = stored([0] * 4, [0] * 4, [0, 1, 2, 3]), stored([0] * 4, [0] * 4, [0, 1, 2, 4])
-    with pytest.raises(ValueError, match="fold 2: runs were tested on different shapes"):
-        report.compare({(0, 2): first}, {(0, 2): second})
 
 
 @pytest.fixture

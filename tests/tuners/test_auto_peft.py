@@ -27,7 +27,6 @@ from hf_any3d import (
 )
 from tests.common.models import CASES as ALL, case_of
 from tests.errors import raises
-from tests.tiny_act import tiny_act
 from tests.tiny_encoders import random_encoder, saved_encoder, tiny_config
 
 CASES = [case_of(Any2PointForPointCloudClassification), case_of(Any2PointForPartSegmentation)]
@@ -60,33 +59,6 @@ def test_adapter_opens_without_arguments(case, method, tmp_path):
     assert type(opened.get_base_model()) is case.model_class
     assert torch.equal(answer(case, opened), expected)
     assert not [name for name, p in opened.named_parameters() if p.requires_grad]
-
-
-def test_loading_options_apply_to_model_and_adapter(tmp_path):
-    case = CASES[0]
-    model = get_peft_model(case.tiny(), GuidedAdapterConfig(init_weights=False))
-    expected = answer(case, model)
-    model.save_pretrained(tmp_path)
-    opened = AutoPeftModel.from_pretrained(tmp_path, adapter_name="chairs", is_trainable=True, low_cpu_mem_usage=True)
-    assert opened.active_adapter == "chairs" and torch.equal(answer(case, opened), expected)
-    assert [name for name, p in opened.named_parameters() if p.requires_grad and ".chairs." in name]
-    half = AutoPeftModel.from_pretrained(tmp_path, dtype="bfloat16").get_base_model()
-    assert half.any2point.encoder.dtype == torch.bfloat16
-
-
-def test_adapter_on_a_pretrained_point_transformer_opens(tmp_path):
-    tiny_act(ActForPointCloudClassification).act.save_pretrained(tmp_path / "student")
-    case = case_of(ActForPointCloudClassification)
-    base = ActForPointCloudClassification.from_pretrained(tmp_path / "student", num_labels=3)
-    model = get_peft_model(base, BitFitConfig())
-    expected = answer(case, model)
-    model.save_pretrained(tmp_path / "adapter")
-    stored = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert stored["base_model_name_or_path"] == str(tmp_path / "student")
-    opened = AutoPeftModel.from_pretrained(tmp_path / "adapter")
-    torch.testing.assert_close(answer(case, opened), expected)
-    half = AutoPeftModel.from_pretrained(tmp_path / "adapter", dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in half.parameters()} == {torch.bfloat16}
 
 
 def test_task_type_selects_the_auto_class(tmp_path):

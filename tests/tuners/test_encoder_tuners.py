@@ -3,10 +3,8 @@
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from safetensors.torch import load_file
 
 from hf_any3d import (
-    AutoModelForPointCloudClassification,
     BitFitConfig,
     GuidedAdapterConfig,
     PointCloudProcessor,
@@ -14,12 +12,10 @@ from hf_any3d import (
     SideTuningConfig,
     trainable_module_names,
 )
-from hf_any3d.tuners.bitfit.model import has_bias
 from hf_any3d.tuners.tuners_utils import WrappedModule
-from tests.closeness import assert_nearly_equal, assert_same_gradients
 from tests.errors import raises
 from tests.test_entry_points import check_entry_points
-from tests.tiny_encoders import LAYERS, clouds, random_encoder, tiny_config, tiny_model, train_step
+from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, train_step
 from tests.turns import by_turns
 
 CONFIGS = {
@@ -59,70 +55,12 @@ def trained(encoder, config, directory=None, **settings):
     return model.eval()
 
 
-def test_a_step_trains_only_the_adapter_and_the_modules_around_the_encoder(encoder, config):
-    model = get_peft_model(tiny_model(encoder), config())
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train_step(model)
-    prefix = model.base_model.prefix
-    for name, parameter in model.named_parameters():
-        is_trained = prefix in name or ".modules_to_save." in name
-        assert parameter.requires_grad == is_trained and (parameter.grad is not None) == is_trained, name
-        assert is_trained or torch.equal(parameter, before[name]), name
-    own = [name for name, p in model.named_parameters() if prefix in name and not torch.equal(p, before[name])]
-    assert len(own) >= LAYERS
-
-
 def test_saved_adapter_gives_equal_logits_in_every_entry_point(encoder, config, tmp_path):
     model = trained(encoder, config, tmp_path)
     PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
     check_entry_points(str(tmp_path), model, lambda: tiny_model(encoder))
     low_memory = PeftModel.from_pretrained(tiny_model(encoder), tmp_path, low_cpu_mem_usage=True)
     assert torch.equal(logits_of(low_memory), logits_of(model))
-
-
-def test_file_contains_only_the_adapter_and_the_modules_around_the_encoder(encoder, config, tmp_path):
-    model = trained(encoder, config, tmp_path)
-    stored = load_file(tmp_path / "adapter_model.safetensors")
-    prefix = model.base_model.prefix
-    in_encoder = {name for name in stored if ".encoder." in name}
-    expected = {name for name, p in model.named_parameters() if p.requires_grad and ".encoder." in name}
-    assert in_encoder == {name.replace(".default", "") for name in expected}
-    assert in_encoder and all(prefix in name for name in in_encoder)
-
-
-def test_disabled_adapter_is_the_base_model(encoder, config):
-    model = trained(encoder, config)
-    adapted = logits_of(model)
-    with model.disable_adapter():
-        assert torch.equal(logits_of(model), logits_of(tiny_model(encoder)))
-    assert torch.equal(logits_of(model), adapted)
-    assert not torch.equal(adapted, logits_of(tiny_model(encoder)))
-
-
-def test_two_adapters_can_be_switched(encoder, config, tmp_path):
-    first = logits_of(trained(encoder, config, tmp_path / "first"))
-    torch.manual_seed(5)
-    second = logits_of(trained(encoder, config, tmp_path / "second"))
-    model = PeftModel.from_pretrained(tiny_model(encoder), tmp_path / "first", adapter_name="first")
-    model.load_adapter(tmp_path / "second", adapter_name="second")
-    for name, expected in (("second", second), ("first", first)):
-        model.set_adapter(name)
-        assert torch.equal(logits_of(model), expected)
-    model.delete_adapter("second")
-    assert torch.equal(logits_of(model), first)
-    assert not [name for name in model.state_dict() if ".second" in name]
-
-
-def test_training_a_second_adapter_leaves_the_first_unchanged(encoder, config):
-    model = trained(encoder, config)
-    before = logits_of(model)
-    model.add_adapter("second", config())
-    assert torch.equal(logits_of(model), before)
-    model.set_adapter("second")
-    assert all(".second" in name for name, p in model.named_parameters() if p.requires_grad)
-    train_step(model)
-    model.set_adapter("default")
-    assert torch.equal(logits_of(model), before)
 
 
 def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
@@ -153,37 +91,6 @@ def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config
     assert torch.equal(logits_of(model), before)
 
 
-def test_unload_returns_the_base_model(encoder, config):
-    base = tiny_model(encoder)
-    expected = logits_of(base)
-    bare = get_peft_model(base, config()).unload()
-    assert bare is base and torch.equal(logits_of(bare), expected)
-    assert not [name for name, _ in bare.named_parameters() if "base_layer" in name]
-
-
-def test_gradient_checkpointing_gives_the_same_gradients(encoder, config):
-    def gradients(checkpointing):
-        model = get_peft_model(tiny_model(encoder, head_dropout=0.0, large_logits=True), config())
-        if checkpointing:
-            model.get_base_model().activation_checkpointing_enable()
-        torch.manual_seed(3)
-        train_step(model)
-        return {name: p.grad for name, p in model.named_parameters() if model.base_model.prefix in name}
-
-    plain, recomputed = gradients(False), gradients(True)
-    assert_same_gradients(recomputed, plain)
-
-
-def test_half_precision_encoder_keeps_the_adapter_in_full_precision(encoder, config, tmp_path):
-    model = get_peft_model(tiny_model(encoder, dtype=torch.bfloat16, large_logits=True), config())
-    own = {name: p.dtype for name, p in model.named_parameters() if model.base_model.prefix in name}
-    assert set(own.values()) == {torch.float32}
-    assert train_step(model).isfinite()
-    model.save_pretrained(tmp_path)
-    half = AutoModelForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert_nearly_equal(logits_of(half), logits_of(model), 0.1)
-
-
 def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
     config = config()
     made = vars(config) | {"target_modules": None, "modules_to_save": None}
@@ -200,31 +107,6 @@ def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
     # A headless model has no head to train.
     core = get_peft_model(tiny_model().any2point, config)
     assert core.peft_config["default"].modules_to_save == ["point_tokenizer", "class_token", "output_norm"]
-
-
-def test_config_of_an_adapted_model_can_be_used_for_a_deeper_one(tmp_path, config):
-    random_encoder(tiny_config("bert", num_hidden_layers=4)).save_pretrained(tmp_path)
-    found = get_peft_model(tiny_model("bert"), config()).peft_config["default"]
-    wrapped = [m for m in get_peft_model(tiny_model(str(tmp_path)), found).modules() if isinstance(m, WrappedModule)]
-    layers = tiny_model(str(tmp_path)).any2point.encoder.encoder.layer
-    assert len(wrapped) == (4 if config is not BitFitConfig else sum(map(has_bias, layers.modules())))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_adapter_has_the_dtype_of_the_layers_without_autocast(encoder, config, dtype):
-    torch.manual_seed(0)
-    model = get_peft_model(tiny_model(encoder, dtype=dtype), config(), autocast_adapter_dtype=False)
-    own = {name: t for name, t in model.state_dict().items() if model.base_model.prefix in name}
-    assert own and {t.dtype for t in own.values()} == {dtype}
-    torch.manual_seed(0)
-    lifted = get_peft_model(tiny_model(encoder, dtype=dtype), config())
-    assert {p.dtype for n, p in lifted.named_parameters() if model.base_model.prefix in n} == {torch.float32}
-    expected = logits_of(lifted)
-    assert (logits_of(model) - expected).abs().max() < 0.2 * expected.std()
-    model.add_adapter("lifted", config())
-    assert {p.dtype for n, p in model.named_parameters() if model.base_model.prefix in n and ".lifted" in n} == {
-        torch.float32
-    }
 
 
 def test_task_types_of_language_models_are_refused(config):

@@ -21,7 +21,6 @@ from hf_any3d.tuners.bitfit import BitFitLayer
 from hf_any3d.tuners.dapt import DAPTLayer
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
 from hf_any3d.tuners.idpt import IDPTLayer
-from hf_any3d.tuners.idpt.layer import Arrival
 from hf_any3d.tuners.pointgst import PointGSTLayer
 from hf_any3d.tuners.ppt import PPTLayer
 from hf_any3d.tuners.prompt_tokens import PromptTokensLayer
@@ -92,13 +91,13 @@ GUIDED = {
 
 def guided(**settings):
     layer = GuidedAdapterLayer(nn.Linear(HIDDEN, HIDDEN), "", HIDDEN, views=3)
-    layer.update_layer("default", GuidedAdapterConfig(r=R, **settings), None)
+    layer.update_layer("default", GuidedAdapterConfig(r=R, **settings))
     return layer
 
 
 def side_tuning(**settings):
     layer = SideTuningLayer(nn.Linear(HIDDEN, HIDDEN), HIDDEN, is_last=True)
-    layer.update_layer("default", SideTuningConfig(r=R, **settings), None)
+    layer.update_layer("default", SideTuningConfig(r=R, **settings))
     return layer
 
 
@@ -110,19 +109,19 @@ def pointgst(**settings):
 
 def dapt(**settings):
     layer = DAPTLayer(nn.Sequential(nn.Linear(HIDDEN, 64)), HIDDEN, is_open=True, is_first=True, final_norm=None)
-    layer.update_layer("default", DAPTConfig(r=R, **settings), 0)
+    layer.update_layer("default", DAPTConfig(r=R, **settings))
     return layer
 
 
 def ppt():
     layer = PPTLayer(nn.Linear(HIDDEN, HIDDEN), HIDDEN)
-    layer.update_layer("default", PPTConfig(r=R), None)
+    layer.update_layer("default", PPTConfig(r=R))
     return layer
 
 
 def idpt(**settings):
     layer = IDPTLayer(nn.Linear(HIDDEN, HIDDEN), HIDDEN, is_open=False)
-    layer.update_layer("default", IDPTConfig(**settings), Arrival(None, (), True), makes_prompt=True)
+    layer.update_layer("default", IDPTConfig(**settings))
     return layer
 
 
@@ -194,14 +193,6 @@ def test_an_adapter_starts_as_documented(made, expected):
         assert expected[pattern](weight.detach()), name
         used.add(pattern)
     assert used == expected.keys()
-
-
-@pytest.mark.parametrize(("settings", "hidden"), [({"r": 8}, 16), ({"r": 5, "mlp_ratio": 0.1}, 1)])
-def test_the_mlps_of_a_side_network_are_a_multiple_as_wide(settings, hidden):
-    layer = SideTuningLayer(nn.Linear(HIDDEN, HIDDEN), HIDDEN, is_last=False)
-    layer.update_layer("default", SideTuningConfig(**settings), None)
-    assert layer.side_tuning_fc1["default"].out_features == layer.side_tuning_fc2["default"].in_features == hidden
-    assert not layer.side_tuning_up  # only what is read has a way back
 
 
 PUBLISHED = {

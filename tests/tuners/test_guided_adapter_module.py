@@ -232,17 +232,3 @@ def test_gate_interpolates_between_input_and_output():
     assert torch.equal(LayerGate(HIDDEN, 0.0)(entered, left), entered)
     torch.testing.assert_close(LayerGate(HIDDEN, 1.0)(entered, left), left)
     torch.testing.assert_close(LayerGate(HIDDEN, 0.25)(entered, left), 0.75 * entered + 0.25 * left)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ((0.3, None, 0.1, "sum"), "pooling='sum'; expected 'mean' or 'max_mean'"),
-        ((0.3, None, 0.0, "mean"), "voxel_size=0.0"),
-        ((0.3, -1.0, 0.1, "mean"), "cell_size=-1.0; expected positive edges"),
-        ((0.3, 0.0, 0.1, "mean"), "cell_size=0.0; expected positive edges"),
-    ],
-)
-def test_invalid_guidance_is_refused(arguments, text):
-    with pytest.raises(ValueError, match=text):
-        Guidance(*arguments)

@@ -9,7 +9,7 @@ from hf_any3d import ActForPointCloudClassification, PointCloudProcessor, PointG
 from hf_any3d.many_files.work import usual_batch_size
 from hf_any3d.modeling.point_ops.spectral import GraphSettings, graph_spectrum
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
-from hf_any3d.tuners.pointgst.module import SpectralAdapter
+from hf_any3d.tuners.pointgst.layer import SpectralAdapter
 from tests.tiny_act import clouds, tiny_act
 from tests.tiny_encoders import tiny_model
 

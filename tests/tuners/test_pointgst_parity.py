@@ -18,7 +18,7 @@ from hf_any3d.modeling.point_ops.spectral import (
     smallest_distance,
 )
 from hf_any3d.tuners.pointgst import layer as pointgst_layer
-from hf_any3d.tuners.pointgst.module import SpectralAdapter
+from hf_any3d.tuners.pointgst.layer import SpectralAdapter
 from tests.modeling.act.reference_case import without_chance
 from tests.tuners.peft_case import FOLDER, PeftCase, ours_of_base
 

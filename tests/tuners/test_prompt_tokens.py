@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from hf_any3d import GuidedAdapterConfig, PromptTokensConfig
+from hf_any3d import PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens import PromptTokensLayer
 from tests.errors import raises
 from tests.tiny_encoders import HIDDEN, LAYERS, clouds, tiny_model, train_step
@@ -93,16 +93,6 @@ def test_positions_in_every_layer_are_added_only_to_tokens():
     assert train_step(model).isfinite()
 
 
-def test_adapters_with_different_numbers_of_prompts_can_be_switched():
-    model = prompted()
-    four = logits_of(model)
-    model.add_adapter("nine", PromptTokensConfig(num_prompts=9))
-    model.set_adapter("nine")
-    assert not torch.allclose(logits_of(model), four, atol=1e-5)
-    model.set_adapter("default")
-    assert torch.equal(logits_of(model), four)
-
-
 def test_positions_of_prompts_are_trained_and_stored(tmp_path):
     model = prompted(positions=True)
     assert train_step(model).isfinite()
@@ -117,32 +107,7 @@ def test_positions_of_prompts_are_trained_and_stored(tmp_path):
     assert (logits_of(model) - logits_of(prompted(positions=True))).abs().max() > 1e-4
 
 
-def test_merging_is_refused_and_unload_is_suggested():
-    model = prompted()
-    for merge in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(ValueError, match=r"prompt tokens cannot be merged.*use unload\(\)"):
-            merge()
-
-
 def test_attention_over_the_batch_is_refused():
     base = tiny_model(attention_axis="batch")
     with raises(ValueError, naming="attention_axis"):
         get_peft_model(base, PromptTokensConfig())
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"num_prompts": 0}, "num_prompts=0; expected 1 to 16,384"),
-        ({"target_modules": ["a"], "layers_to_transform": 0}, "give target_modules or layers_to_transform, not both"),
-    ],
-)
-def test_invalid_settings_are_refused(settings, text):
-    with pytest.raises(ValueError, match=text):
-        PromptTokensConfig(**settings)
-
-
-@pytest.mark.parametrize("config", [PromptTokensConfig, GuidedAdapterConfig])
-def test_layers_that_do_not_exist_are_refused(config):
-    with raises(ValueError, naming="layers_to_transform"):
-        get_peft_model(tiny_model(), config(layers_to_transform=2))

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.visualization import show as feature_map
-from hf_any3d.visualization.show import project_features, same_class_share, write_feature_map
+from hf_any3d.visualization.show import project_features, write_feature_map
 from hf_any3d.visualization.viewer import hex_color, label_colors
-from tests.errors import raises
 from tests.visualization.test_viewer import content, decoded
 
 LABELS = np.repeat(np.arange(3), 20)
@@ -45,32 +44,6 @@ def test_openTSNE_is_taken_where_it_is_installed(monkeypatch):
     assert seen == {"perplexity": 25.0, "metric": "cosine", "random_state": 42}
 
 
-def test_share_of_the_same_class_is_counted_by_cosine():
-    assert same_class_share(groups(), LABELS) == 1
-    features = np.array([[1.0, 0], [10, 0.1], [0, 1], [0, 7]])
-    assert same_class_share(features, np.array([0, 0, 1, 2])) == 0.5
-
-
-def test_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
-    with raises(ImportError, naming="'hf-any3d[visuals]'"):
-        project_features(groups(), method="scikit-learn")
-
-
-@pytest.mark.parametrize(
-    ("features", "settings", "message"),
-    [
-        (np.zeros(5), {}, r"features have shape \(5,\)"),
-        (np.full((60, 2), np.nan), {}, "expected finite numbers"),
-        (np.zeros((20, 4)), {}, "perplexity: 25.0; expected more than 0 and less than 20, the clouds"),
-        (np.zeros((60, 4)), {"method": "umap"}, "method: 'umap'; expected one of auto"),
-    ],
-)
-def test_features_that_cannot_be_laid_out_are_refused(features, settings, message):
-    with pytest.raises(ValueError, match=message):
-        project_features(features, **settings)
-
-
 def test_page_contains_places_classes_and_names_and_needs_no_network(tmp_path):
     places = np.random.default_rng(0).normal(size=(60, 2)) * [30, 10] + 7
     names, texts = ["<b>chair", "lamp", "table", "never"], [f"shape {n} </script>" for n in range(60)]
@@ -91,17 +64,3 @@ def test_picture_is_written_completely(tmp_path):
     path = write_feature_map(tmp_path / "map.png", groups()[:, :2], LABELS, ["a", "b", "c"], heading="three")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["map.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "places", "labels", "texts", "message"),
-    [
-        ("a.png", np.zeros((3, 3)), np.zeros(3, int), None, r"places have shape \(3, 3\), labels \(3,\)"),
-        ("a.png", np.zeros((2, 2)), np.array([0, 2]), None, "labels run from 0 to 2; there are 2 names"),
-        ("a.html", np.zeros((2, 2)), np.zeros(2, int), ["one"], "texts: 1 for 2 clouds"),
-        ("a.gif", np.zeros((2, 2)), np.zeros(2, int), None, "file type '.gif'; expected one of .html, .png"),
-    ],
-)
-def test_maps_that_do_not_fit_are_refused(tmp_path, name, places, labels, texts, message):
-    with pytest.raises(ValueError, match=message):
-        write_feature_map(tmp_path / name, places, labels, ["a", "b"], texts=texts)

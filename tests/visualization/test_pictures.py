@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from hf_any3d.visualization import figures, show
 from hf_any3d.visualization.figures import plot_views
 from hf_any3d.visualization.viewer import CloudView, hex_color, label_colors
+from tests.errors import raises
 
 POINTS = np.array([[0, 0, 0], [4, 0, 0], [0, 2.0, 1]])
 
@@ -33,36 +34,6 @@ def rendered(monkeypatch):
     found = []
     monkeypatch.setattr(figures, "_render", lambda *given: found.append(given) or np.ones((2, 2, 3)))
     return found
-
-
-def five(**settings) -> list[CloudView]:
-    return [CloudView(POINTS * (number + 1), title=f"cloud {number}", **settings) for number in range(5)]
-
-
-@pytest.mark.parametrize("share", [False, True])
-def test_clouds_are_drawn_alone_or_with_those_of_their_row(share, figure, rendered, tmp_path):
-    views = five()
-    settings = {"columns": 2, "rows_share_frame": share, "up_axis": "x", "elevation": 30.0, "zoom": 1.5, "cell": 1.2}
-    path = plot_views(views, tmp_path / "a.png", **settings)
-    rows = [views[:2], views[:2], views[2:4], views[2:4], views[4:]] if share else [[one] for one in views]
-    drawn, settings = figure()
-    assert path == tmp_path / "a.png" and settings == {"format": "png"} and len(rendered) == 5
-    for one, row, (cloud, beside, limits, up_axis, tilt, zoom, side) in zip(views, rows, rendered, strict=True):
-        assert np.array_equal(cloud.points, one.points) and [other.title for other in beside] == [
-            other.title for other in row
-        ]
-        assert (limits, up_axis, zoom, side) == ((0, 0), "x", 1.5, 264) and tilt == pytest.approx(np.pi / 6)
-    # A grid of three rows and two columns, filled row by row.
-    places = [axes.get_subplotspec().get_geometry() for axes in drawn.axes]
-    assert places == [(3, 2, number, number) for number in range(5)]
-    assert [axes.get_title() for axes in drawn.axes] == [f"cloud {number}" for number in range(5)]
-    assert not any(axes.axison for axes in drawn.axes) and not drawn.legends and drawn.get_suptitle() == ""
-
-
-@pytest.mark.parametrize(("count", "side"), [(1, 1100), (2, 440)])
-def test_a_single_cloud_is_drawn_larger(count, side, figure, rendered, tmp_path):
-    plot_views(five()[:count], tmp_path / "a.png")
-    assert {one[-1] for one in rendered} == {side} and {one[4] for one in rendered} == {np.radians(20)}
 
 
 def test_values_of_all_clouds_have_one_range_and_a_bar(figure, rendered, tmp_path):
@@ -107,24 +78,6 @@ def test_labels_are_listed_with_their_colors(count, by_side, figure, rendered, t
     assert legend._ncols == (1 if by_side else 4)
 
 
-def test_a_long_legend_of_own_colors_has_no_title(figure, rendered, tmp_path):
-    legend = {f"name {number}": (number / 30, 0, 1) for number in range(30)}
-    plot_views([CloudView(POINTS, colors=POINTS / 4)], tmp_path / "a.png", legend=legend)
-    (made,) = figure()[0].legends
-    assert made.get_title().get_text() == "" and len(made.get_texts()) == 30 and made._ncols == 2
-    assert made.legend_handles[15].get_color() == "#8000ff"
-
-
-def test_of_points_at_one_place_the_last_is_seen():
-    """Points in a plane are equally near, and those of a file cover each other in its order."""
-    places = np.stack(np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20)), axis=-1).reshape(-1, 2)
-    below, above = [1.0, 0, 0], [0, 0, 1.0]
-    cloud = CloudView(np.concatenate([places, places]), colors=np.repeat([below, above], 400, axis=0))
-    picture = figures._render(cloud, [cloud], (0, 0), "y", 0.0, 1.0, 60)
-    shown = {tuple(color) for color in picture.reshape(-1, 3).round(6).tolist()}
-    assert tuple(above) in shown and tuple(below) not in shown
-
-
 def test_a_map_has_a_dot_for_each_cloud_in_the_color_and_shape_of_its_class(figure, tmp_path):
     generator = np.random.default_rng(0)
     places, labels = generator.normal(size=(600, 2)), generator.integers(1, 8, 600)
@@ -150,40 +103,8 @@ def test_a_map_has_a_dot_for_each_cloud_in_the_color_and_shape_of_its_class(figu
     assert legend._ncols == 1
 
 
-@pytest.mark.parametrize(("count", "size"), [(2, 40), (3000, 4)])
-def test_dots_of_a_map_are_neither_dust_nor_coins(count, size, figure, tmp_path):
-    labels = np.arange(count) % 26
-    show.write_feature_map(tmp_path / "a.png", np.random.rand(count, 2), labels, [str(n) for n in range(30)])
-    drawn, _ = figure()
-    assert drawn.axes[0].collections[0].get_sizes().tolist() == [size] and drawn.axes[0].get_title() == ""
-    assert drawn.legends[0]._ncols == (2 if count > 26 else 1)
-
-
-def test_every_argument_of_clouds_reaches_their_pictures(monkeypatch):
-    made = []
-    monkeypatch.setattr(figures, "plot_views", lambda views, path, **given: made.append((path, given)) or "written")
-    given = {
-        **{"title_colors": ["red"], "legend": {"a": (1, 0, 0)}, "columns": 3, "rows_share_frame": True},
-        **{"up_axis": "z", "elevation": 7.0, "zoom": 2.0, "cell": 1.5},
-    }
-    assert figures.plot_point_clouds([POINTS], "a.png", heading="above", **given) == "written"
-    figures.plot_point_clouds([POINTS], "b.png")
-    usual = {"columns": 6, "rows_share_frame": False, "up_axis": "y", "elevation": 18, "zoom": 1, "cell": 2}
-    assert made == [
-        ("a.png", {"title": "above", **given}),
-        ("b.png", {"title": "", "title_colors": None, "legend": None, **usual}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("draw", "what"),
-    [
-        (lambda path: plot_views([CloudView(POINTS)], path), "drawing point clouds"),
-        (lambda path: show.write_feature_map(path, POINTS[:, :2], np.zeros(3, int), ["a"]), "drawing a map"),
-    ],
-)
-def test_without_matplotlib_the_extra_that_has_it_is_named(draw, what, monkeypatch, tmp_path):
+def test_without_matplotlib_the_extra_that_has_it_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=rf"{what} needs matplotlib: pip install 'hf-any3d\[visuals\]'"):
-        draw(tmp_path / "a.png")
+    with raises(ImportError, naming="'hf-any3d[visuals]'"):
+        plot_views([CloudView(POINTS)], tmp_path / "a.png")
     assert not list(tmp_path.iterdir())

@@ -56,14 +56,6 @@ def test_a_matrix_is_shaded_by_the_shares_of_its_rows(suffix, saved, tmp_path):
     }
 
 
-@pytest.mark.parametrize(("count", "texts", "names"), [(30, 30, 30), (31, 0, 31), (80, 0, 80), (81, 0, 0)])
-def test_large_matrices_have_no_counts_and_still_larger_ones_no_names(count, texts, names, saved, tmp_path):
-    plot_confusion_matrix(np.eye(count, dtype=int), [f"class {number}" for number in range(count)], tmp_path / "m.png")
-    (axes,) = saved[0][0].axes
-    shown = [text.get_text() for text in axes.get_yticklabels() if text.get_text().startswith("class")]
-    assert len(axes.texts) == texts and len(shown) == names
-
-
 def test_a_run_has_its_first_four_charts_and_the_matrix_of_its_last_split():
     curves = {
         "loss": {"training": ([1.0, 2.0], [3.0, 2.0]), "evaluation": ([2.0], [2.5])},
@@ -90,10 +82,3 @@ def test_a_run_has_its_first_four_charts_and_the_matrix_of_its_last_split():
     assert [axes.get_subplotspec().rowspan.start for axes in charts] == [0, 1, 2, 3]
     assert {axes.get_subplotspec().colspan.start for axes in charts} == {0}
     assert list(matrix.get_subplotspec().rowspan) == [0, 1, 2, 3] and list(matrix.get_subplotspec().colspan) == [1]
-
-
-def test_a_picture_may_have_curves_or_a_matrix_alone():
-    (chart,) = run_results._picture("run", {"loss": {"training": ([1.0], [2.0])}}, {}).axes
-    assert list(chart.get_subplotspec().colspan) == [0] and chart.get_xlabel() == "step"
-    (matrix,) = run_results._picture("run", {}, {"test": (MATRIX, ["a", "b", "c"])}).axes
-    assert matrix.get_title() == "test" and list(matrix.get_subplotspec().colspan) == [0]

@@ -1,4 +1,3 @@
-import builtins
 import re
 from html.parser import HTMLParser
 
@@ -58,33 +57,6 @@ def test_pictures_are_written_in_the_type_of_their_name(suffix, start, tmp_path)
 def test_a_class_without_samples_is_drawn_empty(tmp_path):
     page = plot_confusion_matrix(np.diag([3, 0]), ["a", "b"], tmp_path / "matrix.html").read_text(encoding="utf-8")
     assert "nan" not in page and page.count("</td>") == 4
-
-
-def test_missing_matplotlib_points_to_the_page_without_it(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"pip install matplotlib`, or name a file \.html"):
-        plot_confusion_matrix(MATRIX, LABELS, tmp_path / "matrix.png")
-    assert plot_confusion_matrix(MATRIX, LABELS, tmp_path / "matrix.html").is_file()
-
-
-@pytest.mark.parametrize(
-    ("matrix", "labels", "name", "message"),
-    [
-        (MATRIX[:2], LABELS, "m.html", r"shape \(2, 3\)"),
-        (MATRIX, LABELS[:2], "m.html", "2 labels for 3 classes"),
-        (MATRIX, LABELS, "m.gif", "file type '.gif' is unknown; expected .html, .png"),
-    ],
-)
-def test_wrong_input_is_named(matrix, labels, name, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        plot_confusion_matrix(matrix, labels, tmp_path / name)
 
 
 HISTORY = [
@@ -176,54 +148,6 @@ def test_steps_that_a_resumed_run_logs_again_are_drawn_once():
     assert found["loss"] == {"training": ([10, 20, 30], [1, 2, 3])} and found["mean iou"] == {
         "evaluation": ([30], [0.5])
     }
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0.5, 4.2, [1, 2, 3, 4]),
-        (-1, 30, [0, 10, 20, 30]),
-        (0, 0.024, [0, 0.005, 0.01, 0.015, 0.02]),
-    ],
-)
-def test_ticks_are_round_numbers(low, high, ticks):
-    assert run_results._ticks(low, high) == pytest.approx(ticks)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(None, ""), (0.51239, "0.5124"), (-999.9, "-999.9000"), (1000.4, "1,000"), (-2345.6, "-2,346")]
-)
-def test_figures_of_a_run_are_short(value, text):
-    assert run_results._number(value) == text
-
-
-def test_lines_fill_their_chart_and_a_single_value_is_in_its_middle():
-    chart = run_results._chart("loss", {"training": ([10.0, 30.0], [1.0, 3.0]), "evaluation": ([20.0], [2.0])})
-    (first, second), ends = chart["lines"], chart["ends"]
-    (x0, y0), (x1, y1) = first["points"]
-    assert (chart["left"], x0, x1, chart["right"]) == (58, 58, 468, 468) and 34 < y1 < y0 < 240
-    # A twentieth of the range is left above and below.
-    assert (240 - y0, y1 - 34) == pytest.approx((206 * 0.1 / 2.2,) * 2) and y0 + y1 == pytest.approx(274)
-    assert second["points"] == [pytest.approx((263, 137))]
-    assert [text for _, text, _ in ends] == ["10", "30"] and [x for x, *_ in ends] == [58, 468]
-    assert [y for y, value in chart["ticks"] if value == 2] == [pytest.approx(137)]
-    assert first["color"] != second["color"] and (chart["width"], chart["height"]) == (480, 270)
-    alone = run_results._chart("loss", {"training": ([10.0], [2.0])})
-    assert alone["lines"][0]["points"] == [(58, pytest.approx(137))] and [text for _, text, _ in alone["ends"]] == [
-        "10",
-        "11",
-    ]
-
-
-@pytest.mark.parametrize(("count", "small"), [(30, False), (31, True)])
-def test_counts_are_shaded_by_their_share_of_the_class(count, small):
-    matrix = np.zeros((count, count), int)
-    matrix[0, :2] = 1, 3
-    found = run_results._shaded("test", matrix, range(count))
-    assert found["is_small"] is small and found["split"] == "test" and found["names"][:2] == ["0", "1"]
-    name, cells = found["rows"][0]
-    assert name == "0" and cells[:3] == [(1, 0.25), (3, 0.75), (0, 0.0)] and found["rows"][1][1][0] == (0, 0.0)
 
 
 def test_a_page_has_a_column_for_each_figure_of_any_split(tmp_path):

@@ -33,16 +33,46 @@ def test_a_mesh_is_sampled_and_keeps_the_extent_of_its_corners(monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "names", "shown", "found", "note"),
     [
+        (None, None, None, [], ""),
+        ([0, 2, 1], None, [0, 2, 1], ["0", "1", "2"], ""),
+        ([0, 1, 1], ["a", "b", "c"], [0, 1, 1], ["a", "b", "c"], ""),
+        ([1, 1, 1], ["a", "b"], None, [], " · all with label b"),
+        ([1, 1, 1], None, None, [], " · all with label 1"),
+        ([-1, 1, 1], None, [0, 2, 2], ["no label", "0", "1"], ""),
         ([-1, -1, 0], None, [0, 0, 1], ["no label", "0"], ""),
         ([0, -1, 1], ["a", "b", "c"], [1, 0, 2], ["no label", "a", "b", "c"], ""),
         ([-1, -1, -1], ["a"], None, [], " · all with label -1"),
-        ([0, 0, 0], ["a", "b"], None, [], " · all with label a"),
     ],
 )
-def test_points_without_a_label_have_a_name_of_their_own(labels, names, shown, found, note):
-    view, own = show.view_of_cloud(PointCloudData(POINTS, labels=np.array(labels)), names=names)
-    assert (None if view.labels is None else view.labels.tolist(), own) == (shown, found)
-    assert view.note == f"3 points · extent 4 × 2 × 1{note}"
+def test_a_cloud_is_shown_with_its_size_and_the_names_of_its_labels(labels, names, shown, found, note):
+    cloud = PointCloudData(POINTS, labels=None if labels is None else np.array(labels), up_axis="z")
+    view, own = show.view_of_cloud(cloud, title="scan", names=names)
+    assert view.note == f"3 points · extent 4 × 2 × 1{note}" and own == found and view.title == "scan"
+    assert (None if view.labels is None else view.labels.tolist()) == shown and view.up_axis == "z"
+    again, _ = show.view_of_cloud(PointCloudData(POINTS, faces=np.array([[0, 1, 2]])))
+    other, _ = show.view_of_cloud(PointCloudData(POINTS, faces=np.array([[0, 1, 2]])))
+    assert np.array_equal(again.points, other.points), "the same file gives the same page"
+
+
+def labeled_rows(labels, kind=None):
+    columns = {"points": [POINTS.tolist()] * len(labels), "labels": labels}
+    kinds = {"points": List(List(Value("float32"))), "labels": List(kind or Value("int64"))}
+    return Dataset.from_dict(columns, features=Features(kinds))
+
+
+def test_labels_of_points_are_shown_if_all_clouds_have_them():
+    views, settings = show.views_of_rows(labeled_rows([[0, 1, 3], [0, 0, 2]]))
+    assert settings == {"categories": [], "names": ["0", "1", "2", "3"], "note": "2 clouds"}
+    assert [view.labels.tolist() for view in views] == [[0, 1, 3], [0, 0, 2]] and views[0].category is None
+    assert [view.title for view in views] == ["row 0", "row 1"] and views[0].note == ""
+    named = labeled_rows([[0, 1, 1], [0, 0, 1]], ClassLabel(names=["wall", "floor"]))
+    assert show.views_of_rows(named)[1]["names"] == ["wall", "floor"]
+    for missing in ([[0, 1, 1], None], [[0, 1, 1], [0, -1, 1]]):
+        assert [view.labels for view in show.views_of_rows(labeled_rows(missing))[0]] == [None, None]
+    assert [view.title for view in show.views_of_rows(labeled_rows([[0] * 3] * 5), most=2)[0]] == ["row 0", "row 4"]
+    for wrong, most in ((labeled_rows([[0] * 3]), 0), (labeled_rows([]), 1)):
+        with pytest.raises(ValueError, match=f"there are {len(wrong)} rows, of which {most} are to be shown"):
+            show.views_of_rows(wrong, most)
 
 
 def rows(count: int = 5, **columns) -> Dataset:
@@ -95,34 +125,6 @@ def test_rows_without_classes_have_neither_category_nor_note():
     assert settings["names"] == ["0", "1", "2", "3", "4"] and views[0].category is None
 
 
-def test_a_picture_or_a_page_gets_all_settings(monkeypatch, tmp_path):
-    made = []
-    monkeypatch.setattr(show, "viewer_page", lambda clouds, **settings: made.append((clouds, settings)) or "page")
-    from hf_any3d.visualization import figures
-
-    monkeypatch.setattr(figures, "plot_views", lambda clouds, path, **more: made.append((clouds, path, more)) or path)
-    settings = {"title": "t", "columns": 2}
-    page = show.write_views(tmp_path / "a.HTML", ["cloud"], **settings)
-    assert page.read_text() == "page" and made.pop() == (["cloud"], settings)
-    picture = show.write_views(str(tmp_path / "a.PNG"), ["cloud"], **settings)
-    assert picture == tmp_path / "a.PNG" and made == [(["cloud"], tmp_path / "a.PNG", settings)]
-
-
-def test_a_map_hands_its_arguments_to_the_page_or_the_picture(monkeypatch, tmp_path):
-    made = []
-    monkeypatch.setattr(show, "feature_map_page", lambda *given: made.append(given) or "page")
-    monkeypatch.setattr(show, "_plot", lambda *given: made.append(given) or given[0])
-    places, labels, names = [[0, 1], [2, 3]], [1, 0], ["a", "b"]
-    page = show.write_feature_map(tmp_path / "a.html", places, labels, names, texts=["x", "y"], heading="h")
-    assert page.read_text() == "page" and made[0][0].dtype == np.float64
-    found = [value.tolist() if isinstance(value, np.ndarray) else value for value in made[0]]
-    assert found == [places, labels, names, ["x", "y"], "h"]
-    show.write_feature_map(tmp_path / "a.html", places, labels, names)
-    assert made[1][3:] == ((), "")
-    assert show.write_feature_map(tmp_path / "a.PNG", places, labels, names, heading="h") == tmp_path / "a.PNG"
-    assert made[2][0] == tmp_path / "a.PNG" and made[2][3:] == (names, "h")
-
-
 @pytest.fixture
 def viser(monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", SimpleNamespace(ViserServer=Server))
@@ -158,11 +160,3 @@ def test_a_scene_offers_color_label_and_height_and_hides_several_labels(viser):
     for name in "abc":
         server.controls[name].choose(True)
     assert len(server.cloud.points) == 60
-
-
-def test_a_scene_of_one_label_or_one_place_has_nothing_to_hide(viser):
-    server = show.serve_scene(PointCloudData(POINTS[[0, 0, 0]], labels=np.array([0, 0, 0])))
-    assert list(server.controls) == ["Color", "Point size"] and server.text == "3 points"
-    # A scene without an extent has a radius all the same, from which it can be seen.
-    assert server.initial_camera.position == pytest.approx((1.2e-6, 1.2e-6, 0.9e-6))
-    assert server.cloud.point_size == pytest.approx(1e-8)

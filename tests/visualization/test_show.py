@@ -5,14 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.visualization import show
 from hf_any3d.visualization.viewer import CloudView, in_space
 from tests.errors import raises
-from tests.tiny_encoders import clouds, tiny_model
 from tests.visualization.test_viewer import content
 
 
@@ -37,14 +35,6 @@ def test_page_and_picture_of_a_file_show_its_colors_and_labels(tmp_path):
     assert show.write_views(tmp_path / "a.png", [view], names=names).read_bytes().startswith(b"\x89PNG")
     with raises(ValueError, naming="'.gif'"):
         show.write_views(tmp_path / "a.gif", [view], names=names)
-
-
-def test_meshes_are_shown_by_their_surface_and_points_without_a_label_have_a_name():
-    corners = [[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]
-    view, names = show.view_of_cloud(PointCloudData(np.array(corners), faces=np.array([[0, 1, 2]])))
-    assert len(view.points) == show.MESH_POINTS and view.note == "3 points, 1 faces · extent 1 × 1 × 0" and names == []
-    view, names = show.view_of_cloud(PointCloudData(np.array(corners), labels=np.array([-1, 0, 1])), names=["a", "b"])
-    assert names == ["no label", "a", "b"] and view.labels.tolist() == [0, 1, 2]
 
 
 def test_a_scan_of_one_class_is_shown_by_height_with_its_up_axis(tmp_path):
@@ -73,30 +63,6 @@ def test_rows_of_a_dataset_are_a_grid_with_their_classes():
     assert [view.status for view in predicted[:2]] == ["right", "wrong"] and predicted[1].note == "lamp → chair"
     with raises(ValueError, naming="predictions: 1 for 8 rows"):
         show.views_of_rows(dataset(), predictions=["chair"])
-    with pytest.raises(ValueError, match="predictions has 0; expected names of classes"):
-        show.views_of_rows(dataset(), predictions=[0] * 8)
-
-
-@pytest.mark.parametrize("encoder", ["bert", "dinov2"])
-def test_cells_of_the_virtual_projection_are_those_of_the_adapters(encoder, tmp_path):
-    model, points = tiny_model(encoder), clouds(1, 60)[0]
-    views, settings = show.views_of_cells(model, points)
-    assert len(views) == 2 * model.config.num_views and len(settings["names"]) > 1
-    in_space, in_view = views[:2]
-    assert in_space.points.shape == (60, 3) and in_view.points.shape[1] == 2
-    assert set(in_space.labels) <= set(in_view.labels)
-    show.write_views(tmp_path / "cells.html", views, **settings)
-    with pytest.raises(ValueError, match="Linear has no virtual projection"):
-        show.views_of_cells(torch.nn.Linear(2, 2), points)
-
-
-def test_attention_of_each_layer_is_relative_to_a_uniform_one():
-    model, points = tiny_model("bert", attn_implementation="eager"), clouds(1, 60)[0]
-    model.eval()
-    views, settings = show.views_of_attention(model, points)
-    assert len(views) == model.config.encoder_config.num_hidden_layers and settings["value_name"] == "attention"
-    assert all(0 < view.values.mean() < 2 for view in views)
-    assert [view.title for view in views] == [f"layer {number}" for number in range(1, len(views) + 1)]
 
 
 def test_large_scenes_name_the_extra_that_serves_them(monkeypatch):
@@ -160,10 +126,3 @@ def test_scenes_are_served_with_all_points_and_their_labels_are_hidden(monkeypat
     size = server.cloud.point_size
     server.controls["Point size"].choose(2.0)
     assert server.cloud.point_size == pytest.approx(2 * size)
-
-
-def test_labels_that_have_no_name_are_refused(tmp_path):
-    view = CloudView(np.random.rand(3, 3), labels=np.arange(3))
-    for name in ("a.html", "a.png"):
-        with pytest.raises(ValueError, match="labels run from 0 to 2; there are 2 names"):
-            show.write_views(tmp_path / name, [view], names=["a", "b"])

@@ -7,6 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from hf_any3d.data.options import one_of
 from hf_any3d.hub.names import check_repository_name
 from hf_any3d.registry import DATASETS, GENERATED
 
@@ -82,8 +83,8 @@ def load_point_dataset(
     else:
         known = ", ".join(sorted(DATASETS))
         raise ValueError(f"unknown dataset {name!r}; known are {known}, or owner/name on the hub")
-    if split is not None and split not in splits:
-        raise ValueError(f"dataset {name!r} has no split {split!r}; it has {', '.join(splits)}")
+    if split is not None:
+        one_of("split", split, splits)
     # Datasets of the hub have columns of all kinds; afterwards they look like ours.
     splits = prepare_splits(splits, name)
     return splits if split is None else splits[split]

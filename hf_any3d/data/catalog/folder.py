@@ -23,8 +23,8 @@ from datasets import (
 
 from hf_any3d.data.catalog.folder_layout import (
     FILE_NAME,
-    METADATA_NAMES,
     LabeledFile,
+    Parts,
     by_split,
     find_labeled_files,
     has_classes,
@@ -35,8 +35,9 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns, rows_at_a_time
-from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.registry import read_stamp
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
 
 
@@ -48,13 +49,6 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     Nested lists, several times slower to read than Array2D, and other number types become Array2D float32. Labels
     that are text or integers become a ClassLabel with the classes of the training split; those of streams are kept,
     since their classes are unknown before the end.
-
-    Args:
-        splits: the data as loaded.
-        origin: the dataset's name, for error messages.
-
-    Raises:
-        ValueError: no column of points, or one of another type; a split with classes that the training split lacks.
     """
     if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
         return splits  # a transform adds the points, as arrays
@@ -66,38 +60,25 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
 def _with_array_points(rows: Dataset, origin: str) -> Dataset:
     features = rows.features or {}
     feature = features.get("points")
-    has_files = any(isinstance(one, PointCloud) for one in features.values())
-    if has_files and not isinstance(feature, (Array2D, List)):
+    if any(isinstance(some, PointCloud) for some in features.values()) and not isinstance(feature, (Array2D, List)):
         return rows
-    if feature is None:
-        raise ValueError(f"{origin}: no column 'points'; there are {', '.join(features) or 'no columns'}")
+    shape = (None, 0)
     if isinstance(feature, Array2D):
         shape = feature.shape
-    elif (
-        isinstance(feature, List) and isinstance(feature.feature, List) and isinstance(feature.feature.feature, Value)
-    ):
+    elif isinstance(getattr(getattr(feature, "feature", None), "feature", None), Value):
         # Types of `datasets` do not tell the length of inner lists.
         first: Any = next(iter(rows.with_format(None)), None)
         shape = (None, 3 if first is None else len(first["points"][0]))
-    else:
-        raise ValueError(f"{origin}: points has type {feature}; expected Array2D or lists of lists of numbers")
     if shape[1] < 3:
-        raise ValueError(f"{origin}: points has {shape[1]} channels; expected x, y, z and perhaps more")
+        seen = f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
+        raise ValueError(f"{origin}: {seen}; expected a column 'points' of x, y, z and perhaps more")
     if feature == Array2D(shape, "float32"):
         return rows
     return rows.cast_column("points", Array2D(shape, "float32"))
 
 
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
-    """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split.
-
-    Args:
-        splits: the data; a `label` of another kind, such as a measured quantity, is kept, as is that of a stream.
-        origin: the dataset's name, for error messages.
-
-    Raises:
-        ValueError: a split with classes that the training split lacks.
-    """
+    """Convert labels that are text or whole numbers to a ClassLabel with the classes of the training split."""
     labeled = [str(split) for split, rows in splits.items() if "label" in rows.column_names]
     if not labeled:
         return splits
@@ -195,18 +176,12 @@ def load(
         Splits with `points` (Array2D float32, in the units of the file) or `point_cloud`; `label` (ClassLabel, names
         in alphabetical order); `file` (path inside the folder); the requested columns: `normals` float32, `colors`
         uint8, `labels` int64; and those of the metadata. Without folders of splits, there is only `train`.
-
-    Raises:
-        ValueError: an unreadable file, a link that leads outside, a layout without classes, splits whose classes
-            differ, or metadata that does not match the files.
-        FileNotFoundError: no such folder, or no clouds in it.
     """
     if data_dir is None:
         raise ValueError("data_dir is None; expected the folder with the clouds")
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
+    skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
-    if as_files and (converter != CloudColumns() or on_error != "raise"):
+    if as_files and (converter != CloudColumns() or skip):
         raise ValueError(
             "as_files=True opens no file yet; pass num_points, mesh_points, columns, seed and on_error to "
             "files_to_points instead"
@@ -214,7 +189,6 @@ def load(
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
         raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     root = Path(data_dir)
-    skip = on_error == "skip"
     listed = list_folder(
         root,
         drop_labels=drop_labels,
@@ -322,29 +296,17 @@ def list_folder(
 
     The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning, and
     `points_are_labeled`: whether clouds that lie in no folder of a class need none, as their points have labels.
-
-    Returns:
-        Splits with `label` (a ClassLabel for classes that are text or whole numbers), `file` (the path inside the
-        folder) and the columns of the metadata.
-
-    Raises:
-        ValueError: a layout without classes, splits whose classes differ, or metadata that does not match the files.
-        FileNotFoundError: no such folder, or no clouds in it.
     """
-    suffixes = {f".{file_type}" for file_type in supported_file_types()}
-    metadata = None if drop_metadata or not root.is_dir() else read_metadata(root, follow_links=follow_links)
+    tree = walk(root, follow_links=follow_links)
+    metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
     if metadata is not None:
-        splits = _splits_of_metadata(root, metadata, suffixes, drop_labels, follow_links)
+        splits = _splits_of_metadata(root, metadata, tree.found, drop_labels)
     else:
-        walked = walk(root, suffixes, METADATA_NAMES, follow_links=follow_links) if points_are_labeled else None
-        needs_none = drop_labels is None and walked is not None and not has_classes(walked.found)
+        needs_none = drop_labels is None and points_are_labeled and not has_classes(tree.found)
         if drop_labels or needs_none:
-            tree = walked or walk(root, suffixes, METADATA_NAMES, follow_links=follow_links)
             splits, others = by_split(unlabeled(root, tree.found)), tree.others
         else:
-            splits, others = find_labeled_files(
-                root, suffixes, METADATA_NAMES, follow_links=follow_links, skip_empty=skip_empty
-            )
+            splits, others = find_labeled_files(root, tree, skip_empty=skip_empty)
         if ignored := sorted(set(others) - COMPANIONS):
             logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
     listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
@@ -353,10 +315,10 @@ def list_folder(
 
 
 def _splits_of_metadata(
-    root: Path, metadata: pa.Table, suffixes: set[str], drop_labels: bool | None, follow_links: bool
+    root: Path, metadata: pa.Table, files: list[Parts], drop_labels: bool | None
 ) -> dict[str, list[LabeledFile]]:
     names = metadata.column(FILE_NAME).to_pylist()
-    found = {"/".join(parts) for parts in walk(root, suffixes, METADATA_NAMES, follow_links=follow_links).found}
+    found = {"/".join(parts) for parts in files}
     if absent := [name for name in names if name not in found]:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
@@ -372,12 +334,10 @@ def _splits_of_metadata(
         return by_split(unlabeled(root, parts))
     if drop_labels is False:
         return by_split(labeled(root, parts))
-    try:
-        files = labeled(root, parts)
-    except ValueError:
-        files = []
+    files_of_classes = labeled(root, parts) if has_classes(parts) else []
     # A single folder only stores the files and is not a class.
-    return by_split(files if len({file.label for file in files}) > 1 else unlabeled(root, parts))
+    is_labeled = len({file.label for file in files_of_classes}) > 1
+    return by_split(files_of_classes if is_labeled else unlabeled(root, parts))
 
 
 def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.Table | None) -> Dataset:
@@ -410,10 +370,6 @@ def _check_labels(root: Path, listed: DatasetDict) -> None:
             continue
         feature, labels = rows.features["label"], rows.data.column("label").to_pylist()
         for place, label in enumerate(labels):
-            if label is None:
-                raise ValueError(f"{root}: the metadata has no label for {rows[place][FILE]}")
-            if isinstance(feature, ClassLabel) and not 0 <= label < len(feature.names):
-                raise ValueError(
-                    f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected 0 to "
-                    f"{len(feature.names) - 1}"
-                )
+            is_class = not isinstance(feature, ClassLabel) or label in range(len(feature.names))
+            if label is None or not is_class:
+                raise ValueError(f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected a class")

@@ -5,7 +5,6 @@ import logging
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet
 from datasets import Features
 
-from hf_any3d.data.files import ReadLimits
+from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
+from hf_any3d.data.files.text_numbers import listed
 from hf_any3d.registry import PACKED
 
 # One log of what is left out of a folder, which the command line reads.
@@ -62,37 +62,23 @@ class Tree:
 
 
 def check_link(path: Path, root: Path) -> None:
-    """Refuse a link below `root` that leads outside of it, since an untrusted folder could name any file with it.
-
-    Raises:
-        ValueError: such a link, or one that leads back to itself.
-    """
-    if not path.is_symlink():
-        return
-    link = f"{root}: {path.relative_to(root).as_posix()} is a link that leads"
+    """Refuse a link below `root` that leads outside of it, since an untrusted folder could name any file with it."""
     try:
-        target = path.resolve()
-    except (OSError, RuntimeError):  # RuntimeError before Python 3.13
-        raise ValueError(f"{link} back to itself") from None
-    if not target.is_relative_to(root.resolve()):
-        raise ValueError(f"{link} outside of the folder; copy its target there, or pass follow_links=True")
+        is_inside = not path.is_symlink() or path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # it leads back to itself; RuntimeError before Python 3.13
+        is_inside = False
+    if not is_inside:
+        raise ValueError(
+            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder, or to itself; "
+            "copy its target there, or pass follow_links=True"
+        )
 
 
-def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow_links: bool) -> Tree:
-    """Find files; hidden ones are ignored, text without points and compressed files left out with a warning.
-
-    Args:
-        root: the folder.
-        suffixes: endings of the files to find, in lower case with their dot.
-        excluded: names of files to ignore whatever their ending.
-        follow_links: follow links that lead outside of the folder too.
-
-    Raises:
-        FileNotFoundError: no such folder, or no such files in it.
-        ValueError: a link that leads outside of the folder or to a folder above it, or a name that is not UTF-8.
-    """
+def walk(root: Path, *, follow_links: bool = False) -> Tree:
+    """Find clouds; hidden files are ignored, text without points and compressed files left out with a warning."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
+    suffixes = {f".{file_type}" for file_type in supported_file_types()}
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
@@ -104,7 +90,6 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
         for name in folders:
-            check_name(name, root)
             path = Path(folder, name)
             if path.is_symlink():
                 if not follow_links:
@@ -114,11 +99,10 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
                     raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
-        clouds = {*without_buffers(files)} - {*excluded}
+        clouds = {*without_buffers(files)} - {*METADATA_NAMES}
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
             if suffix in suffixes and name in clouds:
-                check_name(name, root)
                 if not follow_links:
                     check_link(Path(folder, name), root)
                 if is_prose(Path(folder, name)):
@@ -139,36 +123,17 @@ def walk(root: Path, suffixes: set[str], excluded: Sequence[str] = (), *, follow
     return Tree(found, dict(others), leaves)
 
 
-def check_name(name: str, root: Path) -> None:
-    """Raise ValueError for a name of a file or folder below `root` that cannot be written as text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{root}: the name {ascii(name)} is not UTF-8; rename the file") from None
-
-
 def find_labeled_files(
-    root: Path,
-    suffixes: set[str],
-    excluded: Sequence[str] = (),
-    *,
-    follow_links: bool = False,
-    skip_empty: bool = False,
+    root: Path, tree: Tree, *, skip_empty: bool = False
 ) -> tuple[dict[str, list[LabeledFile]], dict[str, int]]:
-    """Find the files of a folder, with splits and classes from folder names.
+    """Find the files of a folder in one of the `LAYOUTS`, with splits and classes from folder names.
 
-    The folder is in one of the `LAYOUTS`; the arguments are those of `walk`, and `skip_empty`: whether folders of
-    classes without files are left out with a warning.
+    `skip_empty` says whether folders of classes without files are left out with a warning.
 
     Returns:
         Files of each split in the order of their names, and the number of other files by ending. Files directly in
         `root` have no class and count as others, unless there are only such.
-
-    Raises:
-        FileNotFoundError: no such folder, or no such files in it.
-        ValueError: files at another depth, or a folder of a class without such files.
     """
-    tree = walk(root, suffixes, excluded, follow_links=follow_links)
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
     for (name,) in set(tree.found) - set(nested if nested else tree.found):
@@ -195,11 +160,7 @@ def has_classes(files: list[Parts]) -> bool:
 
 
 def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
-    """Return files with split and class from their folders.
-
-    Raises:
-        ValueError: they match no layout with classes.
-    """
+    """Return files with split and class from their folders."""
     if not has_classes(found):
         deepest = max(found, key=len)
         example = "/".join(deepest if len(deepest) > 2 else min(found, key=len))
@@ -242,16 +203,8 @@ def by_split(files: list[LabeledFile]) -> dict[str, list[LabeledFile]]:
 def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
     """Read all metadata files below a folder.
 
-    Args:
-        root: the folder.
-        follow_links: also read files that are links to somewhere outside of the folder.
-
     Returns:
         Their concatenated rows, with the column `file_name` relative to `root`; None if there is no such file.
-
-    Raises:
-        ValueError: a file that cannot be read, lacks `file_name`, has other columns than the others, names a file
-            outside its own folder or a file twice; files of several types; a link that leads outside.
     """
     # A pattern with a wildcard: a plain name would skip a dangling link.
     files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not path.is_dir()]
@@ -264,52 +217,26 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         raise ValueError(f"{root}: there are {names}; expected metadata files of one type")
     tables, seen = [], {}
     for path in files:
-        check_name(path.relative_to(root).as_posix(), root)
         if not follow_links:
             check_link(path, root)
-        table = _read(path)
-        if tables and table.column_names != (columns := tables[0].column_names):
-            if set(table.column_names) != set(columns):
-                raise ValueError(
-                    f"{path}: the columns are {', '.join(table.column_names)}, those of {files[0]} "
-                    f"{', '.join(columns)}; expected the same"
-                )
-            table = table.select(columns)
-        names = []
-        for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
-            name = _relative_to_root(name, path, number, root)
-            if name in seen:
-                raise ValueError(f"{path}: row {number} names {name}, which {seen[name]} names already")
-            seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
-            names.append(name)
-        place = table.column_names.index(FILE_NAME)
-        tables.append(table.set_column(place, FILE_NAME, pa.array(names, pa.string())))
-    try:
+        with file_errors(path, "table of files"):
+            table = _READERS[path.suffix](path)
+            table.validate(full=True)  # Parquet returns damaged text unchecked
+            Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
+            if FILE_NAME not in table.column_names:
+                raise PointCloudError(f"no column {FILE_NAME!r}; there are {listed(table.column_names)}")
+            names = []
+            for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
+                name = _relative_to_root(name, path, number, root)
+                if name in seen:
+                    raise PointCloudError(f"row {number} names {name}, which {seen[name]} names already")
+                seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
+                names.append(name)
+            place = table.column_names.index(FILE_NAME)
+            tables.append(table.set_column(place, FILE_NAME, pa.array(names, pa.string())))
+    with file_errors(root, "folder with metadata of one kind"):
         # A column may be whole numbers in one file and fractions, or empty, in another.
         return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{root}: the metadata files have columns of different types ({error})") from None
-
-
-def _read(path: Path) -> pa.Table:
-    try:
-        table = _READERS[path.suffix](path)
-        table.validate(full=True)  # Parquet returns damaged text unchecked
-        Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
-    # Damaged tables fail in many ways, in pandas, json and Arrow, whose errors can be OSErrors without errno.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{path}: cannot be read as a table ({type(error).__name__}: {error})") from None
-    for name in table.column_names:
-        if "\0" in name:  # Arrow would truncate it there
-            raise ValueError(f"{path}: a column is named {name!r}; expected a name without the character 0")
-    if FILE_NAME not in table.column_names:
-        raise ValueError(f"{path}: no column {FILE_NAME!r}; there are {', '.join(table.column_names) or 'none'}")
-    kind = table.schema.field(FILE_NAME).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise ValueError(f"{path}: {FILE_NAME} has type {kind}; expected text")
-    return table
 
 
 def _read_csv(path: Path) -> pa.Table:
@@ -319,14 +246,8 @@ def _read_csv(path: Path) -> pa.Table:
 
 
 def _read_jsonl(path: Path) -> pa.Table:
-    rows = []
     with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is {line.strip()[:40]!r}; expected an object")
-                rows.append(row)
+        rows = [json.loads(line) for line in file if line.strip()]
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
@@ -341,13 +262,11 @@ def _read_parquet(path: Path) -> pa.Table:
 _READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
-def _relative_to_root(name: str | None, path: Path, number: int, root: Path) -> str:
-    if not name:
-        raise ValueError(f"{path}: row {number} has no {FILE_NAME}")
+def _relative_to_root(name: str, path: Path, number: int, root: Path) -> str:
     # Metadata written on Windows may have backslashes.
     relative = posixpath.normpath(name.replace("\\", "/"))
     # Such a path could reach any file of this machine, or the network.
     if "://" in name or os.path.isabs(name) or posixpath.isabs(relative) or relative.split("/")[0] == "..":
-        raise ValueError(f"{path}: row {number} names {name!r}; expected a path inside the folder of this file")
+        raise PointCloudError(f"row {number} names {name!r}; expected a path inside the folder of this file")
     folder = path.parent.relative_to(root).as_posix()
     return posixpath.normpath(posixpath.join(folder, relative))

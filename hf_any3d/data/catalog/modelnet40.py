@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import check_names, find_folder, hdf5_source, read_lines, read_table
 
@@ -89,15 +90,9 @@ def load(
         seed: for "off", seed of the points, which are drawn for each model separately.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an unknown layout, a number of points that it does not have, another number of clouds than
-            published, or class names other than the published ones.
-        FileNotFoundError: files are missing; says where to get them.
-
     Source: Wu et al., "3D ShapeNets"; points with normals by Qi et al., "PointNet++".
     """
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
+    one_of("layout", layout, (None, *LAYOUTS))
     root = DATASET.root(data_dir)
     layout, folder = find_layout(root, LAYOUTS if layout is None else (layout,))
     if num_points is not None and (layout in ("txt", "h5") or num_points < 1):
@@ -120,11 +115,7 @@ def load(
 
 
 def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
-    """Return the first of `layouts` that is in a folder, and its folder.
-
-    Raises:
-        FileNotFoundError: none of them; says where to get the files.
-    """
+    """Return the first of `layouts` that is in a folder, and its folder."""
     for name in layouts:
         layout = LAYOUTS[name]
         if folder := find_folder((root, *(root / place for place in layout.places)), layout.mark):
@@ -133,40 +124,25 @@ def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
 
 
 def pickle_source(file: Path) -> SplitSource:
-    """Return the clouds of a pickled cache: a list of arrays (points, 6) and a list of their labels.
-
-    Raises:
-        PointCloudFileError: a damaged file, or one with other content.
-    """
-    value = read_pickle(file)
-    try:
-        clouds, labels = value
-        is_valid = isinstance(clouds, list) and len(clouds) == len(labels)
-    except (TypeError, ValueError):
-        is_valid = False
-    if not is_valid:
-        raise PointCloudFileError(f"{file}: expected a list of clouds and a list of as many labels")
+    """Return the clouds of a pickled cache: a list of arrays (points, 6) and a list of their labels."""
+    with file_errors(file, "cache of points"):
+        rows = list(zip(*read_pickle(file), strict=True))
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
-        with file_errors(describe(number)):
-            row = points_and_normals(clouds[number])
-        yield {**row, "label": labels[number]}
+        cloud, label = rows[number]
+        with file_errors(describe(number), "cache"):
+            yield {**points_and_normals(cloud), "label": label}
 
     def describe(number: int) -> str:
         return f"{file}, cloud {number}"
 
-    return SplitSource(range(len(clouds)), read, [file], num_rows=len(clouds), describe=describe)
+    return SplitSource(range(len(rows)), read, [file], num_rows=len(rows), describe=describe)
 
 
-def points_and_normals(table: object) -> dict[str, np.ndarray]:
-    """Split a table (points, 3 or 6) into xyz and normals.
-
-    Raises:
-        PointCloudError: not such an array.
-    """
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] not in (3, 6):
-        shape = getattr(table, "shape", type(table).__name__)
-        raise PointCloudError(f"a cloud of shape {shape}; expected (points, 6), xyz and normal")
+def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
+    """Split a table (points, 3 or 6) into xyz and normals."""
+    if table.shape[1:] not in ((3,), (6,)):
+        raise PointCloudError(f"a cloud of shape {table.shape}; expected (points, 6), xyz and normal")
     return {"points": table[:, :3]} if table.shape[1] == 3 else {"points": table[:, :3], "normals": table[:, 3:]}
 
 

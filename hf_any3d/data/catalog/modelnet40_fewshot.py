@@ -1,6 +1,7 @@
 """ModelNet40 few-shot: ten folds each of 5 or 10 classes with 10 or 20 training shapes per class."""
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,15 +80,8 @@ def load(
         modelnet_dir: the folder of ModelNet40 in layout "txt", for JSON, which only names the shapes.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an argument out of range; a fold with other content, or with another number of shapes.
-        FileNotFoundError: the fold is missing; says where to get it.
-
     Source: Sharma and Kaul, "Self-Supervised Few-Shot Learning on Point Clouds".
     """
-    for name, value, least in (("way", way, 2), ("shot", shot, 1), ("fold", fold, 0)):
-        if type(value) is not int or value < least:
-            raise ValueError(f"{name} is {value!r}; expected a whole number from {least}")
     root = DATASET.root(data_dir)
     variant = f"{way}way_{shot}shot"
     folder = next((f for f in (root / variant, root / "ModelNetFewshot" / variant) if f.is_dir()), root / variant)
@@ -113,7 +107,7 @@ class Shape:
 
     label: int
     original: int
-    read: Callable[[], object]
+    read: Callable[[], np.ndarray]
     file: Path | None = None
 
 
@@ -137,103 +131,66 @@ def _fold(
 
 
 def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
-    """Read a published fold: a dict of lists of (points, label, original label).
-
-    Raises:
-        PointCloudFileError: a damaged file, or one with other content.
-    """
-    value = read_pickle(path)
-    if not isinstance(value, dict) or not all(isinstance(value.get(split), list) for split in SPLITS):
-        raise PointCloudFileError(f"{path}: expected a dict with lists 'train' and 'test'")
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    for split in SPLITS:
-        for number, item in enumerate(value[split]):
-            try:
-                # Any item may be of another form, as a pickle holds whatever was stored.
-                cloud, label, original = item
-                # As a default value: otherwise all functions would return the last cloud.
-                shapes[split].append(Shape(_whole(label), _whole(original), lambda cloud=cloud: cloud))
-            except (TypeError, ValueError):
-                text = f"{path}: {split} {number} is not (points, label, original label)"
-                raise PointCloudFileError(text) from None
-    return shapes
+    """Read a published fold: a dict of lists of (points, label, original label)."""
+    with file_errors(path, "fold"):
+        value = read_pickle(path)
+        return {
+            split: [
+                Shape(_whole(label), _whole(original), partial(np.asarray, cloud))
+                for cloud, label, original in value[split]
+            ]
+            for split in SPLITS
+        }
 
 
 def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
-    """Read a fold written by `Dataset.to_parquet`, one file per split.
-
-    Raises:
-        PointCloudFileError: a damaged file, or one without the columns of a fold.
-    """
+    """Read a fold written by `Dataset.to_parquet`, one file per split."""
     shapes = {}
     for split, path in files.items():
-        try:
+        with file_errors(path, "fold"):
             rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
             # Labels are few and checked at once; clouds are read when their rows are.
             plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
             labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
-        # A damaged file can fail anywhere in the library.
-        except Exception as error:
-            text = f"{path}: not a valid fold ({type(error).__name__}: {str(error)[:80]})"
-            raise PointCloudFileError(text) from None
         shapes[split] = [Shape(*pair, partial(_row_of, rows, number)) for number, pair in enumerate(labels)]
     return shapes
 
 
 def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[str, list[Shape]]:
-    """Read a fold of names only, `{"train": [["chair_0001", 0], …], "test": […]}`; `folder` has ModelNet40 as text.
-
-    Raises:
-        PointCloudFileError: not such JSON, or a name without a class.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        named = {split: [(str(name), _whole(label)) for name, label in value[split]] for split in SPLITS}
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise PointCloudFileError(
-            f"{path}: not a valid fold ({type(error).__name__}); expected lists 'train' and 'test' of [name, label]"
-        ) from None
+    """Read a fold of names only, `{"train": [["chair_0001", 0], …], "test": […]}`; `folder` has ModelNet40 as text."""
     shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    for split, some in named.items():
-        for name, label in some:
-            kind = name.rpartition("_")[0]
-            if kind not in class_names or "/" in name:
-                raise PointCloudFileError(f"{path}: {split} names {name[:60]!r}; expected such as chair_0001")
-            file = folder / kind / f"{name}.txt"
-            shapes[split].append(Shape(label, class_names.index(kind), partial(read_table, file, columns=6), file))
+    with file_errors(path, "fold"):
+        value = json.loads(path.read_text(encoding="utf-8"))
+        for split in SPLITS:
+            for name, label in value[split]:
+                kind = name.rpartition("_")[0]
+                if kind not in class_names or "/" in name:
+                    raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
+                file = folder / kind / f"{name}.txt"
+                read = partial(read_table, file, columns=6)
+                shapes[split].append(Shape(_whole(label), class_names.index(kind), read, file))
     return shapes
 
 
 def fold_sources(
     files: Sequence[Path], shapes: Mapping[str, Sequence[Shape]], way: int, class_names: Sequence[str]
 ) -> tuple[dict[str, SplitSource], list[str]]:
-    """Check the labels of a fold of `way` classes among `class_names`, those of ModelNet40.
-
-    Returns:
-        The source of each split, and the names of the fold's classes in the order of its labels.
-
-    Raises:
-        PointCloudFileError: labels that do not map to `way` different classes.
-    """
-    originals: dict[int, int] = {}
-    with file_errors(files[0]):
-        for label, original in ((shape.label, shape.original) for split in SPLITS for shape in shapes[split]):
-            if not 0 <= label < way or not 0 <= original < len(class_names):
-                allowed = f"0 to {way - 1} of classes 0 to {len(class_names) - 1}"
-                raise PointCloudError(f"label {label} of class {original}; expected {allowed}")
-            # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
-            if (first := originals.setdefault(label, original)) != original:
-                raise PointCloudError(f"label {label} stands for classes {first} and {original}; expected one")
-        if len(set(originals.values())) != way:
-            raise PointCloudError(f"{len(set(originals.values()))} classes; expected {way}")
-    names = [class_names[originals[label]] for label in range(way)]
+    """Check the labels of a fold of `way` classes among `class_names`, those of ModelNet40."""
+    # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
+    pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
+    labels, originals = [label for label, _ in pairs], [original for _, original in pairs]
+    if labels != list(range(way)) or len({*originals} & {*range(len(class_names))}) != way:
+        raise PointCloudFileError(
+            f"{files[0]}: labels and classes {pairs[:20]}; expected labels 0 to {way - 1}, each of a class of its own"
+        )
+    names = [class_names[original] for original in originals]
     return {split: _source(files, split, shapes[split]) for split in SPLITS}, names
 
 
 def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
     def read(number: int) -> Iterator[Mapping[str, Any]]:
         shape = shapes[number]
-        with file_errors(describe(number)):
+        with file_errors(describe(number), "fold"):
             columns = points_and_normals(shape.read())
         yield {**columns, "label": shape.label, "original_label": shape.original}
 
@@ -248,16 +205,9 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
 
 
 def _row_of(rows: Dataset, number: int) -> np.ndarray:
-    try:
-        row = rows[number]
-        return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
-    # Damaged lists raise whatever fails first in the library.
-    except Exception as error:
-        raise PointCloudError(f"damaged points ({type(error).__name__}: {str(error)[:80]})") from None
+    row = rows[number]
+    return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
 
 
 def _whole(value: object) -> int:
-    number = np.asarray(value)
-    if number.size != 1 or number.dtype.kind not in "iu":
-        raise ValueError("no whole number")
-    return int(number.reshape(()))
+    return operator.index(np.asarray(value).reshape(()).item())

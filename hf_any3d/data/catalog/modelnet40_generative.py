@@ -13,6 +13,7 @@ from hf_any3d.data.catalog.modelnet40 import pickle_source
 from hf_any3d.data.catalog.objaverse_captions import CONVERSATIONS, NUM_POINTS, cloud_features
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS, POINT, SPEAKERS
 from hf_any3d.data.files import file_errors
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import PublishedDataset, load_published
 from hf_any3d.data.parquet.rows import checked_row
 
@@ -54,14 +55,9 @@ def load(
         question: 0 for "What is this?", 1 for "This is an object of ", which ends with a blank.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: another question, another number of clouds than published, or a file that cannot be read.
-        FileNotFoundError: the file is missing; says where to get it.
-
     Source: Xu et al., "PointLLM", Sec. 4.
     """
-    if type(question) is not int or not 0 <= question < len(CLASSIFICATION_QUESTIONS):
-        raise ValueError(f"question is {question!r}; expected 0 to {len(CLASSIFICATION_QUESTIONS) - 1}")
+    one_of("question", question, range(len(CLASSIFICATION_QUESTIONS)))
     root = DATASET.root(data_dir)
     paths = [root / place / FILE for place in PLACES]
     path = next((path for path in paths if path.is_file()), paths[0])
@@ -76,7 +72,7 @@ def load(
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
         for row in source.read(number):
-            with file_errors(source.describe(number)):
+            with file_errors(source.describe(number), "cache"):
                 label = checked_row(row, labels)["label"]
             turns = zip(SPEAKERS, (text, DATASET.class_names[label]), strict=True)
             conversations = [{"from": speaker, "value": value} for speaker, value in turns]

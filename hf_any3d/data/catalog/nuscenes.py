@@ -13,8 +13,9 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog.pointllm_annotations import scan_entries
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
 from hf_any3d.data.files.source import open_source, path_of_reference
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.rows import IGNORED
 
@@ -123,15 +124,9 @@ def load(
         version: "v1.0-trainval", or "v1.0-mini" with ten scenes.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an unknown version; another number of sweeps than published; tables that do not fit each other; a
-            file of another length, or with an unknown category.
-        FileNotFoundError: tables, sweeps or labels are missing; says where to get them.
-
     Source: Fong et al., "Panoptic nuScenes", and the lists of scenes of nuscenes-devkit.
     """
-    if version not in VERSIONS:
-        raise ValueError(f"version is {version!r}; expected one of {', '.join(VERSIONS)}")
+    one_of("version", version, VERSIONS)
     root = DATASET.root(data_dir)
     tables = {name: root / version / f"{name}.json" for name in _TABLES}
     DATASET.require(tables.values(), root)
@@ -168,62 +163,34 @@ _TABLES = ("category", "lidarseg", "sample", "sample_data", "scene")
 
 
 def class_table(path: Path) -> np.ndarray:
-    """Return the class of each index of category.json, (256,) int64: -100 if it is not judged, -1 if there is none.
-
-    Raises:
-        PointCloudFileError: the table is not that of lidarseg, or has an unknown category.
-    """
+    """Return the class of each index of category.json, (256,) int64: -100 if it is not judged, -1 if there is none."""
     table = np.full(256, -1)
-    for number, entry in enumerate(_entries(path, ("name",))):
-        name, index = entry["name"], entry.get("index")
-        if type(index) is not int or not 0 <= index < 256:
-            raise PointCloudFileError(
-                f"{path}: entry {number} has index {str(index)[:40]}; expected 0 to 255, as in the table that comes "
-                "with nuScenes-lidarseg"
-            )
-        if name not in CATEGORIES and name not in NOT_JUDGED:
-            raise PointCloudFileError(f"{path}: entry {number} has the unknown category {str(name)[:80]!r}")
-        table[index] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
+    with file_errors(path, "table of nuScenes-lidarseg"):
+        for number, (entry, _) in enumerate(scan_entries(path)):
+            name = entry["name"]
+            if name not in CATEGORIES and name not in NOT_JUDGED:
+                raise PointCloudError(f"entry {number} has the unknown category {name[:80]!r}")
+            table[int(entry["index"])] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
     return table
 
 
 def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
-    labels = {entry["sample_data_token"]: entry["filename"] for entry in _entries(tables["lidarseg"], _OF_LABELS)}
-    scenes = {entry["token"]: entry["name"] for entry in _entries(tables["scene"], ("token", "name"))}
-    samples = {entry["token"]: entry["scene_token"] for entry in _entries(tables["sample"], ("token", "scene_token"))}
-    found = []
-    # Millions of entries, of which only those of labeled sweeps are kept.
-    for entry in _entries(tables["sample_data"], ("token", "sample_token", "filename")):
-        if entry["token"] not in labels:
-            continue
-        scene = scenes.get(samples.get(entry["sample_token"], ""))
-        if scene is None or type(entry.get("timestamp")) is not int:
-            raise PointCloudFileError(
-                f"{tables['sample_data']}: sweep {str(entry['token'])[:40]!r} has no timestamp or scene; expected "
-                "them there, and in sample.json and scene.json"
-            )
-        points, own = (_path(root, name, tables) for name in (entry["filename"], labels.pop(entry["token"])))
-        found.append(Sweep(points, own, scene, entry["timestamp"]))
-    if labels:
-        raise PointCloudFileError(f"{tables['sample_data']}: no sweep {next(iter(labels))[:40]!r}, which has labels")
-    return sorted(found, key=lambda sweep: (sweep.scene, sweep.timestamp))
-
-
-_OF_LABELS = ("sample_data_token", "filename")
-
-
-def _entries(path: Path, needed: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for entry in scan_entries(path):
-        value = entry.value
-        wrong = [name for name in needed if not isinstance(_get(value, name), str)]
-        if wrong:
-            raise PointCloudFileError(f"{path}: entry {entry.number} has no text {wrong[0]!r}")
-        assert isinstance(value, dict)
-        yield value
-
-
-def _get(value: object, name: str) -> object:
-    return value.get(name) if isinstance(value, dict) else None
+    sweeps = []
+    with file_errors(root, "tables of nuScenes"):
+        labels = {entry["sample_data_token"]: entry["filename"] for entry, _ in scan_entries(tables["lidarseg"])}
+        scenes = {entry["token"]: entry["name"] for entry, _ in scan_entries(tables["scene"])}
+        samples = {entry["token"]: entry["scene_token"] for entry, _ in scan_entries(tables["sample"])}
+        # Millions of entries, of which only those of labeled sweeps are kept.
+        for entry, _ in scan_entries(tables["sample_data"]):
+            if entry["token"] in labels:
+                names = (entry["filename"], labels.pop(entry["token"]))
+                points, own_labels = (_path(root, name, tables) for name in names)
+                sweeps.append(
+                    Sweep(points, own_labels, scenes[samples[entry["sample_token"]]], int(entry["timestamp"]))
+                )
+        if labels:
+            raise PointCloudError(f"sample_data.json: no sweep {next(iter(labels))[:40]!r}, which has labels")
+    return sorted(sweeps, key=lambda sweep: (sweep.scene, sweep.timestamp))
 
 
 def _path(root: Path, name: str, tables: Mapping[str, Path]) -> Path:

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,9 +15,9 @@ from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, 
 
 from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
-from hf_any3d.data.files.npy import parse_array
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
-from hf_any3d.data.parquet.reading import find_folder, read_lines
+from hf_any3d.data.parquet.reading import find_folder, read_lines, read_npy
 from hf_any3d.data.parquet.rows import checked_row
 from hf_any3d.modeling.file_stamps import file_stamp
 
@@ -134,29 +135,13 @@ def load(
         conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.parquet.load_published`. `verify` also
             compares the lengths of the annotation files with the published ones and refuses objects named twice.
 
-    Raises:
-        ValueError: an option out of range; ids without annotation; another number of entries than published; a file
-            that cannot be read, with file and entry.
-        FileNotFoundError: files are missing; says where to get them.
-
     Source: Xu et al., "PointLLM", Sec. 3.
     """
-    if which not in WHICH:
-        raise ValueError(f"which is {which!r}; expected one of {', '.join(WHICH)}")
-    names = [splits] if isinstance(splits, str) else list(splits)
-    if not names or any(split not in SPLITS for split in names):
-        raise ValueError(f"splits is {splits!r}; expected some of {', '.join(SPLITS)}")
-    if limit is not None and (type(limit) is not int or limit < 1):
-        raise ValueError(f"limit is {limit!r}; expected None or a whole number from 1")
-    if streaming and not copy_clouds:
-        raise ValueError(
-            "streaming and copy_clouds=False; expected one of them, as both leave the clouds in their files"
-        )
+    one_of("which", which, WHICH)
+    names = [one_of("split", split, SPLITS) for split in ([splits] if isinstance(splits, str) else splits)]
     ids = None if ids is None else frozenset([ids] if isinstance(ids, str) else ids)
-    if ids is not None and not ids:
-        raise ValueError("ids is empty; expected None or some objects")
     root = DATASET.root(data_dir)
-    clouds = find_clouds([root / place for place in CLOUDS])
+    clouds = find_folder([root / place for place in CLOUDS], f"*{SUFFIX}")
     if clouds is None:
         raise DATASET.not_found(f"{root}: no clouds such as 8192_npy/…_8192.npy")
     folders = [root / place for place in ANNOTATIONS]
@@ -230,13 +215,7 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
 
 
 class PointLLMSplits:
-    """Find the annotations of each split.
-
-    Args:
-        folder: of the annotation files.
-        root: the folder given, for errors.
-        verify: compare lengths with the published ones and refuse objects with two captions.
-    """
+    """Find the annotations of each split."""
 
     def __init__(self, folder: Path, root: Path, verify: bool):
         self._folder, self._root, self._verify = folder, root, verify
@@ -254,25 +233,11 @@ class PointLLMSplits:
         """Return the file and the annotations of each split.
 
         Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
-
-        Args:
-            training: "brief" or "complex".
-            types: conversations of the training split.
-            splits: splits to return.
-            unwanted: objects to leave out everywhere.
-            ids: take only these objects; None takes all. A split without any of them is left out.
-
-        Raises:
-            FileNotFoundError: a file of these splits is missing.
-            PointCloudFileError: a file that is not a list of annotations, of another length, or with an object twice.
-            ValueError: objects without annotation.
         """
         files = self._files(training, splits)
         reserved, test = self._reserved(), self._objects(TEST)
         # No object of one split is in another.
         unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
-        if files.get("validation") == FULL:
-            self._check_reserved(reserved)
         chosen, seen = {}, set()
         for split, name in files.items():
             wanted = frozenset(types if split == "train" else TYPES[:1])
@@ -286,10 +251,8 @@ class PointLLMSplits:
             ]
             if kept or ids is None:
                 chosen[split] = self._folder / name, kept
-            if ids is not None:
-                seen.update(entry.object_id for entry in kept)
-        unknown = sorted(set(ids or ()) - seen)
-        if unknown:
+            seen.update(entry.object_id for entry in kept)
+        if unknown := sorted(set(ids or ()) - seen):
             raise ValueError(
                 f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {self._folder}, "
                 f"the first: {unknown[0]!r}"
@@ -322,14 +285,6 @@ class PointLLMSplits:
         self._check_length(VALIDATION_IDS, len(lines))
         return frozenset(lines)
 
-    def _check_reserved(self, reserved: frozenset[str]) -> None:
-        lacking = sorted(reserved - self._objects(FULL)) if self._verify else []
-        if lacking:
-            raise PointCloudFileError(
-                f"{self._folder / VALIDATION_IDS}: {len(lacking)} objects have no caption in {FULL}, the first: "
-                f"{lacking[0][:60]!r}"
-            )
-
     def _objects(self, name: str) -> frozenset[str]:
         """Return the objects that a file names; none if it does not exist."""
         if not self._is_there(name):
@@ -337,27 +292,23 @@ class PointLLMSplits:
         return frozenset(entry.object_id for entry in self._entries(name) if entry.object_id)
 
     def _read(self, name: str) -> list[Annotation]:
-        path = self._folder / name
-        entries = list_annotations(path)
+        entries = list_annotations(self._folder / name)
         self._check_length(name, len(entries))
-        if self._verify and name != COMPLEX:
-            first: dict[str, int] = {}
-            for entry in entries:
-                # Training conversations may repeat an object; captions of a file must not.
-                if entry.object_id and first.setdefault(entry.object_id, entry.number) != entry.number:
-                    raise PointCloudFileError(
-                        f"{path}: entries {first[entry.object_id]} and {entry.number} are both of object "
-                        f"{entry.object_id}; expected one caption per object. verify=False keeps both"
-                    )
+        objects = Counter(entry.object_id for entry in entries if entry.object_id)
+        # Training conversations may repeat an object; captions of a file must not.
+        if self._verify and name != COMPLEX and objects and objects.most_common(1)[0][1] > 1:
+            raise PointCloudFileError(
+                f"{self._folder / name}: object {objects.most_common(1)[0][0]} has several entries; expected one "
+                "caption per object. verify=False keeps all"
+            )
         return entries
 
-    def _check_length(self, name: str, found: int) -> None:
+    def _check_length(self, name: str, count: int) -> None:
         least, most = LENGTHS[name]
-        if self._verify and not least <= found <= most:
-            expected = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        if self._verify and not least <= count <= most:
             raise PointCloudFileError(
-                f"{self._folder / name}: {found:,} entries; expected {expected}. Get the file again, or pass "
-                "verify=False for a subset of your own"
+                f"{self._folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or "
+                "pass verify=False for a subset of your own"
             )
 
 
@@ -371,29 +322,11 @@ def cloud_path(folder: Path, object_id: str) -> Path:
     return folder / f"{object_id}{SUFFIX}"
 
 
-def find_clouds(folders: Iterable[Path]) -> Path | None:
-    """Return the first folder with clouds, without listing folders completely."""
-    for folder in folders:
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                if any(entry.name.endswith(SUFFIX) for entry in entries):
-                    return folder
-    return None
-
-
 def read_cloud(path: Path) -> dict[str, np.ndarray]:
-    """Read `points` and `colors`, each (8192, 3); colors are red, green and blue from 0 to 1.
-
-    Raises:
-        FileNotFoundError: no such file.
-        PointCloudFileError: a damaged file, or an array of another shape; Python objects are refused.
-    """
-    with file_errors(path):
-        table = parse_array(path.read_bytes())
-        if table.shape != (NUM_POINTS, 6) or table.dtype.kind not in "fiu":
-            raise PointCloudError(
-                f"an array of shape {table.shape} and type {table.dtype}; expected ({NUM_POINTS}, 6) of numbers"
-            )
+    """Read `points` and `colors`, each (8192, 3); colors are red, green and blue from 0 to 1."""
+    table = read_npy(path)
+    if table.shape != (NUM_POINTS, 6):
+        raise PointCloudFileError(f"{path}: an array of shape {table.shape}; expected ({NUM_POINTS}, 6)")
     return {"points": table[:, :3], "colors": table[:, 3:]}
 
 
@@ -440,7 +373,7 @@ class CloudAdder:
 
     def _cloud(self, object_id: str) -> dict[str, object]:
         path = cloud_path(self.folder, object_id)
-        with file_errors(path):
+        with file_errors(path, "cloud"):
             return checked_row(read_cloud(path), self.features)
 
 

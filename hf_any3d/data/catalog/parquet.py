@@ -3,23 +3,16 @@
 import json
 import logging
 import os
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 from datasets import DatasetDict, load_dataset
+from datasets.data_files import DataFilesDict, get_data_patterns
 
 logger = logging.getLogger(__name__)
-
-SPLIT_WORDS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "dev", "val"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-"""Split -> words in the name of a file or folder that denote it, as on the hub."""
-_SHARD = re.compile(r"(\w+(?:\.\w+)*)-\d{5}-of-\d{5}.*\.parquet")
 
 Files = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -35,11 +28,6 @@ def load(
             are the training split. Other files are ignored with a warning.
         data_files: instead, a file, files, or a mapping from split to file or files.
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
-
-    Raises:
-        ValueError: neither or both of `data_dir` and `data_files`; files with different class names; a folder where
-            only some names give a split.
-        FileNotFoundError: a file that does not exist, or a folder without Parquet files.
     """
     if (data_dir is None) == (data_files is None):
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
@@ -57,13 +45,8 @@ def load(
     return load_dataset("parquet", data_files=data_files, **options)
 
 
-def files_by_split(folder: Path) -> dict[str, list[Path]]:
-    """Return the Parquet files of a folder and its subfolders by the split in their names.
-
-    Raises:
-        ValueError: only some names give a split.
-        FileNotFoundError: no Parquet file.
-    """
+def files_by_split(folder: Path) -> dict[str, list[str]]:
+    """Return the Parquet files of a folder and its subfolders by the split in their names, as `datasets` finds it."""
     there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     files = [path for path in there if path.suffix == ".parquet"]
@@ -72,31 +55,16 @@ def files_by_split(folder: Path) -> dict[str, list[Path]]:
     if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
         rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
         logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
-    split_of = {path: _split_of(path.relative_to(folder)) for path in files}
-    unnamed = [path for path, split in split_of.items() if split is None]
-    if len(unnamed) == len(files):
-        return {"train": files}
-    if unnamed:
-        named = next(path for path, split in split_of.items() if split is not None)
+    base = os.fspath(folder.absolute())
+    found = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
+    splits = {str(split): [os.fspath(path) for path in paths] for split, paths in found.items() if paths}
+    counts = Counter(path for paths in splits.values() for path in paths)
+    if wrong := [path for path in files if counts[os.fspath(path.absolute())] != 1]:
         raise ValueError(
-            f"{unnamed[0]}: its name gives no split, that of {named.name} does; rename or remove it, or pass "
-            "data_files"
+            f"{wrong[0]}: its name gives no split, or two, those of others give {', '.join(splits)}; rename or remove "
+            "it, or pass data_files"
         )
-    order = [*SPLIT_WORDS, *sorted({split for split in split_of.values() if split is not None} - set(SPLIT_WORDS))]
-    splits = {split: [path for path in files if split_of[path] == split] for split in order}
-    return {split: some for split, some in splits.items() if some}
-
-
-def _split_of(path: Path) -> str | None:
-    """Return the split in the name of the innermost folder that has one, or of the file."""
-    if shard := _SHARD.fullmatch(path.name):
-        return next((split for split, words in SPLIT_WORDS.items() if shard[1] in words), shard[1])
-    # From the inside out: a folder above may have such a word by chance.
-    for part in (*reversed(path.parts[:-1]), path.stem):
-        words = set(re.split(r"[^a-zA-Z]+", part.lower()))
-        if found := [split for split, known in SPLIT_WORDS.items() if words.intersection(known)]:
-            return found[0]
-    return None
+    return splits
 
 
 def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:

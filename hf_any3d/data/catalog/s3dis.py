@@ -14,9 +14,10 @@ import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.blocks import split_into_blocks
-from hf_any3d.data.files import PointCloudFileError, file_errors
+from hf_any3d.data.files import PointCloudError, file_errors
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import integers
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import parse_table, read_npy
 
@@ -133,17 +134,10 @@ def load(
         seed: seed of the assignment of a column's points to blocks.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an argument out of range; rooms that are not among the published ones; a piece with a malformed
-            line.
-        FileNotFoundError: rooms are missing; says where to get them.
-
     Source: Armeni et al., "3D Semantic Parsing of Large-Scale Indoor Spaces"; blocks by Qi et al., "PointNet".
     """
-    if test_area not in AREAS:
-        raise ValueError(f"test_area is {test_area!r}; expected 1 to 6")
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
+    one_of("test_area", test_area, AREAS)
+    one_of("layout", layout, (None, *LAYOUTS))
     options: dict[str, object] = {}
     if block_size is not None:
         options = {"size": block_size, "points": block_points, "overlap": block_overlap, "seed": seed}
@@ -236,21 +230,12 @@ class ArrayRooms:
         Returns:
             `points` (num_points, 3) float32 in meters, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
             `labels` (num_points,) int64, index in `CLASS_NAMES`.
-
-        Raises:
-            PointCloudFileError: a damaged file, or one with other content.
         """
         path = self.path(room)
         table = read_npy(path)
-        if table.dtype.kind not in "fiu" or table.ndim != 2 or table.shape[1] != 7:
-            raise PointCloudFileError(
-                f"{path}: an array of shape {table.shape} and type {table.dtype}; expected numbers (points, 7): "
-                "x, y, z, red, green, blue and class"
-            )
-        with file_errors(path):
+        with file_errors(path, "room"):
             labels = integers(table[:, 6], "class")
-        points = _at_origin(_finite(table[:, :3], path), path)
-        return {"points": points, "colors": _colors(table[:, 3:6], path), "labels": labels}
+            return {"points": _at_origin(table[:, :3]), "colors": _colors(table[:, 3:6]), "labels": labels}
 
 
 class AnnotatedRooms:
@@ -281,22 +266,17 @@ class AnnotatedRooms:
         return sorted(path for path in pieces if path.is_file())
 
     def read(self, room: Room) -> dict[str, np.ndarray]:
-        """Read a room as `ArrayRooms.read` does.
-
-        Raises:
-            PointCloudFileError: no pieces, or one with a malformed line.
-        """
+        """Read a room as `ArrayRooms.read` does."""
         pieces = [(path, _read_piece(path)) for path in self.files(room)]
-        if not pieces:
-            raise PointCloudFileError(f"{self.path(room)}: no pieces; expected ceiling_1.txt and others")
         names = [path.name.partition("_")[0] for path, _ in pieces]
         # A few pieces have other names, such as stairs; all programs count them as clutter.
         classes = [CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER) for name in names]
-        return {
-            "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces]), self.path(room)),
-            "colors": np.concatenate([colors for _, (_, colors) in pieces]),
-            "labels": np.repeat(classes, [len(xyz) for _, (xyz, _) in pieces]),
-        }
+        with file_errors(self.path(room), "room"):
+            return {
+                "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces])),
+                "colors": np.concatenate([colors for _, (_, colors) in pieces]),
+                "labels": np.repeat(classes, [len(xyz) for _, (xyz, _) in pieces]),
+            }
 
 
 LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
@@ -319,31 +299,23 @@ def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
         logger.warning("%s: line %d has a control character %r, read as a space", path, line, stray.group())
         data = _STRAY.sub(b" ", data)
     table = parse_table(data, path, columns=6)
-    if not len(table):
-        raise PointCloudFileError(f"{path}: there are no points; expected lines of x, y, z, red, green and blue")
-    return _finite(table[:, :3], path), _colors(table[:, 3:], path)
+    with file_errors(path):
+        return table[:, :3], _colors(table[:, 3:])
 
 
-def _finite(xyz: np.ndarray, path: Path) -> np.ndarray:
-    bad = ~np.isfinite(xyz).all(axis=1)
-    if bad.any():
-        raise PointCloudFileError(f"{path}: point {bad.argmax()} has NaN or infinite coordinates")
-    return xyz
-
-
-def _colors(values: np.ndarray, path: Path) -> np.ndarray:
+def _colors(values: np.ndarray) -> np.ndarray:
     # NaN compares as False, and is refused below.
     with np.errstate(invalid="ignore"):
         good = (values >= 0) & (values <= 255) & (values == np.floor(values))
     if not good.all():
-        raise PointCloudFileError(f"{path}: a color is {values[~good][0]}; expected whole numbers from 0 to 255")
+        raise PointCloudError(f"a color is {values[~good][0]}; expected whole numbers from 0 to 255")
     return values.astype(np.uint8)
 
 
-def _at_origin(xyz: np.ndarray, path: Path) -> np.ndarray:
+def _at_origin(xyz: np.ndarray) -> np.ndarray:
     """Move the smallest x, y and z to 0 before rounding to float32, since areas are far from their origin."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         moved = xyz - xyz.min(axis=0)
-    if not moved.max() <= LONGEST_ROOM:
-        raise PointCloudFileError(f"{path}: extends over {moved.max():g} m; expected at most {LONGEST_ROOM:g}")
+    if not moved.max() <= LONGEST_ROOM:  # or NaN
+        raise PointCloudError(f"extends over {moved.max():g} m; expected at most {LONGEST_ROOM:g}")
     return moved.astype(np.float32)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List
 
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, load_published
 from hf_any3d.data.parquet.reading import hdf5_source
 
@@ -71,15 +72,9 @@ def load(
             batch for classification cannot have both.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an unknown variant, another number of clouds than published, or files without masks.
-        FileNotFoundError: files are missing; says where to get them.
-        ImportError: h5py is not installed.
-
     Source: Uy et al., "Revisiting Point Cloud Classification", Sec. 3.
     """
-    if variant not in FILES:
-        raise ValueError(f"variant is {variant!r}; expected one of {', '.join(FILES)}")
+    one_of("variant", variant, FILES)
     root = DATASET.root(data_dir)
     folder, name = FILES[variant]
     places = [root / above / folder for above in ("h5_files", "", "ScanObjectNN/h5_files")]

@@ -25,6 +25,7 @@ from hf_any3d.data.box_files import (
 )
 from hf_any3d.data.boxes import box_features
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import turn_up_axis
 
 SPLITS = ("train", "validation", "test")
@@ -42,7 +43,6 @@ def load(
     layout: str | None = None,
     up_axis: str = "z",
     classes: Sequence[str] | None = None,
-    **options: Any,
 ) -> DatasetDict:
     """Read scans with boxes, one row a scan; folders train, validation and test are splits, else all are for training.
 
@@ -56,26 +56,14 @@ def load(
         layout: one of "own", "label_cloud", "datumaro" and "kitti"; None takes the first that is there.
         up_axis: the axis that points up in the files, about which headings turn; rows have z up.
         classes: names of the classes, in order; None takes those that occur, sorted. Boxes of others are left out.
-        options: none is known.
 
     A warning counts files of points that nothing names; they are no rows.
-
-    Raises:
-        ValueError: an unknown option, layout or axis; a damaged file or a wrong box, which the error names; a scan
-            whose boxes are all outside of it.
-        FileNotFoundError: no folder, or no boxes in it.
     """
-    if options:
-        raise ValueError(f"unknown option {sorted(options)[0]!r}; expected layout, up_axis or classes")
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(LAYOUTS)} or None")
-    if up_axis not in ("x", "y", "z"):
-        raise ValueError(f"up_axis is {up_axis!r}; expected x, y or z")
+    one_of("layout", layout, (None, *LAYOUTS))
+    one_of("up_axis", up_axis, "xyz")
     if data_dir is None:
         raise ValueError(f"data_dir is None; expected a folder with {_EXPECTED}")
     root = Path(data_dir)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
     found = {split: _boxes_of(folder, layout) for split, folder in folders.items()}
     names = (
@@ -97,10 +85,7 @@ def _boxes_of(folder: Path, layout: str | None) -> Boxes:
     if layout in (None, "own") and own:
         return read_boxes_json(own[0]) if own[0].suffix == ".json" else read_boxes_table(own[0])
     boxes: Boxes = {}
-    for name, place, read in (
-        ("label_cloud", "labels", read_label_cloud),
-        ("datumaro", "annotations", read_datumaro),
-    ):
+    for name, place, read in (("label_cloud", "labels", read_label_cloud), ("datumaro", "annotations", read_datumaro)):
         if layout in (None, name) and (files := sorted((folder / place).glob("*.json"))):
             for file in files:
                 add_boxes(file, boxes, read(file))

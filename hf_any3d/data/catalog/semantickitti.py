@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +97,6 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
         data_dir: the folder with `dataset` or `sequences`, or the one with the folders `00` to `10`.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: another number of sweeps than published; a file of another length, or with an unknown class.
-        FileNotFoundError: sweeps or labels are missing; says where to get them.
-
     Source: Behley et al., "SemanticKITTI"; classes of its single-scan benchmark.
     """
     root = DATASET.root(data_dir)
@@ -113,13 +110,8 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
         sweeps = [path for number in sequences for path in _sweeps(folder / f"{number:02}", _SWEEPS[number], is_whole)]
         labels = [_labels_of(sweep) for sweep in sweeps]
         source = SplitSource.from_paths(sweeps, _read, [path for path in labels if path.is_file()])
-        sources[split] = SplitSource(
-            source.units,
-            source.read,
-            source.files,
-            source.num_rows,
-            missing=[*source.missing, *(path for path in labels if not path.is_file())],
-        )
+        missing = [*source.missing, *(path for path in labels if not path.is_file())]
+        sources[split] = replace(source, missing=missing)
     features = Features(
         {
             "points": Array2D((None, 3), "float32"),
@@ -150,18 +142,7 @@ def _read(sweep: Path) -> Iterator[Mapping[str, object]]:
 
 
 def read_labels(path: Path, count: int) -> np.ndarray:
-    """Read a label file.
-
-    Args:
-        path: the file.
-        count: points of its sweep.
-
-    Returns:
-        (count,) int64, indices in `CLASS_NAMES`, -100 for points without a class. Numbers of objects are left out.
-
-    Raises:
-        PointCloudFileError: another number of labels, or a class that does not exist.
-    """
+    """Read the labels (count,) of the points of a sweep, -100 for points without a class."""
     data = open_source(path, "label", ("label",)).data
     if len(data) != 4 * count:
         raise PointCloudFileError(f"{path}: {len(data)} bytes; expected 4 for each of {count} points of its sweep")

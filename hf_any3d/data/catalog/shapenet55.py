@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, Value
 
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import read_lines, read_npy
 
@@ -143,20 +144,13 @@ def load(
             the other categories.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: an unknown set, another number of clouds than published, or a malformed list.
-        FileNotFoundError: files are missing; says where to get them.
-
     Source: Chang et al., "ShapeNet"; points and splits by Yu et al., "PoinTr", Sec. 4.1.
     """
-    if split_set not in LISTS:
-        raise ValueError(f"split_set is {split_set!r}; expected one of {', '.join(LISTS)}")
+    one_of("split_set", split_set, LISTS)
     root = DATASET.root(data_dir)
     folder = next((root / place for place in PLACES if (root / place / CLOUDS).is_dir()), root)
     lists = {split: folder / name for split, name in LISTS[split_set].items()}
     DATASET.require(lists.values(), folder)
-    if not (folder / CLOUDS).is_dir():
-        raise DATASET.not_found(f"{folder}: no folder {CLOUDS}")
     features = Features(
         {"points": Array2D((NUM_POINTS, 3), "float32"), "label": DATASET.class_label(), "file": Value("string")}
     )

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Array2D, ClassLabel, DatasetDict, Features, IterableDatasetDict, List, Value
 
 from hf_any3d.data.catalog import shapenet55
-from hf_any3d.data.files import PointCloudFileError, file_errors
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.files.text_numbers import integers
 from hf_any3d.data.parquet import PublishedDataset, SplitSource, load_published
 from hf_any3d.data.parquet.reading import check_names, read_table
@@ -95,11 +95,6 @@ def load(
         normals: read the column `normals`.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: another number of clouds than published, categories in another order, a malformed line, or a part
-            of another category.
-        FileNotFoundError: files are missing; says where to get them.
-
     Source: Yi et al., "A Scalable Active Framework for Region Annotation"; normals by Qi et al., "PointNet++".
     """
     root = DATASET.root(data_dir)
@@ -122,22 +117,14 @@ def load(
 
 def _listed(file: Path) -> list[tuple[str, str]]:
     """Read category and model of each cloud of a split."""
-    try:
-        entries = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PointCloudFileError(f"{file}: not JSON ({str(error)[:80]})") from None
-    if not isinstance(entries, list):
-        raise PointCloudFileError(f"{file}: contains {type(entries).__name__}; expected a list of names")
-    listed = []
-    for number, entry in enumerate(entries):
-        found = _NAME.fullmatch(entry) if isinstance(entry, str) else None
-        if not found or found[1] not in SYNSETS:
-            raise PointCloudFileError(
-                f"{file}: entry {number} is {str(entry)[:60]!r}; expected shape_data, a category and a model, "
-                "shape_data/02691156/1a04e3eab45ca15dd86060f189eb133"
-            )
-        listed.append((found[1], found[2]))
-    return listed
+    with file_errors(file, "list"):
+        names = [_NAME.fullmatch(entry) for entry in json.loads(file.read_bytes())]
+        for number, name in enumerate(names):
+            if name is None or name[1] not in SYNSETS:
+                raise PointCloudError(
+                    f"entry {number} is not as in shape_data/02691156/1a04e3eab45ca15dd86060f189eb133"
+                )
+        return [(name[1], name[2]) for name in names if name]
 
 
 def _read(path: Path) -> Iterator[Mapping[str, object]]:

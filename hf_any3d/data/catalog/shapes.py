@@ -28,13 +28,6 @@ def load(data_dir: str | os.PathLike | None = None, **options: Any) -> DatasetDi
     Args:
         data_dir: another folder with train.parquet and test.parquet; None takes those that come with the package.
         options: further arguments of `datasets.load_dataset`, such as `cache_dir`.
-
-    Raises:
-        FileNotFoundError: the folder or one of its files does not exist.
     """
     folder = ASSETS if data_dir is None else Path(data_dir)
-    files = {split: folder / f"{split}.parquet" for split in SPLITS}
-    missing = [path.name for path in files.values() if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder}: no {' and no '.join(missing)}; pass data_dir=, a folder with both")
-    return parquet.load(data_files=files, **options)
+    return parquet.load(data_files={split: folder / f"{split}.parquet" for split in SPLITS}, **options)

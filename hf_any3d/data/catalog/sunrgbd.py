@@ -61,10 +61,6 @@ def load(
         colors: whether to read colors.
         conversion: `cache_dir`, `verify`, `on_error` and `streaming` of `hf_any3d.data.parquet.load_published`.
 
-    Raises:
-        ValueError: a file of another layout, or a box of another class.
-        FileNotFoundError: no scenes; says where to get them.
-
     Source: Qi et al., "Deep Hough Voting for 3D Object Detection in Point Clouds".
     """
     root = DATASET.root(data_dir)

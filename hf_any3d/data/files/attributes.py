@@ -47,18 +47,7 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
-    """Find points, colors, normals, intensities, rings and labels among named columns.
-
-    Args:
-        columns: (points,) values by name.
-        source: for warnings.
-
-    Returns:
-        Arguments of PointCloudData.
-
-    Raises:
-        PointCloudError: x, y or z is missing.
-    """
+    """Find points, colors, normals, intensities, rings and labels among named columns."""
     fields = fields_of(columns)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
@@ -73,11 +62,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
 
 
 def opaque_splats(columns: Mapping[str, np.ndarray], source: Source) -> Mapping[str, np.ndarray]:
-    """Leave splats below `LEAST_OPACITY` out of the columns of a file of Gaussian splats, with a warning.
-
-    Raises:
-        PointCloudError: none is left.
-    """
+    """Leave splats below `LEAST_OPACITY` out of the columns of a file of Gaussian splats, with a warning."""
     if not columns.keys() >= _IS_SPLATS:
         return columns
     # Files have logits of opacities. NaN compares as False, and is left out.
@@ -111,9 +96,6 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
     Returns:
         Arguments of PointCloudData.
-
-    Raises:
-        PointCloudError: another number of columns.
     """
     width = table.shape[1]
     if width not in (3, 4, 6, 7, 9):
@@ -190,9 +172,6 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     """Scale colors to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
 
     Floats that are whole numbers above 4095, as in text, are scaled from 65535 too.
-
-    Raises:
-        PointCloudError: a value that is NaN, infinite, below 0 or above 255.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         colors = values.astype(np.float32)

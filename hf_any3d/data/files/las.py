@@ -1,6 +1,7 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from importlib import import_module
@@ -8,12 +9,10 @@ from importlib import import_module
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_numbers
-from hf_any3d.data.files.las_units import meters_per_unit
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 
-# By point format: size of the smallest record, and offset of the colors, or None.
-_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+# Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
@@ -26,8 +25,10 @@ _LAYERED = 3
 _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
 _REWRITE = "rewrite the file with another program, such as `laszip` or `pdal translate`"
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
-# The entropy coder of LAZ needs at least about 0.002 bits per point.
-_MAX_POINTS_PER_BYTE = 4000
+# Keys of GeoTIFF, and codes of units of EPSG.
+_GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
+_MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
+_METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 
 
 def read(source: Source) -> PointCloudData:
@@ -36,15 +37,10 @@ def read(source: Source) -> PointCloudData:
     LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
     for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. There are no colors if all of them are 0, and
     no intensities.
-
-    Raises:
-        PointCloudError: a wrong header, a file that is cut off, or LAZ without lazrs.
     """
     data = source.data
     if not data.startswith(b"LASF"):
         raise PointCloudError(f"starts with {data[:8]!r}; a LAS file starts with 'LASF'")
-    if len(data) < _HEADER_SIZE:
-        raise PointCloudError(f"{len(data)} bytes; the header alone has {_HEADER_SIZE}, so the file may be cut off")
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, kind, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -52,20 +48,11 @@ def read(source: Source) -> PointCloudData:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    if kind >= len(_SIZES) or size < _SIZES[kind]:
-        raise PointCloudError(f"point format {kind} with records of {size} bytes; expected format 0 to 10")
-    if not _HEADER_SIZE <= start <= len(data):
-        raise PointCloudError(f"the points start at byte {start} of {len(data)}; the file may be cut off")
-    if not count:
-        raise PointCloudError("there are no points; expected at least 1")
+    if start < _HEADER_SIZE or (not compressed and start + count * size > len(data)):
+        raise PointCloudError(f"{count} points from byte {start} of {len(data)}; the file may be cut off")
     row = _row_type(kind, size)
     source.check(points=count, decoded=count * max(size, 32))
-    if compressed:
-        blocks = _decompressed(data, start, row, count)
-    elif count * size > len(data) - start:
-        raise PointCloudError(f"{len(data) - start} bytes of points; {count} points need {count * size}: cut off")
-    else:
-        blocks = iter([np.frombuffer(data, row, count, start)])
+    blocks = _decompressed(data, start, row, count) if compressed else [np.frombuffer(data, row, count, start)]
     # Coordinates are stored as integers: times scale, plus offset.
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
@@ -85,7 +72,7 @@ def read(source: Source) -> PointCloudData:
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    unit, step = meters_per_unit(data, start), np.abs(scale)
+    unit, step = _meters_per_unit(data, start), np.abs(scale)
     return PointCloudData(
         points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
     )
@@ -106,9 +93,7 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
         lazrs = import_module("lazrs")  # has no types
     except ImportError:
         raise PointCloudError('LAZ needs the extra `files`: pip install "hf-any3d[files]"') from None
-    if count > len(data) * _MAX_POINTS_PER_BYTE:
-        raise PointCloudError(f"{count} points in {len(data)} bytes; the file may be cut off")
-    record = _laszip_record(data, start)
+    record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
     kinds = _items(record)
     _check_chunk_table(data, start, row.itemsize)
     file = io.BytesIO(data)
@@ -124,41 +109,35 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
             block = np.zeros(min(count - first, _BLOCK) * row.itemsize, np.uint8)
             decompressor.decompress_many(block)
             yield block.view(row)
-    except PointCloudError:
-        raise
     except BaseException as error:
         # A failed check in lazrs raises PanicException, which is not an Exception.
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
-        raise
+        if type(error).__name__ != "PanicException":
+            raise
+        raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
 
 
-def _laszip_record(data: bytes, start: int) -> bytes:
+def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield user, kind and content of the records between the header and the points."""
     at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
     for _ in range(number):
         if at + _RECORD_HEADER > start:
             break
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
-        at += _RECORD_HEADER
-        if user.rstrip(b"\0") == b"laszip encoded" and kind == 22204 and at + size <= start:
-            return data[at : at + size]
-        at += size
-    raise PointCloudError("no record 'laszip encoded'; expected one in a LAZ file")
+        at += _RECORD_HEADER + size
+        if at <= start:
+            yield user.rstrip(b"\0"), kind, data[at - size : at]
 
 
 def _items(record: bytes) -> list[tuple[int, int]]:
     """Return the kind and size of each item of a point, compressed in a way that lazrs reads."""
-    if len(record) < _ITEMS or len(record) < _ITEMS + 6 * (number := struct.unpack_from("<H", record, _ITEMS - 2)[0]):
-        raise PointCloudError(f"a record 'laszip encoded' of {len(record)} bytes; the file is damaged")
-    compressor = struct.unpack_from("<H", record)[0]
-    if compressor not in _VERSIONS:
-        which = " (points that are not in chunks)" if compressor == 1 else ""
-        raise PointCloudError(f"compressor {compressor} of LAZ{which}; expected 2 or 3: {_REWRITE}")
+    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
     items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]
-    if other := [version for _, _, version in items if version not in _VERSIONS[compressor]]:
-        expected = " or ".join(map(str, _VERSIONS[compressor]))
+    versions = sorted({version for _, _, version in items})
+    if not {*versions} <= {*_VERSIONS.get(compressor, ())}:
+        which = " (points that are not in chunks)" if compressor == 1 else ""
         raise PointCloudError(
-            f"compressor {compressor} of LAZ with items of version {other[0]}; expected {expected}: {_REWRITE}"
+            f"compressor {compressor} of LAZ{which} with items of version {', '.join(map(str, versions))}; expected "
+            f"compressor 2 with version 1 or 2, or 3 with 3: {_REWRITE}"
         )
     return [(kind, size) for kind, size, _ in items]
 
@@ -169,11 +148,9 @@ def _check_chunk_table(data: bytes, start: int, size: int) -> None:
     # Of a writer that could not go back: then the end of the file says where the table is.
     if table == -1:
         table = int.from_bytes(data[-8:], "little", signed=True)
-    if not start + 8 <= table <= len(data) - 8:
-        raise PointCloudError(f"the table of chunks starts at byte {table} of {len(data)}; the file may be cut off")
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if chunks * size > len(data):
-        raise PointCloudError(f"{chunks} compressed chunks in {len(data)} bytes; the file is damaged")
+    if not start + 8 <= table <= len(data) - 8 or chunks * size > len(data):
+        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
 
 
 def _check_layers(
@@ -181,17 +158,45 @@ def _check_layers(
 ) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
-    if count > (found := sum(points for points, _ in chunks)):
-        raise PointCloudError(f"{count} points declared, {found} in {len(chunks)} chunks; the file may be cut off")
+    if count > (stored := sum(points for points, _ in chunks)):
+        raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
     layers = sum(_LAYERS.get(kind, size) for kind, size in kinds)
     first_point = sum(size for _, size in kinds)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.
-        header = first_point + 4 + 4 * layers
-        if at + max(size, header) > len(data):
-            raise PointCloudError(f"chunk {number} ends after the file; the file may be cut off")
-        claimed = sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
-        if header + claimed != size:
-            raise PointCloudError(f"the layers of chunk {number} need {header + claimed} bytes; it has {size}")
+        claimed = first_point + 4 + 4 * layers + sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
+        if claimed != size or at + size > len(data):
+            raise PointCloudError(f"chunk {number} has {size} bytes, its layers claim {claimed}; it may be cut off")
         at += size
+
+
+def _meters_per_unit(data: bytes, start: int) -> float | None:
+    """Return the length of a unit: meters, unless a record names feet; None for degrees and unknown units."""
+    length: float | None = 1.0
+    for user, kind, body in _records(data, start):
+        if user == b"LASF_Projection" and kind == _GEO_KEYS:
+            length = _unit_of_keys(body)
+        elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
+            return _unit_of_text(body.decode("ascii", "replace"))
+    return length
+
+
+def _unit_of_keys(record: bytes) -> float | None:
+    numbers = struct.unpack(f"<{len(record) // 2}H", record[: len(record) // 2 * 2])
+    # After four numbers of a header: key, place of the value, count, and the value itself where the place is 0.
+    values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+    if values.get(_MODEL) == _GEOGRAPHIC:
+        return None
+    return _METERS.get(values.get(_UNIT, 9001))
+
+
+def _unit_of_text(text: str) -> float | None:
+    """Return the meters of the unit of a projection as well-known text; None without a projection."""
+    if (projection := re.search(r"PROJ(?:CS|CRS)\[", text)) is None:
+        return None
+    horizontal = re.split(r"VERT(?:_CS|CRS)\[", text[projection.start() :])[0]
+    # The last one: that of angles and those of the parameters come before.
+    units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', horizontal)
+    lengths = [float(size) for name, size in units if "deg" not in name.lower()]
+    return lengths[-1] if lengths else None

@@ -30,20 +30,12 @@ def read(source: Source) -> PointCloudData:
     the file type "kitti" or "nuscenes", or from a name that ends with .kitti.bin, .nuscenes.bin or .pcd.bin. Without
     them the numbers must be those of a sweep of one kind alone: a scanner in the middle of its points, intensities
     from 0 to 1 or whole numbers up to 255, and rings that are whole numbers.
-
-    Raises:
-        PointCloudError: a file that holds no whole number of rows, or whose kind is not sure.
     """
     data = source.data
     width = _WIDTHS.get(source.file_type)
     width = width or next((width for end, width in _NAMED.items() if source.name.lower().endswith(end)), None)
     width = width or _width_of(data)
-    row = 4 * width
-    if len(data) % row:
-        raise PointCloudError(
-            f"{len(data)} bytes; expected rows of {row} ({width} float32), so the file may be cut off"
-        )
-    source.check(points=len(data) // row)
+    source.check(points=len(data) // (4 * width))
     table = np.frombuffer(data, "<f4").reshape(-1, width)
     # Invalid intensities are errors here: without a header they are the only sign of another format.
     ring = table[:, 4] if width == _WIDTHS["nuscenes"] else None
@@ -52,10 +44,7 @@ def read(source: Source) -> PointCloudData:
 
 def _width_of(data: bytes) -> int:
     fitting = [width for width in _WIDTHS.values() if len(data) % (4 * width) == 0]
-    if not fitting:
-        raise PointCloudError(f"{len(data)} bytes; expected rows of 16 or 20, so the file may be cut off")
-    numbers = np.frombuffer(data, "<f4")
-    doubts = {width: _doubt(numbers.reshape(-1, width)) for width in fitting}
+    doubts = {width: _doubt(np.frombuffer(data, "<f4").reshape(-1, width)) for width in fitting}
     likely = [width for width, doubt in doubts.items() if doubt is None]
     if len(likely) == 1:
         return likely[0]
@@ -101,11 +90,7 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def without_buffers(names: Iterable[str]) -> list[str]:
-    """Return the files of a list that are no buffers of glTF: .bin beside a .gltf.
-
-    Args:
-        names: paths with `/` between their parts.
-    """
+    """Return the files of a list that are no buffers of glTF: .bin beside a .gltf."""
     names = list(names)
     folders = {PurePosixPath(name).parent for name in names if name.lower().endswith(".gltf")}
     return [name for name in names if not name.lower().endswith(".bin") or PurePosixPath(name).parent not in folders]

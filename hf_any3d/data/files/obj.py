@@ -14,10 +14,8 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     normalized_lines,
     numbers,
-    reject_binary,
     shorten,
     unix_lines,
-    with_decimal_points,
 )
 
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
@@ -37,15 +35,11 @@ def read(source: Source) -> PointCloudData:
     texture, if the material file is in the same folder or below. Normals are kept if each vertex has the one of the
     same number. Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their
     first corner; those of one or two corners, which some programs write, give none.
-
-    Raises:
-        PointCloudError: a malformed line, or a face that refers to a vertex that does not exist.
     """
-    reject_binary(source.data)
     text = unix_lines(source.data)
     if b"\\\n" in text:
         # A backslash at the end continues the line. As many lines follow, so that those after them keep their numbers.
-        text = _CONTINUED.sub(lambda lines: _joined(lines.group()), text)
+        text = _CONTINUED.sub(lambda lines: lines[0].replace(b"\\\n", b" ") + b"\n" * lines[0].count(b"\n"), text)
     vertices, normals = bytearray(), bytearray()
     polygons = _Polygons()
     libraries: dict[bytes, None] = {}
@@ -66,10 +60,8 @@ def read(source: Source) -> PointCloudData:
             libraries[rest.strip()] = None
     source.check(points=polygons.vertices)
     table = _vertices(bytes(vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
-    if not len(table):
-        raise PointCloudError("there are no points; expected lines 'v x y z'")
     if table.shape[1] not in _WIDTHS:
-        raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 3, or 6 with colors")
+        raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 'v x y z', perhaps with a color")
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
     materials = _read_materials(source, libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
@@ -84,17 +76,9 @@ def references(file: Path) -> list[str]:
     return [name for line in lines for names in _library_names(line) for name in names]
 
 
-def _joined(lines: bytes) -> bytes:
-    return lines.replace(b"\\\n", b" ") + b"\n" * lines.count(b"\n")
-
-
-def _numbers(text: bytes, columns: int | None = None) -> np.ndarray:
-    return numbers(normalized_lines(with_decimal_points(text) if b"," in text else text), columns=columns)
-
-
 def _vertices(text: bytes, source: Source) -> np.ndarray:
     try:
-        return _numbers(text)
+        return numbers(normalized_lines(text))
     except PointCloudError:
         rows = [line.split(b"#")[0].split() for line in text.split(b"\n")]
         widths = {len(row) for row in rows if row}
@@ -103,7 +87,7 @@ def _vertices(text: bytes, source: Source) -> np.ndarray:
         # Some programs write colors of some vertices only.
         if colored := sum(len(row) >= 6 for row in rows):
             source.warn(f"{colored} of {sum(map(bool, rows))} vertices have colors; they are left out")
-        return _numbers(b"\n".join(b" ".join(row[:3]) for row in rows))
+        return numbers(normalized_lines(b"\n".join(b" ".join(row[:3]) for row in rows)))
 
 
 class _Polygons:
@@ -178,16 +162,11 @@ class _Polygons:
         for face, (vertices, normals, line) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
             for word in face.split():
                 vertex, _, rest = word.partition(b"/")
-                normal = rest.partition(b"/")[2]
-                for text, known in ((vertex, vertices), *([(normal, normals)] if normal else [])):
-                    if not re.fullmatch(rb"-?\d{1,%d}" % _DIGITS, text) or int(text) == 0:
+                for text, known in ((vertex, vertices), (rest.partition(b"/")[2] or b"1", normals)):
+                    if not re.fullmatch(rb"-?0*[1-9]\d{0,17}", text) or int(text) + known < 0:
                         return PointCloudError(
                             f"line {line}: a face has the corner {shorten(word)}; expected numbers from 1, or "
-                            "negative ones"
-                        )
-                    if int(text) + known < 0:
-                        return PointCloudError(
-                            f"line {line}: a face refers to {int(text)}, counted from the {known} before it"
+                            f"negative ones counted from the {known} before it"
                         )
         return PointCloudError("the corners of the faces cannot be read")
 
@@ -217,7 +196,7 @@ class _Polygons:
 def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Source) -> np.ndarray | None:
     if polygons.normals != vertices or not polygons.normals_follow_vertices:
         return None
-    table = _numbers(text, columns=3)
+    table = numbers(normalized_lines(text), columns=3)
     return usable_normals(table, source) if len(table) == vertices else None
 
 

@@ -13,10 +13,8 @@ from hf_any3d.data.files.text_numbers import (
     integers,
     normalized_lines,
     numbers,
-    reject_binary,
     shorten,
     unix_lines,
-    with_decimal_points,
 )
 
 _HEADER = re.compile(rb"\s*(C?)(N?)OFF", re.IGNORECASE)
@@ -27,11 +25,7 @@ def read(source: Source) -> PointCloudData:
 
     The counts may be on the line of the keyword, also without a space as in parts of ModelNet ("OFF216 254 0").
     Colors of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
-
-    Raises:
-        PointCloudError: a wrong header, fewer lines than declared, or a malformed line.
     """
-    reject_binary(source.data)
     text = unix_lines(source.data)
     header = _HEADER.match(text)
     if not header:
@@ -42,9 +36,7 @@ def read(source: Source) -> PointCloudData:
     head, _, body = text.partition(b"\n")
     counts = normalized_lines(head).split()
     line = 1 + source_lines - body.count(b"\n")
-    body = normalized_lines(with_decimal_points(body) if b"," in body else body)
-    if len(counts) not in (2, 3):
-        raise PointCloudError(f"the line of counts is {shorten(head)}; expected points, faces and edges")
+    body = normalized_lines(body)
     points, faces = (count_of(count, "a count") for count in counts[:2])
     source.check(points=points, faces=faces)
     first, second, rest = blocks_of_lines(body, [points, faces])
@@ -52,15 +44,13 @@ def read(source: Source) -> PointCloudData:
     table = numbers(first, first_line=line)  # (points, 3 and more)
     colored, with_normals = (bool(group) for group in header.groups())
     normals = 3 if with_normals else 0
-    allowed = [3 + normals + extra for extra in ((3, 4) if colored else (0,))]
+    extra = table.shape[1] - 3 - normals
     # Some writers add colors to plain OFF too.
-    if not colored and table.shape[1] in (3 + normals + 3, 3 + normals + 4):
-        colored = True
-    elif points and table.shape[1] not in allowed:
-        raise PointCloudError(f"points have {table.shape[1]} numbers; expected {' or '.join(map(str, allowed))}")
+    if points and extra not in ((3, 4) if colored else (0, 3, 4)):
+        raise PointCloudError(f"points have {table.shape[1]} numbers, which are not those of {header[0].decode()}")
     return PointCloudData(
         table[:, :3],
-        colors=usable_colors(table[:, 3 + normals : 6 + normals], source) if colored else None,
+        colors=usable_colors(table[:, 3 + normals : 6 + normals], source) if extra else None,
         normals=usable_normals(table[:, 3:6], source) if with_normals else None,
         **_faces(second, faces, line + points, source),
     )

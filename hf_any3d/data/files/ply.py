@@ -18,10 +18,10 @@ from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
     count_of,
     integers,
-    listed,
     normalized_lines,
     numbers,
     shorten,
+    unix_lines,
 )
 
 _TYPES = {
@@ -36,10 +36,9 @@ _TYPES = {
 }
 # Only ends of lines as in the first one: the next byte may be data that looks like another one.
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
-_MAX_ELEMENTS = 256
+_MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_MAX_PROPERTIES = 4096
-_CODES = {"i1": "b", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}
+_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}  # of the lengths of lists
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
@@ -53,27 +52,21 @@ def read(source: Source) -> PointCloudData:
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `attributes.LEAST_OPACITY` are left out.
-
-    Raises:
-        PointCloudError: a wrong header, or less data than declared.
     """
     order, elements, start = _header(source.data)
-    names = [element.name for element in elements]
-    if "vertex" not in names:
-        raise PointCloudError(f"no element 'vertex'; found {listed(names)}")
     values = {}
     if order:
         blocks, rest = read_binary(source.data, start, elements, order)
     else:
-        head = normalized_lines(source.data[:start])
-        blocks, rest = read_ascii(source.data[start:], elements, 1 + head.count(b"\n"))
+        lines = unix_lines(source.data[:start]).count(b"\n")
+        blocks, rest = read_ascii(source.data[start:].rstrip(b"\0 \t\r\n"), elements, 1 + lines)
     source.warn_of_rest(rest)
     for element, block in zip(elements, blocks, strict=True):
         # Of several elements with one name the first counts.
         values.setdefault(element.name, block)
         if element.name == "vertex":
             source.check(points=element.count)
-    vertices = {name: value for name, value in values["vertex"].items() if isinstance(value, np.ndarray)}
+    vertices = {name: value for name, value in values.get("vertex", {}).items() if isinstance(value, np.ndarray)}
     faces = _faces(values.get("face", {}), source)
     if strips := _corner_lists(values.get("tristrips", {})):
         triangles = _strip_triangles(*strips, source)
@@ -132,26 +125,29 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
     if not end:
         raise PointCloudError("the header has no 'end_header'; the file may be cut off")
     order, elements = None, []
-    for line in re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1")):
+    lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
+    if len(lines) > _MOST_LINES:
+        raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
+    for line in lines:
         match line.split():
             case ["format", name, _] if name in _ORDERS:
                 order = _ORDERS[name]
             case ["element", name, count]:
-                if len(elements) == _MAX_ELEMENTS:
-                    raise PointCloudError(f"more than {_MAX_ELEMENTS} elements; expected at most that many")
                 elements.append(Element(name.lower(), count_of(count, f"the number of element {shorten(name)}")))
-            case ["property", "list", length, kind, name] if elements and {length, kind} <= _TYPES.keys():
-                if length.startswith(("float", "double")):
-                    raise PointCloudError(
-                        f"the lengths of list {shorten(name)} have type {length}; expected an integer type"
-                    )
-                elements[-1].add(name.lower(), _TYPES[kind], _TYPES[length])
+            case ["property", "list", length, kind, name] if (
+                elements and _TYPES.get(length) in _CODES and kind in _TYPES
+            ):
+                elements[-1].properties.append((name.lower(), _TYPES[kind], _TYPES[length]))
             case ["property", kind, name] if elements and kind in _TYPES:
-                elements[-1].add(name.lower(), _TYPES[kind], None)
+                elements[-1].properties.append((name.lower(), _TYPES[kind], None))
             case [] | ["comment" | "obj_info", *_]:
                 continue
             case _:
                 raise PointCloudError(f"the header line {shorten(line)} is not allowed in PLY")
+    for element in elements:
+        names = [name for name, _, _ in element.properties]
+        if len(set(names)) < len(names):
+            raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
     if order is None:
         raise PointCloudError(f"the header names no format; expected one of {', '.join(_ORDERS)}")
     return order, elements, end.end()
@@ -170,22 +166,6 @@ class Element:
     name: str
     count: int
     properties: list[tuple[str, str, str | None]] = field(default_factory=list)
-    _names: set[str] = field(default_factory=set, repr=False)
-
-    def add(self, name: str, kind: str, length: str | None) -> None:
-        """Add a property.
-
-        Raises:
-            PointCloudError: a name that exists already, or too many properties.
-        """
-        if name in self._names:
-            raise PointCloudError(f"element {shorten(self.name)} declares property {shorten(name)} twice")
-        if len(self._names) == _MAX_PROPERTIES:
-            raise PointCloudError(
-                f"element {shorten(self.name)} declares more than {_MAX_PROPERTIES} properties; expected at most that"
-            )
-        self._names.add(name)
-        self.properties.append((name, kind, length))
 
     @property
     def has_lists(self) -> bool:
@@ -205,11 +185,7 @@ class Element:
 
 
 def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> tuple[list[Values], bytes]:
-    """Return the values of each element, and the bytes after them; the body begins at `start`, `order` is "<" or ">".
-
-    Raises:
-        PointCloudError: a file that ends too early, or a negative length.
-    """
+    """Return the values of each element, from byte `start` on, and the bytes after them; `order` is "<" or ">"."""
     found = []
     for element in elements:
         if not element.properties:
@@ -328,20 +304,15 @@ class _Rows:
 
     def lengths(self, data: bytes, number: int, places: np.ndarray) -> np.ndarray:
         """Read the lengths of one list in a binary file."""
-        name, kind = [(name, length) for name, _, length in self.element.properties if length][number]
-        lengths = _numbers_at(np.frombuffer(data, np.uint8), places, self.order + kind)
-        if len(lengths) and lengths.min() < 0:
-            raise self.wrong_length(name, lengths.min())
-        return lengths
-
-    def wrong_length(self, name: str, length: int) -> PointCloudError:
-        """Return the error for an impossible length."""
-        return PointCloudError(f"a list {shorten(name)} of element {shorten(self.element.name)} has length {length}")
+        kind = [length for _, _, length in self.element.properties if length][number]
+        return _numbers_at(np.frombuffer(data, np.uint8), places, f"{self.order}{kind}")
 
     def values(
         self, raw: np.ndarray, start: int, stop: int, places: list[np.ndarray], lengths: list[np.ndarray]
     ) -> Values:
         """Extract the values of all properties; see `Values`."""
+        if any(size.min(initial=0) < 0 for size in lengths):
+            raise PointCloudError(f"element {shorten(self.element.name)} has a list of negative length")
         lists = [
             (at + width, at + width + item * size.astype(np.int64), size)
             for at, width, item, size in zip(places, self.widths, self.items, lengths, strict=True)
@@ -382,8 +353,7 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
 def read_ascii(text: bytes, elements: list[Element], first_line: int = 1) -> tuple[list[Values], bytes]:
     """Return the values of each element from the lines after the header, one row per line, and the lines after them.
 
-    Raises:
-        PointCloudError: too few lines, or a malformed one; names its number, that of the first being `first_line`.
+    `first_line` is the number of the first line, for errors.
     """
     text, filled = normalized_lines(text), [element for element in elements if element.properties]
     *blocks, rest = blocks_of_lines(text, [element.count for element in filled])
@@ -429,11 +399,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
         raise PointCloudError(
             f"the lines of element {shorten(element.name)} have {len(flat)} numbers; expected {stop}"
         )
-    lengths = []
-    for name, places_of_list in zip((name for name, _, length in element.properties if length), places, strict=True):
-        lengths.append(integers(flat[places_of_list], f"a list {shorten(name)} has length"))
-        if len(lengths[-1]) and lengths[-1].min() < 0:
-            raise rows.wrong_length(name, lengths[-1].min())
+    lengths = [integers(flat[places_of_list], "a list has length") for places_of_list in places]
     return rows.values(flat, 0, stop, places, lengths)
 
 

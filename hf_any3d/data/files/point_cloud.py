@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
 # holds all of them: what is computed of them has too few bits left for the shape.
@@ -88,26 +89,25 @@ class PointCloudData:
         if (left_out := _LEFT_OUT.get()) is not None:
             self._leave_out_invalid(left_out)
         if self.offset is not None:
-            self.offset = _rows("offset", np.reshape(self.offset, (1, -1)), 1, np.float64)[0]
+            self.offset = _finite("offset", self.offset, (3,), np.float64)
         self.points, shift = _coordinates(self.points, step, self.offset)
         if shift is not None:
             self.offset = shift if self.offset is None else self.offset + shift
         count = len(self.points)
         if self.colors is not None:
-            self.colors = _unit_range("colors", _rows("colors", self.colors, count))
+            self.colors = _colors("colors", self.colors, count)
         if self.normals is not None:
-            self.normals = _rows("normals", self.normals, count)
+            self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
             self.labels = _labels(self.labels, count)
         if self.intensity is not None:
-            self.intensity = _numbers("intensity", self.intensity, count)
+            self.intensity = _finite("intensity", np.reshape(self.intensity, -1), (count,))
         if self.ring is not None:
-            self.ring = _numbers("ring", self.ring, count)
+            self.ring = _finite("ring", np.reshape(self.ring, -1), (count,))
         if self.faces is not None:
             self.faces = _faces(self.faces, count)
         if self.face_colors is not None:
-            faces = 0 if self.faces is None else len(self.faces)
-            self.face_colors = _unit_range("face_colors", _rows("face_colors", self.face_colors, faces))
+            self.face_colors = _colors("face_colors", self.face_colors, 0 if self.faces is None else len(self.faces))
 
     def __len__(self) -> int:
         return len(self.points)
@@ -118,11 +118,7 @@ class PointCloudData:
         return self.faces is not None and len(self.faces) > 0
 
     def check_usable(self) -> None:
-        """Check that there are enough points for a model.
-
-        Raises:
-            PointCloudError: Fewer than 3, and no faces to draw others on.
-        """
+        """Check that there are enough points for a model, or faces to draw them on."""
         if len(self) < LEAST_POINTS and not self.is_mesh:
             raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {LEAST_POINTS}")
 
@@ -135,8 +131,6 @@ class PointCloudData:
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if valid.all():
             return
-        if not valid.any():
-            raise PointCloudError(f"all {len(points)} points have NaN or infinite coordinates; expected finite ones")
         for name in ("points", "colors", "normals", "labels", "intensity", "ring"):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
@@ -169,14 +163,9 @@ class PointCloudData:
 
         Returns:
             A cloud of `n` points (n, 3) with normals, and with colors and labels where the mesh has them.
-
-        Raises:
-            PointCloudError: not a mesh, or a mesh without area.
         """
         if self.faces is None or not len(self.faces):
             raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
-        if n < 1:
-            raise ValueError(f"n: {n}; expected at least 1 point")
         face, weights, points, normals = draw_on_surface(self.points, self.faces, n, np.random.default_rng(generator))
         corners = self.faces[face]  # (n, 3)
         colors, labels, intensity, ring = None, None, None, None
@@ -197,28 +186,16 @@ class PointCloudData:
         return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)
 
 
-def _numbers(name: str, values: ArrayLike, count: int) -> np.ndarray:
+def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     values = np.asarray(values)
-    if values.shape not in ((count,), (count, 1)) or values.dtype.kind not in "fiub":
-        raise PointCloudError(f"{name} has shape {values.shape} and type {values.dtype}; expected ({count},) numbers")
-    values = np.ascontiguousarray(values, np.float32).reshape(count)
-    if not np.isfinite(values).all():
-        raise PointCloudError(f"{name} has NaN or infinite values; expected finite ones")
-    return values
-
-
-def _rows(name: str, values: ArrayLike, count: int, dtype: DTypeLike = np.float32) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape != (count, 3):
-        raise PointCloudError(f"{name} have shape {values.shape}; expected ({count}, 3)")
-    if values.dtype.kind not in "fiub":
-        raise PointCloudError(f"{name} have type {values.dtype}; expected numbers")
+    if values.shape != shape or values.dtype.kind not in "fiub":
+        raise PointCloudError(f"{name} has shape {values.shape} and type {values.dtype}; expected {shape} numbers")
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(values, dtype)
     if not np.isfinite(values).all():  # many times faster than row by row
-        bad = ~np.isfinite(values).all(1)
+        bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
         raise PointCloudError(
-            f"{name} hold NaN, infinite or too large values in {bad.sum()} of {count} rows, first in row "
+            f"{name} has NaN, infinite or too large values in {bad.sum()} of {len(values)} rows, first in row "
             f"{bad.argmax()}; expected finite float32 numbers"
         )
     return values
@@ -229,17 +206,15 @@ def _coordinates(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return coordinates as float32, and the offset that was split off so that no point moves too far, or None."""
     points = np.asarray(points)
-    if points.ndim == 2 and not len(points):
-        raise PointCloudError("there are no points; expected at least 1")
-    if points.ndim != 2 or points.shape[1] != 3:
-        raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
+    if points.ndim != 2 or points.shape[1] != 3 or not len(points):
+        raise PointCloudError(f"points has shape {points.shape}; expected (points, 3), at least 1 point")
     # float32 and small integers have no digits to lose.
     if points.dtype != np.float64 and (points.dtype.kind not in "iu" or points.dtype.itemsize <= 2):
-        return _rows("points", points, len(points)), None
+        return _finite("points", points, points.shape), None
     low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     extents, largest = high - low, np.maximum(np.abs(low), np.abs(high))  # (3,) each
     if not (np.isfinite(extents).all() and largest.max() < np.finfo(np.float32).max and extents.any()):
-        return _rows("points", points, len(points)), None
+        return _finite("points", points, points.shape), None
     some = points[:: max(1, len(points) // _STEP_POINTS)]
     is_far = extents.max() * _OFFSET_RATIO < largest.max()
     if step is None:
@@ -248,11 +223,11 @@ def _coordinates(
         # Numbers of seven significant digits have the more decimals the smaller they are, and float32 holds them all.
         allowed = np.where(np.isnan(steps), _allowed_moves(extents, np.full(3, np.nan)), steps / 2)  # (some, 3)
         if not is_far and (np.abs(some - some.astype(np.float32)) <= allowed).all():
-            return _rows("points", points, len(points)), None
+            return _finite("points", points, points.shape), None
         step = steps.min(0)  # NaN if a number has no decimals
     allowed = _allowed_moves(extents, np.broadcast_to(np.asarray(step), 3))
     if not is_far and _is_held(points, allowed):
-        return _rows("points", points, len(points)), None
+        return _finite("points", points, points.shape), None
     # Whole numbers are easy to pass on in other programs; degrees may need finer ones. All are exact in float32, as
     # rows of datasets have them, and leave coordinates at least 0. An axis through the origin gains nothing.
     for corner in (np.floor(low), low):
@@ -260,8 +235,8 @@ def _coordinates(
         below = np.where(below > corner, np.nextafter(below, np.float32(-np.inf)), below).astype(np.float64)
         shift = np.where((low > 0) | (high < 0) | is_far, below, 0)
         if _is_held(points - shift, allowed):
-            return _rows("points", points - shift, len(points)), shift
-    return _rows("points", points - shift, len(points), np.float64), shift if shift.any() else None
+            return _finite("points", points - shift, points.shape), shift
+    return _finite("points", points - shift, points.shape, np.float64), shift if shift.any() else None
 
 
 def _allowed_moves(extents: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -293,7 +268,8 @@ def _is_held(points: np.ndarray, allowed: np.ndarray) -> bool:
     )
 
 
-def _unit_range(name: str, colors: np.ndarray) -> np.ndarray:
+def _colors(name: str, values: ArrayLike, count: int) -> np.ndarray:
+    colors = _finite(name, values, (count, 3))
     if colors.size and (colors.min() < 0 or colors.max() > 1):
         raise PointCloudError(f"{name} range from {colors.min():g} to {colors.max():g}; expected 0 to 1")
     return colors
@@ -301,23 +277,15 @@ def _unit_range(name: str, colors: np.ndarray) -> np.ndarray:
 
 def _labels(labels: ArrayLike, count: int) -> np.ndarray:
     labels = np.asarray(labels)
-    if labels.shape != (count,):
-        raise PointCloudError(f"labels have shape {labels.shape}; expected ({count},)")
-    if labels.dtype.kind == "f":
-        # Above 2**53, float64 cannot represent all whole numbers.
-        if not (np.isfinite(labels).all() and (np.abs(labels) < 2**53).all() and (labels == np.floor(labels)).all()):
-            raise PointCloudError("labels have values that are not whole numbers; expected class numbers")
-    elif labels.dtype.kind not in "iub":
-        raise PointCloudError(f"labels have type {labels.dtype}; expected whole numbers")
-    return np.ascontiguousarray(labels, np.int64)
+    if labels.shape != (count,) or labels.dtype.kind not in "fiub":
+        raise PointCloudError(f"labels has shape {labels.shape} and type {labels.dtype}; expected ({count},) numbers")
+    return np.ascontiguousarray(integers(labels, "a label is"))
 
 
 def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     faces = np.asarray(faces)
-    if faces.ndim != 2 or faces.shape[1] != 3:
-        raise PointCloudError(f"faces have shape {faces.shape}; expected (faces, 3)")
-    if faces.dtype.kind not in "iu" and faces.size:
-        raise PointCloudError(f"faces have type {faces.dtype}; expected whole numbers")
+    if faces.ndim != 2 or faces.shape[1] != 3 or (faces.size and faces.dtype.kind not in "iu"):
+        raise PointCloudError(f"faces has shape {faces.shape} and type {faces.dtype}; expected (faces, 3) numbers")
     if faces.size and (faces.min() < 0 or faces.max() >= count):
         wrong = faces.min() if faces.min() < 0 else faces.max()
         raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")
@@ -332,9 +300,6 @@ def draw_on_surface(
     Returns:
         The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit
         normals of their faces (n, 3).
-
-    Raises:
-        PointCloudError: no triangle has an area.
 
     Source: Osada et al., "Shape distributions", Sec. 3.1.
     """

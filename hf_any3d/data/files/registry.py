@@ -15,10 +15,8 @@ import numpy as np
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
 from hf_any3d.data.files.source import (
     MAX_REFERENCES,
-    PointCloudError,
-    PointCloudFileError,
     ReadLimits,
-    file_error,
+    file_errors,
     open_source,
     path_of_reference,
 )
@@ -44,15 +42,9 @@ _SIGNATURES = tuple(
 
 
 def file_type_of(data: bytes) -> str | None:
-    """Return the type of a file by its signature.
+    """Return the type of a file by its signature, as a `file_type` for `read_point_cloud`, or None.
 
     Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) is not recognized.
-
-    Args:
-        data: the complete file.
-
-    Returns:
-        A `file_type` for `read_point_cloud`, or None.
     """
     for signature, file_type in _SIGNATURES:
         if signature.match(data):
@@ -69,14 +61,7 @@ def supported_file_types() -> tuple[str, ...]:
 
 
 def example_file(name: str = "chair.ply") -> Path:
-    """Return the path of an example file, a mesh that comes with the package.
-
-    Args:
-        name: chair.ply, lamp.ply, shelves.ply, sofa.ply, stool.ply or table.ply.
-
-    Raises:
-        ValueError: there is no such example.
-    """
+    """Return the path of an example file, a mesh that comes with the package."""
     names = sorted(path.name for path in ASSETS.glob("*.ply"))
     if name not in names:
         raise ValueError(f"no example file {name!r}; expected one of {', '.join(names)}")
@@ -102,11 +87,7 @@ def files_read(path: str | os.PathLike) -> list[Path]:
 
 
 def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
-    """Return numbers that change when what `read_point_cloud` opens for a path does; see `file_stamp`.
-
-    Raises:
-        OSError: There is no such file.
-    """
+    """Return numbers that change when what `read_point_cloud` opens for a path does; see `file_stamp`."""
     return tuple(number for file in files_read(path) for number in file_stamp(file))
 
 
@@ -142,18 +123,14 @@ def read_point_cloud(
     opened = open_source(source, file_type, supported_file_types(), limits)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{FORMATS[opened.file_type]}", __package__)
-    try:
-        # PointCloudData finds overflows and NaN, so numpy need not warn of them.
-        with (
-            np.errstate(all="ignore"),
-            leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
-        ):
-            cloud = reader.read(opened)
+    # PointCloudData finds overflows and NaN, so numpy need not warn of them.
+    with (
+        file_errors(opened.name, opened.file_type),
+        np.errstate(all="ignore"),
+        leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
+    ):
+        cloud = reader.read(opened)
         for number, total in left:
             opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)
-        return cloud
-    except PointCloudError as error:
-        raise file_error(opened.name, error) from error.__cause__
-    except MemoryError:
-        raise PointCloudFileError(f"{opened.name}: needs more memory than there is") from None
+    return cloud

@@ -3,13 +3,12 @@
 import codecs
 import os
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors
-from hf_any3d.data.files.text_numbers import listed, shorten
+from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors
+from hf_any3d.data.files.text_numbers import listed
 
 # The functions with which numpy pickles; their modules have other names in numpy 1 and 2.
 _ALLOWED: dict[str, Any] = {
@@ -35,25 +34,8 @@ class _Unpickler(pickle.Unpickler):
             ) from None
 
 
-def read_pickle(path: str | os.PathLike, *, limits: ReadLimits | None = None) -> Any:
-    """Read a pickle with numpy arrays, numbers, text and plain containers; any other name in it is refused.
-
-    Args:
-        path: the file.
-        limits: limits of the bytes of the file; by default `ReadLimits.current()`.
-
-    Raises:
-        PointCloudFileError: no such file, a damaged one, one that refers to anything else or is beyond the limits;
-            names the file and the reason.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise PointCloudFileError(f"{path}: no such file")
-    with file_errors(path), open(path, "rb") as file:
-        (limits or ReadLimits.current()).check(decoded=path.stat().st_size)
-        try:
-            return _Unpickler(file, encoding="latin1").load()  # how Python 2 wrote bytes
-        except PointCloudError:
-            raise
-        except Exception as error:  # a damaged pickle raises errors of any kind
-            raise PointCloudError(f"not a readable pickle ({type(error).__name__}: {shorten(str(error))})") from None
+def read_pickle(path: str | os.PathLike) -> Any:
+    """Read a pickle with numpy arrays, numbers, text and plain containers; any other name in it is refused."""
+    with file_errors(path, "pickle"), open(path, "rb") as file:
+        ReadLimits.current().check(decoded=os.path.getsize(path))
+        return _Unpickler(file, encoding="latin1").load()  # how Python 2 wrote bytes

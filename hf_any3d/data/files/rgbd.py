@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors, open_source
+from hf_any3d.data.files.text_numbers import listed
 
 _IMAGES = ("png", "jpg", "jpeg")
 # Modes of Pillow for 16 bits: little and big endian, and what older versions widen them to.
@@ -24,7 +24,6 @@ _FORMS = (
 )
 # Sizes of color and depth images of phones are rounded, so their shapes differ slightly.
 _SHAPE_TOLERANCE = 0.02
-_LARGEST = 1e6  # pixels; no camera has more
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,8 @@ class Intrinsics:
     size: tuple[int, int] | None = None
 
     def __post_init__(self):
-        for name in ("fx", "fy", "cx", "cy"):
-            value = _number(getattr(self, name), name)
-            if not abs(value) < _LARGEST or (name[0] == "f" and value <= 0):
-                raise PointCloudError(f"{name} is {value!r}; expected pixels, of a focal length above 0")
-        if self.size is not None:
-            sizes = self.size if isinstance(self.size, (list, tuple)) and len(self.size) == 2 else (None, None)
-            if not all(isinstance(size, Integral) and 1 <= size < _LARGEST for size in sizes):
-                raise PointCloudError(f"size is {self.size!r:.80}; expected width and height in pixels, or None")
-            object.__setattr__(self, "size", tuple(sizes))
+        if not min(self.fx, self.fy) > 0:
+            raise PointCloudError(f"focal lengths {self.fx} and {self.fy}; expected pixels, above 0")
 
     @classmethod
     def of(cls, content: Any) -> "Intrinsics":
@@ -66,8 +58,7 @@ class Intrinsics:
         Raises:
             PointCloudError: another form; names those that are read.
         """
-        if not isinstance(content, Mapping):
-            raise PointCloudError(f"a {type(content).__name__}; expected an object with {_FORMS}")
+        content = content if isinstance(content, Mapping) else {}
         names = ("intrinsic_matrix", "K", "k", "intrinsics", "camera_matrix")
         matrix = next((content[name] for name in names if name in content), None)
         if isinstance(matrix, Mapping) and "data" not in matrix:
@@ -76,10 +67,9 @@ class Intrinsics:
         if matrix is not None:
             fx, fy, cx, cy = _four_of_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
         elif all(name in content for name in ("fx", "fy", *centers)):
-            fx, fy, cx, cy = (_number(content[name], name) for name in ("fx", "fy", *centers))
+            fx, fy, cx, cy = (float(content[name]) for name in ("fx", "fy", *centers))
         else:
-            found = ", ".join(sorted(map(str, content))[:8]) or "nothing"
-            raise PointCloudError(f"no intrinsics; found {found[:200]}; expected {_FORMS}")
+            raise PointCloudError(f"no intrinsics; found {listed(sorted(map(str, content)))}; expected {_FORMS}")
         for name in ("d", "D", "coeffs", "distortion_coefficients"):
             values = content.get(name)
             values = values.get("data") if isinstance(values, Mapping) else values
@@ -87,17 +77,10 @@ class Intrinsics:
                 warnings.warn(f"the distortion {name} of the camera is left out", UserWarning, stacklevel=3)
         pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
         names = next((names for names in pairs if all(name in content for name in names)), None)
-        sizes = None if names is None else [_number(content[name], name) for name in names]
-        if sizes is not None and not all(1 <= size < _LARGEST and size % 1 == 0 for size in sizes):
-            raise PointCloudError(f"an image of {sizes[0]:g} x {sizes[1]:g}; expected whole numbers of pixels")
-        return cls(fx, fy, cx, cy, None if sizes is None else (int(sizes[0]), int(sizes[1])))
+        return cls(fx, fy, cx, cy, None if names is None else (int(content[names[0]]), int(content[names[1]])))
 
     def scaled_to(self, width: int, height: int) -> "Intrinsics":
-        """Return the intrinsics of the same view in an image of another size.
-
-        Raises:
-            PointCloudError: the size that they belong to is unknown, or of another shape.
-        """
+        """Return the intrinsics of the same view in an image of another size."""
         if self.size is None:
             raise PointCloudError("no width and height; expected those of the images that the intrinsics belong to")
         if self.size == (width, height):
@@ -146,25 +129,21 @@ def read_rgbd(
         PointCloudFileError: a file that is missing, damaged, of another kind or beyond the limits, images of other
             shapes, or no pixel with a depth; names the file, what was seen and what is allowed.
         ValueError: a scale or truncation that is not positive.
-        TypeError: intrinsics that are neither a file nor `Intrinsics`.
         ImportError: Pillow, or for EXR OpenEXR, is missing.
     """
     for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if value is not None and not (is_number and 0 < value < float("inf")):
+        if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value!r}; expected a positive number")
-    if not isinstance(intrinsics, (str, os.PathLike, Intrinsics)):
-        raise TypeError(
-            f"intrinsics: {type(intrinsics).__name__}; expected a file, Intrinsics(…), or Intrinsics.of(…) of what a "
-            "file holds"
-        )
     limits = ReadLimits.current() if limits is None else limits
     is_exr = Path(depth).suffix.lower() == ".exr"
     pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
     height, width = pixels.shape
     name = "intrinsics" if isinstance(intrinsics, Intrinsics) else intrinsics
-    with file_errors(name):
-        camera = intrinsics if isinstance(intrinsics, Intrinsics) else Intrinsics.of(_json(intrinsics, limits))
+    with file_errors(name, "JSON"):
+        if isinstance(intrinsics, Intrinsics):
+            camera = intrinsics
+        else:
+            camera = Intrinsics.of(json.loads(open_source(intrinsics, None, ("json",), limits).data))
         camera = camera.scaled_to(width, height)
     meters = pixels.astype(np.float64) / (depth_scale or (1 if is_exr else 1000))
     valid = (pixels > 0) if depth_truncation is None else (pixels > 0) & (meters <= depth_truncation)
@@ -194,23 +173,18 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
     except ImportError:
         raise ImportError(f"{path}: images need the package pillow: pip install pillow") from None
     data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
-    with file_errors(path):
-        try:
-            # These decoders alone: Pillow would try every format that it knows.
-            with Image.open(io.BytesIO(data), formats=("PNG",) if is_depth else ("PNG", "JPEG")) as image:
-                width, height = image.size
-                limits.check(points=width * height, decoded=4 * width * height, stored=len(data))
-                if is_depth and image.mode not in _DEPTH_MODES:
-                    raise PointCloudError(f"an image of mode {image.mode}; expected a depth of 16 bits in one channel")
-                # Pillow cuts such numbers to 255, so that a depth image given for the colors would be white.
-                if not is_depth and image.mode in _DEPTH_MODES:
-                    raise PointCloudError(f"an image of mode {image.mode}; expected colors of 8 bits, not a depth")
-                return np.asarray(image if is_depth else image.convert("RGB"))
-        except PointCloudError:
-            raise
-        # A damaged image can fail anywhere in the decoder, and a claimed size can be a DecompressionBombError.
-        except Exception as error:
-            raise PointCloudError(f"not a valid image ({type(error).__name__}: {str(error)[:80]})") from None
+    with (
+        file_errors(path, "image"),
+        # These decoders alone: Pillow would try every format that it knows.
+        Image.open(io.BytesIO(data), formats=("PNG",) if is_depth else ("PNG", "JPEG")) as image,
+    ):
+        width, height = image.size
+        limits.check(points=width * height, decoded=4 * width * height, stored=len(data))
+        # Pillow cuts such numbers to 255, so that a depth image given for the colors would be white.
+        if is_depth != (image.mode in _DEPTH_MODES):
+            expected = "a depth of 16 bits in one channel" if is_depth else "colors of 8 bits, not a depth"
+            raise PointCloudError(f"an image of mode {image.mode}; expected {expected}")
+        return np.asarray(image if is_depth else image.convert("RGB"))
 
 
 def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
@@ -219,21 +193,16 @@ def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
     except ImportError:
         raise ImportError(f'{path}: EXR needs the package OpenEXR: pip install "hf-any3d[files]"') from None
     stored = len(open_source(path, None, ("exr",), limits).data)
-    with file_errors(path):
-        try:
-            # The size that the file claims is checked before anything is decoded.
-            with OpenEXR.File(os.fspath(path), header_only=True) as file:
-                first, last = (corner.tolist() for corner in file.header()["dataWindow"])
-                depths = len(file.header()["channels"])
-            width, height = last[0] - first[0] + 1, last[1] - first[1] + 1
-            limits.check(points=width * height, decoded=4 * width * height * depths, stored=stored)
-            with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
-                channels = {name: channel.pixels for name, channel in file.channels().items()}
-            pixels = _depth_channel(channels).astype(np.float32)
-        except PointCloudError:
-            raise
-        except Exception as error:
-            raise PointCloudError(f"not a valid image ({type(error).__name__}: {str(error)[:80]})") from None
+    with file_errors(path, "EXR"):
+        # The size that the file claims is checked before anything is decoded.
+        with OpenEXR.File(os.fspath(path), header_only=True) as file:
+            first, last = (corner.tolist() for corner in file.header()["dataWindow"])
+            depths = len(file.header()["channels"])
+        width, height = last[0] - first[0] + 1, last[1] - first[1] + 1
+        limits.check(points=width * height, decoded=4 * width * height * depths, stored=stored)
+        with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
+            channels = {name: channel.pixels for name, channel in file.channels().items()}
+        pixels = _depth_channel(channels).astype(np.float32)
         return np.where(np.isfinite(pixels) & (pixels > 0), pixels, 0)
 
 
@@ -246,32 +215,11 @@ def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
     raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
 
 
-def _json(path: str | os.PathLike, limits: ReadLimits) -> Any:
-    data = open_source(path, None, ("json",), limits).data
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise PointCloudError(f"not valid JSON ({str(error)[:80]})") from None
-
-
 def _four_of_matrix(matrix: Any) -> list[float]:
     """Return fx, fy, cx and cy of a matrix as nine numbers by rows or by columns, or as three rows."""
-    try:
-        numbers = np.asarray(matrix, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise PointCloudError(f"a matrix {str(matrix)[:80]}; expected nine numbers") from None
-    if numbers.shape not in ((9,), (3, 3)):
-        raise PointCloudError(f"a matrix of shape {numbers.shape}; expected nine numbers")
-    numbers = numbers.reshape(3, 3)
+    numbers = np.asarray(matrix, dtype=np.float64).reshape(3, 3)
     for rows in (numbers, numbers.T):
         # By rows, the last one is 0 0 1. Skewed axes are no pinhole camera.
         if rows[2].tolist() == [0, 0, 1] and rows[1, 0] == rows[0, 1] == 0:
             return [float(rows[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2))]
     raise PointCloudError(f"a matrix {numbers.reshape(-1).tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
-
-
-def _number(value: Any, name: str) -> float:
-    # Whole numbers of JSON may be too long for a float.
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not abs(value) < 1e300:
-        raise PointCloudError(f"{name} is {str(value)[:80]!r}; expected a number")
-    return float(value)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from hf_any3d.utils.messages import printable
+
 
 class PointCloudError(ValueError):
     """A point cloud with invalid content, such as no points or NaN coordinates."""
@@ -18,14 +20,27 @@ class PointCloudFileError(PointCloudError):
 
 
 @contextmanager
-def file_errors(name: object) -> Iterator[None]:
-    """Convert errors about content to a PointCloudFileError that starts with the name of the file."""
+def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
+    """Convert errors about content to a PointCloudFileError that starts with the name of the file.
+
+    Args:
+        name: the name of the file.
+        kind: the format that is read inside: then any error is one of a damaged file. Readers of formats check what
+            would otherwise be a wrong answer, and leave the rest to numpy and Python.
+    """
     try:
         yield
-    except PointCloudFileError:
+    except (PointCloudFileError, ImportError, Warning):
         raise
     except PointCloudError as error:
-        raise file_error(name, error) from None
+        raise file_error(name, error) from error.__cause__
+    except MemoryError:
+        raise PointCloudFileError(f"{name}: needs more memory than there is") from None
+    except Exception as error:
+        if kind is None:
+            raise
+        reason = f"{type(error).__name__}: {error}"[:_QUOTED]
+        raise file_error(name, PointCloudError(f"damaged, cut off, or no {kind} file ({reason})")) from error
 
 
 def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
@@ -33,7 +48,7 @@ def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
     reason = str(error)
     if len(reason) > 2 * _QUOTED:
         reason = f"{reason[:_QUOTED]} … {reason[-_QUOTED:]}"
-    return PointCloudFileError(f"{name}: {reason}")
+    return PointCloudFileError(printable(f"{name}: {reason}"))
 
 
 _QUOTED = 200
@@ -54,9 +69,6 @@ class ReadLimits:
         bytes: size of the file, with those it refers to, and of its decoded arrays.
         expansion: how many times larger than the file its arrays may be, beyond the first 128 MB (`FREE_BYTES`).
             Real compressed scans expand 2 to 20 times, decompression bombs hundreds of times.
-
-    Raises:
-        ValueError: a limit below 1.
     """
 
     points: int = 100_000_000
@@ -64,27 +76,16 @@ class ReadLimits:
     bytes: int = 8 << 30
     expansion: int = 32
 
-    def __post_init__(self):
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"ReadLimits: {entry.name} is {value!r}; expected a whole number from 1")
-
     @classmethod
     def current(cls) -> "ReadLimits":
-        """Return the defaults, with the changes in the environment variable HF_ANY3D_READ_LIMITS.
-
-        Raises:
-            ValueError: the variable has something other than `name=number`, separated by commas.
-        """
-        text, changes = os.environ.get(VARIABLE, ""), {}
-        names = [entry.name for entry in fields(cls)]
-        for part in filter(None, (part.strip() for part in text.split(","))):
-            name, _, number = (piece.strip() for piece in part.partition("="))
-            if name not in names or not number.isdecimal() or not number.isascii() or len(number) > 18:
-                raise ValueError(f"{VARIABLE} has {part!r}; expected {', '.join(names)}, each with = and a number")
-            changes[name] = int(number)
-        return cls(**changes)
+        """Return the defaults, with the changes in the environment variable HF_ANY3D_READ_LIMITS."""
+        text = os.environ.get(VARIABLE, "")
+        pairs = (part.partition("=") for part in text.split(",") if part.strip())
+        try:
+            return cls(**{name.strip(): int(number) for name, _, number in pairs})
+        except (TypeError, ValueError):
+            names = ", ".join(entry.name for entry in fields(cls))
+            raise ValueError(f"{VARIABLE} is {text!r}; expected {names}, each with = and a number") from None
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0, stored: int | None = None) -> None:
         """Raise an error beyond the limits.
@@ -94,9 +95,6 @@ class ReadLimits:
             faces: number of triangles.
             decoded: bytes of the arrays to be created.
             stored: bytes of the file; None if there is none.
-
-        Raises:
-            PointCloudError: names the limit and how to raise it.
         """
         for name, value in (("points", points), ("faces", faces), ("bytes", decoded)):
             if value > getattr(self, name):
@@ -112,8 +110,6 @@ class ReadLimits:
 
 MAX_REFERENCES = 256
 """Files that one may refer to."""
-# A file is sparse if it says to be this many times larger than what is stored; file systems compress less.
-_SPARSE, _LOOKED_AT = 32, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -157,14 +153,11 @@ class Source:
         """Read a file that this one refers to; return None unless it is in the same folder or below.
 
         Later references to the same file return the same bytes.
-
-        Raises:
-            PointCloudError: too many references, or files beyond the limits.
         """
         if reference not in self._references:
             if len(self._references) == MAX_REFERENCES:
                 raise PointCloudError(f"refers to more than {MAX_REFERENCES} files; expected at most that many")
-            self._references[reference] = self._path_of(reference)
+            self._references[reference] = None if self.folder is None else path_of_reference(self.folder, reference)
         path = self._references[reference]
         if path is None:
             return None
@@ -175,9 +168,6 @@ class Source:
             return self._neighbors[path]
         except OSError:
             return None
-
-    def _path_of(self, reference: str) -> Path | None:
-        return None if self.folder is None else path_of_reference(self.folder, reference)
 
 
 def path_of_reference(folder: Path, reference: str) -> Path | None:
@@ -206,86 +196,42 @@ def open_source(
         file_type: such as "ply"; by default the ending of the path or of the file object's name.
         allowed: the known types.
         limits: limits of its content; by default `ReadLimits.current()`.
-
-    Raises:
-        PointCloudFileError: a file that is missing, empty, a directory, a URL or of an unknown type.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, data, path = f"<{len(source)} bytes>", bytes(source), None
+        name, path = f"<{len(source)} bytes>", None
     elif hasattr(source, "read"):
-        name, data, path = str(getattr(source, "name", "<file object>")), None, None
-    elif isinstance(source, (str, os.PathLike)):
-        name, data, path = os.fspath(source), None, Path(source)
+        name, path = str(getattr(source, "name", "<file object>")), None
     else:
-        raise TypeError(f"source: {type(source).__name__}; expected a path, bytes or a binary file object")
-    # Bytes of a name that are not UTF-8, which Python keeps as surrogates, are escaped.
-    name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        name = os.fspath(cast(str, source))
+        path = Path(name)
+    name = printable(name)
     limits = ReadLimits.current() if limits is None else limits
-    # Before reading: a name of a wrong type should not cost gigabytes.
-    kind = _file_type(name, file_type, allowed, known_ending=data is None)
-    if data is None:
-        data = _read_object(cast(BinaryIO, source), name) if path is None else _read_path(path, name, limits)
-    if not data:
-        raise PointCloudFileError(f"{name}: the file is empty; expected a {kind} file")
-    if data.startswith(b"version https://git-lfs"):
-        raise PointCloudFileError(f"{name}: a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
-    with file_errors(name):
-        limits.check(decoded=len(data))
-    return Source(name, data, kind, None if path is None else path.parent, limits)
-
-
-def _file_type(name: str, file_type: str | None, allowed: tuple[str, ...], known_ending: bool) -> str:
-    kind = file_type if file_type is not None else os.path.splitext(name)[1] if known_ending else ""
-    kind = kind.lower().removeprefix(".")
-    if kind in allowed:
-        return kind
-    if "://" in name:
-        raise PointCloudFileError(f"{name}: a URL; download the file and pass its path")
-    if known_ending and file_type is None and os.path.isdir(name):
-        raise PointCloudFileError(f"{name}: a directory; expected a file")
-    seen = f"file type {kind!r}" if kind else "no file type"
-    hint = "" if file_type is not None else " (or pass file_type=)"
-    raise PointCloudFileError(f"{name}: {seen}; expected one of {', '.join(allowed)}{hint}")
-
-
-def _read_object(file: BinaryIO, name: str) -> bytes:
-    data = file.read()
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise PointCloudFileError(f"{name}: the file object returns {type(data).__name__}; open it in mode 'rb'")
-    return bytes(data)
-
-
-def _refuse_sparse(path: Path, status: os.stat_result) -> None:
-    """Raise an error for a large file of which hardly anything is on the disk: the rest reads as zeros."""
-    stored = 512 * getattr(status, "st_blocks", status.st_size)  # Windows has none
-    if status.st_size <= FREE_BYTES or stored * _SPARSE >= status.st_size:
-        return
-    if not stored:  # some file systems do not count blocks
-        with path.open("rb") as file:
-            if any(file.read(_LOOKED_AT)):
-                return
-    raise PointCloudError(
-        f"{status.st_size} bytes, of which {stored} are on the disk; expected a file that is not sparse"
-    )
-
-
-def _read_path(path: Path, name: str, limits: ReadLimits) -> bytes:
-    if "://" in name:
-        raise PointCloudFileError(f"{name}: a URL; download the file and pass its path")
-    try:
-        if path.is_dir():
-            raise PointCloudFileError(f"{name}: a directory; expected a file")
+    with file_errors(name, "readable"):
+        if path is not None and "://" in name:
+            raise PointCloudError("a URL; download the file and pass its path")
         # A device or pipe could be endless.
-        if path.exists() and not path.is_file():
-            raise PointCloudFileError(f"{name}: not a regular file")
-        status = path.stat()
-        with file_errors(name):
-            limits.check(decoded=status.st_size)
-            _refuse_sparse(path, status)
-        return path.read_bytes()
-    except PointCloudFileError:
-        raise
-    except FileNotFoundError:
-        raise PointCloudFileError(f"{name}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise PointCloudFileError(f"{name}: cannot be read ({error})") from error
+        if path is not None and path.exists() and not path.is_file():
+            raise PointCloudError("a directory; expected a file" if path.is_dir() else "not a regular file")
+        # Before reading: a name of a wrong type should not cost gigabytes.
+        kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
+        if kind not in allowed:
+            hint = "" if file_type else " (or pass file_type=)"
+            raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
+        if path is None:
+            data = bytes(cast(BinaryIO, source).read() if hasattr(source, "read") else cast(bytes, source))
+        elif not path.exists():
+            raise PointCloudError("no such file")
+        else:
+            status = path.stat()
+            # Of a sparse file hardly anything is on the disk, and the rest reads as zeros.
+            with path.open("rb") as file:
+                size_if_uncounted = status.st_size if any(file.read(1 << 16)) else 0
+            stored = 512 * getattr(status, "st_blocks", 0) or size_if_uncounted
+            limits.check(decoded=status.st_size, stored=stored)
+            data = path.read_bytes()
+        limits.check(decoded=len(data))
+        if not data:
+            raise PointCloudError(f"the file is empty; expected a {kind} file")
+        if data.startswith(b"version https://git-lfs"):
+            raise PointCloudError("a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
+    return Source(name, data, kind, None if path is None else path.parent, limits)

@@ -6,7 +6,7 @@ import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import numbers, unix_lines, with_decimal_points
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lines
 
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84
@@ -16,16 +16,16 @@ _VERTEX = re.compile(rb"\bvertex\s+(\S+\s+\S+\s+\S+)", re.IGNORECASE)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read a mesh whose triangles do not share corners: 3 vertices per triangle, none merged.
-
-    Raises:
-        PointCloudError: a file that ends before its last triangle or goes on after it, or is neither kind of STL.
-    """
+    """Read a mesh whose triangles do not share corners: 3 vertices per triangle, none merged."""
     data = source.data
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
     # Binary files may start with "solid" too; only the length is certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
-    if unix_lines(data[:512]).lstrip()[:5].lower() == b"solid" and not exact and b"\0" not in data[:_HEADER_SIZE]:
+    if (
+        data.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower() == b"solid"
+        and not exact
+        and b"\0" not in data[:_HEADER_SIZE]
+    ):
         corners = _ascii(source)
     else:
         source.check(points=3 * max(count, 0), faces=max(count, 0))
@@ -34,15 +34,12 @@ def read(source: Source) -> PointCloudData:
 
 
 def _binary(data: bytes, count: int) -> np.ndarray:
-    if count < 0:
-        allowed = f"a binary STL has at least {_HEADER_SIZE}, a text STL starts 'solid'"
-        raise PointCloudError(f"{len(data)} bytes; {allowed}")
     needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
-    if needed > len(data):
-        raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the file may be cut off")
     # Nothing but the length confirms the count, so that a wrong one would lose triangles unnoticed.
-    if data[needed:].strip(b"\0 \t\r\n"):
-        raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so the count may be wrong")
+    if count < 0 or needed > len(data) or data[needed:].strip(b"\0 \t\r\n"):
+        raise PointCloudError(
+            f"{len(data)} bytes; {count} triangles need {needed}, so it may be cut off; a text STL starts 'solid'"
+        )
     return np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
 
 
@@ -55,13 +52,12 @@ def _ascii(source: Source) -> np.ndarray:
     source.check(points=words, faces=facets)
     rows, lines, start = [], [], 0
     for found in _VERTEX.finditer(data):
-        rows.append(b" ".join(found.group(1).split()))  # a vertex may be spread over several lines
+        # A vertex may be spread over several lines, and a # is no number but would begin a comment.
+        rows.append(b" ".join(found.group(1).split()).replace(b"#", b"?"))
         lines.append(data.count(b"\n", start, found.start()))  # since the vertex before it
         start = found.start()
     if len(rows) != words or len(rows) != 3 * facets:
         raise PointCloudError(f"{words} vertices in {facets} facets; expected 3 per facet, each with 3 numbers")
-    if commented := next((row for row in rows if b"#" in row), None):  # would be read as the start of a comment
-        raise PointCloudError(f"vertex {commented[:40]!r}; expected 3 numbers")
     # As many newlines as in the file, so that errors name its line.
     text = b"".join(b"\n" * max(count, 1) + row for count, row in zip(lines, rows, strict=True))
-    return numbers(with_decimal_points(text) if b"," in text else text, columns=3)
+    return numbers(normalized_lines(text), columns=3)

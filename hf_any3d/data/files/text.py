@@ -1,7 +1,6 @@
 """Rows of numbers as text: .xyz, .txt, .pts, .csv."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,8 @@ from hf_any3d.data.files.text_numbers import (
     listed,
     normalized_lines,
     numbers,
-    reject_binary,
     shorten,
     unix_lines,
-    with_decimal_points,
 )
 from hf_any3d.registry import FORMATS
 
@@ -28,23 +25,6 @@ _MOST_TITLES = 100
 _MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
 # Columns that are no loss: the index that pandas writes without a name, and opacities.
 _NO_LOSS = ("", "unnamed_0", "a", "alpha")
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The lines before the first row of numbers.
-
-    Attributes:
-        titles: comments and other lines of words, each with its number within the file and whether it is a comment.
-        declared: the number of points, or None.
-        size: bytes of these lines.
-        lines: their number.
-    """
-
-    titles: list[tuple[int, str, bool]]
-    declared: int | None
-    size: int
-    lines: int
 
 
 def is_prose(path: Path) -> bool:
@@ -76,44 +56,37 @@ def read(source: Source) -> PointCloudData:
     Comments start with # or //. A line of names before the first row, also in a comment, names the columns, such as
     `x y z red green blue nx ny nz label` or `"X [m]","Y [m]","Z [m]"`; without it, see `attributes.by_number`. A line
     with a single whole number before the first row is the number of points; further ones begin further blocks.
-
-    Raises:
-        PointCloudError: rows with different numbers of columns, something that is not a number, or fewer rows than
-            the first line declares.
     """
-    reject_binary(source.data)
     text = unix_lines(source.data)
-    header = _header(text)
-    text = text[header.size :]
-    if b"," in text:
-        text = with_decimal_points(text)
-    text = normalized_lines(text.replace(b'"', b"") if b'"' in text else text)
+    titles, declared, size, lines = _header(text)
+    text = normalized_lines(text[size:].replace(b'"', b""))
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
-    declared = header.declared
     if declared is not None and text.count(b"\n") > declared:
         # Scans of several stations: blocks that all start with their number of points.
         declared += sum(map(int, _COUNT.findall(text)))
         text = _COUNT.sub(b"", text)
     source.check(points=max(declared or 0, text.count(b"\n")))
-    table = numbers(text, first_line=header.lines + 1)  # (points, columns)
-    if not len(table):
-        raise PointCloudError("there are no points; expected lines of at least 3 numbers")
+    table = numbers(text, first_line=lines + 1)  # (points, columns)
     if declared is not None and declared != len(table):
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
-    if names := _names(header, table):
+    if names := _names(titles, table):
         columns = {name: table[:, i] for i, name in enumerate(names)}
         used = sum(fields_of(columns).values(), [])
         if unused := [name for name in columns if name not in used and plain_name(name) not in _NO_LOSS]:
             source.warn(f"columns that are not used: {listed(unused)}")
         return PointCloudData(**by_name(columns, source))
-    if table.shape[1] < 3:
-        raise PointCloudError(f"{table.shape[1]} columns; expected at least x, y and z")
     return PointCloudData(**by_number(np.ascontiguousarray(table), source))
 
 
-def _header(text: bytes) -> _Header:
+def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
+    """Read the lines before the first row of numbers.
+
+    Returns:
+        Comments and other lines of words, each with its number within the file and whether it is a comment; the number
+        of points that is declared, or None; bytes and number of these lines.
+    """
     titles, declared, at, number = [], None, 0, 0
     while at < len(text):
         end = text.find(b"\n", at) + 1 or len(text)
@@ -131,7 +104,7 @@ def _header(text: bytes) -> _Header:
                 )
             titles.append((number + 1, line, is_comment))
         at, number = end, number + 1
-    return _Header(titles, declared, at, number)
+    return titles, declared, at, number
 
 
 def _words(line: str) -> list[str]:
@@ -146,14 +119,10 @@ def _readings(line: str) -> list[list[str]]:
     return [[name.strip() for name in names] for names in split if "points" in fields_of(names)]
 
 
-def _names(header: _Header, table: np.ndarray) -> list[str] | None:
-    """Return the names of the columns from the last line that has as many, or None if there is no such line.
-
-    Raises:
-        PointCloudError: a line of names with another number, or with one name twice.
-    """
+def _names(titles: list[tuple[int, str, bool]], table: np.ndarray) -> list[str] | None:
+    """Return the names of the columns from the last line that has as many, or None if there is no such line."""
     width, other = table.shape[1], None
-    for number, line, is_comment in reversed(header.titles[-_MOST_TITLES:]):
+    for number, line, is_comment in reversed(titles[-_MOST_TITLES:]):
         for names in _readings(line):
             while len(names) > width and not names[-1]:
                 names.pop()

@@ -11,29 +11,28 @@ from hf_any3d.data.files.source import PointCloudError
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
 # A comma that is not the only one within the digits of a number.
 _LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
-_FIRST_DATA_LINE = re.compile(rb"(?m)^[ ]*[^#\s].*$")
 
 
-def unix_lines(text: bytes) -> bytes:
+def unix_lines(data: bytes) -> bytes:
     """Convert line endings to newlines, and remove the byte order mark with which some programs begin a text."""
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    return text.removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in data[:4096]:
+        raise PointCloudError("has binary data; expected text")
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def normalized_lines(text: bytes) -> bytes:
-    """Convert line endings to newlines and delimiters (comma, semicolon, tab) to spaces."""
-    return unix_lines(text).translate(_DELIMITERS)
+    """Convert line endings to newlines, decimal commas to points, and delimiters (comma, semicolon, tab) to spaces."""
+    text = unix_lines(text)
+    return (_with_decimal_points(text) if b"," in text else text).translate(_DELIMITERS)
 
 
-def with_decimal_points(text: bytes) -> bytes:
+def _with_decimal_points(text: bytes) -> bytes:
     """Replace decimal commas, as in `1,5;2,25;0`, by points.
 
     A comma is a decimal one if semicolons, tabs or spaces separate three numbers or more, and none of these numbers
-    has more than one comma.
-
-    Raises:
-        PointCloudError: such numbers have points, too.
+    has more than one comma. Beside numbers with points they are refused.
     """
     plain = re.sub(rb"(#|//)[^\n]*", b"", text)
     first = re.search(rb"(?m)^.*\d[,; \t].*$", plain)
@@ -50,33 +49,13 @@ def with_decimal_points(text: bytes) -> bytes:
     return re.sub(rb"(#|//)[^\n]*|,", lambda found: b"." if found.group() == b"," else found.group(), text)
 
 
-def reject_binary(text: bytes) -> None:
-    """Raise PointCloudError if the bytes are not text."""
-    if b"\0" in text[:4096]:
-        raise PointCloudError("has binary data; expected text")
-
-
-def first_data_line(text: bytes) -> bytes:
-    """Find the first line that is neither empty nor a comment."""
-    found = _FIRST_DATA_LINE.search(text)
-    return found.group() if found else b""
-
-
 def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:
     """Read rows of numbers.
 
-    Args:
-        text: lines from `normalized_lines`; empty lines and comments after # are ignored.
-        first_line: the number of the first line within the file, for errors.
-        columns: expected number of columns; by default that of the first row.
-
     Returns:
         (rows, columns) float64; (0, columns or 0) without rows.
-
-    Raises:
-        PointCloudError: a row with another number of columns, or something that is not a number; names the line.
     """
-    if not first_data_line(text):
+    if not re.search(rb"(?m)^[ ]*[^#\s]", text):
         return np.zeros((0, columns or 0))
     try:
         # Any byte is a letter in latin1, so that wrong ones are reported as no number.
@@ -138,11 +117,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def blocks_of_lines(text: bytes, counts: list[int]) -> list[bytes]:
-    """Cut text into blocks of the given numbers of lines, and one of all lines after them; empty lines do not count.
-
-    Raises:
-        PointCloudError: fewer lines.
-    """
+    """Cut text into blocks of the given numbers of lines, and one of all lines after them, without empty lines."""
     # Without empty lines, the n-th row ends at the n-th newline.
     text = re.sub(rb"\n[ \n]*\n", b"\n", text).strip(b" \n")
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1

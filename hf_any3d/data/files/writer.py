@@ -40,13 +40,7 @@ def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
     Args:
         data: what to write.
         file_type: "ply", "obj" or "npz".
-
-    Raises:
-        ValueError: another type.
     """
-    if f".{file_type}" not in _WRITERS:
-        allowed = ", ".join(ending[1:] for ending in _WRITERS)
-        raise ValueError(f"file_type is {file_type!r}; expected one of {allowed}")
     file = io.BytesIO()
     _WRITERS[f".{file_type}"](file, data)
     return file.getvalue()

@@ -57,9 +57,6 @@ def load(
         num_points: points of an object.
         categories: some of `hf_any3d.data.generated.parts.CATEGORIES`; None takes all.
         seed: seed of proportions and points.
-
-    Raises:
-        ValueError: `data_dir` is not None, or an unknown category.
     """
     if data_dir is not None:
         raise ValueError(f"data_dir is {os.fspath(data_dir)!r}; expected None, since these objects are generated")
@@ -104,12 +101,7 @@ def assemble(
     Returns:
         Points (num_points, 3) float32, randomly rotated about the vertical axis and in random order, and the name of
         each point's part.
-
-    Raises:
-        ValueError: an unknown category, or too few points.
     """
-    if category not in CATEGORIES:
-        raise ValueError(f"category is {category!r}; expected one of {', '.join(CATEGORIES)}")
     names = PARTS[category]
     if num_points < fewest * len(names):
         raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")

@@ -4,10 +4,13 @@ No object is in rooms of two splits: test rooms have test shapes, validation roo
 room has.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
@@ -66,34 +69,43 @@ def load(
         classes: classes of the shapes to place; None takes those of `TYPICAL_SIZES`.
         seed: seed of objects, places and points.
         options: further arguments of `datasets.load_dataset` for the shapes.
-
-    Raises:
-        ValueError: a class without a typical size.
-        FileNotFoundError: the shapes are missing.
     """
-    classes = list(TYPICAL_SIZES) if classes is None else list(classes)
+    names = list(TYPICAL_SIZES) if classes is None else list(classes)
+    features = {"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=[FLOOR, *names]))}
+    compose = partial(compose_room, num_objects=num_objects, num_points=num_points)
+    counts = (train_rooms, validation_rooms, test_rooms)
+    return compose_splits(compose, counts, features, data_dir, names, seed, options)
+
+
+def compose_splits(
+    compose: Callable[[list[RoomObject], np.random.Generator], Mapping[str, Any]],
+    counts: Sequence[int],
+    features: Mapping[str, Any],
+    data_dir: str | os.PathLike | None,
+    classes: Sequence[str],
+    seed: int,
+    options: Mapping[str, Any],
+) -> DatasetDict:
+    """Compose the rooms of all splits."""
     if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
         raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(TYPICAL_SIZES)}")
     single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
-    counts = dict(zip(SPLITS, (train_rooms, validation_rooms, test_rooms), strict=True))
-    features = Features(
-        {"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=[FLOOR, *classes]))}
-    )
     splits = {}
-    for number, (split, count) in enumerate(counts.items()):
+    for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
         if count < 1:
             continue
         rows = single[split].select_columns(["points", "label"]).with_format("numpy")
-        objects = room_objects(rows, rows.features["label"].names, classes, TYPICAL_SIZES)
-        # A generator for each room: more rooms leave the first ones as they are.
-        made = [
-            compose_room(
-                objects, np.random.default_rng([seed, number, room]), num_objects=num_objects, num_points=num_points
-            )
-            for room in range(count)
+        names, plain = rows.features["label"].names, cast("Iterable[dict[str, Any]]", rows)
+        labels = {names.index(name): i + 1 for i, name in enumerate(classes)}
+        objects = [
+            RoomObject(np.asarray(row["points"]), labels[label], TYPICAL_SIZES[names[label]])
+            for row in plain
+            if (label := int(row["label"])) in labels
         ]
-        columns = {name: [room[name] for room in made] for name in features}
-        splits[split] = Dataset.from_dict(columns, features=features)
+        # A generator for each room: more rooms leave the first ones as they are.
+        drawn = [compose(objects, np.random.default_rng([seed, number, room])) for room in range(count)]
+        columns = {name: [room[name] for room in drawn] for name in features}
+        splits[split] = Dataset.from_dict(columns, features=Features(features))
     return DatasetDict(splits)
 
 
@@ -145,9 +157,6 @@ def compose_room(
         `points` (num_points, 3) float32 in meters, the floor at y = 0 and centered on the origin; `labels`
         (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor;
         `angles` (objects,) float64, by which each object was rotated, from z towards x.
-
-    Raises:
-        ValueError: no objects, or too few points for them.
     """
     if not objects:
         raise ValueError("objects is empty; expected at least one")
@@ -250,18 +259,3 @@ def _sampled(
         "labels": np.concatenate(labels)[order].astype(np.int64),
         "objects": np.concatenate(members)[order].astype(np.int64),
     }
-
-
-def room_objects(
-    rows: Iterable, names: Sequence[str], classes: Sequence[str], sizes: Mapping[str, float]
-) -> list[RoomObject]:
-    """Select the objects of `classes` from a dataset with class names `names`; class `classes[i]` gets label i + 1.
-
-    Rows have `points` and `label`; `sizes` are typical diameters in meters.
-    """
-    numbers = {names.index(name): i + 1 for i, name in enumerate(classes)}
-    return [
-        RoomObject(np.asarray(row["points"]), numbers[int(row["label"])], sizes[names[int(row["label"])]])
-        for row in rows
-        if int(row["label"]) in numbers
-    ]

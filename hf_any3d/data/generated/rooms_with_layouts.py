@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from datasets import Array2D, DatasetDict, Value
 
+from hf_any3d.data.boxes import box_features
 from hf_any3d.data.generated import rooms
-from hf_any3d.data.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, compose_splits, with_boxes
+from hf_any3d.data.generated.rooms_with_boxes import UP_AXIS as UP_AXIS, with_boxes
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
 from hf_any3d.modeling.spatiallm.entities import Entity
 
@@ -51,10 +52,6 @@ def load(
         classes: classes of the shapes to place; None takes those of `rooms.TYPICAL_SIZES`.
         seed: seed of rooms, objects, places and points.
         options: further arguments of `datasets.load_dataset` for the shapes.
-
-    Raises:
-        ValueError: a class without a typical size.
-        FileNotFoundError: the shapes are missing.
     """
     names = list(rooms.TYPICAL_SIZES) if classes is None else list(classes)
 
@@ -63,9 +60,9 @@ def load(
             objects, names, generator, num_objects=num_objects, num_points=num_points, noise=noise
         )
 
-    counts = {"train": train_rooms, "validation": validation_rooms, "test": test_rooms}
-    columns = {"points": Array2D((num_points, 3), "float32"), "layout": Value("string")}
-    return compose_splits(compose, counts, columns, data_dir, names, seed, options)
+    counts = (train_rooms, validation_rooms, test_rooms)
+    features = {"points": Array2D((num_points, 3), "float32"), "layout": Value("string"), **box_features(names)}
+    return rooms.compose_splits(compose, counts, features, data_dir, names, seed, options)
 
 
 def compose_room_with_layout(
@@ -79,15 +76,6 @@ def compose_room_with_layout(
     wall_share: float = 0.4,
 ) -> dict[str, Any]:
     """Place objects in a rectangular room with a door and one or two windows, each in a wall of its own.
-
-    Args:
-        objects: objects to choose from, whose labels are 1 and more.
-        names: names of their classes, from label 1 on.
-        generator: numpy's random generator.
-        num_objects: objects to place.
-        num_points: points of the room.
-        noise: standard deviation of the noise of all points, in meters.
-        wall_share: share of the points that are on walls.
 
     Returns:
         `points` (num_points, 3) float32, z up, the floor at z = 0 and centered on the origin; `layout`, `boxes` and

@@ -23,7 +23,8 @@ from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from hf_any3d.data.file_conversion import rows_at_a_time
-from hf_any3d.data.files import PointCloudError
+from hf_any3d.data.files import PointCloudError, file_errors
+from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.published_dataset import PublishedDataset, SplitSource
 from hf_any3d.data.parquet.reading import read_lines
 from hf_any3d.data.parquet.rows import checked_row
@@ -79,9 +80,7 @@ def load_published(
         FileNotFoundError: a file that no longer exists.
         OSError: the disk is full. What was converted before stays usable.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}; expected 'raise' or 'skip'")
-    skip = on_error == "skip"
+    skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     expected = dataset.expected_counts.get(variant, {}) if verify else {}
     what = dataset.name if variant == "default" else f"{dataset.name} ({variant})"
     for split, source in sources.items():
@@ -91,7 +90,10 @@ def load_published(
             _check_count(f"{root}: {what}, split {split},", source.num_rows, expected.get(split))
 
     # Whatever changes the rows is part of the key.
-    stamps = {split: [*_file_stamps(source.files, root), source.digest] for split, source in sources.items()}
+    stamps = {
+        split: [*((os.path.relpath(file, root), *file_stamp(file)) for file in source.files), source.digest]
+        for split, source in sources.items()
+    }
     settings = [_FORMAT_VERSION, dataset.revision, dict(options or {}), features.to_dict(), stamps, skip]
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     caches = Path(config.HF_DATASETS_CACHE) / "hf_any3d" if cache_dir is None else Path(cache_dir)
@@ -182,9 +184,10 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
             # A row that does not fit costs only itself; an error while reading ends the unit.
             for number, row in enumerate(source.read(unit)):
                 try:
-                    checked = checked_row(row, features)
+                    with file_errors(f"{source.describe(unit)}, row {number}", "published"):
+                        checked = checked_row(row, features)
                 except PointCloudError as error:
-                    failed(PointCloudError(f"{source.describe(unit)}, row {number}: {error}"))
+                    failed(error)
                     continue
                 count += 1
                 yield checked
@@ -192,11 +195,6 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
             failed(error)
     if not count:
         raise _NoRows(*reasons[:1])
-
-
-def _file_stamps(files: Iterable[Path], root: Path) -> list[tuple]:
-    """Return name, size and times of files."""
-    return [(os.path.relpath(file, root), *file_stamp(file)) for file in files]
 
 
 def _check_count(where: str, count: int, expected: int | None) -> None:

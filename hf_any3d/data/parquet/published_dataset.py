@@ -69,12 +69,7 @@ class PublishedDataset:
         return ClassLabel(names=list(self.class_names))
 
     def root(self, data_dir: str | os.PathLike | None) -> Path:
-        """Check that the data folder exists.
-
-        Raises:
-            ValueError: `data_dir` is None; its notes say where to get the files.
-            FileNotFoundError: no such folder.
-        """
+        """Return the data folder; the notes of the error say where to get the files if there is none."""
         if data_dir is None:
             raise self._explained(ValueError(f"data_dir is None; expected the folder with the files of {self.name}"))
         root = Path(data_dir)
@@ -83,11 +78,7 @@ class PublishedDataset:
         return root
 
     def require(self, paths: Iterable[Path], root: Path) -> None:
-        """Check that all `paths` exist.
-
-        Raises:
-            FileNotFoundError: Some are missing; its notes say where to get them.
-        """
+        """Check that all `paths` exist; the notes of the error say where to get them."""
         missing = [path for path in paths if not path.is_file()]
         if missing:
             names = ", ".join(path.relative_to(root).as_posix() for path in missing[:5])
@@ -131,13 +122,7 @@ class SplitSource:
     def from_paths(
         cls, paths: Sequence[Path], read: Callable[[Path], Iterable[Mapping[str, Any]]], lists: Iterable[Path] = ()
     ) -> "SplitSource":
-        """Return the source of a split with one file per cloud, of which some may be missing.
-
-        Args:
-            paths: the file of each row.
-            read: yields the row of a file.
-            lists: the files that name them.
-        """
+        """Return the source of a split with one file per cloud, of which some may be missing."""
         # One look at each folder, not one at each of fifty thousand files.
         found: set[Path] = set()
         for folder in {path.parent for path in paths}:

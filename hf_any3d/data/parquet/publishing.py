@@ -87,8 +87,6 @@ def push_point_dataset(
         ValueError: no column `points`; splits of different licenses; a public repository for data whose license is
             unknown or does not allow redistribution.
     """
-    if not splits:
-        raise ValueError("splits is empty; expected at least one split")
     for split, rows in splits.items():
         if "points" not in rows.column_names or not len(rows):
             raise ValueError(f"split {split} has {len(rows)} rows of {rows.column_names}; expected some with points")

@@ -11,43 +11,26 @@ from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
-from hf_any3d.data.files.text_numbers import normalized_lines, numbers, reject_binary
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers
 from hf_any3d.data.parquet.published_dataset import SplitSource
 
-LONGEST_LINE = 1000
 HDF5_ROWS_AT_ONCE = 64
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read the stripped, non-empty lines of a short text file.
-
-    Raises:
-        PointCloudFileError: no such file, not text, or lines too long to be names.
-    """
-    try:
+    """Read the stripped, non-empty lines of a short text file."""
+    with file_errors(path, "list of names"):
         # Without the byte order mark that some editors write, which would belong to the first name.
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise PointCloudFileError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise PointCloudFileError(f"{path}: no list of names; byte {error.start} is not UTF-8 text") from None
-    lines = [line.strip() for line in text.splitlines()]
-    for number, line in enumerate(lines, 1):
-        if len(line) > LONGEST_LINE or "\0" in line:
-            raise PointCloudFileError(f"{path}: line {number} is {line[:40]!r}…; expected a name")
-    return [line for line in lines if line]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def check_names(path: Path, expected: Sequence[str], what: str) -> None:
     """Refuse a list of names other than the published one, since its line numbers are the labels.
 
     `what` says in errors what a line names.
-
-    Raises:
-        ValueError: another list; names the first difference.
     """
-    found = [" ".join(line.split()) for line in read_lines(path)]
-    for number, (seen, wanted) in enumerate(zip_longest(found, expected)):
+    names = [" ".join(line.split()) for line in read_lines(path)]
+    for number, (seen, wanted) in enumerate(zip_longest(names, expected)):
         if seen != wanted:
             raise ValueError(f"{path}: {what} {number} is {(seen or 'missing')[:60]}; expected {wanted or 'nothing'}")
 
@@ -58,29 +41,20 @@ def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """Read an array written by numpy.save; nothing is unpickled.
-
-    Raises:
-        PointCloudFileError: no such file, or a damaged one.
-    """
+    """Read an array written by numpy.save; nothing is unpickled."""
     source = open_source(path, "npy", ("npy",))
-    with file_errors(path):
+    with file_errors(path, "npy"):
         return parse_array(source.data)
 
 
 def read_table(path: Path, columns: int) -> np.ndarray:
-    """Read lines of numbers separated by spaces or commas as (lines, columns) float64.
-
-    Raises:
-        PointCloudFileError: no such file, or a line with another number of columns; names the line.
-    """
+    """Read lines of numbers separated by spaces or commas as (lines, columns) float64."""
     return parse_table(open_source(path, "txt", ("txt",)).data, path, columns)
 
 
 def parse_table(data: bytes, path: Path, columns: int) -> np.ndarray:
     """Parse bytes read from `path` as `read_table` does."""
     with file_errors(path):
-        reject_binary(data)
         return numbers(normalized_lines(data), columns=columns)
 
 
@@ -95,21 +69,16 @@ def hdf5_source(
         files: the files, in the order of the rows.
         columns: array in the files -> column of the rows.
         convert: converts the entries of one cloud to a row of the dataset.
-
-    Raises:
-        ImportError: h5py is not installed.
-        PointCloudFileError: a damaged file, a missing array, or arrays of different lengths.
     """
     units, total = [], 0
     for file in files:
         with open_hdf5(file, required=list(columns)) as arrays:
             lengths = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items() if name in columns}
-        if len(set(lengths.values())) > 1:
-            text = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise PointCloudFileError(
-                f"{file}: arrays of different lengths: {text}; expected one entry a cloud in each"
-            )
         count = next(iter(lengths.values()))
+        if {*lengths.values()} != {count}:
+            raise PointCloudFileError(
+                f"{file}: arrays of different lengths, {lengths}; expected an entry for each cloud"
+            )
         # Opening the file for each cloud would take longer than reading it, and a complete file may not fit in memory.
         units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
         total += count

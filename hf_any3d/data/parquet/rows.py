@@ -15,20 +15,17 @@ IGNORED = -100
 def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     """Convert a row to the types of its columns.
 
-    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point, or `IGNORED`.
-
-    Raises:
-        PointCloudError: no points, another shape, NaN or infinite numbers, or a class that does not exist.
+    Array2D columns are arrays (num_points, channels), a list `labels` has one class per point, or `IGNORED`. What does
+    not fit is an error: another shape, NaN or infinite numbers, or a class that does not exist.
     """
     checked = {}
     for name, feature in features.items():
-        if name not in row:
-            raise PointCloudError(f"there are no {name}")
-        value = row[name]
+        value: Any = row[name]
         if isinstance(feature, Array2D):
-            value = _array(name, value, feature)
+            value = _array(name, np.asarray(value), feature)
         elif isinstance(feature, ClassLabel):
-            value = int(_classes(name, _class_number(name, value, feature), feature)[0])
+            number = np.asarray(feature.str2int(value) if isinstance(value, str) else value).reshape(1)
+            value = int(_classes(name, number, feature)[0])
         elif isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
             value = _classes(name, np.asarray(value), feature.feature, IGNORED)
             if name == "labels" and value.shape != (len(row["points"]),):
@@ -39,17 +36,14 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
     return checked
 
 
-def _array(name: str, value: object, feature: Array2D) -> np.ndarray:
-    array = np.asarray(value)
-    # Floats, integers with and without sign, booleans; not complex numbers, texts and objects.
-    if array.dtype.kind not in "fiub":
-        raise PointCloudError(f"{name} has type {array.dtype}; expected numbers")
-    # `rows` is None for clouds of any size.
+def _array(name: str, array: np.ndarray, feature: Array2D) -> np.ndarray:
+    # `rows` is None for clouds of any size. Kinds: floats, integers with and without sign, booleans.
     rows, columns = feature.shape
-    if array.ndim != 2 or array.shape[1] != columns or rows not in (None, len(array)):
-        raise PointCloudError(f"{name} has shape {array.shape}; expected ({rows or 'points'}, {columns})")
-    if not len(array):
-        raise PointCloudError(f"{name} has no rows; expected at least 1 point")
+    is_cloud = array.ndim == 2 and array.shape[1] == columns and rows in (None, len(array)) and len(array) > 0
+    if array.dtype.kind not in "fiub" or not is_cloud:
+        raise PointCloudError(
+            f"{name} has shape {array.shape} and type {array.dtype}; expected numbers ({rows or 'points'}, {columns})"
+        )
     with np.errstate(over="ignore"):
         # Numbers beyond the range of float32 become infinite, and are refused below.
         array = array.astype(feature.dtype)
@@ -59,21 +53,10 @@ def _array(name: str, value: object, feature: Array2D) -> np.ndarray:
     return array
 
 
-def _class_number(name: str, value: object, feature: ClassLabel) -> np.ndarray:
-    if isinstance(value, str):
-        if value not in feature.names:
-            raise PointCloudError(f"{name} is {value!r}; expected one of {', '.join(feature.names)}")
-        return np.array([feature.str2int(value)])
-    number = np.asarray(value)
-    if number.size != 1:
-        raise PointCloudError(f"{name} has shape {number.shape}; expected one number a cloud")
-    return number.reshape(1)
-
-
 def _classes(name: str, values: np.ndarray, feature: ClassLabel, none: int | None = None) -> np.ndarray:
-    if values.dtype.kind not in "iub":
-        raise PointCloudError(f"{name} has type {values.dtype}; expected whole numbers")
     wrong = ((values < 0) | (values >= len(feature.names))) & (values != none)
-    if wrong.any():
-        raise PointCloudError(f"{name} is {values[wrong][0]}; expected 0 to {len(feature.names) - 1}")
+    if values.dtype.kind not in "iub" or wrong.any():
+        raise PointCloudError(
+            f"{name} is {values[wrong][:1]} of type {values.dtype}; expected 0 to {len(feature.names) - 1}"
+        )
     return values.astype(np.int64)

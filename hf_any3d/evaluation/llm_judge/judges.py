@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
-import queue
 import random
 import re
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -17,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import InferenceClient
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_any3d.data.fingerprints import model_fingerprint
@@ -28,8 +26,6 @@ _PUBLISHED_SETTINGS = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048}
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _LONGEST_WAIT = 120.0
-_LARGEST_REPLY = 2**22
-_LARGEST_REFUSAL = 2**14
 _SHOWN = 300
 # Shorter ones are placeholders for servers without keys, such as "none".
 _SHORTEST_KEY = 8
@@ -75,9 +71,6 @@ class ClassNameJudge:
 
     Args:
         classes: Names of the classes, in words.
-
-    Raises:
-        ValueError: There are no names, or one is empty or occurs twice.
     """
 
     name = "class names"
@@ -100,11 +93,11 @@ class ClassNameJudge:
 
     def __call__(self, text: str) -> str:
         """Return the class that an answer names, as `number#class#reason`."""
-        found = self.pattern.search(text)
-        if found is None:
+        match = self.pattern.search(text)
+        if match is None:
             return "-1#NA#names no class"
-        name = re.sub(r"[\s_-]+", " ", found.group().lower())
-        return f"{self.numbers[name]}#{name}#named at character {found.start()}"
+        name = re.sub(r"[\s_-]+", " ", match.group().lower())
+        return f"{self.numbers[name]}#{name}#named at character {match.start()}"
 
 
 class LanguageModelJudge:
@@ -138,10 +131,15 @@ class LanguageModelJudge:
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype).eval()
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
-        found = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
-        own = {"dtype": str(self.model.dtype), "seed": seed, "revision": found}
-        self.settings: Mapping[str, Any] = {**_LOCAL_SETTINGS, **(settings or {}), **own}
-        self.revisions = {found}
+        version = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
+        self._generation = {**_LOCAL_SETTINGS, **(settings or {})}
+        self.settings: Mapping[str, Any] = {
+            **self._generation,
+            "dtype": str(self.model.dtype),
+            "seed": seed,
+            "revision": version,
+        }
+        self.revisions = {version}
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
@@ -165,16 +163,15 @@ class LanguageModelJudge:
             )
         # For each reply anew, so that replies do not depend on how many came before.
         torch.manual_seed(self.seed)
-        settings = {key: value for key, value in self.settings.items() if key not in ("dtype", "seed", "revision")}
         batch = {key: inputs[key].to(self.model.device) for key in ("input_ids", "attention_mask")}
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
-        tokens = self.model.generate(**batch, pad_token_id=pad, **settings)
+        tokens = self.model.generate(**batch, pad_token_id=pad, **self._generation)
         return self.tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
 
 
 class EndpointJudge:
-    """Asks a model at `POST {base_url}/chat/completions` with the InferenceClient of huggingface_hub.
+    """Asks a model at `POST {base_url}/chat/completions`.
 
     Temporary failures (429, 5xx), broken connections and replies that are no chat completion are retried, after waits
     that double, or as long as the endpoint requests.
@@ -184,14 +181,11 @@ class EndpointJudge:
         base_url: Such as "https://api.openai.com/v1".
         settings: Fields of the request that differ from the published ones; None leaves a field out.
         key_variable: Environment variable with the key; if it is not set, no key is sent.
-        timeout: Seconds within which a reply must be complete.
+        timeout: Seconds without an answer after which an attempt ends.
         attempts: Number of attempts before giving up.
         first_wait: Seconds before the second attempt.
         at_once: Number of concurrent requests.
         sleep: Function that waits.
-
-    Raises:
-        ValueError: The address is invalid, or a number is out of range.
     """
 
     reads_prompt = True
@@ -209,14 +203,8 @@ class EndpointJudge:
         at_once: int = 4,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        address = urllib.parse.urlsplit(base_url)
-        if address.scheme not in ("http", "https") or not address.hostname or address.username or address.query:
+        if urllib.parse.urlsplit(base_url).scheme not in ("http", "https"):
             raise ValueError(f"base_url is {base_url!r}; expected an address such as https://api.openai.com/v1")
-        for name, value in (("attempts", attempts), ("at_once", at_once)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
-        if timeout <= 0:
-            raise ValueError(f"timeout is {timeout}; expected more than 0 seconds")
         self.name, self.at_once = model, at_once
         self.revisions: set[str] = set()
         chosen = {**_PUBLISHED_SETTINGS, **(settings or {})}
@@ -233,63 +221,47 @@ class EndpointJudge:
         Raises:
             JudgeError: The endpoint refuses, or no attempt succeeds.
         """
-        if not (self._key.isascii() and self._key.isprintable()):
-            raise JudgeError(f"{self._key_variable}: holds characters that no key has")
         problem = ""
         for attempt in range(self._attempts):
+            # With jitter, so that concurrent requests do not return together.
+            wait = self._first_wait * 2**attempt * random.uniform(1.0, 1.25)
             try:
                 return self._ask(text)
-            except _Refusal as refusal:
-                problem, wait = self._redacted(str(refusal)), refusal.wait
-                if refusal.code not in _TEMPORARY:
-                    hint = f"; is {self._key_variable} the right key?" if refusal.code in (401, 403) else ""
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = " ".join(error.read().decode(errors="replace").split())
+                problem = self._without_key(f"{error.code} {error.reason} {said}")[:_SHOWN].strip()
+                if error.code not in _TEMPORARY:
+                    hint = f"; is {self._key_variable} the right key?" if error.code in (401, 403) else ""
                     raise JudgeError(f"{self._url}: {problem}{hint}") from None
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                problem, wait = self._redacted(str(error)) or type(error).__name__, None
+                with contextlib.suppress(ValueError):  # a date
+                    wait = float(error.headers.get("Retry-After") or wait)
+            except (OSError, http.client.HTTPException) as error:
+                problem = self._without_key(str(error) or type(error).__name__)[:_SHOWN]
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
+                problem = f"no chat completion ({type(error).__name__})"
             if attempt + 1 < self._attempts:
-                # With jitter, so that concurrent requests do not return together.
-                doubled = self._first_wait * 2**attempt * random.uniform(1.0, 1.25)
-                self._sleep(min(_LONGEST_WAIT, doubled if wait is None else wait))
+                self._sleep(min(_LONGEST_WAIT, wait))
         raise JudgeError(f"{self._url}: no reply in {self._attempts} attempts; the last one: {problem}")
 
     def _ask(self, text: str) -> str:
-        client = _BoundedClient(self._url, self._key, self.settings, self._post)
-        message = {"role": "user", "content": text}
-        try:
-            completion = client.chat_completion([message], model=self.name, extra_body=dict(self.settings))
-            reply = completion.choices[0].message.content
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            if client.received is None:
-                raise
-            raise ValueError(f"{self._shown(client)!r} is not a chat completion") from None
+        body = {"model": self.name, "messages": [{"role": "user", "content": text}], **self.settings}
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        if key := self._key:
+            headers["authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
+        with self._opener.open(request, timeout=self._timeout) as response:
+            completion = json.load(response)
+        reply = completion["choices"][0]["message"]["content"]
         if not isinstance(reply, str):
-            raise ValueError(
-                f"the reply's content is a {type(reply).__name__} in {self._shown(client)!r}; expected text"
-            )
+            raise TypeError(type(reply).__name__)
         # Providers change what is behind a name; these are the version that replied.
-        names = [name for name in (completion.model, completion.system_fingerprint) if isinstance(name, str)]
-        self.revisions.add(replace_lone_surrogates(self._redacted(" ".join(names)))[:_SHOWN])
-        return self._redacted(reply)
+        names = [completion.get(name) for name in ("model", "system_fingerprint")]
+        revision = " ".join(name for name in names if isinstance(name, str))
+        self.revisions.add(replace_lone_surrogates(self._without_key(revision))[:_SHOWN])
+        return self._without_key(reply)
 
-    def _shown(self, client: _BoundedClient) -> str:
-        return self._redacted((client.received or b"")[:_LARGEST_REFUSAL].decode(errors="replace"))[:80]
-
-    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        request = urllib.request.Request(url, body, dict(headers), method="POST")
-        return _within(self._timeout, lambda: self._send(request))
-
-    def _send(self, request: urllib.request.Request) -> bytes:
-        try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                return response.read(_LARGEST_REPLY)
-        except urllib.error.HTTPError as error:
-            with error:
-                text = " ".join(error.read(_LARGEST_REFUSAL).decode(errors="replace").split())
-            # Redacted before it is shortened, which could leave half of a key.
-            message = self._redacted(f"{error.code} {error.reason} {text}")[:_SHOWN].strip()
-            raise _Refusal(message, error.code, _seconds(error.headers.get("Retry-After"))) from None
-
-    def _redacted(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         """Remove the key, which some endpoints and proxies repeat."""
         return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_KEY else text
 
@@ -298,74 +270,9 @@ class EndpointJudge:
         return os.environ.get(self._key_variable, "").strip()
 
 
-class _BoundedClient(InferenceClient):
-    """An InferenceClient that prepares a request and reads the completion, but sends the request with `post`.
-
-    The session of huggingface_hub follows redirects, reads replies of any size, and with HF_HUB_OFFLINE refuses every
-    address, also that of a local server.
-
-    Args:
-        url: Complete address; the client appends a version to any other.
-        key: Key of the endpoint; empty for none.
-        settings: Fields of the request.
-        post: Sends a request, of address, headers and body, and returns the body of the response.
-    """
-
-    def __init__(
-        self, url: str, key: str, settings: Mapping[str, Any], post: Callable[[str, Mapping[str, str], bytes], bytes]
-    ):
-        # Without a key the client would send the user's token of the hub.
-        without_key: Any = {"authorization": None}
-        super().__init__(base_url=url, api_key=key or None, headers={} if key else without_key)
-        self.chosen, self.post = settings, post
-        self.received: bytes | None = None
-
-    def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
-        # The client rewrites `response_format` for one kind of server; what is recorded is sent.
-        body = {**request_parameters.json, **self.chosen}
-        headers = {**request_parameters.headers, "accept": "application/json"}
-        self.received = self.post(request_parameters.url, headers, json.dumps(body).encode())
-        return self.received
-
-
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
-
-
-class _Refusal(Exception):
-    """A response whose status is not a success."""
-
-    def __init__(self, text: str, code: int, wait: float | None):
-        super().__init__(text)
-        self.code, self.wait = code, wait
-
-
-def _within(seconds: float, ask: Callable[[], bytes]) -> bytes:
-    """Call `ask` in a thread and abandon it after a time, since a server that sends byte by byte never times out."""
-    outcome: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put(ask())
-        except Exception as error:  # raised in the waiting thread
-            outcome.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no complete reply in {seconds:g} seconds") from None
-    if isinstance(result, Exception):
-        raise result
-    return result
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None  # a date; the default wait is used
 
 
 def replace_lone_surrogates(text: str) -> str:

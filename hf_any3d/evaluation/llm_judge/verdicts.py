@@ -8,7 +8,7 @@ import re
 import string
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,10 @@ _FIELDS = {
 
 
 def check_prompt(prompt: str, kind: str) -> str:
-    """Return a prompt if it has exactly the fields of its kind.
-
-    Raises:
-        ValueError: A field is missing or unknown.
-    """
-    try:
-        fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
-    except ValueError as error:
-        raise ValueError(f"judge prompt: {error}; double a brace that is not part of a field") from None
+    """Return a prompt if it has exactly the fields of its kind; a judge would answer without the missing ones too."""
+    fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
     if fields != _FIELDS[kind]:
-        found, expected = (", ".join(f"{{{n}}}" for n in sorted(names)) for names in (fields, _FIELDS[kind]))
-        raise ValueError(f"judge prompt has fields {found or 'none'}; expected {expected}")
+        raise ValueError(f"judge prompt has fields {sorted(fields)}; expected {sorted(_FIELDS[kind])}")
     return prompt
 
 
@@ -149,8 +141,6 @@ def judge_answers(
     """
     if kind not in judge.kinds:
         raise ValueError(f"judge {judge.name!r} cannot judge {kind!r}; it judges {', '.join(judge.kinds)}")
-    if kind == "class" and not classes:
-        raise ValueError("classes is empty; expected the names of the classes")
     about = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
     template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind) if judge.reads_prompt else None
     if template is not None:
@@ -163,11 +153,11 @@ def judge_answers(
     judged = [_still_valid(earlier.get(entry["object_id"]), entry) for entry in answers["results"]]
     waiting = [number for number, entry in enumerate(judged) if entry is None]
 
-    def reply_to(number: int) -> str:
+    def judge_one(number: int) -> None:
         entry = answers["results"][number]
-        if template is None:
-            return judge(entry["model_output"])
-        return judge(fill_prompt(template, entry, list(classes or [])))
+        prompt = entry["model_output"] if template is None else fill_prompt(template, entry, list(classes or []))
+        reply = replace_lone_surrogates(judge(prompt))
+        judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes or (), seed)}
 
     def save(is_complete: bool) -> dict[str, Any]:
         results = [entry for entry in judged if entry is not None]
@@ -178,29 +168,17 @@ def judge_answers(
         write_json(path, stored)
         return stored
 
-    def judge_all(threads: ThreadPoolExecutor) -> None:
-        saved = time.monotonic()
-        for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
-            asked = [(number, threads.submit(reply_to, number)) for number in waiting[start : start + judge.at_once]]
-            failure = None
-            for number, reply in asked:
-                try:
-                    text = replace_lone_surrogates(reply.result())
-                except Exception as error:  # raised after the other replies are kept
-                    failure = failure or error
-                    continue
-                entry = answers["results"][number]
-                judged[number] = {**entry, "judge_reply": text, **read_verdict(kind, text, entry, classes or (), seed)}
-            if failure is not None:
-                raise failure
-            # Replies cost money, so an interrupted run keeps them.
-            if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
-                save(is_complete=False)
-                saved = time.monotonic()
-
+    saved = time.monotonic()
     with ThreadPoolExecutor(judge.at_once) as threads:
         try:
-            judge_all(threads)
+            for start in tqdm(range(0, len(waiting), judge.at_once), desc=f"judge {path.stem}", disable=not waiting):
+                batch = [threads.submit(judge_one, number) for number in waiting[start : start + judge.at_once]]
+                wait(batch)  # all replies, which cost money, are kept, whichever of them fails
+                for verdict in batch:
+                    verdict.result()
+                if time.monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                    save(is_complete=False)
+                    saved = time.monotonic()
         except BaseException:
             save(is_complete=False)
             raise
@@ -246,13 +224,6 @@ def read_verdict(
     An invalid class is replaced by a random one that depends only on the seed and the object, not on the order of
     judging.
 
-    Args:
-        kind: Kind of the protocol.
-        reply: The judge's reply.
-        entry: The answer, with `object_id` and `ground_truth`.
-        classes: Names of the classes, for "class".
-        seed: Random seed of replaced classes.
-
     Returns:
         `score`, `reason` and `is_valid`; for "class" also `class` and `class_name`.
     """
@@ -277,7 +248,7 @@ def read_verdict(
 
 
 def read_same(reply: str) -> tuple[int, str, str]:
-    """Read `T#reason` or `F#reason`: the first letter counts, in either case.
+    """Read `T#reason` or `F#reason`, whose first letter counts, in either case.
 
     Returns:
         1 for the same kind of object, 0 otherwise; "T", "F" or "INVALID"; and the reason, or an invalid reply.
@@ -296,13 +267,13 @@ def read_class(reply: str, num_classes: int) -> tuple[int | None, str, str]:
     Returns:
         The number, None if invalid; the class as the judge wrote it, or "INVALID"; and the reason.
     """
-    found = _CLASS.search(reply)
-    if found is None:
+    match = _CLASS.search(reply)
+    if match is None:
         return None, INVALID, reply.strip()
-    number, label, reason = (part.strip() for part in found.group().split("#")[:3])
+    number, label, reason = (part.strip() for part in match.group().split("#")[:3])
     # The length is checked first, since Python refuses to parse numbers of thousands of digits.
     if len(number) > 9 or int(number) >= num_classes or label == "NA":
-        return None, INVALID, found.group().strip()
+        return None, INVALID, match.group().strip()
     return int(number), label, reason
 
 
@@ -312,12 +283,12 @@ def read_score(reply: str) -> tuple[int, str]:
     Returns:
         The score, -1 if invalid; and the reason, or an invalid reply.
     """
-    found = _SCORE.search(reply)
-    if found is None:
+    match = _SCORE.search(reply)
+    if match is None:
         return -1, reply.strip()
-    score, reason = (part.strip() for part in found.group().split("#")[:2])
+    score, reason = (part.strip() for part in match.group().split("#")[:2])
     if not score or len(score) > 9 or int(score) > 100:
-        return -1, found.group().strip()
+        return -1, match.group().strip()
     return int(score), reason
 
 

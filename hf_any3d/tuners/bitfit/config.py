@@ -1,12 +1,8 @@
 """Configuration of BitFit."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
-from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
-
-BITFIT = extend_peft_type("BITFIT")
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 
 
 @dataclass
@@ -18,6 +14,4 @@ class BitFitConfig(EncoderTunerConfig):
     zero. By default tokenizer, class token, output norm and head are trained and saved with it.
     """
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = BITFIT
+    method = "BITFIT"

@@ -23,11 +23,9 @@ class BitFitLayer(WrappedModule):
         super().__init__(base_layer)
         self.bitfit_bias = nn.ParameterDict()
 
-    def update_layer(self, adapter_name: str, config: BitFitConfig) -> None:
-        """Add an adapter, initially zero."""
+    def build(self, adapter_name: str, config: BitFitConfig) -> None:
+        """Create changes that are zero."""
         self.bitfit_bias[adapter_name] = nn.Parameter(torch.zeros(self.base_layer.get_parameter("bias").shape))
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the module on `(..., channels)` and add the active changes."""

@@ -14,13 +14,13 @@ class BitFitModel(EncoderTuner):
 
     prefix = "bitfit_"
     tuner_layer_cls = BitFitLayer
+    can_be_merged = True
 
     def default_targets(self, peft_config: BitFitConfig) -> str:
-        """Return a regular expression of all linear layers and norms with a bias."""
-        return encoder_module_pattern(self.model, has_bias)
+        """Return a regular expression of all linear layers and norms with a bias, which they add last."""
+        return encoder_module_pattern(self.model, _adds_bias)
 
 
-def has_bias(module: nn.Module) -> bool:
-    """Return whether adding a bias is the last operation of a module."""
+def _adds_bias(module: nn.Module) -> bool:
     adds_last = isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower()
     return adds_last and isinstance(module._parameters.get("bias"), nn.Parameter)

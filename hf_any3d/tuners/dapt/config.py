@@ -1,15 +1,8 @@
 """Configuration of DAPT."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
 
-from hf_any3d.modeling.config_checks import check_choices
-from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
-
-DAPT = extend_peft_type("DAPT")
-_CHOICES = {"positions": ("every_layer", "once"), "scales": ("identity", "random")}
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 
 @dataclass
@@ -25,6 +18,10 @@ class DAPTConfig(EncoderLayersConfig):
     By default a model starts as the frozen one, apart from prompts of zeros, and positions are added where the
     encoder was pretrained to add them; `published()` returns the settings of the released program.
     """
+
+    method = "DAPT"
+    released = {"positions": "once", "scales": "random"}  # noqa: RUF012
+    choices = {"positions": ("every_layer", "once"), "scales": ("identity", "random")}  # noqa: RUF012
 
     r: int = field(default=64, metadata={"help": "Width of the bottlenecks."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout inside them."})
@@ -42,13 +39,3 @@ class DAPTConfig(EncoderLayersConfig):
     init_weights: bool = field(
         default=True, metadata={"help": "Initialize the last layer of bottlenecks to zero; False for random values."}
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = DAPT
-        check_choices(self, _CHOICES)
-
-    @classmethod
-    def published(cls, **settings: Any) -> DAPTConfig:
-        """Return the config of the released program."""
-        return cls(**{"positions": "once", "scales": "random", **settings})

@@ -1,8 +1,6 @@
 """Frozen layer with DAPT's adapters, scales and prompts."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import math
 from functools import partial
 from typing import Any
 
@@ -11,12 +9,56 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops.geometry import Geometry
 from hf_any3d.tuners.dapt.config import DAPTConfig
-from hf_any3d.tuners.dapt.module import DynamicAdapter, ScaleShift
 from hf_any3d.tuners.tuners_utils import WrappedModule
 
-_FINAL_NORM = "final_norm"
+_SPREAD = 0.02
+"""Standard deviation of scales and shifts that start at random."""
+
+
+class ScaleShift(nn.Module):
+    """Scales and shifts each channel of `(…, width)`."""
+
+    def __init__(self, width: int, is_random: bool):
+        super().__init__()
+        spread = _SPREAD if is_random else 0.0
+        self.gamma = nn.Parameter(1 + spread * torch.randn(width))
+        self.beta = nn.Parameter(spread * torch.randn(width))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Run on values of any precision; in float32 on those in half precision, which are rounded once."""
+        wide = torch.promote_types(values.dtype, torch.float32)
+        return (values.to(wide) * self.gamma + self.beta).to(values.dtype)
+
+
+class DynamicAdapter(nn.Module):
+    """Bottleneck on normed tokens, multiplied by a scale of each token, which is zero for tokens left as they are.
+
+    Source: DAPT, as released.
+    """
+
+    def __init__(self, width: int, r: int, dropout: float, starts_at_zero: bool):
+        super().__init__()
+        self.adapter_layer_norm_before = nn.LayerNorm(width)
+        self.scale = nn.Linear(width, 1)
+        self.down_proj = nn.Linear(width, r)
+        self.dropout = nn.Dropout(dropout)
+        self.up_proj = nn.Linear(r, width)
+        for linear in (self.scale, self.down_proj):
+            nn.init.kaiming_uniform_(linear.weight, a=math.sqrt(5))
+        if starts_at_zero:
+            nn.init.zeros_(self.up_proj.weight)
+        for linear in (self.scale, self.down_proj, self.up_proj):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return what is added to `(batch, tokens, width)`."""
+        normed = self.adapter_layer_norm_before(in_precision_of(self, tokens))
+        hidden = self.dropout(nn.functional.gelu(self.down_proj(normed)))
+        change = self.up_proj(hidden) * torch.relu(self.scale(normed))
+        return change.to(tokens.dtype)
 
 
 class DAPTLayer(WrappedModule):
@@ -26,9 +68,7 @@ class DAPTLayer(WrappedModule):
     """
 
     adapter_layer_names = ("dapt_prompt", "dapt_tokens")
-    other_param_names = ("arriving", "without_positions", "nested")
-    merge_error = "DAPT's adapters and prompts cannot be merged into the encoder; use unload() to remove them"
-    # Models pass token positions only to layers with this attribute.
+    other_param_names = (*WrappedModule.other_param_names, "arriving")
     takes_geometry = True
 
     def __init__(
@@ -39,16 +79,16 @@ class DAPTLayer(WrappedModule):
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self.arriving: dict[str, int] = {}
-        self.without_positions: dict[str, bool] = {}
-        inside = {name.replace(".", "_"): module for name, module in _scaled_modules(base_layer)}
+        inside = {name.replace(".", "_"): module for name, module in base_layer.named_modules() if _width_of(module)}
+        self.widths = {name: _width_of(module) for name, module in inside.items()}
         if final_norm is not None:
-            inside[_FINAL_NORM] = final_norm
-        self.widths = {name: _width_of(module, hidden_size) for name, module in inside.items()}
+            inside["final_norm"] = final_norm
+            self.widths["final_norm"] = hidden_size
         # Only hooks can change what is computed between the inner modules of a layer.
-        self._hooks = [module.register_forward_hook(partial(self._scale, name)) for name, module in inside.items()]
+        self.hooks = [module.register_forward_hook(partial(self._scale, name)) for name, module in inside.items()]
 
-    def update_layer(self, adapter_name: str, config: DAPTConfig, arriving: int) -> None:
-        """Add an adapter, at which so many prompts of its own arrive from earlier layers."""
+    def build(self, adapter_name: str, config: DAPTConfig, arriving: int = 0) -> None:
+        """Create an adapter, at which so many prompts of its own arrive from earlier layers."""
         is_random = config.scales == "random"
         scales = {name: ScaleShift(width, is_random) for name, width in self.widths.items()}
         self._add_nested(
@@ -60,9 +100,6 @@ class DAPTLayer(WrappedModule):
         if self.is_open and self.is_first:
             self.dapt_tokens[adapter_name] = ScaleShift(self.hidden_size, is_random)
         self.arriving[adapter_name] = arriving
-        self.without_positions[adapter_name] = config.positions == "once" and not self.is_first
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @property
     def extra_tokens(self) -> int:
@@ -92,7 +129,8 @@ class DAPTLayer(WrappedModule):
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
             changes = [self.nested[name]["dapt_adapter"](output) for name in names]
             return self._with_prompts(names, torch.stack([output, *changes]).sum(dim=0), changes)
-        positions = None if any(self.without_positions[name] for name in names) else args[0]
+        is_once = any(self.configs[name].positions == "once" for name in names)
+        positions = None if is_once and not self.is_first else args[0]
         # By position: re-entrant checkpoints take no keywords.
         return self.base_layer(hidden_states, positions, None, partial(self._second_half, names))
 
@@ -114,25 +152,10 @@ class DAPTLayer(WrappedModule):
             output = self.nested[name]["dapt_scales"][key](output)
         return output
 
-    def remove_hooks(self) -> None:
-        """Restore the frozen layer."""
-        for hook in self._hooks:
-            hook.remove()
 
-
-def _scaled_modules(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Iterate over the linear layers and norms inside a layer, with their names."""
-    for name, module in layer.named_modules():
-        weight = getattr(module, "weight", None)
-        is_norm = isinstance(weight, nn.Parameter) and weight.ndim == 1
-        if is_norm or isinstance(module, (nn.Linear, Conv1D)):
-            yield name, module
-
-
-def _width_of(module: nn.Module, otherwise: int) -> int:
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, Conv1D):
-        return module.nf
+def _width_of(module: nn.Module) -> int:
+    """Return the output channels of a linear layer or norm; 0 for other modules."""
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return module.out_features if isinstance(module, nn.Linear) else module.nf
     weight = getattr(module, "weight", None)
-    return otherwise if weight is None else weight.numel()
+    return weight.numel() if isinstance(weight, nn.Parameter) and weight.ndim == 1 else 0

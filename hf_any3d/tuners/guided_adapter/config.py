@@ -1,14 +1,10 @@
 """Configuration of the guided adapter."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
-from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
-
-GUIDED_ADAPTER = extend_peft_type("GUIDED_ADAPTER")
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 
 @dataclass
@@ -20,6 +16,9 @@ class GuidedAdapterConfig(EncoderLayersConfig):
     are shifted grids in space; by default tokenizer, class token, output norm and head are trained and saved with it.
     The defaults are the paper's; `light()` returns those for little data.
     """
+
+    method = "GUIDED_ADAPTER"
+    choices = {"pooling": ("mean", "max_mean")}  # noqa: RUF012
 
     r: int = field(default=16, metadata={"help": "Width of the bottleneck parallel to the feed-forward branch."})
     bottleneck_scale: float = field(default=0.3, metadata={"help": "Factor of the bottleneck's output."})
@@ -57,16 +56,8 @@ class GuidedAdapterConfig(EncoderLayersConfig):
         },
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = GUIDED_ADAPTER
-        if self.attention_width % self.attention_heads:
-            raise ValueError(
-                f"attention_width={self.attention_width} is not a multiple of attention_heads={self.attention_heads}"
-            )
-
     @classmethod
-    def light(cls, **settings: Any) -> GuidedAdapterConfig:
+    def light(cls, **settings: Any) -> Self:
         """Return the config for little data, which goes with the settings that `from_encoder_pretrained` fills in.
 
         Gates that start near the layer's input, and voxels that hold several of few tokens.

@@ -1,7 +1,5 @@
 """Frozen layer with guided adapters."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 
@@ -35,9 +33,7 @@ class GuidedAdapterLayer(WrappedModule):
         "guided_adapter_voxel_norm",
         "guided_adapter_gate",
     )
-    other_param_names = ("guided_adapter_dropout", "guidance", "bottleneck_scale", "attention_owner")
-    merge_error = "a guided adapter cannot be merged into the encoder; use unload() to remove it"
-    # Models pass token positions only to layers with this attribute.
+    other_param_names = (*WrappedModule.other_param_names, "guided_adapter_dropout", "guidance")
     takes_geometry = True
 
     def __init__(self, base_layer: nn.Module, branch: str, hidden_size: int, views: int):
@@ -46,42 +42,28 @@ class GuidedAdapterLayer(WrappedModule):
         for name in (*self.adapter_layer_names, "guided_adapter_dropout"):
             setattr(self, name, nn.ModuleDict())
         self.guidance: dict[str, Guidance] = {}
-        self.bottleneck_scale: dict[str, float] = {}
-        self.attention_owner: dict[str, tuple[GuidedAdapterLayer, ...]] = {}
         # Only a hook can add to the branch before the residual sum inside the layer.
-        self._hook = base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)
+        self.hooks = [base_layer.get_submodule(branch).register_forward_hook(self._add_bottlenecks)]
 
-    def update_layer(
-        self, adapter_name: str, config: GuidedAdapterConfig, attention_owner: GuidedAdapterLayer | None
-    ) -> None:
-        """Add an adapter, which shares the attention of `attention_owner`, or has its own if that is None."""
+    def build(self, adapter_name: str, config: GuidedAdapterConfig) -> None:
+        """Create an adapter, which shares the attention of an earlier layer, or has its own if there is none."""
         self.guided_adapter_down[adapter_name] = nn.Linear(self.hidden_size, config.r)
         self.guided_adapter_up[adapter_name] = nn.Linear(config.r, self.hidden_size)
         self.guided_adapter_dropout[adapter_name] = nn.Dropout(config.bottleneck_dropout)
         if config.gate is not None:
             self.guided_adapter_gate[adapter_name] = LayerGate(self.hidden_size, config.gate)
         if config.guidance:
-            self._add_guidance(adapter_name, config, attention_owner)
-        self.bottleneck_scale[adapter_name] = config.bottleneck_scale
-        self.reset_parameters(adapter_name, config.init_weights)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
-
-    def _add_guidance(
-        self, adapter_name: str, config: GuidedAdapterConfig, attention_owner: GuidedAdapterLayer | None
-    ) -> None:
-        self.guided_adapter_view_norm[adapter_name] = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
-        self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
-        if attention_owner is None:
-            self.guided_adapter_attention[adapter_name] = CellAttention(
-                self.hidden_size, self.views, config.attention_width, config.attention_heads, config.attention_dropout
+            self.guidance[adapter_name] = Guidance(
+                config.aggregation_scale, config.cell_size, config.voxel_size, config.pooling
             )
-        else:
-            # In a tuple, so that torch does not register the other layer as a child of this one.
-            self.attention_owner[adapter_name] = (attention_owner,)
-        self.guidance[adapter_name] = Guidance(
-            config.aggregation_scale, config.cell_size, config.voxel_size, config.pooling
-        )
+            norm = CellNorm(self.views, self.hidden_size, config.count_empty_cells)
+            self.guided_adapter_view_norm[adapter_name] = norm
+            self.guided_adapter_voxel_norm[adapter_name] = CellNorm(1, self.hidden_size)
+            if adapter_name not in self.earlier:
+                sizes = (config.attention_width, config.attention_heads, config.attention_dropout)
+                attention = CellAttention(self.hidden_size, self.views, *sizes)
+                self.guided_adapter_attention[adapter_name] = attention
+        self.reset_parameters(adapter_name, config.init_weights)
 
     def reset_parameters(self, adapter_name: str, init_weights: bool) -> None:
         """Initialize an adapter's weights."""
@@ -111,35 +93,23 @@ class GuidedAdapterLayer(WrappedModule):
                 hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
             if name not in self.guidance:
                 continue
+            modules, guidance = self._modules_of(name), self.guidance[name]
             if isinstance(geometry, FlatGeometry):
-                hidden_states = self._aggregate_flat(name, hidden_states, geometry)
+                cells = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
+                hidden_states = guided_aggregation_flat(hidden_states, *modules, *cells, guidance)
+                continue
             # Adapters have the batch first, whatever the order of the encoder's axes is.
-            elif geometry.batch_second:
-                hidden_states = self._aggregate(name, hidden_states.transpose(0, 1), geometry).transpose(0, 1)
-            else:
-                hidden_states = self._aggregate(name, hidden_states, geometry)
+            tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+            tokens = guided_aggregation(tokens, *modules, geometry, guidance)
+            hidden_states = tokens.transpose(0, 1) if geometry.batch_second else tokens
         return hidden_states
-
-    def remove_hook(self) -> None:
-        """Restore the frozen layer."""
-        self._hook.remove()
-
-    def _aggregate(self, name: str, hidden_states: torch.Tensor, geometry: Geometry) -> torch.Tensor:
-        return guided_aggregation(hidden_states, *self._modules_of(name), geometry, self.guidance[name])
-
-    def _aggregate_flat(self, name: str, hidden_states: torch.Tensor, geometry: FlatGeometry) -> torch.Tensor:
-        guidance = self.guidance[name]
-        members, voxels = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
-        return guided_aggregation_flat(hidden_states, *self._modules_of(name), members, voxels, guidance)
 
     def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
         """Return the attention, the norm of cells and the norm of voxels of an adapter."""
         view_norm = self.guided_adapter_view_norm[name]
-        if name in self.attention_owner:
-            owned = self.attention_owner[name][0].guided_adapter_attention[name]
-            attention = _attention_with_all_weights(owned, view_norm.weight.dtype)
-        else:
-            attention = self.guided_adapter_attention[name]
+        attention = self._owner_for(name).guided_adapter_attention[name]
+        if name in self.earlier:
+            attention = _attention_with_all_weights(attention, view_norm.weight.dtype)
         return attention, view_norm, self.guided_adapter_voxel_norm[name]
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
@@ -149,7 +119,7 @@ class GuidedAdapterLayer(WrappedModule):
                 self.guided_adapter_down[name],
                 self.guided_adapter_up[name],
                 self.guided_adapter_dropout[name],
-                self.bottleneck_scale[name],
+                self.configs[name].bottleneck_scale,
             )
         return branch
 

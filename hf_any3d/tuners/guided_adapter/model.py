@@ -15,15 +15,7 @@ class GuidedAdapterModel(EncoderTuner):
 
     prefix = "guided_adapter_"
     tuner_layer_cls = GuidedAdapterLayer
-
-    def default_targets(self, peft_config: GuidedAdapterConfig) -> str:
-        """Return a regular expression of the layers."""
-        if not layer_stack(self.model).views:
-            raise ValueError(
-                f"the layers of {type(self.model).__name__} do not get the positions of tokens, which a guided "
-                "adapter needs; use another method"
-            )
-        return super().default_targets(peft_config)
+    needs_positions = True
 
     def wrap(self, target: nn.Module) -> GuidedAdapterLayer:
         """Wrap a frozen layer in one with adapters."""
@@ -35,19 +27,8 @@ class GuidedAdapterModel(EncoderTuner):
     ) -> dict[str, Any]:
         """Return the layer whose attention is shared: the first one that is adapted, of each stage."""
         if not peft_config.share_attention:
-            return {"attention_owner": None}
+            return {}
         stack = layer_stack(self.model)
         stage = stack.stage_of(target).number
-        owners = (
-            layer
-            for layer in stack.layers
-            if isinstance(layer, GuidedAdapterLayer)
-            and adapter_name in layer.guided_adapter_attention
-            and stack.stage_of(layer).number == stage
-        )
-        return {"attention_owner": next(owners, None)}
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        if isinstance(child, GuidedAdapterLayer):
-            child.remove_hook()
-        super()._replace_module(parent, child_name, new_module, child)
+        adapted = (layer for layer in stack.layers if adapter_name in getattr(layer, "guided_adapter_attention", ()))
+        return {"earlier": next((layer for layer in adapted if stack.stage_of(layer).number == stage), None)}

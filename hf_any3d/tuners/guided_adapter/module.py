@@ -23,25 +23,12 @@ from hf_any3d.modeling.point_ops.geometry import Geometry
 
 @dataclass(frozen=True)
 class Guidance:
-    """Settings of the guided aggregation.
-
-    Args:
-        scale: Factor of the added term (`coef_pro` of the released programs).
-        cell_size: Edge of a cell in the units of the view positions; None for the model's default.
-        voxel_size: Edge of a voxel in the units of the centers.
-        pooling: Pooling of the tokens of a cell: "mean", or "max_mean" for the sum of maximum and mean.
-    """
+    """Settings of the guided aggregation, as in `GuidedAdapterConfig`."""
 
     scale: float
     cell_size: float | None
     voxel_size: float
     pooling: str
-
-    def __post_init__(self):
-        if self.pooling not in ("mean", "max_mean"):
-            raise ValueError(f"pooling={self.pooling!r}; expected 'mean' or 'max_mean'")
-        if self.voxel_size <= 0 or (self.cell_size is not None and self.cell_size <= 0):
-            raise ValueError(f"voxel_size={self.voxel_size}, cell_size={self.cell_size}; expected positive edges")
 
 
 def bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
@@ -55,12 +42,7 @@ def bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Modul
 
 
 class LayerGate(nn.Module):
-    """Learned interpolation, for each channel, between the input and the output of a frozen layer.
-
-    Args:
-        hidden_size: Channels of a token.
-        start: Initial weight of the output: 0 skips the layer, 1 leaves it unchanged.
-    """
+    """Learned interpolation, for each channel, from the input of a frozen layer (0) to its output (1)."""
 
     def __init__(self, hidden_size: int, start: float):
         super().__init__()
@@ -97,19 +79,18 @@ class CellNorm(nn.Module):
 
     def forward(self, rows: Tensor, members: Membership | FlatCells, gelu: bool = False) -> Tensor:
         """Normalize `(batch, views, rows, hidden)`, with GELU if requested; rows of empty cells are undefined."""
-        own = self.weight.dtype
+        dtype = self.weight.dtype
         if not self.training:
             # In evaluation the norm is one multiplication and one addition for each channel.
             scale = (self.weight * (self.running_var + self.eps).rsqrt()).unsqueeze(1)
-            normed = torch.addcmul(
-                self.bias.unsqueeze(1) - self.running_mean.unsqueeze(1) * scale, rows.to(own), scale
-            )
+            shift = self.bias.unsqueeze(1) - self.running_mean.unsqueeze(1) * scale
+            normed = torch.addcmul(shift, rows.to(dtype), scale)
             return nn.functional.gelu(normed) if gelu else normed
         # Half precision cannot represent counts and sums of many rows.
-        rows = rows.to(torch.promote_types(own, torch.float32))
+        rows = rows.to(torch.promote_types(dtype, torch.float32))
         normed, mean, variance, total = self._normalize(rows, self.of_batch(rows, members), gelu)
         self.update_statistics(mean, variance, total, members)
-        return normed.to(own)
+        return normed.to(dtype)
 
     def of_batch(self, rows: Tensor, members: Membership | FlatCells) -> BatchNorm:
         """Return the norm of the rows `(batch, views, rows, hidden)` of a batch for `kernels`."""
@@ -183,8 +164,7 @@ class CellAttention(nn.Module):
         qkv = self._project(tokens)  # (tokens, views, 3 * width)
         views = zip(qkv.unbind(dim=1), cells.pairs, strict=True)
         # One view at a time: the rows of all pairs are gathered.
-        attended = [kernels.pair_attention(own, pairs, self.heads, self._scale, self._dropped) for own, pairs in views]
-        return torch.stack(attended)
+        return torch.stack([kernels.pair_attention(*view, self.heads, self._scale, self._dropped) for view in views])
 
     @property
     def _scale(self) -> float:
@@ -256,20 +236,7 @@ def guided_aggregation_flat(
     voxels: FlatCells,
     guidance: Guidance,
 ) -> Tensor:
-    """Compute `guided_aggregation` for the tokens of all clouds in one list, without matrices of all pairs.
-
-    Args:
-        hidden_states: `(tokens, hidden)`.
-        attention: Attention within cells.
-        view_norm: Batch norm of the cells' features, for each view.
-        voxel_norm: Batch norm of the voxels' features.
-        members: Cells of the tokens in each view.
-        voxels: Voxels of the tokens; one view.
-        guidance: Pooling and scale.
-
-    Returns:
-        `(tokens, hidden)` in the dtype of `hidden_states`.
-    """
+    """Compute `guided_aggregation` for the tokens `(tokens, hidden)` of all clouds, without matrices of all pairs."""
     tokens = hidden_states.to(view_norm.weight.dtype)
     rows = members.counts.shape[1]
     every = tokens.expand(len(members.row), -1, -1)  # (views, tokens, hidden)
@@ -286,12 +253,12 @@ def guided_aggregation_flat(
 
     # Rows of all views in one list, so that each token's row is counted from the first one of its view.
     first = torch.arange(len(members.row), device=tokens.device)[:, None] * rows
-    seen = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
-    own = voxel_rows[voxels.row[0]]  # (tokens, hidden)
+    in_views = view_rows.flatten(0, 1)[members.row + first]  # (views, tokens, hidden)
+    in_voxels = voxel_rows[voxels.row[0]]  # (tokens, hidden)
     # Views whose cell resembles the token's voxel count more; the weights of a token sum to `scale`.
-    agreement = (1 + nn.functional.cosine_similarity(seen, own[None], dim=-1)) / 2  # (views, tokens)
+    agreement = (1 + nn.functional.cosine_similarity(in_views, in_voxels[None], dim=-1)) / 2  # (views, tokens)
     weights = agreement / agreement.sum(dim=0) * guidance.scale
-    return (hidden_states + (weights.unsqueeze(-1) * seen).sum(dim=0)).to(hidden_states.dtype)
+    return (hidden_states + (weights.unsqueeze(-1) * in_views).sum(dim=0)).to(hidden_states.dtype)
 
 
 def _max_mean(values: Tensor, cells: FlatCells) -> Tensor:

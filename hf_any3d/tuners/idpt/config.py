@@ -1,15 +1,9 @@
 """Configuration of IDPT."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
 
-from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.tuners.idpt.module import PROMPT_MODULES
-from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
-
-IDPT = extend_peft_type("IDPT")
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 
 
 @dataclass
@@ -24,6 +18,10 @@ class IDPTConfig(EncoderTunerConfig):
     The encoder is frozen and gradients are those of the trained weights alone; in the released program it stays
     differentiable, at the cost of full training, and its gradients count where the norm is clipped.
     """
+
+    method = "IDPT"
+    released = {"train_position": False}  # noqa: RUF012
+    choices = {"prompt_module": tuple(PROMPT_MODULES)}  # noqa: RUF012
 
     prompt_layers: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers before which prompts are made; None for the last one."}
@@ -43,15 +41,3 @@ class IDPTConfig(EncoderTunerConfig):
         default=True,
         metadata={"help": "Train the position of the prompts; False keeps it random, as in the released program."},
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = IDPT
-        check_choices(self, {"prompt_module": tuple(PROMPT_MODULES)})
-        if isinstance(self.prompt_layers, list) and not self.prompt_layers:
-            raise ValueError("prompt_layers=[]; expected the number of a layer or more, or None for the last one")
-
-    @classmethod
-    def published(cls, **settings: Any) -> IDPTConfig:
-        """Return the config of the released program."""
-        return cls(**{"train_position": False, **settings})

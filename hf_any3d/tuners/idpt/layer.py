@@ -1,8 +1,6 @@
 """Frozen layer with prompts made of the tokens of each cloud."""
 
-from __future__ import annotations
-
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,22 +18,6 @@ _HEAD_WIDTH = 64
 """Channels of a head of attention, where the layer does not show its number of heads."""
 
 
-class Arrival(nn.Module):
-    """Prompts of an adapter that arrive at a layer from earlier ones.
-
-    Args:
-        first: The layer that owns the position of the prompts; None for the layer itself.
-        numbers: Numbers of the layers that have made them.
-        keeps: Whether prompts made here go on to the next layer.
-    """
-
-    def __init__(self, first: IDPTLayer | None, numbers: tuple[int, ...], keeps: bool):
-        super().__init__()
-        # In a tuple, so that torch does not register the other layer as a child of this one.
-        self.first = () if first is None else (first,)
-        self.numbers, self.keeps = numbers, keeps
-
-
 class IDPTLayer(WrappedModule):
     """Frozen layer that runs on the tokens and the prompts that earlier layers and this one have made of them.
 
@@ -47,31 +29,28 @@ class IDPTLayer(WrappedModule):
         is_open: Whether the layer takes the positions of the tokens as its second argument.
     """
 
-    adapter_layer_names = ("idpt_arrival", "idpt_position")
-    other_param_names = ("fixed_positions", "nested")
-    merge_error = "prompts cannot be merged into the encoder; use unload() to remove them"
-    # Models pass token positions only to layers with this attribute.
+    adapter_layer_names = ("idpt_position",)
+    other_param_names = (*WrappedModule.other_param_names, "arriving")
     takes_geometry = True
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
         super().__init__(base_layer)
         self.hidden_size, self.is_open = hidden_size, is_open
-        self.idpt_arrival, self.idpt_position = nn.ModuleDict(), nn.ParameterDict()
-        self.fixed_positions: dict[str, bool] = {}
+        self.idpt_position = nn.ParameterDict()
+        self.arriving: dict[str, tuple[int, ...]] = {}
 
-    def update_layer(self, adapter_name: str, config: IDPTConfig, arrival: Arrival, makes_prompt: bool) -> None:
-        """Add an adapter."""
-        self.idpt_arrival[adapter_name] = arrival
+    def build(
+        self, adapter_name: str, config: IDPTConfig, arriving: tuple[int, ...] = (), makes_prompt: bool = True
+    ) -> None:
+        """Create an adapter; at its layer prompts arrive that the layers of the numbers `arriving` have made."""
+        self.arriving[adapter_name] = arriving
         if makes_prompt:
-            self._add_nested(adapter_name, idpt=self._build(config))
-        if not arrival.first:
+            self._add_nested(adapter_name, idpt=self._prompt_module(config))
+        if adapter_name not in self.earlier:
             position = nn.Parameter(torch.empty(1, 1, self.hidden_size), requires_grad=config.train_position)
             self.idpt_position[adapter_name] = nn.init.trunc_normal_(position, std=_SPREAD)
-        self.fixed_positions[adapter_name] = not config.train_position
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def _build(self, config: IDPTConfig) -> nn.Module:
+    def _prompt_module(self, config: IDPTConfig) -> nn.Module:
         if config.prompt_module != "transformer":
             return PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
         attention = getattr(self.base_layer, "attention", None)
@@ -84,7 +63,7 @@ class IDPTLayer(WrappedModule):
         """Set the active adapters; positions that stay random are not trained."""
         super().set_adapter(adapter_names, inference_mode)
         for name, position in self.idpt_position.items():
-            position.requires_grad_(position.requires_grad and not self.fixed_positions[name])
+            position.requires_grad_(position.requires_grad and self.configs[name].train_position)
 
     @property
     def takes_added_tokens(self) -> bool:
@@ -99,8 +78,8 @@ class IDPTLayer(WrappedModule):
     def _arrived(self) -> list[str]:
         """Return the adapters of the prompts that arrive, in their order."""
         names = self._running_adapters()
-        made = [(number, place) for place, name in enumerate(names) for number in self._arrival(name).numbers]
-        return [names[place] for _, place in sorted(made)]
+        prompts = [(number, place) for place, name in enumerate(names) for number in self.arriving[name]]
+        return [names[place] for _, place in sorted(prompts)]
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on tokens and prompts.
@@ -115,22 +94,18 @@ class IDPTLayer(WrappedModule):
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
         positions = args[0][:, special:count] if self.is_open and args and args[0] is not None else None
-        made = [name for name in names if name in self.nested]
-        new = [self.nested[name]["idpt"](tokens[:, special:], positions).to(tokens.dtype) for name in made]
-        places = [self._position(name).to(tokens.dtype) for name in (*self._arrived(), *made)]
+        makers = [name for name in names if name in self.nested]
+        new = [self.nested[name]["idpt"](tokens[:, special:], positions).to(tokens.dtype) for name in makers]
+        owners = (*self._arrived(), *makers)
+        places = [self._position(name).to(tokens.dtype) for name in owners]
         prompts = torch.cat([prompts, *new], dim=1)  # (batch, prompts, hidden)
         placed = prompts + torch.cat(places, dim=1) if places else prompts
         output = hidden_of(self.base_layer(torch.cat([tokens, placed], dim=1), *args, **kwargs))
-        going = [name for name in (*self._arrived(), *made) if self._arrival(name).keeps]
-        if going or not new:
-            kept = [number for number, name in enumerate((*self._arrived(), *made)) if name in going]
+        kept = [number for number, name in enumerate(owners) if self.configs[name].keep_prompts]
+        if kept or not new:
             return torch.cat([output[:, :count], output[:, count:][:, kept]], dim=1)
         return torch.cat([output, *new], dim=1)
 
-    def _arrival(self, name: str) -> Arrival:
-        return cast(Arrival, self.idpt_arrival[name])
-
     def _position(self, name: str) -> torch.Tensor:
-        first = self._arrival(name).first
-        position = (first[0] if first else self).idpt_position[name]
+        position = self._owner_for(name).idpt_position[name]
         return gathered(position) if is_sharded(position) else position

@@ -1,7 +1,5 @@
 """Modules that make a prompt of the tokens of a cloud."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,11 +1,10 @@
 """PointGST, a PEFT method for frozen encoders of point tokens: adapters between eigenvectors of graphs."""
 
-from peft.utils import register_peft_method
-
 from hf_any3d.tuners.pointgst.config import PointGSTConfig
 from hf_any3d.tuners.pointgst.layer import PointGSTLayer
 from hf_any3d.tuners.pointgst.model import PointGSTModel
+from hf_any3d.tuners.tuners_utils import register_method
 
 __all__ = ["PointGSTConfig", "PointGSTLayer", "PointGSTModel"]
 
-register_peft_method(name="pointgst", config_cls=PointGSTConfig, model_cls=PointGSTModel)
+register_method(PointGSTConfig, PointGSTModel)

@@ -1,28 +1,9 @@
 """Configuration of PointGST."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
 
-from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.point_ops.spectral import DISTANCES, SCALES, GraphSettings
-from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
-
-POINTGST = extend_peft_type("POINTGST")
-_CHOICES = {
-    "transform": ("fourier", "published"),
-    "signs": ("averaged", "solver"),
-    "distances": DISTANCES,
-    "scale_over": SCALES,
-}
-_PUBLISHED = {
-    "transform": "published",
-    "signs": "solver",
-    "distances": "expanded",
-    "scale_over": "batch",
-    "curve_cell": 0.01,
-}
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 
 @dataclass
@@ -39,6 +20,21 @@ class PointGSTConfig(EncoderLayersConfig):
     depend on all three. The eigenvectors are computed once for each forward pass; their cost grows with the third
     power of the number of tokens.
     """
+
+    method = "POINTGST"
+    released = {  # noqa: RUF012
+        "transform": "published",
+        "signs": "solver",
+        "distances": "expanded",
+        "scale_over": "batch",
+        "curve_cell": 0.01,
+    }
+    choices = {  # noqa: RUF012
+        "transform": ("fourier", "published"),
+        "signs": ("averaged", "solver"),
+        "distances": DISTANCES,
+        "scale_over": SCALES,
+    }
 
     r: int = field(default=36, metadata={"help": "Width between the projections."})
     local_size: int = field(default=32, metadata={"help": "Tokens of a local graph."})
@@ -69,8 +65,6 @@ class PointGSTConfig(EncoderLayersConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.peft_type = POINTGST
-        check_choices(self, _CHOICES)
         if self.signs == "averaged" and self.transform == "published":
             raise ValueError(
                 "signs='averaged' with transform='published', which takes tokens for coefficients of eigenvectors, so "
@@ -86,8 +80,3 @@ class PointGSTConfig(EncoderLayersConfig):
     def graphs(self) -> GraphSettings:
         """Settings of the graphs; layers with equal ones share their eigenvectors."""
         return GraphSettings(self.local_size, self.distances, self.scale_over, self.curve_cell)
-
-    @classmethod
-    def published(cls, **settings: Any) -> PointGSTConfig:
-        """Return the config of the released program."""
-        return cls(**{**_PUBLISHED, **settings})

@@ -1,19 +1,72 @@
 """Frozen layer with PointGST's adapters."""
 
-from __future__ import annotations
-
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import hidden_of
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled
+from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.point_ops.geometry import Geometry
-from hf_any3d.modeling.point_ops.spectral import GraphSettings, Spectrum, graph_spectrum
+from hf_any3d.modeling.point_ops.spectral import Spectrum, graph_spectrum
 from hf_any3d.tuners.pointgst.config import PointGSTConfig
-from hf_any3d.tuners.pointgst.module import SpectralAdapter
 from hf_any3d.tuners.tuners_utils import WrappedModule
+
+
+class SpectralAdapter(NamedTuple):
+    """Bottleneck whose tokens are changed as coefficients of the eigenvectors of graphs.
+
+    Args:
+        down: Projection to the width of the bottleneck.
+        adapt1: Layer that changes coefficients.
+        norm_ly1: Norm before it, for the graph of all tokens.
+        norm_ly2: The same for local graphs.
+        up: Projection back.
+        is_fourier: Whether tokens become coefficients by the transposed eigenvectors, as in a graph Fourier transform,
+            and coefficients tokens by the eigenvectors; the released program does the opposite.
+        both_signs: Whether the change of a coefficient is half the difference of those of both its signs, which does
+            not depend on the signs of the eigenvectors.
+
+    Source: PointGST, as released.
+    """
+
+    down: nn.Module
+    adapt1: nn.Module
+    norm_ly1: nn.Module
+    norm_ly2: nn.Module
+    up: nn.Module
+    is_fourier: bool = True
+    both_signs: bool = True
+
+    def added(self, hidden_states: torch.Tensor, spectrum: Spectrum, special_tokens: int) -> torch.Tensor:
+        """Return what is added to `(batch, sequence, hidden)`, of which the first tokens have no position."""
+        narrow = self.down(in_precision_of(self.norm_ly1, hidden_states))  # (batch, sequence, r)
+        active = nn.functional.silu(narrow)
+        patches = narrow[:, special_tokens:]
+        whole, local = self._analysis(spectrum.whole), self._analysis(spectrum.local)
+        # Not the tokens, but the columns of the matrix are sorted, so that the result has the order of the tokens.
+        local = local.gather(2, spectrum.inverse.unsqueeze(1).expand_as(local))
+        changed = self._between(patches, whole, self.norm_ly1) + self._between(patches, local, self.norm_ly2)
+        mixed = torch.cat([active[:, :special_tokens], active[:, special_tokens:] + changed.to(active.dtype)], dim=1)
+        return self.up(mixed).to(hidden_states.dtype)
+
+    def _analysis(self, eigenvectors: torch.Tensor) -> torch.Tensor:
+        return eigenvectors.mT if self.is_fourier else eigenvectors
+
+    def _between(self, patches: torch.Tensor, analysis: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        """Change the coefficients of `(batch, patches, r)`; in float32, as half precision would mix frequencies."""
+        with autocast_disabled(patches.device):
+            coefficients = analysis @ patches.to(analysis.dtype)
+            change = self._change(coefficients, norm)
+            if self.both_signs:
+                change = (change - self._change(-coefficients, norm)) / 2
+            return analysis.mT @ (coefficients + change)
+
+    def _change(self, coefficients: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+        normed = norm(in_precision_of(norm, coefficients))
+        return nn.functional.silu(self.adapt1(normed)).to(coefficients.dtype)
 
 
 class PointGSTLayer(WrappedModule):
@@ -25,16 +78,7 @@ class PointGSTLayer(WrappedModule):
         is_open: Whether the layer takes, as its last argument, a function of the tokens between attention and MLP.
     """
 
-    adapter_layer_names = (
-        "pointgst_down",
-        "pointgst_adapt1",
-        "pointgst_norm_ly1",
-        "pointgst_norm_ly2",
-        "pointgst_up",
-    )
-    other_param_names = ("graphs", "forms")
-    merge_error = "PointGST's adapter cannot be merged into the encoder; use unload() to remove it"
-    # Models pass token positions only to layers with this attribute.
+    adapter_layer_names = tuple(f"pointgst_{part}" for part in SpectralAdapter._fields[:5])
     takes_geometry = True
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_open: bool):
@@ -42,11 +86,9 @@ class PointGSTLayer(WrappedModule):
         self.hidden_size, self.is_open = hidden_size, is_open
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
-        self.graphs: dict[str, GraphSettings] = {}
-        self.forms: dict[str, tuple[bool, bool]] = {}
 
-    def update_layer(self, adapter_name: str, config: PointGSTConfig) -> None:
-        """Add an adapter."""
+    def build(self, adapter_name: str, config: PointGSTConfig) -> None:
+        """Create a bottleneck."""
         down, adapt1 = nn.Linear(self.hidden_size, config.r), nn.Linear(config.r, config.r)
         up = nn.Linear(config.r, self.hidden_size)
         nn.init.xavier_uniform_(down.weight)
@@ -58,10 +100,6 @@ class PointGSTLayer(WrappedModule):
         parts = (down, adapt1, nn.LayerNorm(config.r), nn.LayerNorm(config.r), up)
         for name, part in zip(self.adapter_layer_names, parts, strict=True):
             getattr(self, name)[adapter_name] = part
-        self.graphs[adapter_name] = config.graphs
-        self.forms[adapter_name] = (config.transform == "fourier", config.signs == "averaged")
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, geometry: Geometry, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer and the active adapters."""
@@ -80,7 +118,7 @@ class PointGSTLayer(WrappedModule):
 
     def _spectrum(self, name: str, geometry: Geometry) -> Spectrum:
         """Return the eigenvectors of an adapter's graphs, computed once for all layers."""
-        graphs = self.graphs[name]
+        graphs = self.configs[name].graphs
         return geometry.once(graphs, partial(graph_spectrum, settings=graphs))
 
     def _adapt(self, names: list[str], geometry: Geometry, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -89,8 +127,8 @@ class PointGSTLayer(WrappedModule):
         tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
         added = torch.zeros_like(tokens)
         for name in names:
-            spectrum = self._spectrum(name, geometry)
-            is_fourier, both_signs = self.forms[name]
-            adapter = SpectralAdapter(*self._parts_of(name), is_fourier=is_fourier, both_signs=both_signs)
-            added = added + adapter.added(tokens, spectrum, geometry.special_tokens)
+            config = self.configs[name]
+            forms = {"is_fourier": config.transform == "fourier", "both_signs": config.signs == "averaged"}
+            adapter = SpectralAdapter(*self._parts_of(name), **forms)
+            added = added + adapter.added(tokens, self._spectrum(name, geometry), geometry.special_tokens)
         return added.transpose(0, 1) if geometry.batch_second else added

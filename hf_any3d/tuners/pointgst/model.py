@@ -2,9 +2,8 @@
 
 from torch import nn
 
-from hf_any3d.tuners.pointgst.config import PointGSTConfig
 from hf_any3d.tuners.pointgst.layer import PointGSTLayer
-from hf_any3d.tuners.targets import check_token_graphs, layer_stack
+from hf_any3d.tuners.targets import layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
 
 
@@ -13,14 +12,11 @@ class PointGSTModel(EncoderTuner):
 
     prefix = "pointgst_"
     tuner_layer_cls = PointGSTLayer
-
-    def default_targets(self, peft_config: PointGSTConfig) -> str:
-        """Return a regular expression of the layers."""
-        check_token_graphs(self.model, "PointGST")
-        return super().default_targets(peft_config)
+    needs_positions = True
+    # Graphs of all tokens of a cloud, of which there are thousands where patches of them attend.
+    attention_axes = ("tokens", "batch")
 
     def wrap(self, target: nn.Module) -> PointGSTLayer:
         """Wrap a frozen layer in one with adapters."""
-        check_token_graphs(self.model, "PointGST")
         stack = layer_stack(self.model)
         return PointGSTLayer(target, stack.stage_of(target).width, stack.is_open)

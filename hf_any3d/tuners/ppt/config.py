@@ -1,21 +1,8 @@
 """Configuration of PPT."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import Any
 
-from hf_any3d.tuners.tuners_utils import EncoderTunerConfig, extend_peft_type
-
-PPT = extend_peft_type("PPT")
-_PUBLISHED = [
-    "class_token",
-    "position_embed",
-    "patch_encoder.lift",
-    "patch_encoder.lift_norm",
-    "patch_encoder.widen",
-    "classifier",
-]
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 
 
 @dataclass
@@ -31,15 +18,15 @@ class PPTConfig(EncoderTunerConfig):
     patch encoder, and the head.
     """
 
+    method = "PPT"
+    released = {  # noqa: RUF012
+        "modules_to_save": [
+            *("class_token", "position_embed"),
+            *("patch_encoder.lift", "patch_encoder.lift_norm", "patch_encoder.widen"),
+            "classifier",
+        ]
+    }
+
     num_groups: int = field(default=64, metadata={"help": "Number of further patches."})
     group_size: int = field(default=32, metadata={"help": "Points of each of them."})
     r: int = field(default=256, metadata={"help": "Hidden width of the MLPs."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = PPT
-
-    @classmethod
-    def published(cls, **settings: Any) -> PPTConfig:
-        """Return the config of the released program, for an ACT classifier."""
-        return cls(**{"modules_to_save": list(_PUBLISHED), **settings})

@@ -1,12 +1,8 @@
 """Configuration of prompt tokens."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
-from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
-
-PROMPT_TOKENS = extend_peft_type("PROMPT_TOKENS")
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 
 @dataclass
@@ -20,6 +16,8 @@ class PromptTokensConfig(EncoderLayersConfig):
     head are also trained and saved.
     """
 
+    method = "PROMPT_TOKENS"
+
     num_prompts: int = field(default=10, metadata={"help": "Number of prompts per layer."})
     positions: bool = field(
         default=False,
@@ -28,7 +26,3 @@ class PromptTokensConfig(EncoderLayersConfig):
             "distribution, as in VPT-deep of IDPT's program."
         },
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = PROMPT_TOKENS

@@ -21,7 +21,6 @@ class PromptTokensLayer(WrappedModule):
     """
 
     adapter_layer_names = ("prompt_tokens_embedding", "prompt_tokens_position")
-    merge_error = "prompt tokens cannot be merged into the encoder; use unload() to remove them"
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, is_flat: bool = False):
         super().__init__(base_layer)
@@ -29,8 +28,8 @@ class PromptTokensLayer(WrappedModule):
         self.prompt_tokens_embedding = nn.ParameterDict()
         self.prompt_tokens_position = nn.ParameterDict()
 
-    def update_layer(self, adapter_name: str, config: PromptTokensConfig) -> None:
-        """Add randomly initialized prompts."""
+    def build(self, adapter_name: str, config: PromptTokensConfig) -> None:
+        """Create prompts, initialized at random."""
         prompts = nn.Parameter(torch.empty(config.num_prompts, self.hidden_size))
         # Not zero: equal prompts would get equal gradients and stay equal.
         if config.positions:
@@ -40,8 +39,6 @@ class PromptTokensLayer(WrappedModule):
         else:
             nn.init.xavier_uniform_(prompts)
         self.prompt_tokens_embedding[adapter_name] = prompts
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @property
     def extra_tokens(self) -> int:
@@ -50,22 +47,22 @@ class PromptTokensLayer(WrappedModule):
 
     def _prompts(self, dtype: torch.dtype) -> list[torch.Tensor]:
         """Return the prompts `(prompts, hidden)` of the active adapters with their positions."""
-        found = []
+        tokens = []
         for name in self._running_adapters():
             prompts = self.prompt_tokens_embedding[name]
             if name in self.prompt_tokens_position:
                 prompts = prompts + self.prompt_tokens_position[name]
-            found.append(prompts.to(dtype))
-        return found
+            tokens.append(prompts.to(dtype))
+        return tokens
 
     def forward(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the frozen layer on `(batch, sequence, hidden)` or `(tokens, hidden)` and return the same shape."""
         if self.is_flat:
-            given = self._prompts(hidden_states.dtype)
+            prompts = self._prompts(hidden_states.dtype)
             # By position: re-entrant checkpoints give no gradients to keywords.
-            return self.base_layer(hidden_states, *args, *([torch.cat(given)] if given else ()), **kwargs)
+            return self.base_layer(hidden_states, *args, *([torch.cat(prompts)] if prompts else ()), **kwargs)
         batch, length = hidden_states.shape[:2]
-        prompts = [own.expand(batch, -1, -1) for own in self._prompts(hidden_states.dtype)]
+        prompts = [tokens.expand(batch, -1, -1) for tokens in self._prompts(hidden_states.dtype)]
         # Appended, so that the class token and the patches keep their places.
         extended = torch.cat([hidden_states, *prompts], dim=1)  # (batch, sequence + prompts, hidden)
         return hidden_of(self.base_layer(extended, *args, **kwargs))[:, :length]

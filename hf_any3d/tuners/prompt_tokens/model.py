@@ -2,7 +2,6 @@
 
 from torch import nn
 
-from hf_any3d.tuners.prompt_tokens.config import PromptTokensConfig
 from hf_any3d.tuners.prompt_tokens.layer import PromptTokensLayer
 from hf_any3d.tuners.targets import layer_stack
 from hf_any3d.tuners.tuners_utils import EncoderTuner
@@ -13,15 +12,8 @@ class PromptTokensModel(EncoderTuner):
 
     prefix = "prompt_tokens_"
     tuner_layer_cls = PromptTokensLayer
-
-    def default_targets(self, peft_config: PromptTokensConfig) -> str:
-        """Return a regular expression of the layers."""
-        axis = layer_stack(self.model).attention_axis
-        # Such a layer attends over the clouds of a batch at one token's place, where prompts would be tokens of their
-        # own.
-        if axis == "batch":
-            raise ValueError(f"attention_axis={axis!r}: tokens could not attend to prompts; expected 'tokens'")
-        return super().default_targets(peft_config)
+    # A layer along the batch attends over the clouds at one token's place, where prompts would be tokens of their own.
+    attention_axes = ("tokens", "patches")
 
     def wrap(self, target: nn.Module) -> PromptTokensLayer:
         """Wrap a frozen layer in one with prompts."""

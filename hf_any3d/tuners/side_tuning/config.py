@@ -1,12 +1,8 @@
 """Configuration of side-tuning."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
-from hf_any3d.tuners.tuners_utils import EncoderLayersConfig, extend_peft_type
-
-SIDE_TUNING = extend_peft_type("SIDE_TUNING")
+from hf_any3d.tuners.tuners_utils import EncoderLayersConfig
 
 
 @dataclass
@@ -23,13 +19,11 @@ class SideTuningConfig(EncoderLayersConfig):
     through the side network, which reads the input of the first layer too.
     """
 
+    method = "SIDE_TUNING"
+
     r: int = field(default=64, metadata={"help": "Width of the side network."})
     mlp_ratio: float = field(default=2.0, metadata={"help": "Hidden width of its MLPs, in multiples of r."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout inside its MLPs."})
     init_weights: bool = field(
         default=True, metadata={"help": "Initialize the last projection to zero; False for random values."}
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.peft_type = SIDE_TUNING

@@ -25,20 +25,13 @@ class SideTuningLayer(WrappedModule):
         hidden_size: Channels of a token.
         is_last: Whether this is the encoder's last layer.
         is_pooled: Whether the tokens are pooled before this layer; it gets their places as its second argument.
-        ends_stage: Whether heads read the output of this layer, although it is not the last one; see `stage_output`.
+        ends_stage: Whether heads read the output of this layer, although it is not the last one.
     """
 
-    adapter_layer_names = (
-        "side_tuning_down",
-        "side_tuning_gate",
-        "side_tuning_norm",
-        "side_tuning_fc1",
-        "side_tuning_fc2",
-        "side_tuning_entry",
-        "side_tuning_up",
+    adapter_layer_names = tuple(
+        f"side_tuning_{part}" for part in ("down", "gate", "norm", "fc1", "fc2", "entry", "up")
     )
-    other_param_names = ("side_tuning_dropout", "previous")
-    merge_error = "a side network cannot be merged into the encoder; use unload() to remove it"
+    other_param_names = (*WrappedModule.other_param_names, "side_tuning_dropout")
 
     def __init__(
         self,
@@ -52,17 +45,10 @@ class SideTuningLayer(WrappedModule):
         self.hidden_size, self.is_last, self.is_pooled, self.ends_stage = hidden_size, is_last, is_pooled, ends_stage
         for name in (*self.adapter_layer_names, "side_tuning_dropout"):
             setattr(self, name, nn.ParameterDict() if name == "side_tuning_gate" else nn.ModuleDict())
-        self.previous: dict[str, tuple[SideTuningLayer, ...]] = {}
         self._states: dict[str, torch.Tensor] = {}
 
-    def update_layer(self, adapter_name: str, config: SideTuningConfig, previous: SideTuningLayer | None) -> None:
-        """Add an adapter.
-
-        Args:
-            adapter_name: Its name.
-            config: Its settings.
-            previous: The layer whose state this one continues; None for the first one, which reads its input.
-        """
+    def build(self, adapter_name: str, config: SideTuningConfig) -> None:
+        """Create a step that continues the state of an earlier layer, or reads its input if there is none."""
         width, hidden = config.r, max(1, int(config.r * config.mlp_ratio))
         self.side_tuning_down[adapter_name] = nn.Linear(self.hidden_size, width)
         # The sigmoid of 0 weighs layer and side network equally.
@@ -71,19 +57,14 @@ class SideTuningLayer(WrappedModule):
         self.side_tuning_fc1[adapter_name] = nn.Linear(width, hidden)
         self.side_tuning_dropout[adapter_name] = nn.Dropout(config.dropout)
         self.side_tuning_fc2[adapter_name] = nn.Linear(hidden, width)
-        if previous is None:
+        if adapter_name not in self.earlier:
             self.side_tuning_entry[adapter_name] = nn.Linear(self.hidden_size, width)
-        else:
-            # In a tuple, so that torch does not register the other layer as a child of this one.
-            self.previous[adapter_name] = (previous,)
         if self.is_last or self.ends_stage:
             up = self.side_tuning_up[adapter_name] = nn.Linear(width, self.hidden_size)
             if config.init_weights:
                 # With zeros the adapted model starts as the frozen one.
                 nn.init.zeros_(up.weight)
             nn.init.zeros_(up.bias)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @property
     def gradient_checkpointing(self) -> bool:
@@ -104,19 +85,19 @@ class SideTuningLayer(WrappedModule):
             output = hidden_of(self.base_layer(hidden_states, *args, **kwargs))
         places = args[0] if self.is_pooled else None
         self._states = {name: self._step(name, hidden_states, output, places) for name in names}
-        return self._with_states(output, pop=True) if self.is_last else output
+        if not self.is_last:
+            return output
+        states, self._states = self._states, {}
+        return self._with_states(output, states)
 
     def stage_output(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the output of a stage for heads: that of this layer, plus the states of the side networks.
 
         The next stage reads this layer's output without them, so that the encoder computes what it was trained for.
         """
-        return self._with_states(hidden_states) if self.ends_stage else hidden_states
+        return self._with_states(hidden_states, self._states) if self.ends_stage else hidden_states
 
-    def _with_states(self, output: torch.Tensor, pop: bool = False) -> torch.Tensor:
-        states = dict(self._states)
-        if pop:
-            self._states.clear()
+    def _with_states(self, output: torch.Tensor, states: dict[str, torch.Tensor]) -> torch.Tensor:
         for name, state in states.items():
             output = output + self.side_tuning_up[name](state).to(output.dtype)
         return output
@@ -128,7 +109,7 @@ class SideTuningLayer(WrappedModule):
             state = entry(in_precision_of(entry, inputs))
         else:
             # Taken and not only read: a state holds the graph of its forward pass, which must not outlive it.
-            state = self.previous[name][0]._states.pop(name)
+            state = self.earlier[name][0]._states.pop(name)
             state = state if places is None else places.pool_mean(state)
         down = self.side_tuning_down[name]
         seen, gate = down(in_precision_of(down, output)), self.side_tuning_gate[name].sigmoid()

@@ -31,27 +31,22 @@ class SideTuningModel(EncoderTuner):
     def adapter_settings(self, adapter_name: str, peft_config: SideTuningConfig, target: nn.Module) -> dict[str, Any]:
         """Return the layer whose state is continued."""
         layers = (layer for layer in layer_stack(self.model).layers if isinstance(layer, SideTuningLayer))
-        wrapped = [layer for layer in layers if adapter_name in layer.side_tuning_down]
+        wrapped = [layer for layer in layers if adapter_name in layer.configs]
         # PEFT wraps the layers in their order, so the last one wrapped is the one before.
-        return {"previous": wrapped[-1] if wrapped else None}
+        return {"earlier": wrapped[-1] if wrapped else None}
 
-    def _prepare_adapter_config(self, peft_config: EncoderTunerConfig, model_config: Any) -> EncoderTunerConfig:
-        peft_config = super()._prepare_adapter_config(peft_config, model_config)
+    def check_layers(self, peft_config: EncoderTunerConfig, names: list[str], adapted: list[bool]) -> None:
+        """Check that the last layer is adapted, and after the first adapted one the first of each stage."""
         stack = layer_stack(self.model)
-        names = {id(module): name for name, module in self.model.named_modules()}
-        has_begun = False
-        for layer in stack.layers:
-            is_adapted = self._check_target_module_exists(peft_config, names[id(layer)])
-            is_last = layer is stack.layers[-1]
-            if not is_adapted and (is_last or has_begun and stack.stage_of(layer).is_first):
+        for number, layer in enumerate(stack.layers):
+            is_last = number == len(names) - 1
+            if not adapted[number] and (is_last or any(adapted[:number]) and stack.stage_of(layer).is_first):
                 what = (
                     "the encoder's last layer, to whose output the side network adds its own"
                     if is_last
                     else "the first layer of a stage, where the side network is pooled"
                 )
                 raise ValueError(
-                    f"target_modules={peft_config.target_modules!r} leaves out {names[id(layer)]}, {what}; expected "
-                    "it among the layers"
+                    f"target_modules={peft_config.target_modules!r} leaves out {names[number]}, {what}; expected it "
+                    "among the layers"
                 )
-            has_begun = has_begun or bool(is_adapted)
-        return peft_config

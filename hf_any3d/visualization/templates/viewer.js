@@ -255,7 +255,7 @@ function legend() {
   }
   const changed = () => {
     for (const entry of free) entry.button.setAttribute("aria-pressed", !entry.set.has(entry.k));
-    for (const panel of panels) panel.figure.hidden = panel.class !== undefined && panel.class !== null && outClasses.has(panel.class);
+    for (const panel of panels) panel.figure.hidden = panel.class !== null && outClasses.has(panel.class);
     for (const panel of panels) panel.figure.style.display = panel.figure.hidden ? "none" : "";
     recount(); draw();
   };
@@ -314,8 +314,8 @@ for (const panel of panels) {
   canvas.panel = panel; canvas.tabIndex = 0; canvas.setAttribute("role", "img"); canvas.setAttribute("aria-label", panel.title || data.title);
   figure.append(canvas);
   if (panel.title || panel.note) {
-    const caption = make("figcaption"), note = make("div", panel.note, panel.status || "");
-    if (data.classes && panel.class !== undefined) {
+    const caption = make("figcaption"), note = make("div", panel.note, panel.status);
+    if (data.classes && panel.class !== null) {
       const dot = make("i", "", "dot"); dot.style.background = data.classes.colors[panel.class]; note.prepend(dot);
     }
     const title = make("b"); // long names may break after a separator

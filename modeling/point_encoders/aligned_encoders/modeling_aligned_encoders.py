@@ -48,7 +48,7 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
     PretrainedBaseMixin,
 )
 from hf_any3d.modeling.point_encoders.text_towers import TextTower, open_text_tower
-from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin, ZeroShotOutput
+from hf_any3d.modeling.point_encoders.zero_shot import CloudsAndTextsMixin, TextFeaturesMixin
 
 
 @dataclass
@@ -118,11 +118,11 @@ class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
 
     def cut(self, points: torch.Tensor) -> Patches:
         """Group clouds `(batch, points, in_channels)` into the patches that the config describes."""
-        raise NotImplementedError(f"{type(self).__name__} must define cut")
+        raise NotImplementedError
 
     def embed(self, patches: Patches) -> Tokens:
         """Turn patches, all or some of each cloud, into the input of the first block."""
-        raise NotImplementedError(f"{type(self).__name__} must define embed")
+        raise NotImplementedError
 
     def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Turn normed tokens `(batch, 1 + groups, hidden)` into features of clouds `(batch, feature_size)`."""
@@ -167,9 +167,9 @@ class AlignedEncoder(PointTransformerMixin, AlignedPreTrainedModel):
 class AlignedClassifier(AlignedPreTrainedModel):
     """Base class of classifiers: a head on the feature in the space of texts."""
 
-    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+    def __init__(self, config: AlignedEncoderConfig):
         super().__init__(config)
-        setattr(self, self.base_model_prefix, encoder(config))
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         self.classifier = ClassificationHead(
             config.feature_size, config.num_labels, config.head_widths, dropout=config.head_dropout
         )
@@ -189,12 +189,12 @@ class AlignedClassifier(AlignedPreTrainedModel):
 class AlignedSegmenter(AlignedPreTrainedModel):
     """Base class of segmentation models: propagation of some blocks' tokens to the points, and a head per point."""
 
-    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+    def __init__(self, config: AlignedEncoderConfig):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
         token_width = len(layers) * config.hidden_size
-        setattr(self, self.base_model_prefix, encoder(config))
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)
         self.segmenter = PointHead(config.propagation_widths[-1], 2 * token_width + config.feature_size, config)
         self.post_init()
@@ -258,25 +258,8 @@ class AlignedZeroShotClassifier(AlignedTextsMixin, CloudsAndTextsMixin, AlignedP
     # Largest scale of cosines; None for any.
     _largest_scale: float | None = None
 
-    def __init__(self, config: AlignedEncoderConfig, encoder: type[AlignedEncoder]):
+    def __init__(self, config: AlignedEncoderConfig):
         super().__init__(config)
-        setattr(self, self.base_model_prefix, encoder(config))
+        setattr(self, self.base_model_prefix, self.base_class()(config))
         self.alignment = TextAlignment(config.temperature, self._largest_scale)
         self.post_init()
-
-    @strict_forward
-    def forward(
-        self,
-        points: torch.Tensor,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        text_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        text_labels: torch.Tensor | None = None,
-        return_loss: bool | None = None,
-        **kwargs: Any,
-    ) -> ZeroShotOutput:
-        """Compare clouds with texts."""
-        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
-        output = self.base_model(points, **kwargs, return_dict=True)
-        return self.compare(output, text_embeds, labels, text_labels, return_loss)

@@ -95,43 +95,6 @@ def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_di
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
 
 
-def test_missing_files_are_named_with_where_to_get_them(tree, cache_dir):
-    (tree / "h5_files" / "main_split" / "test_objectdataset.h5").unlink()
-    with pytest.raises(FileNotFoundError) as error:
-        load_point_dataset("scanobjectnn", data_dir=tree, variant="obj_bg", cache_dir=cache_dir)
-    text = "\n".join([str(error.value), *error.value.__notes__])
-    assert "missing h5_files/main_split/test_objectdataset.h5" in text
-    assert "https://hkust-vgd.github.io/scanobjectnn/" in text and "h5_files.zip" in text
-    with pytest.raises(ValueError, match="data_dir is None; (?s:.*) terms of use"):
-        load_point_dataset("scanobjectnn")
-    with raises(FileNotFoundError, naming="nowhere: no such folder"):
-        load_point_dataset("scanobjectnn", data_dir=tree / "nowhere")
-
-
-def test_an_unknown_variant_is_named(tree):
-    with raises(ValueError, naming="'PB'; expected one of obj_bg"):
-        load_point_dataset("scanobjectnn", data_dir=tree, variant="PB")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"data": np.zeros((3, 1024, 3), np.float32)}, r"points has shape \(1024, 3\); expected \(2048, 3\)"),
-        ({"data": np.full((3, 2048, 3), np.nan, np.float32)}, "points has NaN or infinite numbers in 2048 rows"),
-        ({"label": np.array([0, 15, 1])}, "row 1: label is 15; expected 0 to 14"),
-        ({"label": np.array([0, 1])}, "arrays of different lengths: data 3, label 2, mask 3"),
-        ({"mask": np.zeros((3, 7), int)}, r"labels has shape \(7,\); expected one of each of 2048 points"),
-        ({"label": None}, "no array 'label'; found data, mask"),
-    ],
-)
-def test_files_with_other_content_are_refused(tree, cache_dir, change, message):
-    path = tree / "h5_files" / "main_split" / "test_objectdataset_augmentedrot_scale75.h5"
-    values = {name: value for name, value in {**arrays(3), **change}.items() if value is not None}
-    write(path, values)
-    with pytest.raises(ValueError, match=f"test_objectdataset_augmentedrot_scale75.h5.*{message}"):
-        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir, verify=False, masks=True)
-
-
 def test_without_h5py_the_error_has_the_install_command(tree, cache_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with raises(ImportError, naming="pip install hf-any3d[files]"):

@@ -59,47 +59,8 @@ def test_the_folder_above_may_be_given(load, folder):
     assert load(data_dir=folder.parent).num_rows == {"train": 2, "test": 1}
 
 
-@pytest.mark.parametrize(
-    ("split_set", "message"),
-    [("55", "train, has 2 clouds; expected 41,952"), ("34", "expected 46,765"), ("21", "test, has 2 .* 2,305")],
-)
-def test_published_numbers_are_checked(load, split_set, message):
-    with pytest.raises(ValueError, match=message):
-        load(split_set=split_set, verify=True)
-
-
-def test_missing_clouds_and_lists_are_named_or_left_out(load, folder):
-    (folder / "shapenet_pc" / f"{MODELS['train'][0]}.npy").unlink()
-    with raises(FileNotFoundError, naming="shapenet_pc"):
-        load()
-    assert load(on_error="skip").num_rows == {"train": 1, "test": 1}
-    (folder / "ShapeNet-Unseen21" / "test.txt").unlink()
-    with raises(FileNotFoundError, naming="ShapeNet-Unseen21/test.txt"):
-        load(split_set="21")
-
-
-def test_clouds_with_other_content_are_named(load, folder):
-    path = folder / "shapenet_pc" / f"{MODELS['test'][0]}.npy"
-    for array, message in (
-        (np.zeros((2048, 3), np.float32), r"points has shape \(2048, 3\); expected \(8192, 3\)"),
-        (np.full((8192, 3), np.nan), "NaN or infinite"),
-        (np.array([{"a": 1}]), "would have to be unpickled, which is refused"),
-    ):
-        np.save(path, array)
-        with pytest.raises(ValueError, match=f"03001627-39de.*npy.*{message}"):
-            load()
-    path.write_bytes(path.read_bytes()[:40])
-    with raises(ValueError, naming="npy: not a valid .npy"):
-        load()
-
-
 @pytest.mark.parametrize("line", ["../../secret.npy", "02691156-a/../b.npy", "00000000-abc.npy", "02691156-abc.ply"])
 def test_lines_that_do_not_name_a_cloud_are_refused(load, folder, line):
     (folder / "ShapeNet-55" / "test.txt").write_text(f"{MODELS['test'][0]}.npy\n{line}\n")
     with raises(ValueError, naming="ShapeNet-55/test.txt"):
         load()
-
-
-def test_unknown_sets_are_refused(load, folder):
-    with raises(ValueError, naming="split_set"):
-        load(split_set="13")

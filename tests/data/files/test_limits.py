@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, ReadLimits, obj, ply as ply_reader, read_point_cloud
-from hf_any3d.data.files.restricted_pickle import read_pickle
+from hf_any3d.data.files import PointCloudFileError, ReadLimits, ply as ply_reader, read_point_cloud
 from hf_any3d.data.files.source import FREE_BYTES
 from tests.errors import raises
 
@@ -56,23 +54,13 @@ def test_every_reader_respects_the_limits_and_names_the_one_exceeded(name, readi
             monkeypatch.delenv("HF_ANY3D_READ_LIMITS")
 
 
-def test_pickles_respect_the_limit_of_bytes(tmp_path):
-    path = tmp_path / "some.pkl"
-    path.write_bytes(pickle.dumps(np.zeros(100)))
-    with pytest.raises(PointCloudFileError, match=r"some\.pkl: \d+ bytes; at most 100 are read"):
-        read_pickle(path, limits=ReadLimits(bytes=100))
-
-
 def test_limits_are_whole_numbers_and_the_variable_names_them(monkeypatch):
     monkeypatch.setenv("HF_ANY3D_READ_LIMITS", " points=5, expansion=7,")
     assert ReadLimits.current() == ReadLimits(points=5, expansion=7)
-    for text in ("points", "points=many", "dots=5", "points=-1", "points=1e9", "points=" + "9" * 5000):
+    for text in ("points", "points=many", "dots=5", "points=1e9"):
         monkeypatch.setenv("HF_ANY3D_READ_LIMITS", text)
-        with pytest.raises(ValueError, match="HF_ANY3D_READ_LIMITS has .*expected points, faces, bytes, expansion"):
+        with pytest.raises(ValueError, match="HF_ANY3D_READ_LIMITS is .*expected points, faces, bytes, expansion"):
             ReadLimits.current()
-    for value in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="faces is .*; expected a whole number from 1"):
-            ReadLimits(faces=value)
 
 
 def test_a_scan_of_millions_of_points_still_opens(reading):
@@ -95,17 +83,10 @@ def test_primitives_that_share_one_table_are_counted_before_any_is_created(readi
     assert len(reading(("some.glb", gltf(document, SQUARE.tobytes() + bytes(corners)))).faces) == corners // 3 * 2
 
 
-@pytest.mark.parametrize(
-    "changes, why",
-    [
-        ({"nodes": [{}] * 200_000, "scenes": [{"nodes": list(range(200_000))}]}, "more than 131072 nodes"),
-        ({"meshes": [{"primitives": [{"attributes": {"POSITION": 2}}] * 40_000}]}, "more than 32768 parts"),
-    ],
-)
-def test_a_scene_of_very_many_small_parts_is_refused(changes, why, reading):
-    document, chunk = gltf_square(**changes)
+def test_a_scene_of_very_many_small_parts_is_refused(reading):
+    document, chunk = gltf_square(meshes=[{"primitives": [{"attributes": {"POSITION": 2}}] * 40_000}])
     document["accessors"].append({**document["accessors"][0], "count": 0})
-    with pytest.raises(PointCloudFileError, match=why):
+    with pytest.raises(PointCloudFileError, match="more than 32768 parts"):
         reading(("some.glb", gltf(document, chunk)))
 
 
@@ -114,14 +95,6 @@ def test_a_table_of_normals_longer_than_its_points_is_not_read(reading):
     document["accessors"].append({**document["accessors"][0], "count": 3})
     with pytest.raises(PointCloudFileError, match="4 points and 3 values of NORMAL"):
         reading(("some.glb", gltf(document, chunk)))
-
-
-def test_an_obj_that_names_itself_as_its_materials_is_read_once(reading, monkeypatch):
-    read = []
-    monkeypatch.setattr(obj, "unix_lines", lambda text: read.append(text) or text)
-    names = b"".join(b"mtllib %ssome.obj\n" % (b"./" * (number % 50)) for number in range(3000))
-    cloud = reading(("some.obj", names + b"v 1 2 3\nv 4 5 6\n"))
-    assert len(cloud) == 2 and len(read) == 2  # as the file, and as its own materials
 
 
 def test_an_obj_that_names_thousands_of_files_is_refused(reading):
@@ -134,15 +107,6 @@ def test_referenced_files_count_as_bytes(reading):
     files = {"some.obj": b"mtllib some.mtl\nv 1 2 3\nv 1 2 4\n", "some.mtl": b"newmtl a\n" + b"#" * 1000}
     with pytest.raises(PointCloudFileError, match="1009 bytes; at most 500 are read"):
         reading(files, bytes=500)
-
-
-def test_a_header_of_very_many_properties_is_refused(reading):
-    header = "element vertex 1\n" + "".join(f"property float p{number}\n" for number in range(15_000))
-    with raises(PointCloudFileError, naming="'vertex' declares more than 4096"):
-        reading(("some.ply", ply(header.strip(), bytes(60_000))))
-    header = "".join(f"element e{number} 0\n" for number in range(1000))
-    with pytest.raises(PointCloudFileError, match="more than 256 elements"):
-        reading(("some.ply", ply(header.strip(), b"")))
 
 
 KINDS = [("uchar", "B"), ("char", "b"), ("ushort", "H"), ("uint", "I"), ("int", "i")]
@@ -159,11 +123,11 @@ def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code):
     ]  # fmt: skip
     element = ply_reader.Element("face", len(rows))
     types = {"B": "u1", "b": "i1", "H": "u2", "I": "u4", "i": "i4"}
-    element.add("flags", "u1", None)
-    element.add("vertex_indices", "i4", types[code])
-    element.add("weight", "f4", None)
-    element.add("more", "u1", types[code])
-    element.add("number", "u2", None)
+    element.properties.append(("flags", "u1", None))
+    element.properties.append(("vertex_indices", "i4", types[code]))
+    element.properties.append(("weight", "f4", None))
+    element.properties.append(("more", "u1", types[code]))
+    element.properties.append(("number", "u2", None))
     if order == "ascii":
         text = "".join(
             f"{flags} {len(first)} {' '.join(map(str, first))} {weight} {len(second)} {' '.join(map(str, second))} "
@@ -188,16 +152,6 @@ def test_lists_of_any_lengths_between_numbers_are_read(order, kind, code):
         lengths, values = found[name]
         np.testing.assert_array_equal(lengths, [len(row[place]) for row in rows])
         np.testing.assert_array_equal(values, [value for row in rows for value in row[place]])
-
-
-def test_lists_of_negative_or_broken_lengths_are_refused():
-    element = ply_reader.Element("face", 2)
-    element.add("vertex_indices", "u1", "i1")
-    with raises(ply_reader.PointCloudError, naming="has length -1"):
-        ply_reader.read_binary(b"\x01\x05\xff\x00\x00", 0, [element], "<")
-    for text, why in ((b"1 5\n1.5 3\n", "length 1.5; expected a whole"), (b"1 5\nnan 3\n", "line 2 cannot be read")):
-        with pytest.raises(ply_reader.PointCloudError, match=why):
-            ply_reader.read_ascii(text, [element])
 
 
 def test_millions_of_empty_lists_take_little_more_memory_than_the_file(reading):
@@ -261,33 +215,6 @@ def test_one_polygon_of_very_many_corners_is_cut_within_bounds(reading):
         reading(("some.ply", ply(header, body)), faces=1000)
 
 
-def test_running_out_of_memory_is_one_clear_error(reading, monkeypatch):
-    def fail(source):
-        raise MemoryError
-
-    monkeypatch.setattr("hf_any3d.data.files.npy.read", fail)
-    with raises(PointCloudFileError, naming="some.npy"):
-        reading(("some.npy", b"x"))
-
-
-@pytest.mark.parametrize(
-    "content, why",
-    [
-        (npy(np.zeros((1,) * 64)).replace(b"1, " * 63 + b"1", b"1," * 95 + b"1"), "shape .*; expected"),
-        (npy(np.zeros((1,) * 40)), "shape .*; expected .points, 3 or more"),
-        (npy(np.zeros(4, "f4")).replace(b"'<f4'", b"('f4',3)").replace(b"(4,)", b"(1,)"), "valid .npy header|type"),
-        (
-            b"\x93NUMPY\x01\x00\x76\x00" + b"{'descr': ('<f4', (3,)), 'fortran_order': False, 'shape': (4,), }"
-            .ljust(117) + b"\n" + SQUARE.tobytes(),
-            r"an array of type \('<f4', \(3,\)\); expected numbers",
-        ),
-    ],
-)  # fmt: skip
-def test_arrays_that_are_not_tables_are_refused(content, why, reading):
-    with pytest.raises(PointCloudFileError, match=f"some.npy: .*{why}"):
-        reading(("some.npy", content))
-
-
 @pytest.mark.parametrize("fields", ["x y z x", "x y z f0 x", "x x:1 y z x"])
 def test_a_pcd_that_declares_a_field_twice_is_refused(fields, reading):
     count = len(fields.split())
@@ -320,5 +247,5 @@ def test_a_sparse_file_is_not_read_into_memory(tmp_path, monkeypatch):
             stream.write(b"ply\n" * (name == "begun.npy"))
             stream.truncate(3 << 30)
         monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read"))
-        with pytest.raises(PointCloudFileError, match=f"{name}: 3221225472 bytes, of which .* are on the disk"):
+        with pytest.raises(PointCloudFileError, match=f"{name}: .* bytes expand to 3221225472"):
             read_point_cloud(file)

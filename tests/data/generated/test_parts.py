@@ -121,13 +121,6 @@ def test_other_seeds_give_other_objects():
     assert np.array_equal(one, again) and not np.allclose(np.sort(one[:, 1]), np.sort(other[:, 1]), atol=0.01)
 
 
-def test_wrong_arguments_are_refused():
-    with raises(ValueError, naming="'sofa'; expected one of bottle"):
-        assemble("sofa", 300, np.random.default_rng(0))
-    with raises(ValueError, naming="num_points"):
-        assemble("chair", 20, np.random.default_rng(0))
-
-
 @pytest.fixture(scope="module")
 def parts():
     return load_point_dataset("parts", **OBJECTS)

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, Trainer, TrainingArguments
 
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
 from hf_any3d.modeling.point_encoders.point_transformer import group_patches
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.closeness import assert_same_gradients
 from tests.errors import raises
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
 from tests.tiny_encoders import clouds, saved_encoder
@@ -20,18 +18,6 @@ either = pytest.mark.parametrize("encoder", ["vit", None], ids=["teacher", "plai
 @torch.no_grad()
 def fine(model, points=None):
     return model(clouds() if points is None else points).fine
-
-
-@either
-def test_saved_model_comes_back_equal(encoder, tmp_path):
-    model = tiny_autoencoder(encoder)
-    model.save_pretrained(tmp_path)
-    assert not [name for name in load_file(tmp_path / "model.safetensors") if name.startswith("encoder.")]
-    for opened in (ActAutoencoder.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
-        assert type(opened) is ActAutoencoder and not opened.training
-        assert torch.equal(fine(opened), fine(model))
-        if encoder:
-            assert not any(parameter.requires_grad for parameter in opened.encoder.parameters())
 
 
 def test_teacher_without_a_repository_is_stored_with_the_model(tmp_path):
@@ -69,25 +55,6 @@ def test_the_first_layers_of_a_tower_can_be_the_teacher():
     )
     assert model.prompts.tokens.shape == (1, 3, 48) and model.config.encoder_tower == "text"
     assert fine(model).isfinite().all()
-
-
-def test_initial_weights_are_as_released():
-    model = tiny_autoencoder("vit", num_codes=256, hidden_size=64, num_prompts=40)
-    model.requires_grad_(False)
-    assert model.codebook.weight.std() == pytest.approx(1, rel=0.05)
-    assert model.prompts.tokens.std() == pytest.approx(0.02, rel=0.1)
-    assert model.prompts.positions.std() == pytest.approx(0.02, rel=0.1)
-    bound = model.teacher_in.in_features**-0.5
-    assert bound * 0.95 < model.teacher_in.weight.abs().max() <= bound
-    assert bound * 0.8 < model.teacher_in.bias.abs().max() <= bound
-
-
-@either
-def test_a_cloud_is_reconstructed_as_if_alone_and_the_same_each_time(encoder):
-    model = tiny_autoencoder(encoder)
-    together = fine(model)
-    assert torch.equal(fine(model), together)
-    torch.testing.assert_close(fine(model, clouds()[:1]), together[:1])
 
 
 def test_noise_in_eval_mode_is_optional():
@@ -137,46 +104,12 @@ def test_layers_before_a_detached_teacher_learn_from_the_kl_term_only():
     assert model.codebook.weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("family", ["vit", "llama"])
-@pytest.mark.parametrize("depth", ["deep", "shallow"])
-def test_gradient_checkpointing_changes_nothing(family, depth):
-    gradients = []
-    for checkpointing in (False, True):
-        model = tiny_autoencoder(family, prompt_depth=depth, prompt_dropout=0.0)
-        if checkpointing:
-            model.activation_checkpointing_enable()
-        model.train()(clouds(), noise=torch.zeros(1)).loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-    assert_same_gradients(gradients[1], gradients[0], 1e-3)
-
-
 def test_a_half_precision_teacher_keeps_the_rest_in_full():
     model = ActAutoencoder.from_teacher_pretrained(saved_encoder("vit"), dtype=torch.bfloat16, **SMALL_AUTOENCODER)
     assert model.encoder.dtype == torch.bfloat16 and model.codebook.weight.dtype == torch.float32
     output = model.train()(clouds())
     output.loss.backward()
     assert output.fine.dtype == torch.float32 and model.prompts.tokens.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("model_in_half_precision", [False, True], ids=["autocast", "bfloat16"])
-def test_a_step_in_half_precision_stays_close(model_in_half_precision):
-    model = tiny_autoencoder("vit", prompt_dropout=0.0).train()
-    full = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
-    full.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    if model_in_half_precision:
-        model.bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not model_in_half_precision):
-        half = model(clouds(), noise=torch.zeros(1), kl_weight=0.1)
-    half.loss.backward()
-    assert half.loss.item() == pytest.approx(full.loss.item(), rel=0.05)
-    # Further below, other neighbors win a maximum here and there.
-    for name in ("decoder.out.weight", "decoder.widen.weight"):
-        ours = model.get_parameter(name).grad.float()
-        cosine = torch.cosine_similarity(ours.flatten(), gradients[name].flatten(), dim=0)
-        assert cosine > 0.9, name
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_teacher_features_are_the_decoders_input_for_the_most_likely_codes():
@@ -270,31 +203,9 @@ def test_colors_are_read_but_not_reconstructed():
         ({"quantizer": "nearest"}, "quantizer='nearest' with code_scores='projection'"),
         ({"code_restart_share": 0.1}, "code_restart_share=0.1 with code_scores='projection'"),
         ({"code_ema_decay": 0.9, "code_scores": "cosine"}, "code_ema_decay=0.9 with quantizer='gumbel'"),
-        ({"code_ema_decay": 1.0}, "code_ema_decay=1.0; expected between 0 and 1"),
+        ({"code_ema_decay": 1.5}, "code_ema_decay=1.5"),
     ],
 )
 def test_invalid_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ActAutoencoderConfig(**settings)
-
-
-@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": -1.0}, {"kl_weight": -0.1}])
-def test_invalid_step_arguments_are_named(settings):
-    (name,) = settings
-    with pytest.raises(ValueError, match=name):
-        tiny_autoencoder(None)(clouds(), **settings)
-
-
-def test_trainer_needs_no_labels(tmp_path):
-    model = tiny_autoencoder("vit")
-    data = [{"points": cloud} for cloud in clouds(8)]
-    arguments = TrainingArguments(
-        tmp_path, per_device_train_batch_size=4, max_steps=3, report_to=[], use_cpu=True, save_strategy="no"
-    )
-    trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data)
-    frozen = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
-    codes = model.codebook.weight.detach().clone()
-    trainer.train()
-    assert trainer.evaluate()["eval_loss"] > 0
-    assert not torch.equal(model.codebook.weight, codes)
-    assert all(torch.equal(tensor, frozen[name]) for name, tensor in model.encoder.state_dict().items())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForPreTraining, Trainer, TrainingArguments
+from transformers import AutoModelForPreTraining
 
 from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
 from hf_any3d.modeling.act import (
@@ -193,16 +193,6 @@ def test_a_checkpoint_holds_all_but_the_frozen_encoder(tmp_path):
     assert isinstance(AutoModelForPreTraining.from_pretrained(tmp_path), ActForPreTraining)
 
 
-def test_the_teachers_encoder_keeps_its_attention_or_gets_that_of_the_model():
-    for chosen in ("eager", "sdpa"):
-        autoencoder = tiny_autoencoder()
-        autoencoder.encoder.config._attn_implementation = chosen
-        config = ActConfig(autoencoder_config=autoencoder.config, **CUT | STUDENT)
-        autoencoder.encoder.config._attn_implementation = chosen  # which nesting resets
-        assert ActForPreTraining(config, autoencoder).autoencoder.encoder.config._attn_implementation == chosen
-    assert tiny_pretraining().autoencoder.encoder.config._attn_implementation == "sdpa"
-
-
 def test_a_different_encoder_is_refused(tmp_path):
     random_encoder(tiny_config("vit")).save_pretrained(tmp_path / "vit")
     autoencoder = ActAutoencoder.from_teacher_pretrained(str(tmp_path / "vit"), **TEACHER)
@@ -265,49 +255,6 @@ def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
     assert torch.cosine_similarity(*features, dim=-1).min() > 0.99
 
 
-def test_training_resumes_from_a_checkpoint(tmp_path):
-    rows = [{"points": cloud} for cloud in clouds(8)]
-
-    def trained(resume, **changes):
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path / "run"),
-            max_steps=4,
-            per_device_train_batch_size=4,
-            per_device_eval_batch_size=4,
-            save_steps=2,
-            learning_rate=1e-2,
-            report_to=[],
-            use_cpu=True,
-            disable_tqdm=True,
-        )
-        torch.manual_seed(3)
-        model = tiny_pretraining()
-        trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
-        trainer.train(resume_from_checkpoint=resume)
-        return model, trainer
-
-    full, trainer = trained(None)
-    assert "eval_loss" in trainer.evaluate()
-    resumed, _ = trained(str(tmp_path / "run" / "checkpoint-2"))
-    for (name, first), second in zip(full.named_parameters(), resumed.parameters(), strict=True):
-        torch.testing.assert_close(first, second, msg=name)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"mask_type": "rand"}, "mask_type='rand'; expected one of 'random', 'block'"),
-        ({"distillation_loss": "l3"}, "distillation_loss='l3'; expected one of 'cosine'"),
-        ({"target_layer": "codes"}, "target_layer='codes'; expected one of 'graph_decoder', 'teacher'"),
-        ({"teacher_dtype": "int8"}, "teacher_dtype='int8'; expected one of None, 'float32'"),
-        ({"class_token_loss": True, "use_class_token": False}, "expected a class token"),
-    ],
-)
-def test_invalid_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        ActConfig(**settings)
-
-
 def test_student_and_teacher_must_use_the_same_patches():
     with raises(ValueError, naming="num_groups"):
         tiny_pretraining(num_groups=16)
@@ -353,7 +300,7 @@ def test_a_student_may_start_from_an_encoder_that_is_aligned_with_texts(model_cl
         model.act.save_pretrained(tmp_path / "student")
         alone = model_class.from_pretrained(tmp_path / "student")
         torch.testing.assert_close(alone(points).pooler_output, model.act(points).pooler_output)
-    with pytest.raises(ValueError, match=f"the student of this checkpoint is a {source.config.model_type} model"):
+    with raises(ValueError, naming="whole"):
         ActModel.from_pretrained(tmp_path / "whole")
 
 
@@ -389,18 +336,3 @@ def test_a_student_of_voxels_sees_only_points_of_visible_patches(tmp_path):
             colored = torch.cat([points[..., :3], points[..., 3:] * factor[..., None]], dim=-1)
             assert torch.equal(model(colored, masks()).predictions, expected) == is_equal
         assert model.probe_features(points).shape == (3, 24)
-    with raises(ValueError, naming="class_token_loss"):
-        ActForPreTraining.from_autoencoder_pretrained(
-            tiny_autoencoder(), source, class_token_loss=True, class_token_layer=1
-        )
-
-
-def test_students_of_other_sizes_or_kinds_are_refused():
-    teacher, student = tiny_autoencoder(), tiny_aligned(Uni3DModel, num_groups=GROUPS)
-    for name, value in (("hidden_size", 48), ("num_hidden_layers", 2), ("in_channels", 3)):
-        with pytest.raises(ValueError, match=f"{name}={value}; expected {getattr(student.config, name)}"):
-            ActForPreTraining.from_autoencoder_pretrained(teacher, student, **{name: value})
-    with raises(ValueError, naming="num_groups"):
-        ActForPreTraining.from_autoencoder_pretrained(teacher, tiny_aligned(Uni3DModel))
-    with raises(ValueError, naming="'bert'; expected an encoder of"):
-        ActForPreTraining(ActConfig(autoencoder_config=teacher.config, student_config={"model_type": "bert"}, **CUT))

@@ -8,82 +8,18 @@ from torch import nn
 
 from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
 from hf_any3d.modeling.act import (
-    ActAutoencoder,
-    ActConfig,
-    ActForPartSegmentation,
-    ActForPointCloudClassification,
     ActForPreTraining,
     ActForSemanticSegmentation,
     ActModel,
 )
 from hf_any3d.modeling.act.codebook import gumbel_noise
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, group_patches
-from tests.errors import raises
 from tests.modeling.act.test_pretraining import GROUPS, STUDENT, masks, tiny_pretraining
-from tests.tiny_act import SMALL, clouds, tiny_act
+from tests.tiny_act import clouds, tiny_act
 from tests.tiny_aligned import tiny_aligned
 from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import clouds as pretraining_clouds
 from tests.tiny_ptv3 import tiny_ptv3
-
-
-def linear(model: nn.Module) -> dict[str, tuple[int, int, bool]]:
-    return {
-        name: (layer.in_features, layer.out_features, layer.bias is not None)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-    }
-
-
-def test_sizes_of_the_transformer_are_those_of_the_config():
-    changes = {"in_channels": 5, "patch_widths": (4, 6, 10), "patch_pooled_width": 14, "qkv_bias": True}
-    changes |= {"mlp_ratio": 3.0, "num_hidden_layers": 2, "drop_path_rate": 0.3, "layer_norm_eps": 1e-3}
-    model = ActModel(ActConfig(**SMALL | changes))
-    block = {"attention.qkv": (24, 72, True), "attention.proj": (24, 24, True)}
-    block |= {"mlp.fc1": (24, 72, True), "mlp.fc2": (72, 24, True)}
-    expected = {"lift": (5, 4, True), "widen": (4, 6, True), "join": (12, 10, True), "out": (10, 14, True)}
-    expected = {f"patch_encoder.{name}": size for name, size in (expected | {"project": (14, 24, True)}).items()}
-    expected |= {"position_embed.0": (3, 128, True), "position_embed.2": (128, 24, True)}
-    expected |= {f"blocks.layers.{number}.{name}": size for number in range(2) for name, size in block.items()}
-    assert linear(model) == expected
-    assert [layer.drop_path.rate for layer in model.blocks.layers] == pytest.approx([0, 0.3])
-    assert {layer.attention.num_heads for layer in model.blocks.layers} == {4}
-    without = linear(ActModel(ActConfig(**SMALL)))
-    assert without["blocks.layers.0.attention.qkv"] == (24, 72, False) and "patch_encoder.project" not in without
-    side = ActModel(ActConfig(**SMALL | {"side_network": True, "patch_pooled_width": 14}))
-    assert linear(side)["side.out"] == (512, 24, True) and linear(side)["side_projection"] == (24, 24, False)
-    assert side.side_alpha.tolist() == [0.0]
-
-
-def test_heads_have_the_widths_rates_and_poolings_of_the_config():
-    changes = {"head_widths": (10, 6), "head_bias": False, "head_dropout": 0.2, "head_activation": "gelu"}
-    changes |= {"pooling": ("mean", "max", "cls"), "num_labels": 4, "unknown_rows": 3, "unknown_bank_rows": 2}
-    head = tiny_act(ActForPointCloudClassification, **changes)
-    assert linear(head.classifier) == {
-        "hidden.0": (72, 10, False),
-        "hidden.1": (10, 6, False),
-        "out": (6, 4, True),
-    }
-    assert head.classifier.activation == "gelu" and [layer.p for layer in head.classifier.dropouts] == [0.2, 0.2]
-    assert head.unknown_score.features.shape == (3, 72) and head.unknown_score.bank.shape == (2, 72)
-    output = head.act(clouds())
-    states = output.last_hidden_state
-    pooled = [states[:, 1:].mean(dim=1), states[:, 1:].amax(dim=1), states[:, 0]]
-    torch.testing.assert_close(output.pooler_output, torch.cat(pooled, dim=1))
-    rates = {"segmentation_head_dropout": (0.3, 0.1)}
-    parts = tiny_act(ActForPartSegmentation, **rates)
-    assert linear(parts.propagation) == {
-        "from_points": (3, 32, True),
-        "from_tokens": (48, 32, False),
-        "out": (32, 20, True),
-    }
-    expected = {"from_points": (20, 16, True), "from_cloud": (2 * 48 + 6, 16, False)}
-    expected |= {"head.hidden.0": (16, 12, True), "head.out": (12, 5, True)}
-    assert linear(parts.segmenter) == expected
-    assert parts.segmenter.dropout.p == 0.3 and [layer.p for layer in parts.segmenter.head.dropouts] == [0.1]
-    assert parts.category_embedding.weight.shape == (2, 6)
-    scenes = tiny_act(ActForSemanticSegmentation, **rates)
-    assert linear(scenes.segmenter) == expected | {"from_cloud": (96, 16, False), "head.out": (12, 3, True)}
 
 
 @torch.no_grad()
@@ -165,49 +101,6 @@ def test_poolings_of_prompts_need_an_adapter():
         torch.testing.assert_close(output.pooler_output, getattr(output.last_hidden_state, expected)(dim=1))
 
 
-def test_first_weights_have_the_deviation_of_the_config():
-    torch.manual_seed(0)
-    config = {"hidden_size": 96, "initializer_range": 0.05, "category_width": 80}
-    model = ActForPartSegmentation(ActConfig(**SMALL | config, category_parts=[[0]] * 20, num_labels=2))
-    assert model.category_embedding.weight.std().item() == pytest.approx(0.05, rel=0.1)
-    assert model.act.position_embed[2].weight.std().item() == pytest.approx(0.05, rel=0.1)
-    torch.manual_seed(0)
-    model = tiny_pretraining(
-        hidden_size=96, initializer_range=0.05, class_token_loss=True, class_token_layer=1, side_network=True
-    )
-    for vector in (model.mask_token, model.decoder_class_position, model.act.class_token.token):
-        assert vector.std().item() == pytest.approx(0.05, rel=0.25)
-    assert model.act.class_token.position.std().item() == pytest.approx(0.05, rel=0.25)
-    assert model.act.side_alpha.item() == 0
-    for name, weight in linear(model.decoder).items():
-        bound = (6 / (weight[0] + weight[1])) ** 0.5
-        found = model.decoder.get_submodule(name).weight.detach()
-        assert 0.99 * bound < found.abs().max() <= bound and found.std() == pytest.approx(bound / 3**0.5, rel=0.05)
-    with torch.no_grad():
-        classifier = tiny_classifier_head()
-    for layer in (classifier.hidden[0], classifier.out):
-        bound = layer.in_features**-0.5
-        assert 0.9 * bound < layer.weight.abs().max() <= bound and 0.5 * bound < layer.bias.abs().max() <= bound
-
-
-def tiny_classifier_head() -> nn.Module:
-    torch.manual_seed(0)
-    return ActForPointCloudClassification(ActConfig(**SMALL | {"num_labels": 30, "head_widths": (40,)})).classifier
-
-
-def test_the_decoder_of_the_pretraining_has_its_own_depth_heads_and_rates():
-    settings = {"decoder_num_hidden_layers": 3, "decoder_num_attention_heads": 2, "decoder_drop_path_rate": 0.4}
-    decoder = tiny_pretraining(**settings, drop_path_rate=0.0).decoder
-    assert [layer.drop_path.rate for layer in decoder.layers] == pytest.approx([0, 0.2, 0.4])
-    assert {layer.attention.num_heads for layer in decoder.layers} == {2}
-    usual = tiny_pretraining(decoder_num_attention_heads=None, decoder_drop_path_rate=0.0, drop_path_rate=0.2)
-    assert [layer.attention.num_heads for layer in usual.decoder.layers] == [4]
-    assert [layer.drop_path.rate for layer in usual.act.blocks.layers] == pytest.approx([0, 0.1, 0.2])
-    probed = tiny_pretraining(feature_head_width=5)
-    assert linear(probed.feature_head) == {"0": (24, 5, True), "2": (5, 5, True)}
-    assert linear(probed)["prediction_head"] == (24, 16, True)
-
-
 @torch.no_grad()
 def test_targets_are_those_of_given_or_drawn_noise():
     points, mask = pretraining_clouds(), masks()
@@ -232,17 +125,6 @@ def test_targets_are_those_of_given_or_drawn_noise():
     torch.testing.assert_close(model(points, mask).targets, chosen(model, torch.zeros(1)))
 
 
-@torch.no_grad()
-def test_a_mask_of_the_config_is_drawn_for_each_cloud_with_the_seed():
-    model = tiny_pretraining(mask_ratio=0.5, mask_type="block")
-    drawn = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        drawn.append(model(pretraining_clouds()).mask)
-    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    assert drawn[0].sum(dim=1).tolist() == [4, 4, 4]
-
-
 def test_a_student_takes_the_patches_of_its_teacher():
     teacher = {"num_groups": 5, "group_size": 8, "in_channels": 4, "sampling_min_squared_norm": 1e-4}
     autoencoder = tiny_autoencoder(None, **teacher)
@@ -258,32 +140,6 @@ def test_a_student_takes_the_patches_of_its_teacher():
         message = f"{name}={value + 4}; expected {value}, the autoencoder's value: both use the same patches"
         with pytest.raises(ValueError, match=re.escape(message)):
             ActForPreTraining.from_autoencoder_pretrained(autoencoder, **{name: value + 4}, **STUDENT)
-
-
-def test_students_of_other_kinds_have_what_they_need(tmp_path):
-    def build(autoencoder: ActAutoencoder, student: nn.Module, **settings):
-        return ActForPreTraining.from_autoencoder_pretrained(autoencoder, student, **settings)
-
-    plain, colored = (tiny_autoencoder(None, num_groups=6, in_channels=channels) for channels in (3, 6))
-    narrow = tiny_aligned(PatchAlign3DModel, num_groups=6)
-    with raises(ValueError, naming="in_channels"):
-        build(colored, narrow)
-    with raises(ValueError, naming="encode_visible_only"):
-        build(plain, narrow, encode_visible_only=False)
-    wide = tiny_aligned(Uni3DModel, num_groups=6)
-    assert build(colored, wide).config.in_channels == 6
-    voxels = tiny_ptv3(PointTransformerV3Model)
-    message = "feature_head_width=5; expected the default, as point_transformer_v3 has no class token"
-    with pytest.raises(ValueError, match=message):
-        build(plain, voxels, feature_head_width=5)
-    # The sizes of a student with a decoder are those of its last stage.
-    decoder = {"use_decoder": True, "decoder_depths": (1,), "decoder_hidden_sizes": (18,)}
-    model = build(plain, tiny_ptv3(PointTransformerV3Model, **decoder, decoder_num_attention_heads=(3,)))
-    sizes = (model.config.hidden_size, model.config.num_attention_heads, model.config.num_hidden_layers)
-    assert sizes == (18, 3, 4) and model.config.in_channels == 6 and model.config.group_size == 8
-    model.save_pretrained(tmp_path)
-    with raises(ValueError, naming="quantization_config"):
-        ActForPreTraining.from_pretrained(tmp_path, quantization_config={"load_in_8bit": True})
 
 
 @torch.no_grad()
@@ -306,10 +162,3 @@ def test_students_of_every_kind_return_states_and_weights_and_ignore_return_dict
         found = model(points, mask, return_dict=True)
         assert torch.equal(found.loss, expected.loss) and found.attentions is found.hidden_states is None
         assert torch.equal(model.probe_features(points), features)
-
-
-def test_every_norm_of_the_pretraining_has_the_epsilon_of_the_config():
-    model = tiny_pretraining(layer_norm_eps=0.25)
-    own = {name: part.eps for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)}
-    own = {name: eps for name, eps in own.items() if not name.startswith("autoencoder.")}
-    assert set(own.values()) == {0.25} and {"decoder_norm", "act.norm", "decoder.layers.0.norm1"} <= own.keys()

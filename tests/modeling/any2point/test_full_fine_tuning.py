@@ -17,7 +17,7 @@ from hf_any3d import (
 )
 from tests.errors import raises
 from tests.test_entry_points import check_entry_points
-from tests.tiny_encoders import adapted_model, clouds, tiny_model, tiny_scene_model, train_step
+from tests.tiny_encoders import adapted_model, clouds, tiny_model, train_step
 
 
 @torch.no_grad()
@@ -122,13 +122,6 @@ def test_unfreezing_changes_neither_weights_nor_random_numbers():
     assert model.training and all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     assert all(p.grad is None for p in model.parameters())
     assert torch.equal(logits_of(model), logits_of(tiny_model()))
-
-
-def test_segmentation_models_are_fine_tuned_too(tmp_path):
-    model = tiny_scene_model()
-    names = model.unfreeze_encoder()
-    model(points=clouds(), labels=torch.zeros(3, 48, dtype=torch.long)).loss.backward()
-    assert names and all(model.any2point.encoder.get_parameter(name).grad is not None for name in names)
 
 
 def test_encoder_with_adapters_is_refused():

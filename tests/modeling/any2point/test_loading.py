@@ -88,10 +88,3 @@ def test_a_checkpoint_without_encoder_and_without_its_name_is_refused(saved, tmp
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match="holds no encoder weights"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path / "model")
-
-
-@pytest.mark.parametrize("number", [0, 3])
-def test_number_of_layers_is_checked(saved, number):
-    folder, _ = saved
-    with pytest.raises(ValueError, match=f"num_layers={number}; expected 1 to 2"):
-        Any2PointModel.from_encoder_pretrained(folder / "encoder", num_layers=number)

@@ -5,7 +5,6 @@ import torch
 from peft import AutoPeftModel, PeftModel, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
-from transformers.utils import is_flash_attn_2_available
 
 from hf_any3d import (
     Any2PointForPointCloudClassification,
@@ -15,10 +14,9 @@ from hf_any3d import (
 from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
-from tests.closeness import assert_nearly_equal, assert_same_gradients
+from tests.closeness import assert_nearly_equal
 from tests.errors import raises
 from tests.tiny_encoders import (
-    adapted_model,
     clouds,
     random_encoder,
     tiny_config,
@@ -59,16 +57,6 @@ def wide(tmp_path_factory):
     path = tmp_path_factory.mktemp("wide")
     random_encoder(tiny_config("bert", hidden_size=64, intermediate_size=128)).save_pretrained(path)
     return str(path)
-
-
-@pytest.fixture(params=["adapter", "whole"])
-def saved(request, wide, tmp_path):
-    """A repository with an adapter, and one with all trained parameters."""
-    model = (
-        adapted_model(wide, large_logits=True) if request.param == "adapter" else tiny_model(wide, large_logits=True)
-    )
-    model.save_pretrained(tmp_path)
-    return tmp_path, model
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -167,64 +155,6 @@ def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(m
     assert_nearly_equal(answers[1], answers[0], 0.2)
     assert gradients[0].abs().max() > 0.01
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.8
-
-
-@pytest.mark.parametrize("make", KINDS)
-def test_gradient_checkpointing_gives_equal_gradients(make):
-    plain, recomputing = make(large_logits=True).train(), make(large_logits=True).train()
-    recomputing.activation_checkpointing_enable()
-    for model in (plain, recomputing):
-        torch.manual_seed(0)
-        loss(model).backward()
-    expected, found = ({name: p.grad for name, p in model.named_parameters()} for model in (plain, recomputing))
-    assert_same_gradients(found, expected)
-
-
-def test_attention_can_be_chosen_at_every_entry_point(saved):
-    path, model = saved
-    config = AutoModelForPointCloudClassification.from_pretrained(path).config
-    opened = [
-        AutoModelForPointCloudClassification.from_pretrained(path, attn_implementation="eager"),
-        Any2PointForPointCloudClassification.from_encoder_pretrained(config=config, attn_implementation="eager"),
-    ]
-    assert [one.any2point.encoder.config._attn_implementation for one in opened] == ["eager", "eager"]
-    with torch.no_grad():
-        torch.testing.assert_close(logits(opened[0]), logits(model), rtol=1e-5, atol=1e-5)
-
-
-def test_missing_flash_attention_raises_the_error_of_transformers(saved):
-    if is_flash_attn_2_available():
-        pytest.skip("flash attention is installed")
-    for build in (
-        lambda: tiny_model(attn_implementation="flash_attention_2"),
-        lambda: AutoModelForPointCloudClassification.from_pretrained(
-            saved[0], attn_implementation="flash_attention_2"
-        ),
-    ):
-        with pytest.raises((ImportError, ValueError), match="(?i)flash.?attention"):
-            build()
-
-
-@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}, torch.device("cpu")])
-def test_device_map_places_the_whole_model(saved, device_map):
-    path, model = saved
-    with torch.no_grad():
-        expected = logits(model)
-    opened = AutoModelForPointCloudClassification.from_pretrained(path, device_map=device_map)
-    made = tiny_model(device_map=device_map)
-    for one in (opened, made):
-        wanted = torch.accelerator.current_accelerator() if device_map == "auto" else None
-        # The kind alone: an accelerator that is named without a number is the current one of them.
-        kinds = {tensor.device.type for tensor in (*one.parameters(), *one.buffers())}
-        assert kinds == {"cpu" if wanted is None else wanted.type}
-    with torch.no_grad():
-        found = logits(opened, clouds().to(opened.device)).cpu()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_maps_of_several_devices_are_refused():
-    with pytest.raises(ValueError, match="expected one device for the whole model"):
-        tiny_model(device_map={"encoder": 0, "head": "cpu"})
 
 
 def test_only_the_encoder_gets_the_quantization_config(monkeypatch):

@@ -2,10 +2,9 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
-from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, default_tokenizer_width, normalize_offsets
+from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, normalize_offsets
 from hf_any3d.modeling.kernels.neighborhoods import encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
-from tests.errors import raises
 from tests.tiny_encoders import SMALL, clouds
 
 
@@ -24,7 +23,6 @@ def test_shapes_and_centers_that_are_points_of_the_cloud():
 
 @pytest.mark.parametrize(("hidden", "width"), [(48, 48), (64, 384), (384, 384), (768, 768), (1024, 384), (50, 384)])
 def test_width_is_that_of_the_encoder_if_it_fits(hidden, width):
-    assert default_tokenizer_width(hidden, 3) == width
     made = tokenizer(hidden)
     assert made.embed.out_features == width // 8
     assert isinstance(made.project, torch.nn.Identity if width == hidden else torch.nn.Linear)
@@ -36,18 +34,6 @@ def test_own_width_is_projected_to_the_encoder():
     made = tokenizer(48, tokenizer_width=24)
     assert made.project.weight.shape == (48, 24)
     assert made(clouds(1)).tokens.shape == (1, 8, 48)
-
-
-def test_indivisible_width_is_refused():
-    with raises(ValueError, naming="tokenizer_width"):
-        tokenizer(tokenizer_width=40)
-
-
-@pytest.mark.parametrize("shape", [(48, 3), (2, 48, 4), (2, 48, 2), (1, 2, 48, 3)])
-def test_wrong_shape_is_named(shape):
-    with pytest.raises(ValueError) as error:
-        tokenizer()(torch.zeros(shape))
-    assert str(shape) in str(error.value) and "(batch, points, 3)" in str(error.value)
 
 
 def test_too_few_points_are_named_with_the_number_needed():

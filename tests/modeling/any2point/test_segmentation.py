@@ -2,20 +2,16 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel
+from peft import LoraConfig, get_peft_model
 
 from hf_any3d import (
-    AutoModelForPointCloudClassification,
     AutoModelForPointCloudSegmentation,
     GuidedAdapterConfig,
     encoder_linear_pattern,
     trainable_module_names,
 )
 from hf_any3d.modeling.layers.tasks import part_mask
-from tests.closeness import assert_nearly_equal
-from tests.errors import raises
-from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_part_model, tiny_scene_model
 
 POINTS = 48
 HEADS = {"scene": {"propagation", "segmenter"}, "part": {"propagation", "segmenter", "category_embedding"}}
@@ -113,12 +109,6 @@ def test_points_depend_on_the_levels_of_the_tokenizer(tokenizer):
         features.levels = kept
 
 
-def test_missing_levels_are_named():
-    model = tiny_scene_model(propagate_levels=True).eval()
-    with raises(ValueError, naming="output_levels"):
-        model.propagation(clouds(3, POINTS), model.any2point(clouds(3, POINTS)))
-
-
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
 def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
     model = adapted(tiny_part_model(tokenizer=tokenizer, propagate_levels=True), "guided")
@@ -137,13 +127,6 @@ def test_order_of_points_moves_with_their_logits():
     order = torch.cat([torch.zeros(1, dtype=torch.long), torch.randperm(POINTS - 1) + 1])  # sampling starts at 0
     with torch.no_grad():
         torch.testing.assert_close(model(points[:, order]).logits, model(points).logits[:, order])
-
-
-def test_logits_of_a_cloud_do_not_depend_on_its_batch():
-    model = tiny_part_model().eval()
-    with torch.no_grad():
-        alone = model(clouds(3, POINTS)[1:2], category=CATEGORY[1:2]).logits
-    torch.testing.assert_close(logits_of(model, "part")[1:2], alone)
 
 
 def test_category_changes_the_logits():
@@ -188,66 +171,3 @@ def test_missing_or_misshapen_category_is_refused():
 def test_invalid_categories_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         tiny_part_model(**settings)
-
-
-@KINDS
-@pytest.mark.parametrize("method", ["guided", "lora", "none"])
-def test_all_entry_points_of_a_segmentation_model_give_equal_logits(kind, method, tmp_path):
-    base = MAKERS[kind]()
-    model = base if method == "none" else adapted(base, method)
-    train(model, kind)
-    expected = logits_of(model, kind)
-    model.save_pretrained(tmp_path)
-    opened = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
-    assert type(opened) is type(base), "the saved architecture decides"
-    assert opened.config.category_parts == base.config.category_parts
-    torch.testing.assert_close(logits_of(opened, kind), expected, rtol=0, atol=1e-6)
-    torch.testing.assert_close(logits_of(type(base).from_pretrained(tmp_path), kind), expected, rtol=0, atol=1e-6)
-    if method != "none":
-        again = PeftModel.from_pretrained(MAKERS[kind](), tmp_path)
-        torch.testing.assert_close(logits_of(again, kind), expected, rtol=0, atol=1e-6)
-    inner = model.get_base_model() if method != "none" else model
-    with torch.no_grad():
-        features = AutoModel.from_pretrained(tmp_path)(clouds(3, POINTS)).pooler_output
-        torch.testing.assert_close(features, inner.any2point(clouds(3, POINTS)).pooler_output, rtol=0, atol=1e-6)
-
-
-@KINDS
-def test_heads_are_trained_and_saved_with_any_adapter(kind):
-    assert HEADS[kind] <= set(trainable_module_names(MAKERS[kind]()))
-    trained = {n for n, p in adapted(MAKERS[kind](), "guided").named_parameters() if p.requires_grad}
-    for head in HEADS[kind]:
-        assert any(f".{head}." in name for name in trained), head
-
-
-def test_adapter_of_another_task_is_refused_by_the_auto_class(tmp_path):
-    adapted(tiny_scene_model(), "guided").save_pretrained(tmp_path / "scene")
-    adapted(tiny_model(), "guided").save_pretrained(tmp_path / "classifier")
-    with raises(ValueError, naming="Any2PointForSemanticSegmentation"):
-        AutoModelForPointCloudClassification.from_pretrained(tmp_path / "scene")
-    with raises(ValueError, naming="Any2PointForPointCloudClassification"):
-        AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "classifier")
-
-
-def test_config_without_architecture_builds_no_segmentation_model():
-    config = tiny_part_model().config
-    config.architectures = None
-    with raises(ValueError, naming="architectures is empty"):
-        AutoModelForPointCloudSegmentation.from_config(config)
-    config.architectures = ["Any2PointForPartSegmentation"]
-    assert type(AutoModelForPointCloudSegmentation.from_config(config)).__name__ == "Any2PointForPartSegmentation"
-
-
-@KINDS
-def test_training_reduces_the_loss(kind):
-    model = MAKERS[kind](head_dropout=0.0)
-    first = train(model, kind, steps=1).detach()
-    assert train(model, kind, steps=15) < first
-
-
-def test_half_precision_gives_nearly_the_same_logits(tmp_path):
-    model = tiny_scene_model(large_logits=True)
-    model.save_pretrained(tmp_path)
-    half = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert half.segmenter.out.weight.dtype == torch.bfloat16
-    assert_nearly_equal(logits_of(half, "scene"), logits_of(model, "scene"), 0.1)

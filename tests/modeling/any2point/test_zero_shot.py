@@ -1,25 +1,19 @@
 """Zero-shot models: outputs, training, and equal results at every entry point of a small repository."""
 
 import copy
-import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, pipeline
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel
 
 from hf_any3d import (
     Any2PointForZeroShotPointCloudClassification,
-    AutoModelForPointCloudClassification,
-    AutoModelForZeroShotPointCloudClassification,
-    PointCloudProcessor,
     UnsupportedEncoder,
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.modeling.any2point import Any2PointConfig
-from tests.closeness import assert_nearly_equal
 from tests.errors import raises
 from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
 from tests.tiny_text_towers import (
@@ -27,10 +21,8 @@ from tests.tiny_text_towers import (
     adapted_zero_shot_model,
     saved_text_tower,
     tiny_zero_shot_model,
-    write_text_files,
 )
 
-PROCESSOR = PointCloudProcessor(num_points=48, sampling="first")
 TOWERS = pytest.mark.parametrize(
     ("encoder", "tower"), [("bert", None), ("mpnet", None), ("clip", "text"), ("clip", "vision"), ("siglip", "vision")]
 )
@@ -56,12 +48,6 @@ def train_step(model):
     optimizer.zero_grad()
     model.eval()
     return float(loss.detach())
-
-
-@torch.no_grad()
-def logits_of(model):
-    points = PROCESSOR(clouds())["points"]
-    return model(points=points, text_embeds=model.encode_labels(LABELS)).logits_per_point_cloud
 
 
 @TOWERS
@@ -187,73 +173,3 @@ def test_encoders_without_texts_are_refused():
         Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
     with raises(ValueError, naming="temperature=0; expected 0.01 to"):
         Any2PointConfig(temperature=0)
-
-
-def check_entry_points(name, model, base):
-    expected = logits_of(model)
-    opened = [AutoModelForZeroShotPointCloudClassification.from_pretrained(name)]
-    if isinstance(model, PeftModel):
-        opened.append(PeftModel.from_pretrained(base(), name).eval())
-    for door in opened:
-        torch.testing.assert_close(logits_of(door), expected, rtol=0, atol=1e-5)
-    answers = pipeline("zero-shot-point-cloud-classification", model=name)(list(clouds()), candidate_labels=LABELS)
-    shares = [{answer["label"]: answer["score"] for answer in own} for own in answers]
-    found = torch.tensor([[share[label] for label in LABELS] for share in shares])
-    torch.testing.assert_close(found, expected.softmax(dim=-1), rtol=0, atol=1e-6)
-    features = AutoModel.from_pretrained(name)(PROCESSOR(clouds())["points"])
-    assert features.last_hidden_state.shape == (3, 9, 48)
-
-
-@MAKERS
-@pytest.mark.parametrize(("encoder", "tower"), [("bert", None), ("clip", "vision")])
-def test_all_entry_points_of_a_directory_give_equal_models(make, encoder, tower, tmp_path):
-    model = make(encoder, tower=tower)
-    train_step(model)
-    model.save_pretrained(tmp_path)
-    PROCESSOR.save_pretrained(tmp_path)
-    assert not list(tmp_path.glob("tokenizer*")), "texts belong to the encoder's repository"
-    check_entry_points(str(tmp_path), model, lambda: tiny_zero_shot_model(encoder, tower=tower))
-
-
-@pytest.mark.parametrize("make", [adapted_zero_shot_model, tiny_zero_shot_model])
-def test_all_entry_points_of_the_hub_give_equal_models_in_small_repositories(make, hub, tmp_path):
-    encoder = f"me/sentences-of-{make.__name__.replace('_', '-')}"
-    name = f"{encoder}-points"
-    from huggingface_hub import HfApi
-
-    directory = write_text_files(tmp_path / "encoder", is_sentence_encoder=True)
-    AutoModel.from_pretrained(saved_encoder("bert")).save_pretrained(directory)
-    HfApi().create_repo(encoder)
-    HfApi().upload_folder(repo_id=encoder, folder_path=directory)
-    model = make(encoder)
-    train_step(model)
-    model.push_to_hub(name)
-    PROCESSOR.push_to_hub(name)
-    check_entry_points(name, model, lambda: tiny_zero_shot_model(encoder))
-    weights = hub.content(name, next(path for path in hub.files(name) if path.endswith(".safetensors")))
-    header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
-    assert any("alignment.logit_scale" in tensor for tensor in header)
-    assert not any("word_embeddings" in tensor for tensor in header)
-
-
-def test_models_of_other_tasks_are_refused(tmp_path):
-    adapted_zero_shot_model().save_pretrained(tmp_path)
-    with raises(ValueError, naming="Any2PointForZeroShot"):
-        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
-
-
-def test_half_precision_encoder_gives_nearly_the_same(tmp_path):
-    model = adapted_zero_shot_model()
-    model.save_pretrained(tmp_path)
-    half = AutoModelForZeroShotPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert half.any2point.encoder.dtype == torch.bfloat16
-    assert_nearly_equal(logits_of(half), logits_of(model), 0.1)
-
-
-def test_facts_of_a_saved_model_are_read_from_its_config(tmp_path):
-    model = adapted_zero_shot_model()
-    model.save_pretrained(tmp_path)
-    facts = model_facts(str(tmp_path))
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert facts["class"] == "Any2PointForZeroShotPointCloudClassification"
-    assert facts["trained parameters"] == trained

@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import re
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,10 +10,7 @@ from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.losses import (
     BoxPredictions,
     BoxTargets,
-    check_boxes,
     detection_loss,
-    heading_targets,
-    match_boxes,
 )
 from hf_any3d.modeling.layers.boxes import box_giou, published_giou, wrap_heading
 from tests.tiny_detr3d import SIZES
@@ -159,36 +154,6 @@ def test_the_loss_is_the_sum_of_its_terms_over_layers_clouds_and_boxes(settings)
     assert loss.shape == () and not any(value.requires_grad for value in terms.values())
 
 
-def test_without_any_weight_the_loss_is_0_and_trains_nothing():
-    config = configured(**{name: 0.0 for name in WEIGHTS if name.endswith("loss_weight")})
-    predictions, labels, low, extent = drawn()
-    predictions.logits.requires_grad_()
-    loss, terms = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)
-    loss.backward()
-    assert loss == 0 and not predictions.logits.grad.any()
-    assert sorted(terms) == ["loss_cardinality", "loss_cardinality_0"]
-
-
-def test_classes_in_half_precision_are_weighed_in_single():
-    config = configured()
-    predictions, labels, low, extent = drawn(torch.float32)
-    single = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)[1]
-    predictions = predictions._replace(logits=predictions.logits.half())
-    half = detection_loss(predictions, BoxTargets.checked(labels, 3, config), low, extent, config)[1]
-    assert half["loss_class"].dtype == torch.float32
-    assert float(half["loss_class"]) == pytest.approx(float(single["loss_class"]), rel=2e-3)
-
-
-def test_clouds_without_objects_are_matched_with_nothing():
-    config = configured()
-    predictions, labels, low, extent = drawn()
-    empty = [{"class_labels": one["class_labels"][:0], "boxes": one["boxes"][:0]} for one in labels]
-    targets = BoxTargets.checked(empty, 3, config)
-    terms = detection_loss(predictions, targets, low, extent, config)[1]
-    expected = expected_loss(predictions, empty, low, extent, config)
-    assert {name: float(value) for name, value in terms.items()} == pytest.approx(expected, rel=1e-6)
-
-
 def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeypatch):
     config = configured()
     predictions, labels, low, extent = drawn()
@@ -202,116 +167,3 @@ def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeyp
     for name, value in together.items():
         share = 1.0 if "class" in name and "heading" not in name or "cardinality" in name else 5 / 8
         assert float(value) == pytest.approx(share * float(alone[name])), name
-
-
-def test_queries_are_matched_with_the_objects_of_their_own_cloud():
-    config = configured()
-    predictions, labels, low, extent = drawn()
-    targets = BoxTargets.checked(labels, 3, config)
-    centers = (targets.boxes[..., :3] - low) / extent
-    overlaps = box_giou(predictions.boxes.unsqueeze(3), targets.boxes.unsqueeze(1))
-    matches = match_boxes(predictions, targets, overlaps, centers, config)
-    assert [[len(pairs[0]) for pairs in layer] for layer in matches] == [[3, 0, 2]] * LAYERS
-    for layer in matches:
-        for count, (queries, numbers) in zip(targets.counts, layer, strict=True):
-            assert isinstance(queries, np.ndarray) and len(set(queries.tolist())) == count
-            assert sorted(numbers.tolist()) == list(range(count))
-
-
-def test_outputs_of_a_layer_are_named():
-    predictions = drawn()[0]
-    outputs = predictions.outputs_of(1)
-    assert list(outputs) == ["logits", "pred_boxes", "heading_logits", "heading_residuals"]
-    parts = (predictions.logits, predictions.boxes, predictions.heading_logits, predictions.heading_residuals)
-    assert all(torch.equal(own, part[1]) for own, part in zip(outputs.values(), parts, strict=True))
-
-
-def test_objects_are_padded_with_unit_boxes():
-    one = torch.tensor([[1, 2, 3, 4, 5, 6, 0.5], [7, 8, 9, 1, 2, 3, -0.5]], dtype=torch.float16)
-    labels = [
-        {"class_labels": torch.tensor([2], dtype=torch.int32), "boxes": one[:1]},
-        {"class_labels": torch.zeros(0, dtype=torch.int32), "boxes": torch.zeros(0, dtype=torch.float16)},
-        {"class_labels": torch.tensor([1, 0], dtype=torch.int32), "boxes": one, "points": None},
-    ]
-    targets = BoxTargets.checked(labels, 3, configured())
-    unit = [0.0, 0, 0, 1, 1, 1, 0]
-    assert targets.boxes.tolist() == [[one[0].tolist(), unit], [unit, unit], one.tolist()]
-    assert targets.classes.tolist() == [[2, 0], [0, 0], [1, 0]] and targets.counts == [1, 0, 2]
-    assert targets.boxes.dtype == torch.float32 and targets.classes.dtype == torch.int64
-    exact = [{"class_labels": torch.tensor([0]), "boxes": one[:1].double()}]
-    assert BoxTargets.checked(exact, 1, configured()).boxes.dtype == torch.float64
-
-
-BOX = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0]
-
-
-def boxed(heading: float = 0.0, count: int = 1, **changes: float) -> torch.Tensor:
-    boxes = torch.tensor([BOX] * count, dtype=torch.float64).reshape(count, 7)
-    boxes[-1:, 6] = heading
-    for column, value in changes.items():
-        boxes[-1, int(column[1:])] = value
-    return boxes
-
-
-@pytest.mark.parametrize(
-    ("classes", "boxes", "settings"),
-    [
-        ([0, 2], boxed(count=2), {}),
-        ([1] * QUERIES, boxed(count=QUERIES), {}),
-        ([1], boxed(6.284), {}),
-        ([1], boxed(-6.284), {}),
-        ([1], boxed(0.9e-4), {"num_heading_bins": 1}),
-        ([1], boxed(-0.9e-4), {"num_heading_bins": 1}),
-        ([1], boxed(3.0), {"num_heading_bins": 2}),
-        ([], torch.zeros(0), {}),
-        ([], torch.zeros(0, 7), {}),
-    ],
-)
-def test_objects_at_the_limits_are_allowed(classes, boxes, settings):
-    check_boxes(torch.tensor(classes, dtype=torch.long), boxes, "here", configured(**settings))
-
-
-SHAPES = "; expected (objects,) whole numbers and (objects, 7): center, size, heading"
-
-
-@pytest.mark.parametrize(
-    ("classes", "boxes", "settings", "message"),
-    [
-        ([1] * 6, boxed(count=6), {}, "here: 6 boxes; expected at most num_queries=5"),
-        ([3], boxed(), {}, f"here: box 0 is {BOX} of class 3; expected a class from 0 to 2"),
-        ([0, -1], boxed(count=2), {}, f"here: box 1 is {BOX} of class -1; expected a class from 0 to 2"),
-        ([1], boxed(6.285), {}, "0, 6.285] of class 1; expected a heading in radians, -2π to 2π"),
-        ([1], boxed(-6.285), {}, "expected a heading in radians, -2π to 2π"),
-        ([1], boxed(1.5e-4), {"num_heading_bins": 1}, "expected heading 0, as num_heading_bins=1 is for boxes along"),
-        ([1], boxed(-1.5e-4), {"num_heading_bins": 1}, "5.0, -0.0001] of class 1; expected heading 0"),
-        (
-            [1, 0],
-            boxed(count=2, c3=0.0),
-            {},
-            "here: box 1 is [0.0, 1.0, 2.0, 0.0, 4.0, 5.0, 0.0] of class 0; expected",
-        ),
-        ([1], boxed(c5=-1.0), {}, "expected sizes above 0"),
-        (
-            [1],
-            boxed(c0=math.inf),
-            {},
-            "here: box 0 is [inf, 1.0, 2.0, 3.0, 4.0, 5.0, 0.0] of class 1; expected finite",
-        ),
-        ([1], boxed(c6=math.nan), {}, "expected finite numbers"),
-        ([], torch.zeros(1, 7), {}, "here: class_labels have shape (0,) and type torch.int64, boxes (1, 7)" + SHAPES),
-        ([1], torch.zeros(0), {}, "here: class_labels have shape (1,) and type torch.int64, boxes (0,)" + SHAPES),
-        ([1], torch.zeros(1, 6), {}, "here: class_labels have shape (1,) and type torch.int64, boxes (1, 6)" + SHAPES),
-        ([[1]], boxed(), {}, "here: class_labels have shape (1, 1) and type torch.int64, boxes (1, 7)" + SHAPES),
-    ],
-)
-def test_wrong_objects_are_named_with_what_is_allowed(classes, boxes, settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        check_boxes(torch.tensor(classes, dtype=torch.long), boxes, "here", configured(**settings))
-
-
-def test_a_heading_just_below_the_first_bin_is_in_the_last():
-    # Its remainder is rounded to a full turn, behind all bins.
-    heading = torch.tensor([-math.pi / 4]) - 6e-8
-    number, rest = heading_targets(heading, 4)
-    assert number.tolist() == [3] and float(rest) == pytest.approx(1)
-    assert heading_targets(torch.tensor([-2.0, 3.0]), 1)[1].tolist() == pytest.approx([-2 / math.pi, 3 / math.pi])

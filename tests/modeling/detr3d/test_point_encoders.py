@@ -14,7 +14,7 @@ from hf_any3d import (
     Uni3DModel,
     encoder_linear_pattern,
 )
-from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection, Detr3DModel
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.common.case import relative_difference, varied_clouds
@@ -252,25 +252,3 @@ def test_an_encoder_trains_where_it_is_not_frozen(freeze, saved):
     encoder = detector(saved(ActModel)[0], freeze=freeze).train().detr3d.point_encoder
     assert {weight.requires_grad for weight in encoder.parameters()} == {not freeze}
     assert {module.training for module in encoder.model.modules()} == {not freeze}
-
-
-def test_an_encoder_keeps_its_attention_or_gets_that_of_the_detector(saved):
-    directory = saved(ActModel)[0]
-    model = detector(directory)
-    assert model.detr3d.point_encoder.model.config._attn_implementation == model.config._attn_implementation == "sdpa"
-    eager = ActModel.from_pretrained(directory, attn_implementation="eager")
-    kept = Detr3DModel(model.config, eager)
-    assert kept.point_encoder.model.config._attn_implementation == "eager"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "match"),
-    [
-        ({"name": None}, ValueError, "give either name or a config"),
-        ({"num_querys": 3}, TypeError, "has no argument 'num_querys'"),
-        ({"point_encoder_up_axis": "x"}, ValueError, "point_encoder_up_axis='x'; expected one of 'y', 'z'"),
-    ],
-)
-def test_wrong_arguments_for_a_detector_on_an_encoder_are_named(arguments, error, match, saved):
-    with pytest.raises(error, match=match):
-        Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(**({"name": saved(ActModel)[0]} | arguments))

@@ -11,10 +11,8 @@ from hf_any3d.modeling.encoders import (
     TokenPlaces,
     convolve_on_line,
     encoder_families,
-    find_family,
-    hidden_of,
 )
-from hf_any3d.modeling.encoders.positions import Addend, image_grid, line, narrow_embeddings, plane, plane_bias
+from hf_any3d.modeling.encoders.positions import Addend, image_grid, line, plane, plane_bias
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config
 
 TOKENS = 6
@@ -192,21 +190,6 @@ def test_tables_leave_out_special_tokens_and_axes_of_one():
     assert (table.kind, table.rows, table.columns) == ("line", 1, 14) and torch.equal(table.weight, weight[0])
 
 
-def test_narrow_embeddings_are_refused_with_both_widths():
-    assert narrow_embeddings(SimpleNamespace(hidden_size=8)) is None
-    assert narrow_embeddings(SimpleNamespace(hidden_size=8, embedding_size=None)) is None
-    assert narrow_embeddings(SimpleNamespace(hidden_size=8, embedding_size=8)) is None
-    assert narrow_embeddings(SimpleNamespace(hidden_size=8, embedding_size=4)) == (
-        "its positions have 4 channels and are normalized before they are projected to the 8 of its layers, so they "
-        "cannot be added to tokens of that width"
-    )
-
-
-def test_hidden_states_are_the_first_of_several_outputs():
-    states = torch.zeros(1)
-    assert hidden_of(states) is states and hidden_of((states, None)) is states
-
-
 @torch.no_grad()
 def test_tokens_are_convolved_where_they_are_on_each_line():
     convolution = nn.Conv1d(3, 3, 3, padding=1)
@@ -226,10 +209,6 @@ def test_tokens_are_convolved_where_they_are_on_each_line():
             rows = torch.stack([shares[:, n] @ tokens[cloud] / max(float(shares[:, n].sum()), 1) for n in range(5)])
             total += shares @ convolve(rows[None])[0]
         torch.testing.assert_close(found[cloud], total / 2)
-
-
-def test_families_are_found_by_their_configs():
-    assert find_family(tiny_config("beit")) is encoder_families()["beit"]
 
 
 @torch.no_grad()

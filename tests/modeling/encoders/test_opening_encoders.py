@@ -2,33 +2,19 @@
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hf_any3d.modeling.encoders import build_encoder, encoder_settings, freeze, load_encoder
+from hf_any3d.modeling.encoders import build_encoder, encoder_settings, load_encoder
 from hf_any3d.modeling.encoders.loading import (
-    FROZEN,
     convert_encoder,
-    encoder_dtype,
     open_encoder,
     replace_weights,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
 from tests.tiny_encoders import LAYERS, random_encoder, saved_encoder, tiny_config, tiny_model
-
-
-def test_settings_describe_an_encoder():
-    source = saved_encoder("bert")
-    settings = encoder_settings(source, None, None)
-    config = settings.pop("encoder_config")
-    assert config.model_type == "bert" and config.num_hidden_layers == LAYERS
-    assert settings["parts"]["encoder"]["name_or_path"] == source
-    assert list(settings) == ["parts", "encoder_tower"] and list(settings["parts"]) == ["encoder"]
-    assert settings["encoder_tower"] is None
 
 
 def test_settings_of_a_tower_and_of_its_first_layers():
@@ -41,28 +27,6 @@ def test_settings_of_a_tower_and_of_its_first_layers():
     assert encoder_settings(saved_encoder("bert"), None, None, LAYERS)["encoder_config"].num_hidden_layers == LAYERS
     local = encoder_settings(saved_encoder("modernbert"), None, None, 1)["encoder_config"]
     assert local.layer_types == ["sliding_attention"] and local.num_hidden_layers == 1
-
-
-@pytest.mark.parametrize("number", [0, LAYERS + 1])
-def test_layers_that_an_encoder_lacks_are_refused(number):
-    source = saved_encoder("bert")
-    with pytest.raises(ValueError) as error:
-        encoder_settings(source, None, None, number)
-    assert str(error.value) == f"num_layers={number}; expected 1 to {LAYERS}, the number of {source}"
-
-
-def test_the_dtype_of_a_config_is_that_of_the_encoder():
-    free, half = SimpleNamespace(), SimpleNamespace(encoder_dtype="bfloat16")
-    assert encoder_dtype(free) is None and encoder_dtype(SimpleNamespace(encoder_dtype=None)) is None
-    assert encoder_dtype(free, torch.float16) == torch.float16
-    assert encoder_dtype(half) == encoder_dtype(half, torch.bfloat16) == torch.bfloat16
-    message = (
-        "dtype=torch.float32: the model's config has encoder_dtype='bfloat16'; expected the same, or encoder_dtype=… "
-        "to change it"
-    )
-    with pytest.raises(ValueError) as error:
-        encoder_dtype(half, torch.float32)
-    assert str(error.value) == message
 
 
 def dtypes_of(encoder: nn.Module) -> dict[str, torch.dtype]:
@@ -82,13 +46,6 @@ def test_encoders_are_converted_as_they_are_loaded(model_type, dtype):
     assert set(dtypes_of(full).values()) == ({dtype, torch.float32} if mixed else {dtype})
     for one, other in zip(full.parameters(), opened.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-def test_quantized_encoders_are_not_converted():
-    encoder = random_encoder(tiny_config("bert"))
-    vars(encoder)["hf_quantizer"] = object()
-    convert_encoder(encoder, torch.bfloat16)
-    assert set(dtypes_of(encoder).values()) == {torch.float32}
 
 
 def without(model_type: str, folder: Path, *endings: str, **changes) -> str:
@@ -129,47 +86,8 @@ def test_an_encoder_without_needed_weights_is_refused(tmp_path):
         load_encoder(config)
 
 
-def test_a_stored_encoder_is_not_opened_elsewhere():
-    config = tiny_model().config
-    config.change_part("encoder", stored=True)
-    message = "the config names no encoder: it is stored with the model; load the model with from_pretrained(…)"
-    with pytest.raises(ValueError) as error:
-        load_encoder(config)
-    assert str(error.value) == message
-
-
-def test_a_loaded_encoder_is_frozen_and_in_the_dtype_of_its_config():
-    model = tiny_model(encoder_dtype="bfloat16")
-    encoder = load_encoder(model.config)
-    assert set(dtypes_of(encoder).values()) == {torch.bfloat16} and not encoder.training
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert all(FROZEN in vars(module) for module in encoder.modules())
-    assert is_unchanged(encoder)
-    assert encoder.config._attn_implementation == model.config.encoder_config._attn_implementation
-
-
-def test_a_built_encoder_has_no_parts_that_tokens_do_not_need():
-    config = tiny_config("whisper")
-    assert not hasattr(build_encoder(config), "decoder") and hasattr(random_encoder(config), "encoder")
-    assert type(build_encoder(tiny_config("siglip_text_model"))).__name__ == "SiglipTextModel"
-
-
-def test_frozen_modules_are_marked_and_returned():
-    layers = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
-    assert freeze(layers) is layers and not layers.training and not layers[1].training
-    assert all(getattr(module, FROZEN) is True for module in layers.modules())
-    assert not any(parameter.requires_grad for parameter in layers.parameters())
-
-
 def numbers_of(encoder: nn.Module) -> list[list[float]]:
     return [sorted(parameter.flatten().tolist()) for parameter in encoder.parameters()]
-
-
-def test_pretrained_weights_are_not_replaced():
-    encoder = random_encoder(tiny_config("bert"))
-    before = copy.deepcopy(encoder.state_dict())
-    assert replace_weights(encoder, "pretrained") is encoder
-    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
 
 
 def test_shuffled_weights_are_the_same_numbers_elsewhere():
@@ -203,14 +121,3 @@ def test_random_weights_are_drawn_apart_from_other_numbers():
     expected = build_encoder(tiny_config("bert")).to(torch.bfloat16)
     for one, other in zip(fresh.parameters(), expected.parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("place", ["", "some/model"])
-def test_settings_of_an_encoder_that_cannot_be_used_are_those_of_the_model(place):
-    config = tiny_model().config
-    config.name_or_path = place
-    vars(config.encoder_config)["intermediate_size"] = "wide"
-    with pytest.raises(ValueError) as error:
-        load_encoder(config)
-    before = f"{place}: " if place else ""
-    assert str(error.value).startswith(f"{before}{saved_encoder('bert')}: cannot be used (TypeError: ")

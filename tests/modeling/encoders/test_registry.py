@@ -1,4 +1,3 @@
-import dataclasses
 import pickle
 
 import pytest
@@ -16,9 +15,7 @@ from hf_any3d.modeling.encoders import (
     find_family,
     hidden_of,
     refused_encoders,
-    register_family,
     registry,
-    select_tower,
 )
 from hf_any3d.modeling.layers.forward_contract import onloaded
 from tests.errors import raises
@@ -121,13 +118,6 @@ def test_unsupported_settings_are_refused_with_the_reason(model_type, settings, 
         find_family(tiny_config(model_type, **settings))
 
 
-def test_unknown_encoder_is_refused_before_its_weights_are_read(tmp_path):
-    BartConfig(d_model=8, vocab_size=10).save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
-    with raises(UnsupportedEncoder, naming="bart"):
-        tiny_model(str(tmp_path))
-
-
 @pytest.mark.parametrize("tower", [None, "audio", "txt"])
 def test_composite_checkpoint_requires_a_tower(tower):
     with pytest.raises(UnsupportedEncoder, match=f"tower={tower!r}, expected one of 'text', 'vision'"):
@@ -161,65 +151,10 @@ def test_towers_of_a_composite_checkpoint_have_its_weights(checkpoint, tower, tm
     assert all(torch.equal(tensor, found[name]) for name, tensor in again.items())
 
 
-def test_single_tower_of_a_composite_checkpoint_is_selected_from_its_config():
-    full = AutoConfig.from_pretrained(saved_encoder("clip"))
-    assert select_tower(full, "vision") is full.vision_config
-
-
-def test_model_type_belongs_to_one_family():
-    bert = encoder_families()["bert"]
-    twin = dataclasses.replace(bert, name="twin")
-    with raises(ValueError, naming="model_type"):
-        register_family(twin)
-    assert encoder_families()["bert"] is bert
-
-
-def test_changing_the_returned_families_does_not_change_the_registry():
-    encoder_families().clear()
-    assert list(encoder_families()) == ALL
-
-
 @pytest.mark.parametrize("count", [0, 3, -1])
 def test_invalid_number_of_layers_is_refused(count):
     with pytest.raises(ValueError, match=rf"num_layers={count}; expected 1 to {LAYERS}"):
         encoder_settings(saved_encoder("bert"), None, None, count)
-
-
-def test_messages_name_all_that_is_supported():
-    supported = f"supported: {', '.join(sorted(ALL))} and, with tower=…, clap, clip, siglip, siglip2"
-    for config, reason in (
-        (BartConfig(), "'bart' is not supported: its layers and positions are unknown"),
-        (AutoConfig.for_model("bloom"), "'bloom' is not supported: its biases are defined for preceding tokens only"),
-    ):
-        with pytest.raises(UnsupportedEncoder) as error:
-            find_family(config)
-        assert str(error.value) == f"encoder of model_type {reason}; {supported}"
-    with pytest.raises(UnsupportedEncoder) as error:
-        find_family(tiny_config("dpt", is_hybrid=True))
-    assert str(error.value) == (
-        "this encoder of model_type 'dpt' is not supported: its patches come from a convolutional backbone "
-        "(is_hybrid=True)"
-    )
-
-
-def test_towers_are_checked_and_single_ones_need_no_name():
-    clip = AutoConfig.from_pretrained(saved_encoder("clip"))
-    with pytest.raises(UnsupportedEncoder) as error:
-        select_tower(clip, "audio")
-    assert str(error.value) == (
-        "a 'clip' checkpoint holds several encoders: tower='audio', expected one of 'text', 'vision'"
-    )
-    bert = tiny_config("bert")
-    assert select_tower(bert, None) is bert and select_tower(bert, "text") is bert
-    with pytest.raises(UnsupportedEncoder) as error:
-        select_tower(bert, "audio")
-    assert str(error.value) == "tower='audio' does not fit: 'bert' is a text encoder; leave tower out"
-    assert composite_checkpoints() == {
-        "clip": ("text", "vision"),
-        "siglip": ("text", "vision"),
-        "siglip2": ("text", "vision"),
-        "clap": ("text", "audio"),
-    }
 
 
 @pytest.mark.parametrize("model_type", ["bert", "vit", "llama"])

@@ -36,7 +36,7 @@ def test_the_largest_coordinate_is_allowed(number):
     assert refuse_out_of_range("points", torch.full((2, 3, 3), number, dtype=torch.float64)) is None
     assert refuse_out_of_range("points", torch.zeros(2, 0, 3)) is None
     beyond = torch.full((2, 3, 3), math.nextafter(LARGEST_COORDINATE, math.inf), dtype=torch.float64)
-    with raises(ValueError, naming="points: found 1e.12 in cloud"):
+    with raises(ValueError, naming="points: found 1e+12 in cloud"):
         refuse_out_of_range("points", beyond)
 
 

@@ -16,7 +16,6 @@ from hf_any3d.modeling.layers.heads import (
 )
 from hf_any3d.modeling.layers.tasks import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
-from tests.errors import raises
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -89,8 +88,6 @@ def test_a_calibrated_head_divides_its_logits():
     expected = head(features) / 0.8
     head.calibrate(0.8)
     torch.testing.assert_close(head(features), expected)
-    with raises(ValueError, naming="temperature=0; expected a number above"):
-        head.calibrate(0)
 
 
 @pytest.mark.parametrize(("activation", "plain"), [("relu", nn.ReLU), ("gelu", nn.GELU)])
@@ -113,13 +110,6 @@ def test_a_head_is_layers_norms_and_activations_before_a_last_layer(widths, bias
         for dropout in head.dropouts:
             dropout.p = 0.0
         torch.testing.assert_close(head(features), expected)
-
-
-def test_a_head_has_one_rate_of_dropout_for_all_layers_or_one_for_each():
-    assert [dropout.p for dropout in ClassificationHead(8, 3, (6, 4), dropout=0.3).dropouts] == [0.3, 0.3]
-    assert [dropout.p for dropout in ClassificationHead(8, 3, (6, 4)).dropouts] == [0.0, 0.0]
-    with raises(ValueError, naming="zip"):
-        ClassificationHead(8, 3, (6, 4), dropout=(0.5,))(torch.zeros(2, 8))
 
 
 def test_a_class_token_and_its_position_come_first():

@@ -12,7 +12,6 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, surprise
 from tests.common.case import varied_clouds
-from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
 from tests.tiny_features import fitted, tiny_features
@@ -111,25 +110,16 @@ def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_o
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"features": torch.zeros(5, 7)}, r"features has shape \(5, 7\); expected \(5, 6\)"),
-        ({"logits": torch.zeros(4, 3)}, r"logits has shape \(4, 3\); expected \(5, 3\)"),
+        ({"logits": torch.zeros(4, 3)}, "4 of logits"),
         ({"logits": torch.full((5, 3), torch.nan)}, "logits holds NaN"),
-        ({"groups": [0, 1]}, r"groups has shape \(2,\)"),
+        ({"groups": [0, 1]}, "2 groups"),
         ({"groups": [3] * 5}, "1 groups in 5 rows; expected at least two"),
-        ({"bank": torch.zeros(3, 7)}, r"bank has shape \(3, 7\); expected \(3, 6\)"),
     ],
 )
 def test_what_does_not_fit_is_named(given, message):
     rows = {"features": torch.randn(5, 6), "logits": torch.randn(5, 3)}
     with pytest.raises(ValueError, match=message):
         blank().fit_unknown_score(**(rows | given))
-
-
-def test_models_without_classes_are_refused():
-    model = blank()
-    model.config.problem_type = "regression"
-    with raises(ValueError, naming="problem_type"):
-        model.fit_unknown_score(torch.randn(5, 6), torch.randn(5, 3))
 
 
 def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
@@ -146,12 +136,6 @@ def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
         torch.testing.assert_close(opened(clouds).unknown, expected)
         base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=opened.config)
         torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path).eval()(clouds).unknown, expected)
-
-
-def test_an_adapter_without_room_for_the_score_is_refused():
-    model = get_peft_model(tiny_model(), GuidedAdapterConfig()).get_base_model()
-    with raises(ValueError, naming="unknown_rows"):
-        fitted(model)
 
 
 def test_a_score_of_features_is_independent_of_the_batch():

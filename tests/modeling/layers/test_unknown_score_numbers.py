@@ -1,7 +1,6 @@
 """The numbers of the unknown score, against plain loops over rows."""
 
 import math
-import re
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -10,9 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin, UnknownScoreMixin
-from tests.errors import raises
 
 
 class Classifier(UnknownScoreMixin, nn.Module):
@@ -84,60 +81,3 @@ def test_equal_rows_have_the_smallest_distance_and_deviation():
     sure = Classifier(2)
     sure.fit_unknown_score(rows(3, 2, seed=0), torch.tensor([[90.0, 0, 0]]).expand(3, -1))
     assert sure.config.unknown_surprise == pytest.approx([0, 1e-3])
-
-
-def test_a_score_has_room_for_the_rows_of_the_config_and_can_be_removed():
-    model = Classifier(4, unknown_rows=6, unknown_bank_rows=2)
-    assert model.unknown_score.features.shape == (6, 4) and model.unknown_score.bank.shape == (2, 4)
-    assert Classifier(4, unknown_rows=6).unknown_score.bank is None
-    kept = model.unknown_score
-    model.fit_unknown_score(rows(6, 4, seed=0), rows(6, 3, seed=1), bank=rows(2, 4, seed=2))
-    assert model.unknown_score is kept, "rows fit in"
-    for given in ({"features": rows(7, 4, seed=0), "bank": rows(2, 4, seed=2)}, {"features": rows(6, 4, seed=0)}):
-        before = model.unknown_score
-        model.fit_unknown_score(logits=rows(len(given["features"]), 3, seed=1), **given)
-        assert model.unknown_score is not before
-        assert model.unknown_score.features.shape == given["features"].shape
-    model.drop_unknown_score()
-    assert model.unknown_score is None and model.score_unknown(rows(1, 4, seed=0), rows(1, 3, seed=0)) is None
-    for setting in fields(UnknownScoreConfigMixin):
-        assert getattr(model.config, setting.name) == setting.default, setting.name
-
-
-def test_classifiers_of_one_class_or_other_problems_are_refused():
-    for settings in ({"num_labels": 1}, {"problem_type": "multi_label_classification"}):
-        with pytest.raises(ValueError, match="expected a classifier that chooses one of two or more classes"):
-            Classifier(2, **settings).fit_unknown_score(rows(3, 2, seed=0), rows(3, 3, seed=0))
-    two = Classifier(2, num_labels=2, problem_type="single_label_classification")
-    two.fit_unknown_score(rows(2, 2, seed=0), rows(2, 2, seed=0))
-    assert two.config.unknown_rows == 2
-
-
-@pytest.mark.parametrize("marker", [{"_hf_peft_config_loaded": True}, {"peft_config": {}}])
-def test_an_adapter_needs_room_for_exactly_its_rows(marker):
-    model = Classifier(2, unknown_rows=3)
-    for name, value in marker.items():
-        setattr(model, name, value)
-    model.fit_unknown_score(rows(3, 2, seed=0), rows(3, 3, seed=0))
-    message = "unknown_rows=3 and unknown_bank_rows=0 with an adapter, which stores what there was when it was added; "
-    for given, expected in (
-        ({"features": rows(4, 2, seed=0)}, "unknown_rows=4 and unknown_bank_rows=0"),
-        ({"features": rows(3, 2, seed=0), "bank": rows(5, 2, seed=0)}, "unknown_rows=3 and unknown_bank_rows=5"),
-    ):
-        wanted = f"{message}expected a model that was built with {expected}"
-        with pytest.raises(ValueError, match=re.escape(wanted)):
-            model.fit_unknown_score(logits=rows(len(given["features"]), 3, seed=0), **given)
-
-
-@pytest.mark.parametrize("name", ["unknown_distance", "unknown_side", "unknown_surprise"])
-def test_stored_pairs_are_a_mean_and_a_positive_deviation(name):
-    assert getattr(ActConfig(**{name: [-3.0, 1e-6]}), name) == [-3.0, 1e-6]
-    for wrong in ([0.0, 0.0], [0.0, -1.0], [1.0], [0.0, 1.0, 2.0]):
-        with pytest.raises(ValueError, match=re.escape(f"{name}={wrong}; expected a mean and a standard deviation")):
-            ActConfig(**{name: wrong})
-
-
-def test_a_bank_needs_a_score():
-    assert ActConfig(unknown_bank_rows=2, unknown_rows=1).unknown_bank_rows == 2
-    with raises(ValueError, naming="unknown_bank_rows"):
-        ActConfig(unknown_bank_rows=2)

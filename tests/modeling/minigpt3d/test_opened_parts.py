@@ -1,17 +1,11 @@
 """How a MiniGPT-3D is built around its parts and opened again: records, precision, settings, and what is refused."""
 
-import re
-import shutil
-
-import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import MiniGPT3DModel, build_from_parts
-from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer, open_part
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from tests.errors import raises
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
@@ -41,17 +35,6 @@ def test_parts_that_are_given_by_name_are_recorded(folder):  # noqa: F811
         build_from_parts(folder / "point_encoder", given, text, revisions={"qformer": "main"}, **SETTINGS)
 
 
-def test_a_part_is_opened_with_its_record(folder):  # noqa: F811
-    opened, record = open_part("qformer", PretrainedPart(str(folder / "qformer")), dtype=torch.bfloat16)
-    assert type(opened) is QueriesAndQFormer and opened.dtype == torch.bfloat16
-    assert record == PretrainedPart(str(folder / "qformer"), None, resolve_encoder(folder / "qformer").checksum)
-    part = PretrainedPart("language_model", checksum=resolve_encoder(folder / "language_model").checksum)
-    opened, _ = open_part("language_model", part, model=folder, attn_implementation="eager")
-    assert opened.config._attn_implementation == "eager"
-    config = type(opened.config).from_pretrained(folder / "language_model", num_hidden_layers=1)
-    assert len(open_part("language_model", part, config=config, model=folder)[0].model.layers) == 1
-
-
 def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # noqa: F811
     model = built(folder)
     model.generation_config.max_new_tokens = 13
@@ -72,31 +55,6 @@ def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # 
         torch.testing.assert_close(found, model(prompt, points=points).logits, rtol=1e-4, atol=1e-5)
     with raises(ValueError, naming="tp_size"):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, tp_size=2)
-
-
-def test_wrong_tensors_are_counted(folder, tmp_path):  # noqa: F811
-    built(folder).save_pretrained(tmp_path)
-    stored = load_file(tmp_path / "model.safetensors")
-    shutil.copy(tmp_path / "model.safetensors", tmp_path / "kept")
-    extra = {f"extra{number}": torch.zeros(1) for number in range(9)}
-    missing = "minigpt3d.bridge.projector.fc2.bias"
-    changed = {name: tensor for name, tensor in (stored | extra).items() if name != missing}
-    save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    told = "; ".join(f"extra{number} is not the model's" for number in range(8))
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}: {told} and 2 more')}$"):
-        MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
-    changed = {name: tensor for name, tensor in stored.items() if name != missing}
-    save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"^{re.escape(f'{tmp_path}: {missing} is missing')}$"):
-        MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path)
-
-
-def test_a_language_model_that_is_stored_cannot_be_quantized_alone(folder, tmp_path):  # noqa: F811
-    text = AutoModelForCausalLM.from_pretrained(folder / "language_model")
-    build_from_parts(folder / "point_encoder", folder / "qformer", text, **SETTINGS).save_pretrained(tmp_path)
-    message = "quantization_config: the language model is stored with the model; expected one kept elsewhere"
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, quantization_config=object())
 
 
 def test_clouds_are_read_without_gradients_unless_their_encoder_trains():

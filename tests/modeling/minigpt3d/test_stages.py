@@ -6,13 +6,11 @@ from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
 from hf_any3d.modeling.minigpt3d import (
     MiniGPT3DConfig,
     MiniGPT3DForConditionalGeneration,
-    load_stage_tensors,
     set_stage,
     stage_names,
-    stage_tensors,
     trained_names,
-    weight_decay_groups,
 )
+from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.minigpt3d.conversations import training_batch
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.modeling.minigpt3d.released_model import QFORMER_LORA, TEXT_LORA, released_model
@@ -71,7 +69,10 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
         case = ReferenceCase("train", left_out="Qformer.*lora")
     model = released_model(case, IdentityEncoder(), **changes)
     set_stage(model, stage)
-    decayed, others = (group["params"] for group in weight_decay_groups(model))
+    decaying = set(decaying_parameters(model))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decayed = [parameter for name, parameter in trained.items() if name in decaying]
+    others = [parameter for name, parameter in trained.items() if name not in decaying]
     recorded = case.manifest["stages"][stored]
     parameters = dict(model.base_model.named_parameters())
     for key, names, ours in (
@@ -80,7 +81,9 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
     ):
         theirs = [parameters[name] for name in our_names(names)]
         assert {id(parameter) for parameter in theirs} == {id(parameter) for parameter in ours}, key
-    optimizer = torch.optim.AdamW(weight_decay_groups(model), lr=1e-3)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=1e-3
+    )
     batch = training_batch(case.manifest)
     clouds = torch.from_numpy(4 * points("minigpt3d_train", 2, 513, 384) - 2)
     losses = []
@@ -97,30 +100,6 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
                 torch.testing.assert_close(norms, case[f"{stored}.grad_norm_{key}"], rtol=1e-3, atol=1e-6)
         optimizer.step()
     torch.testing.assert_close(torch.tensor(losses), case[f"{stored}.losses"], rtol=0, atol=1e-3)
-
-
-def test_tensors_of_a_stage_are_saved_and_loaded(tmp_path):
-    trained, fresh = tiny_model(seed=1), tiny_model(seed=2)
-    kept = stage_tensors(trained, 3)
-    load_stage_tensors(fresh, 3, kept)
-    for name, tensor in stage_tensors(fresh, 3).items():
-        assert torch.equal(tensor, kept[name]), name
-
-
-def test_tensors_of_another_stage_are_refused_by_name():
-    model = tiny_model()
-    kept = stage_tensors(model, 1)
-    invalid = {
-        name: tensor.new_zeros(1) if name == "bridge.point_mlp.layers.0.bias" else tensor
-        for name, tensor in kept.items()
-        if name != "bridge.point_mlp.layers.1.bias"
-    }
-    message = (
-        "bridge.point_mlp.layers.1.bias is missing; extra is not trained in stage 1; "
-        r"bridge.point_mlp.layers.0.bias has shape \(1,\), expected"
-    )
-    with pytest.raises(ValueError, match=message):
-        load_stage_tensors(model, 1, invalid | {"extra": torch.zeros(1)})
 
 
 def test_experts_are_used_only_in_the_fourth_stage():

@@ -1,10 +1,8 @@
 """Dropout and weight decay while MiniGPT-3D trains, as published, and the released dropout at inference."""
 
-import pytest
 import torch
 
-from hf_any3d.modeling.minigpt3d import set_stage, weight_decay_groups
-from hf_any3d.training.trainer import decaying_parameters
+from hf_any3d.modeling.minigpt3d import set_stage
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids, with_lora
 from tests.modeling.minigpt3d.tiny_model import POINT_TOKEN, clouds, tiny_config, tiny_model
 
@@ -44,22 +42,12 @@ def test_dropout_at_inference_is_off_by_default(caplog):
     assert torch.equal(released(words).logits, released(words).logits)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 4])
-def test_the_trainer_decays_the_published_parameters(stage):
-    model = tiny_model()
-    set_stage(model, stage)
-    names = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    decayed, others = ({names[id(p)] for p in group["params"]} for group in weight_decay_groups(model))
-    decaying = set(decaying_parameters(model)) & set(names.values())
-    assert decaying == decayed and not decaying & others
-
-
 def test_unselected_experts_get_weight_decay():
     model = with_lora(tiny_model(router_top_k=1))
     set_stage(model, 4)
     model.bridge.experts.router.requires_grad_(False)  # so that the same set is selected twice
     model.train()
-    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.5), lr=0.1)
+    optimizer = torch.optim.AdamW(list(model.bridge.experts.queries), lr=0.1, weight_decay=0.5)
     before = [queries.detach().clone() for queries in model.bridge.experts.queries]
     prompt, points = ids([2, *CLOUD, 5, 6]), torch.stack(clouds(40))
     for _ in range(2):

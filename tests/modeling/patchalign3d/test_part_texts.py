@@ -63,7 +63,6 @@ def test_labels_and_templates_that_make_no_text_are_refused():
     assert part_prompts(["Arm"], ["{} {x", "b {} c {} d"], "Sofa") == [["arm {x", "b arm c sofa d"]]
     for arguments, message in (
         ((["!?"],), "label '!?' has no letters or digits"),
-        ((["a"], "part"), "templates='part'; expected one of part_only, part_plus_cat, ensemble"),
         ((["a"], "part_plus_cat"), "category is missing, which template 'a {} of a {}' names"),
         ((["a"], []), "expected a list with at least one template"),
         ((["a"], ["part"]), "templates has 'part'; expected a text with {} for the part"),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d import PatchAlign3DConfig
 from hf_any3d.evaluation.part_names import named_part_iou
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForPreTraining,
@@ -20,7 +19,6 @@ from hf_any3d.modeling.patchalign3d.patch_targets import (
 )
 from hf_any3d.modeling.point_encoders.part_texts import label_masks
 from tests.common.case import varied_clouds
-from tests.errors import raises
 from tests.modeling.aligned_case import AlignedCase
 from tests.tiny_aligned import FEATURES, tiny_aligned
 
@@ -145,35 +143,3 @@ def test_one_setting_freezes_as_published(trained, names):
         wanted = tuple(f"patchalign3d.{name}" for name in names) + ("alignment.",)
         own = {name for name, parameter in frozen.named_parameters() if parameter.requires_grad}
         assert own == {name for name, _ in frozen.named_parameters() if name.startswith(wanted)}
-
-
-def test_wrong_arguments_are_refused(model):
-    clouds, texts = varied_clouds(2), torch.randn(3, FEATURES)
-    labels = torch.zeros(clouds.shape[:2], dtype=torch.long)
-    for arguments, message in (
-        ({"text_embeds": texts, "input_ids": labels}, "both input_ids and text_embeds"),
-        ({"labels": labels}, "the loss compares patches with texts"),
-        ({"text_embeds": texts, "labels": labels + 3}, "labels has 3; expected 0 to 2"),
-        ({"text_embeds": texts, "labels": labels[:, :4]}, r"labels have shape \(2, 4\)"),
-        ({"text_embeds": texts, "patch_to_point": "mean"}, "patch_to_point='mean'; expected one of 'nearest'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            model(clouds, **arguments)
-    distilled = tiny_aligned(PatchAlign3DForPreTraining)
-    features, centers = torch.randn(2, 5, FEATURES), torch.randn(2, 5, 3)
-    for arguments, message in (
-        ((features,), "belong together"),
-        ((features, centers[:, :4]), r"target_centers has shape \(2, 4, 3\); expected \(2, 5, 3\)"),
-        ((features[:1], centers[:1]), r"expected \(2, 5, 3\)"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            distilled(clouds, *arguments)
-    for settings, message in (
-        ({"trained": "head"}, "trained='head'; expected one of 'all'"),
-        ({"patch_to_point": "mean"}, "patch_to_point='mean'"),
-        ({"category_templates": ["of"]}, "category_templates has 'of'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            PatchAlign3DConfig(**settings)
-    with raises(ValueError, naming="form='other'"):
-        named_part_iou(np.zeros(3), np.zeros(3), 2, "other")

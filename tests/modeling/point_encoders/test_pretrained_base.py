@@ -1,6 +1,5 @@
 """The point transformer under an adapter: where its weights come from, how it is opened, stored and trained."""
 
-import json
 import re
 
 import pytest
@@ -8,14 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.utils import logging
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActModel
 from hf_any3d.modeling.encoders.loading import freeze
-from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.errors import raises
 from tests.tiny_act import clouds, tiny_act
 
 
@@ -73,60 +69,12 @@ def test_a_part_is_opened_in_full_precision_and_its_weights_are_checked(stored):
     assert eager.config._attn_implementation == "eager"
 
 
-@pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
-@pytest.mark.parametrize("shown", [True, False])
-def test_bars_are_shown_after_loading_as_before(stored, shown):
-    model, folder = stored
-    was_shown = logging.is_progress_bar_enabled()
-    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
-    try:
-        ActModel.open_stored_part(str(folder), model.config, {})
-        assert logging.is_progress_bar_enabled() is shown
-        # The config of the base model is a copy.
-        deeper = model.config_of_base(model.config)
-        deeper.num_hidden_layers = 4
-        message = f"{folder}: lacks weights of the point transformer: blocks.layers.3.attention.proj.bias, blocks."
-        with pytest.raises(ValueError, match=re.escape(message)):
-            ActModel.open_stored_part(str(folder), deeper, {})
-        assert model.config.num_hidden_layers == 3
-        assert logging.is_progress_bar_enabled() is shown
-    finally:
-        (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
-
-
 def test_a_checkpoint_with_an_adapter_is_no_source(stored):
     model, folder = stored
     (folder / "adapter_config.json").write_text("{}")
     message = f"{folder}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
     with pytest.raises(ValueError, match=re.escape(message)):
         ActModel.open_stored_part(str(folder), model.config, {"revision": None})
-
-
-def test_a_model_is_built_around_its_part():
-    part = tiny_act(ActModel)
-    assert ActModel.build_around(part, part.config) is part
-    part.hf_quantizer, part.is_quantized = "quantizer", True
-    model = ActForPointCloudClassification.build_around(part, part.config)
-    assert model.act is part and model.adapted_part is part
-    assert model.hf_quantizer == "quantizer" and model.is_quantized is True
-    assert "is_loaded_in_4bit" not in vars(model)
-
-
-def test_a_part_is_saved_as_a_checkpoint_without_sources(tmp_path):
-    model = tiny_act(ActForPointCloudClassification)
-    model.config.set_part("base", PretrainedPart("me/model", revision="main"))
-    model.save_part(model.act.state_dict(), tmp_path)
-    assert "parts" not in {name for name, value in json.loads((tmp_path / "config.json").read_text()).items() if value}
-    assert not (tmp_path / "README.md").exists() and model.config.base_name_or_path == "me/model"
-    opened = ActModel.from_pretrained(tmp_path)
-    assert torch.equal(opened(clouds()).pooler_output, model.act(clouds()).pooler_output)
-    assert opened.config.num_hidden_layers == 3 and opened.config.parts is None
-
-
-def test_models_name_the_class_of_their_part():
-    assert ActForPointCloudClassification.base_class() is ActModel
-    with raises(NotImplementedError, naming="base_class"):
-        type("Other", (PretrainedBaseMixin,), {}).base_class()
 
 
 def test_frozen_modules_stay_in_eval_mode():

@@ -11,7 +11,6 @@ from hf_any3d.modeling.point_encoders.set_abstraction import (
     SetAbstraction,
     ball_neighbors,
     sample_centers,
-    shared_layers,
 )
 from tests.common.case import spread_weights, varied_clouds
 
@@ -145,13 +144,3 @@ def test_a_level_uses_the_mask_and_the_least_norm_and_returns_features_in_their_
     assert groups.mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     half = made.bfloat16().requires_grad_(False)(clouds, features)
     assert half.features.dtype == torch.bfloat16 and half.centers.dtype == torch.float32
-
-
-def test_shared_layers_have_no_bias_before_their_norm():
-    layers = shared_layers((3, 8, 5))
-    sizes = [(layer.linear.in_features, layer.linear.out_features, layer.norm.num_features) for layer in layers]
-    assert sizes == [(3, 8, 8), (8, 5, 5)] and all(layer.linear.bias is None for layer in layers)
-    rows = torch.randn(2, 4, 3, 3)
-    layer = layers[0].train()
-    expected = nn.functional.batch_norm(layer.linear(rows).flatten(0, 2), None, None, training=True).relu()
-    torch.testing.assert_close(layer(rows), expected.view(2, 4, 3, 8))

@@ -18,15 +18,11 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     embed_prompts,
     embed_texts,
-    fill_templates,
-    find_text_tower,
     open_text_tower,
     own_projection,
-    register_text_tower,
     text_tower_families,
     text_tower_settings,
 )
-from tests.errors import raises
 from tests.modeling.test_text_towers import config_of
 from tests.tiny_text_towers import saved_text_tower
 
@@ -74,24 +70,6 @@ def test_each_family_takes_its_own_output_of_the_model(model_type, pooling):
     family.features(model, {"input_ids": IDS, "attention_mask": MASK}, pooling)
     # SigLIP was trained on padded texts without a mask.
     assert set(model.given) == ({"input_ids"} if model_type.startswith("siglip") else {"input_ids", "attention_mask"})
-
-
-@pytest.mark.parametrize(
-    ("model_type", "positions", "longest"),
-    [("clip", 77, 77), ("siglip", 64, 64), ("clap", 514, 512), ("bert", 512, 256), ("roberta", 100, 98)],
-)
-def test_texts_are_as_long_as_positions_and_training_allow(model_type, positions, longest):
-    config = SimpleNamespace(max_position_embeddings=positions, pad_token_id=1)
-    family = FAMILIES[model_type]
-    assert family.max_length(config) == longest
-    assert family.fixed_length is model_type.startswith("siglip")
-    assert family.pools_words is (model_type in ("bert", "roberta"))
-    short = FAMILIES["mpnet"].max_length(SimpleNamespace(max_position_embeddings=100, pad_token_id=1))
-    assert short == 100 and FAMILIES["xlm-roberta"].max_length(config) == min(positions - 2, 256)
-    for limit, expected in ((10**30, longest), (30, 30)):
-        tower = TextTower(Model(**vars(config)).train(), SimpleNamespace(model_max_length=limit), family)
-        assert tower.max_length == expected and not tower.model.training
-        assert not tower.model.weight.requires_grad and tower.pooling is None
 
 
 class Tokenizer:
@@ -151,34 +129,6 @@ def test_many_texts_are_embedded_in_order(monkeypatch):
     torch.testing.assert_close(embed_prompts(tower, prompts), normalize(rows, dim=-1))
 
 
-def test_labels_fill_the_one_place_of_each_template():
-    assert fill_templates(["a", "b"], ["x {}", "{} {y}"]) == [["x a", "a {y}"], ["x b", "b {y}"]]
-    for wrong, message in (
-        ("a {}", "hypothesis_template='a {}'; expected a list with at least one template"),
-        ((), "hypothesis_template=(); expected a list with at least one template"),
-        (["{}", "none"], "hypothesis_template has 'none'; expected a text with one {} for the label"),
-        (["{}{}"], "hypothesis_template has '{}{}'; expected a text with one {} for the label"),
-        ([3], "hypothesis_template has 3; expected a text with one {} for the label"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            fill_templates(["a"], wrong)
-
-
-def test_a_model_type_has_one_family_with_its_width():
-    with raises(ValueError, naming="model_type"):
-        register_text_tower(dataclasses.replace(FAMILIES["clip"], model_types=("bert",)))
-    config = SimpleNamespace(projection_dim=3, projection_size=5, hidden_size=7)
-    widths = {name: family.width(config) for name, family in FAMILIES.items()}
-    assert widths == {name: 7 for name in widths} | {"clip": 3, "clap": 3, "siglip": 5, "siglip2": 5}
-    assert find_text_tower(SimpleNamespace(model_type="clip")) is FAMILIES["clip"]
-    names = {"clip": "CLIP", "siglip": "SigLIP", "siglip2": "SigLIP 2", "clap": "CLAP"}
-    assert {name: family.name for name, family in FAMILIES.items()} == dict.fromkeys(
-        FAMILIES, "sentence encoders"
-    ) | names
-    sentence = ["bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"]
-    assert list(FAMILIES) == [*names, *sentence, "roberta", "xlm-roberta", "camembert"]
-
-
 @pytest.fixture
 def files(tmp_path):
     """A copy of a sentence encoder whose files may be changed."""
@@ -210,20 +160,6 @@ def test_the_pooling_is_that_of_the_files_and_modules(files):
     # Without a list of modules the usual folder counts.
     (files / "modules.json").unlink()
     assert text_tower_settings(files)["text_pooling"] == "mean"
-
-
-def test_texts_of_composite_checkpoints_have_their_projected_width():
-    assert text_tower_settings(saved_text_tower("clip")) == {"text_width": 16, "text_pooling": None}
-
-
-def test_a_text_tower_has_the_width_of_its_checkpoint():
-    text = SimpleNamespace(projection_dim=3)
-    for model_type in ("clip", "siglip", "siglip2", "clap"):
-        for width, expected in ((5, 5), (None, 3)):
-            made = FAMILIES[model_type].text_config(SimpleNamespace(text_config=text, projection_dim=width))
-            assert made.projection_dim == expected and made is not text and text.projection_dim == 3
-        assert FAMILIES[model_type].text_config(SimpleNamespace(text_config=text)).projection_dim == 3
-    assert FAMILIES["bert"].text_config(text) is text
 
 
 def test_a_checkpoint_without_weights_of_the_tower_is_refused(tmp_path):

@@ -8,19 +8,17 @@ from torch.nn.functional import normalize
 
 from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoder, TextAlignment
+from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.zero_shot import (
-    TextFeaturesMixin,
     contrastive_loss,
     matching_pairs,
     pair_loss,
     scaled_cosines,
     unit_vectors_like,
 )
-from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
+from hf_any3d.modeling.uni3d import Uni3DForZeroShotPointCloudClassification
 from tests.common.case import varied_clouds
-from tests.errors import raises
-from tests.tiny_aligned import OWN, SMALL, tiny_aligned
+from tests.tiny_aligned import tiny_aligned
 
 MODULE = importlib.import_module("hf_any3d.modeling.point_encoders.zero_shot")
 
@@ -63,24 +61,6 @@ def test_a_scale_is_bounded_only_where_there_is_a_bound():
         vectors, scale = alignment(torch.tensor([[3.0, 4.0]]).half())
         assert scale.item() == pytest.approx(expected, rel=1e-5)
         assert vectors.dtype == torch.float32 and vectors.tolist() == [pytest.approx([0.6, 0.8], rel=1e-3)]
-
-
-def test_subclasses_say_how_clouds_and_texts_are_read():
-    class Incomplete(AlignedEncoder):
-        config_class = Uni3DConfig
-
-    class Textless(TextFeaturesMixin):
-        pass
-
-    encoder = Incomplete(Uni3DConfig(**SMALL, **OWN["uni3d"]), final_norm=True)
-    with pytest.raises(NotImplementedError, match="Incomplete must define cut"):
-        encoder.cut(torch.zeros(1, 20, 6))
-    with pytest.raises(NotImplementedError, match="Incomplete must define embed"):
-        encoder.embed(None)
-    with raises(NotImplementedError, naming="text_tower"):
-        _ = Textless().text_tower
-    given = torch.ones(2, 5)
-    assert Textless().embed_texts(None, None, given) is given and Textless().embed_texts(None, None, None) is None
 
 
 @torch.no_grad()

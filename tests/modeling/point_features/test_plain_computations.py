@@ -8,7 +8,6 @@ import torch
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from hf_any3d import (
-    ActModel,
     PointFeaturesConfig,
     PointFeaturesForPointCloudClassification,
     PointFeaturesModel,
@@ -157,16 +156,6 @@ def test_features_are_standardized_means_over_the_copies_and_the_encoder_tells_o
     }
 
 
-def test_descriptors_alone_have_the_points_as_their_only_state():
-    model = PointFeaturesModel(PointFeaturesConfig(features=["descriptors"], copies=2))
-    clouds = varied_clouds(2, 20)
-    assert set(model(clouds)) == {"pooler_output"}
-    (state,) = model(clouds, output_hidden_states=True).hidden_states
-    assert torch.equal(state, clouds)
-    assert model.dtype == torch.float32 and model.device == torch.device("cpu")
-    assert model.double().dtype == model.mean.dtype
-
-
 def tiny_vision(kind: str, **settings):
     torch.manual_seed(0)
     if kind == "resnet":
@@ -207,17 +196,6 @@ def test_views_are_normalized_and_read_by_the_vision_model(kind, of_vision, imag
     assert model.config.widths() == {"views": found.shape[1]} and model.config.encoder_config is None
 
 
-def test_views_are_224_pixels_wide_where_nothing_says_so():
-    model = PointFeaturesModel.from_parts_pretrained(vision=tiny_vision("resnet"), features=("views",), views=1)
-    seen = []
-    model.vision.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["pixel_values"].shape), with_kwargs=True
-    )
-    with torch.no_grad():
-        model(varied_clouds(1))
-    assert seen == [(1, 3, 224, 224)]
-
-
 @torch.no_grad()
 def test_a_classifier_divides_its_logits_and_scores_clouds_that_were_seen_from_one_side(tmp_path):
     model = tiny_features(PointFeaturesForPointCloudClassification, temperature=0.25)
@@ -240,22 +218,3 @@ def test_a_classifier_divides_its_logits_and_scores_clouds_that_were_seen_from_o
     for wrong in ((weight[1:], 0.0), (weight * math.inf, 0.0), (weight, math.nan)):
         with pytest.raises(ValueError, match=rf"weight has shape .*; expected \({len(weight)},\), and finite numbers"):
             model.set_side_head(*wrong)
-
-
-def test_a_classifier_returns_the_states_of_its_encoder():
-    model = tiny_features(PointFeaturesForPointCloudClassification)
-    model.point_features.encoder.set_attn_implementation("eager")
-    with torch.no_grad():
-        output = model(varied_clouds(2), output_hidden_states=True, output_attentions=True)
-        core = model.point_features(varied_clouds(2), output_hidden_states=True, output_attentions=True)
-    for name in ("hidden_states", "attentions"):
-        assert all(map(torch.equal, output[name], core[name])) and len(output[name]) == len(core[name]) > 0
-
-
-def test_a_model_of_points_is_told_from_others_by_what_it_reads():
-    bare = ActModel(tiny_features(PointFeaturesModel).config.encoder_config)
-    model = PointFeaturesModel.from_parts_pretrained(encoder=bare, features=("encoder",), copies=1)
-    assert list(model.config.widths()) == ["encoder"] and model.config.encoder_weights == "pretrained"
-    assert model.encoder is bare and not bare.training and not any(p.requires_grad for p in bare.parameters())
-    random = PointFeaturesModel.from_parts_pretrained(encoder=bare, encoder_weights="random", in_channels=5)
-    assert random.config.encoder_weights == "random" and random.config.in_channels == 5

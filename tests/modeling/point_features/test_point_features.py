@@ -11,8 +11,6 @@ from transformers import AutoModel, ViTConfig, ViTModel
 
 import hf_any3d
 from hf_any3d import (
-    ActConfig,
-    ActModel,
     Any2PointForPointCloudClassification,
     Any2PointModel,
     AutoModelForPointCloudClassification,
@@ -282,20 +280,6 @@ def test_a_model_that_lost_weights_of_the_adapter_in_its_wrap_is_refused(tmp_pat
         AutoModelForPointCloudClassification.from_pretrained(tmp_path)
 
 
-def test_settings_of_an_adapter_in_a_config_are_checked(tmp_path):
-    wrap = adapted_wrap("LoRA").get_base_model()
-    PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrap, copies=1).save_pretrained(tmp_path)
-    path = tmp_path / "config.json"
-    good = json.loads(path.read_text())
-    for changes, message in (
-        ({"peft_type": "PICKLE"}, "peft_type is 'PICKLE'; expected one of"),
-        ({"colors": 3}, "settings of an adapter of the method LORA"),
-    ):
-        path.write_text(json.dumps(good | {"wrap_adapter": good["wrap_adapter"] | changes}))
-        with pytest.raises(ValueError, match=message):
-            AutoModelForPointCloudClassification.from_pretrained(tmp_path)
-
-
 @torch.no_grad()
 def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
     clouds = varied_clouds(8, 200)
@@ -333,35 +317,3 @@ def test_frozen_features_of_a_random_wrap_are_blind_to_the_shape_of_patches():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         PointFeaturesConfig(**settings)
-
-
-def test_wrong_arguments_are_named(tmp_path):
-    with raises(TypeError, naming="has no argument 'copys'"):
-        PointFeaturesModel.from_parts_pretrained(copys=3)
-    with raises(ValueError, naming="ViTModel"):
-        PointFeaturesModel.from_parts_pretrained(encoder=ViTModel(ViTConfig(image_size=32, patch_size=8, **SIZES)))
-    for revisions in ({"encode": "main"}, {"encoder": "main"}):  # of no part, of one that is not given by name
-        with pytest.raises(ValueError, match=f"revisions has '{[*revisions][0]}'; expected none"):
-            PointFeaturesModel.from_parts_pretrained(revisions=revisions)
-    for encoder, message in (("", "Repo id must use"), ("./typo", "no directory ./typo")):
-        with pytest.raises((ValueError, OSError), match=message):
-            PointFeaturesModel.from_parts_pretrained(encoder=encoder)
-    model = tiny_features(PointFeaturesModel)
-    with pytest.raises(ValueError, match="at least 12 points"):
-        model(varied_clouds(1, 5))
-
-
-def test_widths_are_not_guessed_before_a_model_is_built():
-    config = hf_any3d.PointFeaturesConfig(features=("encoder",))
-    with raises(ValueError, naming="encoder_width"):
-        config.widths()
-
-
-def test_a_frozen_model_keeps_its_attention_or_gets_that_of_the_model_around_it():
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "num_groups": 8, "group_size": 4}
-    config = PointFeaturesConfig(features=["encoder"], encoder_config=ActConfig(**sizes), encoder_weights="random")
-    model = PointFeaturesModel(config)
-    assert model.encoder.config._attn_implementation == model.config._attn_implementation == "sdpa"
-    eager = ActModel._from_config(ActConfig(**sizes), attn_implementation="eager")
-    kept = PointFeaturesModel(config, {"encoder": eager})
-    assert kept.encoder.config._attn_implementation == "eager"

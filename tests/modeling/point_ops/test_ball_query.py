@@ -41,18 +41,3 @@ def test_compiled_code_gives_the_same():
     points = torch.rand(2, 40, 3, generator=torch.Generator().manual_seed(1))
     compiled = torch.compile(lambda cloud: ball_query(cloud[:, :5], cloud, 0.4, 6), backend="eager", fullgraph=True)
     assert torch.equal(compiled(points), ball_query(points[:, :5], points, 0.4, 6))
-
-
-@pytest.mark.parametrize(
-    ("query", "points", "radius", "k", "message"),
-    [
-        ((2, 3, 2), (2, 9, 3), 0.1, 1, r"query: shape \(2, 3, 2\); expected \(2, query, 3 or more\)"),
-        ((1, 3, 3), (2, 9, 3), 0.1, 1, r"query: shape \(1, 3, 3\)"),
-        ((2, 3, 3), (2, 9, 3), 0.0, 1, "radius=0.0, k=1 .* expected positive"),
-        ((2, 3, 3), (2, 9, 3), 0.1, 0, "k=0 .* expected positive"),
-        ((2, 3, 3), (2, 0, 3), 0.1, 1, "radius=0.1, k=1 in clouds of 0 points; expected positive numbers"),
-    ],
-)
-def test_wrong_arguments_are_named(query, points, radius, k, message):
-    with pytest.raises(ValueError, match=message):
-        ball_query(torch.rand(query), torch.rand(points), radius, k)

@@ -47,19 +47,3 @@ def test_voxels_do_not_depend_on_the_other_clouds():
 def test_tiny_voxels_separate_points():
     cloud = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]]])
     assert voxel_cells(cloud, 1e-6).tolist() == [[0, 1, 2, 3, 1]]
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: line_cells(torch.zeros(3), 0, 77), "cell_size: 0; expected a positive number"),
-        (lambda: line_cells(torch.zeros(3), 2, -1), "length: -1; expected a positive number"),
-        (lambda: plane_cells(torch.zeros(1, 5, 3), 2, 10, 10), r"position: shape \(1, 5, 3\)"),
-        (lambda: plane_cell_count(float("nan"), 10, 10), "cell_size: nan"),
-        (lambda: voxel_cells(torch.zeros(5, 3), 0.1), r"xyz: shape \(5, 3\)"),
-        (lambda: voxel_cells(torch.zeros(1, 5, 3), -0.1), "edge: -0.1; expected a positive number"),
-    ],
-)
-def test_errors_name_the_argument_and_the_value(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE, in_full_precision, voxel_cells
 from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, normalize_centers
-from hf_any3d.modeling.point_ops.grouping import check_channels, flatten_index
+from hf_any3d.modeling.point_ops.grouping import flatten_index
 from tests.errors import raises
 from tests.modeling.accelerator import on_accelerator
 
@@ -138,28 +138,9 @@ def test_grids_of_voxels_may_be_shifted(edge, shift, expected, exporting, monkey
     assert voxel_cells(CLOUD, edge, shift).dtype == torch.long
 
 
-@pytest.mark.parametrize("shift", [-0.1, 1.0])
-def test_shifts_of_a_whole_voxel_are_refused(shift):
-    with pytest.raises(ValueError, match=rf"shift: {shift}; expected at least 0 and less than 1"):
-        voxel_cells(CLOUD, 1.0, shift)
-    for shape in ((5, 3), (1, 5, 2)):
-        with pytest.raises(ValueError, match=r"expected \(batch, points, 3\)"):
-            voxel_cells(torch.zeros(shape), 1.0)
-
-
 def test_points_beyond_the_last_voxel_share_it():
     far = torch.tensor([[[0.0, 0, 0], [2.0**21 - 1, 0, 0], [2.0**21 + 9, 0, 0], [0, 2.0**21 - 1, 0], [0, 0, 2.0**22]]])
     assert voxel_cells(far, 1.0).tolist() == [[0, 1, 1, 3, 4]]
-
-
-def test_clouds_of_another_number_of_channels_are_refused():
-    check_channels(torch.zeros(2, 5, 6), 6)
-    for shape in ((5, 6), (2, 5, 3)):
-        with pytest.raises(ValueError) as error:
-            check_channels(torch.zeros(shape), 6)
-        assert str(error.value) == (
-            f"points has shape {shape}; expected (batch, points, 6): the last axis is config.in_channels"
-        )
 
 
 @pytest.mark.parametrize(
@@ -179,7 +160,7 @@ def test_clouds_are_cast_to_full_precision(points, model, expected):
 def test_clouds_that_a_precision_cannot_square_are_refused(monkeypatch):
     assert in_full_precision(torch.full((1, 2, 3), LARGEST_COORDINATE), torch.float32) is not None
     half = torch.full((1, 2, 3), 257.0)
-    with raises(ValueError, naming="points, 3)"):
+    with raises(ValueError, naming="257"):
         in_full_precision(half, torch.float16)
     with pytest.raises(ValueError, match=r"points has shape \(0, 2, 3\); expected at least one cloud"):
         in_full_precision(half[:0], torch.float32)

@@ -40,18 +40,3 @@ def test_an_index_past_the_cloud_does_not_reach_the_next_one():
     for index in ([[5], [0]], [[0], [-1]]):
         with raises(IndexError, naming="index: values from"):
             gather_points(values, torch.tensor(index))
-
-
-@pytest.mark.parametrize(
-    ("operation", "values", "index", "message"),
-    [
-        (gather_points, torch.zeros(5, 3), torch.zeros(1, 2).long(), r"values: shape \(5, 3\)"),
-        (gather_points, torch.zeros(1, 5, 3), torch.zeros(1, 2, 2).long(), r"index: .* expected \(batch, picks\)"),
-        (group, torch.zeros(1, 5, 3), torch.zeros(1, 2).long(), r"expected \(batch, queries, neighbors\)"),
-        (group, torch.zeros(1, 5, 3), torch.zeros(2, 2, 2).long(), "with batch 1"),
-        (group, torch.zeros(1, 5, 3), torch.zeros(1, 2, 2), "index: dtype torch.float32"),
-    ],
-)
-def test_errors_name_the_argument_and_the_value(operation, values, index, message):
-    with pytest.raises(ValueError, match=message):
-        operation(values, index)

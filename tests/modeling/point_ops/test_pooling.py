@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import cell_counts, gather_points, scatter_max, scatter_mean
+from hf_any3d.modeling.point_ops import gather_points, scatter_max, scatter_mean
 from tests.errors import raises
 
 POOLS = [(scatter_mean, lambda rows: rows.mean(0)), (scatter_max, lambda rows: rows.amax(0))]
@@ -18,11 +18,6 @@ def test_pooling_is_that_of_a_loop_over_cells(pool, plainly, num_cells):
         for number in cell[cloud].unique():
             expected[cloud, number] = plainly(values[cloud, cell[cloud] == number])
     torch.testing.assert_close(pool(values, cell, num_cells), expected)
-
-
-def test_counts_are_those_of_a_loop_over_cells():
-    cell = torch.tensor([[0, 2, 2, 2], [1, 1, 0, 3]])
-    assert cell_counts(cell, 5).tolist() == [[1, 0, 3, 0, 0], [1, 2, 0, 1, 0]]
 
 
 @pytest.mark.parametrize(("pool", "_"), POOLS)
@@ -48,20 +43,9 @@ def test_half_precision_means_are_summed_in_single_precision():
 
 def test_a_missing_cell_is_an_error():
     cell = torch.tensor([[0, 3], [0, 0]])
-    for call in (lambda: cell_counts(cell, 3), lambda: scatter_mean(torch.zeros(2, 2, 1), cell, 3)):
+    for call in (
+        lambda: scatter_mean(torch.zeros(2, 2, 1), cell, 3),
+        lambda: scatter_max(torch.zeros(2, 2, 1), cell, 3),
+    ):
         with raises(IndexError, naming="cell: values from 0 to"):
             call()
-
-
-@pytest.mark.parametrize(
-    ("values", "cell", "message"),
-    [
-        (torch.zeros(4, 3), torch.zeros(1, 4).long(), r"values: shape \(4, 3\)"),
-        (torch.zeros(1, 4, 3), torch.zeros(1, 5).long(), r"cell: shape \(1, 5\); expected \(1, 4\)"),
-        (torch.zeros(1, 4, 3), torch.zeros(1, 4), "cell: dtype torch.float32"),
-    ],
-)
-@pytest.mark.parametrize("pool", [scatter_mean, scatter_max])
-def test_errors_name_the_argument_and_the_value(pool, values, cell, message):
-    with pytest.raises(ValueError, match=message):
-        pool(values, cell, 2)

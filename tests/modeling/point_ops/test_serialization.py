@@ -15,6 +15,7 @@ from hf_any3d.modeling.point_ops import (
     serialize,
 )
 from hf_any3d.modeling.point_ops.serialization import curve_depths
+from tests.errors import raises
 
 
 def interleaved(place: list[int]) -> int:
@@ -223,15 +224,8 @@ def test_cells_keep_the_point_nearest_to_their_center():
 def test_a_cloud_spans_fewer_than_a_million_cells():
     coord = torch.tensor([[0.0, 0, 0], [2.0**20 - 1, 0, 0]])
     assert grid_sample(coord, 1.0).grid_coord.tolist() == [[0, 0, 0], [2**20 - 1, 0, 0]]
-    message = (
-        "grid_size=0.5: a cloud spans 2.1e+06 cells; expected fewer than 1,048,576; use a larger grid_size, or scale "
-        "the cloud down"
-    )
-    with pytest.raises(ValueError) as error:
-        grid_sample(coord, 0.5)
-    assert str(error.value) == message
-    for size in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"grid_size={size}; expected a positive number"):
+    for size in (0.5, 0.0, -1.0, float("inf"), float("nan")):
+        with raises(ValueError, naming=f"grid_size={size}"):
             grid_sample(coord, size)
 
 

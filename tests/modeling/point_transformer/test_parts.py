@@ -11,13 +11,10 @@ from hf_any3d.modeling.point_encoders.point_transformer import (
     DropPath,
     GatedMlp,
     PatchEncoder,
-    Patches,
     PointBlock,
     PointHead,
     PointMlp,
     TokenPropagation,
-    cut_patches,
-    patches_around,
 )
 from tests.modeling.point_transformer.test_blocks import blocks, config, tokens
 
@@ -31,15 +28,6 @@ def test_a_gated_layer_multiplies_before_its_norm():
         torch.testing.assert_close(mlp(rows), mlp.fc2(gated))
     plain, rows = PointMlp(4, 6), torch.randn(2, 3, 4)
     torch.testing.assert_close(plain(rows), plain.fc2(gelu(plain.fc1(rows))))
-
-
-def test_a_block_has_the_hidden_width_and_the_gate_of_its_config():
-    assert PointBlock(config(), 4).mlp.fc1.out_features == 48
-    assert PointBlock(config(intermediate_size=30), 4).mlp.fc1.out_features == 30
-    for has_norm in (True, False):
-        block = PointBlock(config(gated_mlp=True, mlp_norm=has_norm, layer_norm_eps=0.125), 4)
-        assert isinstance(block.mlp, GatedMlp) and block.drop_path.rate == 0.0
-        assert getattr(block.mlp.norm, "eps", None) == (0.125 if has_norm else None)
 
 
 def test_what_runs_beside_or_in_place_of_the_second_half():
@@ -61,7 +49,7 @@ def test_both_branches_are_dropped_and_rescaled_with_the_seed():
     second = block.mlp(block.norm2(middle)) * torch.empty(2, 1, 1).bernoulli_(0.5) / 0.5
     torch.testing.assert_close(found, middle + second)
     rows = torch.ones(3)
-    assert DropPath(0.0).train()(rows) is rows and "rate=0.25" in repr(DropPath(0.25))
+    assert DropPath(0.0).train()(rows) is rows
 
 
 class Extending(nn.Module):
@@ -118,29 +106,6 @@ def test_adapters_of_the_joined_layer_are_called_on_the_concatenation(training):
     torch.testing.assert_close(pooled, encoder.out(plain).amax(dim=2))
     wide = PatchEncoder(3, 24, (8, 12, 16), pooled_width=10)
     torch.testing.assert_close(wide.pool(plain), wide.project(wide.out(plain).amax(dim=2)))
-
-
-def test_patches_are_cut_as_a_config_describes():
-    points = torch.rand(2, 30, 5, generator=torch.Generator().manual_seed(0))
-    points[:, 8:, :3] *= 1e-3
-    settings = SimpleNamespace(in_channels=5, num_groups=8, group_size=4, sampling_min_squared_norm=1e-3)
-    patches = cut_patches(points, settings, torch.float32)
-    assert patches.center_index.max() < 8 and patches.neighborhoods.shape == (2, 8, 4, 5)
-    for cloud, rows, neighbors, centers in zip(
-        points, patches.neighborhoods, patches.neighbor_index, patches.centers, strict=True
-    ):
-        assert torch.equal(rows[..., 3:], cloud[neighbors][..., 3:])
-        torch.testing.assert_close(rows[..., :3], cloud[neighbors][..., :3] - centers[:, None])
-    with pytest.raises(ValueError, match=r"expected \(batch, points, 5\)"):
-        cut_patches(points[..., :4], settings, torch.float32)
-    half = cut_patches(points.half(), settings, torch.float16)
-    assert half.centers.dtype == torch.float32
-    around = patches_around(points[..., :3], torch.tensor([[3, 5], [0, 9]]), 4)
-    assert torch.equal(around.centers[0], points[0, [3, 5], :3]) and around.neighborhoods.shape == (2, 2, 4, 3)
-    chosen = patches.select(torch.tensor([[1, 7], [0, 0]]))
-    assert torch.equal(chosen.neighbor_index[0], patches.neighbor_index[0, [1, 7]])
-    assert torch.equal(chosen.points, chosen.neighborhoods[..., :3] + chosen.centers[:, :, None])
-    assert isinstance(chosen, Patches)
 
 
 @pytest.mark.parametrize("training", [True, False])

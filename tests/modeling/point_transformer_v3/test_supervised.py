@@ -11,7 +11,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
 )
 from tests.errors import raises
-from tests.tiny_ptv3 import SMALL, tiny_ptv3
+from tests.tiny_ptv3 import tiny_ptv3
 
 LAYOUT = {
     "stem": "convolution",
@@ -79,18 +79,6 @@ def test_blocks_that_are_computed_again_have_the_same_gradients():
         gradients(model, points, labels)
 
 
-def test_a_saved_model_answers_the_same_and_clouds_do_not_change_each_other(tmp_path):
-    model, clouds = model_of(), [torch.rand(90, 6), 3 * torch.rand(40, 6)]
-    model.save_pretrained(tmp_path)
-    opened = PointTransformerV3ForPointCloudSegmentation.from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        together = opened(clouds).logits
-        for number, cloud in enumerate(clouds):
-            alone = model([cloud]).logits[0]
-            torch.testing.assert_close(together[number, : len(cloud)], alone, atol=1e-5, rtol=1e-4)
-    assert opened.config.block_rule == "branch"
-
-
 def test_nothing_that_blocks_leave_stays_in_memory_without_gradients():
     model = model_of()
     with torch.no_grad():
@@ -134,38 +122,6 @@ def test_a_stride_of_more_bits_than_a_cloud_has_pools_nothing():
         for cells, pooled in ((small, [[0, 0, 0], [1, 0, 0]]), (large, [[0, 0, 0], [1, 0, 0]])):
             stages = model.point_transformer_v3.encode(points, grid_coord=cells).stages
             assert stages[1].grid_coord.tolist() == pooled
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"pooling": "serialized", "pooling_strides": (3,)}, r"pooling_strides=\(3,\); expected powers of 2"),
-        ({"block_rule": "old"}, "block_rule='old'; expected one of 'full', 'branch'"),
-        ({"condition_batch_norms": True}, "condition=None with norm_conditions=None; expected one of these names"),
-        (
-            {"segmentation_head": "texts", "condition": "A", "condition_classes": {"B": [0]}},
-            r"condition='A' with condition_classes=\['B'\]",
-        ),
-        ({"condition": "A", "condition_classes": {"A": []}}, r"condition_classes has \[\] for 'A'"),
-        (
-            {"norm_conditions": ["A"], "condition": "A", "adaptive_norms": True},
-            "condition_size=None; expected a number, as adaptive_norms is True",
-        ),
-        (
-            {
-                "norm_conditions": ["A"],
-                "condition": "A",
-                "condition_layer_norms": True,
-                "pre_norm": False,
-                "block_rule": "branch",
-            },
-            "condition_layer_norms=True with pre_norm=False; expected block_rule='full'",
-        ),
-    ],
-)
-def test_settings_that_make_no_model_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        PointTransformerV3Config(**SMALL | changes)
 
 
 def test_the_preset_has_the_published_layout():

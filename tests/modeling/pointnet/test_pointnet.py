@@ -115,37 +115,6 @@ def test_training_refuses_recomputed_layers(tmp_path):
         Trainer(model, arguments, train_dataset=[{"points": varied_clouds(1)[0], "labels": 0}]).train()
 
 
-def sizes_of(model: nn.Module) -> dict[str, tuple[int, int, bool]]:
-    return {
-        name: (layer.in_features, layer.out_features, layer.bias is not None)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-    }
-
-
-def test_layers_have_the_sizes_of_the_config():
-    head = {"num_labels": 4, "head_widths": (10, 6), "head_dropout": 0.2}
-    expected = {"hidden.0": (7, 10, False), "hidden.1": (10, 6, False), "out": (6, 4, True)}
-    expected = {f"classifier.{name}": size for name, size in expected.items()}
-    config = PointNetConfig(in_channels=5, hidden_sizes=(8, 7), **head)
-    model = PointNetForPointCloudClassification(config)
-    own = {"layers.0.linear": (5, 8, False), "layers.1.linear": (8, 7, False)}
-    assert sizes_of(model) == expected | {f"pointnet.{name}": size for name, size in own.items()}
-    assert (config.hidden_size, config.num_hidden_layers, config.min_points) == (7, 2, 1)
-    levels = {"num_centers": (6, 3), "radii": (0.5, 0.9), "num_neighbors": (4, 8), "level_widths": ((8,), (9, 11))}
-    config = PointNet2Config(in_channels=5, hidden_sizes=(12, 7), **levels, **head)
-    grouped = PointNet2ForPointCloudClassification(config)
-    own = {"levels.0.layers.0.linear": (5, 8, False), "levels.1.layers.0.linear": (11, 9, False)}
-    own |= {"levels.1.layers.1.linear": (9, 11, False), "layers.0.linear": (14, 12, False)}
-    own |= {"layers.1.linear": (12, 7, False)}
-    assert sizes_of(grouped) == expected | {f"pointnet2.{name}": size for name, size in own.items()}
-    found = [(level.num_centers, level.radius, level.num_neighbors) for level in grouped.pointnet2.levels]
-    assert found == [(6, 0.5, 4), (3, 0.9, 8)] and config.batch_dependent_flags == []
-    assert (config.hidden_size, config.num_hidden_layers, config.min_points) == (7, 3, 6)
-    for made in (model, grouped):
-        assert [layer.p for layer in made.classifier.dropouts] == [0.2, 0.2]
-
-
 @torch.no_grad()
 def test_a_classifier_reads_the_maximum_over_points_or_centers():
     for model_class, config in (
@@ -183,37 +152,3 @@ def test_the_published_sizes_are_those_of_the_paper():
     }
     assert {name: getattr(made, name) for name in expected} == expected
     assert tuple(PointNet2Config.published_sizes().radii) == (0.2, 0.4)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (
-            {"num_neighbors": (1, 2, 3)},
-            "num_neighbors has 3 entries; expected one for each level, at least one: num_c",
-        ),
-        ({"level_widths": ((8,),)}, "level_widths has 1 entries; expected one for each level"),
-        (
-            {"num_centers": (), "radii": (), "num_neighbors": (), "level_widths": ()},
-            "radii has 0 entries; expected one for each level, at least one: num_centers has 0",
-        ),
-    ],
-)
-def test_levels_that_do_not_fit_are_named(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PointNet2Config(**settings)
-    # As many centers as the level before has are enough.
-    assert PointNet2Config(num_centers=(32, 32)).min_points == 32
-
-
-@torch.no_grad()
-def test_every_linear_layer_starts_in_the_range_of_its_inputs():
-    torch.manual_seed(0)
-    model = PointNet2ForPointCloudClassification(PointNet2Config(num_labels=40))
-    for name, (inputs, outputs, has_bias) in sizes_of(model).items():
-        layer, bound = model.get_submodule(name), inputs**-0.5
-        assert 0.9 * bound < layer.weight.abs().max() <= bound, name
-        assert layer.weight.min() < -0.8 * bound, name
-        if has_bias:
-            assert outputs == 40 and 0.8 * bound < layer.bias.abs().max() <= bound
-            assert layer.bias.min() < 0 < layer.bias.max()

@@ -1,4 +1,4 @@
-"""Every entry point rejects a saved model with missing, misshapen or non-finite weights."""
+"""Every entry point refuses a saved model with missing or misshapen weights."""
 
 import json
 import shutil
@@ -25,10 +25,8 @@ from hf_any3d import (
     encoder_linear_pattern,
 )
 from hf_any3d.cli import app
-from hf_any3d.modeling.act import ActConfig
-from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.pretrained_parts.mixin import CheckedLoadingMixin
+from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
 from tests.errors import raises
@@ -138,17 +136,12 @@ def test_base_model_with_missing_weights_is_refused(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "field", "value"), [("act", "hidden_size", 384), ("any2point", "head_widths", [99])])
-def test_a_config_with_other_shapes_is_refused_before_weights_are_allocated(
-    kind, field, value, saved, tmp_path, monkeypatch
-):
+def test_a_config_with_other_shapes_is_refused(kind, field, value, saved, tmp_path):
     directory = shutil.copytree(saved / kind, tmp_path / "model")
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {field: value}))
-    monkeypatch.setattr(torch.nn.init, "trunc_normal_", lambda *words, **named: pytest.fail("weights are made"))
-    own = ActForPointCloudClassification if kind == "act" else Any2PointForPointCloudClassification
-    for load in (AutoModelForPointCloudClassification.from_pretrained, own.from_pretrained):
-        with pytest.raises(ValueError, match=r"size mismatch between .* and the config: .* has \[.*\] instead of"):
-            load(directory)
+    with raises(ValueError, naming=str(directory)):
+        AutoModelForPointCloudClassification.from_pretrained(directory)
 
 
 def test_new_heads_and_modules_are_initialized(saved):
@@ -204,38 +197,12 @@ def _pop(stored, part):
     del stored[next(name for name in sorted(stored) if part in name)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", ["act", "any2point", "stored", "adapter"])
-def test_weights_that_are_not_finite_are_refused(kind, value, saved, tmp_path):
-    directory = shutil.copytree(saved / kind, tmp_path / "model")
-    file = directory / ("adapter_model.safetensors" if kind == "adapter" else "model.safetensors")
-    stored = load_file(file)
-    name = next(name for name, tensor in stored.items() if tensor.ndim == 2 and "classifier" in name)
-    stored[name][0, 0] = value
-    save_file(stored, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"classifier.*weight.* not finite"):
-        AutoModelForPointCloudClassification.from_pretrained(directory)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_configs_refuse_numbers_that_are_not_finite(value, saved, tmp_path):
-    with pytest.raises(ValueError, match="final_norm_eps=(nan|inf)"):
-        Any2PointConfig(final_norm_eps=value)
-    with pytest.raises(ValueError, match="layer_norm_eps=(nan|inf)"):
-        ActConfig(layer_norm_eps=value)
-    directory = shutil.copytree(saved / "any2point", tmp_path / "model")
-    config = json.loads((directory / "config.json").read_text()) | {"final_norm_eps": value}
-    (directory / "config.json").write_text(json.dumps(config))
-    with raises(ValueError, naming="final_norm_eps"):
-        AutoModelForPointCloudClassification.from_pretrained(directory)
-
-
 # Loading an adapter's directory.
 
 
 def test_adapter_can_be_loaded_with_new_labels(saved):
     load = AutoModelForPointCloudClassification.from_pretrained
-    with raises(ValueError, naming="ignore_mismatched_sizes"):
+    with raises(ValueError, naming="classifier"):
         load(saved / "adapter", num_labels=7)
     opened, info = load(saved / "adapter", num_labels=7, ignore_mismatched_sizes=True, output_loading_info=True)
     assert answers(opened).shape == (3, 7) and opened.config.num_labels == 7
@@ -266,19 +233,15 @@ def test_missing_final_norm_of_an_encoder_is_named(tmp_path):
         tiny_model(str(directory))
 
 
-@pytest.mark.parametrize("damaged", ["lost", "not_finite", "of_another_size"])
+@pytest.mark.parametrize("is_lost", [True, False])
 @pytest.mark.parametrize("kind", [PointNetForPointCloudClassification, PointTokenizerForPointCloudClassification])
-def test_models_without_pretrained_parts_are_refused_too(kind, damaged, tmp_path):
+def test_models_without_pretrained_parts_are_refused_too(kind, is_lost, tmp_path):
     tiny_baseline(kind).save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     weight = stored.pop("classifier.out.weight")
-    changed = {"lost": {}, "not_finite": weight * torch.nan, "of_another_size": weight[:-1].clone()}[damaged]
-    stored |= {} if damaged == "lost" else {"classifier.out.weight": changed}
+    stored |= {} if is_lost else {"classifier.out.weight": weight[:-1].clone()}
     save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    said = {"lost": "lacks {}", "not_finite": "{} not finite", "of_another_size": r"{} has \[2, 16\] instead of"}[
-        damaged
-    ]
-    with pytest.raises(ValueError, match=said.format(r"classifier\.out\.weight")):
+    with raises(ValueError, naming="classifier.out.weight" if is_lost else str(tmp_path)):
         kind.from_pretrained(tmp_path)
 
 
@@ -287,6 +250,6 @@ def test_no_class_of_a_model_opens_without_these_checks():
         name
         for model_type in MODEL_TYPES.values()
         for name in model_type.models()
-        if not issubclass(getattr(hf_any3d, name), CheckedLoadingMixin)
+        if not issubclass(getattr(hf_any3d, name), PretrainedPartsMixin)
     ]
     assert not unchecked

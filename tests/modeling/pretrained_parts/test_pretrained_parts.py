@@ -325,15 +325,6 @@ def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
     assert not [name for name, _ in ActModel.from_pretrained(place, **hub).named_modules() if "lora" in name]
 
 
-@pytest.mark.parametrize(
-    ("hub", "part"), [({}, "base"), ({"subfolder": None}, "base"), ({"subfolder": "runs/7"}, "runs/7/base")]
-)
-def test_a_part_is_below_the_adapter_on_the_hub_and_on_disk(hub, part, tmp_path):
-    more = {"revision": "v1", "token": "t"}
-    assert adapter_subfolder("me/adapter", hub | more, "base") == ("me/adapter", more | {"subfolder": part})
-    assert adapter_subfolder(str(tmp_path), hub | more, "base") == (str(tmp_path / part), more)
-
-
 # The record.
 
 
@@ -361,8 +352,6 @@ def test_records_are_fields_of_the_config_too():
         Any2PointConfig(parts={"decoder": {}})
     with raises(ValueError, naming="'point'; expected none"):
         SpatialLMConfig(parts={"point": {}})
-    with raises(ValueError, naming="'sum'; expected some of checksum"):
-        Any2PointConfig(parts={"encoder": {"sum": 1}})
 
 
 def test_a_part_that_is_stored_next_to_an_adapter_is_compared_with_its_record(tmp_path):

@@ -1,16 +1,13 @@
 """Numbers of a layout: ranges and bins, their place in dicts and boxes, and lines that are nearly of the language."""
 
 import math
-import re
 
 import numpy as np
 import pytest
 import torch
 
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall, Window
-from hf_any3d.modeling.spatiallm.entities import KINDS, limits_of, number_names
-from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor, State
-from hf_any3d.modeling.spatiallm.layout import DroppedLine, read_lines
+from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
 from tests.chat.tiny_tokenizers import byte_tokenizer
 from tests.errors import raises
 
@@ -20,23 +17,6 @@ ROOM = Layout(
     (Window(2, 3, 2, 2, 1.5, 1.25, 0.75),),
     (Box(7, "bed", 3, 4, 0.5, -0.25, 2, 1.5, 0.75), Box(1234, "lamp", 1.5, 7, 1, -1.5, 0.25, 0.125, 0.5)),
 )
-
-
-def test_numbers_of_every_kind_have_their_ranges():
-    place, length, size = (0.0, 32.0), (0.0, 25.6), (0.0, 20.0)
-    opening = dict.fromkeys(("x", "y", "z"), place) | dict.fromkeys(("width", "height"), length)
-    expected = {
-        "wall": dict.fromkeys(("ax", "ay", "az", "bx", "by", "bz"), place) | {"height": length, "thickness": length},
-        "door": opening,
-        "window": opening,
-        "bbox": dict.fromkeys(("x", "y", "z"), place)
-        | {"angle": (-6.2832, 6.2832)}
-        | dict.fromkeys(("sx", "sy", "sz"), size),
-    }
-    assert list(KINDS) == list(expected)
-    for word, limits in expected.items():
-        assert list(limits_of(KINDS[word]).items()) == list(limits.items())
-        assert number_names(KINDS[word]) == tuple(limits)
 
 
 def test_bins_divide_ranges_and_what_is_beyond_falls_into_the_last():
@@ -53,45 +33,6 @@ def test_bins_divide_ranges_and_what_is_beyond_falls_into_the_last():
     centers, edges = found.unquantized(10).boxes[1], found.unquantized(10, lower_edge=True).boxes[1]
     assert [centers.x, centers.angle, centers.sy] == pytest.approx([1.6, 0.62832, 5])
     assert [edges.x, edges.angle, edges.sy] == pytest.approx([0, 0, 4])
-
-
-def test_lines_are_written_as_they_are_read():
-    lines = [
-        "wall_3=Wall(1,2,0.5,5,2,0.5,2.5,0.2)",
-        "wall_1=Wall(5,2,0,5,8,0,2.25,0.0)",
-        "door_0=Door(wall_1,5,4,1,0.875,2)",
-        "window_2=Window(wall_3,2,2,1.5,1.25,0.75)",
-        "bbox_7=Bbox(bed,3,4,0.5,-0.25,2,1.5,0.75)",
-        "bbox_234=Bbox(lamp,1.5,7,1,-1.5,0.25,0.125,0.5)",
-    ]
-    assert ROOM.write() == "\n".join(lines)
-    assert Layout.of([Wall(1234, *[1.0] * 8)]).write().startswith("wall_1234=")
-    read = list(read_lines(["", *lines, "  ", "pose"]))
-    assert read[:5] == list(ROOM.entities)[:5] and read[5].id == 234
-    assert read[6:] == [DroppedLine(9, "pose", "begins with 'pose'; expected one of wall, door, window, bbox")]
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        ("wall=Wall(1,2,3,4,5,6,7,8)", "'' after the name; expected a whole number"),
-        ("wall_2=Wall 1,2,3,4,5,6,7,8)", "( is missing"),
-        ("door_0=Door(wall,1,2,3,4,5)", "'' of the wall; expected a whole number"),
-        ("door_0=Door(wall_a,1,2,3,4,5)", "'a' of the wall; expected a whole number"),
-        ("window_0=Window(wall_1,1,2,3,4)", "has 4 numbers; expected 5"),
-        ("bbox_0=Bbox(bed,1,2,3,4,5,6)", "has 6 numbers; expected 7"),
-        ("bbox_0=Bbox(bed,1,2,x,4,5,6,7)", "'x'; expected a number"),
-        ("bbox_0=Bbox(bed,1,2,inf,4,5,6,7)", "'inf'; expected a finite number"),
-        ("bbox_0=Bbox(bed,1,2,3,4,5,6,7", ") is missing"),
-        ("window_0=Window(wall_1,1,2,3,-4,5)", "width is -4; expected at least 0"),
-    ],
-)
-def test_lines_that_are_no_entity_say_why(line, reason):
-    text = f"wall_1=Wall(1,2,3,4,5,6,7,8)\n\n{line}"
-    found = Layout.parse(text)
-    assert found.dropped == (DroppedLine(3, line, reason),) and len(found.entities) == 1
-    with pytest.raises(ValueError, match=f"^{re.escape(f'line 3, {line!r:.80}: {reason}')}$"):
-        Layout.parse(text, strict=True)
 
 
 def test_what_the_released_program_passes_over_is_read():
@@ -210,26 +151,6 @@ def test_layouts_are_ordered_and_numbered_anew():
     near = Layout(boxes=(Box(0, "a", 2, 1.0, 0, 0, 1, 1, 1), Box(1, "b", 1, 1.1, 0, 0, 1, 1, 1)))
     assert [box.label for box in near.ordered().boxes] == ["a", "b"]
     assert [box.label for box in near.ordered(resolution=1).boxes] == ["b", "a"]
-
-
-def test_there_are_a_thousand_doors_and_boxes_and_any_number_of_walls():
-    grammar = LayoutGrammar(64, ["bed"])
-    for kind, opening in enumerate(
-        ("wall_{}=Wall(", "door_{}=Door(wall_0,", "window_{}=Window(wall_0,", "bbox_{}=Bbox(")
-    ):
-        for count, allowed in ((999, True), (1000, kind == 0)):
-            counts = [1, 0, 0, 0]
-            counts[kind] = count
-            found = grammar.advance(State(kind, tuple(counts)), opening.format(count))
-            assert (found is not None) == allowed, (opening, count)
-    # What a line is at most.
-    numbers = ",".join(["63"] * 8)
-    longest = [f"wall_999=Wall({numbers})\n", f"window_999=Window(wall_999,{numbers[:14]})\n"]
-    longest.append(f"bbox_999=Bbox(bed,{numbers[:20]})\n")
-    assert max(map(len, longest)) <= grammar.longest_line < 2 * max(map(len, longest))
-    wider = LayoutGrammar(6400, ["bed", "dining table"])
-    assert wider.longest_line == grammar.longest_line + 2 * 8 + 9
-    assert wider.alphabet == grammar.alphabet | set("dining table")
 
 
 def test_ends_of_an_answer_are_those_that_are_given():

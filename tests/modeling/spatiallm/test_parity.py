@@ -93,25 +93,6 @@ def test_greedy_tokens_and_the_encoder_runs_once(case):
     handle.remove()
 
 
-@pytest.mark.parametrize("option", ({}, {"num_beams": 2}, {"prefill_chunk_size": 5}, {"use_cache": False}))
-def test_batches_beams_and_chunks_answer_as_one_row_does(case, option):
-    pad = case.manifest["constructor_args"]["pad_token_id"]
-    prompts = [case.prompt(number)[0] for number in range(2)]
-    length = max(map(len, prompts))
-    rows = torch.stack([torch.nn.functional.pad(row, (length - len(row), 0), value=pad) for row in prompts])
-    mask = (rows != pad).long()
-    found = case.model.generate(rows, attention_mask=mask, **case.clouds(0, 1), **settings(case), **option)
-    for number, prompt in enumerate(prompts):
-        alone = case.model.generate(
-            prompt[None],
-            attention_mask=torch.ones_like(prompt[None]),
-            **case.clouds(number),
-            **settings(case),
-            **({"num_beams": 2} if "num_beams" in option else {}),
-        )
-        assert found[number, length:].tolist() == alone[0, len(prompt) :].tolist()
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModel, AutoProcessor
 
 from hf_any3d import (
     AutoModelForPointCloudObjectDetection,
@@ -17,78 +16,13 @@ from hf_any3d import (
 )
 from tests.common.test_quantization import ON_LOADING, rounded_weight, without_compiler  # noqa: F401
 from tests.errors import raises
-from tests.modeling.spatiallm.reference_case import SpatialLMCase
 from tests.tiny_spatiallm import fitting_spatiallm, prompts, tiny_processor, tiny_spatiallm
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-LANGUAGE = r".*language_model.*\.(q_proj|v_proj)"
-ENCODER = r".*point_encoder.*\.attention\.(qkv|proj)"
 
 
 def answer_of(model) -> torch.Tensor:
     return model.generate(**prompts(2), **SETTINGS)
-
-
-@pytest.mark.parametrize("name", ("qwen", "llama"))
-def test_a_saved_model_opens_by_every_door(name, tmp_path):
-    case = SpatialLMCase(name)
-    model, prompt = case.model, case.prompt(0)
-    inputs = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), **case.clouds(0)}
-    expected = model.generate(**inputs, **SETTINGS)
-    model.save_pretrained(tmp_path)
-    doors = (
-        SpatialLMForConditionalGeneration,
-        AutoModelForPointCloudTextToText,
-        AutoModelForPointCloudObjectDetection,
-    )
-    for door in doors:
-        opened, report = door.from_pretrained(tmp_path, output_loading_info=True)
-        assert type(opened) is SpatialLMForConditionalGeneration and not any(report.values())
-        assert torch.equal(opened.generate(**inputs, **SETTINGS), expected)
-        # Tied embeddings stay one tensor.
-        words = (opened.get_input_embeddings().weight, opened.get_output_embeddings().weight)
-        assert (words[0] is words[1]) is case.published_config["tie_word_embeddings"]
-    body = AutoModel.from_pretrained(tmp_path)
-    with torch.no_grad():
-        found, own = (one(**inputs).last_hidden_state for one in (body, model.base_model))
-    assert torch.equal(found, own)
-
-
-def test_a_saved_processor_writes_the_same_prompts(tmp_path):
-    processor = tiny_processor(num_bins=64, stride=2, code_template="class Wall", system="You see.", lower_edge=True)
-    processor.save_pretrained(tmp_path)
-    again = AutoProcessor.from_pretrained(tmp_path)
-    assert type(again) is type(processor) and again.to_dict() == processor.to_dict()
-    cloud = torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) * 3
-    ours, theirs = processor(cloud), again(cloud)
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-@pytest.mark.parametrize("targets", (LANGUAGE, ENCODER, f"{LANGUAGE}|{ENCODER}"), ids=("language", "encoder", "both"))
-def test_lora_on_either_part_learns_and_opens(targets, tmp_path):
-    torch.manual_seed(0)
-    config = LoraConfig(
-        r=2, target_modules=targets, modules_to_save=["projector"], init_lora_weights=False, task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(tiny_spatiallm(), config).train()
-    inputs = prompts(2)
-    model(**inputs, labels=inputs["input_ids"]).loss.backward()
-    trained = {name: own.grad for name, own in model.named_parameters() if own.requires_grad}
-    parts = {
-        part for part in ("language_model", "point_encoder", "projector") if any(part in name for name in trained)
-    }
-    expected = {
-        part for part, pattern in (("language_model", LANGUAGE), ("point_encoder", ENCODER)) if pattern in targets
-    }
-    assert parts == expected | {"projector"}
-    assert all(gradient is not None and gradient.any() for gradient in trained.values())
-    model.eval().save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(tiny_spatiallm(), tmp_path)
-    with torch.no_grad():
-        found, own = (one(**inputs).logits for one in (again, model))
-    assert torch.equal(found, own) and torch.equal(answer_of(again), answer_of(model))
-    with model.disable_adapter(), torch.no_grad():
-        assert not torch.equal(model(**inputs).logits, own)
 
 
 @pytest.mark.parametrize("more", ({}, {"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}))
@@ -125,28 +59,6 @@ def test_the_encoder_stays_in_float32_as_in_the_released_program(dtype, tmp_path
     # A part that is opened as a whole in half precision on purpose computes in it.
     assert {weight.dtype for weight in model.to(dtype).parameters()} == {dtype}
     assert answer_of(model).shape == answer_of(tiny_spatiallm()).shape
-
-
-@pytest.mark.parametrize("way", ON_LOADING)
-def test_quantization_is_that_of_the_language_model(way, tmp_path):
-    full = tiny_spatiallm()
-    full.save_pretrained(tmp_path / "full")
-    small = SpatialLMForConditionalGeneration.from_pretrained(
-        tmp_path / "full", dtype=torch.float32, quantization_config=ON_LOADING[way]()
-    )
-    rounded = {name for name, layer in small.named_modules() if rounded_weight(layer) is not None}
-    linear = {name for name, layer in full.named_modules() if isinstance(layer, torch.nn.Linear)}
-    head = "spatiallm.language_model.lm_head"
-    assert rounded == {name for name in linear if ".language_model." in name} - {head}
-    inputs = prompts(2)
-    clouds = inputs["points"], inputs["grid_coord"]
-    for own, expected in zip(small.get_point_features(*clouds), full.get_point_features(*clouds), strict=True):
-        assert torch.equal(own, expected)
-    answer = answer_of(small)
-    small.save_pretrained(tmp_path / "small")
-    again = SpatialLMForConditionalGeneration.from_pretrained(tmp_path / "small")
-    assert {name for name, layer in again.named_modules() if rounded_weight(layer) is not None} == rounded
-    assert again.spatiallm.point_encoder.dtype == torch.float32 and torch.equal(answer_of(again), answer)
 
 
 BETWEEN = ["input_projection", "projector"]

@@ -9,7 +9,6 @@ from io import StringIO
 import pytest
 
 from studies.speed import _chat_training, chat
-from studies.speed._measure import saved_bytes, storages
 
 
 @pytest.fixture(scope="module")
@@ -21,34 +20,6 @@ def test_batch_and_loop_give_the_same_answers(chats):
     comparison = chats.batches()
     alone, together = (comparison.run(name) for name in ("one by one", "in one batch"))
     assert alone == together and len(alone) == 3
-
-
-def test_both_language_models_generate_as_many_tokens(chats):
-    for batch in (1, 3):
-        comparison = chats.tokens(batch)
-        sizes = {comparison.run(name).shape for name in comparison.sides}
-        assert len(sizes) == 1 and sizes.pop()[0] == batch
-
-
-@pytest.mark.parametrize("last", [1, 8])
-def test_answer_does_not_depend_on_the_cache(chats, last):
-    comparison = chats.turns(last)
-    assert len({comparison.run(name) for name in comparison.sides}) == 1 and len(comparison.sides) == 3
-
-
-def test_checkpointing_saves_memory():
-    def saved(checkpointing: bool) -> int:
-        model = _chat_training.build_for_training("tiny", checkpointing)
-        inputs = _chat_training.batch_for(model, 2, 64)
-        return saved_bytes(lambda: model(**inputs).loss, storages(model))
-
-    assert saved(True) < 0.5 * saved(False)
-
-
-def test_some_comparisons_may_be_chosen(capsys):
-    chat.main(["--preset", "tiny", "--only", "parts", "--batch", "1", "--new-tokens", "2", "--rounds", "1"])
-    printed = capsys.readouterr().out
-    assert printed.count("| parts of one caption |") == 4 and "bare language model" not in printed
 
 
 @pytest.fixture

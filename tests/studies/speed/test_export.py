@@ -22,11 +22,3 @@ def test_differences_and_other_labels_are_counted():
 
     found = export.agreement(eager, other, 3)
     assert found == {"clouds": 3, "worst_difference": 1.0, "labels_that_differ": 1}
-
-
-def test_table_has_a_row_for_each_side():
-    facts = {"MB": 12.0, "export_cpu_seconds": 9.0, "clouds": 7, "worst_difference": 2e-6, "labels_that_differ": 0}
-    times = {batch: {"eager": 2.0, "onnx": 1.0} for batch in export.BATCHES}
-    lines = export.table({"formats": {"onnx": facts}, "ms_per_cloud": times}).splitlines()
-    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
-    assert lines[3] == "| onnx | 1.00 | 1.00 | 12.0 | 9 | 2.0e-06 | 0 of 7 |"

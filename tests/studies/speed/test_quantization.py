@@ -20,21 +20,3 @@ def test_forms_are_opened_and_measured(form, tmp_path):
     assert (quantization.weight_bytes(opened) < 0.95 * full) == (form != "bfloat16")
     row = quantization.measure("encoder", str(tmp_path), form, rounds=1)
     assert row["form"] == form and row["clouds_per_s"] > 0 and row["peak_MB"] >= 0
-
-
-def test_table_has_columns_that_were_measured():
-    rows = [
-        {
-            "model": "chat",
-            "form": "float32",
-            "read_per_s": 9.6,
-            "generated_per_s": 1.23,
-            "weights_MB": 5.0,
-            "peak_MB": 6.0,
-        },
-        {"model": "classifier", "form": "float32", "accuracy": 0.5, "other_labels": 3, "clouds": 141},
-    ]
-    lines = quantization.table(rows).splitlines()
-    assert lines[0] == "| chat | tokens read / s | tokens generated / s | weights, MB | peak, MB |"
-    assert lines[2] == "| float32 | 10 | 1.2 | 5 | 6 |"
-    assert lines[-1] == "| float32 | 0.500 | 3 |"

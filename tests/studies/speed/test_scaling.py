@@ -1,15 +1,11 @@
 """Scaling curves: fitted exponents, and what grows faster than it should ends with an error."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import httpx
 import numpy as np
 import pytest
 
 from studies.speed import scaling
-from tests.errors import raises
 
 
 @pytest.fixture
@@ -45,39 +41,6 @@ def test_growth_above_the_known_complexity_is_an_error(curves, tmp_path, capsys)
     assert measured["quadratic"]["exponent"] == pytest.approx(2) and measured["linear"]["exponent"] == pytest.approx(1)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "| rows of a square | 10 · 100 · 2,000 |" in capsys.readouterr().out
-
-
-def test_peak_is_what_an_operation_holds_at_once():
-    peak = scaling.peak_above(lambda: np.ones(25_000_000).sum())
-    assert peak is None or 1.5e8 < peak < 2.5e8
-
-
-def test_users_ask_at_the_same_time_and_refusals_are_errors():
-    together, asked, statuses = threading.Barrier(3, timeout=10), [], [200]
-
-    class Answers(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if statuses[0] == 200:
-                together.wait()  # breaks unless three requests are here at once
-            asked.append(self.path)
-            self.send_response(statuses[0])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *words):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        users = scaling.Users(3, f"http://127.0.0.1:{server.server_port}")
-        assert users() == 12 and asked == ["/v1/classify"] * 12
-        statuses[0] = 429
-        with raises(httpx.HTTPStatusError, naming="429"):
-            users()
-        server.shutdown()
 
 
 # What is left out differs from "views" in numbers only.

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from hf_any3d import AutoModelForPointCloudSegmentation, read_point_cloud
+from hf_any3d import read_point_cloud
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS
-from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from studies.speed import segmentation_memory
 from tests.cli.conftest import run
 from tests.errors import raises
@@ -21,19 +20,6 @@ def test_the_peak_is_that_of_the_command():
     assert 50 < large - plain < 150 and 0 < seconds < 10
     with raises(RuntimeError, naming="exit code 3"):
         segmentation_memory.peak_of([sys.executable, "-c", "raise SystemExit(3)"])
-
-
-def test_every_scene_is_labeled_complete_and_large_ones_also_thinned(tmp_path, monkeypatch, capsys):
-    commands = []
-    monkeypatch.setattr(segmentation_memory, "peak_of", lambda words: (commands.append(words), (100.0, 1.0))[1])
-    monkeypatch.setattr(segmentation_memory, "BLOCK", 64)
-    monkeypatch.setattr(segmentation_memory, "write_scene", lambda path, size: np.save(path, np.zeros((size, 3))))
-    rows = segmentation_memory.measure([100, 1000], 500, tmp_path)
-    assert [(row["points"], row["max_points"]) for row in rows] == [(64, None), (100, None), (1000, None), (1000, 500)]
-    assert [command[-2:] == ["--max-points", "500"] for command in commands] == [False, False, False, True]
-    model = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path / "model")
-    assert model.config.num_labels == segmentation_memory.LABELS
-    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 @pytest.mark.usefixtures("libraries_as_they_were")
@@ -53,21 +39,3 @@ def test_a_street_is_voted_on_with_the_names_and_colors_of_its_benchmark(tmp_pat
     np.testing.assert_array_equal(labeled.labels, answer["labels"])
     palette = np.array([[int(color[at : at + 2], 16) for at in (1, 3, 5)] for color in benchmark.hex_colors]) / 255
     np.testing.assert_allclose(labeled.colors, palette[answer["labels"]], atol=1 / 255)
-
-
-@pytest.mark.usefixtures("libraries_as_they_were")
-def test_blocks_of_voxels_are_labeled_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(segmentation_memory, "STREET_BLOCK", 150)
-    segmentation_memory.save_street_model(tmp_path / "model")
-    segmentation_memory.write_street(tmp_path / "street.laz", 400)
-    sizes = []
-
-    def forward(pipe, inputs, **_):
-        sizes.append(tuple(inputs["inverse"].shape))
-        return plain(pipe, inputs)
-
-    plain = PointCloudSegmentationPipeline._forward
-    monkeypatch.setattr(PointCloudSegmentationPipeline, "_forward", forward)
-    code, _, err = run("segment", tmp_path / "street.laz", "--model", tmp_path / "model")
-    assert code == 0, err
-    assert sizes == [(1, 150)] * 3

@@ -5,9 +5,10 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from hf_any3d import GuidedAdapterConfig
+from examples import plot_cells
+from hf_any3d import GuidedAdapterConfig, PointCloudProcessor
 from hf_any3d.tuners.guided_adapter import GuidedAdapterLayer
-from hf_any3d.visualization import show
+from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 
 
@@ -33,7 +34,7 @@ def test_cells_and_places_are_those_of_the_adapters(encoder):
     points = torch.cat([clouds(1, 60)[0], torch.rand(60, 3, generator=torch.Generator().manual_seed(0))], dim=1)
     points = points[:, : model.base_model.model.config.in_channels]
     geometry, centers = geometry_of_a_forward_pass(model, points)
-    views, settings = show.views_of_cells(model, points)
+    views, settings = plot_cells.views_of_cells(model, points)
     own, most = nearest(points, centers), 0
     rows = geometry.view_cells().row[0].tolist()
     for number, (row, place) in enumerate(zip(rows, geometry.view_positions[0].numpy(), strict=True)):
@@ -62,7 +63,7 @@ def test_attention_is_the_mean_over_heads_of_what_the_class_token_gives_to_each_
     model, points = tiny_model("bert", attn_implementation="eager").eval(), clouds(1, 60)[0]
     with torch.no_grad():
         output = model.any2point(points[None], output_attentions=True)
-    views, settings = show.views_of_attention(model, points)
+    views, settings = plot_cells.views_of_attention(model, points)
     assert settings == {"value_name": "attention", "columns": 4, "title": "attention of the class token"}
     tokens = output.centers.shape[1]
     own = nearest(points, output.centers[0])
@@ -74,12 +75,12 @@ def test_attention_is_the_mean_over_heads_of_what_the_class_token_gives_to_each_
         np.testing.assert_array_equal(view.points, points.numpy())
 
 
-def test_the_same_class_is_counted_by_the_nearest_direction_beyond_a_thousand_clouds():
-    generator = np.random.default_rng(0)
-    features, labels = generator.normal(size=(1030, 4)) * 3, generator.integers(0, 3, 1030)
-    features[7] = 0  # nothing is nearest to it
-    unit = features / np.maximum(np.linalg.norm(features, axis=1), 1e-300)[:, None]
-    cosine = unit @ unit.T
-    np.fill_diagonal(cosine, -2)
-    hits = [labels[row.argmax()] == label for row, label in zip(cosine, labels, strict=True)]
-    assert show.same_class_share(features.tolist(), labels.tolist()) == pytest.approx(np.mean(hits))
+def test_a_file_gives_a_page_or_a_picture(tmp_path, capsys):
+    tiny_model("bert").save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
+    np.save(tmp_path / "chair.npy", clouds(1, 60)[0].numpy())
+    for name, words in (("cells.html", []), ("attention.png", ["--attention"])):
+        plot_cells.main([str(tmp_path), str(tmp_path / "chair.npy"), "--output", str(tmp_path / name), *words])
+        assert (tmp_path / name).stat().st_size > 1000 and name in capsys.readouterr().out
+    with raises(ValueError, naming="Linear has no virtual projection"):
+        plot_cells.views_of_cells(torch.nn.Linear(2, 2), clouds(1, 60)[0])

@@ -1,4 +1,4 @@
-"""Models work by themselves, and ask the library around them at one place."""
+"""Models work by themselves, and ask the package around them at one place."""
 
 import json
 
@@ -6,21 +6,21 @@ import pytest
 
 from hf_any3d import PointNetConfig, PointNetForPointCloudClassification, PointNetModel
 from hf_any3d.hub.weights import find_weights
-from hf_any3d.modeling.hooks import Library, library, set_library
+from hf_any3d.modeling.hooks import Hooks, hooks, set_hooks
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 
 
 @pytest.fixture
 def use():
-    """Set another library for a test."""
-    before = library()
-    yield set_library
-    set_library(before)
+    """Set other hooks for a test."""
+    before = hooks()
+    yield set_hooks
+    set_hooks(before)
 
 
-def test_the_library_is_there_whatever_was_imported_before(use):
+def test_hooks_are_there_whatever_was_imported_before(use):
     use(None)
-    assert library().find_weights is find_weights
+    assert hooks().find_weights is find_weights
 
 
 def test_a_models_rule_for_new_weights_is_asked_about_every_module(monkeypatch):
@@ -30,8 +30,8 @@ def test_a_models_rule_for_new_weights_is_asked_about_every_module(monkeypatch):
     assert sorted(asked) == sorted(map(id, model.modules()))
 
 
-def test_without_a_library_models_are_saved_and_opened_and_nothing_is_added(use, tmp_path):
-    use(Library())
+def test_without_hooks_models_are_saved_and_opened_and_nothing_is_added(use, tmp_path):
+    use(Hooks())
     model = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
     model.save_pretrained(tmp_path)
     PointNetForPointCloudClassification.from_pretrained(tmp_path)
@@ -41,10 +41,10 @@ def test_without_a_library_models_are_saved_and_opened_and_nothing_is_added(use,
         resolve_encoder("me/encoder")
 
 
-def test_the_library_is_asked_when_models_are_opened_and_saved(use, tmp_path):
+def test_hooks_are_called_when_models_are_opened_and_saved(use, tmp_path):
     asked = []
     use(
-        Library(
+        Hooks(
             check_name=lambda name, arguments: asked.append((name, arguments.get("revision"))),
             code_references=lambda stored, auto_classes: {auto_classes[0]: stored.__name__},
             describe=lambda model, directory, repository: asked.append((type(model).__name__, directory, repository)),
@@ -53,6 +53,10 @@ def test_the_library_is_asked_when_models_are_opened_and_saved(use, tmp_path):
     model = PointNetForPointCloudClassification(PointNetConfig(hidden_sizes=[8], head_widths=[8]))
     model.save_pretrained(tmp_path)
     assert asked == [("PointNetForPointCloudClassification", tmp_path, None)]
-    assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == {"AutoConfig": "PointNetConfig"}
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["auto_map"] == {"AutoConfig": "PointNetConfig"} and not hasattr(model.config, "auto_map")
+    opened = PointNetConfig.from_pretrained(tmp_path)
+    assert opened.head_widths == [8] and not hasattr(opened, "auto_map")
+    asked.pop()
     PointNetForPointCloudClassification.from_pretrained(tmp_path, revision="v2")
     assert asked[1] == (tmp_path, "v2")  # before anything else; then its config asks for itself

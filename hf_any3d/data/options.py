@@ -1,0 +1,14 @@
+"""Options that have to be one of a few values."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+def one_of(name: str, value: Value, allowed: Iterable) -> Value:
+    """Return the value of an option; raise ValueError, which names both and what is allowed, for any other."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, allowed))}")
+    return value

@@ -1,0 +1,132 @@
+"""What is adapted and what is trained in full: layers by number, modules of layers, decoders and heads."""
+
+import re
+
+import pytest
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.tuners.targets import (
+    encoder_layer_pattern,
+    encoder_module_pattern,
+    encoder_owner,
+    layer_stack,
+    trainable_module_names,
+    with_default_modules,
+)
+from hf_any3d.tuners.tuners_utils import WrappedModule
+from tests.errors import raises
+
+
+class Block(nn.Module):
+    """A layer with a linear module, a nested one and a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        self.out, self.norm = nn.Linear(2, 2), nn.LayerNorm(2)
+
+
+class Encoder(PreTrainedModel):
+    """Three pretrained layers between modules that are not pretrained."""
+
+    config_class = PreTrainedConfig
+    settings: dict = {}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__(PreTrainedConfig())
+        self.tokenizer = nn.Linear(3, 2)
+        self.body = nn.Module()
+        self.body.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.activation, self.norm = nn.ReLU(), nn.LayerNorm(2)
+
+    @property
+    def layer_stack(self):
+        return LayerStack(
+            self.body.blocks, "body.blocks", "mlp", 2, **{"views": 4, "pretrained": ("body",)} | self.settings
+        )
+
+
+class Model(nn.Module):
+    """An encoder with a head."""
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.base_model = type("Encoder", (Encoder,), {"settings": settings})()
+        self.head, self.dropout = nn.Linear(2, 4), nn.Dropout()
+
+
+@pytest.mark.parametrize(
+    ("settings", "numbers", "pattern"),
+    [
+        ({}, None, r"(.*\.)?body\.blocks\.\d+"),
+        ({}, 2, r"(.*\.)?body\.blocks\.(2)"),
+        ({}, (0, 2), r"(.*\.)?body\.blocks\.(0|2)"),
+    ],
+)
+def test_layers_are_found_by_their_numbers(settings, numbers, pattern):
+    model = Model(**settings)
+    assert encoder_layer_pattern(model, numbers) == pattern
+    assert encoder_owner(model) is model.base_model
+    wanted = {
+        f"base_model.body.blocks.{number}"
+        for number in ([0, 1, 2] if numbers is None else [2] if numbers == 2 else [0, 2])
+    }
+    assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == wanted
+
+
+@pytest.mark.parametrize("numbers", [3, -1, [0, 3]])
+def test_layers_that_do_not_exist_are_refused(numbers):
+    with raises(ValueError, naming="layers_to_transform"):
+        encoder_layer_pattern(Model(), numbers)
+
+
+def test_modules_of_the_layers_are_found_below_their_adapters():
+    model = Model()
+    plain = encoder_module_pattern(model, lambda module: isinstance(module, nn.Linear))
+    assert plain == r"(.*\.)?body\.blocks\.\d+\.(mlp\.0|out)"
+    model.base_model.body.blocks[0].out = WrappedModule(model.base_model.body.blocks[0].out)
+    assert encoder_module_pattern(model, lambda module: isinstance(module, nn.Linear)) == plain
+
+
+def test_what_is_not_pretrained_is_trained_in_full():
+    assert trainable_module_names(Model()) == ["tokenizer", "norm", "head"]
+    assert trainable_module_names(Model(pretrained=("body", "norm"))) == ["tokenizer", "head"]
+    assert trainable_module_names(Model().base_model) == ["tokenizer", "norm"]
+    detector = Model(trained=("base_model.norm",))
+    assert trainable_module_names(detector) == ["base_model.norm", "head"]
+    with raises(ValueError, naming="modules_to_save"):
+        trainable_module_names(detector.base_model)
+    outer = nn.Module()
+    outer.part = Model()
+    with raises(ValueError, naming="modules_to_save"):
+        trainable_module_names(outer)
+
+
+def test_heads_of_a_detector_are_trained_with_any_adapter_unless_it_names_modules_itself():
+    detector, config = Model(trained=("base_model.norm",)), LoraConfig(target_modules=["out"])
+    found = with_default_modules(detector, config)
+    assert (
+        found is not config and found.modules_to_save == ["base_model.norm", "head"] and config.modules_to_save is None
+    )
+    kept = [
+        (detector, LoraConfig(target_modules=["out"], modules_to_save=["norm"])),
+        (detector, LoraConfig(target_modules=["out"], inference_mode=True)),
+        (detector.base_model, config),
+        (Model(), config),
+        (nn.Linear(2, 2), config),
+    ]
+    for model, given in kept:
+        assert with_default_modules(model, given) is given
+
+
+def test_layers_are_those_of_the_class_that_owns_them():
+    """A wrapped layer looks up unknown attributes in what it wraps, and is no owner."""
+    outer = nn.Module()
+    outer.wrapped, outer.model = WrappedModule(Model().base_model), Model()
+    assert encoder_owner(outer.wrapped.base_layer) is outer.wrapped.base_layer
+    assert layer_stack(outer).path == "body.blocks"
+    with raises(ValueError, naming="Linear"):
+        encoder_owner(nn.Linear(2, 2))
