@@ -93,11 +93,12 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
         if index.is_file():
             with errors_about(index):
                 files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
-        if files and files[0].is_file():
-            state: dict[str, torch.Tensor] = {}
-            for file in files:
-                state |= read_tensors(file)
-            return state, files
+        elif not files[0].is_file():
+            continue
+        state: dict[str, torch.Tensor] = {}
+        for file in files:
+            state |= read_tensors(file)
+        return state, files
     raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
 
 

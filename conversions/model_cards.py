@@ -17,15 +17,9 @@ CONVERTED = f"converted by hf_any3d {__version__}"
 def write_card(
     directory: Path, title: str, subject: Subject, remark: str, sections: Mapping[str, str], **metadata: Any
 ) -> None:
-    """Write the card of a converted model.
+    """Write the card of a converted model into a directory, with a remark and sections, title to text.
 
-    Args:
-        directory: Existing directory to write to.
-        title: Name of the repository.
-        subject: The model, perhaps without weights; its config records the license.
-        remark: Sentences on it.
-        sections: Further sections, title to text.
-        **metadata: Arguments of `build_model_card`, such as `base_model`.
+    The model may be without weights; its config records the license. `metadata` is for `build_model_card`.
     """
     save_card(build_model_card(subject, title, remark=remark, sections=sections, **metadata), directory / FILE)
 

@@ -12,14 +12,13 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed
 from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
 from hf_any3d.model_card.subject import Subject
-from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -62,7 +61,7 @@ def save_converted(
     model_class: type[PreTrainedModel],
     config: PreTrainedConfig,
     state: Mapping[str, torch.Tensor],
-    processor: ProcessorMixin | PointCloudProcessor,
+    processor: Any,
     sources: Mapping[str, Path],
     takes: str,
     sections: Mapping[str, str],
@@ -73,20 +72,8 @@ def save_converted(
 ) -> dict[str, Any]:
     """Compare tensors with those of a model, and write model, processor and card.
 
-    Tensors go from file to file, without a model in memory.
-
-    Args:
-        output: Directory to create.
-        model_class: Class of the model.
-        config: Its config.
-        state: Its tensors.
-        processor: Its processor.
-        sources: The authors' files, by what they hold.
-        takes: Sentences of the card that follow "It takes".
-        sections: Sections of the card, title to text.
-        dtype: Type to store floats in.
-        tied: Tensors that transformers stores under another name.
-        generation: Settings of generation.
+    Tensors go from file to file, without a model in memory. The card names the authors' files by what they hold,
+    says what the model `takes`, and has the sections; `tied` are tensors that transformers stores under another name.
 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.

@@ -1,4 +1,4 @@
-"""What the package around these models does when one is opened by a name, saved or pushed.
+"""Hooks into the package around these models: when one is opened by a name, saved or pushed.
 
 `modeling` knows neither the hub nor model cards. `hf_any3d.integration.registration` passes `Hooks` that do to
 `set_hooks`; the mixins below, of which all models, configs and processors have one, ask `hooks()`. That imports the
@@ -91,11 +91,14 @@ class LibraryModelMixin:
         hooks().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
-        # Of classes outside of transformers, modules without parameters of their own would be passed over, and with
-        # them the rules for what they consist of. Ours draw with transformers' functions, which leave loaded tensors.
-        del is_custom_code
-        super()._initialize_weights(module)
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Return False: the rules for new weights draw with transformers' functions, which leave loaded tensors.
+
+        Of custom code, modules without parameters of their own would be passed over, and with them the rules for what
+        they consist of.
+        """
+        return False
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""

@@ -40,8 +40,10 @@ def from_depth(
 
     images = [image for place in depth for image in _images(place)]
     many = len(images) > 1
-    if not many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
-        check_output(output, ("",) if many else (*CLOUDS, ""))
+    if many and output.suffix.lower() in CLOUDS:  # any other name is a folder's
+        raise ValueError(f"--output: {output} for {len(images)} images; expected a folder")
+    if not many:
+        check_output(output, (*CLOUDS, ""))
     places = [output / f"{image.stem}.ply" if many or not output.suffix else output for image in images]
     if twice := [place for place in places if places.count(place) > 1]:
         same = ", ".join(str(image) for image, place in zip(images, places, strict=True) if place == twice[0])

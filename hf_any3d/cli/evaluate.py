@@ -94,7 +94,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="As for train: a folder with a folder of files for each class or with files of boxes, a Parquet file "
             "or folder of them, or the name of a dataset in the catalog or on the hub (owner/name).",
             show_default=False,
@@ -295,7 +295,7 @@ def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> N
 def evaluate_minigpt3d(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="Directory or hub name; without, the answers in --output-dir."),
+        typer.Argument(metavar="MODEL", help="Directory or hub name; without, the answers in --output-dir."),
     ] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Folder for answers, verdicts and the summary; existing ones are reused.")

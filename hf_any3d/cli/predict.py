@@ -109,7 +109,10 @@ def zero_shot(
             f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
             "of them that were computed with it as --text-features FILE.npy"
         )
-    features = None if text_features is None else np.load(text_features, allow_pickle=False)
+    try:
+        features = None if text_features is None else np.load(text_features, allow_pickle=False)
+    except (ValueError, EOFError) as error:  # numpy's own does not name the file
+        raise ValueError(f"--text-features: {text_features} is not a .npy file of an array") from error
     pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
     arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
     _classify(pipe, name, inputs, {**arguments, "top_k": top_k, "up_axis": up_axis}, output, options, batch_size)

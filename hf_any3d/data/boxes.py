@@ -44,7 +44,7 @@ def answer_features() -> Any:
 def read_box_table(path: Path, columns: int) -> np.ndarray:
     """Read the boxes of a scene from an array that numpy wrote, as VoteNet's programs do."""
     source = open_source(path, "npy", ("npy",))
-    with file_errors(path, "npy"):
+    with file_errors(path, "npy file"):
         table = parse_array(source.data)
         # An array without numbers is a scene without objects.
         if table.size and (table.ndim != 2 or table.shape[1] < columns or not np.isfinite(table).all()):

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
 from hf_any3d.data.files.attributes import unit_colors
 
 # Feature of a processor -> field of `PointCloudData`.
@@ -169,12 +169,11 @@ def as_array(values: Any, name: str) -> np.ndarray:
         # numpy has no bfloat16.
         values = values.float() if values.is_floating_point() and values.element_size() < 4 else values
         return values.numpy()
-    with file_errors(name, "array of numbers"):
-        array = np.asarray(values)
-        # numpy would take what lies under a mask for numbers like the others.
-        if array.dtype.kind not in "fiub" or np.ma.is_masked(values):
-            raise PointCloudError(f"type {array.dtype}, or masked; expected numbers")
-        return array
+    array = np.asarray(values)
+    # numpy would take what lies under a mask for numbers like the others.
+    if array.dtype.kind not in "fiub" or np.ma.is_masked(values):
+        raise PointCloudError(f"{name} has type {array.dtype}, or is masked; expected numbers")
+    return array
 
 
 def _is_sequence(values: Any) -> bool:

@@ -245,11 +245,7 @@ class AugmentedRows(Protocol):
 def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Average logits over augmented copies of each cloud.
 
-    Args:
-        trainer: Holds the model.
-        rows: Rows that differ from epoch to epoch, as training rows do; vote `i` takes them in epoch `i`, so that
-            votes depend on the rows' seed alone.
-        votes: Number of copies, at least 1.
+    Vote `i` takes the rows of epoch `i`, so that votes depend on the rows' seed alone.
 
     Returns:
         Logits (rows, classes) float64, and labels (rows,) or None.

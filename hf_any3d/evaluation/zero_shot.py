@@ -131,13 +131,6 @@ def evaluate_class_names(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Evaluate a model that compares clouds with texts, on the names of all classes.
 
-    Args:
-        model: Has `encode_labels` and `get_point_features`, see `AlignedZeroShotClassifier`.
-        rows: Evaluation rows, dictionaries with `points` and `label`.
-        names: Name of each class, as words.
-        templates: Texts with `{}` for the name; by default those of the model's config.
-        batch_size: Clouds per batch.
-
     Returns:
         `accuracy` and `mean_class_accuracy`; and the accuracy of each class that occurs.
     """

@@ -52,12 +52,6 @@ def known_facts(
 
     The seed, the protocol of a model without an adapter, and what selected the weights are in the metrics.json of its
     training. That an encoder had its pretrained weights is known of one that came from the hub.
-
-    Args:
-        model: Directory or hub name.
-        dataset: Name of a dataset, or None if the data have no name.
-        stated: Values of `FACTS` that the files do not say.
-        source: Where these were stated, for errors.
     """
     config = AutoConfig.from_pretrained(model)
     known = {"dataset": None if dataset in _LOADERS else dataset, **_facts_of(model, config)}

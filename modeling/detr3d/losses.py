@@ -51,13 +51,7 @@ class BoxPredictions(NamedTuple):
 
 @dataclass
 class BoxTargets:
-    """Objects of a batch, padded to the largest number of a cloud.
-
-    Args:
-        classes: `(batch, objects)`.
-        boxes: `(batch, objects, 7)`.
-        counts: Objects of each cloud.
-    """
+    """Objects of a batch, padded to the most of a cloud: classes `(batch, objects)`, boxes `(batch, objects, 7)`."""
 
     classes: torch.Tensor
     boxes: torch.Tensor

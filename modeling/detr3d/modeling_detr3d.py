@@ -825,13 +825,10 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     def predict(
         self, hidden_states: torch.Tensor, centers: torch.Tensor, low: torch.Tensor, extent: torch.Tensor
     ) -> BoxPredictions:
-        """Compute boxes from the states of queries.
+        """Compute boxes from the states of queries `(layers, batch, queries, hidden)`, after the norm.
 
-        Args:
-            hidden_states: `(layers, batch, queries, hidden)`, after the norm.
-            centers: `(batch, queries, 3)`, positions of the queries.
-            low: `(batch, 1, 3)`, smallest coordinates of the clouds.
-            extent: `(batch, 1, 3)`, their lengths.
+        `centers (batch, queries, 3)` are positions of the queries, `low` and `extent` `(batch, 1, 3)` the smallest
+        coordinates of the clouds and their lengths.
         """
         rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
         logits, offset, size, heading_logits, residuals = (

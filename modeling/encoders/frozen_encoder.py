@@ -44,14 +44,7 @@ _Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
 class Stage(NamedTuple):
-    """Place of a layer among the stages.
-
-    Args:
-        number: Number of the stage.
-        width: Channels of its tokens.
-        is_first: Whether the layer is the first one of the stage.
-        is_last: Whether it is the last one.
-    """
+    """Number and channels of a layer's stage, and whether the layer is the first or the last one there."""
 
     number: int
     width: int

@@ -71,13 +71,8 @@ def encoder_settings(
 def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any) -> PreTrainedModel:
     """Load the encoder that a model's config names, after checking that its weights are the recorded ones.
 
-    Args:
-        config: The model's config.
-        dtype: Dtype, by default that of `encoder_dtype`, or float32.
-        **loading: `device_map`, `quantization_config` and the like of `from_pretrained`.
-
-    Raises:
-        EncoderMismatchError: If the weights have another checksum than the recorded one.
+    The dtype is by default that of `encoder_dtype`, or float32; `**loading` are arguments of `from_pretrained`. Other
+    weights raise an `EncoderMismatchError`.
     """
     dtype = encoder_dtype(config, dtype)
     part = config.part("encoder")
@@ -99,6 +94,8 @@ def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) ->
     name = getattr(config, "encoder_dtype", None)
     if name is None:
         return dtype
+    if name not in ENCODER_DTYPES:  # set after the config was checked
+        raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
     own = getattr(torch, name)
     if dtype not in (None, own):
         raise ValueError(
@@ -164,12 +161,9 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
     """Return an encoder without what it has learned, as a control for the pretrained one.
 
-    Other random numbers do not change, so that everything around it starts from the same weights.
-
-    Args:
-        encoder: The pretrained encoder; its weights change if they are shuffled.
-        weights: "random" for an encoder of the same shape with new weights; "shuffled" to permute the values of each
-            tensor, which keeps their statistics and nothing else.
+    Weights are "random", new ones for an encoder of the same shape; or "shuffled", the values of each tensor permuted
+    in place, which keeps their statistics and nothing else. Other random numbers do not change, so that everything
+    around it starts from the same weights.
     """
     # All numbers are drawn on the CPU, so the states of other devices need no copy.
     with torch.random.fork_rng(devices=[]):

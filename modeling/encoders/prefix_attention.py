@@ -63,13 +63,10 @@ AttentionInterface.register(_IMPLEMENTATION, _attend)
 
 @contextmanager
 def prefix_attention(encoder: PreTrainedModel) -> Iterator[bool]:
-    """Enable `compute_prefix` and `run_with_prefix` for the layers of an encoder, if its attention supports them.
+    """Enable `compute_prefix` and `run_with_prefix` for an encoder's layers; yields whether its attention allows it.
 
     Not supported are attention implementations other than eager and SDPA, encoders that do not use transformers'
     attention interface, and compiled programs; these need the prompts in the sequence.
-
-    Yields:
-        Whether they are supported.
     """
     chosen = encoder.config._attn_implementation
     if chosen not in _EQUIVALENT_TO_SDPA or torch.compiler.is_compiling():

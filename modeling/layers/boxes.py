@@ -152,12 +152,10 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def box_giou(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the generalized intersection over union of boxes, pair by pair, from -1 (far apart) to 1 (equal).
+    """Compute the generalized intersection over union of boxes, pair by pair, from -1 (far apart) to 1: `(…,)`.
 
     The box around both is along the axes, as in the released program of 3DETR; it is larger than their hull.
-
-    Returns:
-        `(…,)`, differentiable in both.
+    Differentiable in both.
 
     Source: Generalized Intersection over Union (arXiv 1902.09630), Algorithm 1.
     """

@@ -46,11 +46,7 @@ def fill_placeholders(
 ) -> torch.Tensor:
     """Embed tokens `(batch, tokens)`, with point features in place of the placeholders: `(batch, tokens, hidden)`.
 
-    Args:
-        input_ids: `(batch, tokens)`.
-        point_features: Features of the clouds, in the order of the placeholders, or None.
-        embed: The language model's embeddings, which need no row for the placeholder.
-        point_token_id: Id of the placeholder.
+    The features are in the order of the placeholders, whose id needs no row in the language model's embeddings.
     """
     placeholders = input_ids == point_token_id
     # The table may have no row for the placeholder; what row 0 gives is replaced below.

@@ -55,10 +55,15 @@ def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Map names of tensors, with or without LoRA, to those in a model with LoRA; unknown names are unchanged."""
     own = {*dict(model.named_parameters()), *dict(model.named_buffers())}
 
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
     def find(name: str) -> str:
-        layer, _, kind = name.rpartition(".")
-        wrapped = f"{layer}.base_layer.{kind}"
-        # PEFT moves the weights of a layer with LoRA below `base_layer`.
-        return wrapped if name not in own and wrapped in own else name
+        for candidate in (name, prefix + name):  # a name in the body
+            layer, _, kind = candidate.rpartition(".")
+            # PEFT moves the weights of a layer with LoRA below `base_layer`.
+            for path in (candidate, f"{layer}.base_layer.{kind}"):
+                if path in own:
+                    return path
+        return name
 
     return {name: find(name) for name in names}

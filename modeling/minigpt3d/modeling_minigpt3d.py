@@ -637,6 +637,8 @@ def _load_stored(model: MiniGPT3DPreTrainedModel, name: str, stored: dict[str, t
     own, prefix = model.state_dict(), f"{model.base_model_prefix}."
     if not any(key.startswith(prefix) for key in own):  # the body alone
         stored = {key.removeprefix(prefix): tensor for key, tensor in stored.items()}
+    elif not any(key.startswith(prefix) for key in stored):  # the body's, as conversions write them
+        stored = {prefix + key: tensor for key, tensor in stored.items()}
     # Tied weights are in the file once, under their other name.
     tied = set(model.all_tied_weights_keys)
     wrong = [f"{key} is missing" for key in own.keys() - stored.keys() - model.names_stored_elsewhere() - tied]

@@ -60,13 +60,9 @@ def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Te
 def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of patches and labels, in which positives weigh as much as all other labels together.
 
-    Args:
-        scores: `(batch, groups, labels)`, cosines times a scale; 0 means as likely as not.
-        shares: The same shape, from `patch_shares`.
-        counted: `(batch, labels)`, True for the labels that count for a cloud.
-
-    Returns:
-        The mean over patches and counted labels of a cloud, then over clouds with such labels; 0 if there are none.
+    Scores `(batch, groups, labels)` are cosines times a scale, 0 for as likely as not; shares, of the same shape, are
+    those of `patch_shares`. The mean is over patches and the labels that count for a cloud, `counted (batch, labels)`,
+    then over clouds with such labels; 0 if there are none.
 
     Source: stage 2 of the released program; the paper describes a contrastive loss.
     """

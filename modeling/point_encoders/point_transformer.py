@@ -255,13 +255,10 @@ class PointBlock(GradientCheckpointingLayer):
         beside_mlp: Callable[[torch.Tensor], torch.Tensor] | None = None,
         second_half: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Run on `(batch, tokens, hidden)`.
+        """Run on `(batch, tokens, hidden)`; positions of the same shape are added first.
 
-        Args:
-            hidden_states: The tokens.
-            positions: Positions of the same shape, which are added first.
-            beside_mlp: A function of the tokens between attention and MLP, whose result is added to the output.
-            second_half: A function of the same tokens whose result is the output, in place of norm and MLP.
+        `beside_mlp` is a function of the tokens between attention and MLP, whose result is added to the output; the
+        result of `second_half`, of the same tokens, is the output in place of norm and MLP.
         """
         if positions is not None:
             hidden_states = hidden_states + positions

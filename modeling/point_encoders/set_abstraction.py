@@ -41,13 +41,10 @@ def shared_layers(sizes: Iterable[int]) -> nn.ModuleList:
 
 
 class Groups(NamedTuple):
-    """Centers of a level with the features of their groups.
+    """Centers of a level, `(batch, centers, 3)`, with the features of their groups, `(batch, centers, width)`.
 
-    Attributes:
-        centers: `(batch, centers, 3)`.
-        features: `(batch, centers, width)`.
-        index: `(batch, centers)`, indices of the centers among the points.
-        mask: `(batch, centers)`, False for centers that a cloud has too few points for; None if there are none.
+    Their `index` is among the points; the mask `(batch, centers)` is False for centers that a cloud has too few points
+    for, None if there are none.
     """
 
     centers: torch.Tensor
@@ -62,17 +59,11 @@ def sample_centers(
     mask: torch.Tensor | None = None,
     min_squared_norm: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Sample centers with farthest point sampling from clouds of any number of points.
+    """Sample centers with farthest point sampling from clouds `(batch, points, 3)` of any number of points.
 
-    Args:
-        xyz: `(batch, points, 3)`, in full precision.
-        num_centers: Centers of each cloud.
-        mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
-        min_squared_norm: See `farthest_point_sample`.
-
-    Returns:
-        Indices `(batch, num_centers)`, and a mask of the same shape, or None if all clouds have that many points.
-        Where it is False, the index is that of a cloud's first point.
+    The mask `(batch, points)` is False for padding; `min_squared_norm` is as of `farthest_point_sample`. Returns
+    indices `(batch, num_centers)`, and a mask of the same shape, or None if all clouds have that many points. Where it
+    is False, the index is that of a cloud's first point.
     """
     start, places = 0, xyz
     if mask is not None:
@@ -96,19 +87,11 @@ def sample_centers(
 def ball_neighbors(
     centers: torch.Tensor, xyz: torch.Tensor, radius: float, count: int, order: str, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Find points in the ball around each center; a ball with fewer is filled up with its first one.
+    """Find points in the ball around each center: indices `(batch, centers, count)`.
 
-    Args:
-        centers: `(batch, centers, 3)`, points of the clouds.
-        xyz: `(batch, points, 3)`.
-        radius: Radius of the balls.
-        count: Points per ball.
-        order: Which points of a crowded ball are kept: the "nearest", or the "first" ones of the cloud, as in the
-            released programs of PointNet++ and its followers.
-        mask: `(batch, points)`, True for the points of a cloud and False for padding; None without padding.
-
-    Returns:
-        Indices `(batch, centers, count)`.
+    Of a crowded ball the "nearest" points are kept, or with `order="first"` the first ones of the cloud, as in the
+    released programs of PointNet++ and its followers; a ball with fewer is filled up with its first one. The mask
+    `(batch, points)` is False for padding.
     """
     if mask is not None:  # out of reach of every ball
         beyond = xyz.amax(dim=(1, 2)) + 4 * radius  # (batch,)

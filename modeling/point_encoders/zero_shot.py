@@ -62,13 +62,10 @@ class TextFeaturesMixin:
         position_ids: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return unit vectors `(texts, text_width)` of tokenized texts.
+        """Return unit vectors `(texts, text_width)` of texts `(texts, words)`, from `text_tower.tokenize`.
 
-        Args:
-            input_ids: `(texts, words)`, from `text_tower.tokenize`.
-            attention_mask: `(texts, words)`, 0 for padding.
-            position_ids: For the signature of `CLIPModel.get_text_features`; must be None.
-            token_type_ids: Returned by tokenizers of sentence encoders; must be all 0.
+        The mask is 0 for padding. `position_ids`, for the signature of `CLIPModel.get_text_features`, must be None,
+        `token_type_ids`, which tokenizers of sentence encoders return, all 0.
         """
         if position_ids is not None:
             raise ValueError("position_ids are given; expected None: the text tower computes them")
@@ -154,14 +151,9 @@ def pair_loss(
     labels: torch.Tensor | None = None,
     text_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the contrastive loss of clouds and texts.
+    """Compute the contrastive loss of clouds and texts, unit vectors `(clouds, text_width)` and `(texts, text_width)`.
 
-    Args:
-        scale: Scale of the cosines.
-        point_embeds: `(clouds, text_width)`, unit vectors.
-        text_embeds: `(texts, text_width)`, unit vectors.
-        labels: `(clouds,)`; by default every cloud has a label of its own.
-        text_labels: `(texts,)`; by default the n-th text has the label of the n-th cloud.
+    By default every cloud has a label of its own, and the n-th text that of the n-th cloud.
     """
     if text_embeds is None:
         raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")

@@ -365,13 +365,9 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:
-        """Set the head, and what features are standardized by.
+        """Set the head, and the mean and the scale `(width,)` by which features are standardized.
 
-        Args:
-            weight: `(labels, width)`, for standardized features.
-            bias: `(labels,)`.
-            mean: `(width,)`, subtracted from the features.
-            scale: `(width,)`, their divisor; above 0.
+        `weight (labels, width)` and `bias (labels,)` are for standardized features.
         """
         core, head = self.point_features, self.classifier
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}

@@ -106,12 +106,10 @@ def _transpose_hilbert(axes: Sequence[Tensor], depth: int | Tensor) -> list[Tens
 
 @dataclass
 class Serialization:
-    """Voxels of a batch in the order of curves; the clouds stay in their order.
+    """Voxels of a batch in the order of curves, `(curves, voxels)` each; the clouds stay in their order.
 
-    Args:
-        code: `(curves, voxels)`, positions along each curve, with the cloud in the highest bits.
-        order: `(curves, voxels)`, the voxels sorted by code.
-        inverse: `(curves, voxels)`, the place of each voxel in that order.
+    `code` are positions along each curve, with the cloud in the highest bits; `order` are the voxels sorted by it, and
+    `inverse` the place of each voxel in that order.
     """
 
     code: Tensor
@@ -127,15 +125,10 @@ def serialize(
     depth_of_batch: bool = False,
     depths: Tensor | None = None,
 ) -> Serialization:
-    """Sort voxels along curves, cloud by cloud.
+    """Sort voxels `(voxels, 3)`, int64 from 0, no cell twice in a cloud, along curves, cloud by cloud.
 
-    Args:
-        grid_coord: `(voxels, 3)` int64 from 0, no cell twice in a cloud.
-        cloud: `(voxels,)` int64, the number of each voxel's cloud.
-        num_clouds: Number of clouds.
-        curves: Names from `CURVES`.
-        depth_of_batch: See `of_batch` of `curve_depths`.
-        depths: `(clouds,)`, bits of each cloud's curves; None for those of `curve_depths`.
+    `cloud (voxels,)` numbers the cloud of each; `depths (clouds,)` are bits of each cloud's curves, by default those
+    of `curve_depths`, with `depth_of_batch` of the whole batch.
 
     Source: Point Transformer V3, Sec. 4.2.
     """

@@ -41,11 +41,9 @@ class GraphSettings:
 class Spectrum(NamedTuple):
     """Eigenvectors of the graphs of clouds, in columns with ascending eigenvalues.
 
-    Args:
-        whole: `(batch, points, points)`, of the graph of all points.
-        local: `(batch, points, points)`, of the graphs of consecutive points along the curve, as blocks on the
-            diagonal.
-        inverse: `(batch, points)`, the place of each point along the curve.
+    `whole (batch, points, points)` are of the graph of all points; `local`, of the same shape, of the graphs of
+    consecutive points along the curve, as blocks on the diagonal; `inverse (batch, points)` is the place of each point
+    along the curve.
     """
 
     whole: Tensor

@@ -20,12 +20,10 @@ _LARGEST_KEY = 2**62
 
 @dataclass
 class GridSample:
-    """Points of which each grid cell keeps one.
+    """Points of which each grid cell keeps one: `kept (voxels,)`, by cloud, then by cell.
 
-    Args:
-        kept: `(voxels,)`, the points that are kept, by cloud, then by cell.
-        inverse: `(points,)`, the voxel of each point.
-        grid_coord: `(voxels, 3)` int64, the cell of each voxel, from 0 in each cloud.
+    `inverse (points,)` is the voxel of each point, `grid_coord (voxels, 3)` int64 the cell of each voxel, from 0 in
+    each cloud.
     """
 
     kept: Tensor
@@ -36,11 +34,7 @@ class GridSample:
 def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, num_clouds: int = 1) -> GridSample:
     """Keep the point of each grid cell that is nearest to the cell's center, whatever the order of the points.
 
-    Args:
-        coord: `(points, 3)`.
-        grid_size: Edge of a cell, in the units of the points.
-        cloud: `(points,)`, the number of each point's cloud; None for one cloud.
-        num_clouds: Number of clouds.
+    Points are `(points, 3)`, of the cloud `(points,)`, or of one; `grid_size` is the edge of a cell in their units.
     """
     if not 0 < grid_size < math.inf:
         raise ValueError(f"grid_size={grid_size}; expected a positive number")
@@ -70,12 +64,9 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
 
 @dataclass
 class GridPool:
-    """Voxels of a coarser grid.
+    """Voxels of a coarser grid: `grid_coord (cells, 3)`, sorted by cloud, then x, y, z, and `cloud (cells,)`.
 
-    Args:
-        grid_coord: `(cells, 3)`, sorted by cloud, then x, y, z.
-        cloud: `(cells,)`.
-        inverse: `(voxels,)`, the cell of each voxel.
+    `inverse (voxels,)` is the cell of each voxel.
     """
 
     grid_coord: Tensor
@@ -121,13 +112,9 @@ def has_duplicates(grid_coord: Tensor, cloud: Tensor, num_clouds: int) -> bool:
 
 
 def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int, reach: int = 1) -> NeighborTable:
-    """Find which cells around each voxel are occupied in its cloud.
+    """Find which cells around each voxel `(voxels, 3)`, int64 from 0, are occupied in its cloud; none occurs twice.
 
-    Args:
-        grid_coord: `(voxels, 3)` int64 from 0, no cell twice in a cloud.
-        cloud: `(voxels,)`.
-        num_clouds: Number of clouds.
-        reach: Cells along each axis up to which a neighbor counts: 1 for a kernel of 3³, 2 for one of 5³.
+    Neighbors count up to `reach` cells along each axis: 1 for a kernel of 3³, 2 for one of 5³.
     """
     keys = _cell_keys(grid_coord, cloud, num_clouds, margin=reach)
     keys, rows = keys.sort()

@@ -377,14 +377,8 @@ class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, 
 class _Encoded:
     """Result of a forward pass before it is put into an output.
 
-    Args:
-        stages: Places of the voxels of each encoder stage, the finest first.
-        features: Output of each encoder stage.
-        decoded: Output of the decoder, at the first stage; None without one.
-        batch: The clouds.
-        inverse: `(points,)`, the voxel of the first stage of each point.
-        hidden_states: Input of the first block and output of each.
-        attentions: Weights of each block.
+    Places and features of the voxels of each encoder stage, the finest first; the output of the decoder, at the first
+    stage, or None; the clouds, and the voxel of the first stage of each point `(points,)`.
     """
 
     stages: list[Voxels]

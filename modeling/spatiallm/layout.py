@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -336,6 +336,16 @@ class Layout:
         names = ("walls", "doors", "windows", "boxes")
         entities = {name: [dataclasses.asdict(one) for one in getattr(self, name)] for name in names}
         return {**entities, "up_axis": self.up_axis} | ({} if self.up is None else {"up": list(self.up)})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Layout:
+        """Build from what `to_dict` returned."""
+        settings = dict(content)
+        if (up := settings.get("up")) is not None:
+            settings["up"] = tuple(up)
+        for name, kind in {"walls": Wall, "doors": Door, "windows": Window, "boxes": Box}.items():
+            settings[name] = tuple(kind(**fields) for fields in settings.get(name, ()))
+        return cls(**settings)
 
 
 def read_lines(

@@ -9,12 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from hf_any3d.modeling.pretrained_parts.tensors import holds_tensors
+
 
 class Spent(NamedTuple):
     """Wall and processor seconds."""
 
     wall: float
     cpu: float
+
+
+def held_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the tensors that a quantized weight of torchao holds, such as bits and scales, or any other itself."""
+    names = tensor.__tensor_flatten__()[0] if holds_tensors(tensor) else []
+    return [part for name in names if isinstance(part := getattr(tensor, name), torch.Tensor)] or [tensor]
 
 
 def timed(step: Callable[[], Any]) -> Spent:

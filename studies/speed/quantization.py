@@ -30,10 +30,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from hf_any3d import AutoModelForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForPointCloudClassification
 from hf_any3d.pipelines import default_model
-from studies.speed._measure import timed
+from studies.speed._measure import held_tensors, timed
 from studies.tables import write_table
 
 MODELS = ("chat", "encoder", "classifier")
@@ -95,7 +94,7 @@ def resident(which: str) -> float:
 def weight_bytes(model: nn.Module) -> int:
     """Return the bytes of a model's weights, quantized ones with their scales."""
     tensors = [*model.parameters(), *model.buffers()]
-    count = sum(part.nbytes for tensor in tensors for part in inner_tensors(tensor) or [tensor])
+    count = sum(part.nbytes for tensor in tensors for part in held_tensors(tensor))
     packed = [layer.weight() for layer in model.modules() if isinstance(layer, torch.ao.nn.quantized.dynamic.Linear)]
     return count + sum(weight.numel() * weight.element_size() for weight in packed)
 

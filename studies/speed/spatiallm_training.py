@@ -26,11 +26,10 @@ import transformers
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from hf_any3d.modeling.pretrained_parts.tensors import inner_tensors
 from hf_any3d.modeling.spatiallm import SpatialLMConfig, SpatialLMForConditionalGeneration
 from hf_any3d.training.layouts import LayoutModelArguments, adapted
 from hf_any3d.utils.atomic_files import write_json
-from studies.speed._measure import saved_bytes, storages, timed
+from studies.speed._measure import held_tensors, saved_bytes, storages, timed
 from studies.speed.quantization import resident
 from studies.speed.spatiallm import prompt, scan
 
@@ -60,7 +59,7 @@ WAYS: dict[str, tuple[dict[str, Any], bool, bool]] = {
 
 
 def _gigabytes(tensors: Any) -> float:
-    return sum(part.nbytes for tensor in tensors for part in inner_tensors(tensor) or [tensor]) / 1e9
+    return sum(part.nbytes for tensor in tensors for part in held_tensors(tensor)) / 1e9
 
 
 def _trained(model: Any, settings: dict[str, Any], checkpointing: bool) -> nn.Module:

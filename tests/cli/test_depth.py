@@ -53,7 +53,7 @@ def test_several_images_have_files_of_their_names(place):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("a.png", "b.png", "--output", "out.ply"), "--output: out.ply has type '.ply'"),
+        (("a.png", "b.png", "--output", "out.ply"), "--output: out.ply for 2 images; expected a folder"),
         (("a.png", "--output", "out.xyz"), "--output: out.xyz has type '.xyz'"),
         (("a.png", "colors/a.png", "--output", "out"), "a.png, colors/a.png: all would be written to out/a.ply"),
         (("bad.png", "--output", "out.ply"), "bad.png"),

@@ -68,7 +68,7 @@ def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
 
 @pytest.mark.parametrize(
     ("output", "text"),
-    [("a.gif", "a.gif has type '.gif'; expected"), ("a.ply", "a.ply for 2 files; expected a folder")],
+    [("a.gif", "a.gif has type '.gif'; expected"), ("a.ply", "a.ply for 2 files; expected .html")],
 )
 def test_invalid_outputs_are_refused_before_the_model_is_opened(files, output, text):
     code, _, error = run("no/such/model", files, "--output", output)

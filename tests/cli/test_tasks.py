@@ -109,6 +109,7 @@ def test_zero_shot_templates_change_scores_and_wrong_labels_are_refused(models):
     assert run(*words).out != run(*words, "--template", "a scan of a {}.").out
     assert "candidate_labels has 'a' twice" in run(*words[:-1], "a,a").err
     assert "{}" in run(*words, "--template", "nothing").err
+    assert f"--text-features: {CHAIR} is not a .npy file" in run(*words, "--text-features", CHAIR).err
 
 
 def test_segments_are_those_of_the_pipeline(models):

@@ -7,6 +7,7 @@ from torch import nn
 from tests.common.built import expected_of, forget_models as forget_models, fresh
 from tests.common.models import CASES
 from tests.common.refusals import check_refusal
+from tests.errors import raises
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -47,8 +48,7 @@ def test_labels_are_integers_of_any_type_that_number_a_class(case):
     for wrong in (model.config.num_labels, -1):
         labels = labels.clone()
         labels.view(-1)[1] = wrong
-        last = model.config.num_labels - 1
-        with pytest.raises(ValueError, match=rf"Target {wrong} is out .* 0 to {last} \(num_labels\), or -100"):
+        with raises((IndexError, ValueError), naming=f"Target {wrong} is out"):
             model(**batch, labels=labels)
 
 

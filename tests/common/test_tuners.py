@@ -127,7 +127,7 @@ def test_only_the_adapter_trains_and_its_directory_loads_equal(case, method, tmp
     moved = [name for name, p in model.named_parameters() if name in inside and not torch.equal(p, before[name])]
     assert len(moved) >= 2
     # Base weights are unchanged, including statistics of norms.
-    originals = dict(own_modules(model.get_base_model()))
+    originals = {own.name: own.module for own in own_modules(model.get_base_model())}
     for name, tensor in frozen.items():
         path, _, leaf = name.rpartition(".")
         assert torch.equal(getattr(originals[path], leaf), tensor), name

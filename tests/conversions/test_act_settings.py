@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hf_any3d.conversions.act.adapters import _pooling
-from hf_any3d.conversions.act.convert import TEACHERS, _released_settings
 from hf_any3d.conversions.act.datasets import DATASETS, UNLABELED, choose_dataset
 from tests.errors import raises
 
@@ -65,50 +64,3 @@ def head_of(features: int, labels: int = 15) -> dict[str, torch.Tensor]:
 )
 def test_what_a_published_head_reads_is_known_by_its_width(method, features, labels, pooling):
     assert _pooling(method, head_of(features, labels), None) == pooling
-
-
-@pytest.mark.parametrize(
-    ("method", "features", "labels", "chosen", "message"),
-    [
-        ("pointgst", 24, 15, None, "setting of PointGST for as many classes does; expected 2 * 8, or give --pooling"),
-        ("idpt", 16, 15, None, "the head reads 16 features, which no published setting of IDPT for as many classes"),
-        ("idpt", 9, 15, None, "expected 1 * 8 or 3 * 8, or give --pooling"),
-        ("dapt", 16, 16, None, "expected 3 * 8, or give --pooling"),
-        ("dapt", 8, 15, None, "expected 2 * 8 or 3 * 8, or give --pooling"),
-        ("ppt", 24, 15, "cls,max", "pooling='cls,max'; the head reads 24 features, of tokens with 8 channels"),
-        ("ppt", 17, 15, "cls,max", "pooling='cls,max'; the head reads 17 features, of tokens with 8 channels"),
-    ],
-)
-def test_heads_of_other_widths_are_named(method, features, labels, chosen, message):
-    assert _pooling(method, head_of(16), "max,mean") == ["max", "mean"]
-    with pytest.raises(ValueError, match=f"{re.escape(message)}$|{re.escape(message)}"):
-        _pooling(method, head_of(features, labels), chosen)
-
-
-# Names in the programs -> ours, in a model of three blocks.
-
-
-def test_teachers_have_the_settings_of_their_programs():
-    released = {"sampling_min_squared_norm": 1e-3, "noise_in_eval": True}
-    deep, none = {"prompt_depth": "deep", "num_prompts": 4}, {"prompt_depth": "shallow", "num_prompts": 0}
-    bert = {"position_injection": "input", "use_input_norm": False, "teacher_dropout": True}
-    for kind, found, more in (
-        (None, none, {}),
-        ("vit", deep, {}),
-        ("vit", none, {"detach_teacher": True}),
-        ("clip_vision_model", deep, {"attention_axis": "batch"}),
-        ("clip_vision_model", none, {"detach_teacher": True}),
-        ("bert", deep, bert),
-        ("bert", none, bert | {"detach_teacher": True}),
-    ):
-        assert _released_settings(kind, found) == released | more
-    image = {"image_size": 1, "patch_size": 1, "num_channels": 1}
-    words = {"vocab_size": 1, "max_position_embeddings": 1, "type_vocab_size": 1}
-    expected = {
-        "vit": (None, {"hidden_act": "gelu"}, 1e-6, image),
-        "clip_vision_model": ("vision", {"hidden_act": "quick_gelu"}, 1e-5, image),
-        "bert": (None, {"hidden_act": "gelu"}, 1e-12, words),
-    }
-    assert {
-        kind: (one.tower, one.config, one.layer_norm_eps, one.no_embeddings) for kind, one in TEACHERS.items()
-    } == expected

@@ -89,12 +89,12 @@ def test_a_file_of_the_starting_point_may_hold_more_of_the_model(originals, give
 
 def test_stages_must_be_in_order_and_complete(given, tmp_path):
     swapped = given | {"checkpoint": given["second_checkpoint"], "second_checkpoint": given["checkpoint"]}
-    with raises(ValueError, naming="stage_4.pth"):
+    with raises(ValueError, naming="stage_3.pth"):
         convert_minigpt3d(tmp_path / "out", **swapped)
     alone = {name: path for name, path in given.items() if name != "second_checkpoint"}
     first = tmp_path / "in" / "stage_1.pth"
     torch.save(Originals().stage(1), first)
-    assert "stage_1.pth: does not fit, tensors are missing" in refused(alone | {"checkpoint": first}, tmp_path)
+    assert "stage_1.pth: lacks" in refused(alone | {"checkpoint": first}, tmp_path)
     later = given | {"second_checkpoint": first}
     with raises(ValueError, naming="stage_1.pth"):
         convert_minigpt3d(tmp_path / "out", **later)

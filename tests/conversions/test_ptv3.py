@@ -115,7 +115,7 @@ def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
     with raises(ValueError, naming="preset='moon'; expected one of sonata"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out", preset="moon")
-    with raises(FileNotFoundError, naming="no such file"):
+    with raises(FileNotFoundError, naming="none.pth"):
         convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
 
 

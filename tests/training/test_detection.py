@@ -159,7 +159,7 @@ def test_classes_that_a_detector_lacks_are_named(rooms):
     [
         (["--dataset_name", "rooms"], "the training split has box_labels None"),
         (["--up_axis", "y"], "--up_axis y; expected z"),
-        (["--augment", "rotate"], "unknown augmentation of scenes 'rotate'"),
+        (["--augment", "rotate"], "transform is 'rotate'"),
     ],
 )
 def test_wrong_arguments_are_named(words, match, tmp_path):

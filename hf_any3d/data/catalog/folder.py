@@ -35,7 +35,7 @@ from hf_any3d.data.catalog.folder_layout import (
 )
 from hf_any3d.data.feature import PointCloud
 from hf_any3d.data.file_conversion import CloudColumns, rows_at_a_time
-from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
@@ -297,19 +297,22 @@ def list_folder(
     The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning, and
     `points_are_labeled`: whether clouds that lie in no folder of a class need none, as their points have labels.
     """
-    tree = walk(root, follow_links=follow_links)
-    metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
-    if metadata is not None:
-        splits = _splits_of_metadata(root, metadata, tree.found, drop_labels)
-    else:
-        needs_none = drop_labels is None and points_are_labeled and not has_classes(tree.found)
-        if drop_labels or needs_none:
-            splits, others = by_split(unlabeled(root, tree.found)), tree.others
+    with file_errors(root):
+        tree = walk(root, follow_links=follow_links)
+        metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
+        if metadata is not None:
+            splits = _splits_of_metadata(root, metadata, tree.found, drop_labels)
         else:
-            splits, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-        if ignored := sorted(set(others) - COMPANIONS):
-            logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
-    listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
+            needs_none = drop_labels is None and points_are_labeled and not has_classes(tree.found)
+            if drop_labels or needs_none:
+                splits, others = by_split(unlabeled(root, tree.found)), tree.others
+            else:
+                splits, others = find_labeled_files(root, tree, skip_empty=skip_empty)
+            if ignored := sorted(set(others) - COMPANIONS):
+                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
+    # Names that are no text, in folders and in tables, are Arrow's errors.
+    with file_errors(root, "folder of clouds"):
+        listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
     _check_labels(root, listed)
     return with_class_labels(listed, str(root))
 
@@ -323,12 +326,12 @@ def _splits_of_metadata(
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
-        raise ValueError(f"{root}: the metadata names {name}, which {reason}{more}")
+        raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
     if left := sorted(found - set(names)):
         text = "%s: %d files are not in the metadata and are left out, the first is %s"
         logger.warning(text, root, len(left), left[0])
     if not names:
-        raise ValueError(f"{root}: the metadata names no file")
+        raise PointCloudError("the metadata names no file")
     parts = [tuple(name.split("/")) for name in names]
     if drop_labels or "label" in metadata.column_names:
         return by_split(unlabeled(root, parts))
@@ -361,7 +364,7 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
 
 def _check_free(root: Path, names: Iterable[str], metadata_columns: Iterable[str]) -> None:
     if taken := sorted(set(names) & set(metadata_columns)):
-        raise ValueError(f"{root}: the metadata has a column {taken[0]!r}, a reserved name; rename it")
+        raise PointCloudFileError(f"{root}: the metadata has a column {taken[0]!r}, a reserved name; rename it")
 
 
 def _check_labels(root: Path, listed: DatasetDict) -> None:

@@ -68,9 +68,9 @@ def check_link(path: Path, root: Path) -> None:
     except (OSError, RuntimeError):  # it leads back to itself; RuntimeError before Python 3.13
         is_inside = False
     if not is_inside:
-        raise ValueError(
-            f"{root}: {path.relative_to(root).as_posix()} is a link that leads outside of the folder, or to itself; "
-            "copy its target there, or pass follow_links=True"
+        raise PointCloudError(
+            f"{path.relative_to(root).as_posix()} is a link that leads outside of the folder, or to itself; copy its "
+            "target there, or pass follow_links=True"
         )
 
 
@@ -96,7 +96,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
                     check_link(path, root)
                 # os.walk would follow such a link without end.
                 if Path(folder).resolve().is_relative_to(path.resolve()):
-                    raise ValueError(f"{root}: {path.relative_to(root).as_posix()} is a link to a folder above it")
+                    raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
         clouds = {*without_buffers(files)} - {*METADATA_NAMES}
@@ -145,7 +145,7 @@ def find_labeled_files(
     if empty:
         names = ", ".join("/".join(parts) for parts in empty)
         if not skip_empty:
-            raise ValueError(f"{root}: no point cloud in the folders {names}; remove them or add files")
+            raise PointCloudError(f"no point cloud in the folders {names}; remove them or add files")
         logger.warning("%s: no point cloud in the folders %s, which are left out", root, names)
     return by_split(labeled(root, found)), dict(others)
 
@@ -164,9 +164,8 @@ def labeled(root: Path, found: list[Parts]) -> list[LabeledFile]:
     if not has_classes(found):
         deepest = max(found, key=len)
         example = "/".join(deepest if len(deepest) > 2 else min(found, key=len))
-        raise ValueError(
-            f"{root}: {example} fits no layout; expected {LAYOUTS}, "
-            "or pass drop_labels=True for clouds without classes"
+        raise PointCloudError(
+            f"{example} fits no layout; expected {LAYOUTS}, or pass drop_labels=True for clouds without classes"
         )
     if len(found[0]) == 2:
         return [LabeledFile(root.joinpath(*parts), parts[0], "train") for parts in found]
@@ -214,7 +213,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         return None
     if len({path.suffix for path in files}) > 1:
         names = ", ".join(sorted({path.name for path in files}))
-        raise ValueError(f"{root}: there are {names}; expected metadata files of one type")
+        raise PointCloudError(f"there are {names}; expected metadata files of one type")
     tables, seen = [], {}
     for path in files:
         if not follow_links:

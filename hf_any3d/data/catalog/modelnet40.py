@@ -130,7 +130,7 @@ def pickle_source(file: Path) -> SplitSource:
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
         cloud, label = rows[number]
-        with file_errors(describe(number), "cache"):
+        with file_errors(describe(number), "row of the cache"):
             yield {**points_and_normals(cloud), "label": label}
 
     def describe(number: int) -> str:

@@ -72,7 +72,7 @@ def load(
 
     def read(number: int) -> Iterator[Mapping[str, object]]:
         for row in source.read(number):
-            with file_errors(source.describe(number), "cache"):
+            with file_errors(source.describe(number), "row of the cache"):
                 label = checked_row(row, labels)["label"]
             turns = zip(SPEAKERS, (text, DATASET.class_names[label]), strict=True)
             conversations = [{"from": speaker, "value": value} for speaker, value in turns]

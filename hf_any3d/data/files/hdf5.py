@@ -34,7 +34,7 @@ def open_hdf5(
     if not path.is_file():
         raise PointCloudFileError(f"{path}: no such file")
     with ExitStack() as opened:
-        with file_errors(path, "HDF5"):
+        with file_errors(path, "HDF5 file"):
             limits.check(decoded=path.stat().st_size)
             file = opened.enter_context(h5py.File(path, "r"))
             content = {str(name): file.get(name) for name in file.keys()}
@@ -52,5 +52,5 @@ def open_hdf5(
 
 def read_slice(array: h5py.Dataset, rows: range, path: str | os.PathLike) -> np.ndarray:
     """Read rows `rows` of an array."""
-    with file_errors(f"{path}: rows {rows.start} to {rows.stop - 1}", "HDF5"):
+    with file_errors(f"{path}: rows {rows.start} to {rows.stop - 1}", "HDF5 file"):
         return array[max(rows.start, 0) : rows.stop]

@@ -125,7 +125,7 @@ def read_point_cloud(
     reader = import_module(f".{FORMATS[opened.file_type]}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
     with (
-        file_errors(opened.name, opened.file_type),
+        file_errors(opened.name, f"{opened.file_type} file"),
         np.errstate(all="ignore"),
         leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
     ):

@@ -139,7 +139,7 @@ def read_rgbd(
     pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
     height, width = pixels.shape
     name = "intrinsics" if isinstance(intrinsics, Intrinsics) else intrinsics
-    with file_errors(name, "JSON"):
+    with file_errors(name, "JSON file"):
         if isinstance(intrinsics, Intrinsics):
             camera = intrinsics
         else:
@@ -193,7 +193,7 @@ def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
     except ImportError:
         raise ImportError(f'{path}: EXR needs the package OpenEXR: pip install "hf-any3d[files]"') from None
     stored = len(open_source(path, None, ("exr",), limits).data)
-    with file_errors(path, "EXR"):
+    with file_errors(path, "EXR image"):
         # The size that the file claims is checked before anything is decoded.
         with OpenEXR.File(os.fspath(path), header_only=True) as file:
             first, last = (corner.tolist() for corner in file.header()["dataWindow"])

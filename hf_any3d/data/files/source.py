@@ -40,7 +40,7 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
         if kind is None:
             raise
         reason = f"{type(error).__name__}: {error}"[:_QUOTED]
-        raise file_error(name, PointCloudError(f"damaged, cut off, or no {kind} file ({reason})")) from error
+        raise file_error(name, PointCloudError(f"damaged, cut off, or no {kind} ({reason})")) from error
 
 
 def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
@@ -206,7 +206,7 @@ def open_source(
         path = Path(name)
     name = printable(name)
     limits = ReadLimits.current() if limits is None else limits
-    with file_errors(name, "readable"):
+    with file_errors(name, "readable file"):
         if path is not None and "://" in name:
             raise PointCloudError("a URL; download the file and pass its path")
         # A device or pipe could be endless.

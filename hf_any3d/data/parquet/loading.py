@@ -184,7 +184,7 @@ def _checked_rows(source: SplitSource, units: Sequence[Any], features: Features,
             # A row that does not fit costs only itself; an error while reading ends the unit.
             for number, row in enumerate(source.read(unit)):
                 try:
-                    with file_errors(f"{source.describe(unit)}, row {number}", "published"):
+                    with file_errors(f"{source.describe(unit)}, row {number}", "row of this dataset"):
                         checked = checked_row(row, features)
                 except PointCloudError as error:
                     failed(error)

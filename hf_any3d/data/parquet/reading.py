@@ -43,7 +43,7 @@ def find_folder(folders: Iterable[Path], pattern: str) -> Path | None:
 def read_npy(path: Path) -> np.ndarray:
     """Read an array written by numpy.save; nothing is unpickled."""
     source = open_source(path, "npy", ("npy",))
-    with file_errors(path, "npy"):
+    with file_errors(path, "npy file"):
         return parse_array(source.data)
 
 

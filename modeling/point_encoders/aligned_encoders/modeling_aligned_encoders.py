@@ -64,14 +64,11 @@ class AlignedEncoderOutput(PointTransformerOutput):
 
 
 class Tokens(NamedTuple):
-    """Input of the first block.
+    """Input of the first block: `tokens (batch, 1 + groups, hidden)`, the class token first.
 
-    Args:
-        tokens: `(batch, 1 + groups, hidden)`, the class token first, with positions that are added only once.
-        centers: `(batch, groups, 3)`, in the units and axes of the input.
-        center_index: `(batch, groups)`.
-        positions: `(batch, 1 + groups, hidden)`, added before every block; None if they are added only once.
-        patch_index: `(batch, groups, group_size)`, if the encoder returns it.
+    Centers `(batch, groups, 3)` are in the units and axes of the input. `positions`, of the shape of the tokens, are
+    added before every block; None if they have been added. `patch_index` is `(batch, groups, group_size)`, if the
+    encoder returns it.
     """
 
     tokens: torch.Tensor

@@ -150,15 +150,5 @@ def test_pickles_with_other_content_are_refused(load, root, content):
         load(num_points=40)
 
 
-def test_wrong_arguments_are_named(load, root):
-    with pytest.raises(FileNotFoundError):
-        load()
-    with pytest.raises(ValueError):
-        load(layout="ply")
-    write_text(root)
-    with pytest.raises(ValueError):
-        load(num_points=1024)
-
-
 def test_class_names_are_the_forty_in_alphabetical_order():
     assert len(modelnet40.CLASS_NAMES) == 40 and list(modelnet40.CLASS_NAMES) == sorted(modelnet40.CLASS_NAMES)

@@ -111,22 +111,6 @@ def test_colors_are_scaled_by_their_type_and_largest_value(values, expected):
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        np.float64([0, np.nan]),
-        np.float64([-0.5, 1]),
-        np.float64([3, 255.5]),
-        np.float64([0, 4095]),
-        np.int16([2, 256]),
-        np.uint32([0, 65535]),
-    ],
-)
-def test_other_colors_are_explained(values):
-    with pytest.raises(PointCloudError):
-        unit_colors(values)
-
-
-@pytest.mark.parametrize(
     ("values", "first", "whole"),
     [
         (np.int8([-3, 4]), None, True),
@@ -204,12 +188,6 @@ def test_columns_without_names_are_interpreted_by_their_values(parts, file_type,
     missing = {name for name, values in expected.items() if values is None}
     assert all(found.pop(name) is None for name in missing)
     check(found, points=XYZ, **{name: values for name, values in expected.items() if name not in missing})
-
-
-@pytest.mark.parametrize("width", [1, 2, 5, 8, 10])
-def test_other_numbers_of_columns_are_refused(width):
-    with pytest.raises(PointCloudError):
-        by_number(np.zeros((3, width)), source())
 
 
 @pytest.mark.parametrize(("wrong", "kept"), [(1, True), (3, False)])

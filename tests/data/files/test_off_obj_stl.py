@@ -325,24 +325,6 @@ def test_colors_of_some_vertices_of_an_obj_are_left_out_with_a_warning(color, co
     assert cloud.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]] and cloud.colors is None
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        "v 1 2 3 4 5\n",
-        OBJ + "f 1 2/1/1/1 3\n",
-        OBJ + "f 1 /2 3\n",
-        OBJ + "f 1 2//0 3\n",
-        OBJ + "f 1 2//x 3\n",
-        OBJ + "f 1 2//-1 3\n",
-        OBJ + f"f 1 {'9' * 19} 3\n",
-        OBJ + "f 1 2 -5\n",
-    ],
-)
-def test_wrong_corners_of_an_obj_are_named(lines):
-    with pytest.raises(PointCloudFileError):
-        read(lines, "obj")
-
-
 def test_a_weight_after_coordinates_or_colors_of_an_obj_is_ignored():
     cloud = read("v 1 2 3 9\nv 4 5 6 9\n", "obj")
     assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.colors is None

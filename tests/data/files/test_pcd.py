@@ -91,13 +91,6 @@ def test_a_wrong_header_is_explained(changes):
         read(pcd(*FIELDS, table().tobytes(), 2, **changes))
 
 
-def test_an_unknown_kind_of_data_and_no_header_are_explained():
-    with pytest.raises(PointCloudFileError):
-        read(pcd(*FIELDS, b"", 2, "zip"))
-    with pytest.raises(PointCloudFileError):
-        read(b"0 0 0\n")
-
-
 def test_lzf_decompresses_and_notices_damage():
     generator = np.random.default_rng(0)
     for data in (b"", b"a", b"ab" * 500, generator.integers(0, 256, 3000, np.uint8).tobytes(), bytes(10_000)):

@@ -110,20 +110,6 @@ def test_a_line_of_a_text_file_is_named_by_its_number_in_the_file():
             read(wrong)
 
 
-def test_a_text_file_named_ply_is_refused(tmp_path):
-    path = tmp_path / "notes.ply"
-    path.write_text("0 0 0\n1 1 1\n")
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(path)
-
-
-def test_a_header_without_format_or_end_is_explained():
-    with pytest.raises(PointCloudFileError):
-        read(b"ply\nformat ascii 1.0\n")
-    with pytest.raises(PointCloudFileError):
-        read(b"ply\nelement vertex 0\nend_header\n")
-
-
 def test_normals_with_nan_are_left_out_with_a_warning():
     names = "".join(f"property float {name}\n" for name in ("x", "y", "z", "nx", "ny", "nz"))
     with pytest.warns(UserWarning, match="bytes>: normals have NaN"):

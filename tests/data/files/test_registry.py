@@ -43,14 +43,6 @@ def test_an_empty_file_is_one_clear_error_in_every_type(kind, tmp_path):
         read_point_cloud(path)
 
 
-@pytest.mark.parametrize("kind", supported_file_types())
-def test_a_picture_is_one_clear_error_in_every_type(kind, tmp_path):
-    path = tmp_path / f"picture.{kind}"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(range(256)) * 4)
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(path)
-
-
 def test_inputs_that_are_not_files_are_explained(tmp_path):
     (tmp_path / "folder.ply").mkdir()
     pointer = tmp_path / "pointer.ply"

@@ -147,23 +147,6 @@ def test_no_cloud_replaces_another_one(frame):
     assert not (frame / "clouds").exists() and not (frame / "cloud.ply").exists()
 
 
-def test_other_images_are_refused(frame):
-    for name, content in (
-        ("photo.png", png(np.ones((6, 8), np.uint8))),
-        ("cut.png", png(millimeters())[:60]),
-        ("empty.png", png(np.zeros((6, 8), np.uint16))),
-        ("depth.tif", b"II*\0"),
-    ):
-        (frame / name).write_bytes(content)
-        with pytest.raises(PointCloudFileError):
-            read_rgbd(frame / name, frame / "camera.json")
-    (frame / "square.png").write_bytes(png(np.ones((6, 6, 3), np.uint8)))
-    with pytest.raises(PointCloudFileError):
-        read_rgbd(frame / "depth.png", frame / "camera.json", frame / "square.png")
-    with pytest.raises(PointCloudFileError):
-        read_rgbd(frame / "depth.png", frame / "camera.json", limits=ReadLimits(points=10))
-
-
 def exr(path, **channels):
     OpenEXR = pytest.importorskip("OpenEXR")
     content = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}

@@ -53,7 +53,7 @@ def test_settings_of_a_call_change_the_opened_model_alone(folder, tmp_path):  # 
         prompt, points = ids([2, *CLOUD, 5]), clouds(40)
         found = body.language_model.lm_head(body(prompt, points=points).last_hidden_state)
         torch.testing.assert_close(found, model(prompt, points=points).logits, rtol=1e-4, atol=1e-5)
-    with raises(ValueError, naming="tp_size"):
+    with raises(TypeError, naming="tp_size"):
         MiniGPT3DForConditionalGeneration.from_pretrained(tmp_path, tp_size=2)
 
 

@@ -159,7 +159,7 @@ def test_parts_may_have_moved(folder, tmp_path):
         (lambda stored: stored.update(extra=torch.zeros(1)), "extra is not the model's"),
         (
             lambda stored: stored.update({"minigpt3d.bridge.projector.fc1.bias": torch.zeros(3)}),
-            r"bridge.projector.fc1.bias has \[3\] instead of \[24\]",
+            "bridge.projector.fc1.bias has",
         ),
     ],
 )

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from hf_any3d import TextBank
@@ -81,24 +80,3 @@ def test_a_bank_finds_words_and_is_read_again(tmp_path):
     torch.testing.assert_close(read.encode(["leg"]), bank.encode(["leg"]))
     with raises(ValueError, naming="'seat'; it has 2: leg"):
         read.encode(["leg", "seat"])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"leg": torch.ones(3), "Leg!": torch.ones(3)}, "has 'leg' twice"),
-        ({"leg": torch.ones(1, 3)}, r"has 'leg' with shape \(1, 3\); expected one vector"),
-        ({"leg": torch.ones(3), "seat": torch.ones(4)}, r"has 'seat' with shape \(4,\)"),
-        ({"leg": torch.zeros(3)}, "has 'leg' with zeros only"),
-        ({"leg": torch.full((3,), torch.nan)}, "NaN or infinite"),
-        (b"no tensors", "no safetensors file"),
-    ],
-)
-def test_other_files_are_no_bank(content, message, tmp_path):
-    path = tmp_path / "words.safetensors"
-    path.write_bytes(content) if isinstance(content, bytes) else save_file(content, path)
-    with pytest.raises(ValueError, match=message) as error:
-        TextBank.from_file(path)
-    assert str(error.value).startswith(str(path))
-    with raises(FileNotFoundError, naming="no such file"):
-        TextBank.from_file(tmp_path / "other.safetensors")

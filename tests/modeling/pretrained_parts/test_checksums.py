@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from hf_any3d.modeling.pretrained_parts.sources import weight_entry, weight_files, weights_checksum
+from hf_any3d.modeling.pretrained_parts.sources import weight_files, weights_checksum
 from tests.errors import raises
 
 
@@ -86,21 +86,3 @@ def test_missing_shard_is_named(sharded):
     (sharded / "a.safetensors").unlink()
     with raises(FileNotFoundError, naming="a.safetensors"):
         weight_files(sharded)
-
-
-@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"weight_map": []}'])
-def test_broken_index_is_named(sharded, text):
-    (sharded / "model.safetensors.index.json").write_text(text)
-    with raises(ValueError, naming="index.json"):
-        weight_files(sharded)
-
-
-@pytest.mark.parametrize("name", ["../secret.bin", "/etc/passwd", "inner/a.safetensors", 3])
-def test_index_may_only_name_files_in_its_directory(sharded, name):
-    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": name}}))
-    with pytest.raises(ValueError, match="expected a file next to the index"):
-        weight_files(sharded)
-
-
-def test_weight_entry_is_none_without_weights():
-    assert weight_entry({"config.json", "model.onnx"}) is None

@@ -210,7 +210,7 @@ def test_numbers_that_are_none_are_refused():
         Layout.of([Wall(0, *[math.nan] * 8)]).quantized(BINS)
     with raises(ValueError, naming="door_0"):
         Layout.of([Door(0, 3, 1, 2, 3, 4, 5)]).as_boxes()
-    with raises(ValueError, naming="a layout has 'floors'"):
+    with raises(TypeError, naming="floors"):
         Layout.from_dict({"floors": []})
 
 
@@ -237,8 +237,6 @@ def test_a_tilted_layout_keeps_its_heights_and_comes_back():
             wrong()
     with raises(ValueError, naming="up="):
         layout.with_up_axis("z", (1.0, 0.0, 0.0))
-    with raises(ValueError, naming="expected three numbers"):
-        layout.with_up_axis("z", (0.0, 1.0))
 
 
 def test_quarter_turns_fold_into_sizes():
