@@ -17,21 +17,20 @@ the model is used with. The output directory gets model, model card and metrics.
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import default_data_collator, pipeline
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.part_names import named_part_scores
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
@@ -39,15 +38,14 @@ from hf_any3d.training.arguments import (
     DataArguments,
     PointTrainingArguments,
     argument,
-    parse_arguments,
 )
 from hf_any3d.training.models import PARTS_BY_NAME, PointModelArguments, build_model, text_tower_of
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.segmentation_rows import CropRows
 from hf_any3d.training.tasks import PointLabels, find_point_labels
+from hf_any3d.training.trainer import PointTrainer
 
-logger = logging.getLogger(__name__)
 # Training rows of held-out categories.
 HELD_OUT = "held_out"
 
@@ -174,66 +172,70 @@ def _own_numbers(labels: Sequence[int], parts: Sequence[int]) -> list[int]:
     return [place.get(int(label), -100) for label in labels]
 
 
+@dataclass
+class PartsByName(program.TrainingTask):
+    """Training of patches towards the words of their parts."""
+
+    model: PartModelArguments
+    data: PartDataArguments
+    adapter: AdapterArguments
+    training: PartTrainingArguments
+    usage = 'pipeline("zero-shot-point-cloud-segmentation", model="{}")'
+
+    def __post_init__(self):
+        if self.adapter.peft not in (None, "none", "full") or self.model.tuning != "full":
+            raise ValueError(
+                f"--peft {self.adapter.peft} and --tuning {self.model.tuning}; expected none and full: trained in "
+                "--model_config names what is trained"
+            )
+
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
+        """Build model and processor."""
+        data = self.data
+        self.labels = find_point_labels(splits["train"])
+        self.words = part_words(self.labels)
+        processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
+        channels, tower = count_channels(data.features), text_tower_of(self.model)
+        names = self.labels.names
+        return build_model(PARTS_BY_NAME, self.model, self.adapter, names, in_channels=channels, **tower), processor
+
+    def build_trainer(self, model: Any, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
+        """Build the trainer."""
+        kept = {split: self._rows(splits[split], away=False) for split in splits if split != "test"}
+        transform = training_transform(processor, self.data.augment)
+        return program.build_trainer(
+            model,
+            self.training,
+            CropRows(kept["train"], processor, transform, self.training.seed),
+            CropRows(kept["validation"], processor) if "validation" in kept else None,
+            processor,
+            data_collator=WordCollator(self.words, model),
+        )
+
+    def fit(self, trainer: PointTrainer, checkpoint: str | None) -> None:
+        """Train the model, and compute the statistics of its norms anew."""
+        super().fit(trainer, checkpoint)
+        refresh_norm_statistics(trainer)
+
+    def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
+        """Return scores of the test split, and with held-out categories of both kinds of rows of each split."""
+        judged = {"test": splits["test"]} if "test" in splits else {}
+        if self.data.held_out_categories:
+            judged |= {f"{split}_{HELD_OUT}": self._rows(rows, away=True) for split, rows in splits.items()}
+            judged |= {split: self._rows(splits[split], away=False) for split in judged if split in splits}
+        return judge(trainer.model, processor, judged, self.labels)
+
+    def _rows(self, rows: Dataset, away: bool) -> Dataset:
+        return rows_of(rows, self.labels, self.data.held_out_categories, away)
+
+    def data_facts(self) -> dict[str, Any]:
+        """Return the held-out categories."""
+        return {"held-out categories": self.data.held_out_categories}
+
+
 def main(argv: list[str] | None = None) -> RunReport:
     """Train and evaluate; write model, card and metrics.json, and push them if requested."""
-    stopwatch = Stopwatch()
-    kinds = (PartModelArguments, PartDataArguments, AdapterArguments, PartTrainingArguments)
-    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    if adapter.peft not in (None, "none", "full") or model_arguments.tuning != "full":
-        raise ValueError(
-            f"--peft {adapter.peft} and --tuning {model_arguments.tuning}; expected none and full: trained in "
-            "--model_config names what is trained"
-        )
-    checkpoint = program.start_run(arguments, logger)
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data)
-    task = find_point_labels(splits["train"])
-    words = part_words(task)
-    processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_model(
-        PARTS_BY_NAME,
-        model_arguments,
-        adapter,
-        task.names,
-        in_channels=count_channels(data.features),
-        **text_tower_of(model_arguments),
-    )
-    assert isinstance(model, PatchAlign3DForZeroShotPointCloudSegmentation)
-    parameters = count_parameters(model)
-    held_out = data.held_out_categories
-    kept = {split: rows_of(rows, task, held_out, away=False) for split, rows in splits.items() if split != "test"}
-    transform = training_transform(processor, data.augment)
-    trainer = program.build_trainer(
-        model,
-        arguments,
-        CropRows(kept["train"], processor, transform, arguments.seed),
-        CropRows(kept["validation"], processor) if "validation" in kept else None,
-        processor,
-        data_collator=WordCollator(words, model),
-    )
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-        refresh_norm_statistics(trainer)
-    judged = {"test": splits["test"]} if "test" in splits else {}
-    if held_out:
-        judged |= {f"{split}_{HELD_OUT}": rows_of(rows, task, held_out, away=True) for split, rows in splits.items()}
-        judged |= {split: rows_of(splits[split], task, held_out, away=False) for split in judged if split in splits}
-    with stopwatch.part("evaluation"):
-        scores = judge(model, processor, judged, task)
-    report, name = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data=program.data_facts(data, splits, origin) | {"held-out categories": held_out},
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start=model_arguments.start(),
-    )
-    logger.info(
-        'Model, card and metrics.json: %s. Try: pipeline("zero-shot-point-cloud-segmentation", model="%s")', name, name
-    )
-    return report
+    return program.train(PartsByName.parse(argv))
 
 
 if __name__ == "__main__":

@@ -21,33 +21,31 @@ metrics.json.
 import hf_any3d  # noqa: F401  before torch, whose threads it lets sleep while they wait
 
 # isort: split
-import logging
-import sys
 from dataclasses import dataclass, field
 from typing import cast
 
 from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
-from transformers import Trainer, default_data_collator
+from transformers import default_data_collator
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.inputs import count_channels
+from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, evaluate_zero_shot
-from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters
+from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
     DataArguments,
     PointTrainingArguments,
-    parse_arguments,
 )
 from hf_any3d.training.models import ZERO_SHOT, PointModelArguments, build_model, text_tower_of
 from hf_any3d.training.norm_statistics import refresh_norm_statistics
 from hf_any3d.training.rows import training_transform
 from hf_any3d.training.text_rows import CAPTION_TEMPLATES, CaptionedDataset, caption_texts, readable
+from hf_any3d.training.trainer import PointTrainer
 
-logger = logging.getLogger(__name__)
 # Training rows of held-out classes.
 HELD_OUT = "held_out"
 
@@ -140,79 +138,74 @@ def captioned_rows(
     return CaptionedDataset(rows, processor, texts, tower, training_transform(processor, data.augment), seed)
 
 
-def build_trainer(
-    model: nn.Module,
-    arguments: ZeroShotTrainingArguments,
-    data: ZeroShotDataArguments,
-    splits: DatasetDict,
-    processor: PointCloudProcessor,
-    tower: TextTower,
-) -> Trainer:
-    """Build a `Trainer` for this task; without a validation split it does not evaluate."""
-    classes, unseen = class_numbers(splits["train"], data.held_out_classes)
-    names = embed_labels(tower, [readable(name) for name in classes], data.hypothesis_templates)
-    return program.build_trainer(
-        model,
-        arguments,
-        captioned_rows(splits["train"], processor, tower, data, arguments.seed),
-        captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
-        processor,
-        data_collator=default_data_collator,
-        compute_metrics=compute_zero_shot_metrics(unseen),
-        preprocess_logits_for_metrics=CompareWithClasses(names),
-    )
+@dataclass
+class ZeroShot(program.TrainingTask):
+    """Contrastive training on clouds and texts."""
+
+    model: PointModelArguments
+    data: ZeroShotDataArguments
+    adapter: AdapterArguments
+    training: ZeroShotTrainingArguments
+    usage = 'pipeline("zero-shot-point-cloud-classification", model="{}")'
+
+    def divide(self, rows: DatasetDict) -> tuple[DatasetDict, str]:
+        """Hold out classes."""
+        splits, origin = super().divide(rows)
+        self.classes, self.unseen = class_numbers(splits["train"], self.data.held_out_classes)
+        return hold_out(splits, self.unseen), origin
+
+    def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
+        """Build model and processor."""
+        data = self.data
+        processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
+        model = build_model(
+            ZERO_SHOT,
+            self.model,
+            self.adapter,
+            [name for number, name in enumerate(self.classes) if number not in self.unseen],
+            in_channels=count_channels(data.features),
+            hypothesis_templates=data.hypothesis_templates,
+            **text_tower_of(self.model),
+        )
+        self.tower = cast(TextTower, model.text_tower)
+        return model, processor
+
+    def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
+        """Build the trainer; without a validation split it does not evaluate."""
+        data, tower = self.data, self.tower
+        names = embed_labels(tower, [readable(name) for name in self.classes], data.hypothesis_templates)
+        return program.build_trainer(
+            model,
+            self.training,
+            captioned_rows(splits["train"], processor, tower, data, self.training.seed),
+            captioned_rows(splits["validation"], processor, tower, data) if "validation" in splits else None,
+            processor,
+            data_collator=default_data_collator,
+            compute_metrics=compute_zero_shot_metrics(self.unseen),
+            preprocess_logits_for_metrics=CompareWithClasses(names),
+        )
+
+    def fit(self, trainer: PointTrainer, checkpoint: str | None) -> None:
+        """Train the model, and compute the statistics of its norms anew."""
+        super().fit(trainer, checkpoint)
+        refresh_norm_statistics(trainer)
+
+    def evaluate(self, trainer: PointTrainer, splits: DatasetDict, processor: PointCloudProcessor) -> Judgment:
+        """Return accuracies on seen and held-out classes."""
+        names = [split for split in self.data.judged_splits if split in splits]
+        judged = {split: captioned_rows(splits[split], processor, self.tower, self.data) for split in names}
+        return evaluate_zero_shot(trainer, judged, self.classes, self.unseen)
+
+    def data_facts(self) -> dict[str, object]:
+        """Return held-out classes and texts."""
+        data = self.data
+        facts = {"held-out classes": data.held_out_classes, "caption column": data.caption_column}
+        return {**facts, "caption templates": data.caption_templates}
 
 
 def main(argv: list[str] | None = None) -> RunReport:
     """Train and evaluate; write model, card and metrics.json, and push them if requested."""
-    stopwatch = Stopwatch()
-    kinds = (PointModelArguments, ZeroShotDataArguments, AdapterArguments, ZeroShotTrainingArguments)
-    model_arguments, data, adapter, arguments = parse_arguments(kinds, sys.argv[1:] if argv is None else argv)
-    checkpoint = program.start_run(arguments, logger)
-    with arguments.main_process_first(desc="loading the data"):
-        splits, origin = program.load_splits(data)
-    classes, unseen = class_numbers(splits["train"], data.held_out_classes)
-    splits = hold_out(splits, unseen)
-    processor = PointCloudProcessor(num_points=data.num_points, features=data.features, up_axis=data.up_axis)
-    model = build_model(
-        ZERO_SHOT,
-        model_arguments,
-        adapter,
-        [name for number, name in enumerate(classes) if number not in unseen],
-        in_channels=count_channels(data.features),
-        hypothesis_templates=data.hypothesis_templates,
-        **text_tower_of(model_arguments),
-    )
-    parameters = count_parameters(model)
-    tower = cast(TextTower, model.text_tower)
-    trainer = build_trainer(model, arguments, data, splits, processor, tower)
-    with stopwatch.part("training"):
-        trainer.train(resume_from_checkpoint=checkpoint)
-        refresh_norm_statistics(trainer)
-    with stopwatch.part("evaluation"):
-        judged = {s: captioned_rows(splits[s], processor, tower, data) for s in data.judged_splits if s in splits}
-        scores = evaluate_zero_shot(trainer, judged, classes, unseen)
-    facts = {
-        "held-out classes": data.held_out_classes,
-        "caption column": data.caption_column,
-        "caption templates": data.caption_templates,
-    }
-    report, name = program.save_and_push(
-        trainer,
-        stopwatch,
-        scores,
-        data=program.data_facts(data, splits, origin) | facts,
-        parameters=parameters,
-        num_points=data.num_points,
-        checkpoint=checkpoint,
-        start=model_arguments.start(),
-    )
-    logger.info(
-        'Model, card and metrics.json: %s. Try: pipeline("zero-shot-point-cloud-classification", model="%s")',
-        name,
-        name,
-    )
-    return report
+    return program.train(ZeroShot.parse(argv))
 
 
 if __name__ == "__main__":

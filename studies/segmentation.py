@@ -35,8 +35,7 @@ from hf_any3d.modeling.layers.tasks import point_loss
 from hf_any3d.modeling.point_encoders.set_abstraction import PointNetLayer
 from hf_any3d.modeling.pretrained_parts.sources import resolve_encoder
 from hf_any3d.training import program, tasks as segmentation
-from hf_any3d.training.arguments import AdapterArguments, ModelArguments, parse_arguments
-from hf_any3d.training.models import PointModelArguments
+from hf_any3d.training.arguments import ModelArguments
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.viewer import label_colors
 from studies.runs import (
@@ -158,24 +157,17 @@ def train_pointnet(task: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def train_network(
-    build: Callable[[segmentation.Task], nn.Module], task: str, seed: int, folder: Path
+    build: Callable[[segmentation.PointLabels], nn.Module], task: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """Train any network by a recipe, apart from the recipe's own model."""
-    kinds = (
-        PointModelArguments,
-        segmentation.SegmentationDataArguments,
-        AdapterArguments,
-        segmentation.SegmentationTrainingArguments,
-    )
-    _, data, _, arguments = parse_arguments(kinds, [arguments_file(task, seed, folder)])
-    checkpoint = program.start_run(arguments, logging.getLogger(__name__))
-    splits, _ = program.load_splits(data)
-    learned = segmentation.find_task(splits["train"])
-    processor = segmentation.build_segmentation_processor(data, learned)
-    model = build(learned)
-    trainer = segmentation.build_segmentation_trainer(model, arguments, data, splits, processor, learned)
+    request = segmentation.Segmentation.parse([arguments_file(task, seed, folder)])
+    checkpoint = program.start_run(request.training, logging.getLogger(__name__))
+    splits, _ = program.load_splits(request.data)
+    request.labels = segmentation.find_point_labels(splits["train"])
+    processor, model = request.build_processor(), build(request.labels)
+    trainer = request.build_trainer(model, splits, processor)
     trainer.train(resume_from_checkpoint=checkpoint)
-    metrics, class_ious = segmentation.evaluate_segmenter(trainer, splits, processor, learned)
+    metrics, class_ious = request.evaluate(trainer, splits, processor)
     return {
         **metrics["test"],
         "class_ious": class_ious["test"],
@@ -195,12 +187,12 @@ def run_once(task: str, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     return {"task": task, "arm": arm, "seed": seed, **result, **spent}
 
 
-def load_task(task: str) -> tuple[DatasetDict, segmentation.Task]:
+def load_task(task: str) -> tuple[DatasetDict, segmentation.PointLabels]:
     """Load the data of a recipe; returns them with the task that they define."""
     kinds = (segmentation.SegmentationDataArguments,)
     own = {name: value for name, value in settings_of(task).items() if name in kinds[0].__dataclass_fields__}
     splits, _ = program.load_splits(kinds[0](**own))
-    return splits, segmentation.find_task(splits["train"])
+    return splits, segmentation.find_point_labels(splits["train"])
 
 
 def majority(task: str) -> dict[str, float]:

@@ -226,7 +226,6 @@ class PointTrainingArguments(TrainingArguments):
         if self.no_weight_decay and self.weight_decay_on != "matrices":
             raise ValueError("--no_weight_decay needs --weight_decay_on matrices")
         if self.epoch_cosine is not None:
-            check_settings("epoch_cosine", self.epoch_cosine, (setting.name for setting in fields(EpochCosine)))
             self.epoch_cosine = asdict(EpochCosine(**{"epochs": self.num_train_epochs, **self.epoch_cosine}))
 
     @property
@@ -311,11 +310,6 @@ def build_arguments(
 
     JSON objects are merged with the recipe's: `recipe.yaml --dataset_options '{"fold": 3}'` keeps the other options.
     Settings of the recipe's model are left out if another one is requested: `recipe.yaml --model_type pointnet`.
-
-    Args:
-        dataclass_types: The dataclasses.
-        settings: Values that were asked for.
-        recipe: Values for what was not.
     """
     kinds, values = tuple(dataclass_types), dict(recipe or {})
     for kind in kinds:
@@ -359,10 +353,6 @@ def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
 
-    Args:
-        path: The file.
-        readers: Files that extend it, to notice a cycle.
-
     Raises:
         ValueError: If a file is not a mapping, or extends itself.
         FileNotFoundError: If a file does not exist.
@@ -387,7 +377,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two mappings; values of `above` win, and mappings in both are merged."""
     # Only mappings are merged: a list in the file above replaces the one below, since there is no rule for which items
     # stay.
-    both = {key: merge(below[key], value) for key, value in above.items() if _are_mappings(below.get(key), value)}
+    both = {
+        key: merge(below[key], value)
+        for key, value in above.items()
+        if isinstance(below.get(key), Mapping) and isinstance(value, Mapping)
+    }
     return {**below, **above, **both}
 
 
@@ -404,17 +398,6 @@ def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}'")
     return value
-
-
-def check_settings(name: str, settings: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Check the names of settings that an argument holds.
-
-    Raises:
-        ValueError: If one is unknown.
-    """
-    known = sorted(known)
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"--{name} has no setting {unknown[0]!r}; expected one of {', '.join(known)}")
 
 
 def _parse_exponents(value: Any) -> Any:
@@ -434,10 +417,6 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: holds a {type(values).__name__}; expected names and values of arguments")
     return values
-
-
-def _are_mappings(*values: Any) -> bool:
-    return all(isinstance(value, Mapping) for value in values)
 
 
 def _text_fields(kind: type) -> list[str]:

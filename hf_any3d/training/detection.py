@@ -99,8 +99,6 @@ class SceneRows(torch.utils.data.Dataset):
     def __init__(
         self, dataset: Dataset, processor: PointCloudProcessor, changes: Changes | None = None, seed: int = 0
     ):
-        if missing := {"boxes", "box_labels"} - set(dataset.column_names):
-            raise ValueError(f"the data have no column {sorted(missing)[0]!r}; there are {dataset.column_names}")
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
         self.processor, self.changes, self.seed = processor, changes, seed
@@ -252,6 +250,7 @@ class Detection(program.TrainingTask):
     model: DetectorArguments
     data: DetectionDataArguments
     training: DetectionTrainingArguments
+    usage = "hf-any3d detect FILE --model {}"
 
     def build(self, splits: DatasetDict) -> tuple[Detr3DForPointCloudObjectDetection, PointCloudProcessor]:
         """Build model and processor."""
@@ -296,15 +295,7 @@ class Detection(program.TrainingTask):
         name = self.model.model_name_or_path
         return {} if name is None else {"name_or_path": name}
 
-    def usage(self, name: str) -> str:
-        """Return the command."""
-        return f"hf-any3d detect FILE --model {name}"
-
 
 def train_detector(argv: list[str] | None = None) -> RunReport:
-    """Train a detector, see `train`.
-
-    Args:
-        argv: Words of a command line, see `parse_arguments`; by default those of this process.
-    """
+    """Train a detector by words of a command line, by default those of this process; see `train`."""
     return program.train(Detection.parse(argv))

@@ -44,22 +44,13 @@ def run_folds(
     Complete folds are not run again: an interrupted series continues with the fold that it stopped in, from its last
     checkpoint.
 
-    Args:
-        run: The training program.
-        words: Arguments of all folds.
-        output_dir: Directory for one directory per fold and the summary, few_shot.json.
-        folds: Number of folds.
-        fold_words: Function from the number of a fold to its arguments.
-
     Returns:
         `folds`, the metrics of each split for each fold, and `summary`: for each split and metric, `mean` and `std`
         over the folds (std with n - 1, 0 for a single fold).
 
     Raises:
-        ValueError: If `folds` is less than 1, or a directory holds a fold with other arguments.
+        ValueError: If a directory holds a fold with other arguments.
     """
-    if folds < 1:
-        raise ValueError(f"folds is {folds}; expected at least 1")
     root = Path(output_dir)
     reports = [
         run_once(run, [*words, *fold_words(fold)], root / f"fold_{fold}")

@@ -50,11 +50,6 @@ def object_targets(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what each token of a cloud is to tell.
 
-    Args:
-        room: The scan.
-        layout: Its layout, in the frame of the scan.
-        processor: Processor of the model.
-
     Returns:
         Of the object that most points of the token are on: `(tokens, FIELDS * WORDS)` int64, the ids of the first
         words of each field of its line, -100 where a field has fewer words and for tokens without an object; and
@@ -145,9 +140,6 @@ class ObjectHead(nn.Module):
     """Tell whether tokens have an object, the words of its line, and its center and sizes in meters.
 
     Neighboring bins are different words, so a loss of words alone teaches distances slowly.
-
-    Args:
-        hidden_size: Channels of a token.
     """
 
     def __init__(self, hidden_size: int):

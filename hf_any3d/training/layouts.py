@@ -216,8 +216,6 @@ class LayoutModelArguments:
             raise ValueError("--model_name_or_path is missing; expected a SpatialLM to start from")
         self.peft = self.peft.lower()
         others = [name for name in peft_methods() if name != ADAPTED]
-        if self.peft not in (known := (ADAPTED, ALONE, WHOLE, *others)):
-            raise ValueError(f"--peft {self.peft}; expected one of {', '.join(known)}")
         usual = [_ENCODER] if self.peft in others else [_LANGUAGE]
         self.adapt = list(usual if self.adapt is None else self.adapt)
         if unknown := [name for name in self.adapt if name not in PARTS]:
@@ -308,10 +306,6 @@ class LayoutTrainingArguments(PointTrainingArguments):
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
     """Freeze a model but for what is trained, and add adapters.
 
-    Args:
-        model: The model.
-        arguments: What is trained.
-
     Raises:
         ValueError: Unknown settings of the method, or one that does not fit the point encoder.
     """
@@ -358,6 +352,7 @@ class Layouts(program.TrainingTask):
     model: LayoutModelArguments
     data: LayoutDataArguments
     training: LayoutTrainingArguments
+    usage = "hf-any3d detect FILE --model {}"
 
     def build(self, splits: DatasetDict) -> tuple[nn.Module, SpatialLMProcessor]:
         """Open the model, freeze it but for what is trained, and give the processor the labels of the data.
@@ -421,17 +416,9 @@ class Layouts(program.TrainingTask):
         """Return what the model starts from."""
         return {"name_or_path": self.model.model_name_or_path}
 
-    def usage(self, name: str) -> str:
-        """Return the command."""
-        return f"hf-any3d detect FILE --model {name}"
-
 
 def train_layouts(argv: list[str] | None = None) -> RunReport:
-    """Fine-tune a SpatialLM, see `train`.
-
-    Args:
-        argv: Words of a command line, see `parse_arguments`; by default those of this process.
-    """
+    """Fine-tune a SpatialLM by words of a command line, by default those of this process; see `train`."""
     return program.train(Layouts.parse(argv))
 
 

@@ -4,7 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
 from hf_any3d.processing.chat import RELEASED_POINTS, MiniGPT3DProcessor
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.training.arguments import PointTrainingArguments, argument, check_settings, json_mapping
+from hf_any3d.training.arguments import PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.schedules import StepCosine
 from hf_any3d.training.text_rows import ConversationRows, MixedBatches
 from hf_any3d.training.trainer import PointTrainer
@@ -78,7 +78,8 @@ class StageArguments:
         self.model_config = json_mapping(self.model_config, "model_config")
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
-        check_settings("processor_config", self.processor_config, PROCESSOR_SETTINGS)
+        if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
+            raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
         if self.stage not in STAGES:
             raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
         given = [part for part in PARTS if getattr(self, part) is not None]
@@ -168,8 +169,6 @@ class StageTrainingArguments(PointTrainingArguments):
             raise ValueError(f"--max_steps {self.max_steps}; expected at least 1, since batches are drawn without end")
         self.step_cosine = json_mapping(self.step_cosine, "step_cosine") or None
         if self.step_cosine is not None:
-            known = {setting.name for setting in fields(StepCosine)} - {"steps_per_epoch"}
-            check_settings("step_cosine", self.step_cosine, known)
             settings = {"epochs": 1, **self.step_cosine}
             if self.max_steps % settings["epochs"]:
                 raise ValueError(f"--max_steps {self.max_steps}; expected a multiple of {settings['epochs']} epochs")
@@ -343,15 +342,7 @@ def trained_groups(model: MiniGPT3DForConditionalGeneration) -> dict[str, int]:
 
 
 class StageTrainer(PointTrainer):
-    """Trainer with batches of `MixedBatches` and the schedule `step_cosine`.
-
-    Args:
-        *args: Arguments of Trainer.
-        kinds: Rows of each kind of conversations, which form the training dataset.
-        batch_sizes: Batch size of each kind, on each device.
-        ratios: Relative frequency of each kind.
-        **kwargs: Arguments of Trainer.
-    """
+    """Trainer with batches of `MixedBatches` and the schedule `step_cosine`."""
 
     args: StageTrainingArguments
     model: MiniGPT3DForConditionalGeneration

@@ -140,12 +140,7 @@ class PointModelArguments(ModelArguments):
 
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
-        """Return the settings of a file that do not apply to the model that the command line requests instead.
-
-        Args:
-            file: Arguments in the file.
-            given: Arguments of the command line, which override them.
-        """
+        """Return the settings of a file that do not apply to the model that the command line requests instead."""
         model_type = file.get("model_type") or _default_type(file.get("model_name_or_path"))
         if given.get("model_type", model_type) != model_type:
             return {field.name for field in (*fields(PointModelArguments), *fields(AdapterArguments))}

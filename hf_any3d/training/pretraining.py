@@ -19,7 +19,7 @@ from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
-from hf_any3d.training.protocol import processor_settings, select_on_test
+from hf_any3d.training.protocol import select_on_test
 from hf_any3d.training.rows import ProcessedDataset, evaluation_rows, training_transform
 from hf_any3d.training.trainer import PointTrainer
 
@@ -100,8 +100,6 @@ class ProbeCallback(TrainerCallback):
     """
 
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
-        if every < 1:
-            raise ValueError(f"every is {every}; expected at least 1 epoch")
         # During training the test split is not looked at.
         kept = DatasetDict({name: probe.splits[name] for name in ("train", "validation")})
         self.trainer, self.probe, self.every = trainer, replace(probe, splits=kept), every
@@ -119,11 +117,6 @@ def evaluate_pretraining(
     trainer: PointTrainer, splits: Mapping[str, Any], probe: LinearProbe | None
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     """Evaluate the trainer's model on splits, and print the results.
-
-    Args:
-        trainer: The trainer, after training.
-        splits: Rows of each split.
-        probe: Linear probe with its own splits, or None.
 
     Returns:
         `loss` and `probe_accuracy` of each split, where available; and no scores of classes.
@@ -165,7 +158,7 @@ class PretrainingDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        self.processor_config = processor_settings(self.processor_config)
+        self.processor_config = json_mapping(self.processor_config, "processor_config")
 
     def judged_splits(self) -> tuple[str, ...]:
         """Return the names of splits to evaluate at the end."""
@@ -361,13 +354,6 @@ def build_probe(
     batch_size: int,
 ) -> LinearProbe | None:
     """Build the linear probe, or return None if `probe_every` is 0.
-
-    Args:
-        arguments: Arguments of the probe.
-        data: Arguments of the pretraining data.
-        splits: Splits of the pretraining data.
-        processor: Processor of the clouds.
-        batch_size: Clouds per batch.
 
     Raises:
         ValueError: If the clouds have no classes, or there is no validation split.

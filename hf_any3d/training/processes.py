@@ -29,10 +29,6 @@ def joining_norms(model: nn.Module, join: bool = True) -> Iterator[None]:
     """Let the batch norms of a model compute their statistics over all processes.
 
     Fused operations, which see one process, are replaced by plain ones meanwhile.
-
-    Args:
-        model: A model, with or without adapters.
-        join: False changes nothing.
     """
     before: dict[nn.Module, type[nn.Module]] = {}
     for module in model.modules() if join else ():
@@ -154,17 +150,6 @@ def check_restarts() -> None:
             "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone "
             "or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
         )
-
-
-def check_no_scalars(model: nn.Module) -> None:
-    """Check that FSDP2 can shard all parameters.
-
-    Raises:
-        ValueError: If one is a scalar, such as the scale of a contrastive loss.
-    """
-    scalars = [name for name, own in model.named_parameters() if own.ndim == 0]
-    if scalars:
-        raise ValueError(f"{scalars[0]} is a scalar, which FSDP2 cannot shard; expected DDP for this model")
 
 
 def check_replaced_codes(model: nn.Module) -> None:

@@ -164,12 +164,7 @@ def load_splits(
 
 
 def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> DatasetDict:
-    """Load the data that arguments name, in the splits that they have.
-
-    Args:
-        arguments: The arguments.
-        points_are_labeled: Whether the labels of points are read from files.
-    """
+    """Load the data that arguments name, in the splits that they have."""
     assert isinstance(arguments.dataset_options, dict)
     if arguments.train_file is not None:
         files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
@@ -318,9 +313,12 @@ def build_trainer(
 class TrainingTask(Request):
     """Request of a training with the steps in which it is unlike others; `train` runs it."""
 
+    model: Any
     data: DataArguments
     training: PointTrainingArguments
     points_are_labeled: ClassVar[bool] = False
+    usage: ClassVar[str]
+    """Command that runs a saved model, {} for its name."""
 
     def divide(self, rows: DatasetDict) -> tuple[DatasetDict, str]:
         """Return the splits to train and evaluate on, and where the validation split comes from."""
@@ -348,11 +346,7 @@ class TrainingTask(Request):
 
     def start(self) -> dict[str, Any]:
         """Return what the report lists about the start of the training."""
-        return {}
-
-    def usage(self, name: str) -> str:
-        """Return what runs a saved model."""
-        raise NotImplementedError
+        return self.model.start()
 
 
 def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
@@ -385,7 +379,7 @@ def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
         checkpoint=checkpoint,
         start=task.start(),
     )
-    logger.info("Model, card and metrics.json: %s. Try: %s", name, task.usage(name))
+    logger.info("Model, card and metrics.json: %s. Try: %s", name, task.usage.format(name))
     return report
 
 

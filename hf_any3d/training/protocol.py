@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -51,12 +50,10 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
         Names of the trained parameters.
 
     Raises:
-        ValueError: If the protocol is unknown, or the model does not have the head or side network for it.
+        ValueError: If the model does not have the head or side network for the protocol.
 
     Source: ACT, Sec. 4 (full, MLP-Linear, MLP-3); its released programs (side, bit-fit).
     """
-    if protocol not in _TRAINED:
-        raise ValueError(f"protocol={protocol!r}; expected one of {', '.join(PROTOCOLS)}")
     _check_head(model, protocol)
     prefix = f"{model.base_model_prefix}."
     with_head = tuple(f"{name}." for name in getattr(model, "_trained_with_head", ()))
@@ -121,29 +118,10 @@ class ProtocolArguments:
     vote_augment: list[str] | None = argument(None, help="Transforms of these copies; by default those of training.")
 
     def __post_init__(self):
-        self.processor_config = processor_settings(self.processor_config)
+        self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.few_shot = json_mapping(self.few_shot, "few_shot")
-        known = set(signature(draw_fold).parameters) - {"splits"}
-        if self.few_shot and (
-            wrong := sorted({"way", "shot", "fold"} - set(self.few_shot) or set(self.few_shot) - known)
-        ):
-            raise ValueError(
-                f"--few_shot: {wrong[0]!r} is missing or unknown; expected way, shot, fold and perhaps seed"
-            )
         if self.voting < 0:
             raise ValueError(f"--voting {self.voting}; expected 0 or more")
-
-
-def processor_settings(value: dict | str | None) -> dict[str, Any]:
-    """Return the settings of `--processor_config`.
-
-    Raises:
-        ValueError: If one of them has an argument of its own.
-    """
-    settings = json_mapping(value, "processor_config")
-    if own := sorted(set(settings) & set(FROM_DATA)):
-        raise ValueError(f"--processor_config has {own[0]!r}; expected it as --{own[0]}")
-    return settings
 
 
 def build_processor(data: DataArguments, settings: Mapping[str, Any]) -> PointCloudProcessor:

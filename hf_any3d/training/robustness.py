@@ -108,12 +108,6 @@ class ConditionRows(torch.utils.data.Dataset):
 
     A cloud is sampled and normalized by the processor, changed, and prepared by the processor again, which fills up
     missing points by repeats and reduces surplus ones. Random choices depend on seed, condition and row.
-
-    Args:
-        dataset: Labeled clouds.
-        processor: Processor of the model.
-        condition: What is done to each cloud.
-        seed: Seed of all random choices.
     """
 
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, condition: Condition, seed: int = 0):

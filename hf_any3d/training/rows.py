@@ -61,8 +61,6 @@ class ProcessedDataset(torch.utils.data.Dataset):
         seed: int | None = None,
         whole: bool = False,
     ):
-        if whole and transform is None:
-            raise ValueError("whole=True without a transform; expected one that samples complete clouds")
         _check_seed(transform, seed)
         columns = _columns(dataset.column_names, processor, self.label_columns)
         self.dataset = dataset.select_columns(columns).with_format("numpy")
@@ -225,9 +223,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         processor: Processor of the clouds.
         transform: Applied to each processed cloud; requires a seed.
         seed: Seed of points and augmentation, which differ in each epoch; None for the processor's seed.
-
-    Raises:
-        ValueError: If the dataset has unknown column types or no points, or for a transform without a seed.
     """
 
     label_columns: tuple[str, ...] = ("label",)
@@ -242,10 +237,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         seed: int | None = None,
     ):
         _check_seed(transform, seed)
-        names = dataset.column_names or []
-        if dataset.features is None or "points" not in names:
-            raise ValueError(f"dataset has columns {', '.join(names) or 'of unknown types'}; expected points")
-        dataset = dataset.select_columns(_columns(names, processor, self.label_columns))
+        dataset = dataset.select_columns(_columns(dataset.column_names or [], processor, self.label_columns))
         assert dataset.features is not None
         self.features = dataset.features
         # The numpy format would decode every number of every cloud separately.

@@ -55,13 +55,7 @@ class EpochCosine:
         return self.min_lr + 0.5 * (peak - self.min_lr) * (1 + math.cos(math.pi * clock / self.epochs))
 
     def scheduler(self, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
-        """Build the scheduler of an optimizer.
-
-        Raises:
-            ValueError: If `steps_per_epoch` is less than 1, or a peak rate is not positive.
-        """
-        if steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch is {steps_per_epoch}; expected at least 1")
+        """Build the scheduler of an optimizer."""
 
         def rate(step: int, peak: float) -> float:
             return self.rate(step / steps_per_epoch if self.by_steps else step // steps_per_epoch, peak)
@@ -75,13 +69,6 @@ class StepCosine:
 
     So the rate drops a little below its peak right after the warm-up. The warm-up counts the steps of an epoch: if it
     is longer than an epoch, it starts again with each epoch until it is over.
-
-    Args:
-        epochs: Epochs of the run.
-        steps_per_epoch: Steps of an epoch.
-        warmup_steps: Steps of the warm-up.
-        warmup_lr: Initial learning rate of the warm-up.
-        min_lr: Floor of the cosine.
 
     Source: the schedule of MiniGPT-3D and BLIP-2's programs.
     """
@@ -111,29 +98,19 @@ class StepCosine:
         return (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * clock / steps)) + self.min_lr
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """Build the scheduler of an optimizer, whose groups have the peak rates.
-
-        Raises:
-            ValueError: If a peak rate is not positive.
-        """
+        """Build the scheduler of an optimizer, whose groups have the peak rates."""
         return _build_scheduler(optimizer, self.rate)
 
 
 def _build_scheduler(optimizer: Optimizer, rate: Callable[[int, float], float]) -> LambdaLR:
     # An optimizer that another scheduler has changed keeps its peaks under another name.
     peaks = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
-    if min(peaks) <= 0:
-        raise ValueError(f"learning_rate is {min(peaks)}; expected more than 0")
     # LambdaLR multiplies each group's own rate; groups with another peak have another function.
     return LambdaLR(optimizer, [lambda step, peak=peak: rate(step, peak) / peak for peak in peaks])
 
 
 class HeadFirstCallback(TrainerCallback):
-    """Train the head alone for the first epochs, so that a new one does not disturb weights that are pretrained.
-
-    Args:
-        epochs: Number of these epochs.
-    """
+    """Train the head alone for the first epochs, so that a new one does not disturb weights that are pretrained."""
 
     def __init__(self, epochs: int):
         self.epochs = epochs

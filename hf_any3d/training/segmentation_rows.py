@@ -33,10 +33,6 @@ class _PointLabelRows(ProcessedDataset):
         seed: int | None = None,
         with_category: bool = False,
     ):
-        if "labels" not in dataset.column_names:
-            raise ValueError(f"dataset has no column 'labels'; it has {', '.join(dataset.column_names)}")
-        if with_category and "label" not in dataset.column_names:
-            raise ValueError(f"dataset has no column 'label'; it has {', '.join(dataset.column_names)}")
         super().__init__(dataset, processor, transform, seed)
         self.with_category = with_category
 
@@ -216,10 +212,6 @@ class WeightedPointLoss:
 
 def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list[list[int]] | None:
     """Find the parts of each category by names such as "chair back".
-
-    Args:
-        parts: names of the parts of all categories, in the order of their labels.
-        categories: names of the categories.
 
     Returns:
         The labels of each category's parts; None if a name starts with no category, or a category has no parts.

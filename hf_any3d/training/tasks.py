@@ -70,6 +70,7 @@ class Classification(program.TrainingTask):
     protocol: ProtocolArguments
     adapter: AdapterArguments
     training: PointTrainingArguments
+    usage = "hf-any3d predict FILE --model {}"
 
     def divide(self, rows: DatasetDict) -> tuple[DatasetDict, str]:
         """Return the splits of the protocol, and where the validation split comes from."""
@@ -112,21 +113,9 @@ class Classification(program.TrainingTask):
         """Return the settings of the protocol."""
         return protocol_facts(self.protocol)
 
-    def start(self) -> dict[str, Any]:
-        """Return what the model starts from."""
-        return self.model.start()
-
-    def usage(self, name: str) -> str:
-        """Return the command."""
-        return f"hf-any3d predict FILE --model {name}"
-
 
 def train_classifier(argv: list[str] | None = None) -> RunReport:
-    """Train a classifier, see `train`.
-
-    Args:
-        argv: Words of a command line, see `parse_arguments`; by default those of this process.
-    """
+    """Train a classifier by words of a command line, by default those of this process; see `train`."""
     return program.train(Classification.parse(argv))
 
 
@@ -243,6 +232,7 @@ class Segmentation(program.TrainingTask):
     training: SegmentationTrainingArguments
     labels: PointLabels = field(init=False)
     points_are_labeled = True
+    usage = "hf-any3d segment FILE --model {}"
 
     def build(self, splits: DatasetDict) -> tuple[nn.Module, PointCloudProcessor]:
         """Build model and processor."""
@@ -251,7 +241,13 @@ class Segmentation(program.TrainingTask):
         settings: dict[str, Any] = {"in_channels": count_channels(data.features)}
         if labels.has_parts:
             settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
-        processor = PointCloudProcessor(
+        task = PARTS if labels.has_parts else SCENES
+        return build_model(task, self.model, self.adapter, labels.names, **settings), self.build_processor()
+
+    def build_processor(self) -> PointCloudProcessor:
+        """Build the processor for the labels of points."""
+        data, labels = self.data, self.labels
+        return PointCloudProcessor(
             num_points=data.num_points,
             features=data.features,
             up_axis=data.up_axis,
@@ -261,8 +257,6 @@ class Segmentation(program.TrainingTask):
             block_size=data.block_size,
             block_overlap=data.block_overlap,
         )
-        task = PARTS if labels.has_parts else SCENES
-        return build_model(task, self.model, self.adapter, labels.names, **settings), processor
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer."""
@@ -312,19 +306,7 @@ class Segmentation(program.TrainingTask):
         votes = {"scene_votes": self.data.scene_votes} if self.data.scene_votes > 1 else {}
         return {"block_size": self.data.block_size, "block_overlap": self.data.block_overlap, **votes}
 
-    def start(self) -> dict[str, Any]:
-        """Return what the model starts from."""
-        return self.model.start()
-
-    def usage(self, name: str) -> str:
-        """Return the command."""
-        return f"hf-any3d segment FILE --model {name}"
-
 
 def train_segmenter(argv: list[str] | None = None) -> RunReport:
-    """Train a segmentation model, see `train`.
-
-    Args:
-        argv: Words of a command line, see `parse_arguments`; by default those of this process.
-    """
+    """Train a segmentation model by words of a command line, by default those of this process; see `train`."""
     return program.train(Segmentation.parse(argv))

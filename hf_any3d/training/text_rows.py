@@ -28,18 +28,8 @@ class MixedBatches(Sampler[list[int]]):
     dropped. All random choices depend only on the seed and the batch number, so a resumed run gets the same batches.
     All processes draw the same dataset and split its rows.
 
-    Args:
-        lengths: Number of rows of each dataset.
-        batch_sizes: Batch size of each dataset, per process.
-        ratios: Relative frequency of each dataset.
-        batches: Number of batches.
-        seed: Seed of all random choices.
-        rank: Number of this process.
-        processes: Number of processes.
-
     Raises:
-        ValueError: If sizes or ratios are not positive or not as many as datasets, or a dataset has fewer rows than a
-            batch.
+        ValueError: If a dataset has fewer rows than a batch.
     """
 
     def __init__(
@@ -52,11 +42,6 @@ class MixedBatches(Sampler[list[int]]):
         rank: int = 0,
         processes: int = 1,
     ):
-        for name, values in (("batch_sizes", batch_sizes), ("ratios", ratios)):
-            if len(values) != len(lengths):
-                raise ValueError(f"{name} are {list(values)}; expected {len(lengths)}, one for each dataset")
-            if any(not value > 0 for value in values):
-                raise ValueError(f"{name} are {list(values)}; expected each above 0")
         for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
             if length < size * processes:
                 raise ValueError(
@@ -101,9 +86,6 @@ class ConversationRows(torch.utils.data.Dataset):
             transform adds the clouds, as `load_point_dataset("objaverse_captions", copy_clouds=False)` gives them:
             then each process reads only the files of its own batches.
         processor: Processor, which defines the columns that are needed.
-
-    Raises:
-        ValueError: If a column is missing.
     """
 
     def __init__(self, dataset: Dataset, processor: MiniGPT3DProcessor):
@@ -111,8 +93,6 @@ class ConversationRows(torch.utils.data.Dataset):
         # A custom format reads clouds from their files, row by row; other rows are in Arrow tables, read in one step.
         self._whole = dataset if dataset.format["type"] == "custom" else None
         names = list(dataset[0]) if self._whole is not None else dataset.column_names
-        if missing := [name for name in ("points", _TURNS) if name not in names]:
-            raise ValueError(f"the dataset has no column {missing[0]!r}; it has {', '.join(names)}")
         self._columns = [name for name in clouds if name in names]
         if self._whole is None:
             self._clouds = ArrowRows(dataset.select_columns(self._columns))
@@ -140,11 +120,7 @@ class ConversationRows(torch.utils.data.Dataset):
 
 
 class ConversationCollator:
-    """Collate rows to a batch of token ids, points, and labels of the answers.
-
-    Args:
-        processor: Processor of the model.
-    """
+    """Collate rows to a batch of token ids, points, and labels of the answers."""
 
     def __init__(self, processor: MiniGPT3DProcessor):
         self.processor = processor
@@ -182,9 +158,6 @@ class CaptionedDataset(ProcessedDataset):
         tower: Text tower that embeds all of them once.
         transform: Applied to each processed cloud; requires a seed.
         seed: Seed of points, augmentation and texts, which differ in each epoch.
-
-    Raises:
-        ValueError: If a row has no texts.
     """
 
     def __init__(
@@ -197,8 +170,6 @@ class CaptionedDataset(ProcessedDataset):
         seed: int | None = None,
     ):
         super().__init__(dataset, processor, transform, seed)
-        if len(texts) != len(dataset) or not all(texts):
-            raise ValueError(f"there are {sum(map(bool, texts))} rows with texts; expected {len(dataset)}, all rows")
         # Many rows share their texts, such as those of a class, and each is embedded once.
         distinct = sorted({text for own in texts for text in own})
         number = {text: place for place, text in enumerate(distinct)}

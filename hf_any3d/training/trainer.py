@@ -40,7 +40,6 @@ from hf_any3d.training.checkpoints import (
 from hf_any3d.training.processes import (
     OwnNoise,
     check_engine,
-    check_no_scalars,
     check_replaced_codes,
     check_same_weights,
     joining_norms,
@@ -157,8 +156,6 @@ class PointTrainer(Trainer):
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
-        if training and self.is_fsdp_enabled:
-            check_no_scalars(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -403,11 +400,9 @@ def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
     """Return the collator with the indexer of the model.
 
     Raises:
-        ValueError: If the model takes no `point_index`, or the collator cannot add it.
+        ValueError: If the model takes no `point_index`.
     """
     core = model.get_base_model() if isinstance(model, PeftModel) else model
     if "point_index" not in inspect.signature(core.forward).parameters:
         raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
-    if not isinstance(collator, PointCloudCollator):
-        raise ValueError(f"--index_in_workers with {type(collator).__name__}; expected a PointCloudCollator")
     return replace(collator, indexer=PointIndexer(cast(Any, core).config))

@@ -158,7 +158,7 @@ def test_published_datasets_train_from_their_files(run, tmp_path, name):
 def test_parts_of_a_category_follow_from_names_or_rows(named):
     rows = load_point_dataset("parts", split="train", **DATA["parts"])
     rows = rows if named else rows.cast_column("labels", List(Value("int64")))
-    task = segmentation.find_task(rows)
+    task = segmentation.find_point_labels(rows)
     assert task.category_parts == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [11, 12, 13], [14, 15]]
-    scenes = segmentation.find_task(load_point_dataset("rooms", split="train", **DATA["rooms"]))
+    scenes = segmentation.find_point_labels(load_point_dataset("rooms", split="train", **DATA["rooms"]))
     assert not scenes.has_parts and scenes.names[0] == "floor"

@@ -10,7 +10,6 @@ from hf_any3d.data.fingerprints import path_fingerprint
 from hf_any3d.training.arguments import (
     DataArguments,
     PointTrainingArguments,
-    check_settings,
     identities_of_inputs,
     json_mapping,
     parse_arguments,
@@ -173,12 +172,6 @@ def test_data_that_cannot_be_are_refused(given, text):
     with pytest.raises(ValueError, match=text):
         DataArguments(**given)
     assert DataArguments(train_file="x", test_file="y", validation_fraction=0).dataset_options == {}
-
-
-def test_settings_are_checked_by_name():
-    check_settings("x", {"a": 1}, ["b", "a"])
-    with raises(ValueError, naming="'c'; expected one of a"):
-        check_settings("x", {"d": 1, "c": 1}, ["b", "a"])
 
 
 def test_words_of_some_arguments():

@@ -57,8 +57,3 @@ def test_without_a_seed_the_first_text_is_used(rows, tower):
     for epoch in range(3):
         fixed.epoch = epoch
         np.testing.assert_allclose(fixed[0]["text_embeds"], tower.embed(["a chair"])[0], atol=1e-5)
-
-
-def test_rows_without_texts_are_refused(rows, tower):
-    with pytest.raises(ValueError, match="there are 2 rows with texts; expected 3"):
-        CaptionedDataset(rows, PROCESSOR, [["a"], ["b"], []], tower)

@@ -27,7 +27,6 @@ from hf_any3d.training.detection import (
 )
 from tests.cli.conftest import run
 from tests.data.catalog.test_detection_datasets import write_sunrgbd
-from tests.errors import raises
 
 ROOMS = {
     **{"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 512, "num_objects": 3},
@@ -58,11 +57,6 @@ def test_rows_differ_by_epoch_and_not_by_worker(rooms):
     assert batch["points"].shape == (2, 256, 3) and "points_mask" not in batch
     ragged = collate_scenes([first, {**first, "points": first["points"][:100]}])
     assert ragged["points_mask"].sum(dim=1).tolist() == [256, 100]
-
-
-def test_rows_without_boxes_are_named(rooms):
-    with raises(ValueError, naming="'box_labels'"):
-        SceneRows(rooms["train"].remove_columns("box_labels"), PointCloudProcessor())
 
 
 def test_a_run_trains_evaluates_and_resumes(tmp_path):

@@ -306,7 +306,6 @@ def test_a_run_trains_an_adapter_evaluates_it_and_resumes(start, tmp_path):
     ("words", "match"),
     [
         ([], "--model_name_or_path is missing"),
-        (["--peft", "ia4"], "--peft ia4; expected one of lora, none, full, "),
         (
             ["--peft", "guided_adapter", "--adapt", "language"],
             "--adapt language with --peft guided_adapter, which ada",

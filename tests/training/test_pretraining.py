@@ -117,8 +117,6 @@ def test_weights_are_selected_on_the_test_split_on_request(rows, monkeypatch, on
     found, origin = load_splits(data)
     assert ("validation" in found, origin) == ((True, TEST_CHOOSES) if on_test else (False, "given"))
     assert data.judged_splits() == (("test",) if on_test else ("validation", "test"))
-    with raises(ValueError, naming="--processor_config"):
-        PretrainingDataArguments(processor_config={"features": ["xyz"]})
 
 
 def test_losses_and_probes_of_splits_are_one_result():

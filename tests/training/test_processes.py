@@ -28,7 +28,6 @@ from hf_any3d.training.checkpoints import FILE_LIST, check_rows_per_step, list_f
 from hf_any3d.training.processes import (
     OwnNoise,
     check_engine,
-    check_no_scalars,
     check_replaced_codes,
     check_restarts,
     check_same_weights,
@@ -206,8 +205,6 @@ def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
     check_engine(uses_fsdp=True)
     with pytest.raises(ValueError, match="accelerate runs DDP instead"):
         check_engine(uses_fsdp=False)
-    with pytest.raises(ValueError, match="scale is a scalar"):
-        check_no_scalars(nn.ParameterDict({"scale": nn.Parameter(torch.tensor(1.0))}))
 
 
 def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tmp_path):
@@ -248,7 +245,7 @@ def test_codes_that_change_by_themselves_are_for_one_process(options):
         (1, None, True, []),
         (2, None, False, []),
         (2, None, True, ["codes", "same weights"]),
-        (2, "fsdp", True, ["codes", "scalars"]),
+        (2, "fsdp", True, ["codes"]),
         (2, "deepspeed", True, ["codes"]),
     ],
 )
@@ -256,7 +253,6 @@ def test_models_are_checked_for_how_they_are_distributed(processes, engine, trai
     module, done = "hf_any3d.training.trainer", []
     monkeypatch.setattr(f"{module}.check_replaced_codes", lambda model: done.append("codes"))
     monkeypatch.setattr(f"{module}.check_same_weights", lambda model, names: done.append("same weights"))
-    monkeypatch.setattr(f"{module}.check_no_scalars", lambda model: done.append("scalars"))
     monkeypatch.setattr(Trainer, "_wrap_model", lambda self, model, *args, **kwargs: model)
     arguments = PointTrainingArguments(
         str(tmp_path), eval_strategy="no", load_best_model_at_end=False, use_cpu=True, report_to="none"

@@ -96,8 +96,6 @@ def test_invalid_transforms_of_complete_clouds_are_refused(dataset):
     rows = training_rows(dataset, processor, ["shuffle"], whole=True)
     with raises(ValueError, naming="num_points"):
         rows[0]
-    with raises(ValueError, naming="whole=True without a transform"):
-        training_rows(dataset, processor, whole=True)
     colors = PointCloudProcessor(num_points=32, features=("xyz", "rgb"))
     with pytest.raises(ValueError, match="no colors, which features xyz, rgb require"):
         training_rows(dataset, colors, ["subsample:num_points=32"], whole=True)[0]

@@ -131,11 +131,7 @@ def test_category_is_returned_on_request(dataset):
         assert batch["points"].shape == (len(rows), 64, 3) and batch["labels"].shape == (len(rows), 64)
 
 
-def test_errors_name_what_is_missing(dataset):
-    with raises(ValueError, naming="'labels'; it has points, label"):
-        CropRows(dataset.remove_columns("labels"), processor())
-    with raises(ValueError, naming="'label'; it has points, labels"):
-        BlockRows(dataset.remove_columns("label"), processor(), with_category=True)
+def test_evaluation_needs_a_seed(dataset):
     with raises(ValueError, naming="seed is None"):
         BlockRows(dataset, processor(seed=None))
 

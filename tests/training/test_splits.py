@@ -202,11 +202,7 @@ def test_the_test_split_selects_weights_on_request():
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"few_shot": {"way": 2, "shot": 1}}, "--few_shot: 'fold' is missing or unknown; expected way, shot, fold"),
-        ({"few_shot": FEW | {"ways": 2}}, "--few_shot: 'ways' is missing or unknown"),
-        ({"few_shot": FEW | {"splits": 2}}, "--few_shot: 'splits' is missing or unknown"),
         ({"voting": -1}, "--voting -1; expected 0 or more"),
-        ({"processor_config": {"scale": 1, "up_axis": "z"}}, "--processor_config has 'up_axis'; expected it as --up_"),
     ],
 )
 def test_protocols_that_cannot_be_are_refused(given, text):

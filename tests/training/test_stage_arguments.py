@@ -70,7 +70,7 @@ def test_ratios_and_sizes_fit_the_conversations(given, text):
             {"stage": 1, "point_encoder": "a", "language_model": "c"},
             "--qformer is not given; .*, or none for a new one",
         ),
-        ({"stage": 1, "processor_config": {"sampling": 1}} | PARTS, "--processor_config has no setting 'sampling'"),
+        ({"stage": 1, "processor_config": {"sampling": 1}} | PARTS, "--processor_config: 'sampling'"),
     ],
 )
 def test_contradictions_are_refused(given, text):
@@ -104,10 +104,6 @@ def test_a_schedule_is_divided_into_its_epochs(tmp_path):
         ({"max_steps": 0}, "--max_steps 0; expected at least 1, since batches are drawn without end"),
         ({"rows_per_step": 8}, "--rows_per_step; expected --batch_sizes and --gradient_accumulation_steps"),
         ({"step_cosine": {"epochs": 5}}, "--max_steps 12; expected a multiple of 5 epochs"),
-        (
-            {"step_cosine": {"steps_per_epoch": 5}},
-            "--step_cosine has no setting 'steps_per_epoch'; expected one of ep",
-        ),
     ],
 )
 def test_steps_that_cannot_be_are_refused(given, text, tmp_path):

@@ -176,9 +176,7 @@ def test_trainer_trains_on_a_stream_for_a_number_of_steps(shards, tmp_path):
     assert sorted(set(epochs)) == [0, 1]  # three batches per epoch
 
 
-def test_errors_name_what_cannot_be_streamed(shards):
+def test_augmentation_needs_a_seed(shards):
     dataset = streamed(shards)
-    with pytest.raises(ValueError, match="has columns label; expected points"):
-        StreamedRows(dataset.select_columns(["label"]), PointCloudProcessor())
     with pytest.raises(ValueError, match="transform without a seed"):
         StreamedRows(dataset, PointCloudProcessor(), transform=lambda points, generator: points)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
@@ -63,6 +63,15 @@ class Scans:
         """Number of scans that are near-duplicates of another one."""
         return len(self.groups) - len(set(self.groups.tolist()))
 
+    @property
+    def copies_text(self) -> str:
+        """Number of near-duplicates as text, with a pair of them."""
+        first: dict[int, str] = {}
+        for group, name in zip(self.groups.tolist(), self.names, strict=True):
+            if first.setdefault(group, name) != name:
+                return f"{self.num_copies} near-duplicates, such as {first[group]} and {name}"
+        return f"{self.num_copies} near-duplicates"
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -92,24 +101,16 @@ class Examples:
 
     @classmethod
     def load(cls, folder: Path) -> Examples:
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is damaged.
-        """
+        """Read what `save` wrote."""
         path = folder / _STORE
         if not path.is_file():
             raise FileNotFoundError(
                 f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
             )
-        try:
-            with safe_open(path, framework="numpy") as file:
-                texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
-                features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
-                views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged ({error})") from error
+        with safe_open(path, framework="numpy") as file:
+            texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
+            features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
+            views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
         scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
         return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views)
 

@@ -175,12 +175,7 @@ class FewScans(Request):
 
 @dataclass(frozen=True)
 class Learned:
-    """A model that was saved.
-
-    Attributes:
-        report: The report of its run.
-        lines: What was seen and chosen, and how sure it is, for people.
-    """
+    """A model that was saved."""
 
     report: RunReport
     lines: list[str]
@@ -188,10 +183,6 @@ class Learned:
 
 def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None = None) -> Learned:
     """Learn the classes of few scans, and save model, card and metrics.json.
-
-    Args:
-        request: Scans and settings, or words of a command line that name them.
-        rows: The scans if they are loaded.
 
     Raises:
         ValueError: Scans that cannot be learned, see `check`.
@@ -525,9 +516,9 @@ def _lines(
     channels: Sequence[str],
     unlike: int,
 ) -> list[str]:
-    count, copies = len(scans.labels), scans.num_copies
+    count = len(scans.labels)
     seen = f"{origin}: {count} scans of {len(scans.classes)} classes, "
-    seen += f"{class_counts(scans.counts)}; {copies} near-duplicates; up axis {config.up_axis}"
+    seen += f"{class_counts(scans.counts)}; {scans.copies_text}; up axis {config.up_axis}"
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"

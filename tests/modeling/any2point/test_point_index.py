@@ -68,5 +68,3 @@ def test_the_trainer_indexes_in_its_collator_where_the_model_supports_it(model, 
     assert trainer.compute_loss(model, trainer._prepare_inputs(batch)) == model(**batch).loss
     with raises(ValueError, naming="--index_in_workers"):
         PointTrainer(tiny_act(ActForPointCloudClassification), arguments, data_collator=PointCloudCollator())
-    with raises(ValueError, naming="--index_in_workers"):
-        PointTrainer(model, arguments, data_collator=lambda rows: rows)

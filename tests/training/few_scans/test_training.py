@@ -138,7 +138,8 @@ def test_lines_tell_what_was_seen_chosen_and_found():
 
 def test_lines_tell_of_copies_wraps_and_splits():
     two = lines({CROSS_VALIDATION: SURE, "test": SURE}, scans([0, 1, 1], [0, 1, 1]), copies=2, copy_turn=180.0)
-    assert "1 near-duplicates" in two[0] and "features, mean of 2 copies, any heading, with a linear head" in two[1]
+    assert "1 near-duplicates, such as 1.ply and 2.ply" in two[0]
+    assert "features, mean of 2 copies, any heading, with a linear head" in two[1]
     assert two[3] == f"test: {SURE.text()}" and len(two) == 6
     assert "mean of 2 copies, heading as scanned, " in lines({}, copies=2, copy_turn=179.0)[1]
     wrapped = lines({}, wrap_labels=2)
