@@ -62,13 +62,6 @@ def test_truncated_weight_file_is_reported(untrusted):
     assert code == 1 and out == "" and len(err.splitlines()) == 1 and str(untrusted) in err
 
 
-def test_processor_with_too_many_points_is_refused(untrusted):
-    changed(untrusted / "preprocessor_config.json", num_points=10**8)
-    code, out, err = run("predict", FILES / "chair.ply", "--model", untrusted)
-    assert code == 1 and out == "" and len(err.splitlines()) == 1
-    assert "num_points: 100000000; expected 1 to 10,000,000" in err
-
-
 def test_class_and_file_names_are_escaped_in_terminals(untrusted, tmp_path):
     labels = {"0": "bottle\x1b[2J", "1": "chair\nerror: all is lost", "2": "\u202elamp"}
     changed(untrusted / "config.json", id2label=labels, label2id={name: int(i) for i, name in labels.items()})

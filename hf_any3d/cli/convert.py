@@ -13,7 +13,7 @@ import typer
 
 from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
 from hf_any3d.hub.names import is_path_like, similar_path
-from hf_any3d.hub.published_table import SIZE_MARK
+from hf_any3d.hub.published_table import SIZE_MARK, download_of
 from hf_any3d.utils.messages import print_line
 
 
@@ -108,7 +108,7 @@ def convert(
     for file in files:
         repository = file.partition(SIZE_MARK)[0]
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
-            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}")
+            raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:

@@ -384,6 +384,16 @@ def _open_published_checkpoints(original: Callable) -> Callable:
     return cached_files
 
 
+@_patch("peft.peft_model:PeftModel.from_pretrained", "looks a path that does not exist up on the hub")
+def _refuse_missing_adapters(original: Callable) -> Callable:
+    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(model, LibraryModelMixin):
+            check_name(model_id, kwargs)
+        return original(cls, model, model_id, *args, **kwargs)
+
+    return from_pretrained
+
+
 @_patch(
     "peft.auto:_BaseAutoPeftModel.from_pretrained",
     "opens the base model by a class of a library that it knows, which this is not, and not by the config",

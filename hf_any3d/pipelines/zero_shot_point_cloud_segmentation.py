@@ -100,7 +100,8 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         **given: Any,
     ) -> dict[str, Any]:
         own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
-        choices = {name: given.pop(name) for name in ("patch_to_point", "none_label") if name in given}
+        arguments = {"patch_to_point": "patch_to_point", "none_label": "with_none"}
+        choices = {arguments[name]: given.pop(name) for name in arguments if name in given}
         embeds = self.label_embeddings(labels, **given)
         output = self.model(**model_inputs, text_embeds=embeds, **choices)
         return {"logits": output.logits.float(), **own}

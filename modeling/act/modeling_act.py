@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.act.codebook import gumbel_noise
@@ -47,11 +48,12 @@ from hf_any3d.modeling.layers.heads import (
     pool,
 )
 from hf_any3d.modeling.layers.tasks import (
-    PartSegmentationMixin,
-    SemanticSegmentationMixin,
     check_category_parts,
+    checked_category,
     classification_loss,
+    point_loss,
     refuse_problem_type,
+    restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderOutput
@@ -325,15 +327,23 @@ class ActSegmenter(ActPreTrainedModel):
         return [before, after]
 
 
-class ActForSemanticSegmentation(SemanticSegmentationMixin, ActSegmenter):
+class ActForSemanticSegmentation(ActSegmenter):
     """ACT model that predicts an object class for every point of a scene or of a block of it."""
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> TokenClassifierOutput:
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
-class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
+
+class ActForPartSegmentation(ActSegmenter):
     """ACT model that predicts a part for every point of an object, given the object's category."""
 
     def __init__(self, config: ActConfig):
@@ -343,9 +353,25 @@ class ActForPartSegmentation(PartSegmentationMixin, ActSegmenter):
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()
 
-    def embed_category(self, category: torch.Tensor) -> torch.Tensor:
-        """Embed categories `(batch,)` as features of clouds `(batch, category_width)`."""
-        return nn.functional.leaky_relu(self.category_norm(self.category_embedding(category)), 0.2)
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
+
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        embedded = self.category_norm(self.category_embedding(category))
+        condition = nn.functional.leaky_relu(embedded, 0.2)  # (batch, category_width)
+        logits, output = self.point_logits(points, condition, **kwargs)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 @dataclass

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
@@ -55,11 +56,12 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.tasks import (
-    PartSegmentationMixin,
-    SemanticSegmentationMixin,
     check_category_parts,
+    checked_category,
     classification_loss,
+    point_loss,
     refuse_problem_type,
+    restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.text_towers import (
@@ -435,15 +437,23 @@ class Any2PointSegmenter(_Any2PointWithHead):
         return self.segmenter(point_features.flatten(0, 1)).unflatten(0, points.shape[:2]), features
 
 
-class Any2PointForSemanticSegmentation(SemanticSegmentationMixin, Any2PointSegmenter):
+class Any2PointForSemanticSegmentation(Any2PointSegmenter):
     """Predicts the object class of every point of a scene, or of a block of it."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
         self.post_init()
 
+    @strict_forward
+    def forward(
+        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> TokenClassifierOutput:
+        """Segment scenes; returns `logits (batch, points, labels)`."""
+        logits, output = self.point_logits(points, **kwargs)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
-class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
+
+class Any2PointForPartSegmentation(Any2PointSegmenter):
     """Predicts the part of every point of an object, given the object's category."""
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
@@ -452,9 +462,24 @@ class Any2PointForPartSegmentation(PartSegmentationMixin, Any2PointSegmenter):
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
-    def embed_category(self, category: torch.Tensor) -> torch.Tensor:
-        """Embed categories `(batch,)`: `(batch, propagation_width)`, added to every point of a cloud."""
-        return self.category_embedding(category)
+    @strict_forward
+    def forward(
+        self,
+        points: torch.Tensor,
+        category: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Return `logits (batch, points, parts)`, over the parts of all categories.
+
+        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
+        """
+        category = checked_category(category, points, self.config.num_categories)
+        condition = self.category_embedding(category)  # (batch, propagation_width), added to every point
+        logits, output = self.point_logits(points, condition, **kwargs)
+        if self.config.restrict_to_category_parts:
+            logits = restrict_to_parts(logits, self.config.category_parts, category)
+        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 class PointTextAlignment(nn.Module):

@@ -1,14 +1,10 @@
 """Losses of classification and segmentation heads, and checks of their categories and settings."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import TokenClassifierOutput
-
-from hf_any3d.modeling.layers.forward_contract import strict_forward
 
 IGNORED = -100
 
@@ -105,46 +101,6 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
             f"problem_type={config.problem_type!r}: every point has one label; expected None or "
             "'single_label_classification'"
         )
-
-
-class SemanticSegmentationMixin:
-    """For models with `point_logits`, which returns logits of points and the output of the base model."""
-
-    point_logits: Callable[..., tuple[torch.Tensor, Any]]
-
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> TokenClassifierOutput:
-        """Segment scenes; returns `logits (batch, points, labels)`."""
-        logits, output = self.point_logits(points, **kwargs)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
-
-
-class PartSegmentationMixin:
-    """For models with `point_logits`, given the object's category, which `embed_category` embeds."""
-
-    config: PreTrainedConfig
-    embed_category: Callable[[torch.Tensor], torch.Tensor]
-    point_logits: Callable[..., tuple[torch.Tensor, Any]]
-
-    @strict_forward
-    def forward(
-        self,
-        points: torch.Tensor,
-        category: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Return `logits (batch, points, parts)`, over the parts of all categories.
-
-        With `restrict_to_category_parts` those of other categories have the lowest value of their dtype.
-        """
-        category = checked_category(category, points, self.config.num_categories)
-        logits, output = self.point_logits(points, self.embed_category(category), **kwargs)
-        if self.config.restrict_to_category_parts:
-            logits = restrict_to_parts(logits, self.config.category_parts, category)
-        return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
 def classification_loss(

@@ -88,8 +88,8 @@ def ball_query(
 
     Source: PointNet++, Sec. 3.2.
     """
-    if len(query) != len(points):  # torch would look for the balls of one cloud in all
-        raise ValueError(f"query: shape {tuple(query.shape)}; expected a batch of {len(points)}, as points have")
+    if query.shape[0] != points.shape[0]:  # torch would look for the balls of one cloud in all
+        raise ValueError(f"query: shape {tuple(query.shape)}; expected a batch of {points.shape[0]}, as points have")
     query, points = (values[..., :3].detach().float() for values in (query, points))
     # Each pass below reads the coordinates of one axis, which lie in a row this way.
     axes = points.transpose(1, 2).contiguous().unsqueeze(2)  # (batch, 3, 1, points)
@@ -154,7 +154,7 @@ def group(values: Tensor, index: Tensor) -> Tensor:
         `(batch, queries, neighbors, channels)`, differentiable in `values`.
     """
     batch, count, channels = values.shape
-    if len(index) != batch:
+    if index.shape[0] != batch:
         raise ValueError(f"index: shape {tuple(index.shape)}; expected a batch of {batch}")
     # A flat selection: unlike torch.gather, it needs no index of the size of the result.
     flat = flatten_index("index", index, count)

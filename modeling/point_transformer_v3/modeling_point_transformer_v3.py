@@ -777,13 +777,13 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         text_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
-        none_label: bool | None = None,
+        with_none: bool | None = None,
         point_mask: torch.Tensor | None = None,
         grid_coord: Clouds | None = None,
         inverse: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> PointTextOutput:
-        """Compare the points of clouds with texts; `none_label` replaces the config's.
+        """Compare the points of clouds with texts; `with_none` replaces the config's `none_label`.
 
         `text_embeds` may have an axis of clouds first, for texts of their own. `labels` number the texts, or are
         `(batch, texts, points)`, True for the points that a text names, if these overlap.
@@ -811,7 +811,7 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         text_embeds = nn.functional.normalize(text_embeds.to(voxel_embeds), dim=-1)
         with autocast_disabled(voxel_embeds.device):
             scores = scale * products(voxel_embeds, text_embeds, counts)  # (voxels, texts)
-            if self.config.none_label if none_label is None else none_label:
+            if self.config.none_label if with_none is None else with_none:
                 scores = nn.functional.pad(scores, (0, 1))
             if labels is not None:
                 masks, counted = text_targets(labels, text_mask, encoded.batch.shape, text_embeds.shape[-2])

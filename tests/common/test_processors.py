@@ -224,7 +224,7 @@ def test_padding_is_on_the_requested_side_and_masked(side):
         kept = slice(-length, None) if side == "left" else slice(length)
         assert torch.equal(row[kept], one["input_ids"][0]) and mask[kept].all() and mask.sum() == length
         assert (row[~mask.bool()] == processor.tokenizer.pad_token_id).all()
-    with raises(ValueError, naming="padding_side"):
+    with raises(KeyError, naming="middle"):
         _ask(processor, clouds(), padding_side="middle")
 
 

@@ -44,7 +44,7 @@ def test_a_released_file_converts_there_and_back_and_computes_as_its_program(rel
     assert processor.model_axes == ["-x", "z", "y"] and processor.drawn_points == 5000 and processor.up_axis == "y"
     model.config.depth_of_batch = True
     with torch.no_grad():
-        logits = model(**CASE.voxels, text_embeds=CASE.expected["text"], none_label=False).logits[0]
+        logits = model(**CASE.voxels, text_embeds=CASE.expected["text"], with_none=False).logits[0]
     assert CASE.error("logits", logits / model.text_head.logit_scale.exp()) <= CASE.manifest["tolerance"]["logits"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Find3D" in card and "2411.13550" in card and "zero-shot-point-cloud-segmentation" in card

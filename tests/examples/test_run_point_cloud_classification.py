@@ -224,7 +224,7 @@ def test_settings_file_equals_command_line_arguments(run, tiny_encoder, tmp_path
         ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
         ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no complete checkpoint to resume from"),
         ({"resume_from_checkpoint": "elsewhere"}, FileNotFoundError, "elsewhere: no such checkpoint"),
-        ({"processor_config": {"num_points": 3}}, ValueError, "expected it as --num_points"),
+        ({"processor_config": {"num_points": 3}}, TypeError, "num_points"),
         ({"select_on_test": True}, ValueError, "--select_on_test with the splits"),
     ],
 )

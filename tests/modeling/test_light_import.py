@@ -37,9 +37,8 @@ def test_a_model_runs_where_nothing_else_is_installed(tmp_path):
         logits = model(torch.rand(1, 64, 6, generator=torch.Generator().manual_seed(0))).logits
     assert found["sum"] == pytest.approx(float(logits.double().sum()), rel=1e-4)
     # Beside the models: what is needed to find public names, and to say how threads wait.
-    assert found["own"] == [
-        f"hf_any3d.{name}" for name in ("messages", "public_names", "registry", "threads", "version")
-    ]
+    utilities = ("utils", "utils.messages", "utils.public_names", "utils.threads")
+    assert found["own"] == [f"hf_any3d.{name}" for name in ("registry", *utilities, "version")]
     assert (tmp_path / "again" / "model.safetensors").is_file()
     # Packages that are not allowed are not found.
     assert "No module named 'numpy" in run_with(allowed - {"numpy"}, PROGRAM, str(tmp_path)).stderr

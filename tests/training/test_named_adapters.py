@@ -113,5 +113,3 @@ def test_a_second_peft_model_names_what_to_call_instead(tmp_path):
         with raises(ValueError, naming="'default' already; expected model.load_adapter"):
             wrap()
     assert model.load_adapter(str(tmp_path), "other") and model.set_adapter("other") is None
-
-

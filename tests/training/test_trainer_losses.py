@@ -70,7 +70,7 @@ def test_smoothing_that_no_label_gets_is_refused(tmp_path):
         trainer.train()
     with_lovasz = case_of(PointTransformerV3ForPointCloudSegmentation)
     trainer = PointTrainer(with_lovasz.still(lovasz_weight=1.0), smoothing(tmp_path))
-    with raises(ValueError, naming="PointTransformerV3"):
+    with raises(ValueError, naming="--label_smoothing_factor"):
         trainer.compute_loss(trainer.model.train(), with_lovasz.labeled())
     with raises(ValueError, naming="--label_smoothing_factor"):
         PointTrainer(tiny_model("bert"), smoothing(tmp_path), compute_loss_func=point_loss)

@@ -79,7 +79,7 @@ def test_every_stored_tensor_agrees(model):
     found = recorded(model.point_transformer_v3)
     with torch.no_grad():
         output = model(**CASE.voxels, text_embeds=CASE.expected["text"])
-        plain = model(**CASE.voxels, text_embeds=CASE.expected["text"], none_label=False)
+        plain = model(**CASE.voxels, text_embeds=CASE.expected["text"], with_none=False)
         found["point_feature"] = model.point_transformer_v3(**CASE.voxels).last_hidden_state
     # In the original the column of none is the first.
     scale = model.text_head.logit_scale.exp()

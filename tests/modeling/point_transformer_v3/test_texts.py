@@ -87,11 +87,11 @@ def test_points_are_scored_among_texts_and_none_of_them():
     torch.testing.assert_close(output.text_embeds, normalize(texts, dim=-1))
     assert output.logits.shape == (2, 48, 4) and not output.logits[..., 3].any() and output.loss is None
     torch.testing.assert_close(output.logits[..., :3], scores, rtol=1e-4, atol=1e-4)
-    plain = model(points, text_embeds=texts, none_label=False).logits
+    plain = model(points, text_embeds=texts, with_none=False).logits
     assert torch.equal(plain, output.logits[..., :3])
     other = model_of(none_label=False)
     assert torch.equal(other(points, text_embeds=texts).logits, plain)
-    assert torch.equal(other(points, text_embeds=texts, none_label=True).logits, output.logits)
+    assert torch.equal(other(points, text_embeds=texts, with_none=True).logits, output.logits)
     own = torch.stack([texts, texts.flip(0)])
     both = model(points, text_embeds=own).logits
     torch.testing.assert_close(both[0], output.logits[0])
