@@ -24,6 +24,11 @@ class PointNetConfig(PointCloudConfig):
 
     model_type = "pointnet"
 
+    in_channels: int = 3
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
+    head_widths: list[int] | tuple[int, ...] = (128,)
+    head_dropout: float = 0.3
+
 
 class PointNet2Config(PointCloudConfig):
     r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
@@ -43,11 +48,14 @@ class PointNet2Config(PointCloudConfig):
 
     model_type = "pointnet2"
 
+    in_channels: int = 3
     num_centers: list[int] | tuple[int, ...] = (128, 32)
     radii: list[float] | tuple[float, ...] = (0.2, 0.4)
     num_neighbors: list[int] | tuple[int, ...] = (16, 16)
     level_widths: list[list[int]] | tuple[tuple[int, ...], ...] = ((32, 32, 64), (64, 64, 128))
     hidden_sizes: list[int] | tuple[int, ...] = (128, 256)
+    head_widths: list[int] | tuple[int, ...] = (128,)
+    head_dropout: float = 0.3
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, {"radii": (1e-6, 1e6)})

@@ -335,7 +335,6 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.read_point_clouds("nowhere"), FileNotFoundError, "nowhere: no such file or folder"),
         (lambda rows: many_files.read_point_clouds([]), FileNotFoundError, "paths is empty"),
         (lambda rows: many_files.read_point_clouds("tests", on_invalid="keep"), ValueError, "on_invalid is 'keep'"),
-        (lambda rows: many_files.read_point_clouds("tests", num_points=0), ValueError, "num_points is 0"),
         (lambda rows: many_files.classify(rows, top_k=0), ValueError, "top_k=0"),
         (lambda rows: many_files.classify(rows, "outputs/typo"), Exception, "outputs/typo"),
         (lambda rows: many_files.classify(rows, column="path"), ValueError, "column is 'path'"),
