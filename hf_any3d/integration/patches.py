@@ -45,6 +45,7 @@ from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
+from hf_any3d.modeling.pretrained_parts.adapter_loading import refuse_folder_of_adapters
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
@@ -329,6 +330,7 @@ def _become_ours(original: Callable) -> Callable:
 @_patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
 def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
     def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
+        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
         file = original(model_id, **kwargs)
         return None if file is None or _our_config(model_id, kwargs) else file
 
@@ -341,6 +343,7 @@ def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
 )
 def _find_task_in_config(original: Callable) -> Callable:
     def get_task(model: str, token: str | None = None, **kwargs: Any) -> str:
+        refuse_folder_of_adapters(model)
         config = _our_config(model, {} if token is None else {"token": token})
         return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
 
@@ -389,6 +392,7 @@ def _refuse_missing_adapters(original: Callable) -> Callable:
     def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         if isinstance(model, LibraryModelMixin):
             check_name(model_id, kwargs)
+            refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
         return original(cls, model, model_id, *args, **kwargs)
 
     return from_pretrained
@@ -411,6 +415,7 @@ def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
     ) -> PeftModel:
         hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
         hub |= {} if revision is None else {"revision": revision}
+        refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
         recorded = _our_config(pretrained_model_name_or_path, hub)
         task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
         expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
@@ -456,7 +461,7 @@ def _load_best_adapters(original: Callable) -> Callable:
 
 @_patch(
     "transformers.trainer:Trainer.compute_loss",
-    "to smooth labels, replaces any loss by the cross-entropy of the logits",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
 )
 def _keep_the_objective(original: Callable) -> Callable:
     def compute_loss(self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -469,7 +474,14 @@ def _keep_the_objective(original: Callable) -> Callable:
                         "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
                     )
             self._checked_smoothing = True
-        return original(self, model, inputs, *args, **kwargs)
+        computed = original(self, model, inputs, *args, **kwargs)
+        loss = computed[0] if isinstance(computed, tuple) else computed
+        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+            raise ValueError(
+                f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
+                "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+            )
+        return computed
 
     return compute_loss
 

@@ -52,8 +52,11 @@ def mean_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tens
 
     Torch's own mean is NaN then, and one such batch would make all weights NaN.
     """
-    # In float32: half precision cannot represent probabilities near 1.
-    total = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
+    try:
+        # In float32: half precision cannot represent probabilities near 1.
+        total = nn.functional.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORED, reduction="sum")
+    except IndexError as error:
+        raise ValueError(f"labels: {error} Expected 0 to {logits.shape[-1] - 1} (num_labels), or -100") from error
     return total / (labels != IGNORED).sum().clamp(min=1)
 
 

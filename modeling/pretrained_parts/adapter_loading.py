@@ -17,6 +17,7 @@ from transformers.utils import (
     cached_file,
     find_adapter_config_file,
 )
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
@@ -33,6 +34,18 @@ from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, refus
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
+
+
+def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
+    """Raise an error if a directory holds no model or adapter itself, but adapters with names of their own.
+
+    Raises:
+        OSError: Naming their folders.
+    """
+    folders = sorted(path.parent for path in Path(folder).glob(f"*/{ADAPTER_CONFIG_NAME}"))
+    if folders and not any(Path(folder, name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        names = ", ".join(path.name for path in folders)
+        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {folders[0]}")
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
@@ -253,6 +266,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if name is None:
             return super().from_pretrained(name, *args, **kwargs)
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
         adapter = find_adapter_config_file(name, **hub)
         # An adapter without a config names its base model; with a config and weights it is part of a full model; with
         # a config alone the model is built around its pretrained part.

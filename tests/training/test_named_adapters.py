@@ -99,8 +99,14 @@ def test_a_saved_adapter_opens_from_the_folder_of_its_name(tmp_path):
         lambda name: transformers.pipeline("point-cloud-classification", model=name),
         lambda name: transformers.pipeline(model=name),
     ):
-        with pytest.raises((OSError, ValueError, RuntimeError)):
+        with raises(OSError, naming="folders with the adapters mine"):
             door(str(tmp_path))
+
+
+def test_a_stored_adapter_that_is_not_opened_for_training_is_not_trained(tmp_path):
+    adapted("GUIDED_ADAPTER", ("default",)).save_pretrained(tmp_path / "adapter")
+    with raises(ValueError, naming="is_trainable=True"):
+        trained(ActForPointCloudClassification.from_pretrained(tmp_path / "adapter"), tmp_path / "run", Trainer)
 
 
 def test_a_second_peft_model_names_what_to_call_instead(tmp_path):
