@@ -6,10 +6,9 @@ Each system has a folder or file of its own: tables that rename its tensors, the
 a row of `PROGRAMS` in `programs.py`, by which `hf-any3d convert` recognizes its files.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_any3d.utils.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import imported_on_use
 
 if __name__ == "conversions":
     raise ImportError("this package is installed as hf_any3d.conversions; import it by that name")
@@ -40,12 +39,4 @@ if TYPE_CHECKING:  # for editors and type checkers
     )
     from hf_any3d.conversions.uni3d.convert import convert_uni3d as convert_uni3d
 
-_PUBLIC = names_for_type_checkers(__name__, __file__)
-__all__ = sorted(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll] imported on use
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public function on first use, since the tables alone need no model."""
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -3,10 +3,9 @@
 Names are imported when first used, since `datasets` takes seconds to import.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_any3d.utils.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import imported_on_use
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.data.blocks import merge_blocks as merge_blocks, split_into_blocks as split_into_blocks
@@ -37,15 +36,4 @@ if TYPE_CHECKING:  # for editors and type checkers
         build_transform as build_transform,
     )
 
-_PUBLIC = names_for_type_checkers(__name__, __file__)
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -15,10 +15,9 @@ Nothing runs before rows are written. The command `hf-any3d batch` runs on the s
 Names are imported when first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_any3d.utils.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import imported_on_use
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.many_files.parts import Written as Written, to_parquet as to_parquet
@@ -31,15 +30,4 @@ if TYPE_CHECKING:  # for editors and type checkers
         read_point_clouds as read_point_clouds,
     )
 
-_PUBLIC = names_for_type_checkers(__name__, __file__)
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

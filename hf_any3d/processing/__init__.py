@@ -1,9 +1,8 @@
 """Processors, one file each: from a file or an array to what a model takes."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hf_any3d.utils.public_names import names_for_type_checkers
+from hf_any3d.utils.public_names import imported_on_use
 
 if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.processing.chat import MiniGPT3DProcessor as MiniGPT3DProcessor
@@ -11,11 +10,4 @@ if TYPE_CHECKING:  # for editors and type checkers
     from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
     from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor
 
-_PUBLIC = names_for_type_checkers(__name__, __file__)
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+__all__, __getattr__, __dir__ = imported_on_use(__name__, __file__)  # pyright: ignore[reportUnsupportedDunderAll]

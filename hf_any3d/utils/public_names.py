@@ -1,7 +1,28 @@
 """Public names of packages that import them when they are first used."""
 
 import ast
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+
+def imported_on_use(package: str, file: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__all__`, `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
+
+    Args:
+        package: Its full name.
+        file: Its `__init__.py`, see `names_for_type_checkers`.
+    """
+    modules = names_for_type_checkers(package, file)
+
+    def getattr_(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    names = sorted(modules)
+    return names, getattr_, lambda: names
 
 
 def names_for_type_checkers(package: str, file: str) -> dict[str, str]:

