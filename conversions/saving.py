@@ -108,7 +108,7 @@ def save_converted(
 
 
 def facts_of(output: str | os.PathLike, model: PreTrainedModel) -> dict[str, Any]:
-    """Return what the conversion of a model tells: `output`, `model`, `parameters`, `bytes`."""
+    """Return what is printed about a converted model: `output`, `model`, `parameters`, `bytes`."""
     return {
         "output": os.fspath(output),
         "model": type(model).__name__,

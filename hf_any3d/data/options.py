@@ -1,4 +1,4 @@
-"""Options that have to be one of a few values."""
+"""Options that have to be one of a few values, or a number that is not too small."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -12,3 +12,10 @@ def one_of(name: str, value: Value, allowed: Iterable) -> Value:
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, allowed))}")
     return value
+
+
+def at_least(least: float, **options: float | None) -> None:
+    """Raise ValueError, which names it, for an option below `least`; None is an option that is not given."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} is {value!r}; expected at least {least}")

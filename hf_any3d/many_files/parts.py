@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from hf_any3d.data.feature import local_path
 from hf_any3d.data.file_conversion import rows_at_a_time
+from hf_any3d.data.options import at_least
 from hf_any3d.many_files.executors import Workers, executor_of
 from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.rows import CloudRows
@@ -94,6 +96,7 @@ def to_parquet(
         ChildProcessError: A process of the local engine was killed; the same call continues the run.
         ImportError: Ray is not installed.
     """
+    at_least(1, workers=workers, files_per_part=files_per_part)
     executor = executor_of(engine, Workers(workers, cpus, gpus))
     parts = Parts(folder, rows.settings)
     processes: set[str] = set()
@@ -180,10 +183,14 @@ class Parts:
         """Do nothing: the process has written the part."""
 
     def finish(self, files: Iterable[str]) -> Done:
-        """Count the rows; see `Output`."""
-        tables = [table for _, table in self._columns("error")]
-        rows = sum(map(len, tables))
-        return Done(rows, rows - sum(table["error"].null_count for table in tables))
+        """Count the rows, and check that each file has one; see `Output`."""
+        counts, failed = Counter(), 0
+        for _, table in self._columns("path", "error"):
+            counts.update(table["path"].to_pylist())
+            failed += len(table) - table["error"].null_count
+        if wrong := [name for name in {*files, *counts} if counts[name] != 1]:
+            raise RuntimeError(f"{self.folder}: {len(wrong)} files have no row or several, such as {min(wrong)}")
+        return Done(len(counts), failed)
 
     def names(self) -> list[str]:
         """List the parts in the file system."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.fingerprints import model_fingerprint
+from hf_any3d.data.options import at_least
 from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.many_files.work import (
@@ -342,6 +343,7 @@ def caption(
 def _add(rows: CloudRows, step: Step, keep_points: bool) -> CloudRows:
     from transformers import AutoConfig
 
+    at_least(1, batch_size=step.batch_size)
     kept = replace(rows, steps=(*rows.steps, step), keep_points=rows.keep_points or keep_points)
     # A name that occurs twice makes fewer columns; the two are path and error.
     if len(kept.features) < len(kept.steps) + 2 + len(kept.converter.names) * kept.has_points:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from hf_any3d.data.options import at_least
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
 
@@ -62,6 +63,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         within = without_none(votes=kwargs.pop("votes", None))
         refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
         check_top_k(after.get("top_k"))
+        at_least(1, votes=within.get("votes"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.
             after["function_to_apply"] = name = getattr(function, "value", function)

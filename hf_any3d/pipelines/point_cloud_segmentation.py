@@ -15,6 +15,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
+from hf_any3d.data.options import at_least
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
@@ -186,6 +187,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             raise ValueError("votes=True: the processor has no `views`, so there is no such procedure for this model")
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
+        at_least(1, max_points=max_points)
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
         return without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes), {}, after
 

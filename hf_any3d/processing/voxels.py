@@ -7,6 +7,7 @@ import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.options import at_least
 from hf_any3d.processing.point_clouds import ATTRIBUTES, PointCloudProcessor, fill_up
 
 SURFACE_POINTS = 100_000
@@ -105,6 +106,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         )
         if not 0 < factor < float("inf"):
             raise ValueError(f"factor: {factor!r}; expected a positive number")
+        at_least(1, drawn_points=drawn_points)
         self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
         self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
         self.views = None if views is None else np.asarray(views, dtype=float).tolist()

@@ -308,6 +308,8 @@ def test_votes_are_the_mean_logits_of_stretched_copies(saved, classify):
         for answer, row in zip(answers, expected, strict=True):
             found = {entry["label"]: entry["score"] for entry in answer}
             assert [found[name] for name in NAMES] == pytest.approx(row.tolist(), abs=1e-5)
+    with raises(ValueError, naming="votes is 0"):
+        classify(clouds(1), votes=0)
 
 
 def test_stretched_copies_are_those_of_earlier_versions():

@@ -172,6 +172,8 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
         scenes[0](cloud, category="table")
     with raises(TypeError, naming="top_k"):
         scenes[0](cloud, top_k=3)
+    with raises(ValueError, naming="max_points is 0"):
+        scenes[0](cloud, max_points=0)
     assert len(scenes[0](cloud, max_points=1)["labels"]) == len(cloud)
     with raises(ValueError, naming="'stl'; expected any of ply"):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])

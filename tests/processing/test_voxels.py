@@ -81,3 +81,8 @@ def test_a_saved_processor_opens_as_its_own_class(tmp_path):
     assert type(opened) is PointTransformerV3Processor and opened.factor == 0.5
     PointCloudProcessor(num_points=7).save_pretrained(tmp_path)
     assert type(PointCloudProcessor.from_pretrained(tmp_path)) is PointCloudProcessor
+
+
+def test_no_points_cannot_be_drawn():
+    with raises(ValueError, naming="drawn_points is 0"):
+        PointTransformerV3Processor(drawn_points=0)

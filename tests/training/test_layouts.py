@@ -238,7 +238,7 @@ def test_labels_are_the_answers_and_nothing_else(rooms, processor):
         assert sorted(box.label for box in back.boxes) == sorted(box.label for box in row["layout"].boxes)
     only = processor([rows[0]["room"]], task="objects", layouts=[rows[0]["layout"]])
     assert "wall" not in tokenizer.decode(only["labels"][0][only["labels"][0] != -100])
-    with pytest.raises(ValueError):  # one layout for two rooms
+    with raises(ValueError, naming="argument"):  # of zip: one layout for two rooms
         processor([row["room"] for row in rows], layouts=[rows[0]["layout"]])
 
 

@@ -133,7 +133,7 @@ def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
 
 
 def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray:
-    """Return rows of three numbers; a fourth one is left out, with a warning if it tells points apart."""
+    """Return the first three columns of four, with a warning if the fourth is not constant; others are unchanged."""
     if values.ndim != 2 or values.shape[1] != 4:
         return values
     if (values[:, 3] != values[0, 3]).any():

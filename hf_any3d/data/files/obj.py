@@ -216,7 +216,7 @@ def _library_names(line: bytes) -> list[tuple[str, ...]]:
 
 
 def _read_materials(source: Source, libraries: Iterable[bytes], used: bool) -> dict[bytes, list[float] | None]:
-    """Read the diffuse color of each material, None for one with a texture; a missing file that matters is told."""
+    """Read the diffuse color of each material, None for one with a texture; warn of missing files that matter."""
     materials: dict[bytes, list[float] | None] = {}
     read_already: set[int] = set()
     for line in libraries:

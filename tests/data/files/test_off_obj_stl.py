@@ -284,7 +284,7 @@ RED_AND_GREEN = "newmtl red\nKd 1 0 0\nnewmtl light green\n\tkd 0,5 1 0 1\n"
         ("a,b;c.mtl", {"a,b;c.mtl": RED_AND_GREEN.replace("\n", "\r\n")}),
         ("sub\\a.mtl", {"sub/a.mtl": RED_AND_GREEN}),
         ("C:\\Users\\me\\a.mtl", {"a.mtl": RED_AND_GREEN}),
-        ("/home/me/a.mtl", {"a.mtl": RED_AND_GREEN}),
+        ("/models/me/a.mtl", {"a.mtl": RED_AND_GREEN}),
         ("\\\n  a.mtl", {"a.mtl": RED_AND_GREEN}),
         ("colors", {"colors": RED_AND_GREEN}),
         ("a.mtl # b", {"a.mtl": RED_AND_GREEN}),
