@@ -518,26 +518,16 @@ def _saved_class(config: Mapping[str, Any]) -> Any:
 
 def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the contents of a repository's config.json if it belongs to one of our models."""
-    config = _settings_in(model_id, CONFIG_NAME, kwargs)
-    return config if config.get("model_type") in _MODELS else None
-
-
-def _is_our_adapter(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> bool:
-    """Return whether an adapter was trained on one of our models, by what it records or by the config beside it."""
-    mapping = _settings_in(model_id, ADAPTER_CONFIG_NAME, kwargs).get("auto_mapping") or {}
-    is_ours = str(mapping.get("parent_library")).startswith(f"{_PACKAGE}.")
-    return is_ours or _our_config(model_id, kwargs) is not None
-
-
-def _settings_in(model_id: str | os.PathLike, name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of a repository's file of settings; none if it is missing."""
     path = cached_file(
         model_id,
-        name,
+        CONFIG_NAME,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
         **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
     )
+    if path is None:
+        return None
     with stored_settings(path):
-        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    return config if config.get("model_type") in _MODELS else None
