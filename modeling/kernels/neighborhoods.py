@@ -8,7 +8,7 @@ such as the first layer of a block, can be applied to the nodes instead of the r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,12 +148,12 @@ class Neighborhoods:
             rows.view(part.stop - part.start, -1, len(weight)).add_(as_center[part].unsqueeze(1))
             yield rows
 
-    def reduced_gradient(self, weight: Tensor, grad_rows: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+    def reduced_gradient(self, weight: Tensor, grad_rows: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the gradients of the features and of the weight of `reduced_rows`.
 
         Args:
             weight: `(hidden, width)`.
-            grad_rows: Returns the gradient of the rows of consecutive parts, `(rows, hidden)`.
+            grad_rows: The gradient of the rows, in parts `(rows, hidden)`.
         """
         if not self.uses_table:
             return self._gradient_of_rows(weight, grad_rows)
@@ -167,7 +167,7 @@ class Neighborhoods:
         for numbers in (slice(start, start + some) for start in range(0, len(parts), some)):
             together = parts[numbers]
             part = slice(together[0].start, together[-1].stop)
-            rows = grad_rows(numbers)
+            rows = torch.cat(grad_rows[numbers])
             as_neighbor.index_add_(0, self.neighbors[part].flatten(), rows)
             as_center.index_add_(0, self.centers[part], rows.view(part.stop - part.start, -1, len(weight)).sum(dim=1))
             self.places[self._coordinates(part)].add_to_axes(table, rows)
@@ -176,10 +176,9 @@ class Neighborhoods:
         grad_weight[:, half:].addmm_(as_center.T, self.features)
         return as_neighbor @ weight[:, :half] + as_center @ weight[:, half:], grad_weight
 
-    def _gradient_of_rows(self, weight: Tensor, grad_rows: Callable[[slice], Tensor]) -> tuple[Tensor, Tensor]:
+    def _gradient_of_rows(self, weight: Tensor, grad_rows: list[Tensor]) -> tuple[Tensor, Tensor]:
         grad_features, grad_weight = torch.zeros_like(self.features), torch.zeros_like(weight)
-        for number, part in enumerate(self.parts()):
-            rows = grad_rows(slice(number, number + 1))  # (rows, hidden)
+        for part, rows in zip(self.parts(), grad_rows, strict=True):  # (rows, hidden)
             grad_weight.addmm_(rows.T, self.rows(part))
             self.add_to_features(grad_features, part, rows @ weight)
         return grad_features, grad_weight

@@ -102,15 +102,12 @@ def test_the_first_of_equal_maxima_wins_and_nan_has_a_valid_winner():
     assert largest[0].isnan() and 0 <= winners[0] < 4
 
 
-def test_only_narrow_rows_and_inputs_after_the_second_block_are_saved(case):
+def test_no_rows_are_saved(case):
     blocks, neighborhoods = case
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(kept.append, lambda nothing: nothing):
         fused(neighborhoods, blocks.train())
-    rows = CENTERS * K
-    wide = [tensor for tensor in kept if tensor.numel() == rows * WIDTH]
-    narrow = [tensor for tensor in kept if tensor.numel() == rows * HIDDEN]
-    assert (len(narrow), len(wide)) == (len(blocks) - 1, max(0, len(blocks) - 2))
+    assert not {tensor.numel() for tensor in kept} & {CENTERS * K * WIDTH, CENTERS * K * HIDDEN}
 
 
 def test_a_large_mean_does_not_cancel_the_variance(case):
