@@ -120,10 +120,7 @@ def test_wrong_pairs_are_refused(predictions, references, message):
         confusion_matrix(predictions, references, num_classes=4)
 
 
-@pytest.mark.parametrize(
-    ("logits", "message"),
-    [(np.zeros(4), "expected \\(samples, num_classes\\)"), (np.full((2, 3), np.nan), "logits have NaN")],
-)
-def test_meaningless_logits_are_refused(logits, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("logits", [np.zeros(4), np.zeros((2, 3, 3)), np.full((2, 3), np.nan)])
+def test_meaningless_logits_are_refused(logits):
+    with pytest.raises(ValueError):
         compute_classification_metrics(EvalPrediction(logits, np.zeros(2, int)))

@@ -36,7 +36,7 @@ class JudgeError(OSError):
 
 
 class Judge(Protocol):
-    """A function from a prompt to a reply, with facts about itself.
+    """A function from a prompt or a bare answer to a reply, with facts about itself; raises `JudgeError` without one.
 
     Attributes:
         name: Name in tables and files.
@@ -54,13 +54,7 @@ class Judge(Protocol):
     kinds: Collection[str]
     at_once: int
 
-    def __call__(self, text: str) -> str:
-        """Reply to a prompt, or to a bare answer.
-
-        Raises:
-            JudgeError: There is no reply.
-        """
-        ...
+    def __call__(self, text: str) -> str: ...  # noqa: D102
 
 
 class ClassNameJudge:
@@ -143,11 +137,7 @@ class LanguageModelJudge:
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
-        """Return the model's reply to a prompt.
-
-        Raises:
-            ValueError: Prompt and reply exceed the model's context.
-        """
+        """Return the model's reply to a prompt."""
         if self.tokenizer.chat_template is not None:
             inputs = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -216,11 +206,7 @@ class EndpointJudge:
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def __call__(self, text: str) -> str:
-        """Return the model's reply to a prompt.
-
-        Raises:
-            JudgeError: The endpoint refuses, or no attempt succeeds.
-        """
+        """Return the model's reply to a prompt."""
         problem = ""
         for attempt in range(self._attempts):
             # With jitter, so that concurrent requests do not return together.

@@ -8,7 +8,6 @@ from hf_any3d.evaluation import ClassNameJudge, EndpointJudge, judge_answers
 from hf_any3d.evaluation.llm_judge.verdicts import (
     JUDGE_PROMPTS,
     compute_figures,
-    fill_prompt,
     prompt_checksum,
     read_class,
     read_same,
@@ -190,7 +189,7 @@ def test_an_endpoint_is_asked_for_json_with_the_published_settings(monkeypatch, 
     settings = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048, "seed": 3}
     assert judge.settings == settings and {name: body[name] for name in settings} == settings
     assert body["model"] == "some judge" and body["messages"] == [
-        {"role": "user", "content": fill_prompt(JUDGE_PROMPTS["same"], answers["results"][0])}
+        {"role": "user", "content": JUDGE_PROMPTS["same"].format(ground_truth="a cup", model_output="a mug")}
     ]
     about = {"name": "some judge", "settings": settings, "seed": 2}
     assert found["judge"] == about | {"prompt_sha256": prompt_checksum(JUDGE_PROMPTS["same"])}
