@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from peft import PeftConfig, PeftType, TaskType
@@ -166,17 +166,14 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         parts = [table[adapter_name] for table in tables if adapter_name in table]
         return [part for part in parts if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
 
-    @property
-    def base_dtype(self) -> torch.dtype:
-        """Floating point type of the frozen module's weights, ignoring quantized ones."""
-        return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
-
-    def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
-        """Change the type of an adapter, with its running statistics; None for float32 in place of half precision."""
+    def cast_adapter(self, adapter_name: str, lift: bool) -> None:
+        """Lift an adapter, with its running statistics, from half precision, or cast it to the base layer's type."""
+        # Quantized weights have integers.
+        dtype = next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
         for part in self._parts_of(adapter_name):
             current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
-            if dtype is not None or torch.finfo(current).bits < 32:
-                _in_place(part, dtype=dtype or torch.float32)
+            if not lift or torch.finfo(current).bits < 32:
+                _in_place(part, dtype=torch.float32 if lift else dtype)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
@@ -218,8 +215,9 @@ class EncoderTuner(BaseTuner):
         return encoder_layer_pattern(self.model, numbers)
 
     def wrap(self, target: nn.Module) -> WrappedModule:
-        """Wrap a frozen module in the method's layer."""
-        return self.tuner_layer_cls(target)
+        """Wrap a frozen module in the method's layer; here, a complete layer, with its width and `is_open`."""
+        stack, layer_class = layer_stack(self.model), cast(Any, self.tuner_layer_cls)
+        return layer_class(target, stack.stage_of(target).width, stack.is_open)
 
     def adapter_settings(self, adapter_name: str, peft_config: PeftConfig, target: nn.Module) -> dict[str, Any]:
         """Return further arguments of `update_layer` and `build` for a module, which may be wrapped already."""
@@ -289,7 +287,7 @@ class EncoderTuner(BaseTuner):
         """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""
         for layer in self.model.modules():
             if isinstance(layer, self.tuner_layer_cls):
-                layer.cast_adapter(adapter_name, None if autocast_adapter_dtype else layer.base_dtype)
+                layer.cast_adapter(adapter_name, autocast_adapter_dtype)
 
     def _create_and_replace(
         self,
