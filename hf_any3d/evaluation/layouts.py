@@ -78,7 +78,10 @@ def score_layouts(
     """
     scenes = [
         # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.
-        tuple(_by_class(one.with_up_axis("z"), label_map) for one in (dataclasses.replace(mine, up=theirs.up), theirs))
+        tuple(
+            shapes_by_class(layout.with_up_axis("z"), label_map)
+            for layout in (dataclasses.replace(mine, up=theirs.up), theirs)
+        )
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
     classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))
@@ -96,7 +99,7 @@ def score_layouts(
     return scores
 
 
-def _by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
+def shapes_by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
     """Return faces `(faces, 4, 3)` of walls, doors and windows and boxes `(boxes, 7)` of the others."""
     shapes: dict[str, list[np.ndarray]] = {name: faces for name, faces in zip(_STRUCTURE, _faces(layout), strict=True)}
     for box in layout.boxes:

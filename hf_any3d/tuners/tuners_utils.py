@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import torch
 from peft import PeftConfig, PeftType, TaskType
@@ -215,9 +215,8 @@ class EncoderTuner(BaseTuner):
         return encoder_layer_pattern(self.model, numbers)
 
     def wrap(self, target: nn.Module) -> WrappedModule:
-        """Wrap a frozen module in the method's layer; here, a complete layer, with its width and `is_open`."""
-        stack, layer_class = layer_stack(self.model), cast(Any, self.tuner_layer_cls)
-        return layer_class(target, stack.stage_of(target).width, stack.is_open)
+        """Wrap a frozen module in the method's layer."""
+        return self.tuner_layer_cls(target)
 
     def adapter_settings(self, adapter_name: str, peft_config: PeftConfig, target: nn.Module) -> dict[str, Any]:
         """Return further arguments of `update_layer` and `build` for a module, which may be wrapped already."""

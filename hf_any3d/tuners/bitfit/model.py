@@ -25,7 +25,3 @@ class BitFitModel(EncoderTuner):
                 and isinstance(module._parameters.get("bias"), nn.Parameter)
             ),
         )
-
-    def wrap(self, target: nn.Module) -> BitFitLayer:
-        """Wrap a module inside a layer."""
-        return BitFitLayer(target)

@@ -37,6 +37,11 @@ class IDPTModel(EncoderTuner):
             raise ValueError(f"prompt_layers={wrong}; expected numbers from 0 to {count - 1}")
         return numbers
 
+    def wrap(self, target: nn.Module) -> IDPTLayer:
+        """Wrap a frozen layer in one with prompts."""
+        stack = layer_stack(self.model)
+        return IDPTLayer(target, stack.stage_of(target).width, stack.is_open)
+
     def adapter_settings(self, adapter_name: str, peft_config: IDPTConfig, target: nn.Module) -> dict[str, Any]:
         """Return what a layer knows of earlier ones, and whether it makes a prompt."""
         layers, numbers = list(layer_stack(self.model).layers), self._prompt_layers(peft_config)
