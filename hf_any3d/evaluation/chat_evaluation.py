@@ -26,11 +26,7 @@ TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 
 
 def open_model(name: str, revision: str | None = None, device: Any = None) -> tuple[Generate, dict[str, Any]]:
-    """Open a model as a function that answers questions with the published prompt.
-
-    Returns:
-        The function, and `model` and `revision`: the commit, or a digest of a directory's files.
-    """
+    """Open a model as a function that answers questions with the published prompt; with its name and revision."""
     from transformers import pipeline
 
     from hf_any3d.integration.registration import register

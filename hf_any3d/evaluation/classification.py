@@ -49,7 +49,7 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
 
 
 def overall_accuracy(matrix: np.ndarray) -> float:
-    """Return the share of correct samples in a confusion matrix (num_classes, num_classes)."""
+    """Return the share of correct samples in a confusion matrix `(num_classes, num_classes)`."""
     return float(np.trace(matrix) / matrix.sum())
 
 

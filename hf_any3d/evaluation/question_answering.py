@@ -119,7 +119,7 @@ def answer_question(
         about: Facts about the model to store, such as `model` and `revision`.
         settings: Settings of generation that differ from the protocol.
         batch_size: Clouds per batch.
-        seed: Random seed of sampled answers.
+        seed: Random seed of sampled answers; each batch has its own.
 
     Returns:
         The content of the file: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output`,

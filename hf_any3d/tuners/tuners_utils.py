@@ -166,15 +166,6 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         parts = [table[adapter_name] for table in tables if adapter_name in table]
         return [part for part in parts if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
 
-    def cast_adapter(self, adapter_name: str, lift: bool) -> None:
-        """Lift an adapter, with its running statistics, from half precision, or cast it to the base layer's type."""
-        # Quantized weights have integers.
-        dtype = next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
-        for part in self._parts_of(adapter_name):
-            current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
-            if not lift or torch.finfo(current).bits < 32:
-                _in_place(part, dtype=torch.float32 if lift else dtype)
-
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
@@ -285,8 +276,16 @@ class EncoderTuner(BaseTuner):
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""
         for layer in self.model.modules():
-            if isinstance(layer, self.tuner_layer_cls):
-                layer.cast_adapter(adapter_name, autocast_adapter_dtype)
+            if not isinstance(layer, self.tuner_layer_cls):
+                continue
+            # Quantized weights have integers.
+            of_layer = next(p.dtype for p in layer.base_layer.parameters() if p.is_floating_point())
+            for part in layer._parts_of(adapter_name):
+                current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
+                if not autocast_adapter_dtype:
+                    _in_place(part, dtype=of_layer)
+                elif torch.finfo(current).bits < 32:
+                    _in_place(part, dtype=torch.float32)
 
     def _create_and_replace(
         self,

@@ -97,15 +97,8 @@ class ClassNameJudge:
 class LanguageModelJudge:
     """Generates replies with a language model, with its chat template if it has one.
 
-    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled.
-
-    Args:
-        name: Directory or hub name.
-        revision: Branch, tag or commit.
-        settings: Settings of generation that differ from the default.
-        device: Device to run on; by default the fastest available.
-        dtype: Type of its weights, such as "auto" or "bfloat16".
-        seed: Random seed of each reply.
+    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled. `settings` of
+    generation replace the default ones; each reply has the random seed `seed`.
     """
 
     reads_prompt = True
@@ -127,12 +120,8 @@ class LanguageModelJudge:
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
         version = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
         self._generation = {**_LOCAL_SETTINGS, **(settings or {})}
-        self.settings: Mapping[str, Any] = {
-            **self._generation,
-            "dtype": str(self.model.dtype),
-            "seed": seed,
-            "revision": version,
-        }
+        about = {"dtype": str(self.model.dtype), "seed": seed, "revision": version}
+        self.settings: Mapping[str, Any] = {**self._generation, **about}
         self.revisions = {version}
 
     @torch.no_grad()
@@ -175,7 +164,7 @@ class EndpointJudge:
         attempts: Number of attempts before giving up.
         first_wait: Seconds before the second attempt.
         at_once: Number of concurrent requests.
-        sleep: Function that waits.
+        sleep: Waits for some seconds.
     """
 
     reads_prompt = True

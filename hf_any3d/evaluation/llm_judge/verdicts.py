@@ -117,7 +117,7 @@ def judge_answers(
         judge: The judge.
         path: The file.
         classes: Names of the classes, for "class".
-        prompt: The judge's prompt, with the fields of `JUDGE_PROMPTS`; None for the one there.
+        prompt: The judge's prompt, with the fields of the one in `JUDGE_PROMPTS`, which is the default.
         seed: Random seed of classes that replace invalid verdicts.
 
     Returns:
