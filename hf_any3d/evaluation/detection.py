@@ -49,6 +49,9 @@ def score_detections(
 
     Returns:
         Threshold -> class that occurs in predictions or references -> its score.
+
+    Raises:
+        ValueError: Shapes do not match, or numbers are not finite.
     """
     if wrong := [value for value in thresholds if not 0 <= value < 1]:
         raise ValueError(f"thresholds: {wrong[0]}; expected at least 0 and below 1")

@@ -87,12 +87,19 @@ def part_ious(
     return by_category
 
 
+def instance_miou(by_category: Mapping[Any, list[float]]) -> float:
+    """Return the mean over objects of the result of `part_ious`."""
+    return float(np.mean([iou for ious in by_category.values() for iou in ious]))
+
+
+def category_miou(by_category: Mapping[Any, list[float]]) -> float:
+    """Return the mean over categories of the mean over their objects."""
+    return float(np.mean([np.mean(ious) for ious in by_category.values()]))
+
+
 def part_means(by_category: Mapping[Any, list[float]]) -> dict[str, float]:
-    """Return the mean of `part_ious` over objects, and the mean over categories of the mean over their objects."""
-    return {
-        "instance_miou": float(np.mean([iou for ious in by_category.values() for iou in ious])),
-        "category_miou": float(np.mean([np.mean(ious) for ious in by_category.values()])),
-    }
+    """Return `instance_miou` and `category_miou`."""
+    return {"instance_miou": instance_miou(by_category), "category_miou": category_miou(by_category)}
 
 
 def point_confusion(predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None) -> np.ndarray:
