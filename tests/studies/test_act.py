@@ -1,4 +1,4 @@
-"""The study of ACT: every stage of an arm, what is stored, and that stored runs are not repeated."""
+"""The study of ACT: its folds, and generated shapes that are learned from beside them."""
 
 import pytest
 

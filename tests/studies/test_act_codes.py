@@ -1,4 +1,4 @@
-"""The study of ACT's codebook: curves, figures and picture of short runs."""
+"""The study of ACT's codebook: the rule that chooses a setting."""
 
 from studies import act_codes
 

@@ -1,4 +1,4 @@
-"""The study of gains: the order of its cells, its budget, and reports that others have measured."""
+"""The study of gains: the order of its cells, and reports that others have measured."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The study of adapters: what its methods train, that stored runs are not repeated, and what it writes."""
+"""The study of adapters: what its methods train, and a run in a process of its own."""
 
 from dataclasses import replace
 

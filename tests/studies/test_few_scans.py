@@ -1,4 +1,4 @@
-"""A few scans: draws, heads and tables; an encoder that learns from generated shapes and can be stopped."""
+"""A few scans: draws, heads and tables; generated shapes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The study of open encoders' layouts: its controls, its figures, and that stored runs are not repeated."""
+"""The study of open encoders' layouts: its control that sees points alone."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The study of parts by name: its words, its figures, and that stored runs are not repeated."""
+"""The study of parts by name: its words."""
 
 from hf_any3d import load_point_dataset
 from studies import parts_by_name

@@ -1,4 +1,4 @@
-"""The study of ways to combine views: its small encoder, its controls, and complete runs."""
+"""The study of ways to combine views: which of them recover offsets."""
 
 from studies import rotary_pretraining, rotary_views
 from tests.examples.conftest import tiny_shapes

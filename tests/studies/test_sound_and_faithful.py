@@ -1,4 +1,4 @@
-"""The study of attention across the batch: orders of the test clouds, and complete runs."""
+"""The study of attention across the batch: orders of the test clouds, and quirks."""
 
 from types import SimpleNamespace
 

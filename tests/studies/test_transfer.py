@@ -1,4 +1,4 @@
-"""The study of transfer: folds, statistics against cases computed by hand, and the complete study in miniature."""
+"""The study of transfer: folds, and statistics against cases computed by hand."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What judges are told and asked, and how replies with more or less than was asked for are read."""
+"""What class names reply, and what verdicts and figures follow from replies."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The benchmark of chat: its sides give the same answers, and every figure has its row."""
+"""The benchmark of chat: its sides give the same answers."""
 
 import pytest
 

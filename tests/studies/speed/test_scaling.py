@@ -1,4 +1,4 @@
-"""Scaling curves: fitted exponents, and what grows faster than it should ends with an error."""
+"""Scaling curves: fitted exponents, and what their operations process."""
 
 import numpy as np
 import pytest
