@@ -1,7 +1,7 @@
 """Intersection over union: as functions, as metrics of `evaluate`, for Trainer, and a model's final scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import datasets
 import evaluate
@@ -195,10 +195,9 @@ class ComputePartMetrics:
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
         """Return metrics in [0, 1]; the prediction's `label_ids` are `(labels, category)`."""
-        predictions, (labels, categories) = (
-            cast(Any, eval_prediction.predictions),
-            cast(Any, eval_prediction.label_ids),
-        )
+        predictions: Any = eval_prediction.predictions
+        label_ids: Any = eval_prediction.label_ids
+        labels, categories = label_ids
         by_category = part_ious(predictions, labels, categories, self.category_parts)
         return {**part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
 

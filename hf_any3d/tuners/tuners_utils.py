@@ -278,12 +278,12 @@ class EncoderTuner(BaseTuner):
         for layer in self.model.modules():
             if not isinstance(layer, self.tuner_layer_cls):
                 continue
-            # Quantized weights have integers.
-            of_layer = next(p.dtype for p in layer.base_layer.parameters() if p.is_floating_point())
             for part in layer._parts_of(adapter_name):
                 current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
                 if not autocast_adapter_dtype:
-                    _in_place(part, dtype=of_layer)
+                    # Quantized weights have integers.
+                    weights = (weight for weight in layer.base_layer.parameters() if weight.is_floating_point())
+                    _in_place(part, dtype=next(weights).dtype)
                 elif torch.finfo(current).bits < 32:
                     _in_place(part, dtype=torch.float32)
 

@@ -1,7 +1,6 @@
 """The packaged classifier's training beside things of no class."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,3 @@ def test_it_is_made_by_one_command(tmp_path):
     program.main(["--max-steps", "2", "--output-dir", str(folder)])
     assert {file.name for file in folder.iterdir()} == {file.name for file in Path(default_model()).iterdir()}
     assert json.loads((folder / "metrics.json").read_text())["training"]["steps"] == 2
-
-
-def test_candidates_are_compared_and_none_is_kept(tmp_path, capsys):
-    program.main(["--choose", "act", "--max-steps", "1", "--output-dir", str(tmp_path / "none")])
-    assert re.search(r"act, 3\d\d and 1\d\d shapes: accuracy", capsys.readouterr().out)
-    assert not (tmp_path / "none").exists()

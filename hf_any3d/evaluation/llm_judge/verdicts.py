@@ -151,7 +151,7 @@ def judge_answers(
         entry = answers["results"][number]
         text = entry["model_output"]
         if template is not None:
-            listed = "\n".join(f"{number}: {name}" for number, name in enumerate(classes))
+            listed = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
             text = template.format_map({**entry, "model_output": text or "##", "classes": listed})
         reply = replace_lone_surrogates(judge(text))
         judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes, seed)}

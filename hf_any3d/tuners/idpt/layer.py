@@ -46,11 +46,10 @@ class IDPTLayer(WrappedModule):
         self.arriving[adapter_name] = arriving
         if makes_prompt:
             if config.prompt_module == "transformer":
-                heads = (
-                    getattr(getattr(self.base_layer, "attention", None), "num_heads", None) if self.is_open else None
-                )
-                fitting = (count for count in range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1))
-                heads = heads or next(count for count in fitting if self.hidden_size % count == 0)
+                attention = getattr(self.base_layer, "attention", None) if self.is_open else None
+                counts = range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1)
+                fitting = next(count for count in counts if self.hidden_size % count == 0)
+                heads = getattr(attention, "num_heads", None) or fitting
                 module: nn.Module = TransformerPromptModule(self.hidden_size, heads)
             else:
                 module = PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
