@@ -84,12 +84,12 @@ def write_card(splits: DatasetDict, folder: Path) -> None:
     write_text(folder / "README.md", card)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Cut both splits and write them with their dataset card."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder of the full train.parquet and test.parquet")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the cut and its card")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     files = {split: str(arguments.source / f"{split}.parquet") for split in ("train", "test")}
     splits = DatasetDict({split: cut_split(rows) for split, rows in load_dataset("parquet", data_files=files).items()})
     shared = set(splits["train"]["group"]) & set(splits["test"]["group"])

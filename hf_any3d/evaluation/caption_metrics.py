@@ -22,7 +22,6 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_en
 
 SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"
 SIMCSE = "princeton-nlp/sup-simcse-roberta-large"
-Meteor = Callable[[str, str], float]
 Similarity = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 # Weights of BLEU's orders; 0.33 rather than a third, as in the published figures.
 _WEIGHTS = {1: 1.0, 2: 0.5, 3: 0.33, 4: 0.25}
@@ -30,17 +29,10 @@ _SMOOTHING = 0.1  # matches of an order without any
 _MADE_WITH = {"bleu": "words between blanks, smoothed as nltk's method1", "rouge": "counted as by rouge 1.0.1"}
 
 
-class MetricUnavailableError(ImportError):
-    """A library or data file of a metric is missing."""
-
-
 def caption_metrics(
     results: Sequence[Mapping[str, Any]], sentence_encoder: str | None = SENTENCE_BERT, simcse: str | None = SIMCSE
 ) -> dict[str, dict[str, Any]]:
     """Compute means over answers, times 100: BLEU, ROUGE, METEOR, and cosines of Sentence-BERT and SimCSE.
-
-    Each metric records the libraries and models that it was made with, since others give other figures than the
-    published ones. One that is not available records the reason, and the others are computed.
 
     Args:
         results: Answers, with `ground_truth`, the caption, and `model_output`; an empty one counts as "##".
@@ -48,10 +40,8 @@ def caption_metrics(
         simcse: The same for SimCSE.
 
     Returns:
-        For each metric `score` and `made_with`, or `not_available`. Scores are None if there are no answers.
-
-    Raises:
-        ValueError: A ground truth is not text, or is empty.
+        For each metric `score`, None if there are no answers, and `made_with`, the libraries and models that it was
+        made with, since others give other figures than the published ones; or `not_available`, the reason.
     """
     pairs = []
     for entry in results:
@@ -66,10 +56,15 @@ def caption_metrics(
     metrics = {name: _mean(values, _MADE_WITH[name.partition("-")[0]]) for name, values in scores.items()}
 
     try:
-        meteor, made_with = open_meteor()
-        metrics["meteor"] = _mean([meteor(*pair) for pair in pairs], made_with)
-    except MetricUnavailableError as error:
-        metrics["meteor"] = {"not_available": str(error)}
+        import nltk
+        from nltk.corpus import wordnet
+
+        made_with = f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
+        metrics["meteor"] = _mean([meteor(text, caption, wordnet) for text, caption in pairs], made_with)
+    except ImportError as error:
+        metrics["meteor"] = {"not_available": f"{error}; pip install nltk"}
+    except LookupError:
+        metrics["meteor"] = {"not_available": "nltk has no WordNet here; python -m nltk.downloader wordnet"}
     texts, captions = ([pair[side] for pair in pairs] for side in (0, 1))
     openers = {"sentence-bert": (open_sentence_encoder, sentence_encoder), "simcse": (open_simcse, simcse)}
     for name, (opener, encoder) in openers.items():
@@ -94,46 +89,26 @@ def bleu(text: str, reference: str) -> dict[str, float]:
     Words are separated by spaces and compared as written. An order without a match counts a tenth of a match; a text
     without a common word has 0 for all orders.
 
-    Returns:
-        "bleu-1" to "bleu-4".
-
     Source: Papineni et al., "BLEU"; first smoothing of Chen and Cherry, "A Systematic Comparison of Smoothing
     Techniques for Sentence-Level BLEU". Numbers equal `sentence_bleu` of nltk 3.8.1 with `method1`.
     """
     words, expected = text.split(), reference.split()
-    matches = [_matches(words, expected, order) for order in _WEIGHTS]
-    # Without a common word the smoothing alone would give a score.
-    if not matches[0][0]:
-        return {f"bleu-{order}": 0.0 for order in _WEIGHTS}
+    logs = []
+    for order in _WEIGHTS:
+        ngrams, wanted = (
+            Counter(zip(*(some[start:] for start in range(order)), strict=False)) for some in (words, expected)
+        )
+        common = (ngrams & wanted).total()
+        # Without a common word the smoothing alone would give a score.
+        if order == 1 and not common:
+            return {f"bleu-{order}": 0.0 for order in _WEIGHTS}
+        logs.append(math.log((common or _SMOOTHING) / max(1, ngrams.total())))
     brevity = 1.0 if len(words) > len(expected) else math.exp(1 - len(expected) / len(words))
-    logs = [math.log((common or _SMOOTHING) / count) for common, count in matches]
     return {f"bleu-{order}": brevity * math.exp(weight * sum(logs[:order])) for order, weight in _WEIGHTS.items()}
 
 
-def _matches(words: Sequence[str], expected: Sequence[str], order: int) -> tuple[int, int]:
-    """Count the n-grams that also occur in the reference, each at most as often as there, and all n-grams (min. 1)."""
-    own, there = (Counter(zip(*(some[start:] for start in range(order)), strict=False)) for some in (words, expected))
-    return (own & there).total(), max(1, own.total())
-
-
-def open_meteor() -> tuple[Meteor, str]:
-    """Return METEOR as a function of a text and its reference, from 0 to 1, and the versions that it uses."""
-    try:
-        import nltk
-        from nltk.corpus import wordnet
-    except ImportError as error:
-        raise MetricUnavailableError(f"METEOR is not available: {error}; pip install nltk") from None
-    try:
-        wordnet.ensure_loaded()
-    except LookupError:
-        raise MetricUnavailableError(
-            "METEOR is not available: nltk has no WordNet here; python -m nltk.downloader wordnet"
-        ) from None
-    return meteor_by(wordnet), f"nltk {nltk.__version__}, WordNet {wordnet.get_version()}"
-
-
-def meteor_by(wordnet: Any) -> Meteor:
-    """Return METEOR with a source of synonyms: nltk's reader of WordNet or an object with its `synsets`.
+def meteor(text: str, reference: str, wordnet: Any) -> float:
+    """Compute METEOR, from 0 to 1, with synonyms of nltk's reader of WordNet or an object with its `synsets`.
 
     Words are separated by spaces, as in the published figures; they match in lower case, by stem and as synonyms.
 
@@ -141,10 +116,7 @@ def meteor_by(wordnet: Any) -> Meteor:
     """
     from nltk.translate.meteor_score import meteor_score
 
-    def meteor(text: str, reference: str) -> float:
-        return float(meteor_score([reference.split()], text.split(), wordnet=wordnet))
-
-    return meteor
+    return float(meteor_score([reference.split()], text.split(), wordnet=wordnet))
 
 
 def rouge(text: str, reference: str) -> dict[str, float]:
@@ -153,9 +125,6 @@ def rouge(text: str, reference: str) -> dict[str, float]:
     Sentences end at full stops and words at spaces; words are compared as written, and repeated ones count once.
     ROUGE-L unites the longest common subsequences of all pairs of sentences. A text that is empty, or all full stops,
     has 0.
-
-    Returns:
-        "rouge-1", "rouge-2" and "rouge-l".
 
     Source: Lin, "ROUGE"; numbers equal those of the package `rouge` 1.0.1 and differ from those of `rouge-score`,
     which stems words and counts repeated ones.
@@ -214,11 +183,8 @@ def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> list[str
     return found
 
 
-def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
-    """Open a sentence encoder, with the pooling that its files name, as a function that computes cosines.
-
-    Args:
-        name: Directory or hub name; published figures are made with the default.
+def open_sentence_encoder(name: str) -> tuple[Similarity, str]:
+    """Open a sentence encoder, with the pooling that its files name.
 
     Returns:
         A function from texts and as many references to their cosines, -1 to 1; and name and revision of the weights.
@@ -231,8 +197,8 @@ def open_sentence_encoder(name: str = SENTENCE_BERT) -> tuple[Similarity, str]:
     return _cosines(open_text_tower(config)), _name_and_revision(source)
 
 
-def open_simcse(name: str = SIMCSE) -> tuple[Similarity, str]:
-    """Open SimCSE, trained on the pooler's outputs, as a function of cosines; see `open_sentence_encoder`."""
+def open_simcse(name: str) -> tuple[Similarity, str]:
+    """Open SimCSE, trained on the pooler's outputs; see `open_sentence_encoder`."""
     source = resolve_encoder(name)
     config = AutoConfig.from_pretrained(source.path)
     model, report = AutoModel.from_pretrained(source.path, dtype=torch.float32, output_loading_info=True)

@@ -26,11 +26,7 @@ TASK, TEMPLATE = "point-cloud-text-to-text", "evaluation"
 
 
 def open_model(name: str, revision: str | None = None, device: Any = None) -> tuple[Generate, dict[str, Any]]:
-    """Open a model as a function that answers questions with the published prompt.
-
-    Returns:
-        The function, and `model` and `revision`: the commit, or a digest of a directory's files.
-    """
+    """Open a model as a function that answers questions with the published prompt; with its name and revision."""
     from transformers import pipeline
 
     from hf_any3d.integration.registration import register
@@ -77,7 +73,7 @@ def judge_protocols(
 
     Args:
         protocols: The protocols to judge.
-        output_dir: The folder.
+        output_dir: Folder of the answers.
         judge: The judge; None computes metrics only.
         classes: Names of the classes, for protocols of kind "class".
         prompts: Prompts of the judge, by kind of protocol; by default `JUDGE_PROMPTS`.
@@ -110,20 +106,11 @@ def judge_protocols(
     path = output_dir / "summary.json"
     path = path if judge is None else verdicts_path(path, judge)
     # Protocols that were judged before stay in the summary.
-    write_json(path, _read_summary(path) | summary)
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {name: result for name, result in stored.items() if name in PROTOCOLS} | summary)
     return summary
 
 
 def _claim(path: Path) -> Claim:
     """Keep other processes from writing the same file and discarding each other's results."""
     return claim(path.with_name(f".{path.name}.lock"), path)
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(stored, dict):
-        raise ValueError(f"{path}: holds {type(stored).__name__}; expected an object with the names of protocols")
-    return {name: result for name, result in stored.items() if name in PROTOCOLS}

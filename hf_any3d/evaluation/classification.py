@@ -52,7 +52,7 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
 
 
 def overall_accuracy(matrix: np.ndarray) -> float:
-    """Return the share of correct samples in a confusion matrix (num_classes, num_classes)."""
+    """Return the share of correct samples in a confusion matrix `(num_classes, num_classes)`."""
     return float(np.trace(matrix) / matrix.sum())
 
 
@@ -117,12 +117,10 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
         the logit is above 0, `exact_match`, `micro_f1` and `macro_f1`, in [0, 1] too; of a regression `mse` and `mae`.
 
     Raises:
-        ValueError: The logits have another shape or NaN, or the labels do not fit them.
+        ValueError: The logits have NaN, or the labels do not fit them.
     """
     logits = eval_prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-    if logits.ndim != 2:
-        raise ValueError(f"logits have shape {logits.shape}; expected (samples, num_classes)")
     # `argmax` would take NaN for the largest.
     if np.isnan(logits).any():
         raise ValueError("logits have NaN; the model has diverged or its input was not finite")
@@ -218,10 +216,6 @@ def evaluate_splits(trainer: Trainer, splits: Mapping[str, Dataset], classes: Se
     return metrics, by_class
 
 
-def _config_of(trainer: Trainer) -> Any:
-    return getattr(trainer.model, "config", None)
-
-
 def record_confusion(trainer: Trainer, split: str, matrix: np.ndarray, classes: Sequence[str]) -> None:
     """Keep the confusion matrix (classes, classes) of a split with the trainer, for the page of the run's results."""
     vars(trainer).setdefault("confusions", {})[split] = (matrix, list(classes))
@@ -231,7 +225,7 @@ def _confusion(
     predictions: np.ndarray, labels: np.ndarray, classes: Sequence[str], trainer: Trainer
 ) -> tuple[np.ndarray, list[str]]:
     """Return the confusion matrix, and the names of its classes, the last of which may be none of them."""
-    answers = predicted_classes(predictions, _config_of(trainer))
+    answers = predicted_classes(predictions, getattr(trainer.model, "config", None))
     names = [*classes, NONE_OF_THESE] if (answers == len(classes)).any() else list(classes)
     return confusion_matrix(answers, labels, len(names)), names
 
@@ -281,10 +275,11 @@ def evaluate_by_voting(
         if labels is None:
             continue
         name = f"{split}_voting"
-        found = compute_classification_metrics(EvalPrediction(logits, labels), _config_of(trainer))
+        prediction = EvalPrediction(logits, labels)
+        scores = compute_classification_metrics(prediction, getattr(trainer.model, "config", None))
         # Of the mean logits, as the accuracy is.
         mean = torch.from_numpy(logits[:, : len(classes)])
-        metrics[name] = {**found, "loss": float(torch.nn.functional.cross_entropy(mean, torch.from_numpy(labels)))}
+        metrics[name] = {**scores, "loss": float(torch.nn.functional.cross_entropy(mean, torch.from_numpy(labels)))}
         matrix, names = _confusion(logits, labels, classes, trainer)
         by_class[name] = by_name(names, class_accuracies(matrix))
         trainer.log_metrics(name, {f"{name}_{key}": value for key, value in metrics[name].items()})

@@ -51,7 +51,7 @@ def score_detections(
         Threshold -> class that occurs in predictions or references -> its score.
 
     Raises:
-        ValueError: If shapes do not match, numbers are not finite, or something is missing.
+        ValueError: Shapes do not match, or numbers are not finite.
     """
     if wrong := [value for value in thresholds if not 0 <= value < 1]:
         raise ValueError(f"thresholds: {wrong[0]}; expected at least 0 and below 1")
@@ -92,7 +92,14 @@ def score_detections(
             _, firsts = np.unique(number[rows][candidates], return_index=True)
             is_right = np.zeros(len(rows), dtype=bool)
             is_right[candidates[firsts]] = True
-            result[threshold][one] = _curve(is_right, int((target == one).sum()))
+            num_objects, hits = int((target == one).sum()), np.cumsum(is_right)
+            precision = hits / np.arange(1, len(hits) + 1)
+            recall = hits / num_objects if num_objects else np.zeros(len(hits))
+            # The envelope: the highest precision at this recall or a higher one; summed where recall rises.
+            envelope = np.maximum.accumulate(precision[::-1])[::-1]
+            area = float((np.diff(recall, prepend=0.0) * envelope).sum())
+            last = float(recall[-1]) if len(recall) else 0.0
+            result[threshold][one] = ClassScore(area, last, precision, recall, num_objects)
     return result
 
 
@@ -110,17 +117,6 @@ def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray,
             f"{where}: {len(boxes)} boxes with {len(labels)} labels; expected finite boxes, a label for each"
         )
     return boxes, labels
-
-
-def _curve(is_right: np.ndarray, num_objects: int) -> ClassScore:
-    hits = np.cumsum(is_right)
-    precision = hits / np.arange(1, len(hits) + 1)
-    recall = hits / num_objects if num_objects else np.zeros(len(hits))
-    # The envelope: the highest precision at this recall or a higher one; summed where recall rises.
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    rise = np.diff(recall, prepend=0.0)
-    last = float(recall[-1]) if len(recall) else 0.0
-    return ClassScore(float((rise * envelope).sum()), last, precision, recall, num_objects)
 
 
 def detection_metrics(

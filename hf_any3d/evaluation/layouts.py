@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
-from hf_any3d.modeling.spatiallm import Box, Layout
+from hf_any3d.modeling.spatiallm import Layout
 
 THRESHOLDS = (0.25, 0.5)
 _SMALLEST_SIZE, _FARTHEST, _PARALLEL = 0.1, 0.2, math.sin(math.radians(5))
@@ -77,7 +78,10 @@ def score_layouts(
     """
     scenes = [
         # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.
-        tuple(_by_class(one.with_up_axis("z"), label_map) for one in (dataclasses.replace(mine, up=theirs.up), theirs))
+        tuple(
+            shapes_by_class(layout.with_up_axis("z"), label_map)
+            for layout in (dataclasses.replace(mine, up=theirs.up), theirs)
+        )
         for mine, theirs in zip(predictions, truths, strict=True)
     ]
     classes = sorted({name for pair in scenes for one in pair for name in one} - set(_STRUCTURE))
@@ -89,33 +93,21 @@ def score_layouts(
             overlaps = face_overlaps if name in _STRUCTURE else box_overlaps
             found = overlaps(first, second, published=published)
             for row, threshold in enumerate(thresholds):
-                counts[row, scene] = _matched(found, threshold), len(first), len(second)
+                pairs = linear_sum_assignment(np.where(found > threshold, -1.0, 1e6))
+                counts[row, scene] = (found[pairs] >= threshold).sum(), len(first), len(second)
         scores[name] = LayoutScore(counts)
     return scores
 
 
-def _matched(overlaps: np.ndarray, threshold: float) -> int:
-    from scipy.optimize import linear_sum_assignment
-
-    if not overlaps.size:
-        return 0
-    rows, columns = linear_sum_assignment(np.where(overlaps > threshold, -1.0, 1e6))
-    return int((overlaps[rows, columns] >= threshold).sum())
-
-
-def _by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
+def shapes_by_class(layout: Layout, label_map: Mapping[str, str] | None) -> dict[str, np.ndarray]:
     """Return faces `(faces, 4, 3)` of walls, doors and windows and boxes `(boxes, 7)` of the others."""
     shapes: dict[str, list[np.ndarray]] = {name: faces for name, faces in zip(_STRUCTURE, _faces(layout), strict=True)}
     for box in layout.boxes:
         label = box.label if label_map is None else label_map.get(box.label.replace("_", " "))
         if label:
-            shapes.setdefault(label, []).append(_row(box))
+            sizes = [max(size, _SMALLEST_SIZE) for size in (box.sx, box.sy, box.sz)]
+            shapes.setdefault(label, []).append(np.array([box.x, box.y, box.z, *sizes, box.angle]))
     return {name: np.stack(rows) for name, rows in shapes.items() if rows}
-
-
-def _row(box: Box) -> np.ndarray:
-    sizes = [max(size, _SMALLEST_SIZE) for size in (box.sx, box.sy, box.sz)]
-    return np.array([box.x, box.y, box.z, *sizes, box.angle])
 
 
 def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
@@ -136,11 +128,7 @@ def _faces(layout: Layout) -> tuple[list[np.ndarray], ...]:
         for one in openings:
             if (along := directions.get(one.wall_id)) is None:
                 continue
-            middle, across, up = (
-                np.array([one.x, one.y, one.z]),
-                along * one.width / 2,
-                np.array([0, 0, one.height / 2]),
-            )
+            middle, across, up = np.array([one.x, one.y, one.z]), along * one.width / 2, [0, 0, one.height / 2]
             corners = [middle - across - up, middle + across - up, middle + across + up, middle - across + up]
             faces.append(np.stack(corners))
         others.append(faces)
@@ -186,40 +174,31 @@ def face_overlaps(first: np.ndarray, second: np.ndarray, *, published: bool = Fa
         published: Whether distances have a sign, as in the released program.
     """
     found = np.zeros((len(first), len(second)))
-    normals = [[_normal(face) for face in faces] for faces in (first, second)]
-    for row, (one, own) in enumerate(zip(first, normals[0], strict=True)):
-        for column, (other, normal) in enumerate(zip(second, normals[1], strict=True)):
-            if own is None or normal is None or np.linalg.norm(np.cross(own, normal)) >= _PARALLEL:
+    for row, one in enumerate(first):
+        for column, other in enumerate(second):
+            across = [np.cross(face[1] - face[0], face[2] - face[1]) for face in (one, other)]
+            if min(np.linalg.norm(across, axis=1)) <= 1e-9:
+                continue
+            own, normal = across / np.linalg.norm(across, axis=1, keepdims=True)
+            if np.linalg.norm(np.cross(own, normal)) >= _PARALLEL:
                 continue
             distance = float((other[0] - one[0]) @ own)
             if (distance if published else abs(distance)) >= _FARTHEST:
                 continue
             along = (other[1] - other[0]) / np.linalg.norm(other[1] - other[0])
             plane = np.stack([along, np.cross(normal, along)], axis=1)  # (3, 2)
-            flat = [_counterclockwise((face - other[0]) @ plane) for face in (one, other)]
+            flat = [(face - other[0]) @ plane for face in (one, other)]
+            # Both counterclockwise.
+            flat = [corners if _area(corners) >= 0 else corners[::-1] for corners in flat]
             shared, both = _shared_area(*flat), _area(flat[0]) + _area(flat[1])
             found[row, column] = shared / (both - shared)
     return found
 
 
-def _normal(face: np.ndarray) -> np.ndarray | None:
-    """Return the unit vector across a face, None for one without an area."""
-    across = np.cross(face[1] - face[0], face[2] - face[1])
-    length = np.linalg.norm(across)
-    return across / length if length > 1e-9 else None
-
-
-def _signed_area(polygon: np.ndarray) -> float:
+def _area(polygon: np.ndarray) -> float:
+    """Return the area of a polygon `(corners, 2)`, negative if it is clockwise."""
     x, y = polygon.T
     return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
-
-
-def _area(polygon: np.ndarray) -> float:
-    return abs(_signed_area(polygon))
-
-
-def _counterclockwise(polygon: np.ndarray) -> np.ndarray:
-    return polygon if _signed_area(polygon) >= 0 else polygon[::-1]
 
 
 def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
@@ -239,4 +218,4 @@ def _shared_area(first: np.ndarray, second: np.ndarray) -> float:
         rest = kept
         if len(rest) < 3:
             return 0.0
-    return _area(np.stack(rest))
+    return abs(_area(np.stack(rest)))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_any3d.evaluation.segmentation import counted, shape_iou
+from hf_any3d.evaluation.segmentation import counted, part_means, shape_iou
 
 SHAPENETPART_NAMES = {
     "Airplane": ("body", "wing", "tail", "engine or frame"),
@@ -91,15 +91,8 @@ def named_part_scores(
         right, total = right + int((predicted == true).sum()), total + len(true)
         iou = named_part_iou(found["labels"], references, len(names[category]), form)
         by_category.setdefault(category, []).append(iou)
-    if not by_category:
-        raise ValueError("there are no rows; expected labeled objects")
     means = {category: float(np.mean(ious)) for category, ious in sorted(by_category.items())}
-    return {
-        "instance_miou": float(np.mean([iou for ious in by_category.values() for iou in ious])),
-        "category_miou": float(np.mean(list(means.values()))),
-        "category_ious": means,
-        "accuracy": right / total,
-    }
+    return {**part_means(by_category), "category_ious": means, "accuracy": right / total}
 
 
 def part_bank(
@@ -122,7 +115,6 @@ def part_bank(
             raise ValueError(f"{category!r} has {len(vectors)} vectors; expected {len(parts)}, one for each part")
         bank = vectors.new_zeros(num_parts, vectors.shape[1]) if bank is None else bank
         bank[parts], is_named[parts] = vectors, True
-    if bank is None:
-        raise ValueError("there are no categories; expected vectors of the names of one or more")
+    assert bank is not None, "there are no categories"
     bank[~is_named] = nn.functional.normalize(bank[is_named].mean(dim=0), dim=0)
     return bank

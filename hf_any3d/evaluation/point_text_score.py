@@ -35,8 +35,8 @@ def point_text_scores(
         factor (arXiv 2104.08718); `score`, their mean; `r_precision`, the share of clouds whose own text fits best
         among all different texts, as in text-to-3D generation.
     """
-    if len(clouds) != len(texts) or not texts:
-        raise ValueError(f"{len(clouds)} clouds and {len(texts)} texts; expected as many of both, at least one")
+    if len(clouds) != len(texts):
+        raise ValueError(f"{len(clouds)} clouds and {len(texts)} texts; expected as many of both")
     # Each text once: among equal ones `argmax` takes the first, so that all others would count as wrong.
     different = list(dict.fromkeys(texts))
     features = []

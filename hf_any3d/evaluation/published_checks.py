@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -111,9 +111,12 @@ def _judge(name: str, model: Any, clouds: int) -> Iterator[Check]:
         yield Check("zero-shot", None, f"transformers has no class for its texts, {published.texts}")
         yield _features(name, model, clouds)
     elif task == "zero-shot-point-cloud-classification":
-        yield from _zero_shot(name, clouds)
+        classify = _pipeline(task, name)
+        yield _zero_shot_shapes(classify, clouds)
+        yield _examples(lambda file: classify(file, candidate_labels=list(EXAMPLES), up_axis="y", top_k=1))
     elif task == "point-cloud-classification":
-        yield _examples(_classifier(name, model))
+        classify = _pipeline(task, name)
+        yield _examples(lambda file: classify(file, top_k=1))
     elif task == "zero-shot-point-cloud-segmentation":
         yield _parts(name)
     elif task == "point-cloud-segmentation":
@@ -141,32 +144,23 @@ def _shapes(split: str, most: int) -> tuple[list[np.ndarray], list[str]]:
     return [np.asarray(rows[row]["points"])[:, :3] for row in chosen], [names[labels[row]] for row in chosen]
 
 
-def _against_chance(what: str, right: int, total: int, chance: float) -> Check:
+def _zero_shot_shapes(classify: Any, clouds: int) -> Check:
     from scipy.stats import binomtest
 
+    points, labels = _shapes("test", clouds)
+    names, total = sorted(set(labels)), len(labels)
+    answers = classify(points, candidate_labels=names, up_axis=up_axis_of("shapes") or "y", top_k=1)
+    right = sum(answer[0]["label"] == label for answer, label in zip(answers, labels, strict=True))
+    chance = 1 / len(names)
     rare = binomtest(right, total, chance, alternative="greater").pvalue < _SIGNIFICANCE
     passed = bool(rare and right / total >= 2 * chance)
-    return Check(what, passed, f"{right} of {total} right; chance is {chance:.1%}")
+    seen = f"{right} of {total} right; chance is {chance:.1%}"
+    return Check("zero-shot accuracy on packaged test shapes", passed, seen)
 
 
-def _zero_shot(name: str, clouds: int) -> Iterator[Check]:
-    classify = _pipeline("zero-shot-point-cloud-classification", name)
-    points, labels = _shapes("test", clouds)
-    names = sorted(set(labels))
-    found = classify(points, candidate_labels=names, up_axis=up_axis_of("shapes") or "y", top_k=1)
-    right = sum(answer[0]["label"] == label for answer, label in zip(found, labels, strict=True))
-    yield _against_chance("zero-shot accuracy on packaged test shapes", right, len(labels), 1 / len(names))
-    yield _examples(lambda file: classify(file, candidate_labels=list(EXAMPLES), up_axis="y", top_k=1)[0]["label"])
-
-
-def _classifier(name: str, model: Any) -> Callable[[str], str]:
-    classify = _pipeline("point-cloud-classification", name)
-    return lambda file: classify(file, top_k=1)[0]["label"]
-
-
-def _examples(answer: Callable[[str], str]) -> Check:
+def _examples(answer: Callable[[str], Any]) -> Check:
     """Ask for the names of the example files."""
-    found = {stem: str(answer(str(example_file(f"{stem}.ply")))) for stem in EXAMPLES}
+    found = {stem: str(answer(str(example_file(f"{stem}.ply")))[0]["label"]) for stem in EXAMPLES}
     right = [stem for stem, label in found.items() if label.lower() in EXAMPLES[stem]]
     # One answer for all of them, such as chair, is right for two.
     passed = len(right) >= 4
@@ -205,13 +199,6 @@ def _features(name: str, model: Any, clouds: int) -> Check:
     return Check("features of packaged shapes", passed, f"{seen}; 10 points more are expected, and not by chance")
 
 
-def _balanced(what: str, answers: np.ndarray, truth: np.ndarray, classes: Sequence[Any]) -> Check:
-    shares = [float((answers[truth == label] == label).mean()) for label in classes if (truth == label).any()]
-    mean, chance = float(np.mean(shares)), 1 / len(classes)
-    passed = mean >= max(2 * chance, chance + _MARGIN)
-    return Check(what, passed, f"mean accuracy of {len(shares)} classes {mean:.1%}; chance is {chance:.1%}")
-
-
 def _room(name: str, model: Any) -> Check:
     what = "labels of a packaged room"
     names = {str(label).lower() for label in model.config.id2label.values()}
@@ -221,26 +208,25 @@ def _room(name: str, model: Any) -> Check:
     rows: Any = load_point_dataset("rooms", split="test", train_rooms=1, validation_rooms=1, test_rooms=4)
     true_names = rows.features["labels"].feature.names
     segment = _pipeline("point-cloud-segmentation", name)
-    answers, truth = [], []
+    answers, truth = np.zeros(0, str), np.zeros(0, str)
     for row in rows:
-        points = np.asarray(row["points"])
-        found = segment(_colored(points), up_axis="y")
-        answers += [str(model.config.id2label[int(label)]).lower() for label in found["labels"]]
-        truth += [true_names[label] for label in np.asarray(row["labels"])]
-    return _balanced(what, np.asarray(answers), np.asarray(truth), shared)
+        found = segment(_colored(np.asarray(row["points"])), up_axis="y")
+        answers = np.append(answers, [str(model.config.id2label[int(label)]).lower() for label in found["labels"]])
+        truth = np.append(truth, [true_names[label] for label in np.asarray(row["labels"])])
+    shares = [float((answers[truth == label] == label).mean()) for label in shared if (truth == label).any()]
+    mean, chance = float(np.mean(shares)), 1 / len(shared)
+    passed = mean >= max(2 * chance, chance + _MARGIN)
+    return Check(what, passed, f"mean accuracy of {len(shares)} classes {mean:.1%}; chance is {chance:.1%}")
 
 
 def _colored(points: np.ndarray) -> dict[str, np.ndarray]:
-    return {"points": points, "colors": np.full(points.shape, 0.5), "normals": _normals(points)}
-
-
-def _normals(points: np.ndarray, neighbors: int = 16) -> np.ndarray:
-    """Return unit normals (points, 3) by the directions in which a point's neighbors spread least."""
+    """Return a cloud in gray with normals: the directions in which a point's neighbors spread least."""
     from scipy.spatial import KDTree
 
-    near = points[KDTree(points).query(points, neighbors)[1]]  # (points, neighbors, 3)
+    near = points[KDTree(points).query(points, 16)[1]]  # (points, neighbors, 3)
     spread = near - near.mean(axis=1, keepdims=True)
-    return np.linalg.svd(spread, full_matrices=False)[2][:, -1].astype(np.float32)
+    normals = np.linalg.svd(spread, full_matrices=False)[2][:, -1].astype(np.float32)  # (points, 3)
+    return {"points": points, "colors": np.full(points.shape, 0.5), "normals": normals}
 
 
 def _parts(name: str) -> Check:

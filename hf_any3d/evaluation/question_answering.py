@@ -23,8 +23,6 @@ KINDS = ("class", "same", "caption")
 _CLOUD = "cloud_sha256"
 BATCH_SIZE = 15
 """Clouds per batch in the published programs."""
-_MODELNET = MappingProxyType(PUBLISHED_GENERATION["modelnet40"])
-_OBJAVERSE = MappingProxyType(PUBLISHED_GENERATION["objaverse"])
 
 Generate = Callable[[Sequence[np.ndarray], str, Mapping[str, Any]], Sequence[str]]
 """From clouds (points, 6), xyz as stored and colors from 0 to 1, a question and settings to an answer for each."""
@@ -72,24 +70,19 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
-            "modelnet40-instruction", CLASSIFICATION_QUESTIONS[0], "modelnet40_generative", "class", _MODELNET,
-            {"question": 0},
+        *(
+            Protocol(f"modelnet40-{form}", CLASSIFICATION_QUESTIONS[number], "modelnet40_generative", "class",
+                     MappingProxyType(PUBLISHED_GENERATION["modelnet40"]), {"question": number})
+            for number, form in enumerate(("instruction", "completion"))
         ),
-        Protocol(
-            "modelnet40-completion", CLASSIFICATION_QUESTIONS[1], "modelnet40_generative", "class", _MODELNET,
-            {"question": 1},
-        ),
-        Protocol(
-            "objaverse-instruction", CLASSIFICATION_QUESTIONS[0], "objaverse_captions", "same", _OBJAVERSE,
-            {"splits": ["test"]},
-        ),
-        Protocol(
-            "objaverse-completion", CLASSIFICATION_QUESTIONS[1], "objaverse_captions", "same", _OBJAVERSE,
-            {"splits": ["test"]},
-        ),
-        Protocol(
-            "objaverse-caption", CAPTION_QUESTION, "objaverse_captions", "caption", _OBJAVERSE, {"splits": ["test"]}
+        *(
+            Protocol(f"objaverse-{form}", question, "objaverse_captions", kind,
+                     MappingProxyType(PUBLISHED_GENERATION["objaverse"]), {"splits": ["test"]})
+            for form, question, kind in (
+                ("instruction", CLASSIFICATION_QUESTIONS[0], "same"),
+                ("completion", CLASSIFICATION_QUESTIONS[1], "same"),
+                ("caption", CAPTION_QUESTION, "caption"),
+            )
         ),
     )
 }  # fmt: skip
@@ -126,15 +119,12 @@ def answer_question(
         about: Facts about the model to store, such as `model` and `revision`.
         settings: Settings of generation that differ from the protocol.
         batch_size: Clouds per batch.
-        seed: Random seed of sampled answers.
+        seed: Random seed of sampled answers; each batch has its own.
 
     Returns:
         The content of the file: `prompt`, the question; `results` with `object_id`, `ground_truth`, `model_output`,
         `cloud_sha256`, the beginning of a digest of the cloud, and, for classes, `label_name`; `protocol`, `settings`
         and all of `about`.
-
-    Raises:
-        ValueError: The file holds answers of another model or about other clouds, or the model skips a cloud.
     """
     settings = {**protocol.settings, **(settings or {})}
     sampling = {"settings": settings, "batch_size": batch_size, "seed": seed}

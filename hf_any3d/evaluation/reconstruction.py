@@ -68,12 +68,20 @@ class ComputeReconstructionMetrics:
         self.categories = None if categories is None else np.asarray(categories)
 
     def __call__(self, eval_prediction: EvalPrediction) -> dict[str, float]:
-        """Return `METRICS` and `CODE_METRICS` of all rows."""
+        """Return `METRICS` of all rows; `codes_used`, the number of different codes; and their `code_perplexity`.
+
+        The perplexity is the exponential of the entropy of their frequencies: as many evenly used codes have this
+        entropy (as reported for VQ-VAE, arXiv 1711.00937, and its successors).
+        """
         predictions: Any = eval_prediction.predictions
         measured, token_ids = predictions
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
-        return dict(zip(METRICS, map(float, means), strict=True)) | code_use(token_ids)
+        counts = np.unique(np.asarray(token_ids), return_counts=True)[1]
+        frequencies = counts / counts.sum()
+        perplexity = np.exp(-(frequencies * np.log(frequencies)).sum())
+        codes = zip(CODE_METRICS, (float(len(counts)), float(perplexity)), strict=True)
+        return {**dict(zip(METRICS, map(float, means), strict=True)), **dict(codes)}
 
     @contextmanager
     def of(self, categories: Sequence[int] | None) -> Iterator[None]:
@@ -86,35 +94,8 @@ class ComputeReconstructionMetrics:
             self.categories = before
 
 
-def code_use(token_ids: np.ndarray) -> dict[str, float]:
-    """Measure how many codes are used, and how evenly.
-
-    Args:
-        token_ids: Codes of patches, of any shape.
-
-    Returns:
-        `codes_used`, the number of different codes; and `code_perplexity`, the exponential of the entropy of their
-        frequencies: as many evenly used codes have this entropy (as reported for VQ-VAE, arXiv 1711.00937, and its
-        successors).
-    """
-    counts = np.unique(np.asarray(token_ids), return_counts=True)[1]
-    frequencies = counts / counts.sum()
-    return {
-        "codes_used": float(len(counts)),
-        "code_perplexity": float(np.exp(-(frequencies * np.log(frequencies)).sum())),
-    }
-
-
 def category_means(measured: np.ndarray, categories: np.ndarray | None) -> dict[int, np.ndarray]:
-    """Average over the rows of each category.
-
-    Args:
-        measured: `(rows, measures)`.
-        categories: `(rows,)`; None puts all rows into one.
-
-    Returns:
-        For each category that occurs, `(measures,)` float64.
-    """
+    """Average `(rows, measures)` over the rows of each category, `(measures,)` float64; None for one of all rows."""
     measured = np.asarray(measured, dtype=np.float64)
     if categories is None:
         return {0: measured.mean(axis=0)}

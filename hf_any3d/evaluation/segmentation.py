@@ -87,17 +87,18 @@ def part_ious(
     return by_category
 
 
-def instance_miou(by_category: dict[int, list[float]]) -> float:
+def instance_miou(by_category: Mapping[Any, list[float]]) -> float:
     """Return the mean over objects of the result of `part_ious`."""
     return float(np.mean([iou for ious in by_category.values() for iou in ious]))
 
 
-def category_miou(by_category: dict[int, list[float]]) -> float:
+def category_miou(by_category: Mapping[Any, list[float]]) -> float:
     """Return the mean over categories of the mean over their objects."""
     return float(np.mean([np.mean(ious) for ious in by_category.values()]))
 
 
-def _part_means(by_category: dict[int, list[float]]) -> dict[str, float]:
+def part_means(by_category: Mapping[Any, list[float]]) -> dict[str, float]:
+    """Return `instance_miou` and `category_miou`."""
     return {"instance_miou": instance_miou(by_category), "category_miou": category_miou(by_category)}
 
 
@@ -154,7 +155,7 @@ class PartIoU(_SegmentationMetric):
     ) -> dict:
         by_category = part_ious(predictions, references, categories, category_parts)
         return {
-            **_part_means(by_category),
+            **part_means(by_category),
             "category_ious": {number: float(np.mean(ious)) for number, ious in sorted(by_category.items())},
         }
 
@@ -170,11 +171,7 @@ class LabelPoints:
         self.category_parts = category_parts
 
     def __call__(self, logits: torch.Tensor, labels: Any) -> torch.Tensor:
-        """Turn logits `(batch, points, classes)` into `(batch, points)`; `labels` is `(labels, category)` for parts.
-
-        Raises:
-            ValueError: The logits have NaN.
-        """
+        """Turn `(batch, points, classes)` into `(batch, points)`; `labels` is `(labels, category)` for parts."""
         if torch.isnan(logits).any():
             raise ValueError("logits have NaN; the model has diverged or its input was not finite")
         if self.category_parts is not None:
@@ -191,11 +188,7 @@ def compute_semantic_metrics(eval_prediction: EvalPrediction) -> dict[str, float
 
 
 class ComputePartMetrics:
-    """Computes `instance_miou`, `category_miou` and `accuracy`; a `compute_metrics` for use with `LabelPoints`.
-
-    Args:
-        category_parts: For each category its part numbers.
-    """
+    """Computes `instance_miou`, `category_miou` and `accuracy`; a `compute_metrics` for use with `LabelPoints`."""
 
     def __init__(self, category_parts: Sequence[Sequence[int]]):
         self.category_parts = category_parts
@@ -206,7 +199,7 @@ class ComputePartMetrics:
         label_ids: Any = eval_prediction.label_ids
         labels, categories = label_ids
         by_category = part_ious(predictions, labels, categories, self.category_parts)
-        return {**_part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
+        return {**part_means(by_category), "accuracy": overall_accuracy(point_confusion(predictions, labels))}
 
 
 def _joined(clouds: Sequence[Sequence[int]]) -> np.ndarray:
@@ -251,7 +244,7 @@ def evaluate_segmentation(
             found = {"mean_iou": mean_iou(matrix), **found}
         else:
             ious = part_ious(predictions, references, categories, category_parts)
-            found = {**_part_means(ious), **found}
+            found = {**part_means(ious), **found}
         trainer.log_metrics(split, {f"{split}_{key}": value for key, value in found.items()})
         metrics[split] = found
         record_confusion(trainer, split, matrix, names)
@@ -265,7 +258,13 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
     # Metrics are those of merged clouds, so Trainer is to return the logits of blocks as they are.
     trainer.compute_metrics, trainer.preprocess_logits_for_metrics = None, None
     try:
-        for members in _groups(rows.clouds):
+        members: list[int] = []
+        for number, cloud in enumerate(rows.clouds):
+            members.append(number)
+            following = rows.clouds[number + 1 : number + 2]
+            # Blocks of a cloud follow each other, and only complete clouds are merged.
+            if following and (len(members) < _BLOCKS_PER_STEP or following == [cloud]):
+                continue
             output: Any = trainer.predict(Subset(rows, members))  # pyright: ignore[reportArgumentType] a protocol
             clouds = np.array([rows.clouds[number] for number in members])
             index = np.stack([rows.index[number] for number in members])
@@ -275,17 +274,6 @@ def _predict_clouds(trainer: Trainer, rows: Blocks) -> Iterator[tuple[int, np.nd
                 # Blocks overlap, and a point gets the mean of its logits.
                 merged = merge_blocks(index[own], output.predictions[own], count)
                 yield int(cloud), merged, output.metrics["test_loss"]
+            members = []
     finally:
         trainer.compute_metrics, trainer.preprocess_logits_for_metrics = compute, to_labels
-
-
-def _groups(clouds: Sequence[int]) -> Iterator[list[int]]:
-    """Yield numbers of blocks in groups of complete clouds."""
-    group: list[int] = []
-    for number, cloud in enumerate(clouds):
-        # Blocks of a cloud follow each other.
-        if len(group) >= _BLOCKS_PER_STEP and cloud != clouds[number - 1]:
-            yield group
-            group = []
-        group.append(number)
-    yield group

@@ -54,12 +54,8 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         rows = np.isin(labels, own)
         if not rows.any():
             continue
-        among = confusion_matrix(
-            # `own` is sorted, so its places are the new numbers of the labels.
-            logits[rows][:, own].argmax(axis=1),
-            np.searchsorted(own, labels[rows]),
-            num_classes=len(own),
-        )
+        # `own` is sorted, so its places are the new numbers of the labels.
+        among = confusion_matrix(logits[rows][:, own].argmax(axis=1), np.searchsorted(own, labels[rows]), len(own))
         among_all = confusion_matrix(logits[rows].argmax(axis=1), labels[rows], num_classes=classes)
         found[f"{name}_accuracy"] = overall_accuracy(among)
         if name == "unseen":
@@ -77,13 +73,7 @@ def p_value(matrix: np.ndarray) -> float:
     """Return the share of random assignments of names to classes that are correct at least as often as the true one.
 
     A model without any notion of the names may still separate the classes, and then some assignment fits well by
-    chance. So names are permuted, not single predictions.
-
-    Args:
-        matrix: `(classes, classes)` counts of true classes (rows) by predicted class.
-
-    Returns:
-        The share among all permutations, or among 10,000 random ones for more than seven classes.
+    chance. So names are permuted, not single predictions: in all ways, or in 10,000 for more than seven classes.
     """
     count = len(matrix)
     if count <= _ALL_ORDERS:
@@ -99,14 +89,10 @@ def p_value(matrix: np.ndarray) -> float:
 
 
 class CompareWithClasses:
-    """`preprocess_logits_for_metrics` of Trainer: turns embeddings of clouds into logits over all classes.
-
-    Args:
-        class_embeds: `(classes, width)` unit vectors of the class names.
-    """
+    """`preprocess_logits_for_metrics` of Trainer: cosines of clouds with unit vectors of all class names."""
 
     def __init__(self, class_embeds: torch.Tensor):
-        self.class_embeds = class_embeds
+        self.class_embeds = class_embeds  # (classes, width)
 
     def __call__(self, outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
         """Return cosines `(clouds, classes)`."""

@@ -166,18 +166,6 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         parts = [table[adapter_name] for table in tables if adapter_name in table]
         return [part for part in parts if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
 
-    @property
-    def base_dtype(self) -> torch.dtype:
-        """Floating point type of the frozen module's weights, ignoring quantized ones."""
-        return next(p.dtype for p in self.base_layer.parameters() if p.is_floating_point())
-
-    def cast_adapter(self, adapter_name: str, dtype: torch.dtype | None) -> None:
-        """Change the type of an adapter, with its running statistics; None for float32 in place of half precision."""
-        for part in self._parts_of(adapter_name):
-            current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
-            if dtype is not None or torch.finfo(current).bits < 32:
-                _in_place(part, dtype=dtype or torch.float32)
-
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
@@ -288,8 +276,16 @@ class EncoderTuner(BaseTuner):
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """Cast half precision adapters to float32, or to the layers' type if `autocast_adapter_dtype=False`."""
         for layer in self.model.modules():
-            if isinstance(layer, self.tuner_layer_cls):
-                layer.cast_adapter(adapter_name, None if autocast_adapter_dtype else layer.base_dtype)
+            if not isinstance(layer, self.tuner_layer_cls):
+                continue
+            for part in layer._parts_of(adapter_name):
+                current = part.dtype if isinstance(part, nn.Parameter) else next(part.parameters()).dtype
+                if not autocast_adapter_dtype:
+                    # Quantized weights have integers.
+                    weights = (weight for weight in layer.base_layer.parameters() if weight.is_floating_point())
+                    _in_place(part, dtype=next(weights).dtype)
+                elif torch.finfo(current).bits < 32:
+                    _in_place(part, dtype=torch.float32)
 
     def _create_and_replace(
         self,

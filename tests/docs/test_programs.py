@@ -9,10 +9,11 @@ import sys
 
 from docs.tools.snippets import ROOT, notebooks, programs
 from hf_any3d.hub.licenses import ACCEPT
+from tests.doors.test_pages import PAGES
 from tests.release import named_models
 
 NOT_RUN_HERE = {
-    "README.md": "tests/test_packaging.py runs it",
+    **{page: "tests/doors/test_pages.py runs its blocks" for page in PAGES},
     "docs/data.md": "tests/data/test_data_docs.py runs it and compares what it prints",
     "docs/export.md": "opens exported files; tests/export does so",
     "docs/datasets.md": "describes a dataset that does not exist",

@@ -119,53 +119,10 @@ def test_curves_are_those_of_the_released_program(stored):
 BOX = [0.0, 0, 0, 1, 1, 1, 0]
 
 
-def test_a_second_answer_for_an_object_is_wrong():
-    predictions = [{"boxes": [BOX, BOX], "labels": [0, 0], "scores": [0.5, 0.9]}]
-    references = [{"boxes": [BOX], "labels": [0]}]
-    score = score_detections(predictions, references)[0.5][0]
-    assert (score.average_precision, score.recall) == (1.0, 1.0)
-    assert score.precisions.tolist() == [1.0, 0.5]
-
-
-def test_classes_without_objects_count_only_in_the_published_form():
-    predictions = [{"boxes": [BOX, BOX], "labels": [0, 1], "scores": [0.5, 0.9]}]
-    metrics = detection_metrics(predictions, [{"boxes": [BOX], "labels": [0]}], names=["chair", "table"])
-    assert metrics["map_25"] == 1.0 and metrics["published_map_25"] == 0.5
-    assert metrics["class_ap_25"] == {"chair": 1.0}
-
-
 def test_no_answers_and_no_objects_are_scored():
     empty = {"boxes": [], "labels": [], "scores": []}
     assert detection_metrics([empty], [{"boxes": [BOX], "labels": [2]}])["map_25"] == 0.0
     assert np.isnan(detection_metrics([empty], [{"boxes": [], "labels": []}])["map_25"])
-
-
-def test_an_answer_has_to_cover_more_than_the_threshold():
-    half = [0.0, 0, 0, 1, 1, 0.5, 0]
-    scores = score_detections(
-        [{"boxes": [half], "labels": [0], "scores": [1.0]}], [{"boxes": [BOX], "class_labels": [0]}], (0.4, 0.5)
-    )
-    assert (scores[0.4][0].recall, scores[0.5][0].recall) == (1.0, 0.0)
-    metrics = detection_metrics(
-        [{"boxes": [half], "labels": [0], "scores": [1.0]}], [{"boxes": [BOX], "labels": [0]}], (0.4, 0.125)
-    )
-    assert metrics["map_40"] == metrics["recall_12.5"] == 1.0 and metrics["class_ap_40"] == {0: 1.0}
-
-
-def test_objects_of_each_cloud_and_class_are_told_apart():
-    answers = [
-        {"boxes": [BOX, BOX], "labels": [0, 1], "scores": [0.5, 0.4]},
-        {"boxes": [], "labels": [], "scores": []},
-    ]
-    answers += [{"boxes": [BOX], "labels": [0], "scores": [0.9]}]
-    objects = [
-        {"boxes": [BOX, BOX], "labels": [0, 1]},
-        {"boxes": [BOX], "labels": [0]},
-        {"boxes": [BOX], "labels": [0]},
-    ]
-    scores = score_detections(answers, objects)[0.5]
-    assert scores[0].recall == pytest.approx(2 / 3) and scores[0].num_objects == 3 and scores[1].recall == 1
-    assert scores[0].precisions.tolist() == [1.0, 1.0] and scores[0].average_precision == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

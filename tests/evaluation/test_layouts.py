@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_any3d.evaluation.layouts import _by_class, box_overlaps, face_overlaps, score_layouts
+from hf_any3d.evaluation.layouts import box_overlaps, face_overlaps, score_layouts, shapes_by_class
 from hf_any3d.modeling.spatiallm import Box, Door, Layout, Wall
 
 CASE = json.loads((Path(__file__).parents[1] / "reference" / "spatiallm_eval.json").read_text())
@@ -21,12 +21,12 @@ SCENES = {
 def in_order(layout: Layout) -> np.ndarray:
     """Boxes in the order of the layout, without those that no class is left for."""
     kept = [box for box in layout.boxes if CASE["label_map"].get(box.label.replace("_", " "))]
-    rows = [_by_class(Layout(boxes=(box,)), None)[box.label] for box in kept]
+    rows = [shapes_by_class(Layout(boxes=(box,)), None)[box.label] for box in kept]
     return np.concatenate(rows) if rows else np.zeros((0, 7))
 
 
 def faces(layout: Layout) -> np.ndarray:
-    found = _by_class(layout, {})
+    found = shapes_by_class(layout, {})
     return np.concatenate([found[name] for name in ("wall", "door", "window") if name in found])
 
 
@@ -85,7 +85,7 @@ def test_a_tilt_that_the_truth_does_not_have_moves_nothing():
 
 def test_boxes_of_unequal_height():
     first, second = (Layout.of([Box(0, "bed", 0, 0, z, 0.3, 1, 1, height)]) for z, height in ((1, 2), (2.5, 3)))
-    rows = [_by_class(layout, None)["bed"] for layout in (first, second)]
+    rows = [shapes_by_class(layout, None)["bed"] for layout in (first, second)]
     assert box_overlaps(*rows)[0, 0] == pytest.approx(1 / 4)
     assert box_overlaps(*rows, published=True)[0, 0] != pytest.approx(1 / 4, abs=0.02)
 

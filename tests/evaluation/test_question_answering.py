@@ -141,10 +141,3 @@ def test_summaries_keep_protocols_and_leave_out_what_is_none(tmp_path):
     assert found == {CLASSES.name: {"model": "m", "revision": None, "answers": 3}}
     stored = json.loads((tmp_path / "summary.json").read_text())
     assert stored == {"objaverse-caption": {"answers": 9}, **found}
-    for text, message in (
-        ("{", "summary.json: not JSON"),
-        ("[1]", "holds list; expected an object with the names of"),
-    ):
-        (tmp_path / "summary.json").write_text(text)
-        with pytest.raises(ValueError, match=message):
-            judge_protocols([CLASSES], tmp_path, None, ["cup"])

@@ -11,7 +11,6 @@ from hf_any3d.evaluation.reconstruction import (
     CompareWithClouds,
     ComputeReconstructionMetrics,
     category_means,
-    code_use,
     evaluate_reconstruction,
 )
 
@@ -49,11 +48,14 @@ def test_categories_weigh_the_same_however_many_clouds_they_have():
     }
 
 
-def test_perplexity_counts_evenly_used_codes():
-    assert code_use(np.array([[7, 3], [3, 7]])) == pytest.approx({"codes_used": 2, "code_perplexity": 2})
+@pytest.mark.parametrize(
+    ("codes", "perplexity"),
     # Entropy of frequencies 3/4 and 1/4: 2 log 2 - 3/4 log 3.
-    found = code_use(np.array([0, 0, 9, 0]))
-    assert found == pytest.approx({"codes_used": 2, "code_perplexity": 4 / 3**0.75})
+    [([[7, 3], [3, 7]], 2), ([[0, 0, 9, 0]], 4 / 3**0.75)],
+)
+def test_perplexity_counts_evenly_used_codes(codes, perplexity):
+    found = ComputeReconstructionMetrics()(EvalPrediction((np.ones((len(codes), 3)), np.array(codes)), None))
+    assert (found["codes_used"], found["code_perplexity"]) == (2, pytest.approx(perplexity))
 
 
 def test_splits_are_measured_by_their_own_categories():

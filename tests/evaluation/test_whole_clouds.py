@@ -8,7 +8,6 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.evaluation import segmentation
 from hf_any3d.evaluation.segmentation import (
     compute_semantic_metrics,
     evaluate_segmentation,
@@ -71,11 +70,10 @@ def answers(clouds, allowed=None):
     return found
 
 
-@pytest.mark.parametrize("together", [64, 1])
-def test_points_of_whole_clouds_are_counted_once(trainer, clouds, together, monkeypatch, capsys):
-    monkeypatch.setattr(segmentation, "_BLOCKS_PER_STEP", together)
+@pytest.mark.parametrize("votes", [2, 40])  # of blocks that fit into one step, and into several
+def test_points_of_whole_clouds_are_counted_once(trainer, clouds, votes, capsys):
     plain = trainer.compute_metrics, trainer.preprocess_logits_for_metrics
-    rows = {"test": blocks(clouds, votes=2)}
+    rows = {"test": blocks(clouds, votes=votes)}
     metrics, by_class = evaluate_segmentation(trainer, rows, NAMES)
     matrix = point_confusion(np.concatenate(answers(clouds)), np.concatenate(clouds["labels"]), 4)
     assert metrics["test"]["mean_iou"] == pytest.approx(mean_iou(matrix))
@@ -102,17 +100,3 @@ def test_metrics_of_a_trainer_are_its_own_again_after_an_error(trainer, clouds):
     with pytest.raises(ZeroDivisionError):
         evaluate_segmentation(trainer, {"test": blocks(clouds)}, NAMES)
     assert trainer.compute_metrics is compute_semantic_metrics
-
-
-@pytest.mark.parametrize(
-    ("most", "groups"),
-    [
-        (1, [[0, 1], [2, 3, 4], [5]]),
-        (2, [[0, 1], [2, 3, 4], [5]]),
-        (3, [[0, 1, 2, 3, 4], [5]]),
-        (6, [[0, 1, 2, 3, 4, 5]]),
-    ],
-)
-def test_blocks_of_a_cloud_are_predicted_together(most, groups, monkeypatch):
-    monkeypatch.setattr(segmentation, "_BLOCKS_PER_STEP", most)
-    assert list(segmentation._groups([0, 0, 1, 1, 1, 2])) == groups

@@ -52,19 +52,6 @@ def test_recipe_has_the_published_values_and_its_own_command(recipe):
     assert f"{manifest['trained_parameters']:,}" in text
 
 
-@pytest.mark.parametrize("recipe", ["pointgst_modelnet40", "pointgst_scanobjectnn_obj_bg"])
-def test_recipe_runs_and_stores_an_adapter(datasets, tmp_path, recipe):  # noqa: F811  the fixture
-    ActModel(ActConfig(**TINY)).save_pretrained(tmp_path / "base")
-    settings = SHORT | {"output_dir": str(tmp_path / "out"), "model_name_or_path": str(tmp_path / "base")}
-    settings |= {"model_config": TINY, "augment": ["subsample:num_points=64"]}
-    report = run_point_cloud_classification.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
-    assert report.start["tuning"] == "adapter"
-    stored = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert (stored["peft_type"], stored["transform"], stored["r"]) == ("POINTGST", "fourier", 36)
-    assert {"class_token", "classifier"} <= set(stored["modules_to_save"])
-    assert isinstance(ActForPointCloudClassification.from_pretrained(tmp_path / "out"), ActForPointCloudClassification)
-
-
 METHODS = {"idpt": IDPTConfig, "dapt": DAPTConfig, "ppt": PPTConfig}
 CASE_OF = {"modelnet40": "modelnet", "pb_t50_rs": "scan", "obj_bg": "objbg", "obj_only": "objonly"}
 POOLING = {
@@ -127,6 +114,7 @@ def test_recipes_of_other_methods_have_the_published_values(recipe):
 @pytest.mark.parametrize(
     ("recipe", "config"),
     [
+        ("pointgst_modelnet40", {}),
         ("idpt_scanobjectnn_obj_bg", {"neighbors": 4, "modules_to_save": ["classifier", "class_token"]}),
         ("dapt_modelnet40", {"r": 4, "modules_to_save": ["classifier", "class_token"]}),
         (
@@ -135,14 +123,18 @@ def test_recipes_of_other_methods_have_the_published_values(recipe):
         ),
     ],
 )
-def test_recipes_of_other_methods_run(datasets, tmp_path, recipe, config):  # noqa: F811  the fixture
+def test_recipes_run_and_store_an_adapter(datasets, tmp_path, recipe, config):  # noqa: F811  the fixture
     ActModel(ActConfig(**TINY)).save_pretrained(tmp_path / "base")
     kept = {
         name: value for name, value in parsed(recipe)[PointModelArguments].model_config.items() if name == "pooling"
     }
     settings = SHORT | {"output_dir": str(tmp_path / "out"), "model_name_or_path": str(tmp_path / "base")}
-    settings |= {"model_config": TINY | kept, "peft_config": config, "augment": ["subsample:num_points=64"]}
+    settings |= {"model_config": TINY | kept, "augment": ["subsample:num_points=64"]}
+    settings |= {"peft_config": config} if config else {}
     report = run_point_cloud_classification.main([str(FOLDER / f"{recipe}.yaml"), *words_of(settings)])
     assert report.start["tuning"] == "adapter"
+    stored = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert stored["peft_type"].lower() == recipe.partition("_")[0]
+    assert {"class_token", "classifier"} <= set(stored["modules_to_save"])
     opened = ActForPointCloudClassification.from_pretrained(tmp_path / "out")
     assert list(opened.config.pooling) == kept.get("pooling", ["cls", "max"])

@@ -1,5 +1,4 @@
 import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +35,10 @@ def full_set(folder, groups):
     return folder
 
 
-def cut(source, output, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--source", str(source), "--output", str(output)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
-
-
-def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_path, monkeypatch):
+def test_the_cut_keeps_the_first_points_of_shapes_under_creative_commons(tmp_path):
     cache_dir = str(tmp_path / "cache")
     source = full_set(tmp_path / "full", {"train": [0, 1, 2], "test": [3, 4, 5]})
-    cut(source, tmp_path / "cut", monkeypatch)
+    runpy.run_path(str(SCRIPT))["main"](["--source", str(source), "--output", str(tmp_path / "cut")])
     small = load_dataset(str(tmp_path / "cut"), cache_dir=cache_dir).with_format("numpy")
     full = load_dataset("parquet", data_dir=str(source), cache_dir=cache_dir).with_format("numpy")
     assert small["train"]["source"][:].tolist() == ["Scopia", "BlendSwap-CC-0"]

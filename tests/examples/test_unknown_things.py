@@ -25,8 +25,7 @@ def upright_rows() -> Dataset:
 
 
 @pytest.mark.parametrize("bank", [False, True])
-def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(bank, monkeypatch):
-    monkeypatch.setattr(program, "THINGS", 10)
+def test_a_model_is_calibrated_on_shapes_that_it_has_not_learned(bank):
     rows, things = upright_rows(), draw_things()[:20] if bank else None
     labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: number for number, name in enumerate(NAMES)}}
     model = tiny_act(ActForPointCloudClassification, **labels).eval()

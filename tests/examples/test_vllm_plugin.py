@@ -16,6 +16,7 @@ from hf_any3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d import merge_lora
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.errors import raises
+from tests.examples.stand_ins import installed
 from tests.modeling.minigpt3d.tiny_model import clouds, tiny_model
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "vllm_plugin"
@@ -75,16 +76,16 @@ def test_the_tower_gives_the_tokens_of_the_merged_model():
         is_of_tower("lm_head.weight")
 
 
-def test_vllm_is_told_the_names_that_there_are(monkeypatch):
+def test_vllm_is_told_the_names_that_there_are():
     project = tomllib.loads((PLUGIN / "pyproject.toml").read_text(encoding="utf-8"))
     assert all((PLUGIN / package / "__init__.py").is_file() for package in project["tool"]["setuptools"]["packages"])
     registered: dict[str, str] = {}
     registry = SimpleNamespace(get_supported_archs=lambda: registered, register_model=registered.__setitem__)
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=registry))
     entry = project["project"]["entry-points"]["vllm.general_plugins"]["hf_any3d"]
     register = EntryPoint("hf_any3d", entry, "vllm.general_plugins").load()
-    register()
-    register()  # vLLM does so
+    with installed({"vllm": {"ModelRegistry": registry}}):
+        register()
+        register()  # vLLM does so
     ((architecture, target),) = registered.items()
     assert architecture == MiniGPT3DForConditionalGeneration.__name__  # which configurations name
     module, _, name = target.partition(":")

@@ -77,12 +77,11 @@ def test_two_pushes_at_once_leave_one_complete_model(hub):
 
 
 PROGRAM = """
-import sys
 import hf_any3d
 import torch
 from datasets import load_dataset
 from transformers import AutoProcessor, pipeline
-name = sys.argv[1]
+name = "me/offline"
 classify = pipeline("point-cloud-classification", model=name)
 print([round(row["score"], 6) for row in classify(torch.ones(48, 3).cumsum(0).numpy())])
 model = hf_any3d.AutoModelForPointCloudClassification.from_pretrained(name)
@@ -91,23 +90,21 @@ print(hf_any3d.load_point_dataset(name, split="train")["label"][:])
 """
 
 
-def test_everything_loaded_once_opens_offline(hub, tmp_path):
+def test_everything_loaded_once_opens_offline(hub, capsys):
     random_encoder(tiny_config("bert")).push_to_hub("me/offline-base")
     base = Any2PointForPointCloudClassification.from_encoder_pretrained("me/offline-base", num_tokens=8)
     get_peft_model(base, GuidedAdapterConfig()).push_to_hub("me/offline")
     PointCloudProcessor(num_points=48).push_to_hub("me/offline")
     points = [torch.rand(48, 3).tolist() for _ in range(2)]
     Dataset.from_dict({"points": points, "label": [0, 1]}).push_to_hub("me/offline")
-    settings = os.environ | {"HF_HOME": str(tmp_path / "home")}
-
-    def run(**more):
-        return subprocess.run(
-            [sys.executable, "-c", PROGRAM, "me/offline"], env=settings | more, capture_output=True, text=True
-        )
-
-    online, before = run(), len(hub.requests)
-    assert online.returncode == 0, online.stderr
-    asked, offline = len(hub.requests), run(HF_HUB_OFFLINE="1")
-    assert asked == before and len(hub.requests) == asked
+    exec(PROGRAM, {})
+    online, asked = capsys.readouterr().out, len(hub.requests)
+    offline = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert len(hub.requests) == asked
     assert offline.returncode == 0, offline.stderr
-    assert offline.stdout == online.stdout and "48" in offline.stdout
+    assert offline.stdout == online and "48" in online

@@ -27,8 +27,7 @@ def parse() -> argparse.Namespace:
         "--output", type=Path, default=Path("outputs/mutation"), help="folder of recording and results"
     )
     parser.add_argument("--only", default="", help="try only changes whose name contains this text")
-    parser.add_argument("--again", action="store_true", help="try changes that survived in an earlier run once more")
-    parser.add_argument("--record", action="store_true", help="record all tests anew, and do no more")
+    parser.add_argument("--record", action="store_true", help="record all tests anew first")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -39,9 +38,8 @@ def main() -> None:
     options.output = options.output.resolve()
     recording = options.output / "recording.jsonl"
     if options.worker is None:
-        record(recording, options.workers, afresh=options.record)
-        if options.record:
-            return
+        if options.record or not recording.is_file():
+            record(recording, options.workers)
     mutants = [mutant for mutant in draw(options.count, options.seed) if options.only in mutant.name]
     # In an order of its own, so that what an interrupted run tried is a fair sample too.
     random.Random(options.seed).shuffle(mutants)
@@ -56,8 +54,6 @@ def main() -> None:
                 file.flush()
                 print(f"{row['outcome']:9s} {row['seconds']:6.1f} s  {row['mutant'][:140]}", flush=True)
         return
-    if options.again:
-        _forget_survivors(options.output)
     command = [sys.executable, "-m", "tests.mutation", "--count", str(options.count), "--seed", str(options.seed)]
     command += ["--workers", str(options.workers), "--output", str(options.output), "--only", options.only]
     workers = [subprocess.Popen([*command, "--worker", str(n)], cwd=ROOT) for n in range(options.workers)]
@@ -72,13 +68,6 @@ def main() -> None:
 def _results(folder: Path) -> list[dict]:
     lines = [line for file in sorted(folder.glob("results-*.jsonl")) for line in file.read_text("utf-8").splitlines()]
     return list({row["mutant"]: row for row in map(json.loads, lines)}.values())
-
-
-def _forget_survivors(folder: Path) -> None:
-    for file in folder.glob("results-*.jsonl"):
-        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-        kept = [row for row in rows if row["outcome"] in ("killed", "timeout")]
-        file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,68 +30,31 @@ _ORDERED = (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
 # Those of `isinstance` raise an error at once, which says nothing about the tests; the others mean the same swapped.
 _UNORDERED = ("isinstance", "issubclass", "contextlib.suppress", "suppress", "max", "min")
 _AXES = ("dim", "axis", "start_dim", "end_dim")
-# Names of values by which something is looked up again: a part that is left out makes different things equal.
-_KEYS = ("key", "identity", "stamp", "fingerprint", "signature")
-# What only words an error, a warning or a log line is not worth a test of its own.
+# What only words an error, a warning or a log line, or draws a picture, is not worth a test of its own.
 _REPORTING = ("warn", "warning", "warning_once", "info", "debug", "error", "register", "field", "typer.Option")
-# Nor is that libraries show fewer remarks and progress bars.
-_REPORTING += ("load_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars")
-# Where there is one device, leaving one out changes nothing; nor does the encoding where UTF-8 is the usual one.
-_UNSEEN = ("device", "encoding")
-# These change only the time or memory that a call takes, or where a page shows that it is busy.
-_COSTS = ("inplace", "non_blocking", "pin_memory", "num_warps", "num_stages", "show_progress", "show_progress_on")
-# How much is allowed, shown or waited for is a choice: another number of a constant of such a name is as good, and so
-# is whether exactly that much is still allowed. That there is a limit is not: its condition is negated all the same.
-LIMITS = {"MOST", "MAX", "LONGEST", "LARGEST", "DEEPEST", "SHORTEST", "SHOWN", "SECONDS", "TIMEOUT", "LIMIT"}
-# So is how much is read or computed together, which changes no result.
-LIMITS |= {"PART", "BLOCK", "PIECE", "TOGETHER", "AT"}
-# Pictures, the layout of pages and progress bars are looked at, not computed with. What they are given is computed.
-_BARS = ("tqdm", "bar.update", "bar.set_postfix")
-_CANVASES = ("axes", "figure", "panel", "panels")
-_DRAWING = (
-    "add_gridspec",
-    "add_subplot",
-    "axhline",
-    "axvline",
-    "barh",
-    "colorbar",
-    "grid",
-    "imshow",
-    "legend",
-    "plot",
-)
-_DRAWING += ("scatter", "set", "set_aspect", "set_axis_off", "set_title", "set_xlabel", "set_xticks", "set_yticks")
-_DRAWING += ("subplots", "suptitle", "text")
-_LAYOUT = ("container", "elem_id", "height", "min_width", "placeholder", "scale", "show_label", "size", "variant")
+_REPORTING += ("load_libraries", "set_verbosity_error", "disable_progress_bar", "disable_progress_bars", "tqdm")
+_REPORTING += ("bar.update", "bar.set_postfix")
+_CANVASES = ("axes", "figure", "panel", "panels", "gr")
+# Where there is one device, leaving one out changes nothing; the others change only the time or memory of a call, and
+# what zip is strict about never happens.
+_UNSEEN = ("device", "encoding", "inplace", "non_blocking", "pin_memory", "num_warps", "num_stages", "strict")
 # One more is much for a number below it, which may be an axis or an index, and next to nothing for one above it.
 _SMALL = 8
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one source file.
+    """One change of one source file."""
 
-    Attributes:
-        path: File, relative to the root of the checkout.
-        function: Qualified name of the function that holds the change; "" for code of the module or a class body.
-        line: Line of the change.
-        kind: Which operator made it.
-        start: Offset of the replaced text in the file.
-        end: Offset behind it.
-        text: What replaces it.
-        before: What stood there.
-        occurrence: Number of this change among equal ones of the function, from 1.
-    """
-
-    path: str
-    function: str
+    path: str  # relative to the root of the checkout
+    function: str  # qualified name; "" for code of the module or a class body
     line: int
-    kind: str
-    start: int
+    kind: str  # which operator made it
+    start: int  # offsets of the replaced text in the file
     end: int
-    text: str
+    text: str  # what replaces it
     before: str
-    occurrence: int = 1
+    occurrence: int = 1  # number among equal changes of the function
 
     @property
     def name(self) -> str:
@@ -128,43 +90,21 @@ def find_mutants(path: Path, root: Path = ROOT) -> list[Mutant]:
 
 
 def draw(count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
-    """Draw changes from every package in proportion to its lines, at most one a line.
+    """Draw changes of all sources, at most one a line.
 
-    Within a package the order follows from the names of the changes, so that the sample stays nearly the same when
-    sources change.
+    The order follows from the names of the changes, so that the sample stays nearly the same when sources change.
     """
 
     def order(mutant: Mutant) -> bytes:
         return hashlib.sha256(f"{seed} {mutant.name}".encode()).digest()
 
-    places: dict[str, list[Mutant]] = defaultdict(list)
-    lines: Counter[str] = Counter()
-    for path in source_files(root):
-        found = _places(path, root)
-        if found:
-            package = package_of(found[0].path)
-            places[package] += found
-            lines[package] += len(path.read_text(encoding="utf-8").splitlines())
     chosen: dict[tuple[str, int], Mutant] = {}
-    for package, share in _shares(lines, count).items():
-        before = len(chosen)
-        for mutant in sorted(places[package], key=order):
-            if len(chosen) - before == share:
-                break
-            if (mutant.path, mutant.line) not in chosen and _compiles(mutant, root):
-                chosen[mutant.path, mutant.line] = mutant
+    for mutant in sorted((place for path in source_files(root) for place in _places(path, root)), key=order):
+        if len(chosen) == count:
+            break
+        if (mutant.path, mutant.line) not in chosen and _compiles(mutant, root):
+            chosen[mutant.path, mutant.line] = mutant
     return list(chosen.values())
-
-
-def _shares(lines: Mapping[str, int], count: int) -> dict[str, int]:
-    """Divide `count` in proportion to `lines`; what rounding leaves goes to the largest remainders."""
-    total = sum(lines.values())
-    exact = {package: count * number / total for package, number in lines.items()}
-    shares = {package: int(share) for package, share in exact.items()}
-    by_remainder = sorted(exact, key=lambda package: shares[package] - exact[package])
-    for package in by_remainder[: count - sum(shares.values())]:
-        shares[package] += 1
-    return shares
 
 
 def _places(path: Path, root: Path) -> list[Mutant]:
@@ -260,17 +200,13 @@ class _Finder(ast.NodeVisitor):
     # Statements.
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Call) and self.depth and not _reports(node.value) and not _draws(node.value):
+        if isinstance(node.value, ast.Call) and self.depth and not _is_shown(node.value):
             self._add(node, "drop statement", "pass")
         self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
-        if not self.depth and all(_is_limit(target) for target in node.targets):
-            return
         if self.depth and all(isinstance(target, (ast.Attribute, ast.Subscript)) for target in node.targets):
             self._add(node, "drop statement", "pass")
-        if isinstance(node.value, ast.Tuple) and any(_is_key(target) for target in node.targets):
-            self._drop_elements(node.value)
         self.visit(node.value)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
@@ -304,9 +240,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Compare(self, node: ast.Compare) -> None:
         other = _COMPARISONS[type(node.ops[0])]()
-        is_order = isinstance(node.ops[0], (ast.Lt, ast.LtE, ast.Gt, ast.GtE))
-        if not (is_order and any(_is_limit(side) or _is_real(side) for side in (node.left, *node.comparators))):
-            self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
+        self._add(node, "comparison", ast.Compare(node.left, [other, *node.ops[1:]], node.comparators))
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
@@ -335,20 +269,10 @@ class _Finder(ast.NodeVisitor):
             self._add(node, "constant", repr(value + 1 if value < _SMALL else 2 * value))
 
     def visit_Call(self, node: ast.Call) -> None:
-        if _reports(node):
+        if _is_shown(node):
             return
-        if _draws(node):
-            for argument in node.args:
-                if not isinstance(argument, ast.Constant):
-                    self.visit(argument)
-            return
-        # What zip is strict about never happens: the sequences are as long as each other.
-        ignored = _LAYOUT if _is_component(node) else ("strict",) if ast.unparse(node.func) == "zip" else ()
-        ignored = (*ignored, *_COSTS)
         for keyword in node.keywords:
-            if keyword.arg not in (None, *_UNSEEN, *ignored) and self.depth:
-                if _is_prose(keyword.value):
-                    continue
+            if keyword.arg not in (None, *_UNSEEN) and self.depth and not _is_prose(keyword.value):
                 kept = [other for other in node.keywords if other is not keyword]
                 self._add(node, f"drop {keyword.arg}=", ast.Call(node.func, node.args, kept))
                 self._turn_axis(keyword)
@@ -361,7 +285,7 @@ class _Finder(ast.NodeVisitor):
         names = {argument.id for argument in node.args if isinstance(argument, ast.Name)}
         if swaps and len(node.args) == len(names) == 2:
             self._add(node, "swap operands", ast.Call(node.func, node.args[::-1], node.keywords))
-        for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in ignored)):
+        for part in (node.func, *node.args, *(keyword for keyword in node.keywords if keyword.arg not in _UNSEEN)):
             self.visit(part)
 
     def visit_Dict(self, node: ast.Dict) -> None:
@@ -373,12 +297,6 @@ class _Finder(ast.NodeVisitor):
                     self._add(node, f"drop key {ast.unparse(key)}", ast.Dict(keys, values))
         self.generic_visit(node)
 
-    def visit_Subscript(self, node: ast.Subscript) -> None:
-        # What a value is stored under; a tuple that indexes an array is not one.
-        if isinstance(node.slice, ast.Tuple) and _is_store(node.value):
-            self._drop_elements(node.slice)
-        self.generic_visit(node)
-
     def _turn_axis(self, keyword: ast.keyword) -> None:
         try:
             axis = ast.literal_eval(keyword.value) if keyword.arg in _AXES else None
@@ -388,53 +306,11 @@ class _Finder(ast.NodeVisitor):
             # The neighboring axis: from the front where it is counted from the front.
             self._add(keyword.value, "wrong axis", repr(axis - 1 if axis else 1))
 
-    def _drop_elements(self, node: ast.Tuple) -> None:
-        for number in range(len(node.elts)):
-            kept = [element for other, element in enumerate(node.elts) if other != number]
-            self._add(node, f"drop key {ast.unparse(node.elts[number])}", ast.Tuple(kept, ast.Load()))
 
-
-def _reports(call: ast.Call) -> bool:
+def _is_shown(call: ast.Call) -> bool:
+    """Whether a call only reports or draws."""
     name = ast.unparse(call.func)
-    return name in _REPORTING or name.rpartition(".")[2] in _REPORTING
-
-
-def _draws(call: ast.Call) -> bool:
-    name = ast.unparse(call.func)
-    if name in _BARS or name.rpartition(".")[2] == "tqdm":
-        return True
-    root = call.func
-    while isinstance(root, (ast.Attribute, ast.Subscript)):
-        root = root.value
-    return isinstance(root, ast.Name) and root.id in _CANVASES and name.rpartition(".")[2] in _DRAWING
-
-
-def _is_component(call: ast.Call) -> bool:
-    name = ast.unparse(call.func)
-    return name.startswith("gr.") and name[3].isupper()
-
-
-def _is_limit(node: ast.AST) -> bool:
-    if isinstance(node, ast.Tuple):
-        return all(map(_is_limit, node.elts))
-    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-    return name.isupper() and not LIMITS.isdisjoint(name.split("_"))
-
-
-def _is_real(node: ast.AST) -> bool:
-    """Whether a side of a comparison is computed with a number such as 0.25, which others hardly equal exactly."""
-    numbers = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-    return any(isinstance(number, float) and not number.is_integer() for number in numbers)
-
-
-def _is_key(target: ast.expr) -> bool:
-    name = target.id if isinstance(target, ast.Name) else target.attr if isinstance(target, ast.Attribute) else ""
-    return name.strip("_").split("_")[-1] in _KEYS
-
-
-def _is_store(node: ast.expr) -> bool:
-    name = ast.unparse(node).lower()
-    return any(word in name for word in ("cache", "memo", "known", "seen", "stored"))
+    return not {name, name.rpartition(".")[2]}.isdisjoint(_REPORTING) or name.partition(".")[0] in _CANVASES
 
 
 def _is_text(node: ast.AST) -> bool:

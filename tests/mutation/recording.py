@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import functools
-import hashlib
 import json
 import os
 import subprocess
@@ -84,8 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class _Recorder:
     """Writes a line for each test: its name, seconds, whether it passed, and the functions that were entered.
 
-    The seconds are those of a processor, of this process and of those that it waited for; a digest of the test's file
-    says whether the line still holds.
+    The seconds are those of a processor, of this process and of those that it waited for.
     """
 
     def __init__(self, directory: Path):
@@ -99,7 +96,6 @@ class _Recorder:
         yield
         row = {
             "test": item.nodeid,
-            "file": _digest(item.nodeid),
             "seconds": round(_processor_seconds() - self.begun, 3),
             "passed": self.passed,
             "entered": sorted(_ENTERED),
@@ -115,41 +111,10 @@ def _processor_seconds() -> float:
     return sum(os.times()[:4])
 
 
-@functools.cache
-def _digest_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _digest(test: str) -> str:
-    return _digest_of_file(ROOT / test.partition("::")[0])
-
-
-def known_rows(output: Path) -> list[dict[str, Any]]:
-    """Return the lines of a recording whose test files are as they were."""
-    if not output.is_file():
-        return []
-    rows = map(json.loads, filter(None, output.read_text(encoding="utf-8").splitlines()))
-    return [
-        row
-        for row in rows
-        if (ROOT / row["test"].partition("::")[0]).is_file() and row["file"] == _digest(row["test"])
-    ]
-
-
-def record(output: Path, workers: int, afresh: bool = False) -> None:
-    """Run the tests that are not recorded yet, and write what was recorded, a line a test.
-
-    Args:
-        output: File to write.
-        workers: Processes.
-        afresh: Record all tests, as after changes of the sources that let tests enter other functions.
-    """
-    known = [] if afresh else known_rows(output)
-    files = {row["test"].partition("::")[0] for row in known}
+def record(output: Path, workers: int) -> None:
+    """Run all tests but those of tools in some processes, and write a line for each to a file."""
     found = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
-    arguments = [file for file in found if file not in files and not file.startswith(_TOOLS)]
-    if not arguments:
-        return
+    arguments = [file for file in found if not file.startswith(_TOOLS)]
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows"
         rows.mkdir()
@@ -158,7 +123,6 @@ def record(output: Path, workers: int, afresh: bool = False) -> None:
         command += ["-n", str(workers), "--dist", "loadfile", "--durations=0", "--durations-min=1000", *arguments]
         subprocess.run(command, cwd=ROOT, env=environment, check=False)
         lines = [line for file in sorted(rows.iterdir()) for line in file.read_text(encoding="utf-8").splitlines()]
-    lines = [*map(json.dumps, known), *lines]
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} tests recorded in {output}")

@@ -17,24 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.mutation.mutants import ROOT, Mutant, package_of
 
-# Tests that enter the function are run from the quickest on, for so many recorded seconds: first those of the folder
-# that mirrors the source, which notice most, then others. Of what is left, each file's quickest come last: a hundred
-# quick tests of one kind see less than a few slower ones of as many kinds.
-SECONDS_NEAR, SECONDS_ELSEWHERE, SECONDS_BY_TURNS = 12.0, 8.0, 15.0
-# These are seconds of a core that runs the recorded tests in this time. A slower one gets more, so that a change is
-# tried on as many tests on every machine.
-SECONDS_OF_THE_SUITE = 1800.0
-# It enters no function: it reads the source.
-_ARGUMENTS = "tests/test_house_rules.py::test_no_argument_is_swallowed"
-# Reading a test file takes about half a second.
-FILES_AT_MOST = 12
+# Tests that enter the function are run for so many recorded seconds from the quickest on, first those of the folder
+# that mirrors the source, which notice most. Reading a test file takes about half a second.
+SECONDS, FILES_AT_MOST = 30.0, 24
 # A change may make a loop endless: a run is given this many times its recorded seconds, and a start. Both are seconds
 # of a processor, so that a busy machine ends no run; for one that sleeps, so many times as many by the clock.
 SLOWER, START, BY_THE_CLOCK = 4.0, 20.0, 20.0
@@ -49,74 +41,32 @@ def read_recording(file: Path) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["passed"]), key=lambda row: row["seconds"])
 
 
-Rounds = list[tuple[list[str], float]]
-"""Tests that are run one after the other, and the seconds that they took when they were recorded."""
+def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> tuple[list[str], float]:
+    """Tests to try a change on, and the seconds that they took when they were recorded.
 
-
-def choose_tests(mutant: Mutant, rows: list[dict[str, Any]]) -> Rounds:
-    """Tests to try a change on, in three rounds, each with the seconds that they took when they were recorded.
-
-    The first round has the tests of the folder that mirrors the source, the second one others, both from the quickest
-    on; the third one has those that did not fit, of all files by turns. What a fixture of a
-    whole file enters is recorded with the first test only, so the other tests of the files that enter the function
-    follow. Code outside of functions, and functions that are entered on import alone, are tried on the tests that
-    enter any function of their file, else of their folder. Such code and numbers are also tried on the tests that
-    compare numbers and defaults of modules with stored ones, dropped arguments on the one that asks whether functions
-    read theirs.
+    What a fixture of a whole file enters is recorded with the first test only, so the other tests of the files that
+    enter the function follow. Code outside of functions, and functions that are entered on import alone, are tried on
+    the tests that enter any function of their file, else of their folder.
     """
     mark = f"{mutant.path}::{mutant.function}"
     hits = [row for row in rows if any(_is_within(name, mark, mutant) for name in row["entered"])]
     for place in (f"{mutant.path}::", f"{Path(mutant.path).parent.as_posix()}/"):
         hits = hits or [row for row in rows if any(name.startswith(place) for name in row["entered"])]
-    files = {row["test"].partition("::")[0] for row in hits}
-    hit = {row["test"] for row in hits}
-    others = [row for row in rows if row["test"].partition("::")[0] in files and row["test"] not in hit]
-    near = _mirrored(mutant, [*hits, *others])
-    places = {row["test"] for row in near}
-    far = [row for row in hits if row["test"] not in places]
-    if mutant.kind.endswith("="):
-        far = [*(row for row in rows if row["test"] == f"{_ARGUMENTS}[{mutant.path}]"), *far]
-    slowness = max(1.0, sum(row["seconds"] for row in rows) / SECONDS_OF_THE_SUITE)
-    rounds = [_within(near, slowness * SECONDS_NEAR), _within(far, slowness * SECONDS_ELSEWHERE)]
-    tried, most = {test for tests, _ in rounds for test in tests}, slowness * SECONDS_BY_TURNS
-    left = [row for row in (*near, *far) if row["test"] not in tried and row["seconds"] <= most]
-    rounds.append(_within(_by_turns(left), most))
-    return [chosen for chosen in rounds if chosen[0]]
-
-
-def _by_turns(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first test of each file, then the second of each, and so on."""
-    turns: Counter[str] = Counter()
-    numbered = []
-    for row in rows:
-        file = row["test"].partition("::")[0]
-        numbered.append((turns[file], row))
-        turns[file] += 1
-    return [row for _, row in sorted(numbered, key=lambda pair: pair[0])]
-
-
-def _mirrored(mutant: Mutant, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those tests that are in the folder that mirrors the source's, or the next one above it that has some."""
-    folder = Path("tests") / mutant.path.removeprefix("hf_any3d/")
-    while folder.parts[1:]:
-        folder = folder.parent
-        near = [row for row in rows if Path(row["test"].partition("::")[0]).parent == folder]
-        if near:
-            return near
-    return []
-
-
-def _within(rows: list[dict[str, Any]], most: float) -> tuple[list[str], float]:
-    """The first of some tests that together take a time, from a number of files, and that time."""
-    chosen, seconds, files = [], 0.0, set()
-    for row in rows:
-        file = row["test"].partition("::")[0]
-        fits = seconds + row["seconds"] <= most or not chosen  # one at least, however long it takes
-        if fits and (file in files or len(files) < FILES_AT_MOST):
+    entering, files = {row["test"] for row in hits}, {_file_of(row) for row in hits}
+    hits += [row for row in rows if _file_of(row) in files and row["test"] not in entering]
+    folder = f"tests/{Path(mutant.path.removeprefix('hf_any3d/')).parent.as_posix()}/"
+    chosen, seconds, read = [], 0.0, set()
+    for row in sorted(hits, key=lambda row: not row["test"].startswith(folder)):
+        fits = seconds + row["seconds"] <= SECONDS or not chosen  # one at least, however long it takes
+        if fits and (_file_of(row) in read or len(read) < FILES_AT_MOST):
             chosen.append(row["test"])
-            files.add(file)
+            read.add(_file_of(row))
             seconds += row["seconds"]
     return chosen, seconds
+
+
+def _file_of(row: dict[str, Any]) -> str:
+    return row["test"].partition("::")[0]
 
 
 def _is_within(name: str, mark: str, mutant: Mutant) -> bool:
@@ -141,51 +91,23 @@ def try_mutants(mutants: list[Mutant], rows: list[dict[str, Any]], number: int) 
     with _copy_of_checkout(number) as copy:
         hub, port = _warm_up(copy)
         for mutant in mutants:
-            start = time.monotonic()
+            start, file = time.monotonic(), copy / mutant.path
+            source = file.read_text(encoding="utf-8")
             while True:
-                rounds = choose_tests(mutant, rows)
-                outcome, test = _try(mutant, rounds, copy, hub, port)
-                if test is None or test in trusted:
+                tests, seconds = choose_tests(mutant, rows)
+                limit = START + SLOWER * seconds
+                file.write_text(mutant.apply(source), encoding="utf-8")
+                outcome, test = _run_forked(tests, limit, hub, port) if tests else ("untested", None)
+                file.write_text(source, encoding="utf-8")
+                if test is None or test in trusted or test not in tests:
                     break
-                if _passes_unchanged(test, rounds, hub, port):
+                if _run_forked(tests[: tests.index(test) + 1], limit, hub, port) == ("survived", None):
                     trusted.add(test)
                     break
                 # It fails after these tests whatever the sources are, and would notice everything.
                 rows = [row for row in rows if row["test"] != test]
-            yield {
-                "mutant": mutant.name,
-                "line": mutant.line,
-                "kind": mutant.kind,
-                "outcome": outcome,
-                "test": test,
-                "tests": sum(len(tests) for tests, _ in rounds),
-                "seconds": round(time.monotonic() - start, 1),
-            }
-
-
-def _try(mutant: Mutant, rounds: Rounds, copy: Path, hub: Any, port: int) -> tuple[str, str | None]:
-    """Apply a change, run its tests and take it back; the outcome, and the test that failed."""
-    outcome, test = "untested", None
-    file = copy / mutant.path
-    source = file.read_text(encoding="utf-8")
-    file.write_text(mutant.apply(source), encoding="utf-8")
-    try:
-        for tests, seconds in rounds:
-            outcome, test = _run_forked(tests, START + SLOWER * seconds, hub, port)
-            if outcome != "survived":
-                break
-    finally:
-        file.write_text(source, encoding="utf-8")
-    return outcome, test
-
-
-def _passes_unchanged(test: str, rounds: Rounds, hub: Any, port: int) -> bool:
-    """Whether a test passes without a change, after the same tests as with it."""
-    for tests, seconds in rounds:
-        if test in tests:
-            before = tests[: tests.index(test) + 1]
-            return _run_forked(before, START + SLOWER * seconds, hub, port) == ("survived", None)
-    return True  # no test, but a file that could not be read, or a process that ended
+            facts = {"mutant": mutant.name, "line": mutant.line, "kind": mutant.kind, "outcome": outcome, "test": test}
+            yield {**facts, "tests": len(tests), "seconds": round(time.monotonic() - start, 1)}
 
 
 @contextlib.contextmanager
@@ -298,24 +220,17 @@ def _run_tests(tests: list[str], writing: int, hub: Any, port: int) -> None:
     os.close(writing)
 
 
-def _interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson's interval of a share, for 95 %."""
-    if not total:
-        return 0.0, 1.0
-    z, share = 1.96, count / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    reach = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total * total)) ** 0.5
-    return middle - reach, middle + reach
-
-
 def summarize(results: list[dict[str, Any]], accepted: dict[str, str]) -> str:
     """The share of changes that were noticed, and the survivors without a reason."""
+    # Workers, which import this module, import the project only from their copies.
+    from hf_any3d.evaluation.classification import wilson_interval
+
     counts: dict[str, int] = defaultdict(int)
     for row in results:
         counts[row["outcome"]] += 1
     noticed = counts["killed"] + counts["timeout"]
-    low, high = _interval(noticed, len(results))
-    share = f"{100 * noticed / max(len(results), 1):.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    low, high = wilson_interval(noticed, len(results))
+    share = f"{100 * noticed / len(results):.1f} %, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     lines = [f"{len(results)} changes: {noticed} noticed ({share})"]
     lines += [f"    {outcome}: {count}" for outcome, count in sorted(counts.items())]
     packages: dict[str, list[bool]] = defaultdict(list)

@@ -1,15 +1,13 @@
-"""The study of gains: the order of its cells, its budget, and reports that others have measured."""
+"""The study of gains: the order of its cells, and reports that others have measured."""
 
 import json
 
 import pytest
 
 from hf_any3d.data import load_point_dataset
-from studies import adapter_gains
 from studies.adapter_gains import METHODS, cells, read_reports, table
 from studies.adapter_runs import NEW_CLASSES
 from studies.generated_shapes import CLASSES
-from studies.tables import read_table
 
 REPORT = {
     "dataset": "scanobjectnn",
@@ -41,49 +39,6 @@ def test_cells_are_ordered_by_seed_and_encoder_with_pretrained_weights_first():
 def test_generated_shapes_are_of_classes_that_the_embedded_ones_have_not():
     embedded = load_point_dataset("shapes")["train"].features["label"].names
     assert set(NEW_CLASSES) <= set(CLASSES) - set(embedded)
-
-
-def test_the_budget_ends_the_runs_and_a_later_call_goes_on(monkeypatch, tmp_path, capsys):
-    done = []
-    costs = {
-        "trained_parameters": 3,
-        "encoder_parameters": 2,
-        "stored_bytes": 10,
-        "saved_activations": 20,
-        "step_cpu_seconds": 0.5,
-    }
-
-    def work(run):
-        done.append(run.method)
-        # One more shape is recognized each time.
-        correct = [int(number < len(done)) for number in range(4)]
-        share = sum(correct) / 4
-        return {
-            "accuracy": share,
-            "correct": correct,
-            "rows": 4,
-            "cpu_seconds": 40.0,
-            "step_cpu_seconds": 0.5,
-            **costs,
-        }
-
-    monkeypatch.setattr(adapter_gains, "train_and_measure", work)
-    words = ["--encoder", "packaged", "here", "--seeds", "0", "--output-dir", str(tmp_path)]
-    adapter_gains.main([*words, "--cpu-minutes", "1"])
-    assert done == ["head", "lora"]
-    shown = capsys.readouterr().out
-    # Differences 0, 1, 0, 0 have the deviation 0.5.
-    assert (
-        "| packaged | LoRA | 1 | 50.0 | 15.0 to 85.0 | +25.0 ± 49.0 (from 25.0) |  | 3 | 2 | 0.00 | 0.500 | 0.0 |"
-        in shown
-    )
-    assert f"| packaged | IDPT |{'  |' * 10}" in shown and "| act | all |" in shown
-    adapter_gains.main([*words, "--cpu-minutes", "0.5"])
-    assert done == ["head", "lora", "pointgst"]
-    adapter_gains.main([*words, "--table-only"])
-    assert done == ["head", "lora", "pointgst"]
-    stored = read_table(tmp_path / "adapters_gains.parquet")
-    assert stored["runs"][1]["correct"] == [1, 1, 0, 0] and str(tmp_path) not in json.dumps(stored)
 
 
 def test_reports_are_checked_and_shown(tmp_path):

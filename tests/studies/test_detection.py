@@ -22,8 +22,7 @@ def test_clusters_are_connected_and_above_the_floor():
     assert detection.clusters(floor, 0.3) == []
 
 
-def test_figures_are_those_of_the_metric_with_intervals(monkeypatch):
-    monkeypatch.setattr(detection, "RESAMPLES", 50)
+def test_figures_are_those_of_the_metric_with_intervals():
     generator = np.random.default_rng(0)
     found, given = [], []
     for count in (3, 0, 2, 4, 1):

@@ -1,24 +1,13 @@
-"""A few scans: draws, heads and tables; an encoder that learns from generated shapes and can be stopped."""
+"""A few scans: draws, heads and tables; generated shapes."""
 
 import numpy as np
 import pytest
-import torch
 
 from hf_any3d import PointFeaturesConfig, PointFeaturesModel
 from studies import packaged_encoder
 from studies.few_scans import Forest, Head, Shapes, draw, evaluate_head, evaluate_shipped
 from studies.generated_shapes.families import FAMILIES, OTHERS, draw_solid
 from studies.generated_shapes.surfaces import Draw
-
-TINY = {
-    "num_groups": 8,
-    "group_size": 8,
-    "patch_widths": [8, 8, 16],
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "pooling": ["cls", "max"],
-}
 
 
 @pytest.fixture
@@ -76,25 +65,6 @@ def test_the_shipped_way_tells_unknown_things_with_and_without_a_bank(shapes):
         assert figures[f"{kind}, without a bank"] > 0.9 and figures[f"{kind}, flagged"] > 0.9
     assert figures["known, flagged"] < 0.3 and figures["other classes"] > 0.8
     assert "noise" not in evaluate_shipped(features, nothing, things, shapes, 1, 0)
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(packaged_encoder.train_default_model, "ACT", TINY)
-    for name, value in {"SHAPES": 4, "POINTS": 64, "KEPT_EVERY": 1}.items():
-        monkeypatch.setattr(packaged_encoder, name, value)
-
-
-def test_learning_continues_where_it_was_stopped(tiny, tmp_path):
-    packaged_encoder.main(["--learn", "--steps", "3", "--output-dir", str(tmp_path / "once")])
-    for steps in ("1", "3"):
-        packaged_encoder.main(["--learn", "--steps", steps, "--output-dir", str(tmp_path / "twice")])
-    once, twice = (torch.load(tmp_path / name / "learning.pt", weights_only=True) for name in ("once", "twice"))
-    assert once["step"] == twice["step"] == 3
-    for name, value in once["average"].items():
-        assert torch.equal(value, twice["average"][name]), name
-    first = packaged_encoder.learned_encoder(tmp_path / "once")
-    assert first(torch.rand(2, 64, 3)).pooler_output.shape == (2, 32)
 
 
 def test_no_compared_class_is_learned_from():

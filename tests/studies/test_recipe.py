@@ -1,7 +1,6 @@
 """The search for a recipe: its design, the average of weights, and estimated effects."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from examples import quickstart
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
 from studies import recipe, recipe_report
-from studies.tables import read_table
 from tests.errors import raises
 
 FIRST = recipe.ROUNDS[0]
@@ -63,34 +61,3 @@ def test_effects_are_found_whatever_the_seeds_are_worth():
     assert found["gate"][1] < 1e-9 < recipe_report.effects(values + noise, runs, FIRST.factors)["gate"][1]
     with raises(ValueError, naming="do not separate"):
         recipe_report.effects(values[:8], runs[:8], FIRST.factors)
-
-
-def test_a_search_stores_runs_and_reports_effects(tiny_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(quickstart, "ENCODER", tiny_encoder)
-    monkeypatch.setitem(recipe.BASE["training"], "max_steps", 2)
-    monkeypatch.setattr(recipe, "VOTES", 2)
-    recipe.main(["--round", "2", "--runs", "1", "--threads", "1", "--output-dir", str(tmp_path)])
-    changes, seed = recipe.design(recipe.ROUNDS[1])[1]
-    assert "mix" in changes
-    one = json.loads((tmp_path / "runs" / f"{recipe.named(changes)}-{seed}.json").read_text())
-    assert one["changes"] == list(changes) and one["settings"] == recipe.settings_of(changes)
-    assert sum(one["shapes"].values()) == len(quickstart.load_point_dataset("shapes")["train"])
-
-    def known(changes, seed, output_dir, split):
-        figures = {"accuracy": 0.7 + 0.02 * ("gate" in changes), "mean_class_accuracy": 0.7, "loss": 1.0}
-        better = {**figures, "accuracy": figures["accuracy"] + 0.01}
-        return {"last": figures, "averaged": figures, "votes": figures, "both": better, "cpu_seconds": 1.0}
-
-    monkeypatch.setattr(recipe, "train_once", known)
-    recipe.main(["--output-dir", str(tmp_path / "all")])
-    stored = read_table(tmp_path / "all" / "recipe_1.parquet")
-    assert stored["runs"] == 16 and stored["looks"] == 16 * len(recipe_report.WAYS)
-    gate = next(row for row in stored["rows"] if row["change"] == "gate")
-    assert gate["last"]["accuracy"][0] == pytest.approx(0.02)
-    assert stored["ways"][-1]["accuracy_gain"] == pytest.approx(0.01)
-    assert "| gates from 0.5 instead of 0.2 | +2.0 ± 0.0 |" in (tmp_path / "all" / "recipe_1.md").read_text()
-    recipe.main(["--test", "--output-dir", str(tmp_path / "all")])
-    rows = read_table(tmp_path / "all" / "recipe_test.parquet")["rows"]
-    assert len(rows) == len(recipe.RECIPES) * len(recipe_report.WAYS) and len(rows[0]["gains"]) == 5
-    assert rows[3]["gain"] == pytest.approx(0.01)
-    assert "| adopted changes, ten votes |" in (tmp_path / "all" / "recipe_test.md").read_text()

@@ -1,9 +1,18 @@
-"""Stored runs, and figures over seeds."""
+"""Stored runs, and figures over seeds; every study can be started."""
 
 import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
 
 from studies import runs
 from tests.errors import raises
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in Path(runs.__file__).parent.glob("[!_]*.py")))
+def test_every_study_can_be_imported(name):
+    assert import_module(f"studies.{name}").__doc__
 
 
 def test_stored_run_is_read_back_until_its_settings_change(tmp_path):

@@ -1,7 +1,5 @@
 """The study of segmentation: its baselines, what it stores, and that stored runs are not repeated."""
 
-import json
-
 import pytest
 import yaml
 
@@ -45,15 +43,3 @@ def test_every_arm_is_trained_once_with_table_and_picture(recipes, task, arms, m
     monkeypatch.setattr(segmentation, "draw", lambda *drawn: None)
     segmentation.main(options)
     assert read_table(recipes / "out" / "segmentation.parquet")[task] == summary
-
-
-def test_random_encoder_has_the_shape_of_the_pretrained_one_and_is_stored(recipes, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        segmentation, "train_wrap", lambda *run, **changes: seen.append(changes["encoder_name_or_path"])
-    )
-    for _ in range(2):
-        segmentation.train_random("parts", 0, recipes / "run")
-    first, again = seen
-    assert first == again == str(recipes / "run" / "encoder")
-    assert json.loads((recipes / "run" / "encoder" / "config.json").read_text())["model_type"] == "bert"

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-from hf_any3d.training import folds
 from studies.series import (
     run_once,
     write_published,
@@ -85,18 +84,17 @@ def test_a_published_table_has_the_difference_from_the_paper(tmp_path):
     assert "as released recipes, weights of the epoch that is best on the test set" in note and "Changed" not in note
 
 
-def test_a_run_is_refused_where_its_inputs_have_changed(tmp_path, monkeypatch):
-    known = {"--train_file": "a"}
-    monkeypatch.setattr(folds, "identities_of_inputs", lambda words: dict(known))
+def test_a_run_is_refused_where_its_inputs_have_changed(tmp_path):
+    (data := tmp_path / "train.csv").write_text("a")
+    words = ["--train_file", str(data), "--lr"]
     run = lambda words: replace(REPORT, metrics={"test": {"loss": 1.0}}).save(f"{words[-1]}/metrics.json")  # noqa: E731
-    first = run_once(run, ["--lr", "1"], tmp_path / "run")
+    first = run_once(run, [*words, "1"], tmp_path / "run")
     assert first.metrics == {"test": {"loss": 1.0}}
-    assert json.loads((tmp_path / "run" / "arguments.json").read_text()) == ["--lr", "1"]
-    again = run_once(lambda words: 1 / 0, ["--lr", "1"], tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "arguments.json").read_text()) == [*words, "1"]
+    again = run_once(lambda words: 1 / 0, [*words, "1"], tmp_path / "run")
     assert again.metrics == first.metrics, "it is not repeated"
-    known["--train_file"] = "b"
-    with raises(ValueError, naming="--train_file"):
-        run_once(run, ["--lr", "1"], tmp_path / "run")
-    known.clear()
     with raises(ValueError, naming="--lr"):
-        run_once(run, ["--lr", "2"], tmp_path / "run")
+        run_once(run, [*words, "2"], tmp_path / "run")
+    data.write_text("b")
+    with raises(ValueError, naming="train.csv"):
+        run_once(run, [*words, "1"], tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The study of attention across the batch: orders of the test clouds, and complete runs."""
+"""The study of attention across the batch: orders of the test clouds, and quirks."""
 
 from types import SimpleNamespace
 
@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from studies import earlier_recipe, sound_and_faithful
-from studies.tables import read_table
-from tests.examples.conftest import tiny_shapes
+from studies import sound_and_faithful
 
 
 class ByExtent(nn.Module):
@@ -54,21 +52,3 @@ def test_only_the_faithful_model_has_the_quirks():
     sound, faithful = (sound_and_faithful.settings_of(arm, options)["model"] for arm in ("sound", "faithful"))
     assert set(faithful) - set(sound) == set(sound_and_faithful.ACCIDENTS)
     assert faithful["attention_axis"] == "batch"
-
-
-def test_study_trains_tests_and_does_not_repeat_runs(tiny_encoder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sound_and_faithful, "load_point_dataset", lambda name: tiny_shapes())
-    monkeypatch.setitem(earlier_recipe.TRAINING, "per_device_train_batch_size", 4)
-    options = ["--output-dir", str(tmp_path), "--encoder", tiny_encoder, "--epochs", "1", "--seeds", "0"]
-    options += ["--arms", "sound", "faithful", "--batch-size", "3"]
-    with pytest.warns(UserWarning, match="depend on the other clouds of a batch"):
-        sound_and_faithful.main(options)
-    summary = read_table(tmp_path / "sound_and_faithful.parquet")
-    sound, faithful = summary["rows"]
-    assert [sound[name] for name in sound_and_faithful.CHANGES] == [0, 0, 0]
-    assert sound["sorted"] == sound["shuffled"] == sound["single"]
-    assert faithful["cpu_seconds"] > 0
-    assert "| faithful to the released program |" in (tmp_path / "sound_and_faithful.md").read_text()
-    monkeypatch.setattr(sound_and_faithful, "train_once", None)
-    sound_and_faithful.main(options)
-    assert "sorted by class" in capsys.readouterr().out

@@ -1,13 +1,9 @@
-"""The study of transfer: folds, statistics against cases computed by hand, and the complete study in miniature."""
-
-import json
-from itertools import product
+"""The study of transfer: folds, and statistics against cases computed by hand."""
 
 import numpy as np
 import pytest
 
 from studies import transfer, transfer_report as report
-from studies.tables import read_table
 from studies.transfer_report import Cell
 
 
@@ -129,69 +125,3 @@ def test_an_unfinished_study_is_reported_as_such():
     assert "| embedded | all shapes, 30 epochs | S | 2 | 0 of 4 | not run yet | | |" in text
     finished = report.summarize(dict.fromkeys(cells, 1), results, cells[:2])
     assert "pretraining neither helps nor harms measurably: +50.0 points" in report.verdict(finished["main"][0])
-
-
-@pytest.fixture
-def miniature(monkeypatch, tiny_encoder):
-    """The study with a tiny encoder, three classes, two folds, one epoch."""
-    small = {"num_tokens": 8, "tokenizer_neighbors": 4, "tokenizer_width": 24}
-    settings = {
-        "encoder": tiny_encoder,
-        "model": {**transfer.SETTINGS["model"], **small},
-        "training": {**transfer.SETTINGS["training"], "per_device_train_batch_size": 4, "use_cpu": True},
-        "from_scratch": {
-            "pointnet": {"hidden_sizes": [8], "head_widths": [8]},
-            "pointnet2": {"num_centers": [8], "radii": [0.4], "num_neighbors": [4], "level_widths": [[8]],
-                          "hidden_sizes": [8]},
-            "transformer": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "num_groups": 8,
-                            "group_size": 4},
-        },
-        "points": 64,
-        "folds": 2,
-        "generated": {"per_class": 6, "seed": 0, "classes": ["mug", "jug", "pot"]},
-    }  # fmt: skip
-    for name, value in settings.items():
-        monkeypatch.setitem(transfer.SETTINGS, name, value)
-    transfer.load_set.cache_clear()
-    arms = ("pretrained", "random", *transfer.OTHERS)
-    runs = [
-        transfer.Run("generated", arm, 2 if "-" in arm else 0, 0 if arm in transfer.PROBES else 1, 2, 0, fold)
-        for fold, arm in product(range(2), arms)
-    ]
-    runs = [transfer.Run(**{**vars(run), "layers": 2 if run.arm in ENCODERS else 0}) for run in runs]
-    monkeypatch.setattr(
-        transfer, "PARTS", {"main-generated": runs[:2] + runs[len(arms) : len(arms) + 2], "rest": runs}
-    )
-    monkeypatch.setattr(transfer, "MAIN", ("main-generated",))
-    yield runs
-    transfer.load_set.cache_clear()
-
-
-ENCODERS = ("pretrained", "random", "shuffled", *transfer.PROBES)
-
-
-def test_the_study_in_miniature_runs_once_and_reports(miniature, tmp_path, monkeypatch, capsys):
-    words = ["--output-dir", str(tmp_path), "--parts"]
-    transfer.main([*words, "main-generated"])
-    assert "generated`: pretraining" in capsys.readouterr().out
-    # The main comparison is stored; what remains is one fold of the others.
-    done = []
-    run_once = transfer.run_once
-    monkeypatch.setattr(transfer, "run_once", lambda run, folder: done.append(run) or run_once(run, folder))
-    monkeypatch.setitem(transfer.PARTS, "rest", [run for run in miniature if run.fold == 0])
-    transfer.main([*words, "rest", "main-generated", "--arms", "pointnet", "pretrained"])
-    assert [run.arm for run in done] == ["pointnet"]
-    transfer.main([*words, "rest", "main-generated"])
-    assert {run.arm for run in done} == set(transfer.OTHERS)
-    assert len(done) == len(transfer.OTHERS)
-    summary = read_table(tmp_path / "transfer.parquet")
-    assert {row["arm"]: row["runs"] for row in summary["rows"]} == {
-        **dict.fromkeys(transfer.OTHERS, 1),
-        "pretrained": 2,
-        "random": 2,
-    }
-    run = json.loads((tmp_path / "runs" / miniature[0].path).read_text())
-    assert len(run["predictions"]) == len(run["losses"]) == len(run["rows"]) == 9
-    assert len(run["train_losses"]) == 1
-    assert run["train_rows"] == 6
-    assert (tmp_path / "transfer.png").stat().st_size > 1000

@@ -10,20 +10,16 @@ from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from hf_any3d import (
-    ActForPartSegmentation,
     ActForPointCloudClassification,
-    ActForSemanticSegmentation,
     ActModel,
     AutoModelForPointCloudClassification,
-    AutoModelForPointCloudSegmentation,
     BitFitConfig,
     GuidedAdapterConfig,
     PointCloudProcessor,
     PromptTokensConfig,
-    trainable_module_names,
 )
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
-from tests.tiny_act import PARTS, clouds, tiny_act
+from tests.tiny_act import clouds, tiny_act
 
 LINEAR = ["qkv", "proj", "fc1", "fc2"]
 CONFIGS = {
@@ -113,24 +109,6 @@ def test_saved_adapter_is_small_and_gives_equal_logits_in_every_entry_point(stud
         assert_same(features.eval()(clouds()).pooler_output, model.get_base_model().act(clouds()).pooler_output)
 
 
-@pytest.mark.parametrize("method", ["guided"])
-@pytest.mark.parametrize("model_class", [ActForSemanticSegmentation, ActForPartSegmentation])
-def test_segmentation_supports_the_same_adapters(student, method, model_class, tmp_path):
-    config = PARTS if model_class is ActForPartSegmentation else {"num_labels": 4}
-    inputs = {"category": torch.tensor([0, 1])} if model_class is ActForPartSegmentation else {}
-    model = get_peft_model(base_of(student, model_class, **config), CONFIGS[method]()).train()
-    step(model, labels=torch.randint(0, 2, (2, 60)), **inputs)
-    trains = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert all("modules_to_save" in name or model.base_model.prefix in name for name in trains)
-    assert {"propagation", "segmenter"} <= set(trainable_module_names(base_of(student, model_class, **config)))
-    expected = logits_of(model, **inputs)
-    model.save_pretrained(tmp_path)
-    assert not (tmp_path / "base").exists()
-    found = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
-    assert type(found) is model_class
-    assert_same(logits_of(found, **inputs), expected)
-
-
 def test_changed_base_weights_are_stored_with_the_adapter(student, tmp_path):
     base = base_of(student)
     with torch.no_grad():
@@ -186,13 +164,6 @@ def test_base_on_the_hub_is_recorded_with_its_commit(student, hub, tmp_path):
     opened = AutoModelForPointCloudClassification.from_pretrained("me/student-adapter")
     assert (opened.config.base_name_or_path, opened.config.base_revision) == ("me/student", commit)
     assert_same(logits_of(opened), logits_of(model))
-
-
-def test_dtype_can_be_chosen_in_from_pretrained(student, tmp_path):
-    expected = logits_of(trained(student, "guided", tmp_path))
-    half = AutoModelForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
-    assert half.act.norm.weight.dtype == torch.bfloat16
-    assert (logits_of(half).float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, torch.device("cpu")], ids=str)

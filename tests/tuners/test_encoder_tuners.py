@@ -2,19 +2,17 @@
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 
 from hf_any3d import (
     BitFitConfig,
     GuidedAdapterConfig,
-    PointCloudProcessor,
     PromptTokensConfig,
     SideTuningConfig,
     trainable_module_names,
 )
 from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.errors import raises
-from tests.test_entry_points import check_entry_points
 from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model, train_step
 from tests.turns import by_turns
 
@@ -45,22 +43,6 @@ def config(pair):
 @torch.no_grad()
 def logits_of(model):
     return model.eval()(points=clouds()).logits
-
-
-def trained(encoder, config, directory=None, **settings):
-    model = get_peft_model(tiny_model(encoder), config(**settings))
-    train_step(model)
-    if directory is not None:
-        model.save_pretrained(directory)
-    return model.eval()
-
-
-def test_saved_adapter_gives_equal_logits_in_every_entry_point(encoder, config, tmp_path):
-    model = trained(encoder, config, tmp_path)
-    PointCloudProcessor(num_points=48, sampling="first").save_pretrained(tmp_path)
-    check_entry_points(str(tmp_path), model, lambda: tiny_model(encoder))
-    low_memory = PeftModel.from_pretrained(tiny_model(encoder), tmp_path, low_cpu_mem_usage=True)
-    assert torch.equal(logits_of(low_memory), logits_of(model))
 
 
 def test_second_adapter_on_other_layers_is_inactive_until_chosen(encoder, config):
@@ -112,18 +94,3 @@ def test_one_config_adapts_all_layers_of_every_encoder(tmp_path, config):
 def test_task_types_of_language_models_are_refused(config):
     with raises(ValueError, naming="task_type"):
         get_peft_model(tiny_model(), config(task_type="CAUSAL_LM"))
-
-
-@pytest.mark.parametrize("task_type", ["SEQ_CLS", "TOKEN_CLS", "FEATURE_EXTRACTION"])
-def test_task_types_of_classifiers_train_the_same_parameters(config, task_type):
-    plain = get_peft_model(tiny_model(), config())
-    shared = config(task_type=task_type)
-    for _ in range(2):  # PEFT writes its own heads into the config each time
-        model = get_peft_model(tiny_model(), shared)
-        trained = {name for name, p in model.named_parameters() if p.requires_grad}
-        assert trained == {name for name, p in plain.named_parameters() if p.requires_grad}
-        assert model.peft_config["default"].modules_to_save == trainable_module_names(tiny_model())
-    chosen = get_peft_model(tiny_model(), config(task_type=task_type, modules_to_save=["output_norm"]))
-    assert set(chosen.peft_config["default"].modules_to_save) >= {"output_norm"}
-    assert "score" not in chosen.peft_config["default"].modules_to_save  # which PEFT appends for text classifiers
-    assert not [n for n, p in chosen.named_parameters() if p.requires_grad and "point_tokenizer" in n]

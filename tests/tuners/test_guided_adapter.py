@@ -67,33 +67,6 @@ def test_adapters_of_different_widths_switch(encoder, tmp_path):
     assert not torch.allclose(narrow, wide, atol=1e-4)
 
 
-def test_adapters_of_different_layers_can_be_combined(encoder):
-    model = adapted_model(encoder, {"layers_to_transform": 1})
-    before = logits_of(model)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    model.add_adapter("second", GuidedAdapterConfig(r=3, init_weights=False))
-    assert len(wrapped_layers(model)) == LAYERS
-    assert [name for name, p in model.named_parameters() if p.requires_grad] == trained
-    assert torch.equal(logits_of(model), before)
-    model.set_adapter("second")
-    assert not torch.allclose(logits_of(model), before, atol=1e-4)
-
-
-def test_unload_returns_the_base_model(encoder):
-    base = tiny_model(encoder)
-    expected = logits_of(base)
-    layers = [type(layer) for layer in base.any2point.family.layers_of(base.any2point.encoder)]
-    hooks = sum(len(module._forward_hooks) for module in base.modules())
-    model = get_peft_model(base, GuidedAdapterConfig(init_weights=False))
-    assert sum(len(module._forward_hooks) for module in model.modules()) == hooks + LAYERS
-    bare = model.unload()
-    assert bare is base
-    assert [type(layer) for layer in bare.any2point.family.layers_of(bare.any2point.encoder)] == layers
-    assert sum(len(module._forward_hooks) for module in bare.modules()) == hooks
-    assert torch.equal(logits_of(bare), expected)
-    assert torch.equal(logits_of(get_peft_model(bare, GuidedAdapterConfig(aggregation_scale=0.0))), expected)
-
-
 def test_only_chosen_layers_are_adapted(encoder, tmp_path):
     expected = saved(encoder, tmp_path, {"layers_to_transform": 1})
     loaded = PeftModel.from_pretrained(tiny_model(encoder), tmp_path)

@@ -3,10 +3,8 @@
 import re
 
 import pytest
-from peft import IA3Config, LoraConfig, PeftType, get_peft_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
-from transformers import BertConfig, BertForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
 from hf_any3d import GuidedAdapterConfig
@@ -14,9 +12,6 @@ from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.encoders import encoder_families
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
 from tests.common.models import case_of, minigpt3d
-from tests.common.refusals import check_refusal, refusal_of
-from tests.common.test_tuners import UNLOAD
-from tests.common.tuners import METHODS
 from tests.errors import raises
 from tests.tiny_encoders import LAYERS, tiny_model
 
@@ -74,14 +69,3 @@ def test_models_with_several_pretrained_parts_require_modules_to_save():
 def test_teacher_in_pretraining_stays_frozen_with_an_adapter():
     model = case_of(ActForPreTraining).tiny()
     assert trainable_module_names(model) == ["decoder", "decoder_norm", "decoder_position_embed", "prediction_head"]
-
-
-@pytest.mark.parametrize("method", [method for method in METHODS if refusal_of(UNLOAD, method) is not None])
-def test_refused_unloading_is_that_of_peft_on_models_of_transformers(method):
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(vocab_size=8, **sizes))
-    settings = {"feedforward_modules": []} if method == "IA3" else {}
-    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(method)]
-    config = kind(target_modules=["query"], modules_to_save=["pooler"], **settings)
-    with check_refusal(UNLOAD, method):
-        get_peft_model(model, config).unload()

@@ -58,24 +58,6 @@ def test_prompts_have_an_effect_and_gradients_in_every_kind_of_encoder(encoder):
     assert len(prompts) == LAYERS and all(p.grad.abs().sum() > 0 for p in prompts)
 
 
-@pytest.mark.parametrize("encoder", ["t5", "llama", "deberta-v2"])
-def test_prompts_have_the_position_of_the_class_token(encoder):
-    model = tiny_model(encoder)
-    core = model.any2point
-    calls = []
-    original = core.family.layer_inputs
-    object.__setattr__(core.family, "layer_inputs", lambda call: calls.append(call) or original(call))
-    try:
-        logits_of(get_peft_model(model, PromptTokensConfig(num_prompts=2)))
-    finally:
-        object.__setattr__(core.family, "layer_inputs", original)
-    (call,) = calls
-    entry = call.places.entry
-    assert entry.shape[2] == call.hidden_states.shape[1] == 1 + core.config.num_tokens + 2
-    for number in (-2, -1):
-        assert torch.equal(entry[:, :, number], entry[:, :, 0])
-
-
 def test_layers_with_and_without_prompts_can_be_combined(tmp_path):
     model = prompted("t5", layers_to_transform=1)
     assert len(prompts_of(model)) == 1

@@ -3,13 +3,12 @@
 import pytest
 from peft import get_peft_model
 
-from hf_any3d import BitFitConfig, PointTransformerV3ForPointCloudClassification, SideTuningConfig
+from hf_any3d import PointTransformerV3ForPointCloudClassification, SideTuningConfig
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForPreTraining
 from hf_any3d.tuners.dapt import DAPTConfig
 from hf_any3d.tuners.idpt import IDPTConfig
 from hf_any3d.tuners.pointgst import PointGSTConfig
 from hf_any3d.tuners.ppt import PPTConfig
-from hf_any3d.tuners.targets import trainable_module_names
 from tests.errors import raises
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
@@ -57,21 +56,3 @@ def test_a_student_of_pretraining_gives_its_encoder_some_patches_only():
     student = ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), **sizes)
     with raises(ValueError, naming="ActForPreTraining"):
         get_peft_model(student, PPTConfig())
-
-
-def test_a_batch_has_one_adapter_for_all_its_clouds():
-    from tests.tiny_encoders import clouds
-
-    model = get_peft_model(tiny_model(), BitFitConfig())
-    with raises(ValueError, naming="adapter_names"):
-        model(points=clouds(1), adapter_names=["default"])
-
-
-def test_a_config_stays_as_it_was_and_fits_further_models():
-    for config in (BitFitConfig(task_type="SEQ_CLS"), PointGSTConfig(r=4, layers_to_transform=[1])):
-        before = dict(vars(config))
-        model = act()
-        found = get_peft_model(model, config).peft_config["default"]
-        assert found is not config and found.modules_to_save == trainable_module_names(act())
-        after = vars(config) | {name: before[name] for name in ("modules_to_save", "base_model_name_or_path")}
-        assert after == before and found.target_modules is not None

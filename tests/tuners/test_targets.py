@@ -1,7 +1,5 @@
 """What is adapted and what is trained in full: layers by number, modules of layers, decoders and heads."""
 
-import re
-
 import pytest
 from peft import LoraConfig
 from torch import nn
@@ -10,7 +8,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.tuners.targets import (
     encoder_layer_pattern,
-    encoder_module_pattern,
     encoder_owner,
     layer_stack,
     trainable_module_names,
@@ -58,37 +55,10 @@ class Model(nn.Module):
         self.head, self.dropout = nn.Linear(2, 4), nn.Dropout()
 
 
-@pytest.mark.parametrize(
-    ("settings", "numbers", "pattern"),
-    [
-        ({}, None, r"(.*\.)?body\.blocks\.\d+"),
-        ({}, 2, r"(.*\.)?body\.blocks\.(2)"),
-        ({}, (0, 2), r"(.*\.)?body\.blocks\.(0|2)"),
-    ],
-)
-def test_layers_are_found_by_their_numbers(settings, numbers, pattern):
-    model = Model(**settings)
-    assert encoder_layer_pattern(model, numbers) == pattern
-    assert encoder_owner(model) is model.base_model
-    wanted = {
-        f"base_model.body.blocks.{number}"
-        for number in ([0, 1, 2] if numbers is None else [2] if numbers == 2 else [0, 2])
-    }
-    assert {name for name, _ in model.named_modules() if re.fullmatch(pattern, name)} == wanted
-
-
 @pytest.mark.parametrize("numbers", [3, -1, [0, 3]])
 def test_layers_that_do_not_exist_are_refused(numbers):
     with raises(ValueError, naming="layers_to_transform"):
         encoder_layer_pattern(Model(), numbers)
-
-
-def test_modules_of_the_layers_are_found_below_their_adapters():
-    model = Model()
-    plain = encoder_module_pattern(model, lambda module: isinstance(module, nn.Linear))
-    assert plain == r"(.*\.)?body\.blocks\.\d+\.(mlp\.0|out)"
-    model.base_model.body.blocks[0].out = WrappedModule(model.base_model.body.blocks[0].out)
-    assert encoder_module_pattern(model, lambda module: isinstance(module, nn.Linear)) == plain
 
 
 def test_what_is_not_pretrained_is_trained_in_full():

@@ -36,7 +36,7 @@ class JudgeError(OSError):
 
 
 class Judge(Protocol):
-    """A function from a prompt to a reply, with facts about itself.
+    """A function from a prompt or a bare answer to a reply, with facts about itself; raises `JudgeError` without one.
 
     Attributes:
         name: Name in tables and files.
@@ -54,13 +54,7 @@ class Judge(Protocol):
     kinds: Collection[str]
     at_once: int
 
-    def __call__(self, text: str) -> str:
-        """Reply to a prompt, or to a bare answer.
-
-        Raises:
-            JudgeError: There is no reply.
-        """
-        ...
+    def __call__(self, text: str) -> str: ...  # noqa: D102
 
 
 class ClassNameJudge:
@@ -103,15 +97,8 @@ class ClassNameJudge:
 class LanguageModelJudge:
     """Generates replies with a language model, with its chat template if it has one.
 
-    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled.
-
-    Args:
-        name: Directory or hub name.
-        revision: Branch, tag or commit.
-        settings: Settings of generation that differ from the default.
-        device: Device to run on; by default the fastest available.
-        dtype: Type of its weights, such as "auto" or "bfloat16".
-        seed: Random seed of each reply.
+    Decoding is greedy by default, so that verdicts are reproducible; the published judges sampled. `settings` of
+    generation replace the default ones; each reply has the random seed `seed`.
     """
 
     reads_prompt = True
@@ -133,21 +120,13 @@ class LanguageModelJudge:
         self.model.to(device or torch.accelerator.current_accelerator() or "cpu")
         version = getattr(self.model.config, "_commit_hash", None) or model_fingerprint(name)
         self._generation = {**_LOCAL_SETTINGS, **(settings or {})}
-        self.settings: Mapping[str, Any] = {
-            **self._generation,
-            "dtype": str(self.model.dtype),
-            "seed": seed,
-            "revision": version,
-        }
+        about = {"dtype": str(self.model.dtype), "seed": seed, "revision": version}
+        self.settings: Mapping[str, Any] = {**self._generation, **about}
         self.revisions = {version}
 
     @torch.no_grad()
     def __call__(self, text: str) -> str:
-        """Return the model's reply to a prompt.
-
-        Raises:
-            ValueError: Prompt and reply exceed the model's context.
-        """
+        """Return the model's reply to a prompt."""
         if self.tokenizer.chat_template is not None:
             inputs = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
@@ -185,7 +164,7 @@ class EndpointJudge:
         attempts: Number of attempts before giving up.
         first_wait: Seconds before the second attempt.
         at_once: Number of concurrent requests.
-        sleep: Function that waits.
+        sleep: Waits for some seconds.
     """
 
     reads_prompt = True
@@ -216,11 +195,7 @@ class EndpointJudge:
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def __call__(self, text: str) -> str:
-        """Return the model's reply to a prompt.
-
-        Raises:
-            JudgeError: The endpoint refuses, or no attempt succeeds.
-        """
+        """Return the model's reply to a prompt."""
         problem = ""
         for attempt in range(self._attempts):
             # With jitter, so that concurrent requests do not return together.

@@ -72,26 +72,16 @@ Reply: """,
 }
 """The default prompt for each kind of protocol."""
 
-_FIELDS = {
-    "same": {"ground_truth", "model_output"},
-    "class": {"classes", "model_output"},
-    "caption": {"ground_truth", "model_output"},
-}
-
 
 def check_prompt(prompt: str, kind: str) -> str:
     """Return a prompt if it has exactly the fields of its kind; a judge would answer without the missing ones too."""
-    fields = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
-    if fields != _FIELDS[kind]:
-        raise ValueError(f"judge prompt has fields {sorted(fields)}; expected {sorted(_FIELDS[kind])}")
+    fields, expected = (
+        {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        for text in (prompt, JUDGE_PROMPTS[kind])
+    )
+    if fields != expected:
+        raise ValueError(f"judge prompt has fields {sorted(fields)}; expected {sorted(expected)}")
     return prompt
-
-
-def fill_prompt(prompt: str, entry: Mapping[str, object], classes: list[str] | None = None) -> str:
-    """Fill in a prompt for one answer; an empty answer becomes ##."""
-    listed = "\n".join(f"{number}: {name}" for number, name in enumerate(classes or []))
-    output = entry["model_output"] or "##"
-    return prompt.format_map({"ground_truth": entry["ground_truth"], "model_output": output, "classes": listed})
 
 
 def prompt_checksum(prompt: str) -> str:
@@ -127,37 +117,44 @@ def judge_answers(
         judge: The judge.
         path: The file.
         classes: Names of the classes, for "class".
-        prompt: The judge's prompt, with the fields of `JUDGE_PROMPTS`; None for the one there.
+        prompt: The judge's prompt, with the fields of the one in `JUDGE_PROMPTS`, which is the default.
         seed: Random seed of classes that replace invalid verdicts.
 
     Returns:
         The content of the file: everything in `answers`, with `judge_reply` and the verdict in each result; `judge`
         with `name`, `settings`, `seed`, `prompt_sha256` and, for "class", `classes_sha256`; `judge_revisions`; and
         `figures`, once all are judged.
-
-    Raises:
-        ValueError: The judge cannot judge this kind, or the file is of other answers or another judge.
-        JudgeError: The judge does not reply; the file keeps its earlier replies.
     """
     if kind not in judge.kinds:
         raise ValueError(f"judge {judge.name!r} cannot judge {kind!r}; it judges {', '.join(judge.kinds)}")
+    classes = classes or ()
     about = {"name": judge.name, "settings": dict(judge.settings), "seed": seed}
     template = check_prompt(JUDGE_PROMPTS[kind] if prompt is None else prompt, kind) if judge.reads_prompt else None
     if template is not None:
         about["prompt_sha256"] = prompt_checksum(template)
     if kind == "class":
-        about["classes_sha256"] = prompt_checksum("\n".join(classes or ()))
+        about["classes_sha256"] = prompt_checksum("\n".join(classes))
     header = {key: value for key, value in answers.items() if key != "results"}
     earlier = {entry["object_id"]: entry for entry in read_earlier_results(path, header | {"judge": about})}
     earlier_revisions = set(read_results(path).get("judge_revisions", [])) if earlier else set()
-    judged = [_still_valid(earlier.get(entry["object_id"]), entry) for entry in answers["results"]]
-    waiting = [number for number, entry in enumerate(judged) if entry is None]
+    judged: list[dict[str, Any] | None] = [earlier.get(entry["object_id"]) for entry in answers["results"]]
+    # Earlier verdicts about other answers do not count.
+    waiting = [
+        number
+        for number, (verdict, entry) in enumerate(zip(judged, answers["results"], strict=True))
+        if verdict is None or any(verdict.get(key) != value for key, value in entry.items())
+    ]
+    for number in waiting:
+        judged[number] = None
 
     def judge_one(number: int) -> None:
         entry = answers["results"][number]
-        prompt = entry["model_output"] if template is None else fill_prompt(template, entry, list(classes or []))
-        reply = replace_lone_surrogates(judge(prompt))
-        judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes or (), seed)}
+        text = entry["model_output"]
+        if template is not None:
+            listed = "\n".join(f"{label}: {name}" for label, name in enumerate(classes))
+            text = template.format_map({**entry, "model_output": text or "##", "classes": listed})
+        reply = replace_lone_surrogates(judge(text))
+        judged[number] = {**entry, "judge_reply": reply, **read_verdict(kind, reply, entry, classes, seed)}
 
     def save(is_complete: bool) -> dict[str, Any]:
         results = [entry for entry in judged if entry is not None]
@@ -248,11 +245,7 @@ def read_verdict(
 
 
 def read_same(reply: str) -> tuple[int, str, str]:
-    """Read `T#reason` or `F#reason`, whose first letter counts, in either case.
-
-    Returns:
-        1 for the same kind of object, 0 otherwise; "T", "F" or "INVALID"; and the reason, or an invalid reply.
-    """
+    """Read `T#reason` or `F#reason`: 1 or 0, "T", "F" or "INVALID", and the reason, or an invalid reply."""
     reply = reply.lstrip()
     letter = reply[:1].upper()
     if letter not in ("T", "F"):
@@ -262,11 +255,7 @@ def read_same(reply: str) -> tuple[int, str, str]:
 
 
 def read_class(reply: str, num_classes: int) -> tuple[int | None, str, str]:
-    """Read the first `number#class#reason` in a reply; a class "NA" or a number that is none of them is invalid.
-
-    Returns:
-        The number, None if invalid; the class as the judge wrote it, or "INVALID"; and the reason.
-    """
+    """Read the first `number#class#reason`; a class "NA" or a number that is none of them is None and "INVALID"."""
     match = _CLASS.search(reply)
     if match is None:
         return None, INVALID, reply.strip()
@@ -278,11 +267,7 @@ def read_class(reply: str, num_classes: int) -> tuple[int | None, str, str]:
 
 
 def read_score(reply: str) -> tuple[int, str]:
-    """Read the first `score#reason` in a reply; a score that is not 0 to 100 is invalid.
-
-    Returns:
-        The score, -1 if invalid; and the reason, or an invalid reply.
-    """
+    """Read the first `score#reason` in a reply; a score that is not 0 to 100 is -1, with the invalid reply."""
     match = _SCORE.search(reply)
     if match is None:
         return -1, reply.strip()
@@ -290,10 +275,3 @@ def read_score(reply: str) -> tuple[int, str]:
     if not score or len(score) > 9 or int(score) > 100:
         return -1, match.group().strip()
     return int(score), reason
-
-
-def _still_valid(judged: Mapping[str, Any] | None, entry: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an earlier verdict if it is about the same answer."""
-    if judged is None or not all(judged.get(key) == value for key, value in entry.items()):
-        return None
-    return dict(judged)

@@ -38,12 +38,7 @@ class BitFitLayer(WrappedModule):
         return output
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Merge the changes into the bias.
-
-        Args:
-            safe_merge: Check that the result is finite before it is written.
-            adapter_names: Adapters to merge; None for the active ones.
-        """
+        """Merge the changes into the bias, with `safe_merge` only where the result is finite."""
         bias = self.base_layer.bias
         for name in check_adapters_to_merge(self, adapter_names):
             if name not in self.bitfit_bias:

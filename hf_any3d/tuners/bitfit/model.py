@@ -18,9 +18,10 @@ class BitFitModel(EncoderTuner):
 
     def default_targets(self, peft_config: BitFitConfig) -> str:
         """Return a regular expression of all linear layers and norms with a bias, which they add last."""
-        return encoder_module_pattern(self.model, _adds_bias)
-
-
-def _adds_bias(module: nn.Module) -> bool:
-    adds_last = isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower()
-    return adds_last and isinstance(module._parameters.get("bias"), nn.Parameter)
+        return encoder_module_pattern(
+            self.model,
+            lambda module: (
+                (isinstance(module, (nn.Linear, Conv1D)) or "norm" in type(module).__name__.lower())
+                and isinstance(module._parameters.get("bias"), nn.Parameter)
+            ),
+        )

@@ -93,7 +93,15 @@ class GuidedAdapterLayer(WrappedModule):
                 hidden_states = self.guided_adapter_gate[name](inputs, hidden_states)
             if name not in self.guidance:
                 continue
-            modules, guidance = self._modules_of(name), self.guidance[name]
+            view_norm, guidance = self.guided_adapter_view_norm[name], self.guidance[name]
+            attention = self._owner_for(name).guided_adapter_attention[name]
+            if name in self.earlier and any(is_sharded(parameter) for parameter in attention.parameters()):
+                # FSDP2 gathers the weights of a layer only while that layer runs, so shared ones are gathered here
+                # again, in a shallow copy: the layer that owns them keeps its shards.
+                sharded, attention = attention, copy.copy(attention)
+                dtype = view_norm.weight.dtype
+                attention._parameters = {key: gathered(weight).to(dtype) for key, weight in sharded.named_parameters()}
+            modules = attention, view_norm, self.guided_adapter_voxel_norm[name]
             if isinstance(geometry, FlatGeometry):
                 cells = geometry.view_cells(guidance.cell_size), geometry.voxels(guidance.voxel_size)
                 hidden_states = guided_aggregation_flat(hidden_states, *modules, *cells, guidance)
@@ -103,14 +111,6 @@ class GuidedAdapterLayer(WrappedModule):
             tokens = guided_aggregation(tokens, *modules, geometry, guidance)
             hidden_states = tokens.transpose(0, 1) if geometry.batch_second else tokens
         return hidden_states
-
-    def _modules_of(self, name: str) -> tuple[CellAttention, CellNorm, CellNorm]:
-        """Return the attention, the norm of cells and the norm of voxels of an adapter."""
-        view_norm = self.guided_adapter_view_norm[name]
-        attention = self._owner_for(name).guided_adapter_attention[name]
-        if name in self.earlier:
-            attention = _attention_with_all_weights(attention, view_norm.weight.dtype)
-        return attention, view_norm, self.guided_adapter_voxel_norm[name]
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
         for name in self._running_adapters():
@@ -122,18 +122,3 @@ class GuidedAdapterLayer(WrappedModule):
                 self.configs[name].bottleneck_scale,
             )
         return branch
-
-
-def _attention_with_all_weights(attention: CellAttention, dtype: torch.dtype) -> CellAttention:
-    """Return the attention of another layer with gathered weights if FSDP2 has sharded that layer.
-
-    FSDP2 gathers the weights of a layer only while that layer runs, so weights shared with a later layer are gathered
-    here again, and cast to `dtype`.
-    """
-    if not any(is_sharded(parameter) for parameter in attention.parameters()):
-        return attention
-    # A shallow copy, whose weights are replaced: the layer that owns them keeps its shards.
-    copied = copy.copy(attention)
-    weights = {name: gathered(weight).to(dtype) for name, weight in attention.named_parameters()}
-    copied._parameters = weights  # pyright: ignore[reportAttributeAccessIssue] tensors with a gradient function
-    return copied

@@ -45,19 +45,18 @@ class IDPTLayer(WrappedModule):
         """Create an adapter; at its layer prompts arrive that the layers of the numbers `arriving` have made."""
         self.arriving[adapter_name] = arriving
         if makes_prompt:
-            self._add_nested(adapter_name, idpt=self._prompt_module(config))
+            if config.prompt_module == "transformer":
+                attention = getattr(self.base_layer, "attention", None) if self.is_open else None
+                counts = range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1)
+                fitting = next(count for count in counts if self.hidden_size % count == 0)
+                heads = getattr(attention, "num_heads", None) or fitting
+                module: nn.Module = TransformerPromptModule(self.hidden_size, heads)
+            else:
+                module = PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
+            self._add_nested(adapter_name, idpt=module)
         if adapter_name not in self.earlier:
             position = nn.Parameter(torch.empty(1, 1, self.hidden_size), requires_grad=config.train_position)
             self.idpt_position[adapter_name] = nn.init.trunc_normal_(position, std=_SPREAD)
-
-    def _prompt_module(self, config: IDPTConfig) -> nn.Module:
-        if config.prompt_module != "transformer":
-            return PromptModule(config.prompt_module, self.hidden_size, config.neighbors)
-        attention = getattr(self.base_layer, "attention", None)
-        heads = getattr(attention, "num_heads", None) if self.is_open else None
-        fitting = (count for count in range(max(1, self.hidden_size // _HEAD_WIDTH), 0, -1))
-        heads = heads or next(count for count in fitting if self.hidden_size % count == 0)
-        return TransformerPromptModule(self.hidden_size, heads)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Set the active adapters; positions that stay random are not trained."""
@@ -97,7 +96,8 @@ class IDPTLayer(WrappedModule):
         makers = [name for name in names if name in self.nested]
         new = [self.nested[name]["idpt"](tokens[:, special:], positions).to(tokens.dtype) for name in makers]
         owners = (*self._arrived(), *makers)
-        places = [self._position(name).to(tokens.dtype) for name in owners]
+        places = [self._owner_for(name).idpt_position[name] for name in owners]
+        places = [(gathered(place) if is_sharded(place) else place).to(tokens.dtype) for place in places]
         prompts = torch.cat([prompts, *new], dim=1)  # (batch, prompts, hidden)
         placed = prompts + torch.cat(places, dim=1) if places else prompts
         output = hidden_of(self.base_layer(torch.cat([tokens, placed], dim=1), *args, **kwargs))
@@ -105,7 +105,3 @@ class IDPTLayer(WrappedModule):
         if kept or not new:
             return torch.cat([output[:, :count], output[:, count:][:, kept]], dim=1)
         return torch.cat([output, *new], dim=1)
-
-    def _position(self, name: str) -> torch.Tensor:
-        position = self._owner_for(name).idpt_position[name]
-        return gathered(position) if is_sharded(position) else position

@@ -40,23 +40,21 @@ class PromptModule(nn.Module):
         """Make a prompt; positions are not read, as graphs are of neighbors in the space of features."""
         del positions
         features, outputs = in_precision_of(self, tokens), []
+        batch = torch.arange(len(features), device=features.device).view(-1, 1, 1)
         for number in range(1, self.graph_layers + 1):
-            features = self._on_graph(self.get_submodule(f"conv{number}"), features)
+            conv = self.get_submodule(f"conv{number}")
+            linear: Any = conv.get_submodule("0")
+            near = nearest(features, self.neighbors)  # (batch, tokens, neighbors)
+            # The layer is on differences to neighbors and tokens. It is linear, so it runs once for each token instead
+            # of once for each pair.
+            difference, own = linear.weight.chunk(2, dim=1)
+            of_neighbors = nn.functional.linear(features, difference)
+            of_tokens = nn.functional.linear(features, own - difference)
+            pairs = of_neighbors[batch, near] + of_tokens.unsqueeze(2)  # (batch, tokens, neighbors, hidden)
+            features = _normed(conv, pairs).max(dim=2).values
             outputs.append(features)
         joined = torch.cat(outputs, dim=-1) if outputs else features  # (batch, tokens, layers * hidden)
         return _normed(self.conv5, self.conv5.get_submodule("0")(joined)).max(dim=1, keepdim=True).values
-
-    def _on_graph(self, conv: nn.Module, features: torch.Tensor) -> torch.Tensor:
-        """Run a layer on differences to neighbors and tokens, and keep the maximum over the neighbors."""
-        linear: Any = conv.get_submodule("0")
-        batch = torch.arange(len(features), device=features.device)
-        near = nearest(features, self.neighbors)  # (batch, tokens, neighbors)
-        # The layer is linear: it runs once for each token instead of once for each pair.
-        difference, own = linear.weight.chunk(2, dim=1)
-        of_neighbors = nn.functional.linear(features, difference)
-        of_tokens = nn.functional.linear(features, own - difference)
-        pairs = of_neighbors[batch.view(-1, 1, 1), near] + of_tokens.unsqueeze(2)
-        return _normed(conv, pairs).max(dim=2).values
 
 
 class TransformerPromptModule(nn.Module):

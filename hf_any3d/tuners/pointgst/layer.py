@@ -109,7 +109,18 @@ class PointGSTLayer(WrappedModule):
         for name in names:
             # Before the layer, which may run a second time in the backward pass.
             self._spectrum(name, geometry)
-        adapt = partial(self._adapt, names, geometry)
+
+        def adapt(hidden_states: torch.Tensor) -> torch.Tensor:
+            # Adapters have the batch first, whatever the order of the encoder's axes is.
+            tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
+            added = torch.zeros_like(tokens)
+            for name in names:
+                config = self.configs[name]
+                forms = {"is_fourier": config.transform == "fourier", "both_signs": config.signs == "averaged"}
+                adapter = SpectralAdapter(*self._parts_of(name), **forms)
+                added = added + adapter.added(tokens, self._spectrum(name, geometry), geometry.special_tokens)
+            return added.transpose(0, 1) if geometry.batch_second else added
+
         if self.is_open:
             # By position: re-entrant checkpoints take no keywords.
             return hidden_of(self.base_layer(hidden_states, *args, adapt, **kwargs))
@@ -120,15 +131,3 @@ class PointGSTLayer(WrappedModule):
         """Return the eigenvectors of an adapter's graphs, computed once for all layers."""
         graphs = self.configs[name].graphs
         return geometry.once(graphs, partial(graph_spectrum, settings=graphs))
-
-    def _adapt(self, names: list[str], geometry: Geometry, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return the sum of what the adapters add to tokens, in the shape of these."""
-        # Adapters have the batch first, whatever the order of the encoder's axes is.
-        tokens = hidden_states.transpose(0, 1) if geometry.batch_second else hidden_states
-        added = torch.zeros_like(tokens)
-        for name in names:
-            config = self.configs[name]
-            forms = {"is_fourier": config.transform == "fourier", "both_signs": config.signs == "averaged"}
-            adapter = SpectralAdapter(*self._parts_of(name), **forms)
-            added = added + adapter.added(tokens, self._spectrum(name, geometry), geometry.special_tokens)
-        return added.transpose(0, 1) if geometry.batch_second else added

@@ -55,7 +55,9 @@ class PPTLayer(WrappedModule):
         names = self._running_adapters()
         if not names:
             return self.base_layer(hidden_states, positions, *args, **kwargs)
-        special = geometry.special_tokens
+        special, embed = geometry.special_tokens, geometry.embed_patches
+        if embed is None:
+            raise ValueError("PPT reads further patches of each cloud, but the model was given patches, not clouds")
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
         if positions is not None:
@@ -63,21 +65,15 @@ class PPTLayer(WrappedModule):
         patches, added = tokens[:, special:], []
         changed = torch.stack([patches, *(self._run("ppt_prompt_mlp", name, patches) for name in names)]).sum(dim=0)
         for name in names:
-            embedded, places = self._embedded(name, geometry)
+            size = (self.configs[name].num_groups, self.configs[name].group_size)
+            # Computed once for all blocks.
+            embedded, places = geometry.once(("patches", *size), lambda _, size=size: embed(*size))
             further, prompts = prompts[:, : embedded.shape[1]], prompts[:, embedded.shape[1] :]
             further = (further if name in self.earlier else embedded.to(tokens.dtype)) + places.to(tokens.dtype)
             added.append(further + self._run("ppt_prompt_pos_mlp", name, further))
         sequence = torch.cat([tokens[:, :special], changed, *added], dim=1)
         # By position: re-entrant checkpoints take no keywords.
         return self.base_layer(sequence, None, partial(self._beside, names), *args, **kwargs)
-
-    def _embedded(self, name: str, geometry: Geometry) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tokens and positions of an adapter's patches, computed once for all blocks."""
-        embed = geometry.embed_patches
-        if embed is None:
-            raise ValueError("PPT reads further patches of each cloud, but the model was given patches, not clouds")
-        size = (self.configs[name].num_groups, self.configs[name].group_size)
-        return geometry.once(("patches", *size), lambda _: embed(*size))
 
     def _beside(self, names: list[str], tokens: torch.Tensor) -> torch.Tensor:
         return torch.stack([self._run("ppt_prompt_all_mlp", name, tokens) for name in names]).sum(dim=0)

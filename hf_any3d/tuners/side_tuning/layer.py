@@ -25,7 +25,7 @@ class SideTuningLayer(WrappedModule):
         hidden_size: Channels of a token.
         is_last: Whether this is the encoder's last layer.
         is_pooled: Whether the tokens are pooled before this layer; it gets their places as its second argument.
-        ends_stage: Whether heads read the output of this layer, although it is not the last one.
+        ends_stage: Whether heads read the output of this layer too.
     """
 
     adapter_layer_names = tuple(
@@ -34,12 +34,7 @@ class SideTuningLayer(WrappedModule):
     other_param_names = (*WrappedModule.other_param_names, "side_tuning_dropout")
 
     def __init__(
-        self,
-        base_layer: nn.Module,
-        hidden_size: int,
-        is_last: bool,
-        is_pooled: bool = False,
-        ends_stage: bool = False,
+        self, base_layer: nn.Module, hidden_size: int, is_last: bool, is_pooled: bool = False, ends_stage: bool = False
     ):
         super().__init__(base_layer)
         self.hidden_size, self.is_last, self.is_pooled, self.ends_stage = hidden_size, is_last, is_pooled, ends_stage

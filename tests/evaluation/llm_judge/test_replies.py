@@ -1,23 +1,17 @@
-"""What judges are told and asked, and how replies with more or less than was asked for are read."""
+"""What class names reply, and what verdicts and figures follow from replies."""
 
 import json
 
 import pytest
 
-from hf_any3d.evaluation import ClassNameJudge, EndpointJudge, judge_answers
+from hf_any3d.evaluation import ClassNameJudge, judge_answers
 from hf_any3d.evaluation.llm_judge.verdicts import (
-    JUDGE_PROMPTS,
     compute_figures,
-    fill_prompt,
     prompt_checksum,
-    read_class,
-    read_same,
-    read_score,
     read_verdict,
     verdicts_path,
 )
 from tests.errors import raises
-from tests.evaluation.endpoints import LocalEndpoint
 
 CLASSES = ["car", "glass box", "tv stand"]
 
@@ -44,46 +38,6 @@ def test_the_class_that_is_named_first_is_the_reply(answer, reply):
     assert judge(answer) == reply
     assert (judge.name, judge.settings, judge.revisions) == ("class names", {"classes": 3, "version": "1"}, {"1"})
     assert (tuple(judge.kinds), judge.at_once, judge.reads_prompt) == (("class",), 1, False)
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        ("3#bed # soft # and more", (3, "bed", "soft")),
-        ("say 12#NA#x", (None, "INVALID", "12#NA#x")),
-        ("39#last#x", (39, "last", "x")),
-        ("40#none#x ", (None, "INVALID", "40#none#x")),
-        ("000000007#car#x", (7, "car", "x")),
-        ("1234567890#car#x", (None, "INVALID", "1234567890#car#x")),
-        ("5#car#", (5, "car", "")),
-        (" 5#car ", (None, "INVALID", "5#car")),
-    ],
-)
-def test_a_class_is_a_number_a_name_and_a_reason(reply, expected):
-    assert read_class(reply, 40) == expected
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [
-        (" 100 #all", (-1, "#all")),
-        ("100#all # of it", (100, "all")),
-        ("0#", (0, "")),
-        ("101#more", (-1, "101#more")),
-        ("none ", (-1, "none")),
-        ("#why", (-1, "#why")),
-    ],
-)
-def test_a_score_is_a_number_and_a_reason(reply, expected):
-    assert read_score(reply) == expected
-
-
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [(" t#same", (1, "T", "same")), ("F#no", (0, "F", "no")), ("True", (1, "T", "ue")), ("so", (0, "INVALID", "so"))],
-)
-def test_the_first_letter_says_whether_both_are_the_same(reply, expected):
-    assert read_same(reply) == expected
 
 
 def test_verdicts_have_what_their_kind_asks_for():
@@ -175,23 +129,3 @@ def test_verdicts_are_stored_beside_the_answers_with_all_that_they_depend_on(tmp
     )
     with raises(ValueError, naming="'same'; it judges class"):
         judge_answers(answers, "same", judge, path)
-
-
-def test_an_endpoint_is_asked_for_json_with_the_published_settings(monkeypatch, tmp_path):
-    monkeypatch.setenv("SOME_KEY", " a-long-key ")
-    answers = {"model": "m", "results": [{"object_id": 1, "ground_truth": "a cup", "model_output": "a mug"}]}
-    with LocalEndpoint((200, "T#cups")) as endpoint:
-        judge = EndpointJudge("some judge", endpoint.url + "/", key_variable="SOME_KEY", settings={"seed": 3})
-        found = judge_answers(answers, "same", judge, tmp_path / "judged.json", seed=2)
-    ((path, headers, body),) = endpoint.requests
-    headers = {name.lower(): value for name, value in headers.items()}
-    assert path == "/v1/chat/completions" and headers["authorization"] == "Bearer a-long-key"
-    assert headers["accept"] == headers["content-type"] == "application/json"
-    settings = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 2048, "seed": 3}
-    assert judge.settings == settings and {name: body[name] for name in settings} == settings
-    assert body["model"] == "some judge" and body["messages"] == [
-        {"role": "user", "content": fill_prompt(JUDGE_PROMPTS["same"], answers["results"][0])}
-    ]
-    about = {"name": "some judge", "settings": settings, "seed": 2}
-    assert found["judge"] == about | {"prompt_sha256": prompt_checksum(JUDGE_PROMPTS["same"])}
-    assert found["judge_revisions"] == ["judge-0613"]

@@ -1,6 +1,4 @@
-"""Scaling curves: fitted exponents, and what grows faster than it should ends with an error."""
-
-import json
+"""Scaling curves: fitted exponents, and what their operations process."""
 
 import numpy as np
 import pytest
@@ -8,39 +6,10 @@ import pytest
 from studies.speed import scaling
 
 
-@pytest.fixture
-def curves(monkeypatch):
-    """Curves whose operations move the clock by hand."""
-    clock = [0.0]
-
-    def costing(power):
-        def prepare(size, folder):
-            return lambda: clock.__setitem__(0, clock[0] + size**power)
-
-        return prepare
-
-    found = {
-        "linear": scaling.Curve("numbers", (10, 100, 1000), 1, costing(1)),
-        "quadratic": scaling.Curve("rows of a square", (10, 100, 2000), 1, costing(2)),
-    }
-    monkeypatch.setattr(scaling, "CURVES", found)
-    monkeypatch.setattr(scaling.time, "process_time", lambda: clock[0])
-
-
 def test_exponent_is_fitted_to_the_larger_sizes():
     sizes = np.array([1, 2, 4, 8, 16, 32])
     seconds = np.where(sizes < 8, 5.0, 0.1 * sizes**1.5)
     assert scaling.fitted_exponent(sizes, seconds) == pytest.approx(1.5)
-
-
-def test_growth_above_the_known_complexity_is_an_error(curves, tmp_path, capsys):
-    output, plot = tmp_path / "scaling.json", tmp_path / "scaling.png"
-    with pytest.raises(SystemExit, match="above the known complexity: quadratic"):
-        scaling.main(["--output", str(output), "--plot", str(plot)])
-    measured = json.loads(output.read_text())["curves"]
-    assert measured["quadratic"]["exponent"] == pytest.approx(2) and measured["linear"]["exponent"] == pytest.approx(1)
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "| rows of a square | 10 · 100 · 2,000 |" in capsys.readouterr().out
 
 
 # What is left out differs from "views" in numbers only.
