@@ -221,4 +221,3 @@ def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig
     if config.focal_gamma:
         rows = rows * (1 - logs.exp()) ** config.focal_gamma
     return (weights * rows).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(torch.finfo(logs.dtype).tiny)
-

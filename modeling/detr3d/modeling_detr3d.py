@@ -486,7 +486,6 @@ class PointEncoderTokens(nn.Module):
         return Encoded(tokens, centers, index, valid, (tokens,), ())
 
 
-
 class FourierPositions(nn.Module):
     """Sines and cosines of positions in random directions, which are drawn once and stored with the weights.
 
@@ -777,9 +776,9 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     def predict(
         self, hidden_states: torch.Tensor, centers: torch.Tensor, low: torch.Tensor, extent: torch.Tensor
     ) -> BoxPredictions:
-        """Compute boxes from the states `(layers, batch, queries, hidden)` of queries at `centers (batch, queries, 3)`.
+        """Compute boxes from the states of queries `(layers, batch, queries, hidden)`.
 
-        `low` and `extent` are those of `cloud_extent`.
+        `centers (batch, queries, 3)` are their positions, `low` and `extent` those of `cloud_extent`.
         """
         rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
         logits, offset, size, heading_logits, residuals = (

@@ -16,9 +16,19 @@ TEXT_TOWER = "text_tower"
 class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
-    Each adds its patches and its transformer.
-
-    Args:
+    Args: Patches and transformer
+        in_channels: Channels of a point: 3 for xyz, 6 with colors.
+        num_groups: Patches, and therefore tokens, per cloud.
+        group_size: Points per patch, including the center.
+        patch_widths: Output channels of the layers of the patch encoder.
+        hidden_size: Channels of a token.
+        intermediate_size: Hidden channels of a block's MLP.
+        num_hidden_layers: Transformer blocks.
+        num_attention_heads: Attention heads per block.
+        qkv_bias: Whether queries, keys and values have a bias.
+        layer_norm_eps: Epsilon of the layer norms.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
+        projection_dim: Channels of the feature in the space of texts and images; None for the token itself.
         initializer_range: Standard deviation of initial weights.
 
     Args: Texts
@@ -43,6 +53,10 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     # What has no row for each cloud, which Trainer would gather as predictions.
     keys_to_ignore_at_inference = ["logits_per_text", "text_embeds", "patch_accuracy", "center_distance"]
 
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.0
     initializer_range: float = 0.02
 
     aligned_with: str | None = None
