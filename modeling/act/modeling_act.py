@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
@@ -622,10 +622,9 @@ class ActForPreTraining(ActPreTrainedModel):
         index = patches.neighbor_index.flatten(1)  # (batch, visible * neighbors)
         # Patches overlap: a point of a visible patch stays, even if a hidden one has it too.
         is_seen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, index, True)
-        outputs = {"output_point_features": 1} | dict(
-            zip(OUTPUT_KEYWORDS, requested, strict=True)
-        )  # 1: the last stage
-        output = self.act(points, point_mask=is_seen, **outputs, return_dict=True)
+        outputs = dict(zip(OUTPUT_KEYWORDS, requested, strict=True))
+        # Features of the last stage.
+        output = self.act(points, point_mask=is_seen, output_point_features=1, **outputs, return_dict=True)
         features = gather_points(output.point_features, index).unflatten(1, patches.neighbor_index.shape[1:])
         return Encoded(features.mean(dim=2), hidden_states=output.hidden_states, attentions=output.attentions)
 

@@ -12,8 +12,8 @@ from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 class PointNetConfig(PointCloudConfig):
     r"""Configuration of a PointNet (arXiv 1612.00593).
 
-    Fields are those of `PointCloudConfig`, whose defaults are a small one for a few hundred shapes. The published sizes
-    are `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
+    Fields and defaults are those of `PointCloudConfig`, a small one for a few hundred shapes. The published sizes are
+    `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
     """
 
     model_type = "pointnet"

@@ -13,6 +13,7 @@ _POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6
 
 
 def _ranged(limits: tuple[float, float], **options: Any) -> Any:
+    """Field for a number, with the range that bins divide."""
     return field(metadata={"limits": limits}, **options)
 
 
@@ -85,8 +86,3 @@ KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox
 def number_names(kind: type) -> tuple[str, ...]:
     """Return the names of an entity's numbers, in the order of a line."""
     return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
-
-
-def limits_of(kind: type) -> dict[str, tuple[float, float]]:
-    """Return the range of each of them, which bins divide."""
-    return {own.name: own.metadata["limits"] for own in dataclasses.fields(kind) if own.metadata}
