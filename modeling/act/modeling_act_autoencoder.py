@@ -165,7 +165,7 @@ def run_with_prompts(
     states: list[torch.Tensor] | None = None,
     record_attention: bool = False,
 ) -> torch.Tensor:
-    """Run tokens and positions `(batch, tokens, hidden)` through the layers of a frozen encoder, in the encoder's dtype.
+    """Run tokens `(batch, tokens, hidden)` and their positions through a frozen encoder's layers, in its dtype.
 
     Prompts of its first layer or of all layers are no part of the result. If they are discarded after a layer, the
     layer computes only keys and values for them, if supported; with `record_attention` they stay in the sequence.

@@ -95,10 +95,9 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As of all aligned encoders, but the class token starts as published."""
         super()._init_weights(module)
         if isinstance(module, ClassToken):
-            # The others draw both with the config's deviation.
+            # As published; other aligned encoders draw both with the config's deviation.
             init.zeros_(module.token)
             init.normal_(module.position)
 
@@ -139,11 +138,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         self.post_init()
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Returns:
-            Patches in the model's axes, with y and z exchanged if the config says so.
-        """
+        """Group clouds `(batch, points, in_channels)` into patches in the model's axes."""
         check_channels(points, self.config.in_channels)
         return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
 
@@ -161,11 +156,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         return self.projection(hidden_states[:, 1:].mean(dim=1))
 
     def get_patch_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return features of patches as unit vectors `(batch, groups, feature_size)`.
-
-        Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
-        product. Centers of the patches are in the output of `forward`.
-        """
+        """Return features of patches as unit vectors `(batch, groups, feature_size)`, in the space of texts."""
         # Patches come after the class token.
         hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]
         return nn.functional.normalize(self.projection(hidden_states).float(), dim=-1)

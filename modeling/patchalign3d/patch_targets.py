@@ -14,15 +14,11 @@ UNLABELED = -1
 def carry_to_points(
     scores: torch.Tensor, points: torch.Tensor, centers: torch.Tensor, patch_index: torch.Tensor, how: str
 ) -> torch.Tensor:
-    """Carry scores of patches to points: `(batch, points, channels)`.
+    """Carry scores of patches `(batch, groups, channels)` to points, xyz first: `(batch, points, channels)`.
 
-    Args:
-        scores: `(batch, groups, channels)`.
-        points: `(batch, points, channels)`, xyz first.
-        centers: `(batch, groups, 3)`, in the same units and axes.
-        patch_index: `(batch, groups, group_size)`, the points of each patch.
-        how: "nearest" for the scores of the patch with the nearest center, of equally near ones the first;
-            "membership" for the mean over all patches that a point is in, 0 for points in none.
+    With "nearest" a point gets those of the patch with the nearest of `centers (batch, groups, 3)`, of equally near
+    ones the first; with "membership" the mean over all patches of `patch_index (batch, groups, group_size)` that it is
+    in, 0 if in none.
     """
     if how == "nearest":
         nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (batch, points)
@@ -92,10 +88,7 @@ def nearest_targets(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the target whose center is nearest to each patch: `(batch, groups, channels)`, and the distances.
 
-    Args:
-        centers: `(batch, groups, 3)`.
-        target_centers: `(batch, targets, 3)`, in the same units and axes.
-        targets: `(batch, targets, channels)`.
+    Targets `(batch, targets, channels)` have centers `(batch, targets, 3)` in the units and axes of those of patches.
     """
     if target_centers.shape != (len(centers), targets.shape[1], 3):
         raise ValueError(

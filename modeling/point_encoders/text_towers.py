@@ -37,30 +37,19 @@ _TEXTS_PER_STEP = 512  # of the progress bar
 
 @dataclass(frozen=True)
 class TextTowerFamily:
-    """Functions that embed texts with the checkpoints of one family.
+    """Functions that embed texts with the checkpoints of one family."""
 
-    Args:
-        name: Common name of the family, for tables and messages.
-        model_types: The `model_type` values of its checkpoints.
-        model_class: Name of the transformers class of the text encoder; None for that of `AutoModel`.
-        text_config: Returns the text encoder's config from that of the checkpoint.
-        width: Returns the width of the embeddings.
-        features: Computes embeddings `(texts, width)` from the model, its inputs and the pooling.
-        max_length: Returns the maximum number of tokens per text; longer texts are truncated.
-        fixed_length: Whether texts are always padded to that length, without a mask.
-        pools_words: Whether the pooling of words is defined by the checkpoint's files.
-        projections: Transformers class and path of the linear projection into the common space, by tower.
-    """
-
-    name: str
+    name: str  # for tables and messages
     model_types: tuple[str, ...]
-    model_class: str | None
-    text_config: Callable[[PreTrainedConfig], PreTrainedConfig]
-    width: Callable[[PreTrainedConfig], int]
+    model_class: str | None  # of transformers; None for that of `AutoModel`
+    text_config: Callable[[PreTrainedConfig], PreTrainedConfig]  # of the checkpoint's
+    width: Callable[[PreTrainedConfig], int]  # of the embeddings
+    # Embeddings `(texts, width)` by the model, its inputs and the pooling.
     features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor]
-    max_length: Callable[[PreTrainedConfig], int]
-    fixed_length: bool = False
-    pools_words: bool = False
+    max_length: Callable[[PreTrainedConfig], int]  # in tokens; longer texts are truncated
+    fixed_length: bool = False  # whether texts are always padded to that length, without a mask
+    pools_words: bool = False  # whether the checkpoint's files define how words are pooled
+    # Class of transformers and path of the linear projection into the common space, by tower.
     projections: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple:
@@ -212,13 +201,6 @@ def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
     return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
 
 
-def embed_labels(
-    tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
-    return embed_prompts(tower, fill_templates(labels, templates), device)
-
-
 def embed_prompts(
     tower: TextTower, prompts: Sequence[Sequence[str]], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -318,15 +300,6 @@ def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return text
 
 
-def _projected(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    return model(**inputs).text_embeds
-
-
-def _pooler_output(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    # Without a mask, as in training.
-    return model(input_ids=inputs["input_ids"]).pooler_output
-
-
 def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
     words = model(**inputs).last_hidden_state  # (texts, tokens, hidden)
     mask = inputs["attention_mask"].unsqueeze(-1).to(words.dtype)
@@ -353,7 +326,7 @@ register_text_tower(
         model_class="CLIPTextModelWithProjection",
         text_config=_text_config,
         width=lambda config: config.projection_dim,
-        features=_projected,
+        features=lambda model, inputs, pooling: model(**inputs).text_embeds,
         max_length=_positions,
         projections={
             "text": ("CLIPTextModelWithProjection", "text_projection"),
@@ -372,7 +345,8 @@ for name, model_type, model_class in (
             model_class=model_class,
             text_config=_text_config,
             width=lambda config: config.projection_size,
-            features=_pooler_output,
+            # Without a mask, as in training.
+            features=lambda model, inputs, pooling: model(input_ids=inputs["input_ids"]).pooler_output,
             max_length=_positions,
             fixed_length=True,
             projections={"text": (model_class, "head")},
@@ -385,7 +359,7 @@ register_text_tower(
         model_class="ClapTextModelWithProjection",
         text_config=_text_config,
         width=lambda config: config.projection_dim,
-        features=_projected,
+        features=lambda model, inputs, pooling: model(**inputs).text_embeds,
         max_length=_positions_after_padding,
     )
 )

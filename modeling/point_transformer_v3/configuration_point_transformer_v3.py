@@ -271,18 +271,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             )
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
-        self._check_conditions()
-        super().__post_init__(**kwargs)
-        self.check_parts((TEXT_TOWER, "base"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""
-        settings = super().to_dict()
-        if self.condition_classes is not None:
-            settings["condition_classes"] = [[name, list(rows)] for name, rows in self.condition_classes.items()]
-        return settings
-
-    def _check_conditions(self) -> None:
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
@@ -296,6 +284,15 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
+        super().__post_init__(**kwargs)
+        self.check_parts((TEXT_TOWER, "base"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""
+        settings = super().to_dict()
+        if self.condition_classes is not None:
+            settings["condition_classes"] = [[name, list(rows)] for name, rows in self.condition_classes.items()]
+        return settings
 
     @property
     def num_hidden_layers(self) -> int:

@@ -100,11 +100,10 @@ def test_every_form_goes_into_every_layout_and_nulls_stay_nulls(layout, form):
     assert set(take(undecoded[0]["cloud"])) == {"bytes", "path"}
 
 
-def test_a_feature_survives_yaml_json_and_pickle():
+def test_a_feature_survives_json_and_pickle():
     for feature in (PointCloud(), PointCloud(decode=False), PointCloud(format="npz")):
         features = Features({"cloud": feature, "more": List(feature)})
         assert Features.from_dict(json.loads(json.dumps(features.to_dict()))) == features
-        assert Features._from_yaml_list(features._to_yaml_list()) == features
         assert Features.from_arrow_schema(features.arrow_schema) == features
         assert pickle.loads(pickle.dumps(features)) == features
     assert PointCloud() != PointCloud(decode=False) and PointCloud() != PointCloud(format="npz")

@@ -229,9 +229,9 @@ class Recorded:
 
     def __init__(self, language_model):
         self.inputs, self.logits = [], []
-        language_model.register_forward_hook(self._record, with_kwargs=True)
+        language_model.register_forward_hook(self.record, with_kwargs=True)
 
-    def _record(self, module, args, kwargs, output):
+    def record(self, module, args, kwargs, output):
         self.inputs.append(kwargs["inputs_embeds"])
         self.logits.append(output.logits)
 

@@ -87,15 +87,14 @@ def test_descriptors_alone_have_no_weights_and_are_saved(tmp_path):
         model(varied_clouds(1), output_attentions=True)
 
 
-def test_a_large_batch_in_pieces_gives_the_features_of_small_ones(monkeypatch):
+def test_a_large_batch_in_pieces_gives_the_features_of_a_whole_one():
     model = tiny_features(PointFeaturesModel)
-    whole = model(varied_clouds(5))
-    monkeypatch.setattr("hf_any3d.modeling.point_features.modeling_point_features._AT_ONCE", 7)
+    whole = model(varied_clouds(66))  # with gradients, in one piece
     with torch.no_grad():
-        pieces = model(varied_clouds(5), output_hidden_states=True)
+        pieces = model(varied_clouds(66), output_hidden_states=True)
     for name in ("pooler_output", "last_hidden_state", "centers"):
         torch.testing.assert_close(pieces[name], whole[name], atol=1e-4, rtol=1e-4)
-    assert len(pieces.last_hidden_state) == len(pieces.hidden_states[0]) == 5
+    assert len(pieces.last_hidden_state) == len(pieces.hidden_states[0]) == 66
 
 
 def test_set_head_sets_head_and_standardization():

@@ -39,14 +39,9 @@ def patches_of(channels: int) -> torch.Tensor:
     return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=[1, 2 * 6 * 16, 1 << 18], ids=["part a patch", "two", "one part"])
-def _parts(request, monkeypatch):
-    monkeypatch.setattr(MODULE, "_PART_CPU", request.param)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
-def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
+def test_fused_training_matches_the_plain_modules(channels, bias):
     ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
     patches = patches_of(channels).double() + 5  # a mean larger than the deviation
     assert kernels.pooled_patches.uses_fused(patches, ours)
@@ -103,7 +98,6 @@ def test_replaced_layers_and_half_precision_are_not_fused():
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
-@pytest.mark.usefixtures("_parts")
 def test_evaluation_without_gradients_folds_the_norms(channels, bias):
     encoder, patches = made(channels, bias=bias).eval(), patches_of(channels)
     with torch.no_grad():
