@@ -27,7 +27,7 @@ from tests.common.built import (
     gradients_of,
     over_cases,
 )
-from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
+from tests.common.models import CASES, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
 from tests.turns import ALL_PAIRS, by_turns
@@ -250,17 +250,6 @@ def _assert_alike(ours, theirs) -> None:
 def test_an_unknown_keyword_is_named(case):
     with raises(TypeError, naming="labls"):
         fresh(case)(**case.batch(), labls=torch.zeros(3))
-
-
-@over_cases
-def test_unknown_keywords_that_are_none_are_ignored(case):
-    given = dict.fromkeys(("inputs_embeds", "task_ids", "token_type_ids"))
-    assert torch.equal(answer_with(case, given), expected_of(case))
-
-
-def answer_with(case: Case, more: dict) -> torch.Tensor:
-    with torch.no_grad():
-        return case.answer_of(fresh(case)(**case.batch(), **more))
 
 
 def own_names(model: torch.nn.Module) -> list[str]:

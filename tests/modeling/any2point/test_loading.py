@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
 
@@ -46,12 +46,6 @@ def test_building_from_a_config_loads_the_named_encoder(saved):
         Any2PointForPointCloudClassification.from_pretrained(folder / "model")(points)
     for ours, theirs in zip(built.any2point.encoder.parameters(), model.any2point.encoder.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("arguments", [{}, {"encoder_name_or_path": "x", "config": object()}])
-def test_name_and_config_exclude_each_other(arguments):
-    with raises(ValueError, naming="encoder_name_or_path"):
-        Any2PointModel.from_encoder_pretrained(**arguments)
 
 
 def test_an_encoder_with_other_weights_is_refused(saved, tmp_path):

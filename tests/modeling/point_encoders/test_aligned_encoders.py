@@ -13,7 +13,7 @@ from hf_any3d.modeling.openshape import (
     OpenShapeForPointCloudSegmentation,
     OpenShapeForZeroShotPointCloudClassification,
 )
-from hf_any3d.modeling.openshape.modeling_openshape import BallPatchEncoder, ball_patches
+from hf_any3d.modeling.openshape.modeling_openshape import BallPatchEncoder
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForPreTraining,
     PatchAlign3DForZeroShotPointCloudSegmentation,
@@ -168,23 +168,6 @@ def test_ball_patches_are_encoded_as_by_plain_layers_and_norms(grad, training, d
     tolerance = 0.05 if dtype == torch.bfloat16 else 1e-4
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     assert found.requires_grad is grad
-
-
-def test_balls_are_groups_of_the_first_points_with_offsets_before_all_channels():
-    points = varied_clouds(2, 30, 5)
-    patches = ball_patches(points, 4, 6, 0.7)
-    assert patches.neighbor_index is None and patches.neighborhoods.shape == (2, 4, 6, 8)
-    for cloud, index, centers, groups in zip(
-        points, patches.center_index, patches.centers, patches.neighborhoods, strict=True
-    ):
-        assert index[0] == 0 and torch.equal(centers, cloud[index, :3])
-        for center, group in zip(centers, groups, strict=True):
-            inside = ((cloud[:, :3] - center).square().sum(dim=1) <= 0.7**2).nonzero()[:, 0].tolist()[:6]
-            inside += [inside[0]] * (6 - len(inside))
-            torch.testing.assert_close(group, torch.cat([cloud[inside, :3] - center, cloud[inside]], dim=1))
-    with raises(ValueError, naming="31"):
-        ball_patches(points, 31, 6, 0.7)
-    assert ball_patches(points, 30, 6, 0.7).centers.shape == (2, 30, 3)
 
 
 @torch.no_grad()

@@ -56,12 +56,6 @@ def test_fused_training_matches_the_plain_modules(channels, bias):
         torch.testing.assert_close(buffer, other)
 
 
-def test_only_layers_before_a_norm_have_no_bias():
-    encoder = made(bias=False)
-    layers = {name: layer.bias is not None for name, layer in encoder.named_children() if isinstance(layer, nn.Linear)}
-    assert layers == {"lift": False, "widen": True, "join": False, "out": True}
-
-
 def test_operators_have_fake_kernels_and_schemas():
     encoder, patches = made().train(), patches_of(3).flatten(0, 1)
     weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
@@ -137,11 +131,6 @@ def test_outputs_gradients_and_statistics_match_the_formula(channels, training, 
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: n + text)
     for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(buffer, other)
-
-
-def test_the_order_of_points_in_a_patch_does_not_matter():
-    encoder, patches = made().eval(), patches_of(3)
-    torch.testing.assert_close(encoder(patches), encoder(patches.flip(2)))
 
 
 @pytest.mark.parametrize("training", [True, False])

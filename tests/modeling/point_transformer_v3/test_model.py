@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_transformer_v3 import (
-    PointTransformerV3Config,
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3Model,
@@ -153,10 +152,3 @@ def test_relative_positions_need_an_attention_that_adds_them():
     model.config._attn_implementation = "flex_attention"
     with raises(ValueError, naming="relative_position_bias"):
         model(varied_clouds(1, 9, 6))
-
-
-def test_a_preset_is_a_config():
-    from hf_any3d.modeling.point_transformer_v3 import PRESETS
-
-    config = PointTransformerV3Config(**PRESETS["utonia"])
-    assert (config.hidden_size, config.num_hidden_layers, config.point_feature_size) == (576, 24, 1386)

@@ -11,7 +11,7 @@ from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudSegmentation,
     PointTransformerV3ForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss, products
+from hf_any3d.modeling.point_transformer_v3.point_texts import mask_means, mask_text_loss
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, follow
 from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises
@@ -29,13 +29,6 @@ def model_of(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentation:
     spread_weights(model)
     model.text_head.logit_scale.data.fill_(math.log(3))
     return model.eval()
-
-
-def test_voxels_are_multiplied_with_texts_of_all_clouds_or_of_their_own():
-    embeds, texts, own = drawn(6, 3), drawn(5, 3, seed=1), drawn(2, 5, 3, seed=2)
-    torch.testing.assert_close(products(embeds, texts, COUNTS), embeds @ texts.T)
-    expected = torch.cat([embeds[:4] @ own[0].T, embeds[4:] @ own[1].T])
-    torch.testing.assert_close(products(embeds, own, COUNTS), expected)
 
 
 def test_means_of_masks_count_every_point_of_a_voxel():

@@ -1,7 +1,5 @@
 """What SpatialLM returns, compared with its parts run by hand, and what its config says."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -23,19 +21,6 @@ def same(ours, theirs) -> bool:
     if isinstance(ours, torch.Tensor):
         ours, theirs = (ours,), (theirs,)
     return len(ours) == len(theirs) > 0 and all(map(torch.equal, ours, theirs))
-
-
-def test_positions_are_waves_of_ten_frequencies():
-    cells = torch.tensor([[0, 3, 8], [8, 1, 2]])
-    found = FourierPositions(9)(cells)
-    assert found.shape == (2, 63) and found.dtype == torch.float32
-    for own, cell in zip(found, cells.tolist(), strict=True):
-        place = [number / 8 for number in cell]
-        waves = []
-        for step in range(10):
-            angles = [math.pi * (1 + step * 29 / 9) * number for number in place]
-            waves += [*map(math.sin, angles), *map(math.cos, angles)]
-        assert own.tolist() == pytest.approx([*place, *waves], abs=1e-4)
 
 
 @torch.no_grad()
