@@ -64,6 +64,7 @@ from hf_any3d.modeling.layers.tasks import (
     restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,
@@ -474,21 +475,17 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
-class PointTextAlignment(nn.Module):
+class PointTextAlignment(TextAlignment):
     """Project the features of clouds into the space of the texts; has the learned temperature."""
 
     def __init__(self, config: Any2PointConfig):
-        super().__init__()
-        features = len(config.pooling) * config.encoder_config.hidden_size
-        self.projection = nn.Linear(features, config.text_width)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        # As CLIP limits it: a larger scale makes training unstable.
+        super().__init__(config.temperature, LARGEST_SCALE)
+        self.projection = nn.Linear(len(config.pooling) * config.encoder_config.hidden_size, config.text_width)
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
-        projected = self.projection(in_precision_of(self.projection, pooled)).float()
-        # As CLIP limits it: a larger scale makes training unstable.
-        scale = self.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
-        return nn.functional.normalize(projected, dim=-1), scale
+        return super().forward(self.projection(in_precision_of(self.projection, pooled)))
 
 
 class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2PointPreTrainedModel):

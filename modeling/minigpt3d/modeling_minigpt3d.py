@@ -264,13 +264,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
     language models scale or cap the scores.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
-    placeholders in order, sample by sample.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
-        qformer: The same for `config.qformer_config`.
-        language_model: The same for `config.text_config`.
+    placeholders in order, sample by sample. Models that are not given are randomly initialized.
     """
 
     _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}

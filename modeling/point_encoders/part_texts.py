@@ -33,15 +33,10 @@ def clean_label(label: str) -> str:
 def part_prompts(
     labels: Sequence[str], templates: str | Sequence[str] = "part_only", category: str | None = None
 ) -> list[list[str]]:
-    """Return the texts of each label, one per template.
+    """Return the texts of each label, one per template; "a arm" is what the released program asks.
 
-    There is no grammar: "a arm" is what the released program asks.
-
-    Args:
-        labels: Names of parts, which are cleaned.
-        templates: Name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one for
-            the category.
-        category: Name of the object's category, which is cleaned too; required by templates with two `{}`.
+    `templates` are the name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one
+    for the object's category, which these require. Names are cleaned.
     """
     if isinstance(templates, str):
         templates = TEMPLATE_SETS[templates]

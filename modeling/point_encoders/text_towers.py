@@ -35,18 +35,32 @@ _BATCH_SIZE = 64
 _TEXTS_PER_STEP = 512  # of the progress bar
 
 
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    text = copy.deepcopy(config.text_config)
+    # If they differ, the checkpoint's own value is right.
+    if getattr(config, "projection_dim", None) is not None:
+        text.projection_dim = config.projection_dim
+    return text
+
+
+def _positions(config: PreTrainedConfig) -> int:
+    return config.max_position_embeddings
+
+
 @dataclass(frozen=True)
 class TextTowerFamily:
     """Functions that embed texts with the checkpoints of one family."""
 
     name: str  # for tables and messages
     model_types: tuple[str, ...]
-    model_class: str | None  # of transformers; None for that of `AutoModel`
-    text_config: Callable[[PreTrainedConfig], PreTrainedConfig]  # of the checkpoint's
-    width: Callable[[PreTrainedConfig], int]  # of the embeddings
+    model_class: str | None = None  # of transformers; None for that of `AutoModel`
+    text_config: Callable[[PreTrainedConfig], PreTrainedConfig] = _text_config  # of the checkpoint's
+    width: Callable[[PreTrainedConfig], int] = lambda config: config.projection_dim  # of the embeddings
     # Embeddings `(texts, width)` by the model, its inputs and the pooling.
-    features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor]
-    max_length: Callable[[PreTrainedConfig], int]  # in tokens; longer texts are truncated
+    features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor] = (
+        lambda model, inputs, pooling: model(**inputs).text_embeds
+    )
+    max_length: Callable[[PreTrainedConfig], int] = _positions  # in tokens; longer texts are truncated
     fixed_length: bool = False  # whether texts are always padded to that length, without a mask
     pools_words: bool = False  # whether the checkpoint's files define how words are pooled
     # Class of transformers and path of the linear projection into the common space, by tower.
@@ -292,14 +306,6 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
 # The families.
 
 
-def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    text = copy.deepcopy(config.text_config)
-    # If they differ, the checkpoint's own value is right.
-    if getattr(config, "projection_dim", None) is not None:
-        text.projection_dim = config.projection_dim
-    return text
-
-
 def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
     words = model(**inputs).last_hidden_state  # (texts, tokens, hidden)
     mask = inputs["attention_mask"].unsqueeze(-1).to(words.dtype)
@@ -308,10 +314,6 @@ def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], po
     if pooling == "max":
         return words.masked_fill(mask == 0, -torch.inf).amax(dim=1)
     return (words * mask).sum(dim=1) / mask.sum(dim=1)
-
-
-def _positions(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings
 
 
 def _positions_after_padding(config: PreTrainedConfig) -> int:
@@ -324,10 +326,6 @@ register_text_tower(
         name="CLIP",
         model_types=("clip",),
         model_class="CLIPTextModelWithProjection",
-        text_config=_text_config,
-        width=lambda config: config.projection_dim,
-        features=lambda model, inputs, pooling: model(**inputs).text_embeds,
-        max_length=_positions,
         projections={
             "text": ("CLIPTextModelWithProjection", "text_projection"),
             "vision": ("CLIPVisionModelWithProjection", "visual_projection"),
@@ -343,11 +341,9 @@ for name, model_type, model_class in (
             name=name,
             model_types=(model_type,),
             model_class=model_class,
-            text_config=_text_config,
             width=lambda config: config.projection_size,
             # Without a mask, as in training.
             features=lambda model, inputs, pooling: model(input_ids=inputs["input_ids"]).pooler_output,
-            max_length=_positions,
             fixed_length=True,
             projections={"text": (model_class, "head")},
         )
@@ -357,21 +353,17 @@ register_text_tower(
         name="CLAP",
         model_types=("clap",),
         model_class="ClapTextModelWithProjection",
-        text_config=_text_config,
-        width=lambda config: config.projection_dim,
-        features=lambda model, inputs, pooling: model(**inputs).text_embeds,
         max_length=_positions_after_padding,
     )
 )
-for name, model_types, max_length in (
-    ("sentence encoders", ("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _positions),
-    ("sentence encoders", ("roberta", "xlm-roberta", "camembert"), _positions_after_padding),
+for model_types, max_length in (
+    (("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _positions),
+    (("roberta", "xlm-roberta", "camembert"), _positions_after_padding),
 ):
     register_text_tower(
         TextTowerFamily(
-            name=name,
+            name="sentence encoders",
             model_types=model_types,
-            model_class=None,
             text_config=lambda config: config,
             width=lambda config: config.hidden_size,
             features=_pooled_words,

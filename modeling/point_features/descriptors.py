@@ -39,10 +39,7 @@ def count_descriptors(normals: bool = False) -> int:
 def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tensor:
     """Compute the descriptors of clouds: `(batch, count_descriptors(normals))`, each between about -3 and 3.
 
-    Args:
-        points: `(batch, points, channels)` in full precision, xyz first; with `normals` these are channels 3 to 5.
-        up_axis: The axis that points up.
-        normals: Whether to describe normals.
+    Points `(batch, points, channels)` are in full precision, xyz first; with `normals` these are channels 3 to 5.
     """
     # To the center, at a root mean square distance of 1. Squares of any scan stay within the range of float32.
     xyz = points[..., :3] - points[..., :3].mean(dim=1, keepdim=True)

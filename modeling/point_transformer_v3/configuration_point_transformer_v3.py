@@ -90,11 +90,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     Args: Encoder
         depths: Blocks of each stage.
         hidden_sizes: Channels of each stage.
-        num_attention_heads: Attention heads of each stage.
         patch_sizes: Voxels that attend to each other, in each stage.
         pooling_strides: Factor of the cells' edge from each stage to the next.
         mlp_ratio: Hidden channels of a block's MLP, in multiples of its channels.
-        qkv_bias: Whether queries, keys and values have a bias.
         attention_scale: Factor of queries times keys; None for `head_dim ** -0.5`.
         attention_dropout: Dropout of attention weights.
         hidden_dropout: Dropout after the last layer of attention and MLP.
@@ -109,10 +107,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             or "branch", what the MLP of the block before added to it. Of weights that were trained with one of them,
             the other makes noise.
         stage_norm: Norm of the stem and where the number of voxels changes: "layer" or "batch".
-        layer_norm_eps: Epsilon of the layer norms.
-        batch_norm_eps: Epsilon of the batch norms.
-        batch_norm_momentum: Share of a batch in their running statistics.
-        initializer_range: Standard deviation of initial weights.
+        batch_norm_momentum: Share of a batch in the running statistics of batch norms.
 
     Args: Positions
         rope_theta: Base of rotary positions (Utonia); None for none. Coordinates are rotated in three chunks of a
@@ -128,11 +123,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
 
     Args: Decoder
         use_decoder: Whether a decoder follows the encoder, whose last stage has the voxels of the first.
-        decoder_depths: Blocks of each decoder stage, the finest first.
-        decoder_hidden_sizes: Channels of each.
-        decoder_num_attention_heads: Attention heads of each.
+        decoder_depths: Blocks of each decoder stage, the finest first; so are its other sizes.
         freeze_encoder: Whether only the decoder and heads are trained: the encoder gets no gradient.
-
         decoder_convolution: What the convolution of a decoder stage's first block reads: the "sum" that the block
             gets, or the projected features of the encoder alone, "skip".
 
@@ -149,13 +141,11 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
 
     Args: Heads
         head_widths: Widths of the hidden layers of the classification head; empty for a linear head.
-        head_dropout: Dropout after each of them.
         segmentation_head: Head for points: "layers", or for a common training of data sets "texts", cosines with the
             embeddings of class names, or "conditions", a linear layer for each.
         text_embedding_size: Channels of these embeddings, and of points among texts in zero-shot segmentation.
         lovasz_weight: Weight of the Lovász loss that is added to the cross-entropy of points.
-        segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
-        segmentation_head_dropout: Dropout after each of them.
+        segmentation_head_widths: The same of the segmentation head.
         text_head_widths: Widths of the hidden layers that lead features of points into a space of texts, for zero-shot
             segmentation.
         none_label: Whether a point may have none of the texts in zero-shot segmentation: a further label, the last,

@@ -31,10 +31,6 @@ class Batch:
             self.shape = points.shape[:2]
             if point_mask is None:
                 point_mask = torch.ones(self.shape, dtype=torch.bool, device=points.device)
-            elif point_mask.shape != self.shape:
-                raise ValueError(
-                    f"point_mask has shape {tuple(point_mask.shape)}; expected {tuple(self.shape)}, as points have"
-                )
             self.mask = point_mask.to(points.device).bool()
         else:
             if point_mask is not None:
@@ -51,10 +47,6 @@ class Batch:
     def flatten(self, values: Clouds, name: str) -> torch.Tensor:
         """Return `(points of all clouds, …)` of values in the layout of the points."""
         if isinstance(values, torch.Tensor):
-            if values.shape[:2] != self.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}; expected {tuple(self.shape)} first, as points have"
-                )
             return values[self.mask]
         if [len(cloud) for cloud in values] != self.counts:
             raise ValueError(

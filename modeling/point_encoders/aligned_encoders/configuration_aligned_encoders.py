@@ -16,20 +16,15 @@ TEXT_TOWER = "text_tower"
 class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
+    Further sizes of the transformer are named as in other models.
+
     Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz, 6 with colors.
         num_groups: Patches, and therefore tokens, per cloud.
         group_size: Points per patch, including the center.
         patch_widths: Output channels of the layers of the patch encoder.
-        hidden_size: Channels of a token.
-        intermediate_size: Hidden channels of a block's MLP.
-        num_hidden_layers: Transformer blocks.
-        num_attention_heads: Attention heads per block.
-        qkv_bias: Whether queries, keys and values have a bias.
-        layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
         projection_dim: Channels of the feature in the space of texts and images; None for the token itself.
-        initializer_range: Standard deviation of initial weights.
 
     Args: Texts
         aligned_with: Name of the model whose texts and images share the space, for messages.
@@ -41,13 +36,10 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
 
     Args: Classification head
         head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
 
     Args: Segmentation
         segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
         propagation_widths: Channels of the two layers that propagate tokens to points.
-        segmentation_head_widths: Widths of the head's hidden layers.
-        segmentation_head_dropout: Dropout after each hidden layer.
     """
 
     # What has no row for each cloud, which Trainer would gather as predictions.
