@@ -337,11 +337,6 @@ class ActConfig(
         self.check_parts(("base",))
 
     @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
-        return []
-
-    @property
     def min_points(self) -> int:
         """Minimum number of points per cloud."""
         return max(self.num_groups, self.group_size)

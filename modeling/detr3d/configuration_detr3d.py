@@ -204,11 +204,6 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         return self.decoder_attention_heads
 
     @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
-
-    @property
     def min_points(self) -> int:
         """Minimum number of points per cloud."""
         return 1

@@ -209,7 +209,7 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
     @classmethod
     def has_adapted_part(cls, config: PreTrainedConfig) -> bool:
-        """Whether a model of this config has another point encoder than its own."""
+        """Return whether a model of this config has another point encoder than its own."""
         return config.point_encoder_config is not None
 
     @property

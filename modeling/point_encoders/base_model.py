@@ -51,11 +51,6 @@ class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
         """Minimum number of points per cloud."""
         return 1
 
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
-
 
 class PointCloudPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
     """Base class of these models: opened, saved, described and called like all others of the library."""

@@ -618,7 +618,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         config, dtype = self.config, precision_of(self.embeddings)
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
-            if point_mask is not None and point_mask.shape == points.shape[:2]:
+            if point_mask is not None:
                 # Rows that fill up a cloud may hold anything, and the check below reads all numbers.
                 points = points.masked_fill(~point_mask.to(points.device).bool()[..., None], 0)
             points = in_full_precision(points, dtype)

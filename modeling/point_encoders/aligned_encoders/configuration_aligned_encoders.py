@@ -80,11 +80,6 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
         return self.hidden_size if self.projection_dim is None else self.projection_dim
 
     @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
-        return []
-
-    @property
     def min_points(self) -> int:
         """Minimum number of points per cloud."""
         return max(self.num_groups, self.group_size)

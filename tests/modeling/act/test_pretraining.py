@@ -95,7 +95,7 @@ def test_targets_can_be_taken_before_the_graph_decoder():
 
 
 def test_hidden_patches_do_not_affect_their_predictions():
-    model, mask = tiny_pretraining(tiny_autoencoder(in_channels=4)).eval(), masks(9)
+    model, mask = tiny_pretraining(tiny_autoencoder(in_channels=4)).eval(), masks()
     points = varied_clouds(3, channels=4)
     # Patches are cut by coordinates, so that the fourth channel of points in no visible patch is in hidden ones alone.
     index = model.act.cut(points).neighbor_index[~mask].view(3, -1)

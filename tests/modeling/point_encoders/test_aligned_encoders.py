@@ -18,7 +18,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForPreTraining,
     PatchAlign3DForZeroShotPointCloudSegmentation,
 )
-from hf_any3d.modeling.patchalign3d.patch_targets import (
+from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import (
     part_loss,
     patch_accuracy,
     patch_majorities,

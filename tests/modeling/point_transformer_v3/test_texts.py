@@ -152,12 +152,8 @@ def test_clouds_in_a_list_are_filled_up_behind_their_points():
     assert spread.shape == (3, 4, 2)
     for cloud, own in zip(clouds, spread, strict=True):
         assert torch.equal(own[: len(cloud)], cloud) and not own[len(cloud) :].any()
-    for wrong, message in (
-        (drawn(3, 5, 2), "colors has shape (3, 5, 2); expected (3, 4) first, as points have"),
-        (clouds[::-1], "colors has [4, 1, 3] rows; expected [3, 1, 4], one for each point"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            batch.flatten(wrong, "colors")
+    with raises(ValueError, naming="[4, 1, 3] rows"):
+        batch.flatten(clouds[::-1], "colors")
     with raises(ValueError, naming="point_mask"):
         Batch(clouds, torch.ones(3, 4, dtype=torch.bool))
 
