@@ -30,7 +30,7 @@ from tests.common.built import (
 from tests.common.models import CASES, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
-from tests.turns import ALL_PAIRS, by_turns
+from tests.turns import by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -39,7 +39,6 @@ _FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-over_configs = pytest.mark.parametrize("case", CASES if ALL_PAIRS else _FIRST, ids=lambda case: case.name)
 """One class of each config, for what does not depend on heads."""
 
 
@@ -274,16 +273,6 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
     assert relative_difference(answer(case, model), expected_of(case)) < 1e-4
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
-
-
-@over_configs
-def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path):
-    children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
-    places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
-    places |= {name: "cpu" for name in own_names(fresh(case))}
-    opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
-    assert any(parameter.is_meta for parameter in opened.parameters())
-    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -81,15 +81,6 @@ def test_only_one_row_for_each_point_is_kept_in_training():
     assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
 
 
-def test_replaced_layers_and_half_precision_are_not_fused():
-    encoder, patches = made().train(), patches_of(3)
-    uses_fused = kernels.pooled_patches.uses_fused
-    assert uses_fused(patches, encoder)
-    encoder.widen = nn.Sequential(encoder.widen)
-    assert not uses_fused(patches, encoder)
-    assert not uses_fused(patches, made().bfloat16().train())
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
 def test_evaluation_without_gradients_folds_the_norms(channels, bias):

@@ -17,8 +17,6 @@ from tests.common.case import spread_weights, varied_clouds
 from tests.errors import raises
 from tests.tiny_ptv3 import FIND3D, TEXTS, tiny_ptv3
 
-COUNTS = (4, 2)
-
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -29,16 +27,6 @@ def model_of(**changes) -> PointTransformerV3ForZeroShotPointCloudSegmentation:
     spread_weights(model)
     model.text_head.logit_scale.data.fill_(math.log(3))
     return model.eval()
-
-
-def test_means_of_masks_count_every_point_of_a_voxel():
-    embeds, voxel = drawn(6, 3), torch.tensor([0, 0, 1, 3, 2, 4, 5, 5])
-    named = torch.tensor([[1, 0], [1, 0], [1, 0], [0, 0], [1, 0], [0, 1], [0, 0], [1, 1]]).bool()
-    means, numbers = mask_means(embeds, named, voxel, COUNTS)
-    assert numbers.tolist() == [[4, 0], [1, 2]]
-    torch.testing.assert_close(means[0, 0], embeds[[0, 0, 1, 2]].mean(dim=0))
-    assert not means[0, 1].any()
-    torch.testing.assert_close(means[1], torch.stack([embeds[5], embeds[[4, 5]].mean(dim=0)]))
 
 
 @pytest.mark.parametrize("shared", [True, False])
