@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -100,6 +100,8 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         *("auxiliary_outputs", "loss_dict", "heading_logits", "heading_residuals", "last_hidden_state"),
         *("centers", "encoder_last_hidden_state", "encoder_centers", "encoder_mask"),
     ]
+
+    min_points: ClassVar[int] = 1
 
     in_channels: int = 3
     num_tokens: int = 2048
@@ -202,8 +204,3 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     def num_attention_heads(self) -> int:
         """Attention heads of the decoder."""
         return self.decoder_attention_heads
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1

@@ -226,13 +226,21 @@ def embed_prompts(
 
 def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Return the texts of each label, one per template."""
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(f"hypothesis_template has {template!r}; expected a text with one {{}} for the label")
+    check_templates("hypothesis_template", templates)
     # Not str.format: labels and templates may contain other braces.
     return [[template.replace("{}", label) for template in templates] for label in labels]
+
+
+def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
+    """Check that there are templates, and that each has one `{}`, or up to `most`."""
+    if isinstance(templates, str) or not len(templates):
+        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
+    for template in templates:
+        if not isinstance(template, str) or not 1 <= template.count("{}") <= most:
+            expected = (
+                "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
+            )
+            raise ValueError(f"{argument} has {template!r}; expected a text with {expected}")
 
 
 def sentence_pooling(source: EncoderSource) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -162,6 +162,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     model_type = "point_transformer_v3"
     # What has no row for each cloud, but for each voxel, patch or text.
     keys_to_ignore_at_inference = ["voxel_embeds", "text_embeds", "hidden_states", "attentions"]
+    # Tokens of a batch are flat, those of one cloud after the other, with offsets.
+    flat_tokens: ClassVar[bool] = True
+    min_points: ClassVar[int] = 1
 
     in_channels: int = 9
     grid_size: float = 0.02
@@ -300,16 +303,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         return self.decoder_hidden_sizes[0] if self.use_decoder else sum(self.hidden_sizes)
 
     @property
-    def flat_tokens(self) -> bool:
-        """True if tokens of a batch are flat, those of one cloud after the other, with offsets."""
-        return True
-
-    @property
     def batch_dependent_flags(self) -> list[str]:
         """Enabled flags that make predictions depend on the other clouds of a batch."""
         return [name for name in ("depth_of_batch", "equal_patches") if getattr(self, name)]
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1
