@@ -39,23 +39,6 @@ def patches_of(channels: int) -> torch.Tensor:
     return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("channels", [3, 6])
-def test_fused_training_matches_the_plain_modules(channels, bias):
-    ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
-    patches = patches_of(channels).double() + 5  # a mean larger than the deviation
-    assert kernels.pooled_patches.uses_fused(patches, ours)
-    found, expected = ours(patches), written_out(plain, patches)
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=found.dtype)
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, msg=lambda text, n=name: n + text)
-    for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(buffer, other)
-
-
 def test_operators_have_fake_kernels_and_schemas():
     encoder, patches = made().train(), patches_of(3).flatten(0, 1)
     weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
