@@ -430,7 +430,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         if hard is False and self.config.quantizer == "nearest":
             raise ValueError("hard=False with quantizer='nearest'; expected None or True")
         patches = self.patch(points)
-        neighbors = self._graph(patches)
+        neighbors = self.neighbors_of(patches)
         tokens = self._encode(patches, neighbors)
         # Not in passes that only measure, such as for the statistics of norms.
         learns = self.training and torch.is_grad_enabled()
@@ -493,7 +493,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
         patches = self.patch(points) if patches is None else patches
-        neighbors = self._graph(patches)
+        neighbors = self.neighbors_of(patches)
         logits = self._score(self._encode(patches, neighbors))
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
         features = self.teach(codes, patches.centers)
@@ -505,9 +505,9 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
 
     def score_codes(self, patches: Patches) -> torch.Tensor:
         """Compute the scores of the codes for every patch, `(batch, groups, codes)`."""
-        return self._score(self._encode(patches, self._graph(patches)))
+        return self._score(self._encode(patches, self.neighbors_of(patches)))
 
-    def _graph(self, patches: Patches) -> torch.Tensor:
+    def neighbors_of(self, patches: Patches) -> torch.Tensor:
         """Return the nearest patches of each, `(batch, groups, graph_neighbors)`."""
         return knn(patches.centers, patches.centers, self.config.graph_neighbors)
 
