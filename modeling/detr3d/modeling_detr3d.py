@@ -629,16 +629,7 @@ class Detr3DModel(Detr3DPreTrainedModel):
         """
         config = self.config
         check_channels(points, config.in_channels)
-        if points_mask is not None:
-            if points_mask.shape != points.shape[:2]:
-                raise ValueError(
-                    f"points_mask has shape {tuple(points_mask.shape)}; expected {tuple(points.shape[:2])}"
-                )
-            points_mask = points_mask.bool()
-            if not torch.compiler.is_compiling():
-                if not points_mask.any(dim=1).all():
-                    raise ValueError("points_mask has a cloud without any point; expected at least one in each")
-                points_mask = None if points_mask.all() else points_mask
+        points_mask = _checked_mask(points, points_mask)
         with_states, with_weights = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
@@ -718,6 +709,20 @@ def cloud_extent(
         low, high = xyz.masked_fill(padding, math.inf), xyz.masked_fill(padding, -math.inf)
     low, high = low.amin(dim=1, keepdim=True), high.amax(dim=1, keepdim=True)
     return low, (high - low).clamp_min(min_extent)
+
+
+def _checked_mask(points: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the mask, None if no cloud is filled up."""
+    if mask is None:
+        return None
+    if mask.shape != points.shape[:2]:
+        raise ValueError(f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}")
+    mask = mask.bool()
+    if torch.compiler.is_compiling():
+        return mask
+    if not mask.any(dim=1).all():
+        raise ValueError("points_mask has a cloud without any point; expected at least one in each")
+    return None if mask.all() else mask
 
 
 class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
