@@ -92,7 +92,7 @@ def reconstruct_masked(
     # output.
     autoencoder = model.autoencoder
     if model.config.target_layer != "graph_decoder":
-        neighbors = autoencoder.graph_encoder.neighbors_of(patches.centers)
+        neighbors = autoencoder.neighbors_of(patches)
         features, filled = (autoencoder.graph_decoder(rows, neighbors) for rows in (features, filled))
     groups, size = patches.neighborhoods.shape[1:3]
     truth = patches.neighborhoods[..., :3]

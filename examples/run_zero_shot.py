@@ -33,7 +33,7 @@ from hf_any3d.data.inputs import count_channels
 from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.zero_shot import CompareWithClasses, compute_zero_shot_metrics, evaluate_zero_shot
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_labels
+from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES, TextTower, embed_prompts, fill_templates
 from hf_any3d.training import program
 from hf_any3d.training.arguments import (
     AdapterArguments,
@@ -173,7 +173,8 @@ class ZeroShot(program.TrainingTask):
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer; without a validation split it does not evaluate."""
         data, tower = self.data, self.tower
-        names = embed_labels(tower, [readable(name) for name in self.classes], data.hypothesis_templates)
+        texts = fill_templates([readable(name) for name in self.classes], data.hypothesis_templates)
+        names = embed_prompts(tower, texts)
         return program.build_trainer(
             model,
             self.training,

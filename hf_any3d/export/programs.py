@@ -176,7 +176,7 @@ class _Outputs(nn.Module):
 def _refuse(model: Exportable) -> None:
     config = model.config
     # In a batch of another size, a file of such a model would classify the same cloud differently.
-    if flags := config.batch_dependent_flags:
+    if flags := getattr(config, "batch_dependent_flags", None):
         raise ValueError(
             f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
             "file could not warn of it; only models whose predictions do not can be exported"

@@ -22,8 +22,8 @@ from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.boxes import UP_AXES
 from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
-from hf_any3d.modeling.spatiallm.entities import KINDS
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
+from hf_any3d.modeling.spatiallm.layout import KINDS
 from hf_any3d.processing.point_clouds import checked_choice, fill_up
 
 CLASSES = tuple(

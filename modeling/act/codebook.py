@@ -120,12 +120,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, tokens: torch.Tensor, token_ids: torch.Tensor) -> None:
-        """Count the tokens of a training step by their codes, and move codes that are moving averages.
-
-        Args:
-            tokens: `(batch, groups, width)`.
-            token_ids: `(batch, groups)`, the codes that they selected.
-        """
+        """Count the tokens `(batch, groups, width)` of a training step by their codes, and move moving averages."""
         if self.counts.dtype not in (torch.float32, torch.float64):
             raise ValueError(
                 f"the counts of codes have dtype {self.counts.dtype}; expected float32 (train in half precision with "

@@ -41,9 +41,9 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     Args: Teacher
         encoder_config: Config of the frozen teacher (of one tower for composite checkpoints such as CLIP); None for no
             teacher, as in Point-BERT's dVAE (published with `hidden_size=256`).
-        parts: Source of the weights of the teacher, "encoder", see `PretrainedPart`: its `name_or_path`, `revision`
-            and `checksum`; other weights are rejected when loading. Without it they are stored with the model. The
-            fields are also arguments and properties: `encoder_name_or_path`, `encoder_revision`, `encoder_checksum`.
+        parts: Source of the weights of the teacher, "encoder", see `PretrainedPart`; other weights are rejected when
+            loading. Without it they are stored with the model. Its fields are also arguments and properties:
+            `encoder_name_or_path`, `encoder_revision`, `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
 
     Args: Patches, codes and decoder
@@ -197,7 +197,7 @@ class ActConfig(
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
-    released programs.
+    released programs. Further sizes of the transformer are named as in other models.
 
     Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
@@ -206,14 +206,8 @@ class ActConfig(
         patch_widths: Output channels of the first, second and third layer of the patch encoder.
         patch_pooled_width: Channels of a pooled patch before a final linear layer (MiniGPT-3D: 256); None without that
             layer.
-        hidden_size: Channels of a token.
-        num_hidden_layers: Transformer blocks.
-        num_attention_heads: Attention heads per block.
         mlp_ratio: Hidden width of a block's MLP as a multiple of `hidden_size`.
-        qkv_bias: Whether queries, keys and values have a bias.
-        layer_norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        initializer_range: Standard deviation of initial weights.
         use_class_token: Whether a learned token precedes the patches; segmentation models have none.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
@@ -233,8 +227,6 @@ class ActConfig(
             IDPT adds to these blocks, before and after them.
         propagation_widths: Channels of the two layers that propagate tokens to points.
         category_width: Part segmentation: channels of the category embedding.
-        segmentation_head_widths: Widths of the head's hidden layers.
-        segmentation_head_dropout: Dropout after each hidden layer.
         category_parts: Part segmentation: for each category of objects, the labels of its parts.
         category_names: Part segmentation: names of the categories.
         restrict_to_category_parts: Part segmentation: exclude parts of other categories from logits and loss.
@@ -253,9 +245,7 @@ class ActConfig(
         mask_type: "random" patches, or a "block" of neighbors.
         encode_visible_only: Encode only visible patches with the mini-PointNet. The released program encodes all and
             then drops the hidden ones; these affect only the norms' batch statistics, at five times the work.
-        decoder_num_hidden_layers: Blocks of the decoder.
         decoder_num_attention_heads: Heads per decoder block; None for `num_attention_heads`.
-        decoder_drop_path_rate: Stochastic depth rate of the decoder's last block.
         distillation_loss: "cosine", "l2", "smooth_l1", "contrastive" or "barlow".
         target_layer: Teacher features that the student predicts: the output of the "graph_decoder", which enters the
             point decoder, or the output of the "teacher" before it, as in the paper.
@@ -345,11 +335,6 @@ class ActConfig(
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
         super().__post_init__(**kwargs)
         self.check_parts(("base",))
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
-        return []
 
     @property
     def min_points(self) -> int:

@@ -14,16 +14,6 @@ def cosine_loss(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tenso
     return 1 - nn.functional.cosine_similarity(predictions, targets, dim=-1).mean()
 
 
-def l2_loss(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference."""
-    return nn.functional.mse_loss(predictions, targets)
-
-
-def smooth_l1_loss(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean smooth L1 loss: quadratic for differences below 1, linear above."""
-    return nn.functional.smooth_l1_loss(predictions, targets)
-
-
 def contrastive_loss(predictions: torch.Tensor, targets: torch.Tensor, temperature: float = 0.07) -> torch.Tensor:
     """Identify a token's target among all other predictions and targets of its cloud (NT-Xent, SimCLR, Eq. 1).
 
@@ -68,8 +58,8 @@ def _standardized(tokens: torch.Tensor) -> torch.Tensor:
 # To add a loss, write a function and register it here.
 DISTILLATION_LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "cosine": cosine_loss,
-    "l2": l2_loss,
-    "smooth_l1": smooth_l1_loss,
+    "l2": nn.functional.mse_loss,
+    "smooth_l1": nn.functional.smooth_l1_loss,
     "contrastive": contrastive_loss,
     "barlow": barlow_loss,
 }

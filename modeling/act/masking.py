@@ -6,11 +6,7 @@ import torch
 
 
 def random_mask(centers: torch.Tensor, num_masked: int, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide patches drawn uniformly, independently for each cloud; only shape and device of the centers matter.
-
-    Returns:
-        `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
-    """
+    """Hide `num_masked` patches of each cloud, drawn uniformly: `(batch, groups)` booleans, True where hidden."""
     # The order of random numbers is a random permutation; its first entries are drawn without repetition.
     draws = torch.rand(centers.shape[:2], device=centers.device, generator=generator)
     return _mask_of(draws.argsort(dim=1)[:, :num_masked], draws.shape)
@@ -22,16 +18,9 @@ def block_mask(
     generator: torch.Generator | None = None,
     seed_groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Hide one connected region of each cloud: the patches nearest to one of them.
+    """Hide one connected region of each cloud, the `num_masked` patches nearest to one of them, as `random_mask` does.
 
-    Args:
-        centers: `(batch, groups, 3)`.
-        num_masked: Patches to hide in every cloud, including the middle one.
-        generator: Source of random numbers, on the device of `centers`; None for the global one.
-        seed_groups: `(batch,)` patches in the middle of each region; None draws them uniformly.
-
-    Returns:
-        `(batch, groups)` booleans, True where hidden, `num_masked` in every row.
+    `seed_groups (batch,)` are the patches in the middle of each region; None draws them uniformly.
     """
     batch, groups, _ = centers.shape
     if seed_groups is None:
@@ -49,9 +38,8 @@ MASKS: dict[str, Callable[..., torch.Tensor]] = {"random": random_mask, "block":
 def split_by_mask(mask: torch.Tensor, num_masked: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the indices of visible `(batch, visible)` and of hidden `(batch, masked)` patches, in ascending order.
 
-    Args:
-        mask: `(batch, groups)` booleans, True where hidden, equally many in every row.
-        num_masked: Their number, where it is known; otherwise the mask is counted, for which an accelerator waits.
+    The mask `(batch, groups)` is True for equally many in every row; it is counted, for which an accelerator waits,
+    unless their number is known.
     """
     if num_masked is None:
         counts = mask.sum(dim=1).tolist()

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization as init
 from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.utils import ModelOutput
 
@@ -35,10 +35,7 @@ from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
-from hf_any3d.modeling.layers.forward_contract import (
-    PointTokensMixin,
-    strict_forward,
-)
+from hf_any3d.modeling.layers.forward_contract import OUTPUT_KEYWORDS, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import (
     PROMPT_POOLING,
     ClassificationHead,
@@ -74,16 +71,6 @@ from hf_any3d.modeling.point_encoders.pretrained_base import (
     PretrainedBaseMixin,
 )
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
-
-
-def _sizes_of(student: PreTrainedConfig) -> dict[str, int]:
-    """Return the sizes that the config has in common with a student of another kind."""
-    names = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
-    sizes = {name: getattr(student, name) for name in names if hasattr(student, name)}
-    if isinstance(sizes.get("num_attention_heads"), (list, tuple)):  # of each stage
-        heads = student.decoder_num_attention_heads[:1] if student.use_decoder else sizes["num_attention_heads"]
-        sizes["num_attention_heads"] = heads[-1]
-    return sizes
 
 
 @dataclass
@@ -132,7 +119,7 @@ class ActPreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixi
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Use truncated normal weights and zero biases, as the released pretraining and segmentation do."""
+        """Use truncated normal weights, as the released pretraining and segmentation do."""
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -185,7 +172,12 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         encoded = self.encode(tokens, patches.centers, *returned, embed_patches=embed)
         hidden_states, added = encoded.last_hidden_state, encoded.added
         if self.side is not None:
-            hidden_states = self._mix_side_in(hidden_states, patches)
+            # The side network has no class token to mix with.
+            leading = hidden_states.shape[1] - patches.centers.shape[1]
+            side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
+            weight = self.side_alpha.sigmoid()
+            mixed = weight * hidden_states[:, leading:] + (1 - weight) * side
+            hidden_states = torch.cat([hidden_states[:, :leading], mixed], dim=1)
         return ActOutput(
             hidden_states,
             self._pool(hidden_states, added.get(len(self.blocks.layers) - 1)),
@@ -216,14 +208,6 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
         if self.class_token is not None:
             tokens, positions = self.class_token(tokens, positions)
         return self.run_blocks(tokens, positions, centers, *requested, **kwargs)
-
-    def _mix_side_in(self, hidden_states: torch.Tensor, patches: Patches) -> torch.Tensor:
-        # The side network has no class token to mix with.
-        leading = hidden_states.shape[1] - patches.centers.shape[1]
-        side = self.side_projection(self.side(patches.neighborhoods))  # (batch, groups, hidden)
-        weight = self.side_alpha.sigmoid()
-        mixed = weight * hidden_states[:, leading:] + (1 - weight) * side
-        return torch.cat([hidden_states[:, :leading], mixed], dim=1)
 
     def _pool(self, hidden_states: torch.Tensor, added: torch.Tensor | None) -> torch.Tensor:
         how = list(self.config.pooling)
@@ -307,24 +291,22 @@ class ActSegmenter(ActPreTrainedModel):
         tokens = torch.cat([self.act.norm(layer) for layer in output.layer_outputs], dim=-1)
         xyz = points[..., :3].to(output.centers.dtype)
         features = self.propagation(xyz, output.centers, tokens)  # (batch, points, width)
-        cloud_features = self._cloud_features(tokens, output.added_tokens)
+        if self.config.segmentation_pooling == "tokens":
+            cloud_features = [tokens.amax(dim=1), tokens.mean(dim=1)]
+        else:  # the prompts before and after the blocks
+            layers, added = list(self.config.segmentation_layers), output.added_tokens or ()
+            if len(added) != len(layers) or any(prompts.shape[1] != 2 for prompts in added):
+                raise ValueError(
+                    "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the "
+                    f"block, at each of the blocks {layers}; expected IDPTConfig(prompt_layers={layers}, "
+                    "keep_prompts=False), or 'tokens'"
+                )
+            cloud_features = [
+                torch.cat([self.act.norm(prompts[:, place]) for prompts in added], dim=-1) for place in (1, 0)
+            ]
         if condition is not None:
             cloud_features.append(condition)
         return self.segmenter(features, torch.cat(cloud_features, dim=-1)), output
-
-    def _cloud_features(self, tokens: torch.Tensor, added: tuple[torch.Tensor, ...] | None) -> list[torch.Tensor]:
-        """Return two features of each cloud: maximum and mean of tokens, or its prompts before and after blocks."""
-        if self.config.segmentation_pooling == "tokens":
-            return [tokens.amax(dim=1), tokens.mean(dim=1)]
-        layers = list(self.config.segmentation_layers)
-        if added is None or len(added) != len(layers) or any(own.shape[1] != 2 for own in added):
-            raise ValueError(
-                "segmentation_pooling='prompts': the adapters do not leave one prompt, before and after the block, at "
-                f"each of the blocks {layers}; expected IDPTConfig(prompt_layers={layers}, keep_prompts=False), or "
-                "'tokens'"
-            )
-        after, before = (torch.cat([self.act.norm(own[:, place]) for own in added], dim=-1) for place in (0, 1))
-        return [before, after]
 
 
 class ActForSemanticSegmentation(ActSegmenter):
@@ -433,7 +415,16 @@ class ActForPreTraining(ActPreTrainedModel):
                     f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
                 )
         width, feature_width = config.hidden_size, config.feature_head_width
-        self.act = ActModel(config) if config.student_config is None else self._adopt_student(student)
+        if config.student_config is None:
+            self.act = ActModel(config)
+        else:
+            if not config.encode_visible_only:
+                raise ValueError("encode_visible_only=False with student_config; expected True")
+            self.act = AutoModel.from_config(config.student_config) if student is None else student
+            # Nesting a config in another one resets the attention implementation that its model was built with.
+            attention = self.act.config._attn_implementation or config._attn_implementation
+            config.student_config = self.act.config
+            self.act.config._attn_implementation = attention
         self._reads_voxels = getattr(config.student_config, "flat_tokens", False)
         self.autoencoder = ActAutoencoder(teacher) if autoencoder is None else autoencoder
         self.config.autoencoder_config = self.autoencoder.config
@@ -455,19 +446,6 @@ class ActForPreTraining(ActPreTrainedModel):
             )
         self.post_init()
         self._freeze_teacher()
-
-    def _adopt_student(self, student: PreTrainedModel | None) -> PreTrainedModel:
-        """Return the student of another kind, built from the config if it is None."""
-        config = self.config
-        if student is None:
-            student = AutoModel.from_config(config.student_config)
-        # Nesting a config in another one resets the attention implementation that its model was built with.
-        attention = student.config._attn_implementation or config._attn_implementation
-        self.config.student_config = student.config
-        student.config._attn_implementation = attention
-        if not config.encode_visible_only:
-            raise ValueError("encode_visible_only=False with student_config; expected True")
-        return student
 
     @classmethod
     def _from_full_repository(
@@ -505,9 +483,14 @@ class ActForPreTraining(ActPreTrainedModel):
                 if hasattr(settings, "num_groups"):
                     settings.num_groups = teacher.num_groups
                 student = AutoModel.from_pretrained(student, config=settings)
-            if getattr(student.config, "flat_tokens", False):  # patches only say what is hidden
-                config = {"num_groups": teacher.num_groups, "group_size": teacher.group_size, **config}
-            config = {"student_config": student.config, **_sizes_of(student.config), **config}
+            other = student.config
+            names = ("in_channels", "num_groups", "hidden_size", "num_hidden_layers", "num_attention_heads")
+            sizes: dict[str, Any] = {name: getattr(other, name) for name in names if hasattr(other, name)}
+            if getattr(other, "flat_tokens", False):  # an encoder of voxels: patches only say what is hidden
+                sizes |= {"num_groups": teacher.num_groups, "group_size": teacher.group_size}
+                heads = other.decoder_num_attention_heads[:1] if other.use_decoder else other.num_attention_heads
+                sizes["num_attention_heads"] = heads[-1]  # those of the last stage
+            config = {"student_config": other, **sizes, **config}
             return cls(ActConfig(autoencoder_config=teacher, **config), autoencoder, student).eval()
         patch_fields = ("num_groups", "group_size", "in_channels", "sampling_min_squared_norm")
         settings = {name: getattr(teacher, name) for name in patch_fields} | config
@@ -591,11 +574,10 @@ class ActForPreTraining(ActPreTrainedModel):
 
     @torch.no_grad()
     def probe_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Compute features of full clouds for a linear probe, to evaluate the student during pretraining.
+        """Compute features of full clouds `(batch, features)` for a linear probe during pretraining.
 
-        Returns:
-            `(batch, features)`: the input of a classification head, or, with `config.feature_head_width`, the output
-            of the released program's untrained layers on the class token.
+        They are the input of a classification head, or with `config.feature_head_width` the output of the released
+        program's untrained layers on the class token.
         """
         output = self.act(points, return_dict=True)
         if self.feature_head is None:
@@ -622,14 +604,7 @@ class ActForPreTraining(ActPreTrainedModel):
         """Run the student on the visible patches; `requested` are the last arguments of `ActModel.encode`."""
         shallow = [self.config.class_token_layer] if self.config.class_token_loss else []
         if self.config.student_config is not None:
-            hidden, attentions = requested
-            return self.act(
-                patches=patches.select(visible),
-                output_layers=shallow,
-                output_hidden_states=hidden,
-                output_attentions=attentions,
-                return_dict=True,
-            )
+            return self.act(None, shallow, *requested, patches=patches.select(visible), return_dict=True)
         if self.config.encode_visible_only:
             # Patches are flattened to rows, which `gather_points` selects.
             rows = gather_points(patches.neighborhoods.flatten(2), visible)
@@ -643,19 +618,13 @@ class ActForPreTraining(ActPreTrainedModel):
 
         Points of no visible patch are taken away before they are sampled on the grid.
         """
-        hidden, attentions = requested
         assert patches.neighbor_index is not None
         index = patches.neighbor_index.flatten(1)  # (batch, visible * neighbors)
         # Patches overlap: a point of a visible patch stays, even if a hidden one has it too.
         is_seen = torch.zeros(points.shape[:2], dtype=torch.bool, device=points.device).scatter_(1, index, True)
-        output = self.act(
-            points,
-            point_mask=is_seen,
-            output_point_features=1,  # of the last stage
-            output_hidden_states=hidden,
-            output_attentions=attentions,
-            return_dict=True,
-        )
+        outputs = dict(zip(OUTPUT_KEYWORDS, requested, strict=True))
+        # Features of the last stage.
+        output = self.act(points, point_mask=is_seen, output_point_features=1, **outputs, return_dict=True)
         features = gather_points(output.point_features, index).unflatten(1, patches.neighbor_index.shape[1:])
         return Encoded(features.mean(dim=2), hidden_states=output.hidden_states, attentions=output.attentions)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -69,19 +69,13 @@ class GraphConvolution(nn.Module):
         out_channels: int,
         input_width: int = 128,
         widths: Sequence[int] = (256, 512, 512, 1024),
-        num_neighbors: int = 4,
     ):
         super().__init__()
-        self.num_neighbors = num_neighbors
         self.input = nn.Linear(in_channels, input_width)
         all_widths = [input_width, *widths]
         self.layers = nn.ModuleList(EdgeLayer(a, b) for a, b in zip(all_widths, widths, strict=False))
         self.output = nn.Linear(sum(widths), out_channels, bias=False)
         self.norm = nn.GroupNorm(NUM_GROUPS, out_channels)
-
-    def neighbors_of(self, centers: torch.Tensor) -> torch.Tensor:
-        """Return the graph `(batch, tokens, num_neighbors)` of centers `(batch, tokens, 3)`."""
-        return knn(centers, centers, self.num_neighbors)
 
     def forward(self, tokens: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         """Map tokens to `(batch, tokens, out_channels)`."""
@@ -90,8 +84,7 @@ class GraphConvolution(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, neighbors)
             outputs.append(tokens)
-        rows = self.output(torch.cat(outputs, dim=-1))
-        return _normed(rows, self.norm)
+        return _normed(self.output(torch.cat(outputs, dim=-1)), self.norm)
 
 
 class EdgeLayer(nn.Module):
@@ -172,20 +165,12 @@ def run_with_prompts(
     states: list[torch.Tensor] | None = None,
     record_attention: bool = False,
 ) -> torch.Tensor:
-    """Run tokens `(batch, tokens, hidden)` through the layers of a frozen encoder, in the encoder's dtype.
+    """Run tokens `(batch, tokens, hidden)` and their positions through a frozen encoder's layers, in its dtype.
 
-    If prompts are discarded after a layer, the layer computes only keys and values for them, if supported.
-
-    Args:
-        encoder: The encoder.
-        family: Its encoder family.
-        prompts: Prompts of its first layer or of all layers, or None; they are no part of the result.
-        tokens: `(batch, tokens, hidden)`.
-        positions: The same shape, added to the tokens.
-        config: Defines where positions are added, which norms are applied, and along which axis attention runs.
-        recompute: Function that calls a layer with gradient checkpointing; None for no checkpointing.
-        states: List to which the input of the first layer and the output of each are appended, without the prompts.
-        record_attention: Whether attention weights are recorded; prompts then stay in the sequence of every layer.
+    Prompts of its first layer or of all layers are no part of the result. If they are discarded after a layer, the
+    layer computes only keys and values for them, if supported; with `record_attention` they stay in the sequence.
+    `recompute` calls a layer with gradient checkpointing; the input of the first layer and the output of each, without
+    the prompts, are appended to `states`.
     """
     dtype, batch = encoder.dtype, len(tokens)
     tokens, positions = tokens.to(dtype), positions.to(dtype)
@@ -199,7 +184,12 @@ def run_with_prompts(
         tokens, front = input_norm(tokens), input_norm(front) if count else front
     every_layer, over_batch = config.position_injection == "every_layer", config.attention_axis == "batch"
     layers = family.layers_of(encoder)
-    inputs = _layer_inputs(encoder, family, tokens, count, over_batch)
+    # The arguments of the layers, for sequences with prompts.
+    sequence = nn.functional.pad(tokens, (0, 0, count, 0))
+    sequence = sequence.transpose(0, 1) if over_batch else sequence
+    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=sequence, attention_mask=None)
+    places = shared_position(encoder, family, sequence)
+    inputs = family.layer_inputs(LayerPass(encoder, layers, sequence, mask, places, "first_view"))
     skip_prompts = count and recompute is None and not over_batch and family.layer_inputs is bidirectional_inputs
     skip_prompts = skip_prompts and not record_attention
     if states is not None:
@@ -213,8 +203,7 @@ def run_with_prompts(
                 front = front + own
             if every_layer or not number:
                 tokens = tokens + positions
-            # Nobody reads the output of these prompts, so keys and values are all that the layer has to compute of
-            # them.
+            # Nobody reads the output of these prompts, so the layer has to compute only their keys and values.
             last = deep or number == len(layers) - 1
             prefix = compute_prefix(layer, front, **arguments) if supported and last else None
             if prefix is not None:
@@ -233,17 +222,6 @@ def run_with_prompts(
                 states.append(tokens)
     final_norm = family.norm_of(encoder, family.final_norm) if config.use_final_norm else None
     return tokens if final_norm is None else final_norm(tokens)
-
-
-def _layer_inputs(
-    encoder: PreTrainedModel, family: EncoderFamily, tokens: torch.Tensor, count: int, over_batch: bool
-) -> Iterator[dict[str, Any]]:
-    """Return the arguments of the layers for `count` prompts before the tokens."""
-    sequence = nn.functional.pad(tokens, (0, 0, count, 0))
-    sequence = sequence.transpose(0, 1) if over_batch else sequence
-    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=sequence, attention_mask=None)
-    layers, places = family.layers_of(encoder), shared_position(encoder, family, sequence)
-    return family.layer_inputs(LayerPass(encoder, layers, sequence, mask, places, "first_view"))
 
 
 def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_states: torch.Tensor) -> TokenPlaces:
@@ -286,9 +264,8 @@ class FoldingDecoder(nn.Module):
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Reconstruct the points of patches, relative to their centers.
 
-        Returns:
-            Coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`, four
-            for each coarse point in turn.
+        Returns coarse points `(batch, groups, group_size / 4, 3)`, and fine points `(batch, groups, group_size, 3)`,
+        four for each coarse point in turn.
         """
         batch, groups, width = tokens.shape
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
@@ -368,7 +345,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
     def __init__(self, config: ActAutoencoderConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         width = config.hidden_size
-        graph = (config.graph_input_width, config.graph_widths, config.graph_neighbors)
+        graph = (config.graph_input_width, config.graph_widths)
         self.gradient_checkpointing = False
         self.patch_encoder = PatchEncoder(config.in_channels, width, config.patch_widths)
         is_projected = config.code_scores == "projection"
@@ -389,29 +366,25 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         self.code_out = None if config.code_width is None else nn.Linear(code_width, width)
         self.encoder = None
         if config.encoder_config is not None:
-            self._add_teacher(encoder)
+            self.adopt_encoder(encoder)
+            self._encoder_trains = config.teacher_dropout
+            teacher_width = config.encoder_config.hidden_size
+            self.teacher_in = nn.Linear(width, teacher_width)
+            # All tokens pass this module before the teacher; `get_input_embeddings` returns it.
+            self.input_tokens = nn.Identity()
+            self.position_embed = nn.Sequential(
+                nn.Linear(3, _POSITION_WIDTH), nn.GELU(), nn.Linear(_POSITION_WIDTH, teacher_width)
+            )
+            self.prompts = None
+            if config.num_prompts:
+                depth = len(self.family.layers_of(self.encoder)) if config.prompt_depth == "deep" else 1
+                self.prompts = Prompts(depth, config.num_prompts, teacher_width, config.prompt_dropout)
+            self.teacher_out = nn.Linear(teacher_width, width)
         elif encoder is not None:
             raise ValueError("encoder: given, but config.encoder_config is None; expected a config of this encoder")
         self.graph_decoder = GraphConvolution(width, width, *graph)
         self.decoder = FoldingDecoder(width, config.group_size, config.coarse_width, config.folding_width)
         self.post_init()
-
-    def _add_teacher(self, encoder: PreTrainedModel | None) -> None:
-        config = self.config
-        self.adopt_encoder(encoder)
-        self._encoder_trains = config.teacher_dropout
-        teacher_width = config.encoder_config.hidden_size
-        self.teacher_in = nn.Linear(config.hidden_size, teacher_width)
-        # All tokens pass this module before the teacher; `get_input_embeddings` returns it.
-        self.input_tokens = nn.Identity()
-        self.position_embed = nn.Sequential(
-            nn.Linear(3, _POSITION_WIDTH), nn.GELU(), nn.Linear(_POSITION_WIDTH, teacher_width)
-        )
-        depth = len(self.family.layers_of(self.encoder)) if config.prompt_depth == "deep" else 1
-        self.prompts = None
-        if config.num_prompts:
-            self.prompts = Prompts(depth, config.num_prompts, teacher_width, config.prompt_dropout)
-        self.teacher_out = nn.Linear(teacher_width, config.hidden_size)
 
     @classmethod
     def from_teacher_pretrained(
@@ -440,7 +413,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         Args:
             points: `(batch, points, in_channels)`, xyz first.
             temperature: Temperature of the Gumbel softmax, see `gumbel_temperature`.
-            kl_weight: Weight of the KL term in the loss, see `kl_weight` in `schedules`.
+            kl_weight: Weight of the KL term in the loss, see `hf_any3d.modeling.act.kl_weight`.
             hard: Whether to use one code per token (with a straight-through gradient) or a mixture; None uses a
                 mixture in training mode and one code in eval mode.
             noise: Gumbel noise, broadcastable to `(batch, groups, codes)`. None draws it in training mode, and in eval
@@ -457,7 +430,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         if hard is False and self.config.quantizer == "nearest":
             raise ValueError("hard=False with quantizer='nearest'; expected None or True")
         patches = self.patch(points)
-        neighbors = self.graph_encoder.neighbors_of(patches.centers)
+        neighbors = self.neighbors_of(patches)
         tokens = self._encode(patches, neighbors)
         # Not in passes that only measure, such as for the statistics of norms.
         learns = self.training and torch.is_grad_enabled()
@@ -477,7 +450,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         states = [] if return_hidden else None
         recorder = self.record_attentions() if return_attentions else None
         with recorder or nullcontext():
-            features = self.teach(self._widen(codes), patches.centers, states, return_attentions)
+            features = self.teach(codes, patches.centers, states, return_attentions)
             attentions = recorder.weights if return_attentions else None
         coarse, fine = self.decoder(self.graph_decoder(features, neighbors))
         output = ActAutoencoderOutput(
@@ -512,33 +485,31 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         noise: torch.Tensor | None = None,
         through_graph: bool = True,
     ) -> torch.Tensor:
-        """Compute a student's targets, the decoder's input for the most likely code of every patch.
+        """Compute a student's targets `(batch, groups, hidden_size)` of clouds, or of patches such as a student's.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            patches: Patches in place of points, such as those of a student.
-            noise: Gumbel noise, as in `forward`.
-            through_graph: Whether to return the output of the graph convolution before the decoder, or its input, the
-                teacher's output; `(batch, groups, hidden_size)` both.
+        They are the decoder's input for the most likely code of every patch, or with `through_graph=False` the
+        teacher's output, the input of the graph convolution before the decoder. Gumbel noise is as in `forward`.
         """
         if (points is None) == (patches is None):
             raise ValueError("points and patches are both given or both None; expected one of them")
         patches = self.patch(points) if patches is None else patches
-        neighbors = self.graph_encoder.neighbors_of(patches.centers)
-        logits = self.score_codes(patches, neighbors)
+        neighbors = self.neighbors_of(patches)
+        logits = self._score(self._encode(patches, neighbors))
         codes, _ = self.codebook(logits, hard=True, noise=self._noise(logits, noise))
-        features = self.teach(self._widen(codes), patches.centers)
+        features = self.teach(codes, patches.centers)
         return self.graph_decoder(features, neighbors) if through_graph else features
 
     def patch(self, points: torch.Tensor) -> Patches:
         """Group clouds `(batch, points, in_channels)` into patches."""
         return cut_patches(points, self.config, self.codebook.weight.dtype)
 
-    def score_codes(self, patches: Patches, neighbors: torch.Tensor | None = None) -> torch.Tensor:
+    def score_codes(self, patches: Patches) -> torch.Tensor:
         """Compute the scores of the codes for every patch, `(batch, groups, codes)`."""
-        if neighbors is None:
-            neighbors = self.graph_encoder.neighbors_of(patches.centers)
-        return self._score(self._encode(patches, neighbors))
+        return self._score(self._encode(patches, self.neighbors_of(patches)))
+
+    def neighbors_of(self, patches: Patches) -> torch.Tensor:
+        """Return the nearest patches of each, `(batch, groups, graph_neighbors)`."""
+        return knn(patches.centers, patches.centers, self.config.graph_neighbors)
 
     def _encode(self, patches: Patches, neighbors: torch.Tensor) -> torch.Tensor:
         """Compute what the codes' scores are computed from: the scores themselves with a projection, else tokens."""
@@ -550,9 +521,6 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         if self.config.code_scores != "projection":
             return self.codebook.score(tokens)
         return tokens if self.config.code_scale == 1 else tokens * self.config.code_scale
-
-    def _widen(self, codes: torch.Tensor) -> torch.Tensor:
-        return codes if self.code_out is None else self.code_out(codes)  # (batch, groups, hidden_size)
 
     def _noise(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor | None:
         draws = self.training and self.config.quantizer == "gumbel"
@@ -567,10 +535,12 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         states: list[torch.Tensor] | None = None,
         record_attention: bool = False,
     ) -> torch.Tensor:
-        """Run the teacher on codes `(batch, groups, hidden_size)` of patches; the output has the same shape.
+        """Run the teacher on codes `(batch, groups, code width)` of patches: `(batch, groups, hidden_size)`.
 
         `states` gets the teacher's hidden states, see `run_with_prompts`.
         """
+        if self.code_out is not None:
+            codes = self.code_out(codes)
         if self.encoder is None:
             return codes
         self.warn_if_encoder_is_random()
@@ -580,17 +550,8 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.detach_teacher):
             # Frozen layers stay in eval mode, so their own switch for gradient checkpointing never fires.
             recompute = self._gradient_checkpointing_func if self.training and self.gradient_checkpointing else None
-            output = run_with_prompts(
-                self.encoder,
-                self.family,
-                self.prompts,
-                tokens,
-                positions,
-                self.config,
-                recompute,
-                states,
-                record_attention,
-            )
+            frozen = (self.encoder, self.family, self.prompts)
+            output = run_with_prompts(*frozen, tokens, positions, self.config, recompute, states, record_attention)
         return self.teacher_out(output.to(codes.dtype))
 
     @torch.no_grad()
@@ -599,8 +560,7 @@ class ActAutoencoder(LibraryModelMixin, FrozenEncoderMixin, PointTokensMixin, Pr
             # Torch's default for linear layers, which the released program keeps.
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
-                bound = module.in_features**-0.5
-                init.uniform_(module.bias, -bound, bound)
+                init.uniform_(module.bias, -(module.in_features**-0.5), module.in_features**-0.5)
         elif isinstance(module, Codebook):
             init.normal_(module.weight)
             for name in ("counts", "sums"):

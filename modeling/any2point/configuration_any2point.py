@@ -137,9 +137,9 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
-        parts: Where the weights of the "encoder" come from, see `PretrainedPart`: its `name_or_path`, `revision` and
-            `checksum`; other weights are refused at loading. Without it they are stored with the model. Its fields
-            can also be read and set as `encoder_name_or_path`, `encoder_revision` and `encoder_checksum`.
+        parts: Source of the weights of the "encoder", see `PretrainedPart`; other weights are refused at loading.
+            Without it they are stored with the model. Its fields can also be read and set as `encoder_name_or_path`,
+            `encoder_revision` and `encoder_checksum`.
         encoder_tower: "text", "vision" or "audio" for composite checkpoints.
         encoder_weights: "pretrained", or, as a control, "random" or "shuffled": what `from_encoder_pretrained` makes
             of the encoder's weights before it freezes them. Such an encoder is stored with the model. It is a
@@ -186,8 +186,8 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
             encoder's positions as initial gain; None for no norm.
         pooling: Input of the head, in order: any of "max", "mean", "cls".
         head_widths: Widths of the head's hidden layers.
-        head_bias: Whether hidden linear layers of the head have a bias.
-        head_dropout: Dropout after each hidden layer of the head.
+        head_bias: Whether these have a bias.
+        head_dropout: Dropout after each of them.
         propagation_width: Segmentation: channels of a point's features.
         propagate_levels: Segmentation: whether the features of a point include those of the tokenizer's stages, like
             the skip connections of PointNet++.

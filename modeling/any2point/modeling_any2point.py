@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import torch
@@ -64,6 +64,7 @@ from hf_any3d.modeling.layers.tasks import (
     restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,
@@ -114,9 +115,7 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
     def complete_settings(cls, encoder_config: PreTrainedConfig, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the given settings of a new model, and the light ones of `small_data_defaults.py` for all others.
 
-        They suit some hundred clouds, as chosen around a text encoder. Vision and audio encoders get the same: what
-        they improve, tokenizer, scale of the tokens and head, is outside of the encoder. That is not measured. All
-        layers of the encoder are used unless `num_layers` is given. For the paper's settings give `tokenizer=
+        They suit some hundred clouds, as measured around a text encoder. For the paper's settings give `tokenizer=
         "point_pn"` and the fields of `Any2PointConfig()` that differ, or a complete `config`.
         """
         return fill_in(cls.small_data_defaults, encoder_config, given)
@@ -124,12 +123,8 @@ class Any2PointPreTrainedModel(LibraryModelMixin, FrozenEncoderMixin, PointToken
     def unfreeze_encoder(self) -> list[str]:
         """Train the encoder too (full fine-tuning), and store it with the model from now on.
 
-        Trains the parameters that process point tokens: layers, norms and positions, not the embeddings of words or
-        patches. Dropout inside the encoder follows `train()`. A reloaded model has a frozen encoder with the stored
-        weights; call this again to continue training it.
-
-        Returns:
-            Names of the trained parameters.
+        Trains the parameters that process point tokens, layers, norms and positions, and returns their names. A
+        reloaded model has a frozen encoder with the stored weights; call this again to continue training it.
         """
         core, config = getattr(self, self.base_model_prefix, self), self.config
         # A separate generator, so that the random numbers of a training run do not change.
@@ -377,12 +372,10 @@ class PointPropagation(nn.Module):
     def forward(
         self, points: torch.Tensor, features: Any2PointOutput, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Compute features of every point: `(batch, points, width)`.
+        """Compute features of every point `(batch, points, in_channels)`: `(batch, points, width)`.
 
-        Args:
-            points: `(batch, points, in_channels)`, xyz first.
-            features: Output of `Any2PointModel` for these points, with `output_levels=True` if levels are propagated.
-            condition: `(batch, width)`, added to every point of a cloud, or None.
+        `features` are the output of `Any2PointModel`, with `output_levels=True` if levels are propagated; a condition
+        `(batch, width)` is added to every point of a cloud.
         """
         dtype = precision_of(self)
         # Coordinates stay in full precision in a half precision model.
@@ -482,28 +475,17 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
         return TokenClassifierOutput(point_loss(logits, labels), logits, output.hidden_states, output.attentions)
 
 
-class PointTextAlignment(nn.Module):
+class PointTextAlignment(TextAlignment):
     """Project the features of clouds into the space of the texts; has the learned temperature."""
 
     def __init__(self, config: Any2PointConfig):
-        super().__init__()
-        features = len(config.pooling) * config.encoder_config.hidden_size
-        self.projection = nn.Linear(features, config.text_width)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / config.temperature)))
+        # As CLIP limits it: a larger scale makes training unstable.
+        super().__init__(config.temperature, LARGEST_SCALE)
+        self.projection = nn.Linear(len(config.pooling) * config.encoder_config.hidden_size, config.text_width)
 
     def forward(self, pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return unit vectors `(clouds, text_width)` of pooled features, and the scale of the cosines."""
-        projected = self.projection(in_precision_of(self.projection, pooled)).float()
-        # As CLIP limits it: a larger scale makes training unstable.
-        scale = self.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
-        return nn.functional.normalize(projected, dim=-1), scale
-
-    @torch.no_grad()
-    def start_from(self, weight: torch.Tensor) -> None:
-        """Initialize as a map `(text_width, hidden)` applied to the mean of all poolings."""
-        pools = self.projection.in_features // weight.shape[1]
-        self.projection.weight.copy_(weight.repeat(1, pools) / pools)
-        self.projection.bias.zero_()
+        return super().forward(self.projection(in_precision_of(self.projection, pooled)))
 
 
 class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2PointPreTrainedModel):
@@ -520,7 +502,6 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
             raise ValueError("text_width is missing; build the model with from_encoder_pretrained(name_or_path)")
         self.any2point = Any2PointModel(config, encoder)
         self.alignment = PointTextAlignment(config)
-        self._text_tower: TextTower | None = None
         self.post_init()
 
     @classmethod
@@ -536,14 +517,8 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         """Build a model on an encoder with an aligned text tower; see `Any2PointModel.from_encoder_pretrained`.
 
         The projection is initialized from the checkpoint's linear projection if there is one (CLIP, the texts of
-        SigLIP), as the identity for sentence encoders, else at random.
-
-        Args:
-            encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
-            config: A complete configuration instead of a name.
-            revision: Branch, tag or commit of the encoder's repository.
-            text_pooling: "mean", "cls" or "max" for a sentence encoder whose files do not define it.
-            **kwargs: `tower`, `num_layers`, `dtype`, … and any field of `Any2PointConfig`.
+        SigLIP), as the identity for sentence encoders, else at random. `text_pooling` is "mean", "cls" or "max" for a
+        sentence encoder whose files do not define it.
 
         Raises:
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
@@ -557,7 +532,11 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)
         if config is None and (weight := own_projection(model.config)) is not None:
-            model.alignment.start_from(weight)
+            # The map `(text_width, hidden)` of the mean of all poolings.
+            projection, pools = model.alignment.projection, len(model.config.pooling)
+            with torch.no_grad():
+                projection.weight.copy_(weight.repeat(1, pools) / pools)
+                projection.bias.zero_()
         return model
 
     @torch.no_grad()
@@ -566,9 +545,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
         if isinstance(module, PointTextAlignment):
             init.constant_(module.logit_scale, math.log(1 / self.config.temperature))
 
-    @property
+    @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer, loaded at first use."""
-        if self._text_tower is None:
-            self._text_tower = open_text_tower(self.config)
-        return self._text_tower
+        return open_text_tower(self.config)

@@ -57,18 +57,15 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
     filled = {**light, **given}
     if filled["tokenizer"] != "patch" and "tokenizer_width" not in given:
         del filled["tokenizer_width"]
-    # It multiplies the deviation of the learned positions.
-    if "token_scale" not in given and not _has_learned_positions(encoder_config):
-        del filled["token_scale"]
+    if "token_scale" not in given:
+        # It multiplies the deviation of the learned positions. Whether there are any needs the structure alone, so no
+        # weight is allocated.
+        with torch.device("meta"):
+            encoder = build_encoder(encoder_config)
+        if find_family(encoder_config).positions(encoder).weight is None:
+            del filled["token_scale"]
     if "tokenizer_weights" not in given:
         complete = {"tokenizer_width": None, "token_scale": None, **filled}
         if misfit(complete, encoder_config.hidden_size):
             filled["tokenizer_weights"] = "random"
     return filled
-
-
-def _has_learned_positions(config: PreTrainedConfig) -> bool:
-    # The structure is all that is asked for, so no weight is allocated.
-    with torch.device("meta"):
-        encoder = build_encoder(config)
-    return find_family(config).positions(encoder).weight is not None

@@ -27,22 +27,15 @@ VIEW_ROTATIONS = (
 
 @dataclass
 class Projection:
-    """Places of the tokens in the views.
+    """Places of the tokens in the views."""
 
-    Args:
-        view_positions: `(batch, views, tokens, 1)` entries of the line, or `(batch, views, tokens, 2)` pixels (x, y).
-        extent: Length of the line, or (width, height) of the image, in the same units.
-        cell_size: Edge of a guidance cell in the same units.
-        embedding: `(batch, tokens, hidden)`, mean over the views of the encoder's positions; None if the encoder
-            has no learned positions that are added to tokens.
-        places: The same places in the units of the encoder's positions, with a class token first.
-    """
-
+    # `(batch, views, tokens, 1)` entries of the line, or `(batch, views, tokens, 2)` pixels (x, y).
     view_positions: torch.Tensor
-    extent: tuple[float, ...]
-    cell_size: float
+    extent: tuple[float, ...]  # length of the line, or (width, height) of the image, in the same units
+    cell_size: float  # edge of a guidance cell, in the same units
+    # `(batch, tokens, hidden)`, mean over the views of the encoder's positions; None if it adds none to tokens.
     embedding: torch.Tensor | None
-    places: TokenPlaces
+    places: TokenPlaces  # in the units of the encoder's positions, with a class token first
 
 
 def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig) -> Projection:
@@ -51,7 +44,9 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
     The result has no gradient with respect to the centers; positions get one if the encoder is trained.
     """
     centers = centers.detach()
-    rotated = rotate_into_views(centers.float(), config.num_views)  # (batch, views, tokens, 3)
+    rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
+    # No matrix product: autocast and TF32 would round the places, and change cells and positions.
+    rotated = (rotations.unsqueeze(1) * centers.float()[:, None, :, None, :]).sum(dim=-1)  # (batch, views, tokens, 3)
     if table.kind == "line":
         # Encoders without a position table can have a line of any length.
         columns = table.columns or config.line_length or config.num_tokens
@@ -83,19 +78,8 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
     return Projection(place, extent, cell_size, None if vectors is None else vectors.mean(dim=1), places)
 
 
-def rotate_into_views(centers: torch.Tensor, num_views: int) -> torch.Tensor:
-    """Rotate centers `(batch, tokens, 3)` into the first views: `(batch, views, tokens, 3)`."""
-    rotations = torch.tensor(VIEW_ROTATIONS[:num_views], dtype=centers.dtype, device=centers.device)
-    # No matrix product: autocast and TF32 would round the places, and change cells and positions.
-    return (rotations.unsqueeze(1) * centers[:, None, :, None, :]).sum(dim=-1)
-
-
 def places_without_projection(rotated: torch.Tensor, extent: Sequence[float], config: Any2PointConfig) -> torch.Tensor:
-    """Return places that do not depend on the coordinates, for comparison; see `token_places` of the config.
-
-    Returns:
-        `(batch, views, tokens, 1 or 2)` in [0, length - 1].
-    """
+    """Return places `(batch, views, tokens, 1 or 2)` that do not depend on the coordinates, for comparison."""
     views, tokens = rotated.shape[1:3]
     if config.token_places == "random":
         generator = torch.Generator().manual_seed(config.random_places_seed)

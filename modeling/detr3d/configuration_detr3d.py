@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -32,7 +32,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a 3DETR (arXiv 2109.08141).
 
     The defaults are the sizes of the released detector for ScanNet with a masked encoder, "3DETR-m", with sound
-    behavior.
+    behavior. Numbers of layers and heads, and epsilons, are named as in transformers.
 
     Args: Points
         in_channels: Channels of a point: 3 for xyz in meters, z up; more with colors.
@@ -47,8 +47,6 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     Args: Encoder
         encoder_hidden_size: Channels of a token.
-        encoder_layers: Layers.
-        encoder_attention_heads: Attention heads.
         encoder_ffn_dim: Hidden channels of a layer's MLP.
         encoder_dropout: Dropout of attention weights and branches.
         encoder_activation: Activation of the MLPs, of "relu", "gelu" and "leaky_relu".
@@ -72,12 +70,9 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
 
     Args: Decoder
         hidden_size: Channels of a query.
-        decoder_layers: Layers.
-        decoder_attention_heads: Attention heads.
         decoder_ffn_dim: Hidden channels of a layer's MLP.
         dropout: Dropout of attention weights and branches.
         num_queries: Boxes of an answer. No weight depends on it.
-        layer_norm_eps: Epsilon of the layer norms.
 
     Args: Boxes
         num_heading_bins: Directions among which a heading is chosen before it is refined; 1 for boxes along the axes.
@@ -90,15 +85,10 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         center_cost: The same for the distance of the centers, in extents of the cloud.
         giou_cost: The same for the overlap.
         objectness_cost: The same for the probability that there is an object.
-        class_loss_weight: Weight of the classes' cross-entropy.
         no_object_weight: Weight of boxes that no object is matched with, in it.
         focal_gamma: Exponent of the focal loss, which lowers the weight of boxes whose class is found; 0 for plain
             cross-entropy.
-        center_loss_weight: Weight of the distance of centers.
-        size_loss_weight: Weight of the difference of sizes.
-        giou_loss_weight: Weight of the overlap; 0 leaves it out.
-        heading_class_loss_weight: Weight of the heading's bin.
-        heading_residual_loss_weight: Weight of the rest of the heading.
+        giou_loss_weight: Weight of the overlap; 0 leaves it out. The other terms have weights of such names too.
         published_overlap: Whether overlaps are those of the released program, which misses most of those of boxes that
             are turned by more than 45 degrees, in matching and loss.
     """
@@ -110,6 +100,8 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         *("auxiliary_outputs", "loss_dict", "heading_logits", "heading_residuals", "last_hidden_state"),
         *("centers", "encoder_last_hidden_state", "encoder_centers", "encoder_mask"),
     ]
+
+    min_points: ClassVar[int] = 1
 
     in_channels: int = 3
     num_tokens: int = 2048
@@ -212,13 +204,3 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     def num_attention_heads(self) -> int:
         """Attention heads of the decoder."""
         return self.decoder_attention_heads
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1

@@ -21,23 +21,14 @@ _ALONG = 1e-4
 
 
 class BoxPredictions(NamedTuple):
-    """Predictions of some layers of the decoder.
+    """Predictions of some layers of the decoder: centers from the cloud's smallest coordinates, in its extents."""
 
-    Attributes:
-        logits: `(layers, batch, queries, labels + 1)`.
-        centers: `(layers, batch, queries, 3)`, from the smallest coordinates of the cloud and in units of its extent.
-        sizes: `(layers, batch, queries, 3)`, in units of its extent.
-        heading_logits: `(layers, batch, queries, bins)`.
-        heading_residuals: `(layers, batch, queries, bins)`, in halves of a bin.
-        boxes: `(layers, batch, queries, 7)`, in the units of the cloud.
-    """
-
-    logits: torch.Tensor
-    centers: torch.Tensor
-    sizes: torch.Tensor
-    heading_logits: torch.Tensor
-    heading_residuals: torch.Tensor
-    boxes: torch.Tensor
+    logits: torch.Tensor  # (layers, batch, queries, labels + 1)
+    centers: torch.Tensor  # (layers, batch, queries, 3)
+    sizes: torch.Tensor  # (layers, batch, queries, 3), in extents of the cloud
+    heading_logits: torch.Tensor  # (layers, batch, queries, bins)
+    heading_residuals: torch.Tensor  # (layers, batch, queries, bins), in halves of a bin
+    boxes: torch.Tensor  # (layers, batch, queries, 7), in the units of the cloud
 
     def outputs_of(self, layer: int) -> dict[str, torch.Tensor]:
         """Return what a model's output has of one layer."""
@@ -62,13 +53,12 @@ class BoxTargets:
         """Check the labels of a batch and pad them."""
         if len(labels) != batch:
             raise ValueError(f"labels: {len(labels)} entries; expected {batch}, one for each cloud")
+        classes, boxes = [], []
         for number, objects in enumerate(labels):
             check_boxes(objects["class_labels"], objects["boxes"], f"labels[{number}]", config)
-        classes = [objects["class_labels"] for objects in labels]
-        boxes = [
-            objects["boxes"].to(torch.promote_types(objects["boxes"].dtype, torch.float32)).reshape(-1, BOX_SIZE)
-            for objects in labels
-        ]
+            classes.append(objects["class_labels"])
+            dtype = torch.promote_types(objects["boxes"].dtype, torch.float32)
+            boxes.append(objects["boxes"].to(dtype).reshape(-1, BOX_SIZE))
         # A unit box as padding: its overlaps are numbers, and nothing is matched with it.
         unit = nn.utils.rnn.pad_sequence(boxes, batch_first=True)
         counts = [len(numbers) for numbers in classes]
@@ -125,12 +115,8 @@ def match_boxes(
 ) -> list[list[tuple[np.ndarray, np.ndarray]]]:
     """Assign objects to queries at the lowest total cost, in each layer and cloud; returns the numbers of both.
 
-    Args:
-        predictions: The predictions.
-        targets: The objects.
-        overlaps: `(layers, batch, queries, objects)`, generalized intersections over unions.
-        centers: `(batch, objects, 3)`, centers of the objects in units of the cloud's extent.
-        config: Has the weights of the costs.
+    `overlaps (layers, batch, queries, objects)` are generalized intersections over unions, `centers (batch, objects,
+    3)` those of the objects in extents of the cloud.
     """
     probabilities = predictions.logits.float().softmax(dim=-1)  # (layers, batch, queries, labels + 1)
     layers, batch, queries = probabilities.shape[:3]
@@ -177,10 +163,11 @@ def detection_loss(
     ]
     layer, cloud, query, number = torch.tensor(picked, dtype=torch.long, device=boxes.device).reshape(-1, 4).T
 
-    def per_layer(values: torch.Tensor) -> torch.Tensor:
-        return values.new_zeros(layers).index_add(0, layer, values)
-
-    count = _mean_over_processes(boxes.new_tensor(float(sum(targets.counts)))).clamp_min(1)
+    count = boxes.new_tensor(float(sum(targets.counts)))
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+    count = count.clamp_min(1)
     bins, residuals = heading_targets(wrap_heading(boxes[cloud, number, 6]), config.num_heading_bins)
     own_residuals = predictions.heading_residuals[layer, cloud, query].to(boxes)  # (matches, bins)
     own_residuals = own_residuals.gather(1, bins.unsqueeze(1)).squeeze(1)
@@ -202,7 +189,11 @@ def detection_loss(
     if config.giou_loss_weight:
         matched = overlap(predictions.boxes[layer, cloud, query], boxes[cloud, number])
         sums["giou"] = (config.giou_loss_weight, 1 - matched)
-    terms = {name: weight * per_layer(values) / count for name, (weight, values) in sums.items() if weight}
+    terms = {
+        name: weight * values.new_zeros(layers).index_add(0, layer, values) / count  # (layers,)
+        for name, (weight, values) in sums.items()
+        if weight
+    }
 
     wanted = torch.full(predictions.logits.shape[:3], classes - 1, device=boxes.device)
     wanted[layer, cloud, query] = targets.classes.to(boxes.device)[cloud, number]
@@ -213,12 +204,12 @@ def detection_loss(
         answers = (predictions.logits.argmax(dim=-1) != classes - 1).sum(dim=2)  # (layers, batch)
         objects = torch.tensor(targets.counts, device=answers.device)
         terms["cardinality"] = (answers - objects).abs().float().mean(dim=1)
-    named = {}
-    for name, values in terms.items():
-        for layer_number, value in enumerate(values.detach()):
-            suffix = "" if layer_number == layers - 1 else f"_{layer_number}"
-            named[f"loss_{name}{suffix}"] = value
-    return loss, named
+    suffixes = [*(f"_{number}" for number in range(layers - 1)), ""]
+    return loss, {
+        f"loss_{name}{suffix}": value
+        for name, values in terms.items()
+        for suffix, value in zip(suffixes, values.detach(), strict=True)
+    }
 
 
 def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig) -> torch.Tensor:
@@ -230,10 +221,3 @@ def _class_loss(logits: torch.Tensor, wanted: torch.Tensor, config: Detr3DConfig
     if config.focal_gamma:
         rows = rows * (1 - logs.exp()) ** config.focal_gamma
     return (weights * rows).sum(dim=(1, 2)) / weights.sum(dim=(1, 2)).clamp_min(torch.finfo(logs.dtype).tiny)
-
-
-def _mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-        value = value / torch.distributed.get_world_size()
-    return value

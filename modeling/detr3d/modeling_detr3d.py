@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +131,6 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialize as the released program does."""
         super()._init_weights(module)
         if isinstance(module, FourierPositions):
             init.normal_(module.frequencies)
@@ -147,11 +147,12 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
         elif isinstance(module, FeedForward):
             for layer in (module.fc1, module.fc2):
                 init.xavier_uniform_(layer.weight)
-                _init_bias(layer)
+                init.uniform_(layer.bias, -(layer.in_features**-0.5), layer.in_features**-0.5)
         elif isinstance(module, nn.Linear):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
-            _init_bias(module)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
 
     def train(self, mode: bool = True) -> Detr3DPreTrainedModel:
         """Set train mode; with adapters, the batch norms of the original modules stay in eval mode.
@@ -268,12 +269,6 @@ def _config_of_part(config: PreTrainedConfig, loading: dict[str, Any]) -> PreTra
     return own
 
 
-def _init_bias(layer: nn.Linear) -> None:
-    if layer.bias is not None:
-        bound = 1 / math.sqrt(layer.in_features)
-        init.uniform_(layer.bias, -bound, bound)
-
-
 class Detr3DAttention(nn.Module):
     """Multi-head attention of queries to keys, which may be the queries themselves."""
 
@@ -292,11 +287,7 @@ class Detr3DAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend: `(batch, queries, width)`, and the weights `(batch, heads, queries, keys)`, None unless eager.
 
-        Args:
-            queries: `(batch, queries, width)`.
-            keys: `(batch, keys, width)`.
-            values: `(batch, keys, width)`.
-            mask: Added to the products of queries and keys, `(batch, 1, queries or 1, keys)`.
+        The mask `(batch, 1, queries or 1, keys)` is added to the products of queries and keys.
         """
         query, key, value = (
             layer(states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (batch, heads, ·, width / heads)
@@ -346,15 +337,10 @@ class Detr3DEncoderLayer(GradientCheckpointingLayer):
 
 
 class Encoded(NamedTuple):
-    """Tokens after the encoder.
+    """Tokens `(batch, tokens, width)` after the encoder, with the input, output and attention weights of each layer.
 
-    Attributes:
-        tokens: `(batch, tokens, width)`.
-        centers: `(batch, tokens, 3)`.
-        index: `(batch, tokens)`, indices of the centers among the points.
-        mask: `(batch, tokens)`, or None if all tokens count.
-        hidden_states: Input and output of each layer.
-        attentions: Weights of each layer.
+    Their `centers (batch, tokens, 3)` have the `index (batch, tokens)` among the points; the mask of that shape is
+    None if all tokens count.
     """
 
     tokens: torch.Tensor
@@ -434,9 +420,7 @@ def additive_mask(visible: torch.Tensor | None, dtype: torch.dtype) -> torch.Ten
 class PointEncoderTokens(nn.Module):
     """Tokens of another point encoder, in place of groups and 3DETR's own encoder.
 
-    Args:
-        config: Has the config of that encoder, and how clouds are scaled for it.
-        model: The encoder; None builds one with random weights.
+    Without a `model`, one with random weights is built.
     """
 
     def __init__(self, config: Detr3DConfig, model: PreTrainedModel | None = None):
@@ -467,7 +451,12 @@ class PointEncoderTokens(nn.Module):
 
     def forward(self, points: torch.Tensor, mask: torch.Tensor | None) -> Encoded:
         """Encode clouds `(batch, points, channels)`, in full precision."""
-        points, middle, radius = self._scaled(points, mask)
+        middle, radius = 0.0, 1.0
+        if self.scale is not None:  # into the unit sphere
+            xyz, weight = points[..., :3], torch.ones_like(points[..., :1]) if mask is None else mask.unsqueeze(2)
+            middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)  # (batch, 1, 3)
+            radius = ((xyz - middle).norm(dim=2, keepdim=True) * weight).amax(dim=1, keepdim=True).clamp_min(1e-6)
+            points = torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2)
         if self.up_axis == "y":
             points = torch.cat([points[..., [0, 2]], -points[..., 1:2], points[..., 3:]], dim=2)
         is_flat = getattr(self.model.config, "flat_tokens", False)
@@ -479,7 +468,13 @@ class PointEncoderTokens(nn.Module):
         clouds = points if mask is None else [cloud[own] for cloud, own in zip(points, mask, strict=True)]
         output = self.model(clouds, return_dict=True)
         if is_flat:
-            tokens, centers, valid = _padded(output.last_hidden_state, output.coord, output.offsets)
+            counts = output.offsets.diff(prepend=output.offsets.new_zeros(1))  # voxels of each cloud
+            tokens, centers = (
+                nn.utils.rnn.pad_sequence(values.split(counts.tolist()), batch_first=True)
+                for values in (output.last_hidden_state, output.coord)
+            )  # (batch, tokens, width) and (batch, tokens, 3)
+            valid = torch.arange(tokens.shape[1], device=counts.device) < counts.unsqueeze(1)
+            valid = None if valid.all() else valid
         else:
             # Without leading tokens that have no position, such as a class token.
             tokens, centers, valid = output.last_hidden_state, output.centers, None
@@ -489,36 +484,6 @@ class PointEncoderTokens(nn.Module):
         centers = centers.to(points) * radius + middle
         index = torch.zeros(centers.shape[:2], dtype=torch.long, device=centers.device)
         return Encoded(tokens, centers, index, valid, (tokens,), ())
-
-    def _scaled(
-        self, points: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | float, torch.Tensor | float]:
-        """Return clouds for the encoder, and their middles `(batch, 1, 3)` and radii `(batch, 1, 1)` before."""
-        if self.scale is None:
-            return points, 0.0, 1.0
-        xyz, weight = points[..., :3], None if mask is None else mask.unsqueeze(2)
-        if weight is None:
-            middle = xyz.mean(dim=1, keepdim=True)
-            distance = (xyz - middle).norm(dim=2)
-        else:
-            middle = (xyz * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
-            distance = (xyz - middle).norm(dim=2).masked_fill(~weight.squeeze(2), 0)
-        radius = distance.amax(dim=1)[:, None, None].clamp_min(1e-6)
-        return torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2), middle, radius
-
-
-def _padded(
-    tokens: torch.Tensor, centers: torch.Tensor, offsets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return flat tokens and centers as a batch `(batch, tokens, ·)`, and which of them count; None if all do."""
-    counts = offsets.diff(prepend=offsets.new_zeros(1)).tolist()
-    tokens, centers = (
-        nn.utils.rnn.pad_sequence(values.split(counts), batch_first=True) for values in (tokens, centers)
-    )
-    if len(set(counts)) == 1:
-        return tokens, centers, None
-    numbers = torch.arange(max(counts), device=tokens.device)
-    return tokens, centers, numbers < torch.tensor(counts, device=tokens.device).unsqueeze(1)
 
 
 class FourierPositions(nn.Module):
@@ -571,11 +536,9 @@ class Detr3DDecoderLayer(GradientCheckpointingLayer):
         memory_positions: torch.Tensor,
         memory_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        """Run a layer: queries `(batch, queries, hidden)` to the same, and the weights of both attentions.
+        """Run queries `(batch, queries, hidden)`, which read the memory `(batch, tokens, hidden)`, through a layer.
 
-        `query_positions` are added to queries and keys of the first attention and to the queries of the second,
-        `memory_positions` `(batch, tokens, hidden)` to the keys of the memory of that shape, and the mask to its
-        products.
+        Returns queries, and the weights of both attentions. Positions are added to queries and keys, not to values.
         """
         normed = self.self_attn_layer_norm(hidden_states)
         placed = normed + query_positions
@@ -728,9 +691,8 @@ class Detr3DModel(Detr3DPreTrainedModel):
 
 
 def token_width(config: PreTrainedConfig) -> int:
-    """Return the channels of the tokens of a point encoder, which around an encoder of words are that encoder's."""
-    inner = getattr(config, "encoder_config", None)
-    return config.hidden_size if inner is None else inner.hidden_size
+    """Return the channels of a point encoder's tokens, those of the inner encoder where it has one."""
+    return (getattr(config, "encoder_config", None) or config).hidden_size
 
 
 def cloud_extent(
@@ -750,17 +712,17 @@ def cloud_extent(
 
 
 def _checked_mask(points: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the mask, None if no cloud is filled up."""
     if mask is None:
         return None
     if mask.shape != points.shape[:2]:
         raise ValueError(f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}")
     mask = mask.bool()
-    if not torch.compiler.is_compiling():
-        if mask.all():
-            return None
-        if not mask.any(dim=1).all():
-            raise ValueError("points_mask has a cloud without any point; expected at least one in each")
-    return mask
+    if torch.compiler.is_compiling():
+        return mask
+    if not mask.any(dim=1).all():
+        raise ValueError("points_mask has a cloud without any point; expected at least one in each")
+    return None if mask.all() else mask
 
 
 class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
@@ -775,11 +737,11 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.detr3d = Detr3DModel(config, point_encoder)
-        self.class_head = _head(config, config.num_labels + 1)
-        self.center_head = _head(config, 3)
-        self.size_head = _head(config, 3)
-        self.heading_class_head = _head(config, config.num_heading_bins)
-        self.heading_residual_head = _head(config, config.num_heading_bins)
+        width, bins = config.hidden_size, config.num_heading_bins
+        head = partial(ClassificationHead, width, widths=(width, width), bias=False, dropout=config.head_dropout)
+        self.class_head = head(config.num_labels + 1)
+        self.center_head, self.size_head = head(3), head(3)
+        self.heading_class_head, self.heading_residual_head = head(bins), head(bins)
         self.post_init()
         self.expect_parts_elsewhere()
 
@@ -807,28 +769,21 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         if targets is not None:
             loss, terms = detection_loss(predictions, targets, low, extent, self.config)
             auxiliary = [predictions.outputs_of(number) for number in range(len(states) - 1)]
+        kept = {field.name for field in fields(Detr3DObjectDetectionOutput)} & output.keys()
         return Detr3DObjectDetectionOutput(
             loss=loss,
             loss_dict=terms,
             **predictions.outputs_of(-1),
             auxiliary_outputs=auxiliary,
-            last_hidden_state=output.last_hidden_state,
-            centers=output.centers,
-            encoder_last_hidden_state=output.encoder_last_hidden_state,
-            encoder_centers=output.encoder_centers,
-            encoder_mask=output.encoder_mask,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            cross_attentions=output.cross_attentions,
+            **{name: output[name] for name in kept},
         )
 
     def predict(
         self, hidden_states: torch.Tensor, centers: torch.Tensor, low: torch.Tensor, extent: torch.Tensor
     ) -> BoxPredictions:
-        """Compute boxes from the states of queries `(layers, batch, queries, hidden)`, after the norm.
+        """Compute boxes from the states of queries `(layers, batch, queries, hidden)`.
 
-        `centers (batch, queries, 3)` are positions of the queries, `low` and `extent` `(batch, 1, 3)` the smallest
-        coordinates of the clouds and their lengths.
+        `centers (batch, queries, 3)` are their positions, `low` and `extent` those of `cloud_extent`.
         """
         rows, shape = hidden_states.flatten(0, 2), hidden_states.shape[:3]
         logits, offset, size, heading_logits, residuals = (
@@ -850,8 +805,3 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
         placed = centers + offset
         boxes = torch.cat([placed, sizes * extent, heading.unsqueeze(-1)], dim=-1)
         return BoxPredictions(logits, (placed - low) / extent, sizes, heading_logits, residuals, boxes)
-
-
-def _head(config: Detr3DConfig, outputs: int) -> ClassificationHead:
-    widths = (config.hidden_size, config.hidden_size)
-    return ClassificationHead(config.hidden_size, outputs, widths, bias=False, dropout=config.head_dropout)

@@ -1,10 +1,10 @@
-"""LoRA of MiniGPT-3D's language model and Q-Former: initialize it, merge it, and find tensors beside it."""
+"""LoRA of MiniGPT-3D's language model and Q-Former: merge it, and find tensors beside it."""
 
 from collections.abc import Iterable
 
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import PreTrainedModel
 
 from hf_any3d.modeling.pretrained_parts import is_quantized
 
@@ -27,28 +27,6 @@ def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     model.store_parts()
     model.config.text_lora = model.config.qformer_lora = None
     return model
-
-
-def reset_lora(model: nn.Module) -> None:
-    """Initialize LoRA layers that were not loaded as PEFT does, so that they have no effect.
-
-    Language models would initialize them like their other layers, which would have an effect.
-    """
-    for name, parameter in model.named_parameters():
-        if ".lora_A." in name:
-            # This bound is the default of `nn.Linear`, and PEFT's for A. With B = 0 the product has no effect at
-            # first.
-            init.kaiming_uniform_(parameter, a=5**0.5)
-        elif ".lora_B." in name:
-            init.zeros_(parameter)
-
-
-def leave_unquantized(model: nn.Module) -> None:
-    """Keep torch's `quantize_dynamic` from LoRA's matrices, whose weights PEFT reads."""
-    for path, layer in model.named_modules():
-        if path.endswith((".lora_A.default", ".lora_B.default")):
-            # A layer's own attribute wins over the mapping by class that `quantize_dynamic` is given.
-            layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def names_in(model: nn.Module, names: Iterable[str]) -> dict[str, str]:

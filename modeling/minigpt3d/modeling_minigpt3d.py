@@ -49,7 +49,7 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3DConfig
-from hf_any3d.modeling.minigpt3d.lora import leave_unquantized, names_in, reset_lora
+from hf_any3d.modeling.minigpt3d.lora import names_in
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
 from hf_any3d.modeling.pretrained_parts import (
@@ -138,7 +138,12 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
     def initialize_weights(self) -> None:
         """Initialize weights that were not loaded, LoRA last, as language models initialize it like other layers."""
         super().initialize_weights()
-        reset_lora(self)
+        for name, parameter in self.named_parameters():
+            if ".lora_A." in name:
+                # As PEFT and `nn.Linear` do. With B = 0 the product has no effect at first.
+                init.kaiming_uniform_(parameter, a=5**0.5)
+            elif ".lora_B." in name:
+                init.zeros_(parameter)
 
     # Loading and saving; see `PretrainedPartsMixin`.
 
@@ -189,7 +194,21 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
         dtype = dtype_named(dtype or torch_dtype) or config.dtype or torch.float32
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
-        model = cls._build_around_parts(name, config, dtype, attn_implementation, device_map, quantization_config)
+        if quantization_config is not None and not config.part("language_model").is_elsewhere:
+            raise ValueError(
+                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
+            )
+        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
+        opened = {}
+        for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):
+            loading = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+            if part == "language_model" and quantization_config is not None:
+                loading |= {"quantization_config": quantization_config, "device_map": device_map}
+            opened[part], _ = open_part(
+                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
+            )
+        attention_of = {model: model.config._attn_implementation for model in opened.values()}
+        model = cls._assemble(config, opened, attention_of, dtype)
         _load_stored(model, name, read_stored(name, hub))
         model.name_or_path = config.name_or_path = name
         if model.can_generate():
@@ -205,32 +224,6 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
         return (model.eval(), info) if output_loading_info else model.eval()
 
     @classmethod
-    def _build_around_parts(
-        cls,
-        name: str,
-        config: MiniGPT3DConfig,
-        dtype: torch.dtype,
-        attention: str | None,
-        device_map: Any,
-        quantization: Any,
-    ) -> MiniGPT3DPreTrainedModel:
-        if quantization is not None and not config.part("language_model").is_elsewhere:
-            raise ValueError(
-                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
-            )
-        configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
-        opened = {}
-        for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):
-            loading = {} if attention is None else {"attn_implementation": attention}
-            if part == "language_model" and quantization is not None:
-                loading |= {"quantization_config": quantization, "device_map": device_map}
-            opened[part], _ = open_part(
-                part, config.part(part), config=configs[part], dtype=dtype, model=name, **loading
-            )
-        attention_of = {model: model.config._attn_implementation for model in opened.values()}
-        return cls._assemble(config, opened, attention_of, dtype)
-
-    @classmethod
     def _assemble(
         cls,
         config: MiniGPT3DConfig,
@@ -243,8 +236,14 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
         for part, implementation in attention_of.items():
             # Nesting a config in another one resets the attention implementation that its model was built with.
             part.config._attn_implementation = implementation
-        if "qformer" in opened:
-            adopt_qformer(model, opened["qformer"])
+        if (blip2 := opened.get("qformer")) is not None:
+            bridge, weights = model.base_model.bridge, dict(blip2.qformer.named_parameters())
+            with torch.no_grad():
+                # Layers with LoRA have their weights under other names than BLIP-2's.
+                for name, path in names_in(bridge.qformer, weights).items():
+                    bridge.qformer.get_parameter(path).copy_(weights[name])
+                for queries in bridge.experts.queries:
+                    queries.copy_(blip2.query_tokens[0])
         body = model.base_model
         # A quantized language model cannot be cast, so the others are cast one by one.
         if is_quantized(body.language_model):
@@ -265,13 +264,7 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
     language models scale or cap the scores.
 
     `input_ids` contain `num_query_tokens` times `point_token_id` for each cloud; clouds are matched to these
-    placeholders in order, sample by sample.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
-        qformer: The same for `config.qformer_config`.
-        language_model: The same for `config.text_config`.
+    placeholders in order, sample by sample. Models that are not given are randomly initialized.
     """
 
     _part_paths = {"point_encoder": "point_encoder", "qformer": "bridge.qformer", "language_model": "language_model"}
@@ -295,7 +288,11 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
             inject_adapter_in_model(LoraConfig(**config.text_lora), self.language_model)
         self.point_encoder.requires_grad_(False)
         self.post_init()
-        leave_unquantized(self)
+        for path, layer in self.named_modules():
+            if path.endswith((".lora_A.default", ".lora_B.default")):
+                # Keeps torch's `quantize_dynamic` from matrices whose weights PEFT reads: a layer's own attribute wins
+                # over the mapping by class.
+                layer.qconfig = None  # pyright: ignore[reportAttributeAccessIssue]
 
     def train(self, mode: bool = True) -> MiniGPT3DModel:
         """Set the mode; a frozen point encoder and the Q-Former, except for its LoRA, stay in eval mode."""
@@ -582,19 +579,10 @@ def open_part(
     model: str | os.PathLike | None = None,
     **loading: Any,
 ) -> tuple[PreTrainedModel, PretrainedPart]:
-    """Load a pretrained part from its repository or directory.
+    """Load a pretrained part, one of `PART_CLASSES`, and record its name, commit and checksum.
 
-    Args:
-        part: One of `PART_CLASSES`.
-        recorded: Its repository or directory, branch, tag or commit, and expected checksum; without a checksum, any
-            weights are accepted.
-        config: Its config; by default the stored one.
-        dtype: Its dtype; by default the stored one.
-        model: Directory of the model that the part belongs to, the base of relative paths.
-        **loading: `attn_implementation`, `quantization_config` and the like of `from_pretrained`.
-
-    Returns:
-        The part, and its record with name, commit and checksum.
+    Config and dtype are by default the stored ones; without a recorded checksum any weights are accepted. `model` is
+    the directory of the model that the part belongs to, the base of relative paths.
 
     Raises:
         EncoderMismatchError: If the weights differ from those recorded.
@@ -609,18 +597,6 @@ def open_part(
         raise ValueError(f"{part} {source.name!r} lacks weights that its config requires: {', '.join(missing[:8])}")
     set_quantization(opened)
     return opened, record_source(recorded.name_or_path, source)
-
-
-@torch.no_grad()
-def adopt_qformer(model: MiniGPT3DPreTrainedModel, source: QueriesAndQFormer) -> None:
-    """Copy a BLIP-2 model's Q-Former into a model, and its query tokens into every query set."""
-    bridge = model.base_model.bridge
-    qformer, given = bridge.qformer, dict(source.qformer.named_parameters())
-    # Layers with LoRA have their weights under other names than BLIP-2's.
-    for name, ours in names_in(qformer, given).items():
-        qformer.get_parameter(ours).copy_(given[name])
-    for queries in bridge.experts.queries:
-        queries.copy_(source.query_tokens[0])
 
 
 def read_stored(name: str, hub: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -12,17 +12,11 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import MiniGPT3DConfig
 
 @dataclass
 class Routing:
-    """The query sets that are selected for each cloud.
+    """The query sets that are selected for each cloud."""
 
-    Args:
-        logits: `(clouds, experts)`, output of the router; None for a constant router.
-        index: `(clouds, chosen)`, indices of the selected sets, ascending.
-        weights: `(clouds, chosen)`, their weights.
-    """
-
-    logits: torch.Tensor | None
-    index: torch.Tensor
-    weights: torch.Tensor
+    logits: torch.Tensor | None  # (clouds, experts), output of the router; None for a constant router
+    index: torch.Tensor  # (clouds, chosen), indices of the selected sets, ascending
+    weights: torch.Tensor  # (clouds, chosen)
 
     def mix(self, outputs: torch.Tensor) -> torch.Tensor:
         """Sum `(clouds, chosen, …)` by weight, to `(clouds, …)`."""
@@ -63,12 +57,7 @@ class QueryExperts(nn.Module):
         )
 
     def route(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Routing:
-        """Select sets by the class token and the maximum of the patches.
-
-        Args:
-            point_tokens: `(clouds, 1 + groups, point width)`.
-            mask: `(clouds, 1 + groups)` bool, False where a cloud has fewer tokens; None if all have as many.
-        """
+        """Select sets by the class token and the maximum of the patches; arguments are those of `Bridge.forward`."""
         count, clouds = len(self.queries), len(point_tokens)
         every = torch.arange(count, device=point_tokens.device).expand(clouds, -1)
         if self.config.router == "constant":
@@ -104,15 +93,10 @@ class QueryExperts(nn.Module):
 
 @dataclass
 class Bridged:
-    """Tokens for the language model.
+    """Tokens for the language model."""
 
-    Args:
-        tokens: `(clouds, num_query_tokens, text hidden)`.
-        routing: The query sets used and their weights; None if only the first was used.
-    """
-
-    tokens: torch.Tensor
-    routing: Routing | None = None
+    tokens: torch.Tensor  # (clouds, num_query_tokens, text hidden)
+    routing: Routing | None = None  # None if only the first query set was used
 
 
 class PointMlp(nn.Module):
@@ -162,11 +146,9 @@ class Bridge(nn.Module):
         self.projector = Projector(qformer_config.hidden_size, config.projector_width, config.text_config.hidden_size)
 
     def forward(self, point_tokens: torch.Tensor, mask: torch.Tensor | None = None) -> Bridged:
-        """Turn tokens of clouds into tokens of the language model.
+        """Turn tokens of clouds `(clouds, 1 + groups, point width)`, the class token first, into the language model's.
 
-        Args:
-            point_tokens: `(clouds, 1 + groups, point width)`, the class token first.
-            mask: `(clouds, 1 + groups)` bool, False where a cloud has fewer tokens; None if all have as many.
+        The mask `(clouds, 1 + groups)` is False where a cloud has fewer tokens; None if all have as many.
         """
         routing = self.experts.route(point_tokens, mask) if self.config.use_query_experts else None
         encoded = self.point_mlp(point_tokens)  # (clouds, 1 + groups, encoder_hidden_size)
@@ -182,12 +164,8 @@ class Bridge(nn.Module):
         """Run the Q-Former on one or more query sets per cloud: `(clouds, sets, num_query_tokens, hidden)`.
 
         All sets of a cloud run as one sequence, in which queries attend only to those of their own set. The keys and
-        values of the cloud, most of the work, are thus computed once and not for each set.
-
-        Args:
-            queries: `(clouds, sets, num_query_tokens, hidden)`.
-            encoded: `(clouds, tokens, encoder_hidden_size)`, the tokens that the queries attend to.
-            encoded_mask: `(clouds, tokens)` bool, False for tokens that they do not attend to; None for none.
+        values of the cloud, most of the work, are thus computed once and not for each set. Queries attend to tokens
+        `encoded (clouds, tokens, encoder_hidden_size)` where the mask `(clouds, tokens)` is True, or to all.
         """
         _, sets, count, _ = queries.shape
         mask = None

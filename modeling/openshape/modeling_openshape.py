@@ -20,16 +20,10 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 
 
 def ball_patches(points: torch.Tensor, num_groups: int, group_size: int, radius: float) -> Patches:
-    """Group clouds into balls around centers from farthest point sampling, which starts at the first point.
+    """Group clouds `(batch, points, channels)` into balls around centers from farthest point sampling.
 
-    The released program starts at a random point, so that its features vary from call to call. Neighborhoods have
-    the channels xyz relative to the center, followed by all channels of the points.
-
-    Args:
-        points: `(batch, points, channels)`, xyz first.
-        num_groups: Balls per cloud.
-        group_size: Points per ball; of more, the first ones of the cloud are kept, and fewer are filled up.
-        radius: Radius of a ball.
+    It starts at the first point; the released program starts at a random one, so that its features vary from call to
+    call. Of more than `group_size` points the first ones of the cloud are kept; fewer are filled up.
     """
     xyz = points[..., :3].contiguous()
     index = farthest_point_sample(xyz, num_groups)
@@ -57,8 +51,10 @@ class BallPatchEncoder(nn.Module):
         rows = in_precision_of(self, neighborhoods.flatten(0, 2))  # (batch * groups * neighbors, channels)
         last = len(self.layers) - 1
         for number, (linear, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
-            if self._is_affine(linear, norm):
-                # In eval mode the norm is part of the layer: a third of the passes over the rows.
+            # In eval mode the norm is part of the layer: a third of the passes over the rows. Half precision would
+            # round the product of both weights.
+            is_evaluated = not (norm.training or torch.is_grad_enabled()) and is_unmodified(linear, norm)
+            if is_evaluated and linear.weight.dtype in (torch.float32, torch.float64):
                 scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
                 shift = norm.bias + (linear.bias - norm.running_mean) * scale
                 rows = nn.functional.linear(rows, linear.weight * scale.unsqueeze(1), shift.to(rows.dtype))
@@ -71,12 +67,6 @@ class BallPatchEncoder(nn.Module):
         # the maximum.
         pooled = rows.max(dim=2).values if torch.is_grad_enabled() else rows.amax(dim=2)
         return pooled.relu_()
-
-    def _is_affine(self, linear: nn.Module, norm: nn.Module) -> bool:
-        # Half precision would round the product of both weights.
-        if norm.training or torch.is_grad_enabled() or not is_unmodified(linear, norm):
-            return False
-        return linear.weight.dtype in (torch.float32, torch.float64)
 
 
 class OpenShapePreTrainedModel(AlignedPreTrainedModel):

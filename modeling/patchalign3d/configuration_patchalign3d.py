@@ -16,24 +16,12 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     r"""Configuration of a PatchAlign3D point encoder and its heads (arXiv 2601.02457).
 
     The defaults are the sizes of the published encoder with sound behavior; converted checkpoints switch on a
-    deviation of their program. `AlignedEncoderConfig` has the fields of heads and of the text tower.
+    deviation of their program. Further fields are those of `AlignedEncoderConfig`.
 
     Args: Patches and transformer
-        in_channels: Channels of a point: 3 for xyz.
-        num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the center.
         exchange_axes: Whether the model exchanges y and z of the clouds that it is given, as the published one, which
             takes clouds with y up. Positions that it returns are those of the input.
-        patch_widths: Output channels of the first, second and third layer of the patch encoder.
         patch_pooled_width: Channels of a pooled patch before the linear layer that makes it a token.
-        hidden_size: Channels of a token.
-        intermediate_size: Hidden channels of a block's MLP.
-        num_hidden_layers: Transformer blocks.
-        num_attention_heads: Attention heads per block.
-        qkv_bias: Whether queries, keys and values have a bias.
-        layer_norm_eps: Epsilon of the layer norms.
-        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        projection_dim: Channels of a patch's feature in the space of texts; None for the token itself.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
 
@@ -59,19 +47,15 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     exchange_axes: bool = True
     patch_widths: list[int] | tuple[int, int, int] = (128, 256, 512)
     patch_pooled_width: int = 256
-    hidden_size: int = 384
     intermediate_size: int = 1536
-    num_hidden_layers: int = 12
     num_attention_heads: int = 6
     qkv_bias: bool = False
-    layer_norm_eps: float = 1e-5
     drop_path_rate: float = 0.1
     projection_dim: int | None = 1280
     sampling_min_squared_norm: float | None = None
 
     hypothesis_templates: list[str] | tuple[str, ...] = PART_TEMPLATES
     category_templates: list[str] | tuple[str, ...] = CATEGORY_TEMPLATES
-    temperature: float = 0.07
     patch_to_point: str = "nearest"
 
     trained: str = "all"

@@ -14,14 +14,6 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
-from hf_any3d.modeling.patchalign3d.patch_targets import (
-    carry_to_points,
-    nearest_targets,
-    part_loss,
-    patch_accuracy,
-    patch_majorities,
-    patch_shares,
-)
 from hf_any3d.modeling.point_encoders.aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
@@ -34,7 +26,11 @@ from hf_any3d.modeling.point_encoders.aligned_encoders import (
 from hf_any3d.modeling.point_encoders.part_texts import PartTextsMixin, text_targets
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder, Patches, cut_patches
 from hf_any3d.modeling.point_encoders.zero_shot import LARGEST_SCALE
+from hf_any3d.modeling.point_ops import gather_points, group, knn, scatter_mean
 from hf_any3d.modeling.point_ops.grouping import check_channels
+
+UNLABELED = -1
+"""Majority of a patch without labeled points."""
 
 
 @dataclass
@@ -95,10 +91,9 @@ class PatchAlign3DPreTrainedModel(AlignedPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As of all aligned encoders, but the class token starts as published."""
         super()._init_weights(module)
         if isinstance(module, ClassToken):
-            # The others draw both with the config's deviation.
+            # As published; other aligned encoders draw both with the config's deviation.
             init.zeros_(module.token)
             init.normal_(module.position)
 
@@ -139,11 +134,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         self.post_init()
 
     def cut(self, points: torch.Tensor) -> Patches:
-        """Group clouds `(batch, points, in_channels)` into the patches that the config describes.
-
-        Returns:
-            Patches in the model's axes, with y and z exchanged if the config says so.
-        """
+        """Group clouds `(batch, points, in_channels)` into patches in the model's axes."""
         check_channels(points, self.config.in_channels)
         return cut_patches(self._exchange(points), self.config, self.norm.weight.dtype)
 
@@ -161,11 +152,7 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
         return self.projection(hidden_states[:, 1:].mean(dim=1))
 
     def get_patch_features(self, points: torch.Tensor) -> torch.Tensor:
-        """Return features of patches as unit vectors `(batch, groups, feature_size)`.
-
-        Their cosine similarity with features of texts of the tower that this encoder is aligned with, is their
-        product. Centers of the patches are in the output of `forward`.
-        """
+        """Return features of patches as unit vectors `(batch, groups, feature_size)`, in the space of texts."""
         # Patches come after the class token.
         hidden_states = self(points, return_dict=True).last_hidden_state[:, 1:]
         return nn.functional.normalize(self.projection(hidden_states).float(), dim=-1)
@@ -303,3 +290,91 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
                 loss = part_loss(scale * cosines, shares, counted)
             accuracy = patch_accuracy(cosines.detach(), patch_majorities(masks, output.patch_index), counted)
         return PartTextOutput(loss, logits, patch_logits, patch_embeds, text_embeds, accuracy, **requested)
+
+
+def carry_to_points(
+    scores: torch.Tensor, points: torch.Tensor, centers: torch.Tensor, patch_index: torch.Tensor, how: str
+) -> torch.Tensor:
+    """Carry scores of patches `(batch, groups, channels)` to points, xyz first: `(batch, points, channels)`.
+
+    With "nearest" a point gets those of the patch with the nearest of `centers (batch, groups, 3)`, of equally near
+    ones the first; with "membership" the mean over all patches of `patch_index (batch, groups, group_size)` that it is
+    in, 0 if in none.
+    """
+    if how == "nearest":
+        nearest = knn(points[..., :3], centers, 1).squeeze(-1)  # (batch, points)
+        return gather_points(scores, nearest)
+    spread = scores.unsqueeze(2).expand(-1, -1, patch_index.shape[2], -1)  # (batch, groups, group_size, channels)
+    return scatter_mean(spread.flatten(1, 2), patch_index.flatten(1), points.shape[1])
+
+
+def patch_shares(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
+    """Return the share of each patch's points that each label has: `(batch, groups, labels)`, from 0 to 1.
+
+    `masks` `(batch, labels, points)` are True for points with the label, which may overlap; `patch_index` is
+    `(batch, groups, group_size)`.
+    """
+    # The mean over the points of a patch, of (batch, groups, group_size, labels).
+    return group(masks.transpose(1, 2).float(), patch_index).mean(dim=2)
+
+
+def patch_majorities(masks: torch.Tensor, patch_index: torch.Tensor) -> torch.Tensor:
+    """Return the label that most points of each patch have: `(batch, groups)`, -1 if no point has one.
+
+    A point with several labels counts for the last of them; of labels with as many points the first is returned.
+    Arguments are those of `patch_shares`.
+    """
+    count = masks.shape[1]
+    numbers = torch.arange(1, count + 1, device=masks.device).view(1, -1, 1)
+    last = (masks * numbers).amax(dim=1)  # (batch, points), 0 without a label
+    own = (last.unsqueeze(1) == numbers).transpose(1, 2).float()  # (batch, points, labels)
+    votes = group(own, patch_index).sum(dim=2)  # (batch, groups, labels)
+    # argmax may return any of several maxima, on a GPU in particular.
+    first = torch.where(votes == votes.amax(dim=-1, keepdim=True), numbers.view(1, 1, -1), count + 1).amin(dim=-1) - 1
+    return torch.where(votes.amax(dim=-1) > 0, first, UNLABELED)
+
+
+def part_loss(scores: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of patches and labels, in which positives weigh as much as all other labels together.
+
+    Scores `(batch, groups, labels)` are cosines times a scale, 0 for as likely as not; shares, of the same shape, are
+    those of `patch_shares`. The mean is over patches and the labels that count for a cloud, `counted (batch, labels)`,
+    then over clouds with such labels; 0 if there are none.
+
+    Source: stage 2 of the released program; the paper describes a contrastive loss.
+    """
+    number = counted.sum(dim=1)  # (batch,)
+    weight = (number - 1).clamp(min=1).to(scores.dtype).view(-1, 1, 1)
+    terms = -(
+        weight * shares * nn.functional.logsigmoid(scores) + (1 - shares) * nn.functional.logsigmoid(-scores)
+    )  # (batch, groups, labels)
+    sums = terms.mean(dim=1).masked_fill(~counted, 0).sum(dim=1)  # (batch,)
+    return (sums / number.clamp(min=1)).sum() / (number > 0).sum().clamp(min=1)
+
+
+def patch_accuracy(scores: torch.Tensor, majorities: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Return the share of patches whose best label by `scores (batch, groups, labels)` is that of most points.
+
+    Patches without a label, or with one that does not count for the cloud (`counted` `(batch, labels)`), are left out
+    of `majorities` `(batch, groups)`; NaN if no patch is left.
+    """
+    best = scores.masked_fill(~counted.unsqueeze(1), -torch.inf).argmax(dim=-1)  # (batch, groups)
+    # Patches without a label have -1, which is no index; the first condition leaves them out.
+    valid = (majorities >= 0) & counted.gather(1, majorities.clamp(min=0))
+    return ((best == majorities) & valid).sum() / valid.sum()
+
+
+def nearest_targets(
+    centers: torch.Tensor, target_centers: torch.Tensor, targets: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the target whose center is nearest to each patch: `(batch, groups, channels)`, and the distances.
+
+    Targets `(batch, targets, channels)` have centers `(batch, targets, 3)` in the units and axes of those of patches.
+    """
+    if target_centers.shape != (len(centers), targets.shape[1], 3):
+        raise ValueError(
+            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, {targets.shape[1]}, 3)"
+        )
+    index, distances = knn(centers, target_centers, 1, return_distances=True)
+    # `knn` returns squares.
+    return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
         head_dropout: Dropout after each hidden layer of the head.
     """
 
+    min_points: ClassVar[int] = 1
+
     in_channels: int = 3
     hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
     head_widths: list[int] | tuple[int, ...] = (128,)
@@ -45,16 +47,6 @@ class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
     def num_hidden_layers(self) -> int:
         """Number of layers that each point goes through."""
         return len(self.hidden_sizes)
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Settings that make predictions depend on the other clouds of a batch: none."""
-        return []
 
 
 class PointCloudPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):

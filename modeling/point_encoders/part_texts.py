@@ -7,7 +7,7 @@ import torch
 
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedTextsMixin
-from hf_any3d.modeling.point_encoders.text_towers import embed_prompts
+from hf_any3d.modeling.point_encoders.text_towers import check_templates, embed_prompts
 
 _IGNORED = -100
 PART_TEMPLATES = ("{}", "a {}", "{} part")
@@ -33,15 +33,10 @@ def clean_label(label: str) -> str:
 def part_prompts(
     labels: Sequence[str], templates: str | Sequence[str] = "part_only", category: str | None = None
 ) -> list[list[str]]:
-    """Return the texts of each label, one per template.
+    """Return the texts of each label, one per template; "a arm" is what the released program asks.
 
-    There is no grammar: "a arm" is what the released program asks.
-
-    Args:
-        labels: Names of parts, which are cleaned.
-        templates: Name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one for
-            the category.
-        category: Name of the object's category, which is cleaned too; required by templates with two `{}`.
+    `templates` are the name of a set in `TEMPLATE_SETS`, or texts with one `{}` for the part and perhaps a second one
+    for the object's category, which these require. Names are cleaned.
     """
     if isinstance(templates, str):
         templates = TEMPLATE_SETS[templates]
@@ -59,15 +54,8 @@ def part_prompts(
 
 
 def check_part_templates(argument: str, templates: Sequence[str]) -> None:
-    """Check templates for names of parts."""
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") not in (1, 2):
-            raise ValueError(
-                f"{argument} has {template!r}; expected a text with {{}} for the part, and perhaps a second {{}} for "
-                "the category"
-            )
+    """Check templates for names of parts, which may have a second `{}` for the category."""
+    check_templates(argument, templates, most=2)
 
 
 def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:

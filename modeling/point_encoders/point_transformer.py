@@ -33,20 +33,14 @@ from hf_any3d.modeling.point_ops.grouping import check_channels
 
 @dataclass
 class Patches:
-    """Patches of a batch of clouds.
+    """Patches of a batch of clouds."""
 
-    Args:
-        neighborhoods: `(batch, groups, neighbors, channels)`, xyz relative to the center in the units of the input,
-            further channels unchanged; the nearest point, the center itself, comes first.
-        centers: `(batch, groups, 3)`, in the order in which they were sampled.
-        center_index: `(batch, groups)`, the indices of the centers among the input points.
-        neighbor_index: `(batch, groups, neighbors)`, the indices of the neighborhoods' points; None if not kept.
-    """
-
+    # `(batch, groups, neighbors, channels)`, xyz relative to the center in the units of the input, further channels
+    # unchanged; the nearest point, the center itself, comes first.
     neighborhoods: torch.Tensor
-    centers: torch.Tensor
-    center_index: torch.Tensor
-    neighbor_index: torch.Tensor | None = None
+    centers: torch.Tensor  # (batch, groups, 3), in the order in which they were sampled
+    center_index: torch.Tensor  # (batch, groups), among the input points
+    neighbor_index: torch.Tensor | None = None  # (batch, groups, neighbors); None if not kept
 
     @property
     def points(self) -> torch.Tensor:
@@ -66,12 +60,8 @@ def group_patches(
 ) -> Patches:
     """Group clouds `(batch, points, channels)` into patches around centers from farthest point sampling.
 
-    Args:
-        points: xyz first.
-        num_groups: Patches per cloud.
-        group_size: Points per patch.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centers, except for the
-            first point (released programs: 1e-3, from their CUDA kernel); None samples from all points.
+    With `sampling_min_squared_norm`, points this close to the origin are never sampled as centers, except for the
+    first point (released programs: 1e-3, from their CUDA kernel).
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -102,15 +92,9 @@ def cut_patches(points: torch.Tensor, config: PreTrainedConfig, dtype: torch.dty
 class PatchEncoder(nn.Module):
     """Two shared layers, a maximum that is concatenated to every point, two shared layers, a maximum.
 
-    Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`.
-
-    Args:
-        in_channels: Channels of a point: 3 for xyz, more with colors.
-        width: Channels of a token.
-        hidden_widths: Output channels of the first, second and third layer.
-        bias: Whether layers before a norm have biases, which the norm cancels.
-        pooled_width: Channels of the last maximum, if a final layer maps them to `width`; None for `width` and no
-            final layer.
+    Shape: `(batch, groups, neighbors, in_channels)` to `(batch, groups, width)`. `hidden_widths` are the output
+    channels of the first three layers; `bias` is of layers before a norm, which cancels it. With `pooled_width`, the
+    last maximum has so many channels, and a final layer maps them to `width`.
 
     Source: Point-BERT, Sec. 3.1.
     """
@@ -166,11 +150,7 @@ class PatchEncoder(nn.Module):
 class PointBlocks(nn.Module):
     """Stack of blocks; positions are added before each of them.
 
-    Args:
-        config: Has the fields that `PointBlock` reads and defaults for the other arguments.
-        depth: Number of blocks; by default `num_hidden_layers` of the config.
-        num_heads: Heads of the attention; by default `num_attention_heads` of the config.
-        drop_path_rate: Rate of the last block, by default that of the config; it grows linearly from 0.
+    Depth, heads and the drop path rate of the last block, which grows linearly from 0, are by default the config's.
     """
 
     def __init__(
@@ -196,15 +176,11 @@ class PointBlocks(nn.Module):
         geometry: Any = None,
         added: dict[int, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """Run all blocks.
+        """Run all blocks on `(batch, tokens, hidden)`; positions have the same shape.
 
-        Args:
-            hidden_states: `(batch, tokens, hidden)`.
-            positions: The same shape, or None.
-            outputs_of: Numbers of blocks, from 0, whose outputs are returned too, in this order.
-            geometry: Geometry of the tokens, for adapters around blocks that take it.
-            added: Gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters leave behind its
-                output.
+        The outputs of the blocks `outputs_of` are returned too, in this order. `geometry` is for adapters around
+        blocks that take it; `added` gets, by the number of a block, the tokens `(batch, some, hidden)` that adapters
+        leave behind its output.
         """
         kept, count = {}, hidden_states.shape[1]
         for number, layer in enumerate(self.layers):
@@ -228,11 +204,8 @@ class PointBlocks(nn.Module):
 class PointBlock(GradientCheckpointingLayer):
     """Attention and MLP, each with a norm before and a residual connection.
 
-    Args:
-        config: Has `hidden_size`, `layer_norm_eps`, `qkv_bias` and either `mlp_ratio` or `intermediate_size`; for a
-            gated MLP also `gated_mlp` and `mlp_norm`.
-        num_heads: Heads of the attention.
-        drop_path_rate: Probability of dropping a branch in training.
+    The config has `hidden_size`, `layer_norm_eps`, `qkv_bias` and either `mlp_ratio` or `intermediate_size`; for a
+    gated MLP also `gated_mlp` and `mlp_norm`.
     """
 
     def __init__(self, config: PreTrainedConfig, num_heads: int, drop_path_rate: float = 0.0):
@@ -347,17 +320,12 @@ class DropPath(nn.Module):
 class TokenGrids(Geometry):
     """Cells of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
 
-    Any2Point cuts lines and planes into cells because its text and image encoders have their positions there; on a
-    line, tokens that are far apart in space share a cell. ACT's tokens have positions in space, so cells are cubes. A
-    single grid separates some neighbors. Of the four, at most one has a wall within an eighth of an edge of a token
-    along any one axis, so at most three along all axes, and in the remaining one everything within that distance
-    shares the token's cell. The grids are the adapter's views: each token weights them by how well its cell agrees
-    with its voxel.
+    Cells of Any2Point are of the lines and planes on which its text and image encoders have their positions; ACT's
+    tokens have positions in space, so cells are cubes. A single grid separates some neighbors. Of the four, at most
+    one has a wall within an eighth of an edge of a token along any one axis, so at most three along all axes, and in
+    the remaining one everything within that distance shares the token's cell. The grids are the adapter's views.
 
-    Args:
-        centers: `(batch, tokens, 3)`, positions of the tokens in any unit.
-        cell_size: Default edge of a cell, in radii of the cloud.
-        special_tokens: Number of tokens before those of patches.
+    `centers (batch, tokens, 3)` are in any unit; `cell_size` is in radii of the cloud.
     """
 
     def __init__(self, centers: torch.Tensor, cell_size: float, special_tokens: int):

@@ -269,16 +269,10 @@ class PointTransformerMixin(AdaptedBaseMixin):
         output_attentions: bool | None = None,
         embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None,
     ) -> Encoded:
-        """Run the blocks and the final norm.
+        """Run the blocks and the final norm on tokens `(batch, tokens, hidden)`.
 
-        Args:
-            tokens: `(batch, tokens, hidden)`.
-            positions: The same shape, added before every block, or None.
-            centers: `(batch, groups, 3)`, positions of the tokens behind a class token.
-            output_layers: Numbers of blocks whose outputs are returned too.
-            output_hidden_states: As in `forward`.
-            output_attentions: As in `forward`.
-            embed_patches: Embeds other patches of the clouds, for adapters that read them.
+        Positions of the same shape are added before every block; `centers (batch, groups, 3)` are those of the tokens
+        behind a class token. `embed_patches` embeds other patches of the clouds, for adapters that read them.
         """
         config, layers = self.config, self.blocks.layers
         return_hidden, return_attentions = requested_outputs(

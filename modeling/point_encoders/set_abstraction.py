@@ -107,15 +107,8 @@ def ball_neighbors(
 class SetAbstraction(nn.Module):
     """A level of PointNet++: centers, the points in a ball around each, shared layers, and their maximum.
 
-    Args:
-        inputs: Channels of a point's feature.
-        num_centers: Centers to sample.
-        radius: Radius of a ball.
-        num_neighbors: Points of a ball; fewer are filled up.
-        widths: Channels of the layers.
-        scale_offsets: Whether offsets from the center are divided by the radius.
-        neighbor_order: See `ball_neighbors`.
-        min_squared_norm: See `farthest_point_sample`.
+    With `scale_offsets`, offsets from the center are divided by the radius; see `ball_neighbors` for the order, and
+    `farthest_point_sample` for `min_squared_norm`.
 
     Source: PointNet++, Sec. 3.2.
     """

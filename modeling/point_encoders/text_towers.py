@@ -35,32 +35,35 @@ _BATCH_SIZE = 64
 _TEXTS_PER_STEP = 512  # of the progress bar
 
 
+def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    text = copy.deepcopy(config.text_config)
+    # If they differ, the checkpoint's own value is right.
+    if getattr(config, "projection_dim", None) is not None:
+        text.projection_dim = config.projection_dim
+    return text
+
+
+def _positions(config: PreTrainedConfig) -> int:
+    return config.max_position_embeddings
+
+
 @dataclass(frozen=True)
 class TextTowerFamily:
-    """Functions that embed texts with the checkpoints of one family.
+    """Functions that embed texts with the checkpoints of one family."""
 
-    Args:
-        name: Common name of the family, for tables and messages.
-        model_types: The `model_type` values of its checkpoints.
-        model_class: Name of the transformers class of the text encoder; None for that of `AutoModel`.
-        text_config: Returns the text encoder's config from that of the checkpoint.
-        width: Returns the width of the embeddings.
-        features: Computes embeddings `(texts, width)` from the model, its inputs and the pooling.
-        max_length: Returns the maximum number of tokens per text; longer texts are truncated.
-        fixed_length: Whether texts are always padded to that length, without a mask.
-        pools_words: Whether the pooling of words is defined by the checkpoint's files.
-        projections: Transformers class and path of the linear projection into the common space, by tower.
-    """
-
-    name: str
+    name: str  # for tables and messages
     model_types: tuple[str, ...]
-    model_class: str | None
-    text_config: Callable[[PreTrainedConfig], PreTrainedConfig]
-    width: Callable[[PreTrainedConfig], int]
-    features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor]
-    max_length: Callable[[PreTrainedConfig], int]
-    fixed_length: bool = False
-    pools_words: bool = False
+    model_class: str | None = None  # of transformers; None for that of `AutoModel`
+    text_config: Callable[[PreTrainedConfig], PreTrainedConfig] = _text_config  # of the checkpoint's
+    width: Callable[[PreTrainedConfig], int] = lambda config: config.projection_dim  # of the embeddings
+    # Embeddings `(texts, width)` by the model, its inputs and the pooling.
+    features: Callable[[PreTrainedModel, Mapping[str, torch.Tensor], str | None], torch.Tensor] = (
+        lambda model, inputs, pooling: model(**inputs).text_embeds
+    )
+    max_length: Callable[[PreTrainedConfig], int] = _positions  # in tokens; longer texts are truncated
+    fixed_length: bool = False  # whether texts are always padded to that length, without a mask
+    pools_words: bool = False  # whether the checkpoint's files define how words are pooled
+    # Class of transformers and path of the linear projection into the common space, by tower.
     projections: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple:
@@ -212,13 +215,6 @@ def embed_texts(tower: TextTower, texts: Sequence[str]) -> np.ndarray:
     return np.concatenate([tower.embed(texts[start : start + _TEXTS_PER_STEP]).numpy() for start in bar])
 
 
-def embed_labels(
-    tower: TextTower, labels: Sequence[str], templates: Sequence[str], device: torch.device | str = "cpu"
-) -> torch.Tensor:
-    """Embed labels as unit vectors `(labels, width)`, the mean direction of their texts."""
-    return embed_prompts(tower, fill_templates(labels, templates), device)
-
-
 def embed_prompts(
     tower: TextTower, prompts: Sequence[Sequence[str]], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -230,13 +226,21 @@ def embed_prompts(
 
 def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
     """Return the texts of each label, one per template."""
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"hypothesis_template={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or template.count("{}") != 1:
-            raise ValueError(f"hypothesis_template has {template!r}; expected a text with one {{}} for the label")
+    check_templates("hypothesis_template", templates)
     # Not str.format: labels and templates may contain other braces.
     return [[template.replace("{}", label) for template in templates] for label in labels]
+
+
+def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
+    """Check that there are templates, and that each has one `{}`, or up to `most`."""
+    if isinstance(templates, str) or not len(templates):
+        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
+    for template in templates:
+        if not isinstance(template, str) or not 1 <= template.count("{}") <= most:
+            expected = (
+                "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
+            )
+            raise ValueError(f"{argument} has {template!r}; expected a text with {expected}")
 
 
 def sentence_pooling(source: EncoderSource) -> str:
@@ -310,23 +314,6 @@ def _load(source: EncoderSource, model_class: str | None, config: PreTrainedConf
 # The families.
 
 
-def _text_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    text = copy.deepcopy(config.text_config)
-    # If they differ, the checkpoint's own value is right.
-    if getattr(config, "projection_dim", None) is not None:
-        text.projection_dim = config.projection_dim
-    return text
-
-
-def _projected(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    return model(**inputs).text_embeds
-
-
-def _pooler_output(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
-    # Without a mask, as in training.
-    return model(input_ids=inputs["input_ids"]).pooler_output
-
-
 def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], pooling: str | None) -> torch.Tensor:
     words = model(**inputs).last_hidden_state  # (texts, tokens, hidden)
     mask = inputs["attention_mask"].unsqueeze(-1).to(words.dtype)
@@ -335,10 +322,6 @@ def _pooled_words(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], po
     if pooling == "max":
         return words.masked_fill(mask == 0, -torch.inf).amax(dim=1)
     return (words * mask).sum(dim=1) / mask.sum(dim=1)
-
-
-def _positions(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings
 
 
 def _positions_after_padding(config: PreTrainedConfig) -> int:
@@ -351,10 +334,6 @@ register_text_tower(
         name="CLIP",
         model_types=("clip",),
         model_class="CLIPTextModelWithProjection",
-        text_config=_text_config,
-        width=lambda config: config.projection_dim,
-        features=_projected,
-        max_length=_positions,
         projections={
             "text": ("CLIPTextModelWithProjection", "text_projection"),
             "vision": ("CLIPVisionModelWithProjection", "visual_projection"),
@@ -370,10 +349,9 @@ for name, model_type, model_class in (
             name=name,
             model_types=(model_type,),
             model_class=model_class,
-            text_config=_text_config,
             width=lambda config: config.projection_size,
-            features=_pooler_output,
-            max_length=_positions,
+            # Without a mask, as in training.
+            features=lambda model, inputs, pooling: model(input_ids=inputs["input_ids"]).pooler_output,
             fixed_length=True,
             projections={"text": (model_class, "head")},
         )
@@ -383,21 +361,17 @@ register_text_tower(
         name="CLAP",
         model_types=("clap",),
         model_class="ClapTextModelWithProjection",
-        text_config=_text_config,
-        width=lambda config: config.projection_dim,
-        features=_projected,
         max_length=_positions_after_padding,
     )
 )
-for name, model_types, max_length in (
-    ("sentence encoders", ("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _positions),
-    ("sentence encoders", ("roberta", "xlm-roberta", "camembert"), _positions_after_padding),
+for model_types, max_length in (
+    (("bert", "ernie", "mpnet", "distilbert", "electra", "modernbert", "nomic_bert"), _positions),
+    (("roberta", "xlm-roberta", "camembert"), _positions_after_padding),
 ):
     register_text_tower(
         TextTowerFamily(
-            name=name,
+            name="sentence encoders",
             model_types=model_types,
-            model_class=None,
             text_config=lambda config: config,
             width=lambda config: config.hidden_size,
             features=_pooled_words,

@@ -15,7 +15,7 @@ from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.kernels.joined_batches import gather_rows, is_joined
 from hf_any3d.modeling.layers.forward_contract import strict_forward
-from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_labels
+from hf_any3d.modeling.point_encoders.text_towers import TextTower, embed_prompts, fill_templates
 
 # A scale beyond this lets only the hardest pair of a batch count (CLIP, Sec. 2.5).
 LARGEST_SCALE = 100.0
@@ -49,11 +49,7 @@ class TextFeaturesMixin:
 
     config: PreTrainedConfig
     device: torch.device
-
-    @property
-    def text_tower(self) -> TextTower:
-        """The frozen text encoder and its tokenizer."""
-        raise NotImplementedError
+    text_tower: TextTower
 
     def get_text_features(
         self,
@@ -88,7 +84,8 @@ class TextFeaturesMixin:
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`."""
-        return embed_labels(self.text_tower, labels, templates or self.config.hypothesis_templates, self.device)
+        prompts = fill_templates(labels, templates or self.config.hypothesis_templates)
+        return embed_prompts(self.text_tower, prompts, self.device)
 
 
 class CloudsAndTextsMixin(TextFeaturesMixin):
@@ -157,26 +154,11 @@ def pair_loss(
     """
     if text_embeds is None:
         raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
-    labels, text_labels = _pair_labels(point_embeds, text_embeds, labels, text_labels)
-    # Every process compares the clouds and texts of all processes, so that the loss is that of one large batch.
-    if is_joined():
-        point_embeds, text_embeds = gather_rows(point_embeds), gather_rows(text_embeds)
-        labels, text_labels = gather_rows(labels), gather_rows(text_labels)
-    return contrastive_loss(scaled_cosines(scale, point_embeds, text_embeds), matching_pairs(labels, text_labels))
-
-
-def _pair_labels(
-    point_embeds: torch.Tensor,
-    text_embeds: torch.Tensor,
-    labels: torch.Tensor | None,
-    text_labels: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
     clouds, texts = len(point_embeds), len(text_embeds)
     if labels is None:
         # Each process has clouds of its own, which are compared with the texts of all: no label may occur twice.
-        labels = torch.arange(clouds, device=point_embeds.device) + (
-            distributed.get_rank() * clouds if is_joined() else 0
-        )
+        first = distributed.get_rank() * clouds if is_joined() else 0
+        labels = torch.arange(first, first + clouds, device=point_embeds.device)
     if text_labels is None:
         if clouds != texts:
             raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
@@ -186,7 +168,11 @@ def _pair_labels(
             f"labels have shape {tuple(labels.shape)} and text_labels {tuple(text_labels.shape)}; expected "
             f"({clouds},) and ({texts},)"
         )
-    return labels, text_labels
+    # Every process compares the clouds and texts of all processes, so that the loss is that of one large batch.
+    if is_joined():
+        point_embeds, text_embeds = gather_rows(point_embeds), gather_rows(text_embeds)
+        labels, text_labels = gather_rows(labels), gather_rows(text_labels)
+    return contrastive_loss(scaled_cosines(scale, point_embeds, text_embeds), matching_pairs(labels, text_labels))
 
 
 def matching_pairs(cloud_labels: torch.Tensor, text_labels: torch.Tensor) -> torch.Tensor:
@@ -208,17 +194,12 @@ def contrastive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tenso
 
     In a batch with few classes, clouds of the same class would be false negatives of each other; here the positives of
     a row share its target equally (SupCon, arXiv 2004.11362, with the sum inside the target). If all labels differ,
-    this is CLIP's loss. Rows without positives are ignored.
-
-    Args:
-        logits: `(clouds, texts)`.
-        matches: `(clouds, texts)`, see `matching_pairs`.
+    this is CLIP's loss. Rows without positives are ignored. Logits and `matching_pairs` are `(clouds, texts)`.
     """
-    return (_one_direction(logits.float(), matches) + _one_direction(logits.float().T, matches.T)) / 2
-
-
-def _one_direction(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    positives = matches.sum(dim=1, keepdim=True)
-    # Rows without positives have a target, and so a loss, of zero: selecting rows would wait for an accelerator.
-    losses = nn.functional.cross_entropy(logits, matches / positives.clamp(min=1), reduction="none")
-    return losses.sum() / (positives > 0).sum()
+    directions = []
+    for scores, positive in ((logits.float(), matches), (logits.float().T, matches.T)):
+        positives = positive.sum(dim=1, keepdim=True)
+        # Rows without positives have a target, and so a loss, of zero: selecting rows would wait for an accelerator.
+        losses = nn.functional.cross_entropy(scores, positive / positives.clamp(min=1), reduction="none")
+        directions.append(losses.sum() / (positives > 0).sum())
+    return (directions[0] + directions[1]) / 2

@@ -12,24 +12,20 @@ _FAINTEST = 0.2
 def depth_views(points: Tensor, size: int, views: int = VIEWS, up_axis: str = "y") -> Tensor:
     """Draw the depth of clouds from several sides, without perspective: near points are bright, nothing is 0.
 
-    Points are drawn on a coarse grid, whose gaps between points are closed as PointCLIP V2 does (arXiv 2211.11682,
-    Sec. 3.1), and which is then enlarged.
-
-    Args:
-        points: `(batch, points, channels)`, xyz first.
-        size: Width and height of a map.
-        views: How many of the six views.
-        up_axis: The axis that points up.
-
-    Returns:
-        `(batch, views, size, size)` from 0 to 1.
+    Points `(batch, points, channels)`, xyz first, are drawn on a coarse grid, whose gaps between points are closed as
+    PointCLIP V2 does (arXiv 2211.11682, Sec. 3.1), and which is then enlarged. Returns the first of the six views,
+    `(batch, views, size, size)` from 0 to 1.
     """
     grid = min(_GRID, size)
     low, high = points[..., :3].amin(1, keepdim=True), points[..., :3].amax(1, keepdim=True)
     xyz = points[..., :3] - (low + high) / 2
     # A cloud of equal points has no radius.
     xyz = xyz / xyz.square().sum(-1).amax(1).clamp(min=1e-24).sqrt()[:, None, None]
-    right, up, near = _axes(xyz, up_axis)  # (batch, 6, points) each
+    # The other two axes in the order that makes right, up and near a right-handed system.
+    y, z, x = (xyz[..., ("xyz".index(up_axis) + shift) % 3] for shift in range(3))
+    right = torch.stack([x, -z, -x, z, x, x], dim=1)  # (batch, 6, points)
+    up = torch.stack([y, y, y, y, -z, z], dim=1)
+    near = torch.stack([z, x, -z, -x, y, -y], dim=1)  # toward the viewer
     # Rows of an image are counted downward.
     column, row = (((place[:, :views] + 1) / 2 * (grid - 1)).round().long() for place in (right, -up))
     # Above 0 for the farthest points too, as empty places are 0.
@@ -40,14 +36,3 @@ def depth_views(points: Tensor, size: int, views: int = VIEWS, up_axis: str = "y
     # Only empty places take the value of a neighbor.
     drawn = torch.where(drawn > 0, drawn, closed)
     return nn.functional.interpolate(drawn, (size, size), mode="bilinear", align_corners=False)
-
-
-def _axes(xyz: Tensor, up_axis: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the coordinates to the right, up and toward the viewer in each view, `(batch, 6, points)` each."""
-    vertical = "xyz".index(up_axis)
-    # The other two axes in the order that makes right, up and near a right-handed system.
-    y, z, x = (xyz[..., (vertical + shift) % 3] for shift in range(3))
-    right = torch.stack([x, -z, -x, z, x, x], dim=1)
-    up = torch.stack([y, y, y, y, -z, z], dim=1)
-    near = torch.stack([z, x, -z, -x, y, -y], dim=1)
-    return right, up, near

@@ -39,12 +39,12 @@ def count_descriptors(normals: bool = False) -> int:
 def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tensor:
     """Compute the descriptors of clouds: `(batch, count_descriptors(normals))`, each between about -3 and 3.
 
-    Args:
-        points: `(batch, points, channels)` in full precision, xyz first; with `normals` these are channels 3 to 5.
-        up_axis: The axis that points up.
-        normals: Whether to describe normals.
+    Points `(batch, points, channels)` are in full precision, xyz first; with `normals` these are channels 3 to 5.
     """
-    xyz = _normalized(points[..., :3])
+    # To the center, at a root mean square distance of 1. Squares of any scan stay within the range of float32.
+    xyz = points[..., :3] - points[..., :3].mean(dim=1, keepdim=True)
+    xyz = xyz / xyz.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
+    xyz = xyz / xyz.square().sum(-1).mean(1).clamp(min=1e-12).sqrt()[:, None, None]
     up = "xyz".index(up_axis)
     sides = [axis for axis in range(3) if axis != up]
     # Here and below a little is added, as the root has an infinite derivative at 0.
@@ -54,16 +54,19 @@ def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tenso
     vertical = pairs[..., up].abs().flatten(1)  # (batch, pairs * points)
     horizontal = pairs[..., sides].square().sum(-1).add(_EPS).sqrt().flatten(1)
     distance = pairs.square().sum(-1).add(_EPS).sqrt().flatten(1)
+    deviation = xyz.square().mean(1).clamp(min=_EPS).sqrt()  # (batch, 3)
+    rows = _memberships(height, -2.0, 2.0, HEIGHT_BINS)  # (batch, points, height bins)
+    columns = _memberships(radius, 0.0, 2.0, RADIUS_BINS)
     described = [
         xyz.amax(1) - xyz.amin(1),
         _eigenvalue_features(xyz, sides),
-        _moments(xyz),
+        torch.cat([deviation, (xyz / deviation.unsqueeze(1)).pow(3).mean(1).clamp(-3, 3)], dim=-1),  # and skewness
         histogram(distance, 0.0, 3.0, BINS),
         histogram(vertical, 0.0, 3.0, BINS),
         histogram(horizontal, 0.0, 3.0, BINS),
         histogram(xyz.square().sum(-1).add(_EPS).sqrt(), 0.0, 2.0, BINS),
         histogram(height, -2.0, 2.0, BINS),
-        _joint_histogram(height, radius),
+        (rows.transpose(1, 2) @ columns / xyz.shape[1]).flatten(1),
     ]
     if normals:
         directions = torch.nn.functional.normalize(points[..., 3:6], dim=-1)
@@ -87,20 +90,6 @@ def _memberships(values: Tensor, low: float, high: float, bins: int) -> Tensor:
     return (1 - (place.unsqueeze(-1) - centers).abs()).clamp(min=0)
 
 
-def _joint_histogram(height: Tensor, radius: Tensor) -> Tensor:
-    rows = _memberships(height, -2.0, 2.0, HEIGHT_BINS)  # (batch, points, height bins)
-    columns = _memberships(radius, 0.0, 2.0, RADIUS_BINS)
-    return (rows.transpose(1, 2) @ columns / height.shape[1]).flatten(1)
-
-
-def _normalized(xyz: Tensor) -> Tensor:
-    """Move clouds `(batch, points, 3)` to their center and scale them to a root mean square distance of 1."""
-    xyz = xyz - xyz.mean(dim=1, keepdim=True)
-    largest = xyz.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-    xyz = xyz / largest  # squares of any scan stay within the range of float32
-    return xyz / xyz.square().sum(-1).mean(1).clamp(min=1e-12).sqrt()[:, None, None]
-
-
 def _partners(values: Tensor) -> Tensor:
     """Return for each point some others, the same ones by number in all clouds: `(batch, pairs, points, channels)`."""
     count = values.shape[1]
@@ -109,12 +98,6 @@ def _partners(values: Tensor) -> Tensor:
     steps = [1 + count * share // 1024 for share in _SHARES]
     twice = torch.cat([values, values], dim=1)
     return torch.stack([twice[:, places + step] for step in steps], dim=1)
-
-
-def _moments(xyz: Tensor) -> Tensor:
-    deviation = xyz.square().mean(1).clamp(min=_EPS).sqrt()  # (batch, 3)
-    skewness = (xyz / deviation.unsqueeze(1)).pow(3).mean(1).clamp(-3, 3)
-    return torch.cat([deviation, skewness], dim=-1)
 
 
 def _eigenvalue_features(xyz: Tensor, sides: list[int]) -> Tensor:

@@ -107,7 +107,16 @@ class PointFeaturesPreTrainedModel(
         sources = {"encoder": encoder, "wrap": wrap, "vision": vision}
         sources = {name: part for name, part in sources.items() if part is not None}
         check_revisions(revisions, [name for name, part in sources.items() if not isinstance(part, PreTrainedModel)])
-        head = None if settings.get("wrap_labels") is None else _head_of(wrap, settings["wrap_labels"])
+        head = None
+        if (labels := settings.get("wrap_labels")) is not None:
+            head = getattr(wrap, "classifier", None)
+            if isinstance(head, ModulesToSaveWrapper):  # as an adapter has trained it
+                head = head.modules_to_save[head.active_adapters[0]]
+            if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
+                raise ValueError(
+                    f"wrap_labels={labels} with a wrap that is {type(wrap).__name__}; expected a classifier, as a "
+                    "model, with so many labels"
+                )
         opened, records = {}, {}
         for name, part in sources.items():
             is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
@@ -187,8 +196,20 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         given = dict(parts or {})
         self.wrap_head: ClassificationHead | None = None
         for name, part in PART_OF.items():
-            self.add_module(part, self._build(part, given.get(part)) if name in config.features else None)
-            if name in config.features and getattr(config, f"{part}_width") is None:
+            if name not in config.features:
+                self.add_module(part, None)
+                continue
+            model, field = given.get(part), f"{part}_config"
+            if model is None:
+                model = AutoModel.from_config(getattr(config, field))
+                if part == "wrap" and config.wrap_adapter is not None:
+                    build_adapter(model, config.wrap_adapter)
+            if model.config._attn_implementation is None:
+                # Nesting a config in another one resets the attention implementation that its model was built with.
+                model.config._attn_implementation = config._attn_implementation
+            setattr(config, field, model.config)
+            self.add_module(part, model)
+            if getattr(config, f"{part}_width") is None:
                 setattr(config, f"{part}_width", self._find_width(name))
         if config.wrap_labels is not None:
             wrap = config.wrap_config
@@ -207,18 +228,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         if self.wrap_head is not None:
             freeze(self.wrap_head)
 
-    def _build(self, part: str, model: PreTrainedModel | None) -> PreTrainedModel:
-        field = f"{part}_config"
-        if model is None:
-            model = AutoModel.from_config(getattr(self.config, field))
-            if part == "wrap" and self.config.wrap_adapter is not None:
-                build_adapter(model, self.config.wrap_adapter)
-        if model.config._attn_implementation is None:
-            # Nesting a config in another one resets the attention implementation that its model was built with.
-            model.config._attn_implementation = self.config._attn_implementation
-        setattr(self.config, field, model.config)
-        return model
-
     @torch.no_grad()
     def _find_width(self, name: str) -> int:
         """Count the features that a frozen model gives for a cloud."""
@@ -235,9 +244,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     ) -> PointFeaturesOutput:
         """Compute features of point clouds.
 
-        Returns:
-            `pooler_output (batch, width)`, the standardized features. Of the point encoder, else of the wrap, and the
-            clouds themselves: `last_hidden_state`, `centers`, and on request hidden states and attention weights.
+        `pooler_output (batch, width)` are the standardized features. The other outputs are those of the point encoder,
+        else of the wrap, for the clouds themselves.
         """
         config = self.config
         with_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -281,8 +289,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     def _frozen_features(self, name: str, points: Tensor, asked: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Run a frozen model on clouds `(rows, points, channels)`.
 
-        Returns:
-            Its features `(rows, width)`; and what else it says of every `config.copies`-th row, the clouds themselves.
+        Returns its features `(rows, width)`, and what else it says of every `config.copies`-th row, the clouds
+        themselves.
         """
         model, config = getattr(self, PART_OF[name]), self.config
         # In one piece where gradients are wanted, or code is compiled for all sizes.
@@ -291,10 +299,12 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         size = max(1, _AT_ONCE // config.copies) * config.copies
         if name == "views":
             size = max(1, _VIEWS_AT_ONCE // config.views)
+            edge = config.image_size or getattr(config.vision_config, "image_size", None) or 224
+            edge = edge if isinstance(edge, int) else max(edge)
         pooled, others = [], []
         for piece in [points] if is_whole else points.split(size):
             if name == "views":
-                pooled.append(self._see(depth_views(piece, self._image_size, config.views, config.up_axis)))
+                pooled.append(self._see(depth_views(piece, edge, config.views, config.up_axis)))
                 continue
             output = model(piece[..., : model.config.in_channels], **asked, return_dict=True)
             features = output.pooler_output
@@ -302,11 +312,6 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             pooled.append(self.wrap_head(features).log_softmax(dim=-1) if is_scored else features)
             others.append({key: _every(output.get(key), config.copies) for key in _OTHERS})
         return torch.cat(pooled), {key: _joined([other[key] for other in others]) for key in _OTHERS if others}
-
-    @property
-    def _image_size(self) -> int:
-        size = self.config.image_size or getattr(self.config.vision_config, "image_size", None) or 224
-        return size if isinstance(size, int) else max(size)
 
     def _see(self, images: Tensor) -> Tensor:
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""
@@ -395,19 +400,6 @@ def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], tuple):
         return tuple(torch.cat(each) for each in zip(*values, strict=True))
     return None if values[0] is None else torch.cat(values)
-
-
-def _head_of(wrap: Any, labels: int) -> ClassificationHead:
-    """Return the head of a wrap that was given as a model, as an adapter has trained it."""
-    head = getattr(wrap, "classifier", None)
-    if isinstance(head, ModulesToSaveWrapper):
-        head = head.modules_to_save[head.active_adapters[0]]
-    if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
-        raise ValueError(
-            f"wrap_labels={labels} with a wrap that is {type(wrap).__name__}; expected a classifier, as a model, with "
-            "so many labels"
-        )
-    return head
 
 
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:

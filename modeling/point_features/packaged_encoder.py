@@ -13,16 +13,14 @@ FOLDER = Path(__file__).parents[2] / "default_model"
 _OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
 
 
-@cache
-def _settings() -> dict[str, Any]:
-    stored = json.loads((FOLDER / "config.json").read_text())
-    own = {name for name in stored if name not in _OF_THE_CLASSIFIER and not name.startswith("unknown_")}
-    return {name: value for name, value in stored.items() if name in own}
-
-
 def packaged_settings() -> dict[str, Any]:
     """Return the settings of its configuration, `model_type` included."""
-    return dict(_settings())
+    stored = json.loads((FOLDER / "config.json").read_text())
+    return {
+        name: value
+        for name, value in stored.items()
+        if name not in _OF_THE_CLASSIFIER and not name.startswith("unknown_")
+    }
 
 
 @cache

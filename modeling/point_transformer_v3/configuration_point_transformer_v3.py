@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -90,11 +90,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     Args: Encoder
         depths: Blocks of each stage.
         hidden_sizes: Channels of each stage.
-        num_attention_heads: Attention heads of each stage.
         patch_sizes: Voxels that attend to each other, in each stage.
         pooling_strides: Factor of the cells' edge from each stage to the next.
         mlp_ratio: Hidden channels of a block's MLP, in multiples of its channels.
-        qkv_bias: Whether queries, keys and values have a bias.
         attention_scale: Factor of queries times keys; None for `head_dim ** -0.5`.
         attention_dropout: Dropout of attention weights.
         hidden_dropout: Dropout after the last layer of attention and MLP.
@@ -109,10 +107,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             or "branch", what the MLP of the block before added to it. Of weights that were trained with one of them,
             the other makes noise.
         stage_norm: Norm of the stem and where the number of voxels changes: "layer" or "batch".
-        layer_norm_eps: Epsilon of the layer norms.
-        batch_norm_eps: Epsilon of the batch norms.
-        batch_norm_momentum: Share of a batch in their running statistics.
-        initializer_range: Standard deviation of initial weights.
+        batch_norm_momentum: Share of a batch in the running statistics of batch norms.
 
     Args: Positions
         rope_theta: Base of rotary positions (Utonia); None for none. Coordinates are rotated in three chunks of a
@@ -128,11 +123,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
 
     Args: Decoder
         use_decoder: Whether a decoder follows the encoder, whose last stage has the voxels of the first.
-        decoder_depths: Blocks of each decoder stage, the finest first.
-        decoder_hidden_sizes: Channels of each.
-        decoder_num_attention_heads: Attention heads of each.
+        decoder_depths: Blocks of each decoder stage, the finest first; so are its other sizes.
         freeze_encoder: Whether only the decoder and heads are trained: the encoder gets no gradient.
-
         decoder_convolution: What the convolution of a decoder stage's first block reads: the "sum" that the block
             gets, or the projected features of the encoder alone, "skip".
 
@@ -149,13 +141,11 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
 
     Args: Heads
         head_widths: Widths of the hidden layers of the classification head; empty for a linear head.
-        head_dropout: Dropout after each of them.
         segmentation_head: Head for points: "layers", or for a common training of data sets "texts", cosines with the
             embeddings of class names, or "conditions", a linear layer for each.
         text_embedding_size: Channels of these embeddings, and of points among texts in zero-shot segmentation.
         lovasz_weight: Weight of the Lovász loss that is added to the cross-entropy of points.
-        segmentation_head_widths: Widths of the hidden layers of the segmentation head; empty for a linear head.
-        segmentation_head_dropout: Dropout after each of them.
+        segmentation_head_widths: The same of the segmentation head.
         text_head_widths: Widths of the hidden layers that lead features of points into a space of texts, for zero-shot
             segmentation.
         none_label: Whether a point may have none of the texts in zero-shot segmentation: a further label, the last,
@@ -172,6 +162,9 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     model_type = "point_transformer_v3"
     # What has no row for each cloud, but for each voxel, patch or text.
     keys_to_ignore_at_inference = ["voxel_embeds", "text_embeds", "hidden_states", "attentions"]
+    # Tokens of a batch are flat, those of one cloud after the other, with offsets.
+    flat_tokens: ClassVar[bool] = True
+    min_points: ClassVar[int] = 1
 
     in_channels: int = 9
     grid_size: float = 0.02
@@ -271,18 +264,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             )
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
-        self._check_conditions()
-        super().__post_init__(**kwargs)
-        self.check_parts((TEXT_TOWER, "base"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""
-        settings = super().to_dict()
-        if self.condition_classes is not None:
-            settings["condition_classes"] = [[name, list(rows)] for name, rows in self.condition_classes.items()]
-        return settings
-
-    def _check_conditions(self) -> None:
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
@@ -296,6 +277,15 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")
+        super().__post_init__(**kwargs)
+        self.check_parts((TEXT_TOWER, "base"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they are stored: JSON files have sorted names, so data sets are a list of pairs."""
+        settings = super().to_dict()
+        if self.condition_classes is not None:
+            settings["condition_classes"] = [[name, list(rows)] for name, rows in self.condition_classes.items()]
+        return settings
 
     @property
     def num_hidden_layers(self) -> int:
@@ -313,16 +303,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         return self.decoder_hidden_sizes[0] if self.use_decoder else sum(self.hidden_sizes)
 
     @property
-    def flat_tokens(self) -> bool:
-        """True if tokens of a batch are flat, those of one cloud after the other, with offsets."""
-        return True
-
-    @property
     def batch_dependent_flags(self) -> list[str]:
         """Enabled flags that make predictions depend on the other clouds of a batch."""
         return [name for name in ("depth_of_batch", "equal_patches") if getattr(self, name)]
-
-    @property
-    def min_points(self) -> int:
-        """Minimum number of points per cloud."""
-        return 1

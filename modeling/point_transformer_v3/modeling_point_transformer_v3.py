@@ -53,7 +53,6 @@ from hf_any3d.modeling.point_transformer_v3.voxel_layers import (
     PointTransformerV3Unpooling,
     SubmanifoldConvolution,
     block_norm,
-    carried,
     normed,
 )
 from hf_any3d.modeling.point_transformer_v3.voxel_stages import Batch, Clouds, Voxels, follow, rotate, rotation_of
@@ -216,8 +215,11 @@ class PointTransformerV3Attention(nn.Module):
                     for number, given in enumerate((query, key, value))
                 ]
                 mask = self._mask(group, cells, query.dtype)
-                if extra:
-                    heads[1:] = (_append(own, added) for own, added in zip(heads[1:], extra, strict=True))
+                if extra:  # every patch reads the keys and values of all prompts
+                    heads[1:] = (
+                        torch.cat([own, added.transpose(0, 1).expand(len(own), -1, -1, -1)], dim=2)
+                        for own, added in zip(heads[1:], extra, strict=True)
+                    )
                     mask = mask if mask is None else nn.functional.pad(mask, (0, len(extra[0])))
                 part, weights = attend(self, *heads, mask, **settings)
                 part = part.flatten(0, 1)  # (patches * queries, heads, channels)
@@ -256,11 +258,6 @@ class PointTransformerV3Attention(nn.Module):
         if config.rope_rescale:
             coord = coord * draw(1, math.log(config.rope_rescale)).exp()
         return rotation_of(coord, frequencies, theta)
-
-
-def _append(heads: torch.Tensor, extra: torch.Tensor) -> torch.Tensor:
-    """Append the same keys or values `(prompts, heads, channels)` to those of every patch `(patches, heads, …)`."""
-    return torch.cat([heads, extra.transpose(0, 1).expand(len(heads), -1, -1, -1)], dim=2)
 
 
 class LayerScale(nn.Module):
@@ -326,13 +323,6 @@ class PointTransformerV3Block(GradientCheckpointingLayer):
         return hidden_states if self.pre_norm else normed(self.norm2, hidden_states, voxels)
 
 
-def _run(block: nn.Module, hidden_states: torch.Tensor, voxels: Voxels) -> torch.Tensor:
-    """Run a block, whose adapters may need the places of voxels."""
-    if getattr(block, "takes_geometry", False):
-        return block(hidden_states, voxels, geometry=voxels.geometry)
-    return block(hidden_states, voxels)
-
-
 class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, PointTokensMixin, PreTrainedModel):
     """Base class of all Point Transformer V3 models."""
 
@@ -353,7 +343,6 @@ class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, 
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Use truncated normal weights and zero biases."""
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, (nn.Linear, SubmanifoldConvolution)):
@@ -375,17 +364,13 @@ class PointTransformerV3PreTrainedModel(LibraryModelMixin, PretrainedBaseMixin, 
 
 @dataclass
 class _Encoded:
-    """Result of a forward pass before it is put into an output.
+    """Result of a forward pass before it is put into an output."""
 
-    Places and features of the voxels of each encoder stage, the finest first; the output of the decoder, at the first
-    stage, or None; the clouds, and the voxel of the first stage of each point `(points,)`.
-    """
-
-    stages: list[Voxels]
-    features: list[torch.Tensor]
-    decoded: torch.Tensor | None
+    stages: list[Voxels]  # of the encoder, the finest first
+    features: list[torch.Tensor]  # of their voxels
+    decoded: torch.Tensor | None  # output of the decoder, at the first stage
     batch: Batch
-    inverse: torch.Tensor
+    inverse: torch.Tensor  # (points,), the voxel of the first stage of each point
     hidden_states: tuple[torch.Tensor, ...] | None
     attentions: tuple[torch.Tensor, ...] | None
 
@@ -399,23 +384,20 @@ class _Encoded:
         features, voxels = self.last
         return scatter_mean(features[None], voxels.cloud[None], len(voxels.counts))[0]
 
-    def voxel_features(self, levels: int | None = None) -> torch.Tensor:
-        """Features of the first stage's voxels: of `levels` deepest stages, by default all, the finest first."""
+    def voxel_features(self) -> torch.Tensor:
+        """Features of the first stage's voxels, those of all stages, the finest first, or of the decoder."""
         if self.decoded is not None:
             return self.decoded
         values = self.features[-1]
-        levels = len(self.stages) if levels is None else levels
         # From the stage above the deepest one to the first.
         for stage in range(len(self.stages) - 2, -1, -1):
-            values = carried(values, self.stages[stage + 1])
-            if len(self.stages) - stage <= levels:
-                values = torch.cat([self.features[stage], values], dim=1)
+            values = torch.cat([self.features[stage], values[self.stages[stage + 1].inverse]], dim=1)
         return values
 
     def point_features(self, points: torch.Tensor, levels: int | None = None) -> torch.Tensor:
-        """Features of some points of the batch, `(points, channels)`, as `voxel_features` has them for voxels.
+        """Features of some points of the batch, `(points, channels)`: of `levels` deepest stages, None for all.
 
-        Numbers of points `(points,)` count through the clouds, one after the other; `levels` None is for all stages.
+        Numbers of points `(points,)` count through the clouds, one after the other.
         """
         # Each point is followed from stage to stage, so that no stage is carried up for all voxels.
         place, parts = self.inverse[points], []
@@ -461,31 +443,25 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         )
         self.unpoolings = nn.ModuleList()
         self.decoder_blocks = nn.ModuleList()
-        if config.use_decoder:
-            self._add_decoder(config)
+        if config.use_decoder:  # in the order in which its stages run: the coarsest first
+            widths, below = config.decoder_hidden_sizes, widths[-1]
+            rates = torch.linspace(0, config.drop_path_rate, sum(config.decoder_depths), device="cpu").tolist()
+            for stage in range(len(widths) - 1, -1, -1):
+                skipped = config.hidden_sizes[stage]
+                self.unpoolings.append(PointTransformerV3Unpooling(config, below, skipped, widths[stage]))
+                first = sum(config.decoder_depths[:stage])
+                # As in the original, the rates fall from block to block within a stage.
+                falling = rates[first : first + config.decoder_depths[stage]][::-1]
+                heads = config.decoder_num_attention_heads[stage]
+                self.decoder_blocks.extend(
+                    PointTransformerV3Block(config, stage, number, widths[stage], heads, rate, in_decoder=True)
+                    for number, rate in enumerate(falling)
+                )
+                below = widths[stage]
         if config.condition_size is not None:
             names = config.condition_classes or config.norm_conditions or ()
             self.conditions = nn.Embedding(len(names), config.condition_size)
         self.post_init()
-
-    def _add_decoder(self, config: PointTransformerV3Config) -> None:
-        """Build the decoder, in the order in which its stages run: the coarsest first."""
-        widths = config.decoder_hidden_sizes
-        rates = torch.linspace(0, config.drop_path_rate, sum(config.decoder_depths), device="cpu").tolist()
-        below = config.hidden_sizes[-1]
-        for stage in range(len(widths) - 1, -1, -1):
-            self.unpoolings.append(
-                PointTransformerV3Unpooling(config, below, config.hidden_sizes[stage], widths[stage])
-            )
-            first = sum(config.decoder_depths[:stage])
-            # As in the original, the rates fall from block to block within a stage.
-            own = rates[first : first + config.decoder_depths[stage]][::-1]
-            heads = config.decoder_num_attention_heads[stage]
-            self.decoder_blocks.extend(
-                PointTransformerV3Block(config, stage, number, widths[stage], heads, rate, in_decoder=True)
-                for number, rate in enumerate(own)
-            )
-            below = widths[stage]
 
     @property
     def layer_stack(self) -> LayerStack:
@@ -567,12 +543,22 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         )
         if config.relative_position_bias and config._attn_implementation not in ("eager", "sdpa", None):
             raise ValueError(f"attn_implementation={config._attn_implementation!r} with relative_position_bias=True")
-        self._check_checkpointing()
+        leaves = config.block_rule == "branch" or (config.use_decoder and config.decoder_convolution == "skip")
+        is_run_again = self.training and getattr(self.blocks[0], "gradient_checkpointing", False)
+        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
+        if leaves and is_run_again and getattr(run_again, "keywords", {}).get("use_reentrant", False):
+            # They would get no gradient of what they leave for the next block.
+            raise ValueError(
+                "use_reentrant=True with blocks that read what was left for them (block_rule='branch', "
+                "decoder_convolution='skip'); expected gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
         if config.adaptive_norms:
-            voxels.context = self.conditions.weight[self._condition()][None]
+            # The row of the data set's embedding, which the heads number.
+            names = list(config.condition_classes or config.norm_conditions or ())
+            voxels.context = self.conditions.weight[names.index(config.condition or "")][None]
         stages = [voxels]
         for _ in config.pooling_strides:
             stages.append(stages[-1].pool(self._turns()))
@@ -592,29 +578,18 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                     if stage:
                         hidden_states = self.poolings[stage - 1](hidden_states, stages[stage])
                     for _ in range(depth):
-                        hidden_states = _run(next(remaining), hidden_states, stages[stage])
+                        block = next(remaining)
+                        # Adapters around a block may need the places of voxels.
+                        geometry = getattr(block, "takes_geometry", False)
+                        guidance = {"geometry": stages[stage].geometry} if geometry else {}
+                        hidden_states = block(hidden_states, stages[stage], **guidance)
                         kept += [hidden_states] if return_hidden else []
-                    features.append(self._stage_output(sum(config.depths[: stage + 1]) - 1, hidden_states))
+                    # A network beside the blocks adds to what heads read of a stage.
+                    beside = getattr(block, "stage_output", None)
+                    features.append(hidden_states if beside is None else beside(hidden_states))
             decoded = self._decode(features, stages, kept) if config.use_decoder else None
             attentions = recorder.weights if recorder is not None else None
         return _Encoded(stages, features, decoded, batch, of_point, tuple(kept) if return_hidden else None, attentions)
-
-    def _check_checkpointing(self) -> None:
-        """Refuse blocks that are computed again without the gradient of what they leave for the next one."""
-        config = self.config
-        leaves = config.block_rule == "branch" or (config.use_decoder and config.decoder_convolution == "skip")
-        run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
-        is_run_again = self.training and getattr(self.blocks[0], "gradient_checkpointing", False)
-        if leaves and is_run_again and getattr(run_again, "keywords", {}).get("use_reentrant", False):
-            raise ValueError(
-                "use_reentrant=True with blocks that read what was left for them (block_rule='branch', "
-                "decoder_convolution='skip'); expected gradient_checkpointing_kwargs={'use_reentrant': False}"
-            )
-
-    def _stage_output(self, number: int, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return what heads read of a stage after its last block: also what a network beside the blocks adds."""
-        block = self.blocks[number]
-        return block.stage_output(hidden_states) if hasattr(block, "stage_output") else hidden_states
 
     def _decode(self, features: list[torch.Tensor], stages: list[Voxels], kept: list[torch.Tensor]) -> torch.Tensor:
         hidden_states, remaining = features[-1], iter(self.decoder_blocks)
@@ -625,12 +600,6 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
                 hidden_states = next(remaining)(hidden_states, stages[stage])
                 kept.append(hidden_states)
         return hidden_states
-
-    def _condition(self) -> int:
-        """Row of the embeddings of the data sets, which the heads number."""
-        config = self.config
-        names = list(config.condition_classes or config.norm_conditions or ())
-        return names.index(config.condition or "")
 
     def _turns(self) -> list[int]:
         """Draw the order of the curves for a stage, or return that of the config."""
@@ -649,7 +618,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         config, dtype = self.config, precision_of(self.embeddings)
         if isinstance(points, torch.Tensor):
             check_channels(points, config.in_channels)
-            if point_mask is not None and point_mask.shape == points.shape[:2]:
+            if point_mask is not None:
                 # Rows that fill up a cloud may hold anything, and the check below reads all numbers.
                 points = points.masked_fill(~point_mask.to(points.device).bool()[..., None], 0)
             points = in_full_precision(points, dtype)

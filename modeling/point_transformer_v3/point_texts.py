@@ -66,14 +66,9 @@ def mask_text_loss(
 ) -> torch.Tensor:
     """Compute the contrastive loss of masks and their texts, over all clouds of the batch.
 
-    Masks without points have no target, and stay among the others' wrong answers.
-
-    Args:
-        means: `(clouds, texts, width)`, from `mask_means`.
-        numbers: `(clouds, texts)`, from `mask_means`.
-        texts: `(texts, width)` or `(clouds, texts, width)`, unit vectors.
-        counted: `(clouds, texts)` bool, the masks that there are.
-        scale: Scale of the products.
+    Masks without points have no target, and stay among the others' wrong answers. `means` and `numbers` are from
+    `mask_means`; `texts` are unit vectors, `(texts, width)` or `(clouds, texts, width)`; `counted (clouds, texts)`
+    names the masks that there are.
 
     Source: Find3D, Sec. 4; of each direction, losses of exactly zero are left out of the mean, as in its program.
     """

@@ -147,11 +147,6 @@ class PointTransformerV3Pooling(nn.Module):
         return nn.functional.gelu(normed(self.norm, largest, pooled))
 
 
-def carried(values: torch.Tensor, pooled: Voxels) -> torch.Tensor:
-    """Carry values `(pooled voxels, …)` to the voxels that they were pooled from."""
-    return values[pooled.inverse]
-
-
 class PointTransformerV3Unpooling(nn.Module):
     """From larger cells back to smaller ones: each adds the projected features of its larger cell to its own."""
 
@@ -167,7 +162,7 @@ class PointTransformerV3Unpooling(nn.Module):
         self, hidden_states: torch.Tensor, skipped: torch.Tensor, pooled: Voxels, voxels: Voxels
     ) -> torch.Tensor:
         """Join `(pooled voxels, in_width)` and `(voxels, skip_width)` to `(voxels, out_width)`."""
-        below = carried(nn.functional.gelu(normed(self.norm, self.projection(hidden_states), pooled)), pooled)
+        below = nn.functional.gelu(normed(self.norm, self.projection(hidden_states), pooled))[pooled.inverse]
         own = nn.functional.gelu(normed(self.skip_norm, self.skip_projection(skipped), voxels))
         if self.is_copied:
             voxels.sources[True, 0] = own

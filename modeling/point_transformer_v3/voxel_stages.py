@@ -23,9 +23,7 @@ Clouds = torch.Tensor | Sequence[torch.Tensor]
 class Batch:
     """Clouds of a batch one after the other, and the way back to the layout they came in.
 
-    Args:
-        points: Clouds; xyz first.
-        point_mask: `(clouds, points)` bool, False where a cloud is filled up; None if none is, or for a list.
+    `point_mask (clouds, points)` is False where a cloud is filled up; None if none is, or for a list.
     """
 
     def __init__(self, points: Clouds, point_mask: torch.Tensor | None = None):
@@ -33,10 +31,6 @@ class Batch:
             self.shape = points.shape[:2]
             if point_mask is None:
                 point_mask = torch.ones(self.shape, dtype=torch.bool, device=points.device)
-            elif point_mask.shape != self.shape:
-                raise ValueError(
-                    f"point_mask has shape {tuple(point_mask.shape)}; expected {tuple(self.shape)}, as points have"
-                )
             self.mask = point_mask.to(points.device).bool()
         else:
             if point_mask is not None:
@@ -53,10 +47,6 @@ class Batch:
     def flatten(self, values: Clouds, name: str) -> torch.Tensor:
         """Return `(points of all clouds, …)` of values in the layout of the points."""
         if isinstance(values, torch.Tensor):
-            if values.shape[:2] != self.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(values.shape)}; expected {tuple(self.shape)} first, as points have"
-                )
             return values[self.mask]
         if [len(cloud) for cloud in values] != self.counts:
             raise ValueError(
@@ -74,33 +64,20 @@ class Batch:
 
 @dataclass
 class Voxels:
-    """Places of the voxels of a stage, and what its blocks share.
-
-    Args:
-        config: The model's configuration.
-        stage: Number of the stage.
-        coord: `(voxels, 3)`, float32.
-        grid_coord: `(voxels, 3)`, int64.
-        cloud: `(voxels,)`, the number of each voxel's cloud.
-        counts: Voxels of each cloud.
-        turns: Order of the curves.
-        inverse: `(voxels of the stage before,)`, the voxel that each was pooled to; None in the first stage.
-        depths: `(clouds,)`, bits of the curves of each cloud; None for what its voxels need.
-        context: `(1, condition_size)`, the data set that the clouds are from, for norms that read it.
-        sources: What the convolution of a block reads in place of its input, by whether it is in the decoder and its
-            number; blocks leave it for the next one, unpoolings for the first one.
-    """
+    """Places of the voxels of a stage, and what its blocks share."""
 
     config: PointTransformerV3Config
     stage: int
-    coord: torch.Tensor
-    grid_coord: torch.Tensor
-    cloud: torch.Tensor
-    counts: tuple[int, ...]
-    turns: Sequence[int]
-    inverse: torch.Tensor | None = None
-    depths: torch.Tensor | None = None
-    context: torch.Tensor | None = None
+    coord: torch.Tensor  # (voxels, 3), float32
+    grid_coord: torch.Tensor  # (voxels, 3), int64
+    cloud: torch.Tensor  # (voxels,), the number of each voxel's cloud
+    counts: tuple[int, ...]  # voxels of each cloud
+    turns: Sequence[int]  # order of the curves
+    inverse: torch.Tensor | None = None  # (voxels of the stage before,), the voxel that each was pooled to
+    depths: torch.Tensor | None = None  # (clouds,), bits of the curves of each cloud; None for what its voxels need
+    context: torch.Tensor | None = None  # (1, condition_size), the data set that the clouds are from
+    # What the convolution of a block reads in place of its input, by whether it is in the decoder and its number;
+    # blocks leave it for the next one, unpoolings for the first one.
     sources: dict[tuple[bool, int], torch.Tensor] = field(default_factory=dict, repr=False)
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 

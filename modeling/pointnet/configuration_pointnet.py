@@ -12,50 +12,34 @@ from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 class PointNetConfig(PointCloudConfig):
     r"""Configuration of a PointNet (arXiv 1612.00593).
 
-    The defaults are a small one for a few hundred shapes. The published sizes are
+    Fields and defaults are those of `PointCloudConfig`, a small one for a few hundred shapes. The published sizes are
     `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
-
-    Args:
-        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
-        hidden_sizes: Channels of the layers that each point goes through.
-        head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
     """
 
     model_type = "pointnet"
-
-    in_channels: int = 3
-    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
-    head_widths: list[int] | tuple[int, ...] = (128,)
-    head_dropout: float = 0.3
 
 
 class PointNet2Config(PointCloudConfig):
     r"""Configuration of a PointNet++ with grouping at a single scale (arXiv 1706.02413).
 
-    The defaults are a small one, of 0.1 million parameters; `published_sizes()` has the published sizes.
+    The defaults are a small one, of 0.1 million parameters; `published_sizes()` has the published sizes. Further
+    fields are those of `PointCloudConfig`.
 
     Args:
-        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
         num_centers: Centers that each level samples from the points or centers before it.
         radii: Radius of the ball around each center of a level.
         num_neighbors: Points of a ball that a level reads; of more, the first ones of the cloud are kept.
         level_widths: Channels of the layers of each level.
         hidden_sizes: Channels of the layers that each center of the last level goes through.
-        head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
     """
 
     model_type = "pointnet2"
 
-    in_channels: int = 3
     num_centers: list[int] | tuple[int, ...] = (128, 32)
     radii: list[float] | tuple[float, ...] = (0.2, 0.4)
     num_neighbors: list[int] | tuple[int, ...] = (16, 16)
     level_widths: list[list[int]] | tuple[tuple[int, ...], ...] = ((32, 32, 64), (64, 64, 128))
     hidden_sizes: list[int] | tuple[int, ...] = (128, 256)
-    head_widths: list[int] | tuple[int, ...] = (128,)
-    head_dropout: float = 0.3
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, {"radii": (1e-6, 1e6)})

@@ -35,11 +35,10 @@ class PointNetPreTrainedModel(PointCloudPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Use torch's default initialization of linear layers."""
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
-            # That of transformers, a normal distribution of one width, is too narrow for these small layers without
-            # residuals.
+            # Torch's default: that of transformers, a normal distribution of one width, is too narrow for these small
+            # layers without residuals.
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -70,10 +69,14 @@ class PointNetModel(PointCloudModel, PointNetPreTrainedModel):
 class PointNetForPointCloudClassification(PointNetPreTrainedModel):
     """`PointNetModel` with a classification head."""
 
-    def __init__(self, config: PointNetConfig):
+    model_class: type[PointCloudModel] = PointNetModel
+
+    def __init__(self, config: PointCloudConfig):
         super().__init__(config)
-        self.pointnet = PointNetModel(config)
-        self.classifier = _head(config)
+        setattr(self, self.base_model_prefix, self.model_class(config))
+        self.classifier = ClassificationHead(
+            config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
+        )
         self.post_init()
 
     @strict_forward
@@ -81,7 +84,7 @@ class PointNetForPointCloudClassification(PointNetPreTrainedModel):
         self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.pointnet(points, **kwargs, return_dict=True)
+        output = self.base_model(points, **kwargs, return_dict=True)
         logits = self.classifier(output.pooler_output)  # (batch, labels)
         loss = classification_loss(logits, labels, self.config)
         return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
@@ -132,27 +135,7 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
         return [*states, hidden_states], xyz
 
 
-class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel):
+class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel, PointNetForPointCloudClassification):
     """`PointNet2Model` with a classification head."""
 
-    def __init__(self, config: PointNet2Config):
-        super().__init__(config)
-        self.pointnet2 = PointNet2Model(config)
-        self.classifier = _head(config)
-        self.post_init()
-
-    @strict_forward
-    def forward(
-        self, points: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> SequenceClassifierOutput:
-        """Classify point clouds; returns `logits (batch, labels)`."""
-        output = self.pointnet2(points, **kwargs, return_dict=True)
-        logits = self.classifier(output.pooler_output)  # (batch, labels)
-        loss = classification_loss(logits, labels, self.config)
-        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)
-
-
-def _head(config: PointCloudConfig) -> ClassificationHead:
-    return ClassificationHead(
-        config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
-    )
+    model_class = PointNet2Model

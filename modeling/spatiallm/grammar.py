@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
-from hf_any3d.modeling.spatiallm.entities import KINDS, Box, Wall, number_names
+from hf_any3d.modeling.spatiallm.layout import KINDS, Box, Wall, number_names
 
 _MOST = 1000
 """Numbers of doors, windows and boxes are written modulo this, so there are no more."""
@@ -22,19 +22,12 @@ _KINDS = tuple(KINDS)
 
 
 class State(NamedTuple):
-    """Place of a text in the grammar.
+    """Place of a text in the grammar."""
 
-    Attributes:
-        kind: Index of the kind of line, of the last one between lines.
-        counts: Lines of each kind that were finished.
-        item: Index of the part of the line that is being written; -1 before it, in which the kind is open.
-        written: What was written of the part.
-    """
-
-    kind: int = 0
-    counts: tuple[int, ...] = (0,) * len(_KINDS)
-    item: int = -1
-    written: str = ""
+    kind: int = 0  # index of the kind of line, between lines of the last one
+    counts: tuple[int, ...] = (0,) * len(_KINDS)  # lines of each kind that were finished
+    item: int = -1  # index of the part of the line that is being written; -1 before it, in which the kind is open
+    written: str = ""  # of that part
 
 
 class LayoutGrammar:
@@ -57,8 +50,7 @@ class LayoutGrammar:
         self._labels = {name[:length] for name in self.classes for length in range(len(name) + 1)}
         # After its first part, a line is parts and what separates them.
         self._parts: list[list[str]] = []
-        for word in _KINDS:
-            kind = KINDS[word]
+        for kind in KINDS.values():
             first = {Wall: [], Box: ["label"]}.get(kind, ["wall"])
             parts = [part for name in (*first, *["number"] * len(number_names(kind))) for part in (name, ",")]
             self._parts.append([*parts[:-1], ")"])
@@ -103,29 +95,18 @@ class LayoutGrammar:
                 counts[state.kind] += 1
                 return State(state.kind, tuple(counts), state.item + 1)
             return state._replace(item=state.item + 1, written="")
-        if self._begins(part, written, state):
+        if part == "label":
+            begins, is_whole = written in self._labels, state.written in self.classes
+        else:
+            word, below = ("wall_", state.counts[0]) if part == "wall" else ("", self.num_bins)
+            number = written.removeprefix(word) if written.startswith(word) else ""
+            is_number = number.isascii() and number.isdigit() and (number == "0" or number[0] != "0")
+            begins = word.startswith(written) or (is_number and int(number) < below)
+            is_whole = len(state.written) > len(word)
+        if begins:
             return state._replace(written=written)
-        if self._is_whole(part, state):
-            return self._next(state._replace(item=state.item + 1, written=""), character)
-        return None
-
-    def _begins(self, part: str, written: str, state: State) -> bool:
-        if part == "label":
-            return written in self._labels
-        if part == "wall":
-            number = written.removeprefix("wall_")
-            if len(written) <= len("wall_"):
-                return "wall_".startswith(written)
-            return written.startswith("wall_") and self._is_number(number, state.counts[0])
-        return self._is_number(written, self.num_bins)
-
-    def _is_number(self, text: str, below: int) -> bool:
-        return text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") and int(text) < below
-
-    def _is_whole(self, part: str, state: State) -> bool:
-        if part == "label":
-            return state.written in self.classes
-        return len(state.written) > (len("wall_") if part == "wall" else 0)
+        # The part is complete, and the character the comma or parenthesis after it.
+        return self._next(state._replace(item=state.item + 1, written=""), character) if is_whole else None
 
     def _open(self, state: State, character: str) -> State | None:
         """Continue the beginning of a line, whose kind is open while several begin alike."""
@@ -171,18 +152,8 @@ class _Vocabulary:
         return root
 
 
-_VOCABULARIES: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, _Vocabulary]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> _Vocabulary:
-    """Return the tokens of a tokenizer, which are read once."""
-    size, vocabulary = _VOCABULARIES.get(tokenizer, (0, None))
-    if vocabulary is None or size != len(tokenizer):
-        vocabulary = _Vocabulary(tokenizer)
-        _VOCABULARIES[tokenizer] = (len(tokenizer), vocabulary)
-    return vocabulary
+# Of each tokenizer by its size, as its tokens take seconds to read.
+_VOCABULARIES: weakref.WeakKeyDictionary[PreTrainedTokenizerBase, dict[int, _Vocabulary]] = weakref.WeakKeyDictionary()
 
 
 class LayoutLogitsProcessor(LogitsProcessor):
@@ -210,8 +181,11 @@ class LayoutLogitsProcessor(LogitsProcessor):
             raise ValueError("the tokenizer has no token that ends a text; expected eos_token_id")
         self.grammar, self.max_new_tokens = grammar, max_new_tokens
         self.ends = eos if isinstance(eos, list) else [eos]
-        self._texts, alphabet = _vocabulary(tokenizer).texts, grammar.alphabet
-        self._tree = _vocabulary(tokenizer).tree(alphabet)
+        vocabularies = _VOCABULARIES.setdefault(tokenizer, {})
+        if len(tokenizer) not in vocabularies:
+            vocabularies[len(tokenizer)] = _Vocabulary(tokenizer)
+        vocabulary, alphabet = vocabularies[len(tokenizer)], grammar.alphabet
+        self._texts, self._tree = vocabulary.texts, vocabulary.tree(alphabet)
         if missing := sorted(character for character in alphabet if "" not in self._tree.get(character, {})):
             raise ValueError(f"the tokenizer has no token for {missing[0]!r} alone, which layouts need")
         self._start: int | None = None

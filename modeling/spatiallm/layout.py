@@ -17,32 +17,99 @@ import numpy as np
 import torch
 
 from hf_any3d.modeling.layers.boxes import UP_AXES, box_corners, upright_rotation
-from hf_any3d.modeling.spatiallm.entities import (
-    KINDS,
-    Box,
-    Door,
-    Entity,
-    Opening,
-    Wall,
-    Window,
-    limits_of,
-    number_names,
-)
+from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
+
+_POSITION, _LENGTH, _SIZE, _ANGLE = (0.0, EXTENT), (0.0, 25.6), (0.0, 20.0), (-6.2832, 6.2832)
+
+
+def _ranged(limits: tuple[float, float], **options: Any) -> Any:
+    """Field for a number, with the range that bins divide."""
+    return field(metadata={"limits": limits}, **options)
+
+
+class _Sized:
+    """Refuses lengths below 0, which would turn a wall or a box inside out."""
+
+    def __post_init__(self):
+        for own in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            value = getattr(self, own.name)
+            if own.metadata.get("limits") in (_LENGTH, _SIZE) and value < 0:
+                raise ValueError(f"{own.name} is {value:g}; expected at least 0")
+
+
+@dataclass(frozen=True)
+class Wall(_Sized):
+    """A wall: the two lower ends of its center line, height and thickness, in meters."""
+
+    id: int
+    ax: float = _ranged(_POSITION)
+    ay: float = _ranged(_POSITION)
+    az: float = _ranged(_POSITION)
+    bx: float = _ranged(_POSITION)
+    by: float = _ranged(_POSITION)
+    bz: float = _ranged(_POSITION)
+    height: float = _ranged(_LENGTH)
+    thickness: float = _ranged(_LENGTH, default=0.0)
+
+
+@dataclass(frozen=True)
+class Opening(_Sized):
+    """A door or window in a wall: center, width along the wall and height, in meters."""
+
+    id: int
+    wall_id: int
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    width: float = _ranged(_LENGTH)
+    height: float = _ranged(_LENGTH)
+
+
+class Door(Opening):
+    """A door; see `Opening`."""
+
+
+class Window(Opening):
+    """A window; see `Opening`."""
+
+
+@dataclass(frozen=True)
+class Box(_Sized):
+    """A box around an object: center and full sizes along its own axes in meters, turn about z in radians."""
+
+    id: int
+    label: str
+    x: float = _ranged(_POSITION)
+    y: float = _ranged(_POSITION)
+    z: float = _ranged(_POSITION)
+    angle: float = _ranged(_ANGLE)
+    sx: float = _ranged(_SIZE)
+    sy: float = _ranged(_SIZE)
+    sz: float = _ranged(_SIZE)
+
+
+Entity = Wall | Door | Window | Box
+KINDS: Mapping[str, type] = {"wall": Wall, "door": Door, "window": Window, "bbox": Box}
+"""Word before the number of a line -> its class, in the order of a text."""
+
+
+def number_names(kind: type) -> tuple[str, ...]:
+    """Return the names of an entity's numbers, in the order of a line."""
+    return tuple(own.name for own in dataclasses.fields(kind) if own.metadata)
+
 
 _SMALLEST_BOX = 0.15
 
 
-def _line_pattern() -> re.Pattern[str]:
-    number = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
-    first = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
-    lines = (
-        rf"{word}_\d+={word.capitalize()}\({first[kind]}{','.join([number] * len(number_names(kind)))}\)"
+_NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
+_FIRST = {Wall: "", Box: r"[^,()\n]+,", Door: r"wall_\d+,", Window: r"wall_\d+,"}
+_LINE = re.compile(
+    "|".join(
+        rf"{word}_\d+={word.capitalize()}\({_FIRST[kind]}{','.join([_NUMBER] * len(number_names(kind)))}\)"
         for word, kind in KINDS.items()
     )
-    return re.compile("|".join(lines))
-
-
-_LINE = _line_pattern()
+)
+"""A line of the language."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +128,6 @@ class Layout:
     Numbers are in meters and radians, or those of bins in what a model writes; see `quantized`.
 
     Attributes:
-        walls: Walls.
-        doors: Doors.
-        windows: Windows.
-        boxes: Boxes around objects.
         dropped: Lines of the text that it was read from that are no entities.
         up_axis: The axis along which heights and the third sizes of boxes are, and about which boxes are turned, one
             of `UP_AXES` of `hf_any3d.modeling.layers.boxes`. What models write is about z.
@@ -111,19 +174,27 @@ class Layout:
         over, and a door or window needs a wall in an earlier line.
 
         Args:
-            text: The text.
+            text: One line for each entity.
             strict: Whether to refuse a text with a line that is not exactly of the language, instead of dropping it;
                 also a size below 0, whose sign is dropped otherwise, a wall without length, and two of one name.
             keep_unclosed: Whether to keep a line without closing parenthesis, as an answer that was cut off ends with,
                 less its last character, as the released program does; its last number is then wrong.
         """
-        found = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
-        entities = (one for one in found if not isinstance(one, DroppedLine))
-        return cls.of(entities, (one for one in found if isinstance(one, DroppedLine)))
+        lines = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
+        dropped = [line for line in lines if isinstance(line, DroppedLine)]
+        return cls.of([line for line in lines if not isinstance(line, DroppedLine)], dropped)
 
     def write(self) -> str:
         """Return the text; as in the released program, only walls have numbers above 999."""
-        return "\n".join(_write_line(entity) for entity in self.entities)
+        words, lines = {kind: word for word, kind in KINDS.items()}, []
+        for entity in self.entities:
+            word, number = words[type(entity)], entity.id
+            values = [str(getattr(entity, name)) for name in number_names(type(entity))]
+            if not isinstance(entity, Wall):
+                number %= 1000
+                values.insert(0, entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}")
+            lines.append(f"{word}_{number}={word.capitalize()}({','.join(values)})")
+        return "\n".join(lines)
 
     def quantized(self, num_bins: int) -> Layout:
         """Return the layout with the numbers of bins in place of meters and radians; the inverse is `unquantized`.
@@ -145,21 +216,18 @@ class Layout:
         therefore half a bin too small on average.
         """
         shift = 0.0 if lower_edge else 0.5
-
-        def from_bin(value: float, low: float, high: float) -> float:
-            return (value + shift) / num_bins * (high - low) + low
-
-        return self._mapped(from_bin)
+        return self._mapped(lambda value, low, high: (value + shift) / num_bins * (high - low) + low)
 
     def _mapped(self, change: Callable[[float, float, float], float]) -> Layout:
-        def one(entity: Entity) -> Entity:
-            changed = {
-                name: change(getattr(entity, name), *limits) for name, limits in limits_of(type(entity)).items()
+        def mapped(entity: Entity) -> Entity:
+            numbers = [number for number in dataclasses.fields(entity) if number.metadata]
+            values = {
+                number.name: change(getattr(entity, number.name), *number.metadata["limits"]) for number in numbers
             }
-            return dataclasses.replace(entity, **changed)
+            return dataclasses.replace(entity, **values)
 
         self._check_upright()
-        return self._each(one)
+        return self._each(mapped)
 
     def _each(self, change: Callable[[Entity], Entity]) -> Layout:
         changed = Layout.of(map(change, self.entities), self.dropped)
@@ -178,25 +246,24 @@ class Layout:
     def with_up_axis(self, up_axis: str, up: tuple[float, float, float] | None = None) -> Layout:
         """Return the layout turned so that another axis points up; quarter turns about z stay as they are.
 
-        Args:
-            up_axis: One of `UP_AXES` of `hf_any3d.modeling.layers.boxes`.
-            up: Direction near it that points up in fact; None for the axis, so that a tilted layout is leveled.
+        `up` is the direction near that axis that points up in fact; None for the axis, so that a tilted layout is
+        leveled.
         """
-        made = dataclasses.replace(self, up_axis=up_axis, up=up)
-        turn = made.upright_rotation.T @ self.upright_rotation
-        return made._moved(lambda place: turn @ place)
+        turned = dataclasses.replace(self, up_axis=up_axis, up=up)
+        turn = turned.upright_rotation.T @ self.upright_rotation
+        return turned._moved(lambda place: turn @ place)
 
     def _moved(self, move: Callable[[np.ndarray], np.ndarray]) -> Layout:
         """Apply a function to all positions `(3,)`."""
 
-        def one(entity: Entity) -> Entity:
+        def moved(entity: Entity) -> Entity:
             changed: dict[str, float] = {}
             for names in (("ax", "ay", "az"), ("bx", "by", "bz")) if isinstance(entity, Wall) else (("x", "y", "z"),):
                 place = move(np.array([getattr(entity, name) for name in names], dtype=np.float64))
                 changed |= dict(zip(names, place.tolist(), strict=True))
             return dataclasses.replace(entity, **changed)
 
-        return self._each(one)
+        return self._each(moved)
 
     def translated(self, shift: Iterable[float]) -> Layout:
         """Return the layout moved by `(3,)`: with the corner of a scan's box, back in the scan's frame."""
@@ -206,12 +273,12 @@ class Layout:
     def scaled(self, factor: float) -> Layout:
         """Return the layout with all positions and lengths multiplied by a positive number."""
 
-        def one(entity: Entity) -> Entity:
+        def scaled(entity: Entity) -> Entity:
             # An angle is no length.
             lengths = [name for name in number_names(type(entity)) if name != "angle"]
             return dataclasses.replace(entity, **{name: getattr(entity, name) * factor for name in lengths})
 
-        return self._each(one)
+        return self._each(scaled)
 
     def rotated(self, angle: float) -> Layout:
         """Return the layout turned about the z axis, in radians.
@@ -262,23 +329,23 @@ class Layout:
         def key(*values: float) -> tuple[float, ...]:
             return values if resolution is None else tuple(round(value / resolution) for value in values)
 
-        def lower_first(wall: Wall) -> Wall:
-            if key(wall.az, wall.ay, wall.ax) <= key(wall.bz, wall.by, wall.bx):
-                return wall
-            ends = {"ax": wall.bx, "ay": wall.by, "az": wall.bz, "bx": wall.ax, "by": wall.ay, "bz": wall.az}
-            return dataclasses.replace(wall, **ends)
-
-        walls = sorted(
-            map(lower_first, self.walls), key=lambda one: key(one.az, one.ay, one.ax, one.bz, one.by, one.bx)
-        )
+        walls = []
+        for wall in self.walls:
+            if key(wall.az, wall.ay, wall.ax) > key(wall.bz, wall.by, wall.bx):
+                ends = {"ax": wall.bx, "ay": wall.by, "az": wall.bz, "bx": wall.ax, "by": wall.ay, "bz": wall.az}
+                wall = dataclasses.replace(wall, **ends)
+            walls.append(wall)
+        walls.sort(key=lambda wall: key(wall.az, wall.ay, wall.ax, wall.bz, wall.by, wall.bx))
         numbers = {wall.id: number for number, wall in enumerate(walls)}
 
         def renumbered(entities: Iterable[Any]) -> tuple[Any, ...]:
-            found = sorted(entities, key=lambda one: key(one.y, one.x))
-            walls_of = ({"wall_id": numbers[one.wall_id]} if isinstance(one, Opening) else {} for one in found)
             return tuple(
-                dataclasses.replace(one, id=number, **wall)
-                for number, (one, wall) in enumerate(zip(found, walls_of, strict=True))
+                dataclasses.replace(
+                    entity,
+                    id=number,
+                    **{"wall_id": numbers[entity.wall_id]} if isinstance(entity, Opening) else {},
+                )
+                for number, entity in enumerate(sorted(entities, key=lambda entity: key(entity.y, entity.x)))
             )
 
         boxes = (
@@ -297,9 +364,7 @@ class Layout:
     def as_boxes(self) -> tuple[np.ndarray, list[str]]:
         """Return all entities as boxes turned about what points up: walls, doors and windows are flat ones.
 
-        Returns:
-            `(boxes, 7)` float64, center x, y, z, full sizes, the third upward, and angle; and the label of
-            each.
+        Boxes are `(boxes, 7)` float64: center, full sizes, the third upward, and angle; each has a label.
         """
         if self.up_axis != "z" or self.up is not None:
             boxes, names = self.with_up_axis("z").as_boxes()
@@ -315,11 +380,14 @@ class Layout:
             rows.append([*middle, float(np.linalg.norm(along)), wall.thickness, wall.height, angle])
             labels.append("wall")
         for word, openings in (("door", self.doors), ("window", self.windows)):
-            for one in openings:
-                if one.wall_id not in walls:
-                    raise ValueError(f"{word}_{one.id} is in wall_{one.wall_id}, which the layout does not have")
-                wall, angle = walls[one.wall_id]
-                rows.append([one.x, one.y, one.z, one.width, wall.thickness, one.height, angle])
+            for opening in openings:
+                if opening.wall_id not in walls:
+                    raise ValueError(
+                        f"{word}_{opening.id} is in wall_{opening.wall_id}, which the layout does not have"
+                    )
+                wall, angle = walls[opening.wall_id]
+                place = [opening.x, opening.y, opening.z]
+                rows.append([*place, opening.width, wall.thickness, opening.height, angle])
                 labels.append(word)
         for box in self.boxes:
             rows.append([box.x, box.y, box.z, box.sx, box.sy, box.sz, box.angle])
@@ -381,7 +449,7 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
     word, *rest = name.split("_")
     if word not in KINDS:
         raise ValueError(f"begins with {word!r:.40}; expected one of {', '.join(KINDS)}")
-    number = _whole(rest[0] if rest else "", "after the name")
+    number = _number(rest[0] if rest else "", int, " after the name; expected a whole number")
     kind: Any = KINDS[word]
     start, end = line.find("("), line.find(")")
     if start < 0 or (end < 0 and not keep_unclosed):
@@ -392,40 +460,24 @@ def _read_line(line: str, walls: set[int], keep_unclosed: bool, strict: bool) ->
         first["label"] = arguments.pop(0)
     elif kind is not Wall:
         _, found, wall = arguments.pop(0).partition("_")
-        first["wall_id"] = _whole(wall.split("_")[0] if found else "", "of the wall")
+        first["wall_id"] = _number(wall.split("_")[0] if found else "", int, " of the wall; expected a whole number")
         if first["wall_id"] not in walls:
             raise ValueError(f"wall_{first['wall_id']} is in no earlier line")
     names = number_names(kind)
     if len(arguments) < len(names):
         raise ValueError(f"has {len(arguments)} numbers; expected {len(names)}")
-    values = {own: _number(text) for own, text in zip(names, arguments, strict=False)}
+    values = {name: _number(text) for name, text in zip(names, arguments, strict=False)}
     if kind is Box and not strict:
-        values |= {own: abs(values[own]) for own in ("sx", "sy", "sz")}
-    fields: dict[str, Any] = first | values
-    return kind(id=number, **fields)
+        values |= {name: abs(values[name]) for name in ("sx", "sy", "sz")}
+    return kind(id=number, **first, **values)
 
 
-def _whole(text: str, where: str) -> int:
+def _number(text: str, kind: type = float, expected: str = "; expected a finite number") -> Any:
     try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r:.40} {where}; expected a whole number") from None
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r:.40}; expected a number") from None
-    if not math.isfinite(value):
-        raise ValueError(f"{text!r:.40}; expected a finite number")
+        value = kind(text)
+        is_number = math.isfinite(value)
+    except (ValueError, OverflowError):  # an integer may be beyond all floats
+        is_number = False
+    if not is_number:
+        raise ValueError(f"{text!r:.40}{expected}")
     return value
-
-
-def _write_line(entity: Entity) -> str:
-    word = next(word for word, kind in KINDS.items() if type(entity) is kind)
-    numbers = [str(getattr(entity, name)) for name in number_names(type(entity))]
-    if isinstance(entity, Wall):
-        return f"wall_{entity.id}=Wall({','.join(numbers)})"
-    first = entity.label if isinstance(entity, Box) else f"wall_{entity.wall_id}"
-    return f"{word}_{entity.id % 1000}={word.capitalize()}({','.join([first, *numbers])})"

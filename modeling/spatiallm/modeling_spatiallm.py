@@ -43,32 +43,21 @@ _IN_FULL = (r"(?:.*\.)?(?:point_encoder|input_projection|projector)", r"(?:.*\.)
 
 @dataclass
 class SpatialLMModelOutput(BaseModelOutputWithPast):
-    """Output of SpatialLM without scores of tokens: that of its language model.
+    """Output of SpatialLM without scores of tokens: that of its language model."""
 
-    Args:
-        point_features: `(tokens, text hidden)` of each cloud.
-    """
-
+    # `(tokens, text hidden)` of each cloud.
     point_features: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class SpatialLMOutput(CausalLMOutputWithPast):
-    """Output of SpatialLM: that of its language model.
-
-    Args:
-        point_features: `(tokens, text hidden)` of each cloud.
-    """
+    """Output of SpatialLM: that of its language model, with the field that `SpatialLMModelOutput` adds."""
 
     point_features: tuple[torch.Tensor, ...] | None = None
 
 
 class FourierPositions(nn.Module):
-    """Positions of cells as numbers between -1 and 1: themselves, then sines and cosines of rising frequencies.
-
-    Args:
-        resolution: Cells along each axis.
-    """
+    """Positions of cells, `resolution` along each axis: numbers up to 1, then sines and cosines of them."""
 
     channels = 3 + 6 * _FREQUENCIES
 
@@ -122,12 +111,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
 
     `input_ids` contain `point_token_id` as many times as a cloud has tokens, one for each occupied cell of the point
     encoder's last stage; `SpatialLMProcessor` counts them. Clouds are matched to these placeholders in order, sample
-    by sample, and a sample may have none or several.
-
-    Args:
-        config: The configuration.
-        point_encoder: A model of `config.point_config`; by default a randomly initialized one.
-        language_model: The same for `config.text_config`.
+    by sample, and a sample may have none or several. Models that are not given are randomly initialized.
     """
 
     def __init__(
@@ -153,11 +137,9 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
     ) -> tuple[torch.Tensor, ...]:
         """Encode clouds to tokens with their positions, `(tokens, point width)` of each cloud.
 
-        Args:
-            points: `(clouds, voxels, 6)`, xyz in meters from the corner of the cloud's box and colors in [-1, 1], or a
-                list of `(voxels, 6)`.
-            grid_coord: Cells of the points, `(clouds, voxels, 3)` or a list, as `SpatialLMProcessor` makes them.
-            point_mask: `(clouds, voxels)` bool, False where a cloud is filled up.
+        Points `(clouds, voxels, 6)`, or a list of `(voxels, 6)`, have xyz in meters from the corner of the cloud's box
+        and colors in [-1, 1]; their cells are as `SpatialLMProcessor` makes them. The mask `(clouds, voxels)` is False
+        where a cloud is filled up.
         """
         if grid_coord is None:
             raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")

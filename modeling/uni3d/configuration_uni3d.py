@@ -7,25 +7,14 @@ class Uni3DConfig(AlignedEncoderConfig):
     r"""Configuration of a Uni3D point encoder and its heads (arXiv 2310.06773).
 
     The defaults are the sizes of Uni3D-base with sound behavior; converted checkpoints switch on a deviation of their
-    program. `AlignedEncoderConfig` has the fields of texts and heads.
+    program. Further fields are those of `AlignedEncoderConfig`.
 
     Args:
-        in_channels: Channels of a point: 6 for xyz and colors.
-        num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the center.
-        patch_widths: Output channels of the first, second and third layer of the patch encoder.
         patch_pooled_width: Channels of a pooled patch before the linear layer that makes it a token.
-        hidden_size: Channels of a token.
-        intermediate_size: Hidden channels of a block's MLP.
-        num_hidden_layers: Transformer blocks.
-        num_attention_heads: Attention heads per block.
         gated_mlp: Whether the MLP is SwiGLU rather than two layers with GELU.
         mlp_norm: Whether a gated MLP has a layer norm before its last layer.
         qkv_bias: Whether queries, keys and values have a bias. That of keys has no effect and is zero in converted
             checkpoints.
-        layer_norm_eps: Epsilon of the layer norms.
-        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        projection_dim: Channels of the feature in the space of texts and images; None for the class token itself.
         sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
             1e-3, from their CUDA kernel).
     """
@@ -39,12 +28,10 @@ class Uni3DConfig(AlignedEncoderConfig):
     patch_pooled_width: int = 512
     hidden_size: int = 768
     intermediate_size: int = 2048
-    num_hidden_layers: int = 12
     num_attention_heads: int = 12
     gated_mlp: bool = True
     mlp_norm: bool = True
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
-    drop_path_rate: float = 0.0
     projection_dim: int | None = 1024
     sampling_min_squared_norm: float | None = None

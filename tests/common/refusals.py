@@ -25,7 +25,6 @@ from hf_any3d.integration.auto import (
 )
 from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.modeling.act import ActAutoencoder, ActConfig, ActForPreTraining
-from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin
 from hf_any3d.modeling.minigpt3d import (
@@ -121,7 +120,6 @@ def table() -> str:
 # Models (tests/common/test_models.py)
 _BASELINES = tuple(kind for kind in registered_classes() if issubclass(kind, NoAttentionMixin))
 _FEATURES = registered_classes(PointFeaturesConfig)
-_ANY2POINT = registered_classes(Any2PointConfig)
 _PTV3 = registered_classes(PointTransformerV3Config)
 _SPATIALLM = registered_classes(SpatialLMConfig)
 _WITHOUT_WORDS = tuple(kind for kind in registered_classes() if kind.main_input_name != "input_ids")

@@ -43,7 +43,7 @@ class Watch(TorchDispatchMode):
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name, inputs = func._schema.name.split("::")[1], _tensors((args, kwargs))
+        name, inputs = func.overloadpacket.__name__, _tensors((args, kwargs))
         if func.namespace == "hf_any3d":
             with self:
                 return IMPLEMENTATIONS[name](*args, **(kwargs or {}))

@@ -1,6 +1,5 @@
 """The PointCloud feature under the tests that `datasets` has for its Image and Mesh features."""
 
-import io
 import json
 import pickle
 from pathlib import Path
@@ -14,7 +13,6 @@ import trimesh
 from datasets import (
     Dataset,
     Features,
-    IterableDataset,
     LargeList,
     List,
     Value,
@@ -22,7 +20,7 @@ from datasets import (
 )
 
 from hf_any3d.data import PointCloud, embed_files
-from hf_any3d.data.files import PointCloudData, PointCloudFileError, point_cloud_bytes, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, point_cloud_bytes, read_point_cloud
 from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
 from tests.errors import raises
 
@@ -100,11 +98,10 @@ def test_every_form_goes_into_every_layout_and_nulls_stay_nulls(layout, form):
     assert set(take(undecoded[0]["cloud"])) == {"bytes", "path"}
 
 
-def test_a_feature_survives_yaml_json_and_pickle():
+def test_a_feature_survives_json_and_pickle():
     for feature in (PointCloud(), PointCloud(decode=False), PointCloud(format="npz")):
         features = Features({"cloud": feature, "more": List(feature)})
         assert Features.from_dict(json.loads(json.dumps(features.to_dict()))) == features
-        assert Features._from_yaml_list(features._to_yaml_list()) == features
         assert Features.from_arrow_schema(features.arrow_schema) == features
         assert pickle.loads(pickle.dumps(features)) == features
     assert PointCloud() != PointCloud(decode=False) and PointCloud() != PointCloud(format="npz")
@@ -140,24 +137,6 @@ def test_map_without_reading_the_column_opens_no_file():
     assert rows.select([1]).sort("number").num_rows == 1
     with raises(PointCloudFileError, naming="nowhere/a.ply"):
         rows.map(lambda row: {"n": len(row["cloud"]["points"])})
-
-
-def test_columns_are_cast_from_text_bytes_structs_and_back():
-    paths = Dataset.from_dict({"cloud": [str(PLY), None]})
-    contents = Dataset.from_dict({"cloud": [PLY.read_bytes(), None]})
-    structs = Dataset.from_dict({"cloud": [{"path": "a.ply", "bytes": PLY.read_bytes()}, None]})
-    for rows in (paths, contents, structs):
-        cast = rows.cast_column("cloud", PointCloud())
-        assert_same(cast[0]["cloud"], read_point_cloud(PLY))
-        assert cast[1]["cloud"] is None
-        assert_same(rows.cast(Features({"cloud": PointCloud()}))[0]["cloud"], read_point_cloud(PLY))
-    nested = Dataset.from_dict({"cloud": [[str(PLY)], []]}).cast_column("cloud", List(PointCloud()))
-    assert_same(nested[0]["cloud"][0], read_point_cloud(PLY))
-    assert nested[1]["cloud"] == []
-    plain = paths.cast_column("cloud", PointCloud()).cast_column(
-        "cloud", {"bytes": Value("binary"), "path": Value("string")}
-    )
-    assert plain[0]["cloud"] == {"bytes": None, "path": str(PLY)}
 
 
 @pytest.mark.parametrize("form", ["numpy", "torch", "pandas", "arrow", None])
@@ -198,24 +177,6 @@ def test_parquet_with_embedded_files_needs_no_file_and_names_no_folder(loose, tm
         assert found[2] is None
 
 
-def test_streams_decode_map_filter_cast_and_take():
-    def generate():
-        for count in (3, 4, 5):
-            yield {"cloud": points(count), "count": count}
-
-    features = Features({"cloud": PointCloud(), "count": Value("int64")})
-    stream = IterableDataset.from_generator(generate, features=features)
-    assert [len(row["cloud"]["points"]) for row in stream] == [3, 4, 5]
-    large = stream.filter(lambda row: len(row["cloud"]["points"]) > 3)
-    assert [row["count"] for row in large] == [4, 5]
-    assert [row["n"] for row in stream.map(lambda row: {"n": len(row["cloud"]["points"])})] == [3, 4, 5]
-    raw = next(iter(stream.cast_column("cloud", PointCloud(decode=False))))
-    assert raw["cloud"]["bytes"].startswith(b"ply")
-    assert len(list(stream.shuffle(0, buffer_size=2).take(2))) == 2
-    (batch,) = stream.batch(3)
-    assert len(batch["cloud"]) == 3
-
-
 @pytest.mark.parametrize("layout", ["column", "list", "dict"])
 def test_what_is_pushed_holds_the_files_in_every_layout(layout, hub, tmp_path):
     wrap, put, take = LAYOUTS[layout]
@@ -232,19 +193,3 @@ def test_what_is_pushed_holds_the_files_in_every_layout(layout, hub, tmp_path):
         first, second = opened
         assert_same(take(first["cloud"]), read_point_cloud(PLY))
         assert_same(take(second["cloud"]), full_cloud())
-
-
-def test_decoded_clouds_are_encoded_unchanged():
-    feature = PointCloud(format="npz")
-    for cloud in (full_cloud(), triangle(), PointCloudData(points() + 1e7)):
-        decoded = feature.decode_example(feature.encode_example(cloud))
-        again = feature.decode_example(feature.encode_example(decoded))
-        assert_same(again, PointCloudData(**decoded))
-
-
-def test_invalid_values_are_refused_in_every_layout():
-    for value in (1.5, object(), io.StringIO("x"), {"mesh": 1}, np.zeros((2, 2)), "a.docx"):
-        with pytest.raises((TypeError, ValueError)):
-            PointCloud().encode_example(value)
-        with pytest.raises((TypeError, ValueError)):  # lists of text are columns of paths until they are read
-            dataset([[value]], List(PointCloud()))[0]

@@ -27,10 +27,10 @@ from tests.common.built import (
     gradients_of,
     over_cases,
 )
-from tests.common.models import CASES, Case, case_of, registered_classes, relative_difference
+from tests.common.models import CASES, case_of, registered_classes, relative_difference
 from tests.common.refusals import check_refusal
 from tests.errors import raises
-from tests.turns import ALL_PAIRS, by_turns
+from tests.turns import by_turns
 
 HALVES = (torch.bfloat16, torch.float16)
 IN_HALF = {torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -39,7 +39,6 @@ _FIRST = list({case.model_class.config_class: case for case in reversed(CASES)}.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 
-over_configs = pytest.mark.parametrize("case", CASES if ALL_PAIRS else _FIRST, ids=lambda case: case.name)
 """One class of each config, for what does not depend on heads."""
 
 
@@ -252,17 +251,6 @@ def test_an_unknown_keyword_is_named(case):
         fresh(case)(**case.batch(), labls=torch.zeros(3))
 
 
-@over_cases
-def test_unknown_keywords_that_are_none_are_ignored(case):
-    given = dict.fromkeys(("inputs_embeds", "task_ids", "token_type_ids"))
-    assert torch.equal(answer_with(case, given), expected_of(case))
-
-
-def answer_with(case: Case, more: dict) -> torch.Tensor:
-    with torch.no_grad():
-        return case.answer_of(fresh(case)(**case.batch(), **more))
-
-
 def own_names(model: torch.nn.Module) -> list[str]:
     """Return the names of a model's own tensors, those in no child."""
     return [name for own in (model.named_parameters, model.named_buffers) for name, _ in own(recurse=False)]
@@ -285,16 +273,6 @@ def test_offloaded_weights_give_the_same_output(case, where, tmp_path):
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
     assert relative_difference(answer(case, model), expected_of(case)) < 1e-4
     assert where == "map" or all(parameter.is_meta for parameter in model.parameters())
-
-
-@over_configs
-def test_a_model_loads_with_some_weights_offloaded_to_disk(case, saved, tmp_path):
-    children = [name for name, child in fresh(case).named_children() if list(child.parameters())]
-    places = {name: "cpu" if number % 2 else "disk" for number, name in enumerate(children)}
-    places |= {name: "cpu" for name in own_names(fresh(case))}
-    opened = case.model_class.from_pretrained(saved(case), device_map=places, offload_folder=str(tmp_path))
-    assert any(parameter.is_meta for parameter in opened.parameters())
-    assert relative_difference(answer(case, opened), expected_of(case)) < 1e-4
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def groups_by_length(case: Case, folder: Path, kind: type[Trainer]) -> None:
     if "input_ids" not in case.batch():  # lengths are those of the processor's first input
         trainer.processing_class = PointCloudProcessor()
     trainer.train()
-    assert isinstance(trainer._get_train_sampler(), LengthGroupedSampler)
+    assert isinstance(trainer.get_train_dataloader().batch_sampler.sampler, LengthGroupedSampler)
 
 
 def adds_noise(case: Case, folder: Path, kind: type[Trainer]) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.encoders import UnsupportedEncoder, composite_checkpoints, encoder_families, encoder_settings
 from hf_any3d.modeling.point_encoders.text_towers import (
-    embed_labels,
+    embed_prompts,
     fill_templates,
     find_text_tower,
     open_text_tower,
@@ -200,7 +200,7 @@ def test_own_projection_is_the_linear_layer_of_the_checkpoint(model_type, tower,
 
 def test_templates_of_a_label_are_averaged():
     tower = tower_of("bert")
-    vectors = embed_labels(tower, ["chair", "lamp"], ["a {}", "{} of brass"])
+    vectors = embed_prompts(tower, fill_templates(["chair", "lamp"], ["a {}", "{} of brass"]))
     expected = tower.embed(["a lamp", "lamp of brass"]).mean(dim=0)
     torch.testing.assert_close(vectors[1], nn.functional.normalize(expected, dim=-1))
     assert fill_templates(["{x}"], ["a {} {y}"]) == [["a {x} {y}"]]

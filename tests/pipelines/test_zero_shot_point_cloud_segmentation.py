@@ -62,7 +62,7 @@ def test_vectors_computed_elsewhere_need_no_text_tower(segment, tmp_path, monkey
     vectors = segment.model.encode_labels([*LABELS, "arm"])
     TextBank(dict(zip([*LABELS, "arm"], vectors, strict=True))).save(tmp_path / "words.safetensors")
     # A model whose text tower cannot be opened.
-    monkeypatch.setattr(segment.model, "_text_tower", None)
+    vars(segment.model).pop("text_tower", None)  # opened anew
     monkeypatch.setattr(segment.model.config, "parts", None)
     monkeypatch.setattr(segment.model.config, "aligned_with", "OpenCLIP ViT-B-16")
     monkeypatch.setattr(segment, "_embeddings", type(segment._embeddings)())

@@ -16,10 +16,15 @@ TEXT_TOWER = "text_tower"
 class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
-    Each adds its patches and its transformer.
+    Further sizes of the transformer are named as in other models.
 
-    Args:
-        initializer_range: Standard deviation of initial weights.
+    Args: Patches and transformer
+        in_channels: Channels of a point: 3 for xyz, 6 with colors.
+        num_groups: Patches, and therefore tokens, per cloud.
+        group_size: Points per patch, including the center.
+        patch_widths: Output channels of the layers of the patch encoder.
+        drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
+        projection_dim: Channels of the feature in the space of texts and images; None for the token itself.
 
     Args: Texts
         aligned_with: Name of the model whose texts and images share the space, for messages.
@@ -31,18 +36,19 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
 
     Args: Classification head
         head_widths: Widths of the head's hidden layers; empty for a linear head.
-        head_dropout: Dropout after each hidden layer of the head.
 
     Args: Segmentation
         segmentation_layers: Blocks, from 0, whose outputs are propagated to points.
         propagation_widths: Channels of the two layers that propagate tokens to points.
-        segmentation_head_widths: Widths of the head's hidden layers.
-        segmentation_head_dropout: Dropout after each hidden layer.
     """
 
     # What has no row for each cloud, which Trainer would gather as predictions.
     keys_to_ignore_at_inference = ["logits_per_text", "text_embeds", "patch_accuracy", "center_distance"]
 
+    hidden_size: int = 384
+    num_hidden_layers: int = 12
+    layer_norm_eps: float = 1e-5
+    drop_path_rate: float = 0.0
     initializer_range: float = 0.02
 
     aligned_with: str | None = None
@@ -72,11 +78,6 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     def feature_size(self) -> int:
         """Channels of a cloud's feature in the space of texts."""
         return self.hidden_size if self.projection_dim is None else self.projection_dim
-
-    @property
-    def batch_dependent_flags(self) -> list[str]:
-        """Enabled flags that make predictions depend on the other clouds of a batch: always empty."""
-        return []
 
     @property
     def min_points(self) -> int:

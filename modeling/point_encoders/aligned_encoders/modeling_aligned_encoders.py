@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -233,20 +234,16 @@ class AlignedTextsMixin(TextFeaturesMixin):
     It is not part of the model: it is neither stored nor trained, and its parameters do not count.
     """
 
-    _text_tower: TextTower | None = None
-
-    @property
+    @cached_property
     def text_tower(self) -> TextTower:
         """The frozen text encoder and its tokenizer, loaded at first use."""
-        if self._text_tower is None:
-            if self.config.part(TEXT_TOWER).name_or_path is None:
-                tower = self.config.aligned_with or "a text tower that its config does not name"
-                raise ValueError(
-                    f"the encoder is aligned with {tower}, which cannot be opened here; give text_embeds, features of "
-                    "texts that were computed with it"
-                )
-            self._text_tower = open_text_tower(self.config, TEXT_TOWER)
-        return self._text_tower
+        if self.config.part(TEXT_TOWER).name_or_path is None:
+            tower = self.config.aligned_with or "a text tower that its config does not name"
+            raise ValueError(
+                f"the encoder is aligned with {tower}, which cannot be opened here; give text_embeds, features of "
+                "texts that were computed with it"
+            )
+        return open_text_tower(self.config, TEXT_TOWER)
 
 
 class AlignedZeroShotClassifier(AlignedTextsMixin, CloudsAndTextsMixin, AlignedPreTrainedModel):

@@ -7,10 +7,9 @@ from safetensors.torch import load_file
 from hf_any3d.modeling.act import ActAutoencoder, ActAutoencoderConfig
 from hf_any3d.modeling.act.modeling_act_autoencoder import Prompts
 from hf_any3d.modeling.point_encoders.point_transformer import group_patches
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
-from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
-from tests.tiny_encoders import clouds, saved_encoder
+from tests.tiny_autoencoders import tiny_autoencoder
+from tests.tiny_encoders import clouds
 
 either = pytest.mark.parametrize("encoder", ["vit", None], ids=["teacher", "plain"])
 
@@ -28,14 +27,6 @@ def test_teacher_without_a_repository_is_stored_with_the_model(tmp_path):
     assert torch.equal(fine(ActAutoencoder.from_pretrained(tmp_path)), fine(model))
 
 
-def test_a_teacher_with_other_weights_is_refused(tmp_path):
-    model = tiny_autoencoder("vit")
-    model.config.encoder_checksum = "sha256:" + "0" * 64
-    model.save_pretrained(tmp_path)
-    with raises(EncoderMismatchError, naming="checksum"):
-        ActAutoencoder.from_pretrained(tmp_path)
-
-
 def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
     model = tiny_autoencoder("vit")
     model.config.save_pretrained(tmp_path)
@@ -47,14 +38,6 @@ def test_a_saved_config_builds_the_model_around_its_teacher(tmp_path):
         ActAutoencoder(config).eval()(clouds())
     with raises(ValueError, naming="either"):
         ActAutoencoder.from_teacher_pretrained()
-
-
-def test_the_first_layers_of_a_tower_can_be_the_teacher():
-    model = ActAutoencoder.from_teacher_pretrained(
-        saved_encoder("clip"), tower="text", num_layers=1, **SMALL_AUTOENCODER
-    )
-    assert model.prompts.tokens.shape == (1, 3, 48) and model.config.encoder_tower == "text"
-    assert fine(model).isfinite().all()
 
 
 def test_noise_in_eval_mode_is_optional():
@@ -104,14 +87,6 @@ def test_layers_before_a_detached_teacher_learn_from_the_kl_term_only():
     assert model.codebook.weight.grad.abs().max() > 0
 
 
-def test_a_half_precision_teacher_keeps_the_rest_in_full():
-    model = ActAutoencoder.from_teacher_pretrained(saved_encoder("vit"), dtype=torch.bfloat16, **SMALL_AUTOENCODER)
-    assert model.encoder.dtype == torch.bfloat16 and model.codebook.weight.dtype == torch.float32
-    output = model.train()(clouds())
-    output.loss.backward()
-    assert output.fine.dtype == torch.float32 and model.prompts.tokens.grad.abs().max() > 0
-
-
 def test_teacher_features_are_the_decoders_input_for_the_most_likely_codes():
     model = tiny_autoencoder("vit")
     seen = []
@@ -132,12 +107,6 @@ def test_the_kl_term_trains_only_where_it_has_weight():
     output = model(clouds(), kl_weight=0.5)
     assert output.loss.item() == pytest.approx(output.reconstruction_loss.item() + 0.5 * output.kl_loss.item())
     assert model(clouds(), return_loss=False).loss is None
-
-
-def test_full_clouds_have_no_gradient_but_patches_have_theirs():
-    output = tiny_autoencoder(None).train()(clouds())
-    assert output.fine.requires_grad and output.coarse.requires_grad
-    assert not output.whole_fine.requires_grad and not output.whole_coarse.requires_grad
 
 
 NEAREST = {"code_scores": "distance", "quantizer": "nearest", "code_norm": True, "code_restart_share": 0.1}

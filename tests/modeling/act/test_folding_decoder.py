@@ -1,7 +1,6 @@
 """The folding decoder against plain modules on every point."""
 
 import copy
-import importlib
 
 import pytest
 import torch
@@ -24,10 +23,7 @@ def plain(decoder, tokens):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("part", [1 << 18, 200], ids=["one part", "many parts"])
-def test_points_gradients_and_statistics_match_plain_modules(training, part, monkeypatch):
-    module = importlib.import_module("hf_any3d.modeling.kernels.normed_linear")
-    monkeypatch.setattr(module, "_PART_CPU", part)
+def test_points_gradients_and_statistics_match_plain_modules(training):
     torch.manual_seed(0)
     decoder = FoldingDecoder(12, 16, 20, 24).train(training)
     for parameter in decoder.parameters():

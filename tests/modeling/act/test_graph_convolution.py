@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act.modeling_act_autoencoder import GraphConvolution
+from hf_any3d.modeling.point_ops import knn
 
 
 def plain(graph, tokens, neighbors):
@@ -32,7 +33,7 @@ def graph():
 
 def test_outputs_and_gradients_match_plain_modules(graph):
     tokens, centers = torch.randn(3, 20, 12, requires_grad=True), torch.rand(3, 20, 3)
-    neighbors = graph.neighbors_of(centers)
+    neighbors = knn(centers, centers, 4)
     ours, expected = graph(tokens, neighbors), plain(graph, tokens, neighbors)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
     weights, inputs = torch.randn_like(ours), (tokens, *graph.parameters())
@@ -41,15 +42,9 @@ def test_outputs_and_gradients_match_plain_modules(graph):
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
 
 
-def test_the_first_neighbor_is_the_token_itself(graph):
-    neighbors = graph.neighbors_of(torch.rand(2, 9, 3))
-    assert neighbors.shape == (2, 9, 4)
-    assert torch.equal(neighbors[..., 0], torch.arange(9).expand(2, -1))
-
-
 def test_backward_pass_keeps_less_than_one_row_per_edge(graph):
     tokens, centers = torch.randn(2, 64, 12, requires_grad=True), torch.rand(2, 64, 3)
-    neighbors = graph.neighbors_of(centers)
+    neighbors = knn(centers, centers, 4)
 
     def kept(forward):
         sizes = {}
@@ -71,7 +66,7 @@ def test_backward_pass_keeps_less_than_one_row_per_edge(graph):
 def test_adapted_edges_are_computed_one_by_one(graph, training):
     graph.train(training)
     tokens, centers = torch.randn(2, 9, 12), torch.rand(2, 9, 3)
-    neighbors = graph.neighbors_of(centers)
+    neighbors = knn(centers, centers, 4)
     plain, inputs = graph(tokens, neighbors), graph.input(tokens)
     seen = []
     for layer in graph.layers:

@@ -28,10 +28,6 @@ def test_block_masks_hide_the_patches_nearest_to_their_seed():
         assert far[hidden].max() < far[~hidden].min()
 
 
-def test_ties_are_hidden_in_order():
-    assert torch.equal(block_mask(torch.zeros(1, 5, 3), 2), torch.tensor([[True, True, False, False, False]]))
-
-
 def test_visible_and_hidden_patches_keep_their_order():
     mask = random_mask(CENTERS, 7)
     visible, hidden = split_by_mask(mask)

@@ -77,16 +77,6 @@ def test_adapters_around_blocks_get_the_places_of_tokens():
             torch.testing.assert_close(places, model.position_embed(patches.centers))
 
 
-def test_points_near_the_origin_are_no_centers_if_the_config_says_so():
-    points = clouds()
-    points[:, 10:, :3] *= 1e-3
-    for norm, expected in ((None, False), (1e-3, True)):
-        index = tiny_act(ActModel, sampling_min_squared_norm=norm, num_groups=11)(points).center_index
-        assert bool((index < 10).all()) is expected
-        _, places = tiny_act(ActModel, sampling_min_squared_norm=norm).embed_patches(points, 11, 4)
-        assert (len(places[0].unique(dim=0)) < 11) is expected
-
-
 def test_poolings_of_prompts_need_an_adapter():
     model = tiny_act(ActModel, pooling=("cls", "prompt_max"))
     message = "pooling=['cls', 'prompt_max']: there are no prompts, as no adapter leaves tokens behind the last block"

@@ -21,41 +21,10 @@ HEADS = {
 }
 
 
-def answer(model: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        output = model(**inputs)
-    return output.logits if "logits" in output else output.last_hidden_state
-
-
-def test_output_has_the_position_of_every_token():
-    model, points = tiny_act(ActModel), clouds()
-    output = model(points)
-    assert output.last_hidden_state.shape == (2, 13, 24) and output.pooler_output.shape == (2, 48)
-    for cloud in range(2):
-        assert torch.equal(output.centers[cloud], points[cloud, output.center_index[cloud]])
-    hidden_states = output.last_hidden_state
-    pooled = torch.cat([hidden_states[:, 0], hidden_states[:, 1:].amax(dim=1)], dim=1)
-    assert torch.equal(output.pooler_output, pooled) and output.layer_outputs is None
-
-
-def test_last_layer_output_is_the_input_of_the_final_norm():
-    model = tiny_act(ActModel)
-    output = model(clouds(), output_layers=(2,))
-    assert torch.equal(model.norm(output.layer_outputs[0]), output.last_hidden_state)
-
-
 def test_a_model_without_class_token_pools_points_only():
     output = tiny_act(ActModel, use_class_token=False)(clouds())
     assert output.last_hidden_state.shape == (2, 12, 24)
     assert torch.equal(output.pooler_output, output.last_hidden_state.amax(dim=1))
-
-
-def test_colors_affect_predictions():
-    model = tiny_act(ActForPointCloudClassification, in_channels=6)
-    points = clouds(channels=6)
-    other = torch.cat([points[..., :3], points[..., 3:].flip(2)], dim=-1)
-    assert model(points).logits.shape == (2, 3)
-    assert not torch.allclose(model(points).logits, model(other).logits)
 
 
 def test_a_pretrained_student_leaves_only_the_heads_to_be_initialized(tmp_path):

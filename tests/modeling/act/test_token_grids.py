@@ -1,6 +1,5 @@
 """Four shifted grids of cells in space."""
 
-import pytest
 import torch
 
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, TokenGrids
@@ -38,10 +37,3 @@ def test_tokens_nearer_than_an_eighth_of_an_edge_share_a_cell_in_some_grid():
 
 def test_cells_do_not_depend_on_the_position_and_size_of_a_cloud():
     assert torch.equal(shared(centers() * 7 + 30, 0.5), shared(centers(), 0.5))
-
-
-@pytest.mark.parametrize("edge", [0.3, 0.8])
-def test_edge_can_be_set(edge):
-    grids = TokenGrids(centers(), 0.5, 1)
-    assert torch.equal(grids.view_cells(edge).same.squeeze(2), shared(centers(), edge))
-    assert grids.view_cells(edge) is grids.view_cells(edge) is not grids.view_cells()

@@ -4,27 +4,8 @@ import math
 
 import pytest
 import torch
-from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 
 from hf_any3d.modeling.point_encoders.zero_shot import contrastive_loss, matching_pairs
-
-
-def test_the_loss_is_clips_if_all_labels_differ():
-    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(5)
-    torch.testing.assert_close(
-        contrastive_loss(logits, matching_pairs(labels, labels)), image_text_contrastive_loss(logits.T)
-    )
-
-
-def test_clouds_of_one_class_are_no_negatives_of_each_others_texts():
-    labels = torch.tensor([0, 0, 1])
-    sure = torch.where(labels[:, None] == labels[None], 50.0, -50.0)
-    # Two of the three rows have two positives, which share the target: the entropy of the target remains.
-    least = 2 / 3 * math.log(2)
-    assert contrastive_loss(sure, matching_pairs(labels, labels)) == pytest.approx(least, abs=1e-5)
-    only_pairs = torch.where(torch.eye(3, dtype=torch.bool), 50.0, -50.0)
-    assert contrastive_loss(only_pairs, matching_pairs(labels, labels)) > 10
 
 
 def test_texts_may_be_fewer_or_more_than_clouds():

@@ -104,17 +104,6 @@ def test_all_rules_are_equal_for_a_single_view(family):
         torch.testing.assert_close(other, states[0], rtol=1e-5, atol=1e-5)
 
 
-def test_more_views_than_heads_to_divide_are_refused():
-    core = tiny_model("llama", rotary_views="split_heads").any2point
-    with raises(ValueError, naming="rotary_views"):
-        read(core, *content())
-
-
-def test_unknown_rule_for_views_is_refused():
-    with raises(ValueError, naming="rotary_views"):
-        tiny_model("llama", rotary_views="sum")
-
-
 @pytest.mark.parametrize("family", ["llama", "t5", "beit", "wavlm"])
 def test_attention_over_the_batch_is_refused_if_layers_use_places(family):
     with raises(ValueError, naming="attention_axis"):

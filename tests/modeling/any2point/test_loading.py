@@ -5,10 +5,9 @@ import warnings
 import pytest
 import torch
 
-from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, Any2PointModel
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from tests.errors import raises
-from tests.tiny_encoders import tiny_model
 
 SMALL = {"num_tokens": 8, "tokenizer_neighbors": 4, "num_labels": 3}
 
@@ -37,15 +36,6 @@ def test_building_from_a_config_alone_warns_that_the_encoder_is_random(saved):
         unloaded(points)
 
 
-def test_initial_class_token_has_the_configured_standard_deviation():
-    core = tiny_model("bert", initializer_range=0.3).any2point
-    learned = torch.cat([core.class_token.token, core.class_token.position])
-    core._init_weights(core.class_token)
-    fresh = torch.cat([core.class_token.token, core.class_token.position])
-    assert not torch.equal(fresh, learned)
-    assert 0.15 < core.class_token.token.std() < 0.6 and 0.15 < core.class_token.position.std() < 0.6
-
-
 def test_building_from_a_config_loads_the_named_encoder(saved):
     folder, model = saved
     points = torch.rand(2, 64, 3)
@@ -56,12 +46,6 @@ def test_building_from_a_config_loads_the_named_encoder(saved):
         Any2PointForPointCloudClassification.from_pretrained(folder / "model")(points)
     for ours, theirs in zip(built.any2point.encoder.parameters(), model.any2point.encoder.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-@pytest.mark.parametrize("arguments", [{}, {"encoder_name_or_path": "x", "config": object()}])
-def test_name_and_config_exclude_each_other(arguments):
-    with raises(ValueError, naming="encoder_name_or_path"):
-        Any2PointModel.from_encoder_pretrained(**arguments)
 
 
 def test_an_encoder_with_other_weights_is_refused(saved, tmp_path):

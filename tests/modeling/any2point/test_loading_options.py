@@ -11,10 +11,8 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.kernels import Kernel
 from hf_any3d.modeling.pretrained_parts import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
-from tests.closeness import assert_nearly_equal
 from tests.errors import raises
 from tests.tiny_encoders import (
     clouds,
@@ -136,57 +134,15 @@ def test_dtypes_that_do_not_fit_are_refused(wide, tmp_path):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, encoder_dtype="double")
 
 
-@pytest.mark.parametrize("make", KINDS)
-def test_autocast_gives_nearly_the_same_logits_and_gradients_in_full_precision(make, monkeypatch):
-    model = make(large_logits=True).train()
-    without_dropout(model)
-    answers, gradients, chosen, choose = [], [], ([], []), Kernel.uses_fused
-    for enabled in (False, True):
-        model.zero_grad()
-        monkeypatch.setattr(Kernel, "uses_fused", lambda *a, seen=chosen[enabled]: seen.append(choose(*a)) or seen[-1])
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            answers.append(logits(model))
-            loss(model).backward()
-        grads = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
-        assert all(grad.dtype == torch.float32 for grad in grads)
-        gradients.append(torch.cat([grad.flatten() for grad in grads]))
-    assert any(chosen[0]) and chosen[1] == chosen[0], "the same fused implementations"
-    # Norms over three clouds, or their points, amplify rounding.
-    assert_nearly_equal(answers[1], answers[0], 0.2)
-    assert gradients[0].abs().max() > 0.01
-    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.8
-
-
-def test_only_the_encoder_gets_the_quantization_config(monkeypatch):
-    """The loading of the encoder gets the config, in the form that every quantizer supports."""
+def test_the_quantization_config_has_the_form_that_every_quantizer_supports():
     wanted = BitsAndBytesConfig(load_in_8bit=True)
     assert encoder_loading("cpu", wanted) == {"device_map": {"": "cpu"}, "quantization_config": wanted}
     assert encoder_loading(None, None) == {}
-    seen = []
-    from hf_any3d.modeling.encoders import frozen_encoder, load_encoder
-
-    def note(config, dtype, **loading):
-        seen.append(loading)
-        return load_encoder(config, dtype)
-
-    monkeypatch.setattr(frozen_encoder, "load_encoder", note)
-    tiny_model(quantization_config=wanted)
-    assert seen == [{"quantization_config": wanted}]
-
-
-def test_a_quantized_encoder_cannot_be_a_control(monkeypatch):
-    """Weights of a control replace the encoder's, which would no longer be quantized."""
-    monkeypatch.setattr("hf_any3d.modeling.encoders.frozen_encoder.is_quantized", lambda encoder: True)
-    with raises(ValueError, naming="encoder_weights"):
-        tiny_model(encoder_weights="random")
 
 
 def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path):
     model = tiny_model("bert")
-    model.config.encoder_name_or_path = None
-    model.any2point.config.encoder_name_or_path = None
-    model.any2point._keys_to_ignore_on_save = None
-    model._keys_to_ignore_on_save = None
+    model.unfreeze_encoder()
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="stores its encoder among its own weights"):
         AutoModelForPointCloudClassification.from_pretrained(

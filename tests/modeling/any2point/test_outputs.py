@@ -1,6 +1,5 @@
 """What Any2Point models return, compared with their parts run by hand."""
 
-import math
 import re
 
 import pytest
@@ -12,16 +11,13 @@ from hf_any3d.modeling.any2point import (
     Any2PointModel,
     PointIndexer,
 )
-from hf_any3d.modeling.any2point.modeling_any2point import PointTextAlignment
 from hf_any3d.modeling.any2point.point_tokenizer import normalize_offsets
 from hf_any3d.modeling.any2point.virtual_projection import line_positions, plane_positions
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points, three_nearest_interpolate
 from tests.tiny_encoders import (
-    HIDDEN,
     SMALL,
     clouds,
     saved_encoder,
-    tiny_config,
     tiny_part_model,
 )
 
@@ -62,22 +58,6 @@ def test_segmenters_add_up_what_points_tokens_cloud_and_levels_say(levels):
     torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()))
     assert set(model(points, category=category)) == {"logits"}
-
-
-@torch.no_grad()
-def test_the_alignment_starts_as_the_mean_of_the_poolings():
-    encoder = tiny_config("bert")
-    config = Any2PointConfig(encoder_config=encoder, text_width=5, pooling=("max", "cls", "mean"), temperature=0.2)
-    alignment = PointTextAlignment(config)
-    assert alignment.projection.weight.shape == (5, 3 * HIDDEN)
-    assert float(alignment.logit_scale) == pytest.approx(math.log(5))
-    weight = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(0))
-    alignment.start_from(weight)
-    pooled = torch.randn(2, 3 * HIDDEN, generator=torch.Generator().manual_seed(1))
-    vectors, scale = alignment(pooled)
-    expected = nn.functional.normalize(pooled.view(2, 3, HIDDEN).mean(dim=1) @ weight.T, dim=-1)
-    torch.testing.assert_close(vectors, expected)
-    assert float(scale) == pytest.approx(5) and not alignment.projection.bias.any()
 
 
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])

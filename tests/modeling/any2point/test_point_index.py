@@ -65,6 +65,6 @@ def test_the_trainer_indexes_in_its_collator_where_the_model_supports_it(model, 
     arguments = PointTrainingArguments(str(tmp_path), index_in_workers=True, use_cpu=True, **still)
     trainer = PointTrainer(model, arguments, data_collator=PointCloudCollator())
     batch = trainer.data_collator([{"points": cloud.numpy(), "label": 0} for cloud in clouds()])
-    assert trainer.compute_loss(model, trainer._prepare_inputs(batch)) == model(**batch).loss
+    assert trainer.compute_loss(model, dict(batch)) == model(**batch).loss
     with raises(ValueError, naming="--index_in_workers"):
         PointTrainer(tiny_act(ActForPointCloudClassification), arguments, data_collator=PointCloudCollator())

@@ -3,7 +3,6 @@ import torch
 
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import PointTokenizer, normalize_offsets
-from hf_any3d.modeling.kernels.neighborhoods import encode_offsets, offset_frequencies
 from hf_any3d.modeling.point_ops import farthest_point_sample, gather_points
 from tests.tiny_encoders import SMALL, clouds
 
@@ -11,14 +10,6 @@ from tests.tiny_encoders import SMALL, clouds
 def tokenizer(hidden_size=48, **kwargs):
     torch.manual_seed(4)
     return PointTokenizer(Any2PointConfig(**(SMALL | kwargs)), hidden_size).eval()
-
-
-def test_shapes_and_centers_that_are_points_of_the_cloud():
-    points = clouds()
-    found = tokenizer()(points)
-    assert found.tokens.shape == (3, 8, 48)
-    assert torch.equal(found.centers, gather_points(points, found.index))
-    assert all(len(set(index.tolist())) == 8 for index in found.index)
 
 
 @pytest.mark.parametrize(("hidden", "width"), [(48, 48), (64, 384), (384, 384), (768, 768), (1024, 384), (50, 384)])
@@ -56,26 +47,6 @@ def test_later_stages_sample_as_if_they_sampled_their_own_level():
     assert torch.equal(found.centers, level)
 
 
-def test_order_of_the_points_after_the_first_does_not_matter():
-    points = clouds()
-    order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(47)])
-    expected, found = tokenizer()(points), tokenizer()(points[:, order])
-    assert torch.equal(found.centers, expected.centers)
-    torch.testing.assert_close(found.tokens, expected.tokens)
-    assert torch.equal(order[found.index], expected.index)
-
-
-def test_normalized_offsets_do_not_depend_on_scale():
-    offsets = torch.randn(2, 5, 4, 3)
-    for how in ("group_max", "cloud_std"):
-        small, large = (normalize_offsets(offsets * scale, how, 0.0) for scale in (1.0, 64.0))
-        torch.testing.assert_close(small, large)
-    group = normalize_offsets(offsets, "group_max", 0.0)
-    torch.testing.assert_close(group.abs().amax(dim=2), torch.ones(2, 5, 3))
-    cloud = normalize_offsets(offsets, "cloud_std", 0.0)
-    torch.testing.assert_close(cloud[0].std(), torch.tensor(1.0))
-
-
 def test_only_the_released_normalization_depends_on_the_other_clouds():
     offsets = torch.randn(2, 5, 4, 3) * torch.tensor([1.0, 9.0]).view(2, 1, 1, 1)
     for how in ("group_max", "cloud_std", "batch_std"):
@@ -90,39 +61,12 @@ def test_equal_points_give_finite_tokens():
     assert tokens.isfinite().all()
 
 
-def test_offsets_are_encoded_axis_by_axis_sines_first():
-    offsets = torch.randn(2, 3)
-    found = encode_offsets(offsets, offset_frequencies(24, 1000.0, 100.0)).view(2, 3, 2, 4)
-    for axis in range(3):
-        for step in range(4):
-            phase = offsets[:, axis] * 100 / 1000 ** (step / 4)
-            torch.testing.assert_close(found[:, axis, 0, step], phase.sin(), rtol=1e-4, atol=1e-4)
-            torch.testing.assert_close(found[:, axis, 1, step], phase.cos(), rtol=1e-4, atol=1e-4)
-
-
-def test_further_channels_reach_the_tokens_but_not_the_centers():
-    points = clouds(channels=6)
-    gray = points.clone()
-    gray[..., 3:] = 0.5
-    made = tokenizer(in_channels=6)
-    expected, found = made(points), made(gray)
-    assert torch.equal(expected.centers, found.centers) and expected.centers.shape == (3, 8, 3)
-    assert not torch.allclose(expected.tokens, found.tokens)
-
-
 def test_scaled_tokens_have_the_spread_of_their_norm():
     made = tokenizer(token_scale=2.0).train()
     torch.nn.init.constant_(made.token_norm.weight, 0.05)
     tokens = made(clouds()).tokens.flatten(0, 1)  # (batch * tokens, hidden)
     spread = tokens.std(dim=0, correction=0).detach()
     assert spread.max() <= 0.0501 and spread.median() == pytest.approx(0.05, rel=0.05)
-
-
-@pytest.mark.parametrize(("blocks", "needed"), [((1,), 8), ((1, 1), 16), ((1, 1, 1, 1), 64)])
-def test_number_of_stages_sets_the_number_of_points(blocks, needed):
-    settings = {"tokenizer_blocks": blocks, "tokenizer_bottlenecks": [8] * len(blocks)}
-    assert Any2PointConfig(**(SMALL | settings)).min_points == needed
-    assert tokenizer(**settings)(clouds(points=64)).tokens.shape == (3, 8, 48)
 
 
 def plain_stage(stage, xyz, features, centers, centers_index, config):

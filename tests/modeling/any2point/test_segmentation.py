@@ -10,7 +10,6 @@ from hf_any3d import (
     encoder_linear_pattern,
     trainable_module_names,
 )
-from hf_any3d.modeling.layers.tasks import part_mask
 from tests.tiny_encoders import clouds, is_cancelled_by_batch_norm, tiny_part_model, tiny_scene_model
 
 POINTS = 48
@@ -65,50 +64,6 @@ def test_every_point_gets_logits_and_every_trained_part_a_gradient(kind):
     assert untouched == {name for name in trained if is_cancelled_by_batch_norm(name)}
 
 
-@KINDS
-def test_loss_is_the_mean_over_points_that_count(kind):
-    model, labels = MAKERS[kind]().eval(), labels_of(kind)
-    labels[0, ::3] = -100
-    with torch.no_grad():
-        output = model(**inputs_of(kind), labels=labels)
-    shares = output.logits.log_softmax(dim=-1)
-    losses = [-shares[b, n, labels[b, n]] for b in range(3) for n in range(POINTS) if labels[b, n] >= 0]
-    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
-
-
-@KINDS
-def test_labels_of_another_shape_are_refused(kind):
-    with pytest.raises(ValueError, match=r"labels have shape \(3,\); expected \(3, 48\)"):
-        MAKERS[kind]()(**inputs_of(kind), labels=torch.zeros(3, dtype=torch.long))
-
-
-def test_every_point_depends_on_its_tokens():
-    model = tiny_scene_model().eval()
-    features = model.any2point(clouds(3, POINTS))
-    spread = model.propagation(clouds(3, POINTS), features)
-    features.last_hidden_state = features.last_hidden_state.clone()
-    features.last_hidden_state[:, 1:] += 3
-    moved = (model.propagation(clouds(3, POINTS), features) - spread).abs().amax(dim=-1)
-    assert (moved > 1e-4).all(), "some points saw no token change"
-
-
-@pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
-def test_points_depend_on_the_levels_of_the_tokenizer(tokenizer):
-    model = tiny_scene_model(tokenizer=tokenizer, propagate_levels=True).eval()
-    points = clouds(3, POINTS)
-    features = model.any2point(points, output_levels=True)
-    widths = [level.shape[-1] for level, _ in features.levels]
-    assert widths == list(model.any2point.point_tokenizer.level_widths) and widths
-    assert features.levels[0][0].shape[:2] == points.shape[:2], "the finest level is that of the points"
-    spread = model.propagation(points, features)
-    for number, (level, places) in enumerate(features.levels):
-        others = [*features.levels]
-        others[number] = (level + torch.randn_like(level), places)
-        features.levels, kept = tuple(others), features.levels
-        assert not torch.allclose(model.propagation(points, features), spread, atol=1e-4)
-        features.levels = kept
-
-
 @pytest.mark.parametrize("tokenizer", ["point_pn", "patch"])
 def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
     model = adapted(tiny_part_model(tokenizer=tokenizer, propagate_levels=True), "guided")
@@ -119,35 +74,6 @@ def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
     model.save_pretrained(tmp_path)
     opened = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path)
     torch.testing.assert_close(logits_of(opened, "part"), expected, rtol=0, atol=1e-6)
-
-
-def test_order_of_points_moves_with_their_logits():
-    model = tiny_scene_model().eval()
-    points = clouds(2, POINTS)
-    order = torch.cat([torch.zeros(1, dtype=torch.long), torch.randperm(POINTS - 1) + 1])  # sampling starts at 0
-    with torch.no_grad():
-        torch.testing.assert_close(model(points[:, order]).logits, model(points).logits[:, order])
-
-
-def test_category_changes_the_logits():
-    model = tiny_part_model().eval()
-    with torch.no_grad():
-        one, other = (model(clouds(3, POINTS), category=torch.full((3,), c)).logits for c in (0, 1))
-    assert not torch.allclose(one, other, atol=1e-4)
-
-
-def test_parts_of_other_categories_can_be_excluded():
-    free, shut = tiny_part_model(), tiny_part_model(restrict_to_category_parts=True)
-    shut.load_state_dict(free.state_dict())
-    allowed = part_mask([[0, 1], [2, 3, 4]], 5, CATEGORY)
-    assert allowed.tolist() == [[True, True, False, False, False]] + 2 * [[False, False, True, True, True]]
-    with torch.no_grad():
-        outputs = [model.eval()(**inputs_of("part"), labels=labels_of("part")) for model in (free, shut)]
-    shares = outputs[1].logits.softmax(dim=-1)
-    assert (shares[~allowed.unsqueeze(1).expand_as(shares)] == 0).all()
-    kept = allowed.unsqueeze(1).expand_as(shares)
-    assert torch.equal(outputs[0].logits[kept], outputs[1].logits[kept])
-    assert outputs[1].loss < outputs[0].loss
 
 
 def test_missing_or_misshapen_category_is_refused():

@@ -1,10 +1,7 @@
 """Tokenizers that start from weights of the package."""
 
-import json
-
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, set_seed
 
@@ -15,7 +12,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerForPointCloudClassification,
 )
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT
-from hf_any3d.modeling.any2point.starting_weights import FILES, read_weights
+from hf_any3d.modeling.any2point.starting_weights import read_weights
 from tests.errors import raises
 
 SIZE = {"hidden_size": 384, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 96, "vocab_size": 8}
@@ -114,12 +111,6 @@ def test_new_models_start_from_random_weights_where_they_do_not_fit(changes, enc
     assert not torch.equal(*drawn)
 
 
-@pytest.mark.parametrize(("changes", "reason"), MISFITS)
-def test_a_tokenizer_that_they_do_not_fit_is_refused(changes, reason, encoder):
-    with pytest.raises(ValueError, match=f"tokenizer_weights='generated_shapes' does not fit {reason}"):
-        build(encoder, **changes)
-
-
 def test_an_encoder_of_another_width_is_refused_by_name_and_unknown_weights_too(bert):
     config = Any2PointConfig(encoder_config=bert.config, **LIGHT)
     with raises(ValueError, naming="hidden_size"):
@@ -131,11 +122,3 @@ def test_an_encoder_of_another_width_is_refused_by_name_and_unknown_weights_too(
 @pytest.fixture
 def bert():
     return AutoModel.from_config(AutoConfig.for_model("bert", **SIZE | {"hidden_size": 48}))
-
-
-def test_the_file_says_how_it_was_made():
-    with safe_open(FILES["generated_shapes"], "pt") as file:
-        about = file.metadata()
-    first = json.loads(about["first_stage"])
-    assert about["command"] == "python -m studies.starting_weights --package"
-    assert first["settings"]["model"]["tokenizer"] == "patch" and 0.5 < first["accuracy"] <= 1

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection, Detr3DModel
+from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection, Detr3DModel
 from hf_any3d.modeling.detr3d.losses import heading_targets
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction
 from tests.common.case import relative_difference, varied_clouds
 from tests.errors import raises
-from tests.tiny_detr3d import SIZES, objects, tiny_detr3d
+from tests.tiny_detr3d import objects, tiny_detr3d
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +184,6 @@ def test_objects_of_each_cloud_are_expected(model):
     assert along(varied_clouds(1), labels=[wrong()]).loss.isfinite()
 
 
-def test_a_diverged_model_is_named(model):
-    made = tiny_detr3d(Detr3DForPointCloudObjectDetection)
-    with torch.no_grad():
-        made.class_head.out.bias.fill_(math.nan)
-    with raises(ValueError, naming="invalid numeric entries"):
-        made(varied_clouds(1), labels=objects(1))
-
-
 def test_focal_loss_lowers_the_weight_of_classes_that_are_found():
     clouds, labels = varied_clouds(2), objects(2)
     losses = [
@@ -210,24 +202,6 @@ def test_headings_are_split_into_bins():
     torch.testing.assert_close(torch.remainder(back - headings + 1, 2 * math.pi), torch.ones(6), atol=1e-5, rtol=0)
     assert number.tolist() == [0, 1, 11, 6, 9, 0] and rest.abs().max() <= 1 + 1e-5
     assert heading_targets(torch.tensor([0.1]), 1)[0].tolist() == [0]
-
-
-@torch.no_grad()
-def test_any_number_of_queries_fits_the_weights(model):
-    more = Detr3DForPointCloudObjectDetection(Detr3DConfig(**(SIZES | {"num_queries": 12}))).eval()
-    more.load_state_dict(model.state_dict())
-    output = more(varied_clouds(2))
-    assert output.logits.shape == (2, 12, 4)
-    assert torch.equal(output.centers[:, :8], model(varied_clouds(2)).centers)
-
-
-@torch.no_grad()
-def test_attention_to_the_memory_is_returned():
-    made = tiny_detr3d(Detr3DModel)
-    made.set_attn_implementation("eager")
-    output = made(varied_clouds(2), output_attentions=True)
-    assert [weights.shape for weights in output.cross_attentions] == [(2, 4, 8, 12)] * 2
-    assert output.pooler_output.shape == (2, 32) and output.intermediate_hidden_states.shape == (2, 2, 8, 32)
 
 
 def test_directions_of_positions_stay_in_full_precision(tmp_path):

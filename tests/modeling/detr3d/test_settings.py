@@ -1,7 +1,5 @@
 """What settings of a 3DETR build, and what a detector returns of its parts."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -58,37 +56,6 @@ def test_a_setting_without_weights_changes_the_answer(name, state):
     else:
         assert (logits - other_logits).abs().max() > 1e-3
     assert (boxes - other_boxes).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_a_box_is_computed_from_the_heads_by_hand():
-    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, max_center_offset=0.4)
-    for head, values in (
-        (model.center_head, [2.0, -1.0, 0.5]),
-        (model.size_head, [1.0, 0.0, -2.0]),
-        (model.heading_class_head, [0.0, 0.5, 3.0, 1.0]),
-        (model.heading_residual_head, [9.0, 9.0, 0.75, 9.0]),
-    ):
-        head.out.weight.zero_()
-        head.out.bias.copy_(torch.tensor(values))
-    low, extent = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[2.0, 4.0, 5.0]]])
-    centers = torch.tensor([[[1.5, 3.0, 4.0]]])
-    found = model.predict(torch.ones(1, 1, 1, 32), centers, low, extent)
-
-    def share(value):
-        return 1 / (1 + math.exp(-value))
-
-    middle = [place + 0.4 * (2 * share(value) - 1) for place, value in zip((1.5, 3, 4), (2, -1, 0.5), strict=True)]
-    sizes = [share(value) for value in (1, 0, -2)]
-    # Bin 2 of 4 is half a turn; the rest is counted in halves of a bin, and the heading goes from -π to π.
-    heading = math.pi + 0.75 * math.pi / 4 - 2 * math.pi
-    expected = [*middle, *(size * length for size, length in zip(sizes, (2, 4, 5), strict=True)), heading]
-    assert found.boxes.flatten().tolist() == pytest.approx(expected, rel=1e-5)
-    assert found.sizes.flatten().tolist() == pytest.approx(sizes, rel=1e-5)
-    places = [(x - at) / length for x, at, length in zip(middle, (1, 2, 3), (2, 4, 5), strict=True)]
-    assert found.centers.flatten().tolist() == pytest.approx(places, rel=1e-5)
-    assert found.heading_logits.flatten().tolist() == [0.0, 0.5, 3.0, 1.0]
-    assert found.heading_residuals.flatten().tolist() == [9.0, 9.0, 0.75, 9.0]
 
 
 def test_the_extent_of_a_cloud_leaves_out_padding():

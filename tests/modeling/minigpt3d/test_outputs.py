@@ -6,7 +6,6 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import padded_tokens
-from hf_any3d.modeling.minigpt3d.qformer import Routing
 from tests.modeling.minigpt3d.test_minigpt3d import CLOUD, ids
 from tests.modeling.minigpt3d.tiny_model import PLACES, clouds, tiny_model
 
@@ -20,12 +19,6 @@ def model():
     made = with_large_logits(tiny_model(use_query_experts=True))
     made.set_attn_implementation("eager")
     return made
-
-
-def same(ours, theirs) -> bool:
-    if isinstance(ours, torch.Tensor):
-        ours, theirs = (ours,), (theirs,)
-    return len(ours) == len(theirs) > 0 and all(map(torch.equal, ours, theirs))
 
 
 @torch.no_grad()
@@ -86,17 +79,6 @@ def test_flat_tokens_become_a_batch_behind_the_feature_of_their_cloud():
     tokens, mask = padded_tokens(output)
     assert tokens.tolist() == [[[10, 11], [0, 1], [2, 3], [4, 5]], [[12, 13], [6, 7], [0, 0], [0, 0]]]
     assert mask.tolist() == [[True] * 4, [True, True, False, False]]
-
-
-def test_sets_are_mixed_and_balanced_by_hand():
-    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.5, 3.0]])
-    routing = Routing(logits, torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.5, 0.25], [0.125, 2.0]]))
-    outputs = torch.arange(24.0).view(2, 2, 3, 2)
-    expected = torch.stack([0.5 * outputs[0, 0] + 0.25 * outputs[0, 1], 0.125 * outputs[1, 0] + 2 * outputs[1, 1]])
-    assert torch.equal(routing.mix(outputs), expected)
-    chances = logits.softmax(dim=-1).mean(dim=0)
-    wanted = 3 * (0.25 * chances[0] + 0.5 * chances[1] + 0.25 * chances[2])
-    torch.testing.assert_close(routing.load_balancing_loss(), wanted)
 
 
 @torch.no_grad()

@@ -225,8 +225,3 @@ def test_a_repository_of_queries_and_q_former_only_can_be_used(folder, tmp_path)
     for name, tensor in given.qformer.named_parameters():
         assert torch.equal(tensor, model.bridge.qformer.get_parameter(name)), name
     assert all(torch.equal(queries, given.query_tokens[0]) for queries in model.bridge.experts.queries)
-
-
-def test_unknown_parts_are_named():
-    with raises(ValueError, naming="'decoder'; expected some of 'point_encoder'"):
-        MiniGPT3DConfig(parts={"decoder": {}})

@@ -14,7 +14,6 @@ from hf_any3d.training.trainer import decaying_parameters
 from tests.modeling.minigpt3d.conversations import training_batch
 from tests.modeling.minigpt3d.reference_case import ReferenceCase
 from tests.modeling.minigpt3d.released_model import QFORMER_LORA, TEXT_LORA, released_model
-from tests.modeling.minigpt3d.tiny_model import tiny_model
 from tests.reference.fill import points
 
 PUBLISHED = {1: 1_378_432, 2: 47_417_984, 3: 47_417_984, 4: 395_528}
@@ -100,25 +99,3 @@ def test_first_losses_and_gradients_are_the_released_ones(stage, stored):
                 torch.testing.assert_close(norms, case[f"{stored}.grad_norm_{key}"], rtol=1e-3, atol=1e-6)
         optimizer.step()
     torch.testing.assert_close(torch.tensor(losses), case[f"{stored}.losses"], rtol=0, atol=1e-3)
-
-
-def test_experts_are_used_only_in_the_fourth_stage():
-    model = tiny_model()
-    used = []
-    for stage in (1, 2, 3, 4, 3):
-        set_stage(model, stage)
-        used.append(model.config.use_query_experts)
-    assert used == [False, False, False, True, False]
-
-
-@pytest.mark.parametrize(
-    ("stage", "changes", "message"),
-    [
-        (5, {}, "stage=5; expected one of 1, 2, 3, 4"),
-        (2, {"text_lora": None}, "text_lora=None, but stage 2 trains it"),
-        (3, {"qformer_lora": None}, "qformer_lora=None, but stage 3 trains it"),
-    ],
-)
-def test_invalid_stages_are_refused(stage, changes, message):
-    with pytest.raises(ValueError, match=message):
-        set_stage(tiny_model(**changes), stage)

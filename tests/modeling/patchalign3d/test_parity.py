@@ -10,7 +10,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     clean_label,
 )
-from hf_any3d.modeling.patchalign3d.patch_targets import carry_to_points, patch_majorities, patch_shares
+from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import carry_to_points, patch_majorities, patch_shares
 from hf_any3d.modeling.point_ops import group
 from tests.modeling.patchalign3d.case import PatchCase, random_masks, unit_rows
 from tests.reference.fill import fill, points

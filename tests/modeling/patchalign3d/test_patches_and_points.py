@@ -10,7 +10,7 @@ from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DForZeroShotPointCloudSegmentation,
     PatchAlign3DModel,
 )
-from hf_any3d.modeling.patchalign3d.patch_targets import (
+from hf_any3d.modeling.patchalign3d.modeling_patchalign3d import (
     carry_to_points,
     part_loss,
     patch_accuracy,

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
-from hf_any3d.modeling.point_encoders import text_towers
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     embed_prompts,
@@ -116,13 +115,11 @@ def test_features_are_full_unit_vectors_with_or_without_a_mask():
     assert tower.features(IDS, MASK).dtype == torch.float32 and not torch.equal(tower.features(IDS, MASK), found)
 
 
-def test_many_texts_are_embedded_in_order(monkeypatch):
-    monkeypatch.setattr(text_towers, "_TEXTS_PER_STEP", 3)
-    monkeypatch.setattr(text_towers, "_BATCH_SIZE", 2)
+def test_many_texts_are_embedded_in_order():
     tower = TextTower(Model(max_position_embeddings=77), Tokenizer(), FAMILIES["bert"], "cls")
-    texts = [letter * 2 for letter in "abcdefgh"]
+    texts = [chr(97 + number % 26) * 2 for number in range(530)]  # more than in a step of the progress bar
     found = embed_texts(tower, texts)
-    expected = torch.cat([tower.embed([text]) for text in texts])
+    expected = torch.cat([tower.embed([text]) for text in texts[:26]])[torch.arange(530) % 26]
     assert isinstance(found, np.ndarray) and np.array_equal(found, expected.numpy())
     prompts = [["ab", "cd"], ["ef", "gh"], ["ij", "kl"]]
     rows = torch.stack([torch.cat([tower.embed([text]) for text in own]).mean(dim=0) for own in prompts])

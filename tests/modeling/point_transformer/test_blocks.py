@@ -43,17 +43,6 @@ def test_a_block_is_torchs_pre_norm_layer_without_query_bias(attention):
     torch.testing.assert_close(block(tokens()), plain(tokens()), rtol=1e-4, atol=1e-5)
 
 
-def test_positions_are_added_before_every_block():
-    stack, positions = blocks(), tokens(1)
-    hidden_states, expected = tokens(), []
-    for layer in stack.layers:
-        hidden_states = layer(hidden_states + positions)
-        expected.append(hidden_states)
-    last, chosen = stack(tokens(), positions, outputs_of=(2, 0))
-    assert torch.equal(last, expected[2]) and torch.equal(chosen[0], expected[2])
-    assert torch.equal(chosen[1], expected[0])
-
-
 def test_drop_path_grows_from_the_first_to_the_last_block():
     stack = blocks(drop_path_rate=0.4)
     assert [layer.drop_path.rate for layer in stack.layers] == pytest.approx([0, 0.2, 0.4])
@@ -68,9 +57,3 @@ def test_drop_path_keeps_the_mean_and_acts_on_whole_clouds_in_training_only():
     assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0, 4 / 3])
     assert (dropped == dropped[:, :1, :1]).all()
     assert dropped.mean().item() == pytest.approx(1, abs=0.03)
-
-
-def test_depth_heads_and_drop_path_may_differ_from_the_config():
-    stack = PointBlocks(config(), depth=2, num_heads=6, drop_path_rate=0.3)
-    assert len(stack.layers) == 2 and stack.layers[0].attention.num_heads == 6
-    assert stack.layers[1].drop_path.rate == pytest.approx(0.3)

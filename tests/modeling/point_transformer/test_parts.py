@@ -1,33 +1,15 @@
 """Parts of the point transformer against their formulas: gated layers, propagation to points, heads for points."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import gelu, silu
 
 from hf_any3d.modeling.point_encoders.point_transformer import (
     DropPath,
-    GatedMlp,
     PatchEncoder,
     PointBlock,
-    PointHead,
-    PointMlp,
-    TokenPropagation,
 )
 from tests.modeling.point_transformer.test_blocks import blocks, config, tokens
-
-
-def test_a_gated_layer_multiplies_before_its_norm():
-    for eps in (None, 0.3):
-        mlp, rows = GatedMlp(4, 6, eps), torch.randn(3, 4)
-        gated = silu(mlp.gate(rows)) * mlp.fc1(rows)
-        if eps is not None:
-            gated = (gated - gated.mean(dim=1, keepdim=True)) / (gated.var(dim=1, correction=0)[:, None] + 0.3).sqrt()
-        torch.testing.assert_close(mlp(rows), mlp.fc2(gated))
-    plain, rows = PointMlp(4, 6), torch.randn(2, 3, 4)
-    torch.testing.assert_close(plain(rows), plain.fc2(gelu(plain.fc1(rows))))
 
 
 def test_what_runs_beside_or_in_place_of_the_second_half():
@@ -106,39 +88,3 @@ def test_adapters_of_the_joined_layer_are_called_on_the_concatenation(training):
     torch.testing.assert_close(pooled, encoder.out(plain).amax(dim=2))
     wide = PatchEncoder(3, 24, (8, 12, 16), pooled_width=10)
     torch.testing.assert_close(wide.pool(plain), wide.project(wide.out(plain).amax(dim=2)))
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_tokens_are_propagated_to_points_by_their_three_nearest_centers(training):
-    torch.manual_seed(0)
-    made = TokenPropagation(6, (5, 4)).train(training)
-    for norm in (made.mixed_norm, made.out_norm):
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    xyz, centers, features = torch.rand(2, 9, 3), torch.rand(2, 7, 3), torch.randn(2, 7, 6)
-    rows = []
-    for cloud in range(2):
-        for point in xyz[cloud]:
-            distance = (centers[cloud] - point).square().sum(dim=1)
-            near = distance.argsort()[:3]
-            weights = 1 / (distance[near] + 1e-8)
-            mixed = (weights / weights.sum()) @ features[cloud, near]
-            rows.append(made.from_tokens.weight @ mixed + made.from_points(point))
-    rows = made.mixed_norm(torch.stack(rows)).relu()
-    expected = made.out_norm(made.out(rows)).relu().view(2, 9, 4)
-    torch.testing.assert_close(made(xyz, centers, features), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_a_head_for_points_reads_the_cloud_beside_each_point():
-    settings = SimpleNamespace(segmentation_head_widths=(8, 6), segmentation_head_dropout=(0.4, 0.2), num_labels=3)
-    head = PointHead(5, 7, settings).train()
-    assert (head.dropout.p, [part.p for part in head.head.dropouts]) == (0.4, [0.2])
-    for module in head.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    points, clouds = torch.randn(2, 4, 5), torch.randn(2, 7)
-    joined = torch.cat([points, clouds[:, None].expand(-1, 4, -1)], dim=-1).flatten(0, 1)
-    weight = torch.cat([head.from_points.weight, head.from_cloud.weight], dim=1)
-    rows = head.norm(joined @ weight.T + head.from_points.bias).relu()
-    rows = head.head.norms[0](head.head.hidden[0](rows)).relu()
-    torch.testing.assert_close(head(points, clouds), head.head.out(rows).view(2, 4, 3), rtol=1e-4, atol=1e-5)

@@ -39,34 +39,6 @@ def patches_of(channels: int) -> torch.Tensor:
     return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.fixture(params=[1, 2 * 6 * 16, 1 << 18], ids=["part a patch", "two", "one part"])
-def _parts(request, monkeypatch):
-    monkeypatch.setattr(MODULE, "_PART_CPU", request.param)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("channels", [3, 6])
-def test_fused_training_matches_the_plain_modules(channels, bias, _parts):
-    ours, plain = made(channels, bias=bias).double().train(), made(channels, bias=bias).double().train()
-    patches = patches_of(channels).double() + 5  # a mean larger than the deviation
-    assert kernels.pooled_patches.uses_fused(patches, ours)
-    found, expected = ours(patches), written_out(plain, patches)
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=found.dtype)
-    (found * weight).sum().backward()
-    (expected * weight).sum().backward()
-    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, msg=lambda text, n=name: n + text)
-    for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(buffer, other)
-
-
-def test_only_layers_before_a_norm_have_no_bias():
-    encoder = made(bias=False)
-    layers = {name: layer.bias is not None for name, layer in encoder.named_children() if isinstance(layer, nn.Linear)}
-    assert layers == {"lift": False, "widen": True, "join": False, "out": True}
-
-
 def test_operators_have_fake_kernels_and_schemas():
     encoder, patches = made().train(), patches_of(3).flatten(0, 1)
     weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
@@ -92,18 +64,8 @@ def test_only_one_row_for_each_point_is_kept_in_training():
     assert sum(kept.values()) < 4 * rows * (16 + 3) * 1.3
 
 
-def test_replaced_layers_and_half_precision_are_not_fused():
-    encoder, patches = made().train(), patches_of(3)
-    uses_fused = kernels.pooled_patches.uses_fused
-    assert uses_fused(patches, encoder)
-    encoder.widen = nn.Sequential(encoder.widen)
-    assert not uses_fused(patches, encoder)
-    assert not uses_fused(patches, made().bfloat16().train())
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("channels", [3, 6])
-@pytest.mark.usefixtures("_parts")
 def test_evaluation_without_gradients_folds_the_norms(channels, bias):
     encoder, patches = made(channels, bias=bias).eval(), patches_of(channels)
     with torch.no_grad():
@@ -143,11 +105,6 @@ def test_outputs_gradients_and_statistics_match_the_formula(channels, training, 
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-4, msg=lambda text, n=name: n + text)
     for buffer, other in zip(ours.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(buffer, other)
-
-
-def test_the_order_of_points_in_a_patch_does_not_matter():
-    encoder, patches = made().eval(), patches_of(3)
-    torch.testing.assert_close(encoder(patches), encoder(patches.flip(2)))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -69,7 +69,8 @@ def run_of(case, model, run: str, monkeypatch) -> dict[str, torch.Tensor]:
         encoded = model.encode(**given)
     if model.config.use_decoder:
         return found | {"output": encoded.decoded}
-    return found | {"upcast_all": encoded.voxel_features(), "upcast_2": encoded.voxel_features(3)}
+    deepest = encoded.point_features(torch.arange(len(encoded.inverse)), 3)  # each point is a voxel
+    return found | {"upcast_all": encoded.voxel_features(), "upcast_2": deepest}
 
 
 @pytest.mark.parametrize(("name", "run"), RUNS)

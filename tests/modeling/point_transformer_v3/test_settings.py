@@ -124,10 +124,8 @@ def test_features_of_points_are_those_of_their_voxels_in_the_deepest_stages():
         own.append(features[place].view(2, 48, -1))
     assert [features.shape[2] for features in own] == [8, 12, 16] and model.config.point_feature_size == 36
     for asked, first in ((True, 0), (1, 2), (2, 1), (3, 0), (9, 0)):
-        found = model(points, output_point_features=asked).point_features
-        assert torch.equal(found, torch.cat(own[first:], dim=2))
-        levels = None if asked is True else asked
-        assert torch.equal(encoded.carry_up(encoded.voxel_features(levels)), found)
+        assert torch.equal(model(points, output_point_features=asked).point_features, torch.cat(own[first:], dim=2))
+    assert torch.equal(encoded.carry_up(encoded.voxel_features()), torch.cat(own, dim=2))
     for asked in (False, 0):
         assert model(points, output_point_features=asked).point_features is None
     output = model(points)
@@ -140,7 +138,7 @@ def test_features_of_points_are_those_of_their_voxels_in_the_deepest_stages():
     encoded = decoder.encode(points)
     found = decoder(points, output_point_features=1).point_features
     assert torch.equal(found, encoded.decoded[encoded.inverse].view(2, 48, 18))
-    assert torch.equal(encoded.voxel_features(1), encoded.decoded) and encoded.last[1] is encoded.stages[0]
+    assert torch.equal(encoded.voxel_features(), encoded.decoded) and encoded.last[1] is encoded.stages[0]
 
 
 @torch.no_grad()

@@ -149,13 +149,6 @@ def test_a_round_trip_keeps_every_layout(seed):
         assert math.isclose(math.sin(2 * (one.angle - other.angle)), 0, abs_tol=1e-9)
 
 
-@pytest.mark.parametrize("bins", (640, 1280))
-def test_centers_are_stable_in_every_bin_and_edges_are_not(bins):
-    walls = Layout.of(Wall(0, *[float(number)] * 8) for number in range(bins))
-    assert walls.unquantized(bins).quantized(bins) == walls
-    assert walls.unquantized(bins, lower_edge=True).quantized(bins) != walls
-
-
 def test_the_order_does_not_depend_on_rounding_errors():
     walls = [
         Wall(0, 0, 1, 0, 4, 1, 0, 2.5),
@@ -164,18 +157,6 @@ def test_the_order_does_not_depend_on_rounding_errors():
     ]
     first, second = (Layout.of(own).ordered(resolution=0.025) for own in (walls, walls[::-1]))
     assert [wall.bx for wall in first.walls] == [wall.bx for wall in second.walls] == [2, 3, 4]
-
-
-def test_boxes_of_all_entities():
-    layout = Layout.of(
-        [Wall(7, 0, 0, 0, 0, 4, 0, 3, 0.2), Door(0, 7, 0, 2, 1, 0.9, 2), Box(0, "bed", 1, 2, 3, 0.5, 2, 1, 1)]
-    )
-    rows, labels = layout.as_boxes()
-    assert labels == ["wall", "door", "bed"]
-    assert rows[0].tolist() == pytest.approx([0, 2, 1.5, 4, 0.2, 3, math.pi / 2])
-    assert rows[1].tolist() == pytest.approx([0, 2, 1, 0.9, 0.2, 2, math.pi / 2])
-    assert rows[2].tolist() == pytest.approx([1, 2, 3, 2, 1, 1, 0.5])
-    assert Layout().as_boxes()[0].shape == (0, 7)
 
 
 @pytest.mark.parametrize(
@@ -205,15 +186,6 @@ def test_strict_reading_takes_the_language_alone(line):
         Layout.parse(line, strict=True)
 
 
-def test_numbers_that_are_none_are_refused():
-    with pytest.raises(ValueError, match="nan in a layout; expected a finite number"):
-        Layout.of([Wall(0, *[math.nan] * 8)]).quantized(BINS)
-    with raises(ValueError, naming="door_0"):
-        Layout.of([Door(0, 3, 1, 2, 3, 4, 5)]).as_boxes()
-    with raises(TypeError, naming="floors"):
-        Layout.from_dict({"floors": []})
-
-
 def test_a_tilted_layout_keeps_its_heights_and_comes_back():
     up = (0.06, -0.02, math.sqrt(1 - 0.06**2 - 0.02**2))
     walls = (Wall(0, 0.0, 0.0, 1.0, 4.0, 0.0, 1.0, 2.5, 0.1),)
@@ -237,12 +209,3 @@ def test_a_tilted_layout_keeps_its_heights_and_comes_back():
             wrong()
     with raises(ValueError, naming="up="):
         layout.with_up_axis("z", (1.0, 0.0, 0.0))
-
-
-def test_quarter_turns_fold_into_sizes():
-    boxes = [Box(0, "bed", 1, 2, 0, -math.pi / 2, 2, 1, 0.5), Box(1, "bed", 1, 2, 0, -math.pi, 2, 1, 0.5)]
-    folded = Layout(boxes=(*boxes, Box(2, "bed", 1, 2, 0, -0.3, 2, 1, 0.5))).with_folded_turns()
-    assert [(box.angle, box.sx, box.sy) for box in folded.boxes] == [(0, 1, 2), (0, 2, 1), (-0.3, 2, 1)]
-    for before, after in zip(boxes, folded.boxes, strict=False):
-        corners = [np.sort(Layout(boxes=(box,)).corners()[0].round(9), axis=0) for box in (before, after)]
-        assert np.allclose(*corners)

@@ -35,17 +35,6 @@ def test_bins_divide_ranges_and_what_is_beyond_falls_into_the_last():
     assert [edges.x, edges.angle, edges.sy] == pytest.approx([0, 0, 4])
 
 
-def test_what_the_released_program_passes_over_is_read():
-    text = "wall_1=Wall( 1,2 ,3,4,5,6,7,8,99) and more\nbbox_2_3=Bbox(a b,1,2,3,4,-5,6,-7)"
-    text += "\ndoor_0=Door(wall_1_9,1,2,3,4,5)"
-    wall, door, box = Layout.parse(text).entities
-    assert wall == Wall(1, 1, 2, 3, 4, 5, 6, 7, 8) and door == Door(0, 1, 1, 2, 3, 4, 5)
-    assert box == Box(2, "a b", 1, 2, 3, 4, 5, 6, 7)
-    # An answer that was cut off loses its last character.
-    (cut,) = Layout.parse("bbox_0=Bbox(bed,1,2,3,4,5,6,789", keep_unclosed=True).boxes
-    assert cut.sz == 78
-
-
 def test_a_layout_becomes_a_dict_and_comes_back():
     content = ROOM.to_dict()
     assert list(content) == ["walls", "doors", "windows", "boxes", "up_axis"] and content["up_axis"] == "z"
