@@ -27,7 +27,7 @@ from hf_any3d.modeling.encoders.loading import (
 from hf_any3d.modeling.encoders.positions import bidirectional_inputs
 from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
-from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, attention_kinds
+from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.pretrained_parts import (
     AdapterLoadingMixin,
@@ -247,8 +247,15 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
 
     def record_attentions(self) -> AttentionRecorder:
         """Return a recorder of the attention weights of the encoder's layers."""
-        layers, kinds = self.family.layers_of(self.encoder), attention_kinds(self.encoder)
-        return AttentionRecorder(layers, kinds, self.encoder.config.model_type)
+        kinds: dict[type[nn.Module], int] = {}
+        for module in self.encoder.modules():
+            recorded = (getattr(type(module), "_can_record_outputs", None) or {}).get("attentions")
+            # A class whose second output is the weights, a recorder with the class and the output's index, or a list.
+            for entry in recorded if isinstance(recorded, list) else [recorded]:
+                kind = getattr(entry, "target_class", entry)
+                if isinstance(kind, type):
+                    kinds[kind] = getattr(entry, "index", 1)
+        return AttentionRecorder(self.family.layers_of(self.encoder), kinds, self.encoder.config.model_type)
 
     def warn_about_batch_dependence(self) -> None:
         """Warn once in eval mode if the output depends on the other clouds of a batch; for the owner's `forward`."""

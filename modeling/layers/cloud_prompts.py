@@ -89,16 +89,6 @@ def _places(input_ids: torch.Tensor, point_token_id: int) -> list[int]:
     return (input_ids == point_token_id).sum(dim=1).tolist()
 
 
-def repeat_by_sample(
-    input_ids: torch.Tensor, point_features: Features, times: int, point_token_id: int
-) -> list[torch.Tensor]:
-    """Repeat the features of each sample's clouds as `generate` repeats its rows."""
-    # Samples may have no cloud or several, and clouds tokens of any number.
-    samples = _rows(point_features).split(_places(input_ids, point_token_id))
-    # `generate` puts the copies of a sample next to each other, and each reads all clouds of its sample in order.
-    return [sample for sample in samples for _ in range(times)]
-
-
 def unread_clouds(
     input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: Features, point_token_id: int
 ) -> Features | None:
@@ -214,7 +204,7 @@ class CloudLanguageModelMixin:
 
     def text_keywords(self, text: PreTrainedModel, keywords: dict[str, Any]) -> dict[str, Any]:
         """Check keywords for the language model or its body, and resolve what to return from the config."""
-        keywords = check_keywords(type(self).__name__, keywords, forward_keywords(type(text)))
+        keywords = check_keywords(type(self).__name__, keywords, forward_keywords(type(text).forward))
         asked = [keywords.get(name) for name in ("output_hidden_states", "output_attentions")]
         hidden_states, attentions = requested_outputs(self.config, *asked, text.config._attn_implementation)
         return keywords | {
@@ -263,16 +253,12 @@ class CloudGenerationMixin:
         # A step of several tokens after the first: drafts to check or, in an assistant, the first step, to which
         # transformers passes no clouds.
         if clouds is not None and cache is not None and cache.get_seq_length() == 0:
-            return inputs | {"mm_encoder_outputs": {"point": self._encoded_for_drafts(clouds)}}
+            # The features of the model that this one assists are for its own language model.
+            own = clouds if clouds.inputs is None else EncodedClouds(self.get_point_features(**clouds.inputs))
+            return inputs | {"mm_encoder_outputs": {"point": own}}
         # A drafted placeholder stands for no cloud, as one that is generated alone.
         inputs["input_ids"] = new_ids.masked_fill(new_ids == self.config.point_token_id, 0)
         return inputs
-
-    def _encoded_for_drafts(self, clouds: EncodedClouds) -> EncodedClouds:
-        """Encode the clouds of the model that this one assists, whose features are for its own language model."""
-        if clouds.inputs is not None:
-            return EncodedClouds(self.get_point_features(**clouds.inputs))
-        return clouds
 
     def _maybe_prepare_encoder_kwargs_for_generation(
         self,
@@ -327,5 +313,8 @@ class CloudGenerationMixin:
         clouds = mm_encoder_output["point"]
         if clouds.pooler_output is None:
             return mm_encoder_output
-        repeated = repeat_by_sample(input_ids, clouds.pooler_output, expand_size, self.config.point_token_id)
+        # Samples may have no cloud or several, and clouds tokens of any number.
+        samples = _rows(clouds.pooler_output).split(_places(input_ids, self.config.point_token_id))
+        # `generate` puts the copies of a sample next to each other, and each reads all clouds of its sample in order.
+        repeated = [sample for sample in samples for _ in range(expand_size)]
         return {"point": EncodedClouds(repeated)}  # no assistant model drafts more than one answer

@@ -1,13 +1,4 @@
-"""Helpers for forward passes that follow the conventions of transformers.
-
-- `strict_forward` wraps `forward`: unknown keywords raise a TypeError; `return_dict` and hidden states of chosen
-  layers work as in transformers.
-  `rejects_unknown_keywords` wraps one that is inherited from transformers.
-- `requested_outputs` resolves `output_hidden_states` and `output_attentions` from the call and the config.
-- `AttentionRecorder` collects the attention weights of layers that return hidden states only.
-- `onloaded` loads weights that accelerate keeps on the CPU or on disk until their module is called, and
-  `is_unmodified` checks whether a parent may read a layer's weights instead of calling it.
-"""
+"""Forward passes that follow the conventions of transformers, and weights that are read without a call."""
 
 from __future__ import annotations
 
@@ -51,12 +42,6 @@ class PointTokensMixin:
         """True if Trainer may pass `num_items_in_batch`: not to a `forward` without `strict_forward`."""
         return getattr(self.forward, "scales_loss", False)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Raise an error: these tokens have no vocabulary."""
-        raise ValueError(
-            f"{type(self).__name__} has no token embeddings to resize; its tokens are computed from its inputs"
-        )
-
     def _initialize_missing_keys(self, is_quantized: bool) -> None:
         super()._initialize_missing_keys(is_quantized)
         if is_quantized:
@@ -66,8 +51,9 @@ class PointTokensMixin:
         """Make the tokens that enter the first layer require gradients, even if nothing before it is trained."""
         # transformers' own version would look for the word embeddings of encoders inside the model.
         entry = self.get_input_embeddings()
-        self._require_grads_hooks = [entry.register_forward_hook(_require_gradients)]
-        self._require_grads_hook = self._require_grads_hooks[0]
+        hook = entry.register_forward_hook(lambda module, args, output: output.requires_grad_(True))
+        self._require_grads_hooks = [hook]
+        self._require_grads_hook = hook
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
@@ -121,10 +107,6 @@ class NoAttentionMixin(PointTokensMixin):
         if output_attentions or (output_attentions is None and self.config.output_attentions):
             raise ValueError(f"output_attentions=True: {self.config.model_type} has no attention; expected False")
         return bool(self.config.output_hidden_states if output_hidden_states is None else output_hidden_states)
-
-
-def _require_gradients(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-    output.requires_grad_(True)
 
 
 CACHE = fields(BaseModelOutputWithPast)[1].name
@@ -208,41 +190,31 @@ def strict_forward(forward: Callable[..., Any]) -> Callable[..., Any]:
             kwargs = check_keywords(type(self).__name__, kwargs, known)
         output = forward(self, *args, **kwargs)
         if items is not None and output.get("loss") is not None:
-            count = count_items(dict(zip(names, args, strict=False)) | kwargs, self.main_input_name)
+            # What the loss of a batch is a mean over: labels that are not -100; without any, rows.
+            batch = dict(zip(names, args, strict=False)) | kwargs
+            labels = batch.get("labels")
+            has_labels = isinstance(labels, torch.Tensor)
+            count = (labels != -100).sum() if has_labels else len(batch[self.main_input_name])
             output["loss"] = output["loss"] * count / torch.as_tensor(items).clamp(min=1)
         if choosing and output.get("hidden_states") is not None:
-            output["hidden_states"] = _chosen_states(output["hidden_states"], chosen)
+            states = output["hidden_states"]
+            kept = {range(len(states))[index] for index in ([chosen] if isinstance(chosen, int) else chosen)}
+            output["hidden_states"] = tuple(state if index in kept else None for index, state in enumerate(states))
         return output if return_dict or isinstance(output, tuple) else output.to_tuple()
 
     wrapper.scales_loss = not writes  # pyright: ignore[reportFunctionMemberAccess]
-    wrapper.__doc__ = _with_arguments(forward.__doc__, (*names, *OUTPUT_KEYWORDS), writes)
+    if forward.__doc__ is not None and "Args:" not in forward.__doc__:
+        texts = ARGUMENTS | LANGUAGE_ARGUMENTS if writes else ARGUMENTS
+        described = dict.fromkeys(name for name in (*names, *OUTPUT_KEYWORDS) if name in texts)
+        lines = [f"    {name}: {texts[name]}" for name in described]
+        wrapper.__doc__ = "\n".join([inspect.cleandoc(forward.__doc__), "", "Args:", *lines])
     return wrapper
-
-
-def _with_arguments(text: str | None, names: Sequence[str], writes: bool) -> str | None:
-    """Describe common arguments in a docstring that describes none."""
-    if text is None or "Args:" in text:
-        return text
-    texts = ARGUMENTS | LANGUAGE_ARGUMENTS if writes else ARGUMENTS
-    lines = [f"    {name}: {texts[name]}" for name in dict.fromkeys(names) if name in texts]
-    return "\n".join([inspect.cleandoc(text), "", "Args:", *lines])
-
-
-def count_items(batch: Mapping[str, Any], main_input: str) -> torch.Tensor | int:
-    """Count what the loss of a batch is a mean over: labels that are not -100; without any, rows."""
-    labels = batch.get("labels")
-    return (labels != -100).sum() if isinstance(labels, torch.Tensor) else len(batch[main_input])
-
-
-def _chosen_states(states: tuple[torch.Tensor, ...], chosen: int | Sequence[int]) -> tuple[torch.Tensor | None, ...]:
-    kept = {range(len(states))[index] for index in ([chosen] if isinstance(chosen, int) else chosen)}
-    return tuple(state if index in kept else None for index, state in enumerate(states))
 
 
 def rejects_unknown_keywords(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap an inherited `forward` of a transformers model, which would ignore unknown keywords."""
     # Language models pass the keywords of the loss to their body too.
-    known = _named_parameters(forward) | TRANSFORMERS_KEYWORDS | LOSS_KEYWORDS | {"return_dict"}
+    known = forward_keywords(forward) | LOSS_KEYWORDS | {"return_dict"}
     computes_loss = "labels" in known
 
     @functools.wraps(forward)
@@ -267,17 +239,13 @@ def check_keywords(name: str, keywords: dict[str, Any], known: frozenset[str]) -
 
 
 @functools.cache
-def forward_keywords(model_class: type[PreTrainedModel]) -> frozenset[str]:
-    """Return the keywords of a transformers model's forward pass and those that it passes on, to layers and loss."""
-    named = _named_parameters(model_class.forward)
-    return named | TRANSFORMERS_KEYWORDS | (LOSS_KEYWORDS if "labels" in named else frozenset())
-
-
-def _named_parameters(forward: Callable[..., Any]) -> frozenset[str]:
+def forward_keywords(forward: Callable[..., Any]) -> frozenset[str]:
+    """Return the keywords that a transformers model's `forward` takes or passes on, to layers and loss."""
     parameters = inspect.signature(forward).parameters.values()
     named = {parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
     # Where it is called `cache`, transformers still takes the name that it had.
-    return frozenset(named | ({"past_key_values"} if CACHE in named else set()))
+    named |= {"past_key_values"} if CACHE in named else set()
+    return frozenset(named) | TRANSFORMERS_KEYWORDS | (LOSS_KEYWORDS if "labels" in named else frozenset())
 
 
 def requested_outputs(
@@ -342,22 +310,6 @@ class AttentionRecorder:
         return tuple(self._recorded)
 
 
-def attention_kinds(encoder: PreTrainedModel) -> dict[type[nn.Module], int]:
-    """Return the classes of an encoder's modules that return attention weights, and the index of that output.
-
-    Empty if transformers does not record attention weights of this encoder.
-    """
-    found: dict[type[nn.Module], int] = {}
-    for model in encoder.modules():
-        recorded = (getattr(type(model), "_can_record_outputs", None) or {}).get("attentions")
-        # An entry is a class, or a recorder with the class and the index of the output, or a list of them.
-        for entry in recorded if isinstance(recorded, list) else [recorded]:
-            kind = getattr(entry, "target_class", entry)
-            if isinstance(kind, type):
-                found[kind] = getattr(entry, "index", 1)
-    return found
-
-
 @contextmanager
 def onloaded(*modules: nn.Module) -> Iterator[None]:
     """Load the modules' own weights if accelerate keeps them on the CPU or on disk, or FSDP2 has sharded them.
@@ -412,9 +364,6 @@ def gathered(weight: torch.Tensor) -> torch.Tensor:
     return full
 
 
-_PLAIN = (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
-
-
 def is_unmodified(*modules: nn.Module) -> bool:
     """Return whether a parent may read the weights of these layers and norms instead of calling them.
 
@@ -422,7 +371,13 @@ def is_unmodified(*modules: nn.Module) -> bool:
     or if accelerate loads weights at each call: then they must be called.
     """
     # Exact classes, since layers of adapters and of quantization are often subclasses.
-    return all(type(module) in _PLAIN and has_no_hooks(module) and not _is_packed(module) for module in modules)
+    return all(
+        type(module) in (nn.Linear, nn.BatchNorm1d, nn.GroupNorm)
+        and has_no_hooks(module)
+        # torchao leaves the layer as it is; its weight is a tensor that holds others.
+        and not any(hasattr(weight, "__tensor_flatten__") for weight in module._parameters.values())
+        for module in modules
+    )
 
 
 def keep_unpacked(model: nn.Module) -> None:
@@ -435,20 +390,6 @@ def keep_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-def refuse_unsaveable(model: nn.Module) -> None:
-    """Raise an error if layers were quantized by torch's `quantize_dynamic`, which safetensors cannot store."""
-    if any("_packed_params" in module._modules for module in model.modules()):
-        raise ValueError(
-            "layers that torch.ao.quantization.quantize_dynamic made cannot be saved; expected the model before it: "
-            "quantize again after loading, or load with a quantization_config, which is saved"
-        )
-
-
-def _is_packed(module: nn.Module) -> bool:
-    # torchao leaves the layer as it is; its weight is a tensor that holds others.
-    return any(hasattr(weight, "__tensor_flatten__") for weight in module._parameters.values())
 
 
 def has_no_hooks(module: nn.Module) -> bool:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.layers.forward_contract import refuse_unsaveable
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     is_quantized,
@@ -183,9 +182,8 @@ class PretrainedPartsMixin:
         """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change.
 
         Raises:
-            ValueError: If a quantized part changed, or the model was quantized by torch, which cannot be stored.
+            ValueError: If a quantized part changed, which cannot be stored.
         """
-        refuse_unsaveable(self)
         owners = [module for module in self.modules() if isinstance(module, PretrainedPartsMixin)]
         for owner in owners if kwargs.get("is_main_process", True) else ():
             if any(owner.owns_part(name) for name in owner._part_paths):

@@ -127,8 +127,8 @@ feature("resize_token_embeddings", "a vocabulary of another size")
 refuse(
     "resize_token_embeddings",
     _WITHOUT_WORDS,
-    ValueError,
-    "has no token embeddings to resize",
+    AttributeError,
+    "object has no attribute 'weight'",
     "tokens are computed from points or audio",
 )
 feature("return_dict", "tuples if the config has `return_dict=False`")

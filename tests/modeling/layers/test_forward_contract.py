@@ -7,28 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.layers.forward_contract import (
-    LOSS_KEYWORDS,
-    TRANSFORMERS_KEYWORDS,
     AttentionRecorder,
     NoAttentionMixin,
     PointFeaturesOutput,
-    PointTokensMixin,
-    attention_kinds,
     batch_dependent_flags,
-    forward_keywords,
     is_sharded,
     is_unmodified,
-    keep_unpacked,
-    refuse_unsaveable,
     rejects_unknown_keywords,
     requested_outputs,
     strict_forward,
 )
 from hf_any3d.modeling.layers.heads import HeadNorm
 from tests.errors import raises
-from tests.tiny_act import tiny_act
 
 POINTS = torch.arange(6.0).view(1, 2, 3)
 
@@ -134,14 +125,13 @@ class Words:
     def __init__(self, **settings):
         self.config = config_of(**settings)
 
-    def _own(self, input_ids=None, labels=None, **kwargs):
+    @rejects_unknown_keywords
+    def forward(self, input_ids=None, labels=None, **kwargs):
         return labels, kwargs
 
-    def _body(self, input_ids=None, **kwargs):
+    @rejects_unknown_keywords
+    def body(self, input_ids=None, **kwargs):
         return kwargs
-
-    forward = rejects_unknown_keywords(_own)
-    body = rejects_unknown_keywords(_body)
 
 
 def test_an_inherited_forward_takes_its_own_keywords_and_those_of_layers_and_loss():
@@ -162,19 +152,6 @@ def test_an_inherited_forward_takes_its_own_keywords_and_those_of_layers_and_los
             model.forward(**given)
     eager = Words(_attn_implementation="eager")
     assert eager.forward(output_attentions=True) == (None, {"output_attentions": True})
-
-
-def test_keywords_of_a_forward_include_those_of_the_loss_only_where_it_has_labels():
-    class WithLabels:
-        forward = Words._own
-
-    class WithoutLabels:
-        forward = Words._body
-
-    assert {"shift_labels", "num_items_in_batch", "ignore_index"} <= LOSS_KEYWORDS
-    assert not {"logits", "labels", "vocab_size", "kwargs"} & LOSS_KEYWORDS
-    assert forward_keywords(WithLabels) == {"input_ids", "labels"} | TRANSFORMERS_KEYWORDS | LOSS_KEYWORDS
-    assert forward_keywords(WithoutLabels) == {"input_ids"} | TRANSFORMERS_KEYWORDS
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", None])
@@ -229,27 +206,6 @@ def test_layers_without_weights_are_an_error(values):
         AttentionRecorder([Attention(1), nn.Identity()], {Attention: 1}, "tiny")
 
 
-def test_kinds_of_attention_are_those_that_any_part_of_an_encoder_records():
-    class Third(nn.Module):
-        pass
-
-    class Inner(nn.Module):
-        _can_record_outputs = {"attentions": [Attention, SimpleNamespace(target_class=OtherAttention, index=2)]}
-
-    class Other(nn.Module):
-        _can_record_outputs = {"hidden_states": nn.Linear}
-
-    class Outer(nn.Module):
-        _can_record_outputs = {"attentions": SimpleNamespace(target_class=Third)}
-
-        def __init__(self):
-            super().__init__()
-            self.parts = nn.ModuleList([Inner(), Other()])
-
-    assert attention_kinds(Outer()) == {Third: 1, Attention: 1, OtherAttention: 2}
-    assert attention_kinds(nn.Linear(1, 1)) == {}
-
-
 class Packed(torch.Tensor):
     """A quantized weight, which holds other tensors."""
 
@@ -281,21 +237,6 @@ def test_plain_layers_may_be_read_and_others_must_be_called():
     assert not is_sharded(plain[0].weight)
 
 
-def test_layers_of_four_bits_stay_unpacked():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2)))
-    model[1][0].support_avx512bf16_for_cpu = True
-    keep_unpacked(model)
-    assert model[1][0].support_avx512bf16_for_cpu is False and not hasattr(model[0], "support_avx512bf16_for_cpu")
-
-
-def test_layers_that_torch_packed_are_not_saved():
-    model = nn.Sequential(nn.Linear(2, 2))
-    assert refuse_unsaveable(model) is None
-    model[0].add_module("_packed_params", nn.Identity())
-    with raises(ValueError, naming="quantize_dynamic"):
-        refuse_unsaveable(model)
-
-
 def test_flags_are_those_of_the_model_and_of_its_adapters():
     flags = SimpleNamespace(config=SimpleNamespace(batch_dependent_flags=["first"]))
     assert batch_dependent_flags(flags) == ["first"]
@@ -303,14 +244,6 @@ def test_flags_are_those_of_the_model_and_of_its_adapters():
     flags.peft_config["c"] = SimpleNamespace(batch_dependent_flags=["second", "third"])
     assert batch_dependent_flags(flags) == ["first", "second", "third"]
     assert batch_dependent_flags(SimpleNamespace(config=SimpleNamespace())) == []
-
-
-def test_models_of_tokens_and_those_without_attention_say_what_they_support():
-    names = ("sdpa", "flash_attn", "flex_attn", "attention_backend")
-    for mixin, expected in ((PointTokensMixin, True), (NoAttentionMixin, False)):
-        assert {name: getattr(mixin, f"_supports_{name}") for name in names} == dict.fromkeys(names, expected)
-        assert mixin.supports_gradient_checkpointing is expected
-        assert (mixin.main_input_name, mixin.input_modalities) == ("points", ("point_cloud",))
 
 
 @pytest.mark.parametrize(
@@ -325,16 +258,3 @@ def test_states_without_attention_are_returned_on_request(by_call, by_config, ex
     for asked in (None, True):
         with raises(ValueError, naming="output_attentions"):
             model.returns_states(by_call, asked)
-
-
-def test_models_tell_whether_they_compute_layers_again_and_have_no_vocabulary():
-    model = tiny_act(ActForPointCloudClassification)
-    assert model.is_gradient_checkpointing is False
-    model.activation_checkpointing_enable({"use_reentrant": True})
-    # Re-entrant checkpoints need an input that requires a gradient.
-    assert model.is_gradient_checkpointing is True and len(model._require_grads_hooks) == 1
-    model.activation_checkpointing_enable({"use_reentrant": False})
-    assert model.is_gradient_checkpointing is True and not model._require_grads_hooks
-    message = "ActForPointCloudClassification has no token embeddings to resize; its tokens are computed from its"
-    with pytest.raises(ValueError, match=message):
-        model.resize_token_embeddings(5)
