@@ -37,8 +37,8 @@ from hf_any3d.modeling.pretrained_parts import (
     own_state,
     remember_weights,
 )
-from hf_any3d.modeling.pretrained_parts.sources import checksum_like
-from hf_any3d.modeling.pretrained_parts.tensors import differing
+from hf_any3d.modeling.pretrained_parts.sources import open_recorded
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -172,10 +172,9 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
-        """Set the encoder; called in the `__init__` of the model that owns it, before `post_init`.
+        """Set the encoder, in the `__init__` of the model that owns it, before `post_init`.
 
-        Args:
-            encoder: A loaded encoder; None builds one with random weights, which `from_pretrained` replaces.
+        None builds one with random weights, which `from_pretrained` replaces.
         """
         self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
         config = self.config
@@ -336,7 +335,10 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if not theirs.is_elsewhere:
             return self.checksum_in_memory(self.stored_dtype(config))
         if ours.is_elsewhere and not self._encoder_owner.changed_tensors("encoder"):
-            return checksum_like(ours, theirs.checksum)
+            if ours.checksum is None:
+                return None
+            alike = ours.checksum.startswith(CHECKSUM_PREFIX) == theirs.checksum.startswith(CHECKSUM_PREFIX)
+            return ours.checksum if alike else open_recorded(ours).checksum_like(theirs.checksum)
         changed = differing(own_state(self.adapted_part), own_state(load_encoder(config)))
         return "weights that were changed" if changed else theirs.checksum
 
@@ -382,7 +384,14 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         if encoder is None:  # an autoencoder without a teacher
             super()._initialize_missing_keys(is_quantized)
             return
-        if (missing := self._missing_of_encoder(encoder)) and not self.config.part("encoder").is_elsewhere:
+        prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
+        if (without_file := vars(self).pop("_keys_without_file", None)) is not None:
+            without_file -= set(self.all_tied_weights_keys)
+            missing = sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
+        else:  # a model inside the one that is being loaded, which alone is passed the missing keys
+            weights = encoder.named_parameters()
+            missing = sorted(name for name, weight in weights if not getattr(weight, "_is_hf_initialized", False))
+        if missing and not self.config.part("encoder").is_elsewhere:
             count = sum(1 for _ in encoder.state_dict())
             what = "encoder weights" if len(missing) >= count else f"encoder weights {', '.join(missing[:8])}"
             raise ValueError(
@@ -401,8 +410,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             for tensor in (*encoder.parameters(), *encoder.buffers()):
                 tensor._is_hf_initialized = True
             remember_weights(encoder)
-            path += next(f"{name}." for name, module in self.named_modules() if module is encoder)
-            weights = {path + name: weight.detach() for name, weight in encoder.named_parameters()}
+            weights = {path + prefix + name: weight.detach() for name, weight in encoder.named_parameters()}
             places = {} if on_disk is None else expand_device_map(plan.device_map, list(weights))
             for name in (name for name, place in places.items() if place == "disk"):
                 # Otherwise transformers would look for it among the files of the loaded repository.
@@ -410,17 +418,6 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         # Loading replaces parameters with new ones, which would be trained.
         freeze(encoder)
         super()._initialize_missing_keys(is_quantized)
-
-    def _missing_of_encoder(self, encoder: PreTrainedModel) -> list[str]:
-        """Return the sorted names of the encoder's weights that are in no file of the model."""
-        if (without_file := vars(self).pop("_keys_without_file", None)) is not None:
-            prefix = next(f"{name}." for name, module in self.named_modules() if module is encoder)
-            without_file -= set(self.all_tied_weights_keys)
-            return sorted(key.removeprefix(prefix) for key in without_file if key.startswith(prefix))
-        # A model inside the one that is being loaded, which alone is passed the missing keys.
-        return sorted(
-            name for name, each in encoder.named_parameters() if not getattr(each, "_is_hf_initialized", False)
-        )
 
 
 def _encoder_arguments(

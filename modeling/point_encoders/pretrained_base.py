@@ -33,9 +33,8 @@ from hf_any3d.modeling.pretrained_parts import (
     unused_weights_expected,
 )
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
-from hf_any3d.modeling.pretrained_parts.mixin import is_unchanged
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
-from hf_any3d.modeling.pretrained_parts.tensors import differing
+from hf_any3d.modeling.pretrained_parts.tensors import changed_since_loading, differing
 
 
 class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
@@ -148,7 +147,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
             except (OSError, ValueError, RuntimeError):
                 continue  # gone, or another model
             if is_quantized(adapted):
-                is_source = is_unchanged(adapted)
+                is_source = changed_since_loading(adapted) == []
             else:
                 is_source = ours.keys() == stored.keys() and not differing(ours, stored)
             if is_source:

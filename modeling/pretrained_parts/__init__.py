@@ -13,11 +13,7 @@ encoder, Q-Former and language model go through the same steps:
 `PretrainedPartsMixin` does this for full models, `AdapterLoadingMixin` for repositories that hold only an adapter.
 """
 
-from hf_any3d.modeling.pretrained_parts.adapter_loading import (
-    AdapterLoadingMixin,
-    adapter_subfolder,
-    opens_from_adapter,
-)
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin, opens_from_adapter
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     encoder_loading,
@@ -26,7 +22,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
     unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, remember_weights
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 from hf_any3d.modeling.pretrained_parts.record import (
     EncoderConfigMixin,
     PartsConfigMixin,
@@ -36,7 +32,7 @@ from hf_any3d.modeling.pretrained_parts.record import (
     part_property,
     source_property,
 )
-from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.tensors import own_modules, own_state, remember_weights, tensors_checksum
 
 __all__ = [
     "HUB_ARGUMENTS",
@@ -46,7 +42,6 @@ __all__ = [
     "PretrainedPart",
     "PretrainedPartsMixin",
     "absolute_name",
-    "adapter_subfolder",
     "check_revisions",
     "encoder_loading",
     "is_quantized",

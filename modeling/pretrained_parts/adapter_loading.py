@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,11 +38,7 @@ from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tens
 
 
 def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
-    """Raise an error if a directory holds no model or adapter itself, but adapters with names of their own.
-
-    Raises:
-        OSError: Naming their folders.
-    """
+    """Raise an OSError that names them if a directory holds no model or adapter itself, but folders of adapters."""
     folders = sorted(path.parent for path in Path(folder).glob(f"*/{ADAPTER_CONFIG_NAME}"))
     if folders and not any(Path(folder, name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
         names = ", ".join(path.name for path in folders)
@@ -73,33 +70,28 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     @property
     def adapted_part(self) -> PreTrainedModel:
         """The pretrained part that adapters are trained on."""
-        raise NotImplementedError(f"{type(self).__name__} must define adapted_part")
+        raise NotImplementedError
 
     @classmethod
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the pretrained part from the repository that the config names, and check its weights.
+        """Load the pretrained part from the repository that the config names.
 
-        Args:
-            config: The model's config.
-            hub: `token`, `cache_dir` and the like.
-            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config`; any may be None.
-
-        Raises:
-            EncoderMismatchError: If the weights are not the recorded ones.
+        `hub` are `token`, `cache_dir` and the like; `**loading` are `dtype`, `attn_implementation`, `device_map` and
+        `quantization_config`. Weights that are not the recorded ones raise an EncoderMismatchError.
         """
-        raise NotImplementedError(f"{cls.__name__} must define open_part")
+        raise NotImplementedError
 
     @classmethod
     def open_stored_part(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Load the pretrained part from a folder next to an adapter, otherwise as `open_part` does."""
-        raise NotImplementedError(f"{cls.__name__} must define open_stored_part")
+        raise NotImplementedError
 
     @classmethod
     def build_around(cls, part: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
         """Build the model around its pretrained part; everything else is untrained."""
-        raise NotImplementedError(f"{cls.__name__} must define build_around")
+        raise NotImplementedError
 
     @classmethod
     def stored_dtype(cls, config: PreTrainedConfig) -> torch.dtype:
@@ -108,11 +100,11 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     def find_source(self) -> PretrainedPart:
         """Return the record of the pretrained part, which is elsewhere if a repository has its present weights."""
-        raise NotImplementedError(f"{type(self).__name__} must define find_source")
+        raise NotImplementedError
 
     def save_part(self, state: dict[str, torch.Tensor], folder: Path) -> None:
         """Write the pretrained part for `open_stored_part`, with the weights `state`, without adapters."""
-        raise NotImplementedError(f"{type(self).__name__} must define save_part")
+        raise NotImplementedError
 
     def config_to_store(self) -> PreTrainedConfig:
         """Return a copy of the config to store with an adapter."""
@@ -132,16 +124,9 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def build_for_adapter(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """Build the model of an adapter's repository, without the adapter.
+        """Build the model of an adapter's repository, without the adapter; arguments are those of `open_part`.
 
-        Args:
-            name: Directory or hub repository of the adapter.
-            config: The config stored with it.
-            hub: `revision`, `token`, `cache_dir` and the like.
-            **loading: `dtype`, `attn_implementation`, `device_map` and `quantization_config` of the pretrained part.
-
-        Raises:
-            EncoderMismatchError: If the pretrained weights differ from those that the adapter was trained with.
+        Other pretrained weights than those that the adapter was trained with raise an EncoderMismatchError.
         """
         recorded = config.part(cls._adapted_part)
         if recorded.is_elsewhere:
@@ -149,9 +134,15 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
             return cls.build_around(cls.open_part(config, hub, **loading), config)
         folder = recorded.subfolder or cls._adapted_part
-        place, hub_of_part = adapter_subfolder(name, hub, folder)
+        path, place = "/".join(filter(None, (hub.get("subfolder"), folder))), name
+        if os.path.isdir(name):
+            # With `subfolder` of a directory, transformers would find the adapter above and load it into the part.
+            place = os.path.join(name, path)
+            hub = {key: value for key, value in hub.items() if key != "subfolder"}
+        else:
+            hub = hub | {"subfolder": path}
         stored_dtype = cls.stored_dtype(config)  # loading may change the config
-        model = cls.build_around(cls.open_stored_part(place, config, hub_of_part, **loading), config)
+        model = cls.build_around(cls.open_stored_part(place, config, hub, **loading), config)
         checksum = model.checksum_in_memory(stored_dtype)
         if recorded.checksum is not None and checksum not in (None, recorded.checksum):
             raise EncoderMismatchError(
@@ -166,19 +157,12 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if is_quantized(part) or part.dtype != dtype:
             return None
         state = own_state(part)
-        for tensor in state.values():
-            if not is_local(tensor):
-                return None
-        return tensors_checksum(state)
+        return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
-        """Return the checksum of the pretrained part in the kind that a config has; another text if they differ.
+        """Return the checksum of the pretrained part in the kind that the config of an adapter has.
 
-        Args:
-            config: Config stored with an adapter.
-
-        Returns:
-            None if they cannot be compared.
+        Another text if the weights were changed, None if they cannot be compared.
         """
         return self.checksum_in_memory(self.stored_dtype(config))
 
@@ -186,20 +170,17 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
 
         Weights in another dtype, or sharded, are compared by the repository that they were opened from. Where nothing
-        can be compared, as for quantized weights without a record, a warning says so.
-
-        Args:
-            recorded: The config.json stored with the adapter.
-            adapter: Name of the adapter's repository, for messages.
-
-        Raises:
-            EncoderMismatchError: If the weights differ.
+        can be compared, as for quantized weights without a record, a warning says so. Weights that differ raise an
+        EncoderMismatchError. `recorded` is the config.json stored with the adapter, which messages call `adapter`.
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
         if theirs.checksum is not None:
             # Quantized or sharded weights, or those in another dtype, have the checksum of their record or source.
-            checksum = self.describe_weights(config) or ours.checksum or self._checksum_of_source()
+            checksum = self.describe_weights(config) or ours.checksum
+            if checksum is None:
+                with suppress(OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
+                    checksum = self.find_source().checksum
             if checksum is None:
                 warnings.warn(
                     f"{adapter}: the weights of the base model, in {self.adapted_part.dtype}, cannot be compared with "
@@ -227,20 +208,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         if different:
             warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
 
-    def _checksum_of_source(self) -> str | None:
-        """Return the checksum of the repository that has these weights, rounded to another dtype; None if none has."""
-        try:
-            return self.find_source().checksum
-        except (OSError, ValueError, RuntimeError):  # gone, or it cannot be opened
-            return None
-
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
-        """Write the config, and the pretrained part if no repository holds its weights.
-
-        Raises:
-            ValueError: If an adapter is temporarily merged into the part, or if the part has to be stored but was
-                loaded quantized.
-        """
+        """Write the config, and the pretrained part if no repository holds its weights."""
         name, part = self._adapted_part, self.adapted_part
         refuse_merged_adapters(part)
         source = self.find_source()
@@ -274,29 +243,24 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
             return super().from_pretrained(name, *args, **kwargs)
         rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
         if not _contains(name, CONFIG_NAME, hub):
-            return cls._from_base_of_adapter(os.fspath(name), adapter, hub, *args, **rest)
+            settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
+            base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+            around = {key: hub[key] for key in hub if key not in ("revision", "subfolder")}
+            around |= {} if revision is None else {"revision": revision}
+            kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
+            if kind != cls.config_class.model_type:
+                raise ValueError(
+                    f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
+                    f"{cls.__name__} that it was trained on; build that again and open the adapter with "
+                    "PeftModel.from_pretrained(model, …), or save it with "
+                    "modules_to_save=trainable_module_names(model)"
+                )
+            place = {key: hub[key] for key in hub if key in ("revision", "subfolder")}
+            adapter_kwargs = {"_adapter_model_path": os.fspath(name)} | place
+            return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **rest)
         if _contains(name, SAFE_WEIGHTS_NAME, hub) or _contains(name, SAFE_WEIGHTS_INDEX_NAME, hub):
             return super().from_pretrained(name, *args, **kwargs)
         return cls._from_adapter_repository(os.fspath(name), hub, **rest)
-
-    @classmethod
-    def _from_base_of_adapter(
-        cls, name: str, adapter: str, hub: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> PreTrainedModel:
-        """Load the model that an adapter without a config names as its base, and the adapter into it."""
-        settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
-        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-        around = {key: hub[key] for key in ("cache_dir", "force_download", "local_files_only", "token") if key in hub}
-        around |= {} if revision is None else {"revision": revision}
-        kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type") if base else None
-        if kind != cls.config_class.model_type:
-            raise ValueError(
-                f"{adapter}: names {base!r} as its base model{f', a {kind}' if kind else ''}, and not the "
-                f"{cls.__name__} that it was trained on; build that again and open the adapter with "
-                "PeftModel.from_pretrained(model, …), or save it with modules_to_save=trainable_module_names(model)"
-            )
-        adapter_kwargs = {"_adapter_model_path": name} | {k: hub[k] for k in hub if k in ("revision", "subfolder")}
-        return cls.from_pretrained(base, *args, adapter_kwargs=adapter_kwargs, **around, **kwargs)
 
     @classmethod
     def _from_adapter_repository(
@@ -341,11 +305,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         return (model.eval(), info) if output_loading_info else model.eval()
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PretrainedPartsMixin.save_pretrained` does, with the config next to a loaded adapter.
-
-        Raises:
-            ValueError: If a quantized part changed, which cannot be stored.
-        """
+        """Save as `PretrainedPartsMixin.save_pretrained` does, with the config next to a loaded adapter."""
         if not getattr(self, "_hf_peft_config_loaded", False) or not self.has_adapted_part(self.config):
             super().save_pretrained(save_directory, **kwargs)
             return
@@ -368,13 +328,7 @@ def _add_adapter(
     """Load the adapter of a directory or hub repository into a model, in place, for inference.
 
     `model.load_adapter` of transformers supports fewer methods than PEFT (neither VeRA nor the vectors of DoRA).
-
-    Returns:
-        `missing_keys`, `unexpected_keys` and `mismatched_keys` (name, stored size, size in the model), as transformers
-        returns them; only the last may be non-empty.
-
-    Raises:
-        ValueError: If tensors are missing or unexpected, or sizes differ and `ignore_mismatched_sizes` is False.
+    Returns what transformers calls the loading info; missing and unexpected tensors raise a ValueError.
     """
     # Here, since models without adapters open without PEFT.
     from peft import PeftConfig, PeftModel
@@ -396,22 +350,6 @@ def _add_adapter(
         set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
     mismatched = [shape for shape in shapes if shape[1] != shape[2]]
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
-
-
-def adapter_subfolder(name: str, hub: dict[str, Any], folder: str) -> tuple[str, dict[str, Any]]:
-    """Return `from_pretrained` arguments for a part that is stored in a folder of an adapter's repository.
-
-    With `subfolder` of a local directory, transformers would find the adapter above and load it into the part.
-
-    Args:
-        name: Directory or hub repository of the adapter.
-        hub: `revision`, `subfolder`, `token` and the like.
-        folder: Name of the folder.
-    """
-    path = "/".join(part for part in (hub.get("subfolder"), folder) if part)
-    if not os.path.isdir(name):
-        return name, hub | {"subfolder": path}
-    return os.path.join(name, path), {key: value for key, value in hub.items() if key != "subfolder"}
 
 
 def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:

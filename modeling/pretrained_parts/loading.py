@@ -1,9 +1,9 @@
-"""Arguments of `from_pretrained`, the class that a model was saved with, and weights that it has lost since."""
+"""Arguments of `from_pretrained`, and the class that a model was saved with."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 from typing import Any
@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import holds_tensors, own_modules
 
@@ -27,15 +26,9 @@ _WITHOUT_EFFECT = {
 
 
 def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
-    """Set fields of a config from keyword arguments of `from_pretrained`; transformers' own ones are skipped.
+    """Set fields of a config, in place, from keyword arguments of `from_pretrained`; transformers' own are skipped.
 
-    Args:
-        model_class: Class to load, for messages.
-        config: Its config, changed in place.
-        arguments: Keyword arguments of the call.
-
-    Raises:
-        TypeError: As transformers raises for a complete model, if an argument is not a field of the config.
+    Others that the config lacks raise a TypeError that names the class, as transformers does for a complete model.
     """
     for name, value in arguments.items():
         if name in _WITHOUT_EFFECT or (value is None and not hasattr(config, name)):
@@ -53,26 +46,15 @@ def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def encoder_loading(device_map: Any, quantization_config: Any) -> dict[str, Any]:
-    """Return `from_pretrained` arguments of an encoder for those of the full model.
-
-    Args:
-        device_map: A device, its name, "auto" for the fastest one, or a dictionary that names one device; None for the
-            CPU. The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on
-            one device.
-        quantization_config: A quantization config of transformers; None for full weights.
-
-    Raises:
-        ValueError: If the dictionary names several devices.
-    """
+    """Return `from_pretrained` arguments of an encoder for those of the full model; None stands for the default."""
     loading = {} if quantization_config is None else {"quantization_config": quantization_config}
     return loading if device_map is None else loading | {"device_map": {"": single_device(device_map)}}
 
 
 def single_device(device_map: Any) -> Any:
-    """Return the device that a `device_map` names, see `encoder_loading`.
+    """Return the one device that a `device_map` names: a device, "auto" for the fastest one, or a dictionary.
 
-    Raises:
-        ValueError: If a dictionary names several devices.
+    The encoder's layers are called one by one on outputs of the rest of the model, so all have to be on one device.
     """
     if isinstance(device_map, dict):
         devices = set(device_map.values())
@@ -108,11 +90,9 @@ def is_quantized(part: PreTrainedModel) -> bool:
 
 
 def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
-    """Return arguments of `from_pretrained` whose quantization leaves some modules in full precision.
+    """Return arguments of `from_pretrained` whose quantization leaves modules whose paths match in full precision.
 
-    Args:
-        arguments: Its keyword arguments. A `quantization_config` that itself says what to leave is not changed.
-        *patterns: Regular expressions of the modules' paths.
+    A `quantization_config` that itself says what to leave is not changed.
     """
     given = arguments.get("quantization_config")
     fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
@@ -128,9 +108,7 @@ def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
     """Let a quantized part pass on gradients, and remove the quantization from its config.
 
-    Args:
-        part: The pretrained part; unchanged if it is not quantized.
-        stored_quantized: Whether its checkpoint is quantized; the config then keeps the setting.
+    If its checkpoint is quantized, the config keeps the setting.
     """
     if not is_quantized(part):
         return
@@ -155,46 +133,9 @@ def class_of_saved(model_class: type[PreTrainedModel], config: PreTrainedConfig)
     return model_class
 
 
-def refuse_lost_weights(model: PreTrainedModel, name: str, missing: Collection[str], hub: Mapping[str, Any]) -> None:
-    """Raise an error if a saved model lacks weights that it had when it was saved.
-
-    A new head on a pretrained model, or a module that was switched on by an argument, is newly initialized as in
-    transformers: the saved model never had it.
-
-    Args:
-        model: The opened model.
-        name: Its directory or repository.
-        missing: Names of its weights that are not there.
-        hub: `revision`, `token`, `cache_dir` and the like.
-
-    Raises:
-        ValueError: Naming the weights.
-    """
-    config = type(model).config_class.from_pretrained(name, **hub)
-    saved_class = class_of_saved(type(model), config)
-    with stored_settings(name), torch.device("meta"):
-        saved = saved_class(config).state_dict()
-    prefix = f"{type(model).base_model_prefix}."
-
-    def base_name(key: str) -> str:
-        # The name in a base model, without wrappers that a config puts around layers.
-        return key.removeprefix(prefix).replace(".base_layer.", ".")
-
-    stored = {base_name(key) for key in saved}
-    if lost := sorted(key for key in missing if base_name(key) in stored):
-        raise ValueError(
-            f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions would "
-            "be random. Expected the weights as they were saved"
-        )
-
-
 @contextmanager
 def weights_of(place: object) -> Iterator[None]:
-    """Name the file or directory of weights in errors of reading them.
-
-    Raises:
-        ValueError: If they are damaged, or of another model.
-    """
+    """Name the file or directory in errors of reading weights that are damaged, or of another model."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -10,43 +10,26 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
+    class_of_saved,
     is_quantized,
     listed,
-    refuse_lost_weights,
     weights_of,
 )
 from hf_any3d.modeling.pretrained_parts.tensors import (
-    Fingerprint,
     OwnTensor,
+    changed_since_loading,
     differing,
-    merged_adapters,
-    own_state,
     own_tensors,
+    remember_weights,
 )
-
-_FINGERPRINT = "_opened_with"
-
-
-def remember_weights(part: nn.Module) -> None:
-    """Remember the weights that a part was loaded with, to detect changes when it is saved."""
-    vars(part)[_FINGERPRINT] = Fingerprint.of(own_state(part))
-
-
-def is_unchanged(part: nn.Module) -> bool:
-    """Return whether a part has the weights that `remember_weights` saw; False if it saw none."""
-    remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)
-    return remembered is not None and not remembered.changed(own_state(part))
 
 
 def refuse_merged_adapters(model: nn.Module) -> None:
-    """Raise an error if an adapter is temporarily merged into the weights, which then differ from the original ones.
-
-    Raises:
-        ValueError: Naming the adapters.
-    """
-    if merged := merged_adapters(model):
+    """Raise a ValueError if PEFT's `merge_adapter` has changed the weights for as long as an adapter is merged."""
+    if merged := sorted({name for module in model.modules() for name in vars(module).get("merged_adapters", ())}):
         raise ValueError(
             f"the adapter {', '.join(map(repr, merged))} is merged into the weights; expected unmerge_adapter() "
             "before saving, or merge_and_unload() to keep it merged"
@@ -75,7 +58,23 @@ class PretrainedPartsMixin:
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         if name is not None and info["missing_keys"]:
             hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-            refuse_lost_weights(model, os.fspath(name), info["missing_keys"], hub)
+            config = type(model).config_class.from_pretrained(name, **hub)
+            saved_class = class_of_saved(type(model), config)
+            with stored_settings(name), torch.device("meta"):
+                saved = saved_class(config).state_dict()
+            prefix = f"{type(model).base_model_prefix}."
+
+            def base_name(key: str) -> str:
+                # The name in a base model, without wrappers that a config puts around layers.
+                return key.removeprefix(prefix).replace(".base_layer.", ".")
+
+            # Others are those of a new head, or of a module that an argument switched on: new, as in transformers.
+            stored = {base_name(key) for key in saved}
+            if lost := sorted(key for key in info["missing_keys"] if base_name(key) in stored):
+                raise ValueError(
+                    f"{name}: the saved {saved_class.__name__} lacks {listed(lost)}; without them its predictions "
+                    "would be random. Expected the weights as they were saved"
+                )
         return (model, info) if returns_info else model
 
     @classmethod
@@ -83,29 +82,21 @@ class PretrainedPartsMixin:
         return super().from_pretrained(name, *args, **kwargs)
 
     def reopened_state(self, name: str) -> dict[str, torch.Tensor]:
-        """Load the recorded weights of a part again, for comparison if its precision was changed.
-
-        Raises:
-            OSError, ValueError, RuntimeError: If they cannot be loaded.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must define reopened_state to load {name!r}")
+        """Load the recorded weights of a part again, for comparison if its precision was changed."""
+        raise NotImplementedError
 
     def part_tensors(self, name: str) -> list[OwnTensor]:
         """Return the tensors of a part that come from its own checkpoint, without adapters."""
         return own_tensors(self.get_submodule(self._part_paths[name]))
 
     def changed_tensors(self, name: str) -> list[str]:
-        """Return the names of a part's tensors that changed since it was loaded; all of them if that is unknown.
-
-        Raises:
-            ValueError: If an adapter is temporarily merged into the part.
-        """
+        """Return the names of a part's tensors that changed since it was loaded; all of them if that is unknown."""
         part = self.get_submodule(self._part_paths[name])
         refuse_merged_adapters(part)
         tensors = {own.name: own.tensor for own in self.part_tensors(name)}
-        remembered: Fingerprint | None = vars(part).get(_FINGERPRINT)  # None if it was built, not loaded
-        if remembered is not None and not remembered.is_in_other_precision(tensors):
-            return remembered.changed(tensors)
+        changed = changed_since_loading(part, tensors)
+        if changed is not None:
+            return changed
         # Hashes of bytes say nothing about weights in another precision; these are compared with their source, rounded
         # alike. What cannot be compared counts as changed: stored twice, weights do no harm, but lost ones do.
         try:
@@ -113,15 +104,11 @@ class PretrainedPartsMixin:
         except (OSError, ValueError, RuntimeError):
             return sorted(tensors)
         if not changed:
-            vars(part)[_FINGERPRINT] = Fingerprint.of(tensors)
+            remember_weights(part, tensors)
         return changed
 
     def store_changed_parts(self) -> None:
-        """Mark parts whose weights changed as stored with the model, with a warning for each.
-
-        Raises:
-            ValueError: If such a part was loaded quantized.
-        """
+        """Mark parts whose weights changed as stored with the model, with a warning for each."""
         for name in self._part_paths:
             if not self.config.part(name).is_elsewhere or not (changed := self.changed_tensors(name)):
                 continue
@@ -150,10 +137,14 @@ class PretrainedPartsMixin:
                 continue
             for name, path in owner._part_paths.items():
                 if owner.config.part(name).is_elsewhere and owner.owns_part(name):
-                    full_path = ".".join(filter(None, (prefix, path)))
+                    full_path, part = ".".join(filter(None, (prefix, path))), owner.get_submodule(path)
                     names |= {f"{full_path}.{own.path}" for own in owner.part_tensors(name)}
-                    if is_quantized(owner.get_submodule(path)):
-                        names |= {f"{full_path}.{key}" for key in _quantization_keys(owner.get_submodule(path))}
+                    if is_quantized(part):
+                        # Its layers keep more in the state dict than parameters and buffers.
+                        tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
+                        layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
+                        more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
+                        names |= {f"{full_path}.{key}" for key in more if ".lora_" not in key}
         return names
 
     def expect_parts_elsewhere(self) -> None:
@@ -161,14 +152,19 @@ class PretrainedPartsMixin:
 
         Called at the end of `__init__`.
         """
-        owners = [(path, owner) for path, owner in self.named_modules() if isinstance(owner, PretrainedPartsMixin)]
-        self._keys_to_ignore_on_load_missing = {
-            pattern
-            for path, owner in owners
-            for name, place in owner._part_paths.items()
-            if owner.owns_part(name) and owner.config.part(name).is_elsewhere
-            for pattern in _patterns_of(owner, name, ".".join(filter(None, (path, place))))
-        }
+        patterns = set()
+        for prefix, owner in self.named_modules():
+            if not isinstance(owner, PretrainedPartsMixin):
+                continue
+            for name, path in owner._part_paths.items():
+                if owner.owns_part(name) and owner.config.part(name).is_elsewhere:
+                    full_path, tensors = ".".join(filter(None, (prefix, path))), owner.part_tensors(name)
+                    if any(own.path != own.name for own in tensors):
+                        # Adapters wrap what they change; their own weights are never elsewhere.
+                        patterns |= {rf"^{re.escape(f'{full_path}.{own.path}')}$" for own in tensors}
+                    else:
+                        patterns.add(rf"^{re.escape(full_path)}\.")
+        self._keys_to_ignore_on_load_missing = patterns
 
     def owns_part(self, name: str) -> bool:
         """Return whether a part belongs to this model, not to a submodel, and is not disabled by its config."""
@@ -179,11 +175,7 @@ class PretrainedPartsMixin:
             return False
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change.
-
-        Raises:
-            ValueError: If a quantized part changed, which cannot be stored.
-        """
+        """Save as `PreTrainedModel.save_pretrained` does, without parts that are kept elsewhere and did not change."""
         owners = [module for module in self.modules() if isinstance(module, PretrainedPartsMixin)]
         for owner in owners if kwargs.get("is_main_process", True) else ():
             if any(owner.owns_part(name) for name in owner._part_paths):
@@ -199,18 +191,3 @@ class PretrainedPartsMixin:
         for module in self.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
-
-
-def _patterns_of(owner: PretrainedPartsMixin, name: str, path: str) -> list[str]:
-    """Return patterns of the names of a part's tensors, without those of adapters in it, which are elsewhere never."""
-    tensors = owner.part_tensors(name)
-    if any(own.path != own.name for own in tensors):  # adapters wrap what they change
-        return [rf"^{re.escape(f'{path}.{own.path}')}$" for own in tensors]
-    return [rf"^{re.escape(path)}\."]
-
-
-def _quantization_keys(part: nn.Module) -> list[str]:
-    """Return the state dict names of what quantized layers keep besides parameters and buffers."""
-    tensors = {name for name, _ in (*part.named_parameters(), *part.named_buffers())}
-    layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
-    return [key for key in part.state_dict() if key not in tensors and ".lora_" not in key and key.startswith(layers)]

@@ -44,13 +44,8 @@ def absolute_name(name_or_path: str | os.PathLike) -> str:
 
 
 def check_revisions(revisions: Mapping[str, str | None] | None, named: Collection[str]) -> None:
-    """Refuse revisions of parts that are not given by name, which would have no effect.
-
-    Raises:
-        ValueError: There is one.
-    """
-    given = {name: revision for name, revision in (revisions or {}).items() if revision is not None}
-    if unused := [name for name in given if name not in named]:
+    """Refuse revisions of parts that are not given by name, which would have no effect."""
+    if unused := [name for name, value in (revisions or {}).items() if value is not None and name not in named]:
         expected = f"some of {', '.join(map(repr, named))}" if named else "none"
         raise ValueError(f"revisions has {unused[0]!r}; expected {expected}, the parts that are given by name")
 
@@ -74,13 +69,7 @@ class PartsConfigMixin:
         self.set_part(name, dataclasses.replace(self.part(name), **changes))
 
     def check_parts(self, allowed: tuple[str, ...]) -> None:
-        """Refuse records of parts that the model does not have, and leave out empty fields of the others.
-
-        Called in `__post_init__`.
-
-        Raises:
-            ValueError: There is one.
-        """
+        """Refuse records of parts that the model does not have, and leave out empty fields of the others."""
         if self.parts is None:
             return
         if unknown := sorted(set(self.parts) - set(allowed)):
@@ -90,13 +79,7 @@ class PartsConfigMixin:
 
 
 def part_property(part: str, field: str, doc: str) -> property:
-    """Make a config property for one field of a part's record.
-
-    Args:
-        part: Name of the part.
-        field: Field of `PretrainedPart`.
-        doc: Docstring of the property.
-    """
+    """Make a config property for one field of a part's record."""
 
     def get(config: PartsConfigMixin) -> Any:
         return getattr(config.part(part), field)

@@ -66,23 +66,22 @@ class EncoderSource:
         """`"sha256:…"` of the weight files, see `weights_checksum`."""
         return weights_checksum(self.path)
 
+    def checksum_like(self, other: str) -> str:
+        """Return the checksum in the same kind as another one: of the tensors, or of the files."""
+        return self.checksum if other.startswith(CHECKSUM_PREFIX) else self.file_checksum
+
 
 def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
-    """Find pretrained weights and download them if necessary.
+    """Find pretrained weights, in a directory or with `Hooks.find_weights`, and download them if necessary.
 
-    A name that is no directory is looked up by `Hooks.find_weights`.
-
-    Args:
-        name_or_path: Directory written by `save_pretrained`, or repository on the hub.
-        revision: Branch, tag or commit on the hub; its main branch by default. Ignored for a directory.
+    The revision is a branch, tag or commit on the hub, by default its main branch.
 
     Raises:
         ValueError: If the name is neither a directory nor a valid name on the hub, or also holds an adapter.
         FileNotFoundError: If there is no `config.json`, or no weights that transformers loads.
         EncoderUnavailableError: If neither hub, cache nor package has it; the message says what was tried.
         EncoderMismatchError: If the installed package holds other weights than expected.
-        RepositoryNotFoundError: If the hub has no such repository, or you have no access to it.
-        RevisionNotFoundError: If the repository has no such revision.
+        RepositoryNotFoundError, RevisionNotFoundError: If the hub does not show you such a repository or revision.
     """
     name = str(name_or_path)
     if name and os.path.isdir(name):
@@ -101,16 +100,8 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
     """Find the weights of a recorded part and verify their checksum.
 
     A mirror of the repository, or one with a rewritten history, may lack the pinned commit; then its main branch is
-    used if the checksum matches. A relative path is relative to the working directory or to the model's directory.
-
-    Args:
-        part: The record in the model's config.
-        model: Directory or name of the model.
-
-    Raises:
-        EncoderMismatchError: If the weights found differ.
-        ValueError, EncoderUnavailableError: If there is neither a directory nor a repository of this name.
-        Errors of `resolve_encoder`.
+    used if the checksum matches. A relative path is relative to the working directory, or to that of the `model`,
+    which messages name. Errors are those of `resolve_encoder` and `verify_checksum`.
     """
     name = part.name_or_path
     if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):
@@ -136,17 +127,8 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
 
 
 def verify_checksum(source: EncoderSource, expected: str, model: str | Path | None = None) -> None:
-    """Check weights against a recorded checksum: of their tensors, or of their files.
-
-    Args:
-        source: The weights.
-        expected: The recorded checksum.
-        model: Directory or name of the model that recorded it, for the message.
-
-    Raises:
-        EncoderMismatchError: If they differ.
-    """
-    checksum = source.checksum if expected.startswith(CHECKSUM_PREFIX) else source.file_checksum
+    """Raise an EncoderMismatchError if weights have another checksum, of tensors or files, than `model` records."""
+    checksum = source.checksum_like(expected)
     if checksum != expected:
         raise EncoderMismatchError(
             f"encoder {source.name!r}{f' at revision {source.revision}' if source.revision else ''}: the weights in "
@@ -156,25 +138,10 @@ def verify_checksum(source: EncoderSource, expected: str, model: str | Path | No
         )
 
 
-def checksum_like(part: PretrainedPart, other: str) -> str | None:
-    """Return the checksum of a part in the same kind as another one: of its tensors, or of its files."""
-    if part.checksum is None or part.checksum.startswith(CHECKSUM_PREFIX) == other.startswith(CHECKSUM_PREFIX):
-        return part.checksum
-    source = open_recorded(part)
-    return source.checksum if other.startswith(CHECKSUM_PREFIX) else source.file_checksum
-
-
 def commit_of(
     name: str | os.PathLike, config: PreTrainedConfig, revision: str | None = None, cache_dir: str | None = None
 ) -> str | None:
-    """Return the commit of a repository whose model was just loaded; None for a directory or if it is not cached.
-
-    Args:
-        name: Directory, or repository on the hub.
-        config: Config of the model.
-        revision: The requested branch, tag or commit; the main branch by default.
-        cache_dir: The hub's cache, if not the default one.
-    """
+    """Return the commit of a repository whose model was just loaded; None for a directory or if it is not cached."""
     if os.path.isdir(name):
         return None
     origin = getattr(config, "published", None)
@@ -207,11 +174,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def weight_files(directory: str | Path) -> list[Path]:
-    """Return the weight file of a saved model, or all its shards sorted by name; safetensors are preferred to `.bin`.
-
-    Raises:
-        FileNotFoundError: If there are no weights, or a shard is missing.
-    """
+    """Return the weight file of a saved model, or its shards sorted by name; safetensors are preferred to `.bin`."""
     directory = Path(directory)
     entry = weight_entry({path.name for path in directory.iterdir()})
     if entry is None:
@@ -225,14 +188,7 @@ def weight_files(directory: str | Path) -> list[Path]:
 
 
 def weights_checksum(directory: str | Path) -> str:
-    """Compute a checksum of the weight files of a saved model, which does not depend on its name or path.
-
-    Args:
-        directory: Directory written by `save_pretrained`, or snapshot in the hub's cache.
-
-    Returns:
-        `"sha256:"` and 64 hex digits: of the weight file, or, for shards, of the lines `name digest` sorted by name.
-    """
+    """Compute the SHA-256 of the weight file of a saved model or, for shards, of the lines `name digest`."""
     files = weight_files(directory)
     digests = [file_digest(file) for file in files]
     # A single file; shards have other names.

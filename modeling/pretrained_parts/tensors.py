@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,6 +10,8 @@ import torch
 from torch import nn
 
 CHECKSUM_PREFIX = "tensors-sha256:"
+# Attribute of a part: dtype and a fast hash of the bytes of each tensor that it was loaded with.
+_DIGESTS = "_opened_with"
 
 
 class OwnModule(NamedTuple):
@@ -63,20 +64,11 @@ def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, _, tensor in own_tensors(module)}
 
 
-def merged_adapters(module: nn.Module) -> list[str]:
-    """Return the names of adapters that are merged into the weights by PEFT's `merge_adapter`."""
-    return sorted({name for part in module.modules() for name in vars(part).get("merged_adapters", ())})
-
-
 def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     """Compute a checksum of weights that does not depend on files and shards.
 
-    Args:
-        tensors: By name.
-
-    Returns:
-        `"tensors-sha256:"` and 64 hex digits: the SHA-256 of the lines `name dtype shape` and the bytes of each tensor
-        in the order of their names.
+    It is `"tensors-sha256:"` and 64 hex digits: the SHA-256 of the lines `name dtype shape` and the bytes of each
+    tensor, in the order of their names.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -85,34 +77,26 @@ def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
     return f"{CHECKSUM_PREFIX}{digest.hexdigest()}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Fingerprint:
-    """Hashes of the tensors of a pretrained part when it was loaded, to detect changes.
+def remember_weights(part: nn.Module, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Remember the weights that a part was loaded with, to detect changes when it is saved.
 
     Torch's version counters do not detect what PEFT writes through `.data`.
-
-    Args:
-        digests: Dtype and a fast hash of the bytes of each tensor.
     """
+    tensors = own_state(part) if tensors is None else tensors
+    vars(part)[_DIGESTS] = {name: (each.dtype, _fast_hash(each)) for name, each in tensors.items() if is_local(each)}
 
-    digests: dict[str, tuple[torch.dtype, str]]
 
-    @classmethod
-    def of(cls, tensors: Mapping[str, torch.Tensor]) -> Fingerprint:
-        """Hash tensors; those that are not available locally (offloaded, sharded) are skipped."""
-        return cls({name: (tensor.dtype, _fast_hash(tensor)) for name, tensor in tensors.items() if is_local(tensor)})
-
-    def is_in_other_precision(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Return whether a tensor has another dtype than when it was loaded, so that hashes cannot be compared."""
-        return any(name in self.digests and self.digests[name][0] != each.dtype for name, each in tensors.items())
-
-    def changed(self, tensors: Mapping[str, torch.Tensor]) -> list[str]:
-        """Return the sorted names of changed tensors, which must have their original precision."""
-        return sorted(
-            name
-            for name, tensor in tensors.items()
-            if is_local(tensor) and self.digests.get(name) != (tensor.dtype, _fast_hash(tensor))
-        )
+def changed_since_loading(part: nn.Module, tensors: Mapping[str, torch.Tensor] | None = None) -> list[str] | None:
+    """Return the sorted names of tensors that changed; None if their precision did, or nothing is remembered."""
+    digests: dict[str, tuple[torch.dtype, str]] | None = vars(part).get(_DIGESTS)
+    tensors = own_state(part) if tensors is None else tensors
+    if digests is None or any(name in digests and digests[name][0] != each.dtype for name, each in tensors.items()):
+        return None
+    return sorted(
+        name
+        for name, tensor in tensors.items()
+        if is_local(tensor) and digests.get(name) != (tensor.dtype, _fast_hash(tensor))
+    )
 
 
 def is_local(tensor: torch.Tensor) -> bool:

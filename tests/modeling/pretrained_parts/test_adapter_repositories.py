@@ -15,12 +15,11 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder
+from hf_any3d.modeling.pretrained_parts import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.record import check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderSource,
-    checksum_like,
     open_recorded,
     weights_checksum,
 )
@@ -64,7 +63,7 @@ def test_loading_options_reach_a_model_around_its_encoder(tmp_path):
     by_name = Any2PointForPointCloudClassification.from_pretrained(tmp_path, config=str(tmp_path))
     assert torch.equal(answer(by_name), expected)
     body = Any2PointModel.from_pretrained(tmp_path)
-    assert type(body) is Any2PointModel and body._hf_peft_config_loaded and "default" in body.peft_config
+    assert type(body) is Any2PointModel and "default" in body.peft_config
     assert not body.training
     body.save_pretrained(tmp_path / "body")
     assert json.loads((tmp_path / "body" / "config.json").read_text())["architectures"] == ["Any2PointModel"]
@@ -118,17 +117,6 @@ def test_adapters_are_compared_with_the_base_that_they_get(tmp_path):
         PeftModel.from_pretrained(tiny_model(), tmp_path)
 
 
-def test_a_part_beside_an_adapter_is_in_its_folder(tmp_path):
-    assert adapter_subfolder("me/adapter", {"revision": "v2"}, "base") == (
-        "me/adapter",
-        {"revision": "v2", "subfolder": "base"},
-    )
-    assert adapter_subfolder("me/adapter", {"subfolder": "in"}, "base")[1] == {"subfolder": "in/base"}
-    here = str(tmp_path)
-    assert adapter_subfolder(here, {"subfolder": "in", "token": 1}, "base") == (f"{here}/in/base", {"token": 1})
-    assert adapter_subfolder(here, {}, "base") == (f"{here}/base", {})
-
-
 def test_a_changed_part_beside_an_adapter_is_refused(tmp_path):
     base = tiny_model()
     with torch.no_grad():
@@ -167,11 +155,7 @@ def test_a_recorded_source_is_opened_and_verified(tmp_path):
         assert open_recorded(PretrainedPart(folder, checksum=checksum)) == source
         with pytest.raises(EncoderMismatchError, match=f"have checksum {checksum}; expected {checksum[:-1]}x"):
             open_recorded(PretrainedPart(folder, checksum=f"{checksum[:-1]}x"))
-        # Of either kind, the other is found.
-        part = PretrainedPart(folder, checksum=checksum)
-        assert checksum_like(part, source.checksum) == source.checksum
-        assert checksum_like(part, source.file_checksum) == source.file_checksum
-    assert checksum_like(PretrainedPart(folder), source.checksum) is None
+        assert source.checksum_like(checksum) == checksum
     for model, told in ((None, ""), (tmp_path, f" of the model in {tmp_path}")):
         message = (
             f"'./gone', which the config{told} names as the source of its pretrained weights, is no directory here"

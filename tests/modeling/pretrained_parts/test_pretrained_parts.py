@@ -23,7 +23,7 @@ from hf_any3d import (
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, adapter_subfolder, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
@@ -321,8 +321,7 @@ def test_part_stored_with_an_adapter_is_loaded_without_it(tmp_path):
     adapted = get_peft_model(base, LoraConfig(target_modules=["qkv"], modules_to_save=["classifier"]))
     adapted.save_pretrained(tmp_path)
     assert (tmp_path / "base" / "model.safetensors").exists()
-    place, hub = adapter_subfolder(str(tmp_path), {}, "base")
-    assert not [name for name, _ in ActModel.from_pretrained(place, **hub).named_modules() if "lora" in name]
+    assert not [name for name, _ in ActModel.from_pretrained(tmp_path / "base").named_modules() if "lora" in name]
 
 
 # The record.

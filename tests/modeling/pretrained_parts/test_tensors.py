@@ -5,12 +5,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from hf_any3d.modeling.pretrained_parts.tensors import (
-    Fingerprint,
+    changed_since_loading,
     differing,
     is_local,
     own_modules,
     own_state,
     own_tensors,
+    remember_weights,
     tensors_checksum,
 )
 
@@ -58,12 +59,13 @@ def test_a_checksum_depends_on_names_types_shapes_and_values_alone():
 
 def test_changes_since_loading_are_named():
     state = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
-    before = Fingerprint.of(state | {"away": torch.ones(2, device="meta")})
-    assert before.changed(state) == [] and not before.is_in_other_precision(state)
-    assert before.changed(state | {"away": torch.ones(2, device="meta")}) == []
-    assert before.changed({"b": state["b"] * 2, "a": state["a"].view(3, 2), "new": torch.ones(1)}) == ["a", "b", "new"]
-    assert before.is_in_other_precision(state | {"b": state["b"].float()})
-    assert not before.is_in_other_precision({"new": torch.ones(1)})
+    part = nn.Module()
+    assert changed_since_loading(part, state) is None, "nothing is remembered"
+    remember_weights(part, state | {"away": torch.ones(2, device="meta")})
+    assert changed_since_loading(part, state | {"away": torch.ones(2, device="meta")}) == []
+    changed = {"b": state["b"] * 2, "a": state["a"].view(3, 2), "new": torch.ones(1)}
+    assert changed_since_loading(part, changed) == ["a", "b", "new"]
+    assert changed_since_loading(part, state | {"b": state["b"].float()}) is None, "of another precision"
 
 
 def test_differences_are_compared_in_the_precision_of_the_first():
