@@ -27,11 +27,8 @@ from hf_any3d.modeling.encoders.registry import (
     composite_checkpoints,
     encoder_families,
     find_family,
-    refuse_encoders,
     refused_encoders,
-    register_composite,
     register_family,
-    select_tower,
 )
 
 __all__ = [
@@ -60,13 +57,10 @@ __all__ = [
     "load_encoder",
     "open_pretrained_part",
     "refuse_adapter",
-    "refuse_encoders",
     "refused_encoders",
-    "register_composite",
     "register_family",
     "restore_part",
     "run_with_prefix",
-    "select_tower",
     "settle_adapter",
     "unfreeze",
 ]

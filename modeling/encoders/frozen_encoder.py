@@ -130,6 +130,8 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     ) -> _Model:
         """Build an untrained model around a pretrained text, vision or audio encoder, which stays frozen.
 
+        An encoder whose family or tower is not supported raises an UnsupportedEncoder.
+
         Args:
             encoder_name_or_path: Hub name or local directory of a transformers checkpoint.
             config: A complete config instead, such as that of a saved model: the encoder that it names is loaded and
@@ -141,11 +143,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             attn_implementation: "sdpa", "eager", "flash_attention_2" … for the encoder.
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
             quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)`.
-            **config_kwargs: Any field of the class's `config_class`, such as `Any2PointConfig`: `num_labels`,
-                `id2label`, … Fields that are not given follow `complete_settings`.
-
-        Raises:
-            UnsupportedEncoder: If the encoder's family or tower is not supported.
+            **config_kwargs: Any field of the class's `config_class`: `num_labels`, `id2label`, …
         """
         if (encoder_name_or_path is None) == (config is None):
             raise ValueError("give either encoder_name_or_path or a config that names an encoder")
@@ -435,8 +433,8 @@ def _encoder_arguments(
 def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
     """Unfreeze the encoder's parameters that the output of `probe`, a run of the model, depends on; return the names.
 
-    They are then saved with the model. A pretrained checkpoint has parameters that a model does not use, such as word
-    embeddings. They would be counted as trained, and distributed training fails if parameters never get a gradient.
+    They are then saved with the model. Distributed training fails if parameters that a model does not use, such as
+    word embeddings, seem to be trained.
     """
     owner = model._encoder_owner
     encoder = owner.encoder

@@ -22,10 +22,10 @@ _HALF = (torch.bfloat16, torch.float16)
 def _attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
 ) -> tuple[torch.Tensor, None]:
-    if query.dtype not in _HALF or not any(one.requires_grad for one in (query, key, value)):
+    if query.dtype not in _HALF or not any(tensor.requires_grad for tensor in (query, key, value)):
         return sdpa_attention_forward(module, query, key, value, *args, **kwargs)
     # Masks and biases of positions too.
-    wide = (_widened(one) for one in (query, key, value, *args))
+    wide = (_widened(tensor) for tensor in (query, key, value, *args))
     with autocast_disabled(query.device):
         attended, _ = sdpa_attention_forward(module, *wide, **{name: _widened(one) for name, one in kwargs.items()})
     return attended.to(query.dtype), None

@@ -46,10 +46,7 @@ class FrozenModulesMixin:
 def encoder_settings(
     name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
 ) -> dict[str, Any]:
-    """Return the config fields that describe an encoder: its config, its tower, and its record in `parts`.
-
-    Arguments are those of `from_encoder_pretrained`.
-    """
+    """Return the config fields that describe an encoder, for arguments of `from_encoder_pretrained`."""
     source = resolve_encoder(name_or_path, revision)
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
@@ -69,10 +66,9 @@ def encoder_settings(
 
 
 def load_encoder(config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any) -> PreTrainedModel:
-    """Load the encoder that a model's config names, after checking that its weights are the recorded ones.
+    """Load the encoder that a model's config names; other weights than those recorded raise an `EncoderMismatchError`.
 
-    The dtype is by default that of `encoder_dtype`, or float32; `**loading` are arguments of `from_pretrained`. Other
-    weights raise an `EncoderMismatchError`.
+    The dtype is by default that of `encoder_dtype`, or float32; `**loading` are arguments of `from_pretrained`.
     """
     dtype = encoder_dtype(config, dtype)
     part = config.part("encoder")
@@ -120,10 +116,10 @@ def convert_encoder(encoder: PreTrainedModel, dtype: torch.dtype) -> None:
 def open_encoder(
     name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Load a checkpoint without the parts that are not needed to encode tokens.
+    """Load a checkpoint without what encoding tokens does not need; also return the names of weights that it lacks.
 
     `config` is that of the encoder, of one tower for composite checkpoints; `**loading` are arguments of
-    `from_pretrained`. Returns the encoder, and the names of required weights that the checkpoint lacks.
+    `from_pretrained`.
     """
     family = find_family(config)
     # Weights unused: heads, other towers and further layers.
@@ -161,9 +157,8 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
     """Return an encoder without what it has learned, as a control for the pretrained one.
 
-    Weights are "random", new ones for an encoder of the same shape; or "shuffled", the values of each tensor permuted
-    in place, which keeps their statistics and nothing else. Other random numbers do not change, so that everything
-    around it starts from the same weights.
+    Weights are "random", or "shuffled", the values of each tensor permuted in place. Other random numbers do not
+    change, so that everything around it starts from the same weights.
     """
     # All numbers are drawn on the CPU, so the states of other devices need no copy.
     with torch.random.fork_rng(devices=[]):
@@ -180,7 +175,10 @@ def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
 
 def freeze(encoder: _Module) -> _Module:
     """Freeze an encoder, and mark its own modules to tell them from adapters that are added later."""
-    fuse_quick_gelu(encoder)
+    for module in encoder.modules():
+        for name, child in module.named_children():
+            if type(child) is QuickGELUActivation:  # without weights, and values stay the same
+                setattr(module, name, FusedQuickGELU())
     for module in encoder.modules():
         setattr(module, FROZEN, True)
     encoder.requires_grad_(False)
@@ -193,14 +191,6 @@ class FusedQuickGELU(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the activation to a tensor of any shape."""
         return kernels.quick_gelu(hidden_states)
-
-
-def fuse_quick_gelu(model: nn.Module) -> None:
-    """Replace all quick GELUs inside a model; they have no weights, and values stay the same."""
-    for module in model.modules():
-        for name, child in module.named_children():
-            if type(child) is QuickGELUActivation:
-                setattr(module, name, FusedQuickGELU())
 
 
 def _class_of(family: EncoderFamily) -> type:

@@ -31,23 +31,16 @@ def open_pretrained_part(
     hub: Mapping[str, Any] | None = None,
     with_adapter: bool = False,
 ) -> tuple[PreTrainedModel, PretrainedPart]:
-    """Open a pretrained model without its head, as a part of another one, in full precision.
+    """Open a pretrained model without its head, as a part of another one; return it, and its record with a checksum.
 
     Args:
-        part: Its record; the checksum is compared if there is one.
+        part: Its record; another checksum than the recorded one raises an EncoderMismatchError.
         config: Its config in a saved model; None for that of the checkpoint, of which the vision tower is taken if it
             has several.
         hub: `token`, `cache_dir` and the like.
         with_adapter: Whether it may have an adapter, which `settle_adapter` then takes over.
-
-    Returns:
-        The model, and its record with commit and checksum.
-
-    Raises:
-        EncoderMismatchError: If the weights have another checksum than the recorded one.
     """
     name = part.name_or_path
-    assert name is not None
     loading = dict(hub or {}) | ({} if part.revision is None else {"revision": part.revision})
     # Auto classes ask the hub for whatever they are given, and their errors need not name it.
     hooks().check_name(name, loading)
@@ -91,8 +84,7 @@ def has_adapter(model: PreTrainedModel) -> bool:
 def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     """Make the adapter of a model a part of it, in place: what was trained in full replaces what was pretrained.
 
-    Returns:
-        The settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
+    Return the settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
     """
     # Here, since models without adapters open without PEFT.
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -109,9 +101,9 @@ def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
     layers = sorted(path for path, module in model.named_modules() if isinstance(module, BaseTunerLayer))
     settings = {key: value for key, value in config.to_dict().items() if not isinstance(value, set)}
     # Names of layers, as patterns may have been meant for the model with its head; nothing is trained any more.
-    settings |= {"target_modules": layers, "inference_mode": True, "task_type": None}
-    settings |= {"modules_to_save": [], "base_model_name_or_path": None, "revision": None}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings |= {"target_modules": layers, "inference_mode": True, "modules_to_save": []}
+    without = ("task_type", "base_model_name_or_path", "revision")
+    settings = {key: value for key, value in settings.items() if value is not None and key not in without}
     settings["peft_type"] = str(getattr(config.peft_type, "value", config.peft_type))
     _forget_adapter(model)
     for module in model.modules():
@@ -159,10 +151,7 @@ def restore_part(model: PreTrainedModel, part: PretrainedPart) -> None:
 
 @torch.no_grad()
 def _take_weights(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Copy the weights of a model that was opened elsewhere, and let transformers know that they are complete.
-
-    Adapters in the model have none there, and stay as they are.
-    """
+    """Copy the weights of a model that was opened elsewhere, without those of adapters, and mark them as complete."""
     paths = {own.name: own.path for own in own_tensors(model)}
     state = {paths[name]: tensor for name, tensor in source.state_dict().items()}
     is_meta = any(weight.is_meta for weight in model.parameters())

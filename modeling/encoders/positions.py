@@ -49,15 +49,10 @@ class TokenPlaces:
 
 @dataclass(frozen=True)
 class LayerPass:
-    """One run of an encoder's layers, from which an encoder family makes their arguments.
+    """One run of a frozen encoder's layers, with adapters around them, from which its family makes their arguments.
 
-    Args:
-        encoder: The frozen encoder.
-        layers: Its layers, with the adapters around them.
-        hidden_states: `(batch, 1 + tokens, hidden)`, the input of the first layer.
-        mask: The bidirectional attention mask; None if none is needed.
-        places: Coordinates of the tokens.
-        rotary_views: How rotary encoders combine the views.
+    `hidden_states (batch, 1 + tokens, hidden)` are the input of the first layer, `mask` is the bidirectional attention
+    mask, if one is needed, and `rotary_views` how rotary encoders combine the views.
     """
 
     encoder: PreTrainedModel
@@ -82,12 +77,9 @@ def hidden_of(output: torch.Tensor | tuple) -> torch.Tensor:
 def convolve_on_line(
     tokens: torch.Tensor, places: TokenPlaces, convolution: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Compute convolutional positions of tokens: mean over the views, `(batch, tokens, hidden)`.
+    """Compute convolutional positions of tokens without the class token: mean over the views.
 
-    Args:
-        tokens: `(batch, tokens, hidden)`, without the class token.
-        places: Their coordinates, the class token first.
-        convolution: The encoder's, from `(batch, length, hidden)` to the same shape.
+    Both are `(batch, tokens, hidden)`; the encoder's convolution keeps the shape `(batch, length, hidden)`.
     """
     entries = torch.arange(places.columns, device=tokens.device)
     total = 0
@@ -131,12 +123,11 @@ class PositionTable:
 
         Positions are `(..., 1)` on a line in [0, length - 1], or `(..., 2)` as (column, row) on a plane.
         """
-        column, row = position[..., 0], position[..., 1] if self.kind == "plane" else None
         # Bilinear on a plane: along the columns of the rows above and below, then between these.
-        left, right, along = _neighbors(column, self.columns)
-        if row is None:
+        left, right, along = _neighbors(position[..., 0], self.columns)
+        if self.kind == "line":
             return _lerp(self.weight[left], self.weight[right], along)
-        top, bottom, down = _neighbors(row, self.rows)
+        top, bottom, down = _neighbors(position[..., 1], self.rows)
         upper = _lerp(self.weight[top * self.columns + left], self.weight[top * self.columns + right], along)
         lower = _lerp(self.weight[bottom * self.columns + left], self.weight[bottom * self.columns + right], along)
         return _lerp(upper, lower, down)
@@ -158,13 +149,8 @@ def line_bias(
 ) -> torch.Tensor:
     """Interpolate the relative attention bias of all pairs of tokens on a line; mean over the views.
 
-    Args:
-        places: Coordinates of the tokens.
-        biases: One row of heads per bucket.
-        bucket: Maps integer distances (key minus query) to buckets.
-
-    Returns:
-        `(batch, heads, queries, keys)` in the dtype of the biases.
+    `(batch, heads, queries, keys)` of biases with one row of heads per bucket; `bucket` maps integer distances (key
+    minus query) to buckets.
     """
     reach = places.columns - 1
     # One row for each integer distance; distances between continuous places are interpolated in this table.
@@ -180,13 +166,8 @@ def line_bias(
 def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     """Interpolate the relative attention bias of all pairs of tokens on a plane; mean over the views.
 
-    Args:
-        places: Coordinates of the tokens.
-        biases: `((2 * rows - 1) * (2 * columns - 1) + 3, heads)` as in BEiT: offsets of the query from the key, row by
-            row, then class token to patch, patch to class token, class token to itself.
-
-    Returns:
-        `(batch, heads, queries, keys)` in the dtype of the biases.
+    `(batch, heads, queries, keys)` of biases `((2 * rows - 1) * (2 * columns - 1) + 3, heads)` as in BEiT: offsets of
+    the query from the key, row by row, then class token to patch, patch to class token, class token to itself.
     """
     table = PositionTable("plane", biases[:-3], 2 * places.rows - 1, 2 * places.columns - 1)
     center = places.entry.new_tensor([places.columns - 1, places.rows - 1])

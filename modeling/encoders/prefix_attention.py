@@ -22,12 +22,7 @@ _EQUIVALENT_TO_SDPA = ("eager", "sdpa")
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of a layer's prompts.
-
-    Args:
-        keys: `(1 or batch, heads, prompts, head width)`.
-        values: `(1 or batch, heads, prompts, head width)`.
-    """
+    """Keys and values of a layer's prompts, `(1 or batch, heads, prompts, head width)` each."""
 
     keys: torch.Tensor
     values: torch.Tensor

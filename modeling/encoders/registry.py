@@ -158,10 +158,7 @@ def find_family(config: PreTrainedConfig) -> EncoderFamily:
 
 
 def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfig:
-    """Return the config of the tower to use: a sub-config for composite checkpoints, otherwise the config itself.
-
-    The `tower` ("text", "vision" or "audio") is required for composite checkpoints, otherwise only checked.
-    """
+    """Return the config of the tower to use: a sub-config for composite checkpoints, which need `tower`, or itself."""
     towers = _COMPOSITES.get(config.model_type)
     if towers is not None:
         if tower not in towers:
@@ -170,10 +167,8 @@ def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfi
                 f"expected one of {', '.join(map(repr, towers))}"
             )
         config = getattr(config, towers[tower])
-        find_family(config)
-        return config
     family = find_family(config)
-    if tower is not None and tower != family.tower:
+    if tower not in (None, family.tower):
         raise UnsupportedEncoder(
             f"tower={tower!r} does not fit: '{config.model_type}' is a {family.tower} encoder; leave tower out"
         )

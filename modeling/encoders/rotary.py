@@ -76,11 +76,8 @@ def rotation(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute cosines and sines, `(batch, 1 or key heads, tokens, 2 * axes * frequencies)` each, in the layers' dtype.
 
-    Args:
-        call: The run of the layers.
-        coordinates: `(batch, views, tokens, axes)`.
-        frequencies: `(frequencies,)` in radians per unit of the coordinates.
-        scaling: Factor of both; some encoders for long texts have one.
+    Coordinates are `(batch, views, tokens, axes)`, frequencies `(frequencies,)` in radians per unit of them. Some
+    encoders for long texts scale both results.
     """
     config = call.encoder.config
     key_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -96,21 +93,29 @@ def rotation(
 
 
 def rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    """Yield the keyword arguments of each layer of a text encoder with rotary positions."""
-    _refuse_windows(call)
-    config, rotary = call.encoder.config, call.encoder.rotary_emb
-    made: dict[str, tuple] = {}
+    """Yield the keyword arguments of each layer of a text encoder with rotary positions.
+
+    A sliding window over the order of the tokens, which is arbitrary in a cloud, is refused.
+    """
+    config, tokens, rotary = call.encoder.config, call.hidden_states.shape[1], call.encoder.rotary_emb
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < tokens and "flash" in (config._attn_implementation or ""):
+        raise ValueError(
+            f"attn_implementation={config._attn_implementation!r} has a sliding window of {window} tokens, fewer than "
+            f"the {tokens} of a cloud; expected 'sdpa' or 'eager'"
+        )
+    rotations: dict[str, tuple] = {}
     for number in range(len(call.layers)):
         # Encoders with local and global layers have frequencies for each kind of layer.
         kind = config.layer_types[number] if hasattr(rotary, "layer_types") else ""
-        if kind not in made:
+        if kind not in rotations:
             prefix = f"{kind}_" if kind else ""
             scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
             pair = rotation(call, call.places.entry, getattr(rotary, f"{prefix}inv_freq"), scaling)
             # With one rotation for all heads, layers get plain tensors, which they broadcast.
-            one = pair[0].shape[1] == 1
-            made[kind] = tuple(part.squeeze(1) if one else HeadRotation(part) for part in pair)
-        yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": made[kind]}
+            is_shared = pair[0].shape[1] == 1
+            rotations[kind] = tuple(part.squeeze(1) if is_shared else HeadRotation(part) for part in pair)
+        yield {"attention_mask": call.mask, "is_causal": False, "position_embeddings": rotations[kind]}
 
 
 def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
@@ -125,14 +130,3 @@ def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     # Any explicit mask keeps these layers from making a causal one.
     mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask
     yield from rotary_line_inputs(replace(call, mask=mask))
-
-
-def _refuse_windows(call: LayerPass) -> None:
-    """Refuse flash attention with a sliding window over the order of the tokens, which is arbitrary in a cloud."""
-    config, tokens = call.encoder.config, call.hidden_states.shape[1]
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < tokens and "flash" in (config._attn_implementation or ""):
-        raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} has a sliding window of {window} tokens, fewer than "
-            f"the {tokens} of a cloud; expected 'sdpa' or 'eager'"
-        )

@@ -48,11 +48,9 @@ def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-    """Return the rotation `(3, 3)` after which z points up where another axis did; a third axis stays.
+    """Return the rotation `(3, 3)` after which z points up where one of `UP_AXES` did; a third axis stays.
 
-    Args:
-        up_axis: One of `UP_AXES`.
-        up: Direction `(3,)` near that axis that points up in fact, which is turned to z then.
+    With `up`, a direction `(3,)` near that axis, it is the direction that is turned to z.
     """
     if up is not None:
         upright = upright_rotation(up_axis)
@@ -170,16 +168,9 @@ def published_giou(first: Tensor, second: Tensor, is_turned: bool) -> Tensor:
     """Compute what the released program of 3DETR takes for the generalized intersection over union.
 
     It counts no overlap for most boxes that are turned by more than 45 degrees: a shortcut compares two corners as if
-    they were the smallest and the largest ones. With `is_turned=False` it takes that shortcut for the overlap itself.
-    Volumes of thin boxes are rounded up.
-
-    Args:
-        first: `(…, 7)`.
-        second: `(…, 7)`; the two are broadcast.
-        is_turned: Whether any box of the batch is turned clockwise, which the program takes for all turned boxes.
-
-    Returns:
-        `(…,)`, differentiable in both.
+    they were the smallest and the largest ones. Without `is_turned`, which is whether any box of the batch is turned
+    clockwise, it takes that shortcut for the overlap itself. Volumes of thin boxes are rounded up. `(…,)` from
+    `(…, 7)` each, which are broadcast; differentiable in both.
     """
     ours, theirs = box_corners(first)[..., :2], box_corners(second)[..., :2]  # (…, 8, 2)
     low = torch.maximum(ours[..., 2, :], theirs[..., 2, :])
@@ -213,16 +204,10 @@ def _volume_around(first: Tensor, second: Tensor) -> Tensor:
 
 
 def non_maximum_suppression(overlaps: Tensor, scores: Tensor, limit: float) -> Tensor:
-    """Choose boxes by descending score, leaving out those that overlap one already chosen by more than `limit`.
+    """Choose boxes by descending score `(boxes,)`, without those that one already chosen covers by more than `limit`.
 
-    Args:
-        overlaps: `(boxes, boxes)`, how much the box of the column is covered by that of the row; 0 for pairs of which
-            neither suppresses the other.
-        scores: `(boxes,)`.
-        limit: A box is left out where an overlap is larger.
-
-    Returns:
-        Bool tensor `(boxes,)`, True for the chosen ones.
+    `overlaps (boxes, boxes)` are how much the box of the column is covered by that of the row. Returns a bool tensor
+    `(boxes,)`.
     """
     # Few boxes: comparisons of all pairs at once, then one pass over rows.
     hides = (overlaps > limit).cpu().numpy()

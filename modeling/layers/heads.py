@@ -109,13 +109,10 @@ def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> t
 def pool(
     hidden_states: torch.Tensor, how: Sequence[str], class_tokens: int = 1, prompts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Pool the tokens of a cloud into one vector: `(batch, len(how) * hidden)`, in the order of `how`.
+    """Pool the tokens `(batch, class_tokens + tokens, hidden)` of a cloud: `(batch, len(how) * hidden)`.
 
-    Args:
-        hidden_states: `(batch, class_tokens + tokens, hidden)`.
-        how: Any of "cls", "max" and "mean", the last two over point tokens only; with prompts also `PROMPT_POOLING`.
-        class_tokens: Number of leading class tokens, 1 or 0.
-        prompts: `(batch, prompts, hidden)`, tokens that adapters have added.
+    `how` has any of "cls", "max" and "mean", the last two over point tokens only; with `prompts (batch, prompts,
+    hidden)`, tokens that adapters have added, also `PROMPT_POOLING`.
     """
     # Functions, so that only the requested poolings are computed.
     pools = {

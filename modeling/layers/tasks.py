@@ -27,9 +27,7 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight:
 def lovasz_softmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Smooth surrogate of one minus the mean intersection over union of the classes that occur.
 
-    Args:
-        logits: `(rows, labels)`.
-        labels: `(rows,)`; rows of -100 are left out, and without any other the loss is 0.
+    Logits are `(rows, labels)`, labels `(rows,)`; rows of -100 are left out, and without any other the loss is 0.
 
     Source: Berman et al., The Lovász-Softmax loss (2018), Alg. 1.
     """
@@ -119,8 +117,7 @@ def classification_loss(
             `(batch, labels)`, or `(batch,)` for a single one, for the mean squared error. Clouds of class -100 are
             ignored; if all are, the loss is 0. None for no loss.
         config: The model's configuration. If its `problem_type` is None, this is regression for one label, which is
-            recorded in it, else single label classification; soft labels are therefore only treated as multi-label
-            if the config says so.
+            recorded in it, else single label classification.
     """
     if labels is None:
         return None

@@ -100,10 +100,9 @@ class UnknownScore(nn.Module):
         return score_of_signs(self.signs(features, surprise(logits)), config)
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the signs `(batch,)` by the fields of the config that hold their means and deviations.
+        """Return the signs `(batch,)` of features `(batch, width)`, by the config's fields of their means.
 
-        Of features `(batch, width)` and their `surprise` `(batch,)`; the `distance` to the nearest training feature is
-        looked for unless it is given.
+        The `distance` to the nearest training feature is looked for unless it is given.
         """
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
@@ -119,11 +118,9 @@ class UnknownScoreMixin:
 
     config: Any
     unknown_score: UnknownScore | None
-    _unknown_width: int
 
     def build_unknown_score(self, width: int) -> UnknownScore | None:
         """Return the score of features of so many channels; None if the config has no `unknown_rows`."""
-        self._unknown_width = width
         config = self.config
         return UnknownScore(config.unknown_rows, width, config.unknown_bank_rows) if config.unknown_rows else None
 
@@ -151,12 +148,10 @@ class UnknownScoreMixin:
         Args:
             features: `(rows, width)`, the `pooler_output` of the training clouds.
             logits: `(rows, labels)`, predictions for these clouds by heads that were fitted without them.
-            groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each
-                other. None if each row is a group.
-            bank: `(things, width)`, the `pooler_output` of things that are of no class; None for none.
-            held_out: Signs `(clouds,)` of known clouds, as `UnknownScore.signs` returns them, of which nothing that
-                they depend on has learned. With them the level is found above which a cloud gets no label; None for
-                a score that only ranks.
+            groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each other.
+            bank: `(things, width)`, the `pooler_output` of things that are of no class.
+            held_out: `UnknownScore.signs` of known clouds that nothing has learned from. With them the level is found
+                above which a cloud gets no label; without, the score only ranks.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
@@ -164,12 +159,7 @@ class UnknownScoreMixin:
                 f"problem_type={config.problem_type!r} with {config.num_labels} labels; expected a classifier that "
                 "chooses one of two or more classes"
             )
-        width = self._unknown_width
         numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
-        if len(logits) != rows or len(numbers) != rows:
-            raise ValueError(
-                f"{rows} rows of features, {len(logits)} of logits and {len(numbers)} groups; expected as many"
-            )
         for name, values in {"features": features, "logits": logits, "bank": bank}.items():
             if values is not None and not values.isfinite().all():
                 raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
@@ -184,7 +174,7 @@ class UnknownScoreMixin:
                     "adapter, which stores what there was when it was added; expected a model that was built with "
                     f"unknown_rows={rows} and unknown_bank_rows={things}"
                 )
-            self.unknown_score = UnknownScore(rows, width, things).to(features.device, self.dtype)
+            self.unknown_score = UnknownScore(rows, features.shape[1], things).to(features.device, self.dtype)
         self.unknown_score.features.copy_(features)
         if bank is not None:
             self.unknown_score.bank.copy_(bank)
@@ -205,8 +195,8 @@ class UnknownScoreMixin:
 def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float, float]:
     """Return the level that at most a share of further values exceeds, and that share.
 
-    The place of a further value among those that are given is as likely as any other, so that it is above the largest
-    of `n` with a probability of at most 1 / (n + 1), which may be more than the share that is wanted.
+    A further value is above the largest of `n` with a probability of at most 1 / (n + 1), which may be more than the
+    share that is wanted.
 
     Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
     """

@@ -14,7 +14,6 @@ from hf_any3d.modeling.encoders.positions import (
     SINUSOID_LINE,
     LayerPass,
     PositionTable,
-    bidirectional_inputs,
     class_token,
     free_line,
     line,
@@ -23,9 +22,6 @@ from hf_any3d.modeling.encoders.positions import (
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.layers.forward_contract import onloaded
-
-_KIND = "convolution, on a line"
-_REACHED = "the encoder's convolution along each view's line, mean over the views"
 
 
 def _is_stable(config: PreTrainedConfig) -> bool:
@@ -62,33 +58,6 @@ def _wavlm_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
             yield {"position_bias": bias}
 
 
-for name, model_type in (
-    ("wav2vec 2.0", "wav2vec2"),
-    ("HuBERT", "hubert"),
-    ("Data2Vec audio", "data2vec-audio"),
-    ("UniSpeech", "unispeech"),
-    ("UniSpeech-SAT", "unispeech-sat"),
-    ("WavLM", "wavlm"),
-):
-    gated = model_type == "wavlm"
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="audio",
-            layers="encoder.layers",
-            branch="feed_forward",
-            positions=free_line,
-            kind=f"{_KIND}; relative bias" if gated else _KIND,
-            reached=f"{_REACHED}; interpolated bias of each pair" if gated else _REACHED,
-            final_norm=lambda config: "encoder.layer_norm" if _is_stable(config) else None,
-            input_norm=lambda config: None if _is_stable(config) else "encoder.layer_norm",
-            layer_inputs=_wavlm_inputs if gated else bidirectional_inputs,
-            line_convolution=_convolve_positions,
-        )
-    )
-
-
 def _ast_positions(model: PreTrainedModel) -> PositionTable:
     config = model.config
     # Patches overlap: their distance is the stride, not their size.
@@ -97,38 +66,44 @@ def _ast_positions(model: PreTrainedModel) -> PositionTable:
     return plane(model.embeddings.position_embeddings, 2, rows)
 
 
-def _imagebind_positions(model: PreTrainedModel) -> PositionTable:
-    # rows: mel bins, columns: time
-    return plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0])
-
-
-for name, model_type, positions in (
-    ("Audio Spectrogram Transformer", "audio-spectrogram-transformer", _ast_positions),
-    ("ImageBind audio", "imagebind_audio", _imagebind_positions),
+_CONVOLVED = {
+    "kind": "convolution, on a line",
+    "reached": "the encoder's convolution along each view's line, mean over the views",
+    "final_norm": lambda config: "encoder.layer_norm" if _is_stable(config) else None,
+    "input_norm": lambda config: None if _is_stable(config) else "encoder.layer_norm",
+    "line_convolution": _convolve_positions,
+}
+_SPECTROGRAM = LEARNED_PLANE | {"final_norm": "layernorm", "class_token": class_token}
+# name, model_type, layers, branch, positions, further fields
+for name, model_type, layers, branch, positions, fields in (
+    ("wav2vec 2.0", "wav2vec2", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
+    ("HuBERT", "hubert", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
+    ("Data2Vec audio", "data2vec-audio", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
+    ("UniSpeech", "unispeech", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
+    ("UniSpeech-SAT", "unispeech-sat", "encoder.layers", "feed_forward", free_line, _CONVOLVED),
+    (
+        *("WavLM", "wavlm", "encoder.layers", "feed_forward", free_line),
+        _CONVOLVED
+        | {
+            "kind": f"{_CONVOLVED['kind']}; relative bias",
+            "reached": f"{_CONVOLVED['reached']}; interpolated bias of each pair",
+            "layer_inputs": _wavlm_inputs,
+        },
+    ),
+    (
+        *("Audio Spectrogram Transformer", "audio-spectrogram-transformer", "layers", "mlp", _ast_positions),
+        _SPECTROGRAM,
+    ),
+    (
+        *("ImageBind audio", "imagebind_audio", "layers", "mlp"),
+        # rows: mel bins, columns: time
+        lambda model: plane(model.embeddings.position_embeddings, 1, model.config.patch_grid[0]),
+        _SPECTROGRAM,
+    ),
+    (
+        *("Whisper encoder", "whisper", "encoder.layers", "fc2"),
+        lambda model: line(model.encoder.embed_positions.weight),
+        SINUSOID_LINE | {"final_norm": "encoder.layer_norm", "unused": ("decoder",)},
+    ),
 ):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="audio",
-            layers="layers",
-            branch="mlp",
-            positions=positions,
-            final_norm="layernorm",
-            class_token=class_token,
-            **LEARNED_PLANE,
-        )
-    )
-register_family(
-    EncoderFamily(
-        name="Whisper encoder",
-        model_types=("whisper",),
-        tower="audio",
-        layers="encoder.layers",
-        branch="fc2",
-        positions=lambda model: line(model.encoder.embed_positions.weight),
-        final_norm="encoder.layer_norm",
-        unused=("decoder",),
-        **SINUSOID_LINE,
-    )
-)
+    register_family(EncoderFamily(name, (model_type,), "audio", layers, branch, positions, **fields))

@@ -49,10 +49,6 @@ def _umt5_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {"attention_mask": (bias - own).to(call.hidden_states.dtype), "is_causal": False}
 
 
-def _mpnet_positions(model: PreTrainedModel) -> PositionTable:
-    return line(model.embeddings.position_embeddings.weight[model.config.pad_token_id + 1 :])
-
-
 def _mpnet_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     stack = call.encoder.encoder
     bias = line_bias(call.places, stack.relative_attention_bias, stack.relative_position_bucket)
@@ -99,100 +95,6 @@ def _refuses_deberta(config: PreTrainedConfig) -> str | None:
     return narrow_embeddings(config)
 
 
-for name, model_type, model_class, inputs in (
-    ("T5 encoder", "t5", "T5EncoderModel", _t5_inputs),
-    ("mT5 encoder", "mt5", "MT5EncoderModel", _t5_inputs),
-    ("UMT5 encoder", "umt5", "UMT5EncoderModel", _umt5_inputs),
-):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="text",
-            layers="encoder.block",
-            branch="layer.1.DenseReluDense",
-            positions=free_line,
-            kind="relative bias",
-            reached=_REACHED,
-            final_norm="encoder.final_layer_norm",
-            layer_inputs=inputs,
-            model_class=model_class,
-        )
-    )
-_BERT_LAYERS = {"tower": "text", "layers": "encoder.layer", "branch": "output.dense"}
-_BERT_NORM = {"input_norm": "embeddings.LayerNorm"}
-register_family(
-    EncoderFamily(
-        name="MPNet",
-        model_types=("mpnet",),
-        positions=_mpnet_positions,
-        kind="learned, on a line; relative bias",
-        reached=f"interpolated table; {_REACHED}",
-        layer_inputs=_mpnet_inputs,
-        **_BERT_LAYERS,
-        **_BERT_NORM,
-    )
-)
-for name, model_type in (("DeBERTa", "deberta"), ("DeBERTa v2, v3", "deberta-v2")):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            positions=_deberta_positions,
-            kind="relative, by content",
-            reached="rounded distances; each head uses one view",
-            layer_inputs=_deberta_inputs,
-            refuses=_refuses_deberta,
-            one_precision=model_type == "deberta",
-            **_BERT_LAYERS,
-            **_BERT_NORM,
-        )
-    )
-
-
-# name, model_type, branch, final norm, norm before the first layer
-_ROTARY = (
-    ("ModernBERT", "modernbert", "mlp", "final_norm", "embeddings.norm"),
-    ("EuroBERT", "eurobert", "mlp", "norm", None),
-    ("Nomic BERT", "nomic_bert", "mlp", None, "embeddings.LayerNorm"),
-    ("LLaMA", "llama", "mlp", "norm", None),
-    ("Mistral", "mistral", "mlp", "norm", None),
-    ("Qwen2", "qwen2", "mlp", "norm", None),
-    ("Qwen3", "qwen3", "mlp", "norm", None),
-    ("SmolLM3", "smollm3", "mlp", "norm", None),
-    ("StarCoder2", "starcoder2", "mlp", "norm", None),
-    ("StableLM", "stablelm", "mlp", "norm", None),
-    ("Gemma", "gemma", "mlp", "norm", None),
-    # These normalize each branch again before they add it.
-    ("Gemma 2", "gemma2", "post_feedforward_layernorm", "norm", None),
-    ("Gemma 3 text", "gemma3_text", "post_feedforward_layernorm", "norm", None),
-    ("OLMo 2", "olmo2", "post_feedforward_layernorm", "norm", None),
-    ("Phi", "phi", "mlp", "final_layernorm", None),
-    ("Phi-3", "phi3", "mlp", "norm", None),
-    ("GPT-NeoX, Pythia", "gpt_neox", "mlp", "final_layer_norm", None),
-)
-for name, model_type, branch, final_norm, input_norm in _ROTARY:
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="text",
-            layers="layers",
-            branch=branch,
-            positions=free_line,
-            kind="rotary, on a line",
-            reached="rotations at the coordinates, views combined by `rotary_views`",
-            final_norm=final_norm,
-            input_norm=input_norm,
-            layer_inputs=masked_rotary_line_inputs if model_type == "stablelm" else rotary_line_inputs,
-        )
-    )
-
-
-# Rows 0 and 1 of these tables are not used, a remainder of fairseq's padding.
-_FAIRSEQ_OFFSET = 2
-
-
 def _bert_positions(model: PreTrainedModel) -> PositionTable:
     embeddings = model.embeddings
     # All tokens of a single text have type 0, whose vector is part of the first layer's input.
@@ -205,91 +107,127 @@ def _roberta_positions(model: PreTrainedModel) -> PositionTable:
     return line(table.weight[model.config.pad_token_id + 1 :])
 
 
-def _opt_table(model: PreTrainedModel) -> torch.Tensor:
-    return model.decoder.embed_positions.weight[_FAIRSEQ_OFFSET:]
+_T5 = {"kind": "relative bias", "reached": _REACHED, "final_norm": "encoder.final_layer_norm"}
+_NORM = {"input_norm": "embeddings.LayerNorm"}
+_DEBERTA = _NORM | {
+    "kind": "relative, by content",
+    "reached": "rounded distances; each head uses one view",
+    "layer_inputs": _deberta_inputs,
+    "refuses": _refuses_deberta,
+}
+_ROTARY = {
+    "kind": "rotary, on a line",
+    "reached": "rotations at the coordinates, views combined by `rotary_views`",
+    "layer_inputs": rotary_line_inputs,
+}
+_NORMED = _ROTARY | {"final_norm": "norm"}
+_BERT = _NORM | LEARNED_LINE
+_CLIP = LEARNED_LINE | {"final_norm": "final_layer_norm"}
 
 
-def _xglm_table(model: PreTrainedModel) -> torch.Tensor:
-    return model.embed_positions.weights[_FAIRSEQ_OFFSET:]
+def _clip_positions(model: PreTrainedModel) -> PositionTable:
+    return line(model.embeddings.position_embedding.weight)
 
 
-def _opt_norm(config: PreTrainedConfig) -> str | None:
-    # OPT-350m has no norm after its last layer, which ends with one.
-    return "decoder.final_layer_norm" if config.do_layer_norm_before else None
-
-
-# name, model_type, positions, further fields
-for name, model_type, positions, fields in (
-    ("BERT", "bert", _bert_positions, _BERT_NORM | {"tested": "small random weights, all-MiniLM-L6-v2"}),
-    ("ERNIE", "ernie", _bert_positions, _BERT_NORM),
-    ("RoBERTa", "roberta", _roberta_positions, _BERT_NORM),
-    ("XLM-RoBERTa", "xlm-roberta", _roberta_positions, _BERT_NORM),
-    ("CamemBERT", "camembert", _roberta_positions, _BERT_NORM),
-    ("Data2Vec text", "data2vec-text", _roberta_positions, _BERT_NORM),
-    ("ELECTRA", "electra", _bert_positions, _BERT_NORM | {"refuses": narrow_embeddings}),
+# name, model_type, layers, branch, positions, further fields
+for name, model_type, layers, branch, positions, fields in (
     (
-        "CLAP text",
-        "clap_text_model",
-        _roberta_positions,
-        _BERT_NORM | {"model_class": "ClapTextModel", "key_mapping": {r"^text_model\.": ""}},
+        *("T5 encoder", "t5", "encoder.block", "layer.1.DenseReluDense", free_line),
+        _T5 | {"layer_inputs": _t5_inputs, "model_class": "T5EncoderModel"},
     ),
-    ("Megatron-BERT", "megatron-bert", _bert_positions, {"final_norm": "encoder.ln"}),
+    (
+        *("mT5 encoder", "mt5", "encoder.block", "layer.1.DenseReluDense", free_line),
+        _T5 | {"layer_inputs": _t5_inputs, "model_class": "MT5EncoderModel"},
+    ),
+    (
+        *("UMT5 encoder", "umt5", "encoder.block", "layer.1.DenseReluDense", free_line),
+        _T5 | {"layer_inputs": _umt5_inputs, "model_class": "UMT5EncoderModel"},
+    ),
+    (
+        *("MPNet", "mpnet", "encoder.layer", "output.dense"),
+        lambda model: line(model.embeddings.position_embeddings.weight[model.config.pad_token_id + 1 :]),
+        _NORM
+        | {
+            "kind": "learned, on a line; relative bias",
+            "reached": f"interpolated table; {_REACHED}",
+            "layer_inputs": _mpnet_inputs,
+        },
+    ),
+    (
+        *("DeBERTa", "deberta", "encoder.layer", "output.dense", _deberta_positions),
+        _DEBERTA | {"one_precision": True},
+    ),
+    ("DeBERTa v2, v3", "deberta-v2", "encoder.layer", "output.dense", _deberta_positions, _DEBERTA),
+    (
+        *("ModernBERT", "modernbert", "layers", "mlp", free_line),
+        _ROTARY | {"final_norm": "final_norm", "input_norm": "embeddings.norm"},
+    ),
+    ("EuroBERT", "eurobert", "layers", "mlp", free_line, _NORMED),
+    ("Nomic BERT", "nomic_bert", "layers", "mlp", free_line, _ROTARY | _NORM),
+    ("LLaMA", "llama", "layers", "mlp", free_line, _NORMED),
+    ("Mistral", "mistral", "layers", "mlp", free_line, _NORMED),
+    ("Qwen2", "qwen2", "layers", "mlp", free_line, _NORMED),
+    ("Qwen3", "qwen3", "layers", "mlp", free_line, _NORMED),
+    ("SmolLM3", "smollm3", "layers", "mlp", free_line, _NORMED),
+    ("StarCoder2", "starcoder2", "layers", "mlp", free_line, _NORMED),
+    ("StableLM", "stablelm", "layers", "mlp", free_line, _NORMED | {"layer_inputs": masked_rotary_line_inputs}),
+    ("Gemma", "gemma", "layers", "mlp", free_line, _NORMED),
+    # These normalize each branch again before they add it.
+    ("Gemma 2", "gemma2", "layers", "post_feedforward_layernorm", free_line, _NORMED),
+    ("Gemma 3 text", "gemma3_text", "layers", "post_feedforward_layernorm", free_line, _NORMED),
+    ("OLMo 2", "olmo2", "layers", "post_feedforward_layernorm", free_line, _NORMED),
+    ("Phi", "phi", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layernorm"}),
+    ("Phi-3", "phi3", "layers", "mlp", free_line, _NORMED),
+    ("GPT-NeoX, Pythia", "gpt_neox", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layer_norm"}),
+    (
+        *("BERT", "bert", "encoder.layer", "output.dense", _bert_positions),
+        _BERT | {"tested": "small random weights, all-MiniLM-L6-v2"},
+    ),
+    ("ERNIE", "ernie", "encoder.layer", "output.dense", _bert_positions, _BERT),
+    ("RoBERTa", "roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),
+    ("XLM-RoBERTa", "xlm-roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),
+    ("CamemBERT", "camembert", "encoder.layer", "output.dense", _roberta_positions, _BERT),
+    ("Data2Vec text", "data2vec-text", "encoder.layer", "output.dense", _roberta_positions, _BERT),
+    (
+        *("ELECTRA", "electra", "encoder.layer", "output.dense", _bert_positions),
+        _BERT | {"refuses": narrow_embeddings},
+    ),
+    (
+        *("CLAP text", "clap_text_model", "encoder.layer", "output.dense", _roberta_positions),
+        _BERT | {"model_class": "ClapTextModel", "key_mapping": {r"^text_model\.": ""}},
+    ),
+    (
+        *("Megatron-BERT", "megatron-bert", "encoder.layer", "output.dense", _bert_positions),
+        LEARNED_LINE | {"final_norm": "encoder.ln"},
+    ),
+    (
+        *("DistilBERT", "distilbert", "transformer.layer", "ffn"),
+        lambda model: line(model.embeddings.position_embeddings.weight),
+        _BERT,
+    ),
+    ("CLIP text", "clip_text_model", "encoder.layers", "mlp", _clip_positions, _CLIP),
+    (
+        *("SigLIP text", "siglip_text_model", "encoder.layers", "mlp", _clip_positions),
+        _CLIP | {"model_class": "SiglipTextModel"},
+    ),
+    (
+        *("SigLIP 2 text", "siglip2_text_model", "encoder.layers", "mlp", _clip_positions),
+        _CLIP | {"model_class": "Siglip2TextModel"},
+    ),
+    ("GPT-2", "gpt2", "h", "mlp", lambda model: line(model.wpe.weight), LEARNED_LINE | {"final_norm": "ln_f"}),
+    # Rows 0 and 1 of these two tables are a remainder of fairseq's padding.
+    (
+        *("OPT", "opt", "decoder.layers", "fc2", lambda model: line(model.decoder.embed_positions.weight[2:])),
+        LEARNED_LINE
+        # OPT-350m has no norm after its last layer, which ends with one.
+        | {"final_norm": lambda config: "decoder.final_layer_norm" if config.do_layer_norm_before else None},
+    ),
+    (
+        *("XGLM", "xglm", "layers", "fc2", lambda model: line(model.embed_positions.weights[2:])),
+        SINUSOID_LINE | {"final_norm": "layer_norm"},
+    ),
 ):
-    register_family(
-        EncoderFamily(
-            name=name, model_types=(model_type,), positions=positions, **fields, **_BERT_LAYERS, **LEARNED_LINE
-        )
-    )
-register_family(
-    EncoderFamily(
-        name="DistilBERT",
-        model_types=("distilbert",),
-        tower="text",
-        layers="transformer.layer",
-        branch="ffn",
-        positions=lambda model: line(model.embeddings.position_embeddings.weight),
-        **_BERT_NORM,
-        **LEARNED_LINE,
-    )
-)
-for name, model_type, model_class in (
-    ("CLIP text", "clip_text_model", None),
-    ("SigLIP text", "siglip_text_model", "SiglipTextModel"),
-    ("SigLIP 2 text", "siglip2_text_model", "Siglip2TextModel"),
-):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="text",
-            layers="encoder.layers",
-            branch="mlp",
-            positions=lambda model: line(model.embeddings.position_embedding.weight),
-            final_norm="final_layer_norm",
-            model_class=model_class,
-            **LEARNED_LINE,
-        )
-    )
-# name, model_type, layers, branch, table of positions, final norm, kind
-for name, model_type, layers, branch, table, final_norm, kind in (
-    ("GPT-2", "gpt2", "h", "mlp", lambda model: model.wpe.weight, "ln_f", LEARNED_LINE),
-    ("OPT", "opt", "decoder.layers", "fc2", _opt_table, _opt_norm, LEARNED_LINE),
-    ("XGLM", "xglm", "layers", "fc2", _xglm_table, "layer_norm", SINUSOID_LINE),
-):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            tower="text",
-            layers=layers,
-            branch=branch,
-            # As a default value: a closure would see the last table of the loop.
-            positions=lambda model, table=table: line(table(model)),
-            final_norm=final_norm,
-            **kind,
-        )
-    )
-register_composite("clip", {"text": "text_config", "vision": "vision_config"})
-register_composite("siglip", {"text": "text_config", "vision": "vision_config"})
-register_composite("siglip2", {"text": "text_config", "vision": "vision_config"})
+    register_family(EncoderFamily(name, (model_type,), "text", layers, branch, positions, **fields))
+for model_type in ("clip", "siglip", "siglip2"):
+    register_composite(model_type, {"text": "text_config", "vision": "vision_config"})
 register_composite("clap", {"text": "text_config", "audio": "audio_config"})

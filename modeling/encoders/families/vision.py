@@ -21,8 +21,6 @@ from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
-_RELATIVE = {"kind": "relative bias, on a grid", "reached": "interpolated bias of each pair, mean over the views"}
-
 
 def _optional_grid(model: PreTrainedModel) -> PositionTable:
     rows, columns = image_grid(model.config)
@@ -65,37 +63,6 @@ def _resolution(config: PreTrainedConfig) -> tuple[int, int]:
     return tuple(count * config.patch_size for count in image_grid(config))
 
 
-register_family(
-    EncoderFamily(
-        name="BEiT",
-        model_types=("beit",),
-        tower="vision",
-        layers="layers",
-        branch="mlp",
-        positions=_optional_grid,
-        # With mean pooling, the norm is applied after the mean, not to tokens.
-        final_norm=lambda config: "pooler.layernorm" if config.use_mean_pooling else "layernorm",
-        class_token=class_token,
-        layer_inputs=_beit_inputs,
-        **_RELATIVE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="Data2Vec vision",
-        model_types=("data2vec-vision",),
-        tower="vision",
-        layers="encoder.layer",
-        branch="output.dense",
-        positions=_optional_grid,
-        final_norm=lambda config: None if config.use_mean_pooling else "layernorm",
-        class_token=class_token,
-        layer_inputs=_data2vec_inputs,
-        **_RELATIVE,
-    )
-)
-
-
 def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
     def positions(model: PreTrainedModel) -> PositionTable:
         return plane(model.embeddings.position_embeddings, special_tokens, image_grid(model.config)[0])
@@ -118,82 +85,76 @@ def _dpt_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
         yield {}
 
 
-_VIT_LIKE = {"tower": "vision", "final_norm": "layernorm"} | LEARNED_PLANE
-for name, model_type, layers, branch, special_tokens in (
-    ("ViT", "vit", "layers", "mlp", 1),
+_BIASED = {
+    "kind": "relative bias, on a grid",
+    "reached": "interpolated bias of each pair, mean over the views",
+    "class_token": class_token,
+}
+_WITHOUT_TOKEN = LEARNED_PLANE | {"final_norm": "layernorm"}
+_WITH_TOKEN = _WITHOUT_TOKEN | {"class_token": class_token}
+_CLIP = LEARNED_PLANE | {"final_norm": "post_layernorm"}
+# name, model_type, layers, branch, positions, further fields
+for name, model_type, layers, branch, positions, fields in (
+    (
+        *("BEiT", "beit", "layers", "mlp", _optional_grid),
+        # With mean pooling, the norm is applied after the mean, not to tokens.
+        _BIASED
+        | {
+            "final_norm": lambda config: "pooler.layernorm" if config.use_mean_pooling else "layernorm",
+            "layer_inputs": _beit_inputs,
+        },
+    ),
+    (
+        *("Data2Vec vision", "data2vec-vision", "encoder.layer", "output.dense", _optional_grid),
+        _BIASED
+        | {
+            "final_norm": lambda config: None if config.use_mean_pooling else "layernorm",
+            "layer_inputs": _data2vec_inputs,
+        },
+    ),
+    ("ViT", "vit", "layers", "mlp", _grid(1), _WITH_TOKEN),
     # With a token for distillation beside that of the class.
-    ("DeiT", "deit", "layers", "mlp", 2),
-    ("ViT-MAE", "vit_mae", "layers", "mlp", 1),
-    ("ViT-MSN", "vit_msn", "layers", "mlp", 1),
-    ("I-JEPA", "ijepa", "layers", "mlp", 0),
-    ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", 1),
-    ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", 1),
-):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            layers=layers,
-            branch=branch,
-            positions=_grid(special_tokens),
-            class_token=class_token if special_tokens else None,
-            **_VIT_LIKE,
-        )
-    )
-register_family(
-    EncoderFamily(
-        name="DPT",
-        model_types=("dpt",),
-        layers="encoder.layer",
-        branch="output.dense",
-        positions=_grid(1),
-        class_token=class_token,
-        layer_inputs=_dpt_inputs,
-        refuses=lambda config: (
-            "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
-        ),
-        **_VIT_LIKE,
-    )
-)
-register_family(
-    EncoderFamily(
-        name="DINOv3 ViT",
-        model_types=("dinov3_vit",),
-        tower="vision",
-        layers="model.layer",
-        branch="layer_scale2",
-        positions=lambda model: PositionTable("plane", None, *image_grid(model.config)),
-        kind="rotary, on a grid",
-        reached="rotations at the coordinates, views combined by `rotary_views`",
-        final_norm="norm",
-        class_token=class_token,
-        layer_inputs=_dinov3_inputs,
-    )
-)
-_CLIP_LIKE = {"tower": "vision", "layers": "encoder.layers", "branch": "mlp", "final_norm": "post_layernorm"}
-register_family(
-    EncoderFamily(
-        name="CLIP vision",
-        model_types=("clip_vision_model",),
-        positions=lambda model: plane(model.embeddings.position_embedding.weight, 1, image_grid(model.config)[0]),
-        input_norm="pre_layrnorm",
-        class_token=lambda model: model.embeddings.class_embedding,
-        **_CLIP_LIKE,
-        **LEARNED_PLANE,
-    )
-)
-for name, model_type, rows_of in (
-    ("SigLIP vision", "siglip_vision_model", lambda config: image_grid(config)[0]),
-    ("SigLIP 2 vision", "siglip2_vision_model", lambda config: math.isqrt(config.num_patches)),
-):
-    register_family(
-        EncoderFamily(
-            name=name,
-            model_types=(model_type,),
-            positions=lambda model, rows_of=rows_of: plane(
-                model.embeddings.position_embedding.weight, 0, rows_of(model.config)
+    ("DeiT", "deit", "layers", "mlp", _grid(2), _WITH_TOKEN),
+    ("ViT-MAE", "vit_mae", "layers", "mlp", _grid(1), _WITH_TOKEN),
+    ("ViT-MSN", "vit_msn", "layers", "mlp", _grid(1), _WITH_TOKEN),
+    ("I-JEPA", "ijepa", "layers", "mlp", _grid(0), _WITHOUT_TOKEN),
+    ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
+    ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
+    (
+        *("DPT", "dpt", "encoder.layer", "output.dense", _grid(1)),
+        _WITH_TOKEN
+        | {
+            "layer_inputs": _dpt_inputs,
+            "refuses": lambda config: (
+                "its patches come from a convolutional backbone (is_hybrid=True)" if config.is_hybrid else None
             ),
-            **_CLIP_LIKE,
-            **LEARNED_PLANE,
-        )
-    )
+        },
+    ),
+    (
+        *("DINOv3 ViT", "dinov3_vit", "model.layer", "layer_scale2"),
+        lambda model: PositionTable("plane", None, *image_grid(model.config)),
+        {
+            "kind": "rotary, on a grid",
+            "reached": "rotations at the coordinates, views combined by `rotary_views`",
+            "final_norm": "norm",
+            "class_token": class_token,
+            "layer_inputs": _dinov3_inputs,
+        },
+    ),
+    (
+        *("CLIP vision", "clip_vision_model", "encoder.layers", "mlp"),
+        lambda model: plane(model.embeddings.position_embedding.weight, 1, image_grid(model.config)[0]),
+        _CLIP | {"input_norm": "pre_layrnorm", "class_token": lambda model: model.embeddings.class_embedding},
+    ),
+    (
+        *("SigLIP vision", "siglip_vision_model", "encoder.layers", "mlp"),
+        lambda model: plane(model.embeddings.position_embedding.weight, 0, image_grid(model.config)[0]),
+        _CLIP,
+    ),
+    (
+        *("SigLIP 2 vision", "siglip2_vision_model", "encoder.layers", "mlp"),
+        lambda model: plane(model.embeddings.position_embedding.weight, 0, math.isqrt(model.config.num_patches)),
+        _CLIP,
+    ),
+):
+    register_family(EncoderFamily(name, (model_type,), "vision", layers, branch, positions, **fields))

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.encoders import LayerPass, TokenPlaces, convolve_on_line, encoder_families
-from hf_any3d.modeling.encoders.families.vision import _dinov3_inputs
-from hf_any3d.modeling.encoders.positions import Addend, line_bias, plane_bias
+from hf_any3d.modeling.encoders.positions import line_bias, plane_bias
 from hf_any3d.modeling.encoders.rotary import HeadRotation, combine_views
 from tests.tiny_encoders import HIDDEN, random_encoder, tiny_config, tiny_model
 
@@ -79,13 +78,6 @@ def test_plane_bias_is_bilinear_between_integer_offsets():
     assert torch.equal(bias[:, 0, 0], biases[-1])
 
 
-def test_addend_is_added_out_of_place():
-    own, values = torch.ones(1, 2), torch.arange(6.0).view(3, 2)
-    total = own
-    total += Addend(values)
-    assert torch.equal(total, values + 1) and torch.equal(own, torch.ones(1, 2))
-
-
 def angles(views=6, frequencies=8, axes=1):
     return torch.randn(2, views, 5, axes, frequencies)
 
@@ -109,12 +101,6 @@ def test_mean_and_first_view():
     given = angles()
     torch.testing.assert_close(combine_views(given, "mean_angle", 1)[:, 0], given.mean(dim=1))
     assert torch.equal(combine_views(given, "first_view", 1), given[:, :1])
-
-
-@pytest.mark.parametrize(("rule", "what"), [("split_heads", "4 key heads"), ("split_frequencies", "5 frequencies")])
-def test_more_views_than_heads_or_frequencies_are_refused(rule, what):
-    with pytest.raises(ValueError, match=f"rotary_views='{rule}': the encoder has {what} for num_views=6"):
-        combine_views(angles(frequencies=5), rule, 4)
 
 
 def test_queries_are_rotated_like_the_keys_that_they_share():
@@ -191,7 +177,7 @@ def test_dinov3_rotation_at_patch_centers_is_that_of_the_encoder():
     entry = torch.stack([column, row], dim=-1).view(1, 1, side * side, 2).float()
     places = TokenPlaces(entry, side, side)
     call = LayerPass(encoder, nn.ModuleList([nn.Identity()]), torch.zeros(1, 1), None, places, "first_view")
-    (found,) = _dinov3_inputs(call)
+    (found,) = encoder_families()["dinov3_vit"].layer_inputs(call)
     image = torch.zeros(1, 3, encoder.config.image_size, encoder.config.image_size)
     for ours, theirs in zip(found["position_embeddings"], encoder.rope_embeddings(image), strict=True):
         torch.testing.assert_close(ours[0, 0], theirs)

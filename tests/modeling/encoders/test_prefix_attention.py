@@ -117,10 +117,3 @@ def test_a_layer_attends_to_no_prefix_between_other_calls(attention):
             run_with_prefix(layer, None, prefix, unknown=1)
         torch.testing.assert_close(layer(tokens, **INPUTS), expected, rtol=1e-5, atol=1e-5)
         assert compute_prefix(torch.nn.Identity(), prompts) is None
-
-
-def test_compiled_programs_have_the_prompts_in_the_sequence(monkeypatch):
-    encoder, _ = opened("vit")
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    with prefix_attention(encoder) as supported:
-        assert supported is False and encoder.config._attn_implementation == "sdpa"

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActForSemanticSegmentation
-from hf_any3d.modeling.layers.forward_contract import onloaded
 from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
     ClassToken,
@@ -60,25 +59,6 @@ def test_a_half_precision_models_loss_is_in_full_precision(model_class):
     assert output.logits.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
     flat = output.logits.float().view(-1, 3)
     torch.testing.assert_close(output.loss, nn.functional.cross_entropy(flat, labels.flatten()))
-
-
-def test_only_offloaded_weights_are_loaded():
-    class Hook:
-        calls = 0
-
-        def pre_forward(self, module):
-            Hook.calls += 1
-
-        def post_forward(self, module, output):
-            Hook.calls += 1
-
-    here, away = nn.Linear(2, 3, bias=False), nn.Linear(2, 3, bias=False, device="meta")
-    here._hf_hook = away._hf_hook = Hook()
-    with onloaded(here):
-        assert Hook.calls == 0
-    with onloaded(here, away):
-        assert Hook.calls == 1
-    assert Hook.calls == 2
 
 
 def test_a_calibrated_head_divides_its_logits():
