@@ -1,7 +1,7 @@
 """Point operations without compiled extensions: sampling, neighbors, grouping, cells, interpolation, distances."""
 
-from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
-from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, f_score, reconstruction_scores
+from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE
+from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, reconstruction_scores
 from hf_any3d.modeling.point_ops.geometry import (
     line_cell_count,
     line_cells,
@@ -36,7 +36,6 @@ __all__ = [
     "ball_query",
     "chamfer_distance",
     "curve_codes",
-    "f_score",
     "farthest_point_sample",
     "gather_points",
     "grid_pool",
@@ -52,7 +51,6 @@ __all__ = [
     "plane_cell_count",
     "plane_cells",
     "reconstruction_scores",
-    "refuse_out_of_range",
     "scatter_max",
     "scatter_mean",
     "serialize",

@@ -28,14 +28,12 @@ def chamfer_distance(
     """Compute the Chamfer distance of two clouds.
 
     With d the squared distances to the nearest point of the other cloud, "l2" is mean(d of x) + mean(d of y) and "l1"
-    is (mean(√d of x) + mean(√d of y)) / 2. Distances are computed from differences of coordinates, so that small ones
-    are exact wherever the clouds are. The gradient at distance 0 is 0; of equally near points, one gets the gradient.
-    No matrix of all distances is held. NaN coordinates make the result NaN, as in other losses.
+    is (mean(√d of x) + mean(√d of y)) / 2. The gradient at distance 0 is 0; of equally near points, one gets the
+    gradient. NaN coordinates make the result NaN, as in other losses.
 
     Args:
-        x: `(batch, points of x, channels)`, channels >= 3; only x, y, z are used. Half precision is computed in
-            float32.
-        y: `(batch, points of y, channels)`, channels >= 3.
+        x: `(batch, points of x, 3 or more channels)`, xyz first.
+        y: `(batch, points of y, 3 or more channels)`.
         norm: "l1" or "l2".
         reduction: "mean" over the batch, or "none" for one value per cloud.
         x_mask: `(batch, points of x)`, True for points that count; all by default. At least one in each cloud.
@@ -62,40 +60,6 @@ def chamfer_distance(
 
 
 @torch.no_grad()
-def f_score(
-    x: Tensor,
-    y: Tensor,
-    threshold: float = 0.01,
-    *,
-    reduction: str = "mean",
-    x_mask: Tensor | None = None,
-    y_mask: Tensor | None = None,
-) -> Tensor:
-    """Compute the F-score of two clouds.
-
-    Precision is the share of x's points nearer than `threshold` to y, recall that of y's points to x, and the score
-    their harmonic mean: 1 for equal clouds, 0 if no point is near the other cloud.
-
-    Args:
-        x: `(batch, points of x, channels)`, channels >= 3, the prediction.
-        y: `(batch, points of y, channels)`, the ground truth.
-        threshold: Distance in the unit of the clouds, exclusive.
-        reduction: "mean" over the batch, or "none" for one value per cloud.
-        x_mask: `(batch, points of x)`, True for points that count.
-        y_mask: `(batch, points of y)`.
-
-    Returns:
-        The score in [0, 1], a scalar, or `(batch,)` with reduction "none".
-
-    Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction: {reduction!r}; expected one of {REDUCTIONS}")
-    scores = reconstruction_scores(x, y, threshold, x_mask=x_mask, y_mask=y_mask)["f_score"]
-    return scores.mean() if reduction == "mean" else scores
-
-
-@torch.no_grad()
 def reconstruction_scores(
     x: Tensor,
     y: Tensor,
@@ -105,18 +69,16 @@ def reconstruction_scores(
     y_mask: Tensor | None = None,
     drop_zero_sums: bool = False,
 ) -> dict[str, Tensor]:
-    """Compute both Chamfer distances and the F-score with a single search for nearest points.
+    """Compute both Chamfer distances and the F-score of a prediction x and the truth y with one search.
 
-    Args:
-        x: `(batch, points of x, channels)`, channels >= 3, the prediction.
-        y: `(batch, points of y, channels)`, the ground truth.
-        threshold: Of the F-score, in the unit of the clouds.
-        x_mask: `(batch, points of x)`, True for points that count.
-        y_mask: `(batch, points of y)`.
-        drop_zero_sums: As for `chamfer_distance`.
+    Precision is the share of x's points nearer than `threshold`, in the unit of the clouds, to y, recall that of y's
+    points to x, and the F-score their harmonic mean: 1 for equal clouds, 0 if no point is near the other cloud. Other
+    arguments are those of `chamfer_distance`.
 
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
+
+    Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
     for name, value in (("x", x), ("y", y)):
@@ -143,21 +105,29 @@ def _squared_distances(x: Tensor, y: Tensor, x_mask: Tensor | None, y_mask: Tens
         for (points, others, _), index in zip(sides, nearest, strict=True)
     )
     # Several times faster than a sum over a last dimension of three.
-    there, back = (dx + dy + dz for dx, dy, dz in (one.square().unbind(dim=2) for one in differences))
+    there, back = (dx + dy + dz for dx, dy, dz in (offset.square().unbind(dim=2) for offset in differences))
     return there, back
 
 
 def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
-    """Find the nearest point that counts of every query: `(batch, queries)`; any index for a query with NaN.
+    """Find the nearest point whose mask is True of every query: `(batch, queries)`; any index for a query with NaN.
 
-    Queries `(batch, queries, 3)`, points `(batch, points, 3)`, of which those count whose mask is True. Of equally
-    near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
+    Of equally near points the first is taken; in large clouds on the CPU, which are searched with trees, any of them.
     """
     (batch, rows), columns, on_cpu = query.shape[:2], points.shape[1], query.device.type == "cpu"
     # Trees take no NaN, and compilers cannot trace them.
     if on_cpu and rows * columns > _TREE_FROM * (rows + columns) and not torch.compiler.is_compiling():
         if query.isfinite().all() and points.isfinite().all():
-            return _search_trees(query, points, mask)
+            from scipy.spatial import cKDTree  # here, since a model without this loss needs no scipy
+
+            nearest = torch.empty(batch, rows, dtype=torch.long)
+            for cloud in range(batch):
+                kept = points[cloud] if mask is None else points[cloud, mask[cloud]]
+                # Building a balanced tree would take half of the time.
+                tree = cKDTree(kept.numpy(), balanced_tree=False, compact_nodes=False)
+                index = torch.from_numpy(tree.query(query[cloud].numpy(), workers=torch.get_num_threads())[1])
+                nearest[cloud] = index if mask is None else mask[cloud].nonzero().squeeze(1)[index]
+            return nearest
     limit = _BLOCK_CPU if on_cpu else _BLOCK
     # Many whole clouds at a time, or a part of one.
     clouds, height = max(1, limit // (rows * columns)), max(1, min(rows, limit // columns))
@@ -169,19 +139,6 @@ def _nearest(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
             distance.masked_fill_(~mask[some, None], torch.inf)
         nearest[some, high] = distance.argmin(dim=2)
-    return nearest
-
-
-def _search_trees(query: Tensor, points: Tensor, mask: Tensor | None) -> Tensor:
-    from scipy.spatial import cKDTree  # here, since a model without this loss needs no scipy
-
-    nearest = torch.empty(query.shape[:2], dtype=torch.long)
-    for cloud in range(len(query)):
-        rows = points[cloud] if mask is None else points[cloud, mask[cloud]]
-        # Building a balanced tree would take half of the time.
-        tree = cKDTree(rows.numpy(), balanced_tree=False, compact_nodes=False)
-        index = torch.from_numpy(tree.query(query[cloud].numpy(), workers=torch.get_num_threads())[1])
-        nearest[cloud] = index if mask is None else mask[cloud].nonzero().squeeze(1)[index]
     return nearest
 
 

@@ -47,14 +47,13 @@ def plane_cells(position: Tensor, cell_size: float, width: float, height: float)
 def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     """Label points by voxel.
 
-    The grid of every cloud starts at its lowest corner, or `shift` edges before it along each axis. A label is the
-    index of the first point in the voxel, so that there are at most as many labels as points, and no shape depends on
-    the data.
+    The grid of every cloud starts at its lowest corner, or `shift` edges before it along each axis, with `shift` from
+    0 to less than 1. A label is the index of the first point in the voxel, so that no shape depends on the data.
 
     Args:
         xyz: `(batch, points, 3)`.
         edge: Edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
-        shift: Shift of the grid in edges, from 0 to less than 1.
+        shift: Shift of the grid in edges.
 
     Returns:
         LongTensor `(batch, points)`, 0 to points - 1. Points with equal labels share a voxel.
@@ -90,12 +89,9 @@ def plane_cell_count(cell_size: float, width: float, height: float) -> int:
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Average the tokens of every cell: `(batch, num_cells, channels)`, 0 in empty cells, differentiable in `values`.
+    """Average the tokens `(batch, tokens, channels)` of every cell: `(batch, num_cells, channels)`, 0 in empty cells.
 
-    Args:
-        values: `(batch, tokens, channels)`; half precision is summed in float32.
-        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
-        num_cells: Number of cells.
+    Differentiable in `values`, of which half precision is summed in float32; `cell` is `(batch, tokens)`.
     """
     rows, flat = _flatten(values, cell, num_cells)
     count = count_index(flat, values.shape[0] * num_cells)
@@ -107,14 +103,10 @@ def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Compute the maximum over the tokens of every cell: `(batch, num_cells, channels)`, 0 in empty cells.
+    """Compute the maximum over the tokens `(batch, tokens, channels)` of every cell, 0 in empty cells.
 
-    Differentiable in `values`; equal maxima share the gradient.
-
-    Args:
-        values: `(batch, tokens, channels)`.
-        cell: LongTensor `(batch, tokens)`, 0 to num_cells - 1.
-        num_cells: Number of cells.
+    `(batch, num_cells, channels)`, differentiable in `values`; equal maxima share the gradient. `cell` is
+    `(batch, tokens)`.
     """
     rows, flat = _flatten(values, cell, num_cells)
     largest = segment_maximum(rows, flat, values.shape[0] * num_cells)

@@ -22,16 +22,10 @@ def check_channels(points: Tensor, in_channels: int) -> None:
 
 
 def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
-    """Check the clouds that a model is given, and cast them to full precision.
+    """Check the clouds `(batch, points, channels)` that a model is given, and cast them to float32 or float64.
 
-    Coordinates stay in full precision in a half precision model: rounded points have other centers and neighbors.
-
-    Args:
-        points: `(batch, points, channels)`.
-        dtype: Precision of the model, which must be able to represent the squares of all numbers.
-
-    Returns:
-        The points in float32, or in float64 if the model or the points are.
+    Coordinates stay in full precision in a half precision model: rounded points have other centers and neighbors. The
+    model's `dtype` must be able to represent the squares of all numbers.
     """
     if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centers checks coordinates
         if points.ndim and not len(points):
@@ -50,17 +44,16 @@ def knn(
     is bounded for any number of queries. No gradient.
 
     Args:
-        query: `(batch, queries, channels)`, channels >= 3; only x, y, z are used. Other precisions are read as
-            float32.
-        points: `(batch, points, channels)`, channels >= 3.
-        k: Number of neighbors, 1 to points. A query that is one of the points is its own first neighbor.
+        query: `(batch, queries, 3 or more channels)`, xyz first.
+        points: `(batch, points, 3 or more channels)`.
+        k: Number of neighbors. A query that is one of the points is its own first neighbor.
         method: "exact" squares the coordinate differences; "matmul" expands the square into a matrix product, which
             may swap neighbors at nearly equal distances; "kdtree" searches a tree, on the CPU only; "auto" uses the
             tree on the CPU if there are many points per neighbor, else "exact".
-        return_distances: Whether to also return the squared distances.
+        return_distances: Whether to also return the squared distances, in float32.
 
     Returns:
-        Indices `(batch, queries, k)`, and with `return_distances` the squared distances of the same shape in float32.
+        Indices `(batch, queries, k)`, and with `return_distances` the squared distances of the same shape.
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
@@ -72,19 +65,18 @@ def ball_query(
     """Find the first k points, in the order of their indices, in the ball around every query.
 
     Which points of a crowded ball are kept therefore depends on the order of the cloud. A ball with fewer points is
-    filled up with its first one. Squared distances are computed in float32 and compared with the squared radius,
-    which is inside. Memory is bounded for any number of queries. No gradient.
+    filled up with its first one; an empty one has index 0. Points at the radius are inside. Memory is bounded for any
+    number of queries. No gradient.
 
     Args:
-        query: `(batch, queries, channels)`, channels >= 3; only x, y, z are used. Half precision is read as float32.
-        points: `(batch, points, channels)`, channels >= 3.
+        query: `(batch, queries, 3 or more channels)`, xyz first.
+        points: `(batch, points, 3 or more channels)`.
         radius: Radius of the balls in the unit of the points.
         k: Points per ball, 1 or more.
         return_counts: Whether to also return how many points there are in each ball, those beyond k included.
 
     Returns:
-        Indices `(batch, queries, k)`, and with `return_counts` LongTensor `(batch, queries)`. An empty ball has index
-        0 and count 0; a ball around one of the points is never empty.
+        Indices `(batch, queries, k)`, and with `return_counts` LongTensor `(batch, queries)`.
 
     Source: PointNet++, Sec. 3.2.
     """
@@ -144,14 +136,9 @@ def gather_points(values: Tensor, index: Tensor) -> Tensor:
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
-    """Select the rows of the neighbors of every query.
+    """Select the rows of the neighbors `index (batch, queries, neighbors)` of every query, as returned by `knn`.
 
-    Args:
-        values: `(batch, points, channels)` floats of any kind.
-        index: `(batch, queries, neighbors)` integers in [0, points), as returned by `knn`.
-
-    Returns:
-        `(batch, queries, neighbors, channels)`, differentiable in `values`.
+    `(batch, queries, neighbors, channels)` of `values (batch, points, channels)`, differentiable in them.
     """
     batch, count, channels = values.shape
     if index.shape[0] != batch:
@@ -168,8 +155,8 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
     three points, all points are used. Sums are computed in float32 or better, under autocast too.
 
     Args:
-        query: `(batch, queries, channels)`, channels >= 3; only x, y, z are used.
-        points: `(batch, points, channels)`, channels >= 3.
+        query: `(batch, queries, 3 or more channels)`, xyz first.
+        points: `(batch, points, 3 or more channels)`.
         features: `(batch, points, width)` of `points`.
         eps: Added to the squared distances, so that a query at a point gets the features of that point.
 

@@ -19,8 +19,8 @@ def farthest_point_sample(
     those of the plain loop, on every device. No gradient.
 
     Args:
-        points: `(batch, points, channels)`, channels >= 3; only x, y, z are used. Half precision is read as float32.
-        num_samples: Number of samples of each cloud, 1 to points.
+        points: `(batch, points, 3 or more channels)`, xyz first.
+        num_samples: Number of samples of each cloud.
         start_index: The first sample, one for all clouds or a LongTensor `(batch,)`.
         min_squared_norm: Points with x²+y²+z² up to this value are never candidates, though one may be the start.
             The CUDA kernel with which many released weights were trained skips points up to 1e-3 this way. If a cloud

@@ -25,11 +25,11 @@ def curve_depths(
 
     Args:
         grid_coord: `(voxels, 3)` integers from 0.
-        cloud: `(voxels,)`, the number of each voxel's cloud.
+        cloud: `(voxels,)`, the number of each voxel's cloud, of `num_clouds`.
         num_clouds: Number of clouds.
-        of_batch: Whether all clouds get the largest depth, as in the released programs. Then the Hilbert order inside
-            a cloud depends on the others: each bit more rotates the curve's axes.
-        plus_one: Whether the coordinate plus one counts, which needs a bit more where all of its bits are ones.
+        of_batch: Give all clouds the largest depth, as the released programs do. Then the Hilbert order inside a cloud
+            depends on the others: each bit more rotates the curve's axes.
+        plus_one: Count the coordinate plus one, which needs a bit more where all of its bits are ones.
     """
     largest = grid_coord.amax(dim=1)  # (voxels,)
     per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")
@@ -234,26 +234,19 @@ class PatchGroups:
         self.groups: list[PatchGroup] = []
         if full:
             self.groups.append(PatchGroup(slice(0, sum(map(len, full))), None, patch_size))
-        self.groups += [_stack(patches, place_of, device) for patches in (tails, small) if patches]
+        for patches in filter(None, (tails, small)):
+            queries, is_query = _fill([place_of[own] for own, _ in patches])
+            keys, is_key = _fill([place_of[keys] for _, keys in patches])
+            # Without a mask, attention can take kernels that support none.
+            mask = None if is_key.all() else is_key.to(device)
+            own = None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device)
+            self.groups.append(PatchGroup(queries.to(device), keys.to(device), keys.shape[1], mask, own))
         self.arranged = arranged.to(device)
         """`(voxels,)`, the serialized place of each arranged voxel."""
 
 
-def _stack(patches: list[tuple[Tensor, Tensor]], place_of: Tensor, device: torch.device) -> PatchGroup:
-    """Stack queries and keys of patches of different sizes, filled up with their first voxel."""
-    queries, is_query = _fill([place_of[own] for own, _ in patches])
-    keys, is_key = _fill([place_of[keys] for _, keys in patches])
-    # Without a mask, attention can take kernels that support none.
-    return PatchGroup(
-        queries.to(device),
-        keys.to(device),
-        keys.shape[1],
-        None if is_key.all() else is_key.to(device),
-        None if is_query.all() else is_query.flatten().nonzero()[:, 0].to(device),
-    )
-
-
 def _fill(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack rows of different lengths, filled up with their first entry, and a mask that is False there."""
     sizes = torch.tensor([len(row) for row in rows])
     # Any valid index would do: the mask hides keys that are filled in, and `own` leaves out such queries.
     filled = torch.stack([torch.cat([row, row[:1].expand(int(sizes.max()) - len(row))]) for row in rows])

@@ -52,11 +52,9 @@ class Spectrum(NamedTuple):
 
 
 def curve_keys(centers: Tensor, cell: float | None = None) -> Tensor:
-    """Return the position of points along a Z-order curve, `(batch, points)`.
+    """Return the position of points `(batch, points, 3)` along a Z-order curve, `(batch, points)`.
 
-    Args:
-        centers: `(batch, points, 3)`.
-        cell: `curve_cell` of `GraphSettings`.
+    `cell` is `curve_cell` of `GraphSettings`.
     """
     if cell is None:
         centers = normalize_centers(centers)
@@ -92,12 +90,7 @@ def pair_distances(points: Tensor, how: str = "exact") -> Tensor:
 
 
 def smallest_distance(distance: Tensor, over: str = "cloud") -> Tensor:
-    """Return the smallest positive distance of each cloud or of the batch, with as many axes; 1 if there is none.
-
-    Args:
-        distance: `(batch, …)`.
-        over: One of `SCALES`.
-    """
+    """Return the smallest positive distance `(batch, …)` over one of `SCALES`, with as many axes; 1 if none is."""
     axes = tuple(range(1 if over == "cloud" else 0, distance.ndim))
     least = torch.where(distance > 0, distance, torch.inf).amin(dim=axes, keepdim=True)
     return torch.where(least.isinf(), 1.0, least)
@@ -105,13 +98,8 @@ def smallest_distance(distance: Tensor, over: str = "cloud") -> Tensor:
 
 @torch.no_grad()
 def graph_spectrum(centers: Tensor, settings: GraphSettings) -> Spectrum:
-    """Compute the eigenvectors of a cloud's graphs: that of all points, and local ones.
-
-    Gaps between eigenvalues are as small as 1e-5, so that matrices in float32 would not determine their vectors.
-
-    Returns:
-        Eigenvectors in float32, with the signs that the solver gives them.
-    """
+    """Compute the eigenvectors, with any signs, of a cloud's graphs: that of all points, and local ones."""
+    # In float64: gaps between eigenvalues are as small as 1e-5, so that float32 would not determine their vectors.
     batch, count = centers.shape[:2]
     order = curve_keys(centers, settings.curve_cell).argsort(dim=1, stable=True)
     # The inverse of a permutation is the order of its values.

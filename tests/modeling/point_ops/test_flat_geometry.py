@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from hf_any3d.modeling.point_ops import LARGEST_COORDINATE, in_full_precision, voxel_cells
-from hf_any3d.modeling.point_ops.geometry import FlatGeometry, Geometry, normalize_centers
-from hf_any3d.modeling.point_ops.grouping import flatten_index
+from hf_any3d.modeling.point_ops.geometry import FlatGeometry, normalize_centers
 from tests.errors import raises
-from tests.modeling.accelerator import on_accelerator
 
 COUNTS = (14, 1, 9)
 
@@ -55,12 +53,6 @@ def test_four_grids_are_shifted_by_a_quarter_of_a_cell(size):
     assert geometry.view_cells(size) is cells and geometry.view_cells(7) is not cells
 
 
-def test_a_cell_has_four_voxels_along_each_axis_by_default():
-    geometry = FlatGeometry(*tokens(), 3)
-    assert geometry.cell_size == 4 and geometry.view_cells() is geometry.view_cells(4)
-    assert geometry.view_cells(0.5) is geometry.view_cells(1)
-
-
 @pytest.mark.parametrize("edge", [0.3, 1.1, 5.0])
 def test_voxels_are_counted_in_radii_from_the_corner_of_each_cloud(edge):
     grid, coord, cloud = tokens()
@@ -83,32 +75,6 @@ def test_tokens_beyond_the_last_cell_share_it():
     coord = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [0.5, 0, 0], [1.0, 0, 0], [0, 0.6, 0], [0, 0.9, 0]])
     geometry = FlatGeometry(coord.long(), coord, torch.zeros(6, dtype=torch.long), 1)
     assert grouped(geometry.voxels(1e-7).row[0].tolist()) == grouped([0, 1, 2, 2, 3, 3])
-
-
-def geometry_of(**settings) -> Geometry:
-    return Geometry(torch.arange(12.0).view(1, 4, 3), torch.arange(4.0).view(1, 1, 4, 1), (5.0,), 2.0, **settings)
-
-
-def test_what_is_computed_of_the_centers_is_kept_under_its_key():
-    plain, given = geometry_of(), geometry_of(given_centers=torch.full((1, 4, 3), 7.0))
-    asked = []
-
-    def compute(centers: torch.Tensor) -> torch.Tensor:
-        asked.append(centers)
-        return centers + 1
-
-    assert torch.equal(plain.once("key", compute), plain.centers + 1)
-    assert plain.once("key", compute) is plain.once("key", compute) and len(asked) == 1
-    assert torch.equal(given.once("key", compute), torch.full((1, 4, 3), 8.0))
-    plain.once(("other", 1), compute)
-    assert len(asked) == 3
-    assert (plain.special_tokens, plain.batch_second, plain.given_centers, plain.embed_patches) == (
-        1,
-        False,
-        None,
-        None,
-    )
-    assert plain.view_cells().row.tolist() == [[[0, 0, 1, 1]]]
 
 
 def test_centers_are_moved_into_the_unit_sphere():
@@ -157,30 +123,10 @@ def test_clouds_are_cast_to_full_precision(points, model, expected):
     assert found.dtype == expected and found.tolist() == [[[1, 1, 1]] * 2]
 
 
-def test_clouds_that_a_precision_cannot_square_are_refused(monkeypatch):
+def test_clouds_that_a_precision_cannot_square_are_refused():
     assert in_full_precision(torch.full((1, 2, 3), LARGEST_COORDINATE), torch.float32) is not None
     half = torch.full((1, 2, 3), 257.0)
     with raises(ValueError, naming="257"):
         in_full_precision(half, torch.float16)
     with pytest.raises(ValueError, match=r"points has shape \(0, 2, 3\); expected at least one cloud"):
         in_full_precision(half[:0], torch.float32)
-    assert in_full_precision(torch.tensor(1.0), torch.float32) == 1
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.equal(in_full_precision(half, torch.float16), half)
-    assert in_full_precision(half[:0], torch.float16).shape == (0, 2, 3)
-
-
-def test_indices_count_through_all_clouds(monkeypatch):
-    index = torch.tensor([[[0, 4], [2, 1]], [[3, 0], [4, 4]]])
-    expected = [0, 4, 2, 1, 8, 5, 9, 9]
-    assert flatten_index("index", index, 5).tolist() == expected
-    assert flatten_index("index", index.int(), 5).tolist() == expected
-    assert flatten_index("index", index[:, :0], 5).tolist() == []
-    with raises(IndexError, naming="index: values from 0 to"):
-        flatten_index("index", index, 4)
-    with raises(IndexError, naming="index: values from -1 to"):
-        flatten_index("index", index.clone().index_put_((torch.tensor(0),) * 3, torch.tensor(-1)), 5)
-    # Where values are not read, or not known yet.
-    assert flatten_index("index", on_accelerator(index), 4).shape == (8,)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert flatten_index("index", index, 4).shape == (8,)

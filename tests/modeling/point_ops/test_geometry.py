@@ -83,20 +83,6 @@ def test_compact_rows_describe_the_same_cells():
     assert torch.equal(compact.same, plain.same)
 
 
-def test_cells_and_voxels_are_computed_once_for_all_layers():
-    places = geometry()
-    assert places.view_cells() is places.view_cells()
-    assert places.view_cells() is places.view_cells(places.cell_size)
-    assert places.view_cells(2.0) is not places.view_cells()
-    assert places.voxels(0.5) is places.voxels(0.5)
-    assert places.voxels(0.5) is not places.voxels(0.4)
-
-
-def test_every_visitor_is_new_once():
-    members, one, other = geometry().view_cells(), object(), object()
-    assert [members.first_visit(v) for v in (one, other, one, other)] == [True, True, False, False]
-
-
 def test_tokens_at_the_far_border_belong_to_the_last_cell():
     place = torch.tensor([29.0, 30.0]).view(1, 1, 2, 1)
     members = Geometry(clouds(1, 2), place, (30.0,), 15.0).view_cells()

@@ -1,13 +1,10 @@
 """Farthest point sampling against the plain loop and against the original kernel, thread by thread."""
 
-import importlib
-
 import numpy as np
 import pytest
 import torch
 
 from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.farthest_point_sample import cuda_priority
 from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.errors import raises
 from tests.modeling.point_ops.loops import sample_like_the_kernel, sample_plainly
@@ -48,11 +45,6 @@ def test_tie_rules_differ_on_a_grid():
     assert not torch.equal(first, cuda)
 
 
-def test_priority_of_the_kernel_on_six_points():
-    # Four threads; in bit-reversed order 0, 2, 1, 3; threads 0 and 1 hold two points each.
-    assert cuda_priority(6).tolist() == [0, 4, 2, 1, 5, 3]
-
-
 def test_a_cloud_without_candidates_repeats_index_zero():
     cloud = torch.full((1, 5, 3), 0.001)
     for tie_rule in ("first", "cuda"):
@@ -75,14 +67,6 @@ def test_loops_in_torch_and_in_numpy_agree(make_clouds):
     arguments = clouds, 80, start, None, "first"
     sample = kernels.farthest_point_sample
     assert torch.equal(sample.plain(*arguments), sample.fused(*arguments))
-
-
-def test_a_batch_larger_than_the_cache_is_sampled_in_parts(monkeypatch):
-    clouds = torch.randn(7, 100, 3)
-    whole = farthest_point_sample(clouds, 30)
-    module = importlib.import_module("hf_any3d.modeling.kernels.farthest_point_sample")
-    monkeypatch.setattr(module, "_CACHED_POINTS", 300)
-    assert torch.equal(farthest_point_sample(clouds, 30), whole)
 
 
 def test_further_channels_do_not_count():

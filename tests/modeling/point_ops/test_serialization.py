@@ -5,9 +5,7 @@ import torch
 
 from hf_any3d.modeling.point_ops import (
     CURVES,
-    PatchGroups,
     curve_codes,
-    grid_pool,
     grid_sample,
     has_duplicates,
     neighbor_table,
@@ -88,20 +86,6 @@ def test_depths_are_bit_lengths(largest):
     assert curve_depths(grid[:0], cloud[:0], 2).tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(("number", "plus_one"), [(-2, True), (65535, True), (65536, False)])
-def test_coordinates_of_more_bits_are_refused(number, plus_one):
-    grid = torch.tensor([[0, number, 5]])
-    message = (
-        f"grid_coord: found {number}; expected 0 to 65534 along each axis; scale the cloud down, use a larger "
-        "grid_size, or cut the scene"
-    )
-    with pytest.raises(ValueError) as error:
-        curve_depths(grid, torch.zeros(1, dtype=torch.long), 1, plus_one=plus_one)
-    assert str(error.value) == message
-    if number == 65535:
-        assert curve_depths(grid, torch.zeros(1, dtype=torch.long), 1, plus_one=False).tolist() == [16]
-
-
 @pytest.mark.parametrize("of_batch", [False, True])
 def test_voxels_are_sorted_cloud_by_cloud(of_batch):
     grid = torch.cat([random_cells(30, 12), random_cells(5, 9), random_cells(9, 1)])
@@ -137,106 +121,12 @@ def test_the_last_patch_of_a_cloud_borrows_from_the_one_before():
     assert patch_table([0], 5)[2].tolist() == [0]
 
 
-def described(groups: PatchGroups) -> list[tuple]:
-    """All fields of all groups, as lists."""
-    return [
-        tuple(value.tolist() if isinstance(value, torch.Tensor) else value for value in vars(group).values())
-        for group in groups.groups
-    ]
-
-
-@pytest.mark.parametrize(
-    ("counts", "as_one", "arranged", "expected"),
-    [
-        (
-            (4, 0, 7, 2, 3),
-            False,
-            [0, 1, 2, 4, 5, 6, 7, 8, 9, 13, 14, 15, 3, 10, 11, 12],
-            [
-                (slice(0, 12), None, 3, None, None),
-                ([[12], [13]], [[1, 2, 12], [7, 8, 13]], 3, None, None),
-                ([[14, 15]], [[14, 15]], 2, None, None),
-            ],
-        ),
-        (
-            (5, 4),
-            False,
-            [0, 1, 2, 5, 6, 7, 3, 4, 8],
-            [
-                (slice(0, 6), None, 3, None, None),
-                ([[6, 7], [8, 8]], [[2, 6, 7], [4, 5, 8]], 3, None, [0, 1, 2]),
-            ],
-        ),
-        (
-            (5, 2),
-            True,
-            [0, 1, 2, 3, 4, 5, 6],
-            [
-                (
-                    [[0, 1, 2], [3, 4, 3], [5, 6, 5]],
-                    [[0, 1, 2], [2, 3, 4], [5, 6, 5]],
-                    3,
-                    [[True] * 3, [True] * 3, [True, True, False]],
-                    [0, 1, 2, 3, 4, 6, 7],
-                )
-            ],
-        ),
-        ((3, 6), False, [*range(9)], [(slice(0, 9), None, 3, None, None)]),
-        (
-            (1, 2),
-            False,
-            [0, 1, 2],
-            [([[0, 0], [1, 2]], [[0, 0], [1, 2]], 2, [[True, False], [True, True]], [0, 2, 3])],
-        ),
-        ((), False, [], []),
-    ],
-)
-def test_patches_of_equal_shape_are_groups(counts, as_one, arranged, expected):
-    groups = PatchGroups(counts, 3, torch.device("cpu"), as_one)
-    assert (groups.counts, groups.patch_size) == (counts, 3)
-    assert groups.arranged.tolist() == arranged and groups.arranged.dtype == torch.long
-    assert described(groups) == expected
-    values = torch.arange(100, 100 + len(arranged))[:, None].expand(-1, 2)
-    for group, (queries, keys, size, _, _) in zip(groups.groups, expected, strict=True):
-        if isinstance(queries, slice):
-            queries = keys = torch.arange(queries.stop).view(-1, size).tolist()
-        for of_keys, places in ((False, queries), (True, keys)):
-            gathered = group.gather(values, of_keys)
-            assert gathered[..., 1].tolist() == [[100 + place for place in row] for row in places]
-    assert not groups.groups or torch.equal(groups.groups[0].gather(values), groups.groups[0].gather(values, False))
-
-
-def test_cells_keep_the_point_nearest_to_their_center():
-    places = [[-0.375, 0, 0], [0.375, 0.25, 0.25], [0.125, 0.25, 0.25], [0.375, 0.25, 0.25]]
-    coord = torch.tensor([*places, [0.6, 0.1, 0.1], [0.7, 0.2, 0.2], [5.0, 5, 5]])
-    cloud = torch.tensor([1, 1, 1, 1, 1, 1, 0])
-    found = grid_sample(coord, 0.5, cloud, 3)
-    # Of equally near points the first one is kept.
-    assert found.kept.tolist() == [6, 0, 1, 5]
-    assert found.inverse.tolist() == [1, 2, 2, 2, 3, 3, 0]
-    assert found.grid_coord.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0], [2, 0, 0]]
-    alone = grid_sample(coord[:6], 0.5)
-    assert (alone.kept.tolist(), alone.inverse.tolist()) == ([0, 1, 5], [0, 1, 1, 1, 2, 2])
-    empty = grid_sample(coord[:0], 0.5)
-    assert (empty.kept.tolist(), empty.inverse.tolist(), empty.grid_coord.shape) == ([], [], (0, 3))
-
-
 def test_a_cloud_spans_fewer_than_a_million_cells():
     coord = torch.tensor([[0.0, 0, 0], [2.0**20 - 1, 0, 0]])
     assert grid_sample(coord, 1.0).grid_coord.tolist() == [[0, 0, 0], [2**20 - 1, 0, 0]]
     for size in (0.5, 0.0, -1.0, float("inf"), float("nan")):
         with raises(ValueError, naming=f"grid_size={size}"):
             grid_sample(coord, size)
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_pools_are_those_of_a_loop(stride):
-    grid, cloud = random_cells(9, 50) * torch.tensor([1, 2, 3]), torch.arange(50) % 3
-    found = grid_pool(grid, cloud, 3, stride)
-    cells = [(c, *(x // stride for x in place)) for c, place in zip(cloud.tolist(), grid.tolist(), strict=True)]
-    unique = sorted(set(cells))
-    assert [(int(c), *place) for c, place in zip(found.cloud, found.grid_coord.tolist(), strict=True)] == unique
-    assert found.inverse.tolist() == [unique.index(cell) for cell in cells]
 
 
 def test_a_cell_may_occur_once_in_each_cloud():

@@ -150,7 +150,3 @@ def test_settings_reach_all_graphs(centers, distances, scale_over):
             laplacian = torch.from_numpy(laplacian_in_loops(points, scale))
             values = (vectors.double().T @ laplacian @ vectors.double()).diagonal()
             torch.testing.assert_close(laplacian @ vectors.double(), vectors.double() * values, atol=1e-4, rtol=0)
-
-
-def test_graphs_are_exact_in_each_cloud_by_default():
-    assert GraphSettings(7) == GraphSettings(7, "exact", "cloud", None)
