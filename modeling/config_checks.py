@@ -24,13 +24,10 @@ COMMON_RANGES: Ranges = {
 
 @contextmanager
 def stored_settings(place: object = None) -> Iterator[None]:
-    """Name the place of stored settings in errors of what is built from them.
+    """Name the file, directory or repository of stored settings in errors of what is built from them.
 
     Settings of an unexpected type fail anywhere and with any error, as do those of an encoder, whose class is not of
-    this package.
-
-    Args:
-        place: File, directory or hub name; None leaves naming it to an enclosing call.
+    this package. Without a place, an enclosing call names it.
     """
     before = "" if place is None else f"{place}: "
     try:
@@ -47,12 +44,7 @@ def stored_settings(place: object = None) -> Iterator[None]:
 
 
 def check_numbers(config: Any, ranges: Ranges | None = None) -> None:
-    """Check that numbers of a configuration are within their ranges, where torch would compute with others.
-
-    Args:
-        config: A dataclass, such as a config of transformers or PEFT; a field that is None is not checked.
-        ranges: Ranges by field, besides those of `COMMON_RANGES`.
-    """
+    """Check that numbers of a config are within `COMMON_RANGES` and `ranges`; torch would compute with others."""
     for name, (low, high) in {**COMMON_RANGES, **(ranges or {})}.items():
         value = getattr(config, name) if name in config.__dataclass_fields__ else None
         for number in value if isinstance(value, (list, tuple)) else (value,):

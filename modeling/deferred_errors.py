@@ -10,17 +10,12 @@ _pending: deque[tuple[torch.Event, Tensor, str]] = deque()
 
 
 def refuse_later(failed: Tensor, message: str) -> None:
-    """Raise an error in a later call if a check of values on an accelerator has failed.
+    """Raise an error in a later call if a check of values on an accelerator has `failed`, a boolean there.
 
     Reading a value of an accelerator waits until it has finished all work queued before, which costs every training
     step the time that the host could have run ahead. So the result is copied in the background, and calls raise the
-    errors of copies that have arrived. Processors and collators check clouds on the CPU, before they reach a model:
-    what is left to find here are clouds that a program has made on the device.
-
-    Args:
-        failed: A boolean on an accelerator. On "meta", in compiled code and while a CUDA graph is captured, nothing is
-            checked.
-        message: Of the error.
+    errors of copies that have arrived. On "meta", in compiled code and while a CUDA graph is captured, nothing is
+    checked.
     """
     if torch.compiler.is_compiling() or (failed.is_cuda and torch.cuda.is_current_stream_capturing()):
         return

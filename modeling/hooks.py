@@ -84,7 +84,6 @@ class LibraryModelMixin:
 
         Raises:
             FileNotFoundError: If the name looks like a path, and nothing is there.
-            OSError: If the hub may not be used, and the repository is not in its cache.
             EncoderMismatchError: If pretrained weights differ from those that the model was trained with.
             ValueError: If weights of the saved model are missing or cannot be used; the message names them.
         """
@@ -93,11 +92,7 @@ class LibraryModelMixin:
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """Return False: the rules for new weights draw with transformers' functions, which leave loaded tensors.
-
-        Of custom code, modules without parameters of their own would be passed over, and with them the rules for what
-        they consist of.
-        """
+        """Return False: of custom code, modules without parameters, and their rules for weights, are passed over."""
         return False
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -129,13 +124,7 @@ class LibrarySettingsMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does.
-
-        Raises:
-            FileNotFoundError: If the name looks like a path, and nothing is there.
-            OSError: If the hub may not be used, and the repository is not in its cache.
-            ValueError: If stored settings are impossible; names the directory.
-        """
+        """Load as transformers does; errors of impossible settings name the directory."""
         name = pretrained_model_name_or_path
         hooks().check_name(name, kwargs)
         with stored_settings(name):

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.clip.modeling_clip import eager_attention_forward
+from transformers.models.clip.modeling_clip import CLIPMLP, eager_attention_forward
 
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
@@ -34,7 +33,7 @@ class ImageBindAudioEmbeddings(nn.Module):
     def __init__(self, config: ImageBindAudioConfig):
         super().__init__()
         rows, columns = config.patch_grid
-        self.expected = (1, config.num_mel_bins, config.num_frames)
+        self.expected = torch.Size([1, config.num_mel_bins, config.num_frames])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
         self.projection = nn.Conv2d(1, config.hidden_size, config.patch_size, config.stride, bias=False)
@@ -42,10 +41,10 @@ class ImageBindAudioEmbeddings(nn.Module):
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         """Embed `(batch, 1, mel, frames)` into `(batch, 1 + patches, hidden)`, rows of mel first."""
-        if input_values.ndim != 4 or tuple(input_values.shape[1:]) != self.expected:
+        # Exchanged, mel bins and frames may have as many patches.
+        if input_values.shape[1:] != self.expected:
             raise ValueError(
-                f"input_values has shape {tuple(input_values.shape)}; expected (batch, "
-                f"{', '.join(map(str, self.expected))})"
+                f"input_values has shape {tuple(input_values.shape)}; expected (batch, *{tuple(self.expected)})"
             )
         patches = self.projection(input_values.to(self.projection.weight.dtype))
         patches = self.norm(patches.flatten(2).transpose(1, 2))  # (batch, patches, hidden)
@@ -103,20 +102,6 @@ class ImageBindAudioAttention(nn.Module):
         return self.o_proj(mixed.reshape(hidden_states.shape).contiguous()), weights
 
 
-class ImageBindAudioMLP(nn.Module):
-    """Two linear layers with an activation between them, applied to each token."""
-
-    def __init__(self, config: ImageBindAudioConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Map `(batch, tokens, hidden)` to the same shape."""
-        return self.fc2(self.activation(self.fc1(hidden_states)))
-
-
 class ImageBindAudioLayer(GradientCheckpointingLayer):
     """A pre-norm transformer layer."""
 
@@ -125,7 +110,7 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
         self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ImageBindAudioAttention(config)
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = ImageBindAudioMLP(config)
+        self.mlp = CLIPMLP(config)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -177,15 +162,7 @@ class ImageBindAudioModel(ImageBindAudioPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Encode spectrograms.
-
-        Args:
-            input_values: `(batch, 1, num_mel_bins, num_frames)` log mel energies, normalized as in training.
-            output_hidden_states: Whether to return the input of the first layer and the output of each, before the
-                final norm: layers + 1 times `(batch, 1 + patches, hidden)`; None for the config's choice.
-            output_attentions: The same for the attention weights, which only eager attention returns: for each layer
-                `(batch, heads, 1 + patches, keys)`.
-        """
+        """Encode spectrograms: log mel energies `(batch, 1, num_mel_bins, num_frames)`, normalized as in training."""
         config = self.config
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
