@@ -15,14 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 class TokenPlaces:
     """Continuous coordinates of all tokens in the views, in the units of the encoder's own positions.
 
-    A token without a position in space, such as the class token, is in the middle of every view.
-
-    Args:
-        entry: `(batch, views, 1 + tokens, 1)` on a line in [0, columns - 1], or `(batch, views, 1 + tokens, 2)` as
-            (column, row) on a plane.
-        rows: Rows of the plane; 1 on a line.
-        columns: Columns of the plane; length of the line.
-        class_tokens: Number of class tokens before the others, 1 or 0; some encoders have separate biases for it.
+    They are `(batch, views, 1 + tokens, 1)` on a line in [0, columns - 1], or `(batch, views, 1 + tokens, 2)` as
+    (column, row) on a plane. A token without a position in space, such as the class token, is in the middle of every
+    view. Some encoders have separate biases for a class token, of which there are `class_tokens`, 1 or 0.
     """
 
     entry: torch.Tensor
@@ -95,14 +90,10 @@ def convolve_on_line(
 
 @dataclass(frozen=True)
 class PositionTable:
-    """Learned positions of an encoder, on a line (words) or on a plane (patches).
+    """Learned positions of an encoder, on a line (words) or on a plane (patches), row by row: `(length, hidden)`.
 
-    Args:
-        kind: "line" or "plane".
-        weight: `(length, hidden)` on a line, `(rows * columns, hidden)`, row by row, on a plane; None if nothing is
-            added to tokens, because positions act in the attention (relative, rotary) or are convolutional.
-        rows: Rows of the plane; 1 on a line.
-        columns: Columns of the plane; the length of a line, None for any length.
+    Nothing is added to tokens where the weight is None, because positions act in the attention (relative, rotary) or
+    are convolutional. A line of any length has None columns.
     """
 
     kind: Literal["line", "plane"]

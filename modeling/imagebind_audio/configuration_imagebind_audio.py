@@ -14,20 +14,13 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     r"""Configuration of ImageBind's audio encoder (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:
-        hidden_size: Channels of a token.
-        num_hidden_layers: Number of layers.
-        num_attention_heads: Attention heads per layer.
-        intermediate_size: Hidden channels of the MLP.
-        hidden_act: Activation of the MLP.
-        layer_norm_eps: Epsilon of the norms of the layers and of the final norm.
+        hidden_size: Channels of a token; this and others without a description are those of a ViT.
         patch_norm_eps: Epsilon of the norm after the patch embedding.
         patch_size: Edge of a patch, in mel bins and frames.
         stride: Distance between patches, which overlap if it is smaller than `patch_size`.
         num_mel_bins: Mel bins of a spectrogram.
         num_frames: Frames of a spectrogram.
         add_bias_kv: Whether attention has an additional learned key and value.
-        attention_dropout: Dropout of the attention weights.
-        initializer_range: Standard deviation of initial weights.
     """
 
     model_type = "imagebind_audio"

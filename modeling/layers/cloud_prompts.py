@@ -30,11 +30,8 @@ Features = torch.Tensor | Sequence[torch.Tensor]
 class EncodedClouds(ModelOutput):
     """Clouds that `generate` has encoded before the first step, `mm_encoder_outputs["point"]`.
 
-    Args:
-        pooler_output: Features of the clouds that are not in the cache, None without any; with `prefill_chunk_size`,
-            those of the placeholders in a chunk.
-        inputs: The clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself; None if only
-            features were given.
+    `pooler_output` are features of the clouds that are not in the cache, with `prefill_chunk_size` those of a chunk;
+    `inputs` the clouds, by the names of `cloud_inputs`, which an assistant model encodes by itself.
     """
 
     pooler_output: Features | None = None
@@ -94,11 +91,8 @@ def unread_clouds(
 ) -> Features | None:
     """Remove the clouds that are already in the cache, those of earlier turns of a conversation; None if none is left.
 
-    Args:
-        input_ids: `(batch, tokens)` of the full conversation.
-        new_ids: `(batch, last tokens)`, the tokens that are not in the cache.
-        point_features: Features of the clouds of the full conversation, or of `new_ids` only.
-        point_token_id: Id of the placeholder.
+    Features are those of the full conversation `input_ids (batch, tokens)`, or of `new_ids (batch, last tokens)` only,
+    which are not in the cache.
     """
     rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
     if sum(new_counts) == len(rows):
@@ -122,13 +116,7 @@ def fields_of(output: ModelOutput, kind: type[ModelOutput]) -> dict[str, Any]:
 
 
 class Embedded(NamedTuple):
-    """Embedded tokens.
-
-    Args:
-        inputs_embeds: `(batch, tokens, text hidden)`.
-        point_features: Those of clouds among them; None without clouds.
-        routing: How the clouds were encoded, if the model has a choice and encoded them here.
-    """
+    """Embedded tokens `(batch, tokens, text hidden)`, features of clouds among them, and how these were encoded."""
 
     inputs_embeds: torch.Tensor
     point_features: Features | None = None

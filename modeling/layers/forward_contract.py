@@ -269,12 +269,8 @@ class AttentionRecorder:
     """Collect the attention weights that a module inside each layer returns along with its output.
 
     Run the layers inside this context manager, and read `weights` before leaving it. Unlike transformers'
-    `capture_outputs`, it works on layers of any model, with adapters around them.
-
-    Args:
-        layers: The layers, adapters around them included.
-        kinds: Classes of the modules to record, and the index of the weights in their outputs.
-        owner: Name of the model, for messages.
+    `capture_outputs`, it works on layers of any model, with adapters around them. `kinds` are the classes of the
+    modules to record, and the index of the weights in their outputs.
     """
 
     def __init__(self, layers: Sequence[nn.Module], kinds: Mapping[type[nn.Module], int], owner: str):

@@ -74,10 +74,10 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
     """Output of a classifier that may have an unknown score.
 
     Args:
-        unknown: `(batch,)` scores from 0 to 1, the higher, the less a cloud is like those of the training; see
-            `is_none_of_these`. None without `config.unknown_rows`.
+        unknown: `(batch,)` scores from 0 to 1, the higher, the less a cloud is like those of the training, with
+            `config.unknown_rows`; see `is_none_of_these`.
         one_sided: `(batch,)` scores from 0 to 1, above 0.5 for clouds that look as if seen from one side, by a model
-            that knows what whole ones look like; None by others.
+            that knows what whole ones look like.
     """
 
     unknown: Tensor | None = None

@@ -3,10 +3,6 @@
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, reconstruction_scores
 from hf_any3d.modeling.point_ops.geometry import (
-    line_cell_count,
-    line_cells,
-    plane_cell_count,
-    plane_cells,
     scatter_max,
     scatter_mean,
     voxel_cells,
@@ -20,7 +16,7 @@ from hf_any3d.modeling.point_ops.grouping import (
     three_nearest_interpolate,
 )
 from hf_any3d.modeling.point_ops.sampling import farthest_point_sample
-from hf_any3d.modeling.point_ops.serialization import CURVES, PatchGroups, curve_codes, patch_table, serialize
+from hf_any3d.modeling.point_ops.serialization import CURVES, PatchGroups, patch_table, serialize
 from hf_any3d.modeling.point_ops.voxels import (
     grid_pool,
     grid_sample,
@@ -35,7 +31,6 @@ __all__ = [
     "PatchGroups",
     "ball_query",
     "chamfer_distance",
-    "curve_codes",
     "farthest_point_sample",
     "gather_points",
     "grid_pool",
@@ -44,12 +39,8 @@ __all__ = [
     "has_duplicates",
     "in_full_precision",
     "knn",
-    "line_cell_count",
-    "line_cells",
     "neighbor_table",
     "patch_table",
-    "plane_cell_count",
-    "plane_cells",
     "reconstruction_scores",
     "scatter_max",
     "scatter_mean",

@@ -83,11 +83,6 @@ def line_cell_count(cell_size: float, length: float) -> int:
     return math.ceil(length / cell_size)
 
 
-def plane_cell_count(cell_size: float, width: float, height: float) -> int:
-    """Count the square cells of a plane, including shorter ones at the borders."""
-    return line_cell_count(cell_size, width) * line_cell_count(cell_size, height)
-
-
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
     """Average the tokens `(batch, tokens, channels)` of every cell: `(batch, num_cells, channels)`, 0 in empty cells.
 
@@ -159,10 +154,10 @@ class Geometry:
         if key not in self._derived:
             if len(self.extent) == 2:
                 cell = plane_cells(self.view_positions, size, *self.extent)
-                self._derived[key] = membership(cell, plane_cell_count(size, *self.extent))
             else:
                 cell = line_cells(self.view_positions.squeeze(-1), size, *self.extent)
-                self._derived[key] = membership(cell, line_cell_count(size, *self.extent))
+            count = math.prod(line_cell_count(size, side) for side in self.extent)
+            self._derived[key] = membership(cell, count)
         return self._derived[key]
 
     def voxels(self, edge: float) -> Membership:
@@ -189,7 +184,7 @@ class FlatGeometry:
     Args:
         grid_coord: `(tokens, 3)` int64, from 0 in each cloud.
         coord: `(tokens, 3)`, positions in any unit.
-        cloud: `(tokens,)`, the number of each token's cloud.
+        cloud: `(tokens,)`, the number of each token's cloud, of `num_clouds`.
         num_clouds: Number of clouds.
         cell_size: Default edge of a cell, in voxels.
     """

@@ -46,12 +46,9 @@ def curve_depths(
 
 
 def curve_codes(grid_coord: Tensor, curve: str, depth: int | Tensor) -> Tensor:
-    """Return the position `(voxels,)` of each grid cell along a curve.
+    """Return the position `(voxels,)` of each grid cell `(voxels, 3)`, int64 from 0, along one of `CURVES`.
 
-    Args:
-        grid_coord: `(voxels, 3)` int64 from 0.
-        curve: One of `CURVES`.
-        depth: Bits per coordinate, one number or one for each voxel; only Hilbert curves depend on it.
+    Hilbert curves depend on the `depth`, bits per coordinate: one number, or one for each voxel.
 
     Source: Skilling, Programming the Hilbert curve (2004).
     """
@@ -175,12 +172,9 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
 class PatchGroup:
     """Patches of equal shape.
 
-    Args:
-        queries: `(patches, queries)` or a slice of arranged voxels that is cut into patches of `keys` voxels.
-        keys: `(patches, keys)` arranged voxels, or None for those of the queries.
-        size: Voxels of a patch.
-        mask: `(patches, keys)`, False where a key is filled in; None if none is.
-        own: `(voxels,)`, the places of voxels among the flattened queries; None if no query is filled in.
+    `queries` are `(patches, queries)` arranged voxels, or a slice of them that is cut into patches of `size`; `keys`
+    are `(patches, keys)`, or None for the queries. The `mask (patches, keys)` is False where a key is filled in, and
+    `own (voxels,)` are the places of voxels among the flattened queries; None if nothing is filled in.
     """
 
     queries: Tensor | slice
@@ -201,12 +195,7 @@ class PatchGroups:
 
     A voxel that the last patch of a cloud borrows is only a key there, not a query, and that patch's keys are the last
     `patch_size` voxels of the cloud. Voxels are arranged so that full patches come first and need no gathering.
-
-    Args:
-        counts: Voxels of each cloud.
-        patch_size: Voxels of a patch; see `patch_table`.
-        device: Where the indices are.
-        as_one: Whether to put all patches into one group, as is needed to return attention weights.
+    `as_one` puts all patches into one group, as is needed to return attention weights.
     """
 
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):

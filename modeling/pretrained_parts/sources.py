@@ -85,10 +85,21 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
     """
     name = str(name_or_path)
     if name and os.path.isdir(name):
-        return _from_directory(name, Path(name), None)
-    if not _HUB_NAME.fullmatch(name):
+        directory, revision = Path(name), None
+    elif _HUB_NAME.fullmatch(name):
+        directory, revision = hooks().find_weights(name, revision)
+    else:
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
-    return _from_directory(name, *hooks().find_weights(name, revision))
+    if not (directory / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
+    if (directory / ADAPTER_CONFIG_NAME).exists():
+        # transformers would load the adapter, which the checksum of the weights does not cover.
+        raise ValueError(
+            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained weights; expected weights "
+            "only: remove the adapter's files, or merge it (merge_and_unload) and save the result"
+        )
+    weight_files(directory)
+    return EncoderSource(name, directory, revision)
 
 
 def record_source(name_or_path: str | os.PathLike, source: EncoderSource) -> PretrainedPart:
@@ -218,16 +229,3 @@ def file_digest(file: Path) -> str:
 @lru_cache(maxsize=256)
 def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
     return sha256_of(file)
-
-
-def _from_directory(name: str, directory: Path, revision: str | None) -> EncoderSource:
-    if not (directory / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
-    if (directory / ADAPTER_CONFIG_NAME).exists():
-        # transformers would load the adapter, which the checksum of the weights does not cover.
-        raise ValueError(
-            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained weights; expected weights "
-            "only: remove the adapter's files, or merge it (merge_and_unload) and save the result"
-        )
-    weight_files(directory)
-    return EncoderSource(name, directory, revision)

@@ -57,17 +57,6 @@ def test_single_entry_is_constant():
     assert torch.equal(one.lookup(torch.rand(6, 2)), one.weight.expand(6, -1))
 
 
-def test_leading_axes_and_dtype_are_kept():
-    table = PositionTable("plane", torch.randn(15, 4, dtype=torch.bfloat16), 3, 5)
-    found = table.lookup(torch.rand(2, 6, 7, 2))
-    assert found.shape == (2, 6, 7, 4) and found.dtype == torch.bfloat16
-
-
-def test_weight_of_wrong_size_is_refused():
-    with pytest.raises(ValueError, match=r"position table has shape \(14, 4\); expected \(3 \* 5, hidden\)"):
-        PositionTable("plane", torch.zeros(14, 4), 3, 5)
-
-
 def table_of(model_type, **changes):
     encoder = random_encoder(tiny_config(model_type, **changes))
     return encoder, encoder_families()[model_type].positions(encoder)
@@ -96,13 +85,6 @@ def vision_entry(encoder, special, row, column, columns):
     weight = getattr(encoder.embeddings, "position_embeddings", None)
     weight = encoder.embeddings.position_embedding.weight if weight is None else weight[0]
     return weight[special + row * columns + column]
-
-
-@pytest.mark.parametrize("model_type", ["clip_vision_model", "vit", "dinov2"])
-def test_patch_positions_leave_out_the_class_token(model_type):
-    encoder, table = table_of(model_type)
-    assert (table.kind, table.rows, table.columns) == ("plane", 4, 4)
-    assert torch.equal(table.lookup(torch.tensor([3.0, 1.0])), vision_entry(encoder, 1, 1, 3, 4))
 
 
 @pytest.mark.parametrize("model_type", ["vit", "dinov2"])
@@ -198,17 +180,3 @@ def test_norms_depend_on_the_config(model_type, changes, final, first):
     for path, expected in ((family.final_norm, final), (family.input_norm, first)):
         norm = family.norm_of(encoder, path)
         assert norm is (None if expected is None else encoder.get_submodule(expected))
-
-
-def test_class_tokens_are_those_of_the_embeddings():
-    encoder = random_encoder(tiny_config("vit"))
-    assert torch.equal(encoder_families()["vit"].class_token(encoder), encoder.embeddings.cls_token[0, 0])
-    encoder = random_encoder(tiny_config("clip_vision_model"))
-    families = encoder_families()
-    assert families["clip_vision_model"].class_token(encoder) is encoder.embeddings.class_embedding
-    with_token = {name for name, family in families.items() if family.class_token is not None}
-    patches = {name for name, family in families.items() if family.tower == "vision"}
-    assert with_token == patches - {"ijepa", "siglip_vision_model", "siglip2_vision_model"} | {
-        "audio-spectrogram-transformer",
-        "imagebind_audio",
-    }

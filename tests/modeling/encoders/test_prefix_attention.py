@@ -97,23 +97,3 @@ def test_unsupported_attention_implementation_is_not_changed():
     with prefix_attention(encoder) as supported:
         assert not supported
         assert encoder.config._attn_implementation == "flash_attention_2"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_layer_attends_to_no_prefix_between_other_calls(attention):
-    encoder, layer = opened("vit")
-    encoder.config._attn_implementation = attention
-    prompts, tokens = sequence()
-    expected = layer(tokens, **INPUTS)
-    with prefix_attention(encoder) as supported:
-        assert supported is True
-        prefix = compute_prefix(layer, prompts, **INPUTS)
-        torch.testing.assert_close(layer(tokens, **INPUTS), expected, rtol=1e-5, atol=1e-5)
-        found = run_with_prefix(layer, tokens, prefix, **INPUTS)
-        assert not torch.allclose(found, expected, atol=1e-3)
-        torch.testing.assert_close(layer(tokens, **INPUTS), expected, rtol=1e-5, atol=1e-5)
-        with pytest.raises(TypeError):
-            run_with_prefix(layer, None, prefix, unknown=1)
-        torch.testing.assert_close(layer(tokens, **INPUTS), expected, rtol=1e-5, atol=1e-5)
-        assert compute_prefix(torch.nn.Identity(), prompts) is None

@@ -9,9 +9,7 @@ from hf_any3d.modeling.layers.heads import (
     ClassificationHead,
     ClassToken,
     HeadNorm,
-    in_precision_of,
     pool,
-    precision_of,
 )
 from hf_any3d.modeling.layers.tasks import mean_cross_entropy
 from tests.closeness import assert_nearly_equal
@@ -111,12 +109,3 @@ def test_poolings_are_joined_in_their_order():
         assert torch.equal(found, torch.cat([parts[name] for name in how], dim=1))
     without = pool(tokens, ["mean", "max"], class_tokens=0)
     assert torch.equal(without, torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=1))
-
-
-def test_the_precision_of_a_module_is_that_of_its_first_floating_point_weight():
-    numbers = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
-    mixed = nn.ModuleList([nn.ParameterList([numbers]), nn.Linear(2, 2).half(), nn.Linear(2, 2)])
-    assert precision_of(mixed) == torch.float16
-    assert precision_of(mixed[0]) == torch.float32 and precision_of(mixed[0], torch.bfloat16) == torch.bfloat16
-    assert in_precision_of(mixed, torch.ones(1)).dtype == torch.float16
-    assert in_precision_of(mixed[0], torch.ones(1).double()).dtype == torch.float64

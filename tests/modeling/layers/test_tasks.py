@@ -1,6 +1,5 @@
 """Losses of heads against plain loops, masks of parts, and what labels and settings are refused."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,6 @@ from hf_any3d.modeling.layers.tasks import (
     mean_cross_entropy,
     part_mask,
     point_loss,
-    refuse_problem_type,
     restrict_to_parts,
 )
 from tests.errors import raises
@@ -95,17 +93,16 @@ def test_the_loss_of_a_classifier_is_that_of_its_problem(problem, count, labels,
 
 
 @pytest.mark.parametrize(
-    ("problem", "labels", "expected"),
+    ("problem", "labels"),
     [
-        (None, torch.zeros(2), "class numbers (2,) or probabilities (2, 3), as problem_type is 'single_label_clas"),
-        (None, torch.zeros(3, dtype=torch.long), "class numbers (2,) or probabilities (2, 3)"),
-        ("multi_label_classification", torch.zeros(2), "zeros and ones (2, 3), as problem_type is 'multi_label_cla"),
-        ("regression", torch.zeros(2), "numbers (2, 3), as problem_type is 'regression'"),
+        (None, torch.zeros(2)),
+        (None, torch.zeros(3, dtype=torch.long)),
+        ("multi_label_classification", torch.zeros(2)),
+        ("regression", torch.zeros(2)),
     ],
 )
-def test_labels_of_another_shape_or_type_are_refused(problem, labels, expected):
-    message = f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; expected {expected}"
-    with pytest.raises(ValueError, match=re.escape(message)):
+def test_labels_of_another_shape_or_type_are_refused(problem, labels):
+    with raises(ValueError, naming=f"problem_type is '{problem or 'single_label_classification'}'"):
         classification_loss(rows(2, 3), labels, SimpleNamespace(problem_type=problem))
 
 
@@ -137,17 +134,6 @@ def test_a_category_may_be_left_out_only_if_there_is_one():
 
 def test_parts_of_categories_are_labels():
     assert check_category_parts(PARTS, 4) is None
-    for wrong in (None, [], [[0], []]):
-        with pytest.raises(ValueError, match=re.escape(f"category_parts={wrong}; expected the part numbers of one")):
+    for wrong in (None, [], [[0], []], [*PARTS, [4]], [[-1, 2]]):
+        with raises(ValueError, naming="category_parts"):
             check_category_parts(wrong, 4)
-    with raises(ValueError, naming="category_parts"):
-        check_category_parts([*PARTS, [4]], 3)
-    with raises(ValueError, naming="category_parts"):
-        check_category_parts([[-1, 2]], 4)
-
-
-def test_points_have_no_other_problem_than_one_label_each():
-    for allowed in (None, "single_label_classification"):
-        assert refuse_problem_type(SimpleNamespace(problem_type=allowed)) is None
-    with raises(ValueError, naming="problem_type"):
-        refuse_problem_type(SimpleNamespace(problem_type="regression"))

@@ -10,7 +10,6 @@ from hf_any3d import (
     GuidedAdapterConfig,
     PointFeaturesForPointCloudClassification,
 )
-from hf_any3d.modeling.layers.unknown_score import UnknownScore, surprise
 from tests.common.case import varied_clouds
 from tests.tiny_act import tiny_act
 from tests.tiny_encoders import tiny_model
@@ -53,24 +52,6 @@ def test_nineteen_of_twenty_known_rows_are_below_one_half_and_far_ones_above():
     far = model.score_unknown(fresh + 10, fresh_logits)
     unsure = model.score_unknown(fresh, torch.zeros(2000, 3))
     assert far.min() > 0.9 and unsure.mean() > model.score_unknown(fresh, fresh_logits).mean()
-
-
-def test_rows_of_one_group_are_no_neighbors_of_each_other():
-    generator = torch.Generator().manual_seed(0)
-    once = torch.randn(40, 6, generator=generator)
-    twice = torch.cat([once, once + 1e-4])
-    logits = torch.randn(80, 3, generator=generator)
-    distances = []
-    for groups in (None, torch.arange(40).repeat(2)):
-        model = tiny_features(PointFeaturesForPointCloudClassification)
-        model.fit_unknown_score(twice, logits, groups)
-        distances.append(model.config.unknown_distance[0])
-    assert distances[0] < distances[1] - 3  # of logarithms
-
-
-def test_surprise_is_minus_the_logarithm_of_the_highest_probability():
-    logits = torch.tensor([[0.0, 0.0], [50.0, 0.0]])
-    torch.testing.assert_close(surprise(logits), torch.tensor([0.5, 1.0]).log().neg())
 
 
 def test_a_bank_tells_what_is_as_far_from_the_known_rows_as_they_are_from_each_other(tmp_path):
@@ -127,14 +108,3 @@ def test_an_adapter_stores_the_score_that_its_config_made_room_for(tmp_path):
         torch.testing.assert_close(opened(clouds).unknown, expected)
         base = Any2PointForPointCloudClassification.from_encoder_pretrained(config=opened.config)
         torch.testing.assert_close(PeftModel.from_pretrained(base, tmp_path).eval()(clouds).unknown, expected)
-
-
-def test_a_score_of_features_is_independent_of_the_batch():
-    generator = torch.Generator().manual_seed(0)
-    score = UnknownScore(50, 6)
-    score.features.copy_(torch.randn(50, 6, generator=generator))
-    config = tiny_features(PointFeaturesForPointCloudClassification).config
-    features, logits = torch.randn(40, 6, generator=generator), torch.randn(40, 3, generator=generator)
-    together = score(features, logits, config)
-    alone = torch.cat([score(features[row : row + 1], logits[row : row + 1], config) for row in range(40)])
-    torch.testing.assert_close(alone, together, atol=1e-6, rtol=1e-5)

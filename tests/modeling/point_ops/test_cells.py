@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.point_ops import line_cell_count, line_cells, plane_cell_count, plane_cells, voxel_cells
+from hf_any3d.modeling.point_ops.geometry import (
+    line_cell_count,
+    line_cells,
+    plane_cells,
+    voxel_cells,
+)
 
 
 def test_a_line_of_77_has_39_cells_of_length_2():
@@ -19,12 +24,11 @@ def test_positions_beyond_the_line_are_in_its_outer_cells():
 def test_plane_cells_are_counted_row_by_row():
     # 12 columns and 19 rows.
     position = torch.tensor([[0.0, 0.0], [15.9, 0.0], [16.0, 0.0], [0.0, 16.0], [191.9, 303.9], [192.0, 304.0]])
-    assert plane_cell_count(16, 192, 304) == 12 * 19
     assert plane_cells(position, 16, 192, 304).tolist() == [0, 0, 1, 12, 227, 227]
 
 
 def test_a_narrower_last_column_counts():
-    assert plane_cell_count(26, 518, 518) == 20 * 20
+    assert line_cell_count(26, 518) == 20
     assert plane_cells(torch.tensor([[517.0, 517.0]]), 26, 518, 518).tolist() == [399]
 
 

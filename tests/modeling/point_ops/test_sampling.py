@@ -93,33 +93,23 @@ def test_an_empty_batch_gives_an_empty_index():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "culprit"),
     [
-        ({"points": torch.zeros(4, 3)}, r"points: shape \(4, 3\); expected \(batch"),
-        ({"points": torch.zeros(1, 4, 2)}, r"points: shape \(1, 4, 2\)"),
+        ({"points": torch.zeros(1, 4, 2)}, "points: shape (1, 4, 2)"),
         ({"points": torch.zeros(1, 4, 3, dtype=torch.long)}, "points: dtype torch.int64"),
         ({"points": torch.tensor([[[0.0, 0, float("nan")]] * 4])}, "points: found NaN or infinite"),
-        ({"points": torch.tensor([[[0.0, 0, float("-inf")]] * 4])}, "points: found NaN or infinite"),
-        ({"num_samples": 5}, "num_samples: 5; expected 1 to 4"),
-        ({"num_samples": 0}, "num_samples: 0; expected 1 to 4"),
-        ({"start_index": 4}, "start_index: 4; expected 0 to 3"),
-        ({"start_index": torch.tensor([-1])}, r"start_index: \[-1\]; expected 0 to 3"),
-        ({"start_index": torch.tensor([0, 1])}, r"start_index: shape \(2,\)"),
-        ({"start_index": torch.tensor([0.0])}, "start_index: .* torch.float32"),
-        ({"tie_rule": "last"}, "tie_rule: 'last'; expected one of"),
+        ({"num_samples": 5}, "num_samples: 5"),
+        ({"num_samples": 0}, "num_samples: 0"),
+        ({"start_index": 4}, "start_index: 4"),
+        ({"start_index": torch.tensor([-1])}, "start_index: [-1]"),
+        ({"start_index": torch.tensor([0, 1])}, "start_index: shape (2,)"),
+        ({"tie_rule": "last"}, "tie_rule: 'last'"),
     ],
 )
-def test_errors_name_the_argument_and_the_value(change, message):
+def test_errors_name_the_argument_and_the_value(change, culprit):
     arguments = {"points": torch.zeros(1, 4, 3), "num_samples": 2, **change}
-    with pytest.raises(ValueError, match=message):
+    with raises(ValueError, naming=culprit):
         farthest_point_sample(**arguments)
-
-
-def test_a_cloud_out_of_range_is_named():
-    points = torch.zeros(3, 4, 3)
-    points[2, 1, 0] = float("nan")
-    with raises(ValueError, naming="points: found NaN or infinite"):
-        farthest_point_sample(points, 2)
 
 
 def test_no_cloud_has_no_wrong_start():

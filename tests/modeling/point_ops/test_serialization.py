@@ -5,14 +5,13 @@ import torch
 
 from hf_any3d.modeling.point_ops import (
     CURVES,
-    curve_codes,
     grid_sample,
     has_duplicates,
     neighbor_table,
     patch_table,
     serialize,
 )
-from hf_any3d.modeling.point_ops.serialization import curve_depths
+from hf_any3d.modeling.point_ops.serialization import curve_codes, curve_depths
 from tests.errors import raises
 
 

@@ -52,48 +52,11 @@ def test_cells_of_a_given_size_count_from_the_origin_and_negative_ones_come_last
     assert keys[0] == sum(1 << 3 * bit for bit in range(16))  # -1 in sixteen bits
 
 
-def test_graphs_are_those_of_loops(centers):
-    points = centers[0].double()
-    distance = pair_distances(points)
-    scale = smallest_distance(distance[None])[0]
-    found = graph_laplacian(distance, scale)
-    np.testing.assert_allclose(found, laplacian_in_loops(points.numpy(), scale.item()), atol=1e-12)
-
-
 def test_the_unit_is_the_smallest_positive_distance_of_the_cloud_or_of_the_batch():
     clouds = torch.tensor([[[0.0, 0, 0], [0, 0, 0], [0, 3, 4]], [[0, 0, 0], [0, 0, 2], [9, 0, 0]], [[1.0, 1, 1]] * 3])
     distance = pair_distances(clouds)
     assert smallest_distance(distance).flatten().tolist() == [5, 2, 1]
     assert smallest_distance(distance, "batch").flatten().tolist() == [2]
-
-
-def test_local_graphs_are_pieces_of_the_curve_and_what_remains(centers):
-    settings = GraphSettings(local_size=4)
-    found = graph_spectrum(centers, settings)
-    keys = curve_keys(centers)
-    for number, cloud in enumerate(centers.double()):
-        order = keys[number].argsort(stable=True)
-        assert torch.equal(found.inverse[number][order], torch.arange(10))
-        along = cloud[order]
-        pieces = [along[:4], along[4:8], along[8:]]
-        scale = min(pair_distances(piece)[~torch.eye(len(piece), dtype=torch.bool)].min() for piece in pieces)
-        local, first = found.local[number].double(), 0
-        for piece in pieces:
-            block = local[first : first + len(piece), first : first + len(piece)]
-            laplacian = torch.from_numpy(laplacian_in_loops(piece.numpy(), scale.item()))
-            values = (block.T @ laplacian @ block).diagonal()
-            torch.testing.assert_close(laplacian @ block, block * values, atol=1e-5, rtol=0)
-            assert (values.diff() > -1e-6).all()
-            local[first : first + len(piece), first : first + len(piece)] = 0
-            first += len(piece)
-        assert not local.any()  # nothing between pieces
-        whole = found.whole[number].double()
-        laplacian = torch.from_numpy(
-            laplacian_in_loops(cloud.numpy(), smallest_distance(pair_distances(cloud)[None]).item())
-        )
-        torch.testing.assert_close(whole.T @ whole, torch.eye(10).double(), atol=1e-5, rtol=0)
-        values = (whole.T @ laplacian @ whole).diagonal()
-        torch.testing.assert_close(laplacian @ whole, whole * values, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("local_size", [1, 5, 10, 64])

@@ -47,33 +47,13 @@ def test_checksum_of_shards_covers_their_sorted_names_and_digests(sharded):
     assert weights_checksum(sharded) == f"sha256:{sha256(lines.encode())}"
 
 
-def test_swapped_shards_have_another_checksum(sharded):
-    before = weights_checksum(sharded)
-    (sharded / "a.safetensors").write_bytes(b"second")
-    (sharded / "b.safetensors").write_bytes(b"first")
-    assert weights_checksum(sharded) != before
-
-
-def test_changed_file_is_read_again(tmp_path):
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"before")
-    first = weights_checksum(tmp_path)
-    weights.write_bytes(b"after!")
-    os.utime(weights, ns=(1, 1))
-    assert weights_checksum(tmp_path) != first
-
-
-def test_unchanged_file_is_not_read_again_and_one_of_equal_size_and_time_is(tmp_path, monkeypatch):
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(b"before")
-    os.utime(weights, ns=(1, 1))
-    first = weights_checksum(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(weights), "open", lambda *_: pytest.fail("read again"))
-        assert weights_checksum(tmp_path) == first
-    weights.write_bytes(b"after!")
-    os.utime(weights, ns=(1, 1))
-    assert weights_checksum(tmp_path) != first
+def test_a_changed_file_of_equal_size_and_time_is_read_again(tmp_path):
+    weights, checksums = tmp_path / "model.safetensors", set()
+    for content in (b"before", b"after!"):
+        weights.write_bytes(content)
+        os.utime(weights, ns=(1, 1))
+        checksums.add(weights_checksum(tmp_path))
+    assert len(checksums) == 2
 
 
 def test_error_for_missing_weights_names_the_directory(tmp_path):

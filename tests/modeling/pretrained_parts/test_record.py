@@ -13,16 +13,6 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     single_device,
 )
 from hf_any3d.modeling.pretrained_parts.record import absolute_name
-from tests.errors import raises
-
-COMPLETE = {"name_or_path": "a/b", "revision": "main", "checksum": "sha256:1", "subfolder": "x", "stored": True}
-
-
-def test_a_record_is_stored_without_its_empty_fields():
-    assert PretrainedPart().to_dict() == {}
-    assert PretrainedPart(**COMPLETE).to_dict() == COMPLETE
-    elsewhere = [PretrainedPart("a/b").is_elsewhere, PretrainedPart("a/b", stored=True).is_elsewhere]
-    assert elsewhere == [True, False] and not PretrainedPart().is_elsewhere
 
 
 def test_a_config_changes_one_record_and_keeps_none_that_is_empty():
@@ -41,12 +31,6 @@ def test_a_config_changes_one_record_and_keeps_none_that_is_empty():
     assert config.part("encoder") == PretrainedPart("e/f")
     config.encoder_name_or_path = None
     assert config.parts is None
-
-
-def test_parts_that_a_model_does_not_have_are_refused():
-    assert Any2PointConfig(parts={}).parts == {}
-    with raises(ValueError, naming="'decoder'; expected some of 'encoder'"):
-        Any2PointConfig(parts={"encoder": {}, "decoder": {}})
 
 
 def test_directories_are_recorded_absolutely_and_names_as_they_are(tmp_path, monkeypatch):
