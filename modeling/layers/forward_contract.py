@@ -280,8 +280,6 @@ class AttentionRecorder:
             next(((m, index) for m in layer.modules() for kind, index in kinds.items() if isinstance(m, kind)), None)
             for layer in layers
         ]
-        if None in self._places:
-            raise ValueError(f"output_attentions=True: the layers of '{owner}' do not return attention weights")
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> AttentionRecorder:
@@ -289,8 +287,9 @@ class AttentionRecorder:
             self._recorded[number] = output[index] if isinstance(output, tuple) and len(output) > 1 else None
 
         self._handles = [
-            module.register_forward_hook(functools.partial(record, number, index))
-            for number, (module, index) in enumerate(self._places)
+            place[0].register_forward_hook(functools.partial(record, number, place[1]))
+            for number, place in enumerate(self._places)
+            if place is not None
         ]
         return self
 
