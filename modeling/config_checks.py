@@ -26,8 +26,7 @@ COMMON_RANGES: Ranges = {
 def stored_settings(place: object = None) -> Iterator[None]:
     """Name the file, directory or repository of stored settings in errors of what is built from them.
 
-    Settings of an unexpected type fail anywhere and with any error, as do those of an encoder, whose class is not of
-    this package. Without a place, an enclosing call names it.
+    Settings of an unexpected type fail anywhere and with any error. Without a place, an enclosing call names it.
     """
     before = "" if place is None else f"{place}: "
     try:

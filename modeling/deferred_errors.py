@@ -12,10 +12,9 @@ _pending: deque[tuple[torch.Event, Tensor, str]] = deque()
 def refuse_later(failed: Tensor, message: str) -> None:
     """Raise an error in a later call if a check of values on an accelerator has `failed`, a boolean there.
 
-    Reading a value of an accelerator waits until it has finished all work queued before, which costs every training
-    step the time that the host could have run ahead. So the result is copied in the background, and calls raise the
-    errors of copies that have arrived. On "meta", in compiled code and while a CUDA graph is captured, nothing is
-    checked.
+    Waiting for a value would cost every training step the time that the host could have run ahead. So it is copied in
+    the background, and calls raise the errors of copies that have arrived. Nothing is checked on "meta", in compiled
+    code and while a CUDA graph is captured.
     """
     if torch.compiler.is_compiling() or (failed.is_cuda and torch.cuda.is_current_stream_capturing()):
         return

@@ -1,8 +1,7 @@
 """Hooks into the package around these models: when one is opened by a name, saved or pushed.
 
-`modeling` knows neither the hub nor model cards. `hf_any3d.integration.registration` passes `Hooks` that do to
-`set_hooks`; the mixins below, of which all models, configs and processors have one, ask `hooks()`. That imports the
-registration when it is first asked, so that nothing depends on what else was imported before.
+`modeling` knows neither the hub nor model cards: `hf_any3d.integration.registration` passes `Hooks` that do to
+`set_hooks`, and is imported by the first call of `hooks()`.
 """
 
 from __future__ import annotations
@@ -82,10 +81,8 @@ class LibraryModelMixin:
     ) -> Any:
         """Load a model as `PreTrainedModel.from_pretrained` does.
 
-        Raises:
-            FileNotFoundError: If the name looks like a path, and nothing is there.
-            EncoderMismatchError: If pretrained weights differ from those that the model was trained with.
-            ValueError: If weights of the saved model are missing or cannot be used; the message names them.
+        Pretrained weights that differ from those that the model was trained with raise an EncoderMismatchError,
+        missing ones of the model itself a ValueError.
         """
         hooks().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

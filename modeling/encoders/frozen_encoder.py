@@ -54,10 +54,10 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerStack:
-    """A model's pretrained layers and their properties for adapters.
+    """A model's pretrained layers, with adapters around them, and their properties for adapters.
 
     Args:
-        layers: The layers; some may already be wrapped in adapters.
+        layers: The layers.
         path: Their name within the module that owns them.
         branch: Path from a layer to the module whose output is the feed-forward branch.
         hidden_size: Channels of a token, of the last stage's if there are several.
@@ -170,10 +170,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         return dict(given)
 
     def adopt_encoder(self, encoder: PreTrainedModel | None) -> None:
-        """Set the encoder, in the `__init__` of the model that owns it, before `post_init`.
-
-        None builds one with random weights, which `from_pretrained` replaces.
-        """
+        """Set the encoder, before `post_init`; None builds a random one, which `from_pretrained` replaces."""
         self._encoder_is_random, self._encoder_trains, self._is_warned = encoder is None, False, False
         config = self.config
         self.family = find_family(config.encoder_config)
@@ -433,8 +430,7 @@ def _encoder_arguments(
 def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[str]:
     """Unfreeze the encoder's parameters that the output of `probe`, a run of the model, depends on; return the names.
 
-    They are then saved with the model. Distributed training fails if parameters that a model does not use, such as
-    word embeddings, seem to be trained.
+    Distributed training fails if parameters that a model does not use, such as word embeddings, seem to be trained.
     """
     owner = model._encoder_owner
     encoder = owner.encoder

@@ -41,10 +41,9 @@ AttentionMaskInterface.register(_IMPLEMENTATION, sdpa_mask)
 
 @contextmanager
 def full_precision_attention(encoder: PreTrainedModel) -> Iterator[None]:
-    """Compute the attention of an encoder's layers in float32 where gradients of half precision would be slower.
+    """Compute SDPA of an encoder's layers in float32 where gradients of half precision would be slower on a CPU.
 
-    Changes nothing for other attention implementations than SDPA, on other devices than the CPU and in compiled
-    programs. Not for layers that gradient checkpointing runs again: that happens outside of this context.
+    Not for layers that gradient checkpointing runs again: that happens outside of this context.
     """
     chosen = encoder.config._attn_implementation
     is_half = encoder.dtype in _HALF or torch.is_autocast_enabled("cpu")

@@ -116,11 +116,7 @@ def convert_encoder(encoder: PreTrainedModel, dtype: torch.dtype) -> None:
 def open_encoder(
     name_or_path: str | os.PathLike, config: PreTrainedConfig, dtype: torch.dtype | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Load a checkpoint without what encoding tokens does not need; also return the names of weights that it lacks.
-
-    `config` is that of the encoder, of one tower for composite checkpoints; `**loading` are arguments of
-    `from_pretrained`.
-    """
+    """Load what encoding tokens needs of a checkpoint; also return the names of weights that it lacks."""
     family = find_family(config)
     # Weights unused: heads, other towers and further layers.
     with stored_settings(name_or_path), unused_weights_expected():
@@ -155,10 +151,9 @@ def build_encoder(config: PreTrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def replace_weights(encoder: PreTrainedModel, weights: str) -> PreTrainedModel:
-    """Return an encoder without what it has learned, as a control for the pretrained one.
+    """Return an encoder with "random" weights or, "shuffled", values of each tensor permuted in place, as a control.
 
-    Weights are "random", or "shuffled", the values of each tensor permuted in place. Other random numbers do not
-    change, so that everything around it starts from the same weights.
+    Other random numbers do not change, so that everything around it starts from the same weights.
     """
     # All numbers are drawn on the CPU, so the states of other devices need no copy.
     with torch.random.fork_rng(devices=[]):

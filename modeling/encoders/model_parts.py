@@ -82,10 +82,7 @@ def has_adapter(model: PreTrainedModel) -> bool:
 
 
 def settle_adapter(model: PreTrainedModel, name: str) -> dict[str, Any]:
-    """Make the adapter of a model a part of it, in place: what was trained in full replaces what was pretrained.
-
-    Return the settings with which `build_adapter` adds an adapter of the same layers to a model of the same config.
-    """
+    """Make the adapter of a model a part of it, in place, and return what `build_adapter` needs to add it again."""
     # Here, since models without adapters open without PEFT.
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper

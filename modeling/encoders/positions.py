@@ -110,10 +110,7 @@ class PositionTable:
             )
 
     def lookup(self, position: torch.Tensor) -> torch.Tensor:
-        """Interpolate the table linearly at continuous coordinates, clamped to its border: `(..., hidden)`.
-
-        Positions are `(..., 1)` on a line in [0, length - 1], or `(..., 2)` as (column, row) on a plane.
-        """
+        """Interpolate at `(..., 1)` on a line or `(..., 2)`, (column, row), on a plane, clamped: `(..., hidden)`."""
         # Bilinear on a plane: along the columns of the rows above and below, then between these.
         left, right, along = _neighbors(position[..., 0], self.columns)
         if self.kind == "line":

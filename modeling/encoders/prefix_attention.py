@@ -60,8 +60,7 @@ AttentionInterface.register(_IMPLEMENTATION, _attend)
 def prefix_attention(encoder: PreTrainedModel) -> Iterator[bool]:
     """Enable `compute_prefix` and `run_with_prefix` for an encoder's layers; yields whether its attention allows it.
 
-    Not supported are attention implementations other than eager and SDPA, encoders that do not use transformers'
-    attention interface, and compiled programs; these need the prompts in the sequence.
+    Compiled programs and attention other than eager and SDPA do not; these need the prompts in the sequence.
     """
     chosen = encoder.config._attn_implementation
     if chosen not in _EQUIVALENT_TO_SDPA or torch.compiler.is_compiling():
@@ -75,10 +74,7 @@ def prefix_attention(encoder: PreTrainedModel) -> Iterator[bool]:
 
 
 def compute_prefix(layer: nn.Module, prompts: torch.Tensor, **inputs: Any) -> Prefix | None:
-    """Compute a layer's keys and values of prompts `(1 or batch, prompts, hidden)`; called within `prefix_attention`.
-
-    None if the layer does not use transformers' attention interface, or adds keys of its own.
-    """
+    """Compute a layer's keys and values of prompts `(1 or batch, prompts, hidden)`; None if it adds its own."""
     token = _prefix.set(_COMPUTE)
     try:
         layer(prompts, **inputs)
@@ -91,10 +87,7 @@ def compute_prefix(layer: nn.Module, prompts: torch.Tensor, **inputs: Any) -> Pr
 
 
 def run_with_prefix(layer: nn.Module, hidden_states: torch.Tensor, prefix: Prefix, **inputs: Any) -> Any:
-    """Run a layer on `(batch, tokens, hidden)` whose tokens also attend to prompts; called within `prefix_attention`.
-
-    Equal, up to rounding, to the last tokens of the layer's output for prompts and tokens in one sequence.
-    """
+    """Run a layer on `(batch, tokens, hidden)` whose tokens attend to prompts, too, as in one sequence."""
     token = _prefix.set(prefix)
     try:
         return layer(hidden_states, **inputs)

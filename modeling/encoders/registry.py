@@ -1,7 +1,4 @@
-"""The registry of encoder families: paths of a pretrained transformer's layers and norms, and its positions.
-
-A family is one call of `register_family` in a file of `families/`. Any2Point's encoders and ACT's teachers use it.
-"""
+"""The registry of encoder families: layers, norms and positions of pretrained transformers; see `register_family`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

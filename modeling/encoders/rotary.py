@@ -4,11 +4,9 @@ A rotary encoder has no table: it rotates each pair of channels by position time
 real position. A token has one coordinate per view; these rules combine them into one rotation:
 
 - "split_frequencies" (default): each frequency belongs to one view, in turn, as 2D rotary encoders treat the two axes
-  of an image. Every head depends on all views, whatever the number of heads.
-- "split_heads": each head (with the queries that share its keys, in grouped attention) belongs to one view, in turn. A
-  head rotates as in pretraining, but depends on one view only.
-- "mean_angle": the mean coordinate. Coordinates on a line are linear in space, so their mean is a projection onto one
-  direction, and what distinguishes the views is lost.
+  of an image.
+- "split_heads": each head (with the queries that share its keys, in grouped attention) belongs to one view, in turn.
+- "mean_angle": the mean coordinate, a projection onto one direction, so that what distinguishes the views is lost.
 - "first_view": only the first view, as a lower bound.
 """
 
@@ -25,11 +23,7 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 
 
 class HeadRotation:
-    """Cosines or sines that differ between heads, for layers that broadcast one tensor over the heads.
-
-    Args:
-        values: `(batch, key heads, tokens, channels)`.
-    """
+    """Cosines or sines `(batch, key heads, tokens, channels)`, for layers that broadcast one tensor over the heads."""
 
     def __init__(self, values: torch.Tensor):
         self.values = values
@@ -46,10 +40,9 @@ class HeadRotation:
 
 
 def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
-    """Combine the rotation angles of the views into one for each token, or for each token and head.
+    """Combine angles `(batch, views, tokens, axes, frequencies)`, in radians, by one of the rules at the top.
 
-    Angles `(batch, views, tokens, axes, frequencies)`, in radians, become `(batch, 1 or key heads, tokens, axes,
-    frequencies)`; the module's docstring has the rules.
+    Returns `(batch, 1 or key heads, tokens, axes, frequencies)`.
     """
     views, frequencies = angles.shape[1], angles.shape[-1]
     if rule == "mean_angle":

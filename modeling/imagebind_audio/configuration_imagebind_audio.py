@@ -14,7 +14,6 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     r"""Configuration of ImageBind's audio encoder (arXiv 2305.05665); the defaults are those of `imagebind_huge`.
 
     Args:
-        hidden_size: Channels of a token; this and others without a description are those of a ViT.
         patch_norm_eps: Epsilon of the norm after the patch embedding.
         patch_size: Edge of a patch, in mel bins and frames.
         stride: Distance between patches, which overlap if it is smaller than `patch_size`.

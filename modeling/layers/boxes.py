@@ -48,10 +48,7 @@ def level_rotation(up: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = None) -> np.ndarray:
-    """Return the rotation `(3, 3)` after which z points up where one of `UP_AXES` did; a third axis stays.
-
-    With `up`, a direction `(3,)` near that axis, it is the direction that is turned to z.
-    """
+    """Return the rotation `(3, 3)` that turns one of `UP_AXES`, or the direction `up (3,)` near it, to z."""
     if up is not None:
         upright = upright_rotation(up_axis)
         return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
@@ -140,10 +137,7 @@ def box_intersection(first: Tensor, second: Tensor) -> Tensor:
 
 
 def box_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Compute the intersection over union of boxes, pair by pair: `(…,)` from `(…, 7)` each, which are broadcast.
-
-    0 where neither box has a volume.
-    """
+    """Compute the intersection over union of boxes `(…, 7)`, pair by pair: `(…,)`, 0 where neither has a volume."""
     intersection = box_intersection(first, second)
     union = box_volumes(first) + box_volumes(second) - intersection
     return intersection / union.clamp_min(torch.finfo(union.dtype).tiny)
@@ -204,10 +198,9 @@ def _volume_around(first: Tensor, second: Tensor) -> Tensor:
 
 
 def non_maximum_suppression(overlaps: Tensor, scores: Tensor, limit: float) -> Tensor:
-    """Choose boxes by descending score `(boxes,)`, without those that one already chosen covers by more than `limit`.
+    """Choose boxes by descending score that none already chosen covers by more than `limit`: bool `(boxes,)`.
 
-    `overlaps (boxes, boxes)` are how much the box of the column is covered by that of the row. Returns a bool tensor
-    `(boxes,)`.
+    `overlaps (boxes, boxes)` are how much the box of the column is covered by that of the row.
     """
     # Few boxes: comparisons of all pairs at once, then one pass over rows.
     hides = (overlaps > limit).cpu().numpy()

@@ -41,10 +41,7 @@ class EncodedClouds(ModelOutput):
 def fill_placeholders(
     input_ids: torch.Tensor, point_features: Features | None, embed: nn.Module, point_token_id: int
 ) -> torch.Tensor:
-    """Embed tokens `(batch, tokens)`, with point features in place of the placeholders: `(batch, tokens, hidden)`.
-
-    The features are in the order of the placeholders, whose id needs no row in the language model's embeddings.
-    """
+    """Embed tokens `(batch, tokens)`, with point features in place of the placeholders, in their order."""
     placeholders = input_ids == point_token_id
     # The table may have no row for the placeholder; what row 0 gives is replaced below.
     embedded = embed(input_ids.masked_fill(placeholders, 0))
@@ -89,11 +86,7 @@ def _places(input_ids: torch.Tensor, point_token_id: int) -> list[int]:
 def unread_clouds(
     input_ids: torch.Tensor, new_ids: torch.Tensor, point_features: Features, point_token_id: int
 ) -> Features | None:
-    """Remove the clouds that are already in the cache, those of earlier turns of a conversation; None if none is left.
-
-    Features are those of the full conversation `input_ids (batch, tokens)`, or of `new_ids (batch, last tokens)` only,
-    which are not in the cache.
-    """
+    """Return the features, of all clouds or of the new ones, that belong to the tokens `new_ids`, if any."""
     rows, new_counts = _rows(point_features), _places(new_ids, point_token_id)
     if sum(new_counts) == len(rows):
         return point_features
@@ -167,10 +160,7 @@ class CloudLanguageModelMixin:
         mm_encoder_outputs: dict[str, EncodedClouds] | None = None,
         **clouds: Any,
     ) -> Embedded:
-        """Embed tokens, with those of clouds at their placeholders.
-
-        `**clouds` are the arguments of `get_point_features`, the others those of `forward`.
-        """
+        """Embed tokens, with those of clouds, arguments of `get_point_features`, at their placeholders."""
         encoded, points = (mm_encoder_outputs or {}).get("point"), clouds.get("points")
         sources = {"points": points, "point_features": point_features, "mm_encoder_outputs['point']": encoded}
         used = [name for name, value in sources.items() if value is not None]
@@ -203,11 +193,7 @@ class CloudLanguageModelMixin:
 
 
 class CloudGenerationMixin:
-    """For models with `GenerationMixin`, before it: clouds are encoded once, and follow beams, chunks and drafts.
-
-    A model has `get_point_features`, which returns `Features`, and `config.point_token_id`; its `forward` takes
-    `mm_encoder_outputs`.
-    """
+    """For models with `GenerationMixin`, before it: clouds are encoded once, and follow beams, chunks and drafts."""
 
     # Arguments of `get_point_features`, the clouds first.
     cloud_inputs: ClassVar[tuple[str, ...]] = ("points",)

@@ -28,10 +28,7 @@ class ClassToken(nn.Module):
 
 
 class HeadNorm(nn.BatchNorm1d):
-    """Batch norm that uses its running statistics for a training batch of a single row.
-
-    Otherwise an epoch whose last batch is a single cloud would fail.
-    """
+    """Batch norm that uses its running statistics for a training batch of one row, such as an epoch's last."""
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalize `(batch, channels)`."""
@@ -44,15 +41,9 @@ class HeadNorm(nn.BatchNorm1d):
 
 
 class ClassificationHead(nn.Module):
-    """Linear layers with batch norm, ReLU or GELU, and dropout, `(rows, features)` to `(rows, labels)`.
+    """Hidden layers of `widths` with batch norm, ReLU or GELU, and dropout, `(rows, features)` to `(rows, labels)`.
 
-    Args:
-        features: Input channels.
-        num_labels: Number of classes.
-        widths: Widths of the hidden layers; empty for a linear head.
-        bias: Whether hidden layers have a bias, which the norm cancels.
-        dropout: Dropout after each hidden layer; one rate for all, or one for each.
-        activation: "relu" or "gelu".
+    The norm cancels a bias of the hidden layers. There is one rate of dropout for all of them, or one for each.
     """
 
     def __init__(
@@ -90,19 +81,12 @@ class ClassificationHead(nn.Module):
 
 
 def in_precision_of(module: nn.Module, values: torch.Tensor) -> torch.Tensor:
-    """Cast values to the precision of a module's weights, which may differ from that of the values.
-
-    An encoder may be kept in half precision under a head that trains in full precision, and the other way round.
-    """
+    """Cast values to the precision of a module's weights, as an encoder may be kept in another one than its head."""
     return values.to(precision_of(module, values.dtype))
 
 
 def precision_of(module: nn.Module, otherwise: torch.dtype = torch.float32) -> torch.dtype:
-    """Return the dtype that a module computes in, that of its floating point weights; without any, `otherwise`.
-
-    Give a module with norms, which quantization leaves as they are: quantized linear layers keep integers, or have no
-    weight at all.
-    """
+    """Return the dtype of a module's floating point weights, such as norms beside quantized layers, or `otherwise`."""
     return next((weight.dtype for weight in module.parameters() if weight.is_floating_point()), otherwise)
 
 

@@ -107,17 +107,13 @@ def refuse_problem_type(config: PreTrainedConfig) -> None:
 def classification_loss(
     logits: torch.Tensor, labels: torch.Tensor | None, config: PreTrainedConfig
 ) -> torch.Tensor | None:
-    """Compute the loss of a classifier for the config's `problem_type`, in full precision; None without labels.
+    """Compute the loss of logits `(batch, labels)` for the config's `problem_type`, in full precision.
 
-    Args:
-        logits: `(batch, labels)`.
-        labels: By `problem_type`. "single_label_classification": class numbers `(batch,)`, or class probabilities
-            `(batch, labels)`, as of mixed clouds, for cross-entropy. "multi_label_classification": 1 for each class
-            that applies and 0 for the others `(batch, labels)`, for binary cross-entropy. "regression": numbers
-            `(batch, labels)`, or `(batch,)` for a single one, for the mean squared error. Clouds of class -100 are
-            ignored; if all are, the loss is 0. None for no loss.
-        config: The model's configuration. If its `problem_type` is None, this is regression for one label, which is
-            recorded in it, else single label classification.
+    - "single_label_classification": cross-entropy of class numbers `(batch,)`, of which -100 is ignored, or of class
+      probabilities `(batch, labels)`, as of mixed clouds.
+    - "multi_label_classification": binary cross-entropy of zeros and ones `(batch, labels)`.
+    - "regression": mean squared error of numbers `(batch, labels)`, or `(batch,)` for a single one.
+    - None: regression for one label, which is recorded in the config, else single label classification.
     """
     if labels is None:
         return None

@@ -2,9 +2,8 @@
 
 Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
 nearest training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things
-that are of no class, adds a third one: that distance against the one to the nearest of the bank. The score ranks
-clouds. Where its level was found on held-out clouds, those above it are of none of the classes, by `is_none_of_these`;
-at most a stated share of the known ones is among them. Of the unknown ones only a part is.
+that are of no class, adds a third one: that distance against the one to the nearest of the bank. Where a level was
+found on held-out clouds, those above it are of none of the classes, by `is_none_of_these`.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class UnknownScoreConfigMixin:
 
     Args:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
-        unknown_bank_rows: Features of things of no class that are stored besides; 0 for none.
+        unknown_bank_rows: Features of things of no class that are stored besides.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
             nearest training feature.
         unknown_side: The same of this logarithm minus that of the distance to the nearest of the bank.
@@ -74,10 +73,8 @@ class PointCloudClassifierOutput(SequenceClassifierOutput):
     """Output of a classifier that may have an unknown score.
 
     Args:
-        unknown: `(batch,)` scores from 0 to 1, the higher, the less a cloud is like those of the training, with
-            `config.unknown_rows`; see `is_none_of_these`.
-        one_sided: `(batch,)` scores from 0 to 1, above 0.5 for clouds that look as if seen from one side, by a model
-            that knows what whole ones look like.
+        unknown: `(batch,)` scores from 0 to 1, the less a cloud is like those of the training; see `is_none_of_these`.
+        one_sided: `(batch,)` scores from 0 to 1, above 0.5 for clouds that look as if seen from one side.
     """
 
     unknown: Tensor | None = None
@@ -100,10 +97,7 @@ class UnknownScore(nn.Module):
         return score_of_signs(self.signs(features, surprise(logits)), config)
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
-        """Return the signs `(batch,)` of features `(batch, width)`, by the config's fields of their means.
-
-        The `distance` to the nearest training feature is looked for unless it is given.
-        """
+        """Return the signs `(batch,)` by their fields in the config, for features `(batch, width)` and surprise."""
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
         near = distance.clamp(min=_SMALLEST).log()
@@ -193,10 +187,7 @@ class UnknownScoreMixin:
 
 
 def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float, float]:
-    """Return the level that at most a share of further values exceeds, and that share.
-
-    A further value is above the largest of `n` with a probability of at most 1 / (n + 1), which may be more than the
-    share that is wanted.
+    """Return the level that at most a share of further values exceeds, and that share, at least 1 / (n + 1).
 
     Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
     """

@@ -36,8 +36,8 @@ def chamfer_distance(
         y: `(batch, points of y, 3 or more channels)`.
         norm: "l1" or "l2".
         reduction: "mean" over the batch, or "none" for one value per cloud.
-        x_mask: `(batch, points of x)`, True for points that count; all by default. At least one in each cloud.
-        y_mask: `(batch, points of y)`.
+        x_mask: `(batch, points of x)`, True for points that count, at least one in each cloud; all by default.
+        y_mask: The same of y.
         drop_zero_sums: Whether to also ignore points whose coordinates sum to exactly 0, as the metrics of Point-BERT
             and ACT do to ignore padding.
 

@@ -19,12 +19,9 @@ GRIDS = 4
 
 
 def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
-    """Return the numbers of the cells of a line that contain positions `(..., tokens)` in units of the line.
+    """Return the numbers of the cells, from 0, that contain positions `(..., tokens)` on a line.
 
-    Cells are numbered from 0 to `line_cell_count(cell_size, length) - 1`; the last one may be shorter. Positions
-    beyond the line are in the cell at that end.
-
-    Source: Any2Point, Sec. 3.3.
+    Positions beyond the line are in the cell at that end. Source: Any2Point, Sec. 3.3.
     """
     last = line_cell_count(cell_size, length) - 1
     # Without the clamp, a position at the very end of the line would open a cell that `line_cell_count` does not
@@ -35,9 +32,7 @@ def line_cells(position: Tensor, cell_size: float, length: float) -> Tensor:
 def plane_cells(position: Tensor, cell_size: float, width: float, height: float) -> Tensor:
     """Return the numbers, column + row * columns, of the square cells that contain positions `(..., tokens, 2)`.
 
-    The last cells may be smaller. Positions beyond the plane are in the cell at the nearest border.
-
-    Source: Any2Point, Sec. 3.3.
+    Positions beyond the plane are in the cell at the nearest border. Source: Any2Point, Sec. 3.3.
     """
     column = line_cells(position[..., 0], cell_size, width)
     row = line_cells(position[..., 1], cell_size, height)
@@ -48,15 +43,9 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
     """Label points by voxel.
 
     The grid of every cloud starts at its lowest corner, or `shift` edges before it along each axis, with `shift` from
-    0 to less than 1. A label is the index of the first point in the voxel, so that no shape depends on the data.
-
-    Args:
-        xyz: `(batch, points, 3)`.
-        edge: Edge of a voxel in the unit of `xyz`. A cloud spans at most 2^21 edges; points beyond share a voxel.
-        shift: Shift of the grid in edges.
-
-    Returns:
-        LongTensor `(batch, points)`, 0 to points - 1. Points with equal labels share a voxel.
+    0 to less than 1. A label is the index of the first point in the voxel, so that no shape depends on the data:
+    `(batch, points)` of `xyz (batch, points, 3)`, which gives the edge's unit. A cloud spans at most 2^21 edges;
+    points beyond share a voxel.
 
     Source: Any2Point, Sec. 3.3.
     """
@@ -84,10 +73,7 @@ def line_cell_count(cell_size: float, length: float) -> int:
 
 
 def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Average the tokens `(batch, tokens, channels)` of every cell: `(batch, num_cells, channels)`, 0 in empty cells.
-
-    Differentiable in `values`, of which half precision is summed in float32; `cell` is `(batch, tokens)`.
-    """
+    """Average tokens `(batch, tokens, channels)` by cell: `(batch, num_cells, channels)`, 0 in empty cells."""
     rows, flat = _flatten(values, cell, num_cells)
     count = count_index(flat, values.shape[0] * num_cells)
     wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
@@ -98,11 +84,7 @@ def scatter_mean(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
 
 
 def scatter_max(values: Tensor, cell: Tensor, num_cells: int) -> Tensor:
-    """Compute the maximum over the tokens `(batch, tokens, channels)` of every cell, 0 in empty cells.
-
-    `(batch, num_cells, channels)`, differentiable in `values`; equal maxima share the gradient. `cell` is
-    `(batch, tokens)`.
-    """
+    """Compute the maximum over the tokens of every cell, as `scatter_mean`; equal maxima share the gradient."""
     rows, flat = _flatten(values, cell, num_cells)
     largest = segment_maximum(rows, flat, values.shape[0] * num_cells)
     return largest.view(values.shape[0], num_cells, values.shape[2])
@@ -179,14 +161,9 @@ class FlatGeometry:
     """Places of the tokens of all clouds of a batch in one list, and their cells, for guided adapters.
 
     Cells are those of four grids in space, each shifted from the previous one by a quarter of a cell along every axis.
-    Tokens are voxels, and cells are voxels of a larger grid.
-
-    Args:
-        grid_coord: `(tokens, 3)` int64, from 0 in each cloud.
-        coord: `(tokens, 3)`, positions in any unit.
-        cloud: `(tokens,)`, the number of each token's cloud, of `num_clouds`.
-        num_clouds: Number of clouds.
-        cell_size: Default edge of a cell, in voxels.
+    Tokens are voxels, and cells are voxels of a larger grid, by default of `cell_size` voxels along an edge.
+    `grid_coord` is `(tokens, 3)` int64, from 0 in each cloud, `coord (tokens, 3)` in any unit, and `cloud (tokens,)`
+    numbers the cloud of each.
     """
 
     def __init__(self, grid_coord: Tensor, coord: Tensor, cloud: Tensor, num_clouds: int, cell_size: float = GRIDS):

@@ -24,8 +24,7 @@ def check_channels(points: Tensor, in_channels: int) -> None:
 def in_full_precision(points: Tensor, dtype: torch.dtype) -> Tensor:
     """Check the clouds `(batch, points, channels)` that a model is given, and cast them to float32 or float64.
 
-    Coordinates stay in full precision in a half precision model: rounded points have other centers and neighbors. The
-    model's `dtype` must be able to represent the squares of all numbers.
+    In half precision, points have other centers and neighbors, and squares of numbers above the range of `dtype`.
     """
     if not torch.compiler.is_compiling():  # in compiled code, the operator that samples centers checks coordinates
         if points.ndim and not len(points):
@@ -53,7 +52,7 @@ def knn(
         return_distances: Whether to also return the squared distances, in float32.
 
     Returns:
-        Indices `(batch, queries, k)`, and with `return_distances` the squared distances of the same shape.
+        Indices `(batch, queries, k)`.
     """
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
@@ -73,10 +72,10 @@ def ball_query(
         points: `(batch, points, 3 or more channels)`.
         radius: Radius of the balls in the unit of the points.
         k: Points per ball, 1 or more.
-        return_counts: Whether to also return how many points there are in each ball, those beyond k included.
+        return_counts: Whether to also return how many points are in each ball `(batch, queries)`, those beyond k, too.
 
     Returns:
-        Indices `(batch, queries, k)`, and with `return_counts` LongTensor `(batch, queries)`.
+        Indices `(batch, queries, k)`.
 
     Source: PointNet++, Sec. 3.2.
     """
@@ -136,10 +135,7 @@ def gather_points(values: Tensor, index: Tensor) -> Tensor:
 
 
 def group(values: Tensor, index: Tensor) -> Tensor:
-    """Select the rows of the neighbors `index (batch, queries, neighbors)` of every query, as returned by `knn`.
-
-    `(batch, queries, neighbors, channels)` of `values (batch, points, channels)`, differentiable in them.
-    """
+    """Select rows `index (batch, queries, neighbors)` of `values (batch, points, channels)`; differentiable."""
     batch, count, channels = values.shape
     if index.shape[0] != batch:
         raise ValueError(f"index: shape {tuple(index.shape)}; expected a batch of {batch}")
@@ -157,11 +153,8 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
     Args:
         query: `(batch, queries, 3 or more channels)`, xyz first.
         points: `(batch, points, 3 or more channels)`.
-        features: `(batch, points, width)` of `points`.
+        features: `(batch, points, width)` of `points`; the result `(batch, queries, width)` is differentiable in them.
         eps: Added to the squared distances, so that a query at a point gets the features of that point.
-
-    Returns:
-        `(batch, queries, width)`, differentiable in `features`.
 
     Source: PointNet++, Eq. 2.
     """

@@ -21,15 +21,10 @@ LARGEST_DEPTH = 16
 def curve_depths(
     grid_coord: Tensor, cloud: Tensor, num_clouds: int, of_batch: bool = False, plus_one: bool = True
 ) -> Tensor:
-    """Return the bits `(clouds,)` of each cloud's curves: the bit length of its largest grid coordinate plus one.
+    """Return the bits `(clouds,)` of each cloud's curves: those of its largest coordinate, with `plus_one` plus one.
 
-    Args:
-        grid_coord: `(voxels, 3)` integers from 0.
-        cloud: `(voxels,)`, the number of each voxel's cloud, of `num_clouds`.
-        num_clouds: Number of clouds.
-        of_batch: Give all clouds the largest depth, as the released programs do. Then the Hilbert order inside a cloud
-            depends on the others: each bit more rotates the curve's axes.
-        plus_one: Count the coordinate plus one, which needs a bit more where all of its bits are ones.
+    With `of_batch`, all clouds get the largest depth, as in the released programs. Then the Hilbert order inside a
+    cloud depends on the others: each bit more rotates the curve's axes.
     """
     largest = grid_coord.amax(dim=1)  # (voxels,)
     per_cloud = largest.new_zeros(num_clouds).scatter_reduce(0, cloud, largest, "amax")

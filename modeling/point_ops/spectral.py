@@ -39,11 +39,10 @@ class GraphSettings:
 
 
 class Spectrum(NamedTuple):
-    """Eigenvectors of the graphs of clouds, in columns with ascending eigenvalues.
+    """Eigenvectors of the graphs of clouds, `(batch, points, points)`, in columns with ascending eigenvalues.
 
-    `whole (batch, points, points)` are of the graph of all points; `local`, of the same shape, of the graphs of
-    consecutive points along the curve, as blocks on the diagonal; `inverse (batch, points)` is the place of each point
-    along the curve.
+    `whole` are of the graph of all points; `local` of those of consecutive points along the curve, as blocks on the
+    diagonal; `inverse (batch, points)` is the place of each point along the curve.
     """
 
     whole: Tensor
@@ -52,10 +51,7 @@ class Spectrum(NamedTuple):
 
 
 def curve_keys(centers: Tensor, cell: float | None = None) -> Tensor:
-    """Return the position of points `(batch, points, 3)` along a Z-order curve, `(batch, points)`.
-
-    `cell` is `curve_cell` of `GraphSettings`.
-    """
+    """Return the position of points `(batch, points, 3)` along a Z-order curve, `(batch, points)`."""
     if cell is None:
         centers = normalize_centers(centers)
         steps = ((centers - centers.amin(dim=1, keepdim=True)) * _CELLS).long()
@@ -67,10 +63,9 @@ def curve_keys(centers: Tensor, cell: float | None = None) -> Tensor:
 
 
 def graph_laplacian(distance: Tensor, scale: Tensor) -> Tensor:
-    """Return the normalized Laplacians `(…, points, points)` of complete graphs with loops.
+    """Return the normalized Laplacians `(…, points, points)` of complete graphs with loops of weight 1.
 
-    The weight of an edge is `scale` by its length, at most 1, that of a loop is 1. Points at the same place have an
-    edge of weight 1.
+    The weight of an edge is `scale` by its length, at most 1.
     """
     ratio = distance / scale
     loops = torch.eye(distance.shape[-1], dtype=torch.bool, device=distance.device)

@@ -1,7 +1,6 @@
 """Points sampled and pooled on a grid, and submanifold convolution of occupied cells in plain PyTorch.
 
-Cells are found by sorted integer keys, so nothing here is compiled. A batch is flat: the points of all clouds in one
-tensor, with the number of each one's cloud.
+A batch is flat: the points of all clouds in one tensor, with the number of each one's cloud.
 """
 
 from __future__ import annotations
@@ -64,10 +63,7 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
 
 @dataclass
 class GridPool:
-    """Voxels of a coarser grid: `grid_coord (cells, 3)`, sorted by cloud, then x, y, z, and `cloud (cells,)`.
-
-    `inverse (voxels,)` is the cell of each voxel.
-    """
+    """Cells of a coarser grid, sorted by cloud, x, y, z, and the cell of each voxel, `inverse (voxels,)`."""
 
     grid_coord: Tensor
     cloud: Tensor
@@ -75,10 +71,7 @@ class GridPool:
 
 
 def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -> GridPool:
-    """Group the voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large.
-
-    `cloud` `(voxels,)` numbers the cloud of each.
-    """
+    """Group voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large."""
     cells = grid_coord.div(stride, rounding_mode="floor")
     extent = [int(size) + 1 for size in cells.amax(dim=0)]
     unique, inverse = _cell_keys(cells, cloud, num_clouds).unique(return_inverse=True)

@@ -1,11 +1,9 @@
 """Pretrained parts of models, whose weights are kept in repositories of their own.
 
-Any2Point's encoder, the teacher of ACT's autoencoder, the point transformer under an adapter, and MiniGPT-3D's point
-encoder, Q-Former and language model go through the same steps:
+Such as Any2Point's encoder, the point transformer under an adapter, and MiniGPT-3D's language model:
 
 1. The config records the part in `parts` as a `PretrainedPart`: repository, commit, checksum of its tensors.
-2. It is opened from there (`sources.open_recorded`), or from the folder next to an adapter, and its checksum compared;
-   other weights are refused with `EncoderMismatchError`.
+2. It is opened from there (`sources.open_recorded`), or from the folder next to an adapter, and its checksum compared.
 3. It is frozen, and its tensors are remembered (`remember_weights`).
 4. Saving compares them (`changed_tensors`), without adapters. An unchanged part is left out; a changed one is stored
    with the model, and its record says so; a quantized one cannot be stored and is refused.

@@ -74,11 +74,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     @classmethod
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
-        """Load the pretrained part from the repository that the config names.
-
-        `hub` are `token`, `cache_dir` and the like; `**loading` are `dtype`, `attn_implementation`, `device_map` and
-        `quantization_config`. Weights that are not the recorded ones raise an EncoderMismatchError.
-        """
+        """Load the recorded pretrained part; `hub` and `loading` are arguments of `from_pretrained`."""
         raise NotImplementedError
 
     @classmethod
@@ -124,10 +120,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
     def build_for_adapter(
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
-        """Build the model of an adapter's repository, without the adapter; arguments are those of `open_part`.
-
-        Other pretrained weights than those that the adapter was trained with raise an EncoderMismatchError.
-        """
+        """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
         recorded = config.part(cls._adapted_part)
         if recorded.is_elsewhere:
             # These two say where the adapter is, not where its pretrained part is.
@@ -160,18 +153,14 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         return tensors_checksum(state) if all(map(is_local, state.values())) else None
 
     def describe_weights(self, config: PreTrainedConfig) -> str | None:
-        """Return the checksum of the pretrained part in the kind that the config of an adapter has.
-
-        Another text if the weights were changed, None if they cannot be compared.
-        """
+        """Return the part's checksum, in the kind of a config's; None if it is unknown, another text if changed."""
         return self.checksum_in_memory(self.stored_dtype(config))
 
     def check_adapter_base(self, recorded: dict[str, Any], adapter: str) -> None:
         """Check that this model has the pretrained weights that an adapter was trained with; warn of other settings.
 
-        Weights in another dtype, or sharded, are compared by the repository that they were opened from. Where nothing
-        can be compared, as for quantized weights without a record, a warning says so. Weights that differ raise an
-        EncoderMismatchError. `recorded` is the config.json stored with the adapter, which messages call `adapter`.
+        Weights in another dtype, or sharded, are compared by the repository that they were opened from. `recorded` is
+        the config.json stored with the adapter, which messages call `adapter`.
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)
@@ -325,10 +314,9 @@ def opens_from_adapter(model_class: type, config: PreTrainedConfig) -> bool:
 def _add_adapter(
     model: PreTrainedModel, name: str, hub: dict[str, Any], ignore_mismatched_sizes: bool
 ) -> dict[str, list[Any]]:
-    """Load the adapter of a directory or hub repository into a model, in place, for inference.
+    """Load an adapter into a model, in place, for inference, and return what transformers calls the loading info.
 
     `model.load_adapter` of transformers supports fewer methods than PEFT (neither VeRA nor the vectors of DoRA).
-    Returns what transformers calls the loading info; missing and unexpected tensors raise a ValueError.
     """
     # Here, since models without adapters open without PEFT.
     from peft import PeftConfig, PeftModel

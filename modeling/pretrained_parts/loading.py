@@ -26,10 +26,7 @@ _WITHOUT_EFFECT = {
 
 
 def apply_settings(model_class: type, config: PreTrainedConfig, arguments: dict[str, Any]) -> None:
-    """Set fields of a config, in place, from keyword arguments of `from_pretrained`; transformers' own are skipped.
-
-    Others that the config lacks raise a TypeError that names the class, as transformers does for a complete model.
-    """
+    """Set fields of a config, in place, from arguments of `from_pretrained`; a TypeError for those that it lacks."""
     for name, value in arguments.items():
         if name in _WITHOUT_EFFECT or (value is None and not hasattr(config, name)):
             continue
@@ -90,10 +87,7 @@ def is_quantized(part: PreTrainedModel) -> bool:
 
 
 def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
-    """Return arguments of `from_pretrained` whose quantization leaves modules whose paths match in full precision.
-
-    A `quantization_config` that itself says what to leave is not changed.
-    """
+    """Let the quantization among arguments of `from_pretrained` leave matching modules, unless it says itself what."""
     given = arguments.get("quantization_config")
     fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
     # Each library for quantization has its own name for this.
@@ -106,10 +100,7 @@ def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
 
 
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
-    """Let a quantized part pass on gradients, and remove the quantization from its config.
-
-    If its checkpoint is quantized, the config keeps the setting.
-    """
+    """Let a quantized part pass on gradients; its config keeps the quantization only of a quantized checkpoint."""
     if not is_quantized(part):
         return
     if not stored_quantized:

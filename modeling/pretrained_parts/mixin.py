@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -40,9 +40,8 @@ class PretrainedPartsMixin:
     """For all `PreTrainedModel` classes: how they open and are saved, with parts whose weights are kept elsewhere.
 
     `config.parts` records where the weights of each part come from. A part that still has these weights is not saved;
-    one that was changed, by training or by merging an adapter, is stored with the model. Loading fetches the parts
-    from their repositories, checks that they are the recorded ones, and refuses a model that lacks weights that it was
-    saved with: transformers initializes what is missing at random and only logs it.
+    one that was changed is stored with the model. Loading fetches the parts, checks that they are the recorded ones,
+    and refuses a model that lacks weights that it was saved with, which transformers would initialize at random.
     """
 
     # Path of each part's module in the model that owns it. Parts without a module are in no saved file.
@@ -132,38 +131,34 @@ class PretrainedPartsMixin:
     def names_stored_elsewhere(self) -> set[str]:
         """Return the state dict names of tensors that are not saved because their part is kept elsewhere."""
         names = set()
-        for prefix, owner in self.named_modules():
-            if not isinstance(owner, PretrainedPartsMixin):
-                continue
-            for name, path in owner._part_paths.items():
-                if owner.config.part(name).is_elsewhere and owner.owns_part(name):
-                    full_path, part = ".".join(filter(None, (prefix, path))), owner.get_submodule(path)
-                    names |= {f"{full_path}.{own.path}" for own in owner.part_tensors(name)}
-                    if is_quantized(part):
-                        # Its layers keep more in the state dict than parameters and buffers.
-                        tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
-                        layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
-                        more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
-                        names |= {f"{full_path}.{key}" for key in more if ".lora_" not in key}
+        for path, owned in self._parts_elsewhere():
+            names |= {f"{path}.{own.path}" for own in owned}
+            part = self.get_submodule(path)
+            if is_quantized(part):
+                # Its layers keep more in the state dict than parameters and buffers.
+                tensors = {key for key, _ in (*part.named_parameters(), *part.named_buffers())}
+                layers = tuple(own.path.rpartition(".")[0] + "." for own in own_tensors(part))
+                more = (key for key in part.state_dict().keys() - tensors if key.startswith(layers))
+                names |= {f"{path}.{key}" for key in more if ".lora_" not in key}
         return names
 
-    def expect_parts_elsewhere(self) -> None:
-        """Let weights that are kept elsewhere, those of parts inside a part included, be missing in a saved model.
-
-        Called at the end of `__init__`.
-        """
-        patterns = set()
+    def _parts_elsewhere(self) -> Iterator[tuple[str, list[OwnTensor]]]:
+        """Yield paths and tensors of parts that are kept elsewhere, of this model and of models inside it."""
         for prefix, owner in self.named_modules():
-            if not isinstance(owner, PretrainedPartsMixin):
-                continue
-            for name, path in owner._part_paths.items():
-                if owner.owns_part(name) and owner.config.part(name).is_elsewhere:
-                    full_path, tensors = ".".join(filter(None, (prefix, path))), owner.part_tensors(name)
-                    if any(own.path != own.name for own in tensors):
-                        # Adapters wrap what they change; their own weights are never elsewhere.
-                        patterns |= {rf"^{re.escape(f'{full_path}.{own.path}')}$" for own in tensors}
-                    else:
-                        patterns.add(rf"^{re.escape(full_path)}\.")
+            if isinstance(owner, PretrainedPartsMixin):
+                for name, path in owner._part_paths.items():
+                    if owner.owns_part(name) and owner.config.part(name).is_elsewhere:
+                        yield ".".join(filter(None, (prefix, path))), owner.part_tensors(name)
+
+    def expect_parts_elsewhere(self) -> None:
+        """Let weights that are kept elsewhere be missing in a saved model; called at the end of `__init__`."""
+        patterns = set()
+        for path, tensors in self._parts_elsewhere():
+            if any(own.path != own.name for own in tensors):
+                # Adapters wrap what they change; their own weights are never elsewhere.
+                patterns |= {rf"^{re.escape(f'{path}.{own.path}')}$" for own in tensors}
+            else:
+                patterns.add(rf"^{re.escape(path)}\.")
         self._keys_to_ignore_on_load_missing = patterns
 
     def owns_part(self, name: str) -> bool:

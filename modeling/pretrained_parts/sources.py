@@ -42,13 +42,7 @@ class EncoderMismatchError(ValueError):
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Files of pretrained weights on this machine.
-
-    Args:
-        name: The requested name or path.
-        path: Directory with `config.json` and the weights, for `from_pretrained`.
-        revision: Commit of the hub repository; None if the files do not come from the hub.
-    """
+    """Files of pretrained weights in a directory on this machine, and their commit if they are of the hub."""
 
     name: str
     path: Path
@@ -74,14 +68,11 @@ class EncoderSource:
 def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> EncoderSource:
     """Find pretrained weights, in a directory or with `Hooks.find_weights`, and download them if necessary.
 
-    The revision is a branch, tag or commit on the hub, by default its main branch.
-
     Raises:
         ValueError: If the name is neither a directory nor a valid name on the hub, or also holds an adapter.
         FileNotFoundError: If there is no `config.json`, or no weights that transformers loads.
         EncoderUnavailableError: If neither hub, cache nor package has it; the message says what was tried.
         EncoderMismatchError: If the installed package holds other weights than expected.
-        RepositoryNotFoundError, RevisionNotFoundError: If the hub does not show you such a repository or revision.
     """
     name = str(name_or_path)
     if name and os.path.isdir(name):
@@ -111,8 +102,7 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
     """Find the weights of a recorded part and verify their checksum.
 
     A mirror of the repository, or one with a rewritten history, may lack the pinned commit; then its main branch is
-    used if the checksum matches. A relative path is relative to the working directory, or to that of the `model`,
-    which messages name. Errors are those of `resolve_encoder` and `verify_checksum`.
+    used if the checksum matches. A relative path is relative to the working directory, or to that of the `model`.
     """
     name = part.name_or_path
     if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):

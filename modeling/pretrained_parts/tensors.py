@@ -65,11 +65,7 @@ def own_state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def tensors_checksum(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Compute a checksum of weights that does not depend on files and shards.
-
-    It is `"tensors-sha256:"` and 64 hex digits: the SHA-256 of the lines `name dtype shape` and the bytes of each
-    tensor, in the order of their names.
-    """
+    """Compute a SHA-256 over the lines `name dtype shape` and the bytes of each tensor, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -1,7 +1,4 @@
-"""The supported encoders, one file per tower, and the encoders that cannot read point tokens.
-
-Importing this package registers all of them.
-"""
+"""The supported encoders, one file per tower, registered on import, and encoders that cannot read point tokens."""
 
 from hf_any3d.modeling.encoders.families import audio, text, vision  # noqa: F401  each registers its families
 from hf_any3d.modeling.encoders.registry import refuse_encoders
