@@ -40,10 +40,7 @@ class HeadRotation:
 
 
 def combine_views(angles: torch.Tensor, rule: str, key_heads: int) -> torch.Tensor:
-    """Combine angles `(batch, views, tokens, axes, frequencies)`, in radians, by one of the rules at the top.
-
-    Returns `(batch, 1 or key heads, tokens, axes, frequencies)`.
-    """
+    """Combine angles `(batch, views, tokens, axes, frequencies)` into `(batch, 1 or key heads, tokens, …)`."""
     views, frequencies = angles.shape[1], angles.shape[-1]
     if rule == "mean_angle":
         return angles.mean(dim=1, keepdim=True)

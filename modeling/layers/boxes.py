@@ -146,8 +146,7 @@ def box_iou(first: Tensor, second: Tensor) -> Tensor:
 def box_giou(first: Tensor, second: Tensor) -> Tensor:
     """Compute the generalized intersection over union of boxes, pair by pair, from -1 (far apart) to 1: `(…,)`.
 
-    The box around both is along the axes, as in the released program of 3DETR; it is larger than their hull.
-    Differentiable in both.
+    The box around both is along the axes, as in the released program of 3DETR.
 
     Source: Generalized Intersection over Union (arXiv 1902.09630), Algorithm 1.
     """
@@ -163,8 +162,7 @@ def published_giou(first: Tensor, second: Tensor, is_turned: bool) -> Tensor:
 
     It counts no overlap for most boxes that are turned by more than 45 degrees: a shortcut compares two corners as if
     they were the smallest and the largest ones. Without `is_turned`, which is whether any box of the batch is turned
-    clockwise, it takes that shortcut for the overlap itself. Volumes of thin boxes are rounded up. `(…,)` from
-    `(…, 7)` each, which are broadcast; differentiable in both.
+    clockwise, it takes that shortcut for the overlap itself. Volumes of thin boxes are rounded up.
     """
     ours, theirs = box_corners(first)[..., :2], box_corners(second)[..., :2]  # (…, 8, 2)
     low = torch.maximum(ours[..., 2, :], theirs[..., 2, :])

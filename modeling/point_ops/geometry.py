@@ -138,7 +138,9 @@ class Geometry:
                 cell = plane_cells(self.view_positions, size, *self.extent)
             else:
                 cell = line_cells(self.view_positions.squeeze(-1), size, *self.extent)
-            count = math.prod(line_cell_count(size, side) for side in self.extent)
+            count = 1  # not by math.prod, which torch.compile cannot trace
+            for side in self.extent:
+                count *= line_cell_count(size, side)
             self._derived[key] = membership(cell, count)
         return self._derived[key]
 

@@ -218,7 +218,7 @@ class PatchGroups:
         self.groups: list[PatchGroup] = []
         if full:
             self.groups.append(PatchGroup(slice(0, sum(map(len, full))), None, patch_size))
-        for patches in filter(None, (tails, small)):
+        for patches in [patches for patches in (tails, small) if patches]:
             queries, is_query = _fill([place_of[own] for own, _ in patches])
             keys, is_key = _fill([place_of[keys] for _, keys in patches])
             # Without a mask, attention can take kernels that support none.
