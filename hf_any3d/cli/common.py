@@ -442,17 +442,25 @@ def open_pipeline(task: str, model: str, device: str | None, template: str | Non
     return pipe
 
 
-def open_any_model(
-    model: str, device: str | None, template: str | None, check: Callable[[str], object] = str
-) -> tuple[str, Any]:
-    """Open a model of any kind, and say what was loaded; return its task, which `check` may refuse, and pipeline."""
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 stands for a free one."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
+
+
+def open_any_model(model: str, device: str | None, template: str | None, tasks: Sequence[str] = ()) -> tuple[str, Any]:
+    """Open a model of any kind, or of some tasks, and say what was loaded; return its task and pipeline."""
     read_model_config(model)  # fetches and converts a published checkpoint, or asks for its license
     load_libraries()
     from hf_any3d.integration.registration import task_of
 
     with model_errors(model):
         task = task_of(model)
-    check(task)
+    if tasks and task not in tasks:
+        raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(tasks)}")
     if task != CHAT and template is not None:
         raise ValueError(f"--template {template}: {model} is not a chat model")
     pipe = open_pipeline(task, model, device, template)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import CHAT, Device, Template, find_model, open_any_model, packaged_classifier
+from hf_any3d.cli.common import CHAT, Device, Template, find_model, listen, open_any_model, packaged_classifier
 from hf_any3d.utils.messages import print_line
 
 
@@ -45,26 +44,21 @@ def demo(
 
     model = packaged_classifier() if model is None else find_model(model)
     shapes = ExampleShapes(examples)
-    try:  # before the model is loaded
-        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except OSError as error:
-        raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
+    listen(host, port).close()  # before the model is loaded
     print_line(f"loading {model}; the first time, its weights are downloaded …")
     task, pipe = open_any_model(model, device, template)
     print_line(f"{len(shapes.names)} shapes to choose from; opening the page …")
-    page = _page(task, model, shapes, pipe, template, context).open(host, port, share)
-    for address in filter(None, (page.local_url, page.share_url)):
-        print_line(f"open {address} in a browser; Ctrl-C stops")
-    page.block_thread()
-
-
-def _page(task: str, model: str, shapes: Any, pipe: Any, template: str | None, context: int) -> Any:
     from hf_any3d.demo.conversation import Conversation
     from hf_any3d.demo.page import DemoPage
     from hf_any3d.demo.task_pages import TaskAnswers, TaskPage
 
     # Visitors are told the name of a directory, not where it is.
     name = Path(model).resolve().name if Path(model).is_dir() else model
-    if task != CHAT:
-        return TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
-    return DemoPage(name, shapes, partial(Conversation, pipe, template, context))
+    if task == CHAT:
+        made = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
+    else:
+        made = TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
+    page = made.open(host, port, share)
+    for address in filter(None, (page.local_url, page.share_url)):
+        print_line(f"open {address} in a browser; Ctrl-C stops")
+    page.block_thread()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, find_model, open_any_model, option, packaged_classifier
+from hf_any3d.cli.common import Device, Template, find_model, listen, open_any_model, option, packaged_classifier
 from hf_any3d.utils.messages import print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
@@ -56,7 +55,7 @@ def serve(
         raise ImportError(f"serve needs {', '.join(missing)}: pip install 'hf-any3d[serve]'")
     from hf_any3d.serving.journal import Journal
     from hf_any3d.serving.limits import ServeLimits
-    from hf_any3d.serving.server import listen, serve as serve_until_signal
+    from hf_any3d.serving.server import serve as serve_until_signal
 
     limits = ServeLimits(
         body_bytes=int(max_megabytes * 2**20),
@@ -73,9 +72,9 @@ def serve(
     listening = listen(host, port)  # before the model is loaded
     answers = None if journal is None else Journal(journal, journal_days)
     from hf_any3d.serving.service import Service
-    from hf_any3d.serving.tasks import check_task
+    from hf_any3d.serving.tasks import SERVED
 
-    task, pipe = open_any_model(model, device, template, partial(check_task, model=model))
+    task, pipe = open_any_model(model, device, template, SERVED)
     service = Service(name or Path(model).name, task, pipe, limits, answers, template)
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("hf_any3d.serving").setLevel(logging.INFO)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
 from typing import Any
 
 import anyio
@@ -20,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from hf_any3d.serving.chat_batches import Conversation
-from hf_any3d.serving.inputs import Upload, invalid
+from hf_any3d.serving.inputs import Upload, invalid, upload_of
 from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
@@ -31,12 +32,11 @@ from hf_any3d.serving.openai_chat import (
     check_request,
     completion,
     conversation_of,
-    texts_of,
     uploads_of,
 )
-from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json, read_request
+from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import Route, Settings
+from hf_any3d.serving.tasks import Settings
 from hf_any3d.utils.messages import one_line, printable
 from hf_any3d.version import __version__
 
@@ -47,12 +47,7 @@ _CLIENT_IS_GONE = 499
 
 
 def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
-    """Return the application of a service; its end closes the service.
-
-    Args:
-        service: The service.
-        origins: Origins whose pages may ask from a browser; "*" for all.
-    """
+    """Return the application of a service; its end closes the service. Pages of `origins`, "*" for all, may ask it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,29 +91,61 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
         return {"object": "list", "data": [{**own, "task": service.task, "routes": service.paths}]}
 
     for route in service.routes.values():
-        _add_route(app, service, route)
+        summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
+        app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
     if service.has_chat:
-        _add_chat(app, service)
+        body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
+        extra = {"requestBody": body}
+        app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra=extra)(answer_chat)
     return app
 
 
-def _add_route(app: FastAPI, service: Service, route: Route) -> None:
-    summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
+def in_time(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Decorate a route: a request is refused at the end of its time."""
 
-    @app.post(route.path, summary=summary, openapi_extra=_described(route.settings))
-    async def answer(request: Request) -> Response:
-        return await in_time(request, service, lambda: answer_clouds(request, service, route.path))
+    @wraps(answer)
+    async def limited(request: Request) -> Response:
+        service: Service = request.app.state.service
+        request.state.deadline = time.monotonic() + service.limits.seconds
+        try:
+            async with asyncio.timeout(service.limits.seconds):
+                return await answer(request)
+        except TimeoutError:
+            raise _too_late(service) from None
+
+    return limited
 
 
-async def answer_clouds(request: Request, service: Service, path: str) -> Response:
-    """Answer a request about clouds, each of which is a member of a batch of its own."""
-    route, readers = service.routes[path], request.app.state.readers
-    uploads, given = await read_request(request, service)
+@in_time
+async def answer_clouds(request: Request) -> Response:
+    """Answer a request about clouds, each of which is a member of a batch of its own.
+
+    It is JSON with `point_clouds`, or a form with files; the other fields are settings.
+    """
+    service, readers, path = request.app.state.service, request.app.state.readers, request.scope["route"].path
+    if is_form(request):
+        fields, files = await read_form(request, service)
+        uploads = list(files.values())
+    else:
+        fields = await read_json(request)
+        clouds = fields.pop("point_clouds", None)
+        if not isinstance(clouds, list):
+            raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
+        check_count(len(clouds), service)
+        uploads = []
+        for number, cloud in enumerate(clouds):
+            # In threads, as decoding base64 takes seconds for large clouds.
+            arguments = cloud, f"point_clouds.{number}", {}
+            uploads.append(await anyio.to_thread.run_sync(upload_of, *arguments, limiter=readers))
+    if not uploads:
+        text = "the request has no cloud; expected files in the fields 'file', or clouds in point_clouds"
+        raise Refused(400, text, param="point_clouds")
+    route = service.routes[path]
     try:
-        settings = route.settings.model_validate(given)
+        settings = route.settings.model_validate(fields)
     except ValidationError as error:
         raise invalid(error) from None
-    check_texts(given, service)
+    check_texts(fields, service)
     route.check(settings, service.limits)
 
     async def compute() -> bytes:
@@ -136,18 +163,30 @@ async def answer_clouds(request: Request, service: Service, path: str) -> Respon
     return await acknowledged(request, service, uploads, settings, compute)
 
 
-def _add_chat(app: FastAPI, service: Service) -> None:
-    body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
+@in_time
+async def answer_chat(request: Request) -> Response:
+    """Continue a conversation, at once or as a stream of events.
 
-    @app.post("/v1/chat/completions", summary="Continue a conversation", openapi_extra={"requestBody": body})
-    async def chat(request: Request) -> Response:
-        return await in_time(request, service, lambda: answer_chat(request, service))
-
-
-async def answer_chat(request: Request, service: Service) -> Response:
-    """Continue a conversation, at once or as a stream of events."""
-    readers, request_id = request.app.state.readers, request.state.request_id
-    asked, uploads = await read_chat(request, service)
+    The request is JSON, or a form with the JSON in the field `request`, and files.
+    """
+    service, readers, request_id = request.app.state.service, request.app.state.readers, request.state.request_id
+    files: dict[str, Upload] = {}
+    if is_form(request):
+        fields, files = await read_form(request, service)
+        if set(fields) != {"request"}:
+            text = f"the form has the fields {sorted(fields)}; expected 'request' and files"
+            raise Refused(400, text, param="request")
+        content = parse_json(fields["request"].encode(), "request")
+    else:
+        content = await read_json(request)
+    try:
+        asked = ChatRequest.model_validate(content)
+    except ValidationError as error:
+        raise invalid(error) from None
+    check_request(asked, service)
+    uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=readers)
+    check_count(len(uploads), service)
+    check_texts([part.text for message in asked.messages for part in message.texts], service)
 
     async def begin() -> tuple[Conversation | LayoutConversation, Any]:
         conversation = await anyio.to_thread.run_sync(conversation_of, asked, uploads, service, limiter=readers)
@@ -199,29 +238,6 @@ class _Stream(StreamingResponse):
             self.future.cancel()
 
 
-async def read_chat(request: Request, service: Service) -> tuple[ChatRequest, list[Upload]]:
-    """Return a checked request and its clouds: JSON, or a form with the JSON in the field `request`, and files."""
-    files: dict[str, Upload] = {}
-    if is_form(request):
-        fields, files = await read_form(request, service)
-        if set(fields) != {"request"}:
-            raise Refused(
-                400, f"the form has the fields {sorted(fields)}; expected 'request' and files", param="request"
-            )
-        given = parse_json(fields["request"].encode(), "request")
-    else:
-        given = await read_json(request)
-    try:
-        asked = ChatRequest.model_validate(given)
-    except ValidationError as error:
-        raise invalid(error) from None
-    check_request(asked, service)
-    uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=request.app.state.readers)
-    check_count(len(uploads), service)
-    check_texts(texts_of(asked), service)
-    return asked, uploads
-
-
 async def _events(
     request: Request,
     service: Service,
@@ -256,17 +272,6 @@ def _event(content: dict[str, Any]) -> bytes:
 
 def _too_late(service: Service) -> Refused:
     return Refused(504, f"no answer within {service.limits.seconds:g} s, the limit of this server", "timeout_error")
-
-
-async def in_time(request: Request, service: Service, answer: Callable[[], Awaitable[Response]]) -> Response:
-    """Return an answer, or refuse the request at the end of its time."""
-    limit = service.limits.seconds
-    request.state.deadline = time.monotonic() + limit
-    try:
-        async with asyncio.timeout(limit):
-            return await answer()
-    except TimeoutError:
-        raise _too_late(service) from None
 
 
 async def results(request: Request, futures: list[Any]) -> list[Any]:
@@ -315,7 +320,7 @@ async def acknowledged(
         service.identity,
         request.url.path,
         settings.model_dump_json(),
-        *(part for one in uploads for part in _identity(one)),
+        *(part for upload in uploads for part in (upload.name, upload.digest())),
     ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     # In a thread, as the journal waits for the disk.
@@ -329,10 +334,6 @@ async def acknowledged(
         return json_response(body)
     finally:
         journal.end(key)
-
-
-def _identity(upload: Upload) -> tuple[str, str]:
-    return upload.name, upload.digest()
 
 
 def _http_error(request: Request, error: HTTPException) -> Response:

@@ -46,21 +46,17 @@ class Batcher:
             of single contents.
         max_batch: Maximum size of a batch.
         max_wait: Seconds.
-        observe: Called after each batch with its size and its seconds.
+
+    Attributes:
+        seconds_per_batch: Mean time of recent batches; 0 before the first.
     """
 
-    def __init__(
-        self,
-        run: Callable[[Any, list[Any]], Sequence[Any]],
-        max_batch: int,
-        max_wait: float,
-        observe: Callable[[int, float], None] = lambda size, seconds: None,
-    ):
-        self.run, self.max_batch, self.max_wait, self.observe = run, max_batch, max_wait, observe
+    def __init__(self, run: Callable[[Any, list[Any]], Sequence[Any]], max_batch: int, max_wait: float):
+        self.run, self.max_batch, self.max_wait = run, max_batch, max_wait
+        self.seconds_per_batch = 0.0
         self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
-        self._seconds = 0.0
         self._thread = threading.Thread(target=self._loop, name="model", daemon=True)
         self._thread.start()
 
@@ -68,11 +64,6 @@ class Batcher:
     def is_alive(self) -> bool:
         """True if the thread runs."""
         return self._thread.is_alive()
-
-    @property
-    def seconds_per_batch(self) -> float:
-        """Mean time of recent batches; 0 before the first."""
-        return self._seconds
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -106,9 +97,8 @@ class Batcher:
                     raise RuntimeError(f"{len(results)} results for {len(batch)} requests")
             except BaseException as error:  # the thread must outlive every error of a model
                 results = [error] * len(batch)
-            seconds = time.monotonic() - start
-            self._seconds = seconds if not self._seconds else (1 - _RECENT) * self._seconds + _RECENT * seconds
-            self.observe(len(batch), seconds)
+            seconds, mean = time.monotonic() - start, self.seconds_per_batch
+            self.seconds_per_batch = (1 - _RECENT) * mean + _RECENT * seconds if mean else seconds
             for work, result in zip(batch, results, strict=True):
                 if isinstance(result, BaseException):
                     work.future.set_exception(result)

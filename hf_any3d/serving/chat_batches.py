@@ -59,12 +59,7 @@ class ChatAnswer:
 
 
 def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> list[ChatAnswer]:
-    """Continue conversations with equal keys.
-
-    Args:
-        pipe: A `pipeline("point-cloud-text-to-text")`.
-        conversations: Their prompts are padded to one batch; each ends by itself.
-    """
+    """Continue conversations with equal keys: their prompts are padded to one batch, and each ends by itself."""
     prompts = [one.prompt for one in conversations]
     # Prompts are filled up on the left, so all answers begin at the same place.
     start = max(len(prompt.input_ids) for prompt in prompts)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hf_any3d.data.files import PointCloudData, file_type_of, read_point_cloud, supported_file_types
+from hf_any3d.data.files import PointCloudData, ReadLimits, file_type_of, read_point_cloud, supported_file_types
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.utils.messages import one_line
 
@@ -73,9 +73,12 @@ class Upload:
                 return PointCloudData(**self.content)
             source = io.BytesIO(self.content)
             source.name = self.name
+            # 100 bytes hold coordinates in double precision, colors, normals, labels, and the corners of two faces.
+            size = limits.body_bytes + 100 * limits.points
+            reading = ReadLimits(points=limits.points, faces=2 * limits.points, bytes=size)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
-                return read_point_cloud(source, file_type=self._type(), limits=limits.reading)
+                return read_point_cloud(source, file_type=self._type(), limits=reading)
         except (ValueError, OSError, ImportError) as error:
             # Hints at arguments of Python are of no use to a client.
             text = _HOW_TO_RAISE.sub(" by this server", one_line(error))
@@ -102,13 +105,7 @@ class Upload:
 
 
 def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:
-    """Return the upload that an entry of a JSON request stands for.
-
-    Args:
-        given: A mapping with the fields of `CloudInput`.
-        name: Name of the field, for errors.
-        files: Files of the same request, by name.
-    """
+    """Return the upload of a mapping with the fields of `CloudInput`; `name` is its field, `files` are by name."""
     try:
         entry = CloudInput.model_validate(given)
     except ValidationError as error:

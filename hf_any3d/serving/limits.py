@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_any3d.data.files import ReadLimits
-
 
 class Refused(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: HTTP status.
-        message: What was wrong, what was seen, and what is allowed.
-        kind: Type of the error in the response.
-        param: Field of the request that was wrong.
-        headers: Further headers of the response.
-    """
+    """A request that is answered with an error of an HTTP status; `param` is the field that was wrong."""
 
     def __init__(
         self,
@@ -64,9 +54,3 @@ class ServeLimits:
     characters: int = 50_000
     labels: int = 1000
     connections: int = 1000
-
-    @property
-    def reading(self) -> ReadLimits:
-        """Limits of the content of one file; what its header declares is checked against them."""
-        # 100 bytes hold coordinates in double precision, colors, normals, labels, and the corners of two faces.
-        return ReadLimits(points=self.points, faces=2 * self.points, bytes=self.body_bytes + 100 * self.points)

@@ -27,11 +27,6 @@ class Metrics:
         self.points = Counter("points", "Points of the clouds that were read.", **own)
         self.new_tokens = Counter("generated_tokens", "Tokens of answers.", **own)
 
-    def observe_batch(self, size: int, seconds: float) -> None:
-        """Count a batch."""
-        self.batch_size.observe(size)
-        self.batch_seconds.observe(seconds)
-
     def text(self) -> bytes:
         """Return all figures in Prometheus' format."""
         return generate_latest(self.registry)

@@ -52,6 +52,16 @@ class Message(_Strict):
     role: Literal["system", "user", "assistant"]
     content: str | list[Annotated[TextPart | CloudPart, Discriminator("type")]]
 
+    @property
+    def parts(self) -> list[TextPart | CloudPart]:
+        """The content as parts."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
+
+    @property
+    def texts(self) -> list[TextPart]:
+        """The parts that are texts."""
+        return [part for part in self.parts if isinstance(part, TextPart)]
+
 
 class StreamOptions(_Strict):
     """Options of a streamed answer."""
@@ -107,7 +117,7 @@ def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload
     """Return the clouds of a request's messages, in their order."""
     uploads = []
     for number, message in enumerate(request.messages):
-        for place, part in enumerate(message.content if isinstance(message.content, list) else ()):
+        for place, part in enumerate(message.parts):
             if isinstance(part, CloudPart):
                 where = f"messages.{number}.content.{place}.point_cloud_url"
                 uploads.append(upload_of(part.point_cloud_url.model_dump(), where, files))
@@ -115,13 +125,6 @@ def uploads_of(request: ChatRequest, files: Mapping[str, Upload]) -> list[Upload
     if unused := [name for name in files if name not in names]:
         raise Refused(400, f"file {unused[0]!r} is in no message; expected a part with url 'upload:{unused[0]}'")
     return uploads
-
-
-def texts_of(request: ChatRequest) -> list[str]:
-    """Return all texts of a request's messages."""
-    contents = [message.content for message in request.messages]
-    parts = [part.text for content in contents for part in content if isinstance(part, TextPart)]
-    return parts + [content for content in contents if isinstance(content, str)]
 
 
 def conversation_of(
@@ -134,12 +137,11 @@ def conversation_of(
     rest = iter(clouds)
     messages = []
     for message in request.messages:
-        parts = [TextPart(type="text", text=message.content)] if isinstance(message.content, str) else message.content
         content = [
             {"type": "text", "text": part.text}
             if isinstance(part, TextPart)
             else {"type": "point_cloud", "point_cloud": next(rest)}
-            for part in parts
+            for part in message.parts
         ]
         messages.append({"role": message.role, "content": content})
     sampling, tokens = {}, _tokens(request, service)

@@ -10,38 +10,13 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from hf_any3d.serving.inputs import Upload, upload_of
+from hf_any3d.serving.inputs import Upload
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 from hf_any3d.utils.messages import one_line, printable
 
 MOST_VALUES = 2_000_000
 """Values in JSON, separated by commas; each takes up to a hundred bytes of memory."""
-
-
-async def read_request(request: Request, service: Service) -> tuple[list[Upload], dict[str, Any]]:
-    """Return the clouds of a request, and its other fields.
-
-    A request is JSON with `point_clouds`, or a form with files.
-    """
-    if is_form(request):
-        fields, files = await read_form(request, service)
-        uploads = list(files.values())
-        expected = "files in the fields 'file'"
-    else:
-        fields = await read_json(request)
-        given = fields.pop("point_clouds", None)
-        if not isinstance(given, list):
-            raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
-        check_count(len(given), service)
-        # Default arguments keep this turn's values. Base64 is decoded in threads, as it takes seconds for large
-        # clouds.
-        decode = [lambda n=n, one=one: upload_of(one, f"point_clouds.{n}", {}) for n, one in enumerate(given)]
-        uploads = [await anyio.to_thread.run_sync(one, limiter=request.app.state.readers) for one in decode]
-        expected = "clouds in point_clouds"
-    if not uploads:
-        raise Refused(400, f"the request has no cloud; expected {expected}", param="point_clouds")
-    return uploads, fields
 
 
 def is_form(request: Request) -> bool:

@@ -23,12 +23,7 @@ _HEADERS_LIMIT = 32 << 10
 class Server(uvicorn.Server):
     """A server that stops in two steps: at the first signal it refuses requests, and ends when all are answered.
 
-    A second signal ends it at once.
-
-    Args:
-        config: Configuration of uvicorn.
-        service: The service.
-        drain: Seconds after which it ends although requests are not answered.
+    A second signal ends it at once, and so does the end of `drain` seconds.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, drain: float):
@@ -61,26 +56,10 @@ class Server(uvicorn.Server):
                 self.should_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 stands for a free one."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=512)
-    except OSError as error:
-        raise OSError(f"--host {host} --port {port}: {error.strerror or error}; expected a free port") from error
-
-
 def serve(service: Service, listening: socket.socket, drain: float = 30.0, origins: Sequence[str] = ()) -> int:
-    """Serve until a signal, then finish the accepted requests.
+    """Serve until a signal, then finish the accepted requests within `drain` seconds.
 
-    Args:
-        service: The service.
-        listening: Socket of `listen`.
-        drain: Seconds to finish.
-        origins: Origins whose pages may ask from a browser; "*" for all.
-
-    Returns:
-        The number of requests that were accepted but not answered.
+    Pages of `origins` may ask from a browser. Returns the number of requests that were accepted but not answered.
     """
     config = uvicorn.Config(
         create_app(service, origins),

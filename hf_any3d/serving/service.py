@@ -26,16 +26,7 @@ _LONGEST_WAIT = 60
 
 
 class Service:
-    """A model, its queue and its limits.
-
-    Args:
-        name: Name of the model in answers.
-        task: Task of the pipeline.
-        pipe: The pipeline.
-        limits: Limits of requests.
-        journal: Answers by the keys of requests, or None.
-        chat_template: Name of the template of a chat model; by default its own.
-    """
+    """A model, its queue and its limits; `journal` keeps answers by the keys of requests."""
 
     def __init__(
         self,
@@ -64,7 +55,7 @@ class Service:
             self.layouts = LayoutTextPipeline(
                 model=pipe.model, processor=pipe.processor, device=pipe.device, task=CHAT
             )
-        self.batcher = Batcher(self._run, self.batch, self.limits.wait, self.metrics.observe_batch)
+        self.batcher = Batcher(self._run, self.batch, self.limits.wait)
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         self.metrics.queued.set_function(lambda: len(self.batcher))
 
@@ -113,10 +104,12 @@ class Service:
             self.journal.close()
 
     def _run(self, key: Any, contents: list[Any]) -> list[Any]:
-        if self.task == CHAT:
-            return answer_conversations(self.pipe, contents)
-        if isinstance(key, LayoutConversation):
-            assert self.layouts is not None
-            return [answer_layout(self.layouts, contents[0])]
-        path, settings = key
-        return self.routes[path].run(settings, contents, self.batch)
+        self.metrics.batch_size.observe(len(contents))
+        with self.metrics.batch_seconds.time():
+            if self.task == CHAT:
+                return answer_conversations(self.pipe, contents)
+            if isinstance(key, LayoutConversation):
+                assert self.layouts is not None
+                return [answer_layout(self.layouts, contents[0])]
+            path, settings = key
+            return self.routes[path].run(settings, contents, self.batch)

@@ -171,17 +171,16 @@ class Route:
             arrays["scores"] = answer["scores"].astype("<f4")
         if cloud.is_mesh:  # labels are those of points on its surface, which the client does not have
             arrays["points"] = answer["points"].astype("<f4")
+        if settings.encoding == "list":
+            encoded = {name: values.tolist() for name, values in arrays.items()}
+        else:
+            encoded = {name: base64.b64encode(values.tobytes()).decode("ascii") for name, values in arrays.items()}
         names = self.pipe.label_names(settings.labels) if settings.labels else self.pipe.label_names()
         segments = [
             {"label": part["label"], "points": int(part["mask"].sum()), "score": part["score"]}
             for part in answer["segments"]
         ]
-        return {
-            "num_points": len(answer["labels"]),
-            "names": list(names),
-            "segments": segments,
-            **{name: _encoded(values, settings.encoding) for name, values in arrays.items()},
-        }
+        return {"num_points": len(answer["labels"]), "names": list(names), "segments": segments, **encoded}
 
 
 _HEADS: dict[str, tuple[str, type[Settings]]] = {
@@ -193,10 +192,8 @@ _HEADS: dict[str, tuple[str, type[Settings]]] = {
 }
 
 
-def check_task(task: str, model: str) -> None:
-    """Raise a ValueError for a task that cannot be served."""
-    if task not in (known := (*_HEADS, FEATURES, CHAT)):
-        raise ValueError(f"{model}: task {task!r} cannot be served; expected one of {', '.join(known)}")
+SERVED = (*_HEADS, FEATURES, CHAT)
+"""Tasks of the models that can be served."""
 
 
 def routes_of(task: str, pipe: Any) -> list[Route]:
@@ -221,7 +218,3 @@ def run_each(pipe: Any, clouds: Sequence[PointCloudData], batch_size: int, argum
             return [error]
         # One cloud must not spoil the answers of others that happened to share its batch.
         return [answer for cloud in clouds for answer in run_each(pipe, [cloud], 1, arguments)]
-
-
-def _encoded(values: np.ndarray, encoding: str) -> Any:
-    return values.tolist() if encoding == "list" else base64.b64encode(values.tobytes()).decode("ascii")

@@ -47,8 +47,6 @@ def test_answers_are_on_the_disk_for_days_and_other_files_are_refused(tmp_path):
         journal.begin("k", "d")
     assert (busy.value.status, busy.value.headers) == (409, {"Retry-After": "1"})
     journal.store("k", "d", b"answer")
-    settings = [journal._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
-    assert settings == ["wal", 2], "full: also after a loss of power"
     journal.close()
     with sqlite3.connect(path) as database:
         database.execute("UPDATE answers SET time = time - 2 * 86400")

@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes
 from hf_any3d.modeling.spatiallm import Layout
+from hf_any3d.pipelines import LayoutTextPipeline
 from hf_any3d.serving.app import create_app
 from hf_any3d.serving.service import Service
 from tests.pipelines.test_room_layouts import CORNER, DETECT, ROOM, WRITE, Dictated, scan
@@ -36,16 +37,16 @@ def client(pipe):
 
 
 @pytest.fixture
-def dictated(monkeypatch, client):
+def dictated(pipe, client):
     """Lets the model write `ROOM`."""
-    writer = client.app.state.service.layouts
-    words, answer = [], writer._answer
+    words = []
 
-    def _answer(requests, generation):
-        words.append(Dictated(writer.processor.tokenizer, TEXT))
-        return answer(requests, {**generation, "logits_processor": [words[-1]]})
+    class Writer(LayoutTextPipeline):
+        def entities(self, request, generation):
+            words.append(Dictated(self.processor.tokenizer, TEXT))
+            return super().entities(request, {**generation, "logits_processor": [words[-1]]})
 
-    monkeypatch.setattr(writer, "_answer", _answer)
+    client.app.state.service.layouts = Writer(model=pipe.model, processor=pipe.processor, task=WRITE)
     return words
 
 

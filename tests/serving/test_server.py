@@ -1,6 +1,7 @@
 """One real server: killed amid load it loses no acknowledged answer, and SIGTERM finishes what it accepted."""
 
 import concurrent.futures
+import multiprocessing
 import os
 import re
 import signal
@@ -17,20 +18,13 @@ from tests.serving.conftest import files
 class Servers:
     """Starts servers one after the other, as `hf-any3d serve` does, in forks of this process."""
 
-    pid: int | None = None
+    process = None
 
     def start(self, *options: str) -> str:
         """Start a server and return its address."""
         source, end = os.pipe()
-        self.pid = os.fork()
-        if not self.pid:
-            os.dup2(end, sys.stdout.fileno())
-            try:
-                app(["serve", "--port", "0", *options], prog_name="hf-any3d")
-            except SystemExit as ended:
-                os._exit(ended.code or 0)
-            finally:
-                os._exit(1)
+        self.process = multiprocessing.get_context("fork").Process(target=serve, args=(end, *options))
+        self.process.start()
         os.close(end)
         self.printed = os.fdopen(source)  # open until the next start, since the server prints
         for line in self.printed:
@@ -38,23 +32,24 @@ class Servers:
                 return found[0]
         raise AssertionError(f"the server ended with status {self.status()}")
 
-    def end(self, sent: int) -> int:
-        """Send a signal, and return the status of the process."""
-        os.kill(self.pid, sent)
-        return self.status()
-
     def status(self) -> int:
         """Wait for the end of the process, and return its status."""
-        ended, self.pid = self.pid, None
-        return os.waitpid(ended, 0)[1]
+        self.process.join()
+        return self.process.exitcode
+
+
+def serve(end: int, *options: str) -> None:
+    """Run the command in a fork, with what it prints going to a pipe."""
+    os.dup2(end, sys.stdout.fileno())
+    app(["serve", "--port", "0", *options], prog_name="hf-any3d")
 
 
 @pytest.fixture
 def servers():
     made = Servers()
     yield made
-    if made.pid:
-        made.end(signal.SIGKILL)
+    if made.process:
+        made.process.kill()
 
 
 def post(address: str, seed: int) -> httpx.Response | None:
@@ -72,7 +67,8 @@ def test_killed_amid_load_it_has_every_acknowledged_answer_after_a_restart(serve
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(post, address, seed) for seed in range(40)]
         concurrent.futures.wait(answers[:8], return_when=concurrent.futures.ALL_COMPLETED)
-        assert os.WIFSIGNALED(servers.end(signal.SIGKILL))
+        servers.process.kill()
+        assert servers.status() == -signal.SIGKILL
         found = [answer.result() for answer in answers]
     acknowledged = {seed: answer.content for seed, answer in enumerate(found) if answer is not None}
     assert 8 <= len(acknowledged) < 40
@@ -90,7 +86,7 @@ def test_killed_amid_load_it_has_every_acknowledged_answer_after_a_restart(serve
                 break
         with httpx.Client(trust_env=False, timeout=60) as kept:
             assert kept.get(f"{address}/ready").status_code == 200
-            os.kill(servers.pid, signal.SIGTERM)
+            servers.process.terminate()
             time.sleep(0.1)
             assert kept.post(f"{address}/v1/classify", **files(200)).status_code == 503
         answers = [answer.result() for answer in accepted]

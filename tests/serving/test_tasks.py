@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import uvicorn
 
+from hf_any3d.cli.common import listen
 from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.limits import Refused
-from hf_any3d.serving.server import Server, listen
+from hf_any3d.serving.server import Server
 from hf_any3d.serving.tasks import (
     CLASSIFY,
     DETECT,
@@ -23,11 +24,9 @@ from hf_any3d.serving.tasks import (
     FeatureSettings,
     Route,
     SegmentSettings,
-    check_task,
     routes_of,
     run_each,
 )
-from tests.errors import raises
 
 
 def route(task, settings, **attributes):
@@ -76,10 +75,7 @@ def test_a_bad_cloud_of_a_batch_is_an_error_of_its_own():
     assert run_each(pipe, ["a", "b", "c"], 2, {}) == ["A", "B", "C"] and asked[-1][1] == 2
 
 
-def test_tasks_without_a_route_are_named():
-    check_task(DETECT, "m")
-    with raises(ValueError, naming="'x' cannot be served; expected"):
-        check_task("x", "m")
+def test_models_without_a_head_or_clouds_have_one_route():
     (only,) = routes_of("point-cloud-feature-extraction", "pipe")
     assert (only.path, only.pipe, only.settings) == ("/v1/features", "pipe", FeatureSettings)
     (written,) = routes_of(DETECT, SimpleNamespace(feature_extractor=None))
