@@ -67,12 +67,8 @@ _CACHED_CLOUDS = 64
 def take_generation(arguments: dict[str, Any]) -> dict[str, Any]:
     """Take the arguments of `generate` out of those of a call, also as the pipelines of transformers name them.
 
-    Args:
-        arguments: Those of the call, among them perhaps `generate_kwargs`, several in a dict, and `stop_sequence`,
-            one of `stop_strings` or a list of them. The other ones are left, with unknown ones of the dict.
-
-    Raises:
-        ValueError: One is given twice.
+    Those names are `generate_kwargs`, several in a dict, and `stop_sequence`, one of `stop_strings` or a list of them.
+    The other arguments are left, with unknown ones of the dict.
     """
     several = dict(arguments.pop("generate_kwargs", None) or {})
     if (stop := arguments.pop("stop_sequence", None)) is not None:
@@ -97,10 +93,7 @@ class Answerer:
 
     @torch.no_grad()
     def features(self, clouds: Iterable[np.ndarray]) -> torch.Tensor | None:
-        """Encode clouds as inputs of the language model, or take them from the cache.
-
-        Args:
-            clouds: Each `(points, channels)`, as the processor prepares them.
+        """Encode clouds, each `(points, channels)` as the processor prepares them, or take them from the cache.
 
         Returns:
             `(clouds, num_query_tokens, text hidden)`; None for no clouds.
@@ -163,8 +156,18 @@ class Answerer:
             )
         if features is None:
             features = self.features(cloud for prompt in prompts for cloud in prompt.points)
-        settings, penalty = _without_penalty(settings, self.model.generation_config)
-        # `settings` is a copy by now, so entries may be removed.
+        settings = dict(settings)
+        config, default = settings.get("generation_config"), self.model.generation_config
+        penalties = (
+            settings.pop("repetition_penalty", None),
+            *(getattr(part, "repetition_penalty", None) for part in (config, default)),
+        )
+        penalty = next((value for value in penalties if value is not None), 1.0)
+        if config is None:
+            settings["repetition_penalty"] = 1.0  # otherwise the model's own config would apply it
+        else:
+            settings["generation_config"] = copy.deepcopy(config)  # the caller's stays as it is
+            settings["generation_config"].repetition_penalty = 1.0
         processors = LogitsProcessorList(settings.pop("logits_processor", None) or [])
         if penalty != 1:
             # The stock penalty also counts the prompt: words of the question, and the places of clouds, would be
@@ -228,28 +231,24 @@ class AnswerStreamer(TextIteratorStreamer):
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Put the text that certainly belongs to the answer into the queue."""
-        piece = "" if self._has_ended else self._certain(self._held + text, stream_end)
-        if piece:
-            self.text_queue.put(piece)
+        if not self._has_ended:
+            text = self._held + text if self._has_started else (self._held + text).lstrip()
+            self._has_ended = self.end_mark in text
+            text = text.split(self.end_mark)[0]
+            if self._has_ended or stream_end:
+                certain = text.rstrip()
+            else:
+                # Text that may become the end mark with the next token is held back, and so are spaces, which an
+                # answer does not end with.
+                sizes = range(len(self.end_mark) - 1, 0, -1)
+                partial = next((size for size in sizes if text.endswith(self.end_mark[:size])), 0)
+                certain = text[: len(text) - partial].rstrip()
+            self._held = text[len(certain) :]
+            if certain:
+                self._has_started = True
+                self.text_queue.put(certain)
         if stream_end:
             self.text_queue.put(self.stop_signal)
-
-    def _certain(self, text: str, stream_end: bool) -> str:
-        if not self._has_started:
-            text = text.lstrip()
-        if self.end_mark in text:
-            self._has_ended = True
-            text = text.split(self.end_mark)[0]
-        if self._has_ended or stream_end:
-            certain = text.rstrip()
-        else:
-            # Text that may become the end mark with the next token is held back, and so are spaces, which an answer
-            # does not end with.
-            partial = next((n for n in range(len(self.end_mark) - 1, 0, -1) if text.endswith(self.end_mark[:n])), 0)
-            certain = text[: len(text) - partial].rstrip()
-        self._held = text[len(certain) :]
-        self._has_started = self._has_started or bool(certain)
-        return certain
 
 
 def streamed(
@@ -257,12 +256,7 @@ def streamed(
 ) -> Generator[str, None, Any]:
     """Yield the pieces of an answer while a thread generates it, and return what it returned.
 
-    Closing the generator stops the answer.
-
-    Args:
-        generate: Function of `streamer` and `stopping_criteria`.
-        streamer: Receives the pieces.
-        stops: Further stopping criteria.
+    Closing the generator stops the answer. `generate` is a function of `streamer` and `stopping_criteria`.
     """
     canceled, outcome = Event(), {}
 
@@ -287,20 +281,3 @@ def streamed(
     if "error" in outcome:
         raise outcome["error"]
     return outcome["answer"]
-
-
-def _without_penalty(settings: dict[str, Any], default: GenerationConfig) -> tuple[dict[str, Any], float]:
-    """Remove the repetition penalty from arguments of `generate` and their config, and return it."""
-    settings = dict(settings)
-    given = settings.get("generation_config")
-    penalties = [getattr(config, "repetition_penalty", None) for config in (given, default) if config is not None]
-    penalty = next((value for value in (settings.get("repetition_penalty"), *penalties) if value is not None), 1.0)
-    if given is None:
-        # Otherwise the model's own config would apply it.
-        settings["repetition_penalty"] = 1.0
-    else:
-        settings.pop("repetition_penalty", None)
-        # The caller's config stays as it is.
-        settings["generation_config"] = copy.deepcopy(given)
-        settings["generation_config"].repetition_penalty = 1.0
-    return settings, penalty

@@ -53,21 +53,23 @@ class ChatSession:
         self._clear_cache()
 
     def make_room(self, text: str, tokens: int) -> int:
-        """Remove the oldest questions, with their answers, until another question fits; clouds are kept.
+        """Remove the oldest questions, with their answers, until another one fits into `tokens`; clouds are kept.
 
-        Args:
-            text: The question.
-            tokens: Maximum number of tokens of the conversation and the question.
-
-        Returns:
-            The number of removed questions.
-
-        Raises:
-            ValueError: The question does not fit even alone with the clouds. The conversation is unchanged.
+        Returns the number of removed questions. A question that does not fit even alone with the clouds is a
+        ValueError, and the conversation is unchanged.
         """
         # A question and its answer are two messages.
         for start in range(0, len(self.messages) + 1, 2):
-            messages, waiting = self._since(start)
+            # Clouds of the removed questions go with the first one that is left, or wait for the next.
+            clouds = [
+                part for one in self.messages[:start] for part in one["content"] if part["type"] == "point_cloud"
+            ]
+            messages, waiting = self.messages[start:], self._waiting
+            if messages:
+                messages[0] = {**messages[0], "content": [*clouds, *messages[0]["content"]]}
+            else:
+                places = [part["point_cloud"] for part in clouds]
+                waiting = [*zip(places, self._features, strict=True), *waiting]
             further = self._question(text, waiting)
             (prompt,) = self.pipe.processor.prompts([[*messages, further]], self.chat_template, read=False)
             if len(prompt.input_ids) <= tokens:
@@ -78,16 +80,10 @@ class ChatSession:
         raise ValueError(f"the question and its clouds have {len(prompt.input_ids)} tokens; expected at most {tokens}")
 
     def ask(self, text: str, cloud: Any = None, **generation: Any) -> str:
-        """Ask a question and wait for the answer.
+        """Ask a question, perhaps about an additional cloud, and wait for the answer.
 
-        Args:
-            text: The question.
-            cloud: An additional cloud.
-            **generation: Arguments of `generate` for this answer.
-
-        Raises:
-            ValueError: The cloud cannot be read, or the language model's context is full. The conversation is
-                unchanged.
+        `generation` are arguments of `generate` for this answer. A cloud that cannot be read, or a full context of the
+        language model, is a ValueError, and the conversation is unchanged.
         """
         messages, features = self._with_question(text, cloud)
         answer = self._answer(messages, features, generation)
@@ -114,17 +110,14 @@ class ChatSession:
         assert features is not None
         return features[0]
 
-    def _encode_again(self) -> None:
-        """Encode all clouds, and read the conversation, with a model that has changed since."""
-        parts = [part for message in self.messages for part in message["content"] if part["type"] == "point_cloud"]
-        self._features = [self._encode(part["point_cloud"]) for part in parts]
-        self._waiting = [(cloud, self._encode(cloud)) for cloud, _ in self._waiting]
-        self._cloud = None if self._cloud is None else (self._cloud[0], self._encode(self._cloud[0]))
-        self._clear_cache()
-
     def _with_question(self, text: str, cloud: Any) -> tuple[list[dict[str, Any]], list[torch.Tensor]]:
         if (state := self.answerer.state()) != self._state:
-            self._encode_again()
+            # The model has changed: it encodes all clouds, and reads the conversation, again.
+            parts = [part for message in self.messages for part in message["content"] if part["type"] == "point_cloud"]
+            self._features = [self._encode(part["point_cloud"]) for part in parts]
+            self._waiting = [(waiting, self._encode(waiting)) for waiting, _ in self._waiting]
+            self._cloud = None if self._cloud is None else (self._cloud[0], self._encode(self._cloud[0]))
+            self._clear_cache()
             self._state = state
         clouds = list(self._waiting)
         if cloud is not None:
@@ -136,16 +129,6 @@ class ChatSession:
     def _question(self, text: str, clouds: list[tuple[Any, torch.Tensor]]) -> dict[str, Any]:
         parts = [{"type": "point_cloud", "point_cloud": thing} for thing, _ in clouds]
         return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
-
-    def _since(self, start: int) -> tuple[list[dict[str, Any]], list[tuple[Any, torch.Tensor]]]:
-        """Return the messages from `start` on, with the clouds of earlier ones, and the clouds without a message."""
-        clouds = [part for one in self.messages[:start] for part in one["content"] if part["type"] == "point_cloud"]
-        messages = self.messages[start:]
-        if messages:
-            messages[0] = {**messages[0], "content": [*clouds, *messages[0]["content"]]}
-            return messages, self._waiting
-        known = [part["point_cloud"] for part in clouds]
-        return [], [*zip(known, self._features, strict=True), *self._waiting]
 
     def _record(self, messages: list[dict[str, Any]], features: list[torch.Tensor], answer: str) -> None:
         self.messages = [*messages, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]

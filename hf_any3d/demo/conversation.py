@@ -39,13 +39,10 @@ class Shape:
 
 
 class Conversation(Uploads):
-    """A visitor's conversation; each visitor has one.
+    """A visitor's conversation with a pipeline that all visitors share.
 
-    Args:
-        pipe: A `pipeline("point-cloud-text-to-text")`, which all visitors share.
-        chat_template: Name of the processor's template; by default its own.
-        context: Maximum number of tokens of the conversation, including the next answer; at most those of the
-            language model.
+    `context` is the maximum number of tokens of the conversation, including the next answer; at most those of the
+    language model.
     """
 
     def __init__(self, pipe: Any, chat_template: str | None = None, context: int = CONTEXT):
@@ -85,11 +82,7 @@ class Conversation(Uploads):
         return self._stopped.is_set()
 
     def make_room(self, question: str, max_new_tokens: int) -> int:
-        """Remove the oldest questions until another and its answer fit into the context; the shape is kept.
-
-        Returns:
-            The number of removed questions.
-        """
+        """Remove the oldest questions until another and its answer fit into the context; return their number."""
         session = self._opened()
         if len(question) > LONGEST_QUESTION:
             raise ValueError(f"the question has {len(question):,} characters; expected at most {LONGEST_QUESTION:,}")
@@ -99,10 +92,6 @@ class Conversation(Uploads):
         """Ask a question and yield the growing answer; with several beams it comes at once.
 
         A stopped answer stays in the conversation.
-
-        Args:
-            question: The question.
-            **generation: Arguments of `generate`.
         """
         session = self._opened()
         # The visitor's button sets the event from another thread.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,28 +20,7 @@ from hf_any3d.demo.uploads import AT_ONCE, LARGEST_UPLOAD, warm_up
 from hf_any3d.visualization.html_pages import html_fragment
 from hf_any3d.visualization.viewer import clouds_page
 
-FOLDER = ASSETS
 _COLUMNS = ["points", "colors", "label", "name", "creator", "license"]
-
-
-def embedded_shapes() -> dict[str, Path | PointCloudData]:
-    """Return a chair and the first test shape of each class of the embedded data.
-
-    Returns:
-        Shapes by name, with author and license if there is one.
-    """
-    chair, table = FOLDER / "chair.ply", FOLDER / "test.parquet"
-    shapes: dict[str, Path | PointCloudData] = {chair.name: chair} if chair.is_file() else {}
-    if table.is_file():
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(table, columns=_COLUMNS)
-        _, first = np.unique(rows["label"], return_index=True)
-        for row in rows.take(sorted(first)).to_pylist():
-            colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
-            name = f"{row['name']} by {row['creator']}, {row['license']}"
-            shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
-    return shapes
 
 
 # Released files: objects of Objaverse by id, 8192 points each.
@@ -52,20 +30,23 @@ MOST_LISTED = 500
 
 
 class ExampleShapes:
-    """Shapes by name: the files of a folder, then the embedded shapes.
+    """Shapes by name: the files of a folder, then the embedded chair and first test shape of each class.
 
-    `ID_8192.npy`, as released, is listed as ID, other files by their names.
-
-    Args:
-        folder: Folder with files; other types and subfolders are ignored.
-
-    Attributes:
-        names: The first 500 names.
+    `ID_8192.npy`, as released, is listed as ID, other files by their names; `names` are the first 500.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
+        import pyarrow.parquet
+
+        self._shapes: dict[str, Path | PointCloudData] = {"chair.ply": ASSETS / "chair.ply"}
+        rows = pyarrow.parquet.read_table(ASSETS / "test.parquet", columns=_COLUMNS)
+        _, first = np.unique(rows["label"], return_index=True)
+        for row in rows.take(sorted(first)).to_pylist():
+            colors = unit_colors(np.asarray(row["colors"]))  # (1024, 3)
+            name = f"{row['name']} by {row['creator']}, {row['license']}"
+            self._shapes[name] = PointCloudData(np.asarray(row["points"]), colors)
         files = {} if folder is None else _files_of(Path(folder))
-        self._shapes: dict[str, Path | PointCloudData] = {**embedded_shapes(), **files}
+        self._shapes |= files
         self.names = list({**files, **self._shapes})[:MOST_LISTED]
 
     def get(self, name: str) -> Path | PointCloudData:
@@ -158,7 +139,11 @@ class DemoPage:
                 with gr.Column(scale=6):
                     chat, question, send, stop, restart = _chat_column()
                     notice = gr.HTML(elem_id="notice")
-                    sliders = _sliders()
+                    with gr.Group():
+                        sliders = [
+                            gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[])
+                            for s in SLIDERS
+                        ]
             with gr.Accordion("Files and terms of use", open=False):
                 gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
@@ -193,8 +178,8 @@ class DemoPage:
             ).then(lambda: _buttons(False), outputs=[send, stop], **at_once)
             stop.click(Conversation.stop, conversation, **at_once)
             gr.on([restart.click, chat.clear], Conversation.stop, conversation, **at_once).then(
-                _restart, conversation, [chat, notice], show_progress="hidden", **in_turn
-            )
+                Conversation.restart, conversation, show_progress="hidden", **in_turn
+            ).then(lambda: ([], ""), outputs=[chat, notice], **at_once)
         return page
 
     def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
@@ -251,12 +236,6 @@ def view_frame(page: str) -> str:
     return html_fragment("frame", page)
 
 
-def generation_settings(*values: float) -> dict[str, Any]:
-    """Return arguments of `generate` for the values of all sliders, in their order."""
-    chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
-    return {**PUBLISHED_GENERATION["demo"], **chosen}
-
-
 def _chat_column() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.Button]:
     chat = gr.Chatbot(
         label="Conversation",
@@ -281,11 +260,6 @@ def _chat_column() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.But
         stop = gr.Button("Stop", variant="stop", min_width=80, visible=False, elem_id="stop")
         restart = gr.Button("Restart", min_width=80, elem_id="restart")
     return chat, question, send, stop, restart
-
-
-def _sliders() -> list[gr.Slider]:
-    with gr.Group():
-        return [gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[]) for s in SLIDERS]
 
 
 def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
@@ -319,8 +293,12 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
     if not chat or chat[-1]["role"] != "user":
         yield chat, gr.skip(), gr.skip()
         return
-    question, settings = _text(chat[-1]), generation_settings(*values)
-    with_answer = partial(_with_answer, chat)
+    chosen = {slider.name: type(slider.default)(value) for slider, value in zip(SLIDERS, values, strict=True)}
+    question, settings = _text(chat[-1]), {**PUBLISHED_GENERATION["demo"], **chosen}
+
+    def with_answer(answer: str) -> Chat:
+        return [*chat, {"role": "assistant", "content": answer}]
+
     try:
         forgotten = conversation.make_room(question, settings["max_new_tokens"])
         answer = ""
@@ -337,15 +315,6 @@ def _answer(conversation: Conversation, chat: Chat, *values: float) -> Iterator[
         turns = "question was" if forgotten == 1 else f"{forgotten} questions were"
         notes.append(f"The oldest {turns} forgotten: the model gets {conversation.context} tokens at most.")
     yield with_answer(answer or "(no answer)"), gr.skip(), error_or_note(" ".join(notes))
-
-
-def _restart(conversation: Conversation) -> tuple[Chat, str]:
-    conversation.restart()
-    return [], ""
-
-
-def _with_answer(chat: Chat, answer: str) -> Chat:
-    return [*chat, {"role": "assistant", "content": answer}]
 
 
 def _text(message: dict[str, Any]) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import html
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -79,10 +78,10 @@ class Answer:
 
 
 class TaskAnswers:
-    """Answers of a pipeline about shapes; without the page."""
+    """Answers of a pipeline about shapes within so many seconds; without the page."""
 
-    def __init__(self, task: str, pipe: Any, examples: ExampleShapes):
-        self.task, self.pipe, self.examples = task, pipe, examples
+    def __init__(self, task: str, pipe: Any, examples: ExampleShapes, seconds: float = SECONDS):
+        self.task, self.pipe, self.examples, self.seconds = task, pipe, examples, seconds
         self._features: dict[str, np.ndarray] = {}
 
     @property
@@ -100,14 +99,7 @@ class TaskAnswers:
     def ask(
         self, cloud: PointCloudData, words: str = "", category: str | None = None, up_axis: str | None = None
     ) -> Answer:
-        """Answer for a cloud.
-
-        Args:
-            cloud: The cloud or mesh.
-            words: Labels separated by commas, for zero-shot classification.
-            category: Category of the object, for part segmentation.
-            up_axis: Axis that points up in the cloud, "x", "y" or "z"; by default that of the model.
-        """
+        """Answer for a cloud or mesh; `words` are labels with commas, for models that find what is named."""
         note = f"{len(cloud):,} points"
         if len(cloud) > MOST_POINTS and not cloud.is_mesh:
             cloud = thinned(cloud, MOST_POINTS)
@@ -118,25 +110,16 @@ class TaskAnswers:
             reason = why_no_object(cloud, up_axis or self.pipe.feature_extractor.up_axis)
             note += "" if reason is None else f"; {reason}"
         pipe = partial(self.pipe, up_axis=up_axis) if up_axis else self.pipe
-        with self._deadline():
-            answer = getattr(self, f"_{self.task.replace('-', '_')}")
-            return answer(pipe, cloud, note, words=words, category=category)
-
-    @contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """Raise an error when the model is called after the time limit; long answers call it block by block."""
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + self.seconds
 
         def check(*_: Any) -> None:
             if time.monotonic() > end:
-                raise ValueError(f"the answer takes more than {SECONDS:g} seconds; try a smaller cloud")
+                raise ValueError(f"the answer takes more than {self.seconds:g} seconds; try a smaller cloud")
 
-        # A hook, as pipelines offer no way to stop between blocks.
-        handle = self.pipe.model.register_forward_pre_hook(check)
-        try:
-            yield
-        finally:
-            handle.remove()
+        # Long answers call the model block by block; pipelines offer no way to stop between blocks but a hook.
+        with self.pipe.model.register_forward_pre_hook(check):
+            answer = getattr(self, f"_{self.task.replace('-', '_')}")
+            return answer(pipe, cloud, note, words=words, category=category)
 
     def _view(self, cloud: PointCloudData) -> list[CloudView]:
         view, _ = view_of_cloud(cloud)

@@ -25,14 +25,8 @@ AT_ONCE = 2
 _START_SECONDS = 120.0  # for the first process, which imports everything; later ones are forked from it
 
 
-def read_upload(path: str | os.PathLike, seconds: float | None = None) -> PointCloudData:
-    """Read a visitor's file in a process that is killed after a time limit.
-
-    Args:
-        path: The file.
-        seconds: Time limit; by default `SECONDS`.
-    """
-    seconds = SECONDS if seconds is None else seconds
+def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloudData:
+    """Read a visitor's file in a process that is killed after so many seconds."""
     size = os.path.getsize(path)
     if size > LARGEST_UPLOAD:
         raise PointCloudFileError(f"{path}: {size:,} bytes; expected at most {LARGEST_UPLOAD:,}")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_any3d.processing.chat import _filled_up, cut
+from hf_any3d import PointTransformerV3Processor
+from hf_any3d.processing.chat import MiniGPT3DProcessor, cut
 from hf_any3d.processing.chat_templates import PLACE_MARK, Prompt
 from tests.errors import raises
 from tests.processing.test_chat import PLACES, answer, cloud, new_processor, question
@@ -125,9 +126,12 @@ def test_a_prompt_is_cut_at_clouds_and_answers():
     assert cut("") == [] and cut(PLACE_MARK * 2) == [(PLACE_MARK, True, False)] * 2
 
 
-def test_clouds_of_voxels_are_filled_up_with_their_first_point():
+def test_clouds_of_voxels_are_filled_up_with_their_first_point(processor):
+    voxels = MiniGPT3DProcessor(PointTransformerV3Processor(), processor.tokenizer)
+    prompts = [prompt([1]), prompt([2])]
     short, long = np.arange(6.0).reshape(2, 3), np.ones((4, 3))
-    filled, same = _filled_up([short, long])
+    prompts[0].points, prompts[1].points = [short], [long]
+    filled, same = voxels.pad(prompts, return_tensors="np")["points"]
     assert filled.tolist() == [[0, 1, 2], [3, 4, 5], [0, 1, 2], [0, 1, 2]] and same.tolist() == long.tolist()
 
 

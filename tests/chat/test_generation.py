@@ -2,14 +2,12 @@ from threading import Event
 
 import pytest
 import torch
-from transformers import GenerationConfig
 
 from hf_any3d.chat.generation import (
     PUBLISHED_GENERATION,
     AnswerStreamer,
     Canceled,
     EndMarkReached,
-    _without_penalty,
     streamed,
 )
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
@@ -60,28 +58,6 @@ def test_settings_are_those_of_the_released_programs():
         "modelnet40": {**sampled, **beams, "max_new_tokens": 100},
         "demo": {**sampled, "top_p": 0.9, "repetition_penalty": 1.05, "max_new_tokens": 60},
     }
-
-
-@pytest.mark.parametrize(
-    ("given", "own", "default", "penalty", "left"),
-    [
-        ({}, None, None, 1.0, {"repetition_penalty": 1.0}),
-        ({"repetition_penalty": 1.5}, None, 1.2, 1.5, {"repetition_penalty": 1.0}),
-        ({}, None, 1.2, 1.2, {"repetition_penalty": 1.0}),
-        ({}, 1.3, 1.2, 1.3, {}),
-        ({"repetition_penalty": 1.5}, 1.3, 1.2, 1.5, {}),
-    ],
-)
-def test_the_penalty_of_a_call_its_config_or_the_model_is_taken_out(given, own, default, penalty, left):
-    config = None if own is None else GenerationConfig(repetition_penalty=own, max_new_tokens=7)
-    settings = given | ({} if config is None else {"generation_config": config})
-    before = dict(settings)
-    found, taken = _without_penalty(settings, GenerationConfig(repetition_penalty=default))
-    assert taken == penalty and settings == before, "the caller's settings stay"
-    used = found.pop("generation_config", None)
-    assert found == left
-    if config is not None:
-        assert (used.repetition_penalty, used.max_new_tokens, config.repetition_penalty) == (1.0, 7, own)
 
 
 def test_the_end_mark_is_found_in_the_answer_alone_however_it_is_spelled():

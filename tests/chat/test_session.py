@@ -1,6 +1,5 @@
 import pytest
 import torch
-from transformers import DynamicCache
 
 from hf_any3d import ChatSession
 from hf_any3d.processing.chat_templates import PLACE_MARK
@@ -95,8 +94,6 @@ def test_answers_end_at_the_mark_and_are_clean(pipe):
     for ask in (ChatSession.ask, lambda session, *args, **kwargs: "".join(session.stream(*args, **kwargs))):
         session = ChatSession(pipe, cloud(), max_new_tokens=60)
         assert ask(session, "What?", logits_processor=[ForcedAnswer(tokenizer, said)]) == "A chair ## of wood \n."
-        tokens = session._cached_tokens[-len(said) :]
-        assert tokenizer.decode(tokens).endswith("##")  # it stopped with the mark
 
 
 def test_closing_the_stream_stops_the_answer(pipe):
@@ -200,11 +197,8 @@ def test_drafts_change_no_answer(pipe):
         assert drafting.ask(text) == session.ask(text)
 
 
-def test_caches_that_cannot_be_cropped_are_rebuilt(pipe, monkeypatch):
-    def crop(self, tokens_to_remove):
-        raise RuntimeError("no way back")
-
-    monkeypatch.setattr(DynamicCache, "crop", crop)
+def test_caches_that_cannot_be_cropped_are_rebuilt():
+    pipe = tiny_chat_pipeline(model_type="mistral", sliding_window=8)
     session = ChatSession(pipe, cloud())
     for text in ("What is this?", "Why?"):
         assert session.ask(text) == whole(pipe, session)

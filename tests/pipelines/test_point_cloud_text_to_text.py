@@ -167,6 +167,10 @@ def test_repetition_penalty_applies_only_to_the_answer(pipe):
     config = GenerationConfig(repetition_penalty=1e6, max_new_tokens=6)
     assert text_of(pipe(cloud(), generation_config=config)) == punished
     assert config.repetition_penalty == 1e6
+    assert text_of(pipe(cloud(), generation_config=config, repetition_penalty=1.0)) == greedy
+    own = tiny_chat_pipeline()
+    own.model.generation_config.repetition_penalty = 1e6
+    assert text_of(own(cloud())) == punished
 
 
 def test_errors_name_unknown_arguments(pipe):
