@@ -29,16 +29,19 @@ class InputFile:
     file_type: str | None = None
 
     def read(self, on_invalid: str = "drop") -> Cloud:
-        """Read the cloud.
-
-        Args:
-            on_invalid: "drop" leaves out points with NaN or infinite coordinates, "raise" refuses the file.
-        """
-        from hf_any3d.data.files import read_point_cloud
+        """Read the cloud; `on_invalid` is about NaN and infinite coordinates, "drop" for the points, or "raise"."""
+        from hf_any3d.data.feature import fetch
+        from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 
         source: Any = self._local()
         if source is None:
-            source = io.BytesIO(self._fetch() if self.data is None else self.data)
+            try:
+                source = io.BytesIO(fetch(self.name) if self.data is None else self.data)
+            except PointCloudFileError:
+                raise
+            except Exception as error:  # each file system has errors of its own
+                what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
+                raise PointCloudFileError(what) from error
             source.name = self.name
         with warnings.catch_warnings(record=True) as caught:
             # Python shows a warning once per place; here each file has its own.
@@ -69,18 +72,6 @@ class InputFile:
         from hf_any3d.data.feature import local_path
 
         return local_path(self.name)
-
-    def _fetch(self) -> bytes:
-        from hf_any3d.data.feature import fetch
-        from hf_any3d.data.files import PointCloudFileError
-
-        try:
-            return fetch(self.name)
-        except PointCloudFileError:
-            raise
-        except Exception as error:  # each file system has errors of its own
-            what = f"{self.name}: cannot be fetched ({type(error).__name__}: {error})"
-            raise PointCloudFileError(what) from error
 
 
 @dataclass
@@ -119,15 +110,10 @@ def readable_types() -> tuple[str, ...]:
 
 
 def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
-    """List point files and meshes, each once.
+    """List point files and meshes, each once: absolute paths and URLs, in the order given.
 
-    Args:
-        paths: A file, a folder, a URL of a file or folder that fsspec opens (s3://, gs://, hf://, …), or several. A
-            folder stands for the files of readable types in it and below, without hidden and compressed ones and
-            metadata.csv.
-
-    Returns:
-        Absolute paths, and URLs, in the order given; files of a folder sorted by name.
+    A path is a file, a folder, or a URL of either that fsspec opens (s3://, gs://, hf://, …). A folder stands for the
+    files of readable types in it and below, sorted by name, without hidden and compressed ones and metadata.csv.
     """
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     found = [file for path in given for file in _files_of(os.fspath(path))]

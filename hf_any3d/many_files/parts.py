@@ -90,11 +90,9 @@ def to_parquet(
             where the system reports it.
 
     Raises:
-        ValueError: The folder holds rows of other settings, or other files; a model that cannot be opened; an option
-            out of range.
+        ValueError: The folder holds rows of other settings, or other files.
         BlockingIOError: Another process writes there.
         ChildProcessError: A process of the local engine was killed; the same call continues the run.
-        ImportError: Ray is not installed.
     """
     at_least(1, workers=workers, files_per_part=files_per_part)
     executor = executor_of(engine, Workers(workers, cpus, gpus))
@@ -121,11 +119,7 @@ def to_parquet(
 class Parts:
     """The parts in a folder of this machine or of a bucket, an `Output` of runs.
 
-    A hidden file beside each part has the stamps of its files.
-
-    Args:
-        folder: Its path or URL.
-        settings: What determines the rows; rows of others are refused.
+    A hidden file beside each part has the stamps of its files. Rows of other settings are refused.
     """
 
     def __init__(self, folder: str | os.PathLike, settings: Mapping[str, Any]):
@@ -166,7 +160,7 @@ class Parts:
         files: set[str] = set()
         # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
-            known = json.loads(self.system.cat_file(self._stamps_of(os.path.basename(name))))
+            known = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
             rows = list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
             kept = [stamps.get(path, known[path]) == known[path] and not (retry and error) for path, error in rows]
@@ -202,11 +196,8 @@ class Parts:
         """Return the numbers of the parts."""
         return [int(match[1]) for name in self.names() if (match := re.search(r"part-(\d+)[^/]*$", name))]
 
-    def store_stamps(self, part: str, stamps: Mapping[str, str]) -> None:
-        """Write the stamps of the files of a part; before the part, whose existence makes them valid."""
-        self.system.pipe_file(self._stamps_of(part), json.dumps(stamps).encode())
-
-    def _stamps_of(self, part: str) -> str:
+    def stamps_of(self, part: str) -> str:
+        """Return the file with the stamps of the files of a part."""
         return f"{self.root}/.{part}.stamps.json"
 
     @contextmanager
@@ -258,8 +249,10 @@ class PartWriter:
         name, failed = f"part-{shard.name}.parquet", 0
         parts = Parts(self.folder, self.rows.settings)
         wall, cpu = time.perf_counter(), time.process_time()
-        # Before the files are read: one that changes in between has an outdated stamp and is read again.
-        parts.store_stamps(name, {file: InputFile(file).stamp() for file in shard.files})
+        # Before the files are read: one that changes in between has an outdated stamp and is read again. Before the
+        # part, too, whose existence makes the stamps valid.
+        stamps = {file: InputFile(file).stamp() for file in shard.files}
+        parts.system.pipe_file(parts.stamps_of(name), json.dumps(stamps).encode())
         with parts.writing(name) as unfinished, parquet_writer(unfinished, self.rows.features) as written:
             for row in rows:
                 written.write(dict(row))

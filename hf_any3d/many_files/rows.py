@@ -68,21 +68,19 @@ class Step:
             # A step may have smaller batches than those in which files are read.
             pieces = (clouds[start : start + size] for start in range(0, len(clouds), size))
             results = [result for piece in pieces for result in run(piece)]
-            return [
-                {"error": with_name(cloud.name, ValueError(result["error"]))}
-                if "error" in result
-                else {self.column: self._value(result)}
-                for cloud, result in zip(clouds, results, strict=True)
-            ]
+            rows = []
+            for cloud, result in zip(clouds, results, strict=True):
+                if "error" in result:
+                    rows.append({"error": with_name(cloud.name, ValueError(result["error"]))})
+                    continue
+                if self.task == _CHAT:
+                    result = result[0]["generated_text"]
+                elif self.task not in (_CLASSES, _BOXES):
+                    result = feature_of(result, self.feature)
+                rows.append({self.column: result})
+            return rows
 
         return answer
-
-    def _value(self, answer: Any) -> Any:
-        if self.task == _CLASSES:
-            return [{**one, "score": float(one["score"])} for one in answer]
-        if self.task == _BOXES:
-            return answer
-        return answer[0]["generated_text"] if self.task == _CHAT else feature_of(answer, self.feature)
 
     @property
     def type(self) -> Any:
@@ -100,16 +98,9 @@ class Step:
 class CloudRows:
     """Rows of point clouds, one for each file; nothing is computed before they are iterated or written.
 
-    A row has `path`, `points (points, 3)` and the other columns of `read_point_clouds`, or instead of them those of
-    `classify`, `embed`, `detect` and `caption`; and `error`, None for a good file. A bad file has None in all other
-    columns.
-
-    Attributes:
-        files: The files.
-        converter: The columns of points.
-        on_invalid: What is done about NaN and infinite coordinates.
-        steps: The models that are run.
-        keep_points: Whether the columns of points are kept where models are run.
+    A row has `path`, `points (points, 3)` and the other columns of `read_point_clouds`, or, unless `keep_points`,
+    instead of them those of `classify`, `embed`, `detect` and `caption`; and `error`, None for a good file. A bad file
+    has None in all other columns.
     """
 
     files: tuple[str, ...]
@@ -173,13 +164,8 @@ class CloudRows:
     def dataset(self, workers: Workers | None = None) -> ray.data.Dataset:
         """Return the rows as a dataset of Ray, for further steps of its own.
 
-        Columns of points have the type Array2D of `datasets`, which Ray hands over as arrays.
-
-        Args:
-            workers: The processes that compute them; by default one on each CPU but one, which is left to other steps.
-
-        Raises:
-            ImportError: Ray is not installed.
+        Columns of points have the type Array2D of `datasets`, which Ray hands over as arrays. By default one process
+        on each CPU but one, which is left to other steps, computes them.
         """
         ray, workers = start(), workers or Workers()
         shards = cut(self.files, _FILES_AT_A_TIME)

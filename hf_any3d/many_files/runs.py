@@ -46,17 +46,10 @@ def run(
     *,
     retry: bool = False,
 ) -> tuple[int, Done]:
-    """Do what is left of a run; the same call continues an interrupted one.
+    """Do what is left of a run, failed files again with `retry`; the same call continues an interrupted one.
 
-    Args:
-        output: Where the rows go.
-        files: Names of the files.
-        stamp_of: Returns the stamp of a file, see `InputFile.stamp`.
-        execute: Yields the results for the files that have no row; not called if there are none.
-        retry: Do failed files again.
-
-    Returns:
-        The number of rows that earlier runs wrote, and the rows now.
+    `stamp_of` returns the stamp of a file, see `InputFile.stamp`, and `execute` yields the results for the files that
+    have no row. Returns the number of rows that earlier runs wrote, and the rows now.
     """
     with output.opened():
         # Stamps are taken before the work, so that a file that changes meanwhile is done again next time.
@@ -69,12 +62,9 @@ def run(
 
 
 class Table:
-    """The rows of a run, one line of JSON each, appended as they come; a table of another type is written at the end.
+    """The rows of a run, one line of JSON each, appended as they come; `write` makes a table of another type of them.
 
-    Args:
-        output: The table.
-        identity: What is done; a table of other work is refused.
-        write: Writes rows to a file; None if the lines of JSON are the table.
+    A table of other work, by its `identity`, is refused.
     """
 
     def __init__(
@@ -95,7 +85,10 @@ class Table:
             # Through JSON, as the stored one went: tuples come back as lists.
             is_other = known != json.loads(json.dumps(self.identity))
             if is_other and (self.output.exists() or self.path.exists()):
-                was = _difference(known, self.identity) if known else "exists already"
+                was = f"was made by other settings or from other files ({known})" if known else "exists already"
+                settings, before = self.identity["settings"], known or {}
+                if before.get("settings") == settings and before.get("model") != self.identity.get("model"):
+                    was = f"was made by other weights or files of the model {settings['model']}"
                 raise ValueError(
                     f"--output: {self.output} {was}; expected a new name, or the same command to continue it"
                 )
@@ -145,10 +138,3 @@ class Table:
                     continue
                 if isinstance(row, dict):
                     yield row
-
-
-def _difference(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Describe in what a table is another one."""
-    if known.get("model") != wanted.get("model") and known.get("settings") == wanted["settings"]:
-        return f"was made by other weights or files of the model {wanted['settings']['model']}"
-    return f"was made by other settings or from other files ({known})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -49,16 +48,10 @@ def answer_files(
     read: Callable[[InputFile], Cloud] = InputFile.read,
     raise_errors: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order.
+    """Yield `{"file": …, **answer}` or `{"file": …, "error": …}` for each file, in their order, with its `warnings`.
 
-    Warnings about a file are in its row.
-
-    Args:
-        files: The files.
-        answer: If it raises an error for several clouds, it is called for each alone.
-        batch_size: Clouds per call.
-        read: Reads a file.
-        raise_errors: Raise the error of a file instead of going on.
+    If `answer` raises an error for several clouds, it is called for each alone. With `raise_errors` the error of a
+    file is raised.
     """
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
@@ -82,8 +75,8 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
     if not clouds:
         return []
     try:
-        with _noted(clouds):
-            return answer(clouds)
+        with warnings.catch_warnings(record=True) as caught:
+            rows = answer(clouds)
     except FILE_ERRORS as error:
         if len(clouds) > 1:
             return [row for cloud in clouds for row in _answer(answer, [cloud], raise_errors)]
@@ -93,22 +86,16 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
         if raise_errors:  # an error about a cloud that was read does not know its file
             raise ValueError(text) from error
         return [{"error": text}]
-
-
-@contextmanager
-def _noted(clouds: Sequence[Cloud]) -> Iterator[None]:
-    """Keep warnings of a model's work on one cloud as those of its file; of several, name those it may be."""
-    with warnings.catch_warnings(record=True) as caught:
-        yield
     for warning in caught:
         message = warning.message
-        # Those of other categories, `ModelWarning` among them, are not about a file.
+        # Those of other categories, `ModelWarning` among them, are not about a file; of several, all are named.
         if warning.category is UserWarning:
             if len(clouds) == 1:
                 clouds[0].warnings.append(with_name(clouds[0].name, message))
                 continue
             message = f"one of {', '.join(cloud.name for cloud in clouds)}: {one_line(message)}"
         warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno)
+    return rows
 
 
 @dataclass(frozen=True)

