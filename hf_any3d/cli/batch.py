@@ -99,13 +99,9 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """The work on each file.
+    """The work on each file: "predict", "embed", "detect" or "convert".
 
-    Args:
-        task: "predict", "embed", "detect" or "convert".
-        settings: Settings that determine the results, as plain values.
-        device: Device of the model; it does not determine the results.
-        batch_size: Clouds per batch; None for the usual number.
+    Its settings, plain values, determine the results; device and batch size do not.
     """
 
     task: str

@@ -48,12 +48,17 @@ def check_published(
     with status("loading"):
         from hf_any3d.evaluation import published_checks
 
-    chosen = _chosen(names, published_checks.published_names())
+    published, chosen = published_checks.published_names(), []
+    for name in names or published:
+        sizes = [size for size in published if size == name or size.startswith(f"{name}:")]
+        if not sizes:
+            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
+        chosen += sizes
     runs: Any = read_json_object(output).get("runs", None if output.exists() else {})
     if not isinstance(runs, dict) or not all(isinstance(run, dict) and run.keys() >= _RECORD for run in runs.values()):
         raise ValueError(f"--output: {output} has no records of this command; expected another file, or none")
     records, unopened = [], 0
-    for name in chosen:
+    for name in dict.fromkeys(chosen):
         if name in runs and not again:
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
         else:
@@ -75,16 +80,6 @@ def check_published(
     print_note(f"{output}: {len(records) - failed} passed, {failed} failed, {unopened} not opened")
     if failed or unopened:
         raise typer.Exit(1 if failed else SOME_FAILED)
-
-
-def _chosen(names: list[str] | None, published: list[str]) -> list[str]:
-    chosen: list[str] = []
-    for name in names or published:
-        sizes = [size for size in published if size == name or size.startswith(f"{name}:")]
-        if not sizes:
-            raise ValueError(f"{name}: not a published checkpoint; expected one of {', '.join(published)}")
-        chosen += sizes
-    return list(dict.fromkeys(chosen))
 
 
 def _print(record: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ class CommandLine(TyperGroup):
         """Run a command.
 
         Exit codes: 0; 1 after an error; 2 if arguments are wrong or some of several files could not be used; 130
-        after Ctrl-C.
+        after Ctrl-C. The variable HF_ANY3D_TRACEBACK=1 prints tracebacks, too.
         """
         words = list(sys.argv[1:] if args is None else args)
         # Words after -- belong to a training program, even if they look like this option.
@@ -158,19 +158,31 @@ class CommandLine(TyperGroup):
         if not standalone_mode:
             return super().main(args=words, standalone_mode=False, **settings)
         try:
-            with one_line_errors(debug):
-                code = super().main(args=words, standalone_mode=False, **settings)
-        except typer.Exit as end_of_command:
-            code = end_of_command.exit_code
+            code = super().main(args=words, standalone_mode=False, **settings)
+        except (typer.Exit, typer.Abort) as end_of_command:
+            code = getattr(end_of_command, "exit_code", 1)
+        except BrokenPipeError:  # of `hf-any3d … | head`
+            # Python flushes stdout when it ends, which would fail once more.
+            sys.stdout, code = open(os.devnull, "w"), 1
+        except Exception as error:
+            if debug or os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
+                traceback.print_exc()
+            if hasattr(error, "format_message"):  # of typer: wrong arguments
+                where = getattr(getattr(error, "ctx", None), "command_path", "hf-any3d")
+                # Of a group without a command, typer has printed the help.
+                text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+                print_error(f"{text.rstrip('.')} ({where} --help)")
+                code = 2
+            else:
+                known = isinstance(error, (ValueError, OSError, ImportError))
+                text = f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)"
+                print_error(error if known else text)
+                code = 1
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
-    """Read the JSON object of an option, an empty one without a text.
-
-    Raises:
-        ValueError: The text is no JSON object.
-    """
+    """Read the JSON object of an option, an empty one without a text."""
     try:
         value = {} if text is None else json.loads(text)
     except ValueError as error:
@@ -178,35 +190,6 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f'{option} is {text!r}; expected a JSON object such as {{"name": 1}}')
     return value
-
-
-@contextmanager
-def one_line_errors(debug: bool = False) -> Iterator[None]:
-    """Print errors in one line on stderr and exit.
-
-    Args:
-        debug: Print the traceback before it; the variable HF_ANY3D_TRACEBACK=1 does, too.
-    """
-    try:
-        yield
-    except (typer.Exit, typer.Abort) as end:
-        raise typer.Exit(getattr(end, "exit_code", 1)) from None
-    except BrokenPipeError:  # of `hf-any3d … | head`
-        # Python flushes stdout when it ends, which would fail once more.
-        sys.stdout = open(os.devnull, "w")
-        raise typer.Exit(1) from None
-    except Exception as error:
-        if debug or os.environ.get("HF_ANY3D_TRACEBACK", "") not in ("", "0"):
-            traceback.print_exc()
-        if hasattr(error, "format_message"):  # of typer: wrong arguments
-            where = getattr(getattr(error, "ctx", None), "command_path", "hf-any3d")
-            # Of a group without a command, typer has printed the help.
-            text = "Missing command" if type(error).__name__ == "NoArgsIsHelpError" else error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-            print_error(f"{text.rstrip('.')} ({where} --help)")
-            raise typer.Exit(2) from None
-        expected = isinstance(error, (ValueError, OSError, ImportError))
-        print_error(error if expected else f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)")
-        raise typer.Exit(1) from None
 
 
 def print_error(error: Exception | str) -> None:
@@ -273,14 +256,7 @@ _CONFIG = "config.json"
 
 
 def find_model(name: str, revision: str | None = None) -> str:
-    """Return the directory or hub name of a model, after checking what can be checked without the hub.
-
-    What counts as a path is decided in `hf_any3d.hub.names`.
-
-    Raises:
-        ValueError: A file, or a directory without a model.
-        FileNotFoundError: A name that looks like a path, and there is no such directory; suggests a similar one.
-    """
+    """Return the directory or hub name of a model, after checking what can be checked without the hub."""
     path = Path(name).expanduser()
     if is_published(name):
         find_published(name)  # refuses a size that there is not
@@ -318,15 +294,7 @@ def opened_folder(name: str, revision: str | None = None) -> Path | None:
 
 
 def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
-    """Read the configuration of a model; of one on the hub, only this file is downloaded.
-
-    Returns:
-        The configuration, empty for an adapter alone.
-
-    Raises:
-        ValueError: The file is damaged.
-        OSError: There is no such model, or the hub cannot be reached.
-    """
+    """Read the configuration of a model, empty for an adapter alone; from the hub, only this file is downloaded."""
     name = find_model(name, revision)
     folder = opened_folder(name, revision)
     if folder is not None:
@@ -377,14 +345,9 @@ def kind_of_model(config: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def check_model(name: str, *commands: str, revision: str | None = None) -> str:
-    """Find a model and check that it is for one of these commands, before anything large is imported or downloaded.
+    """Return the directory or hub name of a model that is for one of these commands, before anything large is loaded.
 
-    Returns:
-        Its directory or hub name.
-
-    Raises:
-        ValueError: It is for another command, which the error names.
-        OSError: It does not exist.
+    The error about another one names its command.
     """
     name = find_model(name, revision)
     config = read_model_config(name, revision)
@@ -426,11 +389,7 @@ def published_models(command: str) -> Iterator[str]:
 
 
 def open_pipeline(task: str, model: str, device: str | None, template: str | None = None) -> Any:
-    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named.
-
-    Raises:
-        ValueError: The processor of a chat model has no template of this name.
-    """
+    """Open a directory or hub repository as a pipeline, on the fastest device unless one is named."""
     with status(f"loading {model}"):
         load_libraries()
         from hf_any3d.many_files import work

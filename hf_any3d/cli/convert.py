@@ -118,7 +118,17 @@ def convert(
     load_libraries()
     with status("converting"):
         if output is None or is_published:
-            lines = [_convert_published(files[0], output, options)]
+            from hf_any3d.conversions.saving import new_directory
+            from hf_any3d.published import published_directory
+
+            if unused := options.keys() - {"size", "revision"}:
+                text = f"{_listed(unused)} would be for a file, not a published checkpoint"
+                raise ValueError(f"{files[0]}: no such file; {text}")
+            directory = published_directory(files[0], **options)
+            if output is not None:
+                with new_directory(output) as folder:
+                    shutil.copytree(directory, folder, dirs_exist_ok=True)
+            lines = [f"{directory if output is None else output}: {files[0]}"]
         else:
             lines = _report(_convert_files(files, output, options))
     for line in lines:
@@ -143,19 +153,6 @@ def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -
         expected = _listed(allowed & inspect.signature(convert).parameters.keys() - {"output"}) or "none"
         raise ValueError(f"{_listed(unused)}: not for a file of {title}; expected {expected}")
     return function(output=output, **{**arguments, **options})
-
-
-def _convert_published(name: str, output: Path | None, options: Mapping[str, Any]) -> str:
-    from hf_any3d.conversions.saving import new_directory
-    from hf_any3d.published import published_directory
-
-    if unused := options.keys() - {"size", "revision"}:
-        raise ValueError(f"{name}: no such file; {_listed(unused)} would be for a file, not a published checkpoint")
-    directory = published_directory(name, **options)
-    if output is not None:
-        with new_directory(output) as folder:
-            shutil.copytree(directory, folder, dirs_exist_ok=True)
-    return f"{directory if output is None else output}: {name}"
 
 
 _OF_ONE_PROGRAM = {"variant": "convert_any2point", "kind": "convert_act"}

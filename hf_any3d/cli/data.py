@@ -102,15 +102,12 @@ class FoundDataset:
 
 
 def find_dataset(name: str) -> FoundDataset:
-    """Find out what a name of data is, without the hub.
-
-    Raises:
-        FileNotFoundError: It looks like a path, or has no owner, and does not exist; suggests a similar one.
-        ValueError: A file that is not Parquet.
-    """
+    """Find out what a name of data is, without the hub."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if has_boxes(path):
+        # Of the folder itself, or of the splits in it.
+        places = (path, *(path / split for split in ("train", "validation", "test")))
+        if any(True for place in places for pattern in _BOXES for _ in place.glob(pattern)):
             return FoundDataset("scans_with_boxes", folder=path)
         # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
@@ -130,12 +127,6 @@ def find_dataset(name: str) -> FoundDataset:
         raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
     skip_hub_if_offline()
     return FoundDataset(name)
-
-
-def has_boxes(folder: Path) -> bool:
-    """Return whether a folder, or that of a split in it, has a file of boxes that `scans_with_boxes` reads."""
-    places = (folder, *(folder / split for split in ("train", "validation", "test")))
-    return any(True for place in places for pattern in _BOXES for _ in place.glob(pattern))
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
@@ -208,25 +199,20 @@ def describe(
         for split, about in facts.items()
     ]
     write_results(facts, counts, None, as_json, as_csv)
-    if not as_json and not as_csv:
-        _print_description(facts)
-    left_out.finish()
-
-
-def _print_description(facts: dict[str, Any]) -> None:
-    for split, about in facts.items():
+    for split, about in () if as_json or as_csv else facts.items():
         print_line(f"{split}: {counted(about.get('num_rows', 0), 'cloud')}; columns {', '.join(about['columns'])}")
         if "points_per_cloud" in about:
             least, most = (f"{about['points_per_cloud'][end]:,}" for end in ("min", "max"))
             low, high = (", ".join(f"{value:.4g}" for value in about["bounds"][end]) for end in ("min", "max"))
             count = least if least == most else f"{least} to {most}"
             print_line(f"  {count} points each; x, y, z from {low} to {high}")
-    counts = {split: about.get("labels", {}) for split, about in facts.items()}
-    labels = list(dict.fromkeys(label for of_split in counts.values() for label in of_split))
+    by_split = {split: about.get("labels", {}) for split, about in facts.items()}
+    labels = list(dict.fromkeys(label for of_split in by_split.values() for label in of_split))
     width = max((len(printable(label)) for label in labels), default=0)
-    for label in labels:
-        cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in counts.items())
+    for label in () if as_json or as_csv else labels:
+        cells = "   ".join(f"{split} {of_split.get(label, 0):>5}" for split, of_split in by_split.items())
         print_line(f"  {printable(label):<{width}}  {cells}")
+    left_out.finish()
 
 
 @data.command()
@@ -264,10 +250,17 @@ def check(
         total = sum(row.get("points", 0) for row in rows)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
         print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
-        if pairs := _near_duplicates(samples):
-            named = "; ".join(f"{first} and {second}" for first, second in pairs[:_MOST_PAIRS])
+        if len(samples) > 1:
+            import torch
+
+            from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
+
+            names = list(samples)[:MOST_COMPARED]
+            pairs = near_duplicates(torch.stack([samples[name] for name in names]))
+            named = "; ".join(f"{names[first]} and {names[second]}" for first, second in pairs[:_MOST_PAIRS])
             more = f"; and {len(pairs) - _MOST_PAIRS} more" * (len(pairs) > _MOST_PAIRS)
-            print_line(f"near-duplicates: {named}{more}")
+            if pairs:
+                print_line(f"near-duplicates: {named}{more}")
         if (line := _scarce_classes(files, [row["file"] for row in rows if "error" not in row])) is not None:
             print_line(line)
     finish(rows)
@@ -282,10 +275,8 @@ def _cells(row: Row) -> Iterator[Row]:
 def _judge(cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | None) -> dict[str, Any]:
     """Return the row of a cloud, and add what is doubtful about it to its warnings.
 
-    Args:
-        cloud: The cloud.
-        first_of: The first file with the same points, by their checksum; this one is added.
-        samples: Samples of all different clouds, among which near-duplicates are looked for; None for a single one.
+    The cloud is added to `first_of`, the first file with the same points by their checksum, and to `samples`, among
+    which near-duplicates are looked for; None for a single file.
     """
     data, points = cloud.data, cloud.data.points
     try:
@@ -323,19 +314,6 @@ def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
             times = f"{float(f'{times:.1g}'):,.0f}"  # one digit is enough
             text = f"the largest extent is {size:g}, about {times} times {than} than the usual {usual:g}"
             yield row, f"{row['file']}: {text}: in another unit?"
-
-
-def _near_duplicates(samples: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return names of clouds that are as close to each other as two samples of one."""
-    if len(samples) < 2:
-        return []
-    import torch
-
-    from hf_any3d.training.few_scans.scans import MOST_COMPARED, near_duplicates
-
-    names = list(samples)[:MOST_COMPARED]
-    pairs = near_duplicates(torch.stack([samples[name] for name in names]))
-    return [(names[first], names[second]) for first, second in pairs]
 
 
 def _scarce_classes(given: list[str], good: list[str]) -> str | None:
@@ -428,7 +406,13 @@ def show(
     inputs = Inputs([], False) if rows is not None else find_inputs(what, file_type)
     suffix = check_output(output, VIEWS if rows is not None else (*VIEWS, *CLOUDS), num_files=len(inputs))
     if serve:
-        _serve(inputs)
+        if len(inputs) != 1:
+            raise ValueError(f"--serve: {len(inputs)} files; expected one")
+        from hf_any3d.visualization.show import serve_scene
+
+        server = serve_scene(inputs.files[0].read().data)
+        print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
+        server.sleep_forever()
         return
     with status("preparing the page"):
         from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
@@ -472,17 +456,6 @@ def show(
         if browser:
             webbrowser.open(output.absolute().as_uri())
     finish(done)
-
-
-def _serve(inputs: Inputs) -> None:
-    if len(inputs) != 1:
-        raise ValueError(f"--serve: {len(inputs)} files; expected one")
-    from hf_any3d.visualization.show import serve_scene
-
-    cloud = inputs.files[0].read()
-    server = serve_scene(cloud.data)
-    print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
-    server.sleep_forever()
 
 
 def _rows_of_dataset(what: list[str], split: str | None, data_dir: str | None) -> Any:

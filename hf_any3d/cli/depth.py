@@ -75,11 +75,7 @@ def from_depth(
 
 
 def _images(place: Path) -> list[Path]:
-    """Return an image, or those of a folder or glob by name.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
+    """Return an image, or those of a folder or glob by name."""
     if place.is_file():
         return [place]
     if not place.is_dir() and not glob.has_magic(str(place)):
@@ -92,11 +88,7 @@ def _images(place: Path) -> list[Path]:
 
 
 def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:
-    """Return a file, or the one in a folder that has the name of an image.
-
-    Raises:
-        FileNotFoundError: The folder has none.
-    """
+    """Return a file, or the one in a folder that has the name of an image."""
     if not place.is_dir():
         return place
     names = [f"{image.stem}{ending}" for ending in endings]

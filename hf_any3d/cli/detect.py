@@ -42,11 +42,7 @@ class BoxOptions:
     grammar: Annotated[bool | None, option(f"{_WRITES}whether only well-formed layouts are written.")] = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of a pipeline as plain values; those of layouts only if they are given.
-
-        Raises:
-            ValueError: `--align-parts` with `--no-align`, or a part is unknown.
-        """
+        """Return the arguments of a pipeline as plain values; those of layouts only if they are given."""
         from hf_any3d.data.scan_frames import frame_parts
         from hf_any3d.pipelines.base import without_none
 
@@ -109,11 +105,7 @@ def detect(
 
 
 def box_answerer(pipe: Any, model: str, settings: dict[str, Any]) -> Answer:
-    """Return the function of clouds that finds their boxes, by `BoxOptions.settings`.
-
-    Raises:
-        ValueError: Options of models that write layouts for another one; names the first.
-    """
+    """Return the function of clouds that finds their boxes, by `BoxOptions.settings`."""
     written = [name for name in settings if name in ("task", "candidate_labels", "align", "grammar")]
     if written and pipe.has_scores:
         name, value = written[0].removeprefix("candidate_"), settings[written[0]]

@@ -29,7 +29,7 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
-from hf_any3d.cli.train import data_arguments
+from hf_any3d.cli.train import find_data
 from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
@@ -59,6 +59,7 @@ _SHARES = {
     "recall_25": "recall@25",
     "recall_50": "recall@50",
 }
+_COUNTS = ("codes_used", "none_of_these")
 
 
 class JudgeKind(StrEnum):
@@ -160,17 +161,21 @@ def evaluate(
         raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
     hide_bars_of_datasets()
-    words = [str(recipe)] if recipe is not None else data_arguments(data, dataset)
-    further = {"data_dir": data_dir, "dataset_options": options, "voting": voting}
-    words += [word for name, value in further.items() if value is not None for word in (f"--{name}", str(value))]
-    words += ["--vote_augment", *vote_augment] if vote_augment else []
+    request, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
+    further = {
+        "data_dir": data_dir,
+        "dataset_options": options,
+        "voting": voting,
+        "vote_augment": vote_augment or None,
+    }
+    request |= {name: value for name, value in further.items() if value is not None}
     robust = None
     # Progress and the trainer's output go to stderr, so that stdout holds the results alone.
     with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
         from hf_any3d.model_card.evaluation_reports import evaluation_report, known_facts
         from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings
 
-        arguments, protocol = _read_arguments(model, words)
+        arguments, protocol = _read_arguments(model, request, file)
         # Before the evaluation, so that a missing fact is an error at once.
         source = "parquet" if arguments.train_file is not None else arguments.dataset_name
         known = None if stated is None else known_facts(model, source, stated)
@@ -198,19 +203,26 @@ def evaluate(
     width = max(map(len, metrics))
     for name, values in metrics.items():
         if not as_json and not as_csv:
-            print_line(f"{name:<{width}}  {'   '.join(_figure(key, value) for key, value in values.items())}")
+            figures = [
+                f"{_SHARES[key]} {100 * value:.2f} %"
+                if key in _SHARES
+                else f"{key.replace('_', ' ')} {value:.{0 if key in _COUNTS else 4}f}"
+                for key, value in values.items()
+            ]
+            print_line(f"{name:<{width}}  {'   '.join(figures)}")
     if robust is not None:
-        _write_robustness(robust, folder, as_json or as_csv)
+        from hf_any3d.training.robustness import robustness_table, write_robustness
+
+        written, remarks = write_robustness(robust, folder)
+        for line in () if as_json or as_csv else robustness_table(robust).splitlines():
+            print_line(line)
+        for text in (f"written: {', '.join(map(str, written))}", *remarks):
+            print_note(text)
     left_out.finish()
 
 
 def _check_kind(model: str) -> tuple[str, str]:
-    """Return the directory or hub name of a model and the command that runs it.
-
-    Raises:
-        ValueError: There is no figure for this kind of model; the error names what to do instead.
-        OSError: It does not exist.
-    """
+    """Return the directory or hub name of a model and the command that runs it, if there are figures for its kind."""
     model = check_model(model, *_SCORES, "chat", "features")
     config = read_model_config(model)
     kind, command = kind_of_model(config) or ("a classifier", "predict")
@@ -223,13 +235,15 @@ def _check_kind(model: str) -> tuple[str, str]:
     return model, command
 
 
-def _read_arguments(model: str, words: list[str]) -> tuple[Any, Any]:
-    """Return the arguments of a training program about data and votes, from words or a recipe."""
+def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -> tuple[Any, Any]:
+    """Return the arguments of a training about data and votes, of which a recipe may have some."""
     from hf_any3d.processing.point_clouds import PointCloudProcessor
-    from hf_any3d.training.arguments import DataArguments, parse_arguments
+    from hf_any3d.training.arguments import DataArguments, build_arguments, read_recipe
     from hf_any3d.training.protocol import ProtocolArguments
 
-    data, protocol = parse_arguments((DataArguments, ProtocolArguments), words, others_in_file=True)
+    kinds = DataArguments, ProtocolArguments
+    below = None if recipe is None else read_recipe(recipe, kinds, others_in_file=True)
+    data, protocol = build_arguments(kinds, settings, below)
     if data.dataset_name == "folder":
         # One damaged file is reported at the end, and does not waste an evaluation.
         data.dataset_options = {"on_error": "skip", **data.dataset_options}
@@ -272,23 +286,6 @@ def _load_split(
             f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
         )
     return split, splits[split]
-
-
-def _figure(name: str, value: float) -> str:
-    if name in _SHARES:
-        return f"{_SHARES[name]} {100 * value:.2f} %"
-    digits = 0 if name in ("codes_used", "none_of_these") else 4
-    return f"{name.replace('_', ' ')} {value:.{digits}f}"
-
-
-def _write_robustness(report: dict[str, Any], folder: Path, is_quiet: bool) -> None:
-    from hf_any3d.training.robustness import robustness_table, write_robustness
-
-    written, remarks = write_robustness(report, folder)
-    for line in () if is_quiet else robustness_table(report).splitlines():
-        print_line(line)
-    for text in (f"written: {', '.join(map(str, written))}", *remarks):
-        print_note(text)
 
 
 @evaluation.command("minigpt3d", cls=ModelCommand)

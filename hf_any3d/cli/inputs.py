@@ -38,12 +38,7 @@ _STDIN = "<stdin>"
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files of a command.
-
-    Attributes:
-        files: In the order given, files of folders by name.
-        are_many: Whether more than one was given, or a folder or glob: such a command continues after bad files.
-    """
+    """The files of a command, and whether it continues after bad ones, as with several words, a folder or a glob."""
 
     files: list[InputFile]
     are_many: bool
@@ -70,11 +65,7 @@ class Inputs:
 def split_model(files: Sequence[str], model: str | None, command: str | None = None) -> tuple[Any, list[str]]:
     """Separate the model from the files, if it is the first of them and not `--model`.
 
-    Returns:
-        The model, None for the default one of a command that has one, which is then None, and the files.
-
-    Raises:
-        ValueError: There is no model, and no default; a note lists published ones.
+    Without a model, a command that has a default one gets None, and any other an error that lists published ones.
     """
     files = list(files)
     if model is not None:
@@ -110,10 +101,6 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
     A folder stands for the files of readable types in it and in its subfolders; hidden files, metadata files, text
     without points and compressed files are left out. A glob such as `"scans/*.ply"` or `"scans/**/*.ply"` stands for
     the matching files. `-` stands for standard input: a cloud, or a list of files, one per line.
-
-    Raises:
-        FileNotFoundError: A path does not exist, a folder has no readable file, or a glob matches nothing.
-        ValueError: Standard input is empty, or of an unknown type.
     """
     files: list[InputFile] = []
     are_many = len(words) > 1
@@ -138,11 +125,7 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
 
 
 def files_of_folder(folder: Path) -> list[Path]:
-    """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
+    """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
     from hf_any3d.data.files.lidar import without_buffers
     from hf_any3d.data.files.text import is_prose
 

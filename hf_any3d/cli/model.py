@@ -50,25 +50,29 @@ def info(
     Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration.
     """
     name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
-    facts = _stored_facts(name, revision)
-    if facts is None:
+    facts = None
+    with contextlib.suppress(OSError, importlib.metadata.PackageNotFoundError):
+        facts = read_json(_facts_file(name, revision))
+    if isinstance(facts, dict):
+        facts["model"] = name
+    else:
         with status("counting parameters"), model_errors(model):
             load_libraries()
             from hf_any3d.cli.model_facts import model_facts
 
             facts = model_facts(name, revision)
         store_facts(name, revision, facts)
-    lines = [{"fact": fact, "value": _format(value)} for fact, value in facts.items()]
+    lines = []
+    for fact, value in facts.items():
+        if isinstance(value, list):
+            text = ", ".join(map(str, value)) or "none"
+        else:
+            text = "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+        lines.append({"fact": fact, "value": text})
     write_results(facts, lines, None, as_json, as_csv)
     width = max(map(len, facts))
     for line in lines if not as_json and not as_csv else ():
         print_line(f"{line['fact']:<{width}}  {line['value']}")
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _facts_file(name: str, revision: str | None) -> Path:
@@ -84,14 +88,6 @@ def _facts_file(name: str, revision: str | None) -> Path:
         # With lengths, so that no content can pass for two.
         digest.update(f"{file} {len(content)} ".encode() + content)
     return Path(constants.HF_HOME) / "hf_any3d" / "facts" / f"{digest.hexdigest()[:32]}.json"
-
-
-def _stored_facts(name: str, revision: str | None) -> dict[str, Any] | None:
-    try:
-        facts = read_json(_facts_file(name, revision))
-    except (OSError, importlib.metadata.PackageNotFoundError):
-        return None
-    return {**facts, "model": name} if isinstance(facts, dict) else None
 
 
 def store_facts(name: str, revision: str | None, facts: dict[str, Any]) -> None:

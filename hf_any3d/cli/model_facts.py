@@ -25,13 +25,8 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
 
     Parameters are counted on the meta device, so no weights are loaded.
 
-    Returns:
-        Facts by name, all of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists
-        flags that make predictions depend on the other clouds of a batch.
-
-    Raises:
-        ValueError: It is not a model of this package.
-        OSError: It does not exist.
+    Facts are of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists flags that make
+    predictions depend on the other clouds of a batch.
     """
     register()
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)

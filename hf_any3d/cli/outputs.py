@@ -34,14 +34,9 @@ Cells = Callable[[Row], Iterable[Row]]
 def check_output(
     output: Path | None, types: Sequence[str], *, as_json: bool = False, as_csv: bool = False, num_files: int = 1
 ) -> str:
-    """Check the options of results before any work is done; `types` are endings of `--output`, "" that of a folder.
+    """Check the options of results before any work is done, and return the ending of `--output` in lower case.
 
-    Returns:
-        The ending in lower case, "" for a folder or without `--output`.
-
-    Raises:
-        ValueError: An ending that is not allowed, a file of points for several clouds, or two formats at once.
-        ImportError: A picture without matplotlib.
+    `types` are the endings that are allowed; "" stands for a folder, and is returned without `--output`, too.
     """
     if as_json and as_csv:
         raise ValueError("--json and --csv; expected one of them")
@@ -70,12 +65,9 @@ def find_all(
     options: FileOptions,
     also: Sequence[str] = (),
 ) -> tuple[str, Inputs, str]:
-    """Find the model and the files of a command, and check its options, before libraries are loaded.
+    """Return model, files and ending of the output of a command, and check its options, before libraries are loaded.
 
     `predict` has a default model; models of the commands `also` do, too.
-
-    Returns:
-        Directory or hub name of the model, the files, and the ending of the output.
     """
     is_classified = command == "predict"
     name, files = split_model(files, model, None if is_classified else command)
@@ -99,15 +91,8 @@ def answer_inputs(
 ) -> list[dict[str, Any]]:
     """Answer files, print a line for each as it comes or JSON or CSV of all, and return their rows.
 
-    Args:
-        inputs: The files.
-        answer: See `answer_files`.
-        line: The line of a row in the table, behind the name of its file.
-        cells: The rows of a row in CSV.
-        output: A table of the results is written if its ending is `.json` or `.csv`.
-        options: Formats of standard output.
-        batch_size: Clouds per call.
-        has_bar: Whether `answer` shows its progress itself.
+    `line` returns the line of a row in the table, behind the name of its file, and `cells` its rows in CSV. A table is
+    also written if `output` is one. With `has_bar`, `answer` shows its progress itself.
     """
     is_table = not options.as_json and not options.as_csv
     width = max(len(printable(file.name)) for file in inputs.files)
@@ -134,11 +119,7 @@ def write_rows(rows: Sequence[Row], cells: Cells, output: Path | None, options: 
 
 
 def write_results(value: Any, table: Sequence[Row], output: Path | None, as_json: bool, as_csv: bool) -> bool:
-    """Print results as JSON or CSV if asked for, and write them atomically if the output is `.json` or `.csv`.
-
-    Returns:
-        Whether the output was written.
-    """
+    """Print results as JSON or CSV if asked for, and write them if the output is `.json` or `.csv`; return whether."""
     if as_json:
         print_json(value)
     for text in csv_lines(table) if as_csv else ():
@@ -172,13 +153,7 @@ def csv_lines(rows: Sequence[Row]) -> list[str]:
 
 
 class Gallery:
-    """The clouds of a page or picture, thinned so that a page stays small.
-
-    Args:
-        output: `.html` or `.png`; anything else shows nothing.
-        num_clouds: How many are expected.
-        up_axis: "x", "y" or "z".
-    """
+    """The clouds of a page (.html) or picture (.png), thinned so that it stays small; other outputs show nothing."""
 
     def __init__(self, output: Path | None, num_clouds: int, up_axis: str = "y"):
         self.output = output if output is not None and output.suffix.lower() in VIEWS else None

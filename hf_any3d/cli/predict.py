@@ -201,14 +201,7 @@ def prediction_cells(row: Row) -> Iterator[Row]:
 def why_unlike(cloud: Cloud, up_axis: str, unknown: float, answer: Callable[[Cloud, str], Row]) -> str | None:
     """Find whether a cloud is unlike those of a model's training because it lies on its side.
 
-    Args:
-        cloud: The cloud.
-        up_axis: The axis that was taken to point up.
-        unknown: Its unknown score.
-        answer: Returns the row of the cloud with another axis that points up.
-
-    Returns:
-        The reason, None if it is unlikely.
+    Returns the reason, None if it is unlikely. `answer` returns the row of the cloud with another axis that points up.
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
     first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}

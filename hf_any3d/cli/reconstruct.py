@@ -58,23 +58,19 @@ def reconstruct(
     size = batch_size or usual_batch_size(pipe)
     rows = answer_inputs(inputs, answer, line, cells, output, options, size)
     if output is not None and suffix not in DATA and results:
-        _write_reconstructions(output, suffix, results, inputs.places(), pipe.feature_extractor.up_axis)
+        from hf_any3d.data.files import write_point_cloud
+        from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
+        from hf_any3d.visualization.reconstruction import write_reconstructions
+
+        places, up_axis = inputs.places(), pipe.feature_extractor.up_axis
+        if suffix in VIEWS:
+            titles = [Path(name).name for name in results]
+            write_reconstructions(output, list(results.values()), titles, up_axis=up_axis)
+            results = {}
+        for name, result in results.items():
+            path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_point_cloud(path, colored_by_patch(result))
+            if not suffix:
+                write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)
     finish(rows)
-
-
-def _write_reconstructions(
-    output: Path, suffix: str, results: dict[str, dict[str, Any]], places: dict[str, Path], up_axis: str
-) -> None:
-    from hf_any3d.data.files import write_point_cloud
-    from hf_any3d.pipelines.point_cloud_reconstruction import colored_by_patch
-    from hf_any3d.visualization.reconstruction import write_reconstructions
-
-    if suffix in VIEWS:
-        write_reconstructions(output, list(results.values()), [Path(name).name for name in results], up_axis=up_axis)
-        return
-    for name, result in results.items():
-        path = output if suffix else output / places[name].with_name(places[name].name + ".ply")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_point_cloud(path, colored_by_patch(result))
-        if not suffix:
-            write_reconstructions(path.with_suffix(".html"), [result], [places[name].name], up_axis=up_axis)

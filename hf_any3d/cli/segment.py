@@ -110,11 +110,7 @@ def segment(
 
 
 def _segmentation_task(name: str, asked: Sequence[str] | dict[str, Any]) -> str:
-    """Return the task of a segmentation model.
-
-    Raises:
-        ValueError: Labels are missing, or the model has labels of its own.
-    """
+    """Return the task of a segmentation model, which needs labels or has labels of its own."""
     architecture = str((read_model_config(name).get("architectures") or [""])[0])
     if architecture.endswith("ForZeroShotPointCloudSegmentation"):
         if "candidate_labels" not in asked:

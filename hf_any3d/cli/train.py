@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sys
 from enum import StrEnum
@@ -15,6 +14,7 @@ import typer
 from hf_any3d.cli.common import (
     ModelCommand,
     find_model,
+    hide_bars_of_datasets,
     load_libraries,
     option,
     read_model_config,
@@ -174,9 +174,9 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
-    settings, recipe, labels = _find_data(data, dataset)
+    settings, recipe, labels = find_data(data, dataset)
     if task is Task.DETECTION and settings.get("dataset_name") == "folder":
-        settings, recipe, labels = _find_data(data, "scans_with_boxes")  # whose error names the files of boxes
+        settings, recipe, labels = find_data(data, "scans_with_boxes")  # whose error names the files of boxes
     task = task or _TASKS.get(labels or "", Task.CLASSIFICATION)
     options = {
         "output_dir": output or (None if recipe else Path("outputs") / Path(data or dataset or "").stem),
@@ -197,10 +197,7 @@ def train(
         used = "--from" if earlier is not None else f"--way {way}"
         raise ValueError(f"{used} with {other}; expected scans to classify by frozen features")
     load_libraries()
-    if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
+    hide_bars_of_datasets()
     from hf_any3d.training.arguments import read_words
     from hf_any3d.training.few_scans.training import FewScansArguments
     from hf_any3d.utils.atomic_files import release_claims
@@ -269,16 +266,7 @@ def _train(task: Task, settings: dict[str, Any], recipe: Path | None, way: Way |
     return request.training.output_dir, figures(train(request))
 
 
-def data_arguments(data: str | None, dataset: str | None) -> list[str]:
-    """Return the words for a training program that name the data."""
-    settings, recipe, _ = _find_data(data, dataset)
-    words = [] if recipe is None else [str(recipe)]
-    for name, value in settings.items():
-        words += [f"--{name}", json.dumps(value) if isinstance(value, dict) else value]
-    return words
-
-
-def _find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Path | None, str | None]:
+def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Path | None, str | None]:
     """Return settings of `DataArguments`, a recipe that has them, and what labels belong to, if that is known."""
     if dataset is not None:
         entry = find_dataset(dataset)

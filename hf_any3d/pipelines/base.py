@@ -3,8 +3,8 @@
 import ctypes
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,9 @@ def return_free_memory() -> None:
 
     Settings of the allocator, which belong to the program, stay as they are.
     """
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
     # Windows has no handle of the program itself, and other C libraries no such function.
-    except (AttributeError, OSError, TypeError):
-        return None
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # (Pipeline of a task, model type) -> the pipeline for models of this type.
@@ -141,12 +132,7 @@ class PointCloudPipeline(Pipeline):
         return f"cloud-{self._unnamed - 1}"
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save model and processor, but no code: `import hf_any3d` registers the classes to load them.
-
-        Args:
-            save_directory: Directory to write to.
-            **kwargs: Passed to `save_pretrained` of model and processor.
-        """
+        """Save model and processor, but no code: `import hf_any3d` registers the classes to load them."""
         self.model.save_pretrained(save_directory, **kwargs)
         processor = self.feature_extractor if self.processor is None else self.processor
         processor.save_pretrained(save_directory, **kwargs)
@@ -184,7 +170,9 @@ def as_clouds(inputs: Any) -> Any:
     if isinstance(inputs, (str, bytes, dict)) or hasattr(inputs, "__fspath__") or isinstance(inputs, Dataset):
         return inputs
     if isinstance(inputs, (list, tuple)):
-        return np.asarray(inputs, dtype=np.float32) if _holds_numbers(inputs) else Clouds(inputs)
+        first = inputs[0] if inputs else None
+        is_row = isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], (int, float))
+        return np.asarray(inputs, dtype=np.float32) if is_row else Clouds(inputs)
     is_sequence = hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")
     return Clouds(inputs) if is_sequence else inputs
 
@@ -195,18 +183,8 @@ def stem_of(cloud: Any) -> str | None:
     return Path(path).stem if isinstance(path, (str, os.PathLike)) else None
 
 
-def _holds_numbers(rows: Sequence[Any]) -> bool:
-    first = rows[0] if len(rows) else None
-    return isinstance(first, (list, tuple)) and len(first) > 0 and isinstance(first[0], (int, float))
-
-
 def refuse_non_finite(scores: torch.Tensor, name: str | None) -> None:
-    """Raise a ValueError that names the input if scores are NaN or infinite.
-
-    Args:
-        scores: Outputs of the model, before a softmax would spread a NaN to all of them.
-        name: Name of the cloud's file, or None.
-    """
+    """Raise a ValueError that names the input if scores are NaN or infinite, before a softmax would spread a NaN."""
     if not scores.isfinite().all():
         cloud = "a cloud" if name is None else f"the cloud of {name!r}"
         raise ValueError(

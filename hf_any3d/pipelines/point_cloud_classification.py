@@ -93,9 +93,14 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     ) -> list[dict[str, Any]]:
         """Convert logits `(1, labels)` to the `top_k` best labels with their scores."""
         refuse_non_finite(outputs["logits"], outputs["stem"][0])
+        problem, num_labels = self.model.config.problem_type, self.model.config.num_labels
+        if function_to_apply is None:
+            # The softmax of a single label would be 1 for every cloud.
+            is_multiple = problem == "multi_label_classification" or num_labels == 1
+            function_to_apply = "none" if problem == "regression" else "sigmoid" if is_multiple else "softmax"
         # In float32: in half precision many scores would be equal.
-        scores = _FUNCTIONS[function_to_apply or self._default_function()](outputs["logits"][0].float())
-        if self.model.config.problem_type == "regression":  # none of its numbers is better than another
+        scores = _FUNCTIONS[function_to_apply](outputs["logits"][0].float())
+        if problem == "regression":  # none of its numbers is better than another
             classes = torch.arange(len(scores))
         else:
             scores, classes = scores.topk(len(scores) if top_k is None else min(top_k, len(scores)))
@@ -109,13 +114,6 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         if is_none_of_these(score, self.model.config):
             best = [best[0] | {"label": None}]
         return [entry | {"unknown": score} for entry in best]
-
-    def _default_function(self) -> str:
-        problem, num_labels = self.model.config.problem_type, self.model.config.num_labels
-        if problem == "regression":
-            return "none"
-        # The softmax of a single label would be 1 for every cloud.
-        return "sigmoid" if problem == "multi_label_classification" or num_labels == 1 else "softmax"
 
 
 def stretched(points: torch.Tensor, votes: int) -> torch.Tensor:

@@ -139,25 +139,21 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         chosen = select_detections(boxes, probabilities[:, :-1], 1 - probabilities[:, -1], rule, points)
         order = chosen[2].argsort(descending=True, stable=True)
         number, labels, scores = (values[order] for values in chosen)
-        names = self.model.config.id2label
-        return [
-            {"label": names[int(label)], "score": float(score), "box": box}
-            for label, score, box in zip(labels, scores, self._in_frame(boxes[number], scan), strict=True)
-        ]
-
-    def _in_frame(self, boxes: torch.Tensor, scan: Scan) -> list[dict[str, Any]]:
-        """Return boxes `(boxes, 7)` of the model's frame in that of the file."""
-        boxes = boxes.double()
-        corners = box_corners(boxes).reshape(-1, 3)
+        # From the frame of the model back to that of the file.
+        boxes = boxes[number].double()  # (boxes, 7)
         shift = 0.0 if scan.data.offset is None else np.asarray(scan.data.offset)
-        back = [turn_up_axis(places.numpy(), self.up_axis, scan.up_axis) + shift for places in (boxes[:, :3], corners)]
+        centers, corners = (
+            turn_up_axis(places.numpy(), self.up_axis, scan.up_axis) + shift
+            for places in (boxes[:, :3], box_corners(boxes).reshape(-1, 3))
+        )
+        corners, names = corners.reshape(-1, 8, 3), self.model.config.id2label
         return [
-            {"center": center, "size": size, "heading": heading, "corners": own}
-            for center, size, heading, own in zip(
-                back[0].tolist(),
-                boxes[:, 3:6].tolist(),
-                boxes[:, 6].tolist(),
-                back[1].reshape(-1, 8, 3).tolist(),
-                strict=True,
+            {
+                "label": names[label],
+                "score": score,
+                "box": {"center": center, "size": box[3:6], "heading": box[6], "corners": own},
+            }
+            for label, score, box, center, own in zip(
+                labels.tolist(), scores.tolist(), boxes.tolist(), centers.tolist(), corners.tolist(), strict=True
             )
         ]

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,6 @@ _PIECE = 1_000_000
 _PART = "part"
 # Logarithm in place of that of a zero probability, which a mean over blocks could not have.
 _LEAST = -1e4
-# Bytes of summed logits in memory; more are in a temporary file.
-_SUMS_IN_MEMORY = 1 << 30
 # Points after which freed memory is given back: blocks differ in their voxels, so that what is left of one in pieces
 # fits no tensor of the next. For small blocks it would only take time.
 _POINTS_BETWEEN_RETURNS = 100_000
@@ -71,14 +70,18 @@ class _Scene:
 class _Merge:
     """The sum of the logits of each point over the blocks that it is in."""
 
-    def __init__(self, num_points: int):
+    def __init__(self, num_points: int, in_memory: int):
+        self.in_memory = in_memory
         self.count = np.zeros(num_points, dtype=np.int32)
         self.sums: np.ndarray | None = None  # (points, labels)
 
     def add(self, index: np.ndarray, logits: np.ndarray) -> None:
         """Add logits (blocks, block_points, labels) of the points `index` (blocks, block_points)."""
         if self.sums is None:
-            self.sums = self._zeros(logits.shape[-1])
+            shape = (len(self.count), logits.shape[-1])
+            # The system removes the file when the array is freed.
+            with nullcontext() if 8 * shape[0] * shape[1] <= self.in_memory else tempfile.TemporaryFile() as file:
+                self.sums = np.zeros(shape) if file is None else np.memmap(file, np.float64, "w+", shape=shape)
         for places, values in zip(index, logits, strict=True):
             # A block that repeats points needs np.add.at, which counts each of them but is much slower.
             if len(np.unique(places)) == len(places):
@@ -99,14 +102,6 @@ class _Merge:
             best, number = mean.softmax(dim=-1).max(dim=-1)
             labels[rows], scores[rows] = number.numpy(), best.float().numpy()
         return labels, scores
-
-    def _zeros(self, num_labels: int) -> np.ndarray:
-        shape = (len(self.count), num_labels)
-        if 8 * shape[0] * num_labels <= _SUMS_IN_MEMORY:
-            return np.zeros(shape)
-        # The system removes the file when the array is freed.
-        with tempfile.TemporaryFile() as file:
-            return np.memmap(file, dtype=np.float64, mode="w+", shape=shape)
 
 
 class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
@@ -149,6 +144,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         ```
     """
 
+    sums_in_memory = 1 << 30
+    """Bytes of summed logits in memory; more are in a temporary file."""
     _batch = 1
     _bar: bool | None = None
 
@@ -229,34 +226,31 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         """Label one cloud, with the logits of one batch of blocks in memory at a time."""
         # The stock iterator keeps inputs and outputs of all blocks until the end: gigabytes for a large scene.
         scene = self._cut(inputs, **preprocess_params)
-        blocks, merged, since = scene.blocks, _Merge(len(scene.part)), 0
+        blocks, merged, since = scene.blocks, _Merge(len(scene.part), self.sums_in_memory), 0
         hidden = len(blocks) < PROGRESS_FROM if self._bar is None else not self._bar
         with tqdm(total=len(blocks), unit="block", disable=hidden, delay=2, leave=False) as bar:
             for start in range(0, len(blocks), self._batch):
                 batch = blocks[start : start + self._batch]
-                self._add_blocks(scene, merged, batch, forward_params)
+                prepared = [self._block(scene, index) for index in batch]
+                entries: dict[str, Any] = {
+                    # -1 marks points that do not exist in the index of points to voxels.
+                    name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
+                    for name in prepared[0]
+                    if name not in ("stem", _PART)
+                }
+                if scene.votes:
+                    entries[_PART] = [block[_PART][0] for block in prepared]
+                del prepared  # only the sums stay in memory
+                own = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
+                outputs: Any = self.forward({**entries, **own}, **forward_params)
+                self._add(merged, outputs, scene.stem)
+                del entries, outputs
                 since += batch.size
                 if since >= _POINTS_BETWEEN_RETURNS:
                     return_free_memory()
                     since = 0
                 bar.update(len(batch))
         return self._answer(scene, merged, **postprocess_params)
-
-    def _add_blocks(self, scene: _Scene, merged: _Merge, batch: np.ndarray, forward_params: dict) -> None:
-        """Add the logits of some blocks, `(blocks, num_points)` indices; nothing else of them stays in memory."""
-        prepared = [self._block(scene, index) for index in batch]
-        entries: dict[str, Any] = {
-            # -1 marks points that do not exist in the index of points to voxels.
-            name: join_clouds([block[name] for block in prepared], -1 if name == "inverse" else 0)
-            for name in prepared[0]
-            if name not in ("stem", _PART)
-        }
-        if scene.votes:
-            entries[_PART] = [block[_PART][0] for block in prepared]
-        del prepared
-        own = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
-        outputs: Any = self.forward({**entries, **own}, **forward_params)
-        self._add(merged, outputs, scene.stem)
 
     def _cut(
         self,
@@ -323,7 +317,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         """Merge the logits of all blocks of a cloud to its answer; `names` are those of labels, else the config's."""
         # The last block alone carries it.
         scene = outputs[-1]["cloud"]
-        merged = _Merge(len(scene.part))
+        merged = _Merge(len(scene.part), self.sums_in_memory)
         for output in outputs:
             self._add(merged, output, scene.stem)
         return self._answer(scene, merged, output_dir, formats, names)
@@ -348,18 +342,15 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             labels, scores = labels[nearest], scores[nearest]
         # Coordinates of the file; in the model they are relative to the offset, since float32 is too coarse for maps.
         points = data.points if data.offset is None else data.points + data.offset
-        answer: dict[str, Any] = {"points": points, "labels": labels, "scores": scores}
-        answer["segments"] = self._segments(labels, scores, names)
-        if output_dir is not None:
-            self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
-        return answer
-
-    def _segments(self, labels: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
         counts = np.bincount(labels)
         # The largest segment first.
         present = sorted(np.flatnonzero(counts), key=lambda number: -counts[number])
         masks = [(int(number), labels == number) for number in present]
-        return [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]
+        segments = [{"label": names[n], "score": float(scores[mask].mean()), "mask": mask} for n, mask in masks]
+        answer = {"points": points, "labels": labels, "scores": scores, "segments": segments}
+        if output_dir is not None:
+            self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
+        return answer
 
     def _write(
         self, scene: _Scene, labels: np.ndarray, path: Path, formats: list[str] | tuple, names: Sequence[str]
@@ -402,12 +393,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
 
 def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
-    """Segment a cloud in all views and fragments of its processor.
-
-    Args:
-        model: A segmentation model of voxels.
-        processor: Its processor, with `views`.
-        cloud: A cloud, no mesh.
+    """Segment a cloud, no mesh, in all views and fragments of its processor.
 
     Returns:
         Logarithms of the mean probabilities of each point's classes, `(points, labels)`, on the CPU.
@@ -426,14 +412,7 @@ def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
 
 
 def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, up_axis: str | None) -> np.ndarray:
-    """Return the blocks of a cloud as the processor's settings cut it, `(blocks, count)` indices of points.
-
-    Args:
-        data: A cloud.
-        count: Points of a block.
-        processor: A processor with `block_size` and `block_overlap`.
-        up_axis: Axis that points up in the cloud; None for the processor's.
-    """
+    """Return the blocks of a cloud as the processor's settings cut it, `(blocks, count)` indices of points."""
     # Turned first, then cut: turned the other way round, the grid of blocks would be a mirrored one.
     turned = turn_up_axis(data.points, up_axis or processor.up_axis, processor.up_axis)
     return split_into_blocks(
@@ -447,12 +426,7 @@ def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, 
 
 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
-    """Return some points of a cloud with their colors, normals, intensity and ring.
-
-    Args:
-        data: A cloud.
-        index: (points,) indices, which may repeat.
-    """
+    """Return points `index` of a cloud, which may repeat, with their colors, normals, intensity and ring."""
     names = ("points", *ATTRIBUTES.values())
     given = {name: getattr(data, name) for name in names}
     return PointCloudData(**{name: values[index] for name, values in given.items() if values is not None})

@@ -142,7 +142,18 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         request = request[0] if isinstance(request, list) else request
         if not request.is_chat or return_full_text is False:
             return [{"generated_text": text.strip()} for text in request.answers]
-        return [{"generated_text": _add_answer(request.messages, text, request.continues)} for text in request.answers]
+        *before, last = request.messages
+        if not request.continues:
+            before, answers = (
+                request.messages,
+                [{"role": "assistant", "content": text.strip()} for text in request.answers],
+            )
+        else:
+            # The answer continues what the message already has. Stripped on the right alone, as the text goes on where
+            # the message ends, with a space or without.
+            start = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
+            answers = [{**last, "content": start + text.rstrip()} for text in request.answers]
+        return [{"generated_text": [*before, answer]} for answer in answers]
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Combine the arguments of `generate` of a call with the pipeline's and the defaults."""
@@ -167,13 +178,3 @@ class Questions(Clouds):
 def _question(cloud: Any, text: str) -> list[dict[str, Any]]:
     content = [{"type": "point_cloud", "point_cloud": cloud}, {"type": "text", "text": text}]
     return [{"role": "user", "content": content}]
-
-
-def _add_answer(messages: list[Mapping[str, Any]], text: str, continues: bool) -> list[Mapping[str, Any]]:
-    if not continues:
-        return [*messages, {"role": "assistant", "content": text.strip()}]
-    last = messages[-1]
-    # The answer continues what the message already has.
-    start = last["content"] if isinstance(last["content"], str) else last["content"][-1]["text"]
-    # Stripped on the right alone, as the text goes on where the message ends, with a space or without.
-    return [*messages[:-1], {**last, "content": start + text.rstrip()}]

@@ -347,7 +347,14 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
         """Return the layouts of one scan."""
         request = outputs["request"]
         request = request[0] if isinstance(request, list) else request
-        return [_told(layout, request) for layout in self.layouts(request)]
+        frame = request.room.frame
+        found = [] if frame is None else [*frame.sentences, *frame.warnings]
+        answers = []
+        for layout in self.layouts(request):
+            dropped = [dataclasses.asdict(line) for line in layout.dropped]
+            text = {"generated_text": layout.write(), "layout": layout.to_dict()}
+            answers.append({**text, "dropped": dropped, "frame": found})
+        return answers
 
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
         """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
@@ -361,13 +368,6 @@ _RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
 def last_line(layout: Layout) -> str:
     """Return the line of the entity that `written` yields a layout for."""
     return layout.write().rpartition("\n")[2]
-
-
-def _told(layout: Layout, request: Request) -> dict[str, Any]:
-    dropped = [dataclasses.asdict(line) for line in layout.dropped]
-    frame = request.room.frame
-    told = [] if frame is None else [*frame.sentences, *frame.warnings]
-    return {"generated_text": layout.write(), "layout": layout.to_dict(), "dropped": dropped, "frame": told}
 
 
 def _task_of(text: str) -> str:

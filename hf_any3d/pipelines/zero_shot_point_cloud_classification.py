@@ -89,7 +89,13 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         if text_embeds is not None:
             if hypothesis_template is not None:
                 raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
-            features = as_features(text_embeds, labels.get("labels", ()))
+            features, count = torch.as_tensor(text_embeds), len(labels.get("labels", ()))
+            if features.ndim != 2 or len(features) != count or not features.is_floating_point():
+                raise ValueError(
+                    f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({count}, text_width), "
+                    "a row for each of candidate_labels"
+                )
+            features = features.float()
             return before, labels | {"text_embeds": features}, labels | top_k
         if (templates := hypothesis_template) is None:
             return before, labels, labels | top_k
@@ -136,14 +142,3 @@ def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"candidate_labels has {twice[0]!r} twice; expected each label once")
     return labels
-
-
-def as_features(given: torch.Tensor | np.ndarray, labels: Sequence[str]) -> torch.Tensor:
-    """Return features of labels as a float32 tensor."""
-    features = torch.as_tensor(given)
-    if features.ndim != 2 or len(features) != len(labels) or not features.is_floating_point():
-        raise ValueError(
-            f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({len(labels)}, text_width), a "
-            "row for each of candidate_labels"
-        )
-    return features.float()

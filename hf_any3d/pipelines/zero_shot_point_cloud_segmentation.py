@@ -8,7 +8,7 @@ import torch
 
 from hf_any3d.data.text_bank import TextBank
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
-from hf_any3d.pipelines.base import refuse_unknown
+from hf_any3d.pipelines.base import refuse_unknown, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import LabelsOfACall, as_labels
 
@@ -67,13 +67,11 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         )
         if text_features is not None and (category is not None or templates is not None):
             raise ValueError("category and templates make texts; expected neither, as text_features is given")
-        during: dict[str, Any] = {}
-        for name, value in (("patch_to_point", patch_to_point), ("none_label", none_label)):
-            if value is not None and not hasattr(self.model.config, name):
+        during = without_none(patch_to_point=patch_to_point, none_label=none_label)
+        for name, value in during.items():
+            if not hasattr(self.model.config, name):
                 raise ValueError(f"{name}={value!r}; expected None, as this model has no such choice")
-            during |= {} if value is None else {name: value}
-        texts = {"category": category, "templates": templates, "text_features": text_features}
-        during |= {name: value for name, value in texts.items() if value is not None}
+        during |= without_none(category=category, templates=templates, text_features=text_features)
         if candidate_labels is not None:
             during["labels"] = as_part_labels(candidate_labels)
         # Either may be given when the pipeline is made, and the other one in a call.
@@ -115,7 +113,19 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
     ) -> torch.Tensor:
         """Return unit vectors `(labels, width)`; those of the text tower are cached."""
         if text_features is not None:
-            return _given_features(labels, text_features).to(self.model.device)
+            if isinstance(text_features, (str, os.PathLike)):
+                text_features = TextBank.from_file(text_features)
+            elif isinstance(text_features, Mapping):
+                text_features = TextBank(text_features)
+            if isinstance(text_features, TextBank):
+                return text_features.encode(labels).to(self.model.device)
+            features = torch.as_tensor(text_features, dtype=torch.float32)
+            if features.ndim != 2 or len(features) != len(labels):
+                raise ValueError(
+                    f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width), a vector for "
+                    "each of the candidate_labels"
+                )
+            return features.to(self.model.device)
         config = self.model.config
         texts = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))
         texts += (tuple(config.hypothesis_templates), tuple(config.category_templates))
@@ -132,19 +142,3 @@ def as_part_labels(given: Sequence[str] | str) -> tuple[str, ...]:
     if twice := [label for label, name in zip(labels, cleaned, strict=True) if cleaned.count(name) > 1]:
         raise ValueError(f"candidate_labels has {twice[0]!r} and {twice[1]!r}, which are the same text; expected one")
     return labels
-
-
-def _given_features(labels: tuple[str, ...], features: Any) -> torch.Tensor:
-    if isinstance(features, (str, os.PathLike)):
-        features = TextBank.from_file(features)
-    elif isinstance(features, Mapping):
-        features = TextBank(features)
-    if isinstance(features, TextBank):
-        return features.encode(labels)
-    features = torch.as_tensor(features, dtype=torch.float32)
-    if features.ndim != 2 or len(features) != len(labels):
-        raise ValueError(
-            f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width), a vector for each of "
-            "the candidate_labels"
-        )
-    return features

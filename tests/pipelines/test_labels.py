@@ -1,17 +1,10 @@
-"""Labels of clouds and parts: what an answer holds, which texts are embedded anew, which arguments fit together."""
+"""Labels of clouds and parts: what an answer holds, by the outputs of a model that are given here."""
 
-from collections import OrderedDict
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
-from hf_any3d.data.text_bank import TextBank
-from hf_any3d.pipelines import (
-    zero_shot_point_cloud_classification as words,
-    zero_shot_point_cloud_segmentation as parts,
-)
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_segmentation import ZeroShotPointCloudSegmentationPipeline
 from tests.errors import raises
@@ -80,70 +73,10 @@ def test_scores_follow_the_kind_of_the_problem(config, given, scores):
     )
 
 
-@pytest.fixture
-def tower(monkeypatch):
-    """A model that notes which texts it embeds, and the state of its weights."""
-    made = SimpleNamespace(embedded=[], state=("weights", 0))
-
-    def encode_labels(*given):
-        made.embedded.append(given)
-        return torch.full((1,), len(made.embedded))
-
-    monkeypatch.setattr(words, "weights_state", lambda model: made.state if model == "tower" else None)
-    monkeypatch.setattr(words, "CACHE_SIZE", 2)
-    made.config = SimpleNamespace(hypothesis_templates=["a {}"], category_templates=["a {} of a {}"])
-    made.model = SimpleNamespace(
-        config=made.config, text_tower=SimpleNamespace(model="tower"), encode_labels=encode_labels, device="cpu"
-    )
-    return made
-
-
-def test_parts_are_embedded_anew_when_anything_changes_that_their_texts_depend_on(tower):
-    pipe = segmenter()
-    pipe.model, pipe._embeddings = tower.model, OrderedDict()
-
-    def embed(*given, **more):
-        return int(pipe.label_embeddings(*given, **more))
-
-    asked = [
-        (("leg",), None, None),
-        (("leg", "seat"), None, None),
-        (("leg",), "chair", None),
-        (("leg",), None, "part_only"),
-        (("leg",), None, ("{}",)),
-    ]
-    for number, given in enumerate(asked, 1):
-        assert embed(*given) == number == embed(*given)
-    assert tower.embedded == [(labels, templates, category) for labels, category, templates in asked]
-    for number, (name, value) in enumerate((("hypothesis_templates", ["{}"]), ("category_templates", ["{} {}"])), 6):
-        setattr(tower.config, name, value)
-        assert embed(("leg",)) == number
-    tower.state = ("weights", 1)
-    assert embed(("leg",)) == 8 == embed(("leg",))
-    # The two used last are kept.
-    assert embed(("seat",)) == 9 and embed(("leg",)) == 8
-    assert embed(("back",)) == 10 and embed(("leg",)) == 8 and embed(("seat",)) == 11
-
-
 def segmenter(**config) -> ZeroShotPointCloudSegmentationPipeline:
     pipe = object.__new__(ZeroShotPointCloudSegmentationPipeline)
     pipe.model, pipe.feature_extractor = SimpleNamespace(config=SimpleNamespace(**config)), SimpleNamespace()
     return pipe
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"text_features": 1, "category": "cup"}, "category and templates make texts; expected neither, as text_f"),
-        ({"text_features": 1, "templates": ("{}",)}, "expected neither, as text_features is given"),
-        ({"none_label": False}, "none_label=False; expected None, as this model has no such choice"),
-        ({"patch_to_point": "nearest"}, "patch_to_point='nearest'; expected None"),
-        ({"candidate_labels": "Leg, leg."}, "has 'Leg' and 'leg.', which are the same text; expected one"),
-    ],
-)
-def test_arguments_that_contradict_each_other_are_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        segmenter()._sanitize_parameters(**given)
 
 
 def test_the_name_of_no_part_is_kept_for_points_without_one():
@@ -152,16 +85,3 @@ def test_the_name_of_no_part_is_kept_for_points_without_one():
     with raises(ValueError, naming="candidate_labels"):
         pipe.label_names(["a", "None!"])
     assert pipe.label_names(["a", "none"], none_label=False) == ("a", "none")
-
-
-def test_vectors_of_labels_are_a_bank_a_mapping_or_rows(tmp_path):
-    vectors = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([0.0, 2.0])}
-    expected = TextBank(vectors).encode(("b", "a"))
-    TextBank(vectors).save(tmp_path / "words.safetensors")
-    for given in (TextBank(vectors), vectors, tmp_path / "words.safetensors", str(tmp_path / "words.safetensors")):
-        torch.testing.assert_close(parts._given_features(("b", "a"), given), expected)
-    rows = parts._given_features(("b", "a"), np.array([[1, 2], [3, 4]]))
-    assert rows.dtype == torch.float32 and rows.tolist() == [[1, 2], [3, 4]]
-    for wrong, shape in ((np.ones((3, 2)), r"\(3, 2\)"), (np.ones(2), r"\(2,\)")):
-        with pytest.raises(ValueError, match=rf"text_features has shape {shape}; expected \(2, width\)"):
-            parts._given_features(("b", "a"), wrong)

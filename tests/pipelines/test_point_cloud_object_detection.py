@@ -6,6 +6,8 @@ import torch
 from transformers import pipeline
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.boxes import box_corners
 from tests.common.case import varied_clouds
@@ -66,16 +68,16 @@ def test_many_clouds_have_the_same_answers_alone(detect):
             assert one["box"]["center"] == pytest.approx(other["box"]["center"], abs=1e-4)
 
 
+@pytest.mark.parametrize("offset", [np.zeros(3), np.array([100.0, 20.0, 3.0])])
 @pytest.mark.parametrize("up_axis", ["x", "y"])
-def test_boxes_are_in_the_frame_of_a_file_with_another_up_axis(detect, up_axis):
-    from hf_any3d.data.point_arrays import turn_up_axis
-
+def test_boxes_are_in_the_frame_of_a_file_with_another_up_axis(detect, up_axis, offset):
     upright = cloud()
-    turned = turn_up_axis(upright, "z", up_axis)
+    turned = PointCloudData(turn_up_axis(upright, "z", up_axis), offset=offset)
     expected, found = detect(upright, threshold=0.1), detect(turned, threshold=0.1, up_axis=up_axis)
     assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
-        corners = turn_up_axis(np.asarray(other["box"]["corners"]), "z", up_axis)
+        corners = turn_up_axis(np.asarray(other["box"]["corners"]), "z", up_axis) + offset
+        assert np.mean(one["box"]["corners"], axis=0) == pytest.approx(one["box"]["center"])
         np.testing.assert_allclose(one["box"]["corners"], corners, atol=1e-4)
         assert one["box"]["size"] == pytest.approx(other["box"]["size"], abs=1e-4)
         assert one["box"]["heading"] == pytest.approx(other["box"]["heading"], abs=1e-4)

@@ -14,7 +14,7 @@ from transformers import pipeline
 from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, read_point_cloud
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.point_arrays import turn_up_axis
-from hf_any3d.pipelines import PointCloudSegmentationPipeline, point_cloud_segmentation
+from hf_any3d.pipelines import PointCloudSegmentationPipeline
 from hf_any3d.pipelines.base import return_free_memory
 from hf_any3d.visualization.viewer import label_colors
 from tests.errors import raises
@@ -179,22 +179,12 @@ def test_invalid_arguments_are_refused(parts, scenes, tmp_path):
         scenes[0](cloud, output_dir=tmp_path, formats=["stl"])
 
 
-def test_sums_on_disk_give_the_same_answer(scenes, monkeypatch):
+def test_sums_on_disk_give_the_same_answer(scenes):
     cloud = clouds(1, 300)[0]
     expected = scenes[0](cloud)
-    monkeypatch.setattr(point_cloud_segmentation, "_SUMS_IN_MEMORY", 0)
+    scenes[0].sums_in_memory = 0
     assert same(scenes[0](cloud, batch_size=4), expected)
-
-
-def test_what_blocks_leave_is_given_back_after_so_many_points(scenes, monkeypatch):
-    cloud = clouds(1, 300)[0]
-    blocks, calls = len(scenes[0]._cut(cloud).blocks), []
-    monkeypatch.setattr(point_cloud_segmentation, "return_free_memory", lambda: calls.append(1))
-    expected = scenes[0](cloud, batch_size=1)
-    assert not calls and blocks > 4
-    monkeypatch.setattr(point_cloud_segmentation, "_POINTS_BETWEEN_RETURNS", 2 * POINTS)
-    assert same(scenes[0](cloud, batch_size=1), expected)
-    assert len(calls) == blocks // 2
+    del scenes[0].sums_in_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")

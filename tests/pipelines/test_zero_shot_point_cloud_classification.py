@@ -5,7 +5,7 @@ import trimesh
 from transformers import pipeline
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline, zero_shot_point_cloud_classification as module
+from hf_any3d.pipelines import ZeroShotPointCloudClassificationPipeline
 from tests.errors import raises
 from tests.tiny_encoders import clouds, tiny_model
 from tests.tiny_text_towers import LABELS, adapted_zero_shot_model, tiny_zero_shot_model
@@ -106,24 +106,20 @@ def test_labels_and_templates_may_be_set_once(saved):
     assert len(classify(clouds(5)[0], top_k=None)) == len(LABELS)
 
 
-def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
+def test_texts_of_a_set_of_labels_are_embedded_once_until_the_tower_changes(saved):
     classify = pipeline(TASK, model=saved[0])
-    embedded = []
-    tower = classify.model.text_tower
-    embed = type(tower).embed
-    monkeypatch.setattr(
-        type(tower), "embed", lambda self, texts, *rest: embedded.append(texts) or embed(self, texts, *rest)
-    )
+    embedded, tower = [], classify.model.text_tower.model
+    tower.register_forward_hook(lambda *_: embedded.append(1))
     for _ in range(2):
         classify(list(clouds(5)), LABELS, batch_size=2)
-    assert len(embedded) == 1 and len(embedded[0]) == 6
+    assert len(embedded) == 1
     classify(clouds(1)[0], LABELS[:2])
     classify(clouds(1)[0], LABELS, hypothesis_template="{}")
     assert len(embedded) == 3
-    monkeypatch.setattr(module, "CACHE_SIZE", 2)
-    classify(clouds(1)[0], ["other", "labels"])
+    with torch.no_grad():
+        next(tower.parameters()).mul_(2)
     classify(clouds(1)[0], LABELS)
-    assert len(embedded) == 5, "the oldest were removed"
+    assert len(embedded) == 4
 
 
 @pytest.mark.parametrize(
@@ -143,6 +139,13 @@ def test_texts_of_a_set_of_labels_are_embedded_once(saved, monkeypatch):
         ),
         ({"candidate_labels": LABELS, "hypothesis_template": []}, ValueError, "at least one template"),
         ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "top_k=0"),
+        (
+            {"candidate_labels": LABELS, "text_embeds": np.ones((2, 4))},
+            ValueError,
+            r"expected floats \(3, text_width\)",
+        ),
+        ({"candidate_labels": LABELS, "text_embeds": np.ones(3)}, ValueError, r"float64 \(3,\); expected floats"),
+        ({"candidate_labels": LABELS, "text_embeds": np.ones((3, 4), int)}, ValueError, r"int64 \(3, 4\); expected"),
         ({"candidate_labels": LABELS, "labels": 3}, TypeError, "unknown arguments: labels; expected candidate_labels"),
     ],
 )

@@ -1,6 +1,7 @@
 """Parts by name: in the pipeline, on the command line and in an evaluation, with a text tower or vectors of words."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,16 +58,17 @@ def test_texts_are_those_of_the_templates(segment):
     torch.testing.assert_close(segment.label_embeddings(("leg",), "chair", "part_plus_cat")[0], found)
 
 
-def test_vectors_computed_elsewhere_need_no_text_tower(segment, tmp_path, monkeypatch):
+def test_vectors_computed_elsewhere_need_no_text_tower(segment, saved, tmp_path):
     expected = segment(CHAIR, candidate_labels=LABELS)["labels"]
     vectors = segment.model.encode_labels([*LABELS, "arm"])
     TextBank(dict(zip([*LABELS, "arm"], vectors, strict=True))).save(tmp_path / "words.safetensors")
     # A model whose text tower cannot be opened.
-    vars(segment.model).pop("text_tower", None)  # opened anew
-    monkeypatch.setattr(segment.model.config, "parts", None)
-    monkeypatch.setattr(segment.model.config, "aligned_with", "OpenCLIP ViT-B-16")
-    monkeypatch.setattr(segment, "_embeddings", type(segment._embeddings)())
-    for features in (tmp_path / "words.safetensors", vectors[:3], vectors[:3].numpy()):
+    model = shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "parts": None, "aligned_with": "OpenCLIP ViT-B-16"}))
+    segment = pipeline("zero-shot-point-cloud-segmentation", model=str(model))
+    named = dict(zip(LABELS, vectors, strict=False))
+    for features in (tmp_path / "words.safetensors", named, TextBank(named), vectors[:3], vectors[:3].numpy()):
         np.testing.assert_array_equal(
             segment(CHAIR, candidate_labels=LABELS, text_features=features)["labels"], expected
         )
@@ -85,6 +87,7 @@ def test_wrong_arguments_are_refused(segment):
         ({"candidate_labels": LABELS, "templates": "part_plus_cat"}, "category is missing, which template"),
         ({"candidate_labels": LABELS, "text_features": torch.ones(3, 4), "category": "chair"}, "expected neither"),
         ({"candidate_labels": LABELS, "patch_to_point": "mean"}, "patch_to_point='mean'"),
+        ({"candidate_labels": LABELS, "none_label": False}, "none_label=False; expected None, as this model has no"),
     ):
         with pytest.raises(ValueError, match=message):
             segment(CHAIR, **arguments)
