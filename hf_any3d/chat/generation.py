@@ -132,20 +132,11 @@ class Answerer:
         features: torch.Tensor | None = None,
         cache: Cache | None = None,
     ) -> torch.Tensor:
-        """Generate answers.
+        """Generate answers, with `settings` of `generate`, and return `(answers, tokens)` of prompts and answers.
 
-        Args:
-            prompts: The prompts.
-            settings: Arguments of `generate`. A repetition penalty applies to the answer only, not to the prompt, as
-                in the released programs.
-            features: Features of the prompts' clouds, concatenated; by default those of `Prompt.points`.
-            cache: Holds the beginning of a single prompt, and afterwards all but the last token.
-
-        Returns:
-            `(answers, tokens)` of prompts and answers.
-
-        Raises:
-            ValueError: A prompt fills the context of the language model.
+        A repetition penalty applies to the answer only, not to the prompt, as in the released programs. `features` are
+        those of the prompts' clouds, concatenated, by default of `Prompt.points`. The cache holds the beginning of a
+        single prompt, and afterwards all but the last token. A prompt that fills the context is a ValueError.
         """
         batch = self.processor.pad(prompts).to(self.model.device)
         length = batch["input_ids"].shape[1]

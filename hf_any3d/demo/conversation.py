@@ -26,12 +26,9 @@ _SAMPLED = {"random": "drawn at random", "farthest": "spread evenly", "first": "
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape as input of the model.
+    """A shape as input of the model, and a note on how its points were made from the file.
 
-    Attributes:
-        points: `(num_points, 3)`, or `(num_points, 6)` with colors in [0, 1] if the file has them and the model uses
-            them.
-        note: How these points were made from the file.
+    The points are `(num_points, 3)`, or `(num_points, 6)` with colors in [0, 1] if file and model have them.
     """
 
     points: np.ndarray

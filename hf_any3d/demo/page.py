@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,8 +99,6 @@ machine that runs this page: files are deleted within hours, conversations are n
 share. The weights have the licenses named in their model card, the shapes those of their authors.
 """
 Chat = list[dict[str, Any]]
-# Updates of the view, the line below it, the chat and the line below that.
-Shown = tuple[Any, str, Any, Any]
 
 
 class Slider(NamedTuple):
@@ -121,18 +120,80 @@ SLIDERS = (
 """The sliders of the released demo; its other settings are fixed, see `PUBLISHED_GENERATION`."""
 
 
-class DemoPage:
-    """The page of a model. Each visitor has a conversation of their own; answers are generated one at a time."""
+class Page:
+    """A page where visitors choose or upload a shape, each with a state of their own, which `new_visitor` makes.
 
-    def __init__(self, name: str, examples: ExampleShapes, new_conversation: Callable[[], Conversation]):
-        self.name, self.examples, self.new_conversation = name, examples, new_conversation
+    `show` opens a shape and returns updates of the view, the line below it and what else there is.
+    """
+
+    nothing: tuple[Any, ...] = ("",)
+    """What else there is before a shape is opened."""
+
+    def __init__(self, name: str, examples: ExampleShapes, new_visitor: Callable[[], Any]):
+        self.name, self.examples, self.new_visitor = name, examples, new_visitor
+
+    @contextmanager
+    def frame(self, heading: str) -> Iterator[tuple[gr.Blocks, gr.State]]:
+        """Build the page around its inputs and outputs; yields it with the state of a visitor."""
+        title = f"{heading} {self.name}"
+        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
+            visitor = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
+            gr.Markdown(f"## {heading}\nwith {html.escape(self.name)}")
+            yield page, visitor
+            with gr.Accordion("Files and terms of use", open=False):
+                gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
     def build(self) -> gr.Blocks:
         """Build the page."""
-        title = f"Talk about point clouds: {self.name}"
-        with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)) as page:
-            conversation = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
-            gr.Markdown(f"## Talk about point clouds\nwith {html.escape(self.name)}")
+        raise NotImplementedError
+
+    def show(self, visitor: Any, source: Callable[[], Any], *asked: Any) -> tuple[Any, ...]:
+        """Open a shape; after an error only the line below the view changes."""
+        raise NotImplementedError
+
+    def begin(self, *asked: Any) -> tuple[Any, ...]:
+        """Open the first example for a new visitor."""
+        visitor = self.new_visitor()
+        if not self.examples.names:
+            return visitor, "", error_or_note("Upload a file to start."), *self.nothing
+        return visitor, *self.open_example(visitor, self.examples.names[0], *asked)
+
+    def open_example(self, visitor: Any, name: str | None, *asked: Any) -> tuple[Any, ...]:
+        """Open an example."""
+        return self.show(visitor, lambda: self.examples.get(name or ""), *asked)
+
+    def open_upload(self, visitor: Any, path: str, *asked: Any) -> tuple[Any, ...]:
+        """Open a file, and clear the selection of the example, so that each can be chosen again."""
+        return None, *self.show(visitor, lambda: path, *asked)
+
+    def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
+        """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`."""
+        page = self.build()
+        page.queue(max_size=MOST_WAITING)
+        warm_up()
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            theme=THEME,
+            css=STYLE,
+            footer_links=[],
+            ssr_mode=False,
+            quiet=True,
+            max_file_size=LARGEST_UPLOAD,
+            prevent_thread_lock=True,
+        )
+        return page
+
+
+class DemoPage(Page):
+    """The page of a chat model. Each visitor has a conversation of their own; answers are generated one at a time."""
+
+    nothing = ([], "")
+
+    def build(self) -> gr.Blocks:
+        """Build the page."""
+        with self.frame("Talk about point clouds") as (page, conversation):
             with gr.Row():
                 with gr.Column(scale=5):
                     example, file, view, note = shape_column(self.examples)
@@ -144,17 +205,15 @@ class DemoPage:
                             gr.Slider(s.low, s.high, s.default, step=s.step, label=s.label, buttons=[])
                             for s in SLIDERS
                         ]
-            with gr.Accordion("Files and terms of use", open=False):
-                gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
             # Requests to the model share one queue.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             at_once = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             shown = [view, note, chat, notice]
-            page.load(self._begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
+            page.load(self.begin, outputs=[conversation, *shown], show_progress="hidden", **in_turn)
             # An answer about the shape before would otherwise hold the model.
             example.input(Conversation.stop, conversation, **at_once).then(
-                self._open_example, [conversation, example], shown, show_progress_on=view, **in_turn
+                self.open_example, [conversation, example], shown, show_progress_on=view, **in_turn
             )
             # Files are read in another queue, so that slow ones do not delay answers.
             file.upload(Conversation.stop, conversation, **at_once).then(
@@ -164,7 +223,7 @@ class DemoPage:
                 concurrency_id="files",
                 concurrency_limit=AT_ONCE,
                 api_visibility="private",
-            ).then(_open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn)
+            ).then(self.open_upload, [conversation, file], [example, *shown], show_progress_on=view, **in_turn)
             submitted = gr.on(
                 [question.submit, send.click],
                 _submit,
@@ -182,37 +241,15 @@ class DemoPage:
             ).then(lambda: ([], ""), outputs=[chat, notice], **at_once)
         return page
 
-    def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Serve the page from a thread, by default on a free port from 7860 on; see `gradio.Blocks.launch`."""
-        return serve(self.build(), host, port, share)
-
-    def _begin(self) -> tuple[Any, ...]:
-        conversation = self.new_conversation()
-        if not self.examples.names:
-            return conversation, "", error_or_note("Upload a file to talk about."), [], ""
-        return conversation, *self._open_example(conversation, self.examples.names[0])
-
-    def _open_example(self, conversation: Conversation, name: str | None) -> Shown:
-        return _open(conversation, lambda: self.examples.get(name or ""))
-
-
-def serve(page: gr.Blocks, host: str, port: int | None, share: bool) -> gr.Blocks:
-    """Serve a page from a thread; arguments and errors are those of `DemoPage.open`."""
-    page.queue(max_size=MOST_WAITING)
-    warm_up()
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        theme=THEME,
-        css=STYLE,
-        footer_links=[],
-        ssr_mode=False,
-        quiet=True,
-        max_file_size=LARGEST_UPLOAD,
-        prevent_thread_lock=True,
-    )
-    return page
+    def show(self, visitor: Conversation, source: Callable[[], Any], *asked: Any) -> tuple[Any, ...]:
+        """Open a shape, and clear the chat; after an error only the line below the view changes."""
+        try:
+            shape = visitor.open(source())
+        except (ValueError, OSError, ImportError) as error:
+            return gr.skip(), error_or_note(str(error), is_error=True), gr.skip(), gr.skip()
+        up_axis = visitor.pipe.processor.feature_extractor.up_axis
+        text = clouds_page([shape.points], up_axis=up_axis, title="shape")
+        return view_frame(text), error_or_note(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
 
 
 def shape_column(examples: ExampleShapes) -> tuple[gr.Dropdown, gr.UploadButton, gr.HTML, gr.HTML]:
@@ -260,22 +297,6 @@ def _chat_column() -> tuple[gr.Chatbot, gr.Textbox, gr.Button, gr.Button, gr.But
         stop = gr.Button("Stop", variant="stop", min_width=80, visible=False, elem_id="stop")
         restart = gr.Button("Restart", min_width=80, elem_id="restart")
     return chat, question, send, stop, restart
-
-
-def _open_upload(conversation: Conversation, path: str) -> tuple[Any, ...]:
-    # The selection of the example is cleared, so that each can be chosen again.
-    return None, *_open(conversation, lambda: path)
-
-
-def _open(conversation: Conversation, source: Callable[[], Any]) -> Shown:
-    """Open a shape and return updates of the page; after an error only the line below the view changes."""
-    try:
-        shape = conversation.open(source())
-    except (ValueError, OSError, ImportError) as error:
-        return gr.skip(), error_or_note(str(error), is_error=True), gr.skip(), gr.skip()
-    up_axis = conversation.pipe.processor.feature_extractor.up_axis
-    text = clouds_page([shape.points], up_axis=up_axis, title="shape")
-    return view_frame(text), error_or_note(f"{shape.note} Drag to turn, wheel to zoom."), [], ""
 
 
 def _submit(conversation: Conversation, question: str, chat: Chat) -> tuple[Chat, str, Any, Any]:

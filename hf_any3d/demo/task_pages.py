@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +15,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from hf_any3d.data.files import PointCloudData, supported_file_types
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.no_object import why_no_object
 from hf_any3d.demo.conversation import error_message
-from hf_any3d.demo.page import (
-    CONVERSATIONS_KEPT,
-    TERMS,
-    UPLOADS_KEPT,
-    ExampleShapes,
-    error_or_note,
-    serve,
-    shape_column,
-    view_frame,
-)
+from hf_any3d.demo.page import ExampleShapes, Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.visualization.html_pages import html_fragment
@@ -62,12 +52,8 @@ _TITLES = {
 class Answer:
     """A model's answer about a shape.
 
-    Attributes:
-        clouds: What is shown in 3D.
-        settings: Arguments of `viewer_page` for them.
-        rows: Labels with shares in [0, 1], the best first.
-        note: A line below the view.
-        colors: Colors of labels in the view, as "#rrggbb".
+    `clouds` are shown in 3D with `settings` of `viewer_page` and a note below; `rows` are labels with shares in
+    [0, 1], the best first, and `colors` those of labels in the view, as "#rrggbb".
     """
 
     clouds: list[CloudView]
@@ -218,21 +204,18 @@ class Visit(Uploads):
             raise ValueError(error_message(error, source)) from error
 
 
-class TaskPage:
+class TaskPage(Page):
     """The page of a model that answers at once; each visitor has a shape, and answers are computed in turn."""
 
     def __init__(self, name: str, examples: ExampleShapes, answers: TaskAnswers, words: Sequence[str] = ()):
-        self.name, self.examples, self.answers = name, examples, answers
+        super().__init__(name, examples, Visit)
+        self.answers = answers
         self.words = ", ".join(words or ("chair", "table", "lamp", "sofa", "car", "plant"))
 
     def build(self) -> gr.Blocks:
         """Build the page."""
         question, heading = _TITLES[self.answers.task]
-        with gr.Blocks(
-            title=f"{question} {self.name}", analytics_enabled=False, delete_cache=(UPLOADS_KEPT, UPLOADS_KEPT)
-        ) as page:
-            visit = gr.State(None, time_to_live=CONVERSATIONS_KEPT)
-            gr.Markdown(f"## {question}\nwith {html.escape(self.name)}")
+        with self.frame(question) as (page, visit):
             with gr.Row():
                 with gr.Column(scale=6):
                     example, file, view, note = shape_column(self.examples)
@@ -264,17 +247,15 @@ class TaskPage:
                         elem_id="again",
                     )
                     answer = gr.HTML(elem_id="answer", label=heading)
-            with gr.Accordion("Files and terms of use", open=False):
-                gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
             # Requests to the model share one queue; files are read in another one, so that slow ones delay nobody.
             in_turn = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
             files = {"concurrency_id": "files", "concurrency_limit": AT_ONCE, "api_visibility": "private"}
             asked, shown = [words, category, up_axis], [view, note, answer]
-            page.load(self._begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
-            example.input(self._open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
+            page.load(self.begin, asked, [visit, *shown], show_progress="hidden", **in_turn)
+            example.input(self.open_example, [visit, example, *asked], shown, show_progress_on=view, **in_turn)
             file.upload(Visit.read, [visit, file], show_progress_on=view, **files).then(
-                self._open_upload, [visit, file, *asked], [example, *shown], show_progress_on=view, **in_turn
+                self.open_upload, [visit, file, *asked], [example, *shown], show_progress_on=view, **in_turn
             )
             gr.on(
                 [words.submit, again.click, category.input, up_axis.input],
@@ -287,29 +268,13 @@ class TaskPage:
             )
         return page
 
-    def open(self, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> gr.Blocks:
-        """Serve the page from a thread; see `DemoPage.open`."""
-        return serve(self.build(), host, port, share)
-
-    def _begin(self, *asked: str | None) -> tuple[Any, ...]:
-        visit = Visit()
-        if not self.examples.names:
-            return visit, "", error_or_note("Upload a file to start."), ""
-        return visit, *self._open_example(visit, self.examples.names[0], *asked)
-
-    def _open_example(self, visit: Visit, name: str | None, *asked: str | None) -> tuple[Any, ...]:
-        return self._open(visit, lambda: self.examples.get(name or ""), *asked)
-
-    def _open_upload(self, visit: Visit, path: str, *asked: str | None) -> tuple[Any, ...]:
-        # The selection of the example is cleared, so that each can be chosen again.
-        return None, *self._open(visit, lambda: path, *asked)
-
-    def _open(self, visit: Visit, source: Callable[[], Any], *asked: str | None) -> tuple[Any, ...]:
+    def show(self, visitor: Visit, source: Callable[[], Any], *asked: Any) -> tuple[Any, ...]:
+        """Open a shape and answer; after an error only the line below the view changes."""
         try:
-            visit.open(source())
+            visitor.open(source())
         except (ValueError, OSError, ImportError) as error:
             return gr.skip(), error_or_note(str(error), is_error=True), gr.skip()
-        return self._answer(visit, *asked)
+        return self._answer(visitor, *asked)
 
     def _answer(
         self, visit: Visit, words: str | None, category: str | None = None, up_axis: str | None = None

@@ -117,7 +117,7 @@ def to_parquet(
 
 
 class Parts:
-    """The parts in a folder of this machine or of a bucket, an `Output` of runs.
+    """The parts in a folder of this machine or of a bucket, an output of `runs.run`.
 
     A hidden file beside each part has the stamps of its files. Rows of other settings are refused.
     """
@@ -132,7 +132,7 @@ class Parts:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Lock a folder of this machine, remove what killed processes left, and note the settings; see `Output`."""
+        """Lock a folder of this machine, remove what killed processes left, and note the settings."""
         with nullcontext() if self.local is None else claim(self.local / ".lock", self.local):
             if self.local is not None:
                 remove_temporaries(self.local)
@@ -177,7 +177,7 @@ class Parts:
         """Do nothing: the process has written the part."""
 
     def finish(self, files: Iterable[str]) -> Done:
-        """Count the rows, and check that each file has one; see `Output`."""
+        """Count the rows, and check that each file has one."""
         counts, failed = Counter(), 0
         for _, table in self._columns("path", "error"):
             counts.update(table["path"].to_pylist())

@@ -38,16 +38,9 @@ _FILES_AT_A_TIME, _ROWS_AT_A_TIME = 64, 16
 
 @dataclass(frozen=True)
 class Step:
-    """A pipeline that adds a column.
+    """A pipeline that adds a column, with the arguments of a call and the feature of an extraction to keep.
 
-    Attributes:
-        task: Task of the pipeline.
-        model: Directory or hub name.
-        column: Name of the column.
-        arguments: Arguments of a call.
-        feature: Of a feature extraction: the feature to keep.
-        batch_size: Clouds per call.
-        identity: Of the model, see `model_fingerprint`; rows of another one are no continuation.
+    `identity` is that of the model, see `model_fingerprint`; rows of another one are no continuation.
     """
 
     task: str

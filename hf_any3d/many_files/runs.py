@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from hf_any3d.utils.atomic_files import atomic_write, claim, read_json, write_json
 
@@ -18,28 +18,8 @@ class Done(NamedTuple):
     failed: int
 
 
-class Output(Protocol):
-    """Destination of a run's rows: a `Table`, or `Parts`."""
-
-    def opened(self) -> AbstractContextManager:
-        """Lock the output; rows of other work are a ValueError."""
-        ...
-
-    def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
-        """Drop the rows of changed files, with `retry` failed ones too, and return the files of the others."""
-        ...
-
-    def add(self, result: Any, stamps: Mapping[str, str]) -> None:
-        """Take a result of the work."""
-        ...
-
-    def finish(self, files: Iterable[str]) -> Done:
-        """Complete the output, which has a row of each file."""
-        ...
-
-
 def run(
-    output: Output,
+    output: Any,
     files: Iterable[str],
     stamp_of: Callable[[str], str],
     execute: Callable[[list[str]], Iterable[Any]],
@@ -48,6 +28,7 @@ def run(
 ) -> tuple[int, Done]:
     """Do what is left of a run, failed files again with `retry`; the same call continues an interrupted one.
 
+    The output is a `Table`, or `Parts`, or anything else with their `opened`, `resume`, `add` and `finish`.
     `stamp_of` returns the stamp of a file, see `InputFile.stamp`, and `execute` yields the results for the files that
     have no row. Returns the number of rows that earlier runs wrote, and the rows now.
     """
@@ -78,7 +59,7 @@ class Table:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Lock the table, and note what its rows are; see `Output`."""
+        """Lock the table, and note what its rows are; rows of other work are a ValueError."""
         with claim(self.output.with_name(f".{self.output.name}.lock"), self.output):
             file = self.output.with_name(f".{self.output.name}.job.json")
             known = read_json(file)
@@ -96,7 +77,7 @@ class Table:
             yield
 
     def resume(self, stamps: Mapping[str, str], retry: bool) -> set[str]:
-        """Keep the rows of unchanged files, and return the names of these files; see `Output`."""
+        """Drop the rows of changed files, with `retry` failed ones too, and return the names of the others."""
         kept: set[str] = set()
         if not self.path.exists():
             return kept

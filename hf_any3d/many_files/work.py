@@ -102,10 +102,8 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
 class RowsWork:
     """Work whose results are the rows of `answer_files`.
 
-    Attributes:
-        open_answer: Opens the models; returns the function of clouds and its batch size.
-        folder: Where the run was started, to which names are relative.
-        given: Files that cannot be opened by their name: standard input, which is read in one process alone.
+    `open_answer` opens the models and returns the function of clouds and its batch size. Names are relative to
+    `folder`, where the run was started; `given` is standard input, which is read in one process alone.
     """
 
     open_answer: Callable[[], tuple[Answer, int]]

@@ -21,13 +21,7 @@ _RULES = tuple(field.name for field in fields(DetectionRule))
 
 @dataclass
 class Scan:
-    """A cloud, and how it was turned for the model.
-
-    Attributes:
-        data: The cloud as it was given.
-        stem: Name of its file; None without one.
-        up_axis: Axis that points up in it.
-    """
+    """A cloud as it was given, the name of its file, and the axis that points up in it."""
 
     data: PointCloudData
     stem: str | None

@@ -35,16 +35,10 @@ _UP = "z"
 
 @dataclass
 class Request:
-    """A scan with what is asked about it, and the answers once they are generated.
+    """A scan, also as voxels in the model's frame, with what is asked about it, and the answers once there are any.
 
-    Attributes:
-        room: The scan as voxels, in the model's frame, which it knows how to undo.
-        scan: The scan as it was given.
-        task: What to write, one of `TASKS`.
-        classes: Objects to look for; none for all.
-        texts: The answers.
-        are_whole: Which of them ended by themselves.
-        counts: How many tokens they have, their ends included.
+    `classes` are objects to look for, none for all. Of the answers, `are_whole` tells which ended by themselves, and
+    `counts` how many tokens they have, their ends included.
     """
 
     room: VoxelizedRoom

@@ -17,15 +17,7 @@ _RECENT = 0.2
 # Compared by identity: contents may be arrays, whose comparison has no single answer.
 @dataclass(eq=False)
 class Work:
-    """One cloud or conversation in the queue.
-
-    Attributes:
-        key: Work with equal keys may be processed together.
-        content: What the batcher's function takes.
-        deadline: Time of `time.monotonic()` after which the work is not begun.
-        future: Its result.
-        arrived: When it was put into the queue.
-    """
+    """One cloud or conversation in the queue; after its deadline, by `time.monotonic()`, it is not begun."""
 
     key: Hashable
     content: Any

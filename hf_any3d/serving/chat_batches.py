@@ -18,13 +18,8 @@ from hf_any3d.processing.chat_templates import Prompt
 class Conversation:
     """A conversation to be continued.
 
-    Attributes:
-        prompt: Its prompt with its clouds.
-        new_tokens: Longest answer.
-        sampling: Arguments of `generate` for sampling; empty for greedy answers.
-        seed: Seed of sampling.
-        listen: Called with pieces of the answer as they are generated.
-        canceled: Set to end the answer.
+    `sampling` has arguments of `generate`, none for greedy answers; `listen` is called with pieces of the answer as
+    they are generated, and `canceled` is set to end it.
     """
 
     prompt: Prompt
@@ -45,13 +40,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """An answer.
-
-    Attributes:
-        text: Its text.
-        tokens: Number of its tokens, including the one that ends it.
-        is_complete: False if it was cut at its length.
-    """
+    """An answer with the number of its tokens, including the one that ends it; not complete if cut at its length."""
 
     text: str
     tokens: int

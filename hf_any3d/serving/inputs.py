@@ -9,10 +9,10 @@ import io
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hf_any3d.data.files import PointCloudData, ReadLimits, file_type_of, read_point_cloud, supported_file_types
 from hf_any3d.serving.limits import Refused, ServeLimits
@@ -25,6 +25,9 @@ _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base6
 _HOW_TO_RAISE = re.compile(r" \((?:pass limits=|or pass file_type=).*?\)$")
 
 
+_Rows = Annotated[list[tuple[float, float, float]], Field(min_length=1)]
+
+
 class CloudInput(BaseModel):
     """A cloud of a JSON request: a URL, or points with colors and normals."""
 
@@ -32,18 +35,15 @@ class CloudInput(BaseModel):
 
     url: str | None = None
     file_type: str | None = None
-    points: list[list[float]] | None = None
-    colors: list[list[float]] | None = None
-    normals: list[list[float]] | None = None
+    points: _Rows | None = None
+    colors: _Rows | None = None
+    normals: _Rows | None = None
 
 
 class Upload:
-    """The bytes of a file, or an array of points, before it is read.
+    """The bytes of a file, or arrays by the fields of `PointCloudData`, before they are read.
 
-    Args:
-        name: Name in errors.
-        content: The bytes, or arrays by the fields of `PointCloudData`.
-        file_type: Its type; by default that of the name's ending or of the bytes' signature.
+    The type is by default that of the name's ending or of the bytes' signature.
     """
 
     def __init__(self, name: str, content: bytes | Mapping[str, Any], file_type: str | None = None):
@@ -121,8 +121,6 @@ def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:
     arrays = {}
     for key in ("points", "colors", "normals"):
         if (rows := getattr(entry, key)) is not None:
-            if not rows or {len(row) for row in rows} != {3}:
-                raise Refused(400, f"{name}.{key}: expected rows of 3 numbers, at least one", param=f"{name}.{key}")
             arrays[key] = np.array(rows, dtype=np.float64 if key == "points" else np.float32)
     return Upload(name, arrays)
 

@@ -99,23 +99,12 @@ class Route:
     settings: type[Settings]
 
     def check(self, settings: Any, limits: ServeLimits) -> None:
-        """Check settings that fit other models."""
-        if self.settings is FeatureSettings:
-            return
-        takes_labels, labels = self.task in (ZERO_SHOT, PARTS_BY_NAME), getattr(settings, "labels", None)
-        if labels is None and takes_labels:
-            raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
+        """Check settings that fit other models, and their number."""
+        labels = getattr(settings, "labels", None)
         if labels is not None and len(labels) > limits.labels:
             raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
-        if self.settings is DetectSettings and not self.pipe.has_scores:
-            takes_labels = True  # of the classes that it can write, if any are named
-        elif self.settings is DetectSettings:
-            for name in ("task", "align", "grammar"):
-                if getattr(settings, name) is not None:
-                    raise Refused(400, f"{name}: this model writes no layouts; expected none", param=name)
-        for name in () if takes_labels else ("labels", "template", "text_embeds"):
-            if getattr(settings, name, None) is not None:
-                raise Refused(400, f"{name}: this model has labels of its own; expected none", param=name)
+        if labels is None and self.task in (ZERO_SHOT, PARTS_BY_NAME):
+            raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
         try:
             self.pipe._sanitize_parameters(**self._arguments(settings))
         except (ValueError, TypeError) as error:

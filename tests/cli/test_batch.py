@@ -1,22 +1,14 @@
 """Batches: a row for each file, resumed runs, and other engines."""
 
 import json
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from importlib import import_module
-from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
 from hf_any3d import read_point_cloud
-from hf_any3d.many_files.executors import EXECUTORS, LocalExecutor
 from tests.cli.conftest import run
 
-module = import_module("hf_any3d.cli.batch")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
@@ -59,55 +51,25 @@ def test_files_with_another_up_axis_are_turned_as_predict_turns_them(predict, mo
     assert found != pytest.approx(plain, abs=1e-5)
 
 
-class Counting(LocalExecutor):
-    """The local executor, which notes the files that it gets and can be interrupted."""
-
-    files: ClassVar[list[str]] = []
-    stop_after: ClassVar[int | None] = None
-
-    def run(self, work, shards) -> Iterator[dict]:
-        type(self).files = [name for shard in shards for name in shard.files]
-        for number, row in enumerate(super().run(work, shards)):
-            if number == self.stop_after:
-                raise KeyboardInterrupt
-            yield row
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    monkeypatch.setitem(EXECUTORS, "local", Counting)
-    monkeypatch.setattr(Counting, "stop_after", None)
-    return Counting
-
-
-def test_an_interrupted_run_continues_and_gives_the_same_table(predict, engine, scans, tmp_path):
+def test_an_interrupted_run_continues_and_gives_the_same_table(predict, tmp_path):
     predict()
     expected = lines_of(tmp_path / "a.jsonl")
-    for path in tmp_path.glob("*a.jsonl*"):
-        path.unlink()
-    engine.stop_after = 2
-    assert predict().code == 130
-    with open(tmp_path / "a.jsonl", "a") as file:
-        file.write('{"file": "cut o')
-    engine.stop_after = None
-    assert "2 of them before" in predict().out
+    lines = (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "a.jsonl").write_text("".join(lines[:2]) + '{"file": "cut o')
+    assert "4 files, 2 of them before, 1 failed" in predict().out
     found = lines_of(tmp_path / "a.jsonl")
-    assert len(engine.files) == 2 and [row["file"] for row in found] == [row["file"] for row in expected]
+    assert [row["file"] for row in found] == [row["file"] for row in expected]
     # Other clouds in a batch change the last digits.
     assert scores_of(found) == pytest.approx(scores_of(expected), rel=1e-5)
 
 
-def test_only_changed_new_and_retried_files_are_processed_again(predict, engine, scans):
+def test_only_changed_new_and_retried_files_are_processed_again(predict, scans):
     predict()
-    engine.files = []
-    predict()
-    assert engine.files == []
+    assert "4 files, 4 of them before, 1 failed" in predict().out
     np.save(scans / "holes.npy", np.random.default_rng(1).normal(size=(90, 3)))
     np.save(scans / "new.npy", np.random.default_rng(2).normal(size=(90, 3)))
-    predict()
-    assert engine.files == [str(scans / "holes.npy"), str(scans / "new.npy")]
-    predict("--retry")
-    assert engine.files == [str(scans / "bad.ply")]
+    assert "5 files, 3 of them before, 1 failed" in predict().out
+    assert "5 files, 4 of them before, 1 failed" in predict("--retry").out
 
 
 def test_a_table_of_other_settings_is_kept(predict, tmp_path):
@@ -185,27 +147,7 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
     assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
 
 
-def test_several_processes_have_the_rows_of_one(scans, tmp_path, monkeypatch):
-    # New ones would take seconds to import everything.
-    forks = multiprocessing.get_context("fork")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda kind: forks)
-    for name, more in (("one", ()), ("two", ("--workers", 2))):
-        code, out, err = run("batch", "convert", scans, "--output", tmp_path / name, *more)
-        assert code == 2 and "4 files, 1 failed" in out and err.count("bad.ply: has 128 bytes") == 1
-    one, two = (lines_of(tmp_path / name / "results.jsonl") for name in ("one", "two"))
-    assert [{**row, "output": row.get("output", "").replace("two", "one")} for row in two] == [
-        {**row, "output": row.get("output", "")} for row in one
-    ]
-    for path in (tmp_path / "one").rglob("*.ply"):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
-    code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2, stdin=b"1 2 3\n4 5 6\n")
-    assert code == 1 and "--workers 2 reads files, not standard input" in err
-
-
-def test_a_killed_process_ends_the_run_with_one_line(scans, tmp_path, monkeypatch):
-    def kill(processes, function, shards):
-        raise BrokenProcessPool("a process was terminated abruptly")
-
-    monkeypatch.setattr(ProcessPoolExecutor, "map", kill)
-    code, out, err = run("batch", "convert", scans, "--output", tmp_path / "out", "--workers", 3)
-    assert (code, out) == (1, "") and "one of 3 processes was killed" in err and "continues this run" in err
+def test_several_processes_read_files_alone(tmp_path):
+    for words, named in ((("--workers", 2), "--workers 2"), (("--engine", "ray"), "--engine ray")):
+        code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", *words, stdin=b"1 2 3\n4 5 6\n")
+        assert code == 1 and f"{named} reads files, not standard input" in err

@@ -1,14 +1,9 @@
-from importlib import import_module
-from types import SimpleNamespace
-
 import pytest
 from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
-
-chat_module = import_module("hf_any3d.cli.chat")
 
 
 @pytest.fixture(scope="module")
@@ -89,40 +84,3 @@ def test_errors_are_shown_and_the_conversation_continues(model, files, tmp_path)
 def test_invalid_arguments_are_refused_before_the_first_question(model, files, name, options, printed):
     result, lines = talk(model, name or files[0], "What?", options=options)
     assert result.exit_code == 1 and lines == [] and printed in result.stderr and result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("end", "told"),
-    [
-        (None, ""),
-        (KeyboardInterrupt(), ""),
-        (ValueError("too long"), "error: m: too long\n"),
-        (OSError("gone"), "error: gone\n"),
-        (RuntimeError("NaN"), "error: m: this model cannot answer (RuntimeError: NaN)\n"),
-    ],
-)
-def test_answers_are_printed_as_they_come_and_may_be_stopped(end, told, capsys):
-    closed = []
-
-    def stream(question):
-        assert question == "What?"
-        try:
-            yield from ("A\x1bchair", ",\n", "not")
-            if end is not None:
-                raise end
-        finally:
-            closed.append(True)
-
-    chat_module._answer(SimpleNamespace(stream=stream), "m", "What?")
-    assert capsys.readouterr() == ("A\\u001bchair,\nnot\n", told) and closed == [True]
-    stopped = []
-
-    class Pieces:
-        def __iter__(self):
-            raise KeyboardInterrupt
-
-        def close(self):
-            stopped.append(True)
-
-    chat_module._answer(SimpleNamespace(stream=lambda question: Pieces()), "m", "What?")
-    assert stopped == [True] and capsys.readouterr() == ("\n", "")

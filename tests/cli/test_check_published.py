@@ -1,15 +1,10 @@
 """`hf-any3d check-published`: records, exit codes, and runs that continue; the checks: tests/published."""
 
 import json
-from importlib import import_module
 
 import pytest
 
 from tests.cli.conftest import run
-
-convert, checks, chat, data, reconstruct = (
-    import_module(f"hf_any3d.cli.{name}") for name in ("convert", "check_published", "chat", "data", "reconstruct")
-)
 
 
 @pytest.mark.parametrize(

@@ -240,43 +240,6 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
 
 
 @pytest.mark.parametrize(
-    ("counts", "said"),
-    [
-        ({"a": 5, "b": 5}, "2 classes, 5 scans each"),
-        ({"a": 4, "b": 9}, "2 classes, 4 to 9 scans each; more scans would help a (4) most"),
-        ({"a": 9, "b": 20, "c": 20}, "3 classes, 9 to 20 scans each; more scans would help a (9) most"),
-        ({"a": 10, "b": 20, "c": 20}, "3 classes, 10 to 20 scans each"),
-        (
-            dict.fromkeys("gfedcba", 2) | {"z": 1},
-            "8 classes, 1 to 2 scans each; more scans would help z (1), g (2), f (2), e (2), d (2) and 3 more most",
-        ),
-        ({"a": 1}, None),
-        ({"train": 4, "test": 9}, None),
-    ],
-)
-def test_classes_with_few_scans_are_named_the_scarcest_first(counts, said, tmp_path):
-    good = [str(tmp_path / name / f"{number}.ply") for name, count in counts.items() for number in range(count)]
-    assert data._scarce_classes([str(tmp_path)], good) == said
-    assert data._scarce_classes([str(tmp_path)] * 2, good) is None
-    assert data._scarce_classes([str(tmp_path / "a.ply")], good) is None
-
-
-def test_splits_of_a_folder_are_no_classes(tmp_path):
-    good = [str(tmp_path / split / name / "0.ply") for split in ("train", "Test") for name in ("a", "b")]
-    assert data._scarce_classes([str(tmp_path)], good).startswith(
-        "2 classes, 2 scans each; more scans would help a (2)"
-    )
-
-
-def test_folders_without_a_cloud_at_any_depth_are_named(tmp_path):
-    for name in ("full/in/a.PLY", "empty/in/note.md", ".hidden/a.md", "-"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    found = data._empty_folders([str(tmp_path), str(tmp_path / "full" / "in" / "a.PLY"), "-"])
-    assert list(found) == [tmp_path / "empty", tmp_path / "empty" / "in"]
-
-
-@pytest.mark.parametrize(
     ("name", "found"),
     [
         ("plain", ("folder", "plain", None)),
@@ -301,17 +264,3 @@ def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch)
             data.find_dataset(name)
         return
     assert data.find_dataset(name) == data.FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
-
-
-def test_a_description_has_ranges_of_points_and_a_column_for_each_split(capsys):
-    bounds = {"min": [0, -1, 0.123456], "max": [1, 2, 3]}
-    some = {"columns": ["points"], "num_rows": 1, "points_per_cloud": {"min": 9, "max": 1234}, "bounds": bounds}
-    facts = {"train": some | {"labels": {"a": 1}}, "test": {"columns": ["points", "label"], "labels": {"longer": 2}}}
-    data._print_description(facts)
-    assert capsys.readouterr().out.splitlines() == [
-        "train: 1 cloud; columns points",
-        "  9 to 1,234 points each; x, y, z from 0, -1, 0.1235 to 1, 2, 3",
-        "test: 0 clouds; columns points, label",
-        "  a       train     1   test     0",
-        "  longer  train     0   test     2",
-    ]

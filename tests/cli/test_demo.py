@@ -1,7 +1,6 @@
 """Arguments that the command refuses before it loads a model; tests/demo tests the page."""
 
 import socket
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -27,8 +26,3 @@ def test_a_port_in_use_is_refused_before_the_model_is_loaded(taken):
 
 def test_a_folder_without_shapes_is_refused_before_the_model_is_loaded(tmp_path):
     assert "no point cloud in this folder" in refused("--examples", str(tmp_path))
-
-
-def test_without_gradio_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert "pip install 'hf-any3d[demo]'" in refused()

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from tests.tiny_act import tiny_act
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 CATEGORIES = ["table", "lamp"]
-evaluate_module = import_module("hf_any3d.cli.evaluate")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """info, push and space."""
 
 import json
+import os
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -14,19 +15,23 @@ from huggingface_hub.errors import HTTPError
 from hf_any3d import AutoModelForPointCloudClassification
 from tests.cli.conftest import run
 
-model_module = import_module("hf_any3d.cli.model")
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
-def test_facts_are_counted_once_for_each_configuration(models, tmp_path, monkeypatch):
+def test_facts_are_counted_once_for_each_configuration(models, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(models("classifier"), model)
-    first = run("info", model, "--json")
-    monkeypatch.setattr("hf_any3d.cli.model_facts.model_facts", lambda *_: {"class": "counted again"})
-    assert first.code == 0 and run("info", model, "--json") == first
     config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_tokens": 6}))  # as in no other test
+    first = run("info", model, "--json")
+    kept = max(Path(constants.HF_HOME, "hf_any3d", "facts").glob("*.json"), key=os.path.getmtime)
+    kept.write_text('{"class": "as it was kept"}')
+    again = json.loads(run("info", model, "--json").out)
+    assert first.code == 0 and again == {"class": "as it was kept", "model": str(model)}
+    kept.unlink()
     (model / "config.json").write_text(json.dumps(config | {"num_tokens": 5}))
-    assert json.loads(run("info", model, "--json").out) == {"class": "counted again"}
+    counted = json.loads(run("info", model, "--json").out)
+    assert counted["class"] == json.loads(first.out)["class"] and counted["tokens"] == 5
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_the_page_reads_files_in_another_queue_and_limits_its_inputs(pipe):
         (0.1, 2.0, 0.2),
     ], "those of the released demo"
     queues = {block.fn.__name__: block.concurrency_id for block in page.fns.values() if block.fn is not None}
-    assert queues["read"] == "files" and queues["_open_upload"] == queues["_answer"] == "model"
+    assert queues["read"] == "files" and queues["open_upload"] == queues["_answer"] == "model"
     limits = {block.concurrency_id: block.concurrency_limit for block in page.fns.values()}
     assert limits["model"] == 1 and limits["files"] == AT_ONCE > 1
     (question,) = [block for block in page.blocks.values() if getattr(block, "elem_id", None) == "question"]

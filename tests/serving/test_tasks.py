@@ -14,13 +14,10 @@ from hf_any3d.serving import ServeLimits
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.server import Server
 from hf_any3d.serving.tasks import (
-    CLASSIFY,
     DETECT,
     PARTS_BY_NAME,
-    SEGMENT,
     ZERO_SHOT,
     ClassifySettings,
-    DetectSettings,
     FeatureSettings,
     Route,
     SegmentSettings,
@@ -41,17 +38,9 @@ def route(task, settings, **attributes):
 @pytest.mark.parametrize(
     ("task", "settings", "param", "message"),
     [
-        (CLASSIFY, ClassifySettings(labels="a"), "labels", "this model has labels of its own; expected none"),
-        (CLASSIFY, ClassifySettings(template="{}"), "template", "labels of its own"),
-        (CLASSIFY, ClassifySettings(text_embeds=[[1]]), "text_embeds", "labels of its own"),
-        (SEGMENT, SegmentSettings(labels="a"), "labels", "labels of its own"),
         (ZERO_SHOT, ClassifySettings(), "labels", "labels: missing; expected the labels to choose from"),
         (PARTS_BY_NAME, SegmentSettings(), "labels", "labels: missing"),
         (ZERO_SHOT, ClassifySettings(labels="a,b,c"), "labels", "labels: 3; expected at most 2"),
-        (DETECT, DetectSettings(labels="a"), "labels", "labels of its own"),
-        (DETECT, DetectSettings(task="all"), "task", "task: this model writes no layouts; expected none"),
-        (DETECT, DetectSettings(align=False), "align", "writes no layouts"),
-        (DETECT, DetectSettings(grammar=False), "grammar", "writes no layouts"),
     ],
 )
 def test_settings_of_other_models_are_refused(task, settings, param, message):
