@@ -46,7 +46,7 @@ from hf_any3d.cli.predict import (
     prediction_answerer,
     prediction_cells,
 )
-from hf_any3d.many_files.executors import Workers, executor_of
+from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.runs import Table, run
 from hf_any3d.many_files.work import Answer, RowsWork, cut, usual_batch_size
@@ -235,7 +235,7 @@ def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> N
         job = replace(job, settings=job.settings | {"root": root})
 
     def execute(names: list[str]) -> Iterator[dict[str, Any]]:
-        executor, placed = executor_of(engine.value, Workers(options.workers)), job
+        executor, placed = EXECUTORS[engine.value](Workers(options.workers)), job
         with status("starting Ray") if engine is Engine.RAY else nullcontext():
             # Conversion runs no model, so it needs no device.
             if job.task != "convert":

@@ -106,11 +106,6 @@ def detect(
 
 def box_answerer(pipe: Any, model: str, settings: dict[str, Any]) -> Answer:
     """Return the function of clouds that finds their boxes, by `BoxOptions.settings`."""
-    written = [name for name in settings if name in ("task", "candidate_labels", "align", "grammar")]
-    if written and pipe.has_scores:
-        name, value = written[0].removeprefix("candidate_"), settings[written[0]]
-        name = f"{name}-parts" if isinstance(value, list) else f"no-{name}" if value is False else name
-        raise ValueError(f"--{name}: {model} has boxes with scores and writes no layouts; expected no --{name}")
     run = caller(pipe, model, **settings)
     return lambda clouds: [{"boxes": boxes} for boxes in run(clouds)]
 

@@ -58,8 +58,6 @@ class ExampleShapes:
 
 
 def _files_of(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
     types = {f".{name}" for name in supported_file_types()}
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in types and entry.is_file())

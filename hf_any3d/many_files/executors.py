@@ -222,10 +222,3 @@ def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -
 
 
 EXECUTORS: dict[str, type[LocalExecutor] | type[RayExecutor]] = {"local": LocalExecutor, "ray": RayExecutor}
-
-
-def executor_of(engine: str, workers: Workers) -> LocalExecutor | RayExecutor:
-    """Return an executor by its name."""
-    if engine not in EXECUTORS:
-        raise ValueError(f"engine is {engine!r}; expected one of {', '.join(EXECUTORS)}")
-    return EXECUTORS[engine](workers)

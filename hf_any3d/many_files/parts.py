@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from hf_any3d.data.feature import local_path
 from hf_any3d.data.file_conversion import rows_at_a_time
 from hf_any3d.data.options import at_least
-from hf_any3d.many_files.executors import Workers, executor_of
+from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import InputFile
 from hf_any3d.many_files.rows import CloudRows
 from hf_any3d.many_files.runs import Done, run
@@ -95,7 +95,7 @@ def to_parquet(
         ChildProcessError: A process of the local engine was killed; the same call continues the run.
     """
     at_least(1, workers=workers, files_per_part=files_per_part)
-    executor = executor_of(engine, Workers(workers, cpus, gpus))
+    executor = EXECUTORS[engine](Workers(workers, cpus, gpus))
     parts = Parts(folder, rows.settings)
     processes: set[str] = set()
 

@@ -178,6 +178,8 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
 
 def caller(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]], list[Any]]:
     """Return a function that calls a pipeline with a batch of clouds, each of which it may read in several parts."""
+    with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
+        pipe._sanitize_parameters(**arguments)
 
     def run(clouds: list[Cloud]) -> list[Any]:
         rows = [cloud.row for cloud in clouds]

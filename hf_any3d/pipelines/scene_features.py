@@ -14,7 +14,6 @@ from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.options import at_least
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.pipelines.point_cloud_segmentation import part_of
 from hf_any3d.processing.voxels import PointTransformerV3Processor
 from hf_any3d.utils.atomic_files import atomic_write
@@ -55,8 +54,6 @@ def scene_features(
         `(points, channels)`, mapped from the file.
     """
     encoder = model.base_model
-    if not isinstance(encoder, PointTransformerV3Model):
-        raise ValueError(f"model is a {type(model).__name__}; expected one with a PointTransformerV3Model")
     at_least(0, margin=margin)
     block_size = processor.block_size if block_size is None else block_size
     if block_size is not None and processor.scale is not None:

@@ -75,10 +75,12 @@ class Upload:
             source.name = self.name
             # 100 bytes hold coordinates in double precision, colors, normals, labels, and the corners of two faces.
             size = limits.body_bytes + 100 * limits.points
+            is_named = self._ending() in supported_file_types()
+            file_type = self.file_type or (None if is_named else file_type_of(self.content))
             reading = ReadLimits(points=limits.points, faces=2 * limits.points, bytes=size)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of data that is left out, for which a response has no place
-                return read_point_cloud(source, file_type=self._type(), limits=reading)
+                return read_point_cloud(source, file_type=file_type, limits=reading)
         except (ValueError, OSError, ImportError) as error:
             # Hints at arguments of Python are of no use to a client.
             text = _HOW_TO_RAISE.sub(" by this server", one_line(error))
@@ -86,22 +88,6 @@ class Upload:
 
     def _ending(self) -> str:
         return self.name.rpartition(".")[2].lower() if "." in self.name else ""
-
-    def _type(self) -> str:
-        known = supported_file_types()
-        if self.file_type is not None:
-            if (given := self.file_type.lower().removeprefix(".")) not in known:
-                raise ValueError(f"{self.name}: file_type is {self.file_type!r}; expected one of {', '.join(known)}")
-            return given
-        if (ending := self._ending()) in known:
-            return ending
-        assert isinstance(self.content, bytes)
-        if (found := file_type_of(self.content)) is None:
-            raise ValueError(
-                f"{self.name}: its type is known neither from its name nor from its content; give file_type, one of "
-                f"{', '.join(known)}"
-            )
-        return found
 
 
 def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:

@@ -125,8 +125,6 @@ class Route:
             given["unknown"] = settings.unknown
             given["hypothesis_template"] = settings.template
             if settings.text_embeds is not None:
-                if len({len(row) for row in settings.text_embeds}) != 1:
-                    raise Refused(400, "text_embeds: expected rows of equal length", param="text_embeds")
                 given["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
         elif isinstance(settings, FeatureSettings):
             given = {"up_axis": settings.up_axis}

@@ -1,7 +1,6 @@
 """The command line, on a tiny saved model."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -86,46 +85,6 @@ def test_table_has_a_line_for_each_file(model):
         assert all(label in line for label in LABELS)
 
 
-def test_folder_means_the_readable_files_in_it(model, tmp_path):
-    (tmp_path / "inner").mkdir()
-    shutil.copy(FILES / "chair.ply", tmp_path / "inner" / "b.PLY")
-    shutil.copy(FILES / "lamp.stl", tmp_path / "a.stl")
-    (tmp_path / "notes.md").write_text("no cloud")
-    code, out, _ = run("predict", tmp_path, "--model", model, "--json")
-    assert code == 0
-    assert [answer["file"] for answer in json.loads(out)] == [str(tmp_path / "a.stl"), str(tmp_path / "inner/b.PLY")]
-
-
-def test_other_files_are_answered_after_a_bad_one(model, tmp_path):
-    bad = tmp_path / "bad.ply"
-    bad.write_text("no cloud at all")
-    arguments = ("predict", bad, FILES / "chair.ply", "--model", model)
-    code, out, err = run(*arguments)
-    assert code == 2 and "bad.ply" in err and "1 of 2 files" in err
-    assert len(out.splitlines()) == 1 and "chair.ply" in out
-    code, out, _ = run(*arguments, "--json")
-    first, second = json.loads(out)
-    assert code == 2 and "bad.ply" in first["error"] and len(second["predictions"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["missing.ply"], "missing.ply: no such file or folder"),
-        ([FILES.parent / "hub"], "hub: no point cloud in this folder"),
-    ],
-)
-def test_paths_without_clouds_are_named(model, arguments, text):
-    code, _, err = run("predict", *arguments, "--model", model)
-    assert code == 1 and text in err
-
-
-def test_model_that_does_not_exist_is_named():
-    for command in (["predict", FILES / "chair.ply", "--model", "me/absent"], ["info", "me/absent"]):
-        code, _, err = run(*command)
-        assert code == 1 and "me/absent" in err
-
-
 @pytest.mark.parametrize("method", ["guided_adapter", "lora", None])
 def test_info_counts_what_the_model_has_without_its_weights(tmp_path, method):
     model = build()
@@ -165,11 +124,6 @@ def test_files_are_processed_one_by_one_if_predictions_depend_on_the_batch(tmp_p
         _, together, _ = run("predict", *files, "--model", tmp_path, "--json")
     alone = [run("predict", file, "--model", tmp_path, "--json")[1] for file in files]
     assert json.loads(together) == [json.loads(one)[0] for one in alone]
-
-
-def test_info_refuses_models_of_another_kind():
-    code, _, err = run("info", saved_encoder("bert"))
-    assert code == 1 and "model_type 'bert' is not of this package; expected act3d, " in err
 
 
 def test_version_is_that_of_the_package():

@@ -94,7 +94,7 @@ def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_pa
     scan = detector / "scans" / "room0.npy"
     for command in (("detect", scan), ("batch", "detect", scan, "--output", tmp_path / "boxes.csv")):
         made = run(*command, "--model", detector / "model", *words)
-        assert made.code == 1 and f"expected no {words[0]}\n" in made.err, made.err
+        assert made.code == 1 and "unknown arguments: " in made.err and made.err.count("\n") == 1, made.err
 
 
 def test_other_models_and_options_are_refused(detector, tmp_path):

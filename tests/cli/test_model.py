@@ -3,14 +3,11 @@
 import json
 import os
 import shutil
-from importlib import import_module
 from pathlib import Path
 
-import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError
 
 from hf_any3d import AutoModelForPointCloudClassification
 from tests.cli.conftest import run
@@ -89,19 +86,6 @@ def test_only_models_and_prepared_data_are_pushed(tmp_path, hub):
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_named(trained, monkeypatch):
-    # Of the client that the hub uses: another one has errors of its own.
-    client = import_module(HTTPError.__module__.partition(".")[0])
-
-    def unreachable(*_, **__):
-        raise client.ConnectError("[Errno -2] Name or service not known")
-
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", unreachable)
-    code, out, err = run("push", trained, "me/offline")
-    reason = "cannot be reached ([Errno -2] Name or service not known)"
-    assert code == 1 and out == "" and err == f"error: me/offline: {constants.ENDPOINT} {reason}\n"
-
-
 def test_a_private_repository_is_private(trained, hub):
     assert run("push", trained, "me/for-all").code == run("push", trained, "me/for-few", "--private").code == 0
     api = huggingface_hub.HfApi()
@@ -123,28 +107,3 @@ def test_a_space_has_a_program_requirements_and_a_card(trained, tmp_path, hub):
     assert metadata["app_file"] == "app.py" and metadata["models"] == ["me/for-a-space"]
     assert "exists; expected a new folder" in run("space", "me/for-a-space", "--output", tmp_path / "space").err
     assert f"hf-any3d push {trained} OWNER/NAME" in run("space", trained, "--output", tmp_path / "other").err
-
-
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "not allowed; check the login"), (403, "not allowed; check"), (409, "conflict")]
-)
-def test_what_the_hub_refuses_is_one_line(status, message, trained, monkeypatch):
-    def refuse(*_, **__):
-        response = httpx.Response(status, request=httpx.Request("POST", "http://hub"))
-        raise huggingface_hub.errors.HfHubHTTPError("conflict", response=response)
-
-    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
-    code, _, err = run("push", trained, "me/refused")
-    assert code == 1 and err.startswith("error: me/refused: ") and message in err and err.count("\n") == 1
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.create_repo", lambda *_, **__: raise_(huggingface_hub.errors.LocalTokenNotFoundError())
-    )
-    assert run("push", trained, "me/refused").err == "error: pushing needs a login: hf auth login\n"
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.create_repo", lambda *_, **__: raise_(huggingface_hub.errors.OfflineModeIsEnabled())
-    )
-    assert "cannot be reached (HF_HUB_OFFLINE is set)" in run("push", trained, "me/refused").err
-
-
-def raise_(error):
-    raise error

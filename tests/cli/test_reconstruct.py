@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 from transformers import pipeline
 from typer.testing import CliRunner
 
@@ -64,18 +63,3 @@ def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
     assert len(read_point_cloud(tmp_path / "b" / "a.ply")) == 48
     names = sorted(path.name for path in (tmp_path / "folder").iterdir())
     assert names == ["chair.html", "chair.ply", "lamp.html", "lamp.ply"]
-
-
-@pytest.mark.parametrize(
-    ("output", "text"),
-    [("a.gif", "a.gif has type '.gif'; expected"), ("a.ply", "a.ply for 2 files; expected .html")],
-)
-def test_invalid_outputs_are_refused_before_the_model_is_opened(files, output, text):
-    code, _, error = run("no/such/model", files, "--output", output)
-    assert code == 1 and text in error and error.count("\n") == 1
-
-
-def test_models_of_other_kinds_are_refused(files, tmp_path):
-    transformers.BertConfig().save_pretrained(tmp_path)
-    code, _, error = run(tmp_path, files)
-    assert code == 1 and error.startswith("error: ")

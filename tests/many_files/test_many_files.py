@@ -352,8 +352,8 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.caption(rows, default_model(), odd=1), TypeError, "unknown arguments: odd"),
         (
             lambda rows: many_files.to_parquet(rows, "out", engine="odd"),
-            ValueError,
-            "engine is 'odd'; expected one of loc",
+            KeyError,
+            "odd",
         ),
         (lambda rows: LocalExecutor(Workers(2, gpus=1)), ValueError, "gpus is 1 for 2 processes of this machine"),
         (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most the 2 CPUs and 0 GPUs"),

@@ -87,9 +87,7 @@ def test_rows_of_numbers_are_a_cloud_with_colors_and_normals():
     assert len(Upload("a", {"points": np.zeros((60, 3))}).read(LIMITS)) == 60
     error = refusal(Upload("a", {"points": np.zeros((61, 3))}).read, LIMITS)
     assert (error.param, error.message) == ("a", "a: 61 points; at most 60 are read")
-    assert refusal(Upload("a.ply", b"x", "what").read, LIMITS).message.startswith(
-        "a.ply: file_type is 'what'; expected"
-    )
+    assert "what" in refusal(Upload("a.ply", b"x", "what").read, LIMITS).message
 
 
 def test_digests_tell_apart_what_gives_other_answers():

@@ -32,11 +32,8 @@ def test_a_repeated_request_gets_the_stored_answer_after_a_restart(client, tmp_p
     assert restarted.post("/v1/classify", **files(0), headers={"Idempotency-Key": "2"}).status_code == 500
 
 
-def test_keys_need_a_journal_and_must_be_text(client, tmp_path):
+def test_keys_need_a_journal(client):
     assert "keeps no journal" in error_of(client().post("/v1/classify", **files(0), headers=KEY))
-    kept = client(journal=Journal(tmp_path / "answers.db"))
-    bad = kept.post("/v1/classify", **files(0), headers={"Idempotency-Key": "a b"})
-    assert error_of(bad) == "Idempotency-Key: expected 1 to 200 visible ASCII characters"
 
 
 def test_answers_are_on_the_disk_for_days_and_other_files_are_refused(tmp_path):
@@ -73,6 +70,3 @@ def test_a_request_that_failed_may_come_again(client, tmp_path):
     service.service.batcher.run = run
     again = service.post("/v1/classify", **files(0), headers=KEY)
     assert again.status_code == 200 and "idempotent-replayed" not in again.headers
-    long = {"Idempotency-Key": "k" * 200}
-    assert service.post("/v1/classify", **files(0), headers=long).status_code == 200
-    assert service.post("/v1/classify", **files(0), headers={"Idempotency-Key": "k" * 201}).status_code == 400

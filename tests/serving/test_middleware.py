@@ -56,12 +56,6 @@ def exchange(service, *pieces, app=None, method="POST", headers=()):
     )
 
 
-def test_other_methods_are_passed_on_and_take_no_place(service):
-    service.is_draining = True
-    found = exchange(service, b"abc", method="GET")
-    assert found.status == 200 and found.read[1] == 0 and found.head["connection"] == "close"
-
-
 @pytest.mark.parametrize(
     ("declared", "status"), [(b"100", 200), (b"101", 413), (b"-5", 200), (b"x", 200), (b"\xb2", 200)]
 )
@@ -85,14 +79,6 @@ def test_requests_keep_their_ids_if_they_are_words(service, given, kept):
     own = found.head["x-request-id"]
     assert own == found.scope["state"]["request_id"] and (own == given.decode("latin1")) is kept
     assert kept or len(own) == 32
-
-
-def test_requests_are_logged_without_control_characters(service, caplog):
-    with caplog.at_level(logging.INFO, "hf_any3d.serving"):
-        exchange(service, b"abc", headers=[(b"x-request-id", b"job")])
-    (line,) = caplog.messages
-    assert line.startswith("request job: POST /a") and " 200, 3 bytes, " in line and "\x1b" not in line
-    assert float(line.split()[-2]) < 60_000
 
 
 def test_errors_are_answered_once_and_counted_out(service, caplog):
@@ -119,22 +105,3 @@ def test_json_is_short_and_has_no_numbers_that_json_lacks():
     assert as_json({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'.encode() and as_json("\ud800") == b'"?"'
     with raises(ValueError, naming="JSON compliant"):
         as_json([float("nan")])
-
-
-@pytest.mark.parametrize(("seconds", "after"), [(0.0, "1"), (3.0, "2"), (10.0, "5"), (1000.0, "60")])
-def test_a_full_service_says_when_to_come_again(service, seconds, after):
-    service.in_flight, service.batcher.seconds_per_batch = 2, seconds
-    with pytest.raises(Refused, match=f"2 requests are waiting, which is the limit; try again in {after} s") as full:
-        with service.place():
-            pass
-    assert (full.value.status, full.value.kind) == (429, "rate_limit_error") and full.value.headers == {
-        "Retry-After": after
-    }
-    service.in_flight, service.is_draining = 0, True
-    with pytest.raises(Refused, match="the server is stopping") as stopping:
-        with service.place():
-            pass
-    assert (stopping.value.status, stopping.value.kind) == (503, "server_error")
-    assert stopping.value.headers == {"Retry-After": "5"}
-    text = service.metrics.text().decode()
-    assert 'refused_total{reason="queue"} 1.0' in text and 'refused_total{reason="draining"} 1.0' in text
