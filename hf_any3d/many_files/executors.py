@@ -25,12 +25,9 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 @dataclass(frozen=True)
 class Workers:
-    """Processes of a run.
+    """Processes of a run, and the CPUs, threads of torch, and GPUs of each; with 0.5 two share one.
 
-    Args:
-        count: Their number; None for this process, in a cluster for one on each CPU, or on each GPU if they use GPUs.
-        cpus: CPUs that each of them is given, the threads of torch.
-        gpus: GPUs that each of them is given; 0.5 lets two share one.
+    Without a number it is this process, in a cluster one on each CPU, or on each GPU if they use GPUs.
     """
 
     count: int | None = None

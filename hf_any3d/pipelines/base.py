@@ -46,7 +46,9 @@ class PointCloudPipeline(Pipeline):
     """Base of the pipelines whose input is point clouds.
 
     They take a path, an array or tensor `(points, channels)`, a trimesh object, a dataset row, or a list, generator or
-    dataset column of them; a mesh is sampled on its surface.
+    dataset column of them; a mesh is sampled on its surface. All but reconstructions have the argument `up_axis`, the
+    axis that points up in the clouds, "x", "y" or "z"; they are turned to that of the model's training. By default
+    nothing is turned.
     """
 
     model: Any  # of this package, or a PEFT model around one
@@ -96,13 +98,10 @@ class PointCloudPipeline(Pipeline):
         return self.feature_extractor.up_axis
 
     def __call__(self, inputs: Any, *, progress: bool | None = None, **kwargs: Any) -> Any:
-        """Run the pipeline on one cloud or many; see the class.
+        """Run the pipeline on one cloud, or on a list, array `(clouds, points, channels)` or dataset column of clouds.
 
-        Args:
-            inputs: One cloud; a list, tuple, `(clouds, points, channels)` array or dataset column of clouds, for which
-                a list is returned; or a generator or torch dataset of clouds, for which an iterator is returned.
-            progress: Show a progress bar; by default for 100 clouds and more.
-            **kwargs: Arguments of the task, `batch_size`, `num_workers`.
+        For several a list is returned, and for a generator or torch dataset an iterator. `progress` shows a bar, by
+        default for 100 clouds and more; other arguments are those of the task, `batch_size` and `num_workers`.
         """
         self._unnamed = 0
         clouds = as_clouds(inputs)

@@ -33,8 +33,6 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
     Arguments of a call:
 
     - `top_k`: number of labels to return, 1 by default; None returns all.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
-      axis of the model's training. By default nothing is turned.
     - `function_to_apply`: function from logits to scores: "softmax", "sigmoid" or "none". By default that of the
       config's `problem_type`, as in the classification pipelines of transformers: none for regression, sigmoid for
       multiple labels and for a single label, else softmax.
@@ -46,9 +44,6 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         classify = pipeline("point-cloud-classification", model="me/any2point-scanobjectnn")
         classify("chair.ply")
         classify(["chair.ply", "lamp.stl"], top_k=3, batch_size=16)
@@ -117,14 +112,9 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
 
 def stretched(points: torch.Tensor, votes: int) -> torch.Tensor:
-    """Stretch clouds along their axes, always by the same factors.
+    """Stretch clouds (batch, points, channels), xyz first, along their axes, always by the same factors.
 
-    Args:
-        points: (batch, points, channels), xyz first.
-        votes: Number of copies.
-
-    Returns:
-        (batch, votes, points, channels); the first copy is the cloud itself.
+    Returns (batch, votes, points, channels); the first copy is the cloud itself.
     """
     # Fractions of the multiples of irrational numbers are spread evenly, for any number of copies.
     steps = torch.tensor([2.0, 3.0, 5.0], dtype=torch.float64).sqrt()

@@ -15,16 +15,8 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     `centers (tokens, 3)`, the positions of the tokens in the processed cloud, which is centered and scaled. Tokens of
     a Point Transformer V3 are the voxels of its last stage.
 
-    Argument of a call:
-
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
-      axis of the model's training. By default nothing is turned.
-
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         extract = pipeline("point-cloud-feature-extraction", model="me/any2point-scanobjectnn")
         extract("chair.ply")["pooled"].shape
         ```

@@ -54,9 +54,6 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         detect = pipeline("point-cloud-object-detection", model="me/3detr-rooms")
         for found in detect("room.ply", threshold=0.3, up_axis="y"):
             found["label"], found["score"], found["box"]["center"]

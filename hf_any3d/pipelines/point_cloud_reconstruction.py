@@ -41,9 +41,6 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         reconstruct = pipeline("point-cloud-reconstruction", model="me/act-autoencoder")
         answer = reconstruct("chair.ply", output_dir="reconstructed")
         answer["chamfer_l1"], answer["token_ids"]

@@ -135,9 +135,6 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         segment = pipeline("point-cloud-segmentation", model="me/any2point-parts")
         answer = segment("chair.ply", category="chair", output_dir="segmented")
         [(part["label"], part["mask"].sum()) for part in answer["segments"]]
@@ -152,14 +149,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
     def __call__(
         self, inputs: Any, *, progress: bool | None = None, batch_size: int | None = None, **kwargs: Any
     ) -> Any:
-        """Run the pipeline on one cloud or many; see the class.
+        """Run the pipeline on one cloud or many; see the class and `PointCloudPipeline`.
 
-        Args:
-            inputs: One cloud or many; see `PointCloudPipeline`.
-            progress: Show a bar of clouds, or of the blocks of one cloud once it takes two seconds; by default for
-                100 and more.
-            batch_size: Blocks per batch; 1 by default.
-            **kwargs: Arguments of the task, `num_workers`.
+        The bar is of clouds, or of the blocks of one cloud once it takes two seconds, and `batch_size` of blocks.
         """
         self._batch = batch_size or self._batch_size or 1
         self._bar = progress

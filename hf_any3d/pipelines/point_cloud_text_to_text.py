@@ -55,9 +55,6 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         chat = pipeline("point-cloud-text-to-text", model="me/minigpt3d")
         content = [{"type": "point_cloud", "path": "chair.ply"}, {"type": "text", "text": "What is this?"}]
         chat([{"role": "user", "content": content}])

@@ -57,14 +57,9 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
     - `text_embeds`: features of the labels that were computed elsewhere, an array or tensor `(labels, text_width)`,
       for models whose text encoder transformers has no class for.
     - `top_k`: number of labels to return; all by default.
-    - `up_axis`: the axis that points up in the clouds, "x", "y" or "z"; they are turned to the
-      axis of the model's training. By default nothing is turned.
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         classify = pipeline("zero-shot-point-cloud-classification", model="me/any2point-minilm-shapes")
         classify("chair.ply", candidate_labels=["chair", "lamp", "car"])
         classify(["chair.ply", "lamp.stl"], candidate_labels="chair, lamp", hypothesis_template="a scan of a {}.")

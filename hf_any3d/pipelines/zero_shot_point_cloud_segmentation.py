@@ -40,9 +40,6 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
 
     Example:
         ```python
-        import hf_any3d
-        from transformers import pipeline
-
         segment = pipeline("zero-shot-point-cloud-segmentation", model="me/patchalign3d")
         answer = segment("chair.ply", candidate_labels=["seat", "back", "leg"], output_dir="segmented")
         [(part["label"], part["mask"].sum()) for part in answer["segments"]]

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from hf_any3d.serving.chat_batches import Conversation
-from hf_any3d.serving.inputs import Upload, invalid, upload_of
+from hf_any3d.serving.inputs import CloudInput, Upload, invalid, upload_of
 from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
@@ -344,16 +344,8 @@ def _described(settings: type[Settings]) -> dict[str, Any]:
     """Return the description of a request, which is read by hand, for the page of the API."""
     schema = settings.model_json_schema()
     own = schema.pop("properties")
-    cloud = {
-        "type": "object",
-        "properties": {
-            "url": {"type": "string", "description": "data:…;base64,…"},
-            "file_type": {"type": "string"},
-            **{name: {"type": "array", "items": {"type": "array"}} for name in ("points", "colors", "normals")},
-        },
-    }
     files = {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}
-    forms = {"point_clouds": {"type": "array", "items": cloud}}, files
+    forms = {"point_clouds": {"type": "array", "items": CloudInput.model_json_schema()}}, files
     contents = [{"schema": {"type": "object", "properties": {**form, **own}}} for form in forms]
     kinds = ("application/json", "multipart/form-data")
     return {"requestBody": {"required": True, "content": dict(zip(kinds, contents, strict=True))}}

@@ -106,7 +106,7 @@ class Batcher:
                 self._changed.wait()
             # The oldest one decides: its kind is gathered, and it waits no longer than `max_wait`.
             key, ready = self._waiting[0].key, self._waiting[0].arrived + self.max_wait
-            while not self._is_closed and self._count(key) < self.max_batch:
+            while not self._is_closed and sum(work.key == key for work in self._waiting) < self.max_batch:
                 if (rest := ready - time.monotonic()) <= 0:
                     break
                 self._changed.wait(rest)
@@ -116,9 +116,6 @@ class Batcher:
                 self._waiting.remove(work)
         # Outside of the lock: setting a result may run callbacks, which may submit.
         return [work for work in taken if self._begins(work)]
-
-    def _count(self, key: Hashable) -> int:
-        return sum(work.key == key for work in self._waiting)
 
     def _begins(self, work: Work) -> bool:
         # From here on it cannot be canceled any more; one that was is skipped.

@@ -27,20 +27,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class ServeLimits:
-    """Limits of a service; the values are the defaults of `hf-any3d serve`.
+    """Limits of a service, with the defaults of `hf-any3d serve`, whose help explains them.
 
-    Attributes:
-        body_bytes: Bytes of a request.
-        points: Points of a cloud; a mesh may have twice as many faces.
-        clouds: Clouds of a request.
-        seconds: Seconds from the arrival of a request to its answer.
-        queue: Requests that are accepted and not yet answered.
-        batch: Clouds or conversations that the model processes together.
-        wait: Seconds that a request waits for others to be processed with.
-        new_tokens: Tokens of an answer of a chat model.
-        characters: Characters of all texts of a request.
-        labels: Labels of a zero-shot request.
-        connections: Open connections; requests of further ones get 503.
+    Points, clouds, characters and labels are those of a request, whose meshes may have twice as many faces as points;
+    `seconds` pass until its answer, and `wait` until it is processed alone.
     """
 
     body_bytes: int = 64 << 20

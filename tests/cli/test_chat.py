@@ -3,14 +3,12 @@ from typer.testing import CliRunner
 
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
-from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
+from tests.chat.tiny_chat_model import cloud
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    tiny_chat_pipeline().save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def model(models):
+    return models("chat")
 
 
 @pytest.fixture(scope="module")

@@ -1,51 +1,26 @@
 """The command line, on a tiny saved model."""
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
 from transformers import pipeline
-from typer.testing import CliRunner
 
 import hf_any3d
-from hf_any3d import (
-    Any2PointForPointCloudClassification,
-    GuidedAdapterConfig,
-    PointCloudProcessor,
-    encoder_linear_pattern,
-    trainable_module_names,
-)
-from hf_any3d.cli import app
+from hf_any3d import GuidedAdapterConfig, PointCloudProcessor, encoder_linear_pattern, trainable_module_names
+from tests.cli.conftest import FILES, LABELS, run
 from tests.tiny_encoders import saved_encoder, tiny_model
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
-FILES = Path(__file__).parents[1] / "files"
-LABELS = ["bottle", "chair", "lamp"]
+
+def build(**settings):
+    return tiny_model(id2label=dict(enumerate(LABELS)), **settings)
 
 
-def build(**settings) -> Any2PointForPointCloudClassification:
-    model = tiny_model(id2label=dict(enumerate(LABELS)), **settings)
-    # Make logits of an untrained head differ.
-    torch.nn.init.normal_(model.classifier.out.weight, std=2.0)
-    return model
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("model")
-    get_peft_model(build(), GuidedAdapterConfig()).save_pretrained(path)
-    PointCloudProcessor(num_points=64).save_pretrained(path)
-    return str(path)
-
-
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(word) for word in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
+@pytest.fixture
+def model(models):
+    return models("classifier")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])

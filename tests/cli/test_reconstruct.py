@@ -6,22 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from transformers import pipeline
-from typer.testing import CliRunner
 
-from hf_any3d import PointCloudProcessor, read_point_cloud
-from hf_any3d.cli import app
-from tests.tiny_autoencoders import tiny_autoencoder
+from hf_any3d import read_point_cloud
+from tests.cli.conftest import run
 from tests.tiny_encoders import clouds
 
 pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    directory = tmp_path_factory.mktemp("autoencoder")
-    tiny_autoencoder(None).save_pretrained(directory)
-    PointCloudProcessor(num_points=48).save_pretrained(directory)
-    return str(directory)
+@pytest.fixture
+def model(models):
+    return models("autoencoder")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +27,8 @@ def files(tmp_path_factory) -> Path:
     return directory
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, ["reconstruct", *map(str, arguments)])
-    return result.exit_code, result.stdout, result.stderr
-
-
 def test_scores_and_codes_are_those_of_the_pipeline(model, files):
-    code, printed, _ = run(model, files, "--json", "--threshold", 0.2)
+    code, printed, _ = run("reconstruct", model, files, "--json", "--threshold", 0.2)
     expected = pipeline("point-cloud-reconstruction", model=model)(str(files / "lamp.npy"), threshold=0.2)
     results = json.loads(printed)
     assert code == 0 and [Path(entry["file"]).name for entry in results] == ["chair.npy", "lamp.npy"]
@@ -48,7 +38,7 @@ def test_scores_and_codes_are_those_of_the_pipeline(model, files):
 
 
 def test_table_has_a_line_for_each_file(model, files):
-    code, printed, _ = run(model, files)
+    code, printed, _ = run("reconstruct", model, files)
     lines = printed.splitlines()
     assert code == 0 and len(lines) == 2
     assert all(word in lines[0] for word in ("chair.npy", "CD-L1", "CD-L2", "F-score", "codes for 6 patches"))
@@ -56,7 +46,7 @@ def test_table_has_a_line_for_each_file(model, files):
 
 def test_the_suffix_of_the_output_selects_the_format(model, files, tmp_path):
     for name, given in (("a.html", files), ("a.png", files), ("b/a.ply", files / "chair.npy"), ("folder", files)):
-        assert run(model, given, "--output", tmp_path / name)[0] == 0
+        assert run("reconstruct", model, given, "--output", tmp_path / name)[0] == 0
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert "chair.npy" in page and "lamp.npy" in page
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

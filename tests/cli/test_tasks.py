@@ -62,12 +62,6 @@ def test_predictions_are_also_written_to_a_file(models, tmp_path, name):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_model_may_come_before_the_files(models):
-    model = models("classifier")
-    expected = run("predict", CHAIR, "--model", model)
-    assert run("predict", model, CHAIR) == expected and expected.code == 0
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [

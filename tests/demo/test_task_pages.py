@@ -12,17 +12,13 @@ from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.demo.page import ExampleShapes, error_or_note, view_frame
 from hf_any3d.demo.task_pages import FEATURES, TaskAnswers, TaskPage, Visit, bars
-from hf_any3d.integration.registration import task_of
-from hf_any3d.modeling.act import ActForPreTraining
 from hf_any3d.modeling.any2point import Any2PointModel
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from tests.chat.tiny_chat_model import tiny_chat_pipeline
 from tests.common.models import case_of
 from tests.errors import raises
 from tests.tiny_aligned import tiny_parts_by_name
 from tests.tiny_autoencoders import tiny_autoencoder
-from tests.tiny_detr3d import tiny_detr3d
-from tests.tiny_encoders import adapted_model, tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_encoders import tiny_model, tiny_part_model
 from tests.tiny_text_towers import tiny_zero_shot_model
 from tests.visualization.test_pages_in_browser import SCROLLS, emulated
 
@@ -57,25 +53,6 @@ def answers():
 
 def cloud(count=200, **fields):
     return PointCloudData(np.random.default_rng(0).normal(size=(count, 3)), **fields)
-
-
-@pytest.mark.parametrize(
-    ("model", "task"),
-    [
-        (adapted_model, "point-cloud-classification"),
-        (tiny_scene_model, "point-cloud-segmentation"),
-        (tiny_zero_shot_model, "zero-shot-point-cloud-classification"),
-        (tiny_parts_by_name, "zero-shot-point-cloud-segmentation"),
-        (lambda: tiny_autoencoder(None), "point-cloud-reconstruction"),
-        (lambda: tiny_detr3d(Detr3DForPointCloudObjectDetection), "point-cloud-object-detection"),
-        (lambda: tiny_model(model_class=Any2PointModel), FEATURES),
-        (lambda: ActForPreTraining.from_autoencoder_pretrained(tiny_autoencoder(None), num_hidden_layers=1), FEATURES),
-        (lambda: tiny_chat_pipeline().model, "point-cloud-text-to-text"),
-    ],
-)
-def test_every_kind_of_model_has_a_page(model, task, tmp_path):
-    model().save_pretrained(tmp_path)
-    assert task_of(str(tmp_path)) == task
 
 
 def test_classes_are_the_pipelines(answers):

@@ -1,7 +1,5 @@
 """Find3D in the pipeline and on the command line: parts by name, and points without any."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from transformers import pipeline
 
 from hf_any3d import AutoModelForZeroShotPointCloudSegmentation, PointTransformerV3Processor
 from hf_any3d.processing.voxels import VOXEL_PRESETS
-from tests.cli.conftest import run
 from tests.tiny_ptv3 import tiny_find3d
 
 LABELS = ["seat", "leg", "back"]
@@ -99,19 +96,3 @@ def test_wrong_arguments_are_refused(segment):
     plain = {name: values for name, values in cloud().items() if name != "normals"}
     with pytest.raises(ValueError, match="no normals, but the model was never trained without"):
         segment(plain, candidate_labels=LABELS)
-
-
-@pytest.mark.usefixtures("libraries_as_they_were")
-def test_the_command_line_names_points_without_a_label(saved, tmp_path):
-    from hf_any3d.data.files import PointCloudData, write_point_cloud
-
-    row = cloud()
-    write_point_cloud(tmp_path / "chair.ply", PointCloudData(row["points"], row["colors"], row["normals"]))
-    code, out, err = run(
-        "segment", tmp_path / "chair.ply", "--model", saved, "--labels", "seat, leg,back", "--json",
-        "--output", tmp_path / "chair.html",
-    )  # fmt: skip
-    assert code == 0, err
-    (found,) = json.loads(out)
-    assert "none" in {part["label"] for part in found["segments"]}
-    assert "none" in (tmp_path / "chair.html").read_text()

@@ -56,23 +56,6 @@ def test_without_a_stated_share_every_cloud_gets_a_label():
     assert classifier(unknown_share=None).postprocess(outputs(unknown=1.0))[0]["label"] == "lamp"
 
 
-@pytest.mark.parametrize(
-    ("config", "given", "scores"),
-    [
-        ({}, None, LOGITS[0].softmax(0)),
-        ({"problem_type": "regression"}, None, LOGITS[0]),
-        ({"problem_type": "multi_label_classification"}, None, LOGITS[0].sigmoid()),
-        ({"num_labels": 1}, None, LOGITS[0].sigmoid()),
-        ({"problem_type": "regression"}, "softmax", LOGITS[0].softmax(0)),
-    ],
-)
-def test_scores_follow_the_kind_of_the_problem(config, given, scores):
-    found = classifier(**config).postprocess(outputs(), top_k=None, function_to_apply=given)
-    assert {one["label"]: one["score"] for one in found} == pytest.approx(
-        dict(zip(NAMES.values(), scores.tolist(), strict=True))
-    )
-
-
 def segmenter(**config) -> ZeroShotPointCloudSegmentationPipeline:
     pipe = object.__new__(ZeroShotPointCloudSegmentationPipeline)
     pipe.model, pipe.feature_extractor = SimpleNamespace(config=SimpleNamespace(**config)), SimpleNamespace()

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from transformers import pipeline
-from typer.testing import CliRunner
 
 from hf_any3d import PointTransformerV3Processor
-from hf_any3d.cli import app
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3ForPointCloudClassification,
     PointTransformerV3ForPointCloudSegmentation,
@@ -54,16 +52,6 @@ def test_classes_and_segments_of_raw_clouds(tmp_path):
     with torch.no_grad():
         logits = segment.model(**segment.feature_extractor(cloud)).logits[0]
     assert np.array_equal(segment(cloud)["labels"], logits.argmax(dim=-1))
-
-
-def test_the_command_line_opens_voxel_models(tmp_path):
-    folder = saved(PointTransformerV3ForPointCloudSegmentation, tmp_path)
-    for arguments, expected in (
-        (["info", folder], "PointTransformerV3ForPointCloudSegmentation"),
-        (["segment", "tests/files/chair.ply", "--model", folder], "100,000 points"),
-    ):
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0 and expected in result.output, result.output
 
 
 def test_a_scene_is_segmented_in_blocks_of_any_batch(tmp_path):

@@ -11,9 +11,6 @@ from typer.testing import CliRunner
 
 from hf_any3d import PointCloudProcessor, PointFeaturesForPointCloudClassification
 from hf_any3d.cli import app
-from hf_any3d.data.files import PointCloudData
-from hf_any3d.serving.limits import ServeLimits
-from hf_any3d.serving.tasks import ClassifySettings, Route
 from tests.common.case import varied_clouds
 from tests.tiny_features import fitted, tiny_features
 
@@ -84,14 +81,3 @@ def test_predict_says_so_in_each_form(saved, known, strange, tmp_path):
     cells = list(csv.DictReader(io.StringIO(run("--csv", "--top-k", "1"))))
     assert float(cells[0]["unknown"]) < 0.5 < float(cells[1]["unknown"]) and cells[1]["label"] == ""
     assert "none of these" not in run("--no-unknown") and "unknown" not in run("--no-unknown", "--json")
-
-
-def test_a_service_passes_it_on(saved, strange):
-    task = "point-cloud-classification"
-    route = Route("/v1/classify", task, pipeline(task, model=saved), ClassifySettings)
-    settings = ClassifySettings()
-    route.check(settings, ServeLimits())
-    (answer,) = route.run(settings, [PointCloudData(strange)], 1)
-    assert answer["labels"][0]["label"] is None and answer["labels"][0]["unknown"] > 0.5
-    (plain,) = route.run(ClassifySettings(unknown=False, top_k=2), [PointCloudData(strange)], 1)
-    assert [set(one) for one in plain["labels"]] == [{"label", "score"}] * 2
