@@ -104,21 +104,21 @@ class Answerer:
         # The digest is of the memory, which has to be in one piece.
         arrays = [np.ascontiguousarray(cloud) for cloud in clouds]
         keys = [hashlib.blake2b(cloud.data, digest_size=20).digest() for cloud in arrays]
-        found = {key: self._cached[key] for key in keys if key in self._cached}
-        new = {key: cloud for key, cloud in zip(keys, arrays, strict=True) if key not in found}
+        encoded = {key: self._cached[key] for key in keys if key in self._cached}
+        new = {key: cloud for key, cloud in zip(keys, arrays, strict=True) if key not in encoded}
         if new:
             points = [torch.from_numpy(cloud).to(self.model.device) for cloud in new.values()]
             # All new clouds in one pass; a cloud that was given twice is encoded once.
             with evaluation_mode(self.model):
-                found |= dict(zip(new, self.model.get_point_features(points), strict=True))
-        # The cloud used last is the last one. Features come from `found`, so a call may have more clouds than are
+                encoded |= dict(zip(new, self.model.get_point_features(points), strict=True))
+        # The cloud used last is the last one. Features come from `encoded`, so a call may have more clouds than are
         # kept.
         for key in keys:
-            self._cached[key] = found[key]
+            self._cached[key] = encoded[key]
             self._cached.move_to_end(key)
         while len(self._cached) > _CACHED_CLOUDS:
             self._cached.popitem(last=False)
-        return torch.stack([found[key] for key in keys]) if keys else None
+        return torch.stack([encoded[key] for key in keys]) if keys else None
 
     def forget(self) -> None:
         """Clear the cache of clouds."""

@@ -174,9 +174,9 @@ class CommandLine(TyperGroup):
                 print_error(f"{text.rstrip('.')} ({where} --help)")
                 code = 2
             else:
-                known = isinstance(error, (ValueError, OSError, ImportError))
+                is_expected = isinstance(error, (ValueError, OSError, ImportError))
                 text = f"{type(error).__name__}: {one_line(error)} (--debug prints the traceback)"
-                print_error(error if known else text)
+                print_error(error if is_expected else text)
                 code = 1
         sys.exit(code if isinstance(code, int) else 0)
 

@@ -121,23 +121,23 @@ def find_dataset(name: str) -> FoundDataset:
     if is_path_like(name, needs_owner=True):
         similar = difflib.get_close_matches(name, DATASETS, n=1)
         hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
-        known = (
+        choices = (
             "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
-        raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{known}")
+        raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{choices}")
     skip_hub_if_offline()
     return FoundDataset(name)
 
 
 def _load(name: str, data_dir: str | None, options: str | None, **further: Any) -> Any:
-    found = find_dataset(name)
-    given = json_object("--options", options)
+    dataset = find_dataset(name)
+    dataset_options = json_object("--options", options)
     # These are options of the loader of folders; Parquet files hold what they hold.
-    if found.name != "folder":
+    if dataset.name != "folder":
         further = {}
     hide_bars_of_datasets()
     with status(f"loading {name}"):
-        return found.load(data_dir, **further, **given)
+        return dataset.load(data_dir, **further, **dataset_options)
 
 
 @data.command()
@@ -316,13 +316,13 @@ def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], s
             yield row, f"{row['file']}: {text}: in another unit?"
 
 
-def _scarce_classes(given: list[str], good: list[str]) -> str | None:
+def _scarce_classes(words: list[str], good: list[str]) -> str | None:
     """Say which classes of a folder need more scans; None if its files are in no folders of classes."""
-    if len(given) != 1 or not Path(given[0]).is_dir():
+    if len(words) != 1 or not Path(words[0]).is_dir():
         return None
     from hf_any3d.data.catalog.folder_layout import SPLIT_NAMES
 
-    folders = [Path(name).relative_to(given[0]).parts[:-1] for name in good]
+    folders = [Path(name).relative_to(words[0]).parts[:-1] for name in good]
     owned = [[name for name in parts if name.lower() not in SPLIT_NAMES] for parts in folders]
     counts = Counter(names[-1] for names in owned if names)
     if len(counts) < 2:
@@ -348,21 +348,21 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
     of maps are in meters or feet.
     """
     points = cloud.points
-    found = []
+    doubts = []
     size = float((points.max(axis=0) - points.min(axis=0)).max())
     for axis, values in zip("xyz", points.T, strict=True):
         extent, distinct = float(values.max() - values.min()), len(np.unique(values))
         # The distance between neighboring float32 numbers grows with their size: at map coordinates it is decimeters.
         step = float(np.spacing(np.float32(np.abs(values).max())))
         if len(values) >= _FEW_POINTS and extent > 0 and distinct <= len(values) / 4 and step > extent / 1000:
-            found.append(
+            doubts.append(
                 f"{axis} has {distinct} different values in {len(values)} points, with steps of {step:g}: too far "
                 "from the origin for its precision; subtract an offset before it is stored"
             )
     of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
     if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
-        found.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
-    return found
+        doubts.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
+    return doubts
 
 
 def _empty_folders(words: list[str]) -> Iterator[Path]:

@@ -55,10 +55,10 @@ def demo(
     # Visitors are told the name of a directory, not where it is.
     name = Path(model).resolve().name if Path(model).is_dir() else model
     if task == CHAT:
-        made = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
+        demo_page = DemoPage(name, shapes, partial(Conversation, pipe, template, context))
     else:
-        made = TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
-    page = made.open(host, port, share)
+        demo_page = TaskPage(name, shapes, TaskAnswers(task, pipe, shapes))
+    page = demo_page.open(host, port, share)
     for address in filter(None, (page.local_url, page.share_url)):
         print_line(f"open {address} in a browser; Ctrl-C stops")
     page.block_thread()

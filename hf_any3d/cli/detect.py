@@ -116,20 +116,20 @@ def box_cells(row: Row) -> Iterator[Row]:
         row,
         [
             {
-                **{name: found[name] for name in ("label", "score")},
-                **dict(zip(("x", "y", "z"), found["box"]["center"], strict=True)),
-                **dict(zip(("length", "width", "height"), found["box"]["size"], strict=True)),
-                "heading": found["box"]["heading"],
+                **{name: detection[name] for name in ("label", "score")},
+                **dict(zip(("x", "y", "z"), detection["box"]["center"], strict=True)),
+                **dict(zip(("length", "width", "height"), detection["box"]["size"], strict=True)),
+                "heading": detection["box"]["heading"],
             }
-            for found in row.get("boxes") or ()
+            for detection in row.get("boxes") or ()
         ],
     )
 
 
-def _text(found: dict[str, Any]) -> str:
-    place = ", ".join(f"{value:.2f}" for value in found["box"]["center"])
-    score = "" if found["score"] is None else f" {100 * found['score']:.0f} %"
-    return f"{printable(found['label'])}{score} at ({place})"
+def _text(detection: dict[str, Any]) -> str:
+    place = ", ".join(f"{value:.2f}" for value in detection["box"]["center"])
+    score = "" if detection["score"] is None else f" {100 * detection['score']:.0f} %"
+    return f"{printable(detection['label'])}{score} at ({place})"
 
 
 def _show(
@@ -146,11 +146,14 @@ def _show(
     colors = np.tile(np.asarray(_GRAY, dtype=np.float32), (len(points), 1)) if data.colors is None else data.colors
     # Relative to the smallest coordinates, which float32 can hold.
     frame = points.min(axis=0)
-    corners = [np.asarray(found["box"]["corners"]) - frame for found in boxes]
+    corners = [np.asarray(detection["box"]["corners"]) - frame for detection in boxes]
     points = points - frame
     if gallery.is_page:
-        shown = [BoxView(box, found["label"], found["score"]) for box, found in zip(corners, boxes, strict=True)]
+        places = zip(corners, boxes, strict=True)
+        shown = [BoxView(box, detection["label"], detection["score"]) for box, detection in places]
         return gallery.add(points, colors, title, shown)
     edges = [box_edges(box) for box in corners]
-    painted = [np.tile(palette[found["label"]], (len(edge), 1)) for found, edge in zip(boxes, edges, strict=True)]
+    painted = [
+        np.tile(palette[detection["label"]], (len(edge), 1)) for detection, edge in zip(boxes, edges, strict=True)
+    ]
     gallery.add(np.concatenate([points, *edges]), np.concatenate([colors, *painted]), title)

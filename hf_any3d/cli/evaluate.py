@@ -178,7 +178,7 @@ def evaluate(
         arguments, protocol = _read_arguments(model, request, file)
         # Before the evaluation, so that a missing fact is an error at once.
         source = "parquet" if arguments.train_file is not None else arguments.dataset_name
-        known = None if stated is None else known_facts(model, source, stated)
+        trained = None if stated is None else known_facts(model, source, stated)
         split, rows = _load_split(model, command, arguments, protocol, split, recipe)
         if max_samples is not None:
             rows = rows.select(range(min(max_samples, len(rows))))
@@ -190,8 +190,8 @@ def evaluate(
             from hf_any3d.training.robustness import evaluate_robustness
 
             robust = evaluate_robustness(model, rows, split, settings, metrics[split], folder)
-        if report_file is not None and known is not None:
-            report = evaluation_report(model, known, arguments.dataset_options, metrics, len(rows))
+        if report_file is not None and trained is not None:
+            report = evaluation_report(model, trained, arguments.dataset_options, metrics, len(rows))
             write_json(report_file, report)
     score = _SCORES[command]
     facts = {"metrics": metrics, f"class_{score}": by_class} | ({} if robust is None else {"robustness": robust})
@@ -367,8 +367,8 @@ def evaluate_minigpt3d(
     load_libraries()
 
     def load(protocol: Any) -> Any:
-        given = {**protocol.options, **further}
-        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **given)
+        dataset_options = {**protocol.options, **further}
+        rows = load_point_dataset(protocol.dataset, data_dir=data_dir, split="test", **dataset_options)
         return rows if max_samples is None else rows.select(range(min(max_samples, len(rows))))
 
     with contextlib.redirect_stdout(sys.stderr):

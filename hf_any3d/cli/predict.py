@@ -205,11 +205,11 @@ def why_unlike(cloud: Cloud, up_axis: str, unknown: float, answer: Callable[[Clo
     """
     others = {axis: answer(cloud, axis) for axis in Axis if axis != up_axis}
     first = {axis: row["predictions"][0] for axis, row in others.items() if "error" not in row}
-    known = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
-    best = min(known, key=lambda axis: known[axis]["unknown"], default=None)
-    if best is None or not clearly_less(known[best]["unknown"], unknown):
+    labeled = {axis: prediction for axis, prediction in first.items() if prediction["label"] is not None}
+    best = min(labeled, key=lambda axis: labeled[axis]["unknown"], default=None)
+    if best is None or not clearly_less(labeled[best]["unknown"], unknown):
         return None
-    return f"if {best} points up it looks like {known[best]['label']}: try --up-axis {best}"
+    return f"if {best} points up it looks like {labeled[best]['label']}: try --up-axis {best}"
 
 
 def clearly_less(unknown: float, other: float) -> bool:

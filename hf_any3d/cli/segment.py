@@ -74,8 +74,8 @@ def segment(
             with model_errors(name, "cannot answer"):
                 result = pipe(cloud.row, progress=True, **asked)
             points, labels = result["points"], result["labels"]
-            found = np.unique(labels).tolist()
-            numbers.update(found)
+            present = np.unique(labels).tolist()
+            numbers.update(present)
             # Relative to the smallest coordinates, which float32 can hold.
             shown = points - points.min(axis=0)
             gallery.add(shown, palette[labels], titles[cloud.name])
@@ -87,7 +87,7 @@ def segment(
                 _write_labeled(place.with_name(f"{place.name}.ply"), points, labels, palette)
                 page = Gallery(place.with_name(f"{place.name}.html"), 1, shown_up)
                 page.add(shown, palette[labels], place.name)
-                page.write(place.name, legend(found))
+                page.write(place.name, legend(present))
             counts = [(part, int(part["mask"].sum())) for part in result["segments"]]
             segments = [
                 {"label": part["label"], "points": count, "share": count / len(labels), "score": part["score"]}

@@ -113,18 +113,18 @@ class TaskAnswers:
         return [view]
 
     def _point_cloud_classification(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
-        found = pipe(cloud, top_k=MOST_SHOWN)
+        labels = pipe(cloud, top_k=MOST_SHOWN)
         if self.pipe.model.config.problem_type == "regression":  # its numbers are no shares
-            numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in found)
+            numbers = ", ".join(f"{one['label']} {one['score']:.6g}" for one in labels)
             return Answer(self._view(cloud), {}, [], f"{note}; {numbers}")
-        rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in found]
+        rows = [(one["label"] or NONE_OF_THESE, one["score"]) for one in labels]
         return Answer(self._view(cloud), {}, rows, note)
 
     def _zero_shot_point_cloud_classification(
         self, pipe: Pipe, cloud: PointCloudData, note: str, words: str, **_: Any
     ) -> Answer:
-        found = pipe(cloud, candidate_labels=_labels(words))
-        return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in found], note)
+        labels = pipe(cloud, candidate_labels=_labels(words))
+        return Answer(self._view(cloud), {}, [(one["label"], one["score"]) for one in labels], note)
 
     def _point_cloud_segmentation(
         self, pipe: Pipe, cloud: PointCloudData, note: str, category: str | None, **_: Any
@@ -133,8 +133,8 @@ class TaskAnswers:
             raise ValueError("choose what kind of object it is; the possible parts depend on it")
         config = self.pipe.model.config
         names = [str(config.id2label[number]) for number in range(config.num_labels)]
-        found = pipe(cloud, **({"category": category} if self.categories else {}))
-        return self._parts(cloud, found, names, note)
+        answer = pipe(cloud, **({"category": category} if self.categories else {}))
+        return self._parts(cloud, answer, names, note)
 
     def _zero_shot_point_cloud_segmentation(
         self, pipe: Pipe, cloud: PointCloudData, note: str, words: str, **_: Any
@@ -142,11 +142,11 @@ class TaskAnswers:
         names = _labels(words)
         return self._parts(cloud, pipe(cloud, candidate_labels=names), list(self.pipe.label_names(names)), note)
 
-    def _parts(self, cloud: PointCloudData, found: dict[str, Any], names: list[str], note: str) -> Answer:
-        labels = found["labels"]
+    def _parts(self, cloud: PointCloudData, answer: dict[str, Any], names: list[str], note: str) -> Answer:
+        labels = answer["labels"]
         colors = cloud.colors if cloud.colors is not None and len(cloud.colors) == len(labels) else None
-        view = CloudView(np.asarray(found["points"]), colors=colors, labels=labels)
-        rows = [(part["label"], float(part["mask"].mean())) for part in found["segments"]]
+        view = CloudView(np.asarray(answer["points"]), colors=colors, labels=labels)
+        rows = [(part["label"], float(part["mask"].mean())) for part in answer["segments"]]
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
         return Answer([view], {"names": names, "label_name": "part"}, rows, note, palette)
 
@@ -154,37 +154,37 @@ class TaskAnswers:
         if cloud.is_mesh:
             cloud = cloud.sample_surface(MOST_POINTS // 10)
         # The page's slider shows boxes with lower scores, too.
-        found = pipe(cloud, threshold=LOWEST_BOX) if self.pipe.has_scores else pipe(cloud)
+        detections = pipe(cloud, threshold=LOWEST_BOX) if self.pipe.has_scores else pipe(cloud)
         # A model that writes labels may write others than those of its training.
-        names = list(dict.fromkeys([*self.pipe.labels, *(one["label"] for one in found)]))
-        boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in found]
+        names = list(dict.fromkeys([*self.pipe.labels, *(one["label"] for one in detections)]))
+        boxes = [BoxView(np.asarray(one["box"]["corners"]), one["label"], one["score"]) for one in detections]
         points = cloud.points if cloud.offset is None else cloud.points + cloud.offset
         palette = {name: hex_color(color) for name, color in zip(names, label_colors(len(names)), strict=True)}
-        rows = [(one["label"], one["score"]) for one in found if (one["score"] or 0) >= _BOX_THRESHOLD]
-        if counts := Counter(one["label"] for one in found if one["score"] is None):
+        rows = [(one["label"], one["score"]) for one in detections if (one["score"] or 0) >= _BOX_THRESHOLD]
+        if counts := Counter(one["label"] for one in detections if one["score"] is None):
             note = f"{note}; {', '.join(f'{label} {count}' for label, count in counts.items())}"
         view = CloudView(points, colors=cloud.colors, boxes=boxes)
         return Answer([view], {"box_names": names, "threshold": _BOX_THRESHOLD}, rows, note, palette)
 
     def _point_cloud_reconstruction(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
-        found = pipe(cloud)
+        answer = pipe(cloud)
         clouds = [
-            CloudView(found[key], title=title)
+            CloudView(answer[key], title=title)
             for key, title in (("points", "input"), ("reconstruction", "reconstruction"))
         ]
-        scores = f"Chamfer distance (L1) {found['chamfer_l1']:.4f}, F-score {found['f_score']:.2f}"
-        codes = len(np.unique(found["token_ids"]))
-        note = f"{note}; {scores}; {codes} different codes of {len(found['token_ids'])} patches"
+        scores = f"Chamfer distance (L1) {answer['chamfer_l1']:.4f}, F-score {answer['f_score']:.2f}"
+        codes = len(np.unique(answer["token_ids"]))
+        note = f"{note}; {scores}; {codes} different codes of {len(answer['token_ids'])} patches"
         return Answer(clouds, {"columns": 2, "rows_share_frame": True}, [], note)
 
     def _point_cloud_feature_extraction(self, pipe: Pipe, cloud: PointCloudData, note: str, **_: Any) -> Answer:
         # Features of examples are computed at the first question, and then kept.
-        own = _unit(pipe(cloud)["pooled"])
+        features_of_cloud = _unit(pipe(cloud)["pooled"])
         for name in self.examples.names[:40]:
             if name not in self._features:
                 self._features[name] = _unit(self.pipe(self.examples.get(name))["pooled"])
         # Features are unit vectors, so their product is the cosine.
-        scores = {name: float(own @ features) for name, features in self._features.items()}
+        scores = {name: float(features_of_cloud @ features) for name, features in self._features.items()}
         rows = sorted(scores.items(), key=lambda item: -item[1])[:MOST_SHOWN]
         return Answer(self._view(cloud), {}, rows, note)
 
@@ -284,17 +284,17 @@ class TaskPage(Page):
             return gr.skip(), error_or_note("Choose a shape first.", is_error=True), gr.skip()
         shown_up = up_axis or self.answers.pipe.up_axis
         try:
-            found = self.answers.ask(visit.cloud, words or "", category, up_axis)
+            answer = self.answers.ask(visit.cloud, words or "", category, up_axis)
         except (ValueError, OSError) as error:
             view, names = view_of_cloud(visit.cloud)
             page = viewer_page([view], title="shape", names=names, up_axis=shown_up)
             return view_frame(page), error_or_note(str(error), is_error=True), ""
-        page = viewer_page(found.clouds, title="shape", up_axis=shown_up, **found.settings)
+        page = viewer_page(answer.clouds, title="shape", up_axis=shown_up, **answer.settings)
         heading = _TITLES[self.answers.task][1]
         return (
             view_frame(page),
-            error_or_note(f"{found.note}. Drag to turn, wheel to zoom."),
-            bars(heading, found.rows, found.colors),
+            error_or_note(f"{answer.note}. Drag to turn, wheel to zoom."),
+            bars(heading, answer.rows, answer.colors),
         )
 
 

@@ -115,12 +115,12 @@ def list_files(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[s
     A path is a file, a folder, or a URL of either that fsspec opens (s3://, gs://, hf://, …). A folder stands for the
     files of readable types in it and below, sorted by name, without hidden and compressed ones and metadata.csv.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found = [file for path in given for file in _files_of(os.fspath(path))]
-    if not found:
+    places = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    files = [file for path in places for file in _files_of(os.fspath(path))]
+    if not files:
         raise FileNotFoundError("paths is empty; expected files or folders")
     # A file that two paths name has one row.
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(files))
 
 
 def _files_of(path: str) -> Iterator[str]:

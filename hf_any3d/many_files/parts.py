@@ -137,17 +137,17 @@ class Parts:
             if self.local is not None:
                 remove_temporaries(self.local)
             path = f"{self.root}/{MANIFEST}"
-            known = json.loads(self.system.cat_file(path)) if self.system.exists(path) else None
-            if known is None:
+            manifest = json.loads(self.system.cat_file(path)) if self.system.exists(path) else None
+            if manifest is None:
                 self.system.makedirs(self.root, exist_ok=True)
                 names = map(os.path.basename, self.system.ls(self.root, detail=False))
                 if any(not name.startswith(".") for name in names):
                     raise ValueError(f"{self.folder}: has other files; expected a new folder")
                 self.system.pipe_file(path, json.dumps(self.settings, indent=2).encode())
-            elif known != self.settings:
-                name = next(name for name in self.settings if known.get(name) != self.settings[name])
+            elif manifest != self.settings:
+                name = next(name for name in self.settings if manifest.get(name) != self.settings[name])
                 raise ValueError(
-                    f"{self.folder}: its rows have other settings, {name} {known.get(name)}; expected "
+                    f"{self.folder}: its rows have other settings, {name} {manifest.get(name)}; expected "
                     f"{self.settings[name]}, or another folder"
                 )
             yield
@@ -160,10 +160,10 @@ class Parts:
         files: set[str] = set()
         # A list, since the loop writes parts anew.
         for name, table in list(self._columns("path", "error")):
-            known = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
+            stored = json.loads(self.system.cat_file(self.stamps_of(os.path.basename(name))))
             rows = list(zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True))
             # Files that this run is not asked for keep their rows.
-            kept = [stamps.get(path, known[path]) == known[path] and not (retry and error) for path, error in rows]
+            kept = [stamps.get(path, stored[path]) == stored[path] and not (retry and error) for path, error in rows]
             files |= {path for (path, _), is_kept in zip(rows, kept, strict=True) if is_kept}
             if not all(kept):
                 with self.system.open(name, "rb") as file:

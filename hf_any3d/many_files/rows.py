@@ -148,9 +148,9 @@ class CloudRows:
         def rows(files: Sequence[str]) -> Iterator[dict[str, Any]]:
             inputs = [InputFile(name) for name in files]
             for row in answer_files(inputs, answer, batch_size, read=lambda file: file.read(self.on_invalid)):
-                found = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
+                values = {"path": row["file"], "error": row.get("error"), **row.get("columns", {})}
                 # Every row has all columns in one order, as tables need.
-                yield {name: found.get(name) for name in names}
+                yield {name: values.get(name) for name in names}
 
         return rows
 

@@ -62,12 +62,12 @@ class Table:
         """Lock the table, and note what its rows are; rows of other work are a ValueError."""
         with claim(self.output.with_name(f".{self.output.name}.lock"), self.output):
             file = self.output.with_name(f".{self.output.name}.job.json")
-            known = read_json(file)
+            stored = read_json(file)
             # Through JSON, as the stored one went: tuples come back as lists.
-            is_other = known != json.loads(json.dumps(self.identity))
+            is_other = stored != json.loads(json.dumps(self.identity))
             if is_other and (self.output.exists() or self.path.exists()):
-                was = f"was made by other settings or from other files ({known})" if known else "exists already"
-                settings, before = self.identity["settings"], known or {}
+                was = f"was made by other settings or from other files ({stored})" if stored else "exists already"
+                settings, before = self.identity["settings"], stored or {}
                 if before.get("settings") == settings and before.get("model") != self.identity.get("model"):
                     was = f"was made by other weights or files of the model {settings['model']}"
                 raise ValueError(

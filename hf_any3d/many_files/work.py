@@ -146,8 +146,8 @@ def answerer(pipe: Any, model: str, **arguments: Any) -> Callable[[list[Cloud]],
     """
     import torch
 
-    given = {name: value for name, value in arguments.items() if value is not None}
-    before, during, after = pipe._sanitize_parameters(**given)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    before, during, after = pipe._sanitize_parameters(**arguments)
 
     def run(clouds: list[Cloud]) -> list[Any]:
         inputs = []

@@ -198,10 +198,10 @@ def check_top_k(top_k: Any) -> None:
         raise ValueError(f"top_k={top_k!r}; expected at least 1, or None for all")
 
 
-def refuse_unknown(arguments: dict[str, Any], known: str) -> None:
-    """Raise a TypeError that names unknown arguments, if there are any, and the known ones."""
+def refuse_unknown(arguments: dict[str, Any], expected: str) -> None:
+    """Raise a TypeError that names unknown arguments, if there are any, and the expected ones."""
     if arguments:
-        raise TypeError(f"unknown arguments: {', '.join(arguments)}; expected {known}, batch_size, num_workers")
+        raise TypeError(f"unknown arguments: {', '.join(arguments)}; expected {expected}, batch_size, num_workers")
 
 
 def without_none(**arguments: Any) -> dict[str, Any]:
@@ -221,9 +221,9 @@ def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor
     return torch.cat(filled)
 
 
-def check_formats(formats: Sequence[str] | str | None, known: Sequence[str]) -> Sequence[str] | None:
+def check_formats(formats: Sequence[str] | str | None, choices: Sequence[str]) -> Sequence[str] | None:
     """Return output formats as a sequence, or None."""
     formats = [formats] if isinstance(formats, str) else formats
-    if unknown := [name for name in formats or () if name not in known]:
-        raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(known)}")
+    if unknown := [name for name in formats or () if name not in choices]:
+        raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(choices)}")
     return formats

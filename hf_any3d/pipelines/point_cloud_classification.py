@@ -73,10 +73,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
                 raise ValueError(f"votes={votes} for a model that takes {others[0]} too; expected 1")
             model_inputs["points"] = stretched(model_inputs["points"], votes).flatten(0, 1)
         output = self.model(**model_inputs)
-        found = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _SIGNS})}
+        tensors = {"logits": output.logits, **without_none(**{name: output.get(name) for name in _SIGNS})}
         if votes > 1:
-            found = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in found.items()}
-        return {**found, "stem": stem}
+            tensors = {name: values.float().unflatten(0, (-1, votes)).mean(1) for name, values in tensors.items()}
+        return {**tensors, "stem": stem}
 
     def postprocess(
         self,

@@ -35,10 +35,10 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
     `{"label": …, "score": …, "box": …}`, the highest score first. A box is a dict:
 
     - `center`, x, y and z in the frame and units of the file,
-    - `size`, its length, width and height: along its own x and y, and along the up axis,
+    - `size`, its length, width and hvertices: along its own x and y, and along the up axis,
     - `heading`, the angle in radians by which it is turned about the up axis, counterclockwise seen from above; 0 if
       its length is along x,
-    - `corners`, eight points: four of the bottom, then those above them.
+    - `corners`, vertices points: four of the bottom, then those above them.
 
     Clouds are thinned to the processor's number of points. With its `block_size`, large scenes are read in
     overlapping columns, whose boxes are merged.
@@ -107,12 +107,12 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             yield {**inputs, "scan": scan if is_last else None, "is_last": is_last}
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        own = {name: model_inputs.pop(name) for name in ("scan", "is_last")}
+        block = {name: model_inputs.pop(name) for name in ("scan", "is_last")}
         output = self.model(**model_inputs)
         points = model_inputs["points"][..., :3]
         if "points_mask" in model_inputs:  # away from every box
             points = points.masked_fill(~model_inputs["points_mask"].bool().unsqueeze(2), torch.inf)
-        return {"logits": output.logits.float(), "boxes": output.pred_boxes.float(), "points": points, **own}
+        return {"logits": output.logits.float(), "boxes": output.pred_boxes.float(), "points": points, **block}
 
     def postprocess(self, outputs: list[dict[str, Any]], **settings: Any) -> list[dict[str, Any]]:
         """Choose among the boxes of all blocks of a cloud; `settings` are those of `DetectionRule`."""
@@ -142,9 +142,9 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
             {
                 "label": names[label],
                 "score": score,
-                "box": {"center": center, "size": box[3:6], "heading": box[6], "corners": own},
+                "box": {"center": center, "size": box[3:6], "heading": box[6], "corners": vertices},
             }
-            for label, score, box, center, own in zip(
+            for label, score, box, center, vertices in zip(
                 labels.tolist(), scores.tolist(), boxes.tolist(), centers.tolist(), corners.tolist(), strict=True
             )
         ]

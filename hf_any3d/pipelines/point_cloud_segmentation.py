@@ -193,8 +193,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         for position, index in enumerate(scene.blocks):
             is_last = position == len(scene.blocks) - 1
             # Only the last block carries the complete cloud.
-            own = {"index": torch.from_numpy(index)[None], "cloud": scene if is_last else None, "is_last": is_last}
-            yield {**self._block(scene, index), **own}
+            place = {"index": torch.from_numpy(index)[None], "cloud": scene if is_last else None, "is_last": is_last}
+            yield {**self._block(scene, index), **place}
 
     def get_iterator(
         self,
@@ -233,8 +233,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
                 if scene.votes:
                     entries[_PART] = [block[_PART][0] for block in prepared]
                 del prepared  # only the sums stay in memory
-                own = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
-                outputs: Any = self.forward({**entries, **own}, **forward_params)
+                place = {"index": torch.from_numpy(batch), "cloud": None, "is_last": False}
+                outputs: Any = self.forward({**entries, **place}, **forward_params)
                 self._add(merged, outputs, scene.stem)
                 del entries, outputs
                 since += batch.size
@@ -284,12 +284,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         return inputs
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:
-        own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
+        place = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
         if _PART in model_inputs:
             # Batches of transformers hold one list for each block.
             parts = [part[0] if isinstance(part, list) else part for part in model_inputs[_PART]]
             voted = [vote(self.model, self.feature_extractor, part) for part in parts]
-            return {"logits": torch.stack(voted), **own}
+            return {"logits": torch.stack(voted), **place}
         logits = self.model(**model_inputs).logits
         if "category" in model_inputs:
             # Parts of other categories are impossible.
@@ -297,7 +297,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             foreign = ~part_mask(parts, logits.shape[-1], model_inputs["category"])  # (blocks, labels)
             # Not -inf: a mean over blocks must stay finite.
             logits = logits.float().masked_fill(foreign.unsqueeze(1), -1e9)
-        return {"logits": logits.float(), **own}
+        return {"logits": logits.float(), **place}
 
     def postprocess(
         self,
@@ -393,8 +393,8 @@ def vote(model: Any, processor: Any, cloud: PointCloudData) -> torch.Tensor:
     rows, inverse = processor.first_sample(cloud)
     votes: torch.Tensor | None = None
     for index, inputs in processor.fragments(cloud):
-        given = {name: values.to(model.device) for name, values in inputs.items()}
-        probabilities = model(**given).logits[0].float().softmax(dim=-1).cpu()
+        moved = {name: values.to(model.device) for name, values in inputs.items()}
+        probabilities = model(**moved).logits[0].float().softmax(dim=-1).cpu()
         # In double precision, as there are many fragments.
         votes = votes if votes is not None else torch.zeros(len(cloud), probabilities.shape[1], dtype=torch.double)
         votes.index_add_(0, torch.from_numpy(index), probabilities.double())
@@ -420,5 +420,5 @@ def blocks_of(data: PointCloudData, count: int, processor: PointCloudProcessor, 
 def part_of(data: PointCloudData, index: np.ndarray) -> PointCloudData:
     """Return points `index` of a cloud, which may repeat, with their colors, normals, intensity and ring."""
     names = ("points", *ATTRIBUTES.values())
-    given = {name: getattr(data, name) for name in names}
-    return PointCloudData(**{name: values[index] for name, values in given.items() if values is not None})
+    arrays = {name: getattr(data, name) for name in names}
+    return PointCloudData(**{name: values[index] for name, values in arrays.items() if values is not None})

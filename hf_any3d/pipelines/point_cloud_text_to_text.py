@@ -110,8 +110,8 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
         if isinstance(inputs, Mapping) and "messages" in inputs:
             messages, is_chat = inputs["messages"], inputs.get("is_chat", True)
         elif not is_conversation(messages):
-            own = inputs.get("text") if isinstance(inputs, Mapping) else None
-            messages, is_chat = _question(inputs, own or text), False
+            question = inputs.get("text") if isinstance(inputs, Mapping) else None
+            messages, is_chat = _question(inputs, question or text), False
         continues = messages[-1]["role"] == "assistant"
         if is_chat and continue_final_message is not None:
             continues = continue_final_message
@@ -154,9 +154,9 @@ class PointCloudTextToTextPipeline(PointCloudPipeline):
 
     def generate_settings(self, generation: dict[str, Any]) -> dict[str, Any]:
         """Combine the arguments of `generate` of a call with the pipeline's and the defaults."""
-        given = dict(generation)
-        generation = take_generation(given)
-        refuse_unknown(given, _GENERATION)
+        others = dict(generation)
+        generation = take_generation(others)
+        refuse_unknown(others, _GENERATION)
         pad = {"pad_token_id": self.processor.tokenizer.pad_token_id}
         return self._prepare_generate_kwargs(generation, return_dict_in_generate=False, **pad)
 

@@ -70,24 +70,24 @@ class _LayoutPipeline(PointCloudPipeline):
         """The axis that points up in what the model sees."""
         return _UP
 
-    def _split_arguments(self, kwargs: dict[str, Any], known: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _split_arguments(self, kwargs: dict[str, Any], expected: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the arguments of `preprocess` and of `generate`."""
-        own = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
+        arguments = {name: kwargs.pop(name, None) for name in ("task", "candidate_labels", "up_axis", "align")}
         grammar = without_none(grammar=kwargs.pop("grammar", None))
         generation = take_generation(kwargs)
-        known += "stop_sequence, generate_kwargs, arguments of generate"
-        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {known}")
-        if own["up_axis"] is not None:
-            checked_choice("up_axis", own["up_axis"], UP_AXES)
-        if own["align"] is not None:
-            frame_parts(own["align"])
-        if own["task"] is not None:
-            checked_choice("task", own["task"], tuple(TASKS))
-        if own["candidate_labels"] is not None:
-            labels = as_labels(own["candidate_labels"])
-            self.processor.check_classes(labels, own["task"] or self.usual_task, argument="candidate_labels")
-            own["candidate_labels"] = labels
-        return without_none(**own), generation | grammar
+        expected += "stop_sequence, generate_kwargs, arguments of generate"
+        refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {expected}")
+        if arguments["up_axis"] is not None:
+            checked_choice("up_axis", arguments["up_axis"], UP_AXES)
+        if arguments["align"] is not None:
+            frame_parts(arguments["align"])
+        if arguments["task"] is not None:
+            checked_choice("task", arguments["task"], tuple(TASKS))
+        if arguments["candidate_labels"] is not None:
+            labels = as_labels(arguments["candidate_labels"])
+            self.processor.check_classes(labels, arguments["task"] or self.usual_task, argument="candidate_labels")
+            arguments["candidate_labels"] = labels
+        return without_none(**arguments), generation | grammar
 
     def request(
         self,
@@ -121,17 +121,17 @@ class _LayoutPipeline(PointCloudPipeline):
                 name: settings.get(name, getattr(self.model.generation_config, name, None))
                 for name in ("max_new_tokens", "eos_token_id")
             }
-            own = self.processor.grammar(first.task, first.classes, **limits)
-            settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *own])
+            limiters = self.processor.grammar(first.task, first.classes, **limits)
+            settings["logits_processor"] = LogitsProcessorList([*(settings.get("logits_processor") or ()), *limiters])
         with evaluation_mode(self.model):
-            made = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-        texts, ends = self.processor.answer_texts(made), settings.get("eos_token_id")
+            tokens = self.model.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+        texts, ends = self.processor.answer_texts(tokens), settings.get("eos_token_id")
         ends = self.model.generation_config.eos_token_id if ends is None else ends
         ends = [ends] if isinstance(ends, int) else list(ends or [])
-        at_end = torch.isin(made, torch.tensor(ends, device=made.device))
+        at_end = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
         whole = at_end.any(dim=1).tolist()
         # Behind its end, a row is filled up.
-        counts = torch.where(at_end.any(dim=1), at_end.int().argmax(dim=1) + 1, made.shape[1]).tolist()
+        counts = torch.where(at_end.any(dim=1), at_end.int().argmax(dim=1) + 1, tokens.shape[1]).tolist()
         # With num_return_sequences, a request has several answers, one after the other.
         each = len(texts) // len(requests)
         return [
@@ -146,7 +146,7 @@ class _LayoutPipeline(PointCloudPipeline):
 
     def layouts(self, request: Request) -> list[Layout]:
         """Parse answers to layouts in the frame and unit of the scan, and warn about lines that were lost."""
-        found = []
+        layouts = []
         for text, is_whole in zip(request.texts, request.are_whole, strict=True):
             layout = Layout.parse(text)
             about = f"the answer for {request.scan.stem!r}" if request.scan.stem else "the answer"
@@ -159,8 +159,8 @@ class _LayoutPipeline(PointCloudPipeline):
                     f"{first.text!r:.60}: {first.reason}; they were left out",
                     stacklevel=2,
                 )
-            found.append(self.processor.in_frame(layout, request.room))
-        return found
+            layouts.append(self.processor.in_frame(layout, request.room))
+        return layouts
 
     def written(self, cloud: Any, **kwargs: Any) -> Iterator[tuple[Request, Layout]]:
         """Yield the entities of a scan as soon as their lines are written, each in a layout of its own.
@@ -342,12 +342,12 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
         request = outputs["request"]
         request = request[0] if isinstance(request, list) else request
         frame = request.room.frame
-        found = [] if frame is None else [*frame.sentences, *frame.warnings]
+        remarks = [] if frame is None else [*frame.sentences, *frame.warnings]
         answers = []
         for layout in self.layouts(request):
             dropped = [dataclasses.asdict(line) for line in layout.dropped]
             text = {"generated_text": layout.write(), "layout": layout.to_dict()}
-            answers.append({**text, "dropped": dropped, "frame": found})
+            answers.append({**text, "dropped": dropped, "frame": remarks})
         return answers
 
     def stream(self, cloud: Any, **kwargs: Any) -> Iterator[str]:
@@ -366,11 +366,13 @@ def last_line(layout: Layout) -> str:
 
 def _task_of(text: str) -> str:
     """Return the task of an instruction."""
-    found = next((task for task, own in TASKS.items() if text.strip().rstrip(".") in (task, own.rstrip("."))), None)
-    if found is None:
-        known = ", ".join(map(repr, TASKS.values()))
-        raise ValueError(f"text={text!r:.80}: the model writes layouts and answers no questions; expected {known}")
-    return found
+    words = text.strip().rstrip(".")
+    task = next((task for task, instruction in TASKS.items() if words in (task, instruction.rstrip("."))), None)
+    if task is None:
+        instructions = ", ".join(map(repr, TASKS.values()))
+        reason = "the model writes layouts and answers no questions"
+        raise ValueError(f"text={text!r:.80}: {reason}; expected {instructions}")
+    return task
 
 
 def scan_of_messages(messages: Sequence[Mapping[str, Any]]) -> tuple[Any, str | None]:

@@ -65,7 +65,7 @@ def scene_features(
     processor = copy.copy(processor)
     processor.min_points = 1  # a column at the edge of a scene may hold a single point
     with atomic_write(output) as file, evaluation_mode(encoder), torch.no_grad():
-        for number, (seen, own) in enumerate(_columns(data, processor, block_size, margin)):
+        for number, (seen, is_inside) in enumerate(_columns(data, processor, block_size, margin)):
             if len(seen) > processor.num_points:
                 raise ValueError(
                     f"block_size={block_size!r}: a column has {len(seen):,} points with its margin; expected at most "
@@ -73,7 +73,7 @@ def scene_features(
                 )
             inputs = processor(part_of(data, seen)).to(encoder.device)
             encoded = encoder.encode(**inputs)
-            wanted = torch.from_numpy(np.flatnonzero(own)).to(encoder.device)
+            wanted = torch.from_numpy(np.flatnonzero(is_inside)).to(encoder.device)
             for rows in wanted.split(_PIECE):
                 values = encoded.point_features(rows, levels).float().cpu().numpy().astype(dtype)
                 # The number of channels is known only with the first features.

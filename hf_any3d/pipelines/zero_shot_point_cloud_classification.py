@@ -126,9 +126,11 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         return self._cached(texts, lambda: self.model.encode_labels(*texts))
 
 
-def as_labels(given: Sequence[str] | str) -> tuple[str, ...]:
+def as_labels(candidates: Sequence[str] | str) -> tuple[str, ...]:
     """Return labels as a tuple; a text is split at commas."""
-    labels = tuple(part.strip() for part in given.split(",")) if isinstance(given, str) else tuple(given)
+    if isinstance(candidates, str):
+        candidates = [part.strip() for part in candidates.split(",")]
+    labels = tuple(candidates)
     if not labels:
         raise ValueError("candidate_labels is empty; expected at least one label")
     for label in labels:

@@ -56,11 +56,13 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         none_label: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        own = ("up_axis", "max_points", "output_dir", "formats")
-        before, _, after = super()._sanitize_parameters(**{name: kwargs.pop(name) for name in own if name in kwargs})
+        shared = ("up_axis", "max_points", "output_dir", "formats")
+        before, _, after = super()._sanitize_parameters(
+            **{name: kwargs.pop(name) for name in shared if name in kwargs}
+        )
         refuse_unknown(
             kwargs,
-            f"candidate_labels, category, templates, text_features, patch_to_point, none_label, {', '.join(own)}",
+            f"candidate_labels, category, templates, text_features, patch_to_point, none_label, {', '.join(shared)}",
         )
         if text_features is not None and (category is not None or templates is not None):
             raise ValueError("category and templates make texts; expected neither, as text_features is given")
@@ -72,9 +74,9 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         if candidate_labels is not None:
             during["labels"] = as_part_labels(candidate_labels)
         # Either may be given when the pipeline is made, and the other one in a call.
-        known = {**getattr(self, "_forward_params", {}), **during}
-        if "labels" in known:
-            after["names"] = self.label_names(known["labels"], known.get("none_label"))
+        arguments = {**getattr(self, "_forward_params", {}), **during}
+        if "labels" in arguments:
+            after["names"] = self.label_names(arguments["labels"], arguments.get("none_label"))
         return before, during, after
 
     def label_names(
@@ -92,14 +94,14 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         self,
         model_inputs: dict[str, Any],
         labels: tuple[str, ...] = (),
-        **given: Any,
+        **texts: Any,
     ) -> dict[str, Any]:
-        own = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
+        place = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
         arguments = {"patch_to_point": "patch_to_point", "none_label": "with_none"}
-        choices = {arguments[name]: given.pop(name) for name in arguments if name in given}
-        embeds = self.label_embeddings(labels, **given)
+        choices = {arguments[name]: texts.pop(name) for name in arguments if name in texts}
+        embeds = self.label_embeddings(labels, **texts)
         output = self.model(**model_inputs, text_embeds=embeds, **choices)
-        return {"logits": output.logits.float(), **own}
+        return {"logits": output.logits.float(), **place}
 
     def label_embeddings(
         self,
@@ -132,9 +134,9 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         return None  # the category is part of the texts
 
 
-def as_part_labels(given: Sequence[str] | str) -> tuple[str, ...]:
+def as_part_labels(candidates: Sequence[str] | str) -> tuple[str, ...]:
     """Return names of parts as a tuple; a text is split at commas."""
-    labels = as_labels(given)
+    labels = as_labels(candidates)
     cleaned = [clean_label(label) for label in labels]
     if twice := [label for label, name in zip(labels, cleaned, strict=True) if cleaned.count(name) > 1]:
         raise ValueError(f"candidate_labels has {twice[0]!r} and {twice[1]!r}, which are the same text; expected one")

@@ -85,8 +85,8 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/v1/models", summary="The model, its task and its routes")
     async def models() -> dict[str, Any]:
-        own = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
-        return {"object": "list", "data": [{**own, "task": service.task, "routes": service.paths}]}
+        entry = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hf_any3d"}
+        return {"object": "list", "data": [{**entry, "task": service.task, "routes": service.paths}]}
 
     for route in service.routes.values():
         summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
@@ -343,9 +343,9 @@ def _http_error(request: Request, error: HTTPException) -> Response:
 def _described(settings: type[Settings]) -> dict[str, Any]:
     """Return the description of a request, which is read by hand, for the page of the API."""
     schema = settings.model_json_schema()
-    own = schema.pop("properties")
+    fields = schema.pop("properties")
     files = {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}}
     forms = {"point_clouds": {"type": "array", "items": CloudInput.model_json_schema()}}, files
-    contents = [{"schema": {"type": "object", "properties": {**form, **own}}} for form in forms]
+    contents = [{"schema": {"type": "object", "properties": {**form, **fields}}} for form in forms]
     kinds = ("application/json", "multipart/form-data")
     return {"requestBody": {"required": True, "content": dict(zip(kinds, contents, strict=True))}}

@@ -54,8 +54,8 @@ def answer_conversations(pipe: Any, conversations: Sequence[Conversation]) -> li
     start = max(len(prompt.input_ids) for prompt in prompts)
     longest = max(one.new_tokens for one in conversations)
     # The batch runs to the longest limit; `_Rows` ends each row at its own.
-    own = {"do_sample": False} | dict(conversations[0].sampling) | {"max_new_tokens": longest}
-    settings = pipe.generate_settings(own)
+    generation = {"do_sample": False} | dict(conversations[0].sampling) | {"max_new_tokens": longest}
+    settings = pipe.generate_settings(generation)
     config = settings.get("generation_config") or pipe.model.generation_config
     rows = _Rows(pipe.processor, conversations, start, config.eos_token_id)
     settings["stopping_criteria"] = [rows]

@@ -90,10 +90,10 @@ class Upload:
         return self.name.rpartition(".")[2].lower() if "." in self.name else ""
 
 
-def upload_of(given: Any, name: str, files: Mapping[str, Upload]) -> Upload:
+def upload_of(value: Any, name: str, files: Mapping[str, Upload]) -> Upload:
     """Return the upload of a mapping with the fields of `CloudInput`; `name` is its field, `files` are by name."""
     try:
-        entry = CloudInput.model_validate(given)
+        entry = CloudInput.model_validate(value)
     except ValidationError as error:
         raise invalid(error, name) from None
     if (entry.url is None) == (entry.points is None):
@@ -117,8 +117,8 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
         if (key := url.removeprefix(UPLOAD)) not in files:
             there = ", ".join(files) or "none"
             raise Refused(400, f"{where}: no file {key[:80]!r} in this request; there are: {there}", param=where)
-        found = files[key]
-        return Upload(found.name, found.content, file_type or found.file_type)
+        file = files[key]
+        return Upload(file.name, file.content, file_type or file.file_type)
     if not url.startswith("data:"):
         raise Refused(
             400,

@@ -16,16 +16,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"namespace": "hf_any3d", "registry": self.registry}
-        self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **own)
-        self.seconds = Histogram("request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, **own)
-        self.in_flight = Gauge("requests_in_flight", "Requests that are accepted and not yet answered.", **own)
-        self.refused = Counter("refused", "Requests refused at once, by reason: queue, draining.", ["reason"], **own)
-        self.queued = Gauge("queued", "Clouds and conversations that wait for the model.", **own)
-        self.batch_size = Histogram("batch_size", "Clouds or conversations in a batch.", buckets=_SIZES, **own)
-        self.batch_seconds = Histogram("batch_seconds", "Time of the model for a batch.", buckets=_SECONDS, **own)
-        self.points = Counter("points", "Points of the clouds that were read.", **own)
-        self.new_tokens = Counter("generated_tokens", "Tokens of answers.", **own)
+        base = {"namespace": "hf_any3d", "registry": self.registry}
+        self.requests = Counter("requests", "Requests by route and HTTP status.", ["route", "status"], **base)
+        self.seconds = Histogram("request_seconds", "Time of requests.", ["route"], buckets=_SECONDS, **base)
+        self.in_flight = Gauge("requests_in_flight", "Requests that are accepted and not yet answered.", **base)
+        self.refused = Counter("refused", "Requests refused at once, by reason: queue, draining.", ["reason"], **base)
+        self.queued = Gauge("queued", "Clouds and conversations that wait for the model.", **base)
+        self.batch_size = Histogram("batch_size", "Clouds or conversations in a batch.", buckets=_SIZES, **base)
+        self.batch_seconds = Histogram("batch_seconds", "Time of the model for a batch.", buckets=_SECONDS, **base)
+        self.points = Counter("points", "Points of the clouds that were read.", **base)
+        self.new_tokens = Counter("generated_tokens", "Tokens of answers.", **base)
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' format."""

@@ -66,12 +66,12 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
         reason = f"{name} has more than {MOST_VALUES} values ({values}); send large clouds as files or data URLs"
         raise Refused(413, reason)
     try:
-        given = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused(400, one_line(f"{name} is not JSON ({error})")) from None
-    if not isinstance(given, dict):
-        raise Refused(400, f"{name} is a {type(given).__name__}; expected an object")
-    return given
+    if not isinstance(content, dict):
+        raise Refused(400, f"{name} is a {type(content).__name__}; expected an object")
+    return content
 
 
 def check_count(count: int, service: Service) -> None:
@@ -80,14 +80,14 @@ def check_count(count: int, service: Service) -> None:
         raise Refused(413, f"{count} clouds; expected at most {service.limits.clouds}", param="point_clouds")
 
 
-def check_texts(given: Any, service: Service) -> None:
+def check_texts(texts: Any, service: Service) -> None:
     """Raise an error for texts that are too long together."""
-    if (length := _characters(given)) > service.limits.characters:
+    if (length := _characters(texts)) > service.limits.characters:
         raise Refused(413, f"the texts have {length} characters; expected at most {service.limits.characters}")
 
 
-def _characters(given: Any) -> int:
-    if isinstance(given, str):
-        return len(given)
-    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else ()
+def _characters(texts: Any) -> int:
+    if isinstance(texts, str):
+        return len(texts)
+    parts = texts.values() if isinstance(texts, dict) else texts if isinstance(texts, (list, tuple)) else ()
     return sum(map(_characters, parts))

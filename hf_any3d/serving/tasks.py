@@ -20,8 +20,8 @@ SEGMENT, PARTS_BY_NAME = "point-cloud-segmentation", "zero-shot-point-cloud-segm
 DETECT, FEATURES = "point-cloud-object-detection", "point-cloud-feature-extraction"
 
 
-def _split(given: Any) -> Any:
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 Labels = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -121,24 +121,24 @@ class Route:
 
     def _arguments(self, settings: Any) -> dict[str, Any]:
         if isinstance(settings, ClassifySettings):
-            given = {"top_k": settings.top_k, "up_axis": settings.up_axis, "candidate_labels": settings.labels}
-            given["unknown"] = settings.unknown
-            given["hypothesis_template"] = settings.template
+            arguments = {"top_k": settings.top_k, "up_axis": settings.up_axis, "candidate_labels": settings.labels}
+            arguments["unknown"] = settings.unknown
+            arguments["hypothesis_template"] = settings.template
             if settings.text_embeds is not None:
-                given["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
+                arguments["text_embeds"] = np.array(settings.text_embeds, dtype=np.float32)
         elif isinstance(settings, FeatureSettings):
-            given = {"up_axis": settings.up_axis}
+            arguments = {"up_axis": settings.up_axis}
         elif isinstance(settings, DetectSettings):
-            given = settings.model_dump()
-            given["candidate_labels"] = given.pop("labels")
+            arguments = settings.model_dump()
+            arguments["candidate_labels"] = arguments.pop("labels")
             # None is a choice of its own for nms and top_k.
             writes = ("task", "candidate_labels", "align", "grammar")
-            return {name: value for name, value in given.items() if value is not None or name not in writes}
+            return {name: value for name, value in arguments.items() if value is not None or name not in writes}
         else:
-            given = {"category": settings.category, "max_points": settings.max_points}
-            given |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
+            arguments = {"category": settings.category, "max_points": settings.max_points}
+            arguments |= {"candidate_labels": settings.labels, "up_axis": settings.up_axis}
         # top_k=None stands for all labels.
-        return {name: value for name, value in given.items() if value is not None or name == "top_k"}
+        return {name: value for name, value in arguments.items() if value is not None or name == "top_k"}
 
     def _shown(self, settings: Any, cloud: PointCloudData, answer: Any) -> Any:
         if isinstance(settings, ClassifySettings):
@@ -147,9 +147,9 @@ class Route:
             return {"boxes": answer}
         if isinstance(settings, FeatureSettings):
             if settings.feature not in answer:
-                known = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
+                features = ", ".join(name for name in ("pooled", "class_token", "tokens") if name in answer)
                 return Refused(
-                    400, f"feature: this model has no {settings.feature}; expected {known}", param="feature"
+                    400, f"feature: this model has no {settings.feature}; expected {features}", param="feature"
                 )
             shown = {settings.feature: answer[settings.feature].tolist()}
             return shown | ({"centers": answer["centers"].tolist()} if settings.feature == "tokens" else {})
