@@ -3,12 +3,7 @@
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from hf_any3d import (
-    ActConfig,
-    ActForPointCloudClassification,
-    GuidedAdapterConfig,
-    PointCloudProcessor,
-)
+from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor
 from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage

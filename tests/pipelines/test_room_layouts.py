@@ -36,17 +36,10 @@ def scan(seed: int = 0, count: int = 60) -> np.ndarray:
 
 
 class Dictated(LogitsProcessor):
-    """Lets a model write a text, and notes its prompt.
+    """Lets a model write a text, and notes its prompt."""
 
-    Args:
-        tokenizer: The tokenizer.
-        text: The text.
-        ends: Whether the end token follows.
-    """
-
-    def __init__(self, tokenizer, text: str, ends: bool = True):
-        self.tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        self.tokens += [tokenizer.eos_token_id] if ends else []
+    def __init__(self, tokenizer, text: str):
+        self.tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         self.tokenizer, self.length, self.steps = tokenizer, None, 0
 
     @property
@@ -85,24 +78,18 @@ def write(folder):
     return pipeline(WRITE, model=folder)
 
 
-def dictated(pipe, text: str = ROOM.quantized(1280).write(), **settings):
-    return Dictated(pipe.processor.tokenizer, text, **settings)
+def dictated(pipe, text: str = ROOM.quantized(1280).write()):
+    return Dictated(pipe.processor.tokenizer, text)
 
 
-def assert_room(found: list[dict], shift: np.ndarray = CORNER, edge: bool = False) -> None:
-    """Check that answers are those of `ROOM` in the frame of the scan, but for a bin, or half of one.
-
-    Args:
-        found: The answers.
-        shift: Lowest corner of the scan.
-        edge: Whether numbers are the lower edges of bins.
-    """
+def assert_room(found: list[dict], shift: np.ndarray = CORNER) -> None:
+    """Check that answers are those of `ROOM` in the frame of a scan with this lowest corner, but for half a bin."""
     boxes, labels = ROOM.translated(shift).as_boxes()
     assert [one["label"] for one in found] == labels
     for one, box in zip(found, boxes, strict=True):
         assert one["score"] is None and set(one["box"]) == {"center", "size", "heading", "corners"}
         made = [*one["box"]["center"], *one["box"]["size"], one["box"]["heading"]]
-        np.testing.assert_allclose(made, box, atol=0.03 if edge else 0.02)
+        np.testing.assert_allclose(made, box, atol=0.02)
         np.testing.assert_allclose(np.mean(one["box"]["corners"], axis=0), one["box"]["center"], atol=1e-6)
 
 
@@ -238,44 +225,24 @@ def test_many_scans_have_the_same_answers_alone(write, detect):
 
 
 @pytest.mark.parametrize(
-    ("pipe", "given", "error", "message"),
+    ("pipe", "settings", "error", "words"),
     [
-        (
-            "detect",
-            {"candidate_labels": ["unicorn"]},
-            ValueError,
-            "candidate_labels has 'unicorn', .*59 classes: sofa",
-        ),
-        (
-            "write",
-            {"candidate_labels": "sofa,tree"},
-            ValueError,
-            "candidate_labels has 'tree', which the model was not",
-        ),
+        ("detect", {"candidate_labels": ["unicorn"]}, ValueError, "candidate_labels has 'unicorn'"),
+        ("write", {"candidate_labels": "sofa,tree"}, ValueError, "candidate_labels has 'tree'"),
         ("detect", {"candidate_labels": ["bed"], "task": "layout"}, ValueError, "candidate_labels with task='layout'"),
-        ("detect", {"candidate_labels": []}, ValueError, "candidate_labels is empty; expected"),
-        ("detect", {"task": "rooms"}, ValueError, "task.*'rooms'.*all"),
-        (
-            "detect",
-            {"threshold": 0.3},
-            ValueError,
-            "threshold=0.3: .* writes boxes without scores; expected no thresh",
-        ),
-        ("detect", {"top_k": 5}, ValueError, "top_k=5: .* without scores"),
-        ("detect", {"num_return_sequences": 2}, ValueError, "num_return_sequences=2; expected 1"),
-        ("detect", {"up_axis": "w"}, ValueError, "up_axis.*'w'"),
-        (
-            "detect",
-            {"theshold": 1},
-            TypeError,
-            "unknown arguments: theshold; expected task, candidate_labels, up_axis, align, grammar",
-        ),
-        ("write", {"chat_template": "demo"}, TypeError, "unknown arguments: chat_template"),
+        ("detect", {"candidate_labels": []}, ValueError, "candidate_labels is empty"),
+        ("detect", {"task": "rooms"}, ValueError, "'rooms'"),
+        ("detect", {"threshold": 0.3}, ValueError, "threshold=0.3"),
+        ("detect", {"top_k": 5}, ValueError, "top_k=5"),
+        ("detect", {"num_return_sequences": 2}, ValueError, "num_return_sequences=2"),
+        ("detect", {"up_axis": "w"}, ValueError, "'w'"),
+        ("detect", {"theshold": 1}, TypeError, "theshold"),
+        ("write", {"chat_template": "demo"}, TypeError, "chat_template"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(request, pipe, given, error, message):
-    with pytest.raises(error, match=message):
-        request.getfixturevalue(pipe)(scan(), **given)
+def test_what_does_not_fit_is_refused_by_name(request, pipe, settings, error, words):
+    with raises(error, naming=words):
+        request.getfixturevalue(pipe)(scan(), **settings)
 
 
 def test_settings_of_other_detectors_may_have_their_defaults(detect):

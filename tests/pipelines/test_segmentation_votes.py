@@ -39,10 +39,11 @@ def test_votes_of_every_fragment_and_the_class_of_every_point_agree(rule, monkey
         # One point of each cell, and the same cells as in the stored fragment.
         assert inputs["grid_coord"].shape[1] == len(part) == len(np.unique(index))
     draws = iter(parts)
+    views = np.repeat(processor.views, stored["fragments_per_augmentation"], axis=0)  # of each fragment
 
     def as_stored(cloud):
         channels = np.concatenate([cloud.points[kept], cloud.intensity[kept, None]], axis=1).astype(np.float64)
-        for (_, inputs), (scale, degrees) in zip(made, view_of(stored, processor.views), strict=True):
+        for (_, inputs), (scale, degrees) in zip(made, views, strict=True):
             part = next(draws).numpy()
             own = channels[part].copy()
             own[:, :3] *= scale
@@ -65,15 +66,6 @@ def test_votes_of_every_fragment_and_the_class_of_every_point_agree(rule, monkey
     first, second = votes.topk(2, dim=1).values.unbind(dim=1)
     is_clear = first - second >= 1e-3
     assert torch.equal(answer.argmax(dim=1)[is_clear], stored[f"{rule}.prediction"].long()[is_clear])
-
-
-def view_of(stored, views):
-    """The view of each fragment."""
-    return [
-        view
-        for view, count in zip(views, stored["fragments_per_augmentation"].tolist(), strict=True)
-        for _ in range(int(count))
-    ]
 
 
 def test_fragments_hold_every_point_and_each_cell_once_in_every_view():
