@@ -43,9 +43,9 @@ def build_model_card(
     Args:
         subject: The model and what is known of it.
         name: The repository's name, or the directory, that the card's examples load.
-        license: License of the model, as the hub writes it. If None, that of published weights in the model which
-            forbids commercial use; left out if there are none.
-        language: Language of the model's answers, as the hub writes it.
+        license: License of the model. If None, that of published weights in the model which forbids commercial use;
+            left out if there are none.
+        language: Language of the model's answers.
         intro: Markdown that replaces the task's first sentence.
         remark: Markdown to add to the first paragraph.
         sections: Further sections, title to Markdown.
@@ -64,6 +64,7 @@ def build_model_card(
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]
     versions = report.versions if report else package_versions()
+    more, shown = count - _MAX_CLASSES, ", ".join(map(inline, subject.classes[:_MAX_CLASSES]))
     metadata = _metadata(subject, name, description, license, language, base_model)
     text = _template().render(
         card_data=metadata.to_yaml(),
@@ -81,11 +82,13 @@ def build_model_card(
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
-        auto_class=subject.opened_by,
+        auto_class=(task.opens or f"AutoModelFor{task.task.title().replace('-', '')}").format(
+            model_class=subject.named_task[0]
+        ),
         logits=task.logits.format(count=count),
         model_class=subject.model_class.__name__,
         base_program=description.base_program.format(name=quoted) if subject.method else "",
-        classes=_class_list(subject.classes),
+        classes=f"Classes: {shown}{f' and {more} more' if more > 0 else ''}." if shown else "",
         limits=task.limits.strip(),
         sections=[(inline(title), body.strip()) for title, body in sections.items()],
         versions=", ".join(f"{inline(package)} {inline(version)}" for package, version in versions.items()),
@@ -186,29 +189,32 @@ def _file_name(path: object) -> str:
 def _results_of_run(report: RunReport, task: CardTask) -> dict[str, Any]:
     """Return the values of the template about a run: results, data and training."""
     scores, selection, seed = report.class_accuracy.get("test", {}), report.selection, report.training.get("seed")
+    trained, total = report.trained_parameters, report.total_parameters
+    factor, form = (100, "{:.0f} %") if task.class_factor is None else (task.class_factor, "{:.1f}")
     data = {key: value for key, value in report.data.items() if key not in _HIDDEN_DATA}
     for split, file in (report.data.get("files") or {}).items():
         data[f"{split} file"] = _file_name(file)
     return {
         "results": _results(report.metrics, task),
-        "class_scores": ", ".join(
-            f"{inline(name)} {task.format_class_score(score)}" for name, score in scores.items()
-        ),
+        "class_scores": ", ".join(f"{inline(name)} {form.format(factor * score)}" for name, score in scores.items()),
         "selection": {**selection, "metric": inline(selection["metric"])} if selection else None,
         "has_steps": "steps" in report.training or not report.training,
         "test_chooses": report.data.get("validation") == TEST_CHOOSES,
         "seed": None if seed is None else inline(seed),
         "data": _facts(data),
-        "training": _facts(_training_facts(report)),
+        "training": _facts(
+            {
+                **{f"encoder {key}": value for key, value in report.encoder.items()},
+                **{f"start, {key}": value for key, value in report.start.items()},
+                "adapter": report.adapter.get("method", "none"),
+                "adapter settings": report.adapter.get("settings"),
+                "trained parameters": f"{trained:,} of {total:,} ({100 * trained / max(1, total):.2f} %)",
+                **report.training,
+                **{f"seconds, {part}": f"{seconds:,.0f}" for part, seconds in report.seconds.items()},
+                **{f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()},
+            }
+        ),
     }
-
-
-def _class_list(classes: Sequence[str]) -> str:
-    if not classes:
-        return ""
-    more = len(classes) - _MAX_CLASSES
-    shown = ", ".join(inline(name) for name in classes[:_MAX_CLASSES])
-    return f"Classes: {shown}{f' and {more} more' if more > 0 else ''}."
 
 
 def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
@@ -220,11 +226,13 @@ def _results(metrics: Mapping[str, Mapping[str, float]], task: CardTask) -> str:
     others = {key: None for values in judged.values() for key in values if key not in columns and key != "loss"}
     if any(not set(values) & set(columns) for values in judged.values()):
         columns = {key: title for key, title in columns.items() if any(key in values for values in judged.values())}
+    formats = {key: "{:.1f} %" if key not in task.factors else "{:.2f}" for key in columns}
+    factors = {key: 100 for key in columns} | dict(task.factors)
     head = ["split", *columns.values(), *map(inline, others), "loss"]
     rows = [
         [
             inline(split),
-            *(task.format_metric(key, values[key]) if key in values else "" for key in columns),
+            *(formats[key].format(factors[key] * values[key]) if key in values else "" for key in columns),
             *(f"{values[key]:.4g}" if key in values else "" for key in others),
             f"{values['loss']:.3f}" if "loss" in values else "",
         ]
@@ -237,20 +245,6 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     """Format rows of Markdown, the head first."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
-
-
-def _training_facts(report: RunReport) -> dict[str, Any]:
-    share = report.trained_parameters / max(1, report.total_parameters)
-    return {
-        **{f"encoder {key}": value for key, value in report.encoder.items()},
-        **{f"start, {key}": value for key, value in report.start.items()},
-        "adapter": report.adapter.get("method", "none"),
-        "adapter settings": report.adapter.get("settings"),
-        "trained parameters": f"{report.trained_parameters:,} of {report.total_parameters:,} ({100 * share:.2f} %)",
-        **report.training,
-        **{f"seconds, {part}": f"{seconds:,.0f}" for part, seconds in report.seconds.items()},
-        **{f"peak memory, {where}": f"{size / 1e6:,.0f} MB" for where, size in report.peak_memory.items()},
-    }
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ def method_of(subject: Subject) -> Method:
 
 
 def _describe_encoder(subject: Subject) -> Description:
-    """Describe a model of one encoder, which may have started from another."""
+    """Describe a model of one encoder, which may have started from another or, in ACT, learned from a teacher."""
     config, start = subject.config, subject.start
     what, stored = method_of(subject).reads.format(config=config), _STORED_HERE
     if start:
@@ -149,19 +149,11 @@ def _describe_encoder(subject: Subject) -> Description:
     what += _adapted(subject)
     if subject.method and issubclass(subject.model_class, PretrainedBaseMixin):
         stored = "The frozen ones are loaded from the source in the config and verified with a checksum."
-    return Description(what, stored, start, "adapter" if subject.method else "finetune")
-
-
-def _describe_student(subject: Subject) -> Description:
-    """Describe ACT's point transformer and its teacher."""
-    description = _describe_encoder(subject)
-    if subject.encoder:
-        description.what += (
-            f". It learned to predict features from an autoencoder around {subject.show_name(subject.encoder)}"
-        )
+    if config.model_type == "act3d" and subject.encoder:
+        what += f". It learned to predict features from an autoencoder around {subject.show_name(subject.encoder)}"
         if not subject.method:
-            description.stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
-    return description
+            stored = f"The teacher's {subject.locate_encoder(subject.encoder)}"
+    return Description(what, stored, start, "adapter" if subject.method else "finetune")
 
 
 def _describe_any2point(subject: Subject) -> Description:
@@ -283,7 +275,6 @@ def _adapted(subject: Subject) -> str:
 
 # How models of more than one part are described, by model type.
 _DESCRIBED = {
-    "act3d": _describe_student,
     "any2point": _describe_any2point,
     "act3d_autoencoder": _describe_autoencoder,
     "detr3d": _describe_detector,

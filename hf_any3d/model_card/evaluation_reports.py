@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftType
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -53,8 +53,29 @@ def known_facts(
     The seed, the protocol of a model without an adapter, and what selected the weights are in the metrics.json of its
     training. That an encoder had its pretrained weights is known of one that came from the hub.
     """
-    config = AutoConfig.from_pretrained(model)
-    known = {"dataset": None if dataset in _LOADERS else dataset, **_facts_of(model, config)}
+    config, adapter = AutoConfig.from_pretrained(model), None
+    if cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE) is not None:
+        adapter = PeftConfig.from_pretrained(model)
+    file = cached_file(model, "metrics.json", **_IF_THERE)
+    run = None if file is None else RunReport.load(file)
+    start = {} if run is None else run.start
+    weights = getattr(config, "encoder_weights", None)
+    if weights is not None:
+        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
+        is_random = {"pretrained": False, "packaged": False, "random": True}.get(weights)
+    else:
+        encoder, base = config.model_type, start.get("model") or getattr(config, "base_name_or_path", None)
+        # A directory may hold anything.
+        is_random = False if base is not None and not os.path.exists(base) and hub_name(base) is not None else None
+    validation = None if run is None else run.data.get("validation")
+    known = {
+        "dataset": None if dataset in _LOADERS else dataset,
+        "encoder": encoder,
+        "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
+        "seed": None if run is None else run.training.get("seed"),
+        "random": is_random,
+        "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
+    }
     if unknown := sorted(set(stated) - set(FACTS)):
         raise ValueError(f"{source} has {unknown[0]!r}; expected some of {', '.join(FACTS)}")
     for name, value in stated.items():
@@ -67,35 +88,7 @@ def known_facts(
     if missing := [name for name in FACTS if known[name] is None]:
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
         raise ValueError(f"{model} does not say {', '.join(missing)}; expected them in {source} ({texts})")
-    adapter = _adapter(model)
     return known | {"settings": {} if adapter is None else changed_settings(adapter)}
-
-
-def _facts_of(model: str, config: PreTrainedConfig) -> dict[str, Any]:
-    file, adapter = cached_file(model, "metrics.json", **_IF_THERE), _adapter(model)
-    run = None if file is None else RunReport.load(file)
-    start = {} if run is None else run.start
-    weights = getattr(config, "encoder_weights", None)
-    if weights is not None:
-        encoder = getattr(config, "encoder_name_or_path", None) or getattr(config, "encoder_trained_from", None)
-        is_random = {"pretrained": False, "packaged": False, "random": True}.get(weights)
-    else:
-        encoder, base = config.model_type, start.get("model") or getattr(config, "base_name_or_path", None)
-        # A directory may hold anything.
-        is_random = False if base is not None and not os.path.exists(base) and hub_name(base) is not None else None
-    validation = None if run is None else run.data.get("validation")
-    return {
-        "encoder": encoder,
-        "method": start.get("tuning") if adapter is None else PeftType(adapter.peft_type).value.lower(),
-        "seed": None if run is None else run.training.get("seed"),
-        "random": is_random,
-        "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
-    }
-
-
-def _adapter(model: str) -> PeftConfig | None:
-    path = cached_file(model, ADAPTER_CONFIG_NAME, **_IF_THERE)
-    return None if path is None else PeftConfig.from_pretrained(model)
 
 
 def evaluation_report(

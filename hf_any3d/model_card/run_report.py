@@ -110,28 +110,19 @@ def peak_memory() -> dict[str, int]:
         `process`: resident memory since the process started, without worker processes; missing where the system does
         not report it. `cuda`: memory of tensors on the current GPU; missing without one.
     """
-    peaks = {}
-    if (resident := _peak_resident()) is not None:
-        peaks["process"] = resident
+    peaks, status = {}, Path("/proc/self/status")
+    # getrusage would include the parent process before the fork.
+    if status.is_file() and (peak := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        peaks["process"] = 1024 * int(peak[1])
+    elif sys.platform != "win32":
+        import resource
+
+        # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["process"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if torch.cuda.is_available():
         peaks["cuda"] = torch.cuda.max_memory_allocated()
     return peaks
-
-
-def _peak_resident() -> int | None:
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # getrusage would include the parent process before the fork.
-        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)
-        if found:
-            return 1024 * int(found[1])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    # ru_maxrss is in bytes on macOS and in kilobytes elsewhere.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def best_step(trainer: Trainer) -> dict[str, Any]:

@@ -4,7 +4,6 @@ An existing README.md is replaced only if it is a card of this package that has 
 holds a digest of it), or an untouched template of huggingface_hub, PEFT or Trainer.
 """
 
-import functools
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from huggingface_hub import CardData, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from torch import nn
 from transformers import PreTrainedModel, Trainer
@@ -42,15 +41,12 @@ _EDITED_BY_TOOLS = ("tags", "model-index")
 
 
 def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str | None = None) -> Path | None:
-    """Write the card of a model that has just been saved, unless a user has written one.
+    """Write the card of a model that has just been saved in a directory; see `save_card`.
 
     Args:
         model: A model of this package, or a PEFT model around one.
         directory: Where it was saved.
         name: Its repository; None for the directory itself.
-
-    Returns:
-        Path of the card, or None if the user's card was kept.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))
@@ -58,13 +54,10 @@ def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str |
 
 
 def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
-    """Write a card, unless the file holds one that a user has written.
+    """Write a card and return its path, or None if the file holds a card that a user has written, which is kept.
 
-    Tags of a replaced card are kept; so are its license, language and datasets, unless the new card sets them. Scores
-    are written beside it too, in the form that the hub lists for datasets.
-
-    Returns:
-        The path, or None if the user's card was kept.
+    Tags of a replaced card are kept; so are its license, language and datasets, unless the new card sets them. Beside
+    it is written the main score on the test split of each dataset on the hub, in the form that the hub lists.
     """
     path = Path(path)
     if path.is_file():
@@ -72,29 +65,25 @@ def save_card(card: ModelCard, path: str | os.PathLike) -> Path | None:
         if not may_be_replaced(text):
             logger.info("%s was written or edited by hand; it is kept", path)
             return None
-        _keep_metadata(card, _parsed(text).data)
-    _write_scores(card.data, path.parent / ".eval_results")
+        data, replaced = cast(ModelCardData, card.data), _parsed(text).data
+        tags = replaced.get("tags")
+        _add_tags(data, tags if isinstance(tags, list) else [])
+        for key in ("license", "language", "datasets"):
+            if replaced.get(key) and not getattr(data, key, None):
+                setattr(data, key, replaced[key])
+    scores = {}
+    for result in card.data.get("eval_results") or ():
+        if "/" in result.dataset_type and result.dataset_split == "test":
+            scores.setdefault(result.dataset_type, result)  # the first metric of a task is its main one
+    for dataset, result in scores.items():
+        entry = EvalResultEntry(dataset, "default", result.metric_value, notes=result.metric_name)
+        scores_text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        write_text(path.parent / ".eval_results" / f"{dataset.replace('/', '_')}.yaml", scores_text)
     return write_text(path, sign_card(str(card)))
 
 
-def _write_scores(data: CardData, folder: Path) -> None:
-    """Write the main score of the test split of each dataset on the hub, a file for each."""
-    main = {}
-    for result in data.get("eval_results") or ():
-        if "/" in result.dataset_type and result.dataset_split == "test":
-            main.setdefault(result.dataset_type, result)  # the first metric of a task is its main one
-    for dataset, result in main.items():
-        entry = EvalResultEntry(dataset, "default", result.metric_value, notes=result.metric_name)
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        write_text(folder / f"{dataset.replace('/', '_')}.yaml", text)
-
-
 def add_section(path: str | os.PathLike, title: str, body: str) -> Path | None:
-    """Add a section to a card of this package, or replace the one of this title; edited cards are kept.
-
-    Returns:
-        The path, or None if the card was written or edited by a user.
-    """
+    """Add a section to a card of this package, or replace the one of this title; see `save_card`."""
     path = Path(path)
     text = path.read_text(encoding="utf-8", errors="replace")
     if _MARK.search(text) is None or not may_be_replaced(text):
@@ -114,14 +103,6 @@ def _parsed(text: str) -> ModelCard:
         return ModelCard(text, ignore_metadata_errors=True)
     except (TypeError, yaml.YAMLError) as error:
         raise ValueError(f"the metadata of a card is damaged ({error})") from error
-
-
-def _keep_metadata(card: ModelCard, metadata: CardData) -> None:
-    data, tags = cast(ModelCardData, card.data), metadata.get("tags")
-    _add_tags(data, tags if isinstance(tags, list) else [])
-    for key in ("license", "language", "datasets"):
-        if metadata.get(key) and not getattr(data, key, None):
-            setattr(data, key, metadata[key])
 
 
 def _add_tags(data: ModelCardData, tags: Sequence[Any]) -> None:
@@ -150,7 +131,10 @@ def may_be_replaced(text: str) -> bool:
         return marked[1] == _digest(card)
     if _TRAINER_TEMPLATE in " ".join(body.split()):
         return True
-    return _is_template(body)
+    # The template that huggingface_hub, PEFT and transformers fill in, and what PEFT adds to it.
+    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
+    filled_in = {"", "### Framework versions", *(line.strip() for line in template.splitlines())}
+    return all(line.startswith("- PEFT ") for line in {line.strip() for line in body.splitlines()} - filled_in)
 
 
 def write_trainer_card(
@@ -168,19 +152,8 @@ def write_trainer_card(
     """Write the card of a trainer's model and its run; the arguments are those of `Trainer.create_model_card`.
 
     A trainer with an attribute `build_model_card`, a function without arguments that returns a card, gets that card.
-    It is called when the card is written: saving may find that a pretrained part has changed, and store it.
-
-    Args:
-        trainer: A trainer with a model of this package.
-        language: Language of the model's answers, as the hub writes it.
-        license: License of the model, as the hub writes it.
-        tags: Further tags.
-        model_name: Ignored: the card is named after its repository.
-        finetuned_from: The base model; the one that the config names by default.
-        tasks: Further tags; the task is that of the model's class.
-        dataset_tags: Names of datasets on the hub.
-        dataset: Description of the training data.
-        dataset_args: More about the data.
+    It is called when the card is written: saving may find that a pretrained part has changed, and store it. The card
+    is named after its repository, not by `model_name`; `tasks` are further tags, as the class of the model has one.
     """
     if not trainer.is_world_process_zero():
         return None
@@ -206,8 +179,8 @@ def write_trainer_card(
     return saved
 
 
-def _listed(given: str | list[str] | None) -> list[str]:
-    return [given] if isinstance(given, str) else list(given or ())
+def _listed(values: str | list[str] | None) -> list[str]:
+    return [values] if isinstance(values, str) else list(values or ())
 
 
 def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Sequence[str] = ()) -> RunReport:
@@ -222,7 +195,14 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     name = ", ".join(dataset) or getattr(getattr(trainer.train_dataset, "info", None), "dataset_name", None)
     trained, total = count_parameters(model)
     selection = best_step(trainer)
-    metrics = _metrics_at(trainer, selection.get("step", trainer.state.global_step))
+    step, skipped = selection.get("step", trainer.state.global_step), ("runtime", "per_second", "compilation_time")
+    metrics = {
+        key.removeprefix("eval_"): float(value)
+        for entry in trainer.state.log_history
+        for key, value in entry.items()
+        if entry.get("step") == step and key.startswith("eval_") and isinstance(value, (int, float))
+        if not key.endswith(skipped)
+    }
     smoothed = trainer.args.label_smoothing_factor and trainer.label_smoother is not None
     if "loss" in metrics and trainer.compute_loss_func is not None:
         metrics["loss (of the trainer's own function)"] = metrics.pop("loss")
@@ -247,36 +227,7 @@ def report_of_trainer(trainer: Trainer, dataset: Sequence[str] = (), options: Se
     )
 
 
-def _metrics_at(trainer: Trainer, step: int) -> dict[str, float]:
-    found: dict[str, float] = {}
-    skipped = ("runtime", "samples_per_second", "steps_per_second", "jit_compilation_time")
-    for entry in trainer.state.log_history:
-        if entry.get("step") == step:
-            found |= {
-                key.removeprefix("eval_"): float(value)
-                for key, value in entry.items()
-                if key.startswith("eval_") and isinstance(value, (int, float)) and not key.endswith(skipped)
-            }
-    return found
-
-
 def _digest(card: ModelCard) -> str:
     kept = {key: value for key, value in card.data.to_dict().items() if key not in _EDITED_BY_TOOLS}
     whole = json.dumps([kept, card.text.strip().splitlines()], sort_keys=True, default=str)
     return hashlib.sha256(whole.encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def _is_template(body: str) -> bool:
-    """Return whether all lines are from the template that huggingface_hub, PEFT and transformers fill in."""
-    lines = (line.strip() for line in body.splitlines())
-    return all(
-        line in _template_lines() or line == "### Framework versions" or line.startswith("- PEFT ")
-        for line in lines
-        if line
-    )
-
-
-@functools.cache
-def _template_lines() -> frozenset[str]:
-    template = ModelCard.from_template(ModelCardData(), model_description=_TRANSFORMERS_TEMPLATE).text
-    return frozenset(line.strip() for line in template.splitlines())

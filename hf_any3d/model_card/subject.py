@@ -14,8 +14,9 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d import registry
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.model_card.tasks import CardTask, card_task
+from hf_any3d.model_card.tasks import PARTS, TASKS, CardTask
 from hf_any3d.modeling.pretrained_parts import opens_from_adapter
 from hf_any3d.tuners.targets import left_out_modules
 from hf_any3d.utils.markdown import code
@@ -68,22 +69,23 @@ class Subject:
     @property
     def task(self) -> CardTask:
         """Text on the task of the model."""
-        return self._named_task()[1]
+        return self.named_task[1]
 
     @property
-    def opened_by(self) -> str:
-        """Name of the class that loads the saved model in the card's example."""
-        name, task = self._named_task()
-        return task.opening_class(name)
-
-    def _named_task(self) -> tuple[str, CardTask]:
-        if (found := card_task(self.model_class)) is None:
-            name = self.model_class.__name__
-            raise ValueError(
-                f"{name} cannot be described in a model card: hf_any3d.registry does not have it; expected an entry "
-                f"{name!r} of hf_any3d.model_card.TASKS"
-            )
-        return found
+    def named_task(self) -> tuple[str, CardTask]:
+        """Name of the registered class that the model's derives from, and its text."""
+        for name in (base.__name__ for base in self.model_class.__mro__):
+            if name in TASKS:
+                return name, TASKS[name]
+            if any(name in kind.part_heads for kind in registry.MODEL_TYPES.values()):
+                return name, PARTS
+            if (task := registry.task_of_class(name)) is not None:
+                return name, TASKS[task]
+        name = self.model_class.__name__
+        raise ValueError(
+            f"{name} cannot be described in a model card: hf_any3d.registry does not have it; expected an entry "
+            f"{name!r} of hf_any3d.model_card.TASKS"
+        )
 
     @property
     def encoder(self) -> str | None:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from hf_any3d import registry
-
 
 @dataclass(frozen=True)
 class CardTask:
@@ -45,19 +43,6 @@ class CardTask:
     class_factor: float | None = None
     processor: str = "PointCloudProcessor"
 
-    def opening_class(self, model_class: str) -> str:
-        """Return the name of the class that loads a saved model of a class."""
-        auto_class = "AutoModelFor" + self.task.title().replace("-", "")
-        return (self.opens or auto_class).format(model_class=model_class)
-
-    def format_metric(self, metric: str, value: float) -> str:
-        """Format a metric."""
-        return f"{self.factors[metric] * value:.2f}" if metric in self.factors else f"{100 * value:.1f} %"
-
-    def format_class_score(self, value: float) -> str:
-        """Format the score of a class."""
-        return f"{100 * value:.0f} %" if self.class_factor is None else f"{self.class_factor * value:.1f}"
-
 
 _CLASSIFICATION = CardTask(
     task="point-cloud-classification",
@@ -80,7 +65,7 @@ answer["labels"], [segment["label"] for segment in answer["segments"]]""",
     metrics={"mean_iou": "Mean IoU", "accuracy": "Accuracy of points"},
     class_score="IoU by class",
 )
-_PARTS = replace(
+PARTS = replace(
     _SCENES,
     task_name="Part segmentation of point clouds",
     intro="Labels each point of an object with its part, given the object's category: {count} parts.",
@@ -129,7 +114,7 @@ Scores are shares among the labels given, not probabilities that a label is corr
     has_classes=False,
 )
 _PARTS_BY_NAME = replace(
-    _PARTS,
+    PARTS,
     task="zero-shot-point-cloud-segmentation",
     task_name="Zero-shot part segmentation of point clouds",
     intro="Finds the parts of a 3D point cloud that labels, given as text, name.",
@@ -266,15 +251,3 @@ TASKS = {
     "Any2PointForZeroShotPointCloudClassification": _ZERO_SHOT,
 }
 """Text by the task of a model class in `hf_any3d.registry`, or by the name of a class that needs its own."""
-
-
-def card_task(model_class: type) -> tuple[str, CardTask] | None:
-    """Return the name of a model class, or of the one that it derives from, and its text; None for other classes."""
-    for name in (one.__name__ for one in model_class.__mro__):
-        if name in TASKS:
-            return name, TASKS[name]
-        if any(name in kind.part_heads for kind in registry.MODEL_TYPES.values()):
-            return name, _PARTS
-        if (task := registry.task_of_class(name)) is not None:
-            return name, TASKS[task]
-    return None

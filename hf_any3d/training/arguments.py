@@ -124,6 +124,12 @@ class DataArguments:
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"--validation_fraction {self.validation_fraction}; expected at least 0 and less than 1")
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The Parquet file of each split that has one."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return {split: file for split, file in files.items() if file is not None}
+
 
 @dataclass
 class AdapterArguments:
@@ -237,16 +243,9 @@ class PointTrainingArguments(TrainingArguments):
 def parse_arguments(
     dataclass_types: Iterable[type], argv: Sequence[str], *, others_in_file: bool = False
 ) -> tuple[Any, ...]:
-    """Parse dataclasses of arguments.
+    """Parse dataclasses of arguments from the words after a program's name.
 
-    Args:
-        dataclass_types: The dataclasses, as `HfArgumentParser` takes them.
-        argv: The words after the program's name. If the first one ends in .json, .yaml or .yml, it is a recipe, see
-            `read_recipe`; the words after it override the recipe.
-        others_in_file: Ignore arguments of other dataclasses in the recipe.
-
-    Returns:
-        An object of each class.
+    A first word that ends in .json, .yaml or .yml is a recipe, see `read_recipe`, which the other words override.
     """
     kinds, words = tuple(dataclass_types), list(argv)
     recipe = read_recipe(Path(words.pop(0)), kinds, others_in_file) if words and words[0].endswith(FILE_TYPES) else {}
@@ -261,13 +260,8 @@ class _Parser(HfArgumentParser):
 def read_words(dataclass_types: Iterable[type], words: Sequence[str], listed_by: str = "--help") -> dict[str, Any]:
     """Return the arguments that words of a command line name, with values of the types of the dataclasses' fields.
 
-    Args:
-        dataclass_types: The dataclasses; of fields of the same name the last one counts.
-        words: The words.
-        listed_by: Command that lists all options, for errors.
-
-    Raises:
-        ValueError: An unknown name, with the most similar one, or a wrong value.
+    Of fields of the same name the last one counts. An error of an unknown name has the most similar one, and
+    `listed_by`, the command that lists all options.
     """
     parser = _Parser(tuple(dataclass_types), conflict_handler="resolve", allow_abbrev=False)  # pyright: ignore[reportArgumentType] it declares a NewType
     for action in parser._actions:
@@ -285,14 +279,11 @@ def read_words(dataclass_types: Iterable[type], words: Sequence[str], listed_by:
 
 
 def read_recipe(path: Path, dataclass_types: Iterable[type], others_in_file: bool = False) -> dict[str, Any]:
-    """Read a file of arguments, see `read_settings`.
-
-    Raises:
-        ValueError: The file has arguments of no dataclass, unless `others_in_file`, which leaves them out.
-    """
+    """Read a file of arguments, see `read_settings`; those of no dataclass are errors unless `others_in_file`."""
     kinds = tuple(dataclass_types)
     # A text such as 1e-3 can be the name of a model or a directory, so arguments of text keep it as it is.
-    texts = {name for kind in kinds for name in _text_fields(kind)}
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    texts = {name for name, hint in hints.items() if str in (hint, *get_args(hint))}
     values = {
         name: value if name in texts and isinstance(value, str) else _parse_exponents(value)
         for name, value in read_settings(path).items()
@@ -353,30 +344,25 @@ def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
 
-    Raises:
-        ValueError: If a file is not a mapping, or extends itself.
-        FileNotFoundError: If a file does not exist.
+    `readers` are the files that led to this one.
     """
     if path.resolve() in readers:
         raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
-    values = _parse(path)
+    try:
+        values = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: holds a {type(values).__name__}; expected names and values of arguments")
     bases = values.pop(BASES, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: {BASES!r} is {bases!r}; expected the path of a file or a list of paths")
     below: dict[str, Any] = {}
-    for base in bases:
-        file = path.parent / base
-        if not file.is_file():
-            raise FileNotFoundError(f"{path}: {BASES!r} names {base!r}, but there is no file {file}")
-        below = merge(below, read_settings(file, (*readers, path.resolve())))
+    for base in [bases] if isinstance(bases, str) else bases:
+        below = merge(below, read_settings(path.parent / base, (*readers, path.resolve())))
     return merge(below, values)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two mappings; values of `above` win, and mappings in both are merged."""
-    # Only mappings are merged: a list in the file above replaces the one below, since there is no rule for which items
-    # stay.
+    """Merge two mappings; values of `above` win, lists too, and mappings in both are merged."""
     both = {
         key: merge(below[key], value)
         for key, value in above.items()
@@ -386,11 +372,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
-    """Return a mapping given as JSON text, as in a command line, or as a mapping, as in a file.
-
-    Raises:
-        ValueError: For anything else; `name` is the name of the argument.
-    """
+    """Return a mapping given as JSON text, as in a command line, or as it is, as in a file; `name` is for errors."""
     try:
         value = json.loads(value) if isinstance(value, str) else value or {}
     except ValueError as error:
@@ -407,21 +389,6 @@ def _parse_exponents(value: Any) -> Any:
     if isinstance(value, list):
         return [_parse_exponents(inner) for inner in value]
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        values = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds a {type(values).__name__}; expected names and values of arguments")
-    return values
-
-
-def _text_fields(kind: type) -> list[str]:
-    hints = get_type_hints(kind)
-    return [field.name for field in fields(kind) if str in (hints[field.name], *get_args(hints[field.name]))]
 
 
 def words_of(words: Sequence[str], names: Sequence[str]) -> list[str]:

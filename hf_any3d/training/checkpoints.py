@@ -25,19 +25,12 @@ _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, requested: str | bool | None = None) -> str | None:
-    """Find the checkpoint to resume from.
+    """Find the directory of the checkpoint to resume from; newer incomplete ones are skipped with a warning.
 
     Args:
         output_dir: Output directory of the run.
         requested: Directory of a checkpoint; true for the newest complete one of `output_dir`, which must exist; false
             to start again; None for the newest complete one, if any. "true" and "false" may be text.
-
-    Returns:
-        Its directory, or None. Newer incomplete ones are skipped with a warning.
-
-    Raises:
-        FileNotFoundError: If the requested checkpoint does not exist.
-        ValueError: If the requested checkpoint is incomplete.
     """
     word = str(requested).lower()
     if word == "false":
@@ -66,7 +59,8 @@ def newest_first(output_dir: Path) -> list[Path]:
     """
     folders = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     steps = {path: int(found[1]) for path in folders if (found := _NAME.fullmatch(path.name))}
-    times = {path: _saved_at(path) for path in steps}
+    states = {path: path / STATE for path in steps}
+    times = {path: (state if state.exists() else path).stat().st_mtime for path, state in states.items()}
     # Copies, and some file systems, do not keep modification times.
     if times and max(times.values()) - min(times.values()) < 1.0:
         times = dict.fromkeys(steps, 0.0)
@@ -97,13 +91,7 @@ def find_problem(checkpoint: Path) -> str | None:
 
 
 def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int] | None = None) -> None:
-    """Write the list of a checkpoint's files, when only the trainer's state is missing.
-
-    Args:
-        checkpoint: Directory of the checkpoint.
-        step: Its step.
-        rows_per_step: Rows of a step in all processes; one number for each kind of batches.
-    """
+    """Write the list of a checkpoint's files, its step and the rows of a step, when only the state is missing."""
     files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
     files = {name: path.stat().st_size for name, path in sorted(files.items()) if name not in (STATE, FILE_LIST)}
     write_json(checkpoint / FILE_LIST, {"step": step, "rows_per_step": rows_per_step, "files": files})
@@ -113,9 +101,6 @@ def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> Non
     """Check that a step of a resumed run has as many rows as before, in however many processes.
 
     Otherwise the run would go on at another row and at another place in the schedule of the learning rate.
-
-    Raises:
-        ValueError: If it has not.
     """
     listed = read_json(checkpoint / FILE_LIST)
     before = listed.get("rows_per_step") if isinstance(listed, dict) else None
@@ -127,11 +112,7 @@ def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> Non
 
 
 def check_model(checkpoint: Path, model: nn.Module) -> None:
-    """Check that a checkpoint is not one of another kind of model, or of another control of its encoder.
-
-    Raises:
-        ValueError: If it is.
-    """
+    """Check that a checkpoint is not one of another kind of model, or of another control of its encoder."""
     stored = read_json(checkpoint / "config.json")
     config = getattr(model, "config", None)
     if not isinstance(stored, dict) or not isinstance(config, PreTrainedConfig):
@@ -169,8 +150,3 @@ def _missing_files(checkpoint: Path) -> str | None:
         if not any(any(checkpoint.glob(pattern)) for pattern in patterns):
             return f"it has no {what}"
     return None
-
-
-def _saved_at(checkpoint: Path) -> float:
-    file = checkpoint / STATE
-    return (file if file.exists() else checkpoint).stat().st_mtime

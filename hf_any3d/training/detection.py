@@ -23,12 +23,7 @@ from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import (
-    DataArguments,
-    PointTrainingArguments,
-    argument,
-    json_mapping,
-)
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.rows import SharedEpoch, whole_cloud
 from hf_any3d.training.trainer import PointTrainer
 
@@ -158,12 +153,12 @@ class DetectionTrainer(PointTrainer):
             with torch.no_grad(), self.compute_loss_context_manager():
                 outputs = model(**inputs)
             answers = processor.post_process_object_detection(outputs, **_RULE)
-            found = [{name: values.cpu().numpy() for name, values in answer.items()} for answer in answers]
-            given = [
-                {"boxes": own["boxes"].cpu().numpy(), "labels": own["class_labels"].cpu().numpy()}
-                for own in inputs["labels"]
+            answers = [{name: values.cpu().numpy() for name, values in answer.items()} for answer in answers]
+            objects = [
+                {"boxes": scene["boxes"].cpu().numpy(), "labels": scene["class_labels"].cpu().numpy()}
+                for scene in inputs["labels"]
             ]
-            both = [*zip(found, given, [float(outputs.loss)] * len(found), strict=True)]
+            both = [*zip(answers, objects, [float(outputs.loss)] * len(answers), strict=True)]
             for prediction, reference, loss in self.accelerator.gather_for_metrics(both, use_gather_object=True):
                 predictions.append(prediction)
                 references.append(reference)
@@ -176,11 +171,7 @@ class DetectionTrainer(PointTrainer):
 
 
 def box_classes(rows: Dataset) -> list[str]:
-    """Return the names of the classes of boxes.
-
-    Raises:
-        ValueError: The rows have no boxes with classes.
-    """
+    """Return the names of the classes of boxes."""
     feature = getattr(rows.features.get("box_labels"), "feature", None)
     if not isinstance(feature, ClassLabel):
         raise ValueError(
@@ -188,59 +179,6 @@ def box_classes(rows: Dataset) -> list[str]:
             "hf_any3d.data.boxes.box_features makes them"
         )
     return feature.names
-
-
-def has_headings(rows: Dataset) -> bool:
-    """Return whether any box of the rows is turned."""
-    columns = rows.select_columns(["boxes"]).with_format(None)
-    return any(abs(box[6]) > 1e-4 for boxes in columns["boxes"] for box in boxes)
-
-
-def check_objects(splits: DatasetDict, config: Detr3DConfig) -> None:
-    """Check that a detector can answer with all boxes of each scene, before it is trained.
-
-    Raises:
-        ValueError: More boxes than queries, or a class that the detector does not have; names split and row.
-    """
-    count = len(config.id2label or {})
-    for split, rows in splits.items():
-        labels = rows.select_columns(["box_labels"]).with_format(None)["box_labels"]
-        for row, own in enumerate(labels):
-            where = f"row {row} of the {split} split"
-            if len(own) > config.num_queries:
-                raise ValueError(
-                    f"{where} has {len(own)} boxes; expected at most {config.num_queries}, the detector's num_queries "
-                    f"(more: --model_config '{{\"num_queries\": {len(own)}}}')"
-                )
-            if wrong := [label for label in own if not 0 <= label < count]:
-                raise ValueError(
-                    f"{where} has a box of class {wrong[0]}; expected 0 to {count - 1}, the classes of "
-                    "the training split"
-                )
-
-
-def build_detector(
-    arguments: DetectorArguments, classes: Sequence[str], settings: Mapping[str, Any]
-) -> Detr3DForPointCloudObjectDetection:
-    """Build a detector for some classes.
-
-    Args:
-        arguments: What it starts from, and settings of the config.
-        classes: Names of the classes.
-        settings: Settings that follow from the data; those of the arguments are preferred.
-    """
-    assert isinstance(arguments.model_config, dict)
-    labels = {
-        "id2label": dict(enumerate(classes)),
-        "label2id": {name: number for number, name in enumerate(classes)},
-    }
-    if arguments.model_name_or_path is None:
-        return Detr3DForPointCloudObjectDetection(Detr3DConfig(**{**settings, **arguments.model_config, **labels}))
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path, **arguments.model_config)
-    config.id2label, config.label2id = labels["id2label"], labels["label2id"]
-    return AutoModelForPointCloudObjectDetection.from_pretrained(
-        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True
-    )
 
 
 @dataclass
@@ -254,11 +192,34 @@ class Detection(program.TrainingTask):
 
     def build(self, splits: DatasetDict) -> tuple[Detr3DForPointCloudObjectDetection, PointCloudProcessor]:
         """Build model and processor."""
-        classes, features = box_classes(splits["train"]), self.data.features
-        bins = 12 if has_headings(splits["train"]) else 1
-        settings = {"in_channels": count_channels(features), "num_heading_bins": bins}
-        model = build_detector(self.model, classes, settings)
-        check_objects(splits, model.config)
+        classes, features, name = box_classes(splits["train"]), self.data.features, self.model.model_name_or_path
+        assert isinstance(self.model.model_config, dict)
+        labels = {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
+        if name is None:
+            boxes = (box for row in splits["train"].with_format(None)["boxes"] for box in row)
+            bins = 12 if any(abs(box[6]) > 1e-4 for box in boxes) else 1  # turned boxes
+            settings = {"in_channels": count_channels(features), "num_heading_bins": bins}
+            config = Detr3DConfig(**{**settings, **self.model.model_config, **labels})
+            model = Detr3DForPointCloudObjectDetection(config)
+        else:
+            config = AutoConfig.from_pretrained(name, **self.model.model_config)
+            config.id2label, config.label2id = labels["id2label"], labels["label2id"]
+            model = AutoModelForPointCloudObjectDetection.from_pretrained(
+                name, config=config, ignore_mismatched_sizes=True
+            )
+        for split, rows in splits.items():
+            for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
+                where, most = f"row {row} of the {split} split", model.config.num_queries
+                if len(numbers) > most:
+                    raise ValueError(
+                        f"{where} has {len(numbers)} boxes; expected at most {most}, the detector's num_queries "
+                        f"(more: --model_config '{{\"num_queries\": {len(numbers)}}}')"
+                    )
+                if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
+                    raise ValueError(
+                        f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}, the classes of "
+                        "the training split"
+                    )
         frame = {"center": False, "scale": None, "up_axis": "z"}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
 

@@ -1,6 +1,5 @@
 """Runs of a training program over folds: each once, continued where it was interrupted, with mean and deviation."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +22,23 @@ Program = Callable[[list[str]], RunReport]
 def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
     """Run a program unless its folder has the complete run, and return the report.
 
-    Raises:
-        ValueError: The folder has a run with other arguments.
+    The folder of a run with other arguments, or with another content of what they name, is refused.
     """
-    _check_arguments(folder, list(words))
+    path, inputs = folder / _WORDS, identities_of_inputs(words)
+    if not path.is_file():
+        write_json(folder / _INPUTS, inputs)
+        write_json(path, list(words))
+    stored = read_json(path) or []
+    if stored != list(words):
+        raise ValueError(
+            f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
+            "another --output_dir"
+        )
+    before = read_json(folder / _INPUTS) or {}
+    if changed := [name for name, identity in inputs.items() if before.get(name) != identity]:
+        raise ValueError(
+            f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
+        )
     if not (folder / "metrics.json").is_file():
         run([*words, "--output_dir", str(folder)])
     return RunReport.load(folder / "metrics.json")
@@ -45,11 +57,7 @@ def run_folds(
     checkpoint.
 
     Returns:
-        `folds`, the metrics of each split for each fold, and `summary`: for each split and metric, `mean` and `std`
-        over the folds (std with n - 1, 0 for a single fold).
-
-    Raises:
-        ValueError: If a directory holds a fold with other arguments.
+        `folds`, the metrics of each split for each fold, and `summary`, see `summarize`.
     """
     root = Path(output_dir)
     reports = [
@@ -74,23 +82,3 @@ def mean_and_std(values: Sequence[float]) -> dict[str, float]:
     """Return `mean` and `std`, with n - 1, 0 for a single value."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": std}
-
-
-def _check_arguments(folder: Path, words: list[str]) -> None:
-    """Store the arguments of a run and what they name, and refuse the directory of another run."""
-    path, inputs = folder / _WORDS, identities_of_inputs(words)
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored != words:
-            raise ValueError(
-                f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
-                "another --output_dir"
-            )
-        known = read_json(folder / _INPUTS) or {}
-        if changed := [name for name, identity in inputs.items() if known.get(name) != identity]:
-            raise ValueError(
-                f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
-            )
-        return
-    write_json(folder / _INPUTS, inputs)
-    write_json(path, words)

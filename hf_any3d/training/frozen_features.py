@@ -47,13 +47,22 @@ def frozen_features(
     Returns:
         The rows with `features`, float32 `(features,)`, in place of `points`.
 
-    Raises:
-        ValueError: If the processor has no seed, so that features would differ from call to call.
     """
     if processor is not None and processor.seed is None:
         raise ValueError("processor has seed=None; expected a number, as features are computed only once")
     encoder = cast("PreTrainedModel", model.base_model)
-    fingerprint = features_fingerprint(encoder, rows, processor)
+    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_NO_EFFECT}
+    # Weights themselves, not the name of a checkpoint, which may have changed on the hub.
+    weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
+    fingerprint = Hasher.hash(
+        [
+            rows._fingerprint,  # `datasets` changes it with every step that changes the rows
+            tensors_checksum(weights),
+            type(encoder).__name__,
+            _as_text(settings),
+            _as_text(None if processor is None else processor.to_dict()),
+        ]
+    )
     folder = Path(cache_dir or Path(config.HF_DATASETS_CACHE) / "hf_any3d_features")
     folder.mkdir(parents=True, exist_ok=True)
     device = encoder.device
@@ -82,23 +91,6 @@ def frozen_features(
             new_fingerprint=fingerprint,
             desc="frozen features",
         )
-
-
-def features_fingerprint(encoder: PreTrainedModel, rows: Dataset, processor: PointCloudProcessor | None) -> str:
-    """Return a name of the features that an encoder computes for the rows: equal only if all of it is equal."""
-    settings = {name: value for name, value in encoder.config.to_dict().items() if name not in _OF_NO_EFFECT}
-    # Weights themselves, not the name of a checkpoint, which may have changed on the hub.
-    weights = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
-    prepared = None if processor is None else processor.to_dict()
-    key = [
-        # `datasets` changes it with every step that changes the rows.
-        rows._fingerprint,
-        tensors_checksum(weights),
-        type(encoder).__name__,
-        _as_text(settings),
-        _as_text(prepared),
-    ]
-    return Hasher.hash(key)
 
 
 def _as_text(settings: Mapping[str, Any] | None) -> str:

@@ -45,6 +45,12 @@ _BOTTLENECK = 64
 _HEAD_FILE = "object_head.safetensors"
 
 
+def points_in_box(box: Box, points: np.ndarray, margin: float) -> np.ndarray:
+    """Return which points `(points, 3)` are in a box or less than `margin` meters from it, `(points,)` bool."""
+    turned = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # back by the angle of the box
+    return np.all(np.abs(turned) <= np.array([box.sx, box.sy, box.sz]) / 2 + margin, axis=1)
+
+
 def object_targets(
     room: VoxelizedRoom, layout: Layout, processor: SpatialLMProcessor
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -63,28 +69,21 @@ def object_targets(
     counts[:, -1] = _FEWEST - 1  # so that a token with fewer points has no object
     numbers = np.zeros((len(boxes) + 1, 6))
     for place, box in enumerate(boxes):
-        own = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # turned back by the angle of the box
-        inside = (np.abs(own) <= np.array([box.sx, box.sy, box.sz]) / 2 + _NEAR).all(axis=1)
+        inside = points_in_box(box, points, _NEAR)
         np.add.at(counts[:, place], token[inside & (points[:, 2] > _FLOOR)], 1)
         sizes = np.abs(turn_about_z(box.angle)) @ (box.sx, box.sy, box.sz)
         numbers[place] = [box.x, box.y, box.z, *sizes]
     lines = Layout(boxes=boxes).quantized(processor.num_bins).write().splitlines()
     none = np.full(FIELDS * WORDS, -100)
-    words = np.stack([*(_words_of(line, processor.tokenizer) for line in lines), none])
+    words = np.stack([*(field_words(line, processor.tokenizer) for line in lines), none])
     own = counts.argmax(axis=1)
     found = numbers[own]
     found[:, :3] -= (cells + 0.5) * processor.stride * EXTENT / processor.num_bins
     return words[own], found.astype(np.float32), np.where(own < len(boxes), own, -1)
 
 
-def _words_of(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Return the ids `(FIELDS * WORDS,)` of a line of a box.
-
-    Raises:
-        ValueError: The tokenizer does not tell which letters a word is of.
-    """
-    if not tokenizer.is_fast:
-        raise ValueError(f"--object_loss with {type(tokenizer).__name__}, a slow tokenizer; expected a fast one, or 0")
+def field_words(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """Return the ids `(FIELDS * WORDS,)` of a line of a box; tokenizers have to be fast."""
     encoded = tokenizer(line, add_special_tokens=False, return_offsets_mapping=True)
     words = np.full((FIELDS, WORDS), -100)
     # A word may begin with the comma before its field, so it belongs to the field in which it ends.
@@ -98,9 +97,7 @@ def _words_of(line: str, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 def object_lines(labels: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     """Return the number of the object whose label or numbers are to follow each token, -1 for none.
 
-    Args:
-        labels: `(rows, tokens)`, -100 in all but the answers.
-        tokenizer: Tokenizer of the answers.
+    Labels `(rows, tokens)` are -100 in all but the answers.
     """
     lines = np.full(labels.shape, -1)
     for row, own in enumerate(labels):
@@ -186,9 +183,6 @@ class LayoutTrainer(PointTrainer):
         object_steps: Steps at the beginning in which it is the only loss, and the language model is not run.
         attention_loss: Weight of the loss of attention, see `attention_error`; 0 for none.
         **kwargs: Those of `PointTrainer`.
-
-    Raises:
-        ValueError: Several processes with `object_loss`, whose head they would not share.
     """
 
     def __init__(
@@ -260,7 +254,5 @@ class LayoutTrainer(PointTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.object_head is not None:
-            path = Path(resume_from_checkpoint) / _HEAD_FILE
-            if not path.is_file():
-                raise OSError(f"{path} is missing, since the run was started without --object_loss; start it anew")
-            self.object_head.load_state_dict(load_file(path))
+            # Missing if the run was started without --object_loss.
+            self.object_head.load_state_dict(load_file(Path(resume_from_checkpoint) / _HEAD_FILE))

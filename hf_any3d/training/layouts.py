@@ -28,13 +28,8 @@ from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
 from hf_any3d.training import program
-from hf_any3d.training.arguments import (
-    DataArguments,
-    PointTrainingArguments,
-    argument,
-    json_mapping,
-)
-from hf_any3d.training.layout_objects import LayoutTrainer, object_lines, object_targets
+from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
+from hf_any3d.training.layout_objects import LayoutTrainer, object_lines, object_targets, points_in_box
 from hf_any3d.training.models import build_peft_config, peft_methods
 from hf_any3d.training.rows import SharedEpoch
 from hf_any3d.training.trainer import PointTrainer
@@ -59,9 +54,6 @@ class LayoutRows(torch.utils.data.Dataset):
         sizes: Smallest and largest factor of the size of training rooms.
         min_points: Boxes with fewer points are left out of training rows.
         fold_quarter_turns: Whether boxes have the text of boxes along the axes where they look the same.
-
-    Raises:
-        ValueError: The dataset lacks these columns.
     """
 
     epoch = SharedEpoch()
@@ -96,10 +88,21 @@ class LayoutRows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.rows.__getitems__([index])[0]
-        try:
-            layout = self._layout(row)
-        except ValueError as error:
-            raise ValueError(f"row {index}: {error}") from None
+        if self._names is None:
+            try:
+                layout = Layout.parse(str(row["layout"]), strict=True)
+            except ValueError as error:
+                raise ValueError(f"row {index}: {error}") from None
+        else:
+            rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
+            names = [self._names[int(label)] for label in np.asarray(row["box_labels"]).reshape(-1)]
+            boxes = [
+                Box(number, name, x, y, z, heading, length, width, height)
+                for number, (name, (x, y, z, length, width, height, heading)) in enumerate(
+                    zip(names, rows, strict=True)
+                )
+            ]
+            layout = Layout(boxes=tuple(boxes))
         if self.seed is None:
             return {"room": self.processor.read([row], align=False)[0], "layout": self._folded(layout)}
         generator = np.random.default_rng((self.seed, self.epoch, index))
@@ -108,22 +111,12 @@ class LayoutRows(torch.utils.data.Dataset):
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
         points, layout = self._moved(points, layout, generator)
         if self.min_points:
-            kept = tuple(box for box in layout.boxes if _points_near(box, points) >= self.min_points)
+            kept = tuple(box for box in layout.boxes if points_in_box(box, points, _NEAR).sum() >= self.min_points)
             layout = dataclasses.replace(layout, boxes=kept)
         return {"room": self.processor.voxelize(points, colors, generator), "layout": self._folded(layout)}
 
     def _folded(self, layout: Layout) -> Layout:
         return layout.with_folded_turns() if self.fold_quarter_turns else layout
-
-    def _layout(self, row: Mapping[str, Any]) -> Layout:
-        if self._names is None:
-            return Layout.parse(str(row["layout"]), strict=True)
-        boxes: list[Box] = []
-        rows = np.asarray(row["boxes"], dtype=np.float64).reshape(-1, 7).tolist()
-        for box, label in zip(rows, np.asarray(row["box_labels"]).reshape(-1).tolist(), strict=True):
-            x, y, z, length, width, height, heading = box
-            boxes.append(Box(len(boxes), self._names[int(label)], x, y, z, heading, length, width, height))
-        return Layout(boxes=tuple(boxes))
 
     def _moved(self, points: np.ndarray, layout: Layout, generator: np.random.Generator) -> tuple[np.ndarray, Layout]:
         """Turn and scale a room about the center of its box."""
@@ -140,19 +133,11 @@ class LayoutRows(torch.utils.data.Dataset):
         return (points - center) * size @ turn_about_z(angle).T + center, moved.translated(center)
 
 
-def _points_near(box: Box, points: np.ndarray) -> int:
-    own = (points - (box.x, box.y, box.z)) @ turn_about_z(box.angle)  # turned back by the angle of the box
-    return int((np.abs(own) <= np.array([box.sx, box.sy, box.sz]) / 2 + _NEAR).all(axis=1).sum())
-
-
 @dataclass
 class LayoutCollator:
-    """Collate rows of `LayoutRows` to prompts with answers to learn.
+    """Collate rows of `LayoutRows` to prompts with answers to `task`.
 
-    Args:
-        processor: Processor of the model.
-        task: What the model is asked to write.
-        has_objects: Whether to add the `object_targets` of all tokens of the clouds, one cloud after the other.
+    With `has_objects` the `object_targets` of all tokens of the clouds are added, one cloud after the other.
     """
 
     processor: SpatialLMProcessor
@@ -304,17 +289,18 @@ class LayoutTrainingArguments(PointTrainingArguments):
 
 
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
-    """Freeze a model but for what is trained, and add adapters.
-
-    Raises:
-        ValueError: Unknown settings of the method, or one that does not fit the point encoder.
-    """
+    """Freeze a model but for what is trained, and add adapters."""
     assert isinstance(arguments.peft_config, dict) and arguments.adapt is not None
     if arguments.peft not in (ALONE, WHOLE):
         settings: dict[str, Any] = {"modules_to_save": list(_BETWEEN)}
         if arguments.peft == ADAPTED:
-            pattern = _linear_pattern(model, [PARTS[name] for name in arguments.adapt])
-            settings |= {"r": 16, "lora_alpha": 32, "target_modules": pattern}
+            head, patterns = model.get_output_embeddings(), []
+            for part in (PARTS[name] for name in arguments.adapt):
+                layers = model.base_model.get_submodule(part).named_modules()
+                linear = {name for name, layer in layers if isinstance(layer, nn.Linear) and layer is not head}
+                names = sorted({name.rpartition(".")[2] for name in linear})
+                patterns.append(rf".*{part}\..*\.({'|'.join(names)})")
+            settings |= {"r": 16, "lora_alpha": 32, "target_modules": "|".join(patterns)}
         config = build_peft_config(arguments.peft, model, settings | arguments.peft_config)
         return get_peft_model(model, config)
     trained = list(_BETWEEN) + ([PARTS[name] for name in arguments.adapt] if arguments.peft == WHOLE else [])
@@ -322,27 +308,6 @@ def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArgu
     for name in trained:
         model.base_model.get_submodule(name).requires_grad_(True)
     return model
-
-
-def _linear_pattern(model: SpatialLMForConditionalGeneration, parts: Sequence[str]) -> str:
-    """Return a regular expression of the linear layers of some parts, but for the head of the language model."""
-    head = model.get_output_embeddings()
-    patterns = []
-    for part in parts:
-        layers = model.base_model.get_submodule(part).named_modules()
-        names = {
-            name.rpartition(".")[2] for name, layer in layers if isinstance(layer, nn.Linear) and layer is not head
-        }
-        patterns.append(rf".*{part}\..*\.({'|'.join(sorted(names))})")
-    return "|".join(patterns)
-
-
-def labels_of(rows: Dataset) -> list[str]:
-    """Return the labels of the boxes of all layouts, sorted."""
-    if "layout" not in rows.column_names:
-        return list(cast(Any, rows.features["box_labels"]).feature.names)
-    texts = rows.select_columns(["layout"]).with_format(None)["layout"]
-    return sorted({box.label for text in texts for box in Layout.parse(text, strict=True).boxes})
 
 
 @dataclass
@@ -355,16 +320,17 @@ class Layouts(program.TrainingTask):
     usage = "hf-any3d detect FILE --model {}"
 
     def build(self, splits: DatasetDict) -> tuple[nn.Module, SpatialLMProcessor]:
-        """Open the model, freeze it but for what is trained, and give the processor the labels of the data.
-
-        Raises:
-            ValueError: It is no SpatialLM.
-        """
+        """Open the model, freeze it but for what is trained, and give the processor the labels of the data."""
         name = str(self.model.model_name_or_path)
         processor = AutoProcessor.from_pretrained(name)
         if not isinstance(processor, SpatialLMProcessor):
             raise ValueError(f"{name}: the processor is a {type(processor).__name__}; expected that of a SpatialLM")
-        labels = labels_of(splits["train"])
+        rows = splits["train"]
+        if "layout" in rows.column_names:
+            layouts = (Layout.parse(text, strict=True) for text in rows.with_format(None)["layout"])
+            labels = sorted({box.label for layout in layouts for box in layout.boxes})
+        else:
+            labels = list(cast(Any, rows.features["box_labels"]).feature.names)
         if new := [label for label in labels if label not in processor.classes]:
             logger.info("The model learns other objects: %s", ", ".join(new))
             processor.classes = labels

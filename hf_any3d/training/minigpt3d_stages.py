@@ -124,11 +124,7 @@ class ConversationArguments:
         self.dataset_options = options
 
     def choose(self, stage: int) -> None:
-        """Set the published values of a stage where none are given.
-
-        Raises:
-            ValueError: If ratios or batch sizes are not positive, or not as many as kinds of conversations.
-        """
+        """Set the published values of a stage where none are given."""
         self.conversations = self.conversations or CONVERSATIONS[stage]
         published = [SIZES.get(kind, (1, 9)) for kind in self.conversations]
         for name, place in (("data_ratios", 0), ("batch_sizes", 1)):
@@ -198,14 +194,32 @@ def open_for_stage(
         arguments: The stage, and the model or parts.
         num_points: Points per cloud, for a model from parts.
         sampling: How they are sampled, see `PointCloudProcessor`.
-
-    Raises:
-        ValueError: If the model is not of the previous stage.
     """
-    if arguments.model_name_or_path is not None:
-        model, processor = _open_model(arguments.model_name_or_path, arguments)
+    settings, name = arguments.quantization_config, arguments.model_name_or_path
+    quantized = (
+        {"quantization_config": BitsAndBytesConfig(**settings)} if isinstance(settings, dict) and settings else {}
+    )
+    if name is None:
+        model, processor = _build_model(arguments, num_points, sampling, **quantized)
     else:
-        model, processor = _build_model(arguments, num_points, sampling)
+        hub: dict[str, Any] = {} if arguments.model_revision is None else {"revision": arguments.model_revision}
+        config = MiniGPT3DConfig.from_pretrained(name, **hub)
+        before, stage = config.stage, arguments.stage
+        if before is None and stage > 1:
+            logger.warning(
+                "%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1
+            )
+        # An untrained model has no stage, which counts as 0.
+        elif (before or 0) != stage - 1:
+            expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
+            raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
+        model = cast(
+            MiniGPT3DForConditionalGeneration,
+            MiniGPT3DForConditionalGeneration.from_pretrained(
+                name, config=config, dtype=torch.float32, **hub, **quantized
+            ),
+        )
+        processor = MiniGPT3DProcessor.from_pretrained(name, **hub)
     assert isinstance(arguments.processor_config, dict)
     for name, value in arguments.processor_config.items():
         setattr(processor, name, value)
@@ -215,27 +229,8 @@ def open_for_stage(
     return model, processor
 
 
-def _open_model(name: str, arguments: StageArguments) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
-    hub: dict[str, Any] = {} if arguments.model_revision is None else {"revision": arguments.model_revision}
-    config = MiniGPT3DConfig.from_pretrained(name, **hub)
-    check_stage_order(config.stage, arguments.stage, name)
-    model = MiniGPT3DForConditionalGeneration.from_pretrained(
-        name, config=config, dtype=torch.float32, **hub, **_quantized(arguments)
-    )
-    return cast(MiniGPT3DForConditionalGeneration, model), MiniGPT3DProcessor.from_pretrained(name, **hub)
-
-
-def _quantized(arguments: StageArguments) -> dict[str, BitsAndBytesConfig]:
-    settings = arguments.quantization_config
-    return {"quantization_config": BitsAndBytesConfig(**settings)} if settings and isinstance(settings, dict) else {}
-
-
 def check_checkpoint(checkpoint: str | None, stage: int) -> None:
-    """Check that the checkpoint to resume from is of the same stage.
-
-    Raises:
-        ValueError: If it is of another stage.
-    """
+    """Check that the checkpoint to resume from is of the same stage."""
     if checkpoint is not None and (before := MiniGPT3DConfig.from_pretrained(checkpoint).stage) != stage:
         raise ValueError(
             f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
@@ -246,8 +241,7 @@ def check_checkpoint(checkpoint: str | None, stage: int) -> None:
 def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> None:
     """Cast the frozen matrices of the language model to half precision, for training with autocast.
 
-    Raises:
-        ValueError: If the language model is stored with the model, whose saved weights would lose precision.
+    A language model that is stored with the model is refused, as its saved weights would lose precision.
     """
     if "language_model" not in (model.config.parts or {}):
         raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
@@ -258,27 +252,8 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
             parameter.data = parameter.data.to(dtype)
 
 
-def check_stage_order(before: int | None, stage: int, name: str) -> None:
-    """Check that a model is of the previous stage; warn if its stage is not recorded.
-
-    Args:
-        before: Last stage of the model, `MiniGPT3DConfig.stage`.
-        stage: The stage to train.
-        name: Name of the model, for messages.
-
-    Raises:
-        ValueError: If it is of another stage.
-    """
-    if before is None and stage > 1:
-        logger.warning("%s does not record its training stage; stage %d must follow stage %d", name, stage, stage - 1)
-    # An untrained model has no stage, which counts as 0.
-    elif (before or 0) != stage - 1:
-        expected = f"a model of stage {stage - 1}" if stage > 1 else "an untrained one, or parts"
-        raise ValueError(f"--stage {stage} of {name}, a model of stage {before}; expected {expected}")
-
-
 def _build_model(
-    arguments: StageArguments, num_points: int, sampling: str
+    arguments: StageArguments, num_points: int, sampling: str, **quantized: Any
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
     assert arguments.point_encoder is not None and arguments.qformer is not None
     assert arguments.language_model is not None and isinstance(arguments.model_config, dict)
@@ -293,27 +268,19 @@ def _build_model(
         arguments.language_model,
         torch.float32,
         revisions=revisions,
-        **_quantized(arguments),
+        **quantized,
         **config,
     )
-    point_config = cast(PreTrainedConfig, model.config.point_config)
-    points = _point_processor(arguments.point_encoder, revisions["point_encoder"], point_config)
+    if cast(PreTrainedConfig, model.config.point_config).model_type == ActConfig.model_type:
+        points = PointCloudProcessor(**RELEASED_POINTS)
+    else:
+        # Axes, colors and scale differ between other encoders.
+        revision = revisions["point_encoder"] or "main"
+        points = cast(
+            PointCloudProcessor, AutoFeatureExtractor.from_pretrained(arguments.point_encoder, revision=revision)
+        )
     points.num_points, points.sampling = num_points, sampling
     return model, MiniGPT3DProcessor.from_config(model.config, tokenizer, points)
-
-
-def _point_processor(encoder: str, revision: str | None, config: PreTrainedConfig) -> PointCloudProcessor:
-    """Return the processor of a point encoder: the released one for ACT's, else the one that is stored with it."""
-    if config.model_type == ActConfig.model_type:
-        return PointCloudProcessor(**RELEASED_POINTS)
-    try:
-        processor = AutoFeatureExtractor.from_pretrained(encoder, revision=revision or "main")
-    except OSError as error:
-        raise ValueError(
-            f"{encoder}: has no preprocessor_config.json; expected one, as axes, colors and scale differ between "
-            f"encoders of the type {config.model_type}"
-        ) from error
-    return cast(PointCloudProcessor, processor)
 
 
 def warn_of_local_parts(parts: Mapping[str, Mapping[str, str | None]] | None) -> None:

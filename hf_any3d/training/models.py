@@ -104,7 +104,11 @@ class PointModelArguments(ModelArguments):
             raise ValueError(
                 f"--model_name_or_path and --tuning are for --model_type {others}; {self.model_type} has --peft"
             )
-        self._read_short_names()
+        for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
+            if getattr(self, name):
+                if self.encoder_weights not in ("pretrained", weights):
+                    raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
+                self.encoder_weights = weights
         if self.encoder_weights not in ENCODER_WEIGHTS:
             raise ValueError(
                 f"--encoder_weights {self.encoder_weights!r}; expected one of {', '.join(ENCODER_WEIGHTS)}"
@@ -130,13 +134,6 @@ class PointModelArguments(ModelArguments):
     def wraps_encoder(self) -> bool:
         """True if the model is trained around a frozen encoder of another modality."""
         return registry.MODEL_TYPES[str(self.model_type)].wraps_encoder
-
-    def _read_short_names(self) -> None:
-        for name, weights in (("random_encoder", "random"), ("no_encoder", "none")):
-            if getattr(self, name):
-                if self.encoder_weights not in ("pretrained", weights):
-                    raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
-                self.encoder_weights = weights
 
     @staticmethod
     def of_another_model(file: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
@@ -176,17 +173,14 @@ def build_model(
 ) -> nn.Module:
     """Build the model to train.
 
+    With an adapter in a pretrained point transformer, `arguments.tuning` is set to "adapter".
+
     Args:
         task: `CLASSES`, `PARTS`, `SCENES`, `ZERO_SHOT` or `PARTS_BY_NAME`.
         arguments: System, and what it starts from.
-        adapter: Adapter of the frozen encoder or the pretrained point transformer; with one in the latter,
-            `arguments.tuning` is set to "adapter".
+        adapter: Adapter of the frozen encoder or the pretrained point transformer.
         labels: Class names.
         **config: Further settings of the config; those of `arguments` win.
-
-    Raises:
-        ValueError: If the config has no such settings, or an adapter is given for a point transformer that is not
-            pretrained or has another protocol.
     """
     assert arguments.model_type is not None and isinstance(arguments.model_config, dict)
     model_class = find_model_class(arguments.model_type, task)
@@ -221,8 +215,17 @@ def build_model(
         model = model_class(model_config)
     else:
         settings["attn_implementation"] = arguments.attn_implementation
-        if _has_other_classes(arguments.model_name_or_path, labels):
-            model = _with_new_head(model_class, arguments.model_name_or_path, settings)
+        saved = PreTrainedConfig.get_config_dict(arguments.model_name_or_path)[0]
+        saved_task = registry.task_of_class((saved.get("architectures") or [""])[0])
+        saved_labels = saved.get("id2label") or {}  # in a file, numbers are texts
+        saved_labels = [saved_labels[key] for key in sorted(saved_labels, key=int)]
+        if saved_task == "point-cloud-classification" and saved_labels != labels:
+            # The head of a classifier of other classes is of no use.
+            model = model_class(config_class.from_pretrained(arguments.model_name_or_path, **settings))
+            trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
+                arguments.model_name_or_path, attn_implementation=arguments.attn_implementation
+            )
+            model.base_model.load_state_dict(trained.state_dict())
         else:
             model = model_class.from_pretrained(arguments.model_name_or_path, **settings)
         if isinstance(model, UnknownScoreMixin):
@@ -237,25 +240,6 @@ def build_model(
     set_trainable(model, arguments.tuning, drifting_statistics=arguments.drifting_statistics)
     if arguments.tuning == "full" and isinstance(model, PatchAlign3DPreTrainedModel):
         model.freeze_untrained()  # by its config
-    return model
-
-
-def _has_other_classes(name: str, labels: list[str]) -> bool:
-    """Return whether a saved model is a classifier of other classes, whose head is of no use."""
-    saved = PreTrainedConfig.get_config_dict(name)[0]
-    task = registry.task_of_class((saved.get("architectures") or [""])[0])
-    names = saved.get("id2label") or {}  # in a file, numbers are texts
-    return task == "point-cloud-classification" and [names[key] for key in sorted(names, key=int)] != labels
-
-
-def _with_new_head(model_class: type[PreTrainedModel], name: str, settings: dict[str, Any]) -> PreTrainedModel:
-    """Build a model with a new head on the weights of a saved classifier."""
-    config = cast("type[PreTrainedConfig]", model_class.config_class).from_pretrained(name, **settings)
-    model = model_class(config)
-    trained = cast("type[PreTrainedModel]", type(model.base_model)).from_pretrained(
-        name, attn_implementation=settings["attn_implementation"]
-    )
-    model.base_model.load_state_dict(trained.state_dict())
     return model
 
 
@@ -283,10 +267,6 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
     """Return the settings of a point encoder's config that record `--encoder_name_or_path` as its text tower.
 
     Empty for a model around a frozen encoder, and for a pretrained point encoder, whose config has them.
-
-    Raises:
-        UnsupportedEncoder: The encoder has no text tower.
-        ValueError: The text tower pools words in another way than by their mean, which these configs cannot record.
     """
     if arguments.wraps_encoder or arguments.model_name_or_path is not None:
         return {}
@@ -302,11 +282,7 @@ def text_tower_of(arguments: PointModelArguments) -> dict[str, Any]:
 
 
 def find_model_class(model_type: str, task: str) -> type[PreTrainedModel]:
-    """Return the registered model class of a model type and task.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Return the registered model class of a model type and task."""
     if (kind := registry.MODEL_TYPES.get(model_type)) is not None:
         for name in kind.heads.get(_REGISTERED[task], ()):
             if (name in kind.part_heads) == (task == PARTS):
@@ -321,18 +297,7 @@ def build_adapted_model(
     labels: list[str],
     **config: Any,
 ) -> nn.Module:
-    """Build a model with a frozen encoder, tokenizer, head and adapter.
-
-    Args:
-        model_class: Class with the head.
-        arguments: The encoder.
-        adapter: The adapter.
-        labels: Class names.
-        **config: Further settings of the config; those of `arguments` win.
-
-    Raises:
-        ValueError: If `--encoder_dtype` does not fit: it is unknown, or weights in half precision would be trained.
-    """
+    """Build a model with a frozen encoder, tokenizer, head and adapter; see `build_model`."""
     assert isinstance(arguments.model_config, dict) and isinstance(adapter.peft_config, dict)
     model = model_class.from_encoder_pretrained(
         arguments.encoder_name_or_path,
@@ -389,9 +354,6 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
         name: A name of `peft_methods()`, in any case.
         model: The model to adapt, with a frozen encoder or a pretrained point transformer.
         settings: Arguments of the config, which override the defaults.
-
-    Raises:
-        ValueError: If the method is unknown or does not fit, or has no such settings.
     """
     methods = peft_methods()
     config = methods.get(name.lower())
@@ -407,18 +369,17 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     # This package's methods find their target modules themselves.
     if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
         defaults: dict[str, Callable[[nn.Module], Any]] = {
-            "target_modules": encoder_norm_pattern if name.lower() == "ln_tuning" else encoder_linear_pattern,
+            "target_modules": encoder_linear_pattern,
             "feedforward_modules": encoder_feedforward_pattern,
         }
+        if name.lower() == "ln_tuning":
+            defaults["target_modules"] = lambda model: encoder_module_pattern(
+                model, lambda module: "norm" in type(module).__name__.lower()
+            )
         for key, default in defaults.items():
             if key in known and key not in settings:
                 settings[key] = default(model)
     return config(**settings)
-
-
-def encoder_norm_pattern(model: nn.Module) -> str:
-    """Return a regular expression of all norms in the encoder's layers."""
-    return encoder_module_pattern(model, lambda module: "norm" in type(module).__name__.lower())
 
 
 def encoder_feedforward_pattern(model: nn.Module) -> str:
@@ -428,65 +389,47 @@ def encoder_feedforward_pattern(model: nn.Module) -> str:
     """
     stack = layer_stack(model)
     width = stack.stage_of(stack.layers[0]).width
-
-    def projects_back(module: nn.Module) -> bool:
-        return isinstance(module, nn.Linear) and module.out_features == width < module.in_features
-
-    return encoder_module_pattern(model, projects_back)
+    return encoder_module_pattern(
+        model, lambda module: isinstance(module, nn.Linear) and module.out_features == width < module.in_features
+    )
 
 
 def drop_attention(model: nn.Module, share: float) -> int:
     """Apply dropout to the attention weights of the frozen layers in training.
 
     Otherwise a frozen encoder stays in eval mode. Weights stay frozen, evaluation is unchanged, and nothing is saved
-    with the model.
-
-    Args:
-        model: A model with a frozen encoder, with or without an adapter.
-        share: Probability of dropping a weight, from 0 to less than 1.
-
-    Returns:
-        The number of attention modules.
-
-    Raises:
-        ValueError: If the share is out of range, or the encoder has no such attention.
+    with the model. Returns the number of attention modules.
 
     Source: the released Any2Point programs for ScanObjectNN with DINOv2 and ImageBind (0.1).
     """
     if not 0 <= share < 1:
         raise ValueError(f"share is {share}; expected at least 0 and less than 1")
     owner = encoder_owner(model)
-    found = 0
-    for layer in layer_stack(owner).layers:
-        for module in layer.modules():
-            name = _dropout_name(module)
-            if name is None:
-                continue
+    count = 0
+    for module in (module for layer in layer_stack(owner).layers for module in layer.modules()):
+        # Of nested attention modules only the one with the projections computes the weights.
+        has_projections = any(isinstance(child, nn.Linear) for child in module.children())
+        if "attention" not in type(module).__name__.lower() or not has_projections:
+            continue
+        for name in _DROPOUTS:
             # Some attention modules apply an nn.Dropout, others pass a number to a kernel.
-            if isinstance(getattr(module, name), nn.Dropout):
-                getattr(module, name).p = share
-            else:
+            dropout = getattr(module, name, None)
+            if isinstance(dropout, nn.Dropout):
+                dropout.p = share
+            elif isinstance(dropout, (float, int)):
                 setattr(module, name, share)
+            else:
+                continue
             # Only the attention module follows train() again; its linear layers have no mode.
             vars(module).pop(FROZEN, None)
-            found += 1
-    if not found:
+            count += 1
+            break
+    if not count:
         kind = type(getattr(owner, "encoder", owner)).__name__
         raise ValueError(
             f"{kind} has no attention with dropout as {' or '.join(_DROPOUTS)}; expected another encoder or no dropout"
         )
-    return found
-
-
-def _dropout_name(module: nn.Module) -> str | None:
-    if "attention" not in type(module).__name__.lower():
-        return None
-    # Of nested attention modules only the one with the projections computes the weights.
-    if not any(isinstance(child, nn.Linear) for child in module.children()):
-        return None
-    return next(
-        (name for name in _DROPOUTS if isinstance(getattr(module, name, None), (float, int, nn.Dropout))), None
-    )
+    return count
 
 
 def _label_settings(labels: list[str]) -> dict[str, Any]:

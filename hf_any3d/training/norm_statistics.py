@@ -1,19 +1,17 @@
 """Recompute the running statistics of norms after training, from one pass over the training rows."""
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TypeGuard, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
-from hf_any3d.training.processes import (
-    joining_norms,
-)
+from hf_any3d.training.processes import joining_norms
 from hf_any3d.tuners.guided_adapter.module import CellNorm
 
 Norm = nn.modules.batchnorm._BatchNorm | CellNorm
@@ -38,7 +36,11 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     model, rows = trainer.model, trainer.train_dataset
     assert model is not None and isinstance(rows, Sized)
     # vars, not getattr: adapters forward unknown attributes to the wrapped layer.
-    norms = [module for module in model.modules() if _keeps_statistics(module) and FROZEN not in vars(module)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, Norm) and getattr(module, "track_running_stats", True) and FROZEN not in vars(module)
+    ]
     if not norms:
         return 0
     processes = trainer.args.world_size if getattr(trainer.args, "join_batches", False) else 1
@@ -52,8 +54,9 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     if processes > 1:
         assert batches.batch_sampler is not None
         # All processes draw the same order, as their generators have one seed, and take every n-th row of a batch.
-        shares = _Shares(batches.batch_sampler, trainer.args.process_index, processes)
-        batches = DataLoader(dataset, batch_sampler=shares, collate_fn=collate, generator=generator)
+        rank = trainer.args.process_index
+        shares = (batch[rank::processes] for batch in batches.batch_sampler)
+        batches = DataLoader(dataset, batch_sampler=cast(Any, shares), collate_fn=collate, generator=generator)
     was_training = model.training
     model.train()
     try:
@@ -64,22 +67,6 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     finally:
         model.train(was_training)
     return len(measured)
-
-
-class _Shares(Sampler[list[int]]):
-    """The part of one process of every batch."""
-
-    def __init__(self, batches: Iterable[list[int]], rank: int, processes: int):
-        self.batches, self.rank, self.processes = batches, rank, processes
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (batch[self.rank :: self.processes] for batch in self.batches)
-
-
-def _keeps_statistics(module: nn.Module) -> TypeGuard[Norm]:
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return module.track_running_stats
-    return isinstance(module, CellNorm)
 
 
 @contextmanager

@@ -38,10 +38,6 @@ class LinearProbe:
         processor: Processor with a seed.
         batch_size: Clouds per batch.
         cost: C of the support vector machine.
-
-    Raises:
-        ImportError: If scikit-learn is missing.
-        ValueError: If a split has no classes.
     """
 
     splits: DatasetDict
@@ -50,7 +46,7 @@ class LinearProbe:
     cost: float = 0.01
 
     def __post_init__(self):
-        _import_sklearn()
+        _import_sklearn()  # whose absence is told before the training
         for split, rows in self.splits.items():
             if not isinstance(rows.features.get("label"), ClassLabel):
                 raise ValueError(
@@ -58,19 +54,14 @@ class LinearProbe:
                 )
 
     def accuracies(self, model: nn.Module, quiet: bool = True) -> dict[str, float]:
-        """Compute the accuracy on each split except for `train`.
-
-        Args:
-            model: Model with `probe_features(points)`, `(batch, points, channels)` to `(batch, features)`.
-            quiet: Hide the progress bar.
-        """
+        """Compute the accuracy with `model.probe_features` `(batch, features)` on each split except for `train`."""
         make_pipeline, scaler, machine = _import_sklearn()
         # Features of different models have different scales, and the cost of a linear SVM depends on them.
         probe = make_pipeline(scaler(), machine(C=self.cost, random_state=0, max_iter=10_000))
         labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
-        found = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
-        probe.fit(found["train"], labels["train"])
-        return {split: float(probe.score(found[split], labels[split])) for split in found if split != "train"}
+        features = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
+        probe.fit(features["train"], labels["train"])
+        return {split: float(probe.score(features[split], labels[split])) for split in features if split != "train"}
 
     @torch.no_grad()
     def _features(self, model: nn.Module, rows: Dataset, split: str | NamedSplit, quiet: bool) -> np.ndarray:
@@ -91,13 +82,7 @@ class LinearProbe:
 
 
 class ProbeCallback(TrainerCallback):
-    """Log the accuracy of a linear probe every few epochs, as `eval_probe_accuracy`.
-
-    Args:
-        trainer: Trainer to log with.
-        probe: Probe with the splits `train` and `validation`.
-        every: Epochs between evaluations.
-    """
+    """Log the accuracy of a linear probe every few epochs, as `eval_probe_accuracy`."""
 
     def __init__(self, trainer: Trainer, probe: LinearProbe, every: int):
         # During training the test split is not looked at.
@@ -182,11 +167,7 @@ class UnlabeledRows(ProcessedDataset):
 
 
 def load_splits(data: PretrainingDataArguments) -> tuple[DatasetDict, str]:
-    """Load the splits of the arguments; see `program.load_splits` and `select_on_test`.
-
-    Raises:
-        ValueError: If the splits do not fit `select_on_test`.
-    """
+    """Load the splits of the arguments; see `program.load_splits` and `select_on_test`."""
     splits, origin = program.load_splits(data)
     return select_on_test(splits) if data.select_on_test else (splits, origin)
 
@@ -266,28 +247,17 @@ class AutoencoderTrainingArguments(PretrainingArguments):
 
 
 def build_autoencoder(arguments: TeacherArguments, **config: Any) -> ActAutoencoder:
-    """Build an untrained autoencoder around a teacher.
-
-    Args:
-        arguments: The teacher.
-        **config: Further settings of `ActAutoencoderConfig`; those of `arguments` win.
-    """
+    """Build an untrained autoencoder around a teacher, with further settings of its config."""
     assert isinstance(arguments.model_config, dict)
     config |= arguments.model_config
     if arguments.teacher == NO_TEACHER:
         return ActAutoencoder(ActAutoencoderConfig(**config))
     if arguments.random_teacher:
-        settings = encoder_settings(
+        encoder = encoder_settings(
             arguments.teacher, arguments.tower, arguments.teacher_revision, arguments.teacher_layers
         )
-        return ActAutoencoder(
-            ActAutoencoderConfig(
-                encoder_config=settings["encoder_config"],
-                encoder_tower=arguments.tower,
-                attn_implementation=arguments.attn_implementation,  # pyright: ignore[reportCallIssue] not a field
-                **config,
-            )
-        )
+        config |= {"encoder_config": encoder["encoder_config"], "encoder_tower": arguments.tower}
+        return ActAutoencoder(ActAutoencoderConfig(**config, attn_implementation=arguments.attn_implementation))  # pyright: ignore[reportCallIssue] not a field
     return ActAutoencoder.from_teacher_pretrained(
         arguments.teacher,
         tower=arguments.tower,
@@ -353,11 +323,7 @@ def build_probe(
     processor: PointCloudProcessor,
     batch_size: int,
 ) -> LinearProbe | None:
-    """Build the linear probe, or return None if `probe_every` is 0.
-
-    Raises:
-        ValueError: If the clouds have no classes, or there is no validation split.
-    """
+    """Build the linear probe, or return None if `probe_every` is 0."""
     if not arguments.probe_every:
         return None
     if arguments.probe_dataset is not None:
@@ -373,6 +339,4 @@ def build_probe(
     kept = DatasetDict({name: splits[name] for name in ("train", "validation", "test") if name in splits})
     if "validation" not in kept:
         raise ValueError("--probe_every without a validation split; expected --validation_fraction or --probe_dataset")
-    if not all(isinstance(rows.features.get("label"), ClassLabel) for rows in kept.values()):
-        raise ValueError("--probe_every on clouds without classes; expected --probe_dataset with some")
     return LinearProbe(kept, processor, batch_size, arguments.probe_cost)

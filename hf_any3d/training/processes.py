@@ -19,7 +19,6 @@ from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_any3d.modeling.act.codebook import Codebook
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.tuners.guided_adapter.module import CellNorm, JoinedCellNorm
 
@@ -72,11 +71,7 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def check_same_weights(model: nn.Module, names: list[str]) -> None:
-    """Check that tensors which no process sends to the others are equal in all of them.
-
-    Raises:
-        ValueError: If one differs.
-    """
+    """Check that tensors which no process sends to the others are equal in all of them."""
     state = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -120,27 +115,11 @@ class OwnNoise(TrainerCallback):
             set_seed(args.seed)
 
 
-def check_engine(uses_fsdp: bool) -> None:
-    """Check that FSDP runs if the launcher's configuration asks for it.
-
-    Raises:
-        ValueError: If not, as on CPUs, where accelerate silently takes DDP instead.
-    """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not uses_fsdp:
-        raise ValueError(
-            "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
-            "expected accelerators, or a configuration for DDP"
-        )
-
-
 def check_restarts() -> None:
     """Check that processes which the launcher starts again would find each other.
 
     By default torchrun's processes meet in a store that outlives them. Those of a second attempt read the addresses of
     the first one there, and fail or wait without end.
-
-    Raises:
-        ValueError: If the launcher may start processes again, and they share such a store.
     """
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
@@ -150,17 +129,3 @@ def check_restarts() -> None:
             "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone "
             "or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
         )
-
-
-def check_replaced_codes(model: nn.Module) -> None:
-    """Check that no codebook changes its codes by what one process sees, before training in several.
-
-    Raises:
-        ValueError: If codes are moving averages or restart.
-    """
-    for module in model.modules():
-        if isinstance(module, Codebook) and module.updates_itself:
-            raise ValueError(
-                f"code_ema_decay={module.ema_decay} and code_restart_share={module.restart_share} in several "
-                "processes, whose codes would differ; expected one process, or None and 0"
-            )

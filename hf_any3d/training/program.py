@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import datasets
 import transformers
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 from huggingface_hub import ModelCard
 from peft import PeftModel
 from torch import nn
@@ -47,7 +47,6 @@ logger = logging.getLogger(__name__)
 # Environment variables with the number of processes: of torchrun, and of the MPI launchers that accelerate supports.
 _PROCESSES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 _Trainer = TypeVar("_Trainer", bound=PointTrainer)
-_ENCODER_FACTS = ("name_or_path", "revision", "checksum", "tower", "layers")
 _LAUNCHER = "python -m torch.distributed.run --nproc_per_node N PROGRAM"
 
 
@@ -68,56 +67,30 @@ def run_program(main: Callable[[], Any]) -> None:
         release_claims()
 
 
-def check_processes(processes: int, environment: Mapping[str, str] | None = None) -> None:
-    """Check that the number of processes is the one that was requested from the launcher.
-
-    Args:
-        processes: Number of processes, according to the training arguments.
-        environment: Environment variables; `os.environ` by default.
-
-    Raises:
-        ValueError: If another number was requested.
-    """
-    environment = os.environ if environment is None else environment
-    requested = next((environment[name] for name in _PROCESSES if environment.get(name, "").isdigit()), None)
-    if requested is not None and int(requested) != processes:
-        raise ValueError(
-            f"the environment requests {requested} processes, but this run has {processes}; start it with "
-            f"{_LAUNCHER}, or unset {' and '.join(name for name in _PROCESSES if name in environment)}"
-        )
-    # Without a GPU, `accelerate launch` ignores --num_processes and starts a single process; it still sets the address
-    # at which the processes would meet.
-    by_accelerate = any(name.startswith("ACCELERATE_") for name in environment)
-    if requested is None and processes == 1 and by_accelerate and "MASTER_ADDR" in environment:
-        raise ValueError(
-            "accelerate launch was to start several processes but has started a single one, as it does on CPUs; "
-            f"start it with {_LAUNCHER}, or unset MASTER_ADDR if one process is intended"
-        )
-
-
 def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str | None:
-    """Set up logging, output directory and seed, and find the checkpoint to resume from.
-
-    Args:
-        arguments: Arguments of the run.
-        logger: Logger of the program; it logs on the main process only.
-
-    Returns:
-        The checkpoint, or None.
-
-    Raises:
-        ValueError: If another number of processes was requested from the launcher.
-        FileNotFoundError: If the requested checkpoint does not exist, or the output directory is a broken link.
-        BlockingIOError: If another run writes to the output directory.
-    """
+    """Set up logging on the main process, output directory and seed; return the checkpoint to resume from, if any."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logger.setLevel(logging.INFO if arguments.should_log else logging.WARNING)
     if not arguments.should_log:
         transformers.logging.disable_progress_bar()
         datasets.disable_progress_bars()
-    check_processes(arguments.world_size)
-    plural = "process" if arguments.world_size == 1 else "processes"
-    logger.info("Training with %d %s on %s", arguments.world_size, plural, arguments.device)
+    processes = arguments.world_size
+    requested = next((os.environ[name] for name in _PROCESSES if os.environ.get(name, "").isdigit()), None)
+    if requested is not None and int(requested) != processes:
+        raise ValueError(
+            f"the environment requests {requested} processes, but this run has {processes}; start it with "
+            f"{_LAUNCHER}, or unset {' and '.join(name for name in _PROCESSES if name in os.environ)}"
+        )
+    # Without a GPU, `accelerate launch` ignores --num_processes and starts a single process; it still sets the address
+    # at which the processes would meet.
+    by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
+    if requested is None and processes == 1 and by_accelerate and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "accelerate launch was to start several processes but has started a single one, as it does on CPUs; "
+            f"start it with {_LAUNCHER}, or unset MASTER_ADDR if one process is intended"
+        )
+    plural = "process" if processes == 1 else "processes"
+    logger.info("Training with %d %s on %s", processes, plural, arguments.device)
     # All processes share the directory, and only one of them can lock it.
     if arguments.process_index == 0:
         claim_output(Path(arguments.output_dir))
@@ -130,12 +103,7 @@ def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str 
 
 
 def claim_output(folder: Path) -> None:
-    """Lock an output directory, and remove temporary files of a killed run.
-
-    Raises:
-        FileNotFoundError: If it is a broken symbolic link.
-        BlockingIOError: If another run writes there.
-    """
+    """Lock an output directory, so that no other run writes there, and remove temporary files of a killed run."""
     if folder.is_symlink():
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is not a directory")
@@ -149,13 +117,6 @@ FEW_CLOUDS = 50
 """Validation clouds below which an accuracy says little."""
 
 
-def _largest_class(rows: Dataset, group_column: str | None) -> int:
-    """Return how many groups of rows the largest class has."""
-    plain = rows.with_format(None)
-    groups = range(len(rows)) if group_column is None else plain[group_column][:]
-    return max(Counter(label for label, _ in {*zip(plain["label"][:], groups, strict=True)}).values(), default=0)
-
-
 def load_splits(
     arguments: DataArguments, *, needs_train: bool = True, points_are_labeled: bool = False
 ) -> tuple[DatasetDict, str]:
@@ -167,9 +128,7 @@ def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> Dat
     """Load the data that arguments name, in the splits that they have."""
     assert isinstance(arguments.dataset_options, dict)
     if arguments.train_file is not None:
-        files = {"train": arguments.train_file, "validation": arguments.validation_file, "test": arguments.test_file}
-        files = {split: file for split, file in files.items() if file is not None}
-        return load_point_dataset("parquet", data_files=files, **arguments.dataset_options)
+        return load_point_dataset("parquet", data_files=arguments.files, **arguments.dataset_options)
     options = dict(arguments.dataset_options)
     columns = [*(ATTRIBUTES[name] for name in arguments.features[1:]), *(["labels"] if points_are_labeled else [])]
     if arguments.dataset_name == "folder" and columns:
@@ -181,16 +140,10 @@ def load_rows(arguments: DataArguments, points_are_labeled: bool = False) -> Dat
 def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool = True) -> tuple[DatasetDict, str]:
     """Return the splits that arguments ask for, with part of the training rows as validation split if there is none.
 
-    Args:
-        splits: The splits of the data.
-        arguments: The arguments.
-        needs_train: Whether data without a training split are refused; else their splits are returned as they are.
+    Data without a training split are refused with `needs_train`; else their splits are returned as they are.
 
     Returns:
         Splits `train`, perhaps `validation` and `test`, and a description of where the validation split comes from.
-
-    Raises:
-        ValueError: If there is no training split, or not all of `train_splits`.
     """
     splits = DatasetDict(splits)
     has_train = "train" in splits
@@ -198,14 +151,16 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
         raise ValueError(f"{arguments.dataset_name}: no split 'train'; there are {', '.join(map(str, splits))}")
     origin = "the dataset's own split" if "validation" in splits else "none"
     if has_train and "validation" not in splits and arguments.validation_fraction > 0:
-        columns = splits["train"].column_names
+        columns, rows = splits["train"].column_names, len(splits["train"])
         group_column = arguments.group_column or ("group" if "group" in columns else None)
-        rows = len(splits["train"])
-        if (
-            "label" in columns
-            and group_column in (None, *columns)
-            and _largest_class(splits["train"], group_column) < 2
-        ):
+        largest = 2
+        if "label" in columns and group_column in (None, *columns):
+            plain = splits["train"].with_format(None)
+            groups = range(rows) if group_column is None else plain[group_column][:]
+            # Groups of the largest class.
+            counts = Counter(label for label, _ in {*zip(plain["label"][:], groups, strict=True)})
+            largest = max(counts.values(), default=0)
+        if largest < 2:
             text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
             warnings.warn(text, UserWarning, stacklevel=2)
         else:
@@ -243,8 +198,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
 
 def data_facts(data: DataArguments, splits: DatasetDict, validation: str) -> dict[str, Any]:
     """Return what a report lists about the data, such as the source of each split."""
-    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
-    files = {split: file for split, file in files.items() if file is not None}
+    files = data.files
     on_hub = not files and "/" in data.dataset_name and hub_name(data.dataset_name) is not None
     # Loaders of local files are not named datasets.
     is_named = not files and not os.path.exists(data.dataset_name) and data.dataset_name not in ("folder", "parquet")
@@ -274,19 +228,10 @@ def build_trainer(
     trainer_class: type[_Trainer] = PointTrainer,
     **settings: Any,
 ) -> _Trainer:
-    """Build a trainer that sets the epoch of its training rows; without validation rows it keeps the last weights.
+    """Build a trainer that sets the epoch of its training rows and stores the processor with the model.
 
-    Args:
-        model: The model.
-        arguments: Arguments of the run; evaluation is switched off if there are no validation rows.
-        train_rows: Training rows.
-        validation_rows: Rows to select the weights on.
-        processor: Processor to store with the model.
-        trainer_class: Class of the trainer.
-        **settings: Further arguments of Trainer, such as `data_collator` and `compute_metrics`.
-
-    Raises:
-        ValueError: If the head is to be trained first in several processes, or beside an adapter.
+    Without validation rows, on which weights are selected, evaluation is switched off and the last weights are kept.
+    `settings` are further arguments of Trainer, such as `data_collator` and `compute_metrics`.
     """
     if validation_rows is None:
         # Nothing to evaluate, and so nothing to select the weights by.
@@ -352,9 +297,7 @@ class TrainingTask(Request):
 def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
     """Train and evaluate a model; write model, card and metrics.json, and push them if requested.
 
-    Args:
-        task: The task.
-        rows: The data if they are loaded, see `load_rows`.
+    `rows` are the data if they are loaded, see `load_rows`.
     """
     stopwatch, arguments = Stopwatch(), task.training
     checkpoint = start_run(arguments, logger)
@@ -442,7 +385,11 @@ def save_and_push(
             **training_facts(trainer),
             "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
             "processes": arguments.world_size,
-            **_schedule_facts(arguments, trainer.state.max_steps),
+            **(
+                {"warmup_steps": arguments.get_warmup_steps(trainer.state.max_steps)}
+                if arguments.epoch_cosine is None
+                else {"lr_scheduler": "epoch_cosine", "epoch_cosine": arguments.epoch_cosine}
+            ),
             "weight_decay_on": arguments.weight_decay_on,
             "no_weight_decay": arguments.no_weight_decay,
             "max_grad_norm": arguments.max_grad_norm,
@@ -491,17 +438,14 @@ def encoder_facts(config: PreTrainedConfig) -> dict[str, Any]:
     """
     if getattr(config, "encoder_config", None) is None:
         return {}
-    facts = {key: getattr(config, f"encoder_{key}", None) for key in _ENCODER_FACTS}
-    # The encoder's weights are stored with the model if they were trained, and then no name is in the config.
-    facts["name"] = facts.pop("name_or_path") or config.encoder_trained_from
-    facts["layers"] = config.encoder_config.num_hidden_layers
-    facts["model_type"] = config.encoder_config.model_type
-    known = {key: facts[key] for key in ("name", "model_type", "tower", "layers", "revision", "checksum")}
+    facts = {
+        # The encoder's weights are stored with the model if they were trained, and then no name is in the config.
+        "name": getattr(config, "encoder_name_or_path", None) or config.encoder_trained_from,
+        "model_type": config.encoder_config.model_type,
+        "tower": getattr(config, "encoder_tower", None),
+        "layers": config.encoder_config.num_hidden_layers,
+        "revision": getattr(config, "encoder_revision", None),
+        "checksum": getattr(config, "encoder_checksum", None),
+    }
     weights = getattr(config, "encoder_weights", "pretrained")
-    return known if weights == "pretrained" else {**known, "weights": weights}
-
-
-def _schedule_facts(arguments: PointTrainingArguments, max_steps: int) -> dict[str, Any]:
-    if arguments.epoch_cosine is not None:
-        return {"lr_scheduler": "epoch_cosine", "epoch_cosine": arguments.epoch_cosine}
-    return {"warmup_steps": arguments.get_warmup_steps(max_steps)}  # `training_facts` has the name
+    return facts if weights == "pretrained" else {**facts, "weights": weights}

@@ -49,12 +49,17 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
     Returns:
         Names of the trained parameters.
 
-    Raises:
-        ValueError: If the model does not have the head or side network for the protocol.
-
     Source: ACT, Sec. 4 (full, MLP-Linear, MLP-3); its released programs (side, bit-fit).
     """
-    _check_head(model, protocol)
+    if getattr(model, model.base_model_prefix, None) is None:
+        raise ValueError(f"{type(model).__name__} has no head; expected a model with one")
+    widths = tuple(getattr(model.config, "head_widths", ()))
+    if protocol == "linear" and widths:
+        raise ValueError(f"protocol='linear': the head has hidden layers, head_widths={widths}; expected ()")
+    if protocol == "mlp-3" and len(widths) != 2:
+        raise ValueError(f"protocol='mlp-3': head_widths={widths}; expected two hidden layers")
+    if protocol == "side" and not getattr(model.config, "side_network", False):
+        raise ValueError("protocol='side': the model has no side network; expected side_network=True in its config")
     prefix = f"{model.base_model_prefix}."
     with_head = tuple(f"{name}." for name in getattr(model, "_trained_with_head", ()))
     names = []
@@ -73,18 +78,6 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
     # The marked modules switch to eval mode when train() is called.
     model.train(model.training)
     return names
-
-
-def _check_head(model: PreTrainedModel, protocol: str) -> None:
-    if getattr(model, model.base_model_prefix, None) is None:
-        raise ValueError(f"{type(model).__name__} has no head; expected a model with one")
-    widths = tuple(getattr(model.config, "head_widths", ()))
-    if protocol == "linear" and widths:
-        raise ValueError(f"protocol='linear': the head has hidden layers, head_widths={widths}; expected ()")
-    if protocol == "mlp-3" and len(widths) != 2:
-        raise ValueError(f"protocol='mlp-3': head_widths={widths}; expected two hidden layers")
-    if protocol == "side" and not getattr(model.config, "side_network", False):
-        raise ValueError("protocol='side': the model has no side network; expected side_network=True in its config")
 
 
 def _freeze_untrained(module: nn.Module) -> None:
@@ -132,16 +125,7 @@ def build_processor(data: DataArguments, settings: Mapping[str, Any]) -> PointCl
 def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments) -> tuple[DatasetDict, str]:
     """Draw the rows of a few-shot fold, and use the test split for validation, as the protocol requires.
 
-    Args:
-        splits: Splits of `load_splits`.
-        origin: Its description of where the validation split comes from.
-        protocol: The protocol.
-
-    Returns:
-        The new splits and description.
-
-    Raises:
-        ValueError: If the splits do not fit the protocol.
+    Returns the new splits and the description of where the validation split comes from; see `program.divide`.
     """
     if protocol.few_shot:
         if "validation" in splits:
@@ -152,14 +136,7 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
 
 
 def select_on_test(splits: DatasetDict) -> tuple[DatasetDict, str]:
-    """Use the test split as validation split too.
-
-    Returns:
-        The new splits, and a description of where the validation split comes from.
-
-    Raises:
-        ValueError: If there is no test split, or already a validation split.
-    """
+    """Use the test split as validation split too; see `apply_protocol`."""
     if "validation" in splits or "test" not in splits:
         raise ValueError(
             f"--select_on_test with the splits {', '.join(map(str, splits))}; expected 'test', which is not trained "
@@ -174,15 +151,3 @@ def voting_rows(
     """Return rows to vote with: other points and another augmentation in each epoch."""
     augment = data.augment if protocol.vote_augment is None else protocol.vote_augment
     return training_rows(dataset, processor, augment, seed=seed, whole=protocol.augment_whole)
-
-
-def protocol_facts(protocol: ProtocolArguments) -> dict[str, Any]:
-    """Return what a report lists about the protocol: settings that are not the default."""
-    votes = {"votes": protocol.voting, "augmentation_of_votes": protocol.vote_augment} if protocol.voting else {}
-    facts = {
-        "processor": protocol.processor_config,
-        "augmentation_of_whole_clouds": protocol.augment_whole,
-        "few_shot": protocol.few_shot,
-        **votes,
-    }
-    return {name: fact for name, fact in facts.items() if fact}

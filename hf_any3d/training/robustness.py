@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, wri
 from hf_any3d.utils.markdown import inline
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from transformers import Trainer
 
 NAME = "robustness"
@@ -57,14 +56,8 @@ class Condition:
     def apply(self, points: np.ndarray, generator: np.random.Generator, processor: PointCloudProcessor) -> np.ndarray:
         """Return the changed cloud (num_points', channels) of a processed one (num_points, channels)."""
         if self.family in FAMILIES:
-            return corrupt(
-                points,
-                self.name,
-                self.level,
-                generator,
-                features=processor.features,
-                up_axis=processor.up_axis,
-            )
+            settings = {"features": processor.features, "up_axis": processor.up_axis}
+            return corrupt(points, self.name, self.level, generator, **settings)
         if self.family == "points":
             return points[generator.choice(len(points), min(self.level, len(points)), replace=False)]
         if self.family == "color":
@@ -77,7 +70,14 @@ class Condition:
         else:
             angle = np.radians(generator.uniform(-self.level, self.level))
             matrix = rotation_matrix("xyz".index(processor.up_axis), angle)
-        return _rotated(points, matrix, processor.features)
+        points = points.copy()
+        # About the mean, so that a cloud turns in place.
+        center = points[:, :3].mean(axis=0)
+        points[:, :3] = (points[:, :3] - center) @ matrix + center
+        if "normals" in processor.features:
+            first = first_channel(processor.features, "normals")
+            points[:, first : first + 3] = points[:, first : first + 3] @ matrix
+        return points
 
 
 _GRAYS = {"gray": 0.5, "black": 0.0}
@@ -153,20 +153,8 @@ def evaluate_robustness(
 ) -> dict[str, Any]:
     """Evaluate a saved classifier on corrupted, sparse, rotated and colorless clouds; see `robustness_report`.
 
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `label`.
-        split: Name of the split in the report.
-        settings: Batch size and seed.
-        clean: Metrics of `evaluate_classifier` on the same rows.
-        folder: Directory for robustness.json, which an interrupted evaluation resumes from.
-        **hub: `revision`, `token` and the like.
-
-    Returns:
-        The report.
-
-    Raises:
-        ValueError: If the classes are not the model's.
+    An interrupted evaluation resumes from robustness.json in `folder`; `clean` are the metrics on the same rows by
+    `evaluate_classifier`.
     """
     with classifier_trainer(model_name, rows, split, settings, hub) as (trainer, processor, _):
         about = {
@@ -217,8 +205,8 @@ def robustness_report(
     report: dict[str, Any] = {"settings": settings, "clean": dict(clean), "rows": []}
     if isinstance(stored, dict) and (stored.get("settings"), stored.get("clean")) == (settings, dict(clean)):
         report["rows"] = stored["rows"]
-    known = {(row["family"], row["name"], row["level"]) for row in report["rows"]}
-    todo = [one for one in conditions(processor) if (one.family, one.name, one.level) not in known]
+    done = {(row["family"], row["name"], row["level"]) for row in report["rows"]}
+    todo = [one for one in conditions(processor) if (one.family, one.name, one.level) not in done]
     for condition in tqdm(todo, desc=NAME, unit="condition"):
         rows = ConditionRows(dataset, processor, condition, seed)
         found: Any = trainer.predict(rows, metric_key_prefix=NAME).metrics
@@ -233,12 +221,7 @@ def robustness_report(
 
 
 def summarize_robustness(clean: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Compute mean accuracies over the corruptions.
-
-    Returns:
-        `clean`; `corrupted`, the mean over all corruptions and severities; the mean of each family; and `lowest`, the
-        lowest mean of a corruption.
-    """
+    """Compute the mean accuracies over all corruptions and of each family, and the lowest mean of a corruption."""
     rows = [row for row in rows if row["family"] in FAMILIES]
 
     def mean(key: str, value: str) -> float:
@@ -284,13 +267,29 @@ def robustness_table(report: Mapping[str, Any]) -> str:
 
 
 def plot_robustness(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
-    """Draw accuracy over severity for each family, and the other conditions as bars.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """Draw accuracy over severity for each family, and the other conditions as bars; needs matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("matplotlib is needed to draw; pip install 'hf-any3d[visuals]'") from error
+    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    panels: Any = figure.subplots(1, len(FAMILIES) + 1)
+    clean = 100 * report["clean"]["accuracy"]
+    # The last panel is left for the other conditions.
+    for panel, (family, members) in zip(panels, FAMILIES.items(), strict=False):
+        for member, marker in zip(members, "osv^D", strict=True):
+            values = [100 * value for value in _levels(report, member.__name__)]
+            panel.plot(SEVERITIES, values, marker=marker, markersize=4, label=member.__name__)
+        panel.axhline(clean, color="gray", linestyle="--", label="clean")
+        panel.set(title=family, xlabel="severity", xticks=SEVERITIES, ylim=(0, 102), ylabel="accuracy, %")
+        panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    # Bars are drawn upwards; reversed, they read in the order of the table.
+    others = [row for row in reversed(report["rows"]) if row["family"] not in FAMILIES]
+    panels[-1].barh(range(len(others)), [100 * row["accuracy"] for row in others], color="steelblue")
+    panels[-1].axvline(clean, color="gray", linestyle="--")
+    panels[-1].set_yticks(range(len(others)), map(_title, others), fontsize=8)
+    panels[-1].set(title="other conditions", xlabel="accuracy, %", xlim=(0, 102))
     path = Path(path)
-    figure = _draw(report)
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=path.suffix[1:] or "png", dpi=150, bbox_inches="tight")
     return path
@@ -320,17 +319,6 @@ def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tu
     return written, remarks
 
 
-def _rotated(points: np.ndarray, matrix: np.ndarray, features: Sequence[str]) -> np.ndarray:
-    points = points.copy()
-    # About the mean, so that a cloud turns in place.
-    center = points[:, :3].mean(axis=0)
-    points[:, :3] = (points[:, :3] - center) @ matrix + center
-    if "normals" in features:
-        first = first_channel(features, "normals")
-        points[:, first : first + 3] = points[:, first : first + 3] @ matrix
-    return points
-
-
 def _levels(report: Mapping[str, Any], name: str) -> list[float]:
     found = {row["level"]: row["accuracy"] for row in report["rows"] if row["name"] == name}
     return [found[severity] for severity in SEVERITIES]
@@ -348,28 +336,3 @@ def _title(row: Mapping[str, Any]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _draw(report: Mapping[str, Any]) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("matplotlib is needed to draw; pip install 'hf-any3d[visuals]'") from error
-    figure = Figure(figsize=(16, 4.5), layout="constrained")
-    panels: Any = figure.subplots(1, len(FAMILIES) + 1)
-    clean = 100 * report["clean"]["accuracy"]
-    # The last panel is left for the other conditions.
-    for panel, (family, members) in zip(panels, FAMILIES.items(), strict=False):
-        for member, marker in zip(members, "osv^D", strict=True):
-            values = [100 * value for value in _levels(report, member.__name__)]
-            panel.plot(SEVERITIES, values, marker=marker, markersize=4, label=member.__name__)
-        panel.axhline(clean, color="gray", linestyle="--", label="clean")
-        panel.set(title=family, xlabel="severity", xticks=SEVERITIES, ylim=(0, 102), ylabel="accuracy, %")
-        panel.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    # Bars are drawn upwards; reversed, they read in the order of the table.
-    others = [row for row in reversed(report["rows"]) if row["family"] not in FAMILIES]
-    panels[-1].barh(range(len(others)), [100 * row["accuracy"] for row in others], color="steelblue")
-    panels[-1].axvline(clean, color="gray", linestyle="--")
-    panels[-1].set_yticks(range(len(others)), map(_title, others), fontsize=8)
-    panels[-1].set(title="other conditions", xlabel="accuracy, %", xlim=(0, 102))
-    return figure

@@ -28,6 +28,8 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 READ_TOGETHER = 32
 """Streamed rows that are decoded and prepared together."""
+# Settings of transforms that are about an axis.
+_AXES = {"rotate": "axis", "up": "up_axis", "flip": "up_axis", "rot_scale_trans": "up_axis"}
 _WITH_NORMALS = (GlobalRotScaleTrans, RandomFlip, RandomRotation, RandomScale, RandomUpAxis)
 
 
@@ -106,9 +108,6 @@ def prepare_clouds(
 
     Returns:
         For each row (num_points, channels) float32, independent of the other rows.
-
-    Raises:
-        ValueError: If a cloud is invalid, or a transform of complete clouds returns another number of points.
     """
     seeded = None if keys is None else [np.random.default_rng(key) for key in keys]
     # Drawn before the augmentation uses the generator, so that another augmentation leaves the sampled points the
@@ -131,11 +130,7 @@ def prepare_clouds(
 
 
 def whole_cloud(row: dict[str, Any], features: Sequence[str]) -> np.ndarray:
-    """Return a row's complete cloud, `(points, channels)` with the channels of `features`.
-
-    Raises:
-        ValueError: If the row lacks one of the features.
-    """
+    """Return a row's complete cloud, `(points, channels)` with the channels of `features`."""
     cloud = to_cloud(row, features)
     columns = [cloud.points, *(getattr(cloud, ATTRIBUTES[name]) for name in features[1:])]
     missing = [name for name, column in zip(features, columns, strict=True) if column is None]
@@ -168,13 +163,8 @@ def training_rows(
 ) -> ProcessedDataset:
     """Return training rows: other points of larger clouds in each epoch, and augmentation.
 
-    Args:
-        dataset: Rows with `points` and `label`.
-        processor: The processor that is saved with the model.
-        augment: Transforms as `build_transform` takes them. Rotations are about the processor's up axis unless they
-            name one, and normals are rotated too.
-        seed: Seed of all random choices.
-        whole: Apply the transforms to complete clouds as stored, instead of the processor.
+    Transforms are those of `build_transform`; rotations are about the processor's up axis unless they name one, and
+    normals are rotated too. The other arguments are those of `ProcessedDataset`.
     """
     return ProcessedDataset(dataset, processor, training_transform(processor, augment), seed, whole)
 
@@ -183,7 +173,15 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
     """Build the augmentation for the processor's up axis and features; None if `augment` is empty."""
     if not augment:
         return None
-    transform = build_transform([_about_up_axis(text, processor.up_axis) for text in augment])
+    texts = []
+    for text in augment:
+        name, _, settings = text.partition(":")
+        axis = _AXES.get(name.strip())
+        # A transform that names an axis keeps it.
+        if axis is not None and not any(part.split("=")[0].strip() == axis for part in settings.split(",")):
+            text = f"{name}:{axis}={processor.up_axis}" + (f",{settings}" if settings else "")
+        texts.append(text)
+    transform = build_transform(texts)
     if "normals" in processor.features:
         # Normals turn and scale with their points, so the transforms have to know their channels.
         first = first_channel(processor.features, "normals")
@@ -194,11 +192,7 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
 
 
 def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:
-    """Return evaluation rows, which are the same in each epoch.
-
-    Raises:
-        ValueError: If the processor has no seed.
-    """
+    """Return evaluation rows, which are the same in each epoch."""
     if processor.seed is None:
         raise ValueError(
             "the processor's seed is None; expected a number, so that each evaluation sees the same points"
@@ -254,11 +248,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
         """Return the part of a process, which it reads again and again.
 
         Parts may have different numbers of rows, while processes must take equally many batches. Each pass is shuffled
-        and augmented as an epoch of its own.
-
-        Args:
-            rank: Number of the process.
-            processes: Number of processes. If it divides the number of shards, a process reads only its own ones.
+        and augmented as an epoch of its own. If `processes` divides the number of shards, each reads only its own.
         """
         # A shallow copy, which shares the tensor of the epoch.
         part = copy.copy(self)
@@ -280,43 +270,31 @@ class StreamedRows(torch.utils.data.IterableDataset):
             self.dataset.set_epoch(epoch)
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
-        for table in self._tables():
-            rows = self._decode(table)
+        tables: Iterator[Any]
+        if torch.utils.data.get_worker_info() is None:
+            tables = self.dataset.iter(READ_TOGETHER)
+        else:
+            single_rows = iter(self.dataset)  # `datasets` splits only row-wise iteration among workers
+            tables = map(pa.concat_tables, iter(lambda: list(islice(single_rows, READ_TOGETHER)), []))
+        for table in tables:
+            decoded = read_table(table.combine_chunks(), self.features)
+            rows = table.to_pylist() if decoded is None else decoded
             # A shuffled stream has no row numbers; the points of a row stand in for its own.
-            keys = None if self.seed is None else [(self.seed, epoch, _checksum(row)) for row in rows]
+            clouds_bytes = (np.ascontiguousarray(row["points"], dtype=np.float32).data for row in rows)
+            keys = None if self.seed is None else [(self.seed, epoch, zlib.crc32(data)) for data in clouds_bytes]
             clouds = prepare_clouds(rows, self.processor, self.transform, keys)
             for points, row in zip(clouds, rows, strict=True):
                 yield {"points": points, **{name: row[name] for name in self.label_columns if name in row}}
-
-    def _tables(self) -> Iterator[pa.Table]:
-        if torch.utils.data.get_worker_info() is None:
-            yield from self.dataset.iter(READ_TOGETHER)
-            return
-        rows = iter(self.dataset)  # `datasets` splits only row-wise iteration among workers
-        while tables := list(islice(rows, READ_TOGETHER)):
-            yield pa.concat_tables(tables)
-
-    def _decode(self, table: pa.Table) -> list[dict[str, Any]]:
-        rows = read_table(table.combine_chunks(), self.features)
-        return table.to_pylist() if rows is None else rows
 
 
 def streamed_training_rows(
     dataset: IterableDataset, processor: PointCloudProcessor, augment: Sequence[str] = (), *, seed: int = 0
 ) -> StreamedRows:
-    """Return training rows of a streamed dataset: other points and augmentation in each epoch.
+    """Return training rows of a streamed dataset: other points and augmentation in each epoch; see `training_rows`.
 
-    Args:
-        dataset: Rows with `points` and `label`.
-        processor: The processor that is saved with the model.
-        augment: Transforms as `build_transform` takes them; see `training_rows`.
-        seed: Seed of all random choices except for the order of the rows.
+    The seed is that of all random choices except for the order of the rows.
     """
     return StreamedRows(dataset, processor, training_transform(processor, augment), seed)
-
-
-def _checksum(row: dict[str, Any]) -> int:
-    return zlib.crc32(np.ascontiguousarray(row["points"], dtype=np.float32).data)
 
 
 def _check_seed(transform: Compose | None, seed: int | None) -> None:
@@ -327,13 +305,3 @@ def _check_seed(transform: Compose | None, seed: int | None) -> None:
 def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns: Sequence[str]) -> list[str]:
     needed = ("points", *(ATTRIBUTES[name] for name in processor.features[1:]), *label_columns)
     return [name for name in needed if name in names]
-
-
-def _about_up_axis(text: str, up_axis: str) -> str:
-    name, _, settings = text.partition(":")
-    names = {"rotate": "axis", "up": "up_axis", "flip": "up_axis", "rot_scale_trans": "up_axis"}
-    setting = names.get(name.strip())
-    # A transform that names an axis keeps it.
-    if setting is None or any(part.split("=")[0].strip() == setting for part in settings.split(",")):
-        return text
-    return f"{name}:{setting}={up_axis}" + (f",{settings}" if settings else "")

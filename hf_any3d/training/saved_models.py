@@ -1,4 +1,8 @@
-"""Evaluate saved models on labeled clouds, as `hf-any3d evaluate` does."""
+"""Evaluate saved models on labeled clouds, as `hf-any3d evaluate` does.
+
+All evaluations take the model's directory or hub name, the rows and the name of their split, settings, and options of
+the hub such as `revision`. Classes that are not the model's are errors.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -70,21 +74,11 @@ class EvaluationSettings:
 def evaluate_classifier(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
 ) -> Judgment:
-    """Evaluate a saved classifier on labeled clouds, prepared by its processor.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `label`.
-        split: Name of the split in the result.
-        settings: Votes, batch size and seed.
-        **hub: `revision`, `token` and the like.
+    """Evaluate a saved classifier on clouds with `label`, prepared by its processor.
 
     Returns:
         For `split` and, with votes, `{split}_voting`: accuracy, mean class accuracy and loss; and the accuracy of each
         class.
-
-    Raises:
-        ValueError: If the classes are not the model's.
     """
     with classifier_trainer(model_name, rows, split, settings, hub) as (trainer, processor, classes):
         scores = evaluate_splits(trainer, {split: evaluation_rows(rows, processor)}, classes)
@@ -98,21 +92,11 @@ def evaluate_classifier(
 def evaluate_segmenter(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
 ) -> Judgment:
-    """Evaluate a saved segmentation model on clouds with a label for each point.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `labels`; for parts of objects also with their category as `label`.
-        split: Name of the split in the result.
-        settings: Batch size.
-        **hub: `revision`, `token` and the like.
+    """Evaluate a saved segmentation model on clouds with `labels`, and for parts their category as `label`.
 
     Returns:
         For `split`: `mean_iou`, or for parts `instance_miou` and `category_miou`; accuracy of points, and loss; and
         the intersection over union of each class.
-
-    Raises:
-        ValueError: If the classes or categories are not the model's.
     """
     model, processor = _open(AutoModelForPointCloudSegmentation, model_name, hub)
     classes = _classes(model)
@@ -136,21 +120,11 @@ def evaluate_segmenter(
 
 
 def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any) -> Judgment:
-    """Evaluate a saved detector on scans with boxes around their objects.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The scans, with `boxes` and `box_labels`, whose names are some of the model's.
-        split: Name of the split in the result.
-        settings: Batch size.
-        **hub: `revision`, `token` and the like.
+    """Evaluate a saved detector on scans with `boxes` and `box_labels`, whose names are some of the model's.
 
     Returns:
         For `split`: mean average precision and recall at overlaps of 0.25 and 0.5, and loss; and the average precision
         of each class at 0.25.
-
-    Raises:
-        ValueError: If a class is not the model's, or the model gives no scores.
     """
     model, processor = _open(AutoModelForPointCloudObjectDetection, model_name, hub)
     if not isinstance(model, Detr3DForPointCloudObjectDetection):
@@ -178,20 +152,10 @@ def evaluate_boxes(model_name: str, rows: Dataset, split: str, settings: Evaluat
 def evaluate_zero_shot(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
 ) -> Judgment:
-    """Evaluate a saved model that compares clouds with texts, on the class names of labeled clouds.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `label`, whose names are the texts.
-        split: Name of the split in the result.
-        settings: Batch size.
-        **hub: `revision`, `token` and the like.
+    """Evaluate a saved model that compares clouds with texts, on the class names of clouds with `label`.
 
     Returns:
         For `split`: accuracy and mean class accuracy; and the accuracy of each class.
-
-    Raises:
-        ValueError: If the classes have no names.
     """
     model, processor = _open(AutoModelForZeroShotPointCloudClassification, model_name, hub)
     label = rows.features.get("label")
@@ -210,14 +174,7 @@ def evaluate_zero_shot(
 def evaluate_autoencoder(
     model_name: str, rows: Dataset, split: str, settings: EvaluationSettings, **hub: Any
 ) -> Judgment:
-    """Evaluate what a saved autoencoder reconstructs.
-
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds; with `label`, figures are averaged within classes first.
-        split: Name of the split in the result.
-        settings: Batch size.
-        **hub: `revision`, `token` and the like.
+    """Evaluate what a saved autoencoder reconstructs; with `label`, figures are averaged within classes first.
 
     Returns:
         For `split`: Chamfer distances and F-score in the units of the processor, number and perplexity of the codes in
@@ -256,18 +213,8 @@ def classifier_trainer(
 ) -> Iterator[tuple[PointTrainer, PointCloudProcessor, list[str]]]:
     """Open a saved classifier to evaluate it.
 
-    Args:
-        model_name: Directory or hub name.
-        rows: The clouds, with `label`.
-        split: Their name, for errors.
-        settings: Batch size and seed.
-        hub: `revision`, `token` and the like.
-
     Yields:
         A trainer that writes nothing that stays, the processor, and the names of the classes.
-
-    Raises:
-        ValueError: If the classes are not the model's.
     """
     model, processor = _open(AutoModelForPointCloudClassification, model_name, hub)
     classes = _classes(model)

@@ -1,6 +1,7 @@
 """Schedules of learning rates and of model arguments, as in released programs."""
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,12 @@ class EpochCosine:
     """Linear warm-up and cosine by epochs: all steps of an epoch have one learning rate, unless it changes by steps.
 
     The cosine starts at epoch 0, during the warm-up, so the rate after the warm-up is below its peak, and the last
-    epoch is a little above the floor. `cosine_with_min_lr` of transformers differs in all of this: its rate changes
-    with each step, its warm-up starts at zero, and its cosine after the warm-up.
+    epoch is a little above the floor, all unlike `cosine_with_min_lr` of transformers.
 
     Args:
         epochs: Epochs until the cosine reaches its floor.
         warmup_epochs: Epochs of warm-up.
-        warmup_lr: Initial learning rate of the warm-up.
+        warmup_lr: Learning rate at its start.
         min_lr: Floor of the cosine.
         repeat_first: Further epochs with the rate of the first one. Programs that set the rate after each epoch,
             counted from 0, have equal rates in epochs 0 and 1.
@@ -56,11 +56,8 @@ class EpochCosine:
 
     def scheduler(self, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
         """Build the scheduler of an optimizer."""
-
-        def rate(step: int, peak: float) -> float:
-            return self.rate(step / steps_per_epoch if self.by_steps else step // steps_per_epoch, peak)
-
-        return _build_scheduler(optimizer, rate)
+        epoch = operator.truediv if self.by_steps else operator.floordiv
+        return _build_scheduler(optimizer, lambda step, peak: self.rate(epoch(step, steps_per_epoch), peak))
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,7 @@ class _PointLabelRows(ProcessedDataset):
     """
 
     label_columns = ("labels", "label")
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        processor: PointCloudProcessor,
-        transform: Compose | None = None,
-        seed: int | None = None,
-        with_category: bool = False,
-    ):
-        super().__init__(dataset, processor, transform, seed)
-        self.with_category = with_category
+    with_category: bool
 
     def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Return the rows of a batch, read one by one: several may be pieces of one large cloud."""
@@ -81,8 +71,8 @@ class CropRows(_PointLabelRows):
         with_category: bool = False,
         min_points: int = 1,
     ):
-        super().__init__(dataset, processor, transform, seed, with_category)
-        self.min_points = min_points
+        super().__init__(dataset, processor, transform, seed)
+        self.with_category, self.min_points = with_category, min_points
         sizes = [len(labels) for labels in self.dataset["labels"]]
         # A large scene has more crops than a small one, so that all points are seen about equally often.
         times = [max(1, round(size / processor.num_points)) for size in sizes]
@@ -92,8 +82,6 @@ class CropRows(_PointLabelRows):
         return len(self.clouds)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        if not 0 <= number < len(self):
-            raise IndexError(f"row {number} of {len(self)}")
         row = self.rows[int(self.clouds[number])]
         generator = np.random.default_rng([self.seed, self.epoch, number])
         processor = self.processor
@@ -116,17 +104,12 @@ class BlockRows(_PointLabelRows):
         processor: As for `CropRows`; must have a seed.
         with_category: Return the cloud's `label` as `category`.
         votes: Number of different divisions of each cloud into blocks.
-
-    Raises:
-        ValueError: If the processor has no seed, a column is missing, or there is less than one vote.
     """
 
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False, votes: int = 1):
-        if votes < 1:
-            raise ValueError(f"votes is {votes}; expected at least 1")
-        if processor.seed is None:
-            raise ValueError("the processor's seed is None; expected a number, so that blocks stay the same")
-        super().__init__(dataset, processor, with_category=with_category)
+        super().__init__(dataset, processor)
+        assert processor.seed is not None  # so that blocks stay the same
+        self.with_category = with_category
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
         rows: Any = self.dataset.select_columns(["points"])
@@ -161,16 +144,11 @@ def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) 
 
     Returns:
         `(num_classes,)` float32 with a mean of 1 over points; 0 for a class that does not occur.
-
-    Raises:
-        ValueError: If all points are ignored.
     """
     counts = np.zeros(num_classes)
     for cloud in labels:
         cloud = np.asarray(cloud)
         counts += np.bincount(cloud[cloud != IGNORED], minlength=num_classes)
-    if not counts.sum():
-        raise ValueError("labels has only ignored points; expected at least one label")
     share = counts / counts.sum()
     # Classes without points have no effect on the loss, but 0 to a negative power would be infinite.
     weights = np.where(share > 0, np.maximum(share, np.finfo(float).tiny) ** -power, 0.0)
@@ -179,11 +157,7 @@ def class_weights(labels: Iterable[np.ndarray], num_classes: int, power: float) 
 
 
 class WeightedPointLoss:
-    """Cross-entropy over points with class weights; a `compute_loss_func` of Trainer.
-
-    Args:
-        weights: `(num_classes,)`, see `class_weights`.
-    """
+    """Cross-entropy over points with weights `(num_classes,)` of classes; a `compute_loss_func` of Trainer."""
 
     def __init__(self, weights: torch.Tensor):
         self.weights = weights
@@ -196,10 +170,7 @@ class WeightedPointLoss:
     ) -> torch.Tensor:
         """Return the mean over points of `(batch, points, classes)` logits and `(batch, points)` labels.
 
-        Args:
-            outputs: Output of a segmentation model.
-            labels: Class numbers; -100 for ignored points.
-            num_items_in_batch: Number of points that are not ignored, in all batches of the optimizer step.
+        `num_items_in_batch` is the number of points that are not ignored, in all batches of the optimizer step.
         """
         assert outputs.logits is not None
         logits = outputs.logits.flatten(0, 1).float()
@@ -216,11 +187,11 @@ def parts_of_categories(parts: Sequence[str], categories: Sequence[str]) -> list
     Returns:
         The labels of each category's parts; None if a name starts with no category, or a category has no parts.
     """
-    found: list[list[int]] = [[] for _ in categories]
+    numbers: dict[str, list[int]] = {category: [] for category in categories}
     for number, part in enumerate(parts):
         owners = [category for category in categories if part.startswith(f"{category} ")]
         if not owners:
             return None
         # The longest name that fits: "table lamp shade" belongs to "table lamp", not to "table".
-        found[categories.index(max(owners, key=len))].append(number)
-    return found if all(found) else None
+        numbers[max(owners, key=len)].append(number)
+    return list(numbers.values()) if all(numbers.values()) else None

@@ -29,15 +29,9 @@ from hf_any3d.evaluation.segmentation import (
 from hf_any3d.model_card.run_report import RunReport
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments
+from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, argument
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
-from hf_any3d.training.protocol import (
-    ProtocolArguments,
-    apply_protocol,
-    build_processor,
-    protocol_facts,
-    voting_rows,
-)
+from hf_any3d.training.protocol import ProtocolArguments, apply_protocol, build_processor, voting_rows
 from hf_any3d.training.rows import evaluation_rows, training_rows, training_transform
 from hf_any3d.training.segmentation_rows import (
     BlockRows,
@@ -50,11 +44,7 @@ from hf_any3d.training.trainer import PointTrainer
 
 
 def class_names(rows: Dataset) -> list[str]:
-    """Return the names of the classes to learn.
-
-    Raises:
-        ValueError: The rows have no classes.
-    """
+    """Return the names of the classes to learn."""
     label = rows.features.get("label")
     if not isinstance(label, ClassLabel):
         raise ValueError(f"the training split has label {label}; expected a ClassLabel, text or whole numbers from 0")
@@ -110,8 +100,16 @@ class Classification(program.TrainingTask):
         return metrics, by_class
 
     def data_facts(self) -> dict[str, Any]:
-        """Return the settings of the protocol."""
-        return protocol_facts(self.protocol)
+        """Return the settings of the protocol that are not the default."""
+        protocol = self.protocol
+        facts = {
+            "processor": protocol.processor_config,
+            "augmentation_of_whole_clouds": protocol.augment_whole,
+            "few_shot": protocol.few_shot,
+            "votes": protocol.voting,
+            "augmentation_of_votes": protocol.vote_augment if protocol.voting else None,
+        }
+        return {name: fact for name, fact in facts.items() if fact}
 
 
 def train_classifier(argv: list[str] | None = None) -> RunReport:
@@ -123,23 +121,16 @@ def train_classifier(argv: list[str] | None = None) -> RunReport:
 class SegmentationDataArguments(DataArguments):
     """Training data."""
 
-    dataset_name: str = field(
-        default="rooms",
-        metadata={"help": "Name in the catalog (rooms, parts, parquet, …) or of a hub repository (owner/name)."},
+    dataset_name: str = argument(
+        "rooms", help="Name in the catalog (rooms, parts, parquet, …) or of a hub repository (owner/name)."
     )
-    block_size: float | None = field(
-        default=None,
-        metadata={
-            "help": "Edge of the columns that scenes are cut into, in their units; by default clouds are not cut."
-        },
+    block_size: float | None = argument(
+        None, help="Edge of the columns that scenes are cut into, in their units; by default clouds are not cut."
     )
-    block_overlap: float = field(default=0.5, metadata={"help": "Share of a column that overlaps with the next one."})
-    min_block_points: int = field(
-        default=1, metadata={"help": "Training columns with fewer points are drawn again if there are others."}
-    )
-    scene_votes: int = field(
-        default=1,
-        metadata={"help": "How often scenes are divided into blocks for evaluation; predictions are averaged."},
+    block_overlap: float = argument(0.5, help="Share of a column that overlaps with the next one.")
+    min_block_points: int = argument(1, help="Training columns with fewer points are drawn again if there are others.")
+    scene_votes: int = argument(
+        1, help="How often scenes are divided into blocks for evaluation; predictions are averaged."
     )
 
 
@@ -147,25 +138,16 @@ class SegmentationDataArguments(DataArguments):
 class SegmentationTrainingArguments(PointTrainingArguments):
     """Training arguments with defaults for segmentation."""
 
-    metric_for_best_model: str | None = field(
-        default="mean_iou", metadata={"help": "For parts, mean_iou means instance_miou."}
-    )
+    metric_for_best_model: str | None = argument("mean_iou", help="For parts, mean_iou means instance_miou.")
     num_train_epochs: float = field(default=20)
-    class_weighting: float = field(
-        default=0.0,
-        metadata={"help": "Power of the inverse frequency that weights classes in the loss; 0 weights all the same."},
+    class_weighting: float = argument(
+        0.0, help="Power of the inverse frequency that weights classes in the loss; 0 weights all the same."
     )
 
 
 @dataclass
 class PointLabels:
-    """Meaning of the labels of points in the data.
-
-    Args:
-        names: Names of the classes or parts.
-        categories: Names of the categories of objects; None for scenes.
-        category_parts: Part numbers of each category; None for scenes.
-    """
+    """Meaning of the labels of points: names of classes or parts; for parts, the categories and their part numbers."""
 
     names: list[str]
     categories: list[str] | None = None
@@ -181,11 +163,18 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     """Find what the labels of the training rows are; classes without names get their numbers as names.
 
     The parts of a category follow from their names, such as "chair back", or else from the rows.
-
-    Raises:
-        ValueError: The rows have no classes of points, or no row has one of the categories.
     """
-    names = point_classes(rows)
+    feature = getattr(rows.features.get("labels"), "feature", None)
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+    elif isinstance(feature, Value) and "int" in feature.dtype:
+        labels: Any = rows.select_columns(["labels"])  # datasets declares its rows as lists
+        names = [str(number) for number in range(max(int(max(row["labels"])) for row in labels) + 1)]
+    else:
+        raise ValueError(
+            f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
+            "numbers"
+        )
     category = rows.features.get("label")
     if not isinstance(category, ClassLabel):
         return PointLabels(names)
@@ -201,25 +190,6 @@ def find_point_labels(rows: Dataset) -> PointLabels:
     if empty:
         raise ValueError(f"the training split has no object of category {empty[0]!r}; its parts are unknown")
     return PointLabels(names, category.names, [sorted(own) for own in parts])
-
-
-def point_classes(rows: Dataset) -> list[str]:
-    """Return the names of the classes of points.
-
-    Raises:
-        ValueError: The rows have no classes of points.
-    """
-    feature = getattr(rows.features.get("labels"), "feature", None)
-    if isinstance(feature, ClassLabel):
-        return feature.names
-    if not isinstance(feature, Value) or "int" not in feature.dtype:
-        raise ValueError(
-            f"the training split has labels {rows.features.get('labels')}; expected a list of ClassLabel or of whole "
-            "numbers"
-        )
-    labels: Any = rows.select_columns(["labels"])  # datasets declares its rows as lists
-    most = max(int(max(row["labels"])) for row in labels)
-    return [str(number) for number in range(most + 1)]
 
 
 @dataclass
@@ -242,12 +212,8 @@ class Segmentation(program.TrainingTask):
         if labels.has_parts:
             settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
         task = PARTS if labels.has_parts else SCENES
-        return build_model(task, self.model, self.adapter, labels.names, **settings), self.build_processor()
-
-    def build_processor(self) -> PointCloudProcessor:
-        """Build the processor for the labels of points."""
-        data, labels = self.data, self.labels
-        return PointCloudProcessor(
+        model = build_model(task, self.model, self.adapter, labels.names, **settings)
+        return model, PointCloudProcessor(
             num_points=data.num_points,
             features=data.features,
             up_axis=data.up_axis,

@@ -27,9 +27,6 @@ class MixedBatches(Sampler[list[int]]):
     The dataset of each batch is drawn at random. Its rows are shuffled for each pass, and the incomplete last batch is
     dropped. All random choices depend only on the seed and the batch number, so a resumed run gets the same batches.
     All processes draw the same dataset and split its rows.
-
-    Raises:
-        ValueError: If a dataset has fewer rows than a batch.
     """
 
     def __init__(

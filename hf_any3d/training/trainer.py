@@ -16,13 +16,14 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy, TrainOutput, rotate_checkpoints
 
 from hf_any3d.data import AugmentedDataset, PointCloudCollator
 from hf_any3d.model_card import write_trainer_card
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.modeling.act.codebook import Codebook
 from hf_any3d.modeling.any2point import PointIndexer
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.joined_batches import joined_batches
@@ -37,14 +38,7 @@ from hf_any3d.training.checkpoints import (
     list_files,
     remove_incomplete,
 )
-from hf_any3d.training.processes import (
-    OwnNoise,
-    check_engine,
-    check_replaced_codes,
-    check_same_weights,
-    joining_norms,
-    keep_out_of_ddp,
-)
+from hf_any3d.training.processes import OwnNoise, check_same_weights, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 
 logger = logging.getLogger(__name__)
@@ -94,9 +88,16 @@ class PointTrainer(Trainer):
         if isinstance(self.train_dataset, AugmentedDataset):
             self.add_callback(EpochCallback(self.train_dataset))  # accelerate sets it in one process alone
         if self.label_smoother is not None and self.compute_loss_func is not None:
-            raise ValueError(f"{self._smoothing} with a loss function of its own, which has no smoothing; expected 0")
+            raise ValueError(
+                f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "
+                "has no smoothing; expected 0"
+            )
         if getattr(self.args, "index_in_workers", False):
-            self.data_collator = _indexing(self.data_collator, self.model)
+            core = self._bare_model
+            if "point_index" not in inspect.signature(core.forward).parameters:
+                raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
+            collator = cast(PointCloudCollator, self.data_collator)
+            self.data_collator = replace(collator, indexer=PointIndexer(cast(Any, core).config))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model and its run, unless the model is of another library; see Trainer."""
@@ -108,7 +109,11 @@ class PointTrainer(Trainer):
     def create_accelerator_and_postprocess(self) -> None:
         """Create the accelerator; see Trainer."""
         super().create_accelerator_and_postprocess()
-        check_engine(self.is_fsdp_enabled)
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
+            raise ValueError(
+                "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
+                "expected accelerators, or a configuration for DDP"
+            )
 
     @property
     def rows_per_step(self) -> int | list[int]:
@@ -116,11 +121,7 @@ class PointTrainer(Trainer):
         return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train, if requested from a complete checkpoint; see Trainer.
-
-        Raises:
-            ValueError: If the checkpoint is of another model, or its steps had another number of rows.
-        """
+        """Train, if requested from a complete checkpoint; see Trainer."""
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
             if resume_from_checkpoint is not None:
@@ -142,17 +143,18 @@ class PointTrainer(Trainer):
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
     @property
-    def _smoothing(self) -> str:
-        return f"--label_smoothing_factor {self.args.label_smoothing_factor}"
-
-    @property
     def _joins_batches(self) -> bool:
         return getattr(self.args, "join_batches", False) and self.args.world_size > 1
 
     def _wrap_model(self, model: nn.Module, training: bool = True, *args: Any, **kwargs: Any) -> nn.Module:
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if training and (is_ddp or self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            check_replaced_codes(model)
+            codebooks = (module for module in model.modules() if isinstance(module, Codebook))
+            if changing := next((codes for codes in codebooks if codes.updates_itself), None):
+                raise ValueError(
+                    f"code_ema_decay={changing.ema_decay} and code_restart_share={changing.restart_share} in several "
+                    "processes, whose codes would differ; expected one process, or None and 0"
+                )
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
             check_same_weights(model, keep_out_of_ddp(model))
@@ -239,14 +241,11 @@ class PointTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        """Compute the loss of a batch; see Trainer.
-
-        Raises:
-            ValueError: If labels are to be smoothed, and the model is trained without.
-        """
+        """Compute the loss of a batch; see Trainer."""
         if model.training and self.label_smoother is not None and "labels" not in inputs:
             name = type(self.accelerator.unwrap_model(self.model)).__name__
-            raise ValueError(f"{self._smoothing}: {name} is trained without labels; expected 0")
+            smoothing = self.args.label_smoothing_factor
+            raise ValueError(f"--label_smoothing_factor {smoothing}: {name} is trained without labels; expected 0")
         return super().compute_loss(model, inputs, return_outputs, **kwargs)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -272,10 +271,9 @@ class PointTrainer(Trainer):
         """Create the schedule of the learning rate."""
         # A scheduler that was passed to Trainer wins over the arguments.
         own = self._own_scheduler(optimizer or self.optimizer) if self.lr_scheduler is None else None
-        if own is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler, self._created_lr_scheduler = own, True
-        return own
+        if own is not None:
+            self.lr_scheduler, self._created_lr_scheduler = own, True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
         if (schedule := self.args.epoch_schedule) is None:
@@ -299,23 +297,12 @@ class PointTrainer(Trainer):
             prefetch_factor=args.dataloader_prefetch_factor,
         )
 
-    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Return evaluation batches, including the incomplete last one."""
-        with self._keeping_all_rows():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """Return test batches, including the incomplete last one."""
-        with self._keeping_all_rows():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _keeping_all_rows(self) -> Iterator[None]:
-        # Trainer has one setting for all loaders; a dropped batch would change metrics.
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> DataLoader:
+        # Trainer has one setting for all loaders; a dropped batch of an evaluation would change metrics.
         drop_last = self.args.dataloader_drop_last
-        self.args.dataloader_drop_last = False
+        self.args.dataloader_drop_last = drop_last and is_training
         try:
-            yield
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
 
@@ -329,9 +316,6 @@ def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_toke
         model: A model, with or without adapters.
         spared: Regular expressions of names of further parameters without weight decay.
         class_tokens: Whether class tokens and their positions decay, as in the released programs.
-
-    Raises:
-        ValueError: If a regular expression matches no parameter.
 
     Source: released Any2Point, ACT and Point-BERT programs (weight decay 0 for one-dimensional parameters, biases, and
     tokens by name).
@@ -354,17 +338,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     """Return trained parameters as groups for a torch optimizer: with weight decay, and without.
 
     Class tokens, norms, gates, scales and biases have none.
-
-    Args:
-        model: A model, with or without adapters.
-        weight_decay: Weight decay of the first group.
     """
-    decaying = set(decaying_parameters(model, class_tokens=False))
-    groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[name not in decaying].append(parameter)
-    return [{"params": groups[0], "weight_decay": weight_decay}, {"params": groups[1], "weight_decay": 0.0}]
+    names = set(decaying_parameters(model, class_tokens=False))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decaying = [parameter for name, parameter in trained.items() if name in names]
+    others = [parameter for name, parameter in trained.items() if name not in names]
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def remove_model(folder: Path) -> None:
@@ -394,15 +373,3 @@ def _describing_failures(folder: Path) -> Iterator[None]:
             f"{folder}: could not be saved ({reason}); with enough disk space, the run can be resumed from its last "
             "complete checkpoint"
         ) from error
-
-
-def _indexing(collator: Any, model: nn.Module) -> PointCloudCollator:
-    """Return the collator with the indexer of the model.
-
-    Raises:
-        ValueError: If the model takes no `point_index`.
-    """
-    core = model.get_base_model() if isinstance(model, PeftModel) else model
-    if "point_index" not in inspect.signature(core.forward).parameters:
-        raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
-    return replace(collator, indexer=PointIndexer(cast(Any, core).config))

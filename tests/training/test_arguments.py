@@ -132,13 +132,10 @@ def test_without_evaluations_or_checkpoints_no_weights_are_selected(name, tmp_pa
     assert not caplog.text
 
 
-@pytest.mark.parametrize(("processes", "accumulated"), [(1, 6), (2, 3), (3, 2)])
-def test_rows_of_a_step_are_divided_among_processes(processes, accumulated, tmp_path, monkeypatch):
-    monkeypatch.setattr(PointTrainingArguments, "world_size", processes)
-    found = training(tmp_path, per_device_train_batch_size=4, rows_per_step=24)
-    assert found.gradient_accumulation_steps == accumulated
-    for wrong in (0, -24, 4 * processes + 1):
-        with pytest.raises(ValueError, match=f"--rows_per_step {wrong}; expected a multiple of {4 * processes}, 4 in"):
+def test_rows_of_a_step_are_accumulated(tmp_path):
+    assert training(tmp_path, per_device_train_batch_size=4, rows_per_step=24).gradient_accumulation_steps == 6
+    for wrong in (0, -24, 5):
+        with raises(ValueError, naming=f"--rows_per_step {wrong}; expected a multiple of 4, 4 in"):
             training(tmp_path, per_device_train_batch_size=4, rows_per_step=wrong)
 
 

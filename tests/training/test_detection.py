@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, DatasetDict, List, Value
 
 from hf_any3d import AutoModelForPointCloudObjectDetection, PointCloudProcessor, load_point_dataset
 from hf_any3d.data.boxes import build_changes
 from hf_any3d.evaluation.detection import detection_metrics
-from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.training.detection import (
     Detection,
     DetectionDataArguments,
@@ -19,14 +19,12 @@ from hf_any3d.training.detection import (
     DetectorArguments,
     SceneRows,
     box_classes,
-    build_detector,
-    check_objects,
     collate_scenes,
-    has_headings,
     train_detector,
 )
 from tests.cli.conftest import run
 from tests.data.catalog.test_detection_datasets import write_sunrgbd
+from tests.errors import raises
 
 ROOMS = {
     **{"train_rooms": 6, "validation_rooms": 2, "test_rooms": 2, "num_points": 512, "num_objects": 3},
@@ -57,6 +55,44 @@ def test_rows_differ_by_epoch_and_not_by_worker(rooms):
     assert batch["points"].shape == (2, 256, 3) and "points_mask" not in batch
     ragged = collate_scenes([first, {**first, "points": first["points"][:100]}])
     assert ragged["points_mask"].sum(dim=1).tolist() == [256, 100]
+    assert torch.equal(ragged["points"][1][ragged["points_mask"][1]], first["points"][:100])
+
+
+def task_of(folder, model=SMALL, start=None, **data) -> Detection:
+    arguments = DetectionTrainingArguments(
+        str(folder), seed=9, use_cpu=True, report_to="none", per_device_eval_batch_size=2, disable_tqdm=True
+    )
+    data = DetectionDataArguments(**{"num_points": 64, "augment": ["turn"], **data})
+    return Detection(DetectorArguments(start, model), data, arguments)
+
+
+def test_a_detector_has_the_classes_of_the_data_and_the_settings_of_the_arguments(rooms, tmp_path):
+    model, processor = task_of(tmp_path).build(rooms)
+    names = dict(enumerate(box_classes(rooms["train"])))
+    assert model.config.id2label == names and model.config.num_heading_bins == 1 and processor.num_points == 64
+    model.save_pretrained(tmp_path / "start")
+    # Started from, it keeps its weights, and has new heads for other classes; one turned box needs headings.
+    rows = rooms["train"].cast_column("box_labels", List(ClassLabel(names=["a", *names.values()])))
+    again, _ = task_of(tmp_path, {"num_queries": 5}, str(tmp_path / "start")).build(DatasetDict(train=rows))
+    assert (again.config.num_queries, again.config.id2label[0]) == (5, "a")
+    before, after = model.state_dict(), again.state_dict()
+    same = [name for name in before if before[name].shape == after[name].shape]
+    assert len(same) < len(before) and all(torch.equal(before[name], after[name]) for name in same)
+    for heading, bins in ((1e-3, 12), (-1e-3, 12), (1e-5, 1)):
+        boxes = [[*row[:-1], [*row[-1][:6], heading]] for row in rooms["train"]["boxes"]]
+        turned = rooms["train"].remove_columns("boxes").add_column("boxes", boxes)
+        assert task_of(tmp_path).build(DatasetDict(train=turned))[0].config.num_heading_bins == bins
+
+
+def test_scenes_that_a_detector_cannot_answer_are_named(rooms, tmp_path):
+    most = max(map(len, rooms["train"]["box_labels"]))
+    task_of(tmp_path, SMALL | {"num_queries": most}).build(rooms)
+    with raises(ValueError, naming=f"has {most} boxes; expected at most {most - 1}"):
+        task_of(tmp_path, SMALL | {"num_queries": most - 1}).build(rooms)
+    other = rooms["train"].cast_column("box_labels", List(Value("int64")))
+    others = other.map(lambda row: {"box_labels": [99, *row["box_labels"][1:]]})
+    with raises(ValueError, naming="row 0 of the validation split has a box of class 99"):
+        task_of(tmp_path).build(DatasetDict(train=rooms["train"], validation=others))
 
 
 def test_a_run_trains_evaluates_and_resumes(tmp_path):
@@ -148,12 +184,6 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
         assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_classes_that_a_detector_lacks_are_named(rooms):
-    config = Detr3DConfig(num_queries=8, num_labels=1)
-    with pytest.raises(ValueError, match="row 0 of the train split has a box of class .; expected 0 to 0"):
-        check_objects(rooms, config)
-
-
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -167,46 +197,11 @@ def test_wrong_arguments_are_named(words, match, tmp_path):
         train_detector(["--output_dir", str(tmp_path), "--use_cpu", *words])
 
 
-def test_a_detector_has_the_classes_of_the_data_and_the_settings_of_the_arguments(tmp_path):
-    arguments = DetectorArguments(model_config=SMALL | {"in_channels": 9})
-    made = build_detector(arguments, ["bed", "sofa"], {"in_channels": 6, "num_heading_bins": 12})
-    assert made.config.id2label == {0: "bed", 1: "sofa"} and made.config.label2id == {"bed": 0, "sofa": 1}
-    assert (made.config.in_channels, made.config.num_heading_bins, made.config.num_queries) == (9, 12, 8)
-    made.save_pretrained(tmp_path)
-    # Started from, it keeps its settings, and has new heads for other classes.
-    start = DetectorArguments(str(tmp_path), {"num_queries": 5})
-    again = build_detector(start, ["a", "b", "c"], {"in_channels": 6, "num_heading_bins": 1})
-    assert (again.config.in_channels, again.config.num_heading_bins, again.config.num_queries) == (9, 12, 5)
-    assert again.config.id2label == {0: "a", 1: "b", 2: "c"} and again.config.label2id["c"] == 2
-    before, after = made.state_dict(), again.state_dict()
-    same = [name for name in before if before[name].shape == after[name].shape]
-    assert len(same) < len(before) and all(torch.equal(before[name], after[name]) for name in same)
-
-
-def test_boxes_are_turned_if_one_heading_is_not_zero(rooms):
-    assert not has_headings(rooms["train"])
-    for heading, turned in ((1e-3, True), (-1e-3, True), (1e-5, False)):
-        boxes = [[*row[:-1], [*row[-1][:6], heading]] for row in rooms["train"]["boxes"]]
-        rows = rooms["train"].remove_columns("boxes").add_column("boxes", boxes)
-        assert has_headings(rows) is turned
-
-
-def test_scenes_with_as_many_boxes_as_queries_are_answered(rooms):
-    most = max(map(len, rooms["train"]["box_labels"]))
-    names = dict(enumerate(box_classes(rooms["train"])))
-    check_objects(rooms, Detr3DConfig(num_queries=most, id2label=names))
-    with pytest.raises(ValueError, match=f"has {most} boxes; expected at most {most - 1}"):
-        check_objects(rooms, Detr3DConfig(num_queries=most - 1, id2label=names))
-
-
 def test_the_trainer_draws_scenes_by_the_seed_of_the_run(rooms, tmp_path):
-    arguments = DetectionTrainingArguments(str(tmp_path), seed=9, use_cpu=True, report_to="none")
-    data = DetectionDataArguments(num_points=64, augment=["turn"])
-    processor = PointCloudProcessor(num_points=64, center=False, scale=None, up_axis="z")
-    model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
-    task = Detection(DetectorArguments(model_config=SMALL), data, arguments)
+    task = task_of(tmp_path)
+    model, processor = task.build(rooms)
     trainer = task.build_trainer(model, rooms, processor)
-    expected = SceneRows(rooms["train"], processor, build_changes(["turn"]), 9)[1]
+    expected = SceneRows(rooms["train"], processor, build_changes(["turn"], along_axes=True), 9)[1]
     assert torch.equal(trainer.train_dataset[1]["points"], expected["points"])
     assert torch.equal(trainer.train_dataset[1]["labels"]["boxes"], expected["labels"]["boxes"])
     assert trainer.eval_dataset.changes is None and len(trainer.eval_dataset) == 2
@@ -215,28 +210,11 @@ def test_the_trainer_draws_scenes_by_the_seed_of_the_run(rooms, tmp_path):
     assert task.build_trainer(model, rows, processor).eval_dataset is None
 
 
-def test_scenes_of_all_sizes_are_padded_behind_a_mask():
-    clouds = [torch.arange(12.0).reshape(4, 3), torch.arange(6.0).reshape(2, 3) + 50, torch.ones(3, 3)]
-    rows = [{"points": cloud, "labels": {"number": number}} for number, cloud in enumerate(clouds)]
-    batch = collate_scenes(rows)
-    assert batch.keys() == {"points", "points_mask", "labels"} and batch["labels"] == [row["labels"] for row in rows]
-    assert batch["points"].shape == (3, 4, 3)
-    expected = [[True] * 4, [True, True, False, False], [True, True, True, False]]
-    assert batch["points_mask"].tolist() == expected
-    for cloud, padded, mask in zip(clouds, batch["points"], batch["points_mask"], strict=True):
-        assert torch.equal(padded[mask], cloud) and not padded[~mask].any()
-    assert collate_scenes(rows[:1]).keys() == {"points", "labels"}
-
-
 def test_an_evaluation_compares_all_classes_of_each_box_with_all_objects(rooms, tmp_path):
-    arguments = DetectionTrainingArguments(
-        str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=2, disable_tqdm=True
-    )
-    processor = PointCloudProcessor(num_points=128, center=False, scale=None, up_axis="z")
+    splits = DatasetDict(train=rooms["train"], validation=rooms["train"].select(range(3)))
+    task = task_of(tmp_path, num_points=128)
     torch.manual_seed(0)
-    model = build_detector(DetectorArguments(model_config=SMALL), box_classes(rooms["train"]), {})
-    splits = {"train": rooms["train"].select(range(3)), "validation": rooms["train"].select(range(3))}
-    task = Detection(DetectorArguments(), DetectionDataArguments(num_points=128), arguments)
+    model, processor = task.build(splits)
     trainer = task.build_trainer(model, splits, processor)
     found = trainer.evaluate(metric_key_prefix="judged")
     model.eval()

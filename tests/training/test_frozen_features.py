@@ -75,10 +75,3 @@ def test_they_are_computed_again_only_if_weights_clouds_or_processor_changed(mod
     assert computed(processor=PointCloudProcessor(num_points=20, features=("xyz", "rgb"), default_rgb=(0.4, 0.4, 0.4)))
     with raises(ValueError, naming="processor has seed=None"):
         computed(processor=PointCloudProcessor(seed=None))
-
-
-def test_they_are_kept_in_a_folder_of_their_own_in_the_cache_of_datasets(model, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
-    frozen_features(model, rows, COLORED)
-    assert [file.name for file in tmp_path.iterdir()] == ["hf_any3d_features"]
-    assert any((tmp_path / "hf_any3d_features").iterdir())

@@ -20,7 +20,7 @@ from hf_any3d import (
 from hf_any3d.modeling.pretrained_parts import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
-from hf_any3d.training import layouts
+from hf_any3d.training.layout_objects import points_in_box
 from hf_any3d.training.layouts import (
     LayoutCollator,
     LayoutDataArguments,
@@ -28,7 +28,6 @@ from hf_any3d.training.layouts import (
     LayoutRows,
     Layouts,
     adapted,
-    labels_of,
     train_layouts,
 )
 from tests.cli.conftest import run
@@ -128,21 +127,22 @@ def test_a_layout_without_turns_and_sizes_is_as_it_was(rooms, processor):
         assert dataclasses.astuple(one)[2:] == pytest.approx(dataclasses.astuple(other)[2:], abs=1e-9)
 
 
-def test_points_near_a_box_are_counted_in_its_own_frame():
-    box = Box(0, "bed", 1.0, 2.0, 0.5, math.pi / 2, 2.0, 1.0, 1.0)  # two meters along y
-    points = np.array([[1, 2, 0.5], [1, 3.14, 0.5], [1, 3.16, 0.5], [1.64, 2, 0.5], [1.66, 2, 0.5], [1, 2, 1.14]])
-    assert layouts._points_near(box, points) == 4
-    assert layouts._points_near(dataclasses.replace(box, angle=0.0), points) == 4 - 1 + 1
-
-
 def test_boxes_with_as_many_points_as_asked_for_are_kept(rooms, processor):
     rows = LayoutRows(rooms["train"], processor, seed=0, turns="none")
     points = np.asarray(rooms["train"][0]["points"], np.float64)
-    counts = [layouts._points_near(box, points) for box in rows[0]["layout"].boxes]
+    counts = [points_in_box(box, points, 0.15).sum() for box in rows[0]["layout"].boxes]
     rows.min_points = max(counts)
     assert len(rows[0]["layout"].boxes) == counts.count(max(counts))
     rows.min_points += 1
     assert not rows[0]["layout"].boxes
+
+
+def test_points_near_a_box_are_counted_in_its_own_frame():
+    box = Box(0, "bed", 1.0, 2.0, 0.5, math.pi / 2, 2.0, 1.0, 1.0)  # two meters along y
+    points = np.array([[1, 2, 0.5], [1, 3.14, 0.5], [1, 3.16, 0.5], [1.64, 2, 0.5], [1.66, 2, 0.5], [1, 2, 1.14]])
+    assert points_in_box(box, points, 0.15).tolist() == [True, True, False, True, False, True]
+    straight = dataclasses.replace(box, angle=0.0)
+    assert points_in_box(straight, points, 0.15).tolist() == [True, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("seed", [None, 0])
@@ -159,42 +159,38 @@ def test_a_row_whose_layout_is_damaged_is_named(rooms, processor):
         LayoutRows(damaged, processor)[2]
 
 
-def test_labels_are_those_of_layouts_or_of_the_boxes_column(rooms):
-    rows = rooms["train"]
-    shown = {box.label for text in rows["layout"] for box in Layout.parse(text).boxes}
-    assert labels_of(rows) == sorted(shown)
-    assert labels_of(rows.remove_columns("layout")) == rows.features["box_labels"].feature.names
+def test_answers_are_asked_row_by_row_and_scored_by_class(rooms, processor):
+    rows, asked = LayoutRows(rooms["test"], processor), []
 
+    class Model(torch.nn.Linear):
+        """Writes all walls of a room, and no box."""
 
-def test_answers_are_scored_by_class_and_on_average(rooms, processor, monkeypatch):
-    asked, logged = [], []
+        def generate(self, **given):
+            asked.append((given, self.training))
+            row = rows[len(asked) - 1]
+            answer = processor.answer(dataclasses.replace(row["layout"], boxes=()), row["room"])
+            ids = processor.tokenizer(answer)["input_ids"]
+            return torch.cat([given["input_ids"], torch.tensor([ids])], dim=1)
 
-    def answer(model, rows, task, most):
-        asked.append((model, task, most, rows.fold_quarter_turns, len(rows)))
-        truths = [rows[number]["layout"] for number in range(len(rows))]
-        # All walls are found, and no box.
-        return [dataclasses.replace(truth, boxes=()) for truth in truths], truths
-
-    monkeypatch.setattr(layouts, "answer_rows", answer)
+    logged = []
     trainer = SimpleNamespace(
-        model="model",
+        model=Model(1, 1).train(),
         evaluate=lambda rows, metric_key_prefix: {f"{metric_key_prefix}_loss": 0.25},
         log_metrics=lambda *given: logged.append(given),
     )
-    data = LayoutDataArguments(answer="all", max_new_tokens=9, fold_quarter_turns=True)
-    task = Layouts(LayoutModelArguments("x"), data, None)
-    splits = {name: rooms[name] for name in ("train", "test")}
-    metrics, by_class = task.evaluate(trainer, splits, processor)
-    assert asked == [("model", "all", 9, True, 1)] and metrics.keys() == {"test"} == by_class.keys()
-    scores = by_class["test"]
-    assert scores["wall"] == 1.0
-    labels = {box.label for box in Layout.parse(rooms["test"][0]["layout"]).boxes}
-    assert all(scores[label] == 0.0 for label in labels)
-    mean = pytest.approx(sum(scores.values()) / len(scores))
-    assert metrics["test"] == {"loss": 0.25, "f1_25": mean, "f1_50": mean} and logged == [("test", metrics["test"])]
-    monkeypatch.setattr(layouts, "answer_rows", lambda *_: ([Layout()], [Layout()]))
-    metrics, by_class = task.evaluate(trainer, splits, processor)
-    assert metrics["test"]["f1_25"] == metrics["test"]["f1_50"] == 0.0 and by_class == {"test": {}}
+    task = Layouts(LayoutModelArguments("x"), LayoutDataArguments(max_new_tokens=2000), None)
+    metrics, by_class = task.evaluate(trainer, {name: rooms[name] for name in ("train", "test")}, processor)
+    ((given, is_training),) = asked
+    assert trainer.model.training and not is_training and given["logits_processor"]
+    assert given["max_new_tokens"] == 2000 and given["do_sample"] is False
+    for name, values in processor([rows[0]["room"]]).items():
+        assert torch.equal(given[name], values)
+    assert metrics.keys() == {"test"} == by_class.keys()
+    scores, labels = by_class["test"], {box.label for box in rows[0]["layout"].boxes}
+    assert scores["wall"] > 0.0 and all(scores[label] == 0.0 for label in labels)  # bins are coarse here
+    mean = sum(scores.values()) / len(scores)
+    assert metrics["test"]["f1_25"] == pytest.approx(mean) and metrics["test"]["loss"] == 0.25
+    assert logged == [("test", metrics["test"])]
 
 
 def test_adapters_have_a_rank_of_16_unless_told_otherwise(processor):
@@ -378,7 +374,8 @@ def test_guided_adapters_of_the_point_encoder_are_trained_and_open_by_three_door
 
 @pytest.mark.parametrize("knows", [True, False])
 def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
-    name, labels = start, labels_of(rooms["train"])
+    texts = rooms["train"]["layout"]
+    name, labels = start, sorted({box.label for text in texts for box in Layout.parse(text).boxes})
     if knows:
         processor = SpatialLMProcessor.from_pretrained(start)
         processor.classes = [*labels, "piano"]
@@ -396,46 +393,3 @@ def test_rows_of_a_run_are_moved_as_it_was_told(knows, rooms, start, tmp_path):
     judged = [getattr(trainer.eval_dataset, name) for name in names]
     assert judged == [processor, None, "quarter", (1.0, 1.0), 0, True]
     assert trainer.data_collator == LayoutCollator(processor, "objects", has_objects=True)
-
-
-def test_rooms_turn_and_grow_about_the_middle_of_their_box(rooms, processor):
-    rows = LayoutRows(rooms["train"], processor, seed=4, turns="any", sizes=(0.5, 2.0))
-    points = np.array([[0.0, 0, 0], [4, 2, 1], [1, 1, 0.25]])
-    layout = Layout(boxes=(Box(0, "bed", 1.0, 1.0, 0.25, 0.3, 1.0, 2.0, 0.5),))
-    for seed in range(3):
-        drawn = np.random.default_rng(seed)
-        angle, size = drawn.uniform(0, 2 * math.pi), drawn.uniform(0.5, 2.0)
-        moved, found = rows._moved(points, layout, np.random.default_rng(seed))
-        cosine, sine = math.cos(angle), math.sin(angle)
-        turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        expected = (points - (2, 1, 0.5)) @ turn.T * size + (2, 1, 0.5)
-        np.testing.assert_allclose(moved, expected, atol=1e-9)
-        (box,) = found.boxes
-        np.testing.assert_allclose((box.x, box.y, box.z), expected[2], atol=1e-9)
-        np.testing.assert_allclose((box.sx, box.sy, box.sz), np.array([1.0, 2.0, 0.5]) * size)
-        assert abs(math.cos(box.angle - 0.3 - angle)) == pytest.approx(1)  # boxes look the same after half a turn
-
-
-def test_answers_are_asked_row_by_row_and_the_model_trains_on(rooms, processor):
-    rows, asked = LayoutRows(rooms["train"].select([0, 1]), processor), []
-
-    class Model(torch.nn.Linear):
-        def generate(self, **given):
-            asked.append((given, self.training))
-            row = rows[len(asked) - 1]
-            ids = processor.tokenizer(processor.answer(row["layout"], row["room"], task="objects"))["input_ids"]
-            return torch.cat([given["input_ids"], torch.tensor([ids])], dim=1)
-
-    model = Model(1, 1).train()
-    found, truths = layouts.answer_rows(model, rows, "objects", 77)
-    assert model.training and [is_training for _, is_training in asked] == [False, False]
-    for (given, _), row in zip(asked, (rows[0], rows[1]), strict=True):
-        assert given["max_new_tokens"] == 77 and given["do_sample"] is False and given["logits_processor"]
-        for name, values in processor([row["room"]], task="objects").items():
-            assert torch.equal(given[name], values)
-    assert truths == [layouts.asked_of(rows[number]["layout"], "objects") for number in (0, 1)]
-    for answer, truth in zip(found, truths, strict=True):
-        assert not answer.walls and sorted(b.label for b in answer.boxes) == sorted(b.label for b in truth.boxes)
-    asked.clear()
-    layouts.answer_rows(model.eval(), rows, "objects", 77)
-    assert not model.training

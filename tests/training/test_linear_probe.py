@@ -1,14 +1,11 @@
 """A linear probe of frozen features."""
 
-import sys
-
 import pytest
 import torch
-from datasets import DatasetDict, Value
+from datasets import DatasetDict
 from torch import nn
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.pretraining import (
     LinearProbe,
@@ -16,6 +13,7 @@ from hf_any3d.training.pretraining import (
     ProbeArguments,
     build_probe,
 )
+from hf_any3d.training.program import load_splits
 from tests.errors import raises
 from tests.examples.conftest import tiny_shapes
 
@@ -57,50 +55,25 @@ def test_probing_does_not_change_model_and_random_state(splits, processor):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_clouds_without_classes_are_refused(splits, processor):
-    splits["validation"] = splits["validation"].cast_column("label", Value("int64"))
-    with raises(ValueError, naming="'validation' has label"):
-        LinearProbe(splits, processor)
-
-
-def test_error_names_missing_scikit_learn(splits, processor, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with raises(ImportError, naming="pip install scikit-learn"):
-        LinearProbe(splits, processor)
-
-
-def test_a_probe_is_built_of_the_named_dataset_and_split_as_the_pretraining_data(splits, processor, monkeypatch):
-    asked = []
-    monkeypatch.setattr(program, "load_splits", lambda data: asked.append(data) or (splits, "given"))
-    assert build_probe(ProbeArguments(), PretrainingDataArguments(), splits, processor, 4) is None and not asked
-    named = ProbeArguments(
-        probe_every=2, probe_dataset="folder", probe_data_dir="a", probe_dataset_options={"format": "ply"}
-    )
-    data = PretrainingDataArguments(data_dir="b", validation_fraction=0.4, validation_seed=3, group_column="object")
+def test_a_probe_is_built_of_the_named_dataset_and_split_as_the_pretraining_data(processor):
+    data = PretrainingDataArguments(validation_fraction=0.4, validation_seed=3)
+    assert build_probe(ProbeArguments(), data, DatasetDict(), processor, 4) is None
+    named = ProbeArguments(probe_every=2, probe_dataset="shapes")
     probe = build_probe(named, data, DatasetDict(), processor, 4)
-    assert isinstance(probe, LinearProbe) and asked == [
-        DataArguments(
-            "folder",
-            "a",
-            dataset_options={"format": "ply"},
-            validation_fraction=0.4,
-            validation_seed=3,
-            group_column="object",
-        )
-    ]
-    whole = PretrainingDataArguments(data_dir="b", validation_fraction=0.0)  # of pretraining, which needs no split
-    build_probe(ProbeArguments(probe_every=2, probe_dataset="folder"), whole, DatasetDict(), processor, 4)
-    assert asked[1] == DataArguments("folder", "b")
+    expected, _ = load_splits(DataArguments("shapes", validation_fraction=0.4, validation_seed=3))
+    assert len(probe.splits["validation"]) == len(expected["validation"])
+    whole = PretrainingDataArguments(validation_fraction=0.0)  # of pretraining, which needs no split
+    assert "validation" in build_probe(named, whole, DatasetDict(), processor, 4).splits
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda splits: splits.pop("validation"), "without a validation split; expected --validation_fraction"),
-        (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "on clouds without classes"),
+        (lambda splits: splits.pop("validation"), "--probe_every without a validation split; expected --validation"),
+        (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "'train' has label None"),
     ],
 )
 def test_data_that_cannot_be_probed_are_refused(splits, processor, change, message):
     change(splits)
-    with pytest.raises(ValueError, match=f"--probe_every {message}"):
+    with raises(ValueError, naming=message):
         build_probe(ProbeArguments(probe_every=1), PretrainingDataArguments(), splits, processor, 4)

@@ -18,7 +18,6 @@ from hf_any3d.training.models import (
     build_peft_config,
     drop_attention,
     encoder_feedforward_pattern,
-    encoder_norm_pattern,
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
@@ -133,16 +132,6 @@ def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
         build_peft_config(name, tiny_model())
 
 
-def test_names_are_case_insensitive_and_settings_override_defaults():
-    config = build_peft_config("LoRA", tiny_model(), {"r": 2, "target_modules": ["query"], "modules_to_save": ["x"]})
-    assert (config.r, config.target_modules, config.modules_to_save) == (2, {"query"}, ["x"])
-
-
-def test_unknown_setting_is_refused_and_known_ones_listed():
-    with raises(ValueError, naming="'ia3'"):
-        build_peft_config("ia3", tiny_model(), {"rank": 4})
-
-
 @pytest.mark.parametrize(
     ("family", "ends", "per_layer"),
     [
@@ -161,6 +150,16 @@ def test_feedforward_modules_are_the_last_of_the_branch(family, ends, per_layer)
     assert names < matched(model, encoder_linear_pattern(model))
 
 
+def test_names_are_case_insensitive_and_settings_override_defaults():
+    config = build_peft_config("LoRA", tiny_model(), {"r": 2, "target_modules": ["query"], "modules_to_save": ["x"]})
+    assert (config.r, config.target_modules, config.modules_to_save) == (2, {"query"}, ["x"])
+    with raises(ValueError, naming="'ia3'"):
+        build_peft_config("ia3", tiny_model(), {"rank": 4})
+    model = tiny_model("vit")
+    norms = matched(model, build_peft_config("ln_tuning", model).target_modules)
+    assert len(norms) == 4 and all(isinstance(model.get_submodule(name), nn.LayerNorm) for name in norms)
+
+
 def test_ia3_scales_inputs_of_feedforward_modules_and_outputs_of_others():
     model = tiny_model()
     model = get_peft_model(model, build_peft_config("ia3", model))
@@ -168,14 +167,6 @@ def test_ia3_scales_inputs_of_feedforward_modules_and_outputs_of_others():
     inner = model.get_base_model().config.encoder_config.intermediate_size
     entering = [size for key, size in vectors.items() if "output.dense" in key and "attention" not in key]
     assert entering == [inner] and len(vectors) == 6
-
-
-@pytest.mark.parametrize("family", ["bert", "vit"])
-def test_norm_pattern_matches_only_norms_of_layers(family):
-    model = tiny_model(family)
-    names = matched(model, encoder_norm_pattern(model))
-    assert len(names) == 4
-    assert all(isinstance(model.get_submodule(name), nn.LayerNorm) for name in names)
 
 
 def test_a_classifier_of_other_classes_gets_a_new_head(tmp_path):

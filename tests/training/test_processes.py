@@ -17,18 +17,13 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig
-from hf_any3d.modeling.act.codebook import Codebook
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import FILE_LIST, check_rows_per_step, list_files
 from hf_any3d.training.processes import (
     OwnNoise,
-    check_engine,
-    check_replaced_codes,
     check_restarts,
     check_same_weights,
     joining_norms,
@@ -158,6 +153,14 @@ def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
     assert any("encoder" in name for name in names)
 
 
+def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch, tmp_path):
+    arguments = {"eval_strategy": "no", "load_best_model_at_end": False, "use_cpu": True, "report_to": "none"}
+    arguments = PointTrainingArguments(str(tmp_path), **arguments)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with raises(ValueError, naming="accelerate runs DDP instead"):
+        PointTrainer(tiny_model(), arguments, train_dataset=[])
+
+
 def test_processes_with_other_frozen_weights_are_refused(one_process, monkeypatch):
     model = nn.Linear(2, 2)
     monkeypatch.setattr(distributed, "broadcast", lambda values, src: values.add_(1))
@@ -199,14 +202,6 @@ def test_configurations_start_several_processes(path):
         assert config.fsdp_config["fsdp_offload_params"] is (path.stem == "fsdp2_offload")
 
 
-def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch):
-    check_engine(uses_fsdp=False)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    check_engine(uses_fsdp=True)
-    with pytest.raises(ValueError, match="accelerate runs DDP instead"):
-        check_engine(uses_fsdp=False)
-
-
 def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tmp_path):
     launched = {"WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in launched.items():
@@ -217,48 +212,3 @@ def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tm
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             check_restarts()
-
-
-def test_steps_keep_their_number_of_rows(tmp_path):
-    arguments = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 4}
-    assert PointTrainingArguments(**arguments, rows_per_step=12).gradient_accumulation_steps == 3
-    with raises(ValueError, naming="--rows_per_step"):
-        PointTrainingArguments(**arguments, rows_per_step=10)
-    list_files(tmp_path, step=3, rows_per_step=12)
-    assert (tmp_path / FILE_LIST).exists()
-    check_rows_per_step(tmp_path, 12)
-    with pytest.raises(ValueError, match="its steps have 12 rows, those of this run 8"):
-        check_rows_per_step(tmp_path, 8)
-    check_rows_per_step(tmp_path / "of another trainer", 8)
-
-
-@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"restart_share": 0.1}])
-def test_codes_that_change_by_themselves_are_for_one_process(options):
-    check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance")))
-    with pytest.raises(ValueError, match="in several processes, whose codes would differ; expected one process"):
-        check_replaced_codes(nn.Sequential(Codebook(4, 2, "distance", **options)))
-
-
-@pytest.mark.parametrize(
-    ("processes", "engine", "training", "checks"),
-    [
-        (1, None, True, []),
-        (2, None, False, []),
-        (2, None, True, ["codes", "same weights"]),
-        (2, "fsdp", True, ["codes"]),
-        (2, "deepspeed", True, ["codes"]),
-    ],
-)
-def test_models_are_checked_for_how_they_are_distributed(processes, engine, training, checks, tmp_path, monkeypatch):
-    module, done = "hf_any3d.training.trainer", []
-    monkeypatch.setattr(f"{module}.check_replaced_codes", lambda model: done.append("codes"))
-    monkeypatch.setattr(f"{module}.check_same_weights", lambda model, names: done.append("same weights"))
-    monkeypatch.setattr(Trainer, "_wrap_model", lambda self, model, *args, **kwargs: model)
-    arguments = PointTrainingArguments(
-        str(tmp_path), eval_strategy="no", load_best_model_at_end=False, use_cpu=True, report_to="none"
-    )
-    trainer = PointTrainer(tiny_model(), arguments, train_dataset=[])
-    monkeypatch.setattr(PointTrainingArguments, "world_size", processes)
-    trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled = engine == "fsdp", engine == "deepspeed"
-    assert trainer._wrap_model(trainer.model, training) is trainer.model
-    assert done == checks

@@ -1,7 +1,6 @@
 """The steps that the training programs share."""
 
 import logging
-import runpy
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,11 +12,9 @@ from datasets import DatasetDict
 from hf_any3d import PointCloudProcessor
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.modeling.act import ActConfig
-from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.program import (
     build_trainer,
-    check_processes,
     claim_output,
     data_facts,
     encoder_facts,
@@ -69,34 +66,6 @@ def test_program_errors_keep_their_traceback():
 
     with pytest.raises(ZeroDivisionError):
         run_program(main)
-
-
-def test_program_in_a_subprocess_prints_one_error_line(monkeypatch, tmp_path):
-    words = ["--output_dir", str(tmp_path), "--validation_fraction", "1"]
-    monkeypatch.setattr("sys.argv", ["run_point_cloud_classification.py", *words])
-    with raises(SystemExit, naming="--validation_fraction"):
-        runpy.run_path(str(ROOT / "examples" / "run_point_cloud_classification.py"), run_name="__main__")
-
-
-def test_requested_number_of_processes_is_accepted():
-    check_processes(1, {})
-    check_processes(2, {"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"})
-    check_processes(1, {"ACCELERATE_USE_CPU": "True"})
-    check_processes(1, {"MASTER_ADDR": "node0"})
-
-
-@pytest.mark.parametrize(
-    ("processes", "environment", "text"),
-    [
-        # Environment that `accelerate launch --cpu --num_processes 2` sets for its single process.
-        (1, {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
-        (1, {"WORLD_SIZE": "2"}, "requests 2 processes, but this run has 1; .*nproc_per_node.* unset WORLD_SIZE"),
-        (1, {"OMPI_COMM_WORLD_SIZE": "4"}, "requests 4 processes, but this run has 1"),
-    ],
-)
-def test_other_number_of_processes_than_requested_is_an_error(processes, environment, text):
-    with pytest.raises(ValueError, match=text):
-        check_processes(processes, environment)
 
 
 @pytest.mark.parametrize(
@@ -159,14 +128,6 @@ def test_linked_output_directory_gives_a_warning_and_a_broken_link_an_error(tmp_
         claim_output(tmp_path / "run")
 
 
-def test_the_number_of_processes_is_logged(tmp_path, caplog):
-    arguments = PointTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    with caplog.at_level(logging.INFO):
-        start_run(arguments, logging.getLogger("test"))
-    release_claims()
-    assert "Training with 1 process on cpu" in caplog.text
-
-
 @pytest.mark.parametrize(("count", "drops"), [(1, False), (3, False), (4, True)])
 def test_a_batch_is_not_dropped_if_it_is_the_only_one(count, drops, tmp_path):
     arguments = PointTrainingArguments(
@@ -185,6 +146,30 @@ def quiet(folder, **settings) -> PointTrainingArguments:
 
 
 ROWS = [{"points": cloud, "labels": 0} for cloud in clouds(4)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "text"),
+    [
+        # Environment that `accelerate launch --cpu --num_processes 2` sets for its single process.
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4"},
+            "requests 4 processes, but this run has 1; .*nproc_per_node.* unset OMPI_COMM",
+        ),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, None),
+        ({"ACCELERATE_USE_CPU": "True"}, None),
+        ({"MASTER_ADDR": "node0"}, None),
+    ],
+)
+def test_another_number_of_processes_than_requested_is_an_error(environment, text, tmp_path, monkeypatch, caplog):
+    arguments = quiet(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.INFO), pytest.raises(ValueError, match=text) if text else nullcontext():
+        start_run(arguments, logging.getLogger("test"))
+    release_claims()
+    assert ("Training with 1 process on cpu" in caplog.text) is (text is None)
 
 
 def test_a_run_starts_with_its_seed_and_the_newest_checkpoint(tmp_path, caplog):
@@ -212,38 +197,6 @@ def test_a_run_starts_with_its_seed_and_the_newest_checkpoint(tmp_path, caplog):
     release_claims()
 
 
-def test_a_run_of_another_number_of_processes_does_not_start(tmp_path, monkeypatch):
-    arguments = quiet(tmp_path)
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="the environment requests 2 processes, but this run has 1"):
-        start_run(arguments, logging.getLogger("test"))
-
-
-def test_of_several_processes_the_first_one_locks_the_directory_and_logs(tmp_path, monkeypatch):
-    hidden = []
-    monkeypatch.setattr(program.transformers.logging, "disable_progress_bar", lambda: hidden.append("transformers"))
-    monkeypatch.setattr(program.datasets, "disable_progress_bars", lambda: hidden.append("datasets"))
-    start_run(quiet(tmp_path / "first"), logging.getLogger("test"))
-    assert (tmp_path / "first" / "_lock").exists() and not hidden
-    release_claims()
-    monkeypatch.setattr(PointTrainingArguments, "process_index", 1)
-    monkeypatch.setattr(PointTrainingArguments, "should_log", False)
-    start_run(quiet(tmp_path / "second"), logging.getLogger("test"))
-    assert not (tmp_path / "second" / "_lock").exists() and hidden == ["transformers", "datasets"]
-    assert logging.getLogger("test").level == logging.WARNING
-
-
-@pytest.mark.parametrize(("count", "size"), [(3, 2), (7, 4), (8, 4), (0, 4)])
-def test_rows_of_one_incomplete_batch_are_divided_among_processes(count, size, tmp_path, monkeypatch):
-    monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
-    made = []
-    arguments = quiet(tmp_path, per_device_train_batch_size=4, dataloader_drop_last=True)
-    build_trainer(tiny_model(), arguments, ROWS[:1] * count, None, None, lambda *given, **more: made.append(given))
-    drops = count in (0, 8)
-    assert arguments.dataloader_drop_last is drops
-    assert arguments.per_device_train_batch_size == (4 if drops else -(-count // 2))
-
-
 def test_trainers_set_the_epoch_of_their_rows_and_store_the_processor(tmp_path):
     processor = PointCloudProcessor()
     trainer = build_trainer(tiny_model(), quiet(tmp_path), ROWS, ROWS[:2], processor, data_collator=len)
@@ -254,30 +207,25 @@ def test_trainers_set_the_epoch_of_their_rows_and_store_the_processor(tmp_path):
     assert not any(isinstance(one, HeadFirstCallback) for one in trainer.callback_handler.callbacks)
 
 
-def test_the_head_is_trained_first_in_one_process_and_without_an_adapter(tmp_path, monkeypatch):
+def test_the_head_is_trained_first_without_an_adapter(tmp_path):
     arguments = quiet(tmp_path, head_epochs=2)
     trainer = build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
     (callback,) = [one for one in trainer.callback_handler.callbacks if isinstance(one, HeadFirstCallback)]
     assert callback.epochs == 2
     with raises(ValueError, naming="--head_epochs"):
         build_trainer(adapted_model(), arguments, ROWS, None, PointCloudProcessor())
-    monkeypatch.setattr(PointTrainingArguments, "world_size", 2)
-    with raises(ValueError, naming="--head_epochs"):
-        build_trainer(tiny_model(), arguments, ROWS, None, PointCloudProcessor())
     with raises(ValueError, naming="--head_epochs"):
         quiet(tmp_path, head_epochs=-1)
 
 
-def finished(folder, monkeypatch, **settings):
-    """Save the result of a run that has not trained; returns what is shown of it, the report and its name."""
+def finished(folder, **settings):
+    """Save the result of a run that has not trained; returns the report, its name and the trainer."""
     settings = {"gradient_accumulation_steps": 3, "warmup_steps": 0.25, "max_grad_norm": 0.5} | settings
     settings |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "license": "mit"}
     trainer = PointTrainer(tiny_model(num_labels=2), quiet(folder, **settings), processing_class=PointCloudProcessor())
     trainer.state.max_steps = 8
     claim_output(Path(folder))
-    trainer.confusions = {"test": "matrix"}
-    shown, metrics, scores = [], {"test": {"accuracy": 0.5}}, {"test": {"a": 1.0}}
-    monkeypatch.setattr(program, "write_run_results", lambda *given, **more: shown.append((given, more)))
+    metrics, scores = {"test": {"accuracy": 0.5}}, {"test": {"a": 1.0}}
     report, name = save_and_push(
         trainer,
         Stopwatch(),
@@ -289,11 +237,11 @@ def finished(folder, monkeypatch, **settings):
         start={"model": None},
         schedules={"temperature": "falls"},
     )
-    return shown, report, name, trainer
+    return report, name, trainer
 
 
-def test_a_finished_run_is_saved_with_its_report_card_and_page(tmp_path, monkeypatch):
-    shown, report, name, trainer = finished(tmp_path / "run", monkeypatch)
+def test_a_finished_run_is_saved_with_its_report_card_and_page(tmp_path):
+    report, name, trainer = finished(tmp_path / "run")
     assert RunReport.load(tmp_path / "run" / "metrics.json") == report and name == str(tmp_path / "run")
     assert (report.trained_parameters, report.total_parameters) == (5, 9) and "total" in report.seconds
     assert report.metrics == {"test": {"accuracy": 0.5}} and report.class_accuracy == {"test": {"a": 1.0}}
@@ -312,37 +260,17 @@ def test_a_finished_run_is_saved_with_its_report_card_and_page(tmp_path, monkeyp
     }
     assert own.items() <= report.training.items() and report.training["batch_size"] == 48
     assert report.training["lr_scheduler"] == "cosine" and "two_steps_per_batch" not in report.training
-    ((folder,), page) = shown[0]
-    assert folder == name and page["title"] == "run" and page["confusions"] == {"test": "matrix"}
-    assert page["history"] is trainer.state.log_history
-    assert (page["metrics"], page["class_scores"]) == (report.metrics, report.class_accuracy)
     card = (tmp_path / "run" / "README.md").read_text()
     assert "license: mit" in card and "64" in card and "accuracy" in card
     assert not (tmp_path / "run" / "_lock").exists()
 
 
-def test_schedules_of_released_programs_are_in_the_report(tmp_path, monkeypatch):
+def test_schedules_of_released_programs_are_in_the_report(tmp_path):
     schedule = {"warmup_epochs": 1}
-    _, report, _, trainer = finished(tmp_path, monkeypatch, epoch_cosine=schedule, two_steps_per_batch=True)
+    report, _, trainer = finished(tmp_path, epoch_cosine=schedule, two_steps_per_batch=True)
     assert report.training["lr_scheduler"] == "epoch_cosine" and "warmup_steps" not in report.training
     assert report.training["epoch_cosine"] == trainer.args.epoch_cosine
     assert report.training["two_steps_per_batch"] is True
-
-
-def test_other_processes_write_no_page_and_no_report(tmp_path, monkeypatch):
-    monkeypatch.setattr(PointTrainer, "is_world_process_zero", lambda self: False)
-    shown, *_ = finished(tmp_path, monkeypatch)
-    assert not shown and not (tmp_path / "metrics.json").exists()
-
-
-def test_a_pushed_run_is_named_by_its_repository(tmp_path, monkeypatch):
-    order = []
-    monkeypatch.setattr(PointTrainer, "push_to_hub", lambda self: order.append(self.report))
-    monkeypatch.setattr(PointTrainer, "save_model", lambda self: order.append("saved"))
-    monkeypatch.setattr(PointTrainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", "me/mine"))
-    shown, report, name, trainer = finished(tmp_path, monkeypatch, push_to_hub=True, hub_model_id="me/mine")
-    assert order == [report] and name == "me/mine" and shown[0][1]["title"] == "me/mine"
-    assert "me/mine" in str(trainer.build_model_card())
 
 
 def test_facts_of_an_encoder_are_those_of_its_config():

@@ -5,7 +5,8 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.act import ActConfig, ActForPartSegmentation, ActForPointCloudClassification, ActModel
-from hf_any3d.training.protocol import ProtocolArguments, protocol_facts, set_trainable
+from hf_any3d.training.protocol import ProtocolArguments, set_trainable
+from hf_any3d.training.tasks import Classification
 from hf_any3d.training.trainer import decaying_parameters
 from tests.errors import raises
 from tests.modeling.act.reference_case import ReferenceCase
@@ -119,6 +120,9 @@ def test_a_model_without_head_is_refused():
 
 
 def test_reports_list_what_differs_from_the_default_protocol():
+    def protocol_facts(protocol):
+        return Classification(None, None, protocol, None, None).data_facts()
+
     assert protocol_facts(ProtocolArguments(vote_augment=["jitter"])) == {}  # without votes there are no copies
     few = {"way": 5, "shot": 10, "fold": 0}
     arguments = ProtocolArguments({"scale": None}, True, few, voting=10, vote_augment=["jitter"])

@@ -20,7 +20,6 @@ from hf_any3d.training.robustness import (
     conditions,
     plot_robustness,
     robustness_report,
-    robustness_table,
     write_robustness,
 )
 from tests.errors import raises
@@ -75,15 +74,6 @@ def test_report_has_all_corruptions_severities_and_other_conditions(report):
     assert found[79:] == [("up axis", 30), ("up axis", 90), ("up axis", 180), ("any axis", 180)]
 
 
-def test_summary_averages_the_corruptions_alone(report):
-    accuracies = np.array([row["accuracy"] for row in report["rows"][:75]]).reshape(3, 5, 5)
-    assert report["summary"]["corrupted"] == pytest.approx(accuracies.mean())
-    assert report["summary"]["noise"] == pytest.approx(accuracies[1].mean())
-    assert report["summary"]["lowest"] == pytest.approx(accuracies.mean(axis=2).min())
-    turned = {(row["name"], row["level"]): row["accuracy"] for row in report["rows"]}
-    assert turned["up axis", 180] == 1.0  # height and width do not depend on it
-
-
 def test_colors_are_removed_only_for_models_that_use_them():
     processor = PointCloudProcessor(num_points=32, features=["xyz", "rgb"])
     assert [one.name for one in conditions(processor) if one.family == "color"] == ["gray", "black"]
@@ -104,12 +94,6 @@ def test_rows_have_the_models_number_of_points_without_warnings(sampling):
             np.testing.assert_array_equal(first["points"], again["points"])
 
 
-def test_fewer_points_are_a_part_of_the_cloud():
-    processor = PointCloudProcessor(num_points=64)
-    sparse = ConditionRows(rows(), processor, Condition("points", "number of points", 16))[0]["points"]
-    assert len(np.unique(sparse, axis=0)) == 16
-
-
 def test_interrupted_report_resumes_and_equals_an_uninterrupted_one(tmp_path, report):
     processor, path = PointCloudProcessor(num_points=64), tmp_path / "robustness.json"
     with pytest.raises(KeyboardInterrupt):
@@ -122,16 +106,6 @@ def test_interrupted_report_resumes_and_equals_an_uninterrupted_one(tmp_path, re
         trainer = ExtentTrainer(fails_at=1)  # another evaluation does not reuse the rows
         with pytest.raises(KeyboardInterrupt):
             robustness_report(trainer, rows(), processor, CLEAN, path=path, **other)
-
-
-def test_table_has_a_row_for_each_corruption_and_condition(report):
-    lines = robustness_table(report).splitlines()
-    assert lines[0].startswith("Overall accuracy in percent on 4 clouds, 64 points each: **100.0** on clean clouds")
-    assert sum(line.startswith("| ") for line in lines) == 1 + 15 + 1 + 1 + 8
-    accuracies = [row["accuracy"] for row in report["rows"] if row["name"] == "shear"]
-    cells = " | ".join(f"{100 * value:.1f}" for value in [*accuracies, np.mean(accuracies)])
-    assert f"| shear | transformation | {cells} |" in lines
-    assert any(line.startswith("| rotated about the up axis by up to 180° | 100.0") for line in lines)
 
 
 def test_picture_needs_the_extra_which_the_error_names(report, tmp_path, monkeypatch):

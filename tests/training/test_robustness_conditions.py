@@ -1,8 +1,5 @@
 """Robustness, number by number: what each condition does to a cloud, what is averaged, told and drawn."""
 
-from contextlib import contextmanager
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -14,12 +11,10 @@ from hf_any3d.training.robustness import (
     Condition,
     ConditionRows,
     conditions,
-    evaluate_robustness,
-    robustness_report,
     robustness_table,
     summarize_robustness,
 )
-from tests.training.test_robustness import CLEAN, ExtentTrainer, rows
+from tests.training.test_robustness import rows
 
 FEATURES = ["xyz", "normals", "rgb"]
 
@@ -88,35 +83,6 @@ def test_clouds_become_as_sparse_as_the_processor_admits(processor):
     ]
     families = [family for family, members in FAMILIES.items() for _ in range(5 * len(members))]
     assert [family for family, *_ in found[:75]] == families
-
-
-@pytest.mark.filterwarnings("ignore:.*fewer than num_points")
-@pytest.mark.parametrize(("name", "seen"), [("density", 64), ("density_inc", 128)])
-def test_a_row_is_prepared_changed_and_prepared_again(name, seen, monkeypatch):
-    processor = PointCloudProcessor(num_points=64, min_points=8)
-    clouds = rows(3, points=200, colors=True)
-    asked = []
-
-    def corrupted(points, kind, level, generator, **settings):
-        asked.append((points, kind, level, generator.random(), settings))
-        return points[::2] * 2
-
-    monkeypatch.setattr(robustness, "corrupt", corrupted)
-    made = ConditionRows(clouds, processor, Condition("density", name, 2), seed=5)
-    assert len(made) == 3
-    row = made[2]
-    ((points, kind, level, drawn, settings),) = asked
-    expected = processor(clouds[2], num_points=seen, seed=5, return_tensors="np")["points"][0]
-    np.testing.assert_array_equal(points, expected)
-    assert (kind, level, settings) == (name, 2, {"features": processor.features, "up_axis": processor.up_axis})
-    again = processor(points[::2] * 2, seed=5, return_tensors="np")["points"][0]
-    np.testing.assert_array_equal(row["points"], again)
-    assert row["label"] == clouds[2]["label"] and row.keys() == {"points", "label"}
-    # Random numbers depend on seed, condition, level and row, each alone.
-    others = [(5, name, 2, 1), (6, name, 2, 2), (5, name, 3, 2), (5, "cutout", 2, 2)]
-    for seed, kind, level, index in others:
-        ConditionRows(clouds, processor, Condition("density", kind, level), seed=seed)[index]
-    assert len({numbers for *_, numbers, _ in asked}) == 5
 
 
 def test_clouds_with_too_few_points_left_are_filled_up(monkeypatch):
@@ -191,86 +157,3 @@ def test_the_table_has_every_number_at_its_place(told):
         other = {**told, "settings": told["settings"] | {missing: None}}
         left = {"split": "a\\|b", "dataset": "test"}[missing]
         assert robustness_table(other).startswith(f"Overall accuracy in percent on 40 clouds ({left}), 1024")
-
-
-def test_the_picture_has_a_line_for_each_corruption_and_a_bar_for_each_other_condition(told, monkeypatch, tmp_path):
-    from matplotlib.figure import Figure
-
-    saved = []
-
-    def savefig(self, file, **settings):
-        file.touch()
-        saved.append((self, settings["format"]))
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    assert robustness.plot_robustness(told, tmp_path / "a.svg") == tmp_path / "a.svg"
-    ((figure, kind),) = saved
-    robustness.plot_robustness(told, tmp_path / "plain")
-    assert kind == "svg" and saved[1][1] == "png"
-    *panels, last = figure.axes
-    number = 0
-    for panel, (family, members) in zip(panels, FAMILIES.items(), strict=True):
-        *lines, clean = panel.lines
-        assert panel.get_title() == family and [line.get_label() for line in lines] == [m.__name__ for m in members]
-        for line in lines:
-            assert list(line.get_xdata()) == [1, 2, 3, 4, 5]
-            np.testing.assert_allclose(line.get_ydata(), [10 + 0.7 * number * level for level in (1, 2, 3, 4, 5)])
-            number += 1
-        assert (clean.get_label(), list(clean.get_ydata())) == ("clean", [87.5, 87.5])
-    assert [bar.get_width() for bar in last.patches] == pytest.approx([3, 2, 1, 0])
-    assert [text.get_text() for text in last.get_yticklabels()] == [
-        "gray in place of colors",
-        "rotated about any axis",
-        "rotated about the up axis by up to 30°",
-        "512 points",
-    ]
-    assert list(last.lines[0].get_xdata()) == [87.5, 87.5]
-
-
-def test_a_report_states_what_was_evaluated(monkeypatch, tmp_path, processor):
-    some = [Condition("points", "number of points", 16)]
-    monkeypatch.setattr(robustness, "conditions", lambda given: some)
-    monkeypatch.setattr(robustness, "summarize_robustness", lambda clean, rows: (clean, rows))
-    made = []
-    monkeypatch.setattr(
-        robustness, "ConditionRows", lambda *given: made.append(given) or given[0].with_format("numpy")
-    )
-    data = rows()
-    found = robustness_report(ExtentTrainer(), data, processor, CLEAN, about={"model": "a"}, seed=9)
-    assert found == {
-        "settings": {
-            "model": "a",
-            "clouds": 4,
-            "points": 64,
-            "features": FEATURES,
-            "seed": 9,
-            "version": 1,
-        },
-        "clean": CLEAN,
-        "rows": [
-            {"family": "points", "name": "number of points", "level": 16, "accuracy": 1, "mean_class_accuracy": 1}
-        ],
-        "summary": (CLEAN, found["rows"]),
-    }
-    assert made == [(data, processor, some[0], 9)]
-
-
-@pytest.mark.parametrize(("file", "name"), [("mine.csv", "mine.csv"), (None, "shapes")])
-def test_a_saved_model_is_evaluated_with_its_processor(file, name, monkeypatch, tmp_path):
-    asked, data = [], SimpleNamespace(train_file=file, dataset_name="shapes", dataset_options={"a": 1})
-    settings = SimpleNamespace(data=data, seed=4)
-
-    @contextmanager
-    def trainer(*given):
-        asked.append(given)
-        yield "trainer", "processor", None
-
-    monkeypatch.setattr(robustness, "classifier_trainer", trainer)
-    monkeypatch.setattr(robustness, "robustness_report", lambda *given, **more: (given, more))
-    found = evaluate_robustness("me/model", "rows", "test", settings, CLEAN, tmp_path, revision="v1")
-    assert asked == [("me/model", "rows", "test", settings, {"revision": "v1"})]
-    about = {"model": "me/model", "dataset": name, "options": {"a": 1}, "split": "test"}
-    assert found == (
-        ("trainer", "rows", "processor", CLEAN),
-        {"about": about, "seed": 4, "path": tmp_path / "robustness.json"},
-    )

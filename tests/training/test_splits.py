@@ -1,7 +1,5 @@
 """Splits of a training program: what is loaded, what is taken for validation, joined and cut short."""
 
-import warnings
-
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -21,54 +19,20 @@ def rows(count: int, start: int = 0, **columns) -> Dataset:
     return Dataset.from_dict(given, features=Features(names))
 
 
-@pytest.fixture
-def load(monkeypatch):
-    """Load given splits as the data of arguments; returns those of the program, and what was asked of the catalog."""
-
-    def loaded(splits, needs_train=True, **arguments):
-        asked = []
-        given = DatasetDict({name: rows(own) if isinstance(own, int) else own for name, own in splits.items()})
-        monkeypatch.setattr(program, "load_point_dataset", lambda *names, **more: asked.append((names, more)) or given)
-        loaded.asked = asked
-        return program.load_splits(DataArguments(**arguments), needs_train=needs_train)
-
-    return loaded
+def load(splits, needs_train=True, **arguments):
+    """Divide splits, given by their rows or number of rows, as arguments of a program say."""
+    given = DatasetDict({name: rows(own) if isinstance(own, int) else own for name, own in splits.items()})
+    return program.divide(given, DataArguments(**arguments), needs_train=needs_train)
 
 
-@pytest.fixture
-def enough(monkeypatch):
-    monkeypatch.setattr(program, "FEW_CLOUDS", 2)
+pytestmark = pytest.mark.filterwarnings("ignore:validation accuracy rests on")
 
 
 def numbers(splits, name):
     return sorted(splits[name]["number"])
 
 
-def test_the_catalog_is_asked_for_names_directories_and_options(load):
-    own = {"validation_fraction": 0.0}
-    load({"train": 2}, dataset_name="modelnet40", data_dir="here", dataset_options={"variant": "x"}, **own)
-    assert load.asked == [(("modelnet40",), {"data_dir": "here", "variant": "x"})]
-    files = {"train_file": "a.parquet", "test_file": "b.parquet"}
-    load({"train": 2}, **files, dataset_options={"cache_dir": "c"}, **own)
-    data_files = {"train": "a.parquet", "test": "b.parquet"}
-    assert load.asked == [(("parquet",), {"data_files": data_files, "cache_dir": "c"})]
-    load({"train": 2}, train_file="a.parquet", validation_file="v.parquet", **own)
-    assert load.asked[0][1]["data_files"] == {"train": "a.parquet", "validation": "v.parquet"}
-
-
-def test_of_files_in_a_folder_the_columns_of_the_features_are_read(load):
-    own = {"validation_fraction": 0.0, "features": ["xyz", "normals", "rgb"]}
-    load({"train": 2}, dataset_name="folder", dataset_options={"columns": ["intensities"]}, **own)
-    assert load.asked[0][1]["columns"] == ["colors", "intensities", "normals"]
-    load({"train": 2}, dataset_name="folder", **own)
-    assert load.asked[0][1]["columns"] == ["colors", "normals"]
-    load({"train": 2}, dataset_name="folder", validation_fraction=0.0)
-    assert "columns" not in load.asked[0][1]
-    load({"train": 2}, dataset_name="shapes", **own)
-    assert "columns" not in load.asked[0][1]
-
-
-def test_data_without_a_training_split_are_only_for_evaluation(load):
+def test_data_without_a_training_split_are_only_for_evaluation():
     with raises(ValueError, naming="'train'; there are test, more"):
         load({"test": 2, "more": 2})
     splits, origin = load({"test": 8, "validation": 2}, needs_train=False, train_splits=["train", "absent"])
@@ -77,10 +41,8 @@ def test_data_without_a_training_split_are_only_for_evaluation(load):
     assert load({"test": 8}, needs_train=False, max_eval_samples=3)[0]["test"].num_rows == 3
 
 
-def test_a_share_of_each_class_is_taken_for_validation_and_described(load, enough):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        splits, origin = load({"train": 10, "test": 4}, validation_fraction=0.2, validation_seed=3)
+def test_a_share_of_each_class_is_taken_for_validation_and_described():
+    splits, origin = load({"train": 10, "test": 4}, validation_fraction=0.2, validation_seed=3)
     assert origin == "2 of 10 clouds of the training split, seed 3"
     assert sorted(splits["validation"]["label"]) == [0, 1] and len(splits["train"]) == 8 and len(splits["test"]) == 4
     assert numbers(splits, "train") + numbers(splits, "validation") != list(range(10))
@@ -96,12 +58,12 @@ def test_a_share_of_each_class_is_taken_for_validation_and_described(load, enoug
         (3, "rests on 1 cloud: it changes in steps of 100 points"),
     ],
 )
-def test_few_clouds_of_validation_are_a_rough_estimate(load, count, text):
+def test_few_clouds_of_validation_are_a_rough_estimate(count, text):
     with pytest.warns(UserWarning, match=f"validation accuracy {text}.*rough estimate"):
         load({"train": count}, validation_fraction=0.2 if count > 3 else 0.3)
 
 
-def test_own_validation_splits_and_a_fraction_of_zero_take_no_training_rows(load):
+def test_own_validation_splits_and_a_fraction_of_zero_take_no_training_rows():
     splits, origin = load({"train": 10, "validation": 4})
     assert origin == "the dataset's own split" and len(splits["train"]) == 10 and len(splits["validation"]) == 4
     splits, origin = load({"train": 10}, validation_fraction=0.0)
@@ -109,14 +71,14 @@ def test_own_validation_splits_and_a_fraction_of_zero_take_no_training_rows(load
 
 
 @pytest.mark.parametrize(("column", "given"), [("group", {}), ("place", {"group_column": "place"})])
-def test_groups_stay_in_one_split(load, enough, column, given):
+def test_groups_stay_in_one_split(column, given):
     grouped = rows(12, **{column: [str(number // 4) for number in range(12)]})
     splits, origin = load({"train": grouped}, validation_fraction=0.3, **given)
     assert len(splits["validation"]) == 4 and len(set(splits["validation"][column])) == 1
     assert origin == f"4 of 12 clouds of the training split, seed 0, complete groups of {column!r}"
 
 
-def test_one_cloud_a_class_leaves_none_for_validation(load, enough):
+def test_one_cloud_a_class_leaves_none_for_validation():
     text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
     with pytest.warns(UserWarning, match=text):
         splits, origin = load({"train": 2})
@@ -130,7 +92,7 @@ def test_one_cloud_a_class_leaves_none_for_validation(load, enough):
         load({"train": 2}, group_column="place")
 
 
-def test_splits_are_trained_on_together_after_validation_rows_were_taken(load, enough):
+def test_splits_are_trained_on_together_after_validation_rows_were_taken():
     more = rows(3, start=10)
     splits, origin = load({"train": 10, "more": more, "test": 2}, train_splits=["train", "more"])
     assert list(splits) == ["train", "validation", "test"] or {*splits} == {"train", "validation", "test"}
@@ -142,7 +104,7 @@ def test_splits_are_trained_on_together_after_validation_rows_were_taken(load, e
         load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
 
 
-def test_the_first_rows_of_each_split_are_kept(load):
+def test_the_first_rows_of_each_split_are_kept():
     given = {"train": 6, "validation": 5, "test": 4}
     splits, _ = load(given, max_train_samples=3, max_eval_samples=2)
     assert [numbers(splits, name) for name in given] == [[0, 1, 2], [0, 1], [0, 1]]
@@ -197,15 +159,3 @@ def test_the_test_split_selects_weights_on_request():
         given = DatasetDict({name: rows(count) for name, count in wrong.items()})
         with pytest.raises(ValueError, match=f"--select_on_test with the splits {', '.join(wrong)}; expected 'test'"):
             apply_protocol(given, "none", ProtocolArguments(select_on_test=True))
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ({"voting": -1}, "--voting -1; expected 0 or more"),
-    ],
-)
-def test_protocols_that_cannot_be_are_refused(given, text):
-    with pytest.raises(ValueError, match=text):
-        ProtocolArguments(**given)
-    assert ProtocolArguments(few_shot=FEW | {"seed": 3}).few_shot["seed"] == 3

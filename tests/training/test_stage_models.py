@@ -1,11 +1,20 @@
 """Models that a stage starts from: quantization, half precision and trained parameters."""
 
+import logging
+
 import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
-from hf_any3d.training.minigpt3d_stages import StageArguments, halve_frozen, open_for_stage, trained_groups
+from hf_any3d.training.minigpt3d_stages import (
+    StageArguments,
+    check_checkpoint,
+    halve_frozen,
+    open_for_stage,
+    trained_groups,
+    warn_of_local_parts,
+)
 from tests.closeness import assert_nearly_equal
 from tests.common.test_quantization import with_rounded_weights
 from tests.errors import raises
@@ -83,6 +92,39 @@ def test_only_frozen_matrices_of_the_language_model_are_cast(parts):
 def test_stored_language_model_is_not_cast():
     with raises(ValueError, naming="--frozen_in_half"):
         halve_frozen(tiny_model(text_config=tiny_text()), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("before", "stage"), [(1, 1), (2, 2), (1, 3), (3, 2)])
+def test_stages_follow_each_other(before, stage, tmp_path):
+    model = tiny_model(text_config=tiny_text())
+    model.config.stage = before
+    model.save_pretrained(tmp_path)
+    with raises(ValueError, naming=f"--stage {stage} of {tmp_path}, a model of stage {before}; expected "):
+        open_for_stage(StageArguments(stage=stage, model_name_or_path=str(tmp_path)), num_points=40)
+    check_checkpoint(None, stage)
+    check_checkpoint(str(tmp_path), before)
+    with raises(ValueError, naming=f"is of stage {before}; expected one of stage 4"):
+        check_checkpoint(str(tmp_path), 4)
+
+
+def test_the_place_of_a_cloud_is_the_first_free_token_and_there_may_be_no_qformer(parts):
+    arguments = StageArguments(
+        stage=1, **{**parts, "qformer": "none"}, model_config=CONFIG, processor_config={"max_answer_tokens": 7}
+    )
+    model, processor = open_for_stage(arguments, num_points=40, sampling="first")
+    assert model.config.point_token_id == len(processor.tokenizer) and model.config.stage == 1
+    assert "qformer" not in model.config.parts and processor.max_answer_tokens == 7
+    points = processor.feature_extractor
+    assert (points.num_points, points.sampling, points.features) == (40, "first", ["xyz", "rgb"])
+
+
+def test_local_parts_are_told_before_a_model_is_shared(caplog, tmp_path):
+    parts = {"qformer": str(tmp_path), "language_model": "me/words", "point_encoder": None}
+    with caplog.at_level(logging.WARNING):
+        warn_of_local_parts({part: {"name_or_path": name} for part, name in parts.items()})
+        warn_of_local_parts(None)
+    (told,) = caplog.messages
+    assert told.startswith(f"the qformer is the local directory {tmp_path}, which others do not have")
 
 
 def test_groups_count_all_trained_parameters():

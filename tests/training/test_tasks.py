@@ -164,4 +164,4 @@ def test_without_categories_the_task_is_scenes(category):
 def test_labels_of_points_that_are_no_whole_numbers_are_refused():
     rows = labeled(labels=Value("float32"))
     with raises(ValueError, naming="ClassLabel"):
-        tasks.point_classes(rows)
+        tasks.find_point_labels(rows)

@@ -40,17 +40,9 @@ class Estimate:
     def from_logits(
         cls, logits: np.ndarray, labels: np.ndarray, classes: list[str], how: str, refused: np.ndarray | None = None
     ) -> Estimate:
-        """Judge logits (rows, classes); rows of NaN do not count.
+        """Judge logits (rows, classes) by labels (rows,); rows of NaN do not count.
 
-        Args:
-            logits: (rows, classes).
-            labels: (rows,) true classes.
-            classes: Names of the classes.
-            how: Where the predictions come from.
-            refused: (rows,) bool, which rows the model calls none of its classes; None for none.
-
-        Raises:
-            ValueError: No row counts.
+        The model calls the rows where `refused` (rows,) is true none of its classes.
         """
         counted = ~np.isnan(logits).any(axis=1)
         logits, labels, answers = logits[counted], labels[counted], logits[counted].argmax(axis=1)
@@ -108,15 +100,6 @@ class Estimate:
         ]
         return sorted(pairs, key=lambda pair: -pair[2])
 
-    def weakest(self) -> tuple[str, int, int] | None:
-        """Return the class with the lowest accuracy, its right scans and all of them; None if all are right."""
-        if self.right == self.total:
-            return None
-        scores = self.class_accuracy()
-        name = min(scores, key=lambda one: scores[one])
-        number = self.classes.index(name)
-        return name, int(self.matrix[number, number]), int(self.matrix[number].sum())
-
     def text(self) -> str:
         """Return accuracy, counts and interval in words."""
         low, high = self.interval
@@ -127,30 +110,24 @@ class Estimate:
 
     def confusion_text(self) -> str:
         """Return which classes were confused, and which needs scans most, in words."""
-        weakest = self.weakest()
-        if weakest is None:
+        if not (pairs := self.confused()):
             return "no classes confused"
-        pairs = self.confused()
         shown = ", ".join(f"{true} taken for {other} ({times})" for true, other, times in pairs[:_MOST_PAIRS])
         more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
-        name, right, total = weakest
+        scores = self.class_accuracy()
+        name = min(scores, key=lambda one: scores[one])
+        number = self.classes.index(name)
+        right, total = int(self.matrix[number, number]), int(self.matrix[number].sum())
         return f"{shown}{more}; more scans of {name} would help most, {right} of {total} right"
 
     def section(self) -> str:
         """Return the Markdown of a card's section."""
         lines = [f"Accuracy {self.text()}, by {self.how}."]
-        names = [inline(name) for name in self.classes]
         rows = [
-            f"| {name} | {int(self.matrix[number].sum())} | {int(self.matrix[number, number])} | "
-            + (", ".join(f"{names[other]} {int(self.matrix[number, other])}" for other in self._taken_for(number)))
+            f"| {inline(name)} | {int(self.matrix[number].sum())} | {int(self.matrix[number, number])} | "
+            + ", ".join(f"{inline(other)} {times}" for true, other, times in self.confused() if true == name)
             + " |"
-            for number, name in enumerate(names)
+            for number, name in enumerate(self.classes)
             if self.matrix[number].any()
         ]
         return "\n".join([*lines, "", "| class | scans | right | taken for |", "|---|---|---|---|", *rows])
-
-    def _taken_for(self, number: int) -> list[int]:
-        row = self.matrix[number].copy()
-        row[number] = 0
-        # Stable: equal counts stay in the order of the classes.
-        return [int(other) for other in np.argsort(-row, kind="stable") if row[other]]

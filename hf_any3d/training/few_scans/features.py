@@ -28,8 +28,15 @@ def compute_examples(
     # Of clouds with colors, intensities or normals nobody knows which of those are seen.
     has_views = one_sided and list(processor.features) == ["xyz"] and (earlier is None or earlier.views is not None)
     computed: list[Callable[[Dataset], np.ndarray]] = [lambda rows: compute_features(model, rows, processor)]
+
+    def of_views(rows: Dataset) -> np.ndarray:
+        count, up_axis = processor.num_points, model.config.up_axis
+        clouds = (to_cloud(row, ("xyz",)).points[:, :3] for row in rows.with_format("numpy"))
+        views = [one_side(xyz, count, up_axis, np.random.default_rng(number)) for number, xyz in enumerate(clouds)]
+        return compute_features(model, _rows_of(np.stack(views)), processor)
+
     if has_views:
-        computed.append(lambda rows: compute_features(model, _views(model, rows, processor), processor))
+        computed.append(of_views)
     if earlier is None:
         return Examples(scans, computed[0](rows), processor, computed[1](rows) if has_views else None)
     known = {digest: number for number, digest in enumerate(earlier.scans.digests)}
@@ -46,15 +53,6 @@ def compute_examples(
         features[old] = stored[[known[scans.digests[number]] for number in old]]
         found.append(np.concatenate([stored[kept], features]))
     return Examples(together, found[0], processor, found[1] if has_views else None)
-
-
-def _views(model: PointFeaturesForPointCloudClassification, rows: Dataset, processor: PointCloudProcessor) -> Dataset:
-    """Return a view from one side of each row."""
-    count, up_axis, views = processor.num_points, model.config.up_axis, []
-    for number, row in enumerate(rows.with_format("numpy")):
-        generator = np.random.default_rng(number)
-        views.append(one_side(to_cloud(row, ("xyz",)).points[:, :3], count, up_axis, generator))
-    return _rows_of(np.stack(views))
 
 
 def _rows_of(points: np.ndarray) -> Dataset:
@@ -79,9 +77,7 @@ def compute_bank(
 
     There are none for clouds with colors, intensities or normals, which nobody draws.
     """
-    if list(processor.features) != ["xyz"]:
-        count = 0
-    if not count:
+    if not count or list(processor.features) != ["xyz"]:
         return np.empty((0, model.config.hidden_size), np.float32)
     points = draw_things(count, processor.num_points, model.config.up_axis)
     copies = model.config.copies

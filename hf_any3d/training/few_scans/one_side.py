@@ -22,14 +22,7 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
     Points are mirrored at a sphere around the eye; those on the convex hull of the eye and all mirrored ones are seen
     (Katz et al., "Direct visibility of point sets", 2007).
 
-    Args:
-        points: `(points, 3)`.
-        count: Points to return, some of them repeatedly if fewer are seen.
-        up_axis: The axis that points up.
-        generator: Source of the direction and the choice.
-
-    Returns:
-        `(count, 3)`, in the coordinates of the cloud.
+    Returns `(count, 3)` of the points `(points, 3)`, some of them repeatedly if fewer are seen.
     """
     if len(points) > _MOST:
         points = points[generator.choice(len(points), _MOST, replace=False)]

@@ -54,12 +54,7 @@ TABLE: dict[int, Plan] = {
 
 
 def plan_for(counts: Mapping[str, int], **given: Any) -> Plan:
-    """Return the plan for scans.
-
-    Args:
-        counts: Scans of each class.
-        **given: Settings of `Plan` that a user wants otherwise; None for the table's.
-    """
+    """Return the plan for so many scans of each class, but for settings of `Plan` that are given and not None."""
     scans, usual = _size(counts)
     plan = TABLE[max(least for least in TABLE if least <= max(1, usual))]
     if scans > MOST_SCANS:

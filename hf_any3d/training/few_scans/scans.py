@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -122,9 +121,6 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
         rows: Rows with `points` and `label`, a ClassLabel.
         origin: Name of the data, for messages.
         group_column: Column whose equal values belong together, besides near-duplicates.
-
-    Raises:
-        ValueError: The labels are of another kind, or there is no such column.
     """
     feature = rows.features.get("label")
     if not isinstance(feature, ClassLabel):
@@ -137,7 +133,8 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
     digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
-        digests.append(digest_of(to_cloud(row, ("xyz",)).points))
+        points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
+        digests.append(hashlib.sha256(points.tobytes()).hexdigest()[:32])
         if len(rows) <= MOST_COMPARED:
             # Repeated points of a smaller cloud make it unlike all but equal ones.
             with warnings.catch_warnings():
@@ -146,8 +143,6 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     ties = _equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
-        if column not in rows.column_names:
-            raise ValueError(f"{origin}: no column {column!r}; there are {', '.join(rows.column_names)}")
         ties += _equal(plain[column][:])
     return Scans(
         [feature.names[number] for number in present],
@@ -159,20 +154,32 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
 
 
 def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
-    """Refuse scans that cannot be learned, or not as they are.
+    """Refuse scans of one class; and without `allow_doubts`, which only warns, those that may have wrong labels.
 
-    Raises:
-        ValueError: There is one scan or one class; or without `allow_doubts`, which only warns of it, names of classes
-            differ only in case or spaces, or a scan has two labels.
+    These are names of classes that differ only in case or spaces, and scans with two labels.
     """
-    if len(scans.labels) == 1:
-        raise ValueError(f"{origin}: one scan, {scans.names[0]}; expected scans of at least two classes")
     if len(scans.classes) == 1:
         only = scans.classes[0]
         raise ValueError(
             f"{origin}: all {len(scans.labels)} scans are of one class, {only!r}; expected at least two classes"
         )
-    for text in [*_similar_names(scans), *_labeled_twice(scans)]:
+    doubts, counts = [], scans.counts
+    first_names: dict[str, str] = {}
+    for name in scans.classes:
+        other = first_names.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
+        if other != name:
+            doubts.append(
+                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
+                "spaces; give them one name"
+            )
+    for one, other in _equal(scans.digests):
+        labels = [scans.classes[scans.labels[number]] for number in (one, other)]
+        if labels[0] != labels[1]:
+            doubts.append(
+                f"{scans.names[one]} and {scans.names[other]} are the same scan with two labels, {labels[0]!r} and "
+                f"{labels[1]!r}; remove one of them"
+            )
+    for text in doubts:
         if not allow_doubts:
             raise ValueError(f"{origin}: {text}, or add --allow_doubts")
         warnings.warn(f"{origin}: {text}", UserWarning, stacklevel=2)
@@ -210,11 +217,6 @@ def file_names(rows: Dataset) -> list[str]:
     return [f"row {number}" for number in range(len(rows))]
 
 
-def digest_of(points: np.ndarray) -> str:
-    """Return a checksum of a cloud's points."""
-    return hashlib.sha256(np.ascontiguousarray(points, dtype=np.float32).tobytes()).hexdigest()[:32]
-
-
 def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
     """Return a cloud for `near_duplicates`, (512, 3) in the unit sphere; None if it has fewer points or no area."""
     generator, count = np.random.default_rng(0), 2 * _HALF
@@ -232,12 +234,9 @@ def sample_of(cloud: PointCloudData) -> torch.Tensor | None:
 
 
 def near_duplicates(clouds: torch.Tensor) -> list[tuple[int, int]]:
-    """Find pairs of clouds that are as close to each other as two samples of one cloud.
+    """Find pairs of clouds (clouds, points, 3) in the unit sphere that are as close as two samples of one cloud.
 
-    Copies that are turned are not found.
-
-    Args:
-        clouds: (clouds, points, 3), in the unit sphere, with an even number of points.
+    Copies that are turned are not found. The number of points is even.
     """
     first, second = clouds.chunk(2, dim=1)
     shares = torch.linspace(0.05, 0.95, 10)
@@ -266,33 +265,6 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (apart.amin(1).mean(1) + apart.amin(2).mean(1)) / 2
 
 
-def _similar_names(scans: Scans) -> list[str]:
-    found, first = [], {}
-    counts = scans.counts
-    for name in scans.classes:
-        other = first.setdefault(" ".join(name.casefold().replace("_", " ").split()), name)
-        if other != name:
-            found.append(
-                f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
-                "spaces; give them one name"
-            )
-    return found
-
-
-def _labeled_twice(scans: Scans) -> list[str]:
-    found: list[str] = []
-    first: dict[str, int] = {}
-    for number, digest in enumerate(scans.digests):
-        other = first.setdefault(digest, number)
-        if scans.labels[other] != scans.labels[number]:
-            labels = [scans.classes[scans.labels[one]] for one in (other, number)]
-            found.append(
-                f"{scans.names[other]} and {scans.names[number]} are the same scan with two labels, {labels[0]!r} and "
-                f"{labels[1]!r}; remove one of them"
-            )
-    return found
-
-
 def _equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
     first: dict[Any, int] = {}
     return [(first[key], number) for number, key in enumerate(keys) if first.setdefault(key, number) != number]
@@ -311,12 +283,3 @@ def _joined(count: int, ties: Sequence[tuple[int, int]]) -> np.ndarray:
         low, high = sorted((root(one), root(other)))
         parent[high] = low
     return np.array([root(number) for number in range(count)], dtype=np.int64)
-
-
-def class_counts(counts: dict[str, int]) -> str:
-    """Return the counts of classes as text: the same number "each", else from the least to the largest."""
-    values = Counter(counts.values())
-    if len(values) == 1:
-        return f"{next(iter(values))} each"
-    least, most = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
-    return f"{counts[least]} ({least}) to {counts[most]} ({most})"

@@ -36,7 +36,7 @@ from hf_any3d.training.few_scans.linear_head import (
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
 from hf_any3d.training.few_scans.one_side import fit_side
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
-from hf_any3d.training.few_scans.scans import Examples, Scans, check, class_counts, file_names, look_at
+from hf_any3d.training.few_scans.scans import Examples, Scans, check, file_names, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
 from hf_any3d.training.trainer import remove_model
@@ -156,12 +156,7 @@ class FewScans(Request):
         return plan if asked.from_model is None else replace(plan, reason="features and copies of the earlier model")
 
     def earlier(self) -> Examples | None:
-        """Return the examples of the earlier model, if there is one.
-
-        Raises:
-            ValueError: Something is set that the earlier model decides.
-            FileNotFoundError: `from_model` is no model of this kind.
-        """
+        """Return the examples of the earlier model, if there is one; what it decides may not be set."""
         asked, data = self.arguments, self.data
         if asked.from_model is None:
             return None
@@ -182,12 +177,7 @@ class Learned:
 
 
 def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None = None) -> Learned:
-    """Learn the classes of few scans, and save model, card and metrics.json.
-
-    Raises:
-        ValueError: Scans that cannot be learned, see `check`.
-        FileNotFoundError: `from_model` is no model of this kind.
-    """
+    """Learn the classes of few scans, and save model, card and metrics.json."""
     stopwatch = Stopwatch()
     request = request if isinstance(request, FewScans) else FewScans.parse(request)
     arguments, earlier = request.arguments, request.earlier()
@@ -199,7 +189,9 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
             features=request.data.features or (["xyz"] if earlier is None else list(earlier.processor.features)),
         )
         splits, _ = program.divide(program.load_rows(data) if rows is None else rows, data)
-        known_up = _known_up_axis(data, splits["train"])
+        # The up axis that the dataset or the format of all its files implies.
+        are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(splits["train"]))
+        known_up = up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
         data.up_axis = data.up_axis or known_up or "y"
         processor = build_processor(data, {}) if earlier is None else earlier.processor
         origin = data.train_file or data.data_dir or data.dataset_name
@@ -207,9 +199,16 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         if earlier is None:
             check(scans, origin, arguments.allow_doubts)
     plan = request.plan(scans.counts, FEATURES)
-    folder = Path(arguments.from_model or "")
-    model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(folder, known_up)
-    _refuse_unread(model, processor.features)
+    model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(arguments, known_up)
+    config = model.config
+    channels = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
+    channels += [6] if config.normals and "descriptors" in config.features else [3]
+    ends = np.cumsum([count_channels([name]) for name in processor.features])
+    if unread := [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]:
+        raise ValueError(
+            f"--features {' '.join(processor.features)}: {' and '.join(config.features)} do not read {unread[0]}, "
+            f"which would have no effect; expected none, or --way trained, which learns from {unread[0]}"
+        )
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -222,42 +221,24 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     check(scans, origin, arguments.allow_doubts)
     plan = request.plan(scans.counts, FEATURES)
     with stopwatch.part("things of no class"):
-        usual = 0 if "views" in model.config.features else NUM_THINGS
+        usual = 0 if "views" in config.features else NUM_THINGS
         unlike = usual if arguments.unlike is None else arguments.unlike
         bank = compute_bank(model, processor, unlike)
     with stopwatch.part("head"):
-        _set_labels(model, scans.classes)
+        config.id2label = dict(enumerate(scans.classes))
+        config.label2id = {name: number for number, name in enumerate(scans.classes)}
+        model.classifier = torch.nn.Linear(config.hidden_size, len(scans.classes))
+        model.side_head, config.one_sided = None, False  # for features that are standardized otherwise
         head, estimate = fit_few_scans(model, examples, bank, plan, arguments)
         judged = {} if estimate is None else {CROSS_VALIDATION: estimate}
         judged |= {split: _evaluate(model, head, rows, features) for split, (rows, features) in others.items()}
-    report = _report(model, data, splits, plan, examples, judged, stopwatch)
-    _save(model, processor, examples, report, judged, arguments)
+    facts = program.data_facts(data, splits, CROSS_VALIDATION)
+    facts |= {"rows": {**facts["rows"], "train": len(scans.labels)}}
+    facts |= {"scans of each class": scans.counts, "near-duplicates": scans.num_copies}
+    report = _save(model, processor, examples, facts, plan, judged, stopwatch, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    return Learned(report, _lines(origin, scans, plan, judged, model.config, processor.features, unlike))
-
-
-def _refuse_unread(model: PointFeaturesForPointCloudClassification, features: Sequence[str]) -> None:
-    """Refuse channels of points that no set of features reads, and that would change nothing.
-
-    Raises:
-        ValueError: There are some.
-    """
-    config = model.config
-    read = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
-    read += [6] if config.normals and "descriptors" in config.features else [3]
-    ends = np.cumsum([count_channels([name]) for name in features])
-    if unread := [name for name, end in zip(features, ends, strict=True) if end > max(read)]:
-        raise ValueError(
-            f"--features {' '.join(features)}: {' and '.join(config.features)} do not read {unread[0]}, which would "
-            f"have no effect; expected none, or --way trained, which learns from {unread[0]}"
-        )
-
-
-def _known_up_axis(data: DataArguments, rows: Dataset) -> str | None:
-    """Return the up axis that the dataset or the format of all its files implies; None if neither does."""
-    are_aerial = all(Path(name).suffix.lower() in (".las", ".laz") for name in file_names(rows))
-    return up_axis_of(data.dataset_name) or ("z" if are_aerial else None)
+    return Learned(report, _lines(origin, scans, plan, judged, config, processor.features, unlike))
 
 
 def _new_model(
@@ -288,8 +269,9 @@ def _new_model(
     return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
 
 
-def _earlier_model(folder: Path, known_up: str | None) -> PointFeaturesForPointCloudClassification:
+def _earlier_model(arguments: FewScansArguments, known_up: str | None) -> PointFeaturesForPointCloudClassification:
     """Open an earlier model, with features as they are computed, for scans whose `known_up` axis points up."""
+    folder = str(arguments.from_model)
     model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
     assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
     if model.config.wrap_labels is not None:
@@ -304,26 +286,8 @@ def _earlier_model(folder: Path, known_up: str | None) -> PointFeaturesForPointC
     return model
 
 
-def _set_labels(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> None:
-    """Give a model a head for these classes; its weights are set by `fit_few_scans`."""
-    model.config.id2label = dict(enumerate(classes))
-    model.config.label2id = {name: number for number, name in enumerate(classes)}
-    model.classifier = torch.nn.Linear(model.config.hidden_size, len(classes))
-    model.side_head, model.config.one_sided = None, False  # for features that are standardized otherwise
-
-
-def _without(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    features = features.copy()
-    features[:, columns] = 0.0
-    return features
-
-
 def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> np.ndarray | None:
-    """Return the columns of the features that hold the wrap's own answers, in the order of the classes; None without.
-
-    Raises:
-        ValueError: It has learned other classes.
-    """
+    """Return the columns of the features with the wrap's own answers, in the order of the classes; None without."""
     config = model.config
     if config.wrap_labels is None:
         return None
@@ -350,9 +314,9 @@ def fit_few_scans(
     answers = _answers_of_wrap(model, scans.classes)
     if answers is not None:
         # The wrap is sure of the scans that it has learned: neither head nor distances may rely on that.
-        features[:, answers] = 0.0
-        bank = _without(bank, answers)
-        views = None if views is None else _without(views, answers)
+        bank, views = bank.copy(), None if views is None else views.copy()
+        for array in (features, bank, *([] if views is None else [views])):
+            array[:, answers] = 0.0
     # The head learns from all scans; heads of the folds only judge, and calibrate.
     head = fit_head(features, scans.labels, count, plan.strength)
     folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
@@ -387,9 +351,7 @@ def fit_few_scans(
     if views is not None:
         weight, bias = fit_side(head.standardize(features), head.standardize(views), folds)
         model.set_side_head(torch.from_numpy(weight).float(), bias)
-    alone = [
-        name for name, label in zip(scans.classes, range(count), strict=True) if not held[scans.labels == label].any()
-    ]
+    alone = [name for label, name in enumerate(scans.classes) if not held[scans.labels == label].any()]
     how = f"cross-validation in {folds.max() + 1} folds"
     if answers is not None:
         how += " of the linear head alone (the wrap, which has seen all scans, is not judged and usually adds to it)"
@@ -444,24 +406,23 @@ def _evaluate(
     return Estimate.from_logits(logits, numbers, every, "its own split", refused)
 
 
-def _report(
+def _save(
     model: PointFeaturesForPointCloudClassification,
-    data: DataArguments,
-    splits: DatasetDict,
-    plan: Plan,
+    processor: PointCloudProcessor,
     examples: Examples,
+    facts: dict[str, Any],
+    plan: Plan,
     judged: dict[str, Estimate],
     stopwatch: Stopwatch,
+    arguments: FewScansArguments,
 ) -> RunReport:
-    config, scans = model.config, examples.scans
-    facts = program.data_facts(data, splits, CROSS_VALIDATION)
-    rows = {**facts["rows"], "train": len(scans.labels)}
-    trained = sum(parameter.numel() for parameter in model.classifier.parameters())
-    return RunReport(
-        data={**facts, "rows": rows, "scans of each class": scans.counts, "near-duplicates": scans.num_copies},
+    """Write everything; metrics.json last, which marks the run as complete."""
+    config = model.config
+    report = RunReport(
+        data=facts,
         encoder={},
         adapter={},
-        trained_parameters=trained,
+        trained_parameters=count_parameters(model.classifier)[1],
         total_parameters=count_parameters(model)[1],
         seconds=stopwatch.stop(),
         peak_memory=peak_memory(),
@@ -480,17 +441,6 @@ def _report(
             "chosen": plan.reason,
         },
     )
-
-
-def _save(
-    model: PointFeaturesForPointCloudClassification,
-    processor: PointCloudProcessor,
-    examples: Examples,
-    report: RunReport,
-    judged: dict[str, Estimate],
-    arguments: FewScansArguments,
-) -> None:
-    """Write everything; metrics.json last, which marks the run as complete."""
     folder = Path(arguments.output_dir)
     remove_model(folder)
     model.save_pretrained(folder)
@@ -505,6 +455,7 @@ def _save(
     )
     save_card(card, folder / FILE)
     report.save(folder / "metrics.json")
+    return report
 
 
 def _lines(
@@ -517,8 +468,11 @@ def _lines(
     unlike: int,
 ) -> list[str]:
     count = len(scans.labels)
-    seen = f"{origin}: {count} scans of {len(scans.classes)} classes, "
-    seen += f"{class_counts(scans.counts)}; {scans.copies_text}; up axis {config.up_axis}"
+    by_count = sorted((number, name) for name, number in scans.counts.items())
+    (least, rarest), (most, commonest) = by_count[0], by_count[-1]
+    counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
+    seen = f"{origin}: {count} scans of {len(scans.classes)} classes, {counts}; {scans.copies_text}; "
+    seen += f"up axis {config.up_axis}"
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"
@@ -534,16 +488,13 @@ def _lines(
         sure = f"accuracy: {estimate.text()}, by {estimate.how}; the saved model learned from all {count}"
         confused = f"confused: {estimate.confusion_text()}"
         if config.unknown_share is not None:
-            unknown = (
-                f"none of these: said of at most {100 * config.unknown_share:.0f} % of further scans like these, "
-            )
-            unknown += "by those that were held out, and of part of what is unlike them"
+            unknown = f"said of at most {100 * config.unknown_share:.0f} % of further scans like these, by those that "
+            unknown += "were held out, and of part of what is unlike them"
         elif "wrap" in config.features:
-            unknown = (
-                "none of these: never said, as the wrap may have seen the scans by which its level would be found"
-            )
+            unknown = "never said, as the wrap may have seen the scans by which its level would be found"
         else:
-            unknown = f"none of these: never said, as its level takes {STATED_FROM} different scans of each class"
+            unknown = f"never said, as its level takes {STATED_FROM} different scans of each class"
+        unknown = f"none of these: {unknown}"
         if not config.unknown_bank_rows and unlike and len(channels) > 1:
             unknown += f"; it knows no drawn things, which have no {', '.join(channels[1:])}"
     splits = [f"{split}: {found.text()}" for split, found in judged.items() if split != CROSS_VALIDATION]
