@@ -43,8 +43,7 @@ def build_model_card(
     Args:
         subject: The model and what is known of it.
         name: The repository's name, or the directory, that the card's examples load.
-        license: License of the model. If None, that of published weights in the model which forbids commercial use;
-            left out if there are none.
+        license: License of the model; by default that of published weights in it which forbid commercial use, if any.
         language: Language of the model's answers.
         intro: Markdown that replaces the task's first sentence.
         remark: Markdown to add to the first paragraph.
@@ -64,6 +63,10 @@ def build_model_card(
     points = f"{subject.num_points} points" if subject.num_points else "the processor's number of points"
     categories = getattr(config, "category_names", None) or ["0"]
     versions = report.versions if report else package_versions()
+    # Settings by which predictions depend on the other clouds of a batch.
+    batch_flags = [*getattr(config, "batch_dependent_flags", ())]
+    if (subject.adapter.get("settings") or {}).get("scale_over") == "batch":
+        batch_flags.append("scale_over='batch'")
     more, shown = count - _MAX_CLASSES, ", ".join(map(inline, subject.classes[:_MAX_CLASSES]))
     metadata = _metadata(subject, name, description, license, language, base_model)
     text = _template().render(
@@ -77,8 +80,7 @@ def build_model_card(
         remark=remark,
         is_complete=subject.is_complete,
         left_out=", ".join(map(code, subject.left_out)),
-        # Predictions would depend on the other clouds of a batch.
-        batch_flags=", ".join(map(code, subject.batch_flags)),
+        batch_flags=", ".join(map(code, batch_flags)),
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
         channels=getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
@@ -128,10 +130,28 @@ def _metadata(
     base_model: str | None,
 ) -> ModelCardData:
     task, report = subject.task, subject.report
-    # A path of this machine says nothing to readers of the hub, and its metadata would be refused.
-    base_model = hub_name(base_model) or hub_name(description.base_model)
     data = report.data if report else {}
     dataset = hub_name(data.get("name")) if data.get("on_hub") else None
+    files = data.get("files") or {}
+    # Scores for the hub, each listed under the dataset or file that was evaluated.
+    results = [
+        EvalResult(
+            task_type=task.task,
+            task_name=task.task_name,
+            dataset_type=one_line(dataset or data.get("hub_type") or "custom"),
+            # The name of the file alone: its folder is one of this machine.
+            dataset_name=one_line(_file_name(files[split]) if files.get(split) else data["name"]),
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=title,
+            metric_value=metrics[metric],
+        )
+        for split, metrics in (report.metrics.items() if report and data.get("name") else ())
+        for metric, title in task.metrics.items()
+        if split in ("validation", "test") and metric in metrics
+    ]
+    # A path of this machine says nothing to readers of the hub, and its metadata would be refused.
+    base_model = hub_name(base_model) or hub_name(description.base_model)
     tags = [*description.tags, *(["control"] if description.is_control else [])]
     adapter_tags = []
     if subject.method:  # as PEFT tags its adapters
@@ -149,36 +169,8 @@ def _metadata(
         metrics=[next(iter(task.metrics))] if report else None,
         tags=["hf_any3d", *tags, "point-cloud", "3d", *adapter_tags],
         model_name=_title(name),
-        eval_results=(_eval_results(report, task) or None) if report else None,
+        eval_results=results or None,
     )
-
-
-def _eval_results(report: RunReport, task: CardTask) -> list[EvalResult]:
-    """Collect scores for the hub, each listed under the dataset or file that was evaluated."""
-    data = report.data
-    results = []
-    for split, metrics in report.metrics.items():
-        if split not in ("validation", "test") or not data.get("name"):
-            continue
-        file = (data.get("files") or {}).get(split)
-        # The name of the file alone: its folder is one of this machine.
-        title = one_line(_file_name(file) if file else data["name"])
-        kind = data["name"] if data.get("on_hub") and hub_name(data["name"]) else data.get("hub_type") or "custom"
-        results += [
-            EvalResult(
-                task_type=task.task,
-                task_name=task.task_name,
-                dataset_type=one_line(kind),
-                dataset_name=title,
-                dataset_split=split,
-                metric_type=metric,
-                metric_name=task.metrics[metric],
-                metric_value=metrics[metric],
-            )
-            for metric in task.metrics
-            if metric in metrics
-        ]
-    return results
 
 
 def _file_name(path: object) -> str:

@@ -8,13 +8,9 @@ from hf_any3d.modeling.point_encoders.pretrained_base import PretrainedBaseMixin
 
 @dataclass(frozen=True)
 class Method:
-    """Published method that the models of a type implement.
+    """Published method that the models of a type implement: its name, the number of its paper on arXiv, and tags.
 
-    Args:
-        name: Name of the method.
-        paper: Number of its paper on arXiv; None without one.
-        tags: Tags of repositories.
-        reads: How the model reads a cloud; `{config.num_hidden_layers}` is a setting. Empty if it depends on more.
+    `reads` says how a model reads a cloud; `{config.num_hidden_layers}` is a setting. Empty if it depends on more.
     """
 
     name: str
@@ -85,26 +81,15 @@ _BUILD_AROUND_ENCODER = "from_encoder_pretrained(config=config)"
 
 @dataclass
 class Description:
-    """Sentences and metadata on one model. All text is Markdown.
+    """Sentences and metadata on one model. All text is Markdown."""
 
-    Args:
-        what: What processes the points.
-        stored: Which parameters are in the repository, and where the others are loaded from.
-        base_model: Repository that the model was made from; paths are dropped.
-        relation: How it was made from that: "adapter" or "finetune".
-        base_program: Call that builds the base of an adapter from `config`; `{name}` is the repository, quoted.
-        stage: Stage of the method's training, to follow its name.
-        is_control: Whether the encoder's weights are no pretrained ones on purpose.
-        tags: Tags of the repository.
-    """
-
-    what: str
-    stored: str = _STORED_HERE
-    base_model: str | None = None
-    relation: str = "adapter"
-    base_program: str = _BUILD_FROM_ADAPTER
-    stage: str = ""
-    is_control: bool = False
+    what: str  # processes the points
+    stored: str = _STORED_HERE  # which parameters are in the repository, and where the others are loaded from
+    base_model: str | None = None  # repository that the model was made from; paths are dropped
+    relation: str = "adapter"  # how it was made from that: "adapter" or "finetune"
+    base_program: str = _BUILD_FROM_ADAPTER  # builds the base of an adapter from `config`; `{name}` is quoted
+    stage: str = ""  # of the method's training, to follow its name
+    is_control: bool = False  # whether the encoder's weights are no pretrained ones on purpose
     tags: tuple[str, ...] = ()
 
 

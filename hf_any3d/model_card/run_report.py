@@ -31,37 +31,21 @@ _PACKAGES = ("hf-any3d", "torch", "transformers", "peft", "datasets", "accelerat
 
 @dataclass
 class RunReport:
-    """Everything about a run that is needed to judge or repeat it.
+    """Everything about a run that is needed to judge or repeat it."""
 
-    Args:
-        data: Name of the dataset, rows of each split, points per cloud, augmentation, source of the validation split.
-        encoder: Name, revision, checksum, tower and layers of the frozen encoder; empty without one.
-        adapter: PEFT method and its settings; empty without one.
-        trained_parameters: Parameters with a gradient.
-        total_parameters: All parameters, including the frozen encoder's.
-        seconds: Wall-clock seconds of parts of the run; `training` includes evaluation during training.
-        peak_memory: Bytes, see `peak_memory`.
-        metrics: Metrics of each evaluated split.
-        class_accuracy: Accuracy of each class, in segmentation its IoU, for each evaluated split.
-        selection: Metric that selected the final weights, its value, and the step.
-        training: Seed, steps, batch sizes, learning rate and the like.
-        versions: Versions of the packages used.
-        start: What a model without a frozen encoder started from, and which parts were trained.
-    """
-
-    data: dict[str, Any]
-    encoder: dict[str, Any]
-    adapter: dict[str, Any]
-    trained_parameters: int
-    total_parameters: int
-    seconds: dict[str, float]
-    peak_memory: dict[str, int]
-    metrics: dict[str, dict[str, float]]
-    class_accuracy: dict[str, dict[str, float]]
-    selection: dict[str, Any]
-    training: dict[str, Any]
+    data: dict[str, Any]  # dataset, rows of each split, points per cloud, augmentation, source of the validation split
+    encoder: dict[str, Any]  # name, revision, checksum, tower and layers of the frozen encoder; empty without one
+    adapter: dict[str, Any]  # PEFT method and its settings; empty without one
+    trained_parameters: int  # with a gradient
+    total_parameters: int  # including the frozen encoder's
+    seconds: dict[str, float]  # of parts of the run; `training` includes evaluation during training
+    peak_memory: dict[str, int]  # bytes, see `peak_memory`
+    metrics: dict[str, dict[str, float]]  # of each evaluated split
+    class_accuracy: dict[str, dict[str, float]]  # in segmentation the IoU, of each class of each evaluated split
+    selection: dict[str, Any]  # metric that selected the final weights, its value, and the step
+    training: dict[str, Any]  # seed, steps, batch sizes, learning rate and the like
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
-    start: dict[str, Any] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)  # of a model without a frozen encoder, and what was trained
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the report as JSON, atomically."""
@@ -104,12 +88,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def peak_memory() -> dict[str, int]:
-    """Return the peak memory of this process, in bytes.
-
-    Returns:
-        `process`: resident memory since the process started, without worker processes; missing where the system does
-        not report it. `cuda`: memory of tensors on the current GPU; missing without one.
-    """
+    """Return the peak memory in bytes of this process alone, and of the tensors on its GPU, where they are known."""
     peaks, status = {}, Path("/proc/self/status")
     # getrusage would include the parent process before the fork.
     if status.is_file() and (peak := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):

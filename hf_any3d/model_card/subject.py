@@ -27,25 +27,17 @@ _NOT_SETTINGS = {"auto_mapping", "base_model_name_or_path", "inference_mode", "p
 
 @dataclass(frozen=True)
 class Subject:
-    """A model whose card is to be written.
-
-    Args:
-        model_class: Its class.
-        config: Its config.
-        adapter: `method` and `settings` of its PEFT adapter; empty without one.
-        total_parameters: Number of parameters, including a frozen encoder's; None if unknown.
-        report: Report of its training run; None if unknown.
-        num_points: Points per cloud that its processor returns; None if unknown.
-        left_out: Modules that were trained with the adapter but are not saved with it.
-    """
+    """A model whose card is to be written; what is unknown of it is None."""
 
     model_class: type
     config: PreTrainedConfig
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    """`method` and `settings` of its PEFT adapter; empty without one."""
     total_parameters: int | None = None
     report: RunReport | None = None
     num_points: int | None = None
     left_out: tuple[str, ...] = ()
+    """Modules that were trained with the adapter but are not saved with it."""
 
     @classmethod
     def from_model(cls, model: nn.Module, report: RunReport | None = None, num_points: int | None = None) -> Subject:
@@ -100,13 +92,6 @@ class Subject:
         if self.report is not None:
             return self.report.start.get("model")
         return getattr(self.config, "base_name_or_path", None) if self.adapter else None
-
-    @property
-    def batch_flags(self) -> list[str]:
-        """Settings by which predictions depend on the other clouds of a batch."""
-        adapter = self.adapter.get("settings") or {}
-        own = ["scale_over='batch'"] if adapter.get("scale_over") == "batch" else []
-        return [*getattr(self.config, "batch_dependent_flags", ()), *own]
 
     @property
     def method(self) -> str | None:

@@ -6,41 +6,22 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class CardTask:
-    """Text of a model card that depends on the task.
+    """Text of a model card that depends on the task."""
 
-    Args:
-        task: Name of the pipeline and of the hub's `pipeline_tag`.
-        task_name: Readable name.
-        intro: What the model does; `{count}` is the number of classes.
-        use: Example with the pipeline; `{category}` is a quoted string.
-        logits: Example with `model` and `processor`; `{count}` is the number of classes.
-        verb: Variable name of the pipeline in the example.
-        metrics: Metrics in the order of the table, by their keys in the report; the first is the main one.
-        portions: How clouds are read; `{points}` such as "1024 points".
-        class_score: Description of the score of each class.
-        limits: Known limits.
-        has_classes: Whether the model predicts classes.
-        opens: Class that loads a saved model in the example with `model`; `{model_class}` is the model's own. None for
-            the auto class of the task.
-        factors: Factors of metrics that are not shares.
-        class_factor: Factor of the score of each class; None for a share.
-        processor: Class of the processor.
-    """
-
-    task: str
-    task_name: str
-    intro: str
-    use: str
-    logits: str
-    verb: str
-    metrics: dict[str, str]
-    portions: str = "clouds are sampled to {points} in the unit sphere."
+    task: str  # the pipeline, and the hub's `pipeline_tag`
+    task_name: str  # readable
+    intro: str  # what the model does; `{count}` is the number of classes
+    use: str  # example with the pipeline; `{category}` is a quoted string
+    logits: str  # example with `model` and `processor`; `{count}` is the number of classes
+    verb: str  # variable of the pipeline in the example
+    metrics: dict[str, str]  # in the order of the table, by their keys in the report; the first is the main one
+    portions: str = "clouds are sampled to {points} in the unit sphere."  # `{points}` such as "1024 points"
     class_score: str = "accuracy by class"
     limits: str = ""
     has_classes: bool = True
-    opens: str | None = None
-    factors: Mapping[str, float] = field(default_factory=dict)
-    class_factor: float | None = None
+    opens: str | None = None  # class that loads a saved model; `{model_class}` is its own, None the auto class
+    factors: Mapping[str, float] = field(default_factory=dict)  # of metrics that are not shares
+    class_factor: float | None = None  # of the score of each class; None for a share
     processor: str = "PointCloudProcessor"
 
 

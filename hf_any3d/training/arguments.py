@@ -21,7 +21,6 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
-from hf_any3d.training.processes import check_restarts
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -205,7 +204,16 @@ class PointTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
-        check_restarts()  # before the processes meet
+        # By default torchrun's processes meet in a store that outlives them. Those of a second attempt read the
+        # addresses of the first one there, and fail or wait without end.
+        restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+        shares_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
+        if restarts > 0 and shares_store and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                f"--max_restarts {restarts}: processes that are started again would read the addresses of those "
+                "before them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with "
+                "--standalone or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
+            )
         for name in ("eval_strategy", "save_strategy"):
             # Both are on by default, and Trainer requires both to load the best weights.
             if self.load_best_model_at_end and getattr(self, name) == "no":

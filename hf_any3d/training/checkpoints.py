@@ -97,10 +97,11 @@ def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int] | Non
     write_json(checkpoint / FILE_LIST, {"step": step, "rows_per_step": rows_per_step, "files": files})
 
 
-def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> None:
-    """Check that a step of a resumed run has as many rows as before, in however many processes.
+def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]) -> None:
+    """Check that a run may resume from a checkpoint: of its kind of model, and with as many rows in a step.
 
-    Otherwise the run would go on at another row and at another place in the schedule of the learning rate.
+    With other rows, in however many processes, the run would go on at another row and at another place in the schedule
+    of the learning rate. Another control of the model's encoder is another kind.
     """
     listed = read_json(checkpoint / FILE_LIST)
     before = listed.get("rows_per_step") if isinstance(listed, dict) else None
@@ -109,10 +110,6 @@ def check_rows_per_step(checkpoint: Path, rows_per_step: int | list[int]) -> Non
             f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same "
             "product of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
         )
-
-
-def check_model(checkpoint: Path, model: nn.Module) -> None:
-    """Check that a checkpoint is not one of another kind of model, or of another control of its encoder."""
     stored = read_json(checkpoint / "config.json")
     config = getattr(model, "config", None)
     if not isinstance(stored, dict) or not isinstance(config, PreTrainedConfig):

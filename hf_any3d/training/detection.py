@@ -82,11 +82,8 @@ class DetectionTrainingArguments(PointTrainingArguments):
 class SceneRows(torch.utils.data.Dataset):
     """Rows `{"points": (num_points, channels), "labels": {"class_labels", "boxes"}}`, prepared when they are read.
 
-    Args:
-        dataset: Rows with `points`, `boxes`, `box_labels` and the columns that the processor's features need.
-        processor: Processor of the scenes.
-        changes: Augmentations of complete scenes; None for evaluation, whose points are those that a pipeline reads.
-        seed: Seed of points and augmentations, which differ in each epoch.
+    The dataset has `points`, `boxes`, `box_labels` and the columns that the processor's features need. Changes of
+    complete scenes and points differ in each epoch; without them, points are those that a pipeline reads.
     """
 
     epoch = SharedEpoch()

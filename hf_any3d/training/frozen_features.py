@@ -46,7 +46,6 @@ def frozen_features(
 
     Returns:
         The rows with `features`, float32 `(features,)`, in place of `points`.
-
     """
     if processor is not None and processor.seed is None:
         raise ValueError("processor has seed=None; expected a number, as features are computed only once")
@@ -101,9 +100,6 @@ class HeadOnFeatures(nn.Module):
     """The head of a classifier as a model of its own, which takes features in place of points.
 
     It is the classifier's own module: once trained on `frozen_features`, the classifier has it.
-
-    Args:
-        model: A classifier whose head is its `classifier`.
     """
 
     def __init__(self, model: PreTrainedModel):

@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -29,7 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import turn_about_z
-from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
+from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 from hf_any3d.modeling.spatiallm.layout import number_names
 from hf_any3d.processing.rooms import SpatialLMProcessor
@@ -177,12 +176,8 @@ class ObjectHead(nn.Module):
 class LayoutTrainer(PointTrainer):
     """Trainer of SpatialLM that adds the loss of an `ObjectHead`, which its checkpoints have but the result has not.
 
-    Args:
-        *args: Those of `PointTrainer`.
-        object_loss: Weight of the loss; 0 for none.
-        object_steps: Steps at the beginning in which it is the only loss, and the language model is not run.
-        attention_loss: Weight of the loss of attention, see `attention_error`; 0 for none.
-        **kwargs: Those of `PointTrainer`.
+    `object_loss` and `attention_loss` are the weights of that and of `attention_error`. In the first `object_steps`
+    steps the objects are the only loss, and the language model is not run.
     """
 
     def __init__(
@@ -199,15 +194,10 @@ class LayoutTrainer(PointTrainer):
         if object_loss:
             if self.args.world_size > 1:
                 raise ValueError(f"--object_loss {object_loss} in several processes; expected 0")
-            text: Any = self._core.config.text_config
-            self.object_head = ObjectHead(text.hidden_size).to(self.args.device)
+            hidden_size = self._bare_model.config.text_config.hidden_size
+            self.object_head = ObjectHead(hidden_size).to(self.args.device)
         if attention_loss:
-            self._core.language_model.set_attn_implementation("eager")  # no other one returns weights
-
-    @property
-    def _core(self) -> SpatialLMForConditionalGeneration:
-        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        return cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+            self._bare_model.language_model.set_attn_implementation("eager")  # no other one returns weights
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Create the optimizer, which trains the head too; see Trainer."""
@@ -230,7 +220,7 @@ class LayoutTrainer(PointTrainer):
             return super().compute_loss(model, inputs, return_outputs, **kwargs)
         # Trainer divides a loss by the batches of a step, unless the model has divided it by the tokens of all.
         share = 1 if kwargs.get("num_items_in_batch") is None else self.current_gradient_accumulation_steps
-        weight, core = self.object_loss / share, self._core
+        weight, core = self.object_loss / share, self._bare_model
         if self.state.global_step < self.object_steps and not return_outputs:
             features = core.get_point_features(*(inputs[name] for name in core.cloud_inputs))
             return weight * head(torch.cat(features), *targets, core.get_output_embeddings())

@@ -365,7 +365,15 @@ class Layouts(program.TrainingTask):
                 continue
             rows = LayoutRows(splits[split], processor, fold_quarter_turns=data.fold_quarter_turns)
             loss = trainer.evaluate(cast(Any, rows), metric_key_prefix=split)[f"{split}_loss"]
-            answers, truths = answer_rows(trainer.model, rows, data.answer, data.max_new_tokens)
+            answers, truths, most = [], [], data.max_new_tokens
+            model: Any = trainer.model
+            for row in (rows[number] for number in range(len(rows))):
+                inputs = processor([row["room"]], task=data.answer).to(next(model.parameters()).device)
+                grammar = processor.grammar(data.answer, max_new_tokens=most)
+                with evaluation_mode(model):
+                    ids = model.generate(**inputs, max_new_tokens=most, do_sample=False, logits_processor=grammar)
+                answers += processor.decode_layouts(ids[:, inputs["input_ids"].shape[1] :], [row["room"]])
+                truths.append(asked_of(row["layout"], data.answer))
             scores = {name: score.pooled_f1 for name, score in score_layouts(answers, truths).items()}
             scores = {name: pair for name, pair in scores.items() if not math.isnan(pair[0])}
             by_class[split] = {name: pair[0] for name, pair in scores.items()}
@@ -386,18 +394,3 @@ class Layouts(program.TrainingTask):
 def train_layouts(argv: list[str] | None = None) -> RunReport:
     """Fine-tune a SpatialLM by words of a command line, by default those of this process; see `train`."""
     return program.train(Layouts.parse(argv))
-
-
-def answer_rows(model: Any, rows: LayoutRows, task: str, max_new_tokens: int) -> tuple[list[Layout], list[Layout]]:
-    """Let a model write the layouts of rows, held to the grammar; returns answers and truths, of what `task` asks."""
-    processor, found, truths = rows.processor, [], []
-    device = next(model.parameters()).device
-    for number in range(len(rows)):
-        row = rows[number]
-        inputs = processor([row["room"]], task=task).to(device)
-        held = processor.grammar(task, max_new_tokens=max_new_tokens)
-        with evaluation_mode(model):
-            answer = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, logits_processor=held)
-        found += processor.decode_layouts(answer[:, inputs["input_ids"].shape[1] :], [row["room"]])
-        truths.append(asked_of(row["layout"], task))
-    return found, truths

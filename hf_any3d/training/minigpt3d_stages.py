@@ -188,13 +188,7 @@ class StageTrainingArguments(PointTrainingArguments):
 def open_for_stage(
     arguments: StageArguments, num_points: int, sampling: str = "random"
 ) -> tuple[MiniGPT3DForConditionalGeneration, MiniGPT3DProcessor]:
-    """Open the model of the previous stage, or build one from parts, and set the stage.
-
-    Args:
-        arguments: The stage, and the model or parts.
-        num_points: Points per cloud, for a model from parts.
-        sampling: How they are sampled, see `PointCloudProcessor`.
-    """
+    """Open the model of the previous stage, or build one from parts for so many sampled points, and set the stage."""
     settings, name = arguments.quantization_config, arguments.model_name_or_path
     quantized = (
         {"quantization_config": BitsAndBytesConfig(**settings)} if isinstance(settings, dict) and settings else {}
@@ -366,6 +360,11 @@ class StageTrainer(PointTrainer):
         if wrong := sorted(lacking.union(load_result.unexpected_keys)):
             raise ValueError(f"the checkpoint does not fit the model: {', '.join(wrong[:8])}")
 
-    def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        schedule = self.args.step_schedule
-        return super()._own_scheduler(optimizer) if schedule is None else schedule.scheduler(optimizer)
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Create the schedule of the learning rate."""
+        if self.lr_scheduler is None and (schedule := self.args.step_schedule) is not None:
+            self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)

@@ -1,7 +1,7 @@
 """Build the models that the training programs train, with a PEFT method or a fine-tuning protocol."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -173,14 +173,9 @@ def build_model(
 ) -> nn.Module:
     """Build the model to train.
 
-    With an adapter in a pretrained point transformer, `arguments.tuning` is set to "adapter".
-
-    Args:
-        task: `CLASSES`, `PARTS`, `SCENES`, `ZERO_SHOT` or `PARTS_BY_NAME`.
-        arguments: System, and what it starts from.
-        adapter: Adapter of the frozen encoder or the pretrained point transformer.
-        labels: Class names.
-        **config: Further settings of the config; those of `arguments` win.
+    The task is `CLASSES`, `PARTS`, `SCENES`, `ZERO_SHOT` or `PARTS_BY_NAME`; labels are the names of classes. Of
+    further settings of the config, those of the arguments win. With an adapter in a pretrained point transformer,
+    `arguments.tuning` is set to "adapter".
     """
     assert arguments.model_type is not None and isinstance(arguments.model_config, dict)
     model_class = find_model_class(arguments.model_type, task)
@@ -350,10 +345,7 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     By default all methods adapt the linear layers of the encoder (`ln_tuning` its norms), and train what is not
     pretrained in full (`trainable_module_names`) and save it with the adapter, so that they can be compared.
 
-    Args:
-        name: A name of `peft_methods()`, in any case.
-        model: The model to adapt, with a frozen encoder or a pretrained point transformer.
-        settings: Arguments of the config, which override the defaults.
+    The name is one of `peft_methods()`, in any case. Settings are arguments of the config and override the defaults.
     """
     methods = peft_methods()
     config = methods.get(name.lower())
@@ -368,30 +360,22 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
         settings["modules_to_save"] = trainable_module_names(model)
     # This package's methods find their target modules themselves.
     if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType[name.upper()]], EncoderTuner):
-        defaults: dict[str, Callable[[nn.Module], Any]] = {
-            "target_modules": encoder_linear_pattern,
-            "feedforward_modules": encoder_feedforward_pattern,
-        }
-        if name.lower() == "ln_tuning":
-            defaults["target_modules"] = lambda model: encoder_module_pattern(
+        if "target_modules" not in settings and name.lower() == "ln_tuning":
+            settings["target_modules"] = encoder_module_pattern(
                 model, lambda module: "norm" in type(module).__name__.lower()
             )
-        for key, default in defaults.items():
-            if key in known and key not in settings:
-                settings[key] = default(model)
+        elif "target_modules" not in settings:
+            settings["target_modules"] = encoder_linear_pattern(model)
+        if "feedforward_modules" in known - settings.keys():
+            # IA3 scales the inputs of layers that project the feed-forward branch back to the hidden size, and the
+            # outputs of others (arXiv 2205.05638, Sec. 3.3).
+            stack = layer_stack(model)
+            width = stack.stage_of(stack.layers[0]).width
+            settings["feedforward_modules"] = encoder_module_pattern(
+                model,
+                lambda module: isinstance(module, nn.Linear) and module.out_features == width < module.in_features,
+            )
     return config(**settings)
-
-
-def encoder_feedforward_pattern(model: nn.Module) -> str:
-    """Return a regular expression of the linear layers that project the feed-forward branch back to the hidden size.
-
-    IA3 scales the inputs of these layers, and the outputs of others (arXiv 2205.05638, Sec. 3.3).
-    """
-    stack = layer_stack(model)
-    width = stack.stage_of(stack.layers[0]).width
-    return encoder_module_pattern(
-        model, lambda module: isinstance(module, nn.Linear) and module.out_features == width < module.in_features
-    )
 
 
 def drop_attention(model: nn.Module, share: float) -> int:

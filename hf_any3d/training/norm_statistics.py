@@ -27,11 +27,7 @@ def refresh_norm_statistics(trainer: Trainer) -> int:
     Norms that the pass does not use keep their statistics: those of a frozen encoder, of a point transformer with
     adapters, of inactive adapters, and originals of modules that PEFT trains as copies.
 
-    Args:
-        trainer: The trainer, after `train()`; its seed shuffles the rows.
-
-    Returns:
-        The number of recomputed norms.
+    The trainer's seed shuffles the rows. Returns the number of recomputed norms.
     """
     model, rows = trainer.model, trainer.train_dataset
     assert model is not None and isinstance(rows, Sized)

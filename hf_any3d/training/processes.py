@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,14 +44,12 @@ def joining_norms(model: nn.Module, join: bool = True) -> Iterator[None]:
             module.__class__ = own
 
 
+@torch.no_grad()
 def keep_out_of_ddp(model: nn.Module) -> list[str]:
-    """Let DDP neither register nor send what all processes compute or load alike.
+    """Let DDP neither register nor send what all processes compute or load alike, and check that it is equal in them.
 
     These are frozen parameters, and all buffers, such as tables of positions; running statistics, however, are sent
-    unless they are computed over all processes.
-
-    Returns:
-        The names of these parameters and buffers.
+    unless they are computed over all processes. Returns the names of these parameters and buffers.
     """
     frozen = [name for name, own in model.named_parameters(remove_duplicate=False) if not own.requires_grad]
     # Running statistics of trained norms that are not joined differ between processes; DDP sends those of the first.
@@ -66,18 +63,12 @@ def keep_out_of_ddp(model: nn.Module) -> list[str]:
     constant = [name for name, _ in model.named_buffers(remove_duplicate=False) if name not in sent]
     names = [*frozen, *constant]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
-    return names
-
-
-@torch.no_grad()
-def check_same_weights(model: nn.Module, names: list[str]) -> None:
-    """Check that tensors which no process sends to the others are equal in all of them."""
+    if not names:
+        return []
     state = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    if not names:
-        return
     # One number for each tensor is enough to notice another file or seed, and quick to send. NaN would not equal
     # itself.
     sums = torch.stack([state[name].detach().sum(dtype=torch.float32).nan_to_num() for name in names])
@@ -90,6 +81,7 @@ def check_same_weights(model: nn.Module, names: list[str]) -> None:
             f"{names[wrong[0]]} differs between the processes ({len(wrong)} tensors do); expected equal frozen "
             "weights: from the same files, or random ones of the same seed"
         )
+    return names
 
 
 class OwnNoise(TrainerCallback):
@@ -113,19 +105,3 @@ class OwnNoise(TrainerCallback):
         """Seed all processes alike again."""
         if args.world_size > 1:
             set_seed(args.seed)
-
-
-def check_restarts() -> None:
-    """Check that processes which the launcher starts again would find each other.
-
-    By default torchrun's processes meet in a store that outlives them. Those of a second attempt read the addresses of
-    the first one there, and fail or wait without end.
-    """
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
-    shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "").lower() == "true"
-    if restarts > 0 and shares and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"--max_restarts {restarts}: processes that are started again would read the addresses of those before "
-            "them; expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment, and torchrun with --standalone "
-            "or --rdzv_backend c10d, or accelerate with PET_STANDALONE=1"
-        )

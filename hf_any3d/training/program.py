@@ -351,17 +351,9 @@ def save_and_push(
 ) -> tuple[RunReport, str]:
     """Save model, card, page of results and metrics.json, and push them with `push_to_hub`.
 
-    Args:
-        trainer: The trainer, after training.
-        stopwatch: Stopwatch of the program.
-        scores: Metrics of each split, and scores of the classes of each split.
-        data: Facts about the data, see `data_facts`; must have `name`.
-        parameters: Result of `count_parameters` before training: loading the best adapter freezes some parameters.
-        num_points: Points per cloud.
-        checkpoint: Checkpoint that the run was resumed from.
-        encoder: Facts about the encoder; those of the model's config by default.
-        start: What a model without a frozen encoder started from.
-        schedules: Further facts about the training, such as its own schedules.
+    The fields of the report are the metrics and scores of classes, facts about the data, which have a `name`, the
+    parameters by `count_parameters` before training (loading the best adapter freezes some), and facts about the
+    encoder, by default those of the config, the start and the schedules.
 
     Returns:
         The report, and the name to load the model by: a repository, or the output directory.

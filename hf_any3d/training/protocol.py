@@ -40,14 +40,9 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
       does not have. "linear" and "mlp-3" do the same, and require that the head is linear or has two hidden layers.
     - "side" also trains the side network, "bitfit" all biases.
 
-    Args:
-        model: A point transformer with a head, such as `ActForPointCloudClassification`.
-        protocol: One of `PROTOCOLS`.
-        drifting_statistics: Let modules without trained parameters follow `train()`, with drop path and changing batch
-            norm statistics, as in the released programs. By default they stay in eval mode.
-
-    Returns:
-        Names of the trained parameters.
+    With `drifting_statistics`, modules without trained parameters follow `train()`, with drop path and changing batch
+    norm statistics, as in the released programs; else they stay in eval mode. Returns the names of the trained
+    parameters.
 
     Source: ACT, Sec. 4 (full, MLP-Linear, MLP-3); its released programs (side, bit-fit).
     """

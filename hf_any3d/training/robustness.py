@@ -41,17 +41,13 @@ _METRICS = ("accuracy", "mean_class_accuracy")
 
 @dataclass(frozen=True)
 class Condition:
-    """Something done to every cloud of a split.
-
-    Args:
-        family: density, noise or transformation for corruptions; points, orientation or color.
-        name: What is done, such as gaussian.
-        level: Severity, number of points or limit of the angle in degrees.
-    """
+    """Something done to every cloud of a split, such as gaussian noise."""
 
     family: str
+    """density, noise or transformation for corruptions; points, orientation or color."""
     name: str
     level: int = 0
+    """Severity, number of points or limit of the angle in degrees."""
 
     def apply(self, points: np.ndarray, generator: np.random.Generator, processor: PointCloudProcessor) -> np.ndarray:
         """Return the changed cloud (num_points', channels) of a processed one (num_points, channels)."""
@@ -190,8 +186,7 @@ def robustness_report(
             of the same settings and clean metrics.
 
     Returns:
-        `settings`, `clean` metrics, `rows` with family, name, level and metrics of each condition, and `summary`: see
-        `summarize_robustness`.
+        `settings`, `clean` metrics, `rows` with family, name, level and metrics of each condition, and `summary`.
     """
     settings = {
         **(about or {}),
@@ -298,8 +293,7 @@ def plot_robustness(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
 def write_robustness(report: Mapping[str, Any], folder: str | os.PathLike) -> tuple[list[Path], list[str]]:
     """Write robustness.json, .md and .png, and a section of the model card in the same folder, if there is one.
 
-    Returns:
-        The files written, and remarks on those that were not: matplotlib is missing, or the card was edited by hand.
+    Returns the files, and remarks on those not written: matplotlib is missing, or the card was edited by hand.
     """
     folder, remarks = Path(folder), []
     written = [write_json(folder / f"{NAME}.json", dict(report))]

@@ -97,17 +97,10 @@ def prepare_clouds(
     keys: Sequence[tuple[int, ...]] | None = None,
     whole: bool = False,
 ) -> list[np.ndarray]:
-    """Prepare clouds for training: sampled and augmented, depending on their keys.
+    """Prepare clouds for training: sampled and augmented, each (num_points, channels) float32.
 
-    Args:
-        rows: Rows of a dataset.
-        processor: Processor of the clouds.
-        transform: Applied to each processed cloud.
-        keys: Non-negative integers for each row that seed all random choices; None for the processor's seed.
-        whole: Apply the transform to complete clouds, instead of the processor.
-
-    Returns:
-        For each row (num_points, channels) float32, independent of the other rows.
+    Non-negative integers for each row, its keys, seed all random choices; without them it is the processor's seed.
+    With `whole`, the transform is applied to complete clouds, instead of the processor.
     """
     seeded = None if keys is None else [np.random.default_rng(key) for key in keys]
     # Drawn before the augmentation uses the generator, so that another augmentation leaves the sampled points the
@@ -211,12 +204,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
     stock Trainer needs the complete dataset, which every process then reads. All processes need the same number of
     workers.
 
-    Args:
-        dataset: Rows with `points`, the columns that the processor's features need, and `label` if there is one;
-            for training shuffled by `dataset.shuffle(seed, buffer_size)`.
-        processor: Processor of the clouds.
-        transform: Applied to each processed cloud; requires a seed.
-        seed: Seed of points and augmentation, which differ in each epoch; None for the processor's seed.
+    The arguments are those of `ProcessedDataset`; for training shuffle by `dataset.shuffle(seed, buffer_size)`.
     """
 
     label_columns: tuple[str, ...] = ("label",)
@@ -270,7 +258,7 @@ class StreamedRows(torch.utils.data.IterableDataset):
             self.dataset.set_epoch(epoch)
 
     def _rows(self, epoch: int) -> Iterator[dict[str, Any]]:
-        tables: Iterator[Any]
+        tables: Any
         if torch.utils.data.get_worker_info() is None:
             tables = self.dataset.iter(READ_TOGETHER)
         else:

@@ -54,19 +54,12 @@ from hf_any3d.utils.messages import model_errors
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Settings of an evaluation.
-
-    Args:
-        data: Transforms of voting clouds, if `protocol` has none.
-        protocol: Number of votes.
-        batch_size: Clouds per batch; None for 32, or 1 if predictions depend on the other clouds of a batch.
-        seed: Seed of the votes.
-        use_cpu: Do not use a GPU.
-    """
+    """Settings of an evaluation: votes by `protocol`, and by the transforms of `data` if it has none."""
 
     data: DataArguments
     protocol: ProtocolArguments
     batch_size: int | None = None
+    """Clouds per batch; None for 32, or 1 if predictions depend on the other clouds of a batch."""
     seed: int = 0
     use_cpu: bool = False
 

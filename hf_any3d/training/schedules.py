@@ -19,24 +19,17 @@ class EpochCosine:
     The cosine starts at epoch 0, during the warm-up, so the rate after the warm-up is below its peak, and the last
     epoch is a little above the floor, all unlike `cosine_with_min_lr` of transformers.
 
-    Args:
-        epochs: Epochs until the cosine reaches its floor.
-        warmup_epochs: Epochs of warm-up.
-        warmup_lr: Learning rate at its start.
-        min_lr: Floor of the cosine.
-        repeat_first: Further epochs with the rate of the first one. Programs that set the rate after each epoch,
-            counted from 0, have equal rates in epochs 0 and 1.
-        by_steps: Whether the rate changes with each step, as in 3DETR's program; the warm-up then ends at its peak.
-
     Source: the schedule of Any2Point, ACT and Point-BERT, which is timm's `CosineLRScheduler` stepped once an epoch.
     """
 
-    epochs: float
+    epochs: float  # until the cosine reaches its floor
     warmup_epochs: float = 10
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-6
+    warmup_lr: float = 1e-6  # at the start of the warm-up
+    min_lr: float = 1e-6  # the floor
+    # Further epochs with the rate of the first one. Programs that set the rate after each epoch, counted from 0, have
+    # equal rates in epochs 0 and 1.
     repeat_first: int = 0
-    by_steps: bool = False
+    by_steps: bool = False  # as in 3DETR's program; the warm-up then ends at its peak
 
     def __post_init__(self):
         if not self.epochs > 0:
@@ -77,12 +70,9 @@ class StepCosine:
     min_lr: float = 1e-6
 
     def __post_init__(self):
-        for name in ("epochs", "steps_per_epoch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least 1")
-        for name in ("warmup_steps", "warmup_lr", "min_lr"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
+        for name, least in {"epochs": 1, "steps_per_epoch": 1, "warmup_steps": 0, "warmup_lr": 0, "min_lr": 0}.items():
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {least} or more")
 
     def rate(self, step: int, peak: float) -> float:
         """Return the learning rate of a step, counted from 0 over the complete run, for a peak rate."""
@@ -141,9 +131,6 @@ class ScheduledArguments(TrainerCallback):
     """Pass further keyword arguments to a model in training, each a function of the optimizer step.
 
     In eval mode nothing is passed, so the model uses its defaults. A resumed run continues with the right values.
-
-    Args:
-        schedules: For each argument of the model's `forward`, a function from optimizer step to value.
     """
 
     def __init__(self, schedules: Mapping[str, Callable[[int], float]]):

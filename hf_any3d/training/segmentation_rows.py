@@ -1,7 +1,7 @@
 """Rows for segmentation: crops and blocks of labeled clouds as model inputs, and a class-weighted loss."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,8 +51,7 @@ class CropRows(_PointLabelRows):
     All random choices depend only on seed, epoch and row number.
 
     Args:
-        dataset: Rows with `points` and `labels` (num_points,), the columns that the processor's features need, and
-            `label` for the category.
+        dataset: Rows with `points`, `labels` (num_points,), the columns of the processor's features, and `label`.
         processor: Processor of the crops, with their `block_size`.
         transform: Augmentation that keeps the number of points.
         seed: Seed of all random choices.
@@ -97,19 +96,15 @@ class CropRows(_PointLabelRows):
 
 
 class BlockRows(_PointLabelRows):
-    """Evaluation rows: blocks that cover every point of every cloud, the same in each epoch.
+    """Evaluation rows: blocks that cover every point of every cloud, the same in each epoch; see `CropRows`.
 
-    Args:
-        dataset: As for `CropRows`.
-        processor: As for `CropRows`; must have a seed.
-        with_category: Return the cloud's `label` as `category`.
-        votes: Number of different divisions of each cloud into blocks.
+    The processor has a seed. `votes` is the number of different divisions of each cloud into blocks.
     """
 
     def __init__(self, dataset: Dataset, processor: PointCloudProcessor, with_category: bool = False, votes: int = 1):
         super().__init__(dataset, processor)
-        assert processor.seed is not None  # so that blocks stay the same
         self.with_category = with_category
+        seed = cast(int, processor.seed)  # so that blocks stay the same
         self.index: list[np.ndarray] = []
         self.clouds: list[int] = []
         rows: Any = self.dataset.select_columns(["points"])
@@ -122,7 +117,7 @@ class BlockRows(_PointLabelRows):
                     processor.block_overlap,
                     up_axis=processor.up_axis,
                     # Another seed divides and fills the blocks in another way, so that votes differ.
-                    generator=processor.seed + vote,
+                    generator=seed + vote,
                 )
                 self.index.extend(blocks)
                 self.clouds.extend([cloud] * len(blocks))

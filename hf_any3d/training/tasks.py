@@ -212,8 +212,12 @@ class Segmentation(program.TrainingTask):
         if labels.has_parts:
             settings |= {"category_names": labels.categories, "category_parts": labels.category_parts}
         task = PARTS if labels.has_parts else SCENES
-        model = build_model(task, self.model, self.adapter, labels.names, **settings)
-        return model, PointCloudProcessor(
+        return build_model(task, self.model, self.adapter, labels.names, **settings), self.build_processor()
+
+    def build_processor(self) -> PointCloudProcessor:
+        """Build the processor for the labels of points."""
+        data, labels = self.data, self.labels
+        return PointCloudProcessor(
             num_points=data.num_points,
             features=data.features,
             up_axis=data.up_axis,

@@ -146,15 +146,8 @@ CAPTION_TEMPLATES = (
 class CaptionedDataset(ProcessedDataset):
     """Rows `{"points", "label", "text_embeds": (width,)}` for contrastive training.
 
-    With a `seed` each epoch draws one of a row's texts; without one it is the first.
-
-    Args:
-        dataset: Rows with `points` and `label`.
-        processor: Processor of the clouds.
-        texts: Texts of each row.
-        tower: Text tower that embeds all of them once.
-        transform: Applied to each processed cloud; requires a seed.
-        seed: Seed of points, augmentation and texts, which differ in each epoch.
+    With a `seed` each epoch draws one of a row's `texts`, which the tower embeds once; without one it is the first.
+    The other arguments are those of `ProcessedDataset`.
     """
 
     def __init__(
@@ -200,13 +193,8 @@ def caption_texts(
 ) -> list[list[str]]:
     """Return the texts of each row: its caption, or else its class name, in every template.
 
-    Class names in addition to captions would pull all clouds of a class together, which generalizes less.
-
-    Args:
-        labels: Class name of each row.
-        captions: Caption of each row, or None.
-        templates: Texts with `{}`.
-        forbidden: Names of held-out classes; captions that contain one are not used.
+    Class names in addition to captions would pull all clouds of a class together, which generalizes less. Captions
+    that contain a forbidden word, the name of a held-out class, are not used.
     """
     banned = re.compile("|".join(rf"\b{re.escape(readable(word))}" for word in forbidden), re.IGNORECASE)
     names = []

@@ -31,14 +31,13 @@ from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
-    check_model,
-    check_rows_per_step,
+    check_run,
     checkpoint_to_resume,
     find_problem,
     list_files,
     remove_incomplete,
 )
-from hf_any3d.training.processes import OwnNoise, check_same_weights, joining_norms, keep_out_of_ddp
+from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 
 logger = logging.getLogger(__name__)
@@ -84,6 +83,11 @@ class PointTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
+            raise ValueError(
+                "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
+                "expected accelerators, or a configuration for DDP"
+            )
         self.add_callback(OwnNoise())
         if isinstance(self.train_dataset, AugmentedDataset):
             self.add_callback(EpochCallback(self.train_dataset))  # accelerate sets it in one process alone
@@ -97,7 +101,7 @@ class PointTrainer(Trainer):
             if "point_index" not in inspect.signature(core.forward).parameters:
                 raise ValueError(f"--index_in_workers: {type(core).__name__} takes no point_index; leave it out")
             collator = cast(PointCloudCollator, self.data_collator)
-            self.data_collator = replace(collator, indexer=PointIndexer(cast(Any, core).config))
+            self.data_collator = replace(collator, indexer=PointIndexer(core.config))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the card of the model and its run, unless the model is of another library; see Trainer."""
@@ -105,15 +109,6 @@ class PointTrainer(Trainer):
             write_trainer_card(self, *args, **kwargs)
         else:
             super().create_model_card(*args, **kwargs)
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Create the accelerator; see Trainer."""
-        super().create_accelerator_and_postprocess()
-        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
-            raise ValueError(
-                "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
-                "expected accelerators, or a configuration for DDP"
-            )
 
     @property
     def rows_per_step(self) -> int | list[int]:
@@ -125,8 +120,8 @@ class PointTrainer(Trainer):
         if resume_from_checkpoint not in (None, False):
             resume_from_checkpoint = checkpoint_to_resume(self.args.output_dir, resume_from_checkpoint)
             if resume_from_checkpoint is not None:
-                check_model(Path(resume_from_checkpoint), self.accelerator.unwrap_model(self.model))
-                check_rows_per_step(Path(resume_from_checkpoint), self.rows_per_step)
+                model = self.accelerator.unwrap_model(self.model)
+                check_run(Path(resume_from_checkpoint), model, self.rows_per_step)
         with joining_norms(self.model, self._joins_batches):
             trained = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.should_save:
@@ -138,7 +133,7 @@ class PointTrainer(Trainer):
         return trained
 
     @property
-    def _bare_model(self) -> nn.Module:
+    def _bare_model(self) -> Any:
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
@@ -157,7 +152,7 @@ class PointTrainer(Trainer):
                 )
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
-            check_same_weights(model, keep_out_of_ddp(model))
+            keep_out_of_ddp(model)
         return super()._wrap_model(model, training, *args, **kwargs)
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -270,17 +265,12 @@ class PointTrainer(Trainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create the schedule of the learning rate."""
         # A scheduler that was passed to Trainer wins over the arguments.
-        own = self._own_scheduler(optimizer or self.optimizer) if self.lr_scheduler is None else None
-        if own is not None:
-            self.lr_scheduler, self._created_lr_scheduler = own, True
+        if self.lr_scheduler is None and (schedule := self.args.epoch_schedule) is not None:
+            # The last step of an epoch may have fewer batches, and counts as one.
+            steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
+            self.lr_scheduler = schedule.scheduler(optimizer or self.optimizer, max(1, steps))
+            self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def _own_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        if (schedule := self.args.epoch_schedule) is None:
-            return None
-        # The last step of an epoch may have fewer batches, and counts as one.
-        steps = ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps)
-        return schedule.scheduler(optimizer, max(1, steps))
 
     def get_train_dataloader(self) -> DataLoader:
         """Return training batches; of streamed rows each process reads its own part."""
@@ -310,12 +300,8 @@ class PointTrainer(Trainer):
 def decaying_parameters(model: nn.Module, spared: Sequence[str] = (), class_tokens: bool = True) -> list[str]:
     """Return the names of parameters with weight decay: matrices and learned tokens, not biases, norms and vectors.
 
-    Biases and norms of several views that are stored as one matrix count as biases and norms.
-
-    Args:
-        model: A model, with or without adapters.
-        spared: Regular expressions of names of further parameters without weight decay.
-        class_tokens: Whether class tokens and their positions decay, as in the released programs.
+    Biases and norms of several views that are stored as one matrix count as biases and norms. Regular expressions name
+    further, spared parameters. Class tokens and their positions decay in the released programs.
 
     Source: released Any2Point, ACT and Point-BERT programs (weight decay 0 for one-dimensional parameters, biases, and
     tokens by name).

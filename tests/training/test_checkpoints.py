@@ -9,8 +9,7 @@ import torch
 
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.checkpoints import (
-    check_model,
-    check_rows_per_step,
+    check_run,
     checkpoint_to_resume,
     find_problem,
     list_files,
@@ -176,11 +175,11 @@ def test_failed_save_leaves_no_model_of_an_earlier_run(tmp_path):
 
 
 def test_a_checkpoint_without_a_config_and_a_model_without_one_are_not_compared(tmp_path):
-    check_model(tmp_path, tiny_model())
+    check_run(tmp_path, tiny_model(), 8)
     (tmp_path / "config.json").write_text('{"model_type": "act3d"}')
-    check_model(tmp_path, torch.nn.Linear(1, 1))
+    check_run(tmp_path, torch.nn.Linear(1, 1), 8)
     with raises(ValueError, naming="model_type"):
-        check_model(tmp_path, tiny_model())
+        check_run(tmp_path, tiny_model(), 8)
 
 
 def test_of_copies_without_their_times_that_of_the_highest_step_is_the_newest(tmp_path):
@@ -231,12 +230,12 @@ def test_weights_and_optimizer_have_the_names_of_several_libraries(tmp_path, fil
 def test_steps_of_a_resumed_run_have_as_many_rows(tmp_path):
     for step, rows in ((1, 8), (2, [4, 2]), (3, None)):
         list_files(checkpoint(tmp_path, step, listed=False), step, rows)
-    check_rows_per_step(tmp_path / "checkpoint-1", 8)
-    check_rows_per_step(tmp_path / "checkpoint-2", [4, 2])
-    check_rows_per_step(tmp_path / "checkpoint-3", 8)  # of an earlier version
-    check_rows_per_step(checkpoint(tmp_path, 4, listed=False), 8)  # of the stock Trainer
-    with raises(ValueError, naming="checkpoint-1"):
-        check_rows_per_step(tmp_path / "checkpoint-1", 16)
+    model = tiny_model()
+    check_run(tmp_path / "checkpoint-1", model, 8)
+    check_run(tmp_path / "checkpoint-2", model, [4, 2])
+    check_run(checkpoint(tmp_path, 4, listed=False), model, 8)  # of the stock Trainer
+    with raises(ValueError, naming="checkpoint-1: its steps have 8 rows, those of this run 16"):
+        check_run(tmp_path / "checkpoint-1", model, 16)
     run = trainer(tmp_path / "run", 1, gradient_accumulation_steps=3)
     assert run.rows_per_step == 12
 

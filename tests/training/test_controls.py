@@ -20,7 +20,7 @@ from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_ADAPTER
 from hf_any3d.training import tasks
 from hf_any3d.training.arguments import AdapterArguments, parse_arguments
-from hf_any3d.training.checkpoints import check_model
+from hf_any3d.training.checkpoints import check_run
 from hf_any3d.training.models import CLASSES, SCENES, PointModelArguments, build_model
 from tests.errors import raises
 from tests.examples.conftest import EXAMPLES, tiny_shapes, words_of
@@ -202,11 +202,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, encoder):
         encoder, encoder_weights="random", **tokenizer
     )
     model.config.save_pretrained(tmp_path)
-    check_model(tmp_path, model)
+    check_run(tmp_path, model, 8)
     with raises(ValueError, naming="encoder_weights"):
-        check_model(tmp_path, Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer))
+        other = Any2PointForPointCloudClassification.from_encoder_pretrained(encoder, **tokenizer)
+        check_run(tmp_path, other, 8)
     with raises(ValueError, naming="model_type"):
-        check_model(tmp_path, PointNetForPointCloudClassification(PointNetConfig()))
+        check_run(tmp_path, PointNetForPointCloudClassification(PointNetConfig()), 8)
 
 
 def test_settings_of_a_recipe_for_another_model_are_left_out():

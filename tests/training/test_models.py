@@ -17,7 +17,6 @@ from hf_any3d.training.models import (
     build_model,
     build_peft_config,
     drop_attention,
-    encoder_feedforward_pattern,
     peft_methods,
 )
 from hf_any3d.tuners import GuidedAdapterConfig, encoder_linear_pattern, trainable_module_names
@@ -144,7 +143,7 @@ def test_unsupported_methods_are_refused_and_supported_ones_listed(name):
 )
 def test_feedforward_modules_are_the_last_of_the_branch(family, ends, per_layer):
     model = tiny_model(family)
-    names = matched(model, encoder_feedforward_pattern(model))
+    names = matched(model, build_peft_config("ia3", model).feedforward_modules)
     assert len(names) == 2 * per_layer and all(name.endswith(ends) for name in names)
     assert not any("attention" in name for name in names)
     assert names < matched(model, encoder_linear_pattern(model))

@@ -24,8 +24,6 @@ from hf_any3d.modeling.kernels.joined_batches import JoinedBatchNorm
 from hf_any3d.training.arguments import PointTrainingArguments
 from hf_any3d.training.processes import (
     OwnNoise,
-    check_restarts,
-    check_same_weights,
     joining_norms,
     keep_out_of_ddp,
 )
@@ -143,7 +141,6 @@ def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
     model = get_peft_model(case_of(Any2PointForPointCloudClassification).still(), GuidedAdapterConfig())
     with joining_norms(model, join):
         names = keep_out_of_ddp(model)
-        check_same_weights(model, names)
         wrapped = DistributedDataParallel(model)
     trained = {id(own) for own in model.parameters() if own.requires_grad}
     assert {id(own) for own in wrapped._module_parameters} == trained and trained
@@ -162,10 +159,10 @@ def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch, tmp_path)
 
 
 def test_processes_with_other_frozen_weights_are_refused(one_process, monkeypatch):
-    model = nn.Linear(2, 2)
+    model = nn.Linear(2, 2).requires_grad_(False)
     monkeypatch.setattr(distributed, "broadcast", lambda values, src: values.add_(1))
     with pytest.raises(ValueError, match=r"weight differs between the processes \(2 tensors do\)"):
-        check_same_weights(model, ["weight", "bias"])
+        keep_out_of_ddp(model)
 
 
 @pytest.mark.parametrize(("shape", "momentum"), [((6, 4), 0.1), ((3, 4, 5), None)])
@@ -208,7 +205,3 @@ def test_launchers_that_cannot_start_processes_again_are_refused(monkeypatch, tm
         monkeypatch.setenv(name, value)
     with raises(ValueError, naming="--max_restarts"):
         PointTrainingArguments(output_dir=str(tmp_path), use_cpu=True)  # the processes have not met yet
-    for name, value in {"TORCHELASTIC_USE_AGENT_STORE": "False", "TORCHELASTIC_MAX_RESTARTS": "0"}.items():
-        with monkeypatch.context() as patch:
-            patch.setenv(name, value)
-            check_restarts()

@@ -183,8 +183,8 @@ def test_warmup_longer_than_an_epoch_starts_again_in_the_next():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"epochs": 0}, "epochs is 0; expected at least 1"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch is 0; expected at least 1"),
+        ({"epochs": 0}, "epochs is 0; expected 1 or more"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch is 0; expected 1 or more"),
         ({"warmup_steps": -1}, "warmup_steps is -1; expected 0 or more"),
         ({"min_lr": -1.0}, "min_lr is -1.0; expected 0 or more"),
     ],

@@ -22,19 +22,12 @@ _MOST_PAIRS = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Accuracy of a classifier on scans that it did not learn from.
+    """Accuracy of a classifier on scans that it did not learn from."""
 
-    Attributes:
-        matrix: (classes, classes) counts; row = true class, column = predicted class.
-        classes: Names of the classes, and of none of them if that is an answer.
-        loss: Mean cross-entropy.
-        how: Where the predictions come from, such as "cross-validation in 5 folds".
-    """
-
-    matrix: np.ndarray
-    classes: list[str]
-    loss: float
-    how: str
+    matrix: np.ndarray  # (classes, classes) counts; row = true class, column = predicted class
+    classes: list[str]  # also "none of these" if that is an answer
+    loss: float  # mean cross-entropy
+    how: str  # where the predictions come from, such as "cross-validation in 5 folds"
 
     @classmethod
     def from_logits(

@@ -18,19 +18,12 @@ _UNHEARD = 1e4
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Logits `((features - mean) / scale) @ weight.T + bias`.
+    """Logits `((features - mean) / scale) @ weight.T + bias`."""
 
-    Attributes:
-        weight: (classes, width) float64.
-        bias: (classes,).
-        mean: (width,).
-        scale: (width,), above 0.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
+    weight: np.ndarray  # (classes, width) float64
+    bias: np.ndarray  # (classes,)
+    mean: np.ndarray  # (width,)
+    scale: np.ndarray  # (width,), above 0
 
     def standardize(self, features: np.ndarray) -> np.ndarray:
         """Return features (rows, width) with the mean and scale of those that the head was fitted to."""
@@ -46,13 +39,10 @@ class LinearHead:
 
 
 def joined_with_scores(head: LinearHead, columns: np.ndarray, share: float, sharpness: float) -> LinearHead:
-    """Add the answers of another classifier to those of a head.
+    """Add the answers of another classifier to those of a head, with a share of the logits from 0 to 1.
 
-    Args:
-        head: A head whose weights of the other's columns are 0.
-        columns: Columns of the features that hold the other's log-probabilities, in the order of the classes.
-        share: Its share of the logits, from 0 to 1.
-        sharpness: Factor of all logits.
+    Some columns of the features, whose weights in the head are 0, hold the other's log-probabilities in the order of
+    the classes. Sharpness is a factor of all logits.
     """
     weight = head.weight * (1 - share) * sharpness
     mean, scale = head.mean.copy(), head.scale.copy()
@@ -65,11 +55,8 @@ def joined_with_scores(head: LinearHead, columns: np.ndarray, share: float, shar
 def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strength: float) -> LinearHead:
     """Fit logistic regression with an L2 penalty of the weights; all classes count the same, whatever their scans.
 
-    Args:
-        features: (rows, width), fewer rows than features or more.
-        labels: (rows,) classes from 0.
-        num_classes: Number of classes; one without rows gets low scores.
-        strength: Weight of the sum of the rows' losses against half the squared weights, as C of scikit-learn.
+    Features are (rows, width), labels (rows,) classes from 0, of which one without rows gets low scores. The strength
+    weighs the sum of the rows' losses against half the squared weights, as C of scikit-learn.
     """
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > _CONSTANT * max(scale.max(), 1e-30), scale, 1.0)
@@ -115,13 +102,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def draw_folds(labels: np.ndarray, groups: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Divide rows into folds with about equal shares of each class; rows of a group stay together.
+    """Divide rows into at most so many folds with about equal shares of each class; rows of a group stay together.
 
-    Args:
-        labels: (rows,) classes from 0.
-        groups: (rows,) numbers; a group of several classes counts as its most frequent one.
-        most: Largest number of folds; there are no more than the largest class has groups.
-        seed: Seed of the order of the groups.
+    A group of several classes counts as its most frequent one. There are no more folds than the largest class has
+    groups, whose order is drawn by the seed.
 
     Returns:
         (rows,) fold numbers from 0; -1 for rows of classes with a single group, which are never held out.

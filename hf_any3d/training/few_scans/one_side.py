@@ -45,13 +45,10 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
 def fit_side(
     features: np.ndarray, views: np.ndarray, folds: np.ndarray, share: float = 1 - REFUSED_SHARE
 ) -> tuple[np.ndarray, float]:
-    """Fit a head that distinguishes partial views from whole scans.
+    """Fit a head that distinguishes partial views from whole scans, by standardized features of both `(scans, width)`.
 
-    Args:
-        features: Standardized features of whole scans, `(scans, width)`.
-        views: The same of a view of each.
-        folds: Fold of each scan, -1 for scans that are in none.
-        share: Share of the whole scans for which heads that have not learned from them give a sum below 0.
+    `folds` has the fold of each scan, -1 for scans that are in none. Heads that have not learned from them give a sum
+    below 0 for a `share` of the whole scans.
 
     Returns:
         Weights `(width,)` and bias; their sum is above 0 for what looks one-sided.

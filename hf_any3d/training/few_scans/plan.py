@@ -16,21 +16,11 @@ MOST_SCANS = 400
 """Scans above which training is the way, whatever the table says: its rows were measured below."""
 LEAST_OF_A_CLASS, MOST_TRAINED, SECONDS_A_SCAN = 5, 250, 1.1
 """Where `BOTH` is worth its time: scans a class and in all, and the processor time of its training for each scan."""
-SOURCE = "studies/few_scans.py"
-"""The study that the table is from."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A way of learning.
-
-    Attributes:
-        way: One of `WAYS`.
-        features: Sets of features, as `PointFeaturesConfig.features`.
-        copies: Slightly changed copies of each cloud, over which features are averaged.
-        strength: `fit_head`'s.
-        reason: Why this way, in a few words.
-    """
+    """A way of learning: one of `WAYS`, sets and `copies` of `PointFeaturesConfig`, and the strength of `fit_head`."""
 
     way: str = FEATURES
     features: tuple[str, ...] = ("descriptors", "encoder")
@@ -39,7 +29,8 @@ class Plan:
     reason: str = ""
 
 
-# Scans a class, at least -> the way that won. Nothing here depends on the scans but their number: choosing among sets
+# Scans a class, at least -> the way that won in studies/few_scans.py.
+# Nothing here depends on the scans but their number: choosing among sets
 # of features by cross-validation on the scans themselves loses 8 points at five a class against a fixed choice.
 # - Both sets of features together beat either at every size.
 # - Copies lose points with one or two scans a class, and bring up to three from five on.

@@ -36,21 +36,13 @@ _STORE = "_features.safetensors"
 
 @dataclass(frozen=True)
 class Scans:
-    """Labeled scans, as training sees them.
+    """Labeled scans, as training sees them."""
 
-    Attributes:
-        classes: Names of the classes that have scans.
-        labels: Class of each scan, (scans,) int64.
-        groups: Scans of one number are near-duplicates, or belong together by the data, (scans,) int64.
-        digests: Checksum of each scan's points.
-        names: File of each scan, or its row.
-    """
-
-    classes: list[str]
-    labels: np.ndarray
-    groups: np.ndarray
-    digests: list[str]
-    names: list[str]
+    classes: list[str]  # that have scans
+    labels: np.ndarray  # (scans,) int64
+    groups: np.ndarray  # (scans,) int64; scans of one number are near-duplicates, or belong together by the data
+    digests: list[str]  # checksums of the points
+    names: list[str]  # files, or rows
 
     @property
     def counts(self) -> dict[str, int]:
@@ -62,31 +54,15 @@ class Scans:
         """Number of scans that are near-duplicates of another one."""
         return len(self.groups) - len(set(self.groups.tolist()))
 
-    @property
-    def copies_text(self) -> str:
-        """Number of near-duplicates as text, with a pair of them."""
-        first: dict[int, str] = {}
-        for group, name in zip(self.groups.tolist(), self.names, strict=True):
-            if first.setdefault(group, name) != name:
-                return f"{self.num_copies} near-duplicates, such as {first[group]} and {name}"
-        return f"{self.num_copies} near-duplicates"
-
 
 @dataclass(frozen=True)
 class Examples:
-    """Scans with their features, before these are standardized; kept beside the model, to add scans later.
-
-    Attributes:
-        scans: The scans.
-        features: (scans, width) float32.
-        processor: Prepared the clouds.
-        views: Features of a view of each scan from one side, (scans, width) float32; None if there are none.
-    """
+    """Scans with their features, before these are standardized; kept beside the model, to add scans later."""
 
     scans: Scans
-    features: np.ndarray
+    features: np.ndarray  # (scans, width) float32
     processor: PointCloudProcessor
-    views: np.ndarray | None = None
+    views: np.ndarray | None = None  # the same of a view of each scan from one side
 
     def save(self, folder: Path) -> None:
         """Write the features into a folder with a model and its processor."""
@@ -115,12 +91,9 @@ class Examples:
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:
-    """Look at scans that are to be learned.
+    """Look at scans that are to be learned, rows with `points` and a ClassLabel `label`; messages name their origin.
 
-    Args:
-        rows: Rows with `points` and `label`, a ClassLabel.
-        origin: Name of the data, for messages.
-        group_column: Column whose equal values belong together, besides near-duplicates.
+    Equal values of `group_column` belong together, as near-duplicates do.
     """
     feature = rows.features.get("label")
     if not isinstance(feature, ClassLabel):
@@ -140,10 +113,10 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 clouds.append(processor([row], return_tensors="pt")["points"][0])
-    ties = _equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
+    ties = equal(digests) + (near_duplicates(torch.stack(clouds)) if clouds else [])
     column = group_column or ("group" if "group" in rows.column_names else None)
     if column is not None:
-        ties += _equal(plain[column][:])
+        ties += equal(plain[column][:])
     return Scans(
         [feature.names[number] for number in present],
         np.searchsorted(present, given),
@@ -158,6 +131,8 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
 
     These are names of classes that differ only in case or spaces, and scans with two labels.
     """
+    if len(scans.labels) == 1:
+        raise ValueError(f"{origin}: one scan, {scans.names[0]}; expected scans of at least two classes")
     if len(scans.classes) == 1:
         only = scans.classes[0]
         raise ValueError(
@@ -172,7 +147,7 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
                 f"classes {other!r} ({counts[other]} scans) and {name!r} ({counts[name]}) differ only in case or "
                 "spaces; give them one name"
             )
-    for one, other in _equal(scans.digests):
+    for one, other in equal(scans.digests):
         labels = [scans.classes[scans.labels[number]] for number in (one, other)]
         if labels[0] != labels[1]:
             doubts.append(
@@ -186,12 +161,9 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
 
 
 def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:
-    """Add scans to earlier ones.
+    """Add scans to earlier ones, and return which of these are kept, (earlier scans,) bool; they are the first.
 
     Scans of equal points are one, with the later label. Classes are in alphabetical order.
-
-    Returns:
-        The scans, the kept earlier ones first; and which of the earlier ones are kept, (earlier scans,) bool.
     """
     kept = ~np.isin(earlier.digests, later.digests)
     classes = sorted({*(earlier.classes[label] for label in earlier.labels[kept]), *later.classes})
@@ -265,7 +237,8 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return (apart.amin(1).mean(1) + apart.amin(2).mean(1)) / 2
 
 
-def _equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
+def equal(keys: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return pairs of places with equal keys: the first one, and each later one."""
     first: dict[Any, int] = {}
     return [(first[key], number) for number, key in enumerate(keys) if first.setdefault(key, number) != number]
 

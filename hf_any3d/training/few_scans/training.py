@@ -36,7 +36,7 @@ from hf_any3d.training.few_scans.linear_head import (
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
 from hf_any3d.training.few_scans.one_side import fit_side
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
-from hf_any3d.training.few_scans.scans import Examples, Scans, check, file_names, look_at
+from hf_any3d.training.few_scans.scans import Examples, Scans, check, equal, file_names, look_at
 from hf_any3d.training.protocol import build_processor
 from hf_any3d.training.tasks import class_names
 from hf_any3d.training.trainer import remove_model
@@ -199,7 +199,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         if earlier is None:
             check(scans, origin, arguments.allow_doubts)
     plan = request.plan(scans.counts, FEATURES)
-    model = _new_model(plan, data, arguments) if earlier is None else _earlier_model(arguments, known_up)
+    model = _open_model(plan, data, arguments, known_up)
     config = model.config
     channels = [getattr(getattr(config, f"{name}_config"), "in_channels", 3) for name in ("encoder", "wrap")]
     channels += [6] if config.normals and "descriptors" in config.features else [3]
@@ -241,10 +241,26 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     return Learned(report, _lines(origin, scans, plan, judged, config, processor.features, unlike))
 
 
-def _new_model(
-    plan: Plan, data: DataArguments, arguments: FewScansArguments
+def _open_model(
+    plan: Plan, data: DataArguments, arguments: FewScansArguments, known_up: str | None
 ) -> PointFeaturesForPointCloudClassification:
-    """Build the model that computes the features, with a head that is not fitted."""
+    """Build the model that computes the features, with a head that is not fitted, or open an earlier one.
+
+    That has features as they are computed, too; the `known_up` axis of the scans must be its own.
+    """
+    if arguments.from_model is not None:
+        folder = arguments.from_model
+        model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
+        assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
+        if model.config.wrap_labels is not None:
+            raise ValueError(
+                f"--from {folder}: its wrap has learned from its own scans alone; expected --way both with all scans"
+            )
+        if known_up not in (None, up := model.config.up_axis):
+            raise ValueError(f"--from {folder}: it has {up} up, but these scans have {known_up}; expected them turned")
+        model.point_features.mean.zero_()
+        model.point_features.scale.fill_(1.0)
+        return model.eval()
     given = {part: getattr(arguments, part) for part in PART_OF.values() if getattr(arguments, part) is not None}
     sets = plan.features
     if arguments.feature_sets is None or arguments.wrap_weight is not None:
@@ -267,23 +283,6 @@ def _new_model(
     if given:
         return PointFeaturesForPointCloudClassification.from_parts_pretrained(**given, **settings)
     return PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings)).eval()
-
-
-def _earlier_model(arguments: FewScansArguments, known_up: str | None) -> PointFeaturesForPointCloudClassification:
-    """Open an earlier model, with features as they are computed, for scans whose `known_up` axis points up."""
-    folder = str(arguments.from_model)
-    model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
-    assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
-    if model.config.wrap_labels is not None:
-        raise ValueError(
-            f"--from {folder}: its wrap has learned from its own scans alone; expected --way both with all scans"
-        )
-    if known_up not in (None, up := model.config.up_axis):
-        raise ValueError(f"--from {folder}: it has {up} up, but these scans have {known_up}; expected them turned")
-    model.point_features.mean.zero_()
-    model.point_features.scale.fill_(1.0)
-    model.eval()
-    return model
 
 
 def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: list[str]) -> np.ndarray | None:
@@ -471,8 +470,10 @@ def _lines(
     by_count = sorted((number, name) for name, number in scans.counts.items())
     (least, rarest), (most, commonest) = by_count[0], by_count[-1]
     counts = f"{least} ({rarest}) to {most} ({commonest})" if least < most else f"{most} each"
-    seen = f"{origin}: {count} scans of {len(scans.classes)} classes, {counts}; {scans.copies_text}; "
-    seen += f"up axis {config.up_axis}"
+    copies = f"{scans.num_copies} near-duplicates"
+    if pairs := equal(scans.groups.tolist()):
+        copies += f", such as {scans.names[pairs[0][0]]} and {scans.names[pairs[0][1]]}"
+    seen = f"{origin}: {count} scans of {len(scans.classes)} classes, {counts}; {copies}; up axis {config.up_axis}"
     turned = "any heading" if config.copy_turn >= 180 else "heading as scanned"
     mean = f"mean of {config.copies} copies, {turned}, " if config.copies > 1 else ""
     way = f"way: frozen {' and '.join(config.features)} features, {mean}with a linear head; {plan.reason}"
