@@ -53,17 +53,12 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
                 twice.append(f"{first} and {name}")
             owners[key] = name
             renamed[key] = piece
-    check_owners(unknown, twice)
+    for unplaced, problem in ((unknown, "belong to no known part"), (twice, "mean the same part")):
+        if unplaced:
+            raise ValueError(f"the checkpoint holds tensors that {problem}: {listed(sorted(unplaced))}")
     # Parts that are left out may hold anything.
     check_finite(kept)
     return renamed
-
-
-def check_owners(unknown: list[str], twice: list[str]) -> None:
-    """Check that every tensor had a place of its own."""
-    for names, problem in ((unknown, "belong to no known part"), (twice, "mean the same part")):
-        if names:
-            raise ValueError(f"the checkpoint holds tensors that {problem}: {listed(sorted(names))}")
 
 
 def fits(original: Mapping[str, torch.Tensor], names: Names) -> bool:
@@ -79,6 +74,20 @@ def numbers_in(state: Mapping[str, torch.Tensor], pattern: str) -> set[int]:
 def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
     """Return how many layers names are numbered by; a gap is found when names are compared with a model's."""
     return len(numbers_in(state, pattern))
+
+
+def heads_of(width: int, heads: int | None = None, head_width: int = 64) -> int:
+    """Return the number of attention heads, which no tensor shows; by default those of the released models' width.
+
+    Raises:
+        ValueError: The width is not a multiple; a guess would give other features without an error.
+    """
+    if width % (heads or head_width):
+        raise ValueError(
+            f"the number of attention heads is unknown, as a width of {width} is not a multiple of "
+            f"{heads or head_width}; give num_attention_heads, where the original program has others"
+        )
+    return heads or width // head_width
 
 
 def as_vector(tensor: torch.Tensor) -> torch.Tensor:

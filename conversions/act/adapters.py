@@ -21,7 +21,6 @@ from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.checkpoints import (
     account,
-    check_finite,
     errors_about,
     read_checkpoint,
     without_parallel_prefix,
@@ -97,7 +96,6 @@ def convert_act_adapter(
         with errors_about(checkpoint):
             original = without_parallel_prefix(original)
             added = added_by(method, original)
-            check_finite(added)
             state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
             settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}
             if method == "ppt":

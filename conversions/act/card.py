@@ -49,8 +49,14 @@ def write_act_card(
     if teacher is not None:
         compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
     remarks = [trained_on.remark] if trained_on and trained_on.remark else []
-    configs = [config]
+    configs, teacher_text = [config], ""
     if autoencoder is not None:
+        teacher_text = " It has no teacher."
+        if autoencoder.encoder is not None:
+            encoder = code(autoencoder.config.encoder_config.model_type)
+            stored = "; its layers are stored here, without its embeddings, which nothing reads"
+            named = autoencoder.config.encoder_name_or_path is not None
+            teacher_text = f" Its frozen teacher is a {encoder} encoder{'' if named else stored}."
         configs.append(autoencoder.config)
         remarks.append(
             "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
@@ -63,7 +69,7 @@ def write_act_card(
         title,
         Subject.from_model(model),
         f"This is a checkpoint of the programs that the authors released, {KINDS[kind].described}, {CONVERTED} "
-        f"(kind {code(kind)}).{_describe_teacher(autoencoder)}",
+        f"(kind {code(kind)}).{teacher_text}",
         {
             "What it computes": "The released program, with the quirks that its weights were trained with: "
             f"{', '.join(map(code, _quirks(configs)))}. The defaults of `{type(config).__name__}` are the sound ones."
@@ -76,17 +82,6 @@ def write_act_card(
         intro=_ACT_WHAT[kind].format(labels=labels),
         base_model=on_hub,
     )
-
-
-def _describe_teacher(autoencoder: PreTrainedModel | None) -> str:
-    if autoencoder is None:
-        return ""
-    if autoencoder.encoder is None:
-        return " It has no teacher."
-    text = f" Its frozen teacher is a {code(autoencoder.config.encoder_config.model_type)} encoder"
-    if autoencoder.config.encoder_name_or_path is None:
-        text += "; its layers are stored here, without its embeddings, which nothing reads"
-    return f"{text}."
 
 
 def _quirks(configs: list[PreTrainedConfig]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, count_of, rename_tensors
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, heads_of, rename_tensors
 
 # Everything but the projection has a prefix where there is a projection.
 _BODY = r"(?:ppat\.)?"
@@ -26,7 +26,6 @@ NAMES: Names = {
 }
 # Of the published files with the image towers of CLIP B/32 and L/14.
 PREFIX = "pc_encoder."
-_HEAD_WIDTH = 64
 # Channels of a patch -> number, size and radius of patches; no tensor shows them.
 _GROUPS = {
     256: {"num_groups": 384, "group_size": 64, "group_radius": 0.2},
@@ -51,11 +50,6 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     layers = count_of(state, r"patch_encoder\.layers\.(\d+)\.")
     widths = [state[f"patch_encoder.layers.{number}.weight"].shape[0] for number in range(layers)]
     hidden = state["class_token"].shape[0]
-    if not widths or hidden % _HEAD_WIDTH:
-        raise ValueError(
-            f"an encoder of {len(widths)} patch layers and width {hidden}; expected one layer or more, and a multiple "
-            f"of {_HEAD_WIDTH}, the width of an attention head"
-        )
     return {
         # The layer takes offsets from the center beside a point's own channels.
         "in_channels": state["patch_encoder.layers.0.weight"].shape[1] - 3,
@@ -63,7 +57,7 @@ def openshape_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "hidden_size": hidden,
         "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
-        "num_attention_heads": hidden // _HEAD_WIDTH,
+        "num_attention_heads": heads_of(hidden),
         "projection_dim": state["projection.weight"].shape[0] if "projection.weight" in state else None,
         **_GROUPS.get(widths[-1], {}),
     }

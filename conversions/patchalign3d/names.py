@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, rename_tensors
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
 
 _BLOCK = r"blocks\.blocks\.(?P<layer>\d+)\."
 NAMES: Names = {
@@ -25,7 +25,6 @@ NAMES: Names = {
 }
 PROJECTION_NAMES: Names = {r"proj\.": "projection."}
 _CONVOLUTIONS = tuple(f"patch_encoder.{name}.weight" for name in ("lift", "widen", "join", "out"))
-_HEAD_WIDTH = 64
 
 
 def convert_patchalign3d_state_dict(
@@ -44,10 +43,6 @@ def convert_patchalign3d_state_dict(
 def patchalign3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return the fields of `PatchAlign3DConfig` that the tensors of a `PatchAlign3DModel` imply."""
     hidden = state["class_token.token"].shape[0]
-    if hidden % _HEAD_WIDTH:
-        raise ValueError(
-            f"an encoder of width {hidden}; expected a multiple of {_HEAD_WIDTH}, the width of an attention head"
-        )
     return {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
         "patch_widths": [state[f"patch_encoder.{name}.weight"].shape[0] for name in ("lift", "widen", "join")],
@@ -55,6 +50,6 @@ def patchalign3d_sizes(state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "hidden_size": hidden,
         "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
-        "num_attention_heads": hidden // _HEAD_WIDTH,
+        "num_attention_heads": heads_of(hidden),
         "projection_dim": state["projection.weight"].shape[0],
     }

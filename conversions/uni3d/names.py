@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, rename_tensors
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
 
 LOGIT_SCALE = "logit_scale"
 _ENCODER = r"point_encoder\."
@@ -43,7 +43,6 @@ NAMES: Names = {
     _ENCODER + r"visual\.(patch_embed\.proj|head)\.": None,
 }
 _CONVOLUTIONS = tuple(f"patch_encoder.{layer}." for layer in ("lift", "widen", "join", "out"))
-_HEAD_WIDTH = 64
 # The giant one's heads are wider; no tensor shows it.
 _HEAD_WIDTHS = {1408: 88}
 
@@ -61,29 +60,19 @@ def convert_uni3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
         elif name.startswith("class_token."):
             state[name] = as_vector(state[name])
     for number in range(count_of(state, r"blocks\.layers\.(\d+)\.")):
-        _join_attention(state, f"blocks.layers.{number}.attention.")
-        _split_gate(state, f"blocks.layers.{number}.mlp.")
+        attention, mlp = f"blocks.layers.{number}.attention.", f"blocks.layers.{number}.mlp."
+        if weights := [name for part in "qkv" if (name := f"{attention}{part}.weight") in state]:
+            state[f"{attention}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
+        # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
+        query, value = (state.pop(f"{attention}{part}.bias") for part in "qv")
+        state[f"{attention}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
+        rows, columns = state[f"{mlp}fc1.weight"].shape[0], state[f"{mlp}fc2.weight"].shape[1]
+        # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
+        if f"{mlp}gate.weight" not in state and rows == 2 * columns:
+            for name in (f"{mlp}fc1.weight", f"{mlp}fc1.bias"):
+                gate, values = state[name].chunk(2)
+                state |= {name.replace("fc1", "gate"): gate, name: values}
     return state
-
-
-def _join_attention(state: dict[str, torch.Tensor], place: str) -> None:
-    weights = [f"{place}{part}.weight" for part in "qkv" if f"{place}{part}.weight" in state]
-    if weights:
-        state[f"{place}qkv.weight"] = torch.cat([state.pop(name) for name in weights])
-    # Its image transformer has no bias of keys, which would not change the softmax; our joined layer has zeros.
-    query, value = (state.pop(f"{place}{part}.bias") for part in "qv")
-    state[f"{place}qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-
-
-def _split_gate(state: dict[str, torch.Tensor], place: str) -> None:
-    rows, columns = state[f"{place}fc1.weight"].shape[0], state[f"{place}fc2.weight"].shape[1]
-    # Some sizes store gate and values in layers of their own, others in one layer with twice as many rows.
-    if f"{place}gate.weight" in state or rows != 2 * columns:
-        return
-    for name in (f"{place}fc1.weight", f"{place}fc1.bias"):
-        if name in state:
-            gate, values = state[name].chunk(2)
-            state |= {name.replace("fc1", "gate"): gate, name: values}
 
 
 def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | None = None) -> dict[str, Any]:
@@ -94,12 +83,6 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
         num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
     """
     hidden = state["class_token.token"].shape[0]
-    heads = num_attention_heads or hidden // _HEAD_WIDTHS.get(hidden, _HEAD_WIDTH)
-    if not heads or hidden % heads:
-        raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={hidden} is not a multiple of "
-            f"{heads or _HEAD_WIDTH}; give num_attention_heads"
-        )
     first = "blocks.layers.0.mlp."
     return {
         "in_channels": state["patch_encoder.lift.weight"].shape[1],
@@ -108,7 +91,7 @@ def uni3d_sizes(state: Mapping[str, torch.Tensor], num_attention_heads: int | No
         "hidden_size": hidden,
         "intermediate_size": state[f"{first}fc2.weight"].shape[1],
         "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
-        "num_attention_heads": heads,
+        "num_attention_heads": heads_of(hidden, num_attention_heads, _HEAD_WIDTHS.get(hidden, 64)),
         "gated_mlp": f"{first}gate.weight" in state,
         "mlp_norm": f"{first}norm.weight" in state,
         "projection_dim": state["projection.weight"].shape[0],
