@@ -61,15 +61,6 @@ def _marked(pattern: str) -> Callable[[Collection[str]], dict[str, Any] | None]:
     return _first_of({pattern: {}})
 
 
-def _any2point(names: Collection[str]) -> dict[str, Any] | None:
-    variant = variant_of(names)
-    return None if variant is None else {"variant": variant}
-
-
-def _linear_head(names: Collection[str]) -> dict[str, Any] | None:
-    return {} if names and all(name.startswith("seg_head.") for name in names) else None
-
-
 # Methods on ACT's transformer, by a tensor that no other has.
 _ADAPTERS = {
     r"blocks\.blocks\.\d+\.gft_adapter\.": {"method": "pointgst"},
@@ -86,7 +77,7 @@ _STAGES = {
 }
 _MINIGPT3D = ("MiniGPT-3D", "convert_minigpt3d")
 PROGRAMS = (
-    Program("Any2Point", "convert_any2point", _any2point),
+    Program("Any2Point", "convert_any2point", variant_of),
     Program("ImageBind's audio encoder", "convert_imagebind_audio", _marked(r"modality_trunks\.audio\.")),
     Program("3DETR", "convert_detr3d", _marked(r"pre_encoder\.mlp_module\.")),
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
@@ -95,7 +86,12 @@ PROGRAMS = (
     Program("Find3D", "convert_find3d", _marked(r"extractor\.embedding\.stem\.")),
     Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
-    Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
+    Program(
+        "Point Transformer V3",
+        "convert_ptv3",
+        lambda names: {} if names and all(name.startswith("seg_head.") for name in names) else None,
+        role="head",
+    ),
     Program(*_MINIGPT3D, _first_of(_STAGES)),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
@@ -143,7 +139,14 @@ def recognize(path: str | os.PathLike) -> Recognized:
     """Find out which program wrote a file or directory."""
     path = Path(path)
     if path.is_dir():
-        return _recognize_directory(path)
+        config = path / "config.json"
+        kind = read_json(config).get("model_type") if config.is_file() else None
+        if kind in _DIRECTORIES:
+            return Recognized(path, Program(*_DIRECTORIES[kind], lambda names: {}))
+        if kind in _PARTS:
+            return Recognized(path, Program(*_MINIGPT3D, _first_of(_STAGES), role=_PARTS[kind]))
+        seen = "no config.json" if kind is None else f"model_type {kind!r}"
+        raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join([*_PARTS, *_DIRECTORIES])}")
     state = read_tensors(path, ENTRIES)
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
@@ -155,21 +158,6 @@ def recognize(path: str | os.PathLike) -> Recognized:
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)
     raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
-
-
-def _recognize_directory(path: Path) -> Recognized:
-    config = path / "config.json"
-    kind = read_json(config).get("model_type") if config.is_file() else None
-    if kind in _DIRECTORIES:
-        return Recognized(path, Program(*_DIRECTORIES[kind], lambda names: {}))
-    if kind not in _PARTS:
-        found = "no config.json" if kind is None else f"model_type {kind!r}"
-        raise ValueError(
-            f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, a released "
-            "SpatialLM, or a detr3d, point_transformer_v3 or "
-            "spatiallm to convert back"
-        )
-    return Recognized(path, Program(*_MINIGPT3D, _first_of(_STAGES), role=_PARTS[kind]))
 
 
 def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:

@@ -244,18 +244,16 @@ VARIANTS = {
 }
 
 
-def variant_of(names: Iterable[str]) -> str | None:
-    """Return the variant whose checkpoints have tensors of these names; None if they are not Any2Point's."""
+def variant_of(names: Iterable[str]) -> dict[str, str] | None:
+    """Return the argument `variant` of checkpoints with tensors of these names; None if they are not Any2Point's."""
     plain = [name.removeprefix("encoder.") for name in names]
-
-    def has(part: str) -> bool:
-        return any(part in name for name in plain)
-
     if not any(name.startswith("patch_embed.EncP.") for name in plain):
         return None
     # Names that only one of the encoders has.
-    encoder = "clip" if has(".attn.in_proj_") else "dinov2" if has(".ls1.gamma") else "imagebind"
-    return f"{encoder}-{'modelnet' if has('cls_head_finetune.') else 'scan'}"
+    marks = {"clip": ".attn.in_proj_", "dinov2": ".ls1.gamma", "imagebind": ""}
+    encoder = next(encoder for encoder, mark in marks.items() if any(mark in name for name in plain))
+    is_modelnet = any("cls_head_finetune." in name for name in plain)
+    return {"variant": f"{encoder}-{'modelnet' if is_modelnet else 'scan'}"}
 
 
 def convert_state_dict(

@@ -1,5 +1,6 @@
 """Assemble a MiniGPT-3D from its parts and checkpoints: config and state dict, without building the model."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +9,12 @@ import torch
 from transformers import Blip2QFormerConfig
 
 from hf_any3d.conversions.checkpoints import account, errors_about
-from hf_any3d.conversions.minigpt3d.parts import Part, bridge_sizes, lora_rank, source_record
-from hf_any3d.conversions.minigpt3d.stages import (
-    STAGES,
-    StageFile,
-    check_encoder,
-    check_order,
-    check_trained,
-    initialize_untrained,
-)
+from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
+from hf_any3d.conversions.minigpt3d.stages import STAGES, StageFile, check_stage, initialize_untrained
+from hf_any3d.conversions.renaming import count_of
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
+from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 # Settings without a tensor. The released programs never use another scale or other layers.
 _TEXT_LORA = {"lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
@@ -66,8 +62,13 @@ def assemble(
         store_parts: Whether to store parts that are converted already.
     """
     parts = (point_encoder, qformer, language_model)
-    check_order(files)
     last = files[-1]
+    for earlier, later in itertools.pairwise(files):
+        if earlier.stage > later.stage:
+            raise ValueError(
+                f"{later.path}: holds {STAGES[later.stage]}, which comes before {STAGES[earlier.stage]}; give the "
+                "file of the later stage as second_checkpoint"
+            )
     if stage is not None and (stage not in (2, 3) or last.stage != 3):
         raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)
@@ -82,8 +83,7 @@ def assemble(
     state |= {"bridge.experts.queries.0": queries}
     state |= {f"language_model.{name}": tensor for name, tensor in language_model.state.items()}
     for file in files:
-        check_encoder(file, point_encoder)
-        check_trained(file, model)
+        check_stage(file, point_encoder, model)
         # Later files hold newer values of what an earlier stage trained.
         state |= file.trained
     expected = model.base_model.state_dict()
@@ -98,18 +98,15 @@ def assemble(
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         # After `account`, which needs all tensors.
-        config.parts = _named_parts(parts, last.stage) or None
+        named_parts = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
+        if last.stage < 3:
+            # Before stage II the norms are those of the file that training starts from, not Phi's.
+            named_parts.pop("language_model", None)
+        sources = {name: resolve_encoder(part.source.absolute()) for name, part in named_parts.items()}
+        config.parts = {name: record_source(source.name, source).to_dict() for name, source in sources.items()} or None
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     return Assembly(parts, tuple(files), model, state, tuple(fresh))
-
-
-def _named_parts(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]:
-    named = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
-    if stage < 3:
-        # Before stage II the norms are those of the file that training starts from, not Phi's.
-        named.pop("language_model", None)
-    return {name: source_record(part) for name, part in named.items()}
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
@@ -119,7 +116,13 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
     with errors_about(files[-1].path):
         text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
         rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
-        sizes = bridge_sizes(trained)
+        sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
+        if layers := count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\."):
+            weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
+            sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]
+        if "bridge.experts.router.0.weight" in trained:
+            sizes["router_width"] = trained["bridge.experts.router.0.weight"].shape[0]
+            sizes["num_query_experts"] = trained["bridge.experts.router.2.weight"].shape[0]
     return MiniGPT3DConfig(
         point_config=point_config,
         qformer_config=Blip2QFormerConfig(**blip2_config.qformer_config.to_dict() | no_dropout),

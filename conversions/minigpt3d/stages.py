@@ -1,9 +1,8 @@
 """Read the checkpoints of MiniGPT-3D's training stages, check them, and initialize what no stage has trained."""
 
-import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,39 +46,43 @@ def read_stage(path: str | os.PathLike) -> StageFile:
     with errors_about(path):
         state = convert_minigpt3d_state_dict(original)
         trained = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODER)}
-        stage = _stage_of(trained)
+
+        def has(*parts: str) -> bool:
+            return any(all(part in name for part in parts) for name in trained)
+
+        # The last stage first: its files may hold parts of earlier ones.
+        if has("bridge.experts.router."):
+            stage = 4
+        elif has("bridge.qformer.", ".lora_"):
+            stage = 3
+        elif has("language_model.") or has("bridge.projector."):
+            stage = 0
+        elif has("bridge.point_mlp."):
+            stage = 1
+        else:
+            raise ValueError(f"holds nothing that MiniGPT-3D trains: {listed(sorted(trained))}")
     encoder = {name.removeprefix(_ENCODER): state[name] for name in state if name not in trained}
     return StageFile(Path(path), stage, len(original), trained, encoder)
 
 
-def check_order(files: Sequence[StageFile]) -> None:
-    """Check that files are in the order of training: the last one has the newest numbers."""
-    for earlier, later in itertools.pairwise(files):
-        if earlier.stage > later.stage:
-            raise ValueError(
-                f"{later.path}: holds {STAGES[later.stage]}, which comes before {STAGES[earlier.stage]}; give the "
-                "file of the later stage as second_checkpoint"
-            )
+def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGeneration) -> None:
+    """Check that a file has exactly the tensors that its stage trains, and a copy of the given encoder, if any.
 
-
-def check_encoder(file: StageFile, encoder: Part) -> None:
-    """Check that the copy of the point encoder in a file equals the given encoder."""
-    if not file.encoder:
-        return
-    account(file.path, file.encoder, encoder.state)
-    differ = [name for name, copy in file.encoder.items() if not _equal_when_rounded(encoder.state[name], copy)]
+    The file that training starts from comes from another program, and may have more of the model's tensors.
+    """
+    if file.encoder:
+        account(file.path, file.encoder, encoder.state)
+    differ = []
+    for name, copy in file.encoder.items():
+        # Released programs stored it in half precision: rounded to the narrower type, equal numbers are equal again.
+        narrow = min(encoder.state[name].dtype, copy.dtype, key=lambda dtype: dtype.itemsize)
+        if not torch.equal(encoder.state[name].to(narrow), copy.to(narrow)):
+            differ.append(name)
     if differ:
         raise ValueError(
             f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
             f"{len(file.encoder)} tensors differ: {listed(differ)}; give the one that it was trained with"
         )
-
-
-def check_trained(file: StageFile, model: MiniGPT3DForConditionalGeneration) -> None:
-    """Check that a file has exactly the tensors that its stage trains.
-
-    The file that training starts from comes from another program, and may have more of the model's tensors.
-    """
     weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
     expected = stage_names(model, file.stage or 3)
     if not file.stage:
@@ -104,37 +107,11 @@ def initialize_untrained(
         if name.startswith("bridge.experts.queries.") and stage < 4:
             initialized[name] = queries
         elif any(name.startswith(part) and stage <= last for part, last in _INITIALIZED.items()):
-            initialized[name] = _initialize(name, torch.empty(empty.shape), std, generator)
+            tensor = initialized[name] = torch.empty(empty.shape)
+            if name.endswith(".bias") or ".lora_B." in name:
+                tensor.zero_()
+            elif ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)  # as PEFT initializes A
+            else:
+                tensor.normal_(std=std, generator=generator)
     return initialized
-
-
-def _equal_when_rounded(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether tensors are equal up to rounding: released programs stored the encoder in half precision."""
-    # Rounding both to the narrower type makes equal numbers equal again.
-    narrow = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
-    return torch.equal(one.to(narrow), other.to(narrow))
-
-
-def _initialize(name: str, tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
-    if name.endswith(".bias") or ".lora_B." in name:
-        return tensor.zero_()
-    if ".lora_A." in name:
-        # As PEFT initializes A.
-        return nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
-    return tensor.normal_(std=std, generator=generator)
-
-
-def _stage_of(trained: Mapping[str, torch.Tensor]) -> int:
-    def has(*parts: str) -> bool:
-        return any(all(part in name for part in parts) for name in trained)
-
-    # The last stage first: its files may hold parts of earlier ones.
-    if has("bridge.experts.router."):
-        return 4
-    if has("bridge.qformer.", ".lora_"):
-        return 3
-    if has("language_model.") or has("bridge.projector."):
-        return 0
-    if has("bridge.point_mlp."):
-        return 1
-    raise ValueError(f"holds nothing that MiniGPT-3D trains: {listed(sorted(trained))}")

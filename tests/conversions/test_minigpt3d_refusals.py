@@ -155,4 +155,4 @@ def test_other_dtypes_and_numbers_too_large_for_them_are_refused(given, tmp_path
 
 def test_widths_with_an_unknown_number_of_heads_are_refused(given, tmp_path):
     changed(given["point_encoder"], lambda state: state.update({"norm.weight": torch.ones(50)}), key="base_model")
-    assert "point_model.pth: the point encoder has 50 channels; expected a multiple of 64" in refused(given, tmp_path)
+    assert "point_model.pth: the number of attention heads is unknown" in refused(given, tmp_path)

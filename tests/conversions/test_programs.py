@@ -95,10 +95,10 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
     code, text = convert(tmp_path / "h.pt", "--output", tmp_path / "out")
     assert code == 1 and "h.pt: a head of Point Transformer V3 alone; give the file of its encoder too" in text
     code, text = convert(tmp_path, "--output", tmp_path / "out")
-    assert code == 1 and "a directory with no config.json; expected a part of MiniGPT-3D" in text
+    assert code == 1 and "a directory with no config.json; expected one of act3d" in text
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     code, text = convert(tmp_path, "--output", tmp_path / "out")
-    assert code == 1 and "a directory with model_type 'vit'; expected a part of MiniGPT-3D: act3d, blip-2, phi" in text
+    assert code == 1 and "a directory with model_type 'vit'; expected one of act3d, blip-2, phi" in text
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "act3d"}))  # a part that is converted already
     code, text = convert(tmp_path, "--output", tmp_path / "out")
     assert code == 1 and tmp_path.name in text
