@@ -16,22 +16,15 @@ from hf_any3d.conversions.detr3d.names import (
     scale_colors,
 )
 from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.data.catalog import scannet_detection, sunrgbd
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.atomic_files import atomic_write
 
-SCANNET_CLASSES = (
-    *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk"),
-    *("curtain", "refrigerator", "showercurtrain", "toilet", "sink", "bathtub", "garbagebin"),
-)
-SUNRGBD_CLASSES = (
-    *("bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf"),
-    "bathtub",
-)
 _DATASETS: dict[str, dict[str, Any]] = {
-    "scannet": {"classes": SCANNET_CLASSES, "num_queries": 256, "num_points": 40_000},
-    "sunrgbd": {"classes": SUNRGBD_CLASSES, "num_queries": 128, "num_points": 20_000},
+    "scannet": {"classes": scannet_detection.DATASET.class_names, "num_queries": 256, "num_points": 40_000},
+    "sunrgbd": {"classes": sunrgbd.DATASET.class_names, "num_queries": 128, "num_points": 20_000},
 }
 # Of the published training: matching, loss, dropout.
 _TRAINING: dict[str, dict[str, Any]] = {

@@ -201,7 +201,11 @@ def convert_supervised_state_dict(
             name = _ENCODER + _flat(name.removeprefix(_ENCODER), fields)
         name = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) - 1}.", name)
         name = _OF_CONDITIONS.sub("norms.", name).replace(".modulation.1.", ".modulation.")
-        state[name] = _recent(tensor) if name.endswith("convolution.weight") else tensor
+        # An older spconv has the kernel's three equal axes first; channels are never as few as its edge.
+        is_kernel = name.endswith("convolution.weight") and tensor.ndim == 5
+        if is_kernel and tensor.shape[0] == tensor.shape[1] == tensor.shape[2] != tensor.shape[3]:
+            tensor = tensor.permute(4, 0, 1, 2, 3).contiguous()  # (out, x, y, z, in)
+        state[name] = tensor
     return state
 
 
@@ -219,33 +223,20 @@ def restore_supervised_state_dict(
         theirs = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) + 1}.", theirs)
         renamed[theirs] = tensor
     is_of_texts = any(name.startswith("text_head.") for name in state)
-    return rename_tensors(renamed, _inverted(FIND3D if is_of_texts else SUPERVISED))
+    inverted = {}  # the table with its two sides exchanged
+    for pattern, ours in (FIND3D if is_of_texts else SUPERVISED).items():
+        assert isinstance(ours, str)
+        theirs, mine = pattern.rstrip("$"), re.escape(ours)
+        for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
+            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
+            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
+        inverted[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
+    return rename_tensors(renamed, inverted)
 
 
 def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:
     """Return whether tensors are those of Find3D."""
     return any(name.startswith(EXTRACTOR) for name in original)
-
-
-def _inverted(names: Names) -> Names:
-    """Exchange the two sides of a table of single names."""
-    table = {}
-    for pattern, ours in names.items():
-        assert isinstance(ours, str)
-        groups = re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern)
-        theirs, mine = pattern.rstrip("$"), re.escape(ours)
-        for group, inside in groups:
-            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
-            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
-        table[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
-    return table
-
-
-def _recent(weight: torch.Tensor) -> torch.Tensor:
-    """Return the weight of a sparse convolution as (out, x, y, z, in), also one of an older spconv."""
-    # The kernel's three axes are equal, and an older file has them first. Channels are never as few as its edge.
-    is_old = weight.ndim == 5 and weight.shape[0] == weight.shape[1] == weight.shape[2] != weight.shape[3]
-    return weight.permute(4, 0, 1, 2, 3).contiguous() if is_old else weight
 
 
 def convert_ptv3_state_dict(
@@ -256,8 +247,18 @@ def convert_ptv3_state_dict(
     Frequencies of rotary positions, which follow from the config, are compared and left out.
     """
     rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
+    theta = fields.get("rope_theta")
     # Our model computes them, so they need not be stored; they must only be the same.
-    _check_frequencies(rotary, fields.get("rope_theta"))
+    for name, frequencies in rotary.items():
+        if theta is None:
+            raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
+        steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
+        if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), theta**-steps, atol=_CLOSE, rtol=0):
+            begin = ", ".join(f"{value:g}" for value in frequencies.flatten()[:4].tolist())
+            raise ValueError(
+                f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
+                f"of rope_base={theta}"
+            )
     state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
     renamed = {_flat(name, fields): tensor for name, tensor in state.items()}
     if "embeddings.mask_token" in renamed:
@@ -297,16 +298,3 @@ def _staged(name: str, fields: Mapping[str, Any]) -> str:
     places = [(s, b) for s in (stages if part == "blocks" else stages[::-1]) for b in range(depths[s])]
     stage, block = places[int(rest[0])]
     return ".".join((part, str(stage), str(block), *rest[1:]))
-
-
-def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) -> None:
-    for name, frequencies in rotary.items():
-        if theta is None:
-            raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
-        steps = torch.arange(frequencies.numel(), dtype=torch.float64) / frequencies.numel()
-        if frequencies.ndim != 1 or not torch.allclose(frequencies.double(), theta**-steps, atol=_CLOSE, rtol=0):
-            begin = ", ".join(f"{value:g}" for value in frequencies.flatten()[:4].tolist())
-            raise ValueError(
-                f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
-                f"of rope_base={theta}"
-            )
