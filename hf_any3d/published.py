@@ -205,7 +205,12 @@ def _from_hub(
 
 
 def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
-    system = _system_of(path)
+    program = recognize(path).program
+    # Of systems with the same conversion, the one of this title; otherwise the first in the table.
+    systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
+    if not systems:
+        raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
+    system = next((system for system in systems if system.title == program.title), systems[0])
     candidates = [published for published in PUBLISHED.values() if published.system is system]
     if all(file.parts for published in candidates for file in published.files.values()):
         raise ValueError(
@@ -227,16 +232,6 @@ def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: st
             _check_config(path, directory, published, size)
         show_license(system.title, system, folder / system.title)
     return _Converted(directory)
-
-
-def _system_of(path: Path) -> System:
-    """Return the system of published checkpoints that a file belongs to."""
-    program = recognize(path).program
-    # Of systems with the same conversion, the one of this title; otherwise the first in the table.
-    systems = [one.system for one in PUBLISHED.values() if one.system.convert == program.convert]
-    if not systems:
-        raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
-    return next((system for system in systems if system.title == program.title), systems[0])
 
 
 # Conversion.

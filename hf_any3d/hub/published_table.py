@@ -202,19 +202,19 @@ _UNI3D = {
 }
 
 
-def _uni3d_files() -> dict[str | None, PublishedFile]:
-    files: dict[str | None, PublishedFile] = {}
-    for size, (letters, width, depth) in _UNI3D.items():
-        config = {"hidden_size": width, "num_hidden_layers": depth, "projection_dim": 1024}
-        remark = "" if letters in ("b", "l", "g") else _UNVERIFIED
-        for ending in ("", "-no-lvis"):
-            files[size + ending] = PublishedFile(f"modelzoo/uni3d-{letters}{ending}/model.pt", config, remark)
-    for benchmark in ("lvis", "mnet40", "scanobjnn"):
-        path = f"modelzoo/uni3d-g/{benchmark}/model.pt"
-        files[f"giant-{benchmark}"] = PublishedFile(path, files["giant"].config, _UNVERIFIED)
-    return files
-
-
+_UNI3D_FILES: dict[str | None, PublishedFile] = {
+    f"{size}{ending}": PublishedFile(
+        f"modelzoo/uni3d-{letters}{ending}/model.pt",
+        {"hidden_size": width, "num_hidden_layers": depth, "projection_dim": 1024},
+        "" if size in ("base", "large", "giant") else _UNVERIFIED,
+    )
+    for size, (letters, width, depth) in _UNI3D.items()
+    for ending in ("", "-no-lvis")
+}
+_UNI3D_FILES |= {
+    f"giant-{name}": replace(_UNI3D_FILES["giant"], path=f"modelzoo/uni3d-g/{name}/model.pt", remark=_UNVERIFIED)
+    for name in ("lvis", "mnet40", "scanobjnn")
+}
 _BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
 _LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
 _UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
@@ -274,7 +274,7 @@ PUBLISHED: dict[str, Published] = {
         "CLIP ViT-B/32",
         "openai/clip-vit-base-patch32",
     ),
-    "BAAI/Uni3D": Published(UNI3D, _uni3d_files(), _EVA02_E),
+    "BAAI/Uni3D": Published(UNI3D, _UNI3D_FILES, _EVA02_E),
     "facebook/sonata": Published(
         PTV3,
         {
