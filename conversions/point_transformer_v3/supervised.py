@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS, CONDITION_CLASSES, Benchmark
-from hf_any3d.conversions.point_transformer_v3.names import supervised_fields
+from hf_any3d.conversions.point_transformer_v3.names import SUPERVISED_DEFAULTS, supervised_fields
 from hf_any3d.conversions.renaming import count_of, numbers_in
 
 
@@ -48,14 +48,9 @@ TRAINED_WITH: dict[str, Rules] = {
 """Program -> its rules. All published segmentation weights are of the first."""
 
 _BASE = {
+    **SUPERVISED_DEFAULTS,
     "order": ("z", "z-trans", "hilbert", "hilbert-trans"),
-    "enc_depths": (2, 2, 2, 6, 2),
-    "enc_channels": (32, 64, 128, 256, 512),
-    "enc_num_head": (2, 4, 8, 16, 32),
     "enc_patch_size": (1024,) * 5,
-    "dec_depths": (2, 2, 2, 2),
-    "dec_channels": (64, 64, 128, 256),
-    "dec_num_head": (4, 4, 8, 16),
     "dec_patch_size": (1024,) * 4,
 }
 _RELATIVE = {"enable_rpe": True, "enc_patch_size": (128,) * 5, "dec_patch_size": (128,) * 4}
