@@ -35,7 +35,7 @@ class Program:
 
     title: str
     convert: str
-    settings: Callable[[Collection[str]], dict[str, Any] | None]
+    settings: Callable[[Collection[str]], dict[str, Any] | None] = lambda names: {}
     role: str = "checkpoint"
     entry: str | None = None
 
@@ -114,23 +114,16 @@ _REFUSED = {
     r"cls_prompt_list\.": "VPT-deep in IDPT's program",
 }
 
-# Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.
-_PARTS = {
-    "act3d": "point_encoder",
-    "blip-2": "qformer",
-    "phi": "language_model",
-    "phi-msft": "language_model",
-    "normed_phi": "language_model",
-}
-
-
-# Directories of whole models, released ones and those to convert back: the program and its conversion.
+# Directories by the model type in their config: parts of MiniGPT-3D, as released or converted, released models, and
+# those to convert back.
 _DIRECTORIES = {
-    "detr3d": ("3DETR", "convert_detr3d_back"),
-    "point_transformer_v3": ("Point Transformer V3", "convert_ptv3_back"),
-    "spatiallm": ("SpatialLM", "convert_spatiallm_back"),
-    "spatiallm_qwen": ("SpatialLM", "convert_spatiallm"),
-    "spatiallm_llama": ("SpatialLM", "convert_spatiallm"),
+    "act3d": Program(*_MINIGPT3D, role="point_encoder"),
+    "blip-2": Program(*_MINIGPT3D, role="qformer"),
+    **dict.fromkeys(("phi", "phi-msft", "normed_phi"), Program(*_MINIGPT3D, role="language_model")),
+    "detr3d": Program("3DETR", "convert_detr3d_back"),
+    "point_transformer_v3": Program("Point Transformer V3", "convert_ptv3_back"),
+    "spatiallm": Program("SpatialLM", "convert_spatiallm_back"),
+    **dict.fromkeys(("spatiallm_qwen", "spatiallm_llama"), Program("SpatialLM", "convert_spatiallm")),
 }
 _PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
 
@@ -142,11 +135,9 @@ def recognize(path: str | os.PathLike) -> Recognized:
         config = path / "config.json"
         kind = read_json(config).get("model_type") if config.is_file() else None
         if kind in _DIRECTORIES:
-            return Recognized(path, Program(*_DIRECTORIES[kind], lambda names: {}))
-        if kind in _PARTS:
-            return Recognized(path, Program(*_MINIGPT3D, _first_of(_STAGES), role=_PARTS[kind]))
+            return Recognized(path, _DIRECTORIES[kind])
         seen = "no config.json" if kind is None else f"model_type {kind!r}"
-        raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join([*_PARTS, *_DIRECTORIES])}")
+        raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join(_DIRECTORIES)}")
     state = read_tensors(path, ENTRIES)
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):

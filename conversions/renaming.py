@@ -12,6 +12,10 @@ from hf_any3d.conversions.checkpoints import check_finite, listed
 Names = Mapping[str, str | tuple[str, ...] | None]
 
 
+HEAD: Names = {r"0\.": "hidden.0.", r"1\.": "norms.0.", r"4\.": "hidden.1.", r"5\.": "norms.1.", r"8\.": "out."}
+"""The head of classifiers that start from Point-BERT's program, two hidden layers."""
+
+
 def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ...] | None]:
     """Return a table for the same tensors below a prefix."""
     placed: dict[str, str | tuple[str, ...] | None] = {}

@@ -9,7 +9,7 @@ import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, CLIP_NAMES
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, fits, rename_tensors, under
+from hf_any3d.conversions.renaming import HEAD, Names, as_linear, as_vector, count_of, fits, rename_tensors, under
 
 _State = Mapping[str, torch.Tensor]
 
@@ -94,13 +94,7 @@ STUDENT: Names = {
 }
 # A linear head has layer 0 alone; see `_names`.
 LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
-DEEP_HEAD: Names = {
-    r"cls_head_finetune\.0\.": "classifier.hidden.0.",
-    r"cls_head_finetune\.1\.": "classifier.norms.0.",
-    r"cls_head_finetune\.4\.": "classifier.hidden.1.",
-    r"cls_head_finetune\.5\.": "classifier.norms.1.",
-    r"cls_head_finetune\.8\.": "classifier.out.",
-}
+DEEP_HEAD: Names = under("cls_head_finetune.", "classifier.", HEAD)
 # A `joined` weight holds the columns of two of our layers; see `convert_act_state_dict`.
 SEGMENTER: Names = {
     r"label_conv_cls\.0\.": "category_embedding.",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from hf_any3d.conversions.act.names import STUDENT
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
 from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
@@ -26,22 +27,7 @@ _TOWERS = {
 }
 _IMAGE_FEATURES = 768
 _PROCESSOR: dict[str, Any] = {"num_points": 2048}
-_BLOCK = r"blocks\.blocks\.(?P<layer>\d+)\."
-NAMES: Names = {
-    r"cls_token$": "class_token.token",
-    r"cls_pos$": "class_token.position",
-    r"encoder\.first_conv\.0\.": "patch_encoder.lift.",
-    r"encoder\.first_conv\.1\.": "patch_encoder.lift_norm.",
-    r"encoder\.first_conv\.3\.": "patch_encoder.widen.",
-    r"encoder\.second_conv\.0\.": "patch_encoder.join.",
-    r"encoder\.second_conv\.1\.": "patch_encoder.join_norm.",
-    r"encoder\.second_conv\.3\.": "patch_encoder.out.",
-    r"reduce_dim\.": "patch_encoder.project.",
-    r"pos_embed\.": "position_embed.",
-    _BLOCK + r"attn\.(?P<part>qkv|proj)\.": "blocks.layers.{layer}.attention.{part}.",
-    _BLOCK + r"(?P<part>norm1|norm2|mlp\.fc1|mlp\.fc2)\.": "blocks.layers.{layer}.{part}.",
-    r"norm\.": "norm.",
-}
+NAMES: Names = {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}
 PROJECTION_NAMES: Names = {r"proj\.": "projection."}
 _CONVOLUTIONS = tuple(f"patch_encoder.{name}.weight" for name in ("lift", "widen", "join", "out"))
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 
+from hf_any3d.conversions.act.names import PATCH_ENCODER
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors, under
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DForZeroShotPointCloudClassification
 
 _RELEASED = {"sampling_min_squared_norm": 1e-3}
 _TOWER = "OpenCLIP EVA02-E-14-plus (laion2b_s9b_b144k)"
 _ENCODER = r"point_encoder\."
-_PATCHES = _ENCODER + r"encoder\."
 _BLOCK = _ENCODER + r"visual\.blocks\.(?P<layer>\d+)\."
 _OURS = "blocks.layers.{layer}."
 NAMES: Names = {
@@ -22,12 +22,7 @@ NAMES: Names = {
     _ENCODER + r"cls_token$": "class_token.token",
     _ENCODER + r"cls_pos$": "class_token.position",
     _ENCODER + r"pos_embed\.": "position_embed.",
-    _PATCHES + r"first_conv\.0\.": "patch_encoder.lift.",
-    _PATCHES + r"first_conv\.1\.": "patch_encoder.lift_norm.",
-    _PATCHES + r"first_conv\.3\.": "patch_encoder.widen.",
-    _PATCHES + r"second_conv\.0\.": "patch_encoder.join.",
-    _PATCHES + r"second_conv\.1\.": "patch_encoder.join_norm.",
-    _PATCHES + r"second_conv\.3\.": "patch_encoder.out.",
+    **under("point_encoder.encoder.", "patch_encoder.", PATCH_ENCODER),
     _ENCODER + r"encoder2trans\.": "patch_encoder.project.",
     _BLOCK + r"norm(?P<norm>[12])\.": _OURS + "norm{norm}.",
     # Queries, keys and values are joined afterwards.

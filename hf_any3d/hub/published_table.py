@@ -39,19 +39,19 @@ class System:
         convert: Public function of `hf_any3d.conversions`, with arguments `checkpoint` and `output`.
         model_class: Public class that a converted checkpoint opens with.
         code_license: License of the authors' program.
+        page: Page of the authors' program.
         weights_license: License of the weights.
         license_source: Where the latter is stated.
         non_commercial: Whether it forbids commercial use, so that the user must agree first.
-        page: Page of the authors' program.
     """
 
     title: str
     convert: str
     model_class: str
     code_license: str
-    weights_license: str
-    license_source: str
     page: str
+    weights_license: str = "as on the card of the repository"
+    license_source: str = "that card, which was not read here"
     non_commercial: bool = False
 
 
@@ -123,8 +123,6 @@ UNI3D = System(
     convert="convert_uni3d",
     model_class="Uni3DForZeroShotPointCloudClassification",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
 PATCHALIGN3D = System(
@@ -132,8 +130,6 @@ PATCHALIGN3D = System(
     convert="convert_patchalign3d",
     model_class="PatchAlign3DForZeroShotPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://arxiv.org/abs/2601.02457",
 )
 
@@ -152,7 +148,6 @@ PTV3_SUPERVISED = System(
     convert="convert_ptv3",
     model_class="PointTransformerV3ForPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
     license_source="that card, which was not read here; the data sets of the training have terms of their own",
     page="https://github.com/Pointcept/PointTransformerV3",
 )
@@ -161,8 +156,6 @@ FIND3D = System(
     convert="convert_find3d",
     model_class="PointTransformerV3ForZeroShotPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://github.com/ziqi-ma/Find3D",
 )
 FIND3D_TOWER = "google/siglip-base-patch16-224"

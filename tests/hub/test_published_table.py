@@ -71,7 +71,7 @@ def test_weights_that_may_not_be_sold_are_found_in_a_model_and_in_its_parts():
     assert non_commercial_record(whole) is None
 
 
-TERMS = System("T", "convert", "Class", "MIT", "NC-1", "its page", "https://x", non_commercial=True)
+TERMS = System("T", "convert", "Class", "MIT", "https://x", "NC-1", "its page", non_commercial=True)
 
 
 def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
         rf"permitted, accept it once with open_published\(…, accept_license=True\), or set {ACCEPT}=me/x$"
     )
     monkeypatch.delenv(ACCEPT, raising=False)
-    free = System("T", "convert", "Class", "MIT", "MIT", "its page", "https://x")
+    free = System("T", "convert", "Class", "MIT", "https://x", "MIT", "its page")
     check_license("me/x", free, tmp_path / "free", accept=False)
     for accepted in (None, "", "me/y, other"):
         if accepted is not None:
@@ -94,7 +94,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
     monkeypatch.delenv(ACCEPT)
     check_license("me/x", TERMS, tmp_path, accept=True)
     check_license("me/x", TERMS, tmp_path, accept=False)
-    changed = System("T", "convert", "Class", "MIT", "NC-2", "its page", "https://x", non_commercial=True)
+    changed = System("T", "convert", "Class", "MIT", "https://x", "NC-2", "its page", non_commercial=True)
     with raises(ValueError, naming="under NC-2"):
         check_license("me/x", changed, tmp_path, accept=False)
 
@@ -105,7 +105,7 @@ def test_licenses_are_shown_once_and_again_if_they_change(tmp_path, capsys):
         show_license("me/x", TERMS, tmp_path)
     text = "Weights: NC-1 (stated by its page); program: MIT. The license of the weights forbids commercial use."
     assert capsys.readouterr() == ("", f"me/x: {text}\n")
-    free = System("T", "convert", "Class", "BSD", "MIT", "its page", "https://x")
+    free = System("T", "convert", "Class", "BSD", "https://x", "MIT", "its page")
     show_license("me/x", free, tmp_path)
     assert capsys.readouterr().err == "me/x: Weights: MIT (stated by its page); program: BSD.\n"
     check_license("me/x", TERMS, tmp_path, accept=False)
