@@ -22,8 +22,6 @@ from hf_any3d.model_card.subject import Subject
 from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
 
 _DTYPES = ("float32", "bfloat16", "float16")
-# The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
-_SHARD = "1GB"
 # Largest difference between copies of the same float32 numbers.
 _EQUAL = 1e-6
 
@@ -123,10 +121,12 @@ def save_weights(
     config: PreTrainedConfig,
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
+    max_shard_size: int | str = "1GB",
 ) -> None:
     """Write what `from_pretrained` opens, config.json and safetensors files, with floats of a dtype.
 
-    The config gets the class and the dtype.
+    The config gets the class and the dtype. Writing needs a shard in memory next to the tensors, which are often
+    memory-mapped.
 
     Raises:
         ValueError: A number is too large for the dtype.
@@ -136,7 +136,7 @@ def save_weights(
         name: torch.empty(tensor.shape, dtype=_stored_dtype(tensor, dtype), device="meta")
         for name, tensor in tensors.items()
     }
-    split = split_torch_state_dict_into_shards(planned, max_shard_size=_SHARD)
+    split = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
     files = split.filename_to_tensors.items()
     for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
         # No variable holds the copies, so that they are freed before those of the next file are made.

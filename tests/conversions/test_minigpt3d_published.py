@@ -42,14 +42,14 @@ class Published(Originals):
             elif name.startswith("llama_proj2."):
                 shape = [_PHI.get(size, size) for size in shape]
             tensor = torch.zeros((), dtype=getattr(torch, dtype)).expand(shape)
-            state |= dict.fromkeys(self._in_all_layers(name), tensor)
+            state |= dict.fromkeys(self.in_all_layers(name), tensor)
         return state
 
     @cached_property
     def blip2_queries(self):
         return torch.zeros(()).expand(1, 32, 768)
 
-    def _in_all_layers(self, name):
+    def in_all_layers(self, name):
         """The published layers that a layer of the case represents."""
         if match := re.match(r"(Qformer\.bert\.encoder\.layer\.)([01])(\..*)", name):
             # In the case, layer 0 attends to the cloud and layer 1 does not.

@@ -6,10 +6,8 @@ import pytest
 
 from hf_any3d.hub.licenses import ACCEPT, check_license, show_license
 from hf_any3d.hub.published_table import (
-    ELSEWHERE,
     PUBLISHED,
     System,
-    download_of,
     find_published,
     is_published,
     non_commercial_record,
@@ -48,15 +46,6 @@ def test_a_directory_of_the_same_name_is_no_published_checkpoint(tmp_path, monke
     assert not is_published("BAAI/Uni3D2") and not is_published(None) and not is_published(tmp_path)
     (tmp_path / "BAAI" / "Uni3D").mkdir(parents=True)
     assert not is_published("BAAI/Uni3D") and is_published("BAAI/Uni3D:base")
-
-
-def test_files_that_are_on_no_hub_have_an_address():
-    names = ["scannet_ep1080.pth", "scannet_masked_ep1080.pth", "sunrgbd_ep1080.pth", "sunrgbd_masked_ep1080.pth"]
-    assert sorted(ELSEWHERE) == names
-    for name in names:
-        address = f"https://dl.fbaipublicfiles.com/3detr/checkpoints/{name}"
-        assert download_of(f"in/{name}") == f"; the authors have it at {address}"
-    assert download_of("scannet.pth") == ""
 
 
 def test_weights_that_may_not_be_sold_are_found_in_a_model_and_in_its_parts():
