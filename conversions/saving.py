@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,15 @@ from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed
-from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.model_card.subject import Subject
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
+from hf_any3d.utils.markdown import code
+from hf_any3d.version import __version__
+
+CONVERTED = f"converted by hf_any3d {__version__}"
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # Largest difference between copies of the same float32 numbers.
@@ -103,6 +109,21 @@ def save_converted(
             },
         )
     return facts_of(output, model)
+
+
+def write_card(
+    directory: Path, title: str, subject: Subject, remark: str, sections: Mapping[str, str], **metadata: Any
+) -> None:
+    """Write the card of a converted model into a directory, with a remark and sections, title to text.
+
+    The model may be without weights; its config records the license. `metadata` is for `build_model_card`.
+    """
+    save_card(build_model_card(subject, title, remark=remark, sections=sections, **metadata), directory / FILE)
+
+
+def describe_source(what: str, files: Sequence[Path]) -> str:
+    """Return a line of a list with the authors' files and their checksums."""
+    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{file_digest(file)})" for file in files)
 
 
 def facts_of(output: str | os.PathLike, model: PreTrainedModel) -> dict[str, Any]:

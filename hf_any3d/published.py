@@ -76,7 +76,7 @@ def open_published(
 
     Args:
         name: Repository on the hub, such as "OpenShape/openshape-pointbert-vitb32-rgb", or path of the authors' file.
-        size: Which of several checkpoints, such as "base". It must be that of the tensors.
+        size: Which of several checkpoints of a repository, such as "base".
         revision: Branch, tag or commit of the repository.
         accept_license: Accept a license that forbids commercial use. This is remembered; the environment variable
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
@@ -149,7 +149,9 @@ def _find(
     if path.is_file():
         if revision is not None:
             raise ValueError(f"{text}: revision={revision!r} is given for a file; expected None")
-        return _from_file(path, size, accept_license, cache_dir)
+        if size is not None:
+            raise ValueError(f"{text}: size={size!r} is given for a file, whose size is in its tensors; expected None")
+        return _from_file(path, accept_license, cache_dir)
     if path.is_dir():
         raise ValueError(f"{text}: a directory; expected the authors' file. from_pretrained opens converted ones")
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
@@ -204,32 +206,23 @@ def _from_hub(
 # Files on this machine.
 
 
-def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
+def _from_file(path: Path, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
     program = recognize(path).program
     # Of systems with the same conversion, the one of this title; otherwise the first in the table.
     systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
     if not systems:
         raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
     system = next((system for system in systems if system.title == program.title), systems[0])
-    candidates = [published for published in PUBLISHED.values() if published.system is system]
-    if all(file.parts for published in candidates for file in published.files.values()):
+    if all(file.parts for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()):
         raise ValueError(
             f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
         )
-    sizes = {known for published in candidates for known in published.files if known is not None}
-    if size is not None and size not in sizes:
-        expected = f"one of {', '.join(sorted(sizes))}" if sizes else "None"
-        raise ValueError(f"{path}: size={size!r}; expected {expected} for a file of {system.title}")
     folder = _cache(cache_dir) / "local"
-    published = next((one for one in candidates if size in one.files), None)
     with _exclusively(folder):
         check_license(system.title, system, folder / system.title, accept_license)
         directory = folder / f"{file_digest(path)}-{_LAYOUT}"
         if not _is_whole(directory):
             _convert(path, directory, system, None, None, {"file": path.name}, {})
-        # The directory may have been converted before, for another size.
-        if size is not None and published is not None:
-            _check_config(path, directory, published, size)
         show_license(system.title, system, folder / system.title)
     return _Converted(directory)
 

@@ -9,8 +9,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.model_cards import CONVERTED, write_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
+from hf_any3d.conversions.saving import CONVERTED, check_frozen, new_directory, stored_bytes, write_card, wrong_fields
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification

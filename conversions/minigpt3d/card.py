@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from hf_any3d.conversions.minigpt3d.assembly import Assembly
-from hf_any3d.conversions.minigpt3d.stages import STAGES
-from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
+from hf_any3d.conversions.minigpt3d.assembly import STAGES, Assembly
+from hf_any3d.conversions.saving import CONVERTED, describe_source, write_card
 from hf_any3d.hub.published_table import MINIGPT3D
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.utils.markdown import code

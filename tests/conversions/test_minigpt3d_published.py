@@ -7,9 +7,8 @@ from functools import cached_property
 import pytest
 import torch
 
-from hf_any3d.conversions.minigpt3d.assembly import assemble
+from hf_any3d.conversions.minigpt3d.assembly import assemble, read_stage
 from hf_any3d.conversions.minigpt3d.parts import read_language_model, read_point_encoder, read_qformer
-from hf_any3d.conversions.minigpt3d.stages import read_stage
 from hf_any3d.modeling.minigpt3d import stage_names
 from tests.conversions.minigpt3d_originals import Originals
 
