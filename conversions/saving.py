@@ -160,8 +160,15 @@ def save_weights(
     split = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
     files = split.filename_to_tensors.items()
     for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
-        # No variable holds the copies, so that they are freed before those of the next file are made.
-        save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
+        copies = {}
+        for name in names:
+            # A copy, since tensors that share memory cannot be stored.
+            kind = _stored_dtype(tensors[name], dtype)
+            copies[name] = tensors[name].to(kind, copy=True, memory_format=torch.contiguous_format)
+            if kind == torch.float16 and not copies[name].isfinite().all() and tensors[name].isfinite().all():
+                raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
+        save_file(copies, directory / file, {"format": "pt"})
+        del copies  # before those of the next file are made
     if split.is_sharded:
         # As transformers writes it, with the name under which `from_pretrained` looks for it.
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -211,11 +218,3 @@ def stored_bytes(directory: str | os.PathLike) -> int:
 
 def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
-
-
-def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # A copy, since tensors that share memory cannot be stored.
-    cast = tensor.to(_stored_dtype(tensor, dtype), copy=True, memory_format=torch.contiguous_format)
-    if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
-        raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
-    return cast

@@ -40,7 +40,6 @@ from hf_any3d.hub.published_table import (
     RECORD,
     SIZE_MARK,
     Published,
-    PublishedFile,
     System,
     download_of,
     find_published,
@@ -151,7 +150,26 @@ def _find(
             raise ValueError(f"{text}: revision={revision!r} is given for a file; expected None")
         if size is not None:
             raise ValueError(f"{text}: size={size!r} is given for a file, whose size is in its tensors; expected None")
-        return _from_file(path, accept_license, cache_dir)
+        program = recognize(path).program
+        # Of systems with the same conversion, the one of this title; otherwise the first in the table.
+        systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
+        if not systems:
+            raise ValueError(
+                f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR"
+            )
+        system = next((system for system in systems if system.title == program.title), systems[0])
+        if all(file.parts for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()):
+            raise ValueError(
+                f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
+            )
+        folder = _cache(cache_dir) / "local"
+        with _exclusively(folder):
+            check_license(system.title, system, folder / system.title, accept_license)
+            directory = folder / f"{file_digest(path)}-{_LAYOUT}"
+            if not _is_whole(directory):
+                _convert(path, directory, system, None, None, {"file": path.name}, {})
+            show_license(system.title, system, folder / system.title)
+        return _Converted(directory)
     if path.is_dir():
         raise ValueError(f"{text}: a directory; expected the authors' file. from_pretrained opens converted ones")
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
@@ -203,30 +221,6 @@ def _from_hub(
     return _Converted(directory, public, version.commit)
 
 
-# Files on this machine.
-
-
-def _from_file(path: Path, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
-    program = recognize(path).program
-    # Of systems with the same conversion, the one of this title; otherwise the first in the table.
-    systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
-    if not systems:
-        raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
-    system = next((system for system in systems if system.title == program.title), systems[0])
-    if all(file.parts for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()):
-        raise ValueError(
-            f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
-        )
-    folder = _cache(cache_dir) / "local"
-    with _exclusively(folder):
-        check_license(system.title, system, folder / system.title, accept_license)
-        directory = folder / f"{file_digest(path)}-{_LAYOUT}"
-        if not _is_whole(directory):
-            _convert(path, directory, system, None, None, {"file": path.name}, {})
-        show_license(system.title, system, folder / system.title)
-    return _Converted(directory)
-
-
 # Conversion.
 
 
@@ -247,7 +241,13 @@ def _convert(
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
         convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
         if published is not None:
-            _check_config(original, unfinished / title, published, size)
+            config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
+            expected = published.files[size].config
+            if others := [name for name, value in expected.items() if config.get(name) != value]:
+                seen, stated = (
+                    ", ".join(f"{name}={values.get(name)!r}" for name in others) for values in (config, expected)
+                )
+                raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
@@ -255,23 +255,6 @@ def _convert(
         os.replace(unfinished / title, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _check_config(original: Path, directory: Path, published: Published, size: str | None) -> None:
-    """Check that a converted model has the size that was asked for."""
-    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-
-    def wrong(file: PublishedFile) -> dict[str, Any]:
-        return {name: config.get(name) for name, value in file.config.items() if config.get(name) != value}
-
-    if not (others := wrong(published.files[size])):
-        return
-    seen = ", ".join(f"{name}={value!r}" for name, value in others.items())
-    expected = ", ".join(f"{name}={published.files[size].config[name]!r}" for name in others)
-    like = next((other for other, file in published.files.items() if other is not None and not wrong(file)), None)
-    hint = "" if like is None else f"; it has the size {like!r}"
-    what = "the checkpoint published there" if size is None else f"size {size!r}"
-    raise ValueError(f"{original}: its tensors give {seen}; {what} has {expected}{hint}")
 
 
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:

@@ -54,12 +54,6 @@ PROGRAMS = {
 """By the name of our method."""
 
 
-def added_by(method: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state dict that a program has added to the transformer."""
-    marks = PROGRAMS[method].marks
-    return {name: tensor for name, tensor in state.items() if any(mark in name for mark in marks)}
-
-
 def rename_added(
     method: str, added: Mapping[str, torch.Tensor], depth: int, prompt_layer: int | None = None
 ) -> dict[str, torch.Tensor]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as sizes, teacher_of
-from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, choose_dataset
+from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import count_of, heads_of
 from hf_any3d.conversions.saving import CONVERTED, check_frozen, facts_of, new_directory, write_card, wrong_fields
@@ -106,7 +106,7 @@ class Choices:
         num_groups: Patches per cloud.
         group_size: Points per patch.
         num_attention_heads: Heads of the student.
-        dataset: The dataset that it was fine-tuned on, see `choose_dataset`.
+        dataset: The dataset that it was fine-tuned on, one of `DATASETS`, or "none" for labels that are numbers only.
         num_points: Points per cloud that the processor returns.
         teacher: Directory or hub name of the frozen teacher; None stores the one in the checkpoint.
         revision: Branch, tag or commit of the teacher on the hub.
@@ -276,7 +276,18 @@ def _task_config(
             "segmentation_head_widths": [state[name].shape[0] for name in layers],
         }
     num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
-    dataset = choose_dataset(kind, choices.dataset, num_labels)
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if choices.dataset is None:
+        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
+    elif choices.dataset not in (*fitting, NONE):
+        raise ValueError(f"dataset={choices.dataset!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
+    else:
+        dataset = fitting.get(choices.dataset)
+    if dataset is not None and len(dataset.labels) != num_labels:
+        raise ValueError(
+            f"dataset={choices.dataset!r} has {len(dataset.labels)} labels, but the checkpoint {num_labels}; give "
+            "none for labels without names"
+        )
     if choices.num_groups is None and dataset is None:
         # A guess would give other features without an error.
         raise ValueError(
@@ -367,6 +378,12 @@ def write_act_card(
         )
         if autoencoder.config.attention_axis == "batch":
             remarks.append("**Features depend on the other clouds of a batch.**")
+    quirks = {}  # settings that are not the sound defaults
+    for some in configs:
+        sound = type(some)()
+        for name in _ACT_QUIRKS:
+            if hasattr(some, name) and getattr(some, name) != getattr(sound, name):
+                quirks[code(f"{name}={getattr(some, name)!r}")] = None
     write_card(
         directory,
         title,
@@ -375,7 +392,7 @@ def write_act_card(
         f"(kind {code(kind)}).{teacher_text}",
         {
             "What it computes": "The released program, with the quirks that its weights were trained with: "
-            f"{', '.join(map(code, _quirks(configs)))}. The defaults of `{type(config).__name__}` are the sound ones."
+            f"{', '.join(quirks)}. The defaults of `{type(config).__name__}` are the sound ones."
             f"{''.join(f' {remark}' for remark in remarks)}",
             "Quality": f"{reported}The converted model was not evaluated.",
             "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
@@ -385,15 +402,3 @@ def write_act_card(
         intro=_ACT_WHAT[kind].format(labels=labels),
         base_model=on_hub,
     )
-
-
-def _quirks(configs: list[PreTrainedConfig]) -> list[str]:
-    """Return the settings of configs that are not the sound defaults, each once."""
-    sound = [type(config)() for config in configs]
-    settings = [
-        f"{name}={getattr(config, name)!r}"
-        for config, default in zip(configs, sound, strict=True)
-        for name in _ACT_QUIRKS
-        if hasattr(config, name) and getattr(config, name) != getattr(default, name)
-    ]
-    return list(dict.fromkeys(settings))

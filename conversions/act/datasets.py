@@ -72,29 +72,3 @@ DATASETS = {
 # For models without labels: a random sample of a cloud, then centered and scaled.
 UNLABELED = {"num_points": 1024}
 NONE = "none"
-
-
-def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | None:
-    """Choose the dataset that a checkpoint was trained on.
-
-    Args:
-        kind: The kind of checkpoint.
-        name: One of `DATASETS`, "none", or None to go by the number of labels.
-        num_labels: Classes or parts of the checkpoint.
-
-    Returns:
-        The dataset; None if it is unknown, so that labels are numbers only.
-    """
-    fitting = {key: known for key, known in DATASETS.items() if known.kind == kind}
-    if name is None:
-        return next((known for known in fitting.values() if len(known.labels) == num_labels), None)
-    if name == NONE:
-        return None
-    if name not in fitting:
-        raise ValueError(f"dataset={name!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
-    if len(fitting[name].labels) != num_labels:
-        raise ValueError(
-            f"dataset={name!r} has {len(fitting[name].labels)} labels, but the checkpoint {num_labels}; give none for "
-            "labels without names"
-        )
-    return fitting[name]

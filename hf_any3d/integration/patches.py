@@ -19,7 +19,7 @@ import os
 import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static, signature
 from pathlib import Path
@@ -189,20 +189,15 @@ class PointCloudPeftModel(PeftModel):
                 cast(AdapterLoadingMixin, model).save_with_adapter(directory)
         if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
-            self._write_adapter_cards(save_directory, selected_adapters)
-
-    def _write_adapter_cards(self, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
-        """Write each saved adapter's card where it is; without a default adapter, that of the active one on top."""
-        active = self.active_adapter
-        saved = list(selected or self.peft_config)
-        if "default" not in saved:
-            hooks().describe(self, directory, None)
-        try:
-            for name in saved:
-                self.active_adapter = name  # the one that is described; nothing is switched
-                hooks().describe(self, directory if name == "default" else Path(directory, name), None)
-        finally:
-            self.active_adapter = active
+            active, names = self.active_adapter, list(selected_adapters or self.peft_config)
+            if "default" not in names:  # that of the active one on top
+                hooks().describe(self, save_directory, None)
+            try:
+                for name in names:
+                    self.active_adapter = name  # the one that is described; nothing is switched
+                    hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
+            finally:
+                self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from hf_any3d import ActForPointCloudClassification, ActModel, PointGSTConfig
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_act, convert_act_adapter
-from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, added_names
+from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_names
 from hf_any3d.conversions.programs import plan
 from hf_any3d.conversions.renaming import rename_tensors
 from tests.errors import raises
 from tests.reference.fill import fill
-from tests.tuners.peft_case import FOLDER, PeftCase
+from tests.tuners.peft_case import FOLDER, PeftCase, added_by
 
 
 @dataclass
