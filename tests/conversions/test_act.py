@@ -307,21 +307,6 @@ def test_settings_without_a_tensor_can_be_given(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("case", "name", "message"),
-    [
-        ("cls", "blocks.blocks.12.norm1.bias", "missing: act.blocks.layers.12.attention.proj.bias, "),
-        ("dvae", "visual_embed.0.1.mlp.fc3.bias", "no known part: visual_embed.0.1.mlp.fc3.bias"),
-        ("dvae_bert", "visual_embed.0.layer.1.extra.bias", "left over: encoder.encoder.layer.1.extra.bias"),
-        ("pretrain", "dvae_tokenizer.decoder.mlp.6.bias", "left over: autoencoder.decoder.coarse.6.bias"),
-    ],
-)
-def test_left_over_tensors_of_known_parts_are_listed(case, name, message, tmp_path):
-    setting = Setting(case, tmp_path)
-    setting.altered(lambda state: state.update({name: torch.ones(7)}))
-    assert message in setting.refused()
-
-
-@pytest.mark.parametrize(
     ("case", "names", "message"),
     [
         ("cls", ["cls_pos", "blocks.blocks.3.mlp.fc2.bias"], "act.blocks.layers.3.mlp.fc2.bias, act.class_token.posi"),

@@ -23,27 +23,6 @@ from tests.tiny_ptv3 import tiny_ptv3
 MASKED = {"encoder_layers": 3, "attention_radii": RELEASED_RADII, **RELEASED}
 
 
-def test_facts_of_a_detector_that_went_back(tmp_path):
-    # The overlap is of training alone.
-    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, **(MASKED | {"published_overlap": False}))
-    model.save_pretrained(tmp_path / "ours")
-    facts = convert_detr3d_back(tmp_path / "ours", str(tmp_path / "back.pth"))
-    file = tmp_path / "back.pth"
-    assert facts == {
-        "output": str(file),
-        "model": "3DETR",
-        "parameters": model.num_parameters(),
-        "bytes": file.stat().st_size,
-    }
-    state = torch.load(file, weights_only=True)
-    assert list(state) == ["model"]
-    again = convert_detr3d_state_dict(state["model"])
-    own = model.state_dict()
-    assert again.keys() == own.keys() and all(torch.equal(tensor, again[name]) for name, tensor in own.items())
-    with raises(FileExistsError, naming="back.pth"):
-        convert_detr3d_back(tmp_path / "ours", file)
-
-
 def test_detectors_that_the_original_cannot_compute_stay(tmp_path):
     model = tiny_detr3d(Detr3DForPointCloudObjectDetection, **MASKED)
     for settings, message in (

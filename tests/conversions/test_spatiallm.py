@@ -120,24 +120,6 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
     assert written(tmp_path / "again") == written(tmp_path / "ours") != written(tmp_path / "ours", CLOUD.flip(0) * 0.5)
 
 
-def test_the_card_tells_terms_and_accidents(tmp_path):
-    convert_spatiallm(Released().write(tmp_path / "released"), tmp_path / "ours")
-    card = (tmp_path / "ours" / "README.md").read_text()
-    for text in (
-        "license: cc-by-nc-4.0",
-        "pipeline_tag: point-cloud-object-detection",
-        "forbid commercial use",
-        "lower_edge=True",
-        "shuffle_curves='always'",
-        "code_template.txt",
-        "SpatialLMProcessor",
-        "SpatialLMForConditionalGeneration",
-        "no others",
-    ):
-        assert text in card, text
-    assert "open vocabulary" not in card.lower() and "open-vocabulary" not in card.lower()
-
-
 def test_the_template_of_the_training_is_checked(tmp_path):
     folder = Released().write(tmp_path / "released")
     (tmp_path / "other.txt").write_text("class Wall: ...")

@@ -1,7 +1,5 @@
 """What is published where: every file with its sizes, parts and options, and which licenses forbid commercial use."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from hf_any3d.hub.licenses import ACCEPT, check_license, show_license
@@ -10,7 +8,6 @@ from hf_any3d.hub.published_table import (
     System,
     find_published,
     is_published,
-    non_commercial_record,
 )
 from tests.errors import raises
 
@@ -46,18 +43,6 @@ def test_a_directory_of_the_same_name_is_no_published_checkpoint(tmp_path, monke
     assert not is_published("BAAI/Uni3D2") and not is_published(None) and not is_published(tmp_path)
     (tmp_path / "BAAI" / "Uni3D").mkdir(parents=True)
     assert not is_published("BAAI/Uni3D") and is_published("BAAI/Uni3D:base")
-
-
-def test_weights_that_may_not_be_sold_are_found_in_a_model_and_in_its_parts():
-    free, bound = {"non_commercial": False, "a": 1}, {"non_commercial": True, "a": 2}
-    part = SimpleNamespace(published=bound)
-    assert non_commercial_record(SimpleNamespace(published=bound)) is bound
-    assert non_commercial_record(SimpleNamespace(published=free)) is None
-    assert non_commercial_record(SimpleNamespace()) is None
-    whole = SimpleNamespace(published=free, sub_configs=("gone", "part"), part=part)
-    assert non_commercial_record(whole) is bound
-    whole.part = SimpleNamespace(published=None)
-    assert non_commercial_record(whole) is None
 
 
 TERMS = System("T", "convert", "Class", "MIT", "https://x", "NC-1", "its page", non_commercial=True)

@@ -1,6 +1,5 @@
 """Files are written completely or not at all, without leftovers."""
 
-import json
 import os
 import resource
 import signal
@@ -15,7 +14,6 @@ from hf_any3d.utils.atomic_files import (
     claim,
     remove_temporaries,
     temporary_path,
-    write_json,
     write_text,
 )
 from tests.errors import raises
@@ -25,14 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def names_below(folder):
     return sorted(file.name for file in folder.rglob("*") if file.is_file())
-
-
-def test_text_and_json_are_written_with_the_folders_above_them(tmp_path):
-    assert write_text(tmp_path / "a" / "b" / "page.html", "Maße\n").read_text(encoding="utf-8") == "Maße\n"
-    path = write_json(str(tmp_path / "c" / "report.json"), {"größe": [1, 2]})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"größe": [1, 2]}
-    assert "größe" in path.read_text(encoding="utf-8"), "people read it too"
-    assert names_below(tmp_path) == ["page.html", "report.json"]
 
 
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
