@@ -141,16 +141,11 @@ def read_json(file: Path) -> dict:
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that names, shapes and kinds of tensors are exactly those expected.
-
-    Args:
-        path: The file that they came from, for the message.
-        found: Tensors by name.
-        expected: Tensors of the same shapes, by name, possibly on `meta`; their values are not compared.
+    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`.
 
     Raises:
         ValueError: Tensors are missing, left over, of another shape, or floats instead of integers or vice versa; all
-            are listed.
+            are listed, after the path that they came from.
     """
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())

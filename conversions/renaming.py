@@ -26,11 +26,7 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
 
 
 def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:
-    """Rename and split tensors, and leave out those whose new name is None.
-
-    Args:
-        original: Tensors by their original names.
-        names: The table; the first pattern that matches the beginning of a name counts.
+    """Rename and split tensors by the first pattern that matches the beginning of their name, or leave them out.
 
     Raises:
         ValueError: A tensor belongs to no known part, two belong to the same, or kept ones hold NaN or infinity.

@@ -158,15 +158,10 @@ def assemble(
     stage: int | None = None,
     store_parts: bool = False,
 ) -> Assembly:
-    """Combine parts and checkpoints of training; later checkpoints take precedence.
+    """Combine parts and checkpoints, which are in the order of training; later ones take precedence.
 
-    Args:
-        point_encoder: The result of `read_point_encoder`.
-        qformer: The result of `read_qformer`.
-        language_model: The result of `read_language_model`.
-        files: Results of `read_stage`, in the order of training.
-        stage: 2 or 3, whose files hold the same; by default 3.
-        store_parts: Whether to store parts that are converted already.
+    `stage` is 2 or 3, whose files hold the same; by default 3. Parts that are converted already are stored only with
+    `store_parts`.
     """
     parts = (point_encoder, qformer, language_model)
     last = files[-1]

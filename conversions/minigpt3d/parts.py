@@ -151,14 +151,9 @@ def read_language_model(directory: str | os.PathLike) -> Part:
 
 
 def read_converted(part: str, source: str | os.PathLike) -> Part | None:
-    """Read a directory that `convert_minigpt3d_parts` made, or one of a model of the same kind.
+    """Read a directory that `convert_minigpt3d_parts` made, or one of such a model; None for another source.
 
-    Args:
-        part: "point_encoder", "qformer" or "language_model".
-        source: The directory, or another source of the part.
-
-    Returns:
-        The part; None if `source` is something else, such as a file of the authors.
+    `part` is "point_encoder", "qformer" or "language_model".
     """
     directory, (config_class, kind) = Path(source), _KINDS[part]
     file = directory / "config.json"

@@ -53,10 +53,8 @@ def convert_openshape_encoder(
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors of an `OpenShapeModel`, and the fields of `OpenShapeConfig` that they imply.
 
-    The number, size and radius of patches are those of the published encoder with as wide patches, if there is one.
-
-    Args:
-        original: Tensors of an encoder, without the prefix of its file.
+    The names are without the prefix of a file. The number, size and radius of patches are those of the published
+    encoder with as wide patches, if there is one.
     """
     state = rename_tensors(original, NAMES)
     for name, tensor in state.items():

@@ -135,9 +135,7 @@ def convert_spatiallm_state_dict(
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors of a released model to those of a `SpatialLMForConditionalGeneration`.
 
-    Args:
-        original: Tensors under the authors' names; `lm_head.weight` may be missing where embeddings are tied.
-        config: Config of the model.
+    `lm_head.weight` may be missing where embeddings are tied.
     """
     check_finite(original)  # under its own names
     encoder, others = {}, {}

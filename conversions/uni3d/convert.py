@@ -54,10 +54,6 @@ def convert_uni3d_encoder(
 
     Queries, keys and values become one layer, whose bias of keys, which has no effect, is zero. Parts of the image
     transformer that clouds do not pass are left out.
-
-    Args:
-        original: Tensors of a Uni3D checkpoint.
-        num_attention_heads: No tensor shows it; by default one for 64 channels, for the giant one for 88.
     """
     state = rename_tensors(original, NAMES)
     for name in list(state):

@@ -353,11 +353,7 @@ def is_published(name: object) -> bool:
 
 
 def find_published(name: str, size: str | None = None) -> tuple[str, str | None, Published]:
-    """Return the repository, the size, and what is published there.
-
-    Args:
-        name: Name of a repository of `PUBLISHED`, or `name:size`.
-        size: The size, unless the name has it.
+    """Return the repository, the size, and what is published there, for a repository of `PUBLISHED`, or `name:size`.
 
     Raises:
         ValueError: The repository has no such size, two are given, or none is given where there are several.

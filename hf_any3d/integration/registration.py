@@ -117,12 +117,8 @@ def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, st
     """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
 
     For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
-    repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
-    name, so no one can publish code under it. With the package installed, registered classes take precedence.
-
-    Args:
-        stored: Class of the config or processor.
-        auto_classes: Names of the auto classes that load it.
+    repositories contain no code; `auto_map` holds an installation hint instead, which is not a valid repository name,
+    so no one can publish code under it. With the package installed, registered classes take precedence.
     """
     return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
 
@@ -141,14 +137,7 @@ def _register_point_cloud() -> None:
 
 
 def task_of(model: str, revision: str | None = None) -> str:
-    """Return the task of the pipeline for a model.
-
-    Args:
-        model: Directory or hub name.
-        revision: Branch, tag or commit on the hub.
-
-    Returns:
-        A task of `PIPELINES`; feature extraction for models without a head.
+    """Return the task of the pipeline for a model; feature extraction for models without a head.
 
     Raises:
         ValueError: It is not a model of this package.
