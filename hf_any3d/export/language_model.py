@@ -54,7 +54,16 @@ def export_language_model(
             f"the language model is a {kind.__name__} of {kind.__module__}, which no other program opens; expected "
             "one of transformers, such as Llama or Qwen2"
         )
-    merged = merged_copy(language_model)
+    merged: Any = copy.deepcopy(language_model)
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, LoraLayer):
+            # An error for weights with NaN, instead of a merged model that has them everywhere.
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            base: nn.Module = layer.get_base_layer()
+            setattr(merged.get_submodule(parent), child, base)
+    # Otherwise `save_pretrained` would write only adapters.
+    merged._hf_peft_config_loaded = False
     generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]
     if model.config.point_token_id < merged.config.vocab_size:
         # The model's own generation never writes this token, and other engines have to be told.
@@ -75,21 +84,6 @@ def export_language_model(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
-
-
-def merged_copy(language_model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without LoRA layers, whose weights are added to those of their base layers."""
-    merged: Any = copy.deepcopy(language_model)
-    for name, layer in list(merged.named_modules()):
-        if isinstance(layer, LoraLayer):
-            # An error for weights with NaN, instead of a merged model that has them everywhere.
-            layer.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            base: nn.Module = layer.get_base_layer()
-            setattr(merged.get_submodule(parent), child, base)
-    # Otherwise `save_pretrained` would write only adapters.
-    merged._hf_peft_config_loaded = False
-    return merged
 
 
 def encode_prompt_embeds(embedded: torch.Tensor) -> str:
