@@ -2,7 +2,7 @@
 
 Each system has a folder or file of its own: tables that rename its tensors, the sizes that their shapes imply, and
 `convert_…`, which writes the directory. `checkpoints.py` reads untrusted files, `renaming.py` applies tables,
-`saving.py` writes and `model_cards.py` describes the result. A new system is one such folder, a line here and
+and `saving.py` writes and describes the result. A new system is one such folder, a line here and
 a row of `PROGRAMS` in `programs.py`, by which `hf-any3d convert` recognizes its files.
 """
 

@@ -64,19 +64,8 @@ def save_aligned_encoder(
 ) -> dict[str, Any]:
     """Write a directory that opens with `AutoModel` and the auto class of a model around the encoder.
 
-    Args:
-        checkpoint: The authors' file, for messages and the card.
-        output: Directory to create.
-        model_class: Class of the model around the encoder, such as one that compares clouds with texts.
-        config: Its config.
-        state: Tensors of its encoder.
-        logit_scale: Logarithm of the scale of cosines; None for the initial value, which changes no ranking.
-        templates: Texts with `{}` for a label.
-        processor: Settings of the processor.
-        axes: Order of coordinates, as of `PointCloudProcessor`.
-        up_axis: The up axis after that.
-        is_aligned: Whether the model compares features with texts, and has a scale.
-        sections: Sections of the card, title to text.
+    `state` has the tensors of the encoder, `logit_scale` the logarithm of the scale of cosines; without one the
+    initial value is stored, which changes no ranking. A model that is not `is_aligned` compares nothing with texts.
     """
     config.hypothesis_templates = list(templates)
     tensors = {f"{model_class.base_model_prefix}.{name}": tensor for name, tensor in state.items()}

@@ -141,16 +141,11 @@ def read_json(file: Path) -> dict:
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that names, shapes and kinds of tensors are exactly those expected.
-
-    Args:
-        path: The file that they came from, for the message.
-        found: Tensors by name.
-        expected: Tensors of the same shapes, by name, possibly on `meta`; their values are not compared.
+    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`.
 
     Raises:
         ValueError: Tensors are missing, left over, of another shape, or floats instead of integers or vice versa; all
-            are listed.
+            are listed, after the path that they came from.
     """
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
@@ -216,8 +211,14 @@ def listed(names: list[str]) -> str:
 
 
 def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
+    in_place = device == "cpu" and zipfile.is_zipfile(path)
     try:
-        in_place = device == "cpu" and zipfile.is_zipfile(path) and _is_uncompressed(path)
+        if in_place:
+            # torch maps members that are not compressed, and compares no checksums.
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"the checksum of its member {damaged!r} is wrong")
+                in_place = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location=device, weights_only=True, mmap=in_place)
     except OSError:
@@ -228,14 +229,6 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
         # Of torch's long texts these lines name what it refuses.
         reason = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), lines[0])[:200]
         raise ValueError(f"{path}: damaged, or holds more than tensors and plain values ({reason})") from error
-
-
-def _is_uncompressed(path: str | os.PathLike) -> bool:
-    """Return whether torch may map a zip, after comparing its checksums, which torch does not."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise zipfile.BadZipFile(f"the checksum of its member {damaged!r} is wrong")
-        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

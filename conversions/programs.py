@@ -35,7 +35,7 @@ class Program:
 
     title: str
     convert: str
-    settings: Callable[[Collection[str]], dict[str, Any] | None]
+    settings: Callable[[Collection[str]], dict[str, Any] | None] = lambda names: {}
     role: str = "checkpoint"
     entry: str | None = None
 
@@ -61,15 +61,6 @@ def _marked(pattern: str) -> Callable[[Collection[str]], dict[str, Any] | None]:
     return _first_of({pattern: {}})
 
 
-def _any2point(names: Collection[str]) -> dict[str, Any] | None:
-    variant = variant_of(names)
-    return None if variant is None else {"variant": variant}
-
-
-def _linear_head(names: Collection[str]) -> dict[str, Any] | None:
-    return {} if names and all(name.startswith("seg_head.") for name in names) else None
-
-
 # Methods on ACT's transformer, by a tensor that no other has.
 _ADAPTERS = {
     r"blocks\.blocks\.\d+\.gft_adapter\.": {"method": "pointgst"},
@@ -86,7 +77,7 @@ _STAGES = {
 }
 _MINIGPT3D = ("MiniGPT-3D", "convert_minigpt3d")
 PROGRAMS = (
-    Program("Any2Point", "convert_any2point", _any2point),
+    Program("Any2Point", "convert_any2point", variant_of),
     Program("ImageBind's audio encoder", "convert_imagebind_audio", _marked(r"modality_trunks\.audio\.")),
     Program("3DETR", "convert_detr3d", _marked(r"pre_encoder\.mlp_module\.")),
     Program("OpenShape", "convert_openshape", _marked(r"(pc_encoder\.)?(ppat\.)?sa\.mlp_convs\.")),
@@ -95,7 +86,12 @@ PROGRAMS = (
     Program("Find3D", "convert_find3d", _marked(r"extractor\.embedding\.stem\.")),
     Program("Point Transformer V3, supervised", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.conv\.")),
     Program("Point Transformer V3", "convert_ptv3", _marked(r"(backbone\.)?embedding\.stem\.")),
-    Program("Point Transformer V3", "convert_ptv3", _linear_head, role="head"),
+    Program(
+        "Point Transformer V3",
+        "convert_ptv3",
+        lambda names: {} if names and all(name.startswith("seg_head.") for name in names) else None,
+        role="head",
+    ),
     Program(*_MINIGPT3D, _first_of(_STAGES)),
     # BLIP-2 has a Q-Former, but nothing that MiniGPT-3D trains.
     Program(*_MINIGPT3D, _marked(r"Qformer\.bert\."), role="qformer"),
@@ -118,23 +114,16 @@ _REFUSED = {
     r"cls_prompt_list\.": "VPT-deep in IDPT's program",
 }
 
-# Directories: parts of MiniGPT-3D, as released or converted, by the model type in their config.
-_PARTS = {
-    "act3d": "point_encoder",
-    "blip-2": "qformer",
-    "phi": "language_model",
-    "phi-msft": "language_model",
-    "normed_phi": "language_model",
-}
-
-
-# Directories of whole models, released ones and those to convert back: the program and its conversion.
+# Directories by the model type in their config: parts of MiniGPT-3D, as released or converted, released models, and
+# those to convert back.
 _DIRECTORIES = {
-    "detr3d": ("3DETR", "convert_detr3d_back"),
-    "point_transformer_v3": ("Point Transformer V3", "convert_ptv3_back"),
-    "spatiallm": ("SpatialLM", "convert_spatiallm_back"),
-    "spatiallm_qwen": ("SpatialLM", "convert_spatiallm"),
-    "spatiallm_llama": ("SpatialLM", "convert_spatiallm"),
+    "act3d": Program(*_MINIGPT3D, role="point_encoder"),
+    "blip-2": Program(*_MINIGPT3D, role="qformer"),
+    **dict.fromkeys(("phi", "phi-msft", "normed_phi"), Program(*_MINIGPT3D, role="language_model")),
+    "detr3d": Program("3DETR", "convert_detr3d_back"),
+    "point_transformer_v3": Program("Point Transformer V3", "convert_ptv3_back"),
+    "spatiallm": Program("SpatialLM", "convert_spatiallm_back"),
+    **dict.fromkeys(("spatiallm_qwen", "spatiallm_llama"), Program("SpatialLM", "convert_spatiallm")),
 }
 _PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
 
@@ -143,7 +132,12 @@ def recognize(path: str | os.PathLike) -> Recognized:
     """Find out which program wrote a file or directory."""
     path = Path(path)
     if path.is_dir():
-        return _recognize_directory(path)
+        config = path / "config.json"
+        kind = read_json(config).get("model_type") if config.is_file() else None
+        if kind in _DIRECTORIES:
+            return Recognized(path, _DIRECTORIES[kind])
+        seen = "no config.json" if kind is None else f"model_type {kind!r}"
+        raise ValueError(f"{path}: a directory with {seen}; expected one of {', '.join(_DIRECTORIES)}")
     state = read_tensors(path, ENTRIES)
     for mark, name in _REFUSED.items():
         if any(re.match(mark, tensor) for tensor in state):
@@ -155,21 +149,6 @@ def recognize(path: str | os.PathLike) -> Recognized:
             return Recognized(path, program, settings)
     titles = dict.fromkeys(program.title for program in PROGRAMS)
     raise ValueError(f"{path}: its tensors are those of none of {', '.join(titles)}: {listed(sorted(state)[:5])}")
-
-
-def _recognize_directory(path: Path) -> Recognized:
-    config = path / "config.json"
-    kind = read_json(config).get("model_type") if config.is_file() else None
-    if kind in _DIRECTORIES:
-        return Recognized(path, Program(*_DIRECTORIES[kind], lambda names: {}))
-    if kind not in _PARTS:
-        found = "no config.json" if kind is None else f"model_type {kind!r}"
-        raise ValueError(
-            f"{path}: a directory with {found}; expected a part of MiniGPT-3D: {', '.join(_PARTS)}, a released "
-            "SpatialLM, or a detr3d, point_transformer_v3 or "
-            "spatiallm to convert back"
-        )
-    return Recognized(path, Program(*_MINIGPT3D, _first_of(_STAGES), role=_PARTS[kind]))
 
 
 def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:

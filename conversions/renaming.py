@@ -12,6 +12,10 @@ from hf_any3d.conversions.checkpoints import check_finite, listed
 Names = Mapping[str, str | tuple[str, ...] | None]
 
 
+HEAD: Names = {r"0\.": "hidden.0.", r"1\.": "norms.0.", r"4\.": "hidden.1.", r"5\.": "norms.1.", r"8\.": "out."}
+"""The head of classifiers that start from Point-BERT's program, two hidden layers."""
+
+
 def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ...] | None]:
     """Return a table for the same tensors below a prefix."""
     placed: dict[str, str | tuple[str, ...] | None] = {}
@@ -22,11 +26,7 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
 
 
 def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:
-    """Rename and split tensors, and leave out those whose new name is None.
-
-    Args:
-        original: Tensors by their original names.
-        names: The table; the first pattern that matches the beginning of a name counts.
+    """Rename and split tensors by the first pattern that matches the beginning of their name, or leave them out.
 
     Raises:
         ValueError: A tensor belongs to no known part, two belong to the same, or kept ones hold NaN or infinity.
@@ -53,17 +53,12 @@ def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[s
                 twice.append(f"{first} and {name}")
             owners[key] = name
             renamed[key] = piece
-    check_owners(unknown, twice)
+    for unplaced, problem in ((unknown, "belong to no known part"), (twice, "mean the same part")):
+        if unplaced:
+            raise ValueError(f"the checkpoint holds tensors that {problem}: {listed(sorted(unplaced))}")
     # Parts that are left out may hold anything.
     check_finite(kept)
     return renamed
-
-
-def check_owners(unknown: list[str], twice: list[str]) -> None:
-    """Check that every tensor had a place of its own."""
-    for names, problem in ((unknown, "belong to no known part"), (twice, "mean the same part")):
-        if names:
-            raise ValueError(f"the checkpoint holds tensors that {problem}: {listed(sorted(names))}")
 
 
 def fits(original: Mapping[str, torch.Tensor], names: Names) -> bool:
@@ -79,6 +74,20 @@ def numbers_in(state: Mapping[str, torch.Tensor], pattern: str) -> set[int]:
 def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
     """Return how many layers names are numbered by; a gap is found when names are compared with a model's."""
     return len(numbers_in(state, pattern))
+
+
+def heads_of(width: int, heads: int | None = None, head_width: int = 64) -> int:
+    """Return the number of attention heads, which no tensor shows; by default those of the released models' width.
+
+    Raises:
+        ValueError: The width is not a multiple; a guess would give other features without an error.
+    """
+    if width % (heads or head_width):
+        raise ValueError(
+            f"the number of attention heads is unknown, as a width of {width} is not a multiple of "
+            f"{heads or head_width}; give num_attention_heads, where the original program has others"
+        )
+    return heads or width // head_width
 
 
 def as_vector(tensor: torch.Tensor) -> torch.Tensor:

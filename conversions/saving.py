@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed
-from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
+from hf_any3d.model_card.building import build_model_card
+from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.model_card.subject import Subject
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
+from hf_any3d.utils.markdown import code
+from hf_any3d.version import __version__
+
+CONVERTED = f"converted by hf_any3d {__version__}"
 
 _DTYPES = ("float32", "bfloat16", "float16")
-# The copy of a shard is what writing needs in memory next to the tensors, which are often memory-mapped.
-_SHARD = "1GB"
 # Largest difference between copies of the same float32 numbers.
 _EQUAL = 1e-6
 
@@ -107,6 +111,21 @@ def save_converted(
     return facts_of(output, model)
 
 
+def write_card(
+    directory: Path, title: str, subject: Subject, remark: str, sections: Mapping[str, str], **metadata: Any
+) -> None:
+    """Write the card of a converted model into a directory, with a remark and sections, title to text.
+
+    The model may be without weights; its config records the license. `metadata` is for `build_model_card`.
+    """
+    save_card(build_model_card(subject, title, remark=remark, sections=sections, **metadata), directory / FILE)
+
+
+def describe_source(what: str, files: Sequence[Path]) -> str:
+    """Return a line of a list with the authors' files and their checksums."""
+    return f"- {what}: " + ", ".join(f"{code(file.name)} (sha256:{file_digest(file)})" for file in files)
+
+
 def facts_of(output: str | os.PathLike, model: PreTrainedModel) -> dict[str, Any]:
     """Return what is printed about a converted model: `output`, `model`, `parameters`, `bytes`."""
     return {
@@ -123,10 +142,12 @@ def save_weights(
     config: PreTrainedConfig,
     tensors: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
+    max_shard_size: int | str = "1GB",
 ) -> None:
     """Write what `from_pretrained` opens, config.json and safetensors files, with floats of a dtype.
 
-    The config gets the class and the dtype.
+    The config gets the class and the dtype. Writing needs a shard in memory next to the tensors, which are often
+    memory-mapped.
 
     Raises:
         ValueError: A number is too large for the dtype.
@@ -136,11 +157,18 @@ def save_weights(
         name: torch.empty(tensor.shape, dtype=_stored_dtype(tensor, dtype), device="meta")
         for name, tensor in tensors.items()
     }
-    split = split_torch_state_dict_into_shards(planned, max_shard_size=_SHARD)
+    split = split_torch_state_dict_into_shards(planned, max_shard_size=max_shard_size)
     files = split.filename_to_tensors.items()
     for file, names in tqdm(files, desc="writing", unit="file", disable=None if split.is_sharded else True):
-        # No variable holds the copies, so that they are freed before those of the next file are made.
-        save_file({name: _cast(name, tensors[name], dtype) for name in names}, directory / file, {"format": "pt"})
+        copies = {}
+        for name in names:
+            # A copy, since tensors that share memory cannot be stored.
+            kind = _stored_dtype(tensors[name], dtype)
+            copies[name] = tensors[name].to(kind, copy=True, memory_format=torch.contiguous_format)
+            if kind == torch.float16 and not copies[name].isfinite().all() and tensors[name].isfinite().all():
+                raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
+        save_file(copies, directory / file, {"format": "pt"})
+        del copies  # before those of the next file are made
     if split.is_sharded:
         # As transformers writes it, with the name under which `from_pretrained` looks for it.
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -190,11 +218,3 @@ def stored_bytes(directory: str | os.PathLike) -> int:
 
 def _stored_dtype(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
     return dtype if tensor.is_floating_point() else tensor.dtype
-
-
-def _cast(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    # A copy, since tensors that share memory cannot be stored.
-    cast = tensor.to(_stored_dtype(tensor, dtype), copy=True, memory_format=torch.contiguous_format)
-    if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
-        raise ValueError(f"{name} has numbers that float16 cannot hold; give --dtype bfloat16 or float32")
-    return cast

@@ -40,7 +40,6 @@ from hf_any3d.hub.published_table import (
     RECORD,
     SIZE_MARK,
     Published,
-    PublishedFile,
     System,
     download_of,
     find_published,
@@ -76,7 +75,7 @@ def open_published(
 
     Args:
         name: Repository on the hub, such as "OpenShape/openshape-pointbert-vitb32-rgb", or path of the authors' file.
-        size: Which of several checkpoints, such as "base". It must be that of the tensors.
+        size: Which of several checkpoints of a repository, such as "base".
         revision: Branch, tag or commit of the repository.
         accept_license: Accept a license that forbids commercial use. This is remembered; the environment variable
             `HF_ANY3D_ACCEPT_LICENSE` with names of repositories, or `all`, does the same without being remembered.
@@ -149,7 +148,28 @@ def _find(
     if path.is_file():
         if revision is not None:
             raise ValueError(f"{text}: revision={revision!r} is given for a file; expected None")
-        return _from_file(path, size, accept_license, cache_dir)
+        if size is not None:
+            raise ValueError(f"{text}: size={size!r} is given for a file, whose size is in its tensors; expected None")
+        program = recognize(path).program
+        # Of systems with the same conversion, the one of this title; otherwise the first in the table.
+        systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
+        if not systems:
+            raise ValueError(
+                f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR"
+            )
+        system = next((system for system in systems if system.title == program.title), systems[0])
+        if all(file.parts for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()):
+            raise ValueError(
+                f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
+            )
+        folder = _cache(cache_dir) / "local"
+        with _exclusively(folder):
+            check_license(system.title, system, folder / system.title, accept_license)
+            directory = folder / f"{file_digest(path)}-{_LAYOUT}"
+            if not _is_whole(directory):
+                _convert(path, directory, system, None, None, {"file": path.name}, {})
+            show_license(system.title, system, folder / system.title)
+        return _Converted(directory)
     if path.is_dir():
         raise ValueError(f"{text}: a directory; expected the authors' file. from_pretrained opens converted ones")
     if text.partition(SIZE_MARK)[0] not in PUBLISHED:
@@ -201,44 +221,6 @@ def _from_hub(
     return _Converted(directory, public, version.commit)
 
 
-# Files on this machine.
-
-
-def _from_file(path: Path, size: str | None, accept_license: bool, cache_dir: str | os.PathLike | None) -> _Converted:
-    system = _system_of(path)
-    candidates = [published for published in PUBLISHED.values() if published.system is system]
-    if all(file.parts for published in candidates for file in published.files.values()):
-        raise ValueError(
-            f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
-        )
-    sizes = {known for published in candidates for known in published.files if known is not None}
-    if size is not None and size not in sizes:
-        expected = f"one of {', '.join(sorted(sizes))}" if sizes else "None"
-        raise ValueError(f"{path}: size={size!r}; expected {expected} for a file of {system.title}")
-    folder = _cache(cache_dir) / "local"
-    published = next((one for one in candidates if size in one.files), None)
-    with _exclusively(folder):
-        check_license(system.title, system, folder / system.title, accept_license)
-        directory = folder / f"{file_digest(path)}-{_LAYOUT}"
-        if not _is_whole(directory):
-            _convert(path, directory, system, None, None, {"file": path.name}, {})
-        # The directory may have been converted before, for another size.
-        if size is not None and published is not None:
-            _check_config(path, directory, published, size)
-        show_license(system.title, system, folder / system.title)
-    return _Converted(directory)
-
-
-def _system_of(path: Path) -> System:
-    """Return the system of published checkpoints that a file belongs to."""
-    program = recognize(path).program
-    # Of systems with the same conversion, the one of this title; otherwise the first in the table.
-    systems = [one.system for one in PUBLISHED.values() if one.system.convert == program.convert]
-    if not systems:
-        raise ValueError(f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR")
-    return next((system for system in systems if system.title == program.title), systems[0])
-
-
 # Conversion.
 
 
@@ -259,7 +241,13 @@ def _convert(
         convert = getattr(importlib.import_module("hf_any3d.conversions"), system.convert)
         convert(**{"checkpoint": original, "output": unfinished / title, **arguments})
         if published is not None:
-            _check_config(original, unfinished / title, published, size)
+            config = json.loads((unfinished / title / CONFIG_NAME).read_text(encoding="utf-8"))
+            expected = published.files[size].config
+            if others := [name for name, value in expected.items() if config.get(name) != value]:
+                seen, stated = (
+                    ", ".join(f"{name}={values.get(name)!r}" for name in others) for values in (config, expected)
+                )
+                raise ValueError(f"{original}: its tensors give {seen}; size {size or 'model'!r} has {stated}")
         # Before the checksums, one of which is that of the config.
         _record(unfinished / title, system, {**record, "sha256": file_digest(original)})
         write_json(unfinished / title / CHECKSUMS, _checksums(unfinished / title))
@@ -267,23 +255,6 @@ def _convert(
         os.replace(unfinished / title, directory)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _check_config(original: Path, directory: Path, published: Published, size: str | None) -> None:
-    """Check that a converted model has the size that was asked for."""
-    config = json.loads((directory / CONFIG_NAME).read_text(encoding="utf-8"))
-
-    def wrong(file: PublishedFile) -> dict[str, Any]:
-        return {name: config.get(name) for name, value in file.config.items() if config.get(name) != value}
-
-    if not (others := wrong(published.files[size])):
-        return
-    seen = ", ".join(f"{name}={value!r}" for name, value in others.items())
-    expected = ", ".join(f"{name}={published.files[size].config[name]!r}" for name in others)
-    like = next((other for other, file in published.files.items() if other is not None and not wrong(file)), None)
-    hint = "" if like is None else f"; it has the size {like!r}"
-    what = "the checkpoint published there" if size is None else f"size {size!r}"
-    raise ValueError(f"{original}: its tensors give {seen}; {what} has {expected}{hint}")
 
 
 def _record(directory: Path, system: System, source: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ LIBRARIES = ("datasets", "huggingface-hub", "peft", "transformers")
 TESTS = (
     "chat/test_session.py",
     "data/parquet/test_publishing.py",
-    "hub/test_hub.py",
+    "hub/test_sharing.py",
     "model_card/test_saving.py",
     "pipelines/test_point_cloud_classification.py",
     "test_entry_points.py",

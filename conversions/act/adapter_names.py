@@ -54,18 +54,21 @@ PROGRAMS = {
 """By the name of our method."""
 
 
-def added_by(method: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors of a state dict that a program has added to the transformer."""
-    marks = PROGRAMS[method].marks
-    return {name: tensor for name, tensor in state.items() if any(mark in name for mark in marks)}
-
-
 def rename_added(
     method: str, added: Mapping[str, torch.Tensor], depth: int, prompt_layer: int | None = None
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors that a program has added, to those of our classifier with an adapter called "default"."""
-    own = _without_copies(added) if method == "idpt" else added
-    return rename_tensors(own, added_names(method, depth, prompt_layer))
+    kept = dict(added)
+    # IDPT's program stores norms twice, and one that it never reads in modules without three layers.
+    is_light = method == "idpt" and prompt_module(added) in ("dgcnn_light", "mlp")
+    for name, tensor in added.items() if method == "idpt" else ():
+        if match := re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name):
+            twin = f"conv{match[1]}.1.{match[2]}"
+            copy = added.get(f"blocks.cls.{twin}")
+            if not (is_light and match[1] == "5") and (copy is None or not torch.equal(copy, tensor)):
+                raise ValueError(f"{name} is not equal to {twin}, whose copy it is in IDPT's program")
+            del kept[name]
+    return rename_tensors(kept, added_names(method, depth, prompt_layer))
 
 
 def added_names(method: str, depth: int, prompt_layer: int | None = None) -> Names:
@@ -118,18 +121,3 @@ def prompt_module(names: Collection[str]) -> str:
         known = "; ".join(f"{kind} of {', '.join(sorted(own))}" for own, kind in kinds.items())
         raise ValueError(f"IDPT's module has the parts {', '.join(sorted(parts)) or 'none'}; expected {known}")
     return kinds[frozenset(parts)]
-
-
-def _without_copies(added: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Leave out norms that the program stores twice, and one that it never reads in modules without three layers."""
-    is_light = prompt_module(added) in ("dgcnn_light", "mlp")
-    kept = {}
-    for name, tensor in added.items():
-        match = re.match(r"blocks\.cls\.bn(\d)\.(\w+)$", name)
-        if match is None:
-            kept[name] = tensor
-            continue
-        twin = added.get(f"blocks.cls.conv{match[1]}.1.{match[2]}")
-        if not (is_light and match[1] == "5") and (twin is None or not torch.equal(twin, tensor)):
-            raise ValueError(f"{name} is not equal to conv{match[1]}.1.{match[2]}, whose copy it is in IDPT's program")
-    return kept

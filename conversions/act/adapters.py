@@ -16,12 +16,11 @@ from peft import PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from hf_any3d.conversions.act import convert_act_state_dict
-from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, prompt_module, rename_added
+from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rename_added
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
 from hf_any3d.conversions.checkpoints import (
     account,
-    check_finite,
     errors_about,
     read_checkpoint,
     without_parallel_prefix,
@@ -77,7 +76,7 @@ def convert_act_adapter(
         num_groups: Patches per cloud; None for the published number.
         group_size: Points per patch; None for the published number.
         num_attention_heads: Heads of the transformer; None for the published number.
-        dataset: The dataset of the training, see `choose_dataset`.
+        dataset: The dataset of the training, as for `convert_act`.
         num_points: Points per cloud that the processor returns.
         pooling: What the head reads, such as "cls,prompt_mean,max"; None for the published setting of its width.
         prompt_layer: IDPT: the block, from 0, before which the prompt is made; None for the last one.
@@ -96,8 +95,8 @@ def convert_act_adapter(
         original = read_checkpoint(checkpoint, ("base_model",))
         with errors_about(checkpoint):
             original = without_parallel_prefix(original)
-            added = added_by(method, original)
-            check_finite(added)
+            marks = PROGRAMS[method].marks
+            added = {name: tensor for name, tensor in original.items() if any(mark in name for mark in marks)}
             state = convert_act_state_dict("cls", {n: t for n, t in original.items() if n not in added})
             settings: dict[str, Any] = {"pooling": _pooling(method, state, pooling)}
             if method == "ppt":
@@ -112,7 +111,13 @@ def convert_act_adapter(
         if base is None:
             fill_act(model, state, teacher_is_stored=False)
         else:
-            model = _on_base(checkpoint, os.fspath(base), revision, model, state, modules)
+            # The base is opened with these settings, after a comparison of its frozen tensors with the checkpoint's.
+            model = ActForPointCloudClassification.from_pretrained(base, config=model.config, revision=revision)
+            names = "|".join(map(re.escape, modules))
+            changed = re.compile(rf"(.*\.)?({names})\.|.*\.(running_mean|running_var|num_batches_tracked)$")
+            frozen = {name: tensor for name, tensor in state.items() if not changed.match(name)}
+            expected = {name: tensor for name, tensor in own_state(model).items() if not changed.match(name)}
+            check_frozen(checkpoint, os.fspath(base), expected, frozen, "--base")
             modules += [name for name in _DRIFTING if name not in modules]
         config.modules_to_save = modules
         adapted = get_peft_model(model, config).eval()
@@ -181,24 +186,6 @@ def _config(
         num_groups=prompt_groups or model.config.num_groups,
         group_size=model.config.group_size,
     )
-
-
-def _on_base(
-    checkpoint: str | os.PathLike,
-    base: str,
-    revision: str | None,
-    model: PreTrainedModel,
-    state: Mapping[str, torch.Tensor],
-    trained: list[str],
-) -> PreTrainedModel:
-    """Open the base with the settings of `model`, after comparing its frozen tensors with those in the checkpoint."""
-    opened = ActForPointCloudClassification.from_pretrained(base, config=model.config, revision=revision)
-    names = "|".join(map(re.escape, trained))
-    changed = re.compile(rf"(.*\.)?({names})\.|.*\.(running_mean|running_var|num_batches_tracked)$")
-    frozen = {name: tensor for name, tensor in state.items() if not changed.match(name)}
-    expected = {name: tensor for name, tensor in own_state(opened).items() if not changed.match(name)}
-    check_frozen(checkpoint, base, expected, frozen, "--base")
-    return opened
 
 
 @torch.no_grad()

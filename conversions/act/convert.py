@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from hf_any3d.conversions.act import convert_act_state_dict, names as sizes, teacher_of
-from hf_any3d.conversions.act.card import write_act_card
-from hf_any3d.conversions.act.datasets import UNLABELED, TrainedOn, choose_dataset
+from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as sizes, teacher_of
+from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.saving import check_frozen, facts_of, new_directory, wrong_fields
+from hf_any3d.conversions.renaming import count_of, heads_of
+from hf_any3d.conversions.saving import CONVERTED, check_frozen, facts_of, new_directory, write_card, wrong_fields
+from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import (
     ActAutoencoder,
     ActAutoencoderConfig,
@@ -25,14 +26,15 @@ from hf_any3d.modeling.act import (
     ActForSemanticSegmentation,
 )
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
+from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.markdown import code, inline
 
 _State = Mapping[str, torch.Tensor]
 # Where a checkpoint's state dict is; segmentation programs use the second key.
 _KEYS = ("base_model", "model_state_dict")
 _AUTOENCODER = "autoencoder."
 _NUM_GROUPS = 64
-_HEAD_WIDTH = 64
 _RELEASED = {"sampling_min_squared_norm": 1e-3}
 _RELEASED_PRETRAINING: dict[str, Any] = {
     "noisy_targets": True,
@@ -45,6 +47,18 @@ _TASK_MODELS = {
     "cls": ActForPointCloudClassification,
     "partseg": ActForPartSegmentation,
     "semseg": ActForSemanticSegmentation,
+}
+# Settings that only the released programs use.
+_ACT_QUIRKS = (
+    "sampling_min_squared_norm noise_in_eval attention_axis teacher_dropout detach_teacher position_injection "
+    "use_input_norm noisy_targets teacher_in_training_mode encode_visible_only"
+).split()
+_ACT_WHAT = {
+    "dvae": "Encodes a 3D point cloud as discrete codes and reconstructs it from them.",
+    "pretrain": "A point transformer pretrained to predict a frozen teacher's features of masked patches.",
+    "cls": "Classifies 3D point clouds: {labels}.",
+    "partseg": "Segments 3D point clouds of objects into parts: {labels}.",
+    "semseg": "Segments 3D point clouds of rooms into objects: {labels}.",
 }
 
 
@@ -92,7 +106,7 @@ class Choices:
         num_groups: Patches per cloud.
         group_size: Points per patch.
         num_attention_heads: Heads of the student.
-        dataset: The dataset that it was fine-tuned on, see `choose_dataset`.
+        dataset: The dataset that it was fine-tuned on, one of `DATASETS`, or "none" for labels that are numbers only.
         num_points: Points per cloud that the processor returns.
         teacher: Directory or hub name of the frozen teacher; None stores the one in the checkpoint.
         revision: Branch, tag or commit of the teacher on the hub.
@@ -151,36 +165,39 @@ def build_act(
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[PreTrainedModel, TrainedOn | None]:
     """Build the model of a state dict, uninitialized but for a named teacher; sizes are checked before allocation."""
-    if kind == "pretrain":
-        return _build_pretraining(checkpoint, state, teacher, choices), None
+    dataset, encoder = None, None
+    model_class: Any
+    config: Any
     if kind == "dvae":
-        autoencoder, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
-        _account(checkpoint, ActAutoencoder, autoencoder, state)
-        with no_init_weights():
-            return ActAutoencoder(autoencoder, encoder), None
-    config, trained_on = _task_config(kind, state, choices, settings or {})
-    _account(checkpoint, _TASK_MODELS[kind], config, state)
-    with no_init_weights():
-        return _TASK_MODELS[kind](config), trained_on
-
-
-def _build_pretraining(
-    checkpoint: str | os.PathLike, state: _State, teacher: str | None, choices: Choices
-) -> ActForPreTraining:
-    tensors = sizes.below(state, _AUTOENCODER)
-    autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
-    config = ActConfig(
-        autoencoder_config=autoencoder,
-        num_groups=autoencoder.num_groups,
-        group_size=autoencoder.group_size,
-        **_student_settings(state, choices),
-        **sizes.pretraining_sizes(state),
-        **_RELEASED_PRETRAINING,
-    )
-    _account(checkpoint, ActForPreTraining, config, state)
+        model_class = ActAutoencoder
+        config, encoder = _autoencoder_config(checkpoint, state, teacher, choices)
+    elif kind == "pretrain":
+        model_class = ActForPreTraining
+        tensors = sizes.below(state, _AUTOENCODER)
+        autoencoder, encoder = _autoencoder_config(checkpoint, tensors, teacher, choices)
+        config = ActConfig(
+            autoencoder_config=autoencoder,
+            num_groups=autoencoder.num_groups,
+            group_size=autoencoder.group_size,
+            decoder_num_hidden_layers=count_of(state, r"decoder\.layers\.(\d+)\."),
+            class_token_loss="decoder_class_position" in state,
+            feature_head_width=state["feature_head.0.weight"].shape[0],
+            **_student_settings(state, choices),
+            **_RELEASED_PRETRAINING,
+        )
+    else:
+        model_class = _TASK_MODELS[kind]
+        config, dataset = _task_config(kind, state, choices, settings or {})
+    # Without memory, as sizes that a file implies can be anything.
+    with torch.device("meta"), no_init_weights():
+        expected = model_class(config).state_dict()
+    unused = set(_unused_names(expected))
+    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unused})
     with no_init_weights():
         # All weights are replaced afterwards, except for those of a named teacher, which is passed initialized.
-        return ActForPreTraining(config, ActAutoencoder(autoencoder, encoder))
+        if kind == "pretrain":
+            encoder = ActAutoencoder(config.autoencoder_config, encoder)
+        return (model_class(config) if encoder is None else model_class(config, encoder)), dataset
 
 
 def _autoencoder_config(
@@ -192,55 +209,36 @@ def _autoencoder_config(
         raise ValueError(
             f"group_size={choices.group_size}; the decoder makes {shapes['group_size']} points of a patch"
         )
-    settings: dict[str, Any] = shapes | _released_settings(teacher, shapes)
+    settings: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
     # No tensor depends on the number of patches.
     settings["num_groups"] = choices.num_groups or _NUM_GROUPS
-    encoder = None
-    if teacher is None and choices.teacher is not None:
-        raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
-    if teacher is not None and choices.teacher is not None:
-        named, encoder = _named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
-        if choices.store_encoder:
-            named.pop("parts", None)  # an encoder without a name is saved with the model
-        settings |= named
-    elif teacher is not None:
-        settings["encoder_config"] = _stored_teacher(teacher, frozen)
-    return ActAutoencoderConfig(**settings), encoder
-
-
-def _released_settings(kind: str | None, shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of `ActAutoencoderConfig` in which the released programs differ from its defaults."""
-    settings = {**_RELEASED, "noise_in_eval": True}
-    if kind is None:
-        return settings
-    settings |= TEACHERS[kind].released
+    if teacher is None:
+        if choices.teacher is not None:
+            raise ValueError(f"teacher={os.fspath(choices.teacher)!r}; the checkpoint holds none")
+        return ActAutoencoderConfig(**settings), None
+    program = TEACHERS[teacher]
+    settings |= program.released
     # That program gives its layers clouds first, where they expect tokens first.
-    if kind == "clip_vision_model" and shapes["prompt_depth"] == "deep":
+    if teacher == "clip_vision_model" and shapes["prompt_depth"] == "deep":
         settings["attention_axis"] = "batch"
     # Without prompts the programs run the teacher without a gradient.
     if not shapes["num_prompts"]:
         settings["detach_teacher"] = True
-    return settings
-
-
-def _stored_teacher(kind: str, frozen: _State) -> PreTrainedConfig:
-    """Return the config of a teacher that is stored in the converted directory."""
-    shapes = sizes.teacher_sizes(frozen)
-    width = shapes["hidden_size"]
-    if width % _HEAD_WIDTH:
-        raise ValueError(
-            f"its teacher has {width} channels, not a multiple of {_HEAD_WIDTH}, so its number of attention heads is "
-            "unknown; name the teacher with --teacher"
-        )
-    teacher = TEACHERS[kind]
-    return AutoConfig.for_model(
-        kind,
-        **shapes,
-        **teacher.config,
-        **teacher.no_embeddings,
-        num_attention_heads=width // _HEAD_WIDTH,
-        layer_norm_eps=teacher.layer_norm_eps,
+    if choices.teacher is not None:
+        named, encoder = _named_teacher(checkpoint, teacher, frozen, choices.teacher, choices.revision)
+        if choices.store_encoder:
+            named.pop("parts", None)  # an encoder without a name is saved with the model
+        return ActAutoencoderConfig(**settings | named), encoder
+    of_teacher = sizes.teacher_sizes(frozen)
+    settings["encoder_config"] = AutoConfig.for_model(
+        teacher,
+        **of_teacher,
+        **program.config,
+        **program.no_embeddings,
+        num_attention_heads=heads_of(of_teacher["hidden_size"]),
+        layer_norm_eps=program.layer_norm_eps,
     )
+    return ActAutoencoderConfig(**settings), None
 
 
 def _named_teacher(
@@ -267,61 +265,58 @@ def _named_teacher(
 def _task_config(
     kind: str, state: _State, choices: Choices, further: Mapping[str, Any]
 ) -> tuple[ActConfig, TrainedOn | None]:
-    settings = sizes.classifier_sizes(state) if kind == "cls" else sizes.segmenter_sizes(state)
-    num_labels = settings.pop("num_labels")
-    known = choose_dataset(kind, choices.dataset, num_labels)
-    if choices.num_groups is None and known is None:
+    if kind == "cls":
+        layers = count_of(state, r"classifier\.hidden\.(\d+)\.")
+        widths = [state[f"classifier.hidden.{number}.weight"].shape[0] for number in range(layers)]
+        settings: dict[str, Any] = {"head_widths": widths}
+    else:
+        layers = ("segmenter.from_points.weight", "segmenter.head.hidden.0.weight")
+        settings = {
+            "propagation_widths": [state[f"propagation.{name}.weight"].shape[0] for name in ("from_points", "out")],
+            "segmentation_head_widths": [state[name].shape[0] for name in layers],
+        }
+    num_labels = state["classifier.out.weight" if kind == "cls" else "segmenter.head.out.weight"].shape[0]
+    fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
+    if choices.dataset is None:
+        dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
+    elif choices.dataset not in (*fitting, NONE):
+        raise ValueError(f"dataset={choices.dataset!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
+    else:
+        dataset = fitting.get(choices.dataset)
+    if dataset is not None and len(dataset.labels) != num_labels:
+        raise ValueError(
+            f"dataset={choices.dataset!r} has {len(dataset.labels)} labels, but the checkpoint {num_labels}; give "
+            "none for labels without names"
+        )
+    if choices.num_groups is None and dataset is None:
         # A guess would give other features without an error.
         raise ValueError(
             f"{num_labels} labels are of no dataset of the released programs, so the number of patches, which no "
             "tensor shows, is not known; give --num-groups: 64 for ModelNet40, 128 for the others"
         )
-    settings["num_groups"] = choices.num_groups or known.num_groups
+    settings["num_groups"] = choices.num_groups or dataset.num_groups
     if choices.group_size is not None:
         settings["group_size"] = choices.group_size
-    settings |= {"num_labels": num_labels} if known is None else {"id2label": dict(enumerate(known.labels))}
+    settings |= {"num_labels": num_labels} if dataset is None else {"id2label": dict(enumerate(dataset.labels))}
     if kind == "partseg":
-        settings |= _category_settings(state, known, num_labels)
-    return ActConfig(**_student_settings(state, choices), **settings, **further), known
+        count, settings["category_width"] = state["category_embedding.weight"].shape
+        # Tensors do not show which parts a category has, so every category may have all of them.
+        settings["category_parts"] = [list(range(num_labels))] * count
+        if dataset is not None:
+            if len(dataset.categories) != count:
+                raise ValueError(
+                    f"{dataset.title} has {len(dataset.categories)} categories, but the checkpoint {count}; give "
+                    "--dataset none for labels without names"
+                )
+            settings["category_names"] = list(dataset.categories)
+            settings["category_parts"] = [list(parts) for parts in dataset.categories.values()]
+    return ActConfig(**_student_settings(state, choices), **settings, **further), dataset
 
 
 def _student_settings(state: _State, choices: Choices) -> dict[str, Any]:
     settings = sizes.student_sizes(state)
-    width = settings["hidden_size"]
-    heads = choices.num_attention_heads or width // _HEAD_WIDTH
-    if not heads or width % heads:
-        raise ValueError(
-            f"the number of attention heads is unknown, as hidden_size={width} is not a multiple of "
-            f"{heads or _HEAD_WIDTH}; give --num-attention-heads"
-        )
+    heads = heads_of(settings["hidden_size"], choices.num_attention_heads)
     return settings | {"num_attention_heads": heads} | _RELEASED
-
-
-def _category_settings(state: _State, known: TrainedOn | None, num_labels: int) -> dict[str, Any]:
-    count, width = state["category_embedding.weight"].shape
-    if known is None:
-        # Tensors do not show which parts a category has, so every category may have all of them.
-        return {"category_width": width, "category_parts": [list(range(num_labels))] * count}
-    if len(known.categories) != count:
-        raise ValueError(
-            f"{known.title} has {len(known.categories)} categories, but the checkpoint {count}; give --dataset none "
-            "for labels without names"
-        )
-    return {
-        "category_width": width,
-        "category_names": list(known.categories),
-        "category_parts": [list(parts) for parts in known.categories.values()],
-    }
-
-
-def _account(
-    checkpoint: str | os.PathLike, model_class: type[PreTrainedModel], config: PreTrainedConfig, state: _State
-) -> None:
-    # Without memory, as sizes that a file implies can be anything.
-    with torch.device("meta"), no_init_weights():
-        expected = model_class(config).state_dict()
-    unused = set(_unused_names(expected))
-    account(checkpoint, state, {name: tensor for name, tensor in expected.items() if name not in unused})
 
 
 def _unused_names(names: Iterable[str]) -> list[str]:
@@ -343,3 +338,67 @@ def fill_act(model: PreTrainedModel, state: _State, teacher_is_stored: bool) -> 
         for name, tensor in state.items():
             weights[name].copy_(tensor)
     model.eval()
+
+
+def write_act_card(
+    directory: Path,
+    title: str,
+    checkpoint: Path,
+    kind: str,
+    model: PreTrainedModel,
+    trained_on: TrainedOn | None,
+    teacher: str | os.PathLike | None,
+) -> None:
+    """Write the card of a converted ACT checkpoint."""
+    config = model.config
+    autoencoder = getattr(model, "autoencoder", model if kind == "dvae" else None)
+    on_hub = None if teacher is None or os.path.isdir(teacher) else os.fspath(teacher)
+    labels = f"{config.num_labels} labels"
+    labels += f" of {inline(trained_on.title)}" if trained_on else ", whose names are not known"
+    reported = ""
+    if trained_on and trained_on.reported:
+        reported = f"The authors report {trained_on.reported}, of the best epoch on the test set. "
+    left_out = "; `ACT_encoder.lm_head`, which nothing reads, is left out" if kind == "pretrain" else ""
+    compared = ""
+    if teacher is not None:
+        compared = f" The teacher's layers equal those of {code(on_hub) if on_hub else 'the given encoder'}."
+    remarks = [trained_on.remark] if trained_on and trained_on.remark else []
+    configs, teacher_text = [config], ""
+    if autoencoder is not None:
+        teacher_text = " It has no teacher."
+        if autoencoder.encoder is not None:
+            encoder = code(autoencoder.config.encoder_config.model_type)
+            stored = "; its layers are stored here, without its embeddings, which nothing reads"
+            named = autoencoder.config.encoder_name_or_path is not None
+            teacher_text = f" Its frozen teacher is a {encoder} encoder{'' if named else stored}."
+        configs.append(autoencoder.config)
+        remarks.append(
+            "Codes are drawn with noise in eval mode too, so results for the same cloud differ from call to call; "
+            "`noise_in_eval=False` turns this off."
+        )
+        if autoencoder.config.attention_axis == "batch":
+            remarks.append("**Features depend on the other clouds of a batch.**")
+    quirks = {}  # settings that are not the sound defaults
+    for some in configs:
+        sound = type(some)()
+        for name in _ACT_QUIRKS:
+            if hasattr(some, name) and getattr(some, name) != getattr(sound, name):
+                quirks[code(f"{name}={getattr(some, name)!r}")] = None
+    write_card(
+        directory,
+        title,
+        Subject.from_model(model),
+        f"This is a checkpoint of the programs that the authors released, {KINDS[kind].described}, {CONVERTED} "
+        f"(kind {code(kind)}).{teacher_text}",
+        {
+            "What it computes": "The released program, with the quirks that its weights were trained with: "
+            f"{', '.join(quirks)}. The defaults of `{type(config).__name__}` are the sound ones."
+            f"{''.join(f' {remark}' for remark in remarks)}",
+            "Quality": f"{reported}The converted model was not evaluated.",
+            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
+            f"for{left_out}. The number of patches ({config.num_groups} of {config.group_size} points) and that of "
+            f"attention heads cannot be read from a checkpoint; unless given, they are the published ones.{compared}",
+        },
+        intro=_ACT_WHAT[kind].format(labels=labels),
+        base_model=on_hub,
+    )

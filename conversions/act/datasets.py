@@ -12,7 +12,6 @@ class TrainedOn:
     """One dataset.
 
     Args:
-        name: Name on the command line.
         title: Name in model cards.
         kind: The kind of checkpoint that is trained on it.
         labels: Names of the classes or parts, in the order of the logits.
@@ -23,7 +22,6 @@ class TrainedOn:
         remark: How preparation differs from that of the released program.
     """
 
-    name: str
     title: str
     kind: str
     labels: tuple[str, ...]
@@ -36,74 +34,41 @@ class TrainedOn:
 
 _FARTHEST = {"sampling": "farthest", "min_squared_norm": 1e-3}
 DATASETS = {
-    known.name: known
-    for known in (
-        TrainedOn(
-            name="scanobjectnn",
-            title="ScanObjectNN",
-            kind="cls",
-            labels=scanobjectnn.DATASET.class_names,
-            num_groups=128,
-            processor={"num_points": 2048, "center": False, "scale": None, **_FARTHEST},
-            reported="overall accuracies of 88.21 % (PB_T50_RS), 93.29 % (OBJ_BG) and 91.91 % (OBJ_ONLY)",
-        ),
-        TrainedOn(
-            name="modelnet40",
-            title="ModelNet40",
-            kind="cls",
-            labels=modelnet40.CLASS_NAMES,
-            num_groups=64,
-            processor={"num_points": 1024, "extent": "all", **_FARTHEST},
-            reported="an overall accuracy of 93.70 %",
-        ),
-        TrainedOn(
-            name="shapenetpart",
-            title="ShapeNetPart",
-            kind="partseg",
-            labels=shapenetpart.PART_NAMES,
-            num_groups=128,
-            processor={"num_points": 2048, "extent": "all"},
-            categories=shapenetpart.CATEGORY_PARTS,
-        ),
-        TrainedOn(
-            name="s3dis",
-            title="S3DIS",
-            kind="semseg",
-            labels=s3dis_rooms.CLASS_NAMES,
-            num_groups=128,
-            processor={"num_points": 2048, "center": "ground", "scale": None, "up_axis": "z", "block_size": 1.0},
-            reported="61.2 % mIoU on area 5",
-            remark="Blocks are centered on the mean of their points and stand on their lowest one; the released "
-            "program centers them on the middle of the block and leaves heights above the floor of the room.",
-        ),
-    )
+    "scanobjectnn": TrainedOn(
+        title="ScanObjectNN",
+        kind="cls",
+        labels=scanobjectnn.DATASET.class_names,
+        num_groups=128,
+        processor={"num_points": 2048, "center": False, "scale": None, **_FARTHEST},
+        reported="overall accuracies of 88.21 % (PB_T50_RS), 93.29 % (OBJ_BG) and 91.91 % (OBJ_ONLY)",
+    ),
+    "modelnet40": TrainedOn(
+        title="ModelNet40",
+        kind="cls",
+        labels=modelnet40.CLASS_NAMES,
+        num_groups=64,
+        processor={"num_points": 1024, "extent": "all", **_FARTHEST},
+        reported="an overall accuracy of 93.70 %",
+    ),
+    "shapenetpart": TrainedOn(
+        title="ShapeNetPart",
+        kind="partseg",
+        labels=shapenetpart.PART_NAMES,
+        num_groups=128,
+        processor={"num_points": 2048, "extent": "all"},
+        categories=shapenetpart.CATEGORY_PARTS,
+    ),
+    "s3dis": TrainedOn(
+        title="S3DIS",
+        kind="semseg",
+        labels=s3dis_rooms.CLASS_NAMES,
+        num_groups=128,
+        processor={"num_points": 2048, "center": "ground", "scale": None, "up_axis": "z", "block_size": 1.0},
+        reported="61.2 % mIoU on area 5",
+        remark="Blocks are centered on the mean of their points and stand on their lowest one; the released "
+        "program centers them on the middle of the block and leaves heights above the floor of the room.",
+    ),
 }
 # For models without labels: a random sample of a cloud, then centered and scaled.
 UNLABELED = {"num_points": 1024}
 NONE = "none"
-
-
-def choose_dataset(kind: str, name: str | None, num_labels: int) -> TrainedOn | None:
-    """Choose the dataset that a checkpoint was trained on.
-
-    Args:
-        kind: The kind of checkpoint.
-        name: One of `DATASETS`, "none", or None to go by the number of labels.
-        num_labels: Classes or parts of the checkpoint.
-
-    Returns:
-        The dataset; None if it is unknown, so that labels are numbers only.
-    """
-    fitting = {known.name: known for known in DATASETS.values() if known.kind == kind}
-    if name is None:
-        return next((known for known in fitting.values() if len(known.labels) == num_labels), None)
-    if name == NONE:
-        return None
-    if name not in fitting:
-        raise ValueError(f"dataset={name!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
-    if len(fitting[name].labels) != num_labels:
-        raise ValueError(
-            f"dataset={name!r} has {len(fitting[name].labels)} labels, but the checkpoint {num_labels}; give none for "
-            "labels without names"
-        )
-    return fitting[name]

@@ -1,7 +1,7 @@
 """Tensors of the original ACT checkpoints under our names: patterns, kinds of checkpoint, implied settings."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 from hf_any3d.conversions.any2point.variants import BLOCK, CLIP_NAMES
 from hf_any3d.conversions.checkpoints import without_parallel_prefix
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, fits, rename_tensors, under
+from hf_any3d.conversions.renaming import HEAD, Names, as_linear, as_vector, count_of, fits, rename_tensors, under
 
 _State = Mapping[str, torch.Tensor]
 
@@ -26,26 +26,6 @@ def student_sizes(state: _State) -> dict[str, Any]:
         "qkv_bias": "blocks.layers.0.attention.qkv.bias" in state,
         "use_class_token": "class_token.token" in state,
         "side_network": "side_alpha" in state,
-    }
-
-
-def classifier_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActConfig` for the head of a classifier, and `num_labels`."""
-    head = below(state, "classifier.")
-    hidden = count_of(head, r"hidden\.(\d+)\.")
-    return {
-        "head_widths": [head[f"hidden.{number}.weight"].shape[0] for number in range(hidden)],
-        "num_labels": head["out.weight"].shape[0],
-    }
-
-
-def segmenter_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActConfig` for the head of a segmentation model, and `num_labels`."""
-    widths = ["segmenter.from_points.weight", "segmenter.head.hidden.0.weight"]
-    return {
-        "propagation_widths": [state[f"propagation.{name}.weight"].shape[0] for name in ("from_points", "out")],
-        "segmentation_head_widths": [state[name].shape[0] for name in widths],
-        "num_labels": state["segmenter.head.out.weight"].shape[0],
     }
 
 
@@ -69,15 +49,6 @@ def autoencoder_sizes(state: _State) -> dict[str, Any]:
         sizes["num_prompts"] = state["prompts.tokens"].shape[1] if "prompts.tokens" in state else 0
         sizes["prompt_depth"] = "deep" if deep else "shallow"
     return sizes
-
-
-def pretraining_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `ActConfig` for pretraining's own layers, next to student and autoencoder."""
-    return {
-        "decoder_num_hidden_layers": count_of(state, r"decoder\.layers\.(\d+)\."),
-        "class_token_loss": "decoder_class_position" in state,
-        "feature_head_width": state["feature_head.0.weight"].shape[0],
-    }
 
 
 def teacher_sizes(frozen: _State) -> dict[str, int]:
@@ -123,14 +94,8 @@ STUDENT: Names = {
 }
 # A linear head has layer 0 alone; see `_names`.
 LINEAR_HEAD: Names = {r"cls_head_finetune\.0\.": "classifier.out."}
-DEEP_HEAD: Names = {
-    r"cls_head_finetune\.0\.": "classifier.hidden.0.",
-    r"cls_head_finetune\.1\.": "classifier.norms.0.",
-    r"cls_head_finetune\.4\.": "classifier.hidden.1.",
-    r"cls_head_finetune\.5\.": "classifier.norms.1.",
-    r"cls_head_finetune\.8\.": "classifier.out.",
-}
-# A `joined` weight holds the columns of two of our layers; see `_split_joined`.
+DEEP_HEAD: Names = under("cls_head_finetune.", "classifier.", HEAD)
+# A `joined` weight holds the columns of two of our layers; see `convert_act_state_dict`.
 SEGMENTER: Names = {
     r"label_conv_cls\.0\.": "category_embedding.",
     r"label_conv_cls\.1\.": "category_norm.",
@@ -227,48 +192,23 @@ class Kind:
         name: What the command line calls it.
         described: What it is, for messages.
         mark: Prefix of a name that identifies the kind; the first match in `KINDS` counts.
-        architecture: Our model class.
     """
 
     name: str
     described: str
     mark: str
-    architecture: str
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("pretrain", "a student with its frozen autoencoder (stage II)", "ACT_encoder.", "ActForPreTraining"),
-        Kind("dvae", "a discrete autoencoder (stage I)", "codebook", "ActAutoencoder"),
-        Kind("cls", "a classifier", "cls_head_finetune.", "ActForPointCloudClassification"),
-        Kind("partseg", "a part segmentation model", "label_conv_cls.", "ActForPartSegmentation"),
-        Kind("semseg", "a semantic segmentation model", "convs3_cls.", "ActForSemanticSegmentation"),
+        Kind("pretrain", "a student with its frozen autoencoder (stage II)", "ACT_encoder."),
+        Kind("dvae", "a discrete autoencoder (stage I)", "codebook"),
+        Kind("cls", "a classifier", "cls_head_finetune."),
+        Kind("partseg", "a part segmentation model", "label_conv_cls."),
+        Kind("semseg", "a semantic segmentation model", "convs3_cls."),
     )
 }
-
-
-def kind_of(names: Iterable[str]) -> Kind | None:
-    """Return the kind of checkpoint with tensors of these names, without `module.`; None if it is unknown."""
-    names = tuple(names)
-    return next((kind for kind in KINDS.values() if any(name.startswith(kind.mark) for name in names)), None)
-
-
-def check_kind(names: Iterable[str], kind: str) -> Kind:
-    """Check that tensors are those of a kind."""
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}; expected one of {', '.join(KINDS)}")
-    names = tuple(names)
-    seen = kind_of(names)
-    if seen is None:
-        starts = sorted({name.partition(".")[0] for name in names})
-        raise ValueError(
-            f"this is not an ACT checkpoint of kind {kind}: no name begins with {KINDS[kind].mark!r}; they begin with "
-            f"{', '.join(starts[:12])}"
-        )
-    if seen.name != kind:
-        raise ValueError(f"this is not {KINDS[kind].described} but {seen.described}; give --kind {seen.name}")
-    return seen
 
 
 # A layer over concatenated point and other channels, our two layers, and the tensor whose rows are the point channels;
@@ -292,10 +232,19 @@ def convert_act_state_dict(kind: str, original: Mapping[str, torch.Tensor]) -> d
         Tensors of our model; those of the frozen teacher are below `encoder.`, under transformers' names.
     """
     state = without_parallel_prefix(original)
-    check_kind(state, kind)
     renamed = rename_tensors(state, _names(kind, state))
-    converted = {name: _reshape(name, tensor) for name, tensor in _with_deep_prompts(renamed).items()}
-    return _split_joined(converted) if kind in ("partseg", "semseg") else converted
+    # The first layer's prompts are joined with those of the later layers, if these have their own.
+    for name in [name for name in renamed if ".deep_" in name]:
+        first = name.replace(".deep_", ".")
+        renamed[first] = torch.cat((renamed[first], renamed.pop(name)))
+    converted = {name: _reshape(name, tensor) for name, tensor in renamed.items()}
+    for joined, points, others, like in _JOINED if kind in ("partseg", "semseg") else ():
+        columns = 3 if like is None else converted[like].shape[0]
+        weight = converted.pop(joined)
+        # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
+        # memory.
+        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
+    return converted
 
 
 def teacher_of(original: Mapping[str, torch.Tensor]) -> str | None:
@@ -318,27 +267,6 @@ def _names(kind: str, state: Mapping[str, torch.Tensor]) -> Names:
         deep = any(name.startswith("cls_head_finetune.1.") for name in state)
         return {**student, **(DEEP_HEAD if deep else LINEAR_HEAD)}
     return {**student, **SEGMENTER}
-
-
-def _with_deep_prompts(renamed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Join the first layer's prompts with those of the later layers, if these have their own."""
-    deep = {name: tensor for name, tensor in renamed.items() if ".deep_" in name}
-    joined = {name: tensor for name, tensor in renamed.items() if name not in deep}
-    for name, tensor in deep.items():
-        first = name.replace(".deep_", ".")
-        joined[first] = torch.cat((joined[first], tensor))
-    return joined
-
-
-def _split_joined(converted: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Split a joined layer into two: its columns for points, which come first, and the others."""
-    for joined, points, others, like in _JOINED:
-        columns = 3 if like is None else converted[like].shape[0]
-        weight = converted.pop(joined)
-        # A linear layer over concatenated channels is the sum of two over the parts, which need not be concatenated in
-        # memory.
-        converted |= {points: weight[:, :columns], others: weight[:, columns:]}
-    return converted
 
 
 def _reshape(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.model_cards import CONVERTED, write_card
-from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes, wrong_fields
+from hf_any3d.conversions.saving import CONVERTED, check_frozen, new_directory, stored_bytes, write_card, wrong_fields
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -76,7 +75,26 @@ def convert_any2point(
         model.save_pretrained(os.fspath(directory))
         PointCloudProcessor(**program.processor).save_pretrained(directory)
         parameters = count_parameters(model)[0]
-        _write_card(directory, Path(output).name, Path(checkpoint), variant, name, model, parameters)
+        subject, on_hub = Subject.from_model(model), not os.path.isdir(name)
+        flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
+        compared = f"{code(name)}, the source of the position table." if on_hub else "the given encoder."
+        write_card(
+            directory,
+            Path(output).name,
+            subject,
+            f"This is the checkpoint that the authors released for this dataset, {CONVERTED} (variant "
+            f"{code(variant)}). {parameters:,} parameters were trained.",
+            {
+                "What it computes": "The released program, with the quirks that its weights were trained with: "
+                f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
+                "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. "
+                "They picked the best epoch on that test set. The converted model was not evaluated.",
+                "Source": f"{code(Path(checkpoint).name)}, sha256:{file_digest(Path(checkpoint))}. Every tensor of it "
+                f"is accounted for. Its frozen layers equal those of {compared}",
+            },
+            intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes of {inline(program.dataset)}.",
+            base_model=name if on_hub else None,
+        )
     return {
         "output": os.fspath(output),
         "encoder": name,
@@ -114,29 +132,3 @@ def _model(
     state = {_PEFT_PREFIX + key: value.to(expected[key].dtype) for key, value in trained.items()}
     set_peft_model_state_dict(model, state)
     return model.eval()
-
-
-def _write_card(
-    directory: Path, title: str, checkpoint: Path, variant: str, encoder: str, model: PeftModel, trained: int
-) -> None:
-    program, subject = VARIANTS[variant], Subject.from_model(model)
-    on_hub = not os.path.isdir(encoder)
-    flags = ", ".join(code(f"{key}={value!r}") for key, value in program.model.items() if key in _QUIRKS)
-    compared = f"{code(encoder)}, the source of the position table." if on_hub else "the given encoder."
-    write_card(
-        directory,
-        title,
-        subject,
-        f"This is the checkpoint that the authors released for this dataset, {CONVERTED} (variant {code(variant)}). "
-        f"{trained:,} parameters were trained.",
-        {
-            "What it computes": "The released program, with the quirks that its weights were trained with: "
-            f"{flags}. The defaults of `Any2PointConfig` are the sound ones; these weights need these.",
-            "Accuracy": f"The authors report {program.accuracy} % on the test set of {inline(program.dataset)}. They "
-            "picked the best epoch on that test set. The converted model was not evaluated.",
-            "Source": f"{code(checkpoint.name)}, sha256:{file_digest(checkpoint)}. Every tensor of it is accounted "
-            f"for. Its frozen layers equal those of {compared}",
-        },
-        intro=f"Classifies 3D point clouds: {subject.config.num_labels} classes of {inline(program.dataset)}.",
-        base_model=encoder if on_hub else None,
-    )

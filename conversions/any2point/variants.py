@@ -8,14 +8,12 @@ from typing import Any
 
 import torch
 
-from hf_any3d.conversions.renaming import Names, as_linear, as_vector, rename_tensors, under
+from hf_any3d.conversions.renaming import HEAD, Names, as_linear, as_vector, rename_tensors, under
 from hf_any3d.data.catalog import modelnet40, scanobjectnn
 
 MODEL = "any2point."
 BLOCK = r"(?:res)?blocks\.(?P<layer>\d+)\."
 _CLIP = "encoder.layers.{layer}."
-_DINOV2 = "encoder.layer.{layer}."
-_IMAGEBIND = "layers.{layer}."
 CLIP_NAMES: Names = {
     BLOCK + r"attn\.in_proj_(?P<tensor>\w+)": tuple(_CLIP + f"self_attn.{part}_proj.{{tensor}}" for part in "qkv"),
     BLOCK + r"attn\.out_proj\.": _CLIP + "self_attn.out_proj.",
@@ -23,19 +21,23 @@ CLIP_NAMES: Names = {
     BLOCK + r"mlp\.c_fc\.": _CLIP + "mlp.fc1.",
     BLOCK + r"mlp\.c_proj\.": _CLIP + "mlp.fc2.",
 }
+
+
+def _vit_names(layer: str) -> dict[str, Any]:
+    """Return the table of an encoder in timm's layout."""
+    return {
+        BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(layer + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
+        BLOCK + r"attn\.proj\.": layer + "attention.o_proj.",
+        BLOCK + r"norm(?P<norm>[12])\.": layer + "norm{norm}.",
+        BLOCK + r"mlp\.fc(?P<linear>[12])\.": layer + "mlp.fc{linear}.",
+    }
+
+
 DINOV2_NAMES: Names = {
-    BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_DINOV2 + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
-    BLOCK + r"attn\.proj\.": _DINOV2 + "attention.o_proj.",
-    BLOCK + r"norm(?P<norm>[12])\.": _DINOV2 + "norm{norm}.",
-    BLOCK + r"ls(?P<scale>[12])\.gamma": _DINOV2 + "layer_scale{scale}.lambda1",
-    BLOCK + r"mlp\.fc(?P<linear>[12])\.": _DINOV2 + "mlp.fc{linear}.",
+    **_vit_names("encoder.layer.{layer}."),
+    BLOCK + r"ls(?P<scale>[12])\.gamma": "encoder.layer.{layer}.layer_scale{scale}.lambda1",
 }
-IMAGEBIND_NAMES: Names = {
-    BLOCK + r"attn\.qkv\.(?P<tensor>\w+)": tuple(_IMAGEBIND + f"attention.{part}_proj.{{tensor}}" for part in "qkv"),
-    BLOCK + r"attn\.proj\.": _IMAGEBIND + "attention.o_proj.",
-    BLOCK + r"norm(?P<norm>[12])\.": _IMAGEBIND + "norm{norm}.",
-    BLOCK + r"mlp\.fc(?P<linear>[12])\.": _IMAGEBIND + "mlp.fc{linear}.",
-}
+IMAGEBIND_NAMES: Names = _vit_names("layers.{layer}.")
 # Half of the programs store all but the head under this prefix.
 _PREFIX = r"(?:encoder\.)?"
 _FROZEN = "frozen."
@@ -67,11 +69,7 @@ TRAINED_NAMES: Mapping[str, str] = {
     r"prediction\.head\.2\.0\.": "classifier.hidden.1.",
     r"prediction\.head\.2\.1\.": "classifier.norms.1.",
     r"prediction\.head\.4\.0\.": "classifier.out.",
-    r"cls_head_finetune\.0\.": "classifier.hidden.0.",
-    r"cls_head_finetune\.1\.": "classifier.norms.0.",
-    r"cls_head_finetune\.4\.": "classifier.hidden.1.",
-    r"cls_head_finetune\.5\.": "classifier.norms.1.",
-    r"cls_head_finetune\.8\.": "classifier.out.",
+    **{rf"cls_head_finetune\.{layer}": f"classifier.{ours}" for layer, ours in HEAD.items()},
 }
 
 
@@ -244,18 +242,16 @@ VARIANTS = {
 }
 
 
-def variant_of(names: Iterable[str]) -> str | None:
-    """Return the variant whose checkpoints have tensors of these names; None if they are not Any2Point's."""
+def variant_of(names: Iterable[str]) -> dict[str, str] | None:
+    """Return the argument `variant` of checkpoints with tensors of these names; None if they are not Any2Point's."""
     plain = [name.removeprefix("encoder.") for name in names]
-
-    def has(part: str) -> bool:
-        return any(part in name for name in plain)
-
     if not any(name.startswith("patch_embed.EncP.") for name in plain):
         return None
     # Names that only one of the encoders has.
-    encoder = "clip" if has(".attn.in_proj_") else "dinov2" if has(".ls1.gamma") else "imagebind"
-    return f"{encoder}-{'modelnet' if has('cls_head_finetune.') else 'scan'}"
+    marks = {"clip": ".attn.in_proj_", "dinov2": ".ls1.gamma", "imagebind": ""}
+    encoder = next(encoder for encoder, mark in marks.items() if any(mark in name for name in plain))
+    is_modelnet = any("cls_head_finetune." in name for name in plain)
+    return {"variant": f"{encoder}-{'modelnet' if is_modelnet else 'scan'}"}
 
 
 def convert_state_dict(

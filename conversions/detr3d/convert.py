@@ -16,22 +16,15 @@ from hf_any3d.conversions.detr3d.names import (
     scale_colors,
 )
 from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.data.catalog import scannet_detection, sunrgbd
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.atomic_files import atomic_write
 
-SCANNET_CLASSES = (
-    *("cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "desk"),
-    *("curtain", "refrigerator", "showercurtrain", "toilet", "sink", "bathtub", "garbagebin"),
-)
-SUNRGBD_CLASSES = (
-    *("bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf"),
-    "bathtub",
-)
 _DATASETS: dict[str, dict[str, Any]] = {
-    "scannet": {"classes": SCANNET_CLASSES, "num_queries": 256, "num_points": 40_000},
-    "sunrgbd": {"classes": SUNRGBD_CLASSES, "num_queries": 128, "num_points": 20_000},
+    "scannet": {"classes": scannet_detection.DATASET.class_names, "num_queries": 256, "num_points": 40_000},
+    "sunrgbd": {"classes": sunrgbd.DATASET.class_names, "num_queries": 128, "num_points": 20_000},
 }
 # Of the published training: matching, loss, dropout.
 _TRAINING: dict[str, dict[str, Any]] = {
@@ -111,7 +104,16 @@ def convert_detr3d(
     with errors_about(checkpoint):
         state = convert_detr3d_state_dict(original)
         sizes = detr3d_sizes(state)
-        name = _dataset(dataset, sizes)
+        by_count = {len(facts["classes"]): known for known, facts in _DATASETS.items()}
+        fitting = by_count.get(sizes["num_labels"], "none")
+        name = fitting if dataset is None else dataset
+        if name not in (*_DATASETS, "none"):
+            raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(_DATASETS)}, none")
+        if name not in (fitting, "none"):
+            raise ValueError(
+                f"dataset={dataset!r} has {len(_DATASETS[name]['classes'])} classes, the checkpoint "
+                f"{sizes['num_labels']}; expected another dataset, or none"
+            )
         if sizes["in_channels"] != 3:
             if sizes["in_channels"] != 6 or name != "scannet":
                 raise ValueError(
@@ -149,20 +151,6 @@ def convert_detr3d(
         "scans in meters, with z up.",
         {"What it computes": computes + (_COLORS if config.in_channels == 6 else ""), "License": _LICENSE},
     )
-
-
-def _dataset(dataset: str | None, sizes: Mapping[str, Any]) -> str:
-    by_count = {len(facts["classes"]): name for name, facts in _DATASETS.items()}
-    if dataset is None:
-        return by_count.get(sizes["num_labels"], "none")
-    if dataset not in (*_DATASETS, "none"):
-        raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(_DATASETS)}, none")
-    if dataset != "none" and by_count.get(sizes["num_labels"]) != dataset:
-        raise ValueError(
-            f"dataset={dataset!r} has {len(_DATASETS[dataset]['classes'])} classes, the checkpoint "
-            f"{sizes['num_labels']}; expected another dataset, or none"
-        )
-    return dataset
 
 
 def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -116,10 +116,7 @@ def scale_colors(state: Mapping[str, torch.Tensor], *, back: bool = False) -> di
     """Let a detector with colors read them from 0 to 1, where the released program gives it `(255 * color - m) / 256`.
 
     The factor goes into the first layer, and the shift into the mean of its norm; in training the norm cancels it.
-
-    Args:
-        state: Tensors of a `Detr3DForPointCloudObjectDetection`.
-        back: Whether the released program is to read what reads colors from 0 to 1.
+    `back` undoes it, for the released program.
     """
     layer, norm = (f"detr3d.group_encoder.layers.0.{name}" for name in ("linear.weight", "norm.running_mean"))
     weight = state[layer].double()

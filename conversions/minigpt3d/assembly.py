@@ -1,24 +1,127 @@
-"""Assemble a MiniGPT-3D from its parts and checkpoints: config and state dict, without building the model."""
+"""Assemble a MiniGPT-3D from its parts and the checkpoints of its training, without building the model."""
 
-from collections.abc import Sequence
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Blip2QFormerConfig
 
-from hf_any3d.conversions.checkpoints import account, errors_about
-from hf_any3d.conversions.minigpt3d.parts import Part, bridge_sizes, lora_rank, source_record
-from hf_any3d.conversions.minigpt3d.stages import (
-    STAGES,
-    StageFile,
-    check_encoder,
-    check_order,
-    check_trained,
-    initialize_untrained,
-)
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration
+from hf_any3d.conversions.checkpoints import account, errors_about, listed, read_checkpoint
+from hf_any3d.conversions.minigpt3d.names import convert_minigpt3d_state_dict
+from hf_any3d.conversions.minigpt3d.parts import Part, lora_rank
+from hf_any3d.conversions.renaming import count_of
+from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, stage_names
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
+from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
+
+_ENCODER = "point_encoder."
+STAGES = {0: "what training starts from", 1: "stage I", 3: "stage II or III", 4: "stage IV"}
+"""Kinds of files by the number of their stage. Files of stages II and III hold the same parts."""
+# Parts that training initializes, with the last stage whose file lacks them. All others must be in a file.
+_INITIALIZED = {"bridge.point_mlp.": 0, "bridge.qformer.": 1, "bridge.experts.router.": 3}
+
+
+@dataclass(frozen=True)
+class StageFile:
+    """A checkpoint of training.
+
+    Args:
+        path: The file.
+        stage: Key of `STAGES`.
+        entries: Number of tensors in the file.
+        trained: Trained tensors, under our names without LoRA's `base_layer`.
+        encoder: Tensors of the frozen point encoder, under its own names.
+    """
+
+    path: Path
+    stage: int
+    entries: int
+    trained: dict[str, torch.Tensor]
+    encoder: dict[str, torch.Tensor]
+
+
+def read_stage(path: str | os.PathLike) -> StageFile:
+    """Read a checkpoint of training."""
+    original = read_checkpoint(path, ("model",))
+    with errors_about(path):
+        state = convert_minigpt3d_state_dict(original)
+        trained = {name: tensor for name, tensor in state.items() if not name.startswith(_ENCODER)}
+
+        def has(*parts: str) -> bool:
+            return any(all(part in name for part in parts) for name in trained)
+
+        # The last stage first: its files may hold parts of earlier ones.
+        if has("bridge.experts.router."):
+            stage = 4
+        elif has("bridge.qformer.", ".lora_"):
+            stage = 3
+        elif has("language_model.") or has("bridge.projector."):
+            stage = 0
+        elif has("bridge.point_mlp."):
+            stage = 1
+        else:
+            raise ValueError(f"holds nothing that MiniGPT-3D trains: {listed(sorted(trained))}")
+    encoder = {name.removeprefix(_ENCODER): state[name] for name in state if name not in trained}
+    return StageFile(Path(path), stage, len(original), trained, encoder)
+
+
+def check_stage(file: StageFile, encoder: Part, model: MiniGPT3DForConditionalGeneration) -> None:
+    """Check that a file has exactly the tensors that its stage trains, and a copy of the given encoder, if any.
+
+    The file that training starts from comes from another program, and may have more of the model's tensors.
+    """
+    if file.encoder:
+        account(file.path, file.encoder, encoder.state)
+    differ = []
+    for name, copy in file.encoder.items():
+        # Released programs stored it in half precision: rounded to the narrower type, equal numbers are equal again.
+        narrow = min(encoder.state[name].dtype, copy.dtype, key=lambda dtype: dtype.itemsize)
+        if not torch.equal(encoder.state[name].to(narrow), copy.to(narrow)):
+            differ.append(name)
+    if differ:
+        raise ValueError(
+            f"{file.path}: its copy of the point encoder is not {encoder.source}: {len(differ)} of "
+            f"{len(file.encoder)} tensors differ: {listed(differ)}; give the one that it was trained with"
+        )
+    weights = {name.replace(".base_layer.", "."): tensor for name, tensor in model.base_model.state_dict().items()}
+    expected = stage_names(model, file.stage or 3)
+    if not file.stage:
+        parts = ("language_model.", "bridge.projector.")
+        expected = [name for name in expected if name.startswith(parts)]
+        expected += [name for name in file.trained if name in weights]
+    account(file.path, file.trained, {name: weights[name] for name in expected})
+
+
+def initialize_untrained(
+    missing: Mapping[str, torch.Tensor], stage: int, queries: torch.Tensor, std: float
+) -> dict[str, torch.Tensor]:
+    """Initialize tensors that no file has as training does: query sets with BLIP-2's queries, others with fixed noise.
+
+    Returns:
+        The initialized tensors by name; those that a file should have had are left out.
+    """
+    # A seed of its own, so that converting the same files twice gives equal models.
+    generator = torch.Generator().manual_seed(0)
+    initialized = {}
+    for name, empty in missing.items():
+        if name.startswith("bridge.experts.queries.") and stage < 4:
+            initialized[name] = queries
+        elif any(name.startswith(part) and stage <= last for part, last in _INITIALIZED.items()):
+            tensor = initialized[name] = torch.empty(empty.shape)
+            if name.endswith(".bias") or ".lora_B." in name:
+                tensor.zero_()
+            elif ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)  # as PEFT initializes A
+            else:
+                tensor.normal_(std=std, generator=generator)
+    return initialized
+
 
 # Settings without a tensor. The released programs never use another scale or other layers.
 _TEXT_LORA = {"lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["query_key_value", "dense"]}
@@ -55,19 +158,19 @@ def assemble(
     stage: int | None = None,
     store_parts: bool = False,
 ) -> Assembly:
-    """Combine parts and checkpoints of training; later checkpoints take precedence.
+    """Combine parts and checkpoints, which are in the order of training; later ones take precedence.
 
-    Args:
-        point_encoder: The result of `read_point_encoder`.
-        qformer: The result of `read_qformer`.
-        language_model: The result of `read_language_model`.
-        files: Results of `read_stage`, in the order of training.
-        stage: 2 or 3, whose files hold the same; by default 3.
-        store_parts: Whether to store parts that are converted already.
+    `stage` is 2 or 3, whose files hold the same; by default 3. Parts that are converted already are stored only with
+    `store_parts`.
     """
     parts = (point_encoder, qformer, language_model)
-    check_order(files)
     last = files[-1]
+    for earlier, later in itertools.pairwise(files):
+        if earlier.stage > later.stage:
+            raise ValueError(
+                f"{later.path}: holds {STAGES[later.stage]}, which comes before {STAGES[earlier.stage]}; give the "
+                "file of the later stage as second_checkpoint"
+            )
     if stage is not None and (stage not in (2, 3) or last.stage != 3):
         raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)
@@ -82,8 +185,7 @@ def assemble(
     state |= {"bridge.experts.queries.0": queries}
     state |= {f"language_model.{name}": tensor for name, tensor in language_model.state.items()}
     for file in files:
-        check_encoder(file, point_encoder)
-        check_trained(file, model)
+        check_stage(file, point_encoder, model)
         # Later files hold newer values of what an earlier stage trained.
         state |= file.trained
     expected = model.base_model.state_dict()
@@ -98,18 +200,15 @@ def assemble(
     fresh = sorted({".".join(name.split(".")[: 3 if ".experts." in name else 2]) for name in initialized})
     if not store_parts:
         # After `account`, which needs all tensors.
-        config.parts = _named_parts(parts, last.stage) or None
+        named_parts = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
+        if last.stage < 3:
+            # Before stage II the norms are those of the file that training starts from, not Phi's.
+            named_parts.pop("language_model", None)
+        sources = {name: resolve_encoder(part.source.absolute()) for name, part in named_parts.items()}
+        config.parts = {name: record_source(source.name, source).to_dict() for name, source in sources.items()} or None
         held = model.base_model.names_stored_elsewhere()
         state = {name: tensor for name, tensor in state.items() if name not in held}
     return Assembly(parts, tuple(files), model, state, tuple(fresh))
-
-
-def _named_parts(parts: Sequence[Part], stage: int) -> dict[str, dict[str, Any]]:
-    named = {name: part for name, part in zip(PARTS, parts, strict=True) if part.is_converted}
-    if stage < 3:
-        # Before stage II the norms are those of the file that training starts from, not Phi's.
-        named.pop("language_model", None)
-    return {name: source_record(part) for name, part in named.items()}
 
 
 def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfig:
@@ -119,7 +218,13 @@ def _config(parts: Sequence[Part], files: Sequence[StageFile]) -> MiniGPT3DConfi
     with errors_about(files[-1].path):
         text_rank = lora_rank(trained, "language_model.") or _TEXT_LORA_RANK
         rank = lora_rank(trained, "bridge.qformer.") or _QFORMER_LORA_RANK
-        sizes = bridge_sizes(trained)
+        sizes: dict[str, Any] = {"projector_width": trained["bridge.projector.fc1.weight"].shape[0]}
+        if layers := count_of(trained, r"bridge\.point_mlp\.layers\.(\d+)\."):
+            weights = (f"bridge.point_mlp.layers.{number}.weight" for number in range(layers - 1))
+            sizes["point_mlp_widths"] = [trained[name].shape[0] for name in weights]
+        if "bridge.experts.router.0.weight" in trained:
+            sizes["router_width"] = trained["bridge.experts.router.0.weight"].shape[0]
+            sizes["num_query_experts"] = trained["bridge.experts.router.2.weight"].shape[0]
     return MiniGPT3DConfig(
         point_config=point_config,
         qformer_config=Blip2QFormerConfig(**blip2_config.qformer_config.to_dict() | no_dropout),

@@ -1,14 +1,11 @@
 """Write the card of a converted MiniGPT-3D."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from hf_any3d.conversions.minigpt3d.assembly import Assembly
-from hf_any3d.conversions.minigpt3d.stages import STAGES, StageFile
-from hf_any3d.conversions.model_cards import CONVERTED, describe_source, write_card
+from hf_any3d.conversions.minigpt3d.assembly import STAGES, Assembly
+from hf_any3d.conversions.saving import CONVERTED, describe_source, write_card
 from hf_any3d.hub.published_table import MINIGPT3D
 from hf_any3d.model_card.subject import Subject
-from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.utils.markdown import code
 
 _PARTS = ("point encoder", "Q-Former", "language model")
@@ -48,12 +45,26 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
             f"A router picks {config.router_top_k} of {config.num_query_experts} sets of queries for each cloud "
             f"({code(f'router={config.router!r}')})."
         )
+    fresh, last = assembly.fresh, files[-1].stage
+    stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
+    state = f" It is the result of {stage}." if last else ""
+    if "bridge.point_mlp" in fresh:
+        state += " **It has not been trained on point clouds yet**; stage I starts from it."
+    if fresh:
+        state += f" No file has {', '.join(map(code, fresh))}; they are initialized as training does."
+    if config.parts:
+        named = ", ".join(name.replace("_", " ") for name in config.parts)
+        state += (
+            f" Not stored here: {named}. They are loaded from directories of the machine that converted this model, "
+            "and checked against checksums; before sharing, convert with `--store-parts`, or push the parts to the "
+            "hub and name them in `parts` of `config.json`."
+        )
     write_card(
         directory,
         title,
         Subject(type(model), config, total_parameters=model.num_parameters(), num_points=8192),
-        f"These are weights of the authors, {CONVERTED}, stored in {dtype}."
-        f"{_training_state(config, files, assembly.fresh)} It takes {config.in_channels} channels per point: "
+        f"These are weights of the authors, {CONVERTED}, stored in {dtype}.{state} "
+        f"It takes {config.in_channels} channels per point: "
         "coordinates, then colors from 0 to 1.",
         {
             "What it was trained on": _TRAINED_ON,
@@ -68,21 +79,3 @@ def write_minigpt3d_card(directory: Path, title: str, assembly: Assembly, dtype:
         license=MINIGPT3D.weights_license.lower(),
         language="en",
     )
-
-
-def _training_state(config: MiniGPT3DConfig, files: Sequence[StageFile], fresh: Sequence[str]) -> str:
-    last = files[-1].stage
-    stage = f"stage {'I' * (config.stage or last)}" if last == 3 else STAGES[last]
-    text = f" It is the result of {stage}." if last else ""
-    if "bridge.point_mlp" in fresh:
-        text += " **It has not been trained on point clouds yet**; stage I starts from it."
-    if fresh:
-        text += f" No file has {', '.join(map(code, fresh))}; they are initialized as training does."
-    if config.parts:
-        named = ", ".join(name.replace("_", " ") for name in config.parts)
-        text += (
-            f" Not stored here: {named}. They are loaded from directories of the machine that converted this model, "
-            "and checked against checksums; before sharing, convert with `--store-parts`, or push the parts to the "
-            "hub and name them in `parts` of `config.json`."
-        )
-    return text

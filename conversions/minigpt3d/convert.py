@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
 from hf_any3d.conversions.checkpoints import open_tokenizer
-from hf_any3d.conversions.minigpt3d.assembly import assemble
+from hf_any3d.conversions.minigpt3d.assembly import STAGES, assemble, read_stage
 from hf_any3d.conversions.minigpt3d.card import write_minigpt3d_card
 from hf_any3d.conversions.minigpt3d.parts import (
     Part,
@@ -18,7 +18,6 @@ from hf_any3d.conversions.minigpt3d.parts import (
     read_point_encoder,
     read_qformer,
 )
-from hf_any3d.conversions.minigpt3d.stages import STAGES, read_stage
 from hf_any3d.conversions.saving import dtype_of, new_directory, save_weights, stored_bytes
 from hf_any3d.hub.published_table import MINIGPT3D, RECORD, terms_of
 

@@ -42,30 +42,22 @@ def convert_phi_state_dict(original: Mapping[str, torch.Tensor], num_attention_h
             fused[f"{layer.removesuffix(part)}query_key_value.{kind}"] = _by_head(stacked, num_attention_heads)
         elif part not in _THIRDS:
             fused[name] = tensor
-    return _with_norms(fused, num_attention_heads)
+    for name in [name for name in fused if re.fullmatch(r"model\.layers\.\d+\.input_layernorm\.weight", name)]:
+        layer, width = name.removesuffix("input_layernorm.weight"), fused[name].shape[0]
+        norms = {f"{layer}post_layernorm.weight": torch.ones(width)}
+        for part in ("q", "k"):
+            norms[f"{layer}self_attn.{part}_layernorm.weight"] = torch.ones(width // num_attention_heads)
+            norms[f"{layer}self_attn.{part}_layernorm.bias"] = torch.zeros(width // num_attention_heads)
+        # A file with one of them must have all; missing ones are then reported.
+        if not norms.keys() & fused.keys():
+            fused |= norms
+    return fused
 
 
 def _by_head(stacked: torch.Tensor, heads: int) -> torch.Tensor:
     """Reorder rows from `(query | key | value, head, channel)` to `(head, query | key | value, channel)`."""
     # The layout of the released checkpoints, whose LoRA was trained on rows in this order.
     return stacked.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
-
-
-def _with_norms(state: dict[str, torch.Tensor], heads: int) -> dict[str, torch.Tensor]:
-    complete = dict(state)
-    for name in state:
-        if match := re.fullmatch(r"(model\.layers\.\d+\.)input_layernorm\.weight", name):
-            layer, width = match[1], state[name].shape[0]
-            added = {f"{layer}post_layernorm.weight": torch.ones(width)}
-            for part in ("q", "k"):
-                added |= {
-                    f"{layer}self_attn.{part}_layernorm.weight": torch.ones(width // heads),
-                    f"{layer}self_attn.{part}_layernorm.bias": torch.zeros(width // heads),
-                }
-            # A file with one of them must have all; missing ones are then reported.
-            if not added.keys() & state.keys():
-                complete |= added
-    return complete
 
 
 # The Q-Former of BLIP-2; only the path of the queries is used.
@@ -109,18 +101,6 @@ def convert_minigpt3d_state_dict(original: Mapping[str, torch.Tensor]) -> dict[s
         The tensors without duplicates and unused ones. A layer with a LoRA has the names that it has without one; see
         `hf_any3d.modeling.minigpt3d.names_in` for those that it has with one.
     """
-    renamed = rename_tensors(_without_aliases(original), MINIGPT3D)
-    return {name: _reshaped(name, tensor) for name, tensor in renamed.items()}
-
-
-def convert_point_encoder_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Bring the tensors of the point encoder's own file to the names and shapes of `ActModel`."""
-    prefix = "point_encoder."
-    converted = convert_minigpt3d_state_dict({prefix + name: tensor for name, tensor in original.items()})
-    return {name.removeprefix(prefix): tensor for name, tensor in converted.items()}
-
-
-def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
     for name, tensor in original.items():
         for alias, counts in ALIASES.items():
@@ -130,12 +110,12 @@ def _without_aliases(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
         first = kept.setdefault(name, tensor)
         if first is not tensor and (first.dtype != tensor.dtype or not torch.equal(first, tensor)):
             raise ValueError(f"{name}: the file holds it twice, with different values")
-    return kept
-
-
-def _reshaped(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if ".class_token." in name:
-        return as_vector(tensor)
-    if ".queries." in name:
-        return tensor.squeeze(0)  # (queries, channels)
-    return as_linear(tensor) if ".patch_encoder." in name else tensor
+    state = rename_tensors(kept, MINIGPT3D)
+    for name, tensor in state.items():
+        if ".class_token." in name:
+            state[name] = as_vector(tensor)
+        elif ".queries." in name:
+            state[name] = tensor.squeeze(0)  # (queries, channels)
+        elif ".patch_encoder." in name:
+            state[name] = as_linear(tensor)
+    return state

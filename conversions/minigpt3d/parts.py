@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import Blip2Config, Blip2QFormerConfig, PreTrainedConfig, PreTrainedModel
@@ -19,69 +18,21 @@ from hf_any3d.conversions.checkpoints import (
     read_json,
     read_weights,
 )
-from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_phi_state_dict, convert_point_encoder_state_dict
-from hf_any3d.conversions.renaming import count_of, numbers_in, rename_tensors
+from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_minigpt3d_state_dict, convert_phi_state_dict
+from hf_any3d.conversions.renaming import count_of, heads_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
-from hf_any3d.modeling.pretrained_parts.sources import record_source, resolve_encoder
 
 _State = Mapping[str, torch.Tensor]
-_HEAD_WIDTH = 64
-
-
-def point_encoder_sizes(state: _State) -> dict[str, Any]:
-    """Return settings of `ActConfig`."""
-    sizes = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
-    return sizes | {
-        "patch_widths": [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in ("lift", "widen", "join")],
-        "patch_pooled_width": state["patch_encoder.out.weight"].shape[0],
-        "num_attention_heads": _heads("the point encoder", sizes["hidden_size"]),
-    }
-
-
-def qformer_sizes(state: _State) -> dict[str, Any]:
-    """Return settings of `Blip2QFormerConfig`."""
-    layer = "qformer.encoder.layer."
-    width = state["qformer.layernorm.weight"].shape[0]
-    crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
-    depth = count_of(state, rf"{re.escape(layer)}(\d+)\.")
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": _heads("the Q-Former", width),
-        "intermediate_size": state[f"{layer}0.intermediate_query.dense.weight"].shape[0],
-        "encoder_hidden_size": state[f"{layer}0.crossattention.attention.key.weight"].shape[1],
-        # Layer 0 attends to the encoder, and so does every n-th; the second number is n.
-        "cross_attention_frequency": crossed[1] if len(crossed) > 1 else depth,
-    }
-
-
-def bridge_sizes(state: _State) -> dict[str, Any]:
-    """Return the settings of `MiniGPT3DConfig` for the trained parts that are there."""
-    sizes: dict[str, Any] = {"projector_width": state["bridge.projector.fc1.weight"].shape[0]}
-    if layers := count_of(state, r"bridge\.point_mlp\.layers\.(\d+)\."):
-        hidden = range(layers - 1)
-        sizes["point_mlp_widths"] = [state[f"bridge.point_mlp.layers.{number}.weight"].shape[0] for number in hidden]
-    if "bridge.experts.router.0.weight" in state:
-        sizes["router_width"] = state["bridge.experts.router.0.weight"].shape[0]
-        sizes["num_query_experts"] = state["bridge.experts.router.2.weight"].shape[0]
-    return sizes
+_ENCODER = "point_encoder."
 
 
 def lora_rank(state: _State, part: str) -> int | None:
     """Return the rank of the LoRA below a prefix; None if there is none."""
     ranks = (state[name].shape[0] for name in state if name.startswith(part) and ".lora_A." in name)
     return next(ranks, None)
-
-
-def _heads(part: str, width: int) -> int:
-    if width % _HEAD_WIDTH:
-        raise ValueError(
-            f"{part} has {width} channels; expected a multiple of {_HEAD_WIDTH}, since its heads are that wide"
-        )
-    return width // _HEAD_WIDTH
 
 
 _FIELDS = (
@@ -138,8 +89,14 @@ class Part:
 def read_point_encoder(file: str | os.PathLike, num_groups: int | None = None, group_size: int | None = None) -> Part:
     """Read the point encoder's own file, `point_model.pth`, for `AutoModel`."""
     with errors_about(file):
-        state = convert_point_encoder_state_dict(read_checkpoint(file, ("base_model",)))
-        settings: dict[str, Any] = point_encoder_sizes(state)
+        original = read_checkpoint(file, ("base_model",))
+        named = convert_minigpt3d_state_dict({_ENCODER + name: tensor for name, tensor in original.items()})
+        state = {name.removeprefix(_ENCODER): tensor for name, tensor in named.items()}
+        settings = student_sizes({f"act.{name}": tensor for name, tensor in state.items()})
+        layers = ("lift", "widen", "join")
+        settings["patch_widths"] = [state[f"patch_encoder.{layer}.weight"].shape[0] for layer in layers]
+        settings["patch_pooled_width"] = state["patch_encoder.out.weight"].shape[0]
+        settings["num_attention_heads"] = heads_of(settings["hidden_size"])
         settings |= {"num_groups": num_groups} if num_groups else {}
         settings |= {"group_size": group_size} if group_size else {}
         published = MiniGPT3DConfig().to_dict()["point_config"]
@@ -151,7 +108,18 @@ def read_qformer(file: str | os.PathLike) -> Part:
     """Read Q-Former and queries of a BLIP-2 file such as `blip2_pretrained_flant5xxl.pth`, for `build_from_parts`."""
     with errors_about(file):
         state = rename_tensors(read_checkpoint(file, ("model",)), BLIP2)
-        qformer_config = Blip2QFormerConfig(**qformer_sizes(state))
+        layer, width = "qformer.encoder.layer.", state["qformer.layernorm.weight"].shape[0]
+        crossed = sorted(numbers_in(state, rf"{re.escape(layer)}(\d+)\.crossattention\."))
+        depth = count_of(state, rf"{re.escape(layer)}(\d+)\.")
+        qformer_config = Blip2QFormerConfig(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads_of(width),
+            intermediate_size=state[f"{layer}0.intermediate_query.dense.weight"].shape[0],
+            encoder_hidden_size=state[f"{layer}0.crossattention.attention.key.weight"].shape[1],
+            # Layer 0 attends to the encoder, and so does every n-th; the second number is n.
+            cross_attention_frequency=crossed[1] if len(crossed) > 1 else depth,
+        )
         count = state["query_tokens"].shape[1] if "query_tokens" in state else Blip2Config().num_query_tokens
         # BLIP-2's config has the width that the Q-Former attends to under the vision encoder, which is left out.
         vision = {"hidden_size": qformer_config.encoder_hidden_size}
@@ -162,7 +130,20 @@ def read_qformer(file: str | os.PathLike) -> Part:
 def read_language_model(directory: str | os.PathLike) -> Part:
     """Read Phi-2 in any of its three layouts, for `AutoModelForCausalLM`."""
     directory = Path(directory)
-    config = normed_phi_config(directory / "config.json")
+    file = directory / "config.json"
+    stored = read_json(file)
+    with errors_about(file):
+        if (kind := stored.get("model_type")) not in _KNOWN:
+            raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, _KNOWN))}")
+        settings = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
+        if "n_embd" in stored:
+            # What Microsoft's program computes where its config has no `n_inner`.
+            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
+            if "rotary_dim" in settings:
+                width = settings["hidden_size"] // settings["num_attention_heads"]
+                # The first configs count rotated channels of a head; today's give their share.
+                settings["partial_rotary_factor"] = settings["rotary_dim"] / width
+        config = NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
     original, files = read_weights(directory)
     with errors_about(directory):
         state = convert_phi_state_dict(original, config.num_attention_heads)
@@ -170,14 +151,9 @@ def read_language_model(directory: str | os.PathLike) -> Part:
 
 
 def read_converted(part: str, source: str | os.PathLike) -> Part | None:
-    """Read a directory that `convert_minigpt3d_parts` made, or one of a model of the same kind.
+    """Read a directory that `convert_minigpt3d_parts` made, or one of such a model; None for another source.
 
-    Args:
-        part: "point_encoder", "qformer" or "language_model".
-        source: The directory, or another source of the part.
-
-    Returns:
-        The part; None if `source` is something else, such as a file of the authors.
+    `part` is "point_encoder", "qformer" or "language_model".
     """
     directory, (config_class, kind) = Path(source), _KINDS[part]
     file = directory / "config.json"
@@ -191,29 +167,6 @@ def read_converted(part: str, source: str | os.PathLike) -> Part | None:
     with errors_about(directory):
         check_finite(state)
     return _make_part(directory, files, kind, config, state, is_converted=True)
-
-
-def source_record(part: Part) -> dict[str, Any]:
-    """Return name and checksum of a converted part, for `MiniGPT3DConfig.parts`."""
-    source = resolve_encoder(part.source.absolute())
-    return record_source(source.name, source).to_dict()
-
-
-def normed_phi_config(file: Path) -> NormedPhiConfig:
-    """Read a `config.json` of Phi."""
-    stored = read_json(file)
-    with errors_about(file):
-        if (kind := stored.get("model_type")) not in _KNOWN:
-            raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, _KNOWN))}")
-        settings = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
-        if "n_embd" in stored:
-            # What Microsoft's program computes where its config has no `n_inner`.
-            settings.setdefault("intermediate_size", 4 * settings["hidden_size"])
-            if "rotary_dim" in settings:
-                width = settings["hidden_size"] // settings["num_attention_heads"]
-                # The first configs count rotated channels of a head; today's give their share.
-                settings["partial_rotary_factor"] = settings["rotary_dim"] / width
-        return NormedPhiConfig(**{name: settings[name] for name in _FIELDS if name in settings})
 
 
 def _make_part(

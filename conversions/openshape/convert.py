@@ -1,13 +1,14 @@
 """Convert a released OpenShape encoder into a directory with model, processor and card."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_encoder
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
-from hf_any3d.conversions.openshape.names import PREFIX, convert_openshape_state_dict, openshape_sizes
+from hf_any3d.conversions.renaming import Names, as_linear, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 
@@ -21,6 +22,58 @@ _TOWERS = {
 _EXCHANGED = (1280,)
 _TRAINING_ENTRY = "state_dict"
 _GROUPS = ("num_groups", "group_size", "group_radius")
+# Everything but the projection has a prefix where there is a projection.
+_BODY = r"(?:ppat\.)?"
+_BLOCK = _BODY + r"transformer\.layers\.(?P<layer>\d+)\."
+NAMES: Names = {
+    _BODY + r"cls_token$": "class_token",
+    _BODY + r"sa\.mlp_convs\.": "patch_encoder.layers.",
+    _BODY + r"sa\.mlp_bns\.": "patch_encoder.norms.",
+    _BODY + r"lift\.0\.": "lift.",
+    _BODY + r"lift\.2\.": "lift_norm.",
+    _BLOCK + r"0\.norm\.": "blocks.layers.{layer}.norm1.",
+    _BLOCK + r"0\.fn\.to_qkv\.": "blocks.layers.{layer}.attention.qkv.",
+    _BLOCK + r"0\.fn\.to_out\.0\.": "blocks.layers.{layer}.attention.proj.",
+    _BLOCK + r"1\.norm\.": "blocks.layers.{layer}.norm2.",
+    _BLOCK + r"1\.fn\.net\.0\.": "blocks.layers.{layer}.mlp.fc1.",
+    _BLOCK + r"1\.fn\.net\.3\.": "blocks.layers.{layer}.mlp.fc2.",
+    r"proj\.": "projection.",
+}
+# Of the published files with the image towers of CLIP B/32 and L/14.
+_PREFIX = "pc_encoder."
+# Channels of a patch -> number, size and radius of patches; no tensor shows them.
+_PATCHES = {
+    256: {"num_groups": 384, "group_size": 64, "group_radius": 0.2},
+    128: {"num_groups": 64, "group_size": 256, "group_radius": 0.4},
+}
+
+
+def convert_openshape_encoder(
+    original: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors of an `OpenShapeModel`, and the fields of `OpenShapeConfig` that they imply.
+
+    The names are without the prefix of a file. The number, size and radius of patches are those of the published
+    encoder with as wide patches, if there is one.
+    """
+    state = rename_tensors(original, NAMES)
+    for name, tensor in state.items():
+        if name.startswith(("patch_encoder.layers.", "lift.")):
+            state[name] = as_linear(tensor)
+    layers = count_of(state, r"patch_encoder\.layers\.(\d+)\.")
+    widths = [state[f"patch_encoder.layers.{number}.weight"].shape[0] for number in range(layers)]
+    hidden = state["class_token"].shape[0]
+    return state, {
+        # The layer takes offsets from the center beside a point's own channels.
+        "in_channels": state["patch_encoder.layers.0.weight"].shape[1] - 3,
+        "patch_widths": widths,
+        "hidden_size": hidden,
+        "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
+        "num_attention_heads": heads_of(hidden),
+        "projection_dim": state["projection.weight"].shape[0] if "projection.weight" in state else None,
+        **_PATCHES.get(widths[-1], {}),
+    }
 
 
 def convert_openshape(
@@ -47,8 +100,8 @@ def convert_openshape(
     original, logit_scale, left_out = _read(checkpoint)
     given = {"num_groups": num_groups, "group_size": group_size, "group_radius": group_radius}
     with errors_about(checkpoint):
-        state = convert_openshape_state_dict(original)
-        sizes = openshape_sizes(state) | {name: value for name, value in given.items() if value is not None}
+        state, sizes = convert_openshape_encoder(original)
+        sizes |= {name: value for name, value in given.items() if value is not None}
         # No tensor depends on number, size or radius of patches, and a guess would give wrong features without an
         # error.
         if missing := [name for name in _GROUPS if name not in sizes]:
@@ -94,9 +147,9 @@ def _read(checkpoint: str | os.PathLike) -> tuple[dict[str, torch.Tensor], torch
     """Return the tensors of the encoder, the logarithm of the scale, and the names of other entries."""
     state = read_checkpoint(checkpoint, (_TRAINING_ENTRY,))
     # A checkpoint of training holds more than the encoder, which has a prefix there.
-    inside = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
+    inside = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     if inside:
-        others = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        others = {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
         return inside, others.pop(LOGIT_SCALE, None), sorted(others)
     try:
         return state, read_checkpoint(checkpoint, (LOGIT_SCALE,)).get(LOGIT_SCALE), []

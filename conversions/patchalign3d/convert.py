@@ -1,13 +1,15 @@
 """Convert a released PatchAlign3D encoder, of either training stage, into a directory that opens."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from hf_any3d.conversions.act.names import STUDENT
 from hf_any3d.conversions.aligned_encoders import save_aligned_encoder
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, read_entries
-from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
+from hf_any3d.conversions.renaming import Names, as_linear, as_vector, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.patchalign3d import (
     PatchAlign3DConfig,
     PatchAlign3DForPreTraining,
@@ -25,6 +27,32 @@ _TOWERS = {
 }
 _IMAGE_FEATURES = 768
 _PROCESSOR: dict[str, Any] = {"num_points": 2048}
+NAMES: Names = {r"reduce_dim\.": "patch_encoder.project.", **STUDENT}
+PROJECTION_NAMES: Names = {r"proj\.": "projection."}
+_CONVOLUTIONS = tuple(f"patch_encoder.{name}.weight" for name in ("lift", "widen", "join", "out"))
+
+
+def convert_patchalign3d_encoder(
+    original: Mapping[str, torch.Tensor], projection: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the tensors of a `PatchAlign3DModel`, and the fields of `PatchAlign3DConfig` that they imply."""
+    state = rename_tensors(original, NAMES) | rename_tensors(projection, PROJECTION_NAMES)
+    for name, tensor in state.items():
+        if name in _CONVOLUTIONS:
+            state[name] = as_linear(tensor)
+        elif name.startswith("class_token."):
+            state[name] = as_vector(tensor)
+    hidden = state["class_token.token"].shape[0]
+    return state, {
+        "in_channels": state["patch_encoder.lift.weight"].shape[1],
+        "patch_widths": [state[f"patch_encoder.{name}.weight"].shape[0] for name in ("lift", "widen", "join")],
+        "patch_pooled_width": state["patch_encoder.out.weight"].shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": state["blocks.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": count_of(state, r"blocks\.layers\.(\d+)\."),
+        "num_attention_heads": heads_of(hidden),
+        "projection_dim": state["projection.weight"].shape[0],
+    }
 
 
 def convert_patchalign3d(
@@ -53,8 +81,8 @@ def convert_patchalign3d(
     temperature = read_checkpoint(checkpoint, ("temp",)) if is_aligned else None
     given = {"num_groups": num_groups, "group_size": group_size}
     with errors_about(checkpoint):
-        state = convert_patchalign3d_state_dict(original, projection)
-        sizes = patchalign3d_sizes(state) | {name: value for name, value in given.items() if value is not None}
+        state, sizes = convert_patchalign3d_encoder(original, projection)
+        sizes |= {name: value for name, value in given.items() if value is not None}
         features = sizes["projection_dim"]
         # Only the second stage compares patches with texts, and has a temperature.
         if temperature is None:

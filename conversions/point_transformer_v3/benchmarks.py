@@ -5,6 +5,8 @@ Names and colors are those that the benchmarks publish, in the order of their cl
 
 from dataclasses import dataclass
 
+from hf_any3d.data.catalog import nuscenes, s3dis
+
 _SCANNET = (
     "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, desk, curtain, "
     "refridgerator, shower curtain, toilet, sink, bathtub, otherfurniture"
@@ -50,12 +52,7 @@ _SCANNET200_COLORS = (
     "17ce22 5bd3ec 4f3789 b61375 864c0e 57b91c 52e0bb 5c6ed6 a850ab c53f33 afc74d 3eb462 085b96 4d0f82 9a4160 c5980b "
     "3b9b2d 0c9391 3623db d249b5 dd7c4d 95d642 48b986 2a5ec6"
 )
-_S3DIS = "ceiling, floor, wall, beam, column, window, door, table, chair, sofa, bookcase, board, clutter"
 _S3DIS_COLORS = "00ff00 0000ff 00ffff ffff00 ff00ff 6464ff c8c864 aa78c8 ff0000 c86464 0ac864 c8c8c8 323232"
-_NUSCENES = (
-    "barrier, bicycle, bus, car, construction_vehicle, motorcycle, pedestrian, traffic_cone, trailer, truck, "
-    "driveable_surface, other_flat, sidewalk, terrain, manmade, vegetation"
-)
 _NUSCENES_COLORS = (
     "708090 dc143c ff7f50 ff9e00 e99646 ff3d63 0000e6 2f4f4f ff8c00 ff6347 00cfbf af004b 4b004b 70b43c deb887 00af00"
 )
@@ -100,22 +97,16 @@ class Benchmark:
 BENCHMARKS: dict[str, Benchmark] = {
     "scannet": Benchmark("ScanNet", _SCANNET, "scannet", colors=_SCANNET_COLORS),
     "scannet200": Benchmark("ScanNet200", _SCANNET200, "scannet", colors=_SCANNET200_COLORS),
-    "s3dis": Benchmark("S3DIS", _S3DIS, "s3dis", colors=_S3DIS_COLORS),
-    "nuscenes": Benchmark("nuScenes", _NUSCENES, "nuscenes", True, 4, _NUSCENES_COLORS),
+    "s3dis": Benchmark("S3DIS", ", ".join(s3dis.CLASS_NAMES), "s3dis", colors=_S3DIS_COLORS),
+    "nuscenes": Benchmark("nuScenes", ", ".join(nuscenes.CLASS_NAMES), "nuscenes", True, 4, _NUSCENES_COLORS),
     "waymo": Benchmark("Waymo", _WAYMO, "waymo", True, 4),
 }
 """Name of `hf-any3d convert --dataset` -> benchmark."""
 
-TEXTS = (
-    "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, bookcase, picture, counter, desk, "
-    "shelves, curtain, dresser, pillow, mirror, ceiling, refrigerator, television, shower curtain, nightstand, "
-    "toilet, sink, lamp, bathtub, garbagebin, board, beam, column, clutter, otherstructure, otherfurniture, otherprop"
-).split(", ")
-"""Whose embeddings are in the files of a training on several data sets."""
 CONDITION_CLASSES: dict[str, list[int]] = {
     "Structured3D": [*range(9), 11, *range(13, 22), 23, 25, 26, 33, 34, 35],
     "ScanNet": [*range(10), 11, 12, 13, 15, 20, 22, 24, 25, 27, 34],
     # The texts in their order, not in that of the classes: column 0 was trained as ceiling and has the text wall.
     "S3DIS": [0, 1, *range(4, 9), 10, 19, *range(29, 33)],
 }
-"""Numbers of the texts for each class of a data set, in the order of the heads."""
+"""Numbers, for each class of a data set, of the 36 texts whose embeddings are in files of several data sets."""

@@ -15,14 +15,7 @@ from hf_any3d.conversions.point_transformer_v3.names import (
     ptv3_fields,
     restore_supervised_state_dict,
 )
-from hf_any3d.conversions.point_transformer_v3.supervised import (
-    arguments_of,
-    benchmark_of,
-    check_head,
-    fields_of,
-    is_supervised,
-    rules_of,
-)
+from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, arguments_of, benchmark_of, fields_of
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.conversions.saving import facts_of, save_converted
 from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
@@ -84,7 +77,7 @@ def convert_ptv3(
         raise ValueError(f"preset={preset!r}; expected one of {', '.join(VOXEL_PRESETS)}")
     original = read_checkpoint(checkpoint, ("state_dict",))
     supervised = {"trained_with": trained_with, "dataset": dataset, "arguments": arguments}
-    if is_supervised(original):
+    if any("embedding.stem.conv." in name for name in original):
         if unused := [name for name, value in (("preset", preset), ("head", head)) if value is not None]:
             raise ValueError(f"{checkpoint}: a supervised model; expected no {unused[0]}, which its dataset decides")
         return _convert_supervised(checkpoint, output, original, **supervised)
@@ -130,10 +123,16 @@ def _convert_supervised(
     arguments: str | os.PathLike | None,
 ) -> dict[str, Any]:
     with errors_about(checkpoint):
-        check_head(original)
         # First what a file can tell, so that an unknown one is named before anything is asked.
         variant, settings = ("own", read_json(Path(arguments))) if arguments is not None else arguments_of(original)
-        rules, benchmark = rules_of(trained_with), benchmark_of(original, dataset)
+        if trained_with not in TRAINED_WITH:
+            told = "; ".join(f"{name}: {rules.title}" for name, rules in TRAINED_WITH.items())
+            raise ValueError(
+                f"trained_with={trained_with!r}: programs with different rules trained this layout, which a file does "
+                "not show, and with the wrong ones its answers are noise; give --trained-with, one of "
+                f"{told}. The weights of Pointcept/PointTransformerV3 are of pointcept-1.5.1"
+            )
+        rules, benchmark = TRAINED_WITH[trained_with], benchmark_of(original, dataset)
         fields = fields_of(original, settings, rules, benchmark)
         state = convert_supervised_state_dict(original, fields)
         processor = PointTransformerV3Processor(**VOXEL_PRESETS[benchmark.preset], color_range=rules.color_range)

@@ -25,7 +25,7 @@ _UP: dict[str, str] = {
     r"proj_skip\.0\.": "skip_projection.",
     r"proj_skip\.1\.": "skip_norm.",
 }
-# Stages are numbered as in the original; `_flat` numbers blocks and decoder stages through.
+# Stages are numbered as in the original; `_renumber` numbers blocks and decoder stages through.
 NAMES: Names = {
     r"embedding\.mask_token$": "embeddings.mask_token",
     r"embedding\.stem\.linear\.": "embeddings.projection.",
@@ -108,7 +108,7 @@ _SUPERVISED_FIELDS = {
     "pdnorm_affine": "norm_affine",
 }
 # Those of curves and patches differ between its programs.
-_SUPERVISED_DEFAULTS = {
+SUPERVISED_DEFAULTS = {
     "enc_depths": (2, 2, 2, 6, 2),
     "enc_channels": (32, 64, 128, 256, 512),
     "enc_num_head": (2, 4, 8, 16, 32),
@@ -182,7 +182,7 @@ def supervised_fields(arguments: Mapping[str, Any], *, block_rule: str, depth_ru
     conditions = settings.pop("pdnorm_conditions", _CONDITIONS)
     if not settings.pop("pdnorm_decouple", True):
         raise ValueError("config has pdnorm_decouple=False, whose norms the original never builds; expected True")
-    fields = ptv3_fields(_SUPERVISED_DEFAULTS | settings)
+    fields = ptv3_fields(SUPERVISED_DEFAULTS | settings)
     if norms.get("condition_batch_norms") or norms.get("condition_layer_norms"):
         fields["norm_conditions"] = list(conditions)
     layout = ("stem", "stage_norm", "pooling", "decoder_convolution")
@@ -198,10 +198,14 @@ def convert_supervised_state_dict(
     names = FIND3D if is_find3d(original) else SUPERVISED
     for name, tensor in rename_tensors(original, names).items():
         if name.startswith(_ENCODER):
-            name = _ENCODER + _flat(name.removeprefix(_ENCODER), fields)
+            name = _ENCODER + _renumber(name.removeprefix(_ENCODER), fields)
         name = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) - 1}.", name)
         name = _OF_CONDITIONS.sub("norms.", name).replace(".modulation.1.", ".modulation.")
-        state[name] = _recent(tensor) if name.endswith("convolution.weight") else tensor
+        # An older spconv has the kernel's three equal axes first; channels are never as few as its edge.
+        is_kernel = name.endswith("convolution.weight") and tensor.ndim == 5
+        if is_kernel and tensor.shape[0] == tensor.shape[1] == tensor.shape[2] != tensor.shape[3]:
+            tensor = tensor.permute(4, 0, 1, 2, 3).contiguous()  # (out, x, y, z, in)
+        state[name] = tensor
     return state
 
 
@@ -213,39 +217,26 @@ def restore_supervised_state_dict(
     for name, tensor in state.items():
         theirs = name.removeprefix(_ENCODER)
         if theirs != name:
-            theirs = _ENCODER + _staged(theirs, fields)
+            theirs = _ENCODER + _renumber(theirs, fields, back=True)
         theirs = theirs.replace(".norms.", ".norm.") if name.startswith(_ENCODER) else theirs
         theirs = theirs.replace(".modulation.", ".modulation.1.")
         theirs = _HIDDEN.sub(lambda match: f"{match[1]}{int(match[2]) + 1}.", theirs)
         renamed[theirs] = tensor
     is_of_texts = any(name.startswith("text_head.") for name in state)
-    return rename_tensors(renamed, _inverted(FIND3D if is_of_texts else SUPERVISED))
+    inverted = {}  # the table with its two sides exchanged
+    for pattern, ours in (FIND3D if is_of_texts else SUPERVISED).items():
+        assert isinstance(ours, str)
+        theirs, mine = pattern.rstrip("$"), re.escape(ours)
+        for group, inside in re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern):
+            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
+            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
+        inverted[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
+    return rename_tensors(renamed, inverted)
 
 
 def is_find3d(original: Mapping[str, torch.Tensor]) -> bool:
     """Return whether tensors are those of Find3D."""
     return any(name.startswith(EXTRACTOR) for name in original)
-
-
-def _inverted(names: Names) -> Names:
-    """Exchange the two sides of a table of single names."""
-    table = {}
-    for pattern, ours in names.items():
-        assert isinstance(ours, str)
-        groups = re.findall(r"\(\?P<(\w+)>([^)]*)\)", pattern)
-        theirs, mine = pattern.rstrip("$"), re.escape(ours)
-        for group, inside in groups:
-            theirs = theirs.replace(f"(?P<{group}>{inside})", f"{{{group}}}")
-            mine = mine.replace(re.escape(f"{{{group}}}"), f"(?P<{group}>{inside})")
-        table[mine + ("$" if pattern.endswith("$") else "")] = theirs.replace("\\", "")
-    return table
-
-
-def _recent(weight: torch.Tensor) -> torch.Tensor:
-    """Return the weight of a sparse convolution as (out, x, y, z, in), also one of an older spconv."""
-    # The kernel's three axes are equal, and an older file has them first. Channels are never as few as its edge.
-    is_old = weight.ndim == 5 and weight.shape[0] == weight.shape[1] == weight.shape[2] != weight.shape[3]
-    return weight.permute(4, 0, 1, 2, 3).contiguous() if is_old else weight
 
 
 def convert_ptv3_state_dict(
@@ -256,50 +247,8 @@ def convert_ptv3_state_dict(
     Frequencies of rotary positions, which follow from the config, are compared and left out.
     """
     rotary = {name: tensor for name, tensor in original.items() if _FREQUENCIES.match(name)}
+    theta = fields.get("rope_theta")
     # Our model computes them, so they need not be stored; they must only be the same.
-    _check_frequencies(rotary, fields.get("rope_theta"))
-    state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
-    renamed = {_flat(name, fields): tensor for name, tensor in state.items()}
-    if "embeddings.mask_token" in renamed:
-        renamed["embeddings.mask_token"] = as_vector(renamed["embeddings.mask_token"])
-    return renamed
-
-
-def _flat(name: str, fields: Mapping[str, Any]) -> str:
-    """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
-    part, *rest = name.split(".")
-    if part == "poolings":
-        return ".".join((part, str(int(rest[0]) - 1), *rest[1:]))
-    if part == "unpoolings":
-        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
-    if part not in ("blocks", "decoder_blocks"):
-        return name
-    depths = fields["depths" if part == "blocks" else "decoder_depths"]
-    stage, block = int(rest[0]), int(rest[1])
-    if stage >= len(depths) or block >= depths[stage]:
-        raise ValueError(f"the checkpoint has a block {block} of stage {stage}; expected those of depths {depths}")
-    # The decoder runs from the coarsest stage, which has the highest number, to the finest.
-    before = depths[:stage] if part == "blocks" else depths[stage + 1 :]
-    return ".".join((part, str(sum(before) + block), *rest[2:]))
-
-
-def _staged(name: str, fields: Mapping[str, Any]) -> str:
-    """Undo `_flat`."""
-    part, *rest = name.split(".")
-    if part == "poolings":
-        return ".".join((part, str(int(rest[0]) + 1), *rest[1:]))
-    if part == "unpoolings":
-        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
-    if part not in ("blocks", "decoder_blocks"):
-        return name
-    depths = list(fields["depths" if part == "blocks" else "decoder_depths"])
-    stages = list(range(len(depths)))
-    places = [(s, b) for s in (stages if part == "blocks" else stages[::-1]) for b in range(depths[s])]
-    stage, block = places[int(rest[0])]
-    return ".".join((part, str(stage), str(block), *rest[1:]))
-
-
-def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) -> None:
     for name, frequencies in rotary.items():
         if theta is None:
             raise ValueError(f"the checkpoint holds {name}, but its config has no rope_base")
@@ -310,3 +259,29 @@ def _check_frequencies(rotary: Mapping[str, torch.Tensor], theta: float | None) 
                 f"{name} has the shape {tuple(frequencies.shape)} and begins with {begin}; expected the frequencies "
                 f"of rope_base={theta}"
             )
+    state = rename_tensors({name: tensor for name, tensor in original.items() if name not in rotary}, NAMES)
+    renamed = {_renumber(name, fields): tensor for name, tensor in state.items()}
+    if "embeddings.mask_token" in renamed:
+        renamed["embeddings.mask_token"] = as_vector(renamed["embeddings.mask_token"])
+    return renamed
+
+
+def _renumber(name: str, fields: Mapping[str, Any], *, back: bool = False) -> str:
+    """Change the numbers of a name: blocks through all stages, poolings from 0, parts of the decoder as they run."""
+    part, *rest = name.split(".")
+    if part == "poolings":
+        return ".".join((part, str(int(rest[0]) + (1 if back else -1)), *rest[1:]))
+    if part == "unpoolings":
+        return ".".join((part, str(len(fields["decoder_depths"]) - 1 - int(rest[0])), *rest[1:]))
+    if part not in ("blocks", "decoder_blocks"):
+        return name
+    depths = fields["depths" if part == "blocks" else "decoder_depths"]
+    # The decoder runs from the coarsest stage, which has the highest number, to the finest.
+    stages = range(len(depths)) if part == "blocks" else reversed(range(len(depths)))
+    places = [(stage, block) for stage in stages for block in range(depths[stage])]
+    if back:
+        return ".".join((part, *map(str, places[int(rest[0])]), *rest[1:]))
+    stage, block = place = int(rest[0]), int(rest[1])
+    if place not in places:
+        raise ValueError(f"the checkpoint has a block {block} of stage {stage}; expected those of depths {depths}")
+    return ".".join((part, str(places.index(place)), *rest[2:]))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS, CONDITION_CLASSES, Benchmark
-from hf_any3d.conversions.point_transformer_v3.names import supervised_fields
+from hf_any3d.conversions.point_transformer_v3.names import SUPERVISED_DEFAULTS, supervised_fields
 from hf_any3d.conversions.renaming import count_of, numbers_in
 
 
@@ -48,14 +48,9 @@ TRAINED_WITH: dict[str, Rules] = {
 """Program -> its rules. All published segmentation weights are of the first."""
 
 _BASE = {
+    **SUPERVISED_DEFAULTS,
     "order": ("z", "z-trans", "hilbert", "hilbert-trans"),
-    "enc_depths": (2, 2, 2, 6, 2),
-    "enc_channels": (32, 64, 128, 256, 512),
-    "enc_num_head": (2, 4, 8, 16, 32),
     "enc_patch_size": (1024,) * 5,
-    "dec_depths": (2, 2, 2, 2),
-    "dec_channels": (64, 64, 128, 256),
-    "dec_num_head": (4, 4, 8, 16),
     "dec_patch_size": (1024,) * 4,
 }
 _RELATIVE = {"enable_rpe": True, "enc_patch_size": (128,) * 5, "dec_patch_size": (128,) * 4}
@@ -83,23 +78,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Published configurations, as arguments of the original's constructor."""
 _SIZES = ("enc_depths", "enc_channels", "dec_depths", "dec_channels", "enable_rpe", "pdnorm_bn", "pdnorm_ln")
-
-
-def is_supervised(original: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether tensors are those of the supervised layout."""
-    return any("embedding.stem.conv." in name for name in original)
-
-
-def check_head(original: Mapping[str, torch.Tensor]) -> None:
-    """Refuse files of this layout that are no segmentation models, and say what they are."""
-    if any(name.startswith(("seg_head.", "proj_head.", "seg_heads.")) for name in original):
-        return
-    is_classifier = any(name.startswith("cls_head.") for name in original)
-    kind = "a classifier of objects" if is_classifier else "an encoder without a head"
-    raise ValueError(
-        f"the supervised layout of Point Transformer V3: {kind}; expected a "
-        "segmentation model, with seg_head, seg_heads or proj_head"
-    )
 
 
 def sizes_of(original: Mapping[str, torch.Tensor], encoder: str = "backbone.") -> dict[str, Any]:
@@ -130,18 +108,6 @@ def arguments_of(original: Mapping[str, torch.Tensor]) -> tuple[str, dict[str, A
     )
 
 
-def rules_of(trained_with: str | None) -> Rules:
-    """Return the rules of the program that trained a file."""
-    if trained_with not in TRAINED_WITH:
-        told = "; ".join(f"{name}: {rules.title}" for name, rules in TRAINED_WITH.items())
-        raise ValueError(
-            f"trained_with={trained_with!r}: the supervised layout of Point Transformer V3 was trained by programs "
-            "with different rules, which a file does not show, and with the wrong ones its answers are noise; give "
-            f"--trained-with, one of {told}. The weights of Pointcept/PointTransformerV3 are of pointcept-1.5.1"
-        )
-    return TRAINED_WITH[trained_with]
-
-
 def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> Benchmark:
     """Return the benchmark that a file was trained for, given or recognized by its numbers of classes and channels."""
     several = "seg_head.weight" not in original
@@ -151,7 +117,7 @@ def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> B
         fitting = [one for one in BENCHMARKS.values() if (len(one.classes), one.channels) == (classes, channels)]
         if len(fitting) == 1:
             return fitting[0]
-        told = "several data sets" if several else f"{classes} classes and {channels} channels"
+        told = "several data sets, or without a head" if several else f"{classes} classes and {channels} channels"
         raise ValueError(f"a model of {told}; give --dataset, one of {', '.join(BENCHMARKS)}")
     if dataset not in BENCHMARKS:
         raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(BENCHMARKS)}")

@@ -96,12 +96,18 @@ def convert_spatiallm(
                 raise ValueError(f"the tokenizer has {token} as {number}; the config has {field}={expected}")
         if len(words) > text.vocab_size:
             raise ValueError(f"the tokenizer has {len(words)} tokens; the model takes {text.vocab_size}")
+    template = b"" if code_template is None else Path(code_template).read_bytes()
+    if template and (digest := hashlib.sha256(template).hexdigest()) != TEMPLATE_SHA256:
+        raise ValueError(
+            f"{code_template}: sha256 {digest}; expected {TEMPLATE_SHA256}, of the code_template.txt that released "
+            "models were trained with"
+        )
     processor = SpatialLMProcessor.from_config(
         config,
         words,
         system=_SYSTEM[published["model_type"]],
         lower_edge=True,
-        code_template="" if code_template is None else _read_template(Path(code_template)),
+        code_template=template.decode("utf-8"),
         template_sha256=TEMPLATE_SHA256,
     )
     setattr(config, RECORD, terms_of(SPATIALLM))
@@ -147,16 +153,6 @@ def convert_spatiallm_back(checkpoint: str | os.PathLike, output: str | os.PathL
         model.generation_config.save_pretrained(directory)
         processor.tokenizer.save_pretrained(directory)
     return facts_of(output, model) | {"model": "SpatialLM"}
-
-
-def _read_template(file: Path) -> str:
-    content = file.read_bytes()
-    if (digest := hashlib.sha256(content).hexdigest()) != TEMPLATE_SHA256:
-        raise ValueError(
-            f"{file}: sha256 {digest}; expected {TEMPLATE_SHA256}, of the code_template.txt that released models were "
-            "trained with"
-        )
-    return content.decode("utf-8")
 
 
 def _generation(folder: Path, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

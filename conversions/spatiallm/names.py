@@ -46,7 +46,8 @@ _NOT_COMPUTED = {
     *("head_widths", "head_dropout", "segmentation_head_widths", "segmentation_head_dropout", "id2label", "label2id"),
     *("problem_type", "_name_or_path", "parts", "upcast_attention"),
 }
-# Parts of a block under our names -> under the authors'.
+# Parts under our names -> under the authors'.
+_STEM = {"embeddings.projection": "embedding.stem.linear", "embeddings.norm": "embedding.stem.norm"}
 _BLOCK = {
     "positions.convolution": "cpe.0",
     "positions.linear": "cpe.1",
@@ -134,9 +135,7 @@ def convert_spatiallm_state_dict(
 ) -> dict[str, torch.Tensor]:
     """Rename the tensors of a released model to those of a `SpatialLMForConditionalGeneration`.
 
-    Args:
-        original: Tensors under the authors' names; `lm_head.weight` may be missing where embeddings are tied.
-        config: Config of the model.
+    `lm_head.weight` may be missing where embeddings are tied.
     """
     check_finite(original)  # under its own names
     encoder, others = {}, {}
@@ -164,31 +163,25 @@ def published_names(state: Mapping[str, torch.Tensor], config: SpatialLMConfig) 
 
 
 def _published(name: str, config: SpatialLMConfig) -> str:
-    inner = name.removeprefix(_BODY)
-    part, _, rest = inner.partition(".")
+    part, _, rest = name.removeprefix(_BODY).partition(".")
+    module, _, kind = rest.rpartition(".")
+    point: Any = config.point_config
     if part == "language_model":
         return rest
     if part == "input_projection":
         return f"{_ENCODER}input_proj.{rest}"
     if part == "projector":
         return f"point_proj.{rest if config.projector == 'mlp' else rest.partition('.')[2]}"
-    point: Any = config.point_config
-    if part == "point_encoder" and (place := _published_encoder(rest, point.depths)):
-        return f"{_ENCODER}{place}"
-    raise ValueError(f"{name} has no place in a released SpatialLM")
-
-
-def _published_encoder(name: str, depths: list[int] | tuple[int, ...]) -> str | None:
-    module, _, kind = name.rpartition(".")
-    fixed = {"embeddings.projection": "embedding.stem.linear", "embeddings.norm": "embedding.stem.norm"}
-    if module in fixed:
-        return f"{fixed[module]}.{kind}"
-    if match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module):
-        return f"enc.enc{int(match[1]) + 1}.down.{'proj' if match[2] == 'projection' else 'norm.0'}.{kind}"
-    if (match := re.fullmatch(r"blocks\.(\d+)\.(.+)", module)) and match[2] in _BLOCK:
-        stage, block = 0, int(match[1])
-        while block >= depths[stage]:
-            block -= depths[stage]
-            stage += 1
-        return f"enc.enc{stage}.block{block}.{_BLOCK[match[2]]}.{kind}"
-    return None
+    if part == "point_encoder" and (place := _STEM.get(module)):
+        return f"{_ENCODER}{place}.{kind}"
+    if part == "point_encoder" and (match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module)):
+        layer = "proj" if match[2] == "projection" else "norm.0"
+        return f"{_ENCODER}enc.enc{int(match[1]) + 1}.down.{layer}.{kind}"
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
+    if part != "point_encoder" or match is None or match[2] not in _BLOCK:
+        raise ValueError(f"{name} has no place in a released SpatialLM")
+    stage, block = 0, int(match[1])
+    while block >= point.depths[stage]:
+        block -= point.depths[stage]
+        stage += 1
+    return f"{_ENCODER}enc.enc{stage}.block{block}.{_BLOCK[match[2]]}.{kind}"

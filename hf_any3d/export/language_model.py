@@ -16,8 +16,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, NormedPhiForCausalLM
-from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
 from hf_any3d.utils.atomic_files import temporary_path
 
 _TOKENS = 7  # of the comparison
@@ -42,15 +41,29 @@ def export_language_model(
         The largest difference of logits between the model and the opened copy.
 
     Raises:
-        ValueError: The language model is not one that transformers has, is quantized, or the copy differs.
+        ValueError: The language model is not one that transformers has, or the copy differs.
         FileExistsError: The folder has files.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists already; expected a new folder")
     language_model: Any = model.language_model
-    check_is_stock(language_model)
-    merged = merged_copy(language_model)
+    kind = type(language_model)
+    if not kind.__module__.startswith("transformers.models."):
+        raise ValueError(
+            f"the language model is a {kind.__name__} of {kind.__module__}, which no other program opens; expected "
+            "one of transformers, such as Llama or Qwen2"
+        )
+    merged: Any = copy.deepcopy(language_model)
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, LoraLayer):
+            # An error for weights with NaN, instead of a merged model that has them everywhere.
+            layer.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            base: nn.Module = layer.get_base_layer()
+            setattr(merged.get_submodule(parent), child, base)
+    # Otherwise `save_pretrained` would write only adapters.
+    merged._hf_peft_config_loaded = False
     generation: GenerationConfig = copy.deepcopy(model.generation_config)  # pyright: ignore[reportAssignmentType]
     if model.config.point_token_id < merged.config.vocab_size:
         # The model's own generation never writes this token, and other engines have to be told.
@@ -71,35 +84,6 @@ def export_language_model(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return difference
-
-
-def check_is_stock(language_model: PreTrainedModel) -> None:
-    """Raise a ValueError, with the reason, for a language model that other programs cannot open."""
-    kind = type(language_model)
-    if isinstance(language_model, NormedPhiForCausalLM):
-        raise ValueError(
-            "the language model is the released one, a Phi-2 with a norm of each attention's output, which no "
-            "architecture of transformers or vLLM has; expected a stock one such as Llama or Qwen2"
-        )
-    if not kind.__module__.startswith("transformers.models."):
-        raise ValueError(f"the language model is a {kind.__name__} of {kind.__module__}; expected one of transformers")
-    if is_quantized(language_model):
-        raise ValueError("the language model was loaded quantized; expected full weights")
-
-
-def merged_copy(language_model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy without LoRA layers, whose weights are added to those of their base layers."""
-    merged: Any = copy.deepcopy(language_model)
-    for name, layer in list(merged.named_modules()):
-        if isinstance(layer, LoraLayer):
-            # An error for weights with NaN, instead of a merged model that has them everywhere.
-            layer.merge(safe_merge=True)
-            parent, _, child = name.rpartition(".")
-            base: nn.Module = layer.get_base_layer()
-            setattr(merged.get_submodule(parent), child, base)
-    # Otherwise `save_pretrained` would write only adapters.
-    merged._hf_peft_config_loaded = False
-    return merged
 
 
 def encode_prompt_embeds(embedded: torch.Tensor) -> str:

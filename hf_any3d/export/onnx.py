@@ -213,17 +213,10 @@ def export_file(
 
 
 def compare(model: nn.Module, run: Runner) -> float:
-    """Compare the outputs of a model and its exported file on random clouds.
+    """Compare a model on the CPU with its exported file on random clouds; return the largest difference.
 
     There are batches of two sizes, both different from those of tracing: exporters may bake in indices found while
     tracing, which only clouds of other sizes reveal.
-
-    Args:
-        model: The model, on the CPU.
-        run: Function from points `(batch, points, in_channels)` to its outputs.
-
-    Returns:
-        The largest difference of two numbers.
 
     Raises:
         ValueError: Outputs differ by more, or labels differ at all.

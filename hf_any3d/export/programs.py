@@ -78,14 +78,10 @@ def open_program(path: Path) -> Runner:
 
 
 def trace(model: nn.Module) -> ExportedProgram:
-    """Trace a classifier or detector in eval mode, adapters included.
+    """Trace a classifier or detector in eval mode, adapters included; the model does not change.
 
-    Args:
-        model: A classifier or detector, possibly wrapped by PEFT. Its mode and weights do not change.
-
-    Returns:
-        A program from `points` `(batch, points, in_channels)` to the outputs of `output_names`, for any batch size
-        and at least `least_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
+    The program goes from `points` `(batch, points, in_channels)` to the outputs of `output_names`, for any batch size
+    and at least `least_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
 
     Raises:
         ValueError: The model cannot be exported; the message has the reason.

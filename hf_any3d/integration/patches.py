@@ -3,7 +3,7 @@
 - Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper acts on our models only and calls the
   original for all others. `tests/integration/test_patches.py` shows for each that the original still does what its
   reason says: where that test fails, a release has made the patch unnecessary.
-- `add_entries` writes to tables of theirs that have no function for it: our auto classes become attributes of
+- `apply_patches` also writes to tables of theirs that have no function for it: our auto classes become attributes of
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
   adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
 - `PeftType` gets a member for each of our methods in its tables of names and values, as PEFT refuses others. That
@@ -16,9 +16,10 @@ The test holds all other modules to it.
 import functools
 import json
 import os
+import pkgutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from inspect import getattr_static, signature
 from pathlib import Path
@@ -63,42 +64,40 @@ _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Patch:
-    """A function that is wrapped.
+    """A decorator that makes a function the wrapper of one of the libraries, which it gets as its first argument.
 
     Attributes:
-        target: Where it is looked up, as `module:attribute`.
-        reason: What the original does that does not fit our models.
-        wrap: Makes the wrapper from the original.
+        target: Where that is looked up, as `module:attribute`.
+        reason: What it does that does not fit our models.
     """
 
     target: str
     reason: str
-    wrap: Callable[[Callable], Callable]
+    call: Callable | None = None
 
-    @property
-    def module(self) -> str:
-        """Name of the module that holds the target."""
-        return self.target.partition(":")[0]
-
-    def owner_and_name(self) -> tuple[Any, str]:
-        """Return the module or class that holds the function, and the function's name there."""
-        *path, name = self.target.partition(":")[2].split(".")
-        return functools.reduce(getattr, path, sys.modules[self.module]), name
+    def __call__(self, call: Callable) -> Callable:
+        """Enter the patch in the table."""
+        self.call = call
+        PATCHES.append(self)
+        return call
 
     def apply(self) -> None:
         """Replace the function by its wrapper, once."""
-        owner, name = self.owner_and_name()
+        module, _, path = self.target.partition(":")
+        place, _, name = path.rpartition(".")
+        owner: Any = pkgutil.resolve_name(f"{module}:{place}")
         getattr(owner, name)  # transformers looks up what is in it only when it is asked for
         # Not getattr, which binds a class method to its class.
-        found = getattr_static(owner, name)
-        original = found.__func__ if isinstance(found, classmethod) else found
+        attribute = getattr_static(owner, name)
+        original = attribute.__func__ if isinstance(attribute, classmethod) else attribute
         if getattr(original, "_patched_by_hf_any3d", False):
             return
-        wrapper: Any = functools.wraps(original)(self.wrap(original))
+        call = cast(Callable, self.call)
+        wrapper: Any = functools.wraps(original)(lambda *args, **kwargs: call(original, *args, **kwargs))
         wrapper._patched_by_hf_any3d = True
-        setattr(owner, name, classmethod(wrapper) if isinstance(found, classmethod) else wrapper)
+        setattr(owner, name, classmethod(wrapper) if isinstance(attribute, classmethod) else wrapper)
         # transformers keeps what was looked up in it, as by `from transformers import pipeline`.
         for package in (transformers, sys.modules["transformers"]):
             if vars(package).get(name) is original:
@@ -108,12 +107,16 @@ class Patch:
 PATCHES: list[Patch] = []
 
 
-def add_entries(
-    auto_classes: Iterable[type], lora_targets: Mapping[str, list[str]], next_token_models: Iterable[type]
+def apply_patches(
+    models: Mapping[str, tuple[type[PreTrainedModel], ...]],
+    auto_classes: Iterable[type],
+    lora_targets: Mapping[str, list[str]],
+    next_token_models: Iterable[type],
 ) -> None:
-    """Add to tables of the libraries what they look up there.
+    """Apply all patches, those of modules that are not imported yet as soon as they are, and fill tables.
 
     Args:
+        models: `model_type` -> our model classes of that type, the one without a head first.
         auto_classes: Auto classes of our tasks, which pipelines and saved repositories look up by name in
             transformers.
         lora_targets: `model_type` of our language models -> the modules that LoRA adapts by default.
@@ -129,25 +132,9 @@ def add_entries(
     )
     # 5.24 asks for 0.22, with the same code as 5.23; without this no model that was opened with an adapter is saved.
     peft_integration.MIN_PEFT_VERSION = "0.20.0"
-
-
-def apply_patches(models: Mapping[str, tuple[type[PreTrainedModel], ...]]) -> None:
-    """Apply all patches, those of modules that are not imported yet as soon as they are.
-
-    Args:
-        models: `model_type` -> our model classes of that type, the one without a head first.
-    """
     _MODELS.update(models)
     for patch in PATCHES:
-        when_imported(patch.module, patch.apply)
-
-
-def _patch(target: str, reason: str) -> Callable[[Callable], Callable]:
-    def enter(wrap: Callable) -> Callable:
-        PATCHES.append(Patch(target, reason, wrap))
-        return wrap
-
-    return enter
+        when_imported(patch.target.partition(":")[0], patch.apply)
 
 
 class PointCloudPeftModel(PeftModel):
@@ -202,20 +189,15 @@ class PointCloudPeftModel(PeftModel):
                 cast(AdapterLoadingMixin, model).save_with_adapter(directory)
         if isinstance(model, LibraryModelMixin):
             # Again: saving may have found that a pretrained part has changed, and stored it.
-            self._write_adapter_cards(save_directory, selected_adapters)
-
-    def _write_adapter_cards(self, directory: str | os.PathLike, selected: Sequence[str] | None) -> None:
-        """Write each saved adapter's card where it is; without a default adapter, that of the active one on top."""
-        active = self.active_adapter
-        saved = list(selected or self.peft_config)
-        if "default" not in saved:
-            hooks().describe(self, directory, None)
-        try:
-            for name in saved:
-                self.active_adapter = name  # the one that is described; nothing is switched
-                hooks().describe(self, directory if name == "default" else Path(directory, name), None)
-        finally:
-            self.active_adapter = active
+            active, names = self.active_adapter, list(selected_adapters or self.peft_config)
+            if "default" not in names:  # that of the active one on top
+                hooks().describe(self, save_directory, None)
+            try:
+                for name in names:
+                    self.active_adapter = name  # the one that is described; nothing is switched
+                    hooks().describe(self, save_directory if name == "default" else Path(save_directory, name), None)
+            finally:
+                self.active_adapter = active
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that describes the model instead of PEFT's template."""
@@ -301,189 +283,173 @@ def _is_ours(model: Any) -> bool:
     return isinstance(model, LibraryModelMixin) or type(model).__module__.startswith(f"{_PACKAGE}.")
 
 
-@_patch(
+@Patch(
     "peft.peft_model:PeftModel.__init__",
     "chooses the class by the task type alone; its methods save adapters without the config of the model around them, "
     "write templates as cards, load adapters onto a base with other weights, and leave a new decoder untrained",
 )
-def _become_ours(original: Callable) -> Callable:
-    def __init__(self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
-        if isinstance(model, PointCloudPeftModel):
-            raise ValueError(
-                f"the model has the adapter {', '.join(map(repr, model.peft_config))} already; expected "
-                "model.load_adapter(directory, adapter_name=…) or model.add_adapter(name, config), and "
-                "model.set_adapter(name)"
-            )
-        # Before PEFT's constructor, which already calls methods that our class overrides.
-        if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
-            self.__class__ = adapted_class(type(self))
-        peft_config = with_default_modules(model, peft_config)
-        original(self, model, peft_config, *args, **kwargs)
+def _become_ours(
+    original: Callable, self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any
+) -> None:
+    if isinstance(model, PointCloudPeftModel):
+        raise ValueError(
+            f"the model has the adapter {', '.join(map(repr, model.peft_config))} already; expected "
+            "model.load_adapter(directory, adapter_name=…) or model.add_adapter(name, config), and "
+            "model.set_adapter(name)"
+        )
+    # Before PEFT's constructor, which already calls methods that our class overrides.
+    if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
+        self.__class__ = adapted_class(type(self))
+    peft_config = with_default_modules(model, peft_config)
+    original(self, model, peft_config, *args, **kwargs)
 
-    return __init__
 
-
-@_patch(
+@Patch(
     "transformers.pipelines:find_adapter_config_file",
     "turns from the repository of an adapter to that of its base model; ours hold the config of the model themselves",
 )
-@_patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
-def _open_adapter_repository_by_its_config(original: Callable) -> Callable:
-    def find_adapter_config_file(model_id: str, **kwargs: Any) -> str | None:
-        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
-        file = original(model_id, **kwargs)
-        return None if file is None or _our_config(model_id, kwargs) else file
-
-    return find_adapter_config_file
+@Patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
+def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
+    refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
+    file = original(model_id, **kwargs)
+    return None if file is None or _our_config(model_id, kwargs) else file
 
 
-@_patch(
+@Patch(
     "transformers.pipelines:get_task",
     "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
 )
-def _find_task_in_config(original: Callable) -> Callable:
-    def get_task(model: str, token: str | None = None, **kwargs: Any) -> str:
-        refuse_folder_of_adapters(model)
-        config = _our_config(model, {} if token is None else {"token": token})
-        return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
-
-    return get_task
+def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
+    refuse_folder_of_adapters(model)
+    config = _our_config(model, {} if token is None else {"token": token})
+    return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
 
 
-@_patch(
+@Patch(
     "transformers.pipelines:pipeline",
     "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model",
 )
-def _refuse_missing_paths(original: Callable) -> Callable:
-    def pipeline(*args: Any, **kwargs: Any) -> Any:
-        call = signature(original).bind(*args, **kwargs).arguments
-        if "point-cloud" in str(call.get("task")):
-            check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
-        return original(*args, **kwargs)
-
-    return pipeline
+def _refuse_missing_paths(original: Callable, *args: Any, **kwargs: Any) -> Any:
+    call = signature(original).bind(*args, **kwargs).arguments
+    if "point-cloud" in str(call.get("task")):
+        check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
+    return original(*args, **kwargs)
 
 
-@_patch(
+@Patch(
     "transformers.utils.hub:cached_files",
     "finds no config.json and no weights that it knows in repositories that hold the file of the authors alone, or no "
     "processor of an adapter with a name of its own, which is saved one folder above it",
 )
-def _open_published_checkpoints(original: Callable) -> Callable:
-    def cached_files(path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any) -> Any:
-        # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
-        is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
-        if is_name and is_published(path_or_repo_id):
-            from hf_any3d.published import opened_directory
+def _open_published_checkpoints(
+    original: Callable, path_or_repo_id: str | os.PathLike, filenames: list[str], *args: Any, **kwargs: Any
+) -> Any:
+    # All of transformers opens files here, so that models, configs, processors and pipelines are open alike.
+    is_name = not os.path.isdir(path_or_repo_id) and kwargs.get("repo_type") in (None, "model")
+    if is_name and is_published(path_or_repo_id):
+        from hf_any3d.published import opened_directory
 
-            hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
-            path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
-        elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
-            folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
-            if _our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
-                path_or_repo_id = folders[1]
-        return original(path_or_repo_id, filenames, *args, **kwargs)
-
-    return cached_files
-
-
-@_patch("peft.peft_model:PeftModel.from_pretrained", "looks a path that does not exist up on the hub")
-def _refuse_missing_adapters(original: Callable) -> Callable:
-    def from_pretrained(cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(model, LibraryModelMixin):
-            check_name(model_id, kwargs)
-            refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
-        return original(cls, model, model_id, *args, **kwargs)
-
-    return from_pretrained
+        hub = {name: kwargs.get(name) for name in ("token", "local_files_only")}
+        path_or_repo_id = opened_directory(os.fspath(path_or_repo_id), kwargs.get("revision"), **hub)
+    elif _PROCESSOR_FILES.issuperset(filenames) and Path(path_or_repo_id, ADAPTER_CONFIG_NAME).is_file():
+        folders = (Path(path_or_repo_id), Path(path_or_repo_id).parent)
+        if _our_config(path_or_repo_id, {}) and not any((folders[0] / name).exists() for name in filenames):
+            path_or_repo_id = folders[1]
+    return original(path_or_repo_id, filenames, *args, **kwargs)
 
 
-@_patch(
+@Patch("peft.peft_model:PeftModel.from_pretrained", "looks a path that does not exist up on the hub")
+def _refuse_missing_adapters(
+    original: Callable, cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any
+) -> Any:
+    if isinstance(model, LibraryModelMixin):
+        check_name(model_id, kwargs)
+        refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
+    return original(cls, model, model_id, *args, **kwargs)
+
+
+@Patch(
     "peft.auto:_BaseAutoPeftModel.from_pretrained",
     "opens the base model by a class of a library that it knows, which this is not, and not by the config",
 )
-def _open_adapter_repository_as_peft_model(original: Callable) -> Callable:
-    def from_pretrained(
-        cls: Any,
-        pretrained_model_name_or_path: str | os.PathLike,
-        adapter_name: str = "default",
-        is_trainable: bool = False,
-        config: PeftConfig | None = None,
-        revision: str | None = None,
-        import_allowlist: list[str] | None = None,
-        **kwargs: Any,
-    ) -> PeftModel:
-        hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
-        hub |= {} if revision is None else {"revision": revision}
-        refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
-        recorded = _our_config(pretrained_model_name_or_path, hub)
-        task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
-        expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
-        adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
-        adapter |= {"config": config, "revision": revision}
-        # For another task type the original names the class to use.
-        if recorded is None or cls._target_peft_class is not expected:
-            allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
-            return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
-        dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
-        loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
-        model_class = _saved_class(recorded)
-        base = model_class.build_for_adapter(
-            os.fspath(pretrained_model_name_or_path),
-            model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
-            hub,
-            dtype=dtype,
-            device_map=kwargs.get("device_map"),
-            **loading,
-        )
-        model = expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
-        return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
+def _open_adapter_repository_as_peft_model(
+    original: Callable,
+    cls: Any,
+    pretrained_model_name_or_path: str | os.PathLike,
+    adapter_name: str = "default",
+    is_trainable: bool = False,
+    config: PeftConfig | None = None,
+    revision: str | None = None,
+    import_allowlist: list[str] | None = None,
+    **kwargs: Any,
+) -> PeftModel:
+    hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
+    hub |= {} if revision is None else {"revision": revision}
+    refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
+    recorded = _our_config(pretrained_model_name_or_path, hub)
+    task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
+    expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
+    adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
+    adapter |= {"config": config, "revision": revision}
+    # For another task type the original names the class to use.
+    if recorded is None or cls._target_peft_class is not expected:
+        allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
+        return original(cls, pretrained_model_name_or_path, import_allowlist=allowed, **adapter, **kwargs)
+    dtype = dtype_named(kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None))
+    loading = {name: kwargs.pop(name, None) for name in ("attn_implementation", "quantization_config")}
+    classes = {model.__name__: model for model in _MODELS[recorded["model_type"]]}
+    named = [name for name in recorded.get("architectures") or () if name in classes]
+    model_class: Any = classes[[*named, *classes][0]]
+    base = model_class.build_for_adapter(
+        os.fspath(pretrained_model_name_or_path),
+        model_class.config_class.from_pretrained(pretrained_model_name_or_path, **hub),
+        hub,
+        dtype=dtype,
+        device_map=kwargs.get("device_map"),
+        **loading,
+    )
+    model = expected.from_pretrained(base, os.fspath(pretrained_model_name_or_path), **adapter, **kwargs)
+    return model.to(dtype) if model_class._has_single_dtype and dtype is not None else model
 
-    return from_pretrained
 
-
-@_patch(
+@Patch(
     "transformers.trainer:Trainer._load_best_model",
     "loads the weights at the top of a checkpoint, which are those of the adapter that is called default, into the "
     "active one, and finds none of an adapter with a name of its own",
 )
-def _load_best_adapters(original: Callable) -> Callable:
-    def _load_best_model(self: Any) -> None:
-        is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        if not is_whole or not isinstance(self.model, PointCloudPeftModel):
-            original(self)
-            return
-        for name in self.model.peft_config:
-            self.model.load_adapter(self.state.best_model_checkpoint, name)
-
-    return _load_best_model
+def _load_best_adapters(original: Callable, self: Any) -> None:
+    is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+    if not is_whole or not isinstance(self.model, PointCloudPeftModel):
+        original(self)
+        return
+    for name in self.model.peft_config:
+        self.model.load_adapter(self.state.best_model_checkpoint, name)
 
 
-@_patch(
+@Patch(
     "transformers.trainer:Trainer.compute_loss",
     "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
 )
-def _keep_the_objective(original: Callable) -> Callable:
-    def compute_loss(self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
-            if _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
-                losses = _losses_without_smoothing(self, original, model, inputs)
-                if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
-                    raise ValueError(
-                        f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
-                        "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
-                    )
-            self._checked_smoothing = True
-        computed = original(self, model, inputs, *args, **kwargs)
-        loss = computed[0] if isinstance(computed, tuple) else computed
-        if model.training and torch.is_grad_enabled() and not loss.requires_grad:
-            raise ValueError(
-                f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
-                "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
-            )
-        return computed
-
-    return compute_loss
+def _keep_the_objective(
+    original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
+    if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
+        if _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
+            losses = _losses_without_smoothing(self, original, model, inputs)
+            if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+                raise ValueError(
+                    f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
+                    "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
+                )
+        self._checked_smoothing = True
+    computed = original(self, model, inputs, *args, **kwargs)
+    loss = computed[0] if isinstance(computed, tuple) else computed
+    if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
+            "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+        )
+    return computed
 
 
 def _losses_without_smoothing(
@@ -507,13 +473,6 @@ def _losses_without_smoothing(
         trainer.label_smoother = smoother
         model.train(is_training)
     return losses
-
-
-def _saved_class(config: Mapping[str, Any]) -> Any:
-    """Return the class that saved a config.json of ours."""
-    classes = _MODELS[config["model_type"]]
-    by_name = {model.__name__: model for model in classes}
-    return next((by_name[name] for name in config.get("architectures") or () if name in by_name), classes[0])
 
 
 def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

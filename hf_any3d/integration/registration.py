@@ -23,12 +23,12 @@ from hf_any3d import pipelines, tuners as _tuners  # noqa: F401  importing tuner
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.weights import find_weights
 from hf_any3d.integration import auto
-from hf_any3d.integration.patches import add_entries, apply_patches
+from hf_any3d.integration.patches import apply_patches
 from hf_any3d.modeling import minigpt3d
 from hf_any3d.modeling.hooks import Hooks, set_hooks
 from hf_any3d.modeling.imagebind_audio import ImageBindAudioConfig, ImageBindAudioModel
 from hf_any3d.processing.point_clouds import PointCloudProcessor
-from hf_any3d.registry import MODEL_TYPES, TASKS, ModelType, check_model_type, pipeline_task
+from hf_any3d.registry import MODEL_TYPES, TASKS, check_model_type, pipeline_task
 from hf_any3d.utils.import_watcher import when_imported
 from hf_any3d.version import __version__
 
@@ -40,11 +40,6 @@ def _import(module: str, name: str) -> Any:
 def _auto_class(task: str) -> Any:
     name = TASKS[task].auto_class
     return getattr(auto, name, None) or getattr(transformers, name)
-
-
-def _processor(kind: ModelType) -> Any:
-    module, _, name = kind.processor.rpartition(".")
-    return _import(module, name)
 
 
 # The classes that `hf_any3d.registry` names. Config: (base model, {auto class: models with a head}).
@@ -59,7 +54,10 @@ MODELS: dict[Any, tuple[Any, dict[Any, tuple[Any, ...]]]] = {
     for kind in MODEL_TYPES.values()
 }
 # Config: processor.
-PROCESSORS = {_import(f"modeling.{kind.package}", kind.config): _processor(kind) for kind in MODEL_TYPES.values()}
+PROCESSORS = {
+    _import(f"modeling.{kind.package}", kind.config): _import(*kind.processor.rsplit(".", 1))
+    for kind in MODEL_TYPES.values()
+}
 # Task: (pipeline, auto class).
 PIPELINES = {
     name: (getattr(pipelines, task.pipeline), _auto_class(name)) for name, task in TASKS.items() if task.pipeline
@@ -105,10 +103,12 @@ def register() -> None:
     heads_of_all = [head for _, heads in MODELS.values() for models in heads.values() for head in models]
     next_token_models = [head for head in heads_of_all if head.can_generate()]
     next_token_models += [language_model for _, _, language_model in LANGUAGE_MODELS]
-    add_entries({auto_class for _, auto_class in PIPELINES.values()} - {AutoModel}, LORA_TARGETS, next_token_models)
     set_hooks(Hooks(check_name, find_weights, code_references, write_card))
     apply_patches(
-        {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()}
+        {ours.model_type: (base, *itertools.chain(*heads.values())) for ours, (base, heads) in MODELS.items()},
+        {auto_class for _, auto_class in PIPELINES.values()} - {AutoModel},
+        LORA_TARGETS,
+        next_token_models,
     )
     when_imported("datasets.features.features", _register_point_cloud)  # importing datasets takes seconds
 
@@ -117,12 +117,8 @@ def code_references(stored: type, auto_classes: tuple[str, ...]) -> dict[str, st
     """Name the package to install in the error of programs that lack it, as the `auto_map` of what is saved.
 
     For an unknown class, an auto class reports the repository that `auto_map` names as the source of its code. Our
-    repositories contain no code; `auto_map` holds an installation hint instead. The hint is not a valid repository
-    name, so no one can publish code under it. With the package installed, registered classes take precedence.
-
-    Args:
-        stored: Class of the config or processor.
-        auto_classes: Names of the auto classes that load it.
+    repositories contain no code; `auto_map` holds an installation hint instead, which is not a valid repository name,
+    so no one can publish code under it. With the package installed, registered classes take precedence.
     """
     return dict.fromkeys(auto_classes, f"{_INSTALLATION}--hf_any3d.{stored.__name__}")
 
@@ -141,14 +137,7 @@ def _register_point_cloud() -> None:
 
 
 def task_of(model: str, revision: str | None = None) -> str:
-    """Return the task of the pipeline for a model.
-
-    Args:
-        model: Directory or hub name.
-        revision: Branch, tag or commit on the hub.
-
-    Returns:
-        A task of `PIPELINES`; feature extraction for models without a head.
+    """Return the task of the pipeline for a model; feature extraction for models without a head.
 
     Raises:
         ValueError: It is not a model of this package.

@@ -99,8 +99,15 @@ def remove_abandoned(folder: Path) -> None:
     _CLEARED.add((os.getpid(), folder))
     with suppress(FileNotFoundError):
         for name in os.listdir(folder):
-            if (match := _TEMPORARY.fullmatch(name)) and not _is_running(int(match[1])):
+            match = _TEMPORARY.fullmatch(name)
+            if match is None or int(match[1]) == os.getpid() or os.name == "nt":
+                continue  # on Windows, signal 0 would end the process
+            try:
+                os.kill(int(match[1]), 0)
+            except ProcessLookupError:
                 _remove(folder / name)
+            except OSError:  # not permitted: the process exists, and belongs to another user
+                pass
 
 
 def remove_temporaries(folder: Path, name: str | None = None) -> None:
@@ -192,16 +199,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    if process == os.getpid() or os.name == "nt":  # on Windows, signal 0 would end the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    # Not permitted: the process exists, and belongs to another user.
-    except OSError:
-        return True
-    return True

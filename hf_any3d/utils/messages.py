@@ -32,7 +32,13 @@ def printable(text: object, keep: str = "") -> str:
         text: Any object.
         keep: Characters to keep, such as line breaks of an answer.
     """
-    return "".join(char if char in keep or _is_harmless(char) else f"\\u{ord(char):04x}" for char in str(text))
+    shown = []
+    for char in str(text):
+        # To Python, joiners in emoji, wide spaces, private characters and new ones are not printable.
+        is_shown = char.isprintable() or unicodedata.category(char) in ("Cf", "Zs", "Co", "Cn")
+        is_harmless = is_shown and char not in _DIRECTION_MARKS
+        shown.append(char if is_harmless or char in keep else f"\\u{ord(char):04x}")
+    return "".join(shown)
 
 
 def one_line(error: object) -> str:
@@ -59,14 +65,14 @@ def csv_text(table: Iterable[Sequence[object]]) -> str:
             and None is empty.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[_cell(value) for value in row] for row in table])
+    writer = csv.writer(text, lineterminator="\n")
+    for row in table:
+        cells = ["" if value is None else printable(value) for value in row]
+        for place, value in enumerate(row):
+            if cells[place].lstrip().startswith(("=", "+", "-", "@")) and not isinstance(value, numbers.Number):
+                cells[place] = f"'{cells[place]}"
+        writer.writerow(cells)
     return text.getvalue()
-
-
-def _cell(value: object) -> str:
-    text = "" if value is None else printable(value)
-    is_formula = text.lstrip().startswith(("=", "+", "-", "@")) and not isinstance(value, numbers.Number)
-    return f"'{text}" if is_formula else text
 
 
 def print_line(text: object = "", is_error: bool = False) -> None:
@@ -134,10 +140,3 @@ def model_errors(model: object, failure: str = "cannot be opened") -> Iterator[N
 def _shorten(error: object) -> str:
     text = one_line(error)
     return text if len(text) <= _MAX_REASON else f"{text[: _MAX_REASON - 3]}..."
-
-
-def _is_harmless(char: str) -> bool:
-    # To Python, joiners in emoji, wide spaces, private characters and new ones are not printable.
-    return char.isprintable() or (
-        unicodedata.category(char) in ("Cf", "Zs", "Co", "Cn") and char not in _DIRECTION_MARKS
-    )

@@ -8,12 +8,7 @@ from typing import Any
 
 
 def imported_on_use(package: str, file: str) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """Return `__all__`, `__getattr__` and `__dir__` of a package whose names are imported when they are first used.
-
-    Args:
-        package: Its full name.
-        file: Its `__init__.py`, see `names_for_type_checkers`.
-    """
+    """Return `__all__`, `__getattr__` and `__dir__` of a package whose names are imported when they are first used."""
     modules = names_for_type_checkers(package, file)
 
     def getattr_(name: str) -> Any:
@@ -26,15 +21,10 @@ def imported_on_use(package: str, file: str) -> tuple[list[str], Callable[[str],
 
 
 def names_for_type_checkers(package: str, file: str) -> dict[str, str]:
-    """Return the names that a package imports for type checkers, so that they need no second list.
+    """Return the names that a package imports for type checkers, with their modules, so that they need no second list.
 
-    Args:
-        package: Its full name.
-        file: Its `__init__.py`, whose block `if TYPE_CHECKING` has lines such as `from package.module import name as
-            name`. Lines with `import *` are left out.
-
-    Returns:
-        Name -> module below the package.
+    Its block `if TYPE_CHECKING` has lines such as `from package.module import name as name`; lines with `import *` are
+    left out.
     """
     # From the source, since imports for type checkers never run.
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))

@@ -37,10 +37,8 @@ def _in_affinity() -> int:
 def processor_limits(groups: str, root: Path) -> Iterator[float]:
     """Yield the limits on processors of the control groups of a process, and of the groups that they are in.
 
-    Args:
-        groups: Text of /proc/self/cgroup: a line `number:controllers:path` for each hierarchy, of version 2 without
-            controllers.
-        root: Folder of the hierarchies.
+    `groups` is the text of /proc/self/cgroup: a line `number:controllers:path` for each hierarchy below `root`, of
+    version 2 without controllers.
     """
     for line in groups.splitlines():
         _, controllers, place = line.split(":", 2)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForZeroShotPointCloudClassification
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_openshape, convert_uni3d
-from hf_any3d.conversions.openshape.names import convert_openshape_state_dict
-from hf_any3d.conversions.uni3d.names import convert_uni3d_state_dict
+from hf_any3d.conversions.openshape.convert import convert_openshape_encoder
+from hf_any3d.conversions.uni3d.convert import convert_uni3d_encoder
 from tests.conversions.aligned_originals import openshape_flat, openshape_training, shallow, uni3d
 from tests.errors import raises
 from tests.reference.fill import points
@@ -23,42 +23,42 @@ LAYOUTS = {
         "openshape",
         [],
         openshape_training,
-        lambda: convert_openshape_state_dict(shallow("openshape_manifest_vitg14")),
+        lambda: convert_openshape_encoder(shallow("openshape_manifest_vitg14")),
         {"num_groups": 384, "group_radius": 0.2, "projection_dim": 1280},
     ),
     "openshape-vitl14": (
         "openshape",
         [],
         lambda: openshape_flat("vitl14"),
-        lambda: convert_openshape_state_dict(shallow("openshape_manifest_vitl14")),
+        lambda: convert_openshape_encoder(shallow("openshape_manifest_vitl14")),
         {"num_groups": 64, "group_radius": 0.4, "projection_dim": 768},
     ),
     "openshape-vitb32": (
         "openshape",
         [],
         lambda: openshape_flat("vitb32"),
-        lambda: convert_openshape_state_dict(shallow("openshape_manifest_vitb32")),
+        lambda: convert_openshape_encoder(shallow("openshape_manifest_vitb32")),
         {"num_groups": 64, "group_radius": 0.4, "projection_dim": None},
     ),
     "uni3d-tiny": (
         "uni3d",
         [],
         lambda: uni3d("uni3d_manifest_tiny", "module."),
-        lambda: convert_uni3d_state_dict(shallow("uni3d_manifest_tiny")),
+        lambda: convert_uni3d_encoder(shallow("uni3d_manifest_tiny")),
         {"num_attention_heads": 3, "gated_mlp": True, "mlp_norm": False, "intermediate_size": 512},
     ),
     "uni3d-base": (
         "uni3d",
         ["--num-groups", "96", "--group-size", "32"],
         lambda: uni3d("uni3d_base_reduced"),
-        lambda: convert_uni3d_state_dict(shallow("uni3d_base_reduced")),
+        lambda: convert_uni3d_encoder(shallow("uni3d_base_reduced")),
         {"num_attention_heads": 4, "gated_mlp": True, "mlp_norm": True, "num_groups": 96},
     ),
     "uni3d-giant": (
         "uni3d",
         ["--num-groups", "96", "--group-size", "32", "--num-attention-heads", "4"],
         lambda: uni3d("uni3d_giant_reduced"),
-        lambda: convert_uni3d_state_dict(shallow("uni3d_giant_reduced")),
+        lambda: convert_uni3d_encoder(shallow("uni3d_giant_reduced"), 4),
         {"num_attention_heads": 4, "gated_mlp": False, "intermediate_size": 1536},
     ),
 }
@@ -74,7 +74,7 @@ def test_every_published_layout_converts_on_the_command_line_and_opens(layout, t
     assert "ForZeroShotPointCloudClassification" in result.output
     model = AutoModel.from_pretrained(tmp_path / "out")
     assert {name: getattr(model.config, name) for name in fields} == fields
-    ours, state = model.state_dict(), expected()
+    ours, (state, _) = model.state_dict(), expected()
     state.pop("logit_scale", None)
     assert ours.keys() == state.keys()
     for name, tensor in state.items():

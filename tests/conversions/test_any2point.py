@@ -112,14 +112,6 @@ def test_stored_encoder_makes_a_directory_that_needs_no_other(setting, tmp_path_
         assert torch.equal(features(case.points).pooler_output, model.any2point(case.points).pooler_output)
 
 
-def test_model_with_a_stored_encoder_can_be_pushed_and_loaded(imagebind, hub):
-    assert imagebind.convert("--store-encoder")[0] == 0
-    model = AutoModelForPointCloudClassification.from_pretrained(imagebind.directory / "out")
-    model.push_to_hub("me/converted-imagebind")
-    loaded = AutoModelForPointCloudClassification.from_pretrained("me/converted-imagebind")
-    assert torch.equal(logits(loaded, imagebind.case), logits(model, imagebind.case))
-
-
 def test_directory_without_its_stored_encoder_is_refused(imagebind):
     assert imagebind.convert("--store-encoder")[0] == 0
     shutil.rmtree(imagebind.directory / "out" / "encoder")
@@ -169,13 +161,6 @@ def altered(setting, change):
     torch.save(kept, setting.checkpoint)
 
 
-def test_left_over_tensors_are_listed(setting):
-    altered(setting, lambda state: state.update(visual_proj=torch.ones(2), **{"module.extra.bias": torch.ones(2)}))
-    err = setting.refused()
-    assert "original.pth: the checkpoint holds tensors that belong to no known part: " in err
-    assert "extra.bias, visual_proj" in err
-
-
 def test_missing_tensors_are_listed(clip):
     def drop(state):
         for name in ("encoder.cls_pos", "prediction.head.4.0.bias", "encoder.resblocks.1.adapter.ln1.weight"):
@@ -185,11 +170,6 @@ def test_missing_tensors_are_listed(clip):
     err = clip.refused()
     for name in ("class_token.position", "classifier.out.bias", "layers.1.guided_adapter_down.weight"):
         assert name in err.partition("missing: ")[2]
-
-
-def test_two_tensors_for_one_part_are_refused(clip):
-    altered(clip, lambda state: state.update(cls_pos=torch.ones(1, 1, 48)))
-    assert "mean the same part: encoder.cls_pos and cls_pos" in clip.refused()
 
 
 @pytest.mark.parametrize(
@@ -242,10 +222,3 @@ def test_public_encoder_is_used_and_pinned_by_default(variant, name, tmp_path, h
     assert f"base_model: {name}" in (tmp_path / "out" / "README.md").read_text()
     model = AutoModelForPointCloudClassification.from_pretrained(tmp_path / "out")
     assert torch.equal(logits(model, setting.case), logits(setting.case.build(), setting.case))
-
-
-def test_variants_have_the_published_accuracies():
-    published = {"clip": (91.9, 94.3), "dinov2": (87.7, 93.2), "imagebind": (87.0, 92.7)}
-    for encoder, (scan, modelnet) in published.items():
-        assert VARIANTS[f"{encoder}-scan"].accuracy == scan
-        assert VARIANTS[f"{encoder}-modelnet"].accuracy == modelnet

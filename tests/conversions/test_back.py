@@ -23,27 +23,6 @@ from tests.tiny_ptv3 import tiny_ptv3
 MASKED = {"encoder_layers": 3, "attention_radii": RELEASED_RADII, **RELEASED}
 
 
-def test_facts_of_a_detector_that_went_back(tmp_path):
-    # The overlap is of training alone.
-    model = tiny_detr3d(Detr3DForPointCloudObjectDetection, **(MASKED | {"published_overlap": False}))
-    model.save_pretrained(tmp_path / "ours")
-    facts = convert_detr3d_back(tmp_path / "ours", str(tmp_path / "back.pth"))
-    file = tmp_path / "back.pth"
-    assert facts == {
-        "output": str(file),
-        "model": "3DETR",
-        "parameters": model.num_parameters(),
-        "bytes": file.stat().st_size,
-    }
-    state = torch.load(file, weights_only=True)
-    assert list(state) == ["model"]
-    again = convert_detr3d_state_dict(state["model"])
-    own = model.state_dict()
-    assert again.keys() == own.keys() and all(torch.equal(tensor, again[name]) for name, tensor in own.items())
-    with raises(FileExistsError, naming="back.pth"):
-        convert_detr3d_back(tmp_path / "ours", file)
-
-
 def test_detectors_that_the_original_cannot_compute_stay(tmp_path):
     model = tiny_detr3d(Detr3DForPointCloudObjectDetection, **MASKED)
     for settings, message in (
@@ -118,47 +97,6 @@ def test_published_training_of_a_detector_for_sunrgbd(masked, tmp_path):
     names = ["bed", "table", "sofa", "chair", "toilet", "desk", "dresser", "night_stand", "bookshelf", "bathtub"]
     assert config.id2label == dict(enumerate(names)) and config.label2id["bathtub"] == 9
     assert facts["parameters"] == Detr3DForPointCloudObjectDetection(config).num_parameters()
-
-
-def test_settings_in_a_detectors_file_are_ours_by_name(tmp_path):
-    theirs = {
-        "preenc_npoints": 300,
-        "nqueries": 45,
-        "enc_nhead": 2,
-        "dec_nhead": 8,
-        "enc_dropout": 0,
-        "dec_dropout": 1,
-        "mlp_dropout": 0.25,
-        "matcher_giou_cost": 2,
-        "matcher_cls_cost": 3,
-        "matcher_center_cost": 4,
-        "matcher_objectness_cost": 5,
-        "loss_giou_weight": 6,
-        "loss_sem_cls_weight": 7,
-        "loss_no_object_weight": 8,
-        "loss_angle_cls_weight": 9,
-        "loss_angle_reg_weight": 10,
-        "loss_center_weight": 11,
-        "loss_size_weight": 12,
-        "enc_activation": "leakyrelu",
-    }
-    state = DetectionCase("detr3d_sunrgbd").original
-    torch.save({"model": state, "args": theirs}, tmp_path / "detector.pth")
-    convert_detr3d(tmp_path / "detector.pth", tmp_path / "out", dataset="sunrgbd")
-    config = Detr3DConfig.from_pretrained(tmp_path / "out")
-    fields = (
-        "num_tokens num_queries encoder_attention_heads decoder_attention_heads encoder_dropout dropout head_dropout "
-        "giou_cost class_cost center_cost objectness_cost giou_loss_weight class_loss_weight no_object_weight "
-        "heading_class_loss_weight heading_residual_loss_weight center_loss_weight size_loss_weight"
-    ).split()
-    assert [getattr(config, name) for name in fields] == list(theirs.values())[:-1]
-    assert config.encoder_activation == "leaky_relu"
-    torch.save({"model": state, "args": theirs | {"enc_activation": "swish"}}, tmp_path / "other.pth")
-    with raises(ValueError, naming="other.pth"):
-        convert_detr3d(tmp_path / "other.pth", tmp_path / "other")
-    convert_detr3d(tmp_path / "detector.pth", tmp_path / "heads", num_attention_heads=4)
-    config = Detr3DConfig.from_pretrained(tmp_path / "heads")
-    assert (config.encoder_attention_heads, config.decoder_attention_heads) == (4, 4)
 
 
 def test_other_models_of_voxels_do_not_go_back(tmp_path):

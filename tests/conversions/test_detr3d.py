@@ -174,14 +174,6 @@ def test_files_that_do_not_fit_are_named(changes, settings, match, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_original_cannot_compute_does_not_go_back(tmp_path):
-    case = DetectionCase("detr3d_scannet_vanilla")
-    case.model(neighbor_order="nearest").save_pretrained(tmp_path / "sound")
-    result = command("convert", tmp_path / "sound", "--output", tmp_path / "back.pth")
-    assert result.exit_code == 1
-    assert "neighbor_order='nearest'; the original program computes 'first'" in result.output
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_of_the_authors_that_is_missing_is_named_with_its_address(name, tmp_path):
     address = f"https://dl.fbaipublicfiles.com/3detr/checkpoints/{name}.pth"

@@ -243,15 +243,6 @@ def test_numbers_are_stored_in_the_requested_dtype(arguments, model, tmp_path, d
         assert torch.equal(ours, full.to(ours.dtype)), name
 
 
-def test_large_models_are_stored_in_several_files(arguments, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_any3d.conversions.saving._SHARD", 400_000)
-    convert_minigpt3d(tmp_path / "out", **arguments)
-    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    assert len(set(index["weight_map"].values())) > 3
-    opened = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out").state_dict()
-    assert all(torch.equal(opened[name], tensor) for name, tensor in model.state_dict().items())
-
-
 def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments, tmp_path):
     content = originals.stage(3)
     halved = {n: t.half() for n, t in content["model"].items() if n.startswith("point_encoder.") and "blocks" in n}

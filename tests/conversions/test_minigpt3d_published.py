@@ -7,9 +7,8 @@ from functools import cached_property
 import pytest
 import torch
 
-from hf_any3d.conversions.minigpt3d.assembly import assemble
+from hf_any3d.conversions.minigpt3d.assembly import assemble, read_stage
 from hf_any3d.conversions.minigpt3d.parts import read_language_model, read_point_encoder, read_qformer
-from hf_any3d.conversions.minigpt3d.stages import read_stage
 from hf_any3d.modeling.minigpt3d import stage_names
 from tests.conversions.minigpt3d_originals import Originals
 
@@ -42,14 +41,14 @@ class Published(Originals):
             elif name.startswith("llama_proj2."):
                 shape = [_PHI.get(size, size) for size in shape]
             tensor = torch.zeros((), dtype=getattr(torch, dtype)).expand(shape)
-            state |= dict.fromkeys(self._in_all_layers(name), tensor)
+            state |= dict.fromkeys(self.in_all_layers(name), tensor)
         return state
 
     @cached_property
     def blip2_queries(self):
         return torch.zeros(()).expand(1, 32, 768)
 
-    def _in_all_layers(self, name):
+    def in_all_layers(self, name):
         """The published layers that a layer of the case represents."""
         if match := re.match(r"(Qformer\.bert\.encoder\.layer\.)([01])(\..*)", name):
             # In the case, layer 0 attends to the cloud and layer 1 does not.

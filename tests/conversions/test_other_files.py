@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from hf_any3d.conversions import convert_detr3d, convert_ptv3, convert_spatiallm, convert_uni3d
-from hf_any3d.conversions.checkpoints import read_checkpoint, read_entries, read_settings
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Config
 from tests.conversions.aligned_originals import uni3d
 from tests.conversions.spatiallm_originals import Released
@@ -85,26 +84,3 @@ def test_clouds_of_an_unknown_data_set_have_as_many_points_as_is_usual_or_given(
         convert_detr3d(tmp_path / "detector.pth", tmp_path / str(number), **given)
         processor = AutoProcessor.from_pretrained(tmp_path / str(number))
         assert (processor.num_points, processor.features) == (expected, ["xyz"])
-
-
-def test_files_of_the_first_format_have_settings_too(tmp_path):
-    content = {"model": {"a": torch.ones(2)}, "config": {"width": 3}}
-    torch.save(content, tmp_path / "file.pth", _use_new_zipfile_serialization=False)
-    assert read_settings(tmp_path / "file.pth", "config") == {"width": 3}
-    assert read_entries(tmp_path / "file.pth") == ["model", "config"]
-    (tmp_path / "file.pth").write_bytes(b"nothing at all")
-    for read in (read_checkpoint, read_entries, lambda file: read_settings(file, "config")):
-        with raises(ValueError, naming="file.pth: damaged"):
-            read(tmp_path / "file.pth")
-
-
-class Refused:
-    def __reduce__(self):
-        return print, ("run",)
-
-
-def test_what_is_refused_in_a_file_is_named(tmp_path, capsys):
-    torch.save({"model": {"a": torch.ones(1)}, "extra": Refused()}, tmp_path / "file.pth")
-    with raises(ValueError, naming="GLOBAL print"):
-        read_checkpoint(tmp_path / "file.pth")
-    assert capsys.readouterr().out == ""

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from hf_any3d import AutoModelForZeroShotPointCloudSegmentation, PatchAlign3DConfig, PatchAlign3DModel
 from hf_any3d.cli import app
 from hf_any3d.conversions import convert_patchalign3d
-from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
+from hf_any3d.conversions.patchalign3d.convert import convert_patchalign3d_encoder
 from tests.conversions.aligned_originals import patchalign3d
 from tests.modeling.aligned_case import AlignedCase
 from tests.reference.fill import points
@@ -31,7 +31,7 @@ def second(tmp_path_factory):
 def test_a_file_of_the_second_stage_opens_with_the_same_weights(second):
     model = AutoModelForZeroShotPointCloudSegmentation.from_pretrained(second)
     content = patchalign3d()
-    expected = convert_patchalign3d_state_dict(content["model"], content["proj"])
+    expected, _ = convert_patchalign3d_encoder(content["model"], content["proj"])
     ours = AutoModel.from_pretrained(second).state_dict()
     assert ours.keys() == expected.keys()
     assert [name for name, tensor in expected.items() if not torch.equal(ours[name], tensor)] == []
@@ -74,12 +74,10 @@ def test_the_published_size_has_exactly_our_tensors():
         {name: torch.empty(shape, device="meta") for name, (shape, _) in case.manifest[entry].items()}
         for entry in ("state_dict", "state_dict_proj")
     ]
-    state = convert_patchalign3d_state_dict(*parts)
+    state, sizes = convert_patchalign3d_encoder(*parts)
     with torch.device("meta"):
-        own = PatchAlign3DModel(PatchAlign3DConfig(**patchalign3d_sizes(state)))
-    assert own.config.to_dict() | patchalign3d_sizes(state) == PatchAlign3DConfig().to_dict() | {
-        "patch_widths": [128, 256, 512]
-    }
+        own = PatchAlign3DModel(PatchAlign3DConfig(**sizes))
+    assert own.config.to_dict() | sizes == PatchAlign3DConfig().to_dict() | {"patch_widths": [128, 256, 512]}
     assert {name: tensor.shape for name, tensor in own.state_dict().items()} == {
         name: tensor.shape for name, tensor in state.items()
     }

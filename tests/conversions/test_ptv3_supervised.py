@@ -20,7 +20,6 @@ from hf_any3d.conversions.point_transformer_v3.supervised import (
     arguments_of,
     benchmark_of,
     fields_of,
-    rules_of,
 )
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
@@ -122,17 +121,6 @@ def test_what_a_file_cannot_tell_is_asked(released):
         convert_ptv3_back(output, file)
 
 
-def test_files_without_a_head_for_points_are_named_as_what_they_are(tmp_path):
-    stem = "embedding.stem.conv.weight"
-    for names, message in (
-        (["cls_head.0.weight", f"backbone.{stem}"], "a classifier of objects"),
-        ([f"backbone.{stem}"], "an encoder without a head"),
-    ):
-        torch.save({"state_dict": {name: torch.ones(2) for name in names}}, tmp_path / "model.pth")
-        with pytest.raises(ValueError, match=f"model.pth: the supervised layout of Point Transformer V3: {message}"):
-            convert_ptv3(tmp_path / "model.pth", tmp_path / "out", trained_with="pointcept-1.5.1")
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_are_recognized_and_have_exactly_our_tensors(name):
     case = SupervisedCase(f"ptv1_manifest_{name}")
@@ -150,8 +138,7 @@ def test_published_sizes_are_recognized_and_have_exactly_our_tensors(name):
     assert benchmark is BENCHMARKS[dataset] and len(benchmark.hex_colors or benchmark.classes) == len(
         benchmark.classes
     )
-    rules = rules_of("pointcept-1.5.1")
-    fields = fields_of(original, arguments, rules, benchmark)
+    fields = fields_of(original, arguments, TRAINED_WITH["pointcept-1.5.1"], benchmark)
     # Of Waymo there is a configuration, but no weights.
     assert fields["block_rule"] == "branch" and (name == "waymo" or case.manifest["block_rule"] == "branch")
     with torch.device("meta"):
@@ -214,15 +201,3 @@ def test_unstated_curves_and_patches_are_those_of_the_program(program, curves, p
     convert_ptv3(file, output, arguments=arguments, trained_with=program)
     config = PointTransformerV3Config.from_pretrained(output)
     assert len(config.curves) == curves and set(config.patch_sizes) == {patches}
-
-
-def test_weights_of_an_older_sparse_convolution_are_turned():
-    case = SupervisedCase("ptv1_segment")
-    original = case.tensors()
-    fields = fields_of(original, case.arguments, TRAINED_WITH["pointcept-1.6"], BENCHMARKS["scannet"])
-    older = {
-        name: tensor.permute(1, 2, 3, 4, 0).contiguous() if tensor.ndim == 5 else tensor
-        for name, tensor in original.items()
-    }
-    expected, found = (convert_supervised_state_dict(state, fields) for state in (original, older))
-    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -8,22 +8,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertConfig
 
-from hf_any3d.conversions.saving import check_frozen, new_directory, save_weights, stored_bytes, wrong_fields
+from hf_any3d.conversions.saving import check_frozen, new_directory, save_weights, stored_bytes
 from tests.errors import raises
-
-
-def test_a_directory_appears_when_it_is_complete(tmp_path):
-    target = tmp_path / "deep" / "out"
-    with new_directory(target) as made:
-        (made / "file").write_text("one")
-        assert made.parent == target.parent and not target.exists()
-    assert (target / "file").read_text() == "one"
-    assert [path.name for path in target.parent.iterdir()] == ["out"]
-    # An empty one may be there before.
-    (tmp_path / "empty").mkdir()
-    with new_directory(str(tmp_path / "empty")) as made:
-        (made / "file").write_text("two")
-    assert (tmp_path / "empty" / "file").read_text() == "two"
 
 
 @pytest.mark.parametrize(
@@ -74,9 +60,8 @@ def test_floats_get_the_type_and_all_else_stays(dtype, tmp_path):
     assert not (tmp_path / "model.safetensors.index.json").exists()
 
 
-def test_large_models_have_an_index_of_their_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_any3d.conversions.saving._SHARD", 40)
-    save_weights(tmp_path, "SomeModel", BertConfig(), TENSORS, torch.float32)
+def test_large_models_have_an_index_of_their_files(tmp_path):
+    save_weights(tmp_path, "SomeModel", BertConfig(), TENSORS, torch.float32, max_shard_size=40)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 12 * 4 + 8 + 2 * 4 + 2 and index["weight_map"].keys() == TENSORS.keys()
     for name, file in index["weight_map"].items():
@@ -105,9 +90,3 @@ def test_frozen_tensors_equal_those_of_the_named_encoder_up_to_rounding():
             check_frozen("file.pth", "me/encoder", expected, close | {name: torch.tensor(value)}, "--encoder")
     with raises(ValueError, naming="file.pth"):
         check_frozen("file.pth", "me/encoder", expected, {name: close[name] for name in "ab"}, "--encoder")
-
-
-def test_fields_with_other_values_are_described():
-    config = BertConfig(hidden_size=96, hidden_act="gelu")
-    wanted = {"hidden_size": 64, "hidden_act": "gelu", "image_size": 5}
-    assert wrong_fields(config, wanted) == ["hidden_size=96, expected 64", "image_size=None, expected 5"]

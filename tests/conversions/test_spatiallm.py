@@ -1,8 +1,6 @@
 """Names and settings of released SpatialLM 1.1 models become ours and back, in the sizes that are released."""
 
-import hashlib
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -122,25 +120,7 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
     assert written(tmp_path / "again") == written(tmp_path / "ours") != written(tmp_path / "ours", CLOUD.flip(0) * 0.5)
 
 
-def test_the_card_tells_terms_and_accidents(tmp_path):
-    convert_spatiallm(Released().write(tmp_path / "released"), tmp_path / "ours")
-    card = (tmp_path / "ours" / "README.md").read_text()
-    for text in (
-        "license: cc-by-nc-4.0",
-        "pipeline_tag: point-cloud-object-detection",
-        "forbid commercial use",
-        "lower_edge=True",
-        "shuffle_curves='always'",
-        "code_template.txt",
-        "SpatialLMProcessor",
-        "SpatialLMForConditionalGeneration",
-        "no others",
-    ):
-        assert text in card, text
-    assert "open vocabulary" not in card.lower() and "open-vocabulary" not in card.lower()
-
-
-def test_the_template_of_the_training_is_checked(tmp_path, monkeypatch):
+def test_the_template_of_the_training_is_checked(tmp_path):
     folder = Released().write(tmp_path / "released")
     (tmp_path / "other.txt").write_text("class Wall: ...")
     with raises(ValueError, naming="other.txt"):
@@ -154,14 +134,6 @@ def test_the_template_of_the_training_is_checked(tmp_path, monkeypatch):
     processor.code_template = "class Wall: ..."
     with pytest.warns(UserWarning, match="code_template is not the text that the model was trained with"):
         processor.instruction()
-    # With the text itself, whatever its digest, nothing is said.
-    digest = hashlib.sha256((tmp_path / "other.txt").read_bytes()).hexdigest()
-    monkeypatch.setattr("hf_any3d.conversions.spatiallm.convert.TEMPLATE_SHA256", digest)
-    convert_spatiallm(folder, tmp_path / "with", code_template=tmp_path / "other.txt")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        text = AutoProcessor.from_pretrained(tmp_path / "with").instruction("layout")
-    assert text == "Detect walls, doors, windows. The reference code is as followed: class Wall: ..."
 
 
 def test_directories_and_files_are_recognized(tmp_path):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from hf_any3d.conversions.detr3d.convert import SCANNET_CLASSES, SUNRGBD_CLASSES
 from hf_any3d.data.boxes import DrawPoints, build_changes
 from hf_any3d.modeling.detr3d import Detr3DConfig
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
@@ -62,10 +61,3 @@ def test_recipe_has_the_published_values(recipe):
 def test_the_command_finds_the_recipe_of_the_package_and_asks_for_the_data(tmp_path):
     made = run("train", "3detrm_scannet.yaml", "--data_dir", tmp_path, "--output_dir", tmp_path / "out")
     assert made.code == 1 and "no scene*_vert.npy" in made.err and "votenet" in made.err
-
-
-def test_classes_of_the_datasets_are_those_of_the_files():
-    from hf_any3d.data.catalog import scannet_detection, sunrgbd
-
-    assert scannet_detection.DATASET.class_names == SCANNET_CLASSES
-    assert sunrgbd.DATASET.class_names == SUNRGBD_CLASSES

@@ -1,7 +1,5 @@
 """The comparison detects typical errors of exporters."""
 
-import copy
-
 import pytest
 import torch
 
@@ -24,15 +22,6 @@ def logits(model, points):
 
 def test_the_same_function_agrees(model):
     assert compare(model, lambda points: logits(model, points)) == 0
-
-
-@pytest.mark.parametrize("mode", [True, False])
-def test_mode_of_the_model_stays(model, mode):
-    model.train(mode)
-    other = copy.deepcopy(model).eval()
-    compare(model, lambda points: logits(other, points))
-    assert model.training == mode
-    model.eval()
 
 
 def test_sampled_indices_that_became_constants_are_noticed(model):

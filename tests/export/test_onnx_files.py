@@ -60,9 +60,3 @@ def test_half_precision_is_refused_for_onnx(tmp_path):
     with raises(ValueError, naming="dtype:"):
         export_onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_packages_are_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with raises(ImportError, naming="'hf-any3d[export]'"):
-        export_onnx(tiny_model("bert"), tmp_path / "model.onnx")

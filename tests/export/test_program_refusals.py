@@ -7,7 +7,6 @@ from hf_any3d import (
     PointTransformerV3Model,
 )
 from hf_any3d.export import export_program
-from hf_any3d.export.programs import replaced_when_complete
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
 from tests.common.models import case_of
 from tests.errors import raises
@@ -47,23 +46,3 @@ def test_a_detector_over_another_encoder_is_refused(tmp_path):
     model = Detr3DForPointCloudObjectDetection.from_point_encoder_pretrained(str(tmp_path), hidden_size=32)
     with raises(ValueError, naming="point_transformer_v3"):
         export_program(model)
-
-
-def test_files_appear_together_when_they_are_complete(tmp_path):
-    (tmp_path / "a.onnx").write_text("old")
-    with replaced_when_complete(tmp_path / "a.onnx") as unfinished:
-        assert unfinished.name == "a.onnx" and unfinished.parent.parent == tmp_path
-        unfinished.write_text("new")
-        (unfinished.parent / "a.onnx.data").write_text("weights")
-        assert (tmp_path / "a.onnx").read_text() == "old"
-    assert sorted((path.name, path.read_text()) for path in tmp_path.iterdir()) == [
-        ("a.onnx", "new"),
-        ("a.onnx.data", "weights"),
-    ]
-    with pytest.raises(ZeroDivisionError), replaced_when_complete(tmp_path / "a.onnx") as unfinished:
-        unfinished.write_text("broken")
-        raise ZeroDivisionError
-    assert (tmp_path / "a.onnx").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
-    for wrong, error in ((tmp_path, IsADirectoryError), (tmp_path / "gone" / "a.onnx", FileNotFoundError)):
-        with pytest.raises(error, match="expected the name of a file|No such file"), replaced_when_complete(wrong):
-            pass

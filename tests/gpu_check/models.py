@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel
 
-from hf_any3d.conversions.uni3d.names import LOGIT_SCALE, convert_uni3d_state_dict, uni3d_sizes
+from hf_any3d.conversions.uni3d.convert import LOGIT_SCALE, convert_uni3d_encoder
 from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.point_ops import farthest_point_sample, neighbor_table, serialize
 from hf_any3d.modeling.point_transformer_v3 import PRESETS, PointTransformerV3Config, PointTransformerV3Model
@@ -68,8 +68,7 @@ def _orders(device: torch.device) -> Row:
 
 def _uni3d(device: torch.device) -> Row:
     case = AlignedCase("uni3d_base_reduced")
-    state = convert_uni3d_state_dict(case.original)
-    sizes = uni3d_sizes(state, case.manifest["trunk"]["heads"])
+    state, sizes = convert_uni3d_encoder(case.original, case.manifest["trunk"]["heads"])
     model = Uni3DModel(Uni3DConfig(**sizes, num_groups=96, group_size=32, sampling_min_squared_norm=1e-3))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != LOGIT_SCALE}, strict=True)
     blocks = [int(key.removeprefix("block_")) for key in case.expected if key.startswith("block_")]

@@ -1,18 +1,13 @@
 """What is published where: every file with its sizes, parts and options, and which licenses forbid commercial use."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from hf_any3d.hub.licenses import ACCEPT, check_license, show_license
 from hf_any3d.hub.published_table import (
-    ELSEWHERE,
     PUBLISHED,
     System,
-    download_of,
     find_published,
     is_published,
-    non_commercial_record,
 )
 from tests.errors import raises
 
@@ -50,28 +45,7 @@ def test_a_directory_of_the_same_name_is_no_published_checkpoint(tmp_path, monke
     assert not is_published("BAAI/Uni3D") and is_published("BAAI/Uni3D:base")
 
 
-def test_files_that_are_on_no_hub_have_an_address():
-    names = ["scannet_ep1080.pth", "scannet_masked_ep1080.pth", "sunrgbd_ep1080.pth", "sunrgbd_masked_ep1080.pth"]
-    assert sorted(ELSEWHERE) == names
-    for name in names:
-        address = f"https://dl.fbaipublicfiles.com/3detr/checkpoints/{name}"
-        assert download_of(f"in/{name}") == f"; the authors have it at {address}"
-    assert download_of("scannet.pth") == ""
-
-
-def test_weights_that_may_not_be_sold_are_found_in_a_model_and_in_its_parts():
-    free, bound = {"non_commercial": False, "a": 1}, {"non_commercial": True, "a": 2}
-    part = SimpleNamespace(published=bound)
-    assert non_commercial_record(SimpleNamespace(published=bound)) is bound
-    assert non_commercial_record(SimpleNamespace(published=free)) is None
-    assert non_commercial_record(SimpleNamespace()) is None
-    whole = SimpleNamespace(published=free, sub_configs=("gone", "part"), part=part)
-    assert non_commercial_record(whole) is bound
-    whole.part = SimpleNamespace(published=None)
-    assert non_commercial_record(whole) is None
-
-
-TERMS = System("T", "convert", "Class", "MIT", "NC-1", "its page", "https://x", non_commercial=True)
+TERMS = System("T", "convert", "Class", "MIT", "https://x", "NC-1", "its page", non_commercial=True)
 
 
 def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkeypatch):
@@ -80,7 +54,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
         rf"permitted, accept it once with open_published\(…, accept_license=True\), or set {ACCEPT}=me/x$"
     )
     monkeypatch.delenv(ACCEPT, raising=False)
-    free = System("T", "convert", "Class", "MIT", "MIT", "its page", "https://x")
+    free = System("T", "convert", "Class", "MIT", "https://x", "MIT", "its page")
     check_license("me/x", free, tmp_path / "free", accept=False)
     for accepted in (None, "", "me/y, other"):
         if accepted is not None:
@@ -94,7 +68,7 @@ def test_a_license_that_forbids_commercial_use_is_accepted_once(tmp_path, monkey
     monkeypatch.delenv(ACCEPT)
     check_license("me/x", TERMS, tmp_path, accept=True)
     check_license("me/x", TERMS, tmp_path, accept=False)
-    changed = System("T", "convert", "Class", "MIT", "NC-2", "its page", "https://x", non_commercial=True)
+    changed = System("T", "convert", "Class", "MIT", "https://x", "NC-2", "its page", non_commercial=True)
     with raises(ValueError, naming="under NC-2"):
         check_license("me/x", changed, tmp_path, accept=False)
 
@@ -105,7 +79,7 @@ def test_licenses_are_shown_once_and_again_if_they_change(tmp_path, capsys):
         show_license("me/x", TERMS, tmp_path)
     text = "Weights: NC-1 (stated by its page); program: MIT. The license of the weights forbids commercial use."
     assert capsys.readouterr() == ("", f"me/x: {text}\n")
-    free = System("T", "convert", "Class", "BSD", "MIT", "its page", "https://x")
+    free = System("T", "convert", "Class", "BSD", "https://x", "MIT", "its page")
     show_license("me/x", free, tmp_path)
     assert capsys.readouterr().err == "me/x: Weights: MIT (stated by its page); program: BSD.\n"
     check_license("me/x", TERMS, tmp_path, accept=False)

@@ -1,11 +1,10 @@
-"""Pushes that are interrupted or concurrent, and use without a network after one load with it."""
+"""Pushes at the same time, and use without a network after one load with it."""
 
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi
@@ -18,46 +17,6 @@ from tests.tiny_encoders import clouds, random_encoder, tiny_config, tiny_model
 def logits(model) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(points=torch.as_tensor(clouds()[0])[None].float()).logits
-
-
-def test_an_interrupted_push_leaves_no_model_and_a_second_one_completes_it(hub, monkeypatch):
-    model, name = tiny_model(), "me/interrupted"
-
-    def fail(*args, **kwargs):
-        raise ConnectionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HfApi, "create_commit", fail)
-        with pytest.raises(ConnectionError):
-            model.push_to_hub(name)
-    assert not hub.files(name)
-    with pytest.raises(OSError, match=name):
-        Any2PointForPointCloudClassification.from_pretrained(name)
-    model.push_to_hub(name)
-    assert {"README.md", "config.json", "model.safetensors"} <= set(hub.files(name))
-    torch.testing.assert_close(
-        logits(Any2PointForPointCloudClassification.from_pretrained(name)), logits(model), atol=1e-6, rtol=0
-    )
-
-
-def test_an_interrupted_push_keeps_the_earlier_model(hub, monkeypatch):
-    first, second, name = tiny_model(), tiny_model(), "me/interrupted-update"
-    with torch.no_grad():
-        next(weight for weight in second.parameters() if weight.requires_grad).add_(1)
-    first.push_to_hub(name)
-    before = hub.commits(name)
-
-    def fail(*args, **kwargs):
-        raise ConnectionError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(HfApi, "create_commit", fail)
-        with pytest.raises(ConnectionError):
-            second.push_to_hub(name)
-    assert hub.commits(name) == before
-    torch.testing.assert_close(
-        logits(Any2PointForPointCloudClassification.from_pretrained(name)), logits(first), atol=1e-6, rtol=0
-    )
 
 
 def test_two_pushes_at_once_leave_one_complete_model(hub):

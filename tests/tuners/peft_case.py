@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from hf_any3d.conversions.act import convert_act_state_dict
-from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_by, added_names, rename_added
+from hf_any3d.conversions.act.adapter_names import PROGRAMS, added_names, rename_added
 from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.act import ActConfig, ActForPointCloudClassification
 from tests.modeling.act.reference_case import RELEASED, without_chance
@@ -38,6 +38,11 @@ def filled(name: str, shape: list[int], dtype: str = "float32") -> torch.Tensor:
         factor *= more if mark in name else 1
     shift = 0.3 if "Adapter_MLP.scale.bias" in name else 0.0
     return torch.from_numpy(values) * factor + shift
+
+
+def added_by(method: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors that a program has added to the transformer."""
+    return {name: tensor for name, tensor in state.items() if any(mark in name for mark in PROGRAMS[method].marks)}
 
 
 HEAD = {"0": "hidden.0", "1": "norms.0", "4": "hidden.1", "5": "norms.1", "8": "out"}

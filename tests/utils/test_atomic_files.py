@@ -1,6 +1,5 @@
 """Files are written completely or not at all, without leftovers."""
 
-import json
 import os
 import resource
 import signal
@@ -10,15 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hf_any3d.conversions.saving import new_directory
 from hf_any3d.utils.atomic_files import (
     atomic_write,
     claim,
-    read_json,
-    read_json_object,
     remove_temporaries,
     temporary_path,
-    write_json,
     write_text,
 )
 from tests.errors import raises
@@ -28,14 +23,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def names_below(folder):
     return sorted(file.name for file in folder.rglob("*") if file.is_file())
-
-
-def test_text_and_json_are_written_with_the_folders_above_them(tmp_path):
-    assert write_text(tmp_path / "a" / "b" / "page.html", "Maße\n").read_text(encoding="utf-8") == "Maße\n"
-    path = write_json(str(tmp_path / "c" / "report.json"), {"größe": [1, 2]})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"größe": [1, 2]}
-    assert "größe" in path.read_text(encoding="utf-8"), "people read it too"
-    assert names_below(tmp_path) == ["page.html", "report.json"]
 
 
 def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
@@ -118,44 +105,6 @@ def test_a_second_writer_is_told_and_a_killed_one_keeps_nobody_out(tmp_path):
     with claim(lock, "out") as first, claim(lock, "out") as again:
         assert first is again and lock.read_text().startswith(f"process {os.getpid()} on ")
     assert names_below(tmp_path) == []
-
-
-def test_a_new_directory_appears_whole_and_takes_away_what_killed_processes_left(tmp_path):
-    # As a process of this machine would have called it that is no longer there.
-    left = tmp_path / temporary_path(tmp_path / "model").name.replace(str(os.getpid()), "99999999")
-    left.mkdir()
-    (left / "weights").write_text("half")
-    with new_directory(tmp_path / "model") as directory:
-        assert not left.exists() and not (tmp_path / "model").exists()
-        (directory / "weights").write_text("whole")
-    assert names_below(tmp_path) == ["weights"] and (tmp_path / "model" / "weights").read_text() == "whole"
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_a_new_directory_is_never_written_through_a_link(tmp_path, there):
-    if there:
-        (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
-    with raises(FileExistsError, naming="model: exists already"):
-        with new_directory(tmp_path / "model"):
-            pytest.fail("the work has begun")
-    assert names_below(tmp_path) == []
-
-
-def test_json_is_read_unless_it_is_missing_damaged_or_something_else(tmp_path):
-    path = tmp_path / "a.json"
-    for text, value, members in (
-        ('{"a": 1}', {"a": 1}, {"a": 1}),
-        ("[1]", [1], {}),
-        ("null", None, {}),
-        ("{", None, {}),
-        ("[" * 100_000, None, {}),
-    ):
-        path.write_text(text)
-        assert read_json(path) == value and read_json_object(path) == members
-    path.write_bytes(b"\xff")
-    assert read_json(path) is None and read_json_object(tmp_path / "none.json") == {}
-    assert write_json(path, {"ä": [1]}).read_text(encoding="utf-8") == '{\n  "ä": [\n    1\n  ]\n}\n'
 
 
 def test_temporary_files_of_one_name_or_of_all_are_removed(tmp_path):

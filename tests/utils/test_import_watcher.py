@@ -46,20 +46,3 @@ def test_a_module_that_fails_is_waited_for_until_it_works(module, tmp_path):
     importlib.invalidate_caches()
     importlib.import_module(module)
     assert seen == [1]
-
-
-def test_a_module_that_is_not_installed_is_not_found(module, tmp_path):
-    (tmp_path / "late_example.py").unlink()
-    importlib.invalidate_caches()
-    when_imported(module, lambda: None)
-    assert importlib.util.find_spec(module) is None
-    (tmp_path / "late_example").mkdir()  # a namespace has no code that could run
-    importlib.invalidate_caches()
-    assert importlib.import_module(module).__file__ is None
-
-
-def test_looking_for_a_module_does_not_count_as_importing_it(module):
-    seen = []
-    when_imported(module, lambda: seen.append(1))
-    assert importlib.util.find_spec(module) is not None
-    assert seen == []

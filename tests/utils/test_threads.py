@@ -1,7 +1,5 @@
 """Processors that the process may use, by the limits of control groups."""
 
-import os
-
 import pytest
 
 from hf_any3d.utils import threads
@@ -25,23 +23,3 @@ def test_limits_of_a_group_and_of_those_around_it_are_read(groups, files, limits
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     assert list(threads.processor_limits(groups, tmp_path)) == limits
-
-
-@pytest.mark.parametrize(
-    ("own", "available", "expected"),
-    [
-        ({}, 2, {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}),
-        ({}, 8, {"OMP_WAIT_POLICY": "PASSIVE"}),
-        ({"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "5"}, 2, {}),
-    ],
-)
-def test_settings_of_the_user_win_and_torch_must_not_be_loaded(own, available, expected, monkeypatch):
-    environment = dict(own)
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(threads, "available_processors", lambda: available)
-    monkeypatch.setattr(threads, "_in_affinity", lambda: 8)
-    threads.share_processors()
-    assert environment == own
-    monkeypatch.setattr(threads.sys, "modules", {})
-    threads.share_processors()
-    assert environment == {**expected, **own}

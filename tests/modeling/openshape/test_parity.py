@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hf_any3d.conversions.openshape.names import convert_openshape_state_dict, openshape_sizes
+from hf_any3d.conversions.openshape.convert import convert_openshape_encoder
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeModel
 from hf_any3d.modeling.point_ops import ball_query
 from tests.modeling.aligned_case import AlignedCase, stages_of
@@ -16,8 +16,8 @@ TOLERANCE = 1e-4
 @pytest.fixture(scope="module", params=CASES)
 def run(request):
     case = AlignedCase(request.param)
-    state = convert_openshape_state_dict(case.original)
-    model = OpenShapeModel(OpenShapeConfig(**openshape_sizes(state)))
+    state, sizes = convert_openshape_encoder(case.original)
+    model = OpenShapeModel(OpenShapeConfig(**sizes))
     model.load_state_dict(state, strict=True)
     return case, model.eval()
 
@@ -42,9 +42,8 @@ def test_every_stored_tensor_agrees(run):
 @pytest.mark.parametrize("size", ["vitb32", "vitl14", "vitg14"])
 def test_published_sizes_have_exactly_our_tensors(size):
     case = AlignedCase(f"openshape_manifest_{size}")
-    state = convert_openshape_state_dict(case.on_meta)
+    state, sizes = convert_openshape_encoder(case.on_meta)
     arguments = case.manifest["constructor_args"]
-    sizes = openshape_sizes(state)
     assert (sizes["num_groups"], sizes["group_size"]) == (arguments["patches"], arguments["nsample"])
     assert (sizes["group_radius"], sizes["projection_dim"]) == (arguments["radius"], arguments["out_dim"])
     with torch.device("meta"):

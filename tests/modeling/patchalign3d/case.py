@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_any3d.conversions.patchalign3d.names import convert_patchalign3d_state_dict, patchalign3d_sizes
+from hf_any3d.conversions.patchalign3d.convert import NAMES, PROJECTION_NAMES, convert_patchalign3d_encoder
+from hf_any3d.conversions.renaming import rename_tensors
 from hf_any3d.modeling.patchalign3d import PatchAlign3DConfig
 from tests.modeling.aligned_case import AlignedCase
 from tests.reference.fill import fill
@@ -29,20 +30,20 @@ class PatchCase(AlignedCase):
         return {name: torch.as_tensor(fill(name, *spec)) for name, spec in self.manifest[part].items()}
 
     @cached_property
-    def state(self) -> dict[str, torch.Tensor]:
-        """Tensors of a `PatchAlign3DModel`."""
-        return convert_patchalign3d_state_dict(self.filled("state_dict"), self.filled("state_dict_proj"))
+    def converted(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Tensors of a `PatchAlign3DModel`, and the sizes that they imply."""
+        return convert_patchalign3d_encoder(self.filled("state_dict"), self.filled("state_dict_proj"))
 
     def config(self, **settings: Any) -> PatchAlign3DConfig:
         """Sizes of the released model."""
         given = self.manifest["constructor_args"]
         groups = {"num_groups": given["num_group"], "group_size": given["group_size"]}
-        return PatchAlign3DConfig(**patchalign3d_sizes(self.state), **groups, **RELEASED, **settings)
+        return PatchAlign3DConfig(**self.converted[1], **groups, **RELEASED, **settings)
 
     def load(self, model: nn.Module) -> nn.Module:
         """Load the released weights into our encoder, or a model around it."""
         encoder = getattr(model, "base_model", model)
-        encoder.load_state_dict(self.state, strict=True)
+        encoder.load_state_dict(self.converted[0], strict=True)
         return model
 
     def sampled(self, key: str, ours: torch.Tensor) -> torch.Tensor:
@@ -69,12 +70,7 @@ class PatchCase(AlignedCase):
         }
         ours = {}
         for name in (*self.manifest["state_dict"], *self.manifest["state_dict_proj"]):
-            encoder = {name: torch.zeros(self.manifest["state_dict"].get(name, [[1]])[0])}
-            projection = {name: torch.zeros(self.manifest["state_dict_proj"].get(name, [[1]])[0])}
-            is_projection = name in self.manifest["state_dict_proj"]
-            renamed = convert_patchalign3d_state_dict(
-                {} if is_projection else encoder, projection if is_projection else {}
-            )
+            renamed = rename_tensors({name: torch.zeros(1)}, {**NAMES, **PROJECTION_NAMES})
             gradient = gradients.get(f"patchalign3d.{next(iter(renamed))}")
             if gradient is not None:
                 ours[name] = gradient.double().norm().item()

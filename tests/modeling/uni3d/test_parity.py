@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from hf_any3d.conversions.uni3d.names import LOGIT_SCALE, convert_uni3d_state_dict, uni3d_sizes
+from hf_any3d.conversions.uni3d.convert import LOGIT_SCALE, convert_uni3d_encoder
 from hf_any3d.modeling.point_encoders.point_transformer import group_patches
 from hf_any3d.modeling.point_ops import knn
 from hf_any3d.modeling.uni3d import Uni3DConfig, Uni3DModel
@@ -23,8 +23,7 @@ TOLERANCE = 2e-5
 @pytest.fixture(scope="module", params=CASES)
 def run(request):
     case = AlignedCase(request.param)
-    state = convert_uni3d_state_dict(case.original)
-    sizes = uni3d_sizes(state, case.manifest["trunk"]["heads"])
+    state, sizes = convert_uni3d_encoder(case.original, case.manifest["trunk"]["heads"])
     model = Uni3DModel(Uni3DConfig(**sizes, **CASES[request.param], **RELEASED))
     model.load_state_dict({name: tensor for name, tensor in state.items() if name != LOGIT_SCALE}, strict=True)
     return case, model.eval(), state[LOGIT_SCALE]
@@ -80,8 +79,7 @@ def test_points_near_the_origin_are_skipped_as_released():
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large", "giant"])
 def test_published_sizes_have_exactly_our_tensors(size):
     case = AlignedCase(f"uni3d_manifest_{size}")
-    state = convert_uni3d_state_dict(case.on_meta)
-    sizes, trunk = uni3d_sizes(state), case.manifest["trunk"]
+    (state, sizes), trunk = convert_uni3d_encoder(case.on_meta), case.manifest["trunk"]
     assert (sizes["num_attention_heads"], sizes["intermediate_size"]) == (trunk["heads"], trunk["mlp_hidden"])
     assert (sizes["hidden_size"], sizes["num_hidden_layers"]) == (trunk["width"], trunk["depth"])
     with torch.device("meta"):
