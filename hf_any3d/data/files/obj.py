@@ -65,7 +65,10 @@ def read(source: Source) -> PointCloudData:
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
     materials = _read_materials(source, libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
-    vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
+    vertex_normals = None
+    if polygons.normals == len(table) and polygons.normals_follow_vertices:
+        rows = numbers(normalized_lines(bytes(normals)), columns=3)
+        vertex_normals = usable_normals(rows, source) if len(rows) == len(table) else None
     return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
 
 
@@ -191,13 +194,6 @@ class _Polygons:
         colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
         # A color for each polygon, and from that one for each of its triangles.
         return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
-
-
-def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Source) -> np.ndarray | None:
-    if polygons.normals != vertices or not polygons.normals_follow_vertices:
-        return None
-    table = numbers(normalized_lines(text), columns=3)
-    return usable_normals(table, source) if len(table) == vertices else None
 
 
 def _name(rest: bytes) -> bytes:

@@ -110,13 +110,9 @@ def read_point_cloud(
         on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
             on them out, with a warning that counts them.
 
-    Returns:
-        The points (points, 3) in the units of the file, with the colors, normals, labels and faces of the file.
-
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
             NaN or infinite coordinates, or beyond the limits; names the file, what was seen and what is allowed.
-        ValueError: another `on_invalid`.
     """
     if on_invalid not in ("raise", "drop"):
         raise ValueError(f"on_invalid is {on_invalid!r}; expected 'raise' or 'drop'")

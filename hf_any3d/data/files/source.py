@@ -189,13 +189,9 @@ def open_source(
     allowed: tuple[str, ...],
     limits: ReadLimits | None = None,
 ) -> Source:
-    """Read a path, bytes or an open binary file.
+    """Read a path, bytes or a binary file object.
 
-    Args:
-        source: a path, the bytes of a file, or a binary file object.
-        file_type: such as "ply"; by default the ending of the path or of the file object's name.
-        allowed: the known types.
-        limits: limits of its content; by default `ReadLimits.current()`.
+    The file type is one of `allowed`; by default it is the ending of the path or of the file object's name.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, path = f"<{len(source)} bytes>", None
@@ -211,7 +207,7 @@ def open_source(
             raise PointCloudError("a URL; download the file and pass its path")
         # A device or pipe could be endless.
         if path is not None and path.exists() and not path.is_file():
-            raise PointCloudError("a directory; expected a file" if path.is_dir() else "not a regular file")
+            raise PointCloudError("a directory or device; expected a file")
         # Before reading: a name of a wrong type should not cost gigabytes.
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         if kind not in allowed:
@@ -222,12 +218,7 @@ def open_source(
         elif not path.exists():
             raise PointCloudError("no such file")
         else:
-            status = path.stat()
-            # Of a sparse file hardly anything is on the disk, and the rest reads as zeros.
-            with path.open("rb") as file:
-                size_if_uncounted = status.st_size if any(file.read(1 << 16)) else 0
-            stored = 512 * getattr(status, "st_blocks", 0) or size_if_uncounted
-            limits.check(decoded=status.st_size, stored=stored)
+            limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
         limits.check(decoded=len(data))
         if not data:

@@ -7,7 +7,6 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
-from hf_any3d.data.files.e57 import _checksums
 
 from .builders import e57, paged
 from .conftest import FILES
@@ -41,10 +40,6 @@ def test_integers_of_any_width_are_those_written(bits):
     cloud = read_point_cloud(e57(fields), file_type="e57")
     found = cloud.points if cloud.offset is None else cloud.points + cloud.offset
     np.testing.assert_allclose(found, values, rtol=1e-6, atol=1e-6)
-
-
-def test_checksums_are_those_of_the_standard():
-    assert _checksums(np.frombuffer(b"123456789", np.uint8)[None])[0] == 0xE3069283
 
 
 @pytest.mark.parametrize(
