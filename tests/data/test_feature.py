@@ -18,9 +18,9 @@ from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
-from hf_any3d.data.files.writer import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
 from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
+from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
 needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
@@ -233,16 +233,6 @@ def test_batches_of_meshes_and_files_say_how_to_read_them():
     assert PointCloudCollator()([read[0]])["points"].shape == (1, 8, 3)
 
 
-@needs_mesh
-def test_face_less_files_of_a_mesh_column_have_points_and_colors(tmp_path):
-    # As docs/upstream.md says; `Mesh` does not store what it decodes.
-    write_point_cloud(tmp_path / "cloud.ply", PointCloudData(points(5), colors=np.full((5, 3), 0.5, np.float32)))
-    decoded = datasets.Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
-    assert type(decoded).__name__ == "PointCloud" and decoded.vertices.shape == (5, 3) and len(decoded.colors) == 5
-    with raises(ValueError, naming="'path' or 'bytes'"):
-        datasets.Mesh().encode_example(decoded)
-
-
 def test_columns_of_other_types_are_refused():
     for values in ([1, 2], [[1.0], [2.0]], [{"a": 1}]):
         with pytest.raises(TypeError):
@@ -318,27 +308,12 @@ def test_embedded_files_include_the_files_they_refer_to(tmp_path):
 
 
 def test_a_gltf_with_a_separate_buffer_is_embedded_as_one_file(tmp_path):
-    buffer = triangle().points.tobytes() + np.arange(3, dtype="<u2").tobytes()
-    views = [{"buffer": 0, "byteOffset": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}]
-    accessors = [
-        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
-        {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"},
-    ]
-    content = {
-        "asset": {"version": "2.0"},
-        "buffers": [{"uri": "parts.bin", "byteLength": 42}],
-        "bufferViews": views,
-        "accessors": accessors,
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
-        "nodes": [{"mesh": 0}],
-        "scenes": [{"nodes": [0]}],
-        "scene": 0,
-    }
+    content, buffer = gltf_square(asset={"version": "2.0"}, buffers=[{"uri": "parts.bin", "byteLength": 60}])
     (tmp_path / "a.gltf").write_text(json.dumps(content))
     (tmp_path / "parts.bin").write_bytes(buffer)
     embedded = embed_files(rows_of(str(tmp_path / "a.gltf")))
     (tmp_path / "parts.bin").unlink()
-    assert_same(embedded[0]["cloud"], triangle())
+    assert_same(embedded[0]["cloud"], PointCloudData(SQUARE, faces=TRIANGLES))
 
 
 def test_a_missing_file_is_named_when_it_is_embedded():

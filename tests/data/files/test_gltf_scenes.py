@@ -8,9 +8,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from hf_any3d.data.files.gltf import references
 
-from .builders import SQUARE, TRIANGLES, gltf, gltf_square
+from .builders import SQUARE, gltf, gltf_square
 
 POINTS = np.float32([[1, 2, 3], [4, -5, 6], [-7, 8, 9], [10, 11, -12], [0.5, 0.25, 4]])
 NORMALS = np.float32([[0, 0, 1], [0, 1, 0], [0.6, 0.8, 0], [-1, 0, 0], [0, 0, 0]])
@@ -363,30 +362,3 @@ def test_the_first_two_chunks_of_a_binary_file_count():
     ):
         with pytest.raises(PointCloudFileError):
             read_point_cloud(data, file_type="glb")
-
-
-@pytest.mark.parametrize("ending", ["glb", "gltf"])
-def test_references_are_the_buffers_outside_of_a_file(ending, tmp_path):
-    document, chunk = gltf_square(asset={"version": "2.0"})
-    document["buffers"] = [
-        {"byteLength": 60},
-        {"uri": "a%20b.bin"},
-        {"uri": "data:;base64,AAAA"},
-        {"uri": 5},
-        {"uri": "c"},
-    ]
-    content = gltf(document, chunk) if ending == "glb" else json.dumps(document).encode()
-    (tmp_path / f"some.{ending}").write_bytes(content)
-    assert references(tmp_path / f"some.{ending}") == ["a b.bin", "c"]
-
-
-@pytest.mark.parametrize("name", ["NORMAL", "COLOR_0"])
-def test_values_of_vertices_are_as_many_as_the_points(name):
-    primitives = [{"attributes": {"POSITION": 0, name: 2}, "indices": 1}]
-    document, chunk = gltf_square(meshes=[{"primitives": primitives}])
-    document["accessors"].append({**document["accessors"][0], "count": 3})
-    with pytest.raises(PointCloudFileError):
-        read(document, chunk)
-    document["accessors"][2]["count"] = 4
-    document["accessors"][2]["byteOffset"] = 0
-    assert (read(document, chunk).faces == TRIANGLES).all()

@@ -51,16 +51,6 @@ def test_a_laz_that_declares_more_points_than_its_chunks_hold_is_refused():
         read(data[:107] + struct.pack("<I", 60_000) + data[111:], "laz")
 
 
-@pytest.mark.parametrize("point_format", [0, 1, 2, 3, 6, 7, 8])
-def test_every_format_is_read_compressed_as_it_is_plain(point_format):
-    xyz, plain = las(False, point_format)
-    one, other = read(plain), read(las(True, point_format)[1], "laz")
-    np.testing.assert_allclose(one.points + one.offset, xyz, atol=2e-6)
-    for name in ("points", "colors", "labels"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert (one.colors is None) == (point_format in (0, 1, 6))
-
-
 @pytest.mark.parametrize(("point_format", "at", "expected"), [(3, 15, 0x06), (6, 16, 0xE6)])
 def test_flags_beside_the_class_of_older_formats_are_no_part_of_it(point_format, at, expected):
     data = bytearray(las(False, point_format)[1])

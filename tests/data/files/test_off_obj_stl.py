@@ -60,13 +60,6 @@ def test_errors_name_the_line_of_the_file(kind, text, line):
         read(text, kind)
 
 
-@pytest.mark.parametrize("face", ["f 1 2 3 4", "f 1/1 2/2 3/3 4/4", "f -4//1 -3//1 -2//1 -1//1", "f 1/2/3 2 3 \\\n4"])
-def test_obj_corners_are_read_in_every_spelling(face):
-    cloud = read(OBJ + "vn 0 0 1\n" + face + "\n", "obj")
-    assert (cloud.points == SQUARE).all() and (cloud.faces == TRIANGLES).all()
-    assert cloud.normals is None
-
-
 def test_obj_materials_are_read_from_the_folder_and_nowhere_else(tmp_path):
     (tmp_path / "models").mkdir()
     mtl = "newmtl red\nKd 1 0 0\n"

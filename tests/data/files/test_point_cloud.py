@@ -50,20 +50,6 @@ def test_a_cloud_far_from_the_origin_keeps_its_shape_by_an_offset():
     assert PointCloudData(shape + 5).offset is None
 
 
-def test_samples_are_on_the_triangles_and_follow_their_area():
-    unequal = PointCloudData([[0, 0, 0], [3, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 1]], faces=[[0, 1, 2], [0, 3, 4]])
-    sample = unequal.sample_surface(20_000, 0)
-    on_floor = sample.points[:, 2] == 0
-    # 4.5 against 0.5 of area.
-    assert abs(on_floor.mean() - 0.9) < 0.01
-    floor = sample.points[on_floor]
-    assert (floor >= 0).all() and (floor[:, 0] + floor[:, 1] <= 3 + 1e-5).all()
-    np.testing.assert_allclose(floor[:, :2].mean(0), [1, 1], atol=0.03)
-    # Normals point to where the corners are counterclockwise.
-    assert (sample.normals[on_floor] == [0, 0, 1]).all()
-    assert (sample.normals[~on_floor] == [0, 1, 0]).all()
-
-
 def test_triangles_without_area_are_never_drawn():
     mesh = PointCloudData(SQUARE, faces=[[0, 0, 1], *TRIANGLES.tolist(), [2, 2, 2]])
     assert np.isfinite(mesh.sample_surface(1000, 0).normals).all()

@@ -77,23 +77,6 @@ def test_labels_are_the_parts_of_the_archive():
         assert (cloud.labels == archive["part"]).all() and cloud.labels.dtype == np.int64
 
 
-def test_meshes_of_one_object_agree_across_formats():
-    lamp = read_point_cloud(FILES / "lamp.obj")
-    soup = read_point_cloud(FILES / "lamp.stl")
-    np.testing.assert_allclose(soup.points.reshape(-1, 3, 3), lamp.points[lamp.faces], atol=1e-4)
-    bottle, glb = read_point_cloud(FILES / "bottle.obj"), read_point_cloud(FILES / "bottle.glb")
-    corners = [np.sort(cloud.points[cloud.faces].reshape(-1, 9).round(3), axis=0) for cloud in (bottle, glb)]
-    np.testing.assert_allclose(*corners, atol=2e-3)
-
-
-def test_face_colors_of_obj_and_ply_agree():
-    obj, ply = read_point_cloud(FILES / "screwdriver.obj"), read_point_cloud(FILES / "screwdriver.ply")
-    assert len(np.unique(obj.face_colors, axis=0)) == len(np.unique(ply.face_colors, axis=0)) == 2
-    _, a = np.unique(obj.face_colors, axis=0, return_inverse=True)
-    _, b = np.unique(ply.face_colors, axis=0, return_inverse=True)
-    assert (a.ravel() == b.ravel()).all() or (a.ravel() == 1 - b.ravel()).all()
-
-
 @pytest.mark.parametrize("name", ["chair_points.ply", "screwdriver.ply", "chair.pcd", "screwdriver.off"])
 def test_data_after_what_the_header_declares_are_left_out_with_a_warning(name):
     data, file_type = (FILES / name).read_bytes(), name.partition(".")[2]

@@ -156,12 +156,6 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         read(text.replace("\n1\n", "\n2\n"), "pts")
 
 
-def test_coordinates_of_maps_keep_the_decimals_of_the_file():
-    points = np.random.default_rng(0).uniform(0, 5000, (500, 3)).round(3) + [4075542, 931737, 4801629]
-    cloud = read("\n".join(f"{x:.3f} {y:.3f} {z:.3f}" for x, y, z in points))
-    assert np.abs(cloud.points + cloud.offset - points).max() < 0.0005
-
-
 @pytest.mark.parametrize(
     "text, why",
     [

@@ -114,14 +114,3 @@ def test_labels_of_a_ply_have_32_bits(label, tmp_path):
     else:
         with raises(ValueError, naming="labels: do not fit PLY's"):
             write_point_cloud(tmp_path / "a.ply", cloud)
-
-
-def test_an_npz_has_exactly_the_arrays_that_there_are(tmp_path):
-    write_point_cloud(tmp_path / "a.npz", EVERY)
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as archive:
-        found = {name: archive[name] for name in archive.files}
-    expected = {name: value for name, value in EVERY.arrays().items() if value is not None}
-    assert list(found) == list(expected) and "offset" not in found
-    for name, values in expected.items():
-        np.testing.assert_array_equal(found[name], values)
-        assert found[name].dtype == values.dtype
