@@ -63,18 +63,10 @@ def draw_crop(
     up_axis: str = "y",
     min_points: int = 1,
 ) -> np.ndarray:
-    """Draw a block of random points for training.
+    """Draw indices (num_points,) of a block of a scene `xyz` (points, 3) for training; some repeat if it has fewer.
 
-    Args:
-        xyz: (points, 3).
-        num_points: points of the block; some repeat if there are fewer.
-        block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
-        generator: numpy's random generator.
-        up_axis: "x", "y" or "z".
-        min_points: a column with fewer points is drawn again, up to ten times; then the fullest is taken.
-
-    Returns:
-        (num_points,) int64, indices into `xyz`.
+    `block_size` is the edge of the square column around a random point, in the units of `xyz`; None for the whole
+    scene. A column with fewer than `min_points` is drawn again, up to ten times; then the fullest is taken.
     """
     inside = np.arange(len(xyz))
     if block_size is not None:

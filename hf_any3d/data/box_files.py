@@ -169,12 +169,9 @@ def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
 
 
 def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
-    """Read the boxes of a scan of KITTI in the frame of its laser scanner.
+    """Read the boxes of a scan of KITTI, files of one number in `label_2` and `calib`, in its laser scanner's frame.
 
-    Args:
-        label_file: A file of `label_2`: type, camera box, height, width, length, bottom center and angle, in the
-            frame of the camera.
-        calibration_file: The file of the same number in `calib`.
+    A line has the type, camera box, height, width, length, bottom center and angle, in the frame of the camera.
 
     Source: Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", development kit.
     """

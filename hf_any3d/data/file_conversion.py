@@ -180,8 +180,8 @@ def add_preview(
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
         dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
-        _preview_batch,
-        {"names": names, "column": column, "num_points": num_points},
+        _write_batch,
+        {"names": names, "column": column, "feature": PointCloud(), "num_points": num_points},
         input_columns=names,
         features=Features({**features, column: Mesh()}),
         num_proc=num_proc,
@@ -370,20 +370,17 @@ def _read_batch(
     return rows
 
 
-def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
-    rows = (dict(zip(names, values, strict=True)) for values in zip(*batch, strict=True))
-    return {column: [feature.encode_example(row) for row in rows]}
-
-
-def _preview_batch(*batch: Any, names: list[str], column: str, num_points: int) -> dict:
+def _write_batch(
+    *batch: Any, names: Sequence[str], column: str, feature: PointCloud, num_points: int | None = None
+) -> dict:
     files = []
     for values in zip(*batch, strict=True):
         row = dict(zip(names, map(np.asarray, values), strict=True))
-        if len(row["points"]) > num_points:
+        if num_points is not None and len(row["points"]) > num_points:
             # The same seed for each cloud, so that a preview does not change with its row number.
             index = np.random.default_rng(0).choice(len(row["points"]), num_points, replace=False)
             row = {name: value[index] for name, value in row.items()}
-        files.append(PointCloud(format="ply").encode_example(row))
+        files.append(feature.encode_example(row))
     return {column: files}
 
 

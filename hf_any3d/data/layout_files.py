@@ -81,12 +81,9 @@ def _wall(wall: Wall, layout: Layout) -> Solid:
 
 
 def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) -> None:
-    """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb).
+    """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb); `unit` is the length of its unit in meters.
 
-    Args:
-        path: File to write; an existing one is replaced.
-        layout: The layout.
-        unit: Length of its unit in meters, which files in .glb are in, with y up.
+    Files in .glb are in meters, y up.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")

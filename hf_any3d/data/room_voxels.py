@@ -84,14 +84,10 @@ def voxelize_room(
     num_bins: int,
     draws: np.ndarray | np.random.Generator | None = None,
 ) -> VoxelizedRoom:
-    """Move a scan to the corner of its box, and keep one point of each cell.
+    """Move a scan `(points, 3)`, in meters, to the corner of its box, and keep one point of each cell.
 
-    Args:
-        points: `(points, 3)` float64, in meters.
-        colors: `(points, 3)`, in 0 to 255; None for black.
-        num_bins: Cells along 32 m; what is beyond falls into the last one.
-        draws: A generator draws the point of each cell; an array has the numbers in place of those it would draw. None
-            takes the one in the middle.
+    Colors are 0 to 255; None stands for black. Cells beyond 32 m, the last of `num_bins`, fall into it. Of `draws`, a
+    generator draws the point of each cell, an array has the numbers that it would draw; None takes the middle one.
     """
     corner = points.min(axis=0)
     xyz = points - corner

@@ -99,13 +99,10 @@ def find_frame(
     parts: Sequence[str] = FRAME_PARTS,
     min_confidence: float = MIN_CONFIDENCE,
 ) -> ScanFrame:
-    """Find the frame of a scan of a room.
+    """Find the frame of a scan `(points, 3)` of a room.
 
-    Args:
-        points: `(points, 3)`.
-        up_axis: The axis that points up, if it is known.
-        parts: What to look for, some of `FRAME_PARTS`; the rest is taken to be as models expect it.
-        min_confidence: Confidence, from 0 to 1, below which a finding is a warning and is not applied.
+    What is not among `parts`, some of `FRAME_PARTS`, is taken to be as models expect it. A finding with a confidence
+    below `min_confidence`, from 0 to 1, is a warning and is not applied.
     """
     one_of("up_axis", up_axis, (None, *UP_AXES))
     parts = frame_parts(list(parts), "parts")

@@ -23,9 +23,6 @@ class ArrowRows(torch.utils.data.Dataset):
     Clouds (Array2D columns of floats) are read-only views of the dataset's memory, or of its memory-mapped file, so
     that reading a row takes the same time whatever the size of its cloud. Columns of other types, and columns with
     missing values, are read through `datasets`.
-
-    Args:
-        dataset: any dataset; selected, shuffled and concatenated ones too.
     """
 
     def __init__(self, dataset: Dataset):

@@ -61,7 +61,7 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
         if tuple(names) == SPLAT_COLORS:
             # The color seen from all sides; splats store (color - 0.5) / harmonic, and may be brighter than white.
             values = (_CONSTANT_HARMONIC * values.astype(np.float32) + np.float32(0.5)).clip(0, 1)
-        cloud[field] = _USABLE[field](values, source)
+        cloud[field] = USABLE[field](values, source)
     return cloud
 
 
@@ -226,7 +226,7 @@ def _looks_like_colors(rows: np.ndarray) -> bool:
     return bool(are_bytes and (rows.max() <= 1 or (rows == np.floor(rows)).all()))
 
 
-_USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
+USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "points": lambda values, _: values,
     "normals": usable_normals,
     "colors": usable_colors,
@@ -234,3 +234,4 @@ _USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "ring": lambda values, source: usable_numbers(values, "rings", source),
     "labels": usable_labels,
 }
+"""Field of a cloud -> function that returns its values from those of a file, or None with a warning."""

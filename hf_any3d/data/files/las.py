@@ -33,9 +33,8 @@ _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
-    LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. There are no colors if all of them are 0, and
-    no intensities.
+    LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large for float32; see
+    `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     data = source.data
     if not data.startswith(b"LASF"):

@@ -8,26 +8,20 @@ from contextlib import suppress
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import (
-    by_name,
-    by_number,
-    usable_colors,
-    usable_labels,
-    usable_normals,
-    usable_numbers,
-)
+from hf_any3d.data.files.attributes import USABLE, by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
-_NORMALS = ("normals", "normal")
-_COLORS = ("colors", "rgb", "color", "rgba")
 _LABELS = ("labels", "part", "seg", "semantic", "label", "segment", "segment20")
-_NUMBERS = (("intensity", ("intensity", "strength"), "intensities"), ("ring", ("ring",), "rings"))
+_FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
+_FIELDS |= {"face_colors": ("face_colors",), "intensity": ("intensity", "strength"), "ring": ("ring",)}
 # Names of the columns of fields that hold several numbers of a point.
-_COLUMNS = ((_POINTS, "xyz"), (_NORMALS, ("nx", "ny", "nz")), (_COLORS, ("red", "green", "blue")))
+_COLUMNS = (
+    (_POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
+)  # fmt: skip
 
 
 def read(source: Source) -> PointCloudData:
@@ -99,17 +93,10 @@ def _read_npz(source: Source) -> PointCloudData:
             raise PointCloudError(f"no array 'points'; found {listed(members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
         fields = vars(cloud_from_array(points, source))
-        for field, names, usable in (
-            ("normals", _NORMALS, usable_normals),
-            ("colors", _COLORS, usable_colors),
-            ("face_colors", ("face_colors",), usable_colors),
-        ):
+        for field, names in _FIELDS.items():
             if (values := first(names)) is not None:
-                values = usable(_without_fourth(values, field, source), source)
+                values = USABLE[field.removeprefix("face_")](_without_fourth(values, field, source), source)
                 fields[field] = fields[field] if values is None else values
-        for field, names, called in _NUMBERS:
-            if (values := first(names)) is not None:
-                fields[field] = usable_numbers(values, called, source)
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
@@ -118,7 +105,7 @@ def _read_npz(source: Source) -> PointCloudData:
             values = first((name,))
             # A single `label` is the class of the whole cloud.
             if values is not None and values.shape in (count, (*count, 1)):
-                fields["labels"] = usable_labels(values.reshape(count), source)
+                fields["labels"] = USABLE["labels"](values.reshape(count), source)
                 break
             opened.pop(name, None)
         faces = first(("faces",))

@@ -9,14 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
-from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import (
-    normalized_lines,
-    numbers,
-    shorten,
-    unix_lines,
-)
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines
 
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
 _DIGITS = 18  # of a number of a corner, which fits in 64 bits
@@ -179,10 +174,7 @@ class _Polygons:
         if not self._pieces:
             return {}
         counts, corners = (np.concatenate(parts) for parts in zip(*self._pieces, strict=True))
-        triangles = count_triangles(counts)
-        # Before they are made; three int64 numbers each.
-        source.check(faces=triangles, decoded=24 * triangles)
-        faces, polygon = fan_triangles(counts, corners)
+        faces, polygon = fan_triangles(counts, corners, source)
         names = sorted(set(self.materials))
         used = [materials[name] for name in names if name in materials]
         if None in used and any(used):

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 
 from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, usable_colors
-from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
@@ -24,16 +24,9 @@ from hf_any3d.data.files.text_numbers import (
     unix_lines,
 )
 
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("short", "int16"), "i2"),
-    **dict.fromkeys(("ushort", "uint16"), "u2"),
-    **dict.fromkeys(("int", "int32"), "i4"),
-    **dict.fromkeys(("uint", "uint32"), "u4"),
-    **dict.fromkeys(("float", "float32"), "f4"),
-    **dict.fromkeys(("double", "float64"), "f8"),
-}
+_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+_TYPES |= {"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"}
+_TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 # Only ends of lines as in the first one: the next byte may be data that looks like another one.
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
@@ -101,11 +94,7 @@ def _faces(properties: dict, source: Source) -> dict:
     polygons = _corner_lists(properties)
     if polygons is None:
         return {}
-    counts, corners = polygons
-    # Checked before the triangles are made: three int64 numbers each.
-    triangles = count_triangles(counts)
-    source.check(faces=triangles, decoded=24 * triangles)
-    faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
+    faces, polygon = fan_triangles(*polygons, source)
     colors = [properties.get(name) for name in ("red", "green", "blue")]
     colors = [color for color in colors if isinstance(color, np.ndarray)]
     face_colors = usable_colors(np.stack(colors, axis=1), source) if len(colors) == 3 else None

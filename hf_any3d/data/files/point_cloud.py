@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -303,23 +303,25 @@ def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     return np.ascontiguousarray(faces, np.int64)
 
 
-def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut polygons into triangles that all start at the polygon's first corner.
+def fan_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Cut polygons into triangles that all start at the polygon's first corner, within the limits of a file.
 
     Args:
         counts: (polygons,) number of corners of each polygon; fewer than three give no triangle.
         corners: (sum of counts,) the corners of all polygons.
+        source: the file, for its limits.
 
     Returns:
         Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
     """
-    counts = np.asarray(counts)
-    corners = np.asarray(corners, np.int64)
     kept = np.flatnonzero(counts > 2)  # millions may have no triangle
     start = counts.cumsum(dtype=np.int64)[kept]
     counts = counts[kept].astype(np.int64)
     start -= counts
     triangles = counts - 2
+    # Checked before the triangles are made: three int64 numbers each.
+    source.check(faces=int(triangles.sum()), decoded=24 * int(triangles.sum()))
+    corners = integers(corners, "a face refers to point")
     of_kept = np.repeat(np.arange(len(kept)), triangles)
     # Column by column to save memory, since one huge polygon gives as many triangles as it has corners.
     faces = np.empty((len(of_kept), 3), np.int64)
@@ -333,10 +335,3 @@ def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, 
     place += 1
     faces[:, 2] = corners[place]
     return faces, kept[of_kept]
-
-
-def count_triangles(counts: np.ndarray) -> int:
-    """Return the number of triangles of `fan_triangles` for polygons of these numbers of corners."""
-    counts = np.asarray(counts)
-    counts = counts[counts > 2]
-    return int(counts.sum(dtype=np.int64)) - 2 * len(counts)
