@@ -53,11 +53,6 @@ def test_blocks_repeat_a_point_only_if_a_column_has_too_few(scene):
         assert np.ptp(np.bincount(index[number])[distinct[number]]) <= 1, "repeats are spread evenly"
 
 
-def test_the_same_seed_gives_the_same_blocks(scene):
-    one, other, third = (split_into_blocks(scene, 64, 1.5, generator=seed) for seed in (3, 3, 4))
-    assert np.array_equal(one, other) and not np.array_equal(one, third)
-
-
 def test_no_point_is_lost_far_from_the_origin(scene):
     far = scene.astype(np.float64) + [4e5, 0, 5e6]
     for points in (far, far.astype(np.float32)):

@@ -19,7 +19,7 @@ from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
 from hf_any3d.data.inputs import to_cloud
-from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
+from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
 from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
@@ -115,20 +115,6 @@ def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
     assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
     with raises(RuntimeError, naming="PointCloud"):
         PointCloud(decode=False).decode_example(stored[1])
-
-
-def test_nulls_stay_nulls():
-    rows = rows_of(None, points(), None)
-    assert [cloud is None for cloud in rows["cloud"]] == [True, False, True]
-    assert rows.map(lambda row: {"n": row["cloud"] is None})["n"][:] == [True, False, True]
-
-
-def test_columns_of_several_clouds_and_structs_decode():
-    features = Features({"views": List(PointCloud()), "pair": {"left": PointCloud(), "name": Value("string")}})
-    row = {"views": [points(4), points(5)], "pair": {"left": points(6), "name": "a"}}
-    found = Dataset.from_list([row], features=features)[0]
-    assert [len(view["points"]) for view in found["views"]] == [4, 5]
-    assert len(found["pair"]["left"]["points"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -242,37 +228,6 @@ def test_columns_of_other_types_are_refused():
         ragged.cast_column("cloud", PointCloud())
 
 
-def test_map_and_filter_read_and_store_clouds():
-    rows = rows_of(points(4), full_cloud(8), triangle())
-    large = rows.filter(lambda row: len(row["cloud"]["points"]) > 3)
-    assert len(large) == 2
-
-    def double(row):
-        row["cloud"]["points"] = row["cloud"]["points"] * 2
-        return row
-
-    doubled = large.map(double)
-    assert doubled.features == FEATURES
-    expected = full_cloud()
-    expected.points = expected.points * 2
-    assert_same(doubled[1]["cloud"], expected)
-    made = rows.map(
-        lambda row: {"copy": row["cloud"]["points"]}, features=Features({**FEATURES, "copy": PointCloud()})
-    )
-    assert_same(made[0]["copy"], PointCloudData(points(4)))
-
-
-def test_torch_and_numpy_formats_return_their_arrays():
-    rows = rows_of(full_cloud(), triangle())
-    for form, kind in (("torch", torch.Tensor), ("numpy", np.ndarray)):
-        formatted = rows.with_format(form)
-        cloud = formatted[0]["cloud"]
-        assert {type(value) for name, value in cloud.items() if name in FIELDS[:4]} == {kind}
-        assert str(cloud["points"].dtype).endswith("float32") and str(cloud["labels"].dtype).endswith("int64")
-        assert_same(formatted[:2]["cloud"][1], triangle())
-        assert_same(formatted["cloud"][0], full_cloud())
-
-
 def test_flattening_returns_the_stored_columns_without_decoding():
     rows = rows_of(points())
     assert rows.flatten().features == FEATURES
@@ -334,18 +289,6 @@ def test_embedding_can_be_limited_to_local_or_remote_files(tmp_path):
         ]
 
 
-def test_streams_decode_and_shard(tmp_path):
-    rows = rows_of(*(points(4, seed) for seed in range(6)))
-    rows.to_parquet(tmp_path / "clouds.parquet")
-    stream = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
-    assert stream.features == FEATURES
-    assert_same(next(iter(stream))["cloud"], PointCloudData(points(4)))
-    assert next(iter(stream.decode(False)))["cloud"]["bytes"].startswith(b"ply")
-    halves = [rows.to_iterable_dataset(num_shards=6).shard(2, index) for index in range(2)]
-    assert sorted(len(list(half)) for half in halves) == [3, 3]
-    assert isinstance(next(iter(stream.with_format("torch")))["cloud"]["points"], torch.Tensor)
-
-
 def test_a_file_inside_an_archive_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         archive.write(FILES / "lamp.off", "inner/lamp.off")
@@ -353,16 +296,6 @@ def test_a_file_inside_an_archive_is_read(tmp_path):
     assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
     stored = embed_files(rows).cast_column("cloud", PointCloud(decode=False))[0]["cloud"]
     assert stored["path"] == "lamp.off" and stored["bytes"] == (FILES / "lamp.off").read_bytes()
-
-
-def test_a_pushed_dataset_includes_its_files(hub, tmp_path):
-    rows = rows_of(str(FILES / "lamp.off"), full_cloud())
-    rows.push_to_hub("me/point-cloud-files")
-    loaded = load_dataset("me/point-cloud-files", split="train", cache_dir=str(tmp_path))
-    assert loaded.features == FEATURES
-    assert_same(loaded[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
-    streamed = load_dataset("me/point-cloud-files", split="train", streaming=True)
-    assert_same(list(streamed)[1]["cloud"], full_cloud())
 
 
 def test_files_of_a_repository_are_read_in_place(hub):

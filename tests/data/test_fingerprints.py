@@ -25,7 +25,6 @@ from hf_any3d.data.fingerprints import (
 from hf_any3d.evaluation import PROTOCOLS, ClassNameJudge, LanguageModelJudge, answer_question, judge_answers
 from hf_any3d.evaluation.chat_evaluation import open_model
 from hf_any3d.serving.journal import Journal
-from hf_any3d.training.frozen_features import frozen_features
 from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline
 from tests.cli.conftest import FILES, run
@@ -293,26 +292,6 @@ def test_a_folder_of_clouds_is_read_again_when_a_file_changed(tmp_path):
     assert points()[0, 0] == 1
     other_content(file, b"1 2", b"9 2")
     assert points()[0, 0] == 9
-
-
-def test_features_are_those_of_the_weights_rows_and_settings(tmp_path):
-    torch.manual_seed(0)
-    model, seen = tiny_model(), []
-    model.base_model.register_forward_hook(lambda *_: seen.append(1))
-    clouds = np.random.default_rng(0).normal(size=(2, 40, 3)).astype("float32")
-
-    def computed(clouds=clouds, **settings):
-        seen.clear()
-        rows = Dataset.from_dict({"points": clouds.tolist(), "label": [0, 1]})
-        frozen_features(model, rows, PointCloudProcessor(num_points=32, **settings), cache_dir=tmp_path)
-        return bool(seen)
-
-    assert computed() and not computed()
-    assert computed(clouds + 1) and computed(up_axis="z") and computed(seed=1)
-    model.config.pooling = ["max"]
-    assert computed() and not computed()
-    model.to(torch.bfloat16)
-    assert computed() and not computed()
 
 
 def test_a_run_of_a_series_is_of_the_recipe_weights_and_data_that_it_names(saved, tmp_path):

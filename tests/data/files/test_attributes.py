@@ -30,20 +30,6 @@ COLORS = {"red": [0, 51, 255], "green": [102, 0, 3], "blue": [9, 153, 0]}
 NORMALS = [[0, 0.6, 1], [0.8, 0.8, 0], [0.6, 0, 0]]
 
 
-@pytest.mark.parametrize(
-    ("field", "names"),
-    [
-        ("intensity", ("intensity", "scalar_intensity", "reflectance", "remission")),
-        ("ring", ("ring", "scalar_ring")),
-        ("labels", ("label", "scalar_label", "class", "classification", "scalar_classification", "labels")),
-    ],
-)
-def test_of_several_names_of_one_value_the_first_counts(field, names):
-    for number in range(len(names)):
-        having = {name: np.arange(3) + 10 * at for at, name in enumerate(names) if at >= number}
-        check(by_name(columns(**having), source()), points=XYZ, **{field: np.arange(3) + 10 * number})
-
-
 def test_colors_of_their_own_are_taken_before_those_of_splats():
     terms = {"f_dc_0": [0.0, 1, -1], "f_dc_1": [0.5, 9, -9], "f_dc_2": [0.25, 0, 1]}
     splats = np.clip(np.array([*terms.values()]).T * 0.28209479 + 0.5, 0, 1)

@@ -117,9 +117,3 @@ def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(
     np.testing.assert_array_equal(cloud.points, points[[0, 2, 3, 5]].astype(np.float32))
     with raises(ValueError, naming="on_invalid"):
         read_point_cloud(tmp_path / "scan.npy", on_invalid="skip")
-
-
-def test_a_file_without_a_valid_point_is_refused(tmp_path):
-    np.save(tmp_path / "scan.npy", np.full((3, 3), np.nan))
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")

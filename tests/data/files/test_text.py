@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
-from hf_any3d.data.files.text import is_prose
 from tests.errors import raises
 
 XYZ = [[1, 2, 3], [4, 5, 6.5]]
@@ -179,33 +178,3 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
 def test_a_wrong_text_is_explained(text, why):
     with pytest.raises(PointCloudFileError, match=why):
         read(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1 2 3\n4 5 6\n", False),
-        ("x y z label\na b c d\n", False),
-        ("# X, Y; Z\nnot numbers\n", False),
-        ("//x y z\nnot numbers\n", False),
-        ("These are words\nabout points\n", True),
-        ("some words\n1 2 3\n", False),
-        ("some words\nmore words\n1 2 3\n", True),
-        ("# only\n// comments\n", True),
-        ("", False),
-        ("\n\n", False),
-        ("1,2;3\t4e-1 -.5 +nan INF\n", False),
-        ("1 2 3a\n", True),
-        ("1 2 3\0\n words words\n", False),
-        ("1 2 3\n" * 25 + "two words\n" * 75, False),
-        ("1 2 3\n" * 24 + "two words\n" * 76, True),
-        ("1 2 3\n" * 3000 + "1 2 word", False),
-    ],
-)
-def test_files_of_words_are_told_from_rows_of_numbers(text, expected, tmp_path):
-    (tmp_path / "some.TXT").write_text(text)
-    assert is_prose(tmp_path / "some.TXT") is expected
-    (tmp_path / "some.ply").write_text(text)
-    assert is_prose(tmp_path / "some.ply") is False
-    (tmp_path / "folder.txt").mkdir()
-    assert is_prose(tmp_path / "folder.txt") is False and is_prose(tmp_path / "none.txt") is False
