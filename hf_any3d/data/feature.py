@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import urlsplit
@@ -160,7 +160,15 @@ class PointCloud:
         if pa.types.is_struct(kind):
             rows = storage.to_pylist()
         elif _is_list(kind) and _is_list(kind.value_type):
-            rows = _arrays(storage)
+            rows = []
+            for cloud in storage:
+                points = cloud.values  # lists of coordinates, None for a missing cloud; no Python numbers are made
+                if points is not None:
+                    widths = pyarrow.compute.call_function("list_value_length", [points]).unique()
+                    if len(widths) != 1 or points.null_count:
+                        raise PointCloudError(f"{len(points)} rows, empty or of unequal length; expected (points, 3)")
+                    points = points.flatten().to_numpy(zero_copy_only=False).reshape(len(points), -1)
+                rows.append(points)
         else:
             raise TypeError(f"a column of {kind} cannot become PointCloud; expected paths, bytes, structs or points")
         return pa.array([None if row is None else self.encode_example(row) for row in rows], self.pa_type)
@@ -303,19 +311,6 @@ class _NamedBytes(io.BytesIO):
     """A file object with a name, for error messages."""
 
     name = ""
-
-
-def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:
-    """Yield arrays (points, channels) of a column of lists of lists, without creating Python numbers."""
-    for cloud in storage:
-        if not cloud.is_valid:
-            yield None
-            continue
-        rows = cloud.values
-        widths = pyarrow.compute.call_function("list_value_length", [rows]).to_numpy(zero_copy_only=False)
-        if not len(rows) or rows.null_count or widths.min() != widths.max():
-            raise PointCloudError(f"a cloud of {len(rows)} rows, empty or of unequal length; expected (points, 3)")
-        yield rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -38,7 +38,17 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        if not _is_batch(clouds):
+        points = clouds.get("points")
+        if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
+            points = list(points)
+        # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
+        are_objects = (
+            _is_sequence(points)
+            and len(points) > 0
+            and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData))
+        )
+        is_batch = any(_is_sequence(clouds.get(key)) for key in _FILES) if points is None else _depth(points) > 2
+        if not (is_batch or are_objects):
             return [clouds]
         columns = {key: clouds[key] for key in _ROW_KEYS if clouds.get(key) is not None}
         # A type of files may be said once for all.
@@ -194,14 +204,3 @@ def _depth(values: Any) -> int:
         values = values[0]
     # The innermost may be an array, which has axes of its own.
     return depth + getattr(values, "ndim", 0)
-
-
-def _is_batch(columns: Mapping) -> bool:
-    if "points" not in columns:
-        return any(_is_sequence(columns.get(key)) for key in _FILES)
-    points = columns["points"]
-    if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
-        points = list(points)
-    # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
-    is_list = _is_sequence(points) and len(points) > 0
-    return _depth(points) > 2 or (is_list and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData)))

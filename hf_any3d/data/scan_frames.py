@@ -115,7 +115,16 @@ def find_frame(
         return ScanFrame(up_axis or "z", warnings=(note,))
     frame = ScanFrame(up_axis or "z")
     if up_axis is None and "up_axis" in parts:
-        frame = _with_up_axis(frame, points, normals[flat], min_confidence)
+        scores = {axis: _upness(points, normals[flat], axis) for axis in UP_AXES}
+        best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
+        if 1 - math.exp(-2 * (scores[best] - scores[second])) < min_confidence:
+            note = (
+                f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
+            )
+            frame = replace(frame, warnings=(note,))
+        else:
+            sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
+            frame = replace(frame, up_axis=best, sentences=(sentence,))
     if "level" in parts:
         frame = _with_level(frame, normals[flat], min_confidence)
     upright = frame.rotation.T
@@ -153,17 +162,6 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))
     flat = values[:, 0] <= _FLATNESS * values[:, 1]
     return points, vectors[:, :, 0], flat
-
-
-def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, least: float) -> ScanFrame:
-    scores = {axis: _upness(points, normals, axis) for axis in UP_AXES}
-    best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
-    confidence = 1 - math.exp(-2 * (scores[best] - scores[second]))
-    if confidence < least:
-        note = f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
-        return replace(frame, warnings=(*frame.warnings, note))
-    sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
-    return replace(frame, up_axis=best, sentences=(*frame.sentences, sentence))
 
 
 def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:

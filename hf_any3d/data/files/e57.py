@@ -203,7 +203,7 @@ def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
     return whole if (field.scale, field.offset) == (1.0, 0.0) else whole * field.scale + field.offset
 
 
-def _unit(values: np.ndarray, ends: list[tuple[float, float]], source: Source) -> np.ndarray | None:
+def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
     """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
     low, high = np.array(ends, dtype=np.float64).T
     fits = (low < high) & (high - low <= _WIDEST) & (values.min(axis=0) >= low) & (values.max(axis=0) <= high)

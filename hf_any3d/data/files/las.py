@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -140,7 +141,7 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
             yield user.rstrip(b"\0"), kind, data[at - size : at]
 
 
-def _check_layers(data: bytes, start: int, items: list[tuple], chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):

@@ -82,7 +82,7 @@ def read(source: Source) -> PointCloudData:
         if not kept.all():
             source.warn(f"{text} and are left out")
         vertices = {name: values[kept] for name, values in vertices.items()}
-    return PointCloudData(**by_name(vertices, source), **faces)
+    return PointCloudData(**(by_name(vertices, source) | faces))
 
 
 def _corner_lists(properties: dict) -> tuple[np.ndarray, np.ndarray] | None:

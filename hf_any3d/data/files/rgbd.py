@@ -154,10 +154,8 @@ def read_rgbd(
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError(f"{path}: images need the package pillow: pip install pillow") from None
+    from PIL import Image
+
     data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
     with (
         file_errors(path, "image"),
