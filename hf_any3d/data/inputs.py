@@ -38,7 +38,7 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        points = clouds.get("points")
+        points: Any = clouds.get("points")
         if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
             points = list(points)
         # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.

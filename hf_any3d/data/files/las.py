@@ -146,7 +146,7 @@ def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):
         raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
-    layers = sum(_LAYERS.get(kind, size) for kind, size, _ in items)
+    layers = sum(_LAYERS.get(kind) or size for kind, size, _ in items)
     first_point = sum(size for _, size, _ in items)
     at = start + 8
     for number, (_, size) in enumerate(chunks):

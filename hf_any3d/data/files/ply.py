@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def read(source: Source) -> PointCloudData:
         if element.name == "vertex":
             source.check(points=element.count)
     vertices = {name: value for name, value in values.get("vertex", {}).items() if isinstance(value, np.ndarray)}
-    faces = _faces(values.get("face", {}), source)
+    faces: dict[str, Any] = _faces(values.get("face", {}), source)
     if strips := _corner_lists(values.get("tristrips", {})):
         triangles = _strip_triangles(*strips, source)
         faces = {"faces": np.concatenate([faces["faces"], triangles]) if faces else triangles}
