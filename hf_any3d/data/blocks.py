@@ -41,7 +41,17 @@ def split_into_blocks(
     generator = np.random.default_rng(generator)
     ground = _ground(xyz, up_axis)
     columns = [np.arange(len(xyz))] if block_size is None else _columns(ground, block_size, overlap)
-    return np.concatenate([_blocks_of(column, num_points, generator) for column in columns])
+    blocks = []
+    for column in columns:
+        if len(column) <= num_points:
+            blocks.append(column[resample_index(len(column), num_points, generator)][None])
+            continue
+        # In random order, so that every block is a sample of the complete column.
+        order = generator.permutation(column)
+        # The first points fill the last block, which does not contain them.
+        filled = np.concatenate([order, order[: -len(order) % num_points]])
+        blocks.append(filled.reshape(-1, num_points))
+    return np.concatenate(blocks)
 
 
 def draw_crop(
@@ -53,18 +63,10 @@ def draw_crop(
     up_axis: str = "y",
     min_points: int = 1,
 ) -> np.ndarray:
-    """Draw a block of random points for training.
+    """Draw indices (num_points,) of a block of a scene `xyz` (points, 3) for training; some repeat if it has fewer.
 
-    Args:
-        xyz: (points, 3).
-        num_points: points of the block; some repeat if there are fewer.
-        block_size: edge of the square column around a random point, in the units of `xyz`; None for the whole scene.
-        generator: numpy's random generator.
-        up_axis: "x", "y" or "z".
-        min_points: a column with fewer points is drawn again, up to ten times; then the fullest is taken.
-
-    Returns:
-        (num_points,) int64, indices into `xyz`.
+    `block_size` is the edge of the square column around a random point, in the units of `xyz`; None for the whole
+    scene. A column with fewer than `min_points` is drawn again, up to ten times; then the fullest is taken.
     """
     inside = np.arange(len(xyz))
     if block_size is not None:
@@ -81,20 +83,11 @@ def draw_crop(
 
 
 def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.ndarray:
-    """Average the logits of blocks over the points that they share.
+    """Average the logits of blocks (blocks, block_points, labels) over the points that they share.
 
-    Args:
-        index: (blocks, block_points), from `split_into_blocks`.
-        logits: (blocks, block_points, labels).
-        num_points: points of the scene.
-
-    Returns:
-        (num_points, labels) float64: the mean of each point's logits over all its occurrences.
+    `index` (blocks, block_points) is from `split_into_blocks`. The result is (num_points, labels) float64.
     """
-    index, logits = np.asarray(index), np.asarray(logits)
-    if logits.ndim != 3 or logits.shape[:2] != index.shape:
-        raise ValueError(f"logits have shape {logits.shape}; expected {(*index.shape, 'labels')}")
-    places = index.reshape(-1)
+    places, logits = np.asarray(index).reshape(-1), np.asarray(logits)
     seen = np.bincount(places, minlength=num_points)
     if len(seen) > num_points or not seen.all():
         missing = int((seen[:num_points] == 0).sum())
@@ -149,14 +142,3 @@ def _starts(values: np.ndarray, low: float, high: float, block_size: float, stri
     reach = np.arange(-int(np.ceil(block_size / stride)) - 1, 2)
     near = np.unique(last[:, None] + reach)
     return start + stride * near[(near >= 0) & (near < count)]
-
-
-def _blocks_of(column: np.ndarray, num_points: int, generator: np.random.Generator) -> np.ndarray:
-    if len(column) <= num_points:
-        return column[resample_index(len(column), num_points, generator)][None]
-    # In random order, so that every block is a sample of the complete column.
-    order = generator.permutation(column)
-    # The modulo of a negative number is positive: what the last block lacks.
-    short = -len(order) % num_points
-    # The first points fill the last block, which does not contain them.
-    return np.concatenate([order, order[:short]]).reshape(-1, num_points)

@@ -82,11 +82,11 @@ def read_boxes_json(path: Path) -> Boxes:
         for file, entries in content:
             add_boxes(path, boxes, {file: []})
             for number, entry in enumerate(entries):
-                parts = entry.get("box", entry)
+                box = entry.get("box", entry)
                 where = f"{path}: {file}: box {number}"
-                _refuse_other_turns(where, parts)
-                given = (parts.get("center"), parts.get("size"), parts.get("heading", 0.0))
-                boxes[file].append(named_box(where, entry.get("label"), *given))
+                _refuse_other_turns(where, box)
+                place = (box.get("center"), box.get("size"), box.get("heading", 0.0))
+                boxes[file].append(named_box(where, entry.get("label"), *place))
     return boxes
 
 
@@ -169,18 +169,19 @@ def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
 
 
 def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
-    """Read the boxes of a scan of KITTI in the frame of its laser scanner.
+    """Read the boxes of a scan of KITTI, files of one number in `label_2` and `calib`, in its laser scanner's frame.
 
-    Args:
-        label_file: A file of `label_2`: type, camera box, height, width, length, bottom center and angle, in the
-            frame of the camera.
-        calibration_file: The file of the same number in `calib`.
+    A line has the type, camera box, height, width, length, bottom center and angle, in the frame of the camera.
 
     Source: Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", development kit.
     """
     boxes = []
     with file_errors(calibration_file, "calibration of KITTI"):
-        to_scanner = _camera_to_scanner(calibration_file)
+        lines = dict(line.split(":", 1) for line in _lines(calibration_file) if ":" in line)
+        rectify, to_camera = np.eye(4), np.eye(4)
+        rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
+        to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
+        to_scanner = np.linalg.inv(rectify @ to_camera)  # from the rectified camera
     with file_errors(label_file, "file of labels of KITTI"):
         for number, line in enumerate(_lines(label_file), 1):
             where, words = f"{label_file}: line {number}", line.split()
@@ -195,17 +196,6 @@ def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
             heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
             boxes.append(named_box(where, words[0], center[:3].tolist(), (length, width, height), heading))
     return boxes
-
-
-def _camera_to_scanner(path: Path) -> np.ndarray:
-    """Return the matrix `(4, 4)` from the rectified camera to the scanner."""
-    lines = dict(line.split(":", 1) for line in _lines(path) if ":" in line)
-    matrices = []
-    for name, columns in (("R0_rect", 3), ("Tr_velo_to_cam", 4)):
-        matrix = np.eye(4)
-        matrix[:3, :columns] = np.array([float(word) for word in lines[name].split()]).reshape(3, columns)
-        matrices.append(matrix)
-    return np.linalg.inv(matrices[0] @ matrices[1])
 
 
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:

@@ -62,12 +62,7 @@ class Scene:
 
     @classmethod
     def of(cls, row: Mapping[str, Any], points: np.ndarray | None = None) -> Scene:
-        """Return the scene of a row.
-
-        Args:
-            row: Has `points`, `boxes` and `box_labels`.
-            points: `(points, channels)` instead of those of the row, such as with its colors.
-        """
+        """Return the scene of a row; `points` (points, channels) replace those of the row, such as with its colors."""
         boxes = np.asarray(row["boxes"], dtype=np.float32)
         labels = np.asarray(row["box_labels"], dtype=np.int64).reshape(-1)
         if not boxes.size:
@@ -91,21 +86,14 @@ Change = Callable[[Scene, Random], Scene]
 class RandomCuboid:
     """Keep the points in a random part of the scene, and the boxes whose centers are there.
 
-    Args:
-        min_points: Parts with fewer points are drawn again.
-        smallest: Smallest edge, as a share of the scene's extent along each axis.
-        largest: Largest edge.
-        aspect: At least one pair of edges has a ratio at least this large.
-        tries: After so many, the scene stays as it is.
-
     Source: DepthContrast, as used by 3DETR.
     """
 
-    min_points: int = 30_000
-    smallest: float = 0.5
+    min_points: int = 30_000  # parts with fewer are drawn again
+    smallest: float = 0.5  # edge, as a share of the scene's extent along each axis
     largest: float = 1.0
-    aspect: float = 0.8
-    tries: int = 100
+    aspect: float = 0.8  # at least one pair of edges has a ratio at least this large
+    tries: int = 100  # after so many, the scene stays as it is
 
     def __call__(self, scene: Scene, generator: Random) -> Scene:
         """Draw a part."""
@@ -120,13 +108,10 @@ class RandomCuboid:
             inside = (np.abs(xyz - center) <= edges * extent / 2).all(axis=1)
             if inside.sum() < self.min_points:
                 continue
-            points = scene.points[inside]
-            if not len(scene.boxes):
-                return replace(scene, points=points)
+            points, centers = scene.points[inside], scene.boxes[:, :3]
             low, high = points[:, :3].min(axis=0), points[:, :3].max(axis=0)
-            centers = scene.boxes[:, :3]
             kept = ((centers >= low) & (centers <= high)).all(axis=1)
-            if kept.any():
+            if kept.any() or not len(centers):
                 return Scene(points, scene.boxes[kept], scene.labels[kept])
         return scene
 
@@ -152,15 +137,10 @@ class DrawPoints:
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Mirror a scene in half of all cases.
+    """Mirror a scene in half of all cases."""
 
-    Args:
-        axis: "x" or "y", whose coordinates change their sign.
-        along_axes: Whether boxes stay along the axes, for scenes whose boxes have no headings.
-    """
-
-    axis: str = "x"
-    along_axes: bool = False
+    axis: str = "x"  # or "y", whose coordinates change their sign
+    along_axes: bool = False  # whether boxes stay along the axes, for scenes whose boxes have no headings
 
     def __post_init__(self):
         one_of("axis", self.axis, "xy")
@@ -179,12 +159,10 @@ class RandomFlip:
 
 @dataclass(frozen=True)
 class RandomTurn:
-    """Turn a scene about z.
+    """Turn a scene about z by up to `limit` radians.
 
-    Args:
-        limit: Largest angle, in radians.
-        along_axes: Whether boxes stay along the axes and become as large as the turned ones, for scenes whose boxes
-            have no headings.
+    With `along_axes`, for scenes whose boxes have no headings, boxes stay along the axes and become as large as the
+    turned ones.
     """
 
     limit: float = math.pi / 6
@@ -207,12 +185,7 @@ class RandomTurn:
 
 @dataclass(frozen=True)
 class RandomSize:
-    """Scale a scene.
-
-    Args:
-        low: Smallest factor.
-        high: Largest factor.
-    """
+    """Scale a scene by a random factor."""
 
     low: float = 0.85
     high: float = 1.15
@@ -254,11 +227,9 @@ _ALONG_AXES = {"flip": {"along_axes": True}, "turn": {"along_axes": True, "limit
 
 
 def build_changes(spec: Sequence[str], along_axes: bool = False) -> Changes:
-    """Build augmentations from names, as given on a command line.
+    """Build augmentations from names with settings or without, `["cuboid:min_points=5000", "flip", "turn:limit=0.5"]`.
 
-    Args:
-        spec: Names in order, each with or without settings: `["cuboid:min_points=5000", "flip", "turn:limit=0.5"]`.
-        along_axes: Whether boxes stay along the axes, unless a name has other settings.
+    With `along_axes`, boxes stay along the axes, unless a name has other settings.
     """
     changes = []
     for name, settings in map(parse_transform, spec):

@@ -52,13 +52,11 @@ class PointCloudCollator:
     indexer: Callable[[torch.Tensor], Mapping[str, Any]] | None = None
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, Any]:
-        """Collate one batch.
-
-        Raises:
-            ValueError: numbers that are not finite or too large; rows that differ in size without `num_points`; labels
-                in some rows only.
-        """
-        clouds = [self._cloud(row, i) for i, row in enumerate(rows)]
+        """Collate one batch."""
+        clouds = [stack_channels(row, self.extra_columns) for row in rows]
+        for i, cloud in enumerate(clouds):
+            if not (largest := np.abs(cloud).max()) <= LARGEST_COORDINATE:  # or NaN
+                raise ValueError(f"row {i}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
         sizes = [len(cloud) for cloud in clouds]
         if self.num_points is None and len({*sizes}) > 1:
             # Padded to the largest, a cloud's prediction would depend on its batch.
@@ -67,40 +65,26 @@ class PointCloudCollator:
                 "the clouds with the model's processor"
             )
         num_points = len(clouds[0]) if self.num_points is None else self.num_points
-        points = np.stack([self._sample(cloud, num_points) for cloud in clouds])  # (batch, num_points, channels)
-        labels = _labels(rows)
-        batch: dict[str, Any] = {"points": torch.from_numpy(points)}
-        if labels is not None:
-            batch["labels"] = labels
+        samples = []
+        for cloud in clouds:
+            random = self.transform is not None or self.seed is not None
+            # One generator per cloud, so that its points do not depend on the other clouds of the batch.
+            generator = new_generator(self.seed) if random else None
+            if len(cloud) != num_points:
+                cloud = cloud[resample_index(len(cloud), num_points, generator)]
+            if self.transform is not None:
+                cloud = np.asarray(self.transform(cloud, generator), dtype=np.float32)
+            samples.append(cloud)
+        batch: dict[str, Any] = {"points": torch.from_numpy(np.stack(samples))}  # (batch, num_points, channels)
+        values = [row.get("labels", row.get("label")) for row in rows]
+        missing = [i for i, value in enumerate(values) if value is None]
+        if missing and len(missing) < len(values):
+            raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
+        if not missing:
+            labels = torch.as_tensor(np.asarray(values))
+            are_classes = labels.ndim == 1 and not labels.is_floating_point()
+            batch["labels"] = labels.long() if are_classes else labels.float()
         if self.indexer is not None:
             # On the points as the model gets them, after sampling and augmentation.
             batch["point_index"] = self.indexer(batch["points"])
         return batch
-
-    def _cloud(self, row: Mapping, i: int) -> np.ndarray:
-        cloud = stack_channels(row, self.extra_columns)
-        if not (largest := np.abs(cloud).max()) <= LARGEST_COORDINATE:  # or NaN
-            raise ValueError(f"row {i}: points has {largest:.3g}; expected at most {LARGEST_COORDINATE:.3g}")
-        return cloud
-
-    def _sample(self, cloud: np.ndarray, num_points: int) -> np.ndarray:
-        random = self.transform is not None or self.seed is not None
-        # One generator per cloud, so that its points do not depend on the other clouds of the batch.
-        generator = new_generator(self.seed) if random else None
-        sample = cloud
-        if len(cloud) != num_points:
-            sample = cloud[resample_index(len(cloud), num_points, generator)]
-        if self.transform is None:
-            return sample
-        return np.asarray(self.transform(sample, generator), dtype=np.float32)
-
-
-def _labels(rows: Sequence[Mapping]) -> torch.Tensor | None:
-    values = [row.get("labels", row.get("label")) for row in rows]
-    missing = [i for i, value in enumerate(values) if value is None]
-    if len(missing) == len(values):
-        return None
-    if missing:
-        raise ValueError(f"rows {missing} have no label, others do; expected labels in all rows or in none")
-    labels = torch.as_tensor(np.asarray(values))
-    return labels.long() if labels.ndim == 1 and not labels.is_floating_point() else labels.float()

@@ -14,6 +14,7 @@ from scipy.spatial import ConvexHull
 
 from hf_any3d.data.inputs import first_channel
 from hf_any3d.data.options import one_of
+from hf_any3d.data.point_arrays import rotation_matrix
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Points of a region or hole, as shares of the cloud: 100 and 30 of 1024 in ModelNet40-C.
@@ -27,17 +28,11 @@ _CONTROL_POINTS = 5  # along each axis of the box [-1, 1]^3
 
 @dataclass
 class Corrupted:
-    """Result of a corruption.
+    """Result of a corruption."""
 
-    Args:
-        xyz: (num_points', 3) coordinates.
-        index: (num_points',) the point whose colors and normals each one gets; None for the same points.
-        matrix: (3, 3) linear map of the coordinates, `xyz @ matrix`, that normals follow; None to keep them.
-    """
-
-    xyz: np.ndarray
-    index: np.ndarray | None = None
-    matrix: np.ndarray | None = None
+    xyz: np.ndarray  # (num_points', 3)
+    index: np.ndarray | None = None  # (num_points',), whose colors and normals each point gets; None for its own
+    matrix: np.ndarray | None = None  # (3, 3), linear map `xyz @ matrix` that normals follow
 
 
 def occlusion(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
@@ -50,7 +45,8 @@ def occlusion(xyz: np.ndarray, severity: int, generator: np.random.Generator, up
     hidden = np.flatnonzero(~_visible(xyz, camera))
     distances = np.linalg.norm(xyz[hidden] - camera, axis=1)
     removed = hidden[np.argsort(-distances)][: round(len(hidden) * severity / 5)]
-    return _selected(xyz, np.delete(np.arange(len(xyz)), removed))
+    kept = np.delete(np.arange(len(xyz)), removed)
+    return Corrupted(xyz[kept], kept)
 
 
 def lidar(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
@@ -91,7 +87,8 @@ def density_inc(xyz: np.ndarray, severity: int, generator: np.random.Generator, 
         kept.append(region)
         rest = np.setdiff1d(rest, region)
     count = max(len(xyz) // 2, min(4, len(xyz))) - sum(map(len, kept))
-    return _selected(xyz, np.concatenate([*kept, generator.choice(rest, max(0, count), replace=False)]))
+    index = np.concatenate([*kept, generator.choice(rest, max(0, count), replace=False)])
+    return Corrupted(xyz[index], index)
 
 
 def density(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
@@ -100,7 +97,7 @@ def density(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: 
     for _ in range(severity):
         region = _region(xyz, rest, _REGION, generator)
         rest = np.setdiff1d(rest, generator.choice(region, 3 * len(region) // 4, replace=False))
-    return _selected(xyz, rest)
+    return Corrupted(xyz[rest], rest)
 
 
 def cutout(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
@@ -111,7 +108,7 @@ def cutout(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: i
         if len(rest) - len(hole) < min(4, len(xyz)):
             break
         rest = np.setdiff1d(rest, hole)
-    return _selected(xyz, rest)
+    return Corrupted(xyz[rest], rest)
 
 
 def uniform(xyz: np.ndarray, severity: int, generator: np.random.Generator, up: int) -> Corrupted:
@@ -212,22 +209,12 @@ def corrupt(
     features: Sequence[str] = ("xyz",),
     up_axis: str = "y",
 ) -> np.ndarray:
-    """Corrupt a cloud of any position and size; lengths are relative to its radius.
+    """Corrupt a cloud (num_points, channels) of any position and size; lengths are relative to its radius.
 
-    Args:
-        points: (num_points, channels) with the channels of `features`.
-        name: One of `CORRUPTIONS`.
-        severity: 1 to 5.
-        generator: Source of randomness.
-        features: Names of the channels, three each, as in `PointCloudProcessor`. Colors stay with their points;
-            normals follow rotation and shear, and are kept by the other corruptions.
-        up_axis: Axis that points up.
-
-    Returns:
-        (num_points', channels) float32: corruptions of density and noise change the number of points.
+    The channels are those of `features`, as in `PointCloudProcessor`. Colors stay with their points; normals follow
+    rotation and shear, and are kept by the other corruptions. Those of density and noise change the number of points.
     """
-    one_of("corruption", name, CORRUPTIONS)
-    one_of("severity", severity, SEVERITIES)
+    one_of("severity", severity, SEVERITIES)  # 0 would count as the highest
     # Corruptions are defined in the unit sphere; the result goes back to the cloud's place and size.
     xyz = np.asarray(points[:, :3], np.float64)
     center = xyz.mean(axis=0)
@@ -269,10 +256,6 @@ def _visible(xyz: np.ndarray, viewpoint: np.ndarray) -> np.ndarray:
     return seen[:-1]
 
 
-def _selected(xyz: np.ndarray, index: np.ndarray) -> Corrupted:
-    return Corrupted(xyz[index], index)
-
-
 def _extended(xyz: np.ndarray, added: np.ndarray, source: np.ndarray, generator: np.random.Generator) -> Corrupted:
     """Append points, in random order: some processors take the first points of a cloud."""
     order = generator.permutation(len(xyz) + len(added))
@@ -290,15 +273,6 @@ def _region(xyz: np.ndarray, rest: np.ndarray, share: float, generator: np.rando
 
 def _count(xyz: np.ndarray, divisor: int) -> int:
     return max(1, len(xyz) // divisor)
-
-
-def rotation_matrix(axis: int, angle: float) -> np.ndarray:
-    """Return the matrix (3, 3) of a rotation by `angle` radians about axis 0, 1 or 2, for `xyz @ matrix`."""
-    first, second = (other for other in range(3) if other != axis)
-    matrix = np.eye(3)
-    matrix[[first, second], [first, second]] = np.cos(angle)
-    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
-    return matrix
 
 
 def _deformed(xyz: np.ndarray, length: float, kernel: str, generator: np.random.Generator) -> np.ndarray:

@@ -3,8 +3,8 @@
 import io
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -90,10 +90,7 @@ class PointCloud:
         return self.pa_type
 
     def encode_example(self, value: Any) -> StoredFile:
-        """Convert a value to its stored form.
-
-        Files are not opened here; arrays and objects are written as files.
-        """
+        """Convert a value to its stored form; files are not opened here, arrays and objects are written as files."""
         if isinstance(value, str):
             return self._encode_file({"path": value})
         if isinstance(value, os.PathLike):
@@ -102,16 +99,28 @@ class PointCloud:
             return self._encode_file({"bytes": value})
         if isinstance(value, Mapping) and "points" not in value:
             return self._encode_file(value)
+        if isinstance(value, PointCloudData) or type(value).__module__.partition(".")[0] == "trimesh":
+            cloud = to_cloud(value)
+        elif isinstance(value, Mapping):
+            points = as_array(value["points"], "points")
+            if points.ndim == 2 and points.shape[1] != 3:
+                raise PointCloudError(
+                    f"points have shape {points.shape}; expected (points, 3); colors and normals have their own names"
+                )
+            cloud = to_cloud({**value, "points": points})
+            if value.get("labels") is not None:
+                cloud = replace(cloud, labels=as_array(value["labels"], "labels"))
+        elif isinstance(value, Sequence) or hasattr(value, "__array__"):
+            cloud = cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
+        else:
+            raise TypeError(
+                f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, dict or mesh"
+            )
         # Arrays have no file yet: they become one, with a name that carries its type.
-        return {"bytes": point_cloud_bytes(_cloud_of(value), self.format), "path": f"point_cloud.{self.format}"}
+        return {"bytes": point_cloud_bytes(cloud, self.format), "path": f"point_cloud.{self.format}"}
 
     def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> Mapping[str, np.ndarray | None]:
-        """Read a stored value.
-
-        Args:
-            value: a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged.
-            token_per_repo_id: tokens for files in private repositories on the hub.
-        """
+        """Read a stored value, a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged."""
         if not self.decode:
             raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
         if isinstance(value, str):
@@ -130,18 +139,17 @@ class PointCloud:
     def cast_storage(self, storage: pa.Array) -> pa.StructArray:
         """Convert an Arrow array to this feature's storage.
 
-        Args:
-            storage: paths (string), bytes (binary), structs with `bytes` and/or `path`, or values of `encode_example`
-                as nested lists or structs, such as an Array2D column of points.
+        It has paths (string), bytes (binary), structs with `bytes` and/or `path`, or values of `encode_example` as
+        nested lists or structs, such as an Array2D column of points.
         """
         from datasets.table import array_cast
 
         kind = storage.type
         if pa.types.is_null(kind):
             return pa.nulls(len(storage), self.pa_type)
-        if _is_text(kind):
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
             return self._struct(None, array_cast(storage, pa.string()), storage)
-        if _is_binary(kind):
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
             return self._struct(array_cast(storage, pa.binary()), None, storage)
         if pa.types.is_struct(kind) and kind.get_field_index("points") < 0:
             names = {kind.field(i).name for i in range(kind.num_fields)}
@@ -152,7 +160,15 @@ class PointCloud:
         if pa.types.is_struct(kind):
             rows = storage.to_pylist()
         elif _is_list(kind) and _is_list(kind.value_type):
-            rows = _arrays(storage)
+            rows = []
+            for cloud in storage:
+                points = cloud.values  # lists of coordinates, None for a missing cloud; no Python numbers are made
+                if points is not None:
+                    widths = pyarrow.compute.call_function("list_value_length", [points]).unique()
+                    if len(widths) != 1 or points.null_count:
+                        raise PointCloudError(f"{len(points)} rows, empty or of unequal length; expected (points, 3)")
+                    points = points.flatten().to_numpy(zero_copy_only=False).reshape(len(points), -1)
+                rows.append(points)
         else:
             raise TypeError(f"a column of {kind} cannot become PointCloud; expected paths, bytes, structs or points")
         return pa.array([None if row is None else self.encode_example(row) for row in rows], self.pa_type)
@@ -164,15 +180,9 @@ class PointCloud:
         local_files: bool = True,
         remote_files: bool = True,
     ) -> pa.StructArray:
-        """Read files stored as paths into the array.
+        """Read files stored as paths, on this machine or remote ones, into the array.
 
         A local .obj or .gltf that refers to other files is stored in this feature's `format`.
-
-        Args:
-            storage: the column as stored.
-            token_per_repo_id: tokens for files in private repositories on the hub.
-            local_files: read files of this machine.
-            remote_files: read URLs.
         """
 
         def embed(row: StoredFile | None) -> StoredFile | None:
@@ -181,10 +191,16 @@ class PointCloud:
             # `datasets` embeds local files only, or remote ones too, depending on the call.
             if not (remote_files if local_path(row["path"]) is None else local_files):
                 return row
-            if row["bytes"] is None:
-                return self_contained(row["path"], self.format, token_per_repo_id)
             # As in `Image` and `Audio`, keep no directories of the machine that made the data.
-            return {"bytes": row["bytes"], "path": os.path.basename(row["path"].split("::", 1)[0])}
+            data, name = row["bytes"], os.path.basename(row["path"].split("::", 1)[0])
+            if data is None:
+                local = local_path(row["path"])
+                data = fetch(local or row["path"], token_per_repo_id)
+                reference = _REFERENCES.get(type_of_path(row["path"]))
+                # Of a mesh with materials in other files, bytes alone would lose the colors, so it is written anew.
+                if reference is not None and reference in data and local is not None:
+                    data, name = point_cloud_bytes(read_point_cloud(local), self.format), f"{name}.{self.format}"
+            return {"bytes": data, "path": name}
 
         return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
 
@@ -277,21 +293,9 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
             return read_point_cloud(local)  # finds files that it refers to, such as materials
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)
-    return read_point_cloud(_NamedBytes(data, path or f"<{len(data)} bytes>"), file_type=file_type)
-
-
-def self_contained(path: str, file_format: str, tokens: Tokens | None = None) -> StoredFile:
-    """Return a file as bytes and name that can be read without other files.
-
-    A local .obj or .gltf that refers to other files is rewritten with their content as `file_format`, "ply" or "npz".
-    """
-    local = local_path(path)
-    data, name = fetch(local or path, tokens), os.path.basename(path.split("::", 1)[0])
-    reference = _REFERENCES.get(type_of_path(path))
-    # Of a mesh with materials in other files, bytes alone would lose the colors, so it is written anew.
-    if reference is not None and reference in data and local is not None:
-        data, name = point_cloud_bytes(read_point_cloud(local), file_format), f"{name}.{file_format}"
-    return {"bytes": data, "path": name}
+    file = _NamedBytes(data)
+    file.name = path or f"<{len(data)} bytes>"
+    return read_point_cloud(file, file_type=file_type)
 
 
 def local_path(path: str) -> str | None:
@@ -306,47 +310,7 @@ def local_path(path: str) -> str | None:
 class _NamedBytes(io.BytesIO):
     """A file object with a name, for error messages."""
 
-    def __init__(self, data: bytes, name: str):
-        super().__init__(data)
-        self.name = name
-
-
-def _cloud_of(value: Any) -> PointCloudData:
-    if isinstance(value, PointCloudData) or type(value).__module__.partition(".")[0] == "trimesh":
-        return to_cloud(value)
-    if isinstance(value, Mapping):
-        points = as_array(value["points"], "points")
-        if points.ndim == 2 and points.shape[1] != 3:
-            raise PointCloudError(
-                f"points have shape {points.shape}; expected (points, 3); colors and normals have names of their own"
-            )
-        cloud = to_cloud({**value, "points": points})
-        labels = value.get("labels")
-        return cloud if labels is None else PointCloudData(**{**vars(cloud), "labels": as_array(labels, "labels")})
-    if isinstance(value, Sequence) or hasattr(value, "__array__"):
-        return cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
-    raise TypeError(f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, dict or mesh")
-
-
-def _arrays(storage: pa.Array) -> Iterator[np.ndarray | None]:
-    """Yield arrays (points, channels) of a column of lists of lists, without creating Python numbers."""
-    for cloud in storage:
-        if not cloud.is_valid:
-            yield None
-            continue
-        rows = cloud.values
-        widths = pyarrow.compute.call_function("list_value_length", [rows]).to_numpy(zero_copy_only=False)
-        if not len(rows) or rows.null_count or widths.min() != widths.max():
-            raise PointCloudError(f"a cloud of {len(rows)} rows, empty or of unequal length; expected (points, 3)")
-        yield rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    name = ""
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -83,14 +83,17 @@ def files_to_points(
     Returns:
         The same rows, read as numpy arrays, with `points` (Array2D float32, in the units of the file) and the
         requested columns (`normals` float32, `colors` uint8, `labels` int64) before the other columns.
-
-    Raises:
-        ValueError: a wrong option, no or several PointCloud columns, or a file that cannot be read.
     """
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     features = _features_of(dataset)
-    column = _file_column(features, column)
+    clouds = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
+    if column not in clouds and not (column is None and len(clouds) == 1):
+        raise ValueError(
+            f"column is {column!r}; expected the name of a PointCloud column, of which there are "
+            + (", ".join(clouds) or f"none among {', '.join(features)}")
+        )
+    column = column or clouds[0]
     others = {name: feature for name, feature in features.items() if name != column}
     new = Features({**converter.features, **others})
     _check_free(converter.names, others)
@@ -138,9 +141,6 @@ def points_to_files(
 
     Returns:
         The same rows with a `PointCloud` column of embedded files before the other columns.
-
-    Raises:
-        ValueError: a wrong option, no column of points, or invalid content.
     """
     feature, features = PointCloud(format=format), _features_of(dataset)
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
@@ -180,8 +180,8 @@ def add_preview(
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
         dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
-        _preview_batch,
-        {"names": names, "column": column, "num_points": num_points},
+        _write_batch,
+        {"names": names, "column": column, "feature": PointCloud(), "num_points": num_points},
         input_columns=names,
         features=Features({**features, column: Mesh()}),
         num_proc=num_proc,
@@ -264,12 +264,9 @@ class CloudColumns:
         return types
 
     def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
-        """Convert one cloud.
+        """Convert one cloud; its offset is 0 if it has none.
 
-        Returns:
-            `points` (num_points, 3) float32 in the units of the file, `normals` float32, `colors` uint8, `labels`
-            (num_points,) int64, `intensity` and `ring` (num_points,) float32, `offset` (3,) float64, 0 if the cloud
-            has none. A warning tells of an offset that is left out, and of points that float32 moves.
+        A warning tells of an offset that is left out, and of points that float32 moves.
         """
         # Seeded by its own points, a cloud gives the same sample whatever its path and the other files.
         generator = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(cloud.points).data)])
@@ -373,20 +370,17 @@ def _read_batch(
     return rows
 
 
-def _write_batch(*batch: Any, names: tuple[str, ...], column: str, feature: PointCloud) -> dict:
-    rows = (dict(zip(names, values, strict=True)) for values in zip(*batch, strict=True))
-    return {column: [feature.encode_example(row) for row in rows]}
-
-
-def _preview_batch(*batch: Any, names: list[str], column: str, num_points: int) -> dict:
+def _write_batch(
+    *batch: Any, names: Sequence[str], column: str, feature: PointCloud, num_points: int | None = None
+) -> dict:
     files = []
     for values in zip(*batch, strict=True):
         row = dict(zip(names, map(np.asarray, values), strict=True))
-        if len(row["points"]) > num_points:
+        if num_points is not None and len(row["points"]) > num_points:
             # The same seed for each cloud, so that a preview does not change with its row number.
             index = np.random.default_rng(0).choice(len(row["points"]), num_points, replace=False)
             row = {name: value[index] for name, value in row.items()}
-        files.append(PointCloud(format="ply").encode_example(row))
+        files.append(feature.encode_example(row))
     return {column: files}
 
 
@@ -400,16 +394,6 @@ def _features_of(dataset: Any) -> Features:
 def _check_free(names: Iterable[str], features: Mapping[str, Any]) -> None:
     if taken := sorted({*names} & {*features}):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it, or choose another name")
-
-
-def _file_column(features: Features, column: str | None) -> str:
-    found: list[str] = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
-    if column is None and len(found) == 1:
-        return found[0]
-    if column in found:
-        return column
-    have = f"there are {', '.join(found)}" if found else f"there is none among {', '.join(features) or 'no columns'}"
-    raise ValueError(f"column is {column!r}; expected the name of a PointCloud column, and {have}")
 
 
 def _stamp(stored: Dataset, column: str, stamp: int = 0) -> int:

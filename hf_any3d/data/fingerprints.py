@@ -132,8 +132,6 @@ def _directory_digest(folder: Path) -> str:
     for place, folders, names in os.walk(folder):
         # In place, so that `os.walk` enters these alone, and in this order.
         folders[:] = sorted(name for name in folders if not _UNREAD_FOLDERS.fullmatch(name))
-        for name in sorted(names):
-            file = Path(place, name)
-            if not _UNREAD.match(name) and file.is_file():
-                lines.append(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n")
+        files = [Path(place, name) for name in sorted(names) if not _UNREAD.match(name)]
+        lines += [f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n" for file in files if file.is_file()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

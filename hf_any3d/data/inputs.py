@@ -38,7 +38,25 @@ def split_clouds(clouds: Any) -> list[Any]:
     the `points`, `path` or `bytes` of many clouds (a slice of a dataset). A list of rows of numbers is one cloud.
     """
     if isinstance(clouds, Mapping):
-        return _rows_of_batch(clouds) if _is_batch(clouds) else [clouds]
+        points: Any = clouds.get("points")
+        if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
+            points = list(points)
+        # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
+        are_objects = (
+            _is_sequence(points)
+            and len(points) > 0
+            and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData))
+        )
+        is_batch = any(_is_sequence(clouds.get(key)) for key in _FILES) if points is None else _depth(points) > 2
+        if not (is_batch or are_objects):
+            return [clouds]
+        columns = {key: clouds[key] for key in _ROW_KEYS if clouds.get(key) is not None}
+        # A type of files may be said once for all.
+        sizes = {key: len(values) for key, values in columns.items() if not isinstance(values, str)}
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
+        count = next(iter(sizes.values()))
+        return [{key: values[i] if key in sizes else values for key, values in columns.items()} for i in range(count)]
     if _is_tensor(clouds) or isinstance(clouds, np.ndarray):
         # Clouds of different sizes make an array of arrays.
         if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
@@ -71,32 +89,28 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         return PointCloudData(**vars(entry))
     if isinstance(entry, (str, os.PathLike)):
         return read_point_cloud(entry)
-    if isinstance(entry, Mapping):
-        return _from_row(entry, features)
     # By name, so that trimesh is imported only where it is used.
     if type(entry).__module__.partition(".")[0] == "trimesh":
         return _from_trimesh(entry)
-    if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
-        return PointCloudData(**_from_array(as_array(entry, "points"), features))
-    raise TypeError(f"a cloud of type {type(entry).__name__}; expected a path, array, list of rows, dict or mesh")
-
-
-def _from_row(row: Mapping, features: Sequence[str]) -> PointCloudData:
-    if "points" not in row:
-        if row.get("bytes") is not None:
-            kind = row.get("file_type") or os.path.splitext(row.get("path") or "")[1]
-            return read_point_cloud(row["bytes"], file_type=kind)
-        if row.get("path") is not None:
-            return read_point_cloud(row["path"], file_type=row.get("file_type"))
-        raise PointCloudError(f"a dict with {', '.join(map(repr, row)) or 'nothing'}; expected 'points' or 'path'")
-    if isinstance(row["points"], (str, os.PathLike, Mapping, PointCloudData)):
-        return to_cloud(row["points"], features)
-    own = [name for name, key in ATTRIBUTES.items() if row.get(key) is not None]
+    if not isinstance(entry, Mapping):
+        if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
+            return PointCloudData(**_from_array(as_array(entry, "points"), features))
+        raise TypeError(f"a cloud of type {type(entry).__name__}; expected a path, array, list of rows, dict or mesh")
+    if "points" not in entry:
+        if entry.get("bytes") is not None:
+            kind = entry.get("file_type") or os.path.splitext(entry.get("path") or "")[1]
+            return read_point_cloud(entry["bytes"], file_type=kind)
+        if entry.get("path") is not None:
+            return read_point_cloud(entry["path"], file_type=entry.get("file_type"))
+        raise PointCloudError(f"a dict with {', '.join(map(repr, entry)) or 'nothing'}; expected 'points' or 'path'")
+    if isinstance(entry["points"], (str, os.PathLike, Mapping, PointCloudData)):
+        return to_cloud(entry["points"], features)
     # Columns that the row has under their own names are not among the channels of `points`.
-    cloud = _from_array(as_array(row["points"], "points"), [name for name in features if name not in own])
+    channels = [name for name in features if entry.get(ATTRIBUTES.get(name, "")) is None]
+    cloud = _from_array(as_array(entry["points"], "points"), channels)
     for name in _FIELDS:
-        if row.get(name) is not None:
-            values = as_array(row[name], name)
+        if entry.get(name) is not None:
+            values = as_array(entry[name], name)
             cloud[name] = unit_colors(values) if name.endswith("colors") else values
     return PointCloudData(**cloud)
 
@@ -190,24 +204,3 @@ def _depth(values: Any) -> int:
         values = values[0]
     # The innermost may be an array, which has axes of its own.
     return depth + getattr(values, "ndim", 0)
-
-
-def _is_batch(columns: Mapping) -> bool:
-    if "points" not in columns:
-        return any(_is_sequence(columns.get(key)) for key in _FILES)
-    points = columns["points"]
-    if isinstance(points, np.ndarray) and points.dtype == object:  # clouds of different sizes, of a numpy dataset
-        points = list(points)
-    # Points of one cloud are nested twice (points, channels), those of a batch three times; or each is an object.
-    is_list = _is_sequence(points) and len(points) > 0
-    return _depth(points) > 2 or (is_list and isinstance(points[0], (str, os.PathLike, Mapping, PointCloudData)))
-
-
-def _rows_of_batch(batch: Mapping) -> list[dict]:
-    keys = [key for key in _ROW_KEYS if batch.get(key) is not None]
-    # A type of files may be said once for all.
-    sizes = {key: len(batch[key]) for key in keys if not isinstance(batch[key], str)}
-    if len(set(sizes.values())) != 1:
-        raise ValueError(f"clouds: the columns have different numbers of clouds, {sizes}")
-    count = next(iter(sizes.values()))
-    return [{key: batch[key][i] if key in sizes else batch[key] for key in keys} for i in range(count)]

@@ -8,10 +8,11 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.modeling.layers.boxes import upright_rotation
 from hf_any3d.modeling.spatiallm import Layout, Wall
 from hf_any3d.utils.atomic_files import atomic_write, write_text
@@ -20,7 +21,7 @@ LAYOUT_FILES = ("txt", "json", "obj", "glb")
 """Endings that `write_layout` knows."""
 _THINNEST = 0.02
 # Corners of a cuboid, the bottom ones first, and its faces, counterclockwise seen from outside.
-_SIGNS = np.array([(x, y, z) for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
+_CORNERS = np.array([(x, y, z) for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
 _FACES = np.array(
     [(0, 2, 3), (0, 3, 1), (4, 5, 7), (4, 7, 6), (0, 1, 5), (0, 5, 4)]
     + [(2, 6, 7), (2, 7, 3), (0, 4, 6), (0, 6, 2), (1, 3, 7), (1, 7, 5)]
@@ -28,51 +29,44 @@ _FACES = np.array(
 
 
 class Solid(NamedTuple):
-    """A wall around its openings, or a box.
+    """A wall around its openings, or a box."""
 
-    Attributes:
-        name: Such as wall_0 or bbox_3_chair.
-        vertices: `(vertices, 3)` float64, in the frame of the layout.
-        faces: `(faces, 3)` int64, counterclockwise seen from outside.
-    """
-
-    name: str
-    vertices: np.ndarray
-    faces: np.ndarray
+    name: str  # such as wall_0 or bbox_3_chair
+    vertices: np.ndarray  # (vertices, 3) float64, in the frame of the layout
+    faces: np.ndarray  # (faces, 3) int64, counterclockwise seen from outside
 
 
-def layout_solids(layout: Layout, *, thickness: float = _THINNEST, with_boxes: bool = True) -> list[Solid]:
+def layout_solids(layout: Layout) -> list[Solid]:
     """Return walls with holes for their doors and windows, and boxes."""
     upright = layout.with_up_axis("z")
-    solids = [_wall(wall, upright, thickness) for wall in upright.walls]
-    if with_boxes:
-        for box in upright.boxes:
-            part = _cuboid((box.x, box.y, box.z), (box.sx, box.sy, box.sz), box.angle)
-            solids.append(Solid(f"bbox_{box.id}_{box.label}", part, _FACES))
+    solids = [_wall(wall, upright) for wall in upright.walls]
+    for box in upright.boxes:
+        vertices = _cuboid((box.x, box.y, box.z), (box.sx, box.sy, box.sz), box.angle)
+        solids.append(Solid(f"bbox_{box.id}_{box.label}", vertices, _FACES))
     back = layout.upright_rotation
     return [solid._replace(vertices=solid.vertices @ back) for solid in solids]
 
 
 def _cuboid(center: Sequence[float], size: Sequence[float], angle: float) -> np.ndarray:
-    cosine, sine = math.cos(angle), math.sin(angle)
-    turn = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-    return (_SIGNS * size) @ turn.T + center
+    return (_CORNERS * size) @ turn_about_z(angle).T + center
 
 
-def _wall(wall: Wall, layout: Layout, least: float) -> Solid:
+def _wall(wall: Wall, layout: Layout) -> Solid:
     """Return a wall as cuboids: it is cut along the edges of its openings, and the pieces in openings are left out."""
     length = math.dist((wall.ax, wall.ay), (wall.bx, wall.by))
     angle = math.atan2(wall.by - wall.ay, wall.bx - wall.ax)
     along = np.array([math.cos(angle), math.sin(angle)])
-    thickness = max(wall.thickness, least)
+    thickness = max(wall.thickness, _THINNEST)
     holes = []
     for one in (*layout.doors, *layout.windows):
         if one.wall_id == wall.id:
             place = float((np.array([one.x, one.y]) - (wall.ax, wall.ay)) @ along)
             bottom = one.z - one.height / 2 - wall.az
             holes.append((place - one.width / 2, place + one.width / 2, bottom, bottom + one.height))
-    across = _cuts([0.0, length, *(edge for hole in holes for edge in hole[:2])], length)
-    upward = _cuts([0.0, wall.height, *(edge for hole in holes for edge in hole[2:])], wall.height)
+    # The wall is cut at the edges of openings, as far as they are inside.
+    across = np.unique(np.clip([0, length, *(edge for hole in holes for edge in hole[:2])], 0, length)).tolist()
+    upward = [0, wall.height, *(edge for hole in holes for edge in hole[2:])]
+    upward = np.unique(np.clip(upward, 0, wall.height)).tolist()
     vertices, faces = [np.zeros((0, 3))], [np.zeros((0, 3), dtype=np.int64)]
     for left, right in zip(across, across[1:], strict=False):
         for bottom, top in zip(upward, upward[1:], strict=False):
@@ -86,17 +80,10 @@ def _wall(wall: Wall, layout: Layout, least: float) -> Solid:
     return Solid(f"wall_{wall.id}", np.concatenate(vertices), np.concatenate(faces))
 
 
-def _cuts(edges: Sequence[float], largest: float) -> list[float]:
-    return sorted({min(max(edge, 0.0), largest) for edge in edges})
-
-
 def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) -> None:
-    """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb).
+    """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb); `unit` is the length of its unit in meters.
 
-    Args:
-        path: File to write; an existing one is replaced.
-        layout: The layout.
-        unit: Length of its unit in meters, which files in .glb are in, with y up.
+    Files in .glb are in meters, y up.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
@@ -111,23 +98,19 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
         if not solids:
             raise ValueError(f"{path}: the layout has no walls and no boxes")
         if kind == "obj":
-            write_text(path, _obj(solids))
+            lines, start = [], 1
+            for solid in solids:
+                lines.append(f"o {solid.name.replace(' ', '_')}")
+                # Micrometers, also in map coordinates of millions of meters.
+                lines += [f"v {x:.13g} {y:.13g} {z:.13g}" for x, y, z in solid.vertices.round(6).tolist()]
+                lines += [f"f {a} {b} {c}" for a, b, c in (solid.faces + start).tolist()]
+                start += len(solid.vertices)
+            write_text(path, "\n".join(lines) + "\n")
         else:
             to_y_up = upright_rotation("y").T @ layout.upright_rotation * unit
             turned = [solid._replace(vertices=solid.vertices @ to_y_up.T) for solid in solids]
             with atomic_write(path) as temporary:
                 temporary.write_bytes(_glb(turned))
-
-
-def _obj(solids: Sequence[Solid]) -> str:
-    lines, start = [], 1
-    for solid in solids:
-        lines.append(f"o {solid.name.replace(' ', '_')}")
-        # Micrometers, also in map coordinates of millions of meters.
-        lines += [f"v {x:.13g} {y:.13g} {z:.13g}" for x, y, z in solid.vertices.round(6).tolist()]
-        lines += [f"f {a} {b} {c}" for a, b, c in (solid.faces + start).tolist()]
-        start += len(solid.vertices)
-    return "\n".join(lines) + "\n"
 
 
 def _glb(solids: Sequence[Solid]) -> bytes:
@@ -143,16 +126,11 @@ def _glb(solids: Sequence[Solid]) -> bytes:
             ((solid.vertices - place).astype("<f4"), 5126, "VEC3", 34962),
             (solid.faces.reshape(-1).astype("<u4"), 5125, "SCALAR", 34963),
         ):
-            part: dict[str, Any] = {
-                "bufferView": len(views),
-                "componentType": component,
-                "count": len(values),
-                "type": kind,
-            }
+            accessor = {"bufferView": len(views), "componentType": component, "count": len(values), "type": kind}
             if kind == "VEC3":
-                part |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+                accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
             views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes, "target": target})
-            accessors.append(part)
+            accessors.append(accessor)
             data += values.tobytes()
     numbers = range(len(solids))
     content = {
@@ -163,20 +141,12 @@ def _glb(solids: Sequence[Solid]) -> bytes:
             {"mesh": number, "name": solid.name, "translation": place.tolist()}
             for number, solid, place in zip(numbers, solids, places, strict=True)
         ],
-        "meshes": [
-            {"primitives": [{"attributes": {"POSITION": 2 * number}, "indices": 2 * number + 1}]} for number in numbers
-        ],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 2 * n}, "indices": 2 * n + 1}]} for n in numbers],
         "buffers": [{"byteLength": len(data)}],
         "bufferViews": views,
         "accessors": accessors,
     }
     text = json.dumps(content).encode()
     text += b" " * (-len(text) % 4)
-    length = 12 + 8 + len(text) + 8 + len(data)
-    return b"".join(
-        [
-            struct.pack("<4sII", b"glTF", 2, length),
-            struct.pack("<I4s", len(text), b"JSON") + text,
-            struct.pack("<I4s", len(data), b"BIN\0") + data,
-        ]
-    )
+    header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(data))
+    return header + struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(data), b"BIN\0") + data

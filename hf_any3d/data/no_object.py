@@ -21,15 +21,7 @@ class NoObjectWarning(UserWarning):
 
 
 def why_no_object(cloud: PointCloudData, up_axis: str) -> str | None:
-    """Return the reason why a cloud shows no object: too few points, its size, or that it is a whole room.
-
-    Args:
-        cloud: The cloud.
-        up_axis: The axis that was taken to point up.
-
-    Returns:
-        The reason, None if it may show one.
-    """
+    """Return why a cloud shows no object: too few points, its size, or that it is a whole room; None if it may."""
     points = cloud.points
     if cloud.faces is None and len(points) < FEW_POINTS:
         return f"{len(points)} points show no shape: the label is a guess"
@@ -48,10 +40,8 @@ def why_no_object(cloud: PointCloudData, up_axis: str) -> str | None:
 
 
 def why_too_large(cloud: PointCloudData) -> str | None:
-    """Return the reason why a cloud of a file in meters is too large for an object, None if it is not."""
-    if cloud.meters_per_unit is None:
-        return None
-    extent = float(np.ptp(cloud.points, axis=0).max()) * cloud.meters_per_unit
+    """Return why a cloud of a file in meters is too large for an object, None if it is not."""
+    extent = float(np.ptp(cloud.points, axis=0).max()) * (cloud.meters_per_unit or 0)
     if extent <= LARGEST_OBJECT:
         return None
     return f"spans {extent:.0f} m: no single object; label its points (hf-any3d segment) or cut an object out"

@@ -10,15 +10,10 @@ from hf_any3d.data.options import one_of
 
 
 def stack_channels(row: Mapping, extra_columns: Sequence[str] = ()) -> np.ndarray:
-    """Join `points` and further columns of a row, such as colors and normals, along the channels.
+    """Join `points` (num_points, 3 or more) and further columns of a row, such as colors and normals, along channels.
 
-    Args:
-        row: columns as arrays, tensors or nested lists; `points` is (num_points, 3 or more).
-        extra_columns: columns (num_points, c), or (num_points,) for one channel, appended in this order; colors are
-            scaled to [0, 1], as files' are.
-
-    Returns:
-        (num_points, channels) float32, xyz first.
+    `extra_columns` are (num_points, c), or (num_points,) for one channel, in this order; colors are scaled to [0, 1],
+    as files' are. The result is (num_points, channels) float32.
     """
     columns: list[np.ndarray] = []
     for name in ("points", *extra_columns):
@@ -56,6 +51,14 @@ def largest_norm(axes: np.ndarray) -> np.floating:
     return np.sqrt((squares[0] + squares[1] + squares[2]).max())
 
 
+def means_of_cells(cells: np.ndarray, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Average the rows of arrays (points, c) that are in the same of `cells` (points, 3); sorted by cell, float64."""
+    _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    sums = ([np.bincount(inverse, weights=column) for column in array.T] for array in arrays)
+    return [np.stack(columns, axis=1) / counts[:, None] for columns in sums]
+
+
 def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndarray:
     """Rotate vectors by a quarter turn so that what points up along one axis points up along another.
 
@@ -70,6 +73,15 @@ def turn_up_axis(vectors: np.ndarray, up_axis: str, new_up_axis: str) -> np.ndar
     return turned
 
 
+def rotation_matrix(axis: int, angle: float) -> np.ndarray:
+    """Return the matrix (3, 3) of a rotation by `angle` radians about axis 0, 1 or 2, for `xyz @ matrix`."""
+    first, second = (other for other in range(3) if other != axis)
+    matrix = np.eye(3)
+    matrix[[first, second], [first, second]] = np.cos(angle)
+    matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+    return matrix
+
+
 def new_generator(seed: int | None = None) -> np.random.Generator:
     """Return a numpy generator seeded from torch's generator unless a seed is given.
 
@@ -80,14 +92,9 @@ def new_generator(seed: int | None = None) -> np.random.Generator:
 
 
 def resample_index(num_available: int, num_points: int, generator: np.random.Generator | None = None) -> np.ndarray:
-    """Return indices of `num_points` points out of `num_available`.
+    """Return indices of `num_points` points out of `num_available`, drawn at random or in order, cyclically.
 
     No point is repeated before all have been used once.
-
-    Args:
-        num_available: points in the cloud, at least 1.
-        num_points: points to take, at least 1.
-        generator: draws the points; None takes them in order, cyclically.
     """
     if min(num_available, num_points) < 1:
         raise ValueError(f"num_points is {num_points} of {num_available}; expected at least 1")

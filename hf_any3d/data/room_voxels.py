@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_any3d.data.point_arrays import means_of_cells
 from hf_any3d.data.scan_frames import ScanFrame
 from hf_any3d.modeling.spatiallm import Layout
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
@@ -16,25 +17,15 @@ _NEIGHBORS, _DEVIATIONS = 15, 2.0
 
 @dataclass
 class VoxelizedRoom:
-    """A scan as voxels.
+    """A scan as voxels."""
 
-    Args:
-        points: `(voxels, 6)` float64, meters from the corner and colors in [-1, 1].
-        grid_coord: `(voxels, 3)` int64, their cells.
-        corner: `(3,)` float64, the lowest corner of the scan, which is added to the positions of an answer.
-        index: `(voxels,)`, the point of the cleaned cloud that each voxel was taken from.
-        inverse: `(cleaned points,)`, the voxel of each of its points.
-        frame: What was changed before: axes, tilt, unit, floor and turn of the scan; None for nothing.
-        offset: `(3,)`, to be added to positions in the frame of the scan.
-    """
-
-    points: np.ndarray
-    grid_coord: np.ndarray
-    corner: np.ndarray
-    index: np.ndarray
-    inverse: np.ndarray
-    frame: ScanFrame | None = None
-    offset: np.ndarray | None = None
+    points: np.ndarray  # (voxels, 6) float64, meters from the corner and colors in [-1, 1]
+    grid_coord: np.ndarray  # (voxels, 3) int64, their cells
+    corner: np.ndarray  # (3,) float64, the lowest corner of the scan, which is added to the positions of an answer
+    index: np.ndarray  # (voxels,), the point of the cleaned cloud that each voxel was taken from
+    inverse: np.ndarray  # (cleaned points,), the voxel of each of its points
+    frame: ScanFrame | None = None  # what was changed before: axes, tilt, unit, floor and turn of the scan
+    offset: np.ndarray | None = None  # (3,), to be added to positions in the frame of the scan
 
     def to_scan(self, layout: Layout) -> Layout:
         """Return a layout that a model wrote, in meters, in the frame and unit of the scan."""
@@ -65,15 +56,10 @@ class VoxelizedRoom:
 
 
 def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Average the points of each voxel, and remove those that are far from all others.
+    """Average points and colors `(points, 3)` float64 in each voxel, and remove those that are far from all others.
 
-    A voxel stays if its mean distance to the 15 nearest ones, itself among them, is below the mean of all by at most
-    two standard deviations above it, and it has neighbors elsewhere. This is what the released program lets Open3D do.
-
-    Args:
-        points: `(points, 3)` float64.
-        colors: `(points, 3)` float64.
-        grid_size: Edge of a voxel.
+    A voxel stays if its mean distance to the 15 nearest ones, itself among them, is at most two standard deviations
+    above the mean of all, and it has neighbors elsewhere. This is what the released program lets Open3D do.
 
     Returns:
         Positions and colors of the voxels that stay, sorted by x, y, z.
@@ -82,19 +68,12 @@ def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tupl
 
     origin = points.min(axis=0) - grid_size / 2
     cells = np.floor((points - origin) / grid_size).astype(np.int64)
-    _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(-1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        sums = [np.bincount(inverse, weights=column, minlength=len(counts)) for column in values.T]
-        return np.stack(sums, axis=1) / counts[:, None]
-
-    points, colors = mean(points), mean(colors)
+    points, colors = means_of_cells(cells, points, colors)
     if len(points) < 2:
         return points, colors
     distances, _ = KDTree(points).query(points, k=min(_NEIGHBORS, len(points)))
-    own = distances.mean(axis=1)
-    kept = (own > 0) & (own < own.mean() + _DEVIATIONS * own.std(ddof=1))
+    spacing = distances.mean(axis=1)  # (voxels,)
+    kept = (spacing > 0) & (spacing < spacing.mean() + _DEVIATIONS * spacing.std(ddof=1))
     # Voxels that are all equally far apart, such as two, have no deviation and would all go.
     return (points[kept], colors[kept]) if kept.any() else (points, colors)
 
@@ -105,14 +84,10 @@ def voxelize_room(
     num_bins: int,
     draws: np.ndarray | np.random.Generator | None = None,
 ) -> VoxelizedRoom:
-    """Move a scan to the corner of its box, and keep one point of each cell.
+    """Move a scan `(points, 3)`, in meters, to the corner of its box, and keep one point of each cell.
 
-    Args:
-        points: `(points, 3)` float64, in meters.
-        colors: `(points, 3)`, in 0 to 255; None for black.
-        num_bins: Cells along 32 m; what is beyond falls into the last one.
-        draws: A generator draws the point of each cell; an array has the numbers in place of those it would draw. None
-            takes the one in the middle.
+    Colors are 0 to 255; None stands for black. Cells beyond 32 m, the last of `num_bins`, fall into it. Of `draws`, a
+    generator draws the point of each cell, an array has the numbers that it would draw; None takes the middle one.
     """
     corner = points.min(axis=0)
     xyz = points - corner

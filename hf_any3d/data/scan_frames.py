@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hf_any3d.data.options import one_of
+from hf_any3d.data.point_arrays import means_of_cells
 from hf_any3d.modeling.layers.boxes import UP_AXES, level_rotation, upright_rotation
 
 FRAME_PARTS = ("up_axis", "level", "unit", "floor", "turn")
@@ -40,25 +41,15 @@ _FEWEST_FACES = 20
 
 @dataclass(frozen=True)
 class ScanFrame:
-    """Difference of a scan from what models expect: meters, z up, floor at z = 0, walls along x and y.
+    """Difference of a scan from what models expect: meters, z up, floor at z = 0, walls along x and y."""
 
-    Attributes:
-        up_axis: The axis that points up in the scan, one of `UP_AXES`.
-        up: Unit vector in the scan that points up, if the scan is tilted; None if it is the axis.
-        unit: Length of the scan's unit in meters.
-        angle: Turn of the walls about the up axis, counterclockwise, in radians.
-        floor: Height of the floor above the scan's origin, in meters.
-        sentences: What was found, a sentence each.
-        warnings: What could not be told, and is left as it is.
-    """
-
-    up_axis: str = "z"
-    up: tuple[float, float, float] | None = None
-    unit: float = 1.0
-    angle: float = 0.0
-    floor: float = 0.0
-    sentences: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    up_axis: str = "z"  # points up in the scan, one of `UP_AXES`
+    up: tuple[float, float, float] | None = None  # unit vector in the scan that points up, if the scan is tilted
+    unit: float = 1.0  # length of the scan's unit in meters
+    angle: float = 0.0  # turn of the walls about the up axis, counterclockwise, in radians
+    floor: float = 0.0  # height of the floor above the scan's origin, in meters
+    sentences: tuple[str, ...] = ()  # what was found
+    warnings: tuple[str, ...] = ()  # what could not be told, and is left as it is
 
     @property
     def is_changed(self) -> bool:
@@ -108,13 +99,10 @@ def find_frame(
     parts: Sequence[str] = FRAME_PARTS,
     min_confidence: float = MIN_CONFIDENCE,
 ) -> ScanFrame:
-    """Find the frame of a scan of a room.
+    """Find the frame of a scan `(points, 3)` of a room.
 
-    Args:
-        points: `(points, 3)`.
-        up_axis: The axis that points up, if it is known.
-        parts: What to look for, some of `FRAME_PARTS`; the rest is taken to be as models expect it.
-        min_confidence: Confidence, from 0 to 1, below which a finding is a warning and is not applied.
+    What is not among `parts`, some of `FRAME_PARTS`, is taken to be as models expect it. A finding with a confidence
+    below `min_confidence`, from 0 to 1, is a warning and is not applied.
     """
     one_of("up_axis", up_axis, (None, *UP_AXES))
     parts = frame_parts(list(parts), "parts")
@@ -127,15 +115,30 @@ def find_frame(
         return ScanFrame(up_axis or "z", warnings=(note,))
     frame = ScanFrame(up_axis or "z")
     if up_axis is None and "up_axis" in parts:
-        frame = _with_up_axis(frame, points, normals[flat], min_confidence)
+        scores = {axis: _upness(points, normals[flat], axis) for axis in UP_AXES}
+        best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
+        if 1 - math.exp(-2 * (scores[best] - scores[second])) < min_confidence:
+            note = (
+                f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
+            )
+            frame = replace(frame, warnings=(note,))
+        else:
+            sentence = "z points up" if best == "z" else f"turned: {best} points up in the file"
+            frame = replace(frame, up_axis=best, sentences=(sentence,))
     if "level" in parts:
         frame = _with_level(frame, normals[flat], min_confidence)
     upright = frame.rotation.T
     points, normals = points @ upright, normals @ upright
-    if "turn" in parts:
-        frame = _with_turn(frame, normals[flat], min_confidence)
-    # Walls along the axes, so that extents are those of the room.
     angle, agreement = _wall_turn(normals[flat])
+    if "turn" in parts and agreement < min_confidence:
+        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
+        frame = replace(frame, warnings=(*frame.warnings, note))
+    elif "turn" in parts and abs(angle) < _SMALLEST_TURN:
+        frame = replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
+    elif "turn" in parts:
+        sentence = f"turned by {-math.degrees(angle):.0f}° about the up axis, which puts walls along the axes"
+        frame = replace(frame, angle=angle, sentences=(*frame.sentences, sentence))
+    # Walls along the axes, so that extents are those of the room.
     turned = turn_about_z(-angle if agreement >= min_confidence else 0.0).T
     points, normals = points @ turned, normals @ turned
     if "unit" in parts:
@@ -151,10 +154,7 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     points = points[((points >= low - (high - low)) & (points <= high + (high - low))).all(axis=1)]
     edge = max((high - low).max() / _CELLS, 1e-12)
     cells = np.floor((points - points.min(axis=0)) / edge).astype(np.int64)
-    _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(-1)
-    sums = [np.bincount(inverse, weights=column, minlength=len(counts)) for column in points.T]
-    points = np.stack(sums, axis=1) / counts[:, None]
+    (points,) = means_of_cells(cells, points)
     if len(points) <= _NEIGHBORS:
         return points, np.zeros_like(points), np.zeros(len(points), dtype=bool)
     _, index = KDTree(points).query(points, k=_NEIGHBORS)
@@ -162,20 +162,6 @@ def _surfaces(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(np.einsum("pni,pnj->pij", near, near))
     flat = values[:, 0] <= _FLATNESS * values[:, 1]
     return points, vectors[:, :, 0], flat
-
-
-def _with_up_axis(frame: ScanFrame, points: np.ndarray, normals: np.ndarray, least: float) -> ScanFrame:
-    scores = {axis: _upness(points, normals, axis) for axis in UP_AXES}
-    best, second = sorted(scores, key=lambda axis: scores[axis], reverse=True)[:2]
-    confidence = 1 - math.exp(-2 * (scores[best] - scores[second]))
-    if confidence < least:
-        note = f"cannot tell which axis points up, {best} or {second}: taken is z; if it is another, say so (up_axis)"
-        return replace(frame, warnings=(*frame.warnings, note))
-    if best == "z":
-        sentence = "z points up"
-    else:
-        sentence = f"turned: {best} points up in the file"
-    return replace(frame, up_axis=best, sentences=(*frame.sentences, sentence))
 
 
 def _upness(points: np.ndarray, normals: np.ndarray, axis: str) -> float:
@@ -241,20 +227,8 @@ def _with_level(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFram
     if confidence < least:
         note = f"may be tilted by {math.degrees(tilt):.1f}°, but floor and walls do not agree on it; not leveled"
         return replace(frame, warnings=(*frame.warnings, note))
-    sentence = f"leveled by {math.degrees(tilt):.1f}°"
     x, y, z = (upright.T @ up).tolist()
-    return replace(frame, up=(x, y, z), sentences=(*frame.sentences, sentence))
-
-
-def _with_turn(frame: ScanFrame, normals: np.ndarray, least: float) -> ScanFrame:
-    angle, agreement = _wall_turn(normals)
-    if agreement < least:
-        note = "walls have no two directions at right angles, so the scan is not turned about the up axis"
-        return replace(frame, warnings=(*frame.warnings, note))
-    if abs(angle) < _SMALLEST_TURN:
-        return replace(frame, sentences=(*frame.sentences, "walls are along the axes"))
-    sentence = f"turned by {-math.degrees(angle):.0f}° about the up axis, which puts walls along the axes"
-    return replace(frame, angle=angle, sentences=(*frame.sentences, sentence))
+    return replace(frame, up=(x, y, z), sentences=(*frame.sentences, f"leveled by {math.degrees(tilt):.1f}°"))
 
 
 def _with_unit(frame: ScanFrame, points: np.ndarray, least: float) -> ScanFrame:

@@ -32,18 +32,14 @@ def validation_split(
         label_column: column of the classes.
 
     Returns:
-        Splits `train`, `validation` and the others given; rows keep their order.
-
-    Raises:
-        ValueError: a fraction out of range, an existing split `validation`, or too few groups.
+        Splits `train`, `validation` and the others; rows keep their order.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; expected more than 0 and less than 1")
-    given = dataset.items() if isinstance(dataset, DatasetDict) else [("train", dataset)]
-    splits = {str(split): rows for split, rows in given}
+    splits: dict = dict(dataset) if isinstance(dataset, DatasetDict) else {"train": dataset}
     if "train" not in splits or "validation" in splits:
         raise ValueError(f"dataset has splits {', '.join(splits)}; expected train and no validation")
-    rows = splits["train"]
+    rows = splits.pop("train")
     plain = rows.with_format(None)
     # Without a column each row is a group of its own.
     keys = range(len(rows)) if group_column is None else plain[group_column]
@@ -74,7 +70,6 @@ def validation_split(
         drawn += [group for group, total in zip(smallest, sums, strict=True) if total <= max(room, least)]
     taken = sorted(index for own in drawn for index in own)
     kept = np.setdiff1d(np.arange(len(rows)), taken)
-    splits.pop("train")
     return DatasetDict({"train": rows.select(kept), "validation": rows.select(taken), **splits})
 
 
@@ -97,9 +92,6 @@ def draw_fold(
     Returns:
         Splits `train` (way * shot rows) and `test`, labeled from 0 to way - 1 with the names of the drawn classes.
 
-    Raises:
-        ValueError: Too few classes with enough rows.
-
     Source: the protocol of OcCo and Point-BERT for ModelNet40 (5 or 10 ways, 10 or 20 shots, 10 folds).
     """
     label = splits["train"].features["label"]
@@ -118,7 +110,10 @@ def draw_fold(
     drawn = {}
     for split, number in sizes.items():
         rows = [generator.choice(np.flatnonzero(labels[split] == kind), number, replace=False) for kind in classes]
-        drawn[split] = _relabeled(splits[split].select(np.concatenate(rows)), np.arange(way).repeat(number), names)
+        selected = splits[split].select(np.concatenate(rows))
+        column = np.arange(way).repeat(number).tolist()
+        relabeled = selected.remove_columns("label").add_column("label", column, feature=ClassLabel(names=names))
+        drawn[split] = relabeled.with_format(selected.format["type"])
     return DatasetDict(drawn)
 
 
@@ -134,9 +129,3 @@ def _draw(groups: list[list[int]], fraction: float, generator: np.random.Generat
     if not left:
         left.append(taken.pop())
     return [index for group in taken for index in group]
-
-
-def _relabeled(rows: Dataset, labels: np.ndarray, names: list[str]) -> Dataset:
-    format_type = rows.format["type"]
-    rows = rows.remove_columns("label").add_column("label", labels.tolist(), feature=ClassLabel(names=names))
-    return rows.with_format(format_type)

@@ -20,12 +20,6 @@ class TextBank:
     Labels are found by their cleaned names. A file of a bank is a safetensors file with a vector `(width,)` for each
     word, named by the word.
 
-    Args:
-        features: Vectors `(width,)` by label.
-
-    Raises:
-        ValueError: If two labels have the same cleaned name, or a vector is zero, or has NaN or infinite numbers.
-
     Example:
         ```python
         words = ["seat", "back", "leg"]

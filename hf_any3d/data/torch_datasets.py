@@ -23,21 +23,16 @@ class ArrowRows(torch.utils.data.Dataset):
     Clouds (Array2D columns of floats) are read-only views of the dataset's memory, or of its memory-mapped file, so
     that reading a row takes the same time whatever the size of its cloud. Columns of other types, and columns with
     missing values, are read through `datasets`.
-
-    Args:
-        dataset: any dataset; selected, shuffled and concatenated ones too.
     """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset.with_format("numpy")
         self._columns, self._size = dataset.column_names, len(dataset)  # `datasets` recomputes them at each call
-        table = dataset.data
         # A shuffled or selected dataset keeps its table, and a list of row numbers.
         self._order = None if dataset._indices is None else dataset._indices.column(0).to_numpy()
         self._chunks: dict[str, ColumnChunks] = {}
         for name, feature in dataset.features.items():
-            chunks = ColumnChunks.of(table.column(name), feature)
-            if chunks is not None:
+            if (chunks := ColumnChunks.of(dataset.data.column(name), feature)) is not None:
                 self._chunks[name] = chunks
         rest = [name for name in self._columns if name not in self._chunks]
         self._rest = self.dataset.select_columns(rest) if rest else None
@@ -156,14 +151,10 @@ class AugmentedDataset(torch.utils.data.Dataset):
 
 
 class ColumnChunks:
-    """The chunks of a column, each with a function that reads one of its rows.
-
-    Args:
-        starts: (chunks + 1,) the number of the first row of each chunk, and the number of rows.
-        readers: one per chunk.
-    """
+    """The chunks of a column, each with a function that reads one of its rows."""
 
     def __init__(self, starts: np.ndarray, readers: list[Reader]):
+        # The number of the first row of each chunk, and the number of rows: (chunks + 1,).
         self.starts, self.readers = starts, readers
 
     @classmethod
@@ -194,17 +185,12 @@ def read_table(table: pa.Table, features: Features) -> list[dict[str, Any]] | No
 
 def _reader(chunk: pa.Array, feature: Any) -> Reader | None:
     # A missing value has no number in the buffer.
-    if chunk.null_count:
+    if chunk.null_count or not (isinstance(feature, Array2D) or pa.types.is_integer(chunk.type)):
         return None
-    if isinstance(feature, Array2D):
-        return _cloud_reader(chunk.storage, feature.shape[1])
-    if pa.types.is_integer(chunk.type):
-        values = chunk.to_numpy()
-        return lambda number: np.int64(values[number])
-    return None
-
-
-def _cloud_reader(outer: pa.Array, channels: int) -> Reader | None:
+    if not isinstance(feature, Array2D):
+        numbers_of_rows = chunk.to_numpy()
+        return lambda number: np.int64(numbers_of_rows[number])
+    outer, channels = chunk.storage, feature.shape[1]
     inner = outer.values  # of the complete column, also for slices; the offsets locate the rows
     if inner.null_count or inner.values.null_count:
         return None

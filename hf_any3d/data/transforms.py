@@ -16,7 +16,14 @@ import numpy as np
 import torch
 
 from hf_any3d.data.options import one_of
-from hf_any3d.data.point_arrays import largest_norm, mean_point, new_generator, resample_index, turn_up_axis
+from hf_any3d.data.point_arrays import (
+    largest_norm,
+    mean_point,
+    new_generator,
+    resample_index,
+    rotation_matrix,
+    turn_up_axis,
+)
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -32,34 +39,22 @@ class Transform(Protocol):
 
 @dataclass
 class PointTransform:
-    """Base of the transforms: checks and copies the points and creates the generator."""
+    """Base of the transforms: copies the points and creates the generator."""
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Transform one cloud.
+        """Transform one cloud (num_points, channels), xyz first; returns float32.
 
-        Args:
-            points: (num_points, channels) with channels >= 3, xyz first.
-            generator: source of randomness; None draws its seed from torch.
-
-        Returns:
-            float32, with as many points unless the class documents otherwise.
-
-        Raises:
-            ValueError: points of another shape, or no points.
+        There are as many points unless the class documents otherwise.
         """
         # A copy: transforms write in place, and rows of a dataset are often views of its memory.
         points = np.array(points, dtype=np.float32)
-        if points.ndim != 2 or points.shape[1] < 3 or len(points) == 0:
-            raise ValueError(f"points has shape {points.shape}; expected (num_points >= 1, channels >= 3)")
+        if points.ndim != 2 or points.shape[1] < 3:
+            raise ValueError(f"points has shape {points.shape}; expected (num_points, channels >= 3)")
         return self.apply(points, new_generator() if generator is None else generator)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Transform `points`, which this call may overwrite."""
         raise NotImplementedError
-
-    def _require(self, allowed: bool, name: str, text: str) -> None:
-        if not allowed:
-            raise ValueError(f"{type(self).__name__}: {name} is {getattr(self, name)!r}; expected {text}")
 
 
 @dataclass
@@ -75,8 +70,8 @@ class RandomScale(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        self._require(self.low > 0, "low", "a positive factor")
-        self._require(self.high >= self.low, "high", f"at least low, {self.low}")
+        if self.low <= 0:
+            raise ValueError(f"low is {self.low}; expected a positive factor, as others mirror the cloud")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Scale about the origin."""
@@ -116,16 +111,11 @@ class RandomRotation(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        self._require(self.axis in AXES, "axis", f"one of {', '.join(AXES)}")
-        self._require(self.limit >= 0, "limit", "zero or more radians")
+        one_of("axis", self.axis, AXES)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Rotate about the origin."""
-        angle = generator.uniform(-self.limit, self.limit)
-        first, second = [i for i in range(3) if i != AXES[self.axis]]
-        matrix = np.eye(3, dtype=np.float32)
-        matrix[[first, second], [first, second]] = np.cos(angle)
-        matrix[first, second], matrix[second, first] = -np.sin(angle), np.sin(angle)
+        matrix = rotation_matrix(AXES[self.axis], generator.uniform(-self.limit, self.limit)).astype(np.float32)
         # Points are rows, so the matrix is transposed.
         points[:, :3] = points[:, :3] @ matrix.T
         if self.normals_columns is not None:
@@ -144,10 +134,6 @@ class RandomUpAxis(PointTransform):
     axes: str = "yz"
     up_axis: str = "y"
     normals_columns: tuple[int, int, int] | None = None
-
-    def __post_init__(self):
-        self._require(bool(self.axes) and set(self.axes) <= set(AXES), "axes", "some of x, y, z, such as 'yz'")
-        self._require(self.up_axis in AXES, "up_axis", f"one of {', '.join(AXES)}")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Rotate by a quarter turn, or not at all."""
@@ -171,8 +157,7 @@ class RandomFlip(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        self._require(0 <= self.p <= 1, "p", "a probability between 0 and 1")
-        self._require(self.up_axis in AXES, "up_axis", f"one of {', '.join(AXES)}")
+        one_of("up_axis", self.up_axis, AXES)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Change signs of coordinates."""
@@ -203,7 +188,6 @@ class GlobalRotScaleTrans(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        self._require(self.translation_std >= 0, "translation_std", "zero or more")
         self._turn = RandomRotation(self.up_axis, self.rotation, self.normals_columns)
         self._scale = RandomScale(self.low, self.high)
 
@@ -226,14 +210,9 @@ class PointsRangeFilter(PointTransform):
 
     point_cloud_range: Sequence[float] = (-50.0, -50.0, -5.0, 50.0, 50.0, 3.0)
 
-    def __post_init__(self):
-        numbers = np.asarray(self.point_cloud_range)
-        is_box = numbers.shape == (6,) and numbers.dtype.kind in "fiu" and bool((numbers[:3] < numbers[3:]).all())
-        self._require(is_box, "point_cloud_range", "x, y and z of the lowest corner, then of the highest")
-
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows."""
-        low, high = np.asarray(self.point_cloud_range, np.float32).reshape(2, 3)
+        low, high = np.array(self.point_cloud_range, np.float32).reshape(2, 3)
         kept = ((points[:, :3] >= low) & (points[:, :3] <= high)).all(axis=1)
         if not kept.any():
             raise ValueError(f"none of {len(points)} points is in point_cloud_range {list(self.point_cloud_range)}")
@@ -302,9 +281,6 @@ class FarthestSubsample(PointTransform):
     num_points: int = 1024
     min_squared_norm: float | None = None
 
-    def __post_init__(self):
-        self._require(self.num_points >= 1, "num_points", "at least 1")
-
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Select rows in the order in which they are found."""
         if len(points) <= self.num_points:
@@ -369,9 +345,6 @@ def build_transform(spec: str | Iterable[str] | Mapping[str, Mapping]) -> Compos
     Args:
         spec: names in order, each with or without settings: `["scale", "rotate:axis=z,limit=0.5", "jitter"]`; or a
             mapping from name to settings: `{"scale": {"low": 0.9}, "jitter": {}}`.
-
-    Raises:
-        ValueError: an unknown name or setting, or a value that the transform refuses.
     """
     if isinstance(spec, Mapping):
         items = [(name, dict(settings)) for name, settings in spec.items()]

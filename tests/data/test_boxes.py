@@ -177,51 +177,6 @@ def check_scene(found: Scene, points: np.ndarray, boxes: np.ndarray, labels: np.
     np.testing.assert_array_equal(found.labels, labels)
 
 
-def cuboid_by_hand(scene: Scene, generator: np.random.Generator, settings: RandomCuboid) -> Scene:
-    points, xyz = scene.points, scene.points[:, :3].astype(np.float64)
-    extent = [max(column) - min(column) for column in xyz.T]
-    for _ in range(settings.tries):
-        edges = [settings.smallest + draw * (settings.largest - settings.smallest) for draw in generator.random(3)]
-        ratios = [min(edges[a], edges[b]) / max(edges[a], edges[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
-        if max(ratios) < settings.aspect:
-            continue
-        center = xyz[generator.choice(len(xyz))]
-        inside = [
-            all(abs(point[axis] - center[axis]) <= edges[axis] * extent[axis] / 2 for axis in range(3))
-            for point in xyz
-        ]
-        if sum(inside) < settings.min_points:
-            continue
-        kept_points = points[inside]
-        low, high = kept_points[:, :3].min(axis=0), kept_points[:, :3].max(axis=0)
-        kept = [bool((box[:3] >= low).all() and (box[:3] <= high).all()) for box in scene.boxes]
-        if any(kept) or not len(scene.boxes):
-            return Scene(kept_points, scene.boxes[kept], scene.labels[kept])
-    return scene
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        RandomCuboid(12, 0.3, 0.9, 0.9),
-        RandomCuboid(45, 0.5, 0.8, 0.2),
-        RandomCuboid(117, 0.9, 1.0, 0.2, tries=3),
-        RandomCuboid(1, 0.01, 0.02, 0.1, tries=4),
-    ],
-)
-@pytest.mark.parametrize("with_boxes", [True, False])
-def test_a_part_of_a_scene_is_that_of_plain_loops(settings, with_boxes):
-    scene, sizes = scene_of(120), set()
-    scene = scene if with_boxes else Scene(scene.points, scene.boxes[:0], scene.labels[:0])
-    for seed in range(5):
-        one, other = np.random.default_rng(seed), np.random.default_rng(seed)
-        found, expected = settings(scene, one), cuboid_by_hand(scene, other, settings)
-        check_scene(found, expected.points, expected.boxes, expected.labels)
-        assert one.random() == other.random()  # as many draws
-        sizes.add(len(found.points))
-    assert len(sizes) > 1 or settings.tries < 10
-
-
 @pytest.mark.parametrize(("axis", "number"), [("x", 0), ("y", 1)])
 @pytest.mark.parametrize("along_axes", [True, False])
 def test_half_of_all_scenes_are_mirrored(axis, number, along_axes):
@@ -260,23 +215,6 @@ def test_a_turn_is_within_its_limit_on_both_sides(along_axes):
         else:
             boxes[:, 6] += angle
         check_scene(found, points, boxes, scene.labels)
-
-
-def test_a_size_is_between_its_factors():
-    scene = scene_of()
-    for seed in range(4):
-        found = RandomSize(0.5, 3.0)(scene, np.random.default_rng(seed))
-        factor = 0.5 + 2.5 * np.random.default_rng(seed).random()
-        points, boxes = scene.points.copy(), scene.boxes.copy()
-        points[:, :3] *= factor
-        boxes[:, :6] *= factor
-        check_scene(found, points, boxes, scene.labels)
-
-
-def test_points_are_drawn_as_the_released_program_does_or_each_once():
-    scene = scene_of(10)
-    legacy = DrawPoints(15)(scene, np.random.RandomState(0)).points
-    np.testing.assert_array_equal(legacy, scene.points[np.random.RandomState(0).choice(10, 15, replace=True)])
 
 
 def test_without_a_generator_torch_governs_the_augmentations():

@@ -22,20 +22,6 @@ def corrupted(points, name, severity, seed=0, **settings):
     return corrupt(points, name, severity, np.random.default_rng(seed), **settings)
 
 
-def test_there_are_fifteen_in_three_families_of_five():
-    assert [len(members) for members in FAMILIES.values()] == [5, 5, 5] and len(CORRUPTIONS) == 15
-
-
-@pytest.mark.parametrize("name", CORRUPTIONS)
-def test_same_generator_gives_the_same_cloud_and_the_input_is_kept(name, sphere):
-    before = sphere.copy()
-    first, second, other = (corrupted(sphere, name, 3, seed, features=CHANNELS) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(first, other) and not np.array_equal(first, sphere)
-    np.testing.assert_array_equal(sphere, before)
-    assert first.dtype == np.float32 and first.shape[1] == 9
-
-
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_position_and_size_of_the_cloud_change_nothing(name, sphere):
     moved = sphere.copy()

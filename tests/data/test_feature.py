@@ -18,9 +18,9 @@ from datasets import Array2D, Dataset, Features, List, Value, load_dataset, load
 
 from hf_any3d.data import PointCloud, PointCloudCollator, embed_files, files_to_points
 from hf_any3d.data.files import PointCloudData, point_cloud_bytes, read_point_cloud
-from hf_any3d.data.files.writer import write_point_cloud
 from hf_any3d.data.inputs import to_cloud
-from tests.data.clouds import FIELDS, FILES, assert_same, full_cloud, points, triangle
+from tests.data.clouds import FILES, assert_same, full_cloud, points, triangle
+from tests.data.files.builders import SQUARE, TRIANGLES, gltf_square
 from tests.errors import raises
 
 needs_mesh = pytest.mark.skipif(not hasattr(datasets, "Mesh"), reason="datasets has Mesh from 5.0 on")
@@ -115,20 +115,6 @@ def test_a_feature_that_is_not_decoded_returns_bytes_and_path():
     assert stored[1]["path"] == "point_cloud.ply" and stored[1]["bytes"].startswith(b"ply\n")
     with raises(RuntimeError, naming="PointCloud"):
         PointCloud(decode=False).decode_example(stored[1])
-
-
-def test_nulls_stay_nulls():
-    rows = rows_of(None, points(), None)
-    assert [cloud is None for cloud in rows["cloud"]] == [True, False, True]
-    assert rows.map(lambda row: {"n": row["cloud"] is None})["n"][:] == [True, False, True]
-
-
-def test_columns_of_several_clouds_and_structs_decode():
-    features = Features({"views": List(PointCloud()), "pair": {"left": PointCloud(), "name": Value("string")}})
-    row = {"views": [points(4), points(5)], "pair": {"left": points(6), "name": "a"}}
-    found = Dataset.from_list([row], features=features)[0]
-    assert [len(view["points"]) for view in found["views"]] == [4, 5]
-    assert len(found["pair"]["left"]["points"]) == 6
 
 
 @pytest.mark.parametrize(
@@ -233,16 +219,6 @@ def test_batches_of_meshes_and_files_say_how_to_read_them():
     assert PointCloudCollator()([read[0]])["points"].shape == (1, 8, 3)
 
 
-@needs_mesh
-def test_face_less_files_of_a_mesh_column_have_points_and_colors(tmp_path):
-    # As docs/upstream.md says; `Mesh` does not store what it decodes.
-    write_point_cloud(tmp_path / "cloud.ply", PointCloudData(points(5), colors=np.full((5, 3), 0.5, np.float32)))
-    decoded = datasets.Mesh().decode_example({"path": str(tmp_path / "cloud.ply"), "bytes": None})
-    assert type(decoded).__name__ == "PointCloud" and decoded.vertices.shape == (5, 3) and len(decoded.colors) == 5
-    with raises(ValueError, naming="'path' or 'bytes'"):
-        datasets.Mesh().encode_example(decoded)
-
-
 def test_columns_of_other_types_are_refused():
     for values in ([1, 2], [[1.0], [2.0]], [{"a": 1}]):
         with pytest.raises(TypeError):
@@ -250,37 +226,6 @@ def test_columns_of_other_types_are_refused():
     ragged = Dataset.from_dict({"cloud": [[[1.0, 2, 3], [1.0, 2], [1.0, 2, 3, 4]]]})
     with pytest.raises(ValueError):
         ragged.cast_column("cloud", PointCloud())
-
-
-def test_map_and_filter_read_and_store_clouds():
-    rows = rows_of(points(4), full_cloud(8), triangle())
-    large = rows.filter(lambda row: len(row["cloud"]["points"]) > 3)
-    assert len(large) == 2
-
-    def double(row):
-        row["cloud"]["points"] = row["cloud"]["points"] * 2
-        return row
-
-    doubled = large.map(double)
-    assert doubled.features == FEATURES
-    expected = full_cloud()
-    expected.points = expected.points * 2
-    assert_same(doubled[1]["cloud"], expected)
-    made = rows.map(
-        lambda row: {"copy": row["cloud"]["points"]}, features=Features({**FEATURES, "copy": PointCloud()})
-    )
-    assert_same(made[0]["copy"], PointCloudData(points(4)))
-
-
-def test_torch_and_numpy_formats_return_their_arrays():
-    rows = rows_of(full_cloud(), triangle())
-    for form, kind in (("torch", torch.Tensor), ("numpy", np.ndarray)):
-        formatted = rows.with_format(form)
-        cloud = formatted[0]["cloud"]
-        assert {type(value) for name, value in cloud.items() if name in FIELDS[:4]} == {kind}
-        assert str(cloud["points"].dtype).endswith("float32") and str(cloud["labels"].dtype).endswith("int64")
-        assert_same(formatted[:2]["cloud"][1], triangle())
-        assert_same(formatted["cloud"][0], full_cloud())
 
 
 def test_flattening_returns_the_stored_columns_without_decoding():
@@ -318,27 +263,12 @@ def test_embedded_files_include_the_files_they_refer_to(tmp_path):
 
 
 def test_a_gltf_with_a_separate_buffer_is_embedded_as_one_file(tmp_path):
-    buffer = triangle().points.tobytes() + np.arange(3, dtype="<u2").tobytes()
-    views = [{"buffer": 0, "byteOffset": 0, "byteLength": 36}, {"buffer": 0, "byteOffset": 36, "byteLength": 6}]
-    accessors = [
-        {"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"},
-        {"bufferView": 1, "componentType": 5123, "count": 3, "type": "SCALAR"},
-    ]
-    content = {
-        "asset": {"version": "2.0"},
-        "buffers": [{"uri": "parts.bin", "byteLength": 42}],
-        "bufferViews": views,
-        "accessors": accessors,
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
-        "nodes": [{"mesh": 0}],
-        "scenes": [{"nodes": [0]}],
-        "scene": 0,
-    }
+    content, buffer = gltf_square(asset={"version": "2.0"}, buffers=[{"uri": "parts.bin", "byteLength": 60}])
     (tmp_path / "a.gltf").write_text(json.dumps(content))
     (tmp_path / "parts.bin").write_bytes(buffer)
     embedded = embed_files(rows_of(str(tmp_path / "a.gltf")))
     (tmp_path / "parts.bin").unlink()
-    assert_same(embedded[0]["cloud"], triangle())
+    assert_same(embedded[0]["cloud"], PointCloudData(SQUARE, faces=TRIANGLES))
 
 
 def test_a_missing_file_is_named_when_it_is_embedded():
@@ -359,18 +289,6 @@ def test_embedding_can_be_limited_to_local_or_remote_files(tmp_path):
         ]
 
 
-def test_streams_decode_and_shard(tmp_path):
-    rows = rows_of(*(points(4, seed) for seed in range(6)))
-    rows.to_parquet(tmp_path / "clouds.parquet")
-    stream = load_dataset("parquet", data_files=str(tmp_path / "clouds.parquet"), split="train", streaming=True)
-    assert stream.features == FEATURES
-    assert_same(next(iter(stream))["cloud"], PointCloudData(points(4)))
-    assert next(iter(stream.decode(False)))["cloud"]["bytes"].startswith(b"ply")
-    halves = [rows.to_iterable_dataset(num_shards=6).shard(2, index) for index in range(2)]
-    assert sorted(len(list(half)) for half in halves) == [3, 3]
-    assert isinstance(next(iter(stream.with_format("torch")))["cloud"]["points"], torch.Tensor)
-
-
 def test_a_file_inside_an_archive_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
         archive.write(FILES / "lamp.off", "inner/lamp.off")
@@ -378,16 +296,6 @@ def test_a_file_inside_an_archive_is_read(tmp_path):
     assert_same(rows[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
     stored = embed_files(rows).cast_column("cloud", PointCloud(decode=False))[0]["cloud"]
     assert stored["path"] == "lamp.off" and stored["bytes"] == (FILES / "lamp.off").read_bytes()
-
-
-def test_a_pushed_dataset_includes_its_files(hub, tmp_path):
-    rows = rows_of(str(FILES / "lamp.off"), full_cloud())
-    rows.push_to_hub("me/point-cloud-files")
-    loaded = load_dataset("me/point-cloud-files", split="train", cache_dir=str(tmp_path))
-    assert loaded.features == FEATURES
-    assert_same(loaded[0]["cloud"], read_point_cloud(FILES / "lamp.off"))
-    streamed = load_dataset("me/point-cloud-files", split="train", streaming=True)
-    assert_same(list(streamed)[1]["cloud"], full_cloud())
 
 
 def test_files_of_a_repository_are_read_in_place(hub):

@@ -166,7 +166,7 @@ def test_the_column_is_the_only_one_or_named(scans):
     with raises(ValueError, naming="PointCloud"):
         files_to_points(two)
     assert "other" in files_to_points(two, column="scan").features
-    with pytest.raises(ValueError, match="there is none among name"):
+    with raises(ValueError, naming="none among name"):
         files_to_points(scans.select_columns(["name"]))
     with raises(ValueError, naming="'points' already"):
         files_to_points(scans.rename_column("name", "points"))

@@ -177,9 +177,3 @@ def test_a_frame_is_applied_part_by_part():
     assert frame.tilt == pytest.approx(math.acos(up[2])) and ScanFrame("y").tilt == 0
     changes = ({"up_axis": "y"}, {"up": (0.0, 0.0, 1.0)}, {"unit": 0.5}, {"angle": 0.1}, {"floor": 3.0}, {})
     assert [ScanFrame(**change).is_changed for change in changes] == [True] * 4 + [False] * 2
-
-
-def facing(degrees, count: int, z: float = 0.0) -> np.ndarray:
-    angles = np.radians(np.resize(degrees, count))
-    flat = math.sqrt(1 - z * z)
-    return np.column_stack([flat * np.cos(angles), flat * np.sin(angles), np.full(count, z)])

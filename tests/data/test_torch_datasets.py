@@ -8,7 +8,6 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
-from hf_any3d.data.collator import PointCloudCollator
 from hf_any3d.data.torch_datasets import ArrowRows, AugmentedDataset, read_table
 from hf_any3d.data.transforms import Compose, Jitter, RandomRotation
 from tests.errors import raises
@@ -166,22 +165,3 @@ def test_extra_columns_are_transformed_together_with_the_points(dataset):
     row = AugmentedDataset(dataset, rotation, extra_columns=("normals",))[1]
     assert row["points"].shape == row["normals"].shape == (30, 3) and row["label"] == 1
     np.testing.assert_allclose(row["points"], row["normals"], rtol=1e-6)
-
-
-def test_a_loader_with_the_collator_returns_model_input(dataset):
-    loader = torch.utils.data.DataLoader(
-        AugmentedDataset(dataset, Jitter()), batch_size=2, collate_fn=PointCloudCollator(16)
-    )
-    (batch,) = loader
-    assert batch["points"].shape == (2, 16, 3) and batch["labels"].tolist() == [0, 1]
-
-
-def test_rows_read_together_equal_rows_read_one_by_one(dataset):
-    augmented = AugmentedDataset(dataset, Jitter(), extra_columns=("normals",))
-    torch.manual_seed(3)
-    together = augmented.__getitems__([1, 0])
-    torch.manual_seed(3)
-    one_by_one = [augmented[1], augmented[0]]
-    for row, other in zip(together, one_by_one, strict=True):
-        assert row.keys() == other.keys()
-        assert all(np.array_equal(row[name], other[name]) for name in row)

@@ -9,20 +9,23 @@ import numpy as np
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
-_SPLATS = ("f_dc_0", "f_dc_1", "f_dc_2")
+SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
 # Field of a cloud -> names of its columns as `plain_name` returns them; the first that are all there count.
 _FIELDS = {
     "points": ("x y z", "points_0 points_1 points_2"),
     "normals": ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2"),
-    "colors": ("red green blue", "r g b", "rf gf bf", "diffuse_red diffuse_green diffuse_blue", " ".join(_SPLATS)),
+    "colors": (
+        "red green blue",
+        "r g b",
+        "rf gf bf",
+        "diffuse_red diffuse_green diffuse_blue",
+        "f_dc_0 f_dc_1 f_dc_2",
+    ),
     "intensity": ("intensity", "reflectance", "remission", "reflectivity", "intensities", "i"),
     "ring": ("ring", "laser_id"),
     "labels": ("label", "class", "classification", "labels", "class_id", "label_id"),
 }
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
-_IS_SPLATS = {*_SPLATS, "opacity", "scale_0", "scale_1", "scale_2"}
-LEAST_OPACITY = 0.1
-"""Gaussian splats that cover less of what is behind them are no points of a surface, and are left out."""
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
@@ -52,31 +55,18 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
         raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
-    found: dict[str, Any] = {}
+    cloud: dict[str, Any] = {}
     for field, names in fields.items():
         values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
-        # Of Gaussian splats, the color seen from all sides: the constant term of their spherical harmonics.
-        usable = _splat_colors if tuple(names) == _SPLATS else _USABLE[field]
-        found[field] = usable(values, source)
-    return found
-
-
-def opaque_splats(columns: Mapping[str, np.ndarray], source: Source) -> Mapping[str, np.ndarray]:
-    """Leave splats below `LEAST_OPACITY` out of the columns of a file of Gaussian splats, with a warning."""
-    if not columns.keys() >= _IS_SPLATS:
-        return columns
-    # Files have logits of opacities. NaN compares as False, and is left out.
-    kept = columns["opacity"] >= np.log(LEAST_OPACITY / (1 - LEAST_OPACITY))
-    if not kept.any():
-        raise PointCloudError(f"none of {len(kept)} Gaussian splats has an opacity of at least {LEAST_OPACITY}")
-    if not kept.all():
-        text = f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY}"
-        source.warn(f"{text} and are left out")
-    return {name: values[kept] for name, values in columns.items()}
+        if tuple(names) == SPLAT_COLORS:
+            # The color seen from all sides; splats store (color - 0.5) / harmonic, and may be brighter than white.
+            values = (_CONSTANT_HARMONIC * values.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+        cloud[field] = USABLE[field](values, source)
+    return cloud
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
-    """Interpret columns without names.
+    """Return arguments of PointCloudData for a table (points, columns) without names.
 
     | columns | meaning |
     |---|---|
@@ -89,43 +79,34 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
     Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
     beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
     rule, or several, are left out with a warning; another says what is read as labels.
-
-    Args:
-        table: (points, columns) numbers.
-        source: for the file type and for warnings.
-
-    Returns:
-        Arguments of PointCloudData.
     """
     width = table.shape[1]
     if width not in (3, 4, 6, 7, 9):
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
-    found: dict[str, Any] = {"points": table[:, :3]}
+    cloud: dict[str, Any] = {"points": table[:, :3]}
     first, last, is_pts = table[:, 3:6], table[:, -3:], source.file_type == "pts"
-    if width == 4:
-        if is_pts:
-            found["intensity"] = usable_numbers(table[:, 3], "intensities", source)
-        else:
-            found["labels"] = _likely_labels(table, source)
+    if width == 4 and is_pts:
+        cloud["intensity"] = usable_numbers(table[:, 3], "intensities", source)
+    elif width == 4:
+        cloud["labels"] = _likely_labels(table, source)
     elif width > 4 and _has_unit_length(first):
         # Before colors, few of which happen to have length 1.
-        found["normals"] = first
+        cloud["normals"] = first
         if width == 7:
-            found["labels"] = usable_labels(table[:, 6], source, first=0)
+            cloud["labels"] = usable_labels(table[:, 6], source, first=0)
     elif width == 7:
-        found |= _with_seventh_column(table, is_pts, source)
+        cloud |= _with_seventh_column(table, is_pts, source)
     elif width > 4 and _looks_like_colors(first):
-        found["colors"] = usable_colors(first, source)
+        cloud["colors"] = usable_colors(first, source)
     elif width > 4:
         source.warn("columns 4 to 6 look neither like normals nor like colors and are left out")
-    if width == 9:
-        if "colors" not in found and _looks_like_colors(last):
-            found["colors"] = usable_colors(last, source)
-        elif "normals" not in found and _has_unit_length(last):
-            found["normals"] = last
-        else:
-            source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
-    return found
+    if width == 9 and "colors" not in cloud and _looks_like_colors(last):
+        cloud["colors"] = usable_colors(last, source)
+    elif width == 9 and "normals" not in cloud and _has_unit_length(last):
+        cloud["normals"] = last
+    elif width == 9:
+        source.warn("columns 7 to 9 look neither like normals nor like colors and are left out")
+    return cloud
 
 
 def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dict[str, Any]:
@@ -163,9 +144,8 @@ def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
 
 def _is_like_classes(values: np.ndarray) -> bool:
     """Return whether values are whole numbers from 0, with few different ones."""
-    some = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
-    with np.errstate(invalid="ignore"):
-        return bool((some >= 0).all() and (some == np.floor(some)).all() and len(np.unique(some)) <= _MOST_CLASSES)
+    sample = values[:: max(1, len(values) // _ROWS_LOOKED_AT)]
+    return bool((sample >= 0).all() and (sample == np.floor(sample)).all() and len(np.unique(sample)) <= _MOST_CLASSES)
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
@@ -205,33 +185,18 @@ def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
         return None
 
 
-def _splat_colors(terms: np.ndarray, source: Source) -> np.ndarray | None:
-    with np.errstate(invalid="ignore", over="ignore"):
-        # Splats store (color - 0.5) / harmonic, and may be brighter than white.
-        colors = (_CONSTANT_HARMONIC * terms.astype(np.float32) + np.float32(0.5)).clip(0, 1)
-    if np.isfinite(colors).all():
-        return colors
-    source.warn("f_dc_0 to f_dc_2 have NaN values and are left out")
-    return None
-
-
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:
     """Return normals as float32 if they are finite and have a length, else None with a warning."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        normals = values.astype(np.float32)
-    if not np.isfinite(normals).all():
-        source.warn("normals have NaN or infinite values and are left out")
-        return None
-    if len(normals) and not normals.any():
+    normals = usable_numbers(values, "normals", source)
+    if normals is not None and len(normals) and not normals.any():
         source.warn("normals are all zero and are left out")
         return None
     return normals
 
 
 def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray | None:
-    """Return intensities or rings as float32 if they are finite, else None with a warning that calls them `names`."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        numbers = values.astype(np.float32)
+    """Return numbers as float32 if they are finite, else None with a warning that calls them `names`."""
+    numbers = values.astype(np.float32)
     if not np.isfinite(numbers).all():
         source.warn(f"{names} have NaN or infinite values and are left out")
         return None
@@ -240,9 +205,8 @@ def usable_numbers(values: np.ndarray, names: str, source: Source) -> np.ndarray
 
 def usable_labels(values: np.ndarray, source: Source, first: int | None = None) -> np.ndarray | None:
     """Return labels as int64 if they are whole numbers of its range not below `first`, else None with a warning."""
-    with np.errstate(invalid="ignore"):
-        # From 2**53 on, neighboring whole numbers are the same float64.
-        are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
+    # From 2**53 on, neighboring whole numbers are the same float64.
+    are_whole = values.dtype.kind in "iub" or bool(((np.abs(values) < 2**53) & (values == np.floor(values))).all())
     if values.dtype.kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max:
         are_whole = False  # they would become negative ones
     if are_whole and (first is None or not len(values) or values.min() >= first):
@@ -253,19 +217,16 @@ def usable_labels(values: np.ndarray, source: Source, first: int | None = None) 
 
 
 def _has_unit_length(rows: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore", over="ignore"):
-        length = np.sqrt((rows.astype(np.float64) ** 2).sum(1))
-        return bool((np.abs(length - 1) < 0.02).mean() > 0.99 and np.isfinite(rows).all())
+    length = np.linalg.norm(rows.astype(np.float64), axis=1)
+    return bool((np.abs(length - 1) < 0.02).mean() > 0.99 and np.isfinite(rows).all())
 
 
 def _looks_like_colors(rows: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):
-        if not (rows.min() >= 0 and rows.max() <= 255):
-            return False
-        return bool(rows.max() <= 1 or (rows == np.floor(rows)).all())
+    are_bytes = rows.min() >= 0 and rows.max() <= 255
+    return bool(are_bytes and (rows.max() <= 1 or (rows == np.floor(rows)).all()))
 
 
-_USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
+USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "points": lambda values, _: values,
     "normals": usable_normals,
     "colors": usable_colors,
@@ -273,3 +234,4 @@ _USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "ring": lambda values, source: usable_numbers(values, "rings", source),
     "labels": usable_labels,
 }
+"""Field of a cloud -> function that returns its values from those of a file, or None with a warning."""

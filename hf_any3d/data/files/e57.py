@@ -14,7 +14,7 @@ from hf_any3d.data.files.text_numbers import listed
 
 _HEADER = struct.Struct("<8sIIQQQQ")
 _PAGE, _CHECKSUM = 1024, 4
-_SECTION = struct.Struct("<B7xQQQ")
+_SECTION = struct.Struct("<8xQQ")
 _DATA_PACKET = 1
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
@@ -27,17 +27,14 @@ _AT_ONCE = 1 << 16
 
 @dataclass(frozen=True)
 class Field:
-    """Form of a field's numbers: floats of a type, or integers from the least one on, perhaps scaled.
-
-    `ends` are the least and largest number that the field declares, infinite where it does not.
-    """
+    """Form of a field's numbers: floats of a type, or integers from the least one on, perhaps scaled."""
 
     bits: int
     dtype: str | None = None
     least: int = 0
     scale: float = 1.0
     offset: float = 0.0
-    ends: tuple[float, float] = (-np.inf, np.inf)
+    ends: tuple[float, float] = (-np.inf, np.inf)  # least and largest number
 
 
 def read(source: Source) -> PointCloudData:
@@ -46,7 +43,19 @@ def read(source: Source) -> PointCloudData:
     Points marked as invalid are left out with a warning. Colors and intensities are kept where all scans have them.
     Colors range from the limits of colors of a scan, else from those of its fields, else from 0 to 1 or 255.
     """
-    data, xml = _logical(source.data)
+    mark, major, _, length, start, size, page_size = _HEADER.unpack_from(source.data)
+    if (mark, major, page_size) != (b"ASTM-E57", 1, _PAGE):
+        raise PointCloudError(
+            f"starts with {mark!r}, has version {major} and pages of {page_size} bytes; expected E57"
+        )
+    if length != len(source.data) or length % _PAGE:
+        raise PointCloudError(f"{len(source.data)} bytes of {length}, in pages of {_PAGE}; the file may be cut off")
+    pages = np.frombuffer(source.data, np.uint8).reshape(-1, _PAGE)
+    stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]
+    if (wrong := np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)).size:
+        raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
+    data = pages[:, :-_CHECKSUM].tobytes()
+    xml = data[_place(start) : _place(start) + size]
     # Entities could expand without end, and E57 has none.
     if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
         raise PointCloudError("the XML section declares entities; expected none")
@@ -66,22 +75,6 @@ def read(source: Source) -> PointCloudData:
         elif having:
             source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
     return PointCloudData(**joined, meters_per_unit=1.0)
-
-
-def _logical(data: bytes) -> tuple[bytes, bytes]:
-    """Return the content of the pages, and of it the XML section."""
-    mark, major, _, length, start, size, page = _HEADER.unpack_from(data)
-    if (mark, major, page) != (b"ASTM-E57", 1, _PAGE):
-        raise PointCloudError(f"starts with {data[:8]!r}, has version {major} and pages of {page} bytes; expected E57")
-    if length != len(data) or length % _PAGE:
-        raise PointCloudError(f"{len(data)} bytes of {length}, in pages of {_PAGE}; the file may be cut off")
-    pages = np.frombuffer(data, np.uint8).reshape(-1, _PAGE)
-    stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]
-    if (wrong := np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)).size:
-        raise PointCloudError(f"page {wrong[0]} of {len(pages)} is damaged: it has another checksum")
-    logical = pages[:, :-_CHECKSUM].tobytes()
-    at = _place(start)
-    return logical, logical[at : at + size]  # of an XML that is cut off, the end is missing
 
 
 def _place(physical: int) -> int:
@@ -117,30 +110,44 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     if not count:
         return None
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
-    wanted = [*kind, *(name for name in (*_INVALID, "intensity", *_COLORS) if name in names)]
-    fields = {name: _field(children[names.index(name)]) for name in wanted}
-    values = {name: _numbers(streams[names.index(name)], fields[name], count, name) for name in wanted}
+    used = [*kind, *(name for name in (*_INVALID, "intensity", *_COLORS) if name in names)]
+    fields = {name: _field(children[names.index(name)]) for name in used}
+    values = {name: _numbers(streams[names.index(name)], fields[name], count, name) for name in used}
     xyz = np.stack([values[name] for name in kind], axis=1).astype(np.float64)  # (points, 3)
     if kind is _SPHERICAL:
         reach, azimuth, elevation = xyz.T
         flat = reach * np.cos(elevation)
         xyz = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
-    found: dict[str, Any] = {"points": _posed(xyz, _child(scan, "pose"))}
+    pose = _child(scan, "pose")
+    rotation, translation = (None if pose is None else _child(pose, name) for name in ("rotation", "translation"))
+    if rotation is not None:
+        quaternion = np.array([_decimal(_texts(rotation), name, 0) for name in "wxyz"])
+        w, *axis = quaternion / np.linalg.norm(quaternion)
+        cross = np.cross(axis, xyz)
+        xyz = xyz + 2 * (w * cross + np.cross(axis, cross))
+    if translation is not None:
+        xyz = xyz + [_decimal(_texts(translation), name, 0) for name in "xyz"]
+    cloud: dict[str, Any] = {"points": xyz}
     # A pose turns and moves the points, but what the scanner tells apart stays.
     are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
     step = min(abs(fields[name].scale) for name in kind) if are_scaled else None
     if "intensity" in values:
-        found["intensity"] = values["intensity"].astype(np.float32)
+        cloud["intensity"] = values["intensity"].astype(np.float32)
     if all(name in values for name in _COLORS):
-        limits = _limits(_child(scan, "colorLimits"))
-        ends = [limits.get(name, fields[name].ends) for name in _COLORS]
+        limits = {}
+        for child in _child(scan, "colorLimits") or ():
+            # The text of an empty element is 0, and that of a scaled integer is not scaled.
+            value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
+            limits[child.tag.rpartition("}")[2]] = value
+        pairs = {name: (limits.get(f"{name}Minimum"), limits.get(f"{name}Maximum")) for name in _COLORS}
+        ends = [fields[name].ends if None in pair else pair for name, pair in pairs.items()]
         if (colors := _unit(np.stack([values[name] for name in _COLORS], axis=1), ends, source)) is not None:
-            found["colors"] = colors
+            cloud["colors"] = colors
     invalid = next((values[name] != 0 for name in _INVALID if name in values), None)
     if invalid is not None and invalid.any():
         source.warn(f"{invalid.sum():,} of {count:,} points of a scan are marked as invalid and are left out")
-        found = {name: value[~invalid] for name, value in found.items()}
-    return {**found, "step": step} if len(found["points"]) else None
+        cloud = {name: value[~invalid] for name, value in cloud.items()}
+    return {**cloud, "step": step} if len(cloud["points"]) else None
 
 
 def _field(element: Any) -> Field:
@@ -158,9 +165,7 @@ def _field(element: Any) -> Field:
 def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
     """Return the bytes of each field of a scan, joined over its packets."""
     at = _place(offset)
-    section, length, start, _ = _SECTION.unpack_from(data, at)
-    if section != 1:
-        raise PointCloudError(f"a section of kind {section}; expected 1, of points")
+    length, start = _SECTION.unpack_from(data, at)
     stop, at = at + length, _place(start)
     pieces: list[list[bytes]] = [[] for _ in range(count)]
     while at + 4 <= stop:
@@ -198,20 +203,7 @@ def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
     return whole if (field.scale, field.offset) == (1.0, 0.0) else whole * field.scale + field.offset
 
 
-def _limits(element: Any) -> dict[str, tuple[float, float]]:
-    """Return the least and largest value of each color that the limits of a scan name."""
-    numbers = {}
-    for child in element if element is not None else ():
-        # The text of an empty element is 0, and that of a scaled integer is not scaled.
-        value = _decimal({"value": child.text or "0"}, "value", 0)
-        numbers[child.tag.rpartition("}")[2]] = value * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
-    pairs = {name: (f"{name}Minimum", f"{name}Maximum") for name in _COLORS}
-    return {
-        name: (numbers[low], numbers[high]) for name, (low, high) in pairs.items() if {low, high} <= numbers.keys()
-    }
-
-
-def _unit(values: np.ndarray, ends: list[tuple[float, float]], source: Source) -> np.ndarray | None:
+def _unit(values: np.ndarray, ends: list, source: Source) -> np.ndarray | None:
     """Scale colors (points, 3) to [0, 1] by their ranges, or by their values where no range fits them."""
     low, high = np.array(ends, dtype=np.float64).T
     fits = (low < high) & (high - low <= _WIDEST) & (values.min(axis=0) >= low) & (values.max(axis=0) <= high)
@@ -219,16 +211,6 @@ def _unit(values: np.ndarray, ends: list[tuple[float, float]], source: Source) -
         return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
     has_16_bits = values.min() >= 0 and 255 < values.max() <= _WIDEST
     return usable_colors(values.astype(np.uint16) if has_16_bits else values, source)
-
-
-def _posed(xyz: np.ndarray, pose: Any) -> np.ndarray:
-    turn, move = (None if pose is None else _child(pose, name) for name in ("rotation", "translation"))
-    if turn is not None:
-        quaternion = np.array([_decimal(_texts(turn), name, 0) for name in "wxyz"])
-        w, *axis = quaternion / np.linalg.norm(quaternion)
-        cross = np.cross(axis, xyz)
-        xyz = xyz + 2 * (w * cross + np.cross(axis, cross))
-    return xyz if move is None else xyz + [_decimal(_texts(move), name, 0) for name in "xyz"]
 
 
 def _texts(element: Any) -> dict[str, str]:

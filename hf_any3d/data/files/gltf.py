@@ -39,17 +39,19 @@ def read(source: Source) -> PointCloudData:
     If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines,
     skins and animations are ignored.
     """
-    document = open_document(source)
-    placed = _placed_primitives(document, source)
-    return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
-
-
-def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, np.ndarray]]:
-    """List the primitives to read after checking the limits.
-
-    Many may share one table, so their sum is checked before any is created.
-    """
-    placed = []
+    chunk, text = None, source.data
+    if source.data.startswith(b"glTF"):
+        text, chunk = _chunks(source.data)
+    content = json.loads(text)
+    if not str(version := content["asset"].get("version")).startswith("2"):
+        raise PointCloudError(f"glTF version {shorten(str(version))}; expected 2.0")
+    required = content.get("extensionsRequired", [])
+    if unsupported := [str(name) for name in required if not _SUPPORTED.fullmatch(str(name))]:
+        advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
+        raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
+    document = Document(content, chunk, source)
+    placed: list[tuple[dict, np.ndarray]] = []
+    # Many primitives may share one table, so their sum is checked before any is created.
     points = indices = faces = 0
     for mesh, transform in _placed_meshes(document):
         for primitive in document.item("meshes", mesh)["primitives"]:
@@ -65,14 +67,14 @@ def _placed_primitives(document: Document, source: Source) -> list[tuple[dict, n
                 corners = document.count(primitive["indices"])
                 indices += corners
             for name in ("NORMAL", "COLOR_0"):
-                if name in attributes and (found := document.count(attributes[name])) != count:
-                    raise PointCloudError(f"a primitive has {count} points and {found} values of {name}")
+                if name in attributes and (values := document.count(attributes[name])) != count:
+                    raise PointCloudError(f"a primitive has {count} points and {values} values of {name}")
             points += count
             # A strip or a fan has a triangle for each corner from the third on.
             faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
-    return placed
+    return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
 
 
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
@@ -109,26 +111,24 @@ def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
 def _local_transform(node: dict) -> np.ndarray:
     if "matrix" in node:
         return np.array(node["matrix"], np.float64).reshape(4, 4).T  # stored column-major
-    # The matrix of a unit quaternion, its columns multiplied by the scale: scale, then rotation, then translation.
-    x, y, z, w = np.array(node.get("rotation", [0, 0, 0, 1]), np.float64)
-    transform = np.eye(4)
-    transform[:3, :3] = np.array(
+    x, y, z, w = np.array(node.get("rotation", [0, 0, 0, 1]), np.float64)  # a unit quaternion
+    rotation = np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
             [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
-    ) * np.array(node.get("scale", [1, 1, 1]), np.float64).reshape(1, 3)
+    )
+    transform = np.eye(4)
+    transform[:3, :3] = rotation * np.array(node.get("scale", [1, 1, 1]), np.float64).reshape(1, 3)
     transform[:3, 3] = np.array(node.get("translation", [0, 0, 0]), np.float64)
     return transform
 
 
 def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> dict:
     mode, attributes = primitive.get("mode", _TRIANGLES), primitive["attributes"]
-    local = document.accessor(attributes["POSITION"], 3).astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Points are rows, so the matrix is transposed.
-        points = local @ transform[:3, :3].T + transform[:3, 3]
+    # Points are rows, so the matrix is transposed.
+    points = document.accessor(attributes["POSITION"], 3).astype(np.float64) @ transform[:3, :3].T + transform[:3, 3]
     order = np.arange(len(points))
     if "indices" in primitive:
         order = document.accessor(primitive["indices"], 1).reshape(-1)
@@ -137,55 +137,41 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
                 f"indices of type {order.dtype} up to {order.max()}; allowed are 0 to {len(points) - 1}"
             )
         order = order.astype(np.int64)
-    faces = _triangles(order, mode)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.linalg.det(transform[:3, :3]) < 0:
-            faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
-    part = {"points": points, "faces": faces, "colors": None, "normals": None}
-    if "NORMAL" in attributes:
-        part["normals"] = _transformed_normals(document.accessor(attributes["NORMAL"], 3), transform, source)
-    material = document.item("materials", primitive["material"]) if "material" in primitive else None
-    factor, is_plain = _base_color(material or {})
-    if "COLOR_0" in attributes:
-        part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
-    part["color"] = factor.clip(0, 1) if material is not None and is_plain else None
-    return part
-
-
-def _base_color(material: dict) -> tuple[np.ndarray, bool]:
-    """Return the factor (3,) of the colors of vertices and textures, and whether it alone is the color."""
+    if mode == _POINTS or len(order) < 3:
+        faces = np.zeros((0, 3), np.int64)
+    elif mode == _TRIANGLES:
+        # Corners that do not complete a triangle are ignored, as the specification says.
+        faces = order[: len(order) // 3 * 3].reshape(-1, 3)
+    else:
+        # All triangles of a fan have its first corner; every second one of a strip has the opposite orientation.
+        first = np.full(len(order) - 2, order[0]) if mode == _FAN else order[:-2]
+        faces = np.stack([first, order[1:-1], order[2:]], axis=1)
+        if mode == _STRIP:
+            faces[1::2] = faces[1::2, [1, 0, 2]]
+    if np.linalg.det(transform[:3, :3]) < 0:
+        faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
+    part = {"points": points, "faces": faces, "colors": None, "color": None, "normals": None}
+    linear = transform[:3, :3]
+    if "NORMAL" in attributes and np.isfinite(linear).all() and np.linalg.matrix_rank(linear) == 3:
+        # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
+        # rows, that is the inverse.
+        normals = document.accessor(attributes["NORMAL"], 3).astype(np.float64) @ np.linalg.inv(linear)
+        length = np.linalg.norm(normals, axis=1, keepdims=True)
+        part["normals"] = usable_normals(normals / np.where(length > 0, length, 1), source)
+    has_material = "material" in primitive
+    material = document.item("materials", primitive["material"]) if has_material else {}
     extensions = material.get("extensions", {})
     surface, names = material.get("pbrMetallicRoughness"), ("baseColorFactor", "baseColorTexture")
     if _GLOSSY in extensions:
         surface, names = extensions[_GLOSSY], ("diffuseFactor", "diffuseTexture")
-    # Without either, an extension may define another color than white.
-    is_plain = bool(surface is not None or not extensions) and names[1] not in (surface or {})
-    return np.array((surface or {}).get(names[0], [1, 1, 1, 1]), np.float64)[:3], is_plain
-
-
-def _triangles(order: np.ndarray, mode: int) -> np.ndarray:
-    if mode == _POINTS or len(order) < 3:
-        return np.zeros((0, 3), np.int64)
-    if mode == _TRIANGLES:
-        # Corners that do not complete a triangle are ignored, as the specification says.
-        return order[: len(order) // 3 * 3].reshape(-1, 3)
-    if mode == _FAN:
-        # All triangles of a fan have its first corner.
-        return np.stack([np.full(len(order) - 2, order[0]), order[1:-1], order[2:]], axis=1)
-    faces = np.stack([order[:-2], order[1:-1], order[2:]], axis=1)
-    faces[1::2] = faces[1::2, [1, 0, 2]]  # every second triangle of a strip has the opposite orientation
-    return faces
-
-
-def _transformed_normals(normals: np.ndarray, transform: np.ndarray, source: Source) -> np.ndarray | None:
-    linear = transform[:3, :3]
-    if not np.isfinite(linear).all() or np.linalg.matrix_rank(linear) < 3:
-        return None
-    # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
-    # rows, that is the inverse.
-    normals = normals.astype(np.float64) @ np.linalg.inv(linear)
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    return usable_normals(normals / np.where(length > 0, length, 1), source)
+    # Without either, an extension may define another color than white; a texture is multiplied by the factor.
+    is_plain = (surface is not None or not extensions) and names[1] not in (surface or {})
+    factor = np.array((surface or {}).get(names[0], [1, 1, 1, 1]), np.float64)[:3]
+    if "COLOR_0" in attributes:
+        part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
+    if has_material and is_plain:
+        part["color"] = factor.clip(0, 1)
+    return part
 
 
 def _join(parts: list[dict], source: Source) -> PointCloudData:
@@ -216,17 +202,11 @@ def _join(parts: list[dict], source: Source) -> PointCloudData:
 
 @dataclass
 class Document:
-    """A glTF document with its binary chunk.
-
-    Attributes:
-        json: the JSON object.
-        chunk: the binary chunk of a .glb, or None.
-        source: the file, for external buffers.
-    """
+    """A glTF document with its binary chunk."""
 
     json: dict[str, Any]
-    chunk: memoryview | None
-    source: Source
+    chunk: memoryview | None  # of a .glb
+    source: Source  # for buffers in other files
     _buffers: dict[int, memoryview] = field(default_factory=dict, repr=False)
 
     def item(self, key: str, number: Any) -> dict[str, Any]:
@@ -267,7 +247,11 @@ class Document:
     def _view(self, place: dict, kind: str, count: int, width: int) -> np.ndarray:
         view, dtype = self.item("bufferViews", place["bufferView"]), np.dtype(kind)
         start, length = _size(view, "byteOffset", 0), _size(view, "byteLength")
-        data = self._buffer(view["buffer"])[start : start + length]
+        number = view["buffer"]
+        buffer = self.item("buffers", number)
+        if number not in self._buffers:
+            self._buffers[number] = memoryview(self._open(buffer.get("uri"), number))
+        data = self._buffers[number][start : start + length]
         row = dtype.itemsize * width
         stride = _size(view, "byteStride", row)
         if stride < row:
@@ -276,12 +260,6 @@ class Document:
             return np.zeros((0, width), dtype)
         # A view with strides: the rows of several attributes may alternate in a buffer.
         return np.ndarray((count, width), dtype, data, _size(place, "byteOffset", 0), (stride, dtype.itemsize))
-
-    def _buffer(self, number: Any) -> memoryview:
-        buffer = self.item("buffers", number)
-        if number not in self._buffers:
-            self._buffers[number] = memoryview(self._open(buffer.get("uri"), number))
-        return self._buffers[number]
 
     def _open(self, uri: str | None, number: int) -> bytes | memoryview:
         if uri is None:
@@ -310,21 +288,6 @@ def references(file: Path) -> list[str]:
             text += opened.read()
     uris = [buffer.get("uri") for buffer in json.loads(text).get("buffers", ())]
     return [unquote(uri) for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
-
-
-def open_document(source: Source) -> Document:
-    """Parse a .glb or .gltf, by its content rather than its ending."""
-    chunk, text = None, source.data
-    if source.data.startswith(b"glTF"):
-        text, chunk = _chunks(source.data)
-    content = json.loads(text)
-    if not str(version := content["asset"].get("version")).startswith("2"):
-        raise PointCloudError(f"glTF version {shorten(str(version))}; expected 2.0")
-    required = content.get("extensionsRequired", [])
-    if unsupported := [str(name) for name in required if not _SUPPORTED.fullmatch(str(name))]:
-        advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
-        raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
-    return Document(content, chunk, source)
 
 
 def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:

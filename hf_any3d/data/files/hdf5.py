@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors
+from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed
 
 if TYPE_CHECKING:
@@ -24,18 +21,16 @@ def open_hdf5(
     """Open the arrays of numbers at the top of an HDF5 file.
 
     Yields:
-        Name -> array on disk, for `read_slice`.
+        Name -> array on disk; slices of it are read.
     """
     try:
         import h5py
     except ImportError:
         raise ImportError(f"{path}: HDF5 files need the package h5py; pip install hf-any3d[files]") from None
-    path, limits = Path(path), ReadLimits.current() if limits is None else limits
-    if not path.is_file():
-        raise PointCloudFileError(f"{path}: no such file")
+    limits = ReadLimits.current() if limits is None else limits
     with ExitStack() as opened:
         with file_errors(path, "HDF5 file"):
-            limits.check(decoded=path.stat().st_size)
+            limits.check(decoded=os.path.getsize(path))
             file = opened.enter_context(h5py.File(path, "r"))
             content = {str(name): file.get(name) for name in file.keys()}
             arrays = {
@@ -48,9 +43,3 @@ def open_hdf5(
             for array in arrays.values():
                 limits.check(decoded=array.nbytes)
         yield arrays
-
-
-def read_slice(array: h5py.Dataset, rows: range, path: str | os.PathLike) -> np.ndarray:
-    """Read rows `rows` of an array."""
-    with file_errors(f"{path}: rows {rows.start} to {rows.stop - 1}", "HDF5 file"):
-        return array[max(rows.start, 0) : rows.stop]

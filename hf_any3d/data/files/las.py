@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,6 @@ _BLOCK = 1 << 18
 # formats 6 to 10. Number of layers by kind of item; other items have one per byte.
 _LAYERED = 3
 _VERSIONS = {2: (1, 2), _LAYERED: (3,)}
-_REWRITE = "rewrite the file with another program, such as `laszip` or `pdal translate`"
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 # Keys of GeoTIFF, and codes of units of EPSG.
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
@@ -34,9 +34,8 @@ _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
-    LAS needs no further packages, LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large
-    for float32; see `PointCloudData.offset`. Intensities are 0 to 65535. There are no colors if all of them are 0, and
-    no intensities.
+    LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large for float32; see
+    `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     data = source.data
     if not data.startswith(b"LASF"):
@@ -94,15 +93,29 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
     except ImportError:
         raise PointCloudError('LAZ needs the extra `files`: pip install "hf-any3d[files]"') from None
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
-    kinds = _items(record)
-    _check_chunk_table(data, start, row.itemsize)
+    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
+    items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]
+    versions = sorted({version for _, _, version in items})
+    if not {*versions} <= {*_VERSIONS.get(compressor, ())}:
+        raise PointCloudError(
+            f"compressor {compressor} of LAZ with items of version {', '.join(map(str, versions))}; expected "
+            "compressor 2 with version 1 or 2, or 3 with 3: rewrite the file, such as with `pdal translate`"
+        )
+    # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
+    table = int.from_bytes(data[start : start + 8], "little", signed=True)
+    # Of a writer that could not go back: then the end of the file says where the table is.
+    if table == -1:
+        table = int.from_bytes(data[-8:], "little", signed=True)
+    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
+    if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
+        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     file = io.BytesIO(data)
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
-        if struct.unpack_from("<H", record)[0] == _LAYERED:
-            _check_layers(data, start, kinds, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+        if compressor == _LAYERED:
+            _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
         file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
@@ -128,40 +141,13 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
             yield user.rstrip(b"\0"), kind, data[at - size : at]
 
 
-def _items(record: bytes) -> list[tuple[int, int]]:
-    """Return the kind and size of each item of a point, compressed in a way that lazrs reads."""
-    compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
-    items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]
-    versions = sorted({version for _, _, version in items})
-    if not {*versions} <= {*_VERSIONS.get(compressor, ())}:
-        which = " (points that are not in chunks)" if compressor == 1 else ""
-        raise PointCloudError(
-            f"compressor {compressor} of LAZ{which} with items of version {', '.join(map(str, versions))}; expected "
-            f"compressor 2 with version 1 or 2, or 3 with 3: {_REWRITE}"
-        )
-    return [(kind, size) for kind, size, _ in items]
-
-
-def _check_chunk_table(data: bytes, start: int, size: int) -> None:
-    # lazrs trusts the number of chunks. Each chunk starts with one uncompressed point.
-    table = int.from_bytes(data[start : start + 8], "little", signed=True)
-    # Of a writer that could not go back: then the end of the file says where the table is.
-    if table == -1:
-        table = int.from_bytes(data[-8:], "little", signed=True)
-    chunks = int.from_bytes(data[table + 4 : table + 8], "little")
-    if not start + 8 <= table <= len(data) - 8 or chunks * size > len(data):
-        raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
-
-
-def _check_layers(
-    data: bytes, start: int, kinds: list[tuple[int, int]], chunks: list[tuple[int, int]], count: int
-) -> None:
+def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):
         raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
-    layers = sum(_LAYERS.get(kind, size) for kind, size in kinds)
-    first_point = sum(size for _, size in kinds)
+    layers = sum(_LAYERS.get(kind) or size for kind, size, _ in items)
+    first_point = sum(size for _, size, _ in items)
     at = start + 8
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.
@@ -176,27 +162,16 @@ def _meters_per_unit(data: bytes, start: int) -> float | None:
     length: float | None = 1.0
     for user, kind, body in _records(data, start):
         if user == b"LASF_Projection" and kind == _GEO_KEYS:
-            length = _unit_of_keys(body)
+            numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
+            # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
+            values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+            length = None if values.get(_MODEL) == _GEOGRAPHIC else _METERS.get(values.get(_UNIT, 9001))
         elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
-            return _unit_of_text(body.decode("ascii", "replace"))
+            text = body.decode("ascii", "replace")
+            projection = re.search(r"PROJ(?:CS|CRS)\[", text)
+            horizontal = re.split(r"VERT(?:_CS|CRS)\[", text[projection.start() :])[0] if projection else ""
+            units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', horizontal)
+            lengths = [float(size) for name, size in units if "deg" not in name.lower()]
+            # The last one: that of angles and those of the parameters come before.
+            return lengths[-1] if lengths else None
     return length
-
-
-def _unit_of_keys(record: bytes) -> float | None:
-    numbers = struct.unpack(f"<{len(record) // 2}H", record[: len(record) // 2 * 2])
-    # After four numbers of a header: key, place of the value, count, and the value itself where the place is 0.
-    values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
-    if values.get(_MODEL) == _GEOGRAPHIC:
-        return None
-    return _METERS.get(values.get(_UNIT, 9001))
-
-
-def _unit_of_text(text: str) -> float | None:
-    """Return the meters of the unit of a projection as well-known text; None without a projection."""
-    if (projection := re.search(r"PROJ(?:CS|CRS)\[", text)) is None:
-        return None
-    horizontal = re.split(r"VERT(?:_CS|CRS)\[", text[projection.start() :])[0]
-    # The last one: that of angles and those of the parameters come before.
-    units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', horizontal)
-    lengths = [float(size) for name, size in units if "deg" not in name.lower()]
-    return lengths[-1] if lengths else None

@@ -4,29 +4,24 @@ import io
 import math
 import warnings
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import (
-    by_name,
-    by_number,
-    usable_colors,
-    usable_labels,
-    usable_normals,
-    usable_numbers,
-)
+from hf_any3d.data.files.attributes import USABLE, by_name, by_number
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
-_NORMALS = ("normals", "normal")
-_COLORS = ("colors", "rgb", "color", "rgba")
 _LABELS = ("labels", "part", "seg", "semantic", "label", "segment", "segment20")
-_NUMBERS = (("intensity", ("intensity", "strength"), "intensities"), ("ring", ("ring",), "rings"))
+_FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
+_FIELDS |= {"face_colors": ("face_colors",), "intensity": ("intensity", "strength"), "ring": ("ring",)}
 # Names of the columns of fields that hold several numbers of a point.
-_COLUMNS = ((_POINTS, "xyz"), (_NORMALS, ("nx", "ny", "nz")), (_COLORS, ("red", "green", "blue")))
+_COLUMNS = (
+    (_POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
+)  # fmt: skip
 
 
 def read(source: Source) -> PointCloudData:
@@ -43,6 +38,7 @@ def read(source: Source) -> PointCloudData:
     return cloud_from_array(parse_array(source.data), source)
 
 
+@np.errstate(all="ignore")  # what does not fit is left out with a warning of our own
 def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     """Interpret the columns of an array; see `attributes.by_number` and `attributes.by_name`."""
     if array.dtype.names:
@@ -87,24 +83,20 @@ def _read_npz(source: Source) -> PointCloudData:
             opened[name] = members[name]
             # The sum, since many arrays below the limit may exceed it together.
             source.check(decoded=sum(info.file_size for info in opened.values()))
-            return _array(archive, members[name], name)
+            # Only for these does the declared size bound what is decompressed, and numpy writes no others.
+            if (method := members[name].compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
+            return parse_array(archive.read(members[name]))
 
         points = first(_POINTS if len(members) > 1 else tuple(members))
         if points is None:
             raise PointCloudError(f"no array 'points'; found {listed(members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
         fields = vars(cloud_from_array(points, source))
-        for field, names, usable in (
-            ("normals", _NORMALS, usable_normals),
-            ("colors", _COLORS, usable_colors),
-            ("face_colors", ("face_colors",), usable_colors),
-        ):
-            values = first(names)
-            values = None if values is None else usable(_without_fourth(values, field, source), source)
-            fields[field] = fields[field] if values is None else values
-        for field, names, called in _NUMBERS:
+        for field, names in _FIELDS.items():
             if (values := first(names)) is not None:
-                fields[field] = usable_numbers(values, called, source)
+                values = USABLE[field.removeprefix("face_")](_without_fourth(values, field, source), source)
+                fields[field] = fields[field] if values is None else values
         # The archive's offset, and the one that was split off from its points just now.
         if (offset := first(("offset",))) is not None:
             fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
@@ -113,23 +105,19 @@ def _read_npz(source: Source) -> PointCloudData:
             values = first((name,))
             # A single `label` is the class of the whole cloud.
             if values is not None and values.shape in (count, (*count, 1)):
-                fields["labels"] = usable_labels(values.reshape(count), source)
+                fields["labels"] = USABLE["labels"](values.reshape(count), source)
                 break
             opened.pop(name, None)
         faces = first(("faces",))
-        if rest := [name for name in members if name not in opened and _shape(archive, members[name])[:1] == count]:
+        rest = []
+        for name in members:
+            # An array that nobody asked for need not be sound.
+            with suppress(Exception), archive.open(members[name]) as file:
+                if name not in opened and _HEADERS[np.lib.format.read_magic(file)](file)[0][:1] == count:
+                    rest.append(name)
+        if rest:
             source.warn(f"arrays {listed(rest)} have a row for each point and are left out")
         return PointCloudData(**{**fields, "faces": faces})
-
-
-def _shape(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, ...]:
-    """Return the shape of an array, of which only the header is read; () if it has none."""
-    try:
-        with archive.open(info) as file:
-            return _HEADERS[np.lib.format.read_magic(file)](file)[0]
-    # As in `parse_array`; an array that nobody asked for need not be sound.
-    except Exception:
-        return ()
 
 
 def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray:
@@ -139,13 +127,3 @@ def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray
     if (values[:, 3] != values[0, 3]).any():
         source.warn(f"the fourth column of {name}, such as an alpha, is left out")
     return values[:, :3]
-
-
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
-    # Only for these does the declared size bound what is decompressed, and numpy writes no others.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise PointCloudError(f"array {name!r} is compressed by method {info.compress_type}; expected 0 or 8")
-    array = parse_array(archive.read(info))
-    if array.dtype.kind not in "fiub" and not array.dtype.names:
-        raise PointCloudError(f"array {name!r} has type {array.dtype}; expected numbers")
-    return array

@@ -9,14 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
-from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import (
-    normalized_lines,
-    numbers,
-    shorten,
-    unix_lines,
-)
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines
 
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
 _DIGITS = 18  # of a number of a corner, which fits in 64 bits
@@ -65,7 +60,10 @@ def read(source: Source) -> PointCloudData:
     colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
     materials = _read_materials(source, libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
-    vertex_normals = _vertex_normals(bytes(normals), len(table), polygons, source)
+    vertex_normals = None
+    if polygons.normals == len(table) and polygons.normals_follow_vertices:
+        rows = numbers(normalized_lines(bytes(normals)), columns=3)
+        vertex_normals = usable_normals(rows, source) if len(rows) == len(table) else None
     return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
 
 
@@ -176,10 +174,7 @@ class _Polygons:
         if not self._pieces:
             return {}
         counts, corners = (np.concatenate(parts) for parts in zip(*self._pieces, strict=True))
-        triangles = count_triangles(counts)
-        # Before they are made; three int64 numbers each.
-        source.check(faces=triangles, decoded=24 * triangles)
-        faces, polygon = fan_triangles(counts, corners)
+        faces, polygon = fan_triangles(counts, corners, source)
         names = sorted(set(self.materials))
         used = [materials[name] for name in names if name in materials]
         if None in used and any(used):
@@ -191,13 +186,6 @@ class _Polygons:
         colors = np.array([materials.get(name, _GRAY) for name in names], np.float32)
         # A color for each polygon, and from that one for each of its triangles.
         return {"faces": faces, "face_colors": colors[[number[name] for name in self.materials]][polygon]}
-
-
-def _vertex_normals(text: bytes, vertices: int, polygons: _Polygons, source: Source) -> np.ndarray | None:
-    if polygons.normals != vertices or not polygons.normals_follow_vertices:
-        return None
-    table = numbers(normalized_lines(text), columns=3)
-    return usable_normals(table, source) if len(table) == vertices else None
 
 
 def _name(rest: bytes) -> bytes:

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
-from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
+from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
@@ -74,13 +74,10 @@ def _faces(block: bytes, count: int, line: int, source: Source) -> dict:
     if wrong.any():
         row = int(wrong.argmax())
         raise PointCloudError(f"face {row} declares {corners[row]} corners in a line of {sizes[row]} numbers")
-    triangles = count_triangles(corners)
-    source.check(faces=triangles, decoded=24 * triangles)
     # The place of each corner in the flat list: the start of its face, one for the count, and its number in the face.
     row = np.repeat(np.arange(count), corners)
     step = np.arange(len(row)) - np.repeat(corners.cumsum() - corners, corners)
-    index = integers(flat[starts[row] + 1 + step], "a face refers to point")
-    faces, polygon = fan_triangles(corners, index)
+    faces, polygon = fan_triangles(corners, flat[starts[row] + 1 + step], source)
     colors = None
     # A line has the count, the corners, and perhaps the three numbers of a color.
     colored = sizes - corners >= 4

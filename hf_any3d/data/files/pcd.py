@@ -22,9 +22,7 @@ def read(source: Source) -> PointCloudData:
     header, kind, start = _header(source.data)
     names, row = _row_type(header)
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
-    count = count_of(" ".join(header["POINTS"]), "POINTS") if "POINTS" in header else width * height
-    if count != width * height:
-        raise PointCloudError(f"POINTS is {count}, but WIDTH {width} times HEIGHT {height} is {width * height}")
+    count = width * height
     body = source.data[start:]
     if kind == "ascii":
         columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
@@ -35,13 +33,22 @@ def read(source: Source) -> PointCloudData:
     elif kind == "binary_compressed":
         # At least the three float32 coordinates that each point becomes.
         source.check(decoded=count * max(row.itemsize, 12))
-        columns = _compressed_columns(body, names, row, count)
+        size = int.from_bytes(body[:4], "little")
+        data = decompress(body[8 : 8 + size], count * row.itemsize)
+        # Compressed files store one field after the other.
+        starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
+        columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
     else:
         raise PointCloudError(f"DATA is {shorten(kind)}; expected ascii, binary or binary_compressed")
     source.check(points=count)
     for name in ("rgb", "rgba"):
         if name in columns:
-            columns.update(_unpack(columns.pop(name)))
+            packed = columns.pop(name)
+            if packed.dtype.kind == "f":
+                # The bits of the float are the color, 0x00RRGGBB.
+                packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
+            for color, shift in (("red", 16), ("green", 8), ("blue", 0)):
+                columns[color] = (packed.astype(np.int64) >> shift & 255).astype(np.uint8)
     if height > 1 and {"x", "y", "z"} <= columns.keys():
         # An organized cloud is an image of a depth camera: pixels without a measurement are NaN by design.
         measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
@@ -98,23 +105,6 @@ def _ascii_columns(
         kind = row[names[name]].base
         columns[name] = columns[name].astype(kind) if kind.kind == "f" else integers(columns[name], "a color is")
     return columns
-
-
-def _compressed_columns(body: bytes, names: dict[str, str], row: np.dtype, count: int) -> dict[str, np.ndarray]:
-    size = int.from_bytes(body[:4], "little")
-    data = decompress(body[8 : 8 + size], count * row.itemsize)
-    # Compressed files store one field after the other.
-    starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
-    return {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
-
-
-def _unpack(packed: np.ndarray) -> dict[str, np.ndarray]:
-    if packed.dtype.kind == "f":
-        # The bits of the float are the color, 0x00RRGGBB.
-        packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
-    packed = packed.astype(np.int64)
-    shifts = {"red": 16, "green": 8, "blue": 0}
-    return {name: (packed >> shift & 255).astype(np.uint8) for name, shift in shifts.items()}
 
 
 def decompress(data: bytes, size: int) -> bytearray:

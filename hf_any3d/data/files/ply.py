@@ -8,11 +8,12 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, opaque_splats, usable_colors
-from hf_any3d.data.files.point_cloud import PointCloudData, count_triangles, fan_triangles
+from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, usable_colors
+from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
     blocks_of_lines,
@@ -24,20 +25,14 @@ from hf_any3d.data.files.text_numbers import (
     unix_lines,
 )
 
-_TYPES = {
-    **dict.fromkeys(("char", "int8"), "i1"),
-    **dict.fromkeys(("uchar", "uint8"), "u1"),
-    **dict.fromkeys(("short", "int16"), "i2"),
-    **dict.fromkeys(("ushort", "uint16"), "u2"),
-    **dict.fromkeys(("int", "int32"), "i4"),
-    **dict.fromkeys(("uint", "uint32"), "u4"),
-    **dict.fromkeys(("float", "float32"), "f4"),
-    **dict.fromkeys(("double", "float64"), "f8"),
-}
+_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
+_TYPES |= {"float": "f4", "double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"}
+_TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 # Only ends of lines as in the first one: the next byte may be data that looks like another one.
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_SPLATS, _LEAST_OPACITY = {*SPLAT_COLORS, "opacity", "scale_0", "scale_1", "scale_2"}, 0.1
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}  # of the lengths of lists
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
@@ -51,15 +46,22 @@ def read(source: Source) -> PointCloudData:
     one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
-    `attributes.LEAST_OPACITY` are left out.
+    `_LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
     order, elements, start = _header(source.data)
     values = {}
     if order:
         blocks, rest = read_binary(source.data, start, elements, order)
     else:
-        lines = unix_lines(source.data[:start]).count(b"\n")
-        blocks, rest = read_ascii(source.data[start:].rstrip(b"\0 \t\r\n"), elements, 1 + lines)
+        text = normalized_lines(source.data[start:].rstrip(b"\0 \t\r\n"))
+        filled = [element for element in elements if element.properties]
+        *rows, rest = blocks_of_lines(text, [element.count for element in filled])
+        block_of = iter(rows)
+        try:
+            blocks = [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
+        except PointCloudError as error:
+            first_line = 1 + unix_lines(source.data[:start]).count(b"\n")
+            raise _wrong_line(text, first_line, filled) or error from None
     source.warn_of_rest(rest)
     for element, block in zip(elements, blocks, strict=True):
         # Of several elements with one name the first counts.
@@ -67,14 +69,21 @@ def read(source: Source) -> PointCloudData:
         if element.name == "vertex":
             source.check(points=element.count)
     vertices = {name: value for name, value in values.get("vertex", {}).items() if isinstance(value, np.ndarray)}
-    faces = _faces(values.get("face", {}), source)
+    faces: dict[str, Any] = _faces(values.get("face", {}), source)
     if strips := _corner_lists(values.get("tristrips", {})):
         triangles = _strip_triangles(*strips, source)
         faces = {"faces": np.concatenate([faces["faces"], triangles]) if faces else triangles}
     # Faces name vertices by their numbers, so of a mesh all stay.
-    cloud = by_name(vertices if faces else opaque_splats(vertices, source), source)
-    cloud.update(faces)
-    return PointCloudData(**cloud)
+    if not faces and vertices.keys() >= _SPLATS:
+        # Files have logits of opacities. NaN compares as False, and is left out.
+        kept = vertices["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
+        text = f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY}"
+        if not kept.any():
+            raise PointCloudError(text)
+        if not kept.all():
+            source.warn(f"{text} and are left out")
+        vertices = {name: values[kept] for name, values in vertices.items()}
+    return PointCloudData(**(by_name(vertices, source) | faces))
 
 
 def _corner_lists(properties: dict) -> tuple[np.ndarray, np.ndarray] | None:
@@ -86,11 +95,7 @@ def _faces(properties: dict, source: Source) -> dict:
     polygons = _corner_lists(properties)
     if polygons is None:
         return {}
-    counts, corners = polygons
-    # Checked before the triangles are made: three int64 numbers each.
-    triangles = count_triangles(counts)
-    source.check(faces=triangles, decoded=24 * triangles)
-    faces, polygon = fan_triangles(counts, integers(corners, "a face refers to point"))
+    faces, polygon = fan_triangles(*polygons, source)
     colors = [properties.get(name) for name in ("red", "green", "blue")]
     colors = [color for color in colors if isinstance(color, np.ndarray)]
     face_colors = usable_colors(np.stack(colors, axis=1), source) if len(colors) == 3 else None
@@ -155,16 +160,11 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
 
 @dataclass
 class Element:
-    """An element of the header.
-
-    Attributes:
-        name: such as "vertex".
-        count: number of rows.
-        properties: name, numpy type of the values, and numpy type of the length for a list, else None.
-    """
+    """An element of the header, such as "vertex"."""
 
     name: str
-    count: int
+    count: int  # of rows
+    # Name, numpy type of the values, and numpy type of the length for a list, else None.
     properties: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     @property
@@ -186,10 +186,10 @@ class Element:
 
 def read_binary(data: bytes, start: int, elements: list[Element], order: str) -> tuple[list[Values], bytes]:
     """Return the values of each element, from byte `start` on, and the bytes after them; `order` is "<" or ">"."""
-    found = []
+    blocks = []
     for element in elements:
         if not element.properties:
-            found.append({})
+            blocks.append({})
             continue
         left = len(data) - start
         # A list may be empty, but has its length.
@@ -201,9 +201,15 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
             )
         # Nearly all meshes have triangles alone, whose rows numpy reads as one table; only mixed polygons are walked
         # row by row.
-        values, start = _equal_rows(data, start, element, order) or _unequal_rows(data, start, element, order)
-        found.append(values)
-    return found, data[start:]
+        if (table := _equal_rows(data, start, element, order)) is not None:
+            values, start = table
+        else:
+            rows = _Rows(element, order)
+            places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
+            lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
+            values, start = rows.values(np.frombuffer(data, np.uint8), start, stop, places, lengths), stop
+        blocks.append(values)
+    return blocks, data[start:]
 
 
 def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int] | None:
@@ -211,9 +217,9 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     lengths = []
     if element.has_lists and element.count:
         # The first row tells the lengths that all others have to have.
-        walked = _Rows(element, order)
-        first, _ = walked.walk(_lengths_in(data, element, order), start, len(data), 1)
-        lengths = [int(walked.lengths(data, number, places)[0]) for number, places in enumerate(first)]
+        rows = _Rows(element, order)
+        first, _ = rows.walk(_lengths_in(data, element, order), start, len(data), 1)
+        lengths = [int(rows.lengths(data, number, places)[0]) for number, places in enumerate(first)]
     row = element.row(order, lengths or [0] * len(element.properties))
     stop = start + element.count * row.itemsize
     if stop > len(data):
@@ -233,22 +239,12 @@ def _equal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[
     return values, stop
 
 
-def _unequal_rows(data: bytes, start: int, element: Element, order: str) -> tuple[Values, int]:
-    rows = _Rows(element, order)
-    places, stop = rows.walk(_lengths_in(data, element, order), start, len(data), element.count)
-    raw = np.frombuffer(data, np.uint8)
-    lengths = [rows.lengths(data, number, places_of_list) for number, places_of_list in enumerate(places)]
-    return rows.values(raw, start, stop, places, lengths), stop
-
-
 def _lengths_in(data: bytes, element: Element, order: str) -> list[Callable[[int], int]]:
     """Return for each list the function that reads its length at an offset in the file."""
 
     def reader(kind: str) -> Callable[[int], int]:
-        if kind == "u1":
-            return data.__getitem__
         unpack = struct.Struct(order + _CODES[kind]).unpack_from
-        return lambda at: unpack(data, at)[0]
+        return data.__getitem__ if kind == "u1" else lambda at: unpack(data, at)[0]
 
     return [reader(length) for _, _, length in element.properties if length]
 
@@ -348,20 +344,6 @@ def _numbers_at(raw: np.ndarray, places: np.ndarray, kind: str) -> np.ndarray:
     for byte in range(size):
         found[:, byte] = raw[places + byte]
     return found.view(kind)[:, 0]
-
-
-def read_ascii(text: bytes, elements: list[Element], first_line: int = 1) -> tuple[list[Values], bytes]:
-    """Return the values of each element from the lines after the header, one row per line, and the lines after them.
-
-    `first_line` is the number of the first line, for errors.
-    """
-    text, filled = normalized_lines(text), [element for element in elements if element.properties]
-    *blocks, rest = blocks_of_lines(text, [element.count for element in filled])
-    block_of = iter(blocks)
-    try:
-        return [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements], rest
-    except PointCloudError as error:
-        raise _wrong_line(text, first_line, filled) or error from None
 
 
 def _wrong_line(text: bytes, first_line: int, elements: list[Element]) -> PointCloudError | None:

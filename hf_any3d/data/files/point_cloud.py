@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from hf_any3d.data.files.source import PointCloudError
+from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import integers
 
 # An offset is split off coordinates that are this many times larger than the extent of the cloud, even if float32
@@ -43,25 +43,24 @@ def leave_out_invalid_points() -> Iterator[list[tuple[int, int]]]:
 
 @dataclass
 class PointCloudData:
-    """A point cloud, or a mesh when `faces` is given.
+    """A point cloud, or a mesh when `faces` is given; all but `points` may be None.
 
     Attributes:
         points: (points, 3) float32, in the units of the file; the vertices of a mesh. They are float64 if the extent
             is so large that float32 would move points by more than half a step of the file, such as a millimeter in
             100 kilometers.
-        colors: (points, 3) float32 in [0, 1], or None.
-        normals: (points, 3) float32, or None.
-        labels: (points,) int64, one class per point, or None.
-        faces: (faces, 3) int64 indices into `points`, or None.
-        face_colors: (faces, 3) float32 in [0, 1], or None.
-        offset: (3,) float64 to be added to `points` to get the coordinates of the file, or None. It is split off where
-            float32 would move a point by more than half a step of the coordinates: the `step`, or the last of their
-            decimals. Without such a step, it is split off where float32 would move a point by more than half a
-            millionth of the extent or half a thousandth.
-        up_axis: "x", "y" or "z" where the format of the file says which axis points up, else None.
-        intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor, or None.
-        ring: (points,) float32, the number of the laser that measured each point, counted by the sensor, or None.
-        meters_per_unit: Length of a unit of the coordinates in meters where the format of the file says it, else None.
+        colors: (points, 3) float32 in [0, 1].
+        normals: (points, 3) float32.
+        labels: (points,) int64, one class per point.
+        faces: (faces, 3) int64 indices into `points`.
+        face_colors: (faces, 3) float32 in [0, 1].
+        offset: (3,) float64 to be added to `points` to get the coordinates of the file. It is split off where float32
+            would move a point by more than half a step of the coordinates: the `step`, or the last of their decimals;
+            without these, by more than half a millionth of the extent or half a thousandth.
+        up_axis: "x", "y" or "z" where the format of the file says which axis points up.
+        intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor.
+        ring: (points,) float32, the number of the laser that measured each point, counted by the sensor.
+        meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
 
     Args:
         step: distance between neighboring numbers of the file's coordinates, such as the scale of LAS; one number or
@@ -99,7 +98,12 @@ class PointCloudData:
         if self.normals is not None:
             self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
-            self.labels = _labels(self.labels, count)
+            labels = np.asarray(self.labels)
+            if labels.shape != (count,) or labels.dtype.kind not in "fiub":
+                raise PointCloudError(
+                    f"labels has shape {labels.shape}, type {labels.dtype}; expected ({count},) numbers"
+                )
+            self.labels = np.ascontiguousarray(integers(labels, "a label is"))
         if self.intensity is not None:
             self.intensity = _finite("intensity", np.reshape(self.intensity, -1), (count,))
         if self.ring is not None:
@@ -161,29 +165,43 @@ class PointCloudData:
             n: number of points to draw, at least 1.
             generator: numpy's random generator, or a seed for one.
 
-        Returns:
-            A cloud of `n` points (n, 3) with normals, and with colors and labels where the mesh has them.
+        Source: Osada et al., "Shape distributions", Sec. 3.1.
         """
         if self.faces is None or not len(self.faces):
             raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
-        face, weights, points, normals = draw_on_surface(self.points, self.faces, n, np.random.default_rng(generator))
+        generator = np.random.default_rng(generator)
+        a, b, c = (self.points[self.faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
+        # As long as twice the area of the triangle, and perpendicular to it.
+        doubled = np.cross(b - a, c - a)
+        until = np.linalg.norm(doubled, axis=1).cumsum()
+        if not until[-1] > 0:
+            raise PointCloudError(
+                f"none of the {len(self.faces)} triangles has an area; there is no surface to sample"
+            )
+        # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
+        draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
+        face = until.searchsorted(draws, side="right")  # (n,)
+        # The square root makes points even over a triangle; without it they would crowd at the first corner.
+        root, share = np.sqrt(generator.random(n)), generator.random(n)
+        weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
+        points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
+        normals = doubled[face] / np.linalg.norm(doubled[face], axis=1, keepdims=True)
         corners = self.faces[face]  # (n, 3)
-        colors, labels, intensity, ring = None, None, None, None
-        if self.face_colors is not None:
-            colors = self.face_colors[face]
-        elif self.colors is not None:
-            colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
         nearest = corners[np.arange(n), weights.argmax(1)]
-        if self.labels is not None:
-            labels = self.labels[nearest]
-        if self.ring is not None:
-            ring = self.ring[nearest]
-        if self.intensity is not None:
-            intensity = np.einsum("nk,nk->n", weights, self.intensity[corners])
-        whole = {"offset": self.offset, "up_axis": self.up_axis, "meters_per_unit": self.meters_per_unit}
-        # In the precision of the vertices, as an offset was split off from these.
-        points = points.astype(self.points.dtype)
-        return PointCloudData(points, colors, normals, labels, intensity=intensity, ring=ring, **whole)
+        colors = None if self.face_colors is None else self.face_colors[face]
+        if colors is None and self.colors is not None:
+            colors = np.einsum("nk,nkc->nc", weights, self.colors[corners]).clip(0, 1)
+        return PointCloudData(
+            points.astype(self.points.dtype),  # as precise as the vertices, from which an offset was split off
+            colors,
+            normals,
+            None if self.labels is None else self.labels[nearest],
+            offset=self.offset,
+            up_axis=self.up_axis,
+            intensity=None if self.intensity is None else np.einsum("nk,nk->n", weights, self.intensity[corners]),
+            ring=None if self.ring is None else self.ring[nearest],
+            meters_per_unit=self.meters_per_unit,
+        )
 
 
 def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
@@ -275,13 +293,6 @@ def _colors(name: str, values: ArrayLike, count: int) -> np.ndarray:
     return colors
 
 
-def _labels(labels: ArrayLike, count: int) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.shape != (count,) or labels.dtype.kind not in "fiub":
-        raise PointCloudError(f"labels has shape {labels.shape} and type {labels.dtype}; expected ({count},) numbers")
-    return np.ascontiguousarray(integers(labels, "a label is"))
-
-
 def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     faces = np.asarray(faces)
     if faces.ndim != 2 or faces.shape[1] != 3 or (faces.size and faces.dtype.kind not in "iu"):
@@ -292,51 +303,25 @@ def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     return np.ascontiguousarray(faces, np.int64)
 
 
-def draw_on_surface(
-    vertices: np.ndarray, faces: np.ndarray, n: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draw `n` points on triangles `faces` (faces, 3) of `vertices` (vertices, 3), with probability by area.
-
-    Returns:
-        The face of each sample (n,) int64, the weights of its three corners (n, 3), the points (n, 3) and the unit
-        normals of their faces (n, 3).
-
-    Source: Osada et al., "Shape distributions", Sec. 3.1.
-    """
-    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
-    # As long as twice the area of the triangle, and perpendicular to it.
-    doubled = np.cross(b - a, c - a)
-    until = np.linalg.norm(doubled, axis=1).cumsum()
-    if not until[-1] > 0:
-        raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
-    # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
-    draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
-    face = until.searchsorted(draws, side="right")
-    # The square root makes points even over a triangle; without it they would crowd at the first corner.
-    root, share = np.sqrt(generator.random(n)), generator.random(n)
-    weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
-    points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
-    normals = doubled[face]
-    return face, weights, points, normals / np.linalg.norm(normals, axis=1, keepdims=True)
-
-
-def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut polygons into triangles that all start at the polygon's first corner.
+def fan_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Cut polygons into triangles that all start at the polygon's first corner, within the limits of a file.
 
     Args:
         counts: (polygons,) number of corners of each polygon; fewer than three give no triangle.
-        corners: (sum of counts,) the concatenated corners of all polygons.
+        corners: (sum of counts,) the corners of all polygons.
+        source: the file, for its limits.
 
     Returns:
         Triangles (triangles, 3) int64 and the polygon each was cut from (triangles,) int64.
     """
-    counts = np.asarray(counts)
-    corners = np.asarray(corners, np.int64)
     kept = np.flatnonzero(counts > 2)  # millions may have no triangle
     start = counts.cumsum(dtype=np.int64)[kept]
     counts = counts[kept].astype(np.int64)
     start -= counts
     triangles = counts - 2
+    # Checked before the triangles are made: three int64 numbers each.
+    source.check(faces=int(triangles.sum()), decoded=24 * int(triangles.sum()))
+    corners = integers(corners, "a face refers to point")
     of_kept = np.repeat(np.arange(len(kept)), triangles)
     # Column by column to save memory, since one huge polygon gives as many triangles as it has corners.
     faces = np.empty((len(of_kept), 3), np.int64)
@@ -350,10 +335,3 @@ def fan_triangles(counts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, 
     place += 1
     faces[:, 2] = corners[place]
     return faces, kept[of_kept]
-
-
-def count_triangles(counts: np.ndarray) -> int:
-    """Return the number of triangles of `fan_triangles` for polygons of these numbers of corners."""
-    counts = np.asarray(counts)
-    counts = counts[counts > 2]
-    return int(counts.sum(dtype=np.int64)) - 2 * len(counts)

@@ -13,13 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
-from hf_any3d.data.files.source import (
-    MAX_REFERENCES,
-    ReadLimits,
-    file_errors,
-    open_source,
-    path_of_reference,
-)
+from hf_any3d.data.files.source import MAX_REFERENCES, ReadLimits, file_errors, open_source, path_of_reference
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
 
@@ -62,10 +57,7 @@ def supported_file_types() -> tuple[str, ...]:
 
 def example_file(name: str = "chair.ply") -> Path:
     """Return the path of an example file, a mesh that comes with the package."""
-    names = sorted(path.name for path in ASSETS.glob("*.ply"))
-    if name not in names:
-        raise ValueError(f"no example file {name!r}; expected one of {', '.join(names)}")
-    return ASSETS / name
+    return ASSETS / one_of("name", name, sorted(path.name for path in ASSETS.glob("*.ply")))
 
 
 def files_read(path: str | os.PathLike) -> list[Path]:
@@ -110,16 +102,11 @@ def read_point_cloud(
         on_invalid: "raise" refuses a file with NaN or infinite coordinates; "drop" leaves such points and the faces
             on them out, with a warning that counts them.
 
-    Returns:
-        The points (points, 3) in the units of the file, with the colors, normals, labels and faces of the file.
-
     Raises:
         PointCloudFileError: a file that is missing, empty, damaged, cut off, of an unknown type, without points, with
-            NaN or infinite coordinates, or beyond the limits; names the file, what was seen and what is allowed.
-        ValueError: another `on_invalid`.
+            NaN or infinite coordinates, or beyond the limits.
     """
-    if on_invalid not in ("raise", "drop"):
-        raise ValueError(f"on_invalid is {on_invalid!r}; expected 'raise' or 'drop'")
+    one_of("on_invalid", on_invalid, ("raise", "drop"))
     opened = open_source(source, file_type, supported_file_types(), limits)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
     reader = import_module(f".{FORMATS[opened.file_type]}", __package__)

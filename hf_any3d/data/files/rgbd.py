@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors, open_source
+from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors, open_source
 from hf_any3d.data.files.text_numbers import listed
 
 _IMAGES = ("png", "jpg", "jpeg")
@@ -28,19 +28,13 @@ _SHAPE_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """A pinhole camera: focal lengths and principal point in pixels, and the size of its images, if it is known.
-
-    Attributes:
-        fx, fy: focal lengths.
-        cx, cy: principal point, from the center of the first pixel.
-        size: (width, height) of the images that they belong to, or None.
-    """
+    """A pinhole camera: focal lengths and principal point in pixels, and the size of its images, if it is known."""
 
     fx: float
     fy: float
-    cx: float
+    cx: float  # from the center of the first pixel
     cy: float
-    size: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None  # width, height
 
     def __post_init__(self):
         if not min(self.fx, self.fy) > 0:
@@ -48,15 +42,9 @@ class Intrinsics:
 
     @classmethod
     def of(cls, content: Any) -> "Intrinsics":
-        """Read intrinsics in the forms of Open3D, Record3D, Polycam, ARKit, ROS (1 and 2) and RealSense.
+        """Read a JSON file's content in the forms of Open3D, Record3D, Polycam, ARKit, ROS (1 and 2) and RealSense.
 
         A distortion is left out, with a warning.
-
-        Args:
-            content: what a JSON file holds.
-
-        Raises:
-            PointCloudError: another form; names those that are read.
         """
         content = content if isinstance(content, Mapping) else {}
         names = ("intrinsic_matrix", "K", "k", "intrinsics", "camera_matrix")
@@ -65,7 +53,12 @@ class Intrinsics:
             content, matrix = matrix, None
         centers = next((names for names in (("cx", "cy"), ("ppx", "ppy")) if names[0] in content), ("cx", "cy"))
         if matrix is not None:
-            fx, fy, cx, cy = _four_of_matrix(matrix["data"] if isinstance(matrix, Mapping) else matrix)
+            rows = np.asarray(matrix["data"] if isinstance(matrix, Mapping) else matrix, np.float64).reshape(3, 3)
+            # By rows, the last one is 0 0 1; others are by columns. Skewed axes are no pinhole camera.
+            rows = rows if rows[2].tolist() == [0, 0, 1] else rows.T
+            if rows[2].tolist() != [0, 0, 1] or rows[1, 0] or rows[0, 1]:
+                raise PointCloudError(f"a matrix {rows.tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")
+            fx, fy, cx, cy = (float(rows[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2)))
         elif all(name in content for name in ("fx", "fy", *centers)):
             fx, fy, cx, cy = (float(content[name]) for name in ("fx", "fy", *centers))
         else:
@@ -76,8 +69,8 @@ class Intrinsics:
             if isinstance(values, (list, tuple)) and any(value for value in values):
                 warnings.warn(f"the distortion {name} of the camera is left out", UserWarning, stacklevel=3)
         pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
-        names = next((names for names in pairs if all(name in content for name in names)), None)
-        return cls(fx, fy, cx, cy, None if names is None else (int(content[names[0]]), int(content[names[1]])))
+        sizes = [(int(content[w]), int(content[h])) for w, h in pairs if w in content and h in content]
+        return cls(fx, fy, cx, cy, sizes[0] if sizes else None)
 
     def scaled_to(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same view in an image of another size."""
@@ -105,7 +98,7 @@ def read_rgbd(
     depth_truncation: float | None = None,
     limits: ReadLimits | None = None,
 ) -> PointCloudData:
-    """Read a depth image as a cloud in the frame of the camera: x to the right, y down, z away from it.
+    """Read a depth image as a cloud in the frame of the camera: x to the right, y down, z away from it, in meters.
 
     Points stay in the order of the pixels, row by row. Pixels without a depth are left out: those with 0, and of EXR
     those with negative numbers, NaN and infinity.
@@ -122,14 +115,9 @@ def read_rgbd(
         depth_truncation: points that are farther away, in meters, are left out; None keeps all.
         limits: limits of the pixels; by default `ReadLimits.current()`.
 
-    Returns:
-        Points (points, 3) in meters, with the colors of the color image.
-
     Raises:
-        PointCloudFileError: a file that is missing, damaged, of another kind or beyond the limits, images of other
-            shapes, or no pixel with a depth; names the file, what was seen and what is allowed.
-        ValueError: a scale or truncation that is not positive.
-        ImportError: Pillow, or for EXR OpenEXR, is missing.
+        PointCloudFileError: a damaged file, one of another kind or beyond the limits, images of other shapes, or no
+            pixel with a depth.
     """
     for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
         if value is not None and not 0 < value < float("inf"):
@@ -138,40 +126,36 @@ def read_rgbd(
     is_exr = Path(depth).suffix.lower() == ".exr"
     pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
     height, width = pixels.shape
-    name = "intrinsics" if isinstance(intrinsics, Intrinsics) else intrinsics
-    with file_errors(name, "JSON file"):
-        if isinstance(intrinsics, Intrinsics):
-            camera = intrinsics
-        else:
-            camera = Intrinsics.of(json.loads(open_source(intrinsics, None, ("json",), limits).data))
+    camera = intrinsics
+    with file_errors("intrinsics" if isinstance(camera, Intrinsics) else camera, "JSON file"):
+        if not isinstance(camera, Intrinsics):
+            camera = Intrinsics.of(json.loads(open_source(camera, None, ("json",), limits).data))
         camera = camera.scaled_to(width, height)
     meters = pixels.astype(np.float64) / (depth_scale or (1 if is_exr else 1000))
-    valid = (pixels > 0) if depth_truncation is None else (pixels > 0) & (meters <= depth_truncation)
+    valid = (pixels > 0) & (meters <= (depth_truncation or np.inf))
     if not valid.any():
         nearer = "" if depth_truncation is None else f" up to depth_truncation={depth_truncation:g} m"
-        with file_errors(depth):
-            raise PointCloudError(f"none of {width} x {height} pixels has a depth{nearer}")
+        raise PointCloudFileError(f"{depth}: none of {width} x {height} pixels has a depth{nearer}")
     row, column = np.nonzero(valid)  # (points,) each, row by row
     z = meters[row, column]
     points = np.stack([(column - camera.cx) * z / camera.fx, (row - camera.cy) * z / camera.fy, z], axis=1)
     colors = None
     if color is not None:
         picture = _image(color, limits, is_depth=False)  # (height', width', 3)
-        if abs(picture.shape[1] / picture.shape[0] / (width / height) - 1) > _SHAPE_TOLERANCE:
-            with file_errors(color):
-                seen = f"{picture.shape[1]} x {picture.shape[0]} pixels; the depth image has {width} x {height}"
-                raise PointCloudError(f"{seen}, another shape")
-        across = ((column + 0.5) * picture.shape[1] / width).astype(np.int64)
-        colors = picture[((row + 0.5) * picture.shape[0] / height).astype(np.int64), across].astype(np.float32) / 255
+        high, wide, _ = picture.shape
+        if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
+            raise PointCloudFileError(
+                f"{color}: {wide} x {high} pixels; the depth image has {width} x {height}, another shape"
+            )
+        across, down = ((column + 0.5) * wide / width).astype(int), ((row + 0.5) * high / height).astype(int)
+        colors = picture[down, across].astype(np.float32) / 255
     with file_errors(depth):
         return PointCloudData(points, colors)
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError(f"{path}: images need the package pillow: pip install pillow") from None
+    from PIL import Image
+
     data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
     with (
         file_errors(path, "image"),
@@ -202,24 +186,9 @@ def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
         limits.check(points=width * height, decoded=4 * width * height * depths, stored=stored)
         with OpenEXR.File(os.fspath(path), separate_channels=True) as file:
             channels = {name: channel.pixels for name, channel in file.channels().items()}
-        pixels = _depth_channel(channels).astype(np.float32)
+        named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
+        pixels = channels[named[0]] if len(named) == 1 else next(iter(channels.values()))
+        if len(named) != 1 and not all(np.array_equal(pixels, other, equal_nan=True) for other in channels.values()):
+            raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
+        pixels = pixels.astype(np.float32)
         return np.where(np.isfinite(pixels) & (pixels > 0), pixels, 0)
-
-
-def _depth_channel(channels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the channel with the depth: the only one, the one of such a name, or one of several that are equal."""
-    named = [name for name in channels if name.rpartition(".")[2].lower() in ("z", "depth", "v")]
-    name = named[0] if len(named) == 1 else next(iter(channels))
-    if len(named) == 1 or all(np.array_equal(channels[name], other, equal_nan=True) for other in channels.values()):
-        return channels[name]
-    raise PointCloudError(f"channels {', '.join(channels)[:80]}; expected one, or one called Z, depth or V")
-
-
-def _four_of_matrix(matrix: Any) -> list[float]:
-    """Return fx, fy, cx and cy of a matrix as nine numbers by rows or by columns, or as three rows."""
-    numbers = np.asarray(matrix, dtype=np.float64).reshape(3, 3)
-    for rows in (numbers, numbers.T):
-        # By rows, the last one is 0 0 1. Skewed axes are no pinhole camera.
-        if rows[2].tolist() == [0, 0, 1] and rows[1, 0] == rows[0, 1] == 0:
-            return [float(rows[at]) for at in ((0, 0), (1, 1), (0, 2), (1, 2))]
-    raise PointCloudError(f"a matrix {numbers.reshape(-1).tolist()}; expected fx 0 cx 0 fy cy 0 0 1, or its transpose")

@@ -23,10 +23,8 @@ class PointCloudFileError(PointCloudError):
 def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
     """Convert errors about content to a PointCloudFileError that starts with the name of the file.
 
-    Args:
-        name: the name of the file.
-        kind: the format that is read inside: then any error is one of a damaged file. Readers of formats check what
-            would otherwise be a wrong answer, and leave the rest to numpy and Python.
+    With `kind`, the format that is read inside, any error is one of a damaged file: readers check what would otherwise
+    be a wrong answer, and leave the rest to numpy and Python.
     """
     try:
         yield
@@ -40,15 +38,15 @@ def file_errors(name: object, kind: str | None = None) -> Iterator[None]:
         if kind is None:
             raise
         reason = f"{type(error).__name__}: {error}"[:_QUOTED]
-        raise file_error(name, PointCloudError(f"damaged, cut off, or no {kind} ({reason})")) from error
+        raise file_error(name, f"damaged, cut off, or no {kind} ({reason})") from error
 
 
-def file_error(name: object, error: PointCloudError) -> PointCloudFileError:
-    """Return the error of a file's content with the file's name; long values that it quotes are cut in the middle."""
-    reason = str(error)
-    if len(reason) > 2 * _QUOTED:
-        reason = f"{reason[:_QUOTED]} … {reason[-_QUOTED:]}"
-    return PointCloudFileError(printable(f"{name}: {reason}"))
+def file_error(name: object, reason: object) -> PointCloudFileError:
+    """Return an error with the file's name; long values that the reason quotes are cut in the middle."""
+    text = str(reason)
+    if len(text) > 2 * _QUOTED:
+        text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
+    return PointCloudFileError(printable(f"{name}: {text}"))
 
 
 _QUOTED = 200
@@ -61,19 +59,13 @@ FREE_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """Limits of the content of one file, checked before memory is allocated. The defaults allow 100 M points.
+    """Limits of the content of one file, checked before memory is allocated."""
 
-    Attributes:
-        points: points or vertices.
-        faces: triangles, after polygons have been cut.
-        bytes: size of the file, with those it refers to, and of its decoded arrays.
-        expansion: how many times larger than the file its arrays may be, beyond the first 128 MB (`FREE_BYTES`).
-            Real compressed scans expand 2 to 20 times, decompression bombs hundreds of times.
-    """
-
-    points: int = 100_000_000
-    faces: int = 200_000_000
-    bytes: int = 8 << 30
+    points: int = 100_000_000  # or vertices
+    faces: int = 200_000_000  # triangles, after polygons have been cut
+    bytes: int = 8 << 30  # of the file, with those it refers to, and of its decoded arrays
+    # How many times larger than the file its arrays may be, beyond the first 128 MB (`FREE_BYTES`). Real compressed
+    # scans expand 2 to 20 times, decompression bombs hundreds of times.
     expansion: int = 32
 
     @classmethod
@@ -88,14 +80,7 @@ class ReadLimits:
             raise ValueError(f"{VARIABLE} is {text!r}; expected {names}, each with = and a number") from None
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0, stored: int | None = None) -> None:
-        """Raise an error beyond the limits.
-
-        Args:
-            points: number of points that the file declares or has.
-            faces: number of triangles.
-            decoded: bytes of the arrays to be created.
-            stored: bytes of the file; None if there is none.
-        """
+        """Raise an error beyond the limits; `decoded` are the bytes of arrays to be created, `stored` of the file."""
         for name, value in (("points", points), ("faces", faces), ("bytes", decoded)):
             if value > getattr(self, name):
                 raise self._refusal(name, f"{value} {name}; at most {getattr(self, name)}")
@@ -114,20 +99,12 @@ MAX_REFERENCES = 256
 
 @dataclass(frozen=True)
 class Source:
-    """The content of one file.
+    """The content of one file."""
 
-    Attributes:
-        name: its name in errors and warnings.
-        data: its bytes.
-        file_type: its type in small letters, without a dot.
-        folder: folder of files that it refers to, or None if it was not read from a path.
-        limits: limits of its content.
-    """
-
-    name: str
+    name: str  # in errors and warnings
     data: bytes
-    file_type: str
-    folder: Path | None = None
+    file_type: str  # in small letters, without a dot
+    folder: Path | None = None  # of files that it refers to; None if it was not read from a path
     limits: ReadLimits = field(default_factory=ReadLimits.current)
     _warned: set[str] = field(default_factory=set, repr=False, compare=False)
     _references: dict[str, Path | None] = field(default_factory=dict, repr=False, compare=False)
@@ -189,13 +166,9 @@ def open_source(
     allowed: tuple[str, ...],
     limits: ReadLimits | None = None,
 ) -> Source:
-    """Read a path, bytes or an open binary file.
+    """Read a path, bytes or a binary file object.
 
-    Args:
-        source: a path, the bytes of a file, or a binary file object.
-        file_type: such as "ply"; by default the ending of the path or of the file object's name.
-        allowed: the known types.
-        limits: limits of its content; by default `ReadLimits.current()`.
+    The file type is one of `allowed`; by default it is the ending of the path or of the file object's name.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         name, path = f"<{len(source)} bytes>", None
@@ -211,7 +184,7 @@ def open_source(
             raise PointCloudError("a URL; download the file and pass its path")
         # A device or pipe could be endless.
         if path is not None and path.exists() and not path.is_file():
-            raise PointCloudError("a directory; expected a file" if path.is_dir() else "not a regular file")
+            raise PointCloudError("a directory or device; expected a file")
         # Before reading: a name of a wrong type should not cost gigabytes.
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         if kind not in allowed:
@@ -222,12 +195,7 @@ def open_source(
         elif not path.exists():
             raise PointCloudError("no such file")
         else:
-            status = path.stat()
-            # Of a sparse file hardly anything is on the disk, and the rest reads as zeros.
-            with path.open("rb") as file:
-                size_if_uncounted = status.st_size if any(file.read(1 << 16)) else 0
-            stored = 512 * getattr(status, "st_blocks", 0) or size_if_uncounted
-            limits.check(decoded=status.st_size, stored=stored)
+            limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
         limits.check(decoded=len(data))
         if not data:

@@ -21,26 +21,19 @@ def read(source: Source) -> PointCloudData:
     count = int.from_bytes(data[80:_HEADER_SIZE], "little") if len(data) >= _HEADER_SIZE else -1
     # Binary files may start with "solid" too; only the length is certain.
     exact = count >= 0 and len(data) == _HEADER_SIZE + count * _TRIANGLE.itemsize
-    if (
-        data.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower() == b"solid"
-        and not exact
-        and b"\0" not in data[:_HEADER_SIZE]
-    ):
+    is_text = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower() == b"solid" and b"\0" not in data[:_HEADER_SIZE]
+    if is_text and not exact:
         corners = _ascii(source)
     else:
         source.check(points=3 * max(count, 0), faces=max(count, 0))
-        corners = _binary(data, count)
+        needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
+        # Nothing but the length confirms the count, so that a wrong one would lose triangles unnoticed.
+        if count < 0 or needed > len(data) or data[needed:].strip(b"\0 \t\r\n"):
+            raise PointCloudError(
+                f"{len(data)} bytes; {count} triangles need {needed}, so it may be cut off; a text STL starts 'solid'"
+            )
+        corners = np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
     return PointCloudData(corners, faces=np.arange(len(corners)).reshape(-1, 3))
-
-
-def _binary(data: bytes, count: int) -> np.ndarray:
-    needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
-    # Nothing but the length confirms the count, so that a wrong one would lose triangles unnoticed.
-    if count < 0 or needed > len(data) or data[needed:].strip(b"\0 \t\r\n"):
-        raise PointCloudError(
-            f"{len(data)} bytes; {count} triangles need {needed}, so it may be cut off; a text STL starts 'solid'"
-        )
-    return np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
 
 
 def _ascii(source: Source) -> np.ndarray:

@@ -8,13 +8,7 @@ import numpy as np
 from hf_any3d.data.files.attributes import by_name, by_number, fields_of, plain_name
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import (
-    listed,
-    normalized_lines,
-    numbers,
-    shorten,
-    unix_lines,
-)
+from hf_any3d.data.files.text_numbers import listed, normalized_lines, numbers, shorten, unix_lines
 from hf_any3d.registry import FORMATS
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
@@ -83,9 +77,8 @@ def read(source: Source) -> PointCloudData:
 def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
     """Read the lines before the first row of numbers.
 
-    Returns:
-        Comments and other lines of words, each with its number within the file and whether it is a comment; the number
-        of points that is declared, or None; bytes and number of these lines.
+    Returns comments and other lines of words, each with its number within the file and whether it is a comment; the
+    number of points that is declared, or None; bytes and number of these lines.
     """
     titles, declared, at, number = [], None, 0, 0
     while at < len(text):

@@ -23,30 +23,21 @@ def unix_lines(data: bytes) -> bytes:
 
 
 def normalized_lines(text: bytes) -> bytes:
-    """Convert line endings to newlines, decimal commas to points, and delimiters (comma, semicolon, tab) to spaces."""
-    text = unix_lines(text)
-    return (_with_decimal_points(text) if b"," in text else text).translate(_DELIMITERS)
+    """Convert line endings to newlines, decimal commas to points, and delimiters (comma, semicolon, tab) to spaces.
 
-
-def _with_decimal_points(text: bytes) -> bytes:
-    """Replace decimal commas, as in `1,5;2,25;0`, by points.
-
-    A comma is a decimal one if semicolons, tabs or spaces separate three numbers or more, and none of these numbers
-    has more than one comma. Beside numbers with points they are refused.
+    A comma is a decimal one, as in `1,5;2,25;0`, if semicolons, tabs or spaces separate three numbers or more, none of
+    which has more than one comma. Beside numbers with points they are refused.
     """
-    plain = re.sub(rb"(#|//)[^\n]*", b"", text)
-    first = re.search(rb"(?m)^.*\d[,; \t].*$", plain)
-    if first is None or len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) < 3 or _LIST_COMMA.search(plain):
-        return text
-    if b"," in plain and b"." in plain:
-        number = re.search(rb"[^;\s]*,[^;\s]*", plain)
-        assert number is not None
-        raise PointCloudError(
-            f"there are numbers with decimal commas, such as {shorten(number.group())}, and numbers with points; "
-            "expected one of them"
-        )
-    # Comments match first, so that commas in them stay.
-    return re.sub(rb"(#|//)[^\n]*|,", lambda found: b"." if found.group() == b"," else found.group(), text)
+    text = unix_lines(text)
+    plain = re.sub(rb"(#|//)[^\n]*", b"", text) if b"," in text else b""
+    first = re.search(rb"(?m)^.*\d[,; \t].*$", plain) if b"," in plain else None
+    if first and len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) >= 3 and not _LIST_COMMA.search(plain):
+        if b"." in plain:
+            decimal = re.findall(rb"[^;\s]*,[^;\s]*", plain)[0]
+            raise PointCloudError(f"numbers have decimal commas, such as {shorten(decimal)}, and points; expected one")
+        # Comments match first, so that commas in them stay.
+        text = re.sub(rb"(#|//)[^\n]*|,", lambda match: b"." if match.group() == b"," else match.group(), text)
+    return text.translate(_DELIMITERS)
 
 
 def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:

@@ -18,13 +18,6 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     The file is written atomically. PLY stores colors in 8 bits; NPZ keeps every number; OBJ has colors after the
     coordinates of vertices, as most programs read them, and no labels, intensities, rings or colors of faces. An
     offset is added to the coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
-
-    Args:
-        path: where to write; an existing file is replaced.
-        data: what to write.
-
-    Raises:
-        PointCloudFileError: another ending.
     """
     path = Path(path)
     writer = _WRITERS.get(path.suffix.lower())
@@ -35,12 +28,7 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
 
 
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
-    """Return the file that `write_point_cloud` would write, as bytes.
-
-    Args:
-        data: what to write.
-        file_type: "ply", "obj" or "npz".
-    """
+    """Return the file, "ply", "obj" or "npz", that `write_point_cloud` would write, as bytes."""
     file = io.BytesIO()
     _WRITERS[f".{file_type}"](file, data)
     return file.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.files import PointCloudFileError, file_errors
-from hf_any3d.data.files.hdf5 import open_hdf5, read_slice
+from hf_any3d.data.files.hdf5 import open_hdf5
 from hf_any3d.data.files.npy import parse_array
 from hf_any3d.data.files.source import open_source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers
@@ -86,7 +86,8 @@ def hdf5_source(
     def read(unit: tuple[Path, range]) -> Iterator[Mapping[str, object]]:
         file, rows = unit
         with open_hdf5(file, required=list(columns)) as arrays:
-            values = {column: read_slice(arrays[name], rows, file) for name, column in columns.items()}
+            with file_errors(f"{file}: rows {rows.start} to {rows.stop - 1}", "HDF5 file"):
+                values = {column: arrays[name][rows.start : rows.stop] for name, column in columns.items()}
         for i in range(len(rows)):
             yield convert({column: value[i] for column, value in values.items()})
 

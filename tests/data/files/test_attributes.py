@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files.attributes import by_name, by_number, unit_colors, usable_labels
-from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.source import Source
 
 XYZ = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 10]])
 
@@ -28,43 +28,6 @@ def check(found: dict, **expected) -> None:
 
 COLORS = {"red": [0, 51, 255], "green": [102, 0, 3], "blue": [9, 153, 0]}
 NORMALS = [[0, 0.6, 1], [0.8, 0.8, 0], [0.6, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")],
-)
-def test_colors_have_any_of_three_names(names):
-    found = by_name(columns(**dict(zip(names, COLORS.values(), strict=True))), source())
-    check(found, points=XYZ, colors=np.array([*COLORS.values()]).T / 255)
-
-
-@pytest.mark.parametrize("names", [("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z")])
-def test_normals_have_any_of_two_names(names):
-    found = by_name(columns(**dict(zip(names, NORMALS, strict=True))), source())
-    check(found, points=XYZ, normals=np.transpose(NORMALS))
-    assert found["normals"].dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("field", "names"),
-    [
-        ("intensity", ("intensity", "scalar_intensity", "reflectance", "remission")),
-        ("ring", ("ring", "scalar_ring")),
-        ("labels", ("label", "scalar_label", "class", "classification", "scalar_classification", "labels")),
-    ],
-)
-def test_of_several_names_of_one_value_the_first_counts(field, names):
-    for number in range(len(names)):
-        having = {name: np.arange(3) + 10 * at for at, name in enumerate(names) if at >= number}
-        check(by_name(columns(**having), source()), points=XYZ, **{field: np.arange(3) + 10 * number})
-
-
-def test_parts_of_a_color_or_normal_are_left_out_and_missing_coordinates_are_named():
-    found = by_name(columns(red=[1, 2, 3], green=[1, 2, 3], nx=[0, 0, 1], f_dc_0=[0, 0, 1]), source())
-    check(found, points=XYZ)
-    with pytest.raises(PointCloudError):
-        by_name({"y": XYZ[:, 1], "red": XYZ[:, 0]}, source())
 
 
 def test_colors_of_their_own_are_taken_before_those_of_splats():

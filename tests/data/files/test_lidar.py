@@ -107,14 +107,6 @@ def test_sweeps_in_the_order_of_a_scanner_are_read_without_a_word(beams, turns, 
         assert (cloud.ring is not None) == (name == "nuscenes")
 
 
-def test_a_file_that_holds_no_whole_rows_may_be_cut_off():
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(bytes(33), file_type="bin")
-    for kind in ("kitti", "nuscenes"):
-        with pytest.raises(PointCloudFileError):
-            read_point_cloud(bytes(33), file_type=kind)
-
-
 @pytest.mark.parametrize("columns", [4, 5])
 def test_intensities_and_rings_reach_the_model_and_a_written_file(columns, tmp_path):
     (tmp_path / "a.bin").write_bytes(sweep(columns, 41))

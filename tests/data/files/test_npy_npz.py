@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 
-from .builders import TRIANGLES, npy, npz
+from .builders import npy, npz
 
 XYZ = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -21,13 +21,6 @@ def read(data, kind="npy"):
 def test_every_type_and_memory_order_of_numbers_is_read(dtype, order):
     points = read(npy(np.asarray(XYZ, dtype, order=order))).points
     assert points.dtype == np.float32 and (points == XYZ).all() and points.flags.c_contiguous
-
-
-def test_structured_arrays_are_read_by_their_names():
-    kind = np.dtype([("x", "f4"), ("y", "f8"), ("z", "i2"), ("red", "u1"), ("green", "u1"), ("blue", "u1")])
-    cloud = read(npy(np.array([(1, 2, 3, 255, 0, 51)], kind)))
-    assert cloud.points.tolist() == [[1, 2, 3]]
-    np.testing.assert_allclose(cloud.colors, [[1, 0, 0.2]], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,24 +70,6 @@ def test_a_header_that_declares_more_than_the_file_holds_is_refused():
     for damaged in (data[:3], b"x" + data[1:], data.replace(b"(4, 3)", b"(4, ((")):
         with pytest.raises(PointCloudFileError):
             read(damaged)
-
-
-def test_npz_arrays_are_found_by_name():
-    cloud = read(
-        npz(
-            xyz=XYZ,
-            rgb=np.full((4, 3), 51, np.uint8),
-            normals=np.tile([0, 0, 1], (4, 1)),
-            seg=np.arange(4),
-            label=np.int64(7),
-            faces=TRIANGLES,
-            unrelated=np.array("text"),
-        ),
-        "npz",
-    )
-    assert (cloud.points == XYZ).all() and cloud.is_mesh and cloud.labels.tolist() == [0, 1, 2, 3]
-    np.testing.assert_allclose(cloud.colors, 0.2, atol=1e-6)
-    assert (read(npz(whatever=XYZ), "npz").points == XYZ).all()
 
 
 def test_a_truncated_archive_and_a_bomb_are_refused(tmp_path):
@@ -209,11 +184,3 @@ def test_an_offset_of_an_archive_is_added_to_the_one_that_is_split_off():
     far = XYZ.astype(np.float64) + [5e5, 0, 0]
     cloud = read(npz(points=far, offset=np.array([1, 2, 3])), "npz")
     assert cloud.offset.tolist() == [500001, 3, 5] and (cloud.points == XYZ - [0, 1, 2]).all()
-
-
-def test_columns_of_named_arrays_that_are_no_numbers_are_left_out():
-    kind = np.dtype([("X", "f4"), ("y", ">f8"), ("Z", "i2"), ("Label", "u1"), ("name", "U4"), ("seen", "f4", 2)])
-    rows = np.array([(1, 2, 3, 9, "abc", (0, 1)), (4, 5, 6, 8, "d", (2, 3))], kind)
-    cloud = read(npy(rows))
-    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.labels.tolist() == [9, 8]
-    assert cloud.colors is None and cloud.intensity is None

@@ -26,14 +26,6 @@ def test_off_headers_on_one_or_two_lines_and_with_comments_are_read(header):
     assert (cloud.points == SQUARE).all() and (cloud.faces == TRIANGLES).all()
 
 
-def test_off_reads_colors_and_normals():
-    cloud = read("CNOFF\n2 0 0\n0 0 0 0 0 1 255 0 0 255\n1 0 0 0 0 1 0 51 0 255\n", "off")
-    assert not cloud.is_mesh and cloud.normals.tolist() == [[0, 0, 1]] * 2
-    np.testing.assert_allclose(cloud.colors, [[1, 0, 0], [0, 0.2, 0]], atol=1e-6)
-    faces = "OFF\n" + OFF.replace("3 0 1 2", "3 0 1 2 255 0 0").replace("3 0 2 3", "3 0 2 3 0 0 255 128")
-    assert read(faces, "off").face_colors.tolist() == [[1, 0, 0], [0, 0, 1]]
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -66,20 +58,6 @@ def test_a_damaged_off_is_explained(text):
 def test_errors_name_the_line_of_the_file(kind, text, line):
     with raises(PointCloudFileError, naming=f"line {line}"):
         read(text, kind)
-
-
-@pytest.mark.parametrize("face", ["f 1 2 3 4", "f 1/1 2/2 3/3 4/4", "f -4//1 -3//1 -2//1 -1//1", "f 1/2/3 2 3 \\\n4"])
-def test_obj_corners_are_read_in_every_spelling(face):
-    cloud = read(OBJ + "vn 0 0 1\n" + face + "\n", "obj")
-    assert (cloud.points == SQUARE).all() and (cloud.faces == TRIANGLES).all()
-    assert cloud.normals is None
-
-
-def test_obj_keeps_vertex_colors_and_matching_normals():
-    lines = [f"v {i} {i * i} 0 0 0.5 1\nvn 0 0 1" for i in range(3)]
-    cloud = read("\n".join(lines) + "\nf 1//1 2//2 3//3\n", "obj")
-    np.testing.assert_allclose(cloud.colors, [[0, 0.5, 1]] * 3)
-    assert cloud.normals.tolist() == [[0, 0, 1]] * 3
 
 
 def test_obj_materials_are_read_from_the_folder_and_nowhere_else(tmp_path):

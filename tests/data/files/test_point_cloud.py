@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
-from hf_any3d.data.files.point_cloud import count_triangles, draw_on_surface, fan_triangles, leave_out_invalid_points
+from hf_any3d.data.files.point_cloud import fan_triangles, leave_out_invalid_points
+from hf_any3d.data.files.source import Source
 
 from .builders import SQUARE, TRIANGLES
 
@@ -48,38 +49,6 @@ def test_a_cloud_far_from_the_origin_keeps_its_shape_by_an_offset():
     np.testing.assert_allclose(cloud.points + cloud.offset, far, atol=1e-6)
     assert np.abs((far.astype(np.float32) - [5e5, 5e6, 100]) - shape).max() > 0.1
     assert PointCloudData(shape + 5).offset is None
-
-
-def test_samples_are_on_the_triangles_and_follow_their_area():
-    unequal = PointCloudData([[0, 0, 0], [3, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 1]], faces=[[0, 1, 2], [0, 3, 4]])
-    sample = unequal.sample_surface(20_000, 0)
-    on_floor = sample.points[:, 2] == 0
-    # 4.5 against 0.5 of area.
-    assert abs(on_floor.mean() - 0.9) < 0.01
-    floor = sample.points[on_floor]
-    assert (floor >= 0).all() and (floor[:, 0] + floor[:, 1] <= 3 + 1e-5).all()
-    np.testing.assert_allclose(floor[:, :2].mean(0), [1, 1], atol=0.03)
-    # Normals point to where the corners are counterclockwise.
-    assert (sample.normals[on_floor] == [0, 0, 1]).all()
-    assert (sample.normals[~on_floor] == [0, 1, 0]).all()
-
-
-def test_the_seed_determines_the_sample():
-    mesh = PointCloudData(SQUARE, faces=TRIANGLES)
-    first = mesh.sample_surface(50, 3).points
-    assert (mesh.sample_surface(50, np.random.default_rng(3)).points == first).all()
-    assert (mesh.sample_surface(50, 4).points != first).any()
-
-
-def test_samples_get_colors_and_labels_from_corners_or_faces():
-    corners = PointCloudData(SQUARE, SQUARE / 2, labels=[0, 1, 2, 3], faces=TRIANGLES).sample_surface(200, 0)
-    np.testing.assert_allclose(corners.colors, corners.points / 2, atol=1e-6)  # linear in space, so is the color
-    distance = np.linalg.norm(corners.points[:, None] - SQUARE, axis=2)
-    near = distance[np.arange(200), corners.labels] < 0.5
-    assert near.any() and (distance.argmin(1)[near] == corners.labels[near]).all()
-    faces = PointCloudData(SQUARE, faces=TRIANGLES, face_colors=[[1, 0, 0], [0, 0, 1]]).sample_surface(200, 0)
-    below = faces.points[:, 1] * 2 < faces.points[:, 0] - 1e-6
-    assert (faces.colors[below] == [1, 0, 0]).all() and 50 < below.sum() < 150
 
 
 def test_triangles_without_area_are_never_drawn():
@@ -179,16 +148,6 @@ def test_an_offset_is_split_off_a_thousand_extents_away(place, has_offset):
     assert PointCloudData([[1e6, 0, 0]] * 2).offset is None  # no extent
 
 
-def test_arrays_are_the_fields_that_are_none_or_arrays():
-    cloud = PointCloudData(SQUARE, labels=[1, 2, 3, 4], up_axis="z")
-    found = cloud.arrays()
-    assert list(found) == [
-        "points", "colors", "normals", "labels", "faces", "face_colors", "offset", "intensity", "ring"
-    ]  # fmt: skip
-    assert found["points"] is cloud.points and found["labels"] is cloud.labels
-    assert all(value is None for name, value in found.items() if name not in ("points", "labels"))
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_cloud_of_fewer_than_three_points_has_no_shape(count):
     with pytest.raises(PointCloudError):
@@ -197,50 +156,41 @@ def test_a_cloud_of_fewer_than_three_points_has_no_shape(count):
     PointCloudData(SQUARE[:2], faces=[[0, 1, 1]]).check_usable()
 
 
-def test_a_sample_has_all_that_the_mesh_has_at_its_place():
-    mesh = PointCloudData(
-        **full(faces=TRIANGLES, face_colors=None, points=SQUARE + 0.0), offset=[1, 2, 3], up_axis="x"
-    )
-    found = mesh.sample_surface(200, 5)
-    face, weights, points, normals = draw_on_surface(mesh.points, mesh.faces, 200, np.random.default_rng(5))
-    corners = mesh.faces[face]
-    np.testing.assert_allclose(found.points, points, rtol=1e-6)
-    np.testing.assert_allclose(found.normals, normals, rtol=1e-6)
-    nearest = corners[np.arange(200), weights.argmax(axis=1)]
-    assert (found.labels == mesh.labels[nearest]).all() and (found.ring == mesh.ring[nearest]).all()
-    for name in ("colors", "intensity"):
-        own = getattr(mesh, name)
-        expected = sum((weights[:, at].reshape(-1, *[1] * (own.ndim - 1)) * own[corners[:, at]]) for at in range(3))
-        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, atol=1e-6)
-    assert found.offset.tolist() == [1, 2, 3] and found.up_axis == "x" and found.faces is None
-
-
-def test_a_surface_is_drawn_by_area_with_the_weights_of_corners():
-    vertices = np.array([[0.0, 0, 0], [2, 0, 0], [0, 3, 0], [0, 0, 1], [5, 5, 5]])
-    faces = np.array([[0, 1, 2], [4, 4, 4], [0, 3, 1], [0, 2, 3]])
-    face, weights, points, normals = draw_on_surface(vertices, faces, 300, np.random.default_rng(1))
+@pytest.mark.parametrize("with_face_colors", [False, True])
+def test_a_sample_has_all_that_the_mesh_has_at_its_place(with_face_colors):
+    points = np.array([[0.0, 0, 0], [2, 0, 0], [0, 3, 0], [0, 0, 1]])
+    faces = np.array([[0, 1, 2], [3, 3, 3], [0, 3, 1], [0, 2, 3]])
+    face_colors = np.eye(4)[:, :3] if with_face_colors else None
+    fields = full(points=points, faces=faces, face_colors=face_colors)
+    mesh = PointCloudData(**fields, offset=[1, 2, 3], up_axis="x")
+    sample = mesh.sample_surface(300, 1)
+    assert (mesh.sample_surface(300, np.random.default_rng(1)).points == sample.points).all()
+    # The same drawn triangle by triangle: by area, then evenly within each (Osada et al., Sec. 3.1).
     generator = np.random.default_rng(1)
-    areas = np.array([3.0, 0, 1, 1.5])
-    until = np.cumsum(areas) / areas.sum()
-    place, root, share = generator.random(300), np.sqrt(generator.random(300)), generator.random(300)
-    expected = [next(number for number, end in enumerate(until) if one < end) for one in place]
-    assert face.tolist() == expected and 1 not in expected
-    np.testing.assert_allclose(weights, np.stack([1 - root, root * (1 - share), root * share], axis=1))
-    corners = vertices[faces[face]]  # (300, 3, 3)
-    np.testing.assert_allclose(points, np.einsum("nk,nkc->nc", weights, corners), atol=1e-12)
-    directions = np.array([[0.0, 0, 1], [0, 0, 0], [0, 1, 0], [1, 0, 0]])
-    np.testing.assert_allclose(normals, directions[face], atol=1e-12)
+    until = np.cumsum([3.0, 0, 1, 1.5]) / 5.5
+    draws, root, share = generator.random(300), np.sqrt(generator.random(300)), generator.random(300)
+    face = np.array([next(number for number, end in enumerate(until) if draw < end) for draw in draws])
+    weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)
+    corners = faces[face]
+    np.testing.assert_allclose(sample.points, np.einsum("nk,nkc->nc", weights, points[corners]), atol=1e-6)
+    np.testing.assert_allclose(sample.normals, np.array([[0, 0, 1], [0] * 3, [0, 1, 0], [1, 0, 0]])[face], atol=1e-6)
+    nearest = corners[np.arange(300), weights.argmax(axis=1)]
+    assert (sample.labels == mesh.labels[nearest]).all() and (sample.ring == mesh.ring[nearest]).all()
+    blended = np.einsum("nk,nkc->nc", weights, fields["colors"][corners])
+    np.testing.assert_allclose(sample.colors, face_colors[face] if with_face_colors else blended, atol=1e-6)
+    np.testing.assert_allclose(sample.intensity, (weights * fields["intensity"][corners]).sum(1), atol=1e-6)
+    assert sample.offset.tolist() == [1, 2, 3] and sample.up_axis == "x" and sample.faces is None
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64])
 def test_polygons_of_any_size_are_cut_at_their_first_corner(dtype):
     polygons = [[7, 8, 9], [], [1], [4, 3, 2, 1, 0], [5, 6], [9, 8, 7, 6]]
     counts = np.array(list(map(len, polygons)), dtype)
-    faces, polygon = fan_triangles(counts, sum(polygons, []))
+    faces, polygon = fan_triangles(counts, np.array(sum(polygons, [])), Source("some", b"", "ply"))
     expected = [
         (number, [own[0], own[at], own[at + 1]])
         for number, own in enumerate(polygons)
         for at in range(1, len(own) - 1)
     ]
     assert faces.tolist() == [face for _, face in expected] and polygon.tolist() == [number for number, _ in expected]
-    assert faces.dtype == polygon.dtype == np.int64 and count_triangles(counts) == len(expected) == 6
+    assert faces.dtype == polygon.dtype == np.int64

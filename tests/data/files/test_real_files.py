@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import read_point_cloud, supported_file_types
+from hf_any3d.data.files import read_point_cloud
 
 from .conftest import FILES
 
@@ -66,32 +66,10 @@ def test_file_has_the_counts_and_bounds_of_its_readme(name):
         np.testing.assert_allclose(cloud.colors, np.load(FILES / "chair_xyzrgb.npy")[:, 3:], atol=1e-6)
 
 
-def test_no_real_file_is_left_out_of_the_table():
-    found = {path.name for path in FILES.iterdir() if path.suffix[1:] in supported_file_types()}
-    assert found == set(CONTENTS)
-
-
 def test_labels_are_the_parts_of_the_archive():
     cloud = read_point_cloud(FILES / "chair.npz")
     with np.load(FILES / "chair.npz", allow_pickle=False) as archive:
         assert (cloud.labels == archive["part"]).all() and cloud.labels.dtype == np.int64
-
-
-def test_meshes_of_one_object_agree_across_formats():
-    lamp = read_point_cloud(FILES / "lamp.obj")
-    soup = read_point_cloud(FILES / "lamp.stl")
-    np.testing.assert_allclose(soup.points.reshape(-1, 3, 3), lamp.points[lamp.faces], atol=1e-4)
-    bottle, glb = read_point_cloud(FILES / "bottle.obj"), read_point_cloud(FILES / "bottle.glb")
-    corners = [np.sort(cloud.points[cloud.faces].reshape(-1, 9).round(3), axis=0) for cloud in (bottle, glb)]
-    np.testing.assert_allclose(*corners, atol=2e-3)
-
-
-def test_face_colors_of_obj_and_ply_agree():
-    obj, ply = read_point_cloud(FILES / "screwdriver.obj"), read_point_cloud(FILES / "screwdriver.ply")
-    assert len(np.unique(obj.face_colors, axis=0)) == len(np.unique(ply.face_colors, axis=0)) == 2
-    _, a = np.unique(obj.face_colors, axis=0, return_inverse=True)
-    _, b = np.unique(ply.face_colors, axis=0, return_inverse=True)
-    assert (a.ravel() == b.ravel()).all() or (a.ravel() == 1 - b.ravel()).all()
 
 
 @pytest.mark.parametrize("name", ["chair_points.ply", "screwdriver.ply", "chair.pcd", "screwdriver.off"])

@@ -1,7 +1,6 @@
 """Paths, bytes and file objects, file types by signature, and the name in every error."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hf_any3d.data.files import (
     read_point_cloud,
     supported_file_types,
 )
-from hf_any3d.registry import FORMATS
 from tests.data.files.conftest import FILES
 from tests.errors import raises
 
@@ -69,19 +67,6 @@ def test_inputs_that_are_not_files_are_explained(tmp_path):
         read_point_cloud([1, 2, 3])
 
 
-def test_every_registered_type_has_a_reader_module():
-    import hf_any3d.data.files as package
-
-    folder = Path(package.__file__).parent
-    assert list(FORMATS) == sorted(FORMATS) and all((folder / f"{name}.py").is_file() for name in FORMATS.values())
-
-
-def test_reading_does_not_change_numpys_error_state(files):
-    before = np.geterr()
-    read_point_cloud(files / "chair.npz")
-    assert np.geterr() == before
-
-
 SILENT = {"obj", "xyz", "pts", "txt"}
 
 
@@ -132,16 +117,3 @@ def test_invalid_points_are_left_out_on_request_with_a_warning_that_counts_them(
     np.testing.assert_array_equal(cloud.points, points[[0, 2, 3, 5]].astype(np.float32))
     with raises(ValueError, naming="on_invalid"):
         read_point_cloud(tmp_path / "scan.npy", on_invalid="skip")
-
-
-def test_faces_on_invalid_points_are_left_out_too(tmp_path):
-    (tmp_path / "mesh.obj").write_text("v 0 0 0\nv nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\nf 1 3 4\n")
-    with pytest.warns(UserWarning, match="1 of 4 points"):
-        mesh = read_point_cloud(tmp_path / "mesh.obj", on_invalid="drop")
-    assert len(mesh) == 3 and mesh.faces.tolist() == [[0, 1, 2]]
-
-
-def test_a_file_without_a_valid_point_is_refused(tmp_path):
-    np.save(tmp_path / "scan.npy", np.full((3, 3), np.nan))
-    with pytest.raises(PointCloudFileError):
-        read_point_cloud(tmp_path / "scan.npy", on_invalid="drop")

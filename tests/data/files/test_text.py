@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, read_point_cloud
-from hf_any3d.data.files.text import is_prose
-from hf_any3d.data.files.text_numbers import blocks_of_lines, count_of, listed, numbers
+from hf_any3d.data.files import PointCloudFileError, read_point_cloud
 from tests.errors import raises
 
 XYZ = [[1, 2, 3], [4, 5, 6.5]]
@@ -157,12 +155,6 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
         read(text.replace("\n1\n", "\n2\n"), "pts")
 
 
-def test_coordinates_of_maps_keep_the_decimals_of_the_file():
-    points = np.random.default_rng(0).uniform(0, 5000, (500, 3)).round(3) + [4075542, 931737, 4801629]
-    cloud = read("\n".join(f"{x:.3f} {y:.3f} {z:.3f}" for x, y, z in points))
-    assert np.abs(cloud.points + cloud.offset - points).max() < 0.0005
-
-
 @pytest.mark.parametrize(
     "text, why",
     [
@@ -186,103 +178,3 @@ def test_coordinates_of_maps_keep_the_decimals_of_the_file():
 def test_a_wrong_text_is_explained(text, why):
     with pytest.raises(PointCloudFileError, match=why):
         read(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("1 2 3\n4 5 6\n", False),
-        ("x y z label\na b c d\n", False),
-        ("# X, Y; Z\nnot numbers\n", False),
-        ("//x y z\nnot numbers\n", False),
-        ("These are words\nabout points\n", True),
-        ("some words\n1 2 3\n", False),
-        ("some words\nmore words\n1 2 3\n", True),
-        ("# only\n// comments\n", True),
-        ("", False),
-        ("\n\n", False),
-        ("1,2;3\t4e-1 -.5 +nan INF\n", False),
-        ("1 2 3a\n", True),
-        ("1 2 3\0\n words words\n", False),
-        ("1 2 3\n" * 25 + "two words\n" * 75, False),
-        ("1 2 3\n" * 24 + "two words\n" * 76, True),
-        ("1 2 3\n" * 3000 + "1 2 word", False),
-    ],
-)
-def test_files_of_words_are_told_from_rows_of_numbers(text, expected, tmp_path):
-    (tmp_path / "some.TXT").write_text(text)
-    assert is_prose(tmp_path / "some.TXT") is expected
-    (tmp_path / "some.ply").write_text(text)
-    assert is_prose(tmp_path / "some.ply") is False
-    (tmp_path / "folder.txt").mkdir()
-    assert is_prose(tmp_path / "folder.txt") is False and is_prose(tmp_path / "none.txt") is False
-
-
-@pytest.mark.parametrize(
-    ("text", "counts", "blocks"),
-    [
-        (b"a\nb\nc\nd\n", [1, 2], [b"a\n", b"b\nc\n", b"d"]),
-        (b"\n a \n\n  \nb\n\n", [2], [b"a \nb", b""]),
-        (b"a\nb", [0, 2, 0], [b"", b"a\nb", b"", b""]),
-        (b"", [0], [b"", b""]),
-        (b"a\nb\nc", [1], [b"a\n", b"b\nc"]),
-    ],
-)
-def test_text_is_cut_into_blocks_of_lines_that_are_not_empty(text, counts, blocks):
-    assert blocks_of_lines(text, counts) == blocks
-    lines = len(b"".join(blocks).split(b"\n")) if any(blocks) else 0
-    with pytest.raises(
-        PointCloudError, match=f"ends after {lines} of {lines + 1} declared lines; the file may be cut"
-    ):
-        blocks_of_lines(text, [lines, 1])
-
-
-@pytest.mark.parametrize(
-    ("text", "columns", "expected"),
-    [
-        (b"1 2\n\n# c\n3 4 # d\n", None, [[1, 2], [3, 4]]),
-        (b"5\n", 1, [[5]]),
-        (b"# none\n \n", 4, np.zeros((0, 4))),
-        (b"", None, np.zeros((0, 0))),
-    ],
-)
-def test_numbers_are_rows_of_a_table(text, columns, expected):
-    found = numbers(text, columns=columns)
-    assert found.dtype == np.float64 and found.shape == np.shape(expected)
-    assert found.tolist() == np.asarray(expected, float).tolist()
-
-
-@pytest.mark.parametrize(
-    ("text", "settings", "why"),
-    [
-        (b"# c\n1 2\n\n3\n", {}, "line 4 has 1 columns; expected 2"),
-        (b"1 2\n3 x # y\n", {"first_line": 10}, "line 11: 'x' is not a number"),
-        (b"1 2\n3 4\n", {"columns": 3, "first_line": 5}, "line 5 has 2 columns; expected 3"),
-        (b"1 " + b"y" * 50, {}, f"line 1: '{'y' * 40}…' is not a number"),
-    ],
-)
-def test_the_line_that_is_wrong_is_named(text, settings, why):
-    with pytest.raises(PointCloudError, match=f"^{why}$"):
-        numbers(text, **settings)
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ([], "none"),
-        (["a", "b\x07c"], "a, b?c"),
-        ([str(number) for number in range(25)], ", ".join(map(str, range(20)))),
-        (["x" * 199], "x" * 199),
-        (["x" * 300], "x" * 200 + "…"),
-    ],
-)
-def test_names_are_listed_in_short(names, expected):
-    assert listed(names) == expected
-
-
-@pytest.mark.parametrize(("value", "expected"), [("12", 12), (b"007", 7), ("9" * 18, 10**18 - 1)])
-def test_counts_are_whole_numbers_of_up_to_18_digits(value, expected):
-    assert count_of(value, "a count") == expected
-    for wrong in ("", "-1", "1.0", "9" * 19, "1 ", b"x"):
-        with pytest.raises(PointCloudError, match=r"^a count is '.*'; expected a whole number$"):
-            count_of(wrong, "a count")
