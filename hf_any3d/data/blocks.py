@@ -87,7 +87,10 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
 
     `index` (blocks, block_points) is from `split_into_blocks`. The result is (num_points, labels) float64.
     """
-    places, logits = np.asarray(index).reshape(-1), np.asarray(logits)
+    index, logits = np.asarray(index), np.asarray(logits)
+    if logits.shape[:2] != index.shape:
+        raise ValueError(f"logits are {logits.shape}; expected {(*index.shape, 'labels')}")
+    places = index.reshape(-1)
     seen = np.bincount(places, minlength=num_points)
     if len(seen) > num_points or not seen.all():
         missing = int((seen[:num_points] == 0).sum())
