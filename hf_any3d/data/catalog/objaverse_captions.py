@@ -1,6 +1,7 @@
 """Objaverse as published by PointLLM: colored clouds with captions and conversations about them."""
 
 import hashlib
+import json
 import logging
 import os
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
-from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
+from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, annotation_row, list_annotations
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
@@ -155,7 +156,15 @@ def load(
     in_files = streaming or not copy_clouds
     skip = conversion.get("on_error") == "skip"
     if skip and not copy_clouds:
-        chosen = {split: (path, _with_clouds(some, clouds)) for split, (path, some) in chosen.items()}
+        for split, (path, annotations) in chosen.items():
+            kept = []
+            for annotation in annotations:
+                # Those that name no object are refused when they are read.
+                if not annotation.object_id or (cloud := cloud_path(clouds, annotation.object_id)).exists():
+                    kept.append(annotation)
+                else:
+                    logger.warning("left out %s: no such file", cloud)
+            chosen[split] = path, kept
     cloud_columns = cloud_features(colors)
     columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
     if which in ("brief", "detailed"):
@@ -178,27 +187,25 @@ def load(
         **conversion,
     )
     texts = cast(DatasetDict, rows)
-    if streaming:
-        return stream_clouds(texts, CloudAdder(clouds, cloud_columns, skip))
-    # A row that is asked for by its number cannot be left out.
-    return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
-
-
-def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
-    """Return the annotations whose clouds exist, and those that name no object, which reading refuses."""
-    kept = []
-    for annotation in annotations:
-        path = cloud_path(clouds, annotation.object_id)
-        if not annotation.object_id or path.exists():
-            kept.append(annotation)
-        else:
-            logger.warning("left out %s: no such file", path)
-    return kept
+    if not streaming:
+        # A row that is asked for by its number cannot be left out.
+        return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
+    streams = {}
+    for split, table in texts.items():
+        # Many shards, since each process and worker needs one of its own.
+        stream = table.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(table)))
+        # A batch may become empty, as a single row could not.
+        settings = {"batched": True, "batch_size": 1, "features": Features({**cloud_columns, **table.features})}
+        streams[split] = stream.map(CloudAdder(clouds, cloud_columns, skip), **settings)
+        for name in ("description", "citation", "homepage", "license"):
+            setattr(streams[split].info, name, getattr(table.info, name))
+    return IterableDatasetDict(streams)
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
-        row = read_annotation(path, annotation)
+        with file_errors(f"{path}: entry {annotation.number}", "annotation"):
+            row = annotation_row(json.loads(annotation.text))
         # Conversion drops it again where the dataset has no such column.
         row["caption"] = row["conversations"][1]["value"]
         yield row if in_files else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
@@ -209,9 +216,15 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
     # The choice of entries depends on other files too, such as the list of reserved objects.
     chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
     objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
-    digest, missing = stamp_clouds(clouds, objects)
-    digest = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest}"
-    return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)
+    digest, missing = hashlib.sha256(), []
+    for object_id in objects:
+        try:
+            # The path is joined as text, since this runs for each of 660 thousand files.
+            digest.update(f"{object_id} {file_stamp(f'{clouds}/{object_id}{SUFFIX}')}\n".encode())
+        except FileNotFoundError:
+            missing.append(cloud_path(clouds, object_id))
+    key = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest.hexdigest()}"
+    return SplitSource(annotations, read, [path], len(annotations), describe, missing, key)
 
 
 class PointLLMSplits:
@@ -235,7 +248,13 @@ class PointLLMSplits:
         Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
         """
         files = self._files(training, splits)
-        reserved, test = self._reserved(), self._objects(TEST)
+        if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
+            reserved = self._objects(VALIDATION)
+        else:
+            lines = read_lines(self._folder / VALIDATION_IDS)
+            self._check_length(VALIDATION_IDS, len(lines))
+            reserved = frozenset(lines)
+        test = self._objects(TEST)
         # No object of one split is in another.
         unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
         chosen, seen = {}, set()
@@ -276,14 +295,6 @@ class PointLLMSplits:
 
     def _is_there(self, name: str) -> bool:
         return (self._folder / name).is_file()
-
-    def _reserved(self) -> frozenset[str]:
-        """Return the reserved objects, if there are files that name them."""
-        if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
-            return self._objects(VALIDATION)
-        lines = read_lines(self._folder / VALIDATION_IDS)
-        self._check_length(VALIDATION_IDS, len(lines))
-        return frozenset(lines)
 
     def _objects(self, name: str) -> frozenset[str]:
         """Return the objects that a file names; none if it does not exist."""
@@ -330,18 +341,6 @@ def read_cloud(path: Path) -> dict[str, np.ndarray]:
     return {"points": table[:, :3], "colors": table[:, 3:]}
 
 
-def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Path]]:
-    """Return a digest of the names, sizes and times of the objects' clouds, and the missing files."""
-    digest, missing = hashlib.sha256(), []
-    for object_id in object_ids:
-        try:
-            # The path is joined as text, since this runs for each of 660 thousand files.
-            digest.update(f"{object_id} {file_stamp(f'{folder}/{object_id}{SUFFIX}')}\n".encode())
-        except FileNotFoundError:
-            missing.append(cloud_path(folder, object_id))
-    return digest.hexdigest(), missing
-
-
 @dataclass(frozen=True)
 class CloudAdder:
     """Add the clouds to a batch of rows.
@@ -375,17 +374,3 @@ class CloudAdder:
         path = cloud_path(self.folder, object_id)
         with file_errors(path, "cloud"):
             return checked_row(read_cloud(path), self.features)
-
-
-def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:
-    """Stream rows with `object_id` whose clouds are read from their files together with the row; nothing is copied."""
-    streams = {}
-    for split, rows in splits.items():
-        # Many shards, since each process and worker needs one of its own.
-        stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))
-        features = Features({**adder.features, **rows.features})
-        # A batch may become empty, as a single row could not.
-        streams[split] = stream.map(adder, batched=True, batch_size=1, features=features)
-        for name in ("description", "citation", "homepage", "license"):
-            setattr(streams[split].info, name, getattr(rows.info, name))
-    return IterableDatasetDict(streams)

@@ -34,10 +34,14 @@ def load(
     if data_dir is not None:
         data_files = files_by_split(Path(data_dir))
     files = [Path(path) for path in _flat(data_files or ())]
+    # `datasets` would silently read the labels of all files with the first one's names.
+    named: tuple[Path, list[str]] | None = None
     for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-    _check_classes(files)
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = features.get("label", {}).get("names")
+        if names is not None and names != (named := named or (path, names))[1]:
+            raise ValueError(f"the classes of {path} are {names}, those of {named[0]} {named[1]}; expected the same")
     if isinstance(data_files, Mapping):
         data_files = {split: [os.fspath(path) for path in _flat(some)] for split, some in data_files.items()}
     else:
@@ -73,18 +77,3 @@ def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike
         return
     for some in data_files.values() if isinstance(data_files, Mapping) else data_files:
         yield from _flat(some)
-
-
-def _check_classes(files: list[Path]) -> None:
-    """Refuse files with other class names: `datasets` would silently read their labels with the first file's names."""
-    first: tuple[Path, list[str]] | None = None
-    for path in files:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        names = features.get("label", {}).get("names")
-        if names is None:
-            continue
-        if first is None:
-            first = path, names
-        elif names != first[1]:
-            raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")

@@ -46,15 +46,9 @@ def list_annotations(path: Path) -> list[Annotation]:
         try:
             row = annotation_row(value)
         except (PointCloudError, LookupError, TypeError, AttributeError):
-            row = {"object_id": "", "conversation_type": ""}  # `read_annotation` raises the error
+            row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
         annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
     return annotations
-
-
-def read_annotation(path: Path, annotation: Annotation) -> dict[str, Any]:
-    """Read `object_id`, `conversation_type` and `conversations` of an entry of a file."""
-    with file_errors(f"{path}: entry {annotation.number}", "annotation"):
-        return annotation_row(json.loads(annotation.text))
 
 
 def annotation_row(value: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,12 @@ def load(
         # Missing rooms are then missing files, and reported as such.
         rooms = PUBLISHED_ROOMS
 
-    def read_room(room: Room) -> Iterator[Mapping[str, object]]:
-        yield {**store.read(room), "room": str(room), "area": room.area}
-
-    def read_blocks(room: Room) -> Iterator[Mapping[str, object]]:
+    def read(room: Room, cut: bool) -> Iterator[Mapping[str, object]]:
         arrays = store.read(room)
-        index = split_into_blocks(
-            arrays["points"], block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed
-        )
+        index: Any = [slice(None)]
+        if cut:
+            xyz = arrays["points"]
+            index = split_into_blocks(xyz, block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed)
         for block in index:
             yield {**{key: value[block] for key, value in arrays.items()}, "room": str(room), "area": room.area}
 
@@ -174,7 +173,7 @@ def load(
         cut = split == "train" and block_size is not None
         sources[split] = SplitSource(
             units,
-            read_blocks if cut else read_room,
+            partial(read, cut=cut),
             [file for room in units for file in store.files(room)],
             num_rows=None if cut else len(units),
             describe=lambda room: str(store.path(room)),
