@@ -324,10 +324,10 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
     features = Features({name: features[name] for name in order})
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
     rows = Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
-    feature, labels = features.get("label"), rows.data.column("label").to_pylist() if "label" in features else names
-    for name, label in zip(names, labels, strict=True):
-        if label is None or isinstance(feature, ClassLabel) and label not in range(len(feature.names)):
-            raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
+    if feature := features.get("label"):
+        for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
+            if label is None or isinstance(feature, ClassLabel) and label not in range(len(feature.names)):
+                raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
     return rows
 
 

@@ -63,7 +63,7 @@ def load(
     categories = list(CATEGORIES) if categories is None else list(categories)
     if unknown := [name for name in categories if name not in CATEGORIES]:
         raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
-    parts = part_names(categories)
+    parts = [f"{category} {part}" for category in categories for part in PARTS[category]]
     features = Features({"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=parts))})
     features["label"] = ClassLabel(names=categories)
     splits = {}
@@ -80,11 +80,6 @@ def load(
         if count:
             splits[split] = Dataset.from_dict(columns, features=features)
     return DatasetDict(splits)
-
-
-def part_names(categories: Sequence[str]) -> list[str]:
-    """Return the names of the parts of several categories, such as "chair back", in the order of their labels."""
-    return [f"{category} {part}" for category in categories for part in PARTS[category]]
 
 
 def assemble(
