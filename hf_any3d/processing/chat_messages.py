@@ -6,13 +6,10 @@ from typing import Any
 
 from hf_any3d.processing.chat_templates import PLACE_MARK
 
-MOST_WORDS = 50
-
 
 def clean_question(text: str) -> str:
     """Clean a question as BLIP cleans captions: lower case, some punctuation replaced by spaces, at most 50 words."""
-    words = re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()
-    return " ".join(words[:MOST_WORDS])
+    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()[:50])
 
 
 def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -32,15 +29,12 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
     turns = list(conversations)
     messages = []
     for number, turn in enumerate(turns):
-        text = turn["value"]
+        parts: list[dict[str, str]] = [{"type": "text", "text": turn["value"]}]
         if number == 0:
-            text = text.replace(POINT, "").replace("\n", "").strip()
+            text = turn["value"].replace(POINT, "").replace("\n", "").strip()
             text = clean_question(text) if len(turns) == 2 else text
-        parts = [{"type": "text", "text": text}]
-        if number == 0:
-            parts.insert(0, {"type": "point_cloud"})
-        role = "user" if turn["from"] == SPEAKERS[0] else "assistant"
-        messages.append({"role": role, "content": parts})
+            parts = [{"type": "point_cloud"}, {"type": "text", "text": text}]
+        messages.append({"role": "user" if turn["from"] == SPEAKERS[0] else "assistant", "content": parts})
     return messages
 
 
@@ -56,33 +50,10 @@ def released_evaluation_answer(answer: str) -> str:
     return text.split("###")[0].strip()
 
 
-CLOUD_KEYS = ("point_cloud", "points", "path", "bytes")
-"""Keys of a part of a message that may hold its cloud."""
-
-
-def is_message(value: Any) -> bool:
-    """Return whether a value is a message of a conversation."""
-    return isinstance(value, Mapping) and "role" in value and "content" in value
-
-
 def is_conversation(value: Any) -> bool:
     """Return whether a value is a list of messages."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and is_message(value[0])
-
-
-def as_conversations(given: Any) -> tuple[list[Any], bool]:
-    """Return messages of one or many conversations as a list of conversations, and whether there were many.
-
-    Raises:
-        ValueError: `given` is neither.
-    """
-    if is_conversation(given):
-        return [given], False
-    if isinstance(given, (list, tuple)) and given and all(map(is_conversation, given)):
-        return list(given), True
-    raise ValueError(
-        f"conversation is a {type(given).__name__}; expected messages with 'role' and 'content', or lists of them"
-    )
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    return isinstance(first, Mapping) and "role" in first and "content" in first
 
 
 ROLES = ("system", "user", "assistant")
@@ -140,7 +111,9 @@ def take_clouds(
                 text.encode()
                 parts.append({"type": "text", "text": text})
             elif kind == "point_cloud":
-                cloud = cloud_of(part)
+                cloud = part.get("point_cloud")
+                if cloud is None and any(part.get(key) is not None for key in ("points", "path", "bytes")):
+                    cloud = {name: value for name, value in part.items() if name != "type"}
                 if cloud is None and rest:
                     cloud = rest.pop(0)
                 empty += cloud is None
@@ -175,13 +148,3 @@ def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     # Clouds before the text stay in front of it.
     at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
     return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
-
-
-def cloud_of(part: Mapping[str, Any]) -> Any:
-    """Return the cloud of a part of type "point_cloud" as `PointCloudProcessor` accepts it; None if it has none."""
-    for key in CLOUD_KEYS:
-        if part.get(key) is not None:
-            if key == "point_cloud":
-                return part[key]
-            return {name: value for name, value in part.items() if name != "type"}
-    return None

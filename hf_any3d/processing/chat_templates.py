@@ -36,23 +36,6 @@ class Prompt:
             del values[length:]
 
 
-def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: int = 0) -> dict[str, np.ndarray]:
-    """Pad prompts to arrays.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
-    """
-    length = max(least, *(len(prompt.input_ids) for prompt in prompts))
-    arrays = {}
-    for name, fill in (("input_ids", pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
-        arrays[name] = np.full((len(prompts), length), fill, dtype=np.int64)
-        for row, prompt in zip(arrays[name], prompts, strict=True):
-            values = getattr(prompt, name)
-            start = {"left": length - len(values), "right": 0}[side]
-            row[start : start + len(values)] = values
-    return arrays
-
-
 PLACE_MARK = "<PointCloudHere>"
 """Marks the place of a cloud's tokens in a rendered prompt."""
 END_MARK = "###"

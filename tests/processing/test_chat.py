@@ -208,7 +208,8 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
         ([{"role": "user", "content": [{"type": "point_cloud"}]}], "1 places for point clouds and 0 clouds"),
         ([question("a", cloud()[:1])], "1 points; expected at least"),
         ([{"role": "user", "content": [{"type": "point_cloud", "path": "no.ply"}]}], "no.ply"),
-        ("What?", "conversation is a str; expected messages"),
+        ("What?", "conversation: expected messages"),
+        ([[question("a")], []], "conversation: expected messages"),
     ],
 )
 def test_invalid_conversations_are_refused(processor, messages, message):
@@ -274,7 +275,7 @@ def test_prompts_are_truncated_and_padded_as_requested(processor):
         ({"max_length": 40}, ValueError, "expected max_length with"),
         ({"truncation": True}, ValueError, "expected max_length with"),
         ({"truncation": True, "max_length": 20}, ValueError, "max_length=20 cuts places of a point cloud"),
-        ({"padding": False}, ValueError, "padding=False with prompts"),
+        ({"padding": False}, ValueError, "input_ids"),
         ({"text_kwargs": {"stride": 3}}, TypeError, "stride"),
         ({"max_lenght": 3}, TypeError, "max_lenght"),
     ],

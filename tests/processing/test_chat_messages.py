@@ -3,12 +3,9 @@
 import pytest
 
 from hf_any3d.processing.chat_messages import (
-    as_conversations,
     check_texts,
     clean_question,
-    cloud_of,
     fold_system,
-    is_conversation,
     released_answer,
     released_evaluation_answer,
     take_clouds,
@@ -69,7 +66,7 @@ def test_released_answers_are_judged_in_small_letters_up_to_the_end_mark():
     ],
 )
 def test_a_part_may_hold_its_cloud_in_several_ways(part, cloud):
-    assert cloud_of(part) == cloud
+    assert take_clouds([said("user", part)])[1] == [cloud]
 
 
 def test_clouds_are_taken_in_their_order():
@@ -96,20 +93,6 @@ def test_clouds_are_taken_in_their_order():
 def test_what_is_no_message_is_refused(message, reason):
     with pytest.raises(ValueError, match=reason):
         take_clouds([message])
-
-
-def test_one_or_many_conversations():
-    one = [said("user", text("x"))]
-    assert as_conversations(one) == ([one], False) and as_conversations([one, one]) == ([one, one], True)
-    assert (
-        is_conversation(tuple(one))
-        and not is_conversation([])
-        and not is_conversation(["x"])
-        and not is_conversation("x")
-    )
-    for wrong in ([], [one, []], "x", None):
-        with pytest.raises(ValueError, match=f"conversation is a {type(wrong).__name__}; expected messages"):
-            as_conversations(wrong)
 
 
 def test_texts_hold_no_special_token_but_in_answers():
