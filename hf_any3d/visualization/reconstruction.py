@@ -19,14 +19,10 @@ def write_reconstructions(
     """Show clouds, their coarse and their fine reconstructions side by side, a row each.
 
     Args:
-        path: File to write, atomically: `.html` for a self-contained interactive page, `.png` for a picture.
+        path: `.html` or `.png` file.
         answers: Results of `pipeline("point-cloud-reconstruction")`.
         names: Name of each cloud.
         up_axis: "x", "y" or "z".
-
-    Raises:
-        ValueError: The path has another suffix, or the numbers of answers and names differ.
-        ImportError: matplotlib is missing, for `.png`.
     """
     clouds, titles = [], []
     for answer, name in zip(answers, names, strict=True):
@@ -58,8 +54,7 @@ def write_rows(
         legend: Names and their colors.
 
     Raises:
-        ValueError: The path has another suffix, or a cloud cannot be drawn.
-        ImportError: matplotlib is missing, for `.png`.
+        ValueError: The path has another suffix.
     """
     path = Path(path)
     shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}

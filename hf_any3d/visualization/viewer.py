@@ -1,8 +1,4 @@
-"""The viewer: point clouds on one HTML page that needs no network.
-
-`viewer_page` prepares clouds for `templates/viewer.html`; the other functions call it for a labeled cloud and for
-rows of clouds.
-"""
+"""The viewer: point clouds on one HTML page that needs no network, prepared for `templates/viewer.html`."""
 
 from __future__ import annotations
 
@@ -190,38 +186,6 @@ def viewer_page(
     return html_page("viewer.html", title=title, data=data)
 
 
-def write_point_cloud_page(
-    path: str | os.PathLike,
-    points: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    *,
-    title: str = "point cloud",
-    up_axis: str = "y",
-    colors: np.ndarray | None = None,
-    palette: np.ndarray | None = None,
-) -> Path:
-    """Write a page that shows a cloud colored by label and turns it with the mouse or a finger.
-
-    Args:
-        path: File to write, atomically.
-        points: (points, 3).
-        labels: (points,) class numbers from 0.
-        names: Names of the classes; those that occur are listed.
-        title: Title of the page.
-        up_axis: "x", "y" or "z".
-        colors: (points, 3) the cloud's own colors in [0, 1], as a second coloring.
-        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
-
-    Raises:
-        ValueError: Shapes do not fit, or a label has no name.
-    """
-    cloud = CloudView(points, colors=colors, labels=labels)
-    return write_text(
-        path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis, palette=palette)
-    )
-
-
 def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **settings: Any) -> Path:
     """Write the page of `clouds_page`, which has the same arguments, to a file, atomically."""
     return write_text(path, clouds_page(clouds, **settings))
@@ -245,13 +209,9 @@ def clouds_page(
         titles: A line for each cloud.
         boxes: Those of each cloud.
         columns: Clouds per row.
-        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, so that their sizes
-            and places can be compared.
+        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, to compare them.
         up_axis: "x", "y" or "z".
         **settings: Further arguments of `viewer_page`: `title`, `legend`, `box_names`, `threshold` …
-
-    Raises:
-        ValueError: There is no cloud, or the number of titles or lists of boxes differs.
     """
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     # In a row of clouds with and without colors, those without are colored by height.
