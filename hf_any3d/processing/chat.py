@@ -96,14 +96,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         feature_extractor: PointCloudProcessor | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DProcessor:
-        """Build the processor of a model.
-
-        Args:
-            config: The model's config.
-            tokenizer: Tokenizer of its language model.
-            feature_extractor: By default the released one.
-            **kwargs: Further arguments of the class.
-        """
+        """Build the processor of a model from its config and the tokenizer of its language model."""
         feature_extractor = feature_extractor or PointCloudProcessor(**RELEASED_POINTS)
         places = {"num_query_tokens": config.num_query_tokens, "point_token_id": config.point_token_id}
         return cls(feature_extractor, tokenizer, **{**places, **kwargs})
@@ -254,16 +247,10 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         marked: bool = False,
         **options: Any,
     ) -> list[Prompt]:
-        """Make prompts for `pad`.
+        """Make prompts for `pad`; the arguments are those of `apply_chat_template`.
 
-        Args:
-            conversations: Messages of each conversation.
-            chat_template: As in `apply_chat_template`.
-            point_clouds: For each conversation, the clouds for parts without one.
-            read: Whether to read the clouds; otherwise `points` stay empty.
-            for_training: Whether to shorten answers, and to require that all are marked.
-            marked: Whether to require a template that marks answers.
-            **options: Further arguments of `apply_chat_template`, and variables of the template.
+        `read=False` leaves `points` empty. `for_training` shortens answers and requires that all are marked, `marked`
+        requires a template that marks answers.
         """
         plain, clouds = [], []
         further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds

@@ -65,9 +65,6 @@ def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) ->
     Args:
         messages: The result of `take_clouds`.
         tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
-
-    Raises:
-        ValueError: A text of a user or of the system has such a token.
     """
     parts = [part for message in messages if message["role"] != "assistant" for part in message["content"]]
     texts = [part["text"] for part in parts if "text" in part]
@@ -88,10 +85,6 @@ def take_clouds(
 
     Returns:
         The messages with lists of parts, without the clouds; and the clouds, in their order.
-
-    Raises:
-        ValueError: A role or part is of another kind, a text contains the place mark or half of a character, or clouds
-            and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
@@ -129,17 +122,9 @@ def take_clouds(
 
 
 def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the text of an initial system message before the first question, for templates without that role.
-
-    Args:
-        messages: The result of `take_clouds`, with lists of parts.
-
-    Raises:
-        ValueError: The system message holds a cloud, or no question follows.
-    """
-    messages = list(messages)
+    """Put the text of an initial system message before the first question, for templates without that role."""
     if not messages or messages[0]["role"] != "system":
-        return messages
+        return list(messages)
     first, *rest = messages
     if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
         raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")

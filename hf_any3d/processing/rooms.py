@@ -213,12 +213,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return voxelize_room(points, colors, self.num_bins, draws)
 
     def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
-        """Return the text after a cloud.
-
-        Args:
-            task: One of `TASKS`.
-            classes: Objects to look for, of the processor's; none for all.
-        """
+        """Return the text after a cloud; the arguments are those of a call."""
         text = TASKS[checked_choice("task", task, tuple(TASKS))]
         self.check_classes(classes, task)
         if self.template_sha256 not in (None, hashlib.sha256(self.code_template.encode()).hexdigest()):
@@ -241,11 +236,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> LogitsProcessorList:
         """Return a processor of scores for one call of `generate`, with which answers are well-formed layouts.
 
-        Args:
-            task: As of a call.
-            classes: The same; without any, boxes have the labels of the processor.
-            max_new_tokens: As given to `generate`: no line is begun that may not fit.
-            eos_token_id: Tokens that end an answer; by default that of the tokenizer.
+        The first two arguments are those of a call, the others as given to `generate`: no line is begun that may not
+        fit into `max_new_tokens`, and `eos_token_id` ends an answer, by default that of the tokenizer.
 
         Example:
             ```python
@@ -260,16 +252,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         )
 
     def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
-        """Check that a model can look for objects.
-
-        Args:
-            classes: The objects.
-            task: One of `TASKS`.
-            argument: What messages call the first.
-
-        Raises:
-            ValueError: A class is unknown, or the task has no objects.
-        """
+        """Check that a model can look for objects in a task; messages call the objects by the name of an argument."""
         if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
@@ -327,11 +310,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def answer(self, layout: Layout, room: VoxelizedRoom, task: str = "all", classes: Sequence[str] = ()) -> str:
         """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
 
-        Args:
-            layout: Layout in the frame and unit of the scan.
-            room: The scan.
-            task: As of a call; what it does not ask for is left out.
-            classes: The same.
+        The layout is in the frame and unit of the scan; what `task` and `classes` do not ask for is left out.
         """
         moved = room.from_scan(asked_of(layout, task, classes))
         return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
@@ -365,11 +344,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> list[Layout]:
         """Return the layouts of answers, in the frames and units of the scans.
 
-        Args:
-            answers: `(rooms, tokens)`, what was generated after the prompts.
-            rooms: The scans.
-            strict: As of `Layout.parse`.
-            keep_unclosed: The same.
+        `answers (rooms, tokens)` is what was generated after the prompts; further arguments are those of
+        `Layout.parse`.
         """
         return [
             self.in_frame(Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed), room)

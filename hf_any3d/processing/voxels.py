@@ -166,9 +166,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
         Yields:
             Numbers of the points in a fragment, `(voxels,)`, and the inputs of the model.
-
-        Raises:
-            ValueError: the processor has no `views`.
         """
         import torch
 

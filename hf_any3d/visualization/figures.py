@@ -12,12 +12,11 @@ import numpy as np
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.visualization.viewer import (
     CloudView,
-    check_views,
     height_colors,
     hex_color,
     in_space,
     label_colors,
-    thin_views,
+    prepared_views,
 )
 
 if TYPE_CHECKING:
@@ -82,13 +81,10 @@ def plot_views(
     A cloud is colored by its labels, own colors, values or height, the first that it has. The camera looks down by
     `elevation` degrees, `zoom` scales clouds in their cells, a `cell` has an edge of 2 inches by default, or 5 for a
     single cloud, and `title_colors` has a color for each title.
-
-    Raises:
-        ValueError: There is no cloud, a cloud has boxes, or shapes, labels or numbers of names do not fit.
     """
     if any(cloud.boxes for cloud in clouds):
         raise ValueError("a cloud has boxes, which pages draw; expected none for a picture")
-    clouds = thin_views(check_views(clouds, names))
+    clouds = prepared_views(clouds, names)
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))
     # Floor division of the negative number rounds up.

@@ -52,9 +52,6 @@ def write_rows(
         title: Title of the page.
         up_axis: "x", "y" or "z".
         legend: Names and their colors.
-
-    Raises:
-        ValueError: The path has another suffix.
     """
     path = Path(path)
     shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}

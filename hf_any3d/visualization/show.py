@@ -102,9 +102,6 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
         clouds: The clouds.
         **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
             `value_name`, `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
-
-    Raises:
-        ValueError: The path has another suffix, or the clouds cannot be drawn.
     """
     path = Path(path)
     if path.suffix.lower() == ".html":

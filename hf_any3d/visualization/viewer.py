@@ -165,13 +165,8 @@ def viewer_page(
         box_names: Names of the classes of boxes; the same number has the same color on every page.
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
-
-    Raises:
-        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
     """
-    checked = check_views(clouds, names)
-    total = sum(len(cloud.points) for cloud in checked)
-    shown = thin_views(checked)
+    total, shown = sum(len(cloud.points) for cloud in clouds), prepared_views(clouds, names)
     if (count := sum(len(cloud.points) for cloud in shown)) < total:
         note = f"{note} · " * bool(note) + f"{count:,} of {total:,} points, drawn at random"
     columns = min(columns, len(shown))
@@ -239,15 +234,16 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def check_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
-    """Return clouds with arrays instead of lists.
+def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
+    """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random.
 
     Raises:
         ValueError: There is no cloud, coordinates are not finite, or shapes or labels do not fit.
     """
     if not len(clouds):
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
-    checked = []
+    # Every cloud gets the same share, and a page always the same sample.
+    most, generator, prepared = MOST_POINTS // len(clouds), np.random.default_rng(0), []
     for number, cloud in enumerate(clouds):
         arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
         arrays = {name: None if array is None else np.asarray(array) for name, array in arrays.items()}
@@ -260,23 +256,13 @@ def check_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[
         for name, shape in {"colors": (len(points), 3), "labels": (len(points),), "values": (len(points),)}.items():
             if (array := arrays[name]) is not None and array.shape != shape:
                 raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
-        checked.append(replace(cloud, **arrays))
-    return checked
-
-
-def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
-    """Return clouds with at most 200,000 points in all; larger ones are replaced by a random sample."""
-    # Every cloud gets the same share, and a page always the same sample.
-    most, generator, thinned = MOST_POINTS // len(clouds), np.random.default_rng(0), []
-    for cloud in clouds:
-        if len(cloud.points) > most:
-            kept = np.sort(generator.choice(len(cloud.points), most, replace=False))
-            arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
+        texts = cloud.texts
+        if len(points) > most:
+            kept = np.sort(generator.choice(len(points), most, replace=False))
             arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
-            texts = None if cloud.texts is None else [cloud.texts[number] for number in kept]
-            cloud = replace(cloud, texts=texts, **arrays)
-        thinned.append(cloud)
-    return thinned
+            texts = None if texts is None else [texts[index] for index in kept]
+        prepared.append(replace(cloud, texts=texts, **arrays))
+    return prepared
 
 
 def _panels(

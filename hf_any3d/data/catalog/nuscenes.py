@@ -25,37 +25,20 @@ CLASS_NAMES = tuple(
 )
 UP_AXIS = "z"
 _PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
-CATEGORIES = {
-    **{f"human.pedestrian.{name}": "pedestrian" for name in _PEDESTRIANS},
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-    "flat.driveable_surface": "driveable_surface",
-    "flat.other": "other_flat",
-    "flat.sidewalk": "sidewalk",
-    "flat.terrain": "terrain",
-    "static.manmade": "manmade",
-    "static.vegetation": "vegetation",
-}
+_NAMES = """
+movable_object.barrier barrier, movable_object.trafficcone traffic_cone, vehicle.bicycle bicycle,
+vehicle.bus.bendy bus, vehicle.bus.rigid bus, vehicle.car car, vehicle.construction construction_vehicle,
+vehicle.motorcycle motorcycle, vehicle.trailer trailer, vehicle.truck truck,
+flat.driveable_surface driveable_surface, flat.other other_flat, flat.sidewalk sidewalk, flat.terrain terrain,
+static.manmade manmade, static.vegetation vegetation
+"""
+CATEGORIES = {f"human.pedestrian.{name}": "pedestrian" for name in _PEDESTRIANS}
+CATEGORIES |= {name: label for name, label in (entry.split() for entry in _NAMES.split(","))}
 """Category in category.json -> class of the benchmark."""
-NOT_JUDGED = (
-    "noise",
-    "animal",
-    *(f"human.pedestrian.{name}" for name in ("personal_mobility", "stroller", "wheelchair")),
-    "movable_object.debris",
-    "movable_object.pushable_pullable",
-    "static_object.bicycle_rack",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "static.other",
-    "vehicle.ego",
+NOT_JUDGED = tuple(
+    "noise animal human.pedestrian.personal_mobility human.pedestrian.stroller human.pedestrian.wheelchair "
+    "movable_object.debris movable_object.pushable_pullable static_object.bicycle_rack vehicle.emergency.ambulance "
+    "vehicle.emergency.police static.other vehicle.ego".split()
 )
 """Categories whose points the benchmark does not judge."""
 # Scenes of validation, as first and last numbers; some numbers between them have no scene.

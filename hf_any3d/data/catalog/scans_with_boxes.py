@@ -14,7 +14,6 @@ from datasets import Array2D, Dataset, DatasetDict, Features, Value
 from hf_any3d.data.box_files import (
     OWN_NAMES,
     Boxes,
-    NamedBox,
     add_boxes,
     class_names,
     read_boxes_json,
@@ -110,7 +109,18 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
         cloud = cloud.sample_surface(100_000, 0) if cloud.is_mesh else cloud
         # The points are float32; the offset (3,), in float64, is what they lack to coordinates of the file.
         points, offset = cloud.points, np.zeros(3) if cloud.offset is None else cloud.offset
-        _refuse_other_frame(folder / name, points, offset, own)
+        if own:
+            # Boxes of which none reaches the points are in another frame or other units.
+            low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
+            every = np.array([box.numbers for box in own])
+            reach = np.linalg.norm(every[:, 3:6], axis=1, keepdims=True) / 2
+            if ((every[:, :3] + reach < low) | (every[:, :3] - reach > high)).any(axis=1).all():
+                shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
+                center = ", ".join(f"{value:.6g}" for value in every[0, :3])
+                raise PointCloudFileError(
+                    f"{folder / name}: none of {len(own)} boxes reaches the points, which are from {', '.join(shown)};"
+                    f" the first has its center at {center}. Expected boxes in the frame and units of the file"
+                )
         kept = [box for box in own if box.label in numbers]
         boxed = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
         boxed[:, :3] -= offset
@@ -119,23 +129,6 @@ def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Ite
             boxed[:, :3] = turn_up_axis(boxed[:, :3], up_axis, UP_AXIS)
         labels = [numbers[box.label] for box in kept]
         yield {"points": points.tolist(), "boxes": boxed.tolist(), "box_labels": labels, "file": name}
-
-
-def _refuse_other_frame(path: Path, points: np.ndarray, offset: np.ndarray, boxes: Sequence[NamedBox]) -> None:
-    """Refuse boxes of which none reaches the points: they are in another frame or other units."""
-    if not boxes:
-        return
-    low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
-    numbers = np.array([box.numbers for box in boxes])
-    reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2
-    outside = ((numbers[:, :3] + reach < low) | (numbers[:, :3] - reach > high)).any(axis=1)
-    if outside.all():
-        shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
-        center = ", ".join(f"{value:.6g}" for value in numbers[0, :3])
-        raise PointCloudFileError(
-            f"{path}: none of {len(boxes)} boxes reaches the points, which are from {', '.join(shown)}; the first has "
-            f"its center at {center}. Expected boxes in the frame and units of the file"
-        )
 
 
 def _point_file(folder: Path, name: str) -> Path:

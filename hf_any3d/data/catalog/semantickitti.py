@@ -23,25 +23,12 @@ CLASS_NAMES = tuple(
 UP_AXIS = "z"
 # Class -> numbers of it in the label files; things that move have numbers of their own.
 _NUMBERS = {
-    "car": (10, 252),
-    "bicycle": (11,),
-    "motorcycle": (15,),
-    "truck": (18, 258),
+    **{"car": (10, 252), "bicycle": (11,), "motorcycle": (15,), "truck": (18, 258)},
     "other-vehicle": (13, 16, 20, 256, 257, 259),  # also buses, and what drives on rails
-    "person": (30, 254),
-    "bicyclist": (31, 253),
-    "motorcyclist": (32, 255),
+    **{"person": (30, 254), "bicyclist": (31, 253), "motorcyclist": (32, 255)},
     "road": (40, 60),  # also its markings
-    "parking": (44,),
-    "sidewalk": (48,),
-    "other-ground": (49,),
-    "building": (50,),
-    "fence": (51,),
-    "vegetation": (70,),
-    "trunk": (71,),
-    "terrain": (72,),
-    "pole": (80,),
-    "traffic-sign": (81,),
+    **{"parking": (44,), "sidewalk": (48,), "other-ground": (49,), "building": (50,), "fence": (51,)},
+    **{"vegetation": (70,), "trunk": (71,), "terrain": (72,), "pole": (80,), "traffic-sign": (81,)},
 }
 # Unlabeled, outlier, other structure, other object.
 _NOT_JUDGED = (0, 1, 52, 99)
