@@ -18,11 +18,7 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
     Only the question of a conversation with a single question is cleaned; answers are not changed.
     `hf_any3d.data.catalog.pointllm_annotations.to_messages` changes no text.
 
-    Args:
-        conversations: The column of that name in a row of `objaverse_captions`.
-
-    Returns:
-        Messages with `role` and `content`, a list of parts; the first holds the place of the cloud.
+    Parts of the first message begin with the place of the cloud.
     """
     from hf_any3d.data.catalog.pointllm_annotations import POINT, SPEAKERS  # loads `datasets`, which takes seconds
 
@@ -62,9 +58,7 @@ ROLES = ("system", "user", "assistant")
 def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> None:
     """Check that no text becomes a special token, such as the end.
 
-    Args:
-        messages: The result of `take_clouds`.
-        tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
+    Answers may have such tokens, as the model may have written them.
     """
     parts = [part for message in messages if message["role"] != "assistant" for part in message["content"]]
     texts = [part["text"] for part in parts if "text" in part]
@@ -78,10 +72,7 @@ def take_clouds(
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """Take the clouds out of a conversation.
 
-    Args:
-        messages: Role and content, a text or a list of parts.
-        further: Clouds for parts without one, in their order.
-        complete: Whether a part without a cloud is an error.
+    Parts without a cloud take `further` ones, in their order; with `complete`, a part that stays without is an error.
 
     Returns:
         The messages with lists of parts, without the clouds; and the clouds, in their order.

@@ -92,8 +92,5 @@ def published_templates(default: str = "training") -> dict[str, str]:
     - "demo": `<s>[INST] <PC>…</PC><s>[INST] {question} [/INST]{answer}<s>[INST] {question} [/INST]`, and so on.
 
     The three differ because the released programs do. Models trained here use the first.
-
-    Args:
-        default: Name of the default prompt.
     """
     return {"default": PUBLISHED[default], **PUBLISHED}

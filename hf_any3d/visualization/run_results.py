@@ -100,12 +100,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
 def class_table(
     class_scores: Mapping[str, Mapping[str, float]], confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]
 ) -> list[list[str]]:
-    """Return the table of the classes: its head, and a row for each class with scores, samples and the usual mistake.
-
-    Args:
-        class_scores: Score of each class, by name, of each split.
-        confusions: Counts and names of each split, see `write_run_results`.
-    """
+    """Return the table of the classes: its head, and a row for each with scores, samples and the usual mistake."""
     names = list(dict.fromkeys(name for scores in class_scores.values() for name in scores))
     head = ["class"]
     for split in class_scores:
@@ -134,12 +129,8 @@ def plot_confusion_matrix(
 ) -> Path:
     """Draw a confusion matrix with its counts, shaded by the share of each true class.
 
-    Args:
-        matrix: (num_classes, num_classes) counts; row = true class, column = predicted class.
-        labels: Names of the classes in the matrix's order.
-        path: File to write; `.png`, `.svg` and `.pdf` need matplotlib, `.html` does not.
-        title: Headline.
-
+    `matrix` (num_classes, num_classes) has a row for each true class and a column for each predicted one. `.png`,
+    `.svg` and `.pdf` files need matplotlib, `.html` does not.
     """
     matrix, path = np.asarray(matrix), Path(path)
     suffix = path.suffix.lower()

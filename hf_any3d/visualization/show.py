@@ -34,12 +34,8 @@ def project_features(
 
     Near neighbors stay near; distances between groups and sizes of groups have no meaning.
 
-    Args:
-        features: (clouds, width).
-        perplexity: Effective number of neighbors of a cloud.
-        metric: Metric of features: "cosine", "euclidean" …
-        seed: Random seed.
-        method: "scikit-learn", "openTSNE", faster for many thousands, or "auto" for the latter if installed.
+    `perplexity` is about the number of neighbors of a cloud. `method` is "scikit-learn", "openTSNE", faster for many
+    thousands, or "auto" for the latter if installed.
 
     Returns:
         (clouds, 2) float32.
@@ -74,13 +70,8 @@ def write_feature_map(
 ) -> Path:
     """Write a map, colored by class, with `write_views`; on a page classes can be hidden and clouds show their names.
 
-    Args:
-        path: `.png` or `.html` file.
-        places: (clouds, 2), the result of `project_features`.
-        labels: (clouds,) class numbers from 0.
-        names: Names of the classes; those that occur are listed.
-        texts: Name of each cloud, for pages.
-        heading: A line above the map.
+    `places` (clouds, 2) is the result of `project_features`, `labels` (clouds,) are class numbers from 0, and `texts`
+    the names of the clouds, for pages.
     """
     view = CloudView(np.asarray(places, dtype=np.float64), labels=np.asarray(labels), texts=texts)
     return write_views(path, [view], names=names, label_name="class", title=heading or "features")
@@ -114,15 +105,9 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
 def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = None) -> tuple[CloudView, list[str]]:
     """Return how a cloud or mesh is shown, and the names of its labels.
 
-    Args:
-        cloud: A path, or anything else that pipelines accept.
-        title: Title; by default the name of the file.
-        names: Names of labels; by default their numbers.
-
-    Returns:
-        The view, with its extents along x, y and z and in the units of the file, with colors and labels where the
-        cloud has them, intensities as values, and as many names as there are labels. Labels that are all equal are
-        named, not shown. On meshes, 20,000 points are sampled.
+    The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
+    intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
+    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file.
     """
     if isinstance(cloud, (str, os.PathLike)) and not title:
         title = Path(cloud).name
@@ -159,8 +144,6 @@ def views_of_rows(
         most: Number of rows; they are evenly spread over the split.
         predictions: Name of the predicted class of each row of the split; right and wrong ones are marked.
     """
-    if not len(rows) or most < 1:
-        raise ValueError(f"there are {len(rows)} rows, of which {most} are to be shown; expected at least one")
     if predictions is not None and len(predictions) != len(rows):
         raise ValueError(f"predictions: {len(predictions)} for {len(rows)} rows; expected one for each")
     columns = getattr(rows, "features", {})

@@ -30,15 +30,7 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 
 
 def box_edges(corners: np.ndarray, count: int = 100) -> np.ndarray:
-    """Return points along the twelve edges of a box, which draw it in a cloud.
-
-    Args:
-        corners: (8, 3), four of the bottom, then those above them.
-        count: points of an edge.
-
-    Returns:
-        (12 * count, 3).
-    """
+    """Return points (12 * count, 3) along the edges of a box, as `BoxView` has its corners, to draw it in a cloud."""
     corners = np.asarray(corners, dtype=np.float64)
     steps = np.linspace(0, 1, count)[:, None]
     return np.concatenate([corners[start] + steps * (corners[end] - corners[start]) for start, end in _EDGES])
@@ -196,17 +188,11 @@ def clouds_page(
     up_axis: str = "y",
     **settings: Any,
 ) -> str:
-    """Return the text of a page that shows clouds in a grid; turning one turns all.
+    """Return the text of a page that shows clouds, arrays (points, 3 or 6), in a grid; turning one turns all.
 
-    Args:
-        clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
-            height.
-        titles: A line for each cloud.
-        boxes: Those of each cloud.
-        columns: Clouds per row.
-        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, to compare them.
-        up_axis: "x", "y" or "z".
-        **settings: Further arguments of `viewer_page`: `title`, `legend`, `box_names`, `threshold` …
+    Channels 4 to 6 are colors in [0, 1]; without them, height colors points. There is a title and a list of boxes for
+    each cloud. With `rows_share_frame` the clouds of a row are drawn in one frame and with one range of heights, to
+    compare them. Further arguments are those of `viewer_page`.
     """
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     # In a row of clouds with and without colors, those without are colored by height.

@@ -67,9 +67,6 @@ def test_labels_of_points_are_shown_if_all_clouds_have_them():
     for missing in ([[0, 1, 1], None], [[0, 1, 1], [0, -1, 1]]):
         assert [view.labels for view in show.views_of_rows(labeled_rows(missing))[0]] == [None, None]
     assert [view.title for view in show.views_of_rows(labeled_rows([[0] * 3] * 5), most=2)[0]] == ["row 0", "row 4"]
-    for wrong, most in ((labeled_rows([[0] * 3]), 0), (labeled_rows([]), 1)):
-        with pytest.raises(ValueError, match=f"there are {len(wrong)} rows, of which {most} are to be shown"):
-            show.views_of_rows(wrong, most)
 
 
 def rows(count: int = 5, **columns) -> Dataset:

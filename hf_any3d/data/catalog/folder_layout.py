@@ -48,13 +48,7 @@ class LabeledFile:
 
 @dataclass(frozen=True)
 class Tree:
-    """The content of a folder.
-
-    Attributes:
-        found: the matching files, in the order of their names.
-        others: number of other files by ending.
-        leaves: the folders without folders in them.
-    """
+    """The content of a folder: matching files by name, number of others by ending, and folders without folders."""
 
     found: list[Parts]
     others: dict[str, int]
@@ -126,13 +120,10 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
 def find_labeled_files(
     root: Path, tree: Tree, *, skip_empty: bool = False
 ) -> tuple[dict[str, list[LabeledFile]], dict[str, int]]:
-    """Find the files of a folder in one of the `LAYOUTS`, with splits and classes from folder names.
+    """Return the files of each split, and the number of other files by ending; folders name splits and classes.
 
-    `skip_empty` says whether folders of classes without files are left out with a warning.
-
-    Returns:
-        Files of each split in the order of their names, and the number of other files by ending. Files directly in
-        `root` have no class and count as others, unless there are only such.
+    With `skip_empty`, folders of classes without files are left out with a warning. Files directly in `root` have no
+    class and count as others, unless there are only such.
     """
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
@@ -200,11 +191,7 @@ def by_split(files: list[LabeledFile]) -> dict[str, list[LabeledFile]]:
 
 
 def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
-    """Read all metadata files below a folder.
-
-    Returns:
-        Their concatenated rows, with the column `file_name` relative to `root`; None if there is no such file.
-    """
+    """Return the rows of all metadata files below a folder, with `file_name` relative to it; None without any."""
     # A pattern with a wildcard: a plain name would skip a dangling link.
     files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not path.is_dir()]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]

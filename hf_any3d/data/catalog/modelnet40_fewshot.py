@@ -103,13 +103,9 @@ def load(
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of a fold.
+    """A shape of a fold: its class there and in ModelNet40; `read` returns points and normals (num_points, 3 or 6).
 
-    Attributes:
-        label: its class within the fold.
-        original: its class of ModelNet40.
-        read: returns its points and normals (num_points, 3 or 6).
-        file: the file of the points, if not the fold's own.
+    `file` is the file of the points, if not the fold's own.
     """
 
     label: int

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -134,7 +133,7 @@ def load(
             reads the file of its cloud. `on_error="skip"` then leaves out rows whose file is missing; a damaged file
             raises an error when its row is read.
         conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.parquet.load_published`. `verify` also
-            compares the lengths of the annotation files with the published ones and refuses objects named twice.
+            compares the lengths of the annotation files with the published ones.
 
     Source: Xu et al., "PointLLM", Sec. 3.
     """
@@ -305,13 +304,6 @@ class PointLLMSplits:
     def _read(self, name: str) -> list[Annotation]:
         entries = list_annotations(self._folder / name)
         self._check_length(name, len(entries))
-        objects = Counter(entry.object_id for entry in entries if entry.object_id)
-        # Training conversations may repeat an object; captions of a file must not.
-        if self._verify and name != COMPLEX and objects and objects.most_common(1)[0][1] > 1:
-            raise PointCloudFileError(
-                f"{self._folder / name}: object {objects.most_common(1)[0][0]} has several entries; expected one "
-                "caption per object. verify=False keeps all"
-            )
         return entries
 
     def _check_length(self, name: str, count: int) -> None:
@@ -343,12 +335,9 @@ def read_cloud(path: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class CloudAdder:
-    """Add the clouds to a batch of rows.
+    """Add the clouds in a folder to a batch of rows.
 
-    Attributes:
-        folder: of the clouds.
-        features: the columns of clouds to add.
-        skip: leave out rows whose cloud cannot be read, with a warning, instead of stopping.
+    With `skip`, rows whose cloud cannot be read are left out with a warning.
     """
 
     folder: Path

@@ -24,13 +24,9 @@ _SEPARATOR = re.compile(r"\s*([\[,\]])\s*")
 
 
 class Annotation(NamedTuple):
-    """An entry of an annotation file.
+    """An entry of an annotation file: its index, and its JSON, which takes a fraction of the memory of its values.
 
-    Attributes:
-        number: its index in the array.
-        text: the entry as JSON, which takes a fraction of the memory of its values.
-        object_id: of the object; empty for a malformed entry.
-        type: of the conversation, one of `TYPES`; empty for a malformed entry.
+    `object_id` and `type`, one of `TYPES`, are empty for a malformed entry.
     """
 
     number: int
@@ -73,9 +69,6 @@ def to_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, ob
     """Convert a stored conversation to messages for chat templates.
 
     `POINT` becomes an item of type "point_cloud" before the text; line breaks around it are removed.
-
-    Args:
-        conversations: the column of that name in one row.
     """
     messages = []
     for turn in conversations:

@@ -61,8 +61,6 @@ def load(
     if data_dir is not None:
         raise ValueError(f"data_dir is {os.fspath(data_dir)!r}; expected None, since these objects are generated")
     categories = list(CATEGORIES) if categories is None else list(categories)
-    if unknown := [name for name in categories if name not in CATEGORIES]:
-        raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
     parts = [f"{category} {part}" for category in categories for part in PARTS[category]]
     features = Features({"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=parts))})
     features["label"] = ClassLabel(names=categories)
@@ -87,11 +85,7 @@ def assemble(
 ) -> tuple[np.ndarray, list[str]]:
     """Draw one object and sample its surface by area.
 
-    Args:
-        category: a key of `CATEGORIES`.
-        num_points: points to draw.
-        generator: numpy's random generator.
-        fewest: least number of points of a part, however thin it is.
+    A part gets at least `fewest` points, however thin it is.
 
     Returns:
         Points (num_points, 3) float32, randomly rotated about the vertical axis and in random order, and the name of

@@ -84,8 +84,6 @@ def compose_splits(
     options: Mapping[str, Any],
 ) -> DatasetDict:
     """Compose the rooms of all splits; the arguments are those of `load`."""
-    if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
-        raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(TYPICAL_SIZES)}")
     single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
     splits = {}
     for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
@@ -108,13 +106,7 @@ def compose_splits(
 
 @dataclass(frozen=True)
 class RoomObject:
-    """An object that may be placed in a room.
-
-    Args:
-        points: (points, 3), y up, in any units.
-        label: its class number in the room.
-        size: typical diameter in meters.
-    """
+    """An object that may be placed in a room: points (points, 3), y up, its class number and diameter in meters."""
 
     points: np.ndarray
     label: int
@@ -138,17 +130,10 @@ def compose_room(
     All objects have about the same density of points, the floor gets the rest, and the order is random. Objects for
     which there is no free place are left out.
 
-    Args:
-        objects: objects to choose from.
-        generator: numpy's random generator.
-        num_objects: objects to place, drawn without repetition if there are enough.
-        num_points: points of the room.
-        width: edge of the square floor in meters, or its edges along x and z.
-        floor_label: class number of the floor.
-        size_spread: largest relative deviation from the typical size.
-        gap: least distance between bounding boxes in meters.
-        touching: whether each object but the first is moved towards another one until points of both are about as
-            close as `gap`. Their bounding boxes may then overlap.
+    `width` is the edge of the floor in meters, or its edges along x and z, `size_spread` the largest relative
+    deviation from the typical size, and `gap` the least distance between bounding boxes in meters. With `touching`
+    each object but the first is moved towards another one until points of both are about as close as `gap`; their
+    boxes may overlap.
 
     Returns:
         `points` (num_points, 3) float32 in meters, the floor at y = 0 and centered on the origin; `labels`

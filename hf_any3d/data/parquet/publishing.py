@@ -67,7 +67,7 @@ def push_point_dataset(
     max_shard_size: str | int = "500MB",
     preview: bool = False,
 ) -> str:
-    """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
+    """Push splits to the hub as Parquet, with a card and `meta/stats.json`, and return the address of the dataset.
 
     The card has the license, the origin of the data, how to load and cite them, the columns, the sizes of the splits
     and the number of clouds of each class.
@@ -85,9 +85,6 @@ def push_point_dataset(
         token: hub token; None takes the one of the login.
         max_shard_size: of a Parquet file.
         preview: True adds a column of small .ply files, which the viewer of the hub draws; see `add_preview`.
-
-    Returns:
-        The address of the dataset.
 
     Raises:
         ValueError: no column `points`; splits of different licenses; a public repository for data whose license is

@@ -93,5 +93,5 @@ def test_the_seed_determines_the_rooms():
 
 
 def test_a_class_without_a_size_is_refused():
-    with raises(ValueError, naming="'vehicle'; expected any of bed"):
+    with raises(KeyError, naming="'vehicle'"):
         load_point_dataset("rooms", classes=["vehicle"])
