@@ -249,15 +249,6 @@ def test_a_cloud_is_seen_in_views_whose_fragments_have_a_point_of_each_cell(up, 
     assert not found
 
 
-def test_views_need_scales_and_turns_and_enough_points():
-    with raises(ValueError, naming="views=None: the processor has no"):
-        next(PointTransformerV3Processor(features=["xyz"]).fragments(cloud()))
-    processor = PointTransformerV3Processor(features=["xyz"], views=[[1, 0]], min_points=4)
-    with raises(ValueError, naming="min_points"):
-        next(processor.fragments(cloud(3)))
-    assert len(next(processor.fragments(cloud(4)))[0]) == 4
-
-
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -277,14 +268,3 @@ def test_views_need_scales_and_turns_and_enough_points():
 def test_settings_that_would_mean_something_else_are_refused(settings, named):
     with raises(ValueError, naming=named):
         PointTransformerV3Processor(**settings)
-
-
-def test_settings_are_kept_as_plain_values():
-    processor = PointTransformerV3Processor(
-        views=np.array([[1, 0], [2, 90]]), clip=[(0, 1, 2), (3, 4, 5)], model_axes=None, drawn_points=3, factor=2,
-        grid_size=1, first_grid=0.5,
-    )  # fmt: skip
-    assert processor.views == [[1.0, 0.0], [2.0, 90.0]] and processor.clip == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert (processor.factor, processor.grid_size, processor.first_grid, processor.drawn_points) == (2, 1, 0.5, 3)
-    assert type(processor.factor) is type(processor.grid_size) is float
-    assert PointTransformerV3Processor(model_axes=("-z", "x", "y")).model_axes == ["-z", "x", "y"]

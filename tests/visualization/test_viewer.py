@@ -240,32 +240,12 @@ def test_page_holds_all_that_its_script_reads():
     assert_stored(list(shown.reshape(3, 4, 3)), [0.540277, 0.366238, 0.540277], 1e-4)
 
 
-def test_every_argument_reaches_the_page(tmp_path):
-    clouds = [np.random.default_rng(n).uniform(size=(5, 6)) for n in range(3)]
-    settings = {"titles": ["a", "b", "c"], "columns": 2, "title": "all", "legend": {"red": (1, 0, 0)}, "up_axis": "x"}
-    page = write_clouds_page(tmp_path / "a.html", clouds, **settings).read_text(encoding="utf-8")
-    assert page == viewer.clouds_page(clouds, **settings)
-    for name in settings:
-        others = {key: value for key, value in settings.items() if key != name}
-        assert viewer.clouds_page(clouds, **others) != page, name
-
-
 def test_colors_of_a_config_are_taken_if_there_is_one_for_each_label():
     config = SimpleNamespace(label_colors=["#ff0000", "#0080ff"])
     np.testing.assert_allclose(viewer.colors_of(config, 2), [[1, 0, 0], [0, 128 / 255, 1]], rtol=1e-6)
     for other in (config, SimpleNamespace(label_colors=None), SimpleNamespace()):
         assert np.array_equal(viewer.colors_of(other, 3), label_colors(3))
     assert viewer.hex_color((1, 0.5, 0)) == "#ff8000"
-
-
-def test_edges_of_a_box_are_points_from_corner_to_corner():
-    corners = np.array([[x, y, z] for z in (0, 1) for x, y in ((0, 0), (2, 0), (2, 3), (0, 3))], float)
-    points = viewer.box_edges(corners, 5)
-    assert points.shape == (60, 3) and len(viewer.box_edges(corners)) == 1200
-    assert {tuple(point) for point in points} >= {tuple(corner) for corner in corners}
-    assert points[:5, 0].tolist() == [0, 0.5, 1, 1.5, 2] and (points[:5, 1:] == 0).all()
-    inside = [(point == 0) | (point == [2, 3, 1]) for point in points]
-    assert min(np.sum(inside, axis=1)) == 2, "on an edge two coordinates are those of a corner"
 
 
 @pytest.mark.parametrize(

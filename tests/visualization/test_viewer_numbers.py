@@ -56,18 +56,6 @@ def test_values_are_levels_between_the_lowest_and_the_highest():
     assert decoded(alike["values"], "<u1").tolist() == [0] * 4 and (alike["low"], alike["high"]) == (3, 3)
 
 
-def test_own_colors_are_cut_to_their_range_and_explained():
-    colors = np.array([[0, 0.5, 1], [-1, 2, 0.25], [0, 0, 0], [1, 1, 1]])
-    found = coloring(content(viewer_page([CloudView(POINTS, colors=colors)], legend={"x": (1, 0.5, 0)}))[0], "color")
-    assert decoded(found["values"], "<u1").reshape(4, 3).tolist() == [
-        [0, 128, 255],
-        [0, 255, 64],
-        [0, 0, 0],
-        [255, 255, 255],
-    ]
-    assert found["legend"] == {"x": "#ff8000"} and found["kind"] == "colors"
-
-
 def test_a_coloring_that_some_clouds_lack_is_not_offered():
     whole = {"labels": np.zeros(4, int), "colors": np.zeros((4, 3)), "values": np.zeros(4)}
     names = ["part", "color", "weight", "height"]
