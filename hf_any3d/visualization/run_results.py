@@ -45,13 +45,8 @@ def write_run_results(
     the confusion matrix of each split; `class_scores.csv` has the table, for programs with classes; and `results.png`
     has curves and the last split's matrix, if matplotlib is installed.
 
-    Args:
-        folder: The output directory.
-        title: Headline.
-        history: The trainer's `state.log_history`.
-        metrics: Metrics of each split.
-        class_scores: Score of each class, by name, of each split.
-        confusions: For each split counts (classes, classes), row = true class, and the names of the classes.
+    `history` is the trainer's `state.log_history`, `metrics` and `class_scores` are of each split, and `confusions`
+    has for each split counts (classes, classes), a row for each true class, and the names of the classes.
     """
     folder, curves = Path(folder), training_curves(history)
     table = class_table(class_scores, confusions)

@@ -184,12 +184,7 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
     """Serve a cloud of millions of points in 3D, drawn by the graphics card of the browser's machine.
 
     The page comes from the package viser and needs no network. All points are sent once; nothing is thinned out.
-
-    Args:
-        cloud: A path, or anything else that pipelines accept.
-        host: Address to listen on; 0.0.0.0 admits other machines.
-        port: Port to listen on; the next free one if it is taken.
-        names: Names of labels; by default their numbers.
+    `host` 0.0.0.0 admits other machines; if the port is taken, the next free one is.
 
     Returns:
         The server; `get_port()` tells the port, `sleep_forever()` waits for Ctrl-C, `stop()` ends it.

@@ -103,14 +103,14 @@ def load(
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of a fold: its class there and in ModelNet40; `read` returns points and normals (num_points, 3 or 6).
+    """A shape of a fold: its class there and in ModelNet40.
 
-    `file` is the file of the points, if not the fold's own.
+    `read` returns a row, or points and normals (num_points, 3 or 6); `file` is theirs, if not the fold's own.
     """
 
     label: int
     original: int
-    read: Callable[[], np.ndarray]
+    read: Callable[[], Any]
     file: Path | None = None
 
 
@@ -127,7 +127,7 @@ def _fold(
                 # Labels are few and checked at once; clouds are read when their rows are.
                 plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
                 labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
-            shapes[split] = [Shape(*pair, partial(_stored_cloud, rows, row)) for row, pair in enumerate(labels)]
+            shapes[split] = [Shape(*pair, partial(rows.__getitem__, row)) for row, pair in enumerate(labels)]
         return list(parquet.values()), shapes
     path = folder / f"{fold}.json"
     if path.is_file():
@@ -162,7 +162,10 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
     def read(number: int) -> Iterator[Mapping[str, Any]]:
         shape = shapes[number]
         with file_errors(describe(number), "fold"):
-            columns = points_and_normals(shape.read())
+            cloud = shape.read()
+            if isinstance(cloud, dict):
+                cloud = np.concatenate([cloud[name] for name in ("points", "normals") if name in cloud], axis=1)
+            columns = points_and_normals(cloud)
         yield {**columns, "label": shape.label, "original_label": shape.original}
 
     def describe(number: int) -> str:
@@ -173,11 +176,6 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
     # Clouds in other files are part of the cache key too.
     stamped = [*files, *(file for file in elsewhere if file not in missing)]
     return SplitSource(range(len(shapes)), read, stamped, len(shapes), describe, missing)
-
-
-def _stored_cloud(rows: Dataset, number: int) -> np.ndarray:
-    row = rows[number]
-    return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
 
 
 def _whole(value: object) -> int:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
-from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, annotation_row, list_annotations
+from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, annotation_row, scan_entries
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
@@ -147,9 +147,8 @@ def load(
     folders = [root / place for place in ANNOTATIONS]
     folder = find_folder(folders, "PointLLM_*.json") or folders[0]
 
-    files = PointLLMSplits(folder, root, verify=conversion.get("verify", True))
     unwanted = BROKEN_COLORS if colors else frozenset()
-    chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], names, unwanted, ids)
+    chosen = _choose(folder, root, which, names, unwanted, ids, verify=conversion.get("verify", True))
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
 
     in_files = streaming or not copy_clouds
@@ -226,93 +225,81 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
     return SplitSource(annotations, read, [path], len(annotations), describe, missing, key)
 
 
-class PointLLMSplits:
-    """Find the annotations of each split."""
+def _choose(
+    folder: Path,
+    root: Path,
+    which: str,
+    splits: Sequence[str],
+    unwanted: Collection[str],
+    ids: Collection[str] | None,
+    verify: bool,
+) -> dict[str, tuple[Path, list[Annotation]]]:
+    """Return the file and the annotations of each split.
 
-    def __init__(self, folder: Path, root: Path, verify: bool):
-        self._folder, self._root, self._verify = folder, root, verify
-        # Several splits may come from the same file, which is parsed once.
-        self._entries = cache(self._read)
+    Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
+    """
+    there = {name for name in LENGTHS if (folder / name).is_file()}
 
-    def choose(
-        self,
-        training: str,
-        types: Collection[str],
-        splits: Sequence[str],
-        unwanted: Collection[str],
-        ids: Collection[str] | None,
-    ) -> dict[str, tuple[Path, list[Annotation]]]:
-        """Return the file and the annotations of each split.
-
-        Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
-        """
-        files = self._files(training, splits)
-        if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
-            reserved = self._objects(VALIDATION)
-        else:
-            lines = read_lines(self._folder / VALIDATION_IDS)
-            self._check_length(VALIDATION_IDS, len(lines))
-            reserved = frozenset(lines)
-        test = self._objects(TEST)
-        # No object of one split is in another.
-        unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
-        chosen, seen = {}, set()
-        for split, name in files.items():
-            wanted = frozenset(types if split == "train" else TYPES[:1])
-            only = reserved if (split, name) == ("validation", FULL) else None
-            kept = [
-                entry
-                for entry in self._entries(name)
-                if (only is None or entry.object_id in only)
-                and (ids is None or entry.object_id in ids)
-                and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
-            ]
-            if kept or ids is None:
-                chosen[split] = self._folder / name, kept
-            seen.update(entry.object_id for entry in kept)
-        if unknown := sorted(set(ids or ()) - seen):
-            raise ValueError(
-                f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {self._folder}, "
-                f"the first: {unknown[0]!r}"
-            )
-        return chosen
-
-    def _files(self, training: str, splits: Sequence[str]) -> dict[str, str]:
-        """Return the file of each split, after checking that all needed files exist."""
-        listed = self._is_there(VALIDATION_IDS) and not self._is_there(VALIDATION)
-        files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
-        if training == "brief":
-            files["train"] = FULL if self._is_there(FULL) and not self._is_there(FILTERED) else FILTERED
-        files = {split: files[split] for split in splits}
-        needed = set(files.values())
-        if FULL in needed and not self._is_there(VALIDATION):
-            needed.add(VALIDATION_IDS)  # selects the reserved objects among all
-        if "validation" in files:
-            needed.add(TEST)
-        DATASET.require([self._folder / name for name in sorted(needed)], self._root)
-        return files
-
-    def _is_there(self, name: str) -> bool:
-        return (self._folder / name).is_file()
-
-    def _objects(self, name: str) -> frozenset[str]:
-        """Return the objects that a file names; none if it does not exist."""
-        if not self._is_there(name):
-            return frozenset()
-        return frozenset(entry.object_id for entry in self._entries(name) if entry.object_id)
-
-    def _read(self, name: str) -> list[Annotation]:
-        entries = list_annotations(self._folder / name)
-        self._check_length(name, len(entries))
-        return entries
-
-    def _check_length(self, name: str, count: int) -> None:
+    def check_length(name: str, count: int) -> None:
         least, most = LENGTHS[name]
-        if self._verify and not least <= count <= most:
+        if verify and not least <= count <= most:
             raise PointCloudFileError(
-                f"{self._folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or "
-                "pass verify=False for a subset of your own"
+                f"{folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or pass "
+                "verify=False for a subset of your own"
             )
+
+    @cache  # several splits may come from the same file
+    def entries(name: str) -> list[Annotation]:
+        annotations = []
+        for number, (value, text) in enumerate(scan_entries(folder / name) if name in there else ()):
+            try:
+                row = annotation_row(value)
+            except (PointCloudError, LookupError, TypeError, AttributeError):
+                row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
+            annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
+        if name in there:
+            check_length(name, len(annotations))
+        return annotations
+
+    listed = VALIDATION_IDS in there and VALIDATION not in there
+    files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
+    if which == "brief":
+        files["train"] = FULL if FULL in there and FILTERED not in there else FILTERED
+    files = {split: files[split] for split in splits}
+    needed = set(files.values())
+    if FULL in needed and VALIDATION not in there:
+        needed.add(VALIDATION_IDS)  # selects the reserved objects among all
+    if "validation" in files:
+        needed.add(TEST)
+    DATASET.require([folder / name for name in sorted(needed)], root)
+    if listed:
+        reserved = frozenset(read_lines(folder / VALIDATION_IDS))
+        check_length(VALIDATION_IDS, len(reserved))
+    else:
+        reserved = frozenset(entry.object_id for entry in entries(VALIDATION))
+    test = frozenset(entry.object_id for entry in entries(TEST))
+    # No object of one split is in another.
+    unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
+    chosen, seen = {}, set()
+    for split, name in files.items():
+        wanted = frozenset(WHICH[which] if split == "train" else TYPES[:1])
+        only = reserved if (split, name) == ("validation", FULL) else None
+        kept = [
+            entry
+            for entry in entries(name)
+            if (only is None or entry.object_id in only)
+            and (ids is None or entry.object_id in ids)
+            and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
+        ]
+        if kept or ids is None:
+            chosen[split] = folder / name, kept
+        seen.update(entry.object_id for entry in kept)
+    if unknown := sorted(set(ids or ()) - seen):
+        raise ValueError(
+            f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {folder}, the first: "
+            f"{unknown[0]!r}"
+        )
+    return chosen
 
 
 def cloud_features(colors: bool) -> Features:

@@ -35,18 +35,6 @@ class Annotation(NamedTuple):
     type: str
 
 
-def list_annotations(path: Path) -> list[Annotation]:
-    """Find the entries of an annotation file."""
-    annotations = []
-    for number, (value, text) in enumerate(scan_entries(path)):
-        try:
-            row = annotation_row(value)
-        except (PointCloudError, LookupError, TypeError, AttributeError):
-            row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
-        annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
-    return annotations
-
-
 def annotation_row(value: Any) -> dict[str, Any]:
     """Check an entry: an object with alternating questions and answers."""
     identifier, kind = value["object_id"], value.get("conversation_type", TYPES[0])

@@ -240,30 +240,25 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with file_errors(path, "room"):
             labels = integers(table[:, 6], "class")
             return {"points": _at_origin(table[:, :3]), "colors": _colors(table[:, 3:6]), "labels": labels}
-    pieces = [(piece, _read_piece(piece)) for piece in _files(path)]
-    names = [piece.name.partition("_")[0] for piece, _ in pieces]
-    # A few pieces have other names, such as stairs; all programs count them as clutter.
-    classes = [CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER) for name in names]
+    points, colors, labels = [], [], []
+    for piece in _files(path):
+        data = open_source(piece, "txt", ("txt",)).data
+        if stray := _STRAY.search(data):
+            # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a
+            # digit, the line has too many numbers afterwards and is refused.
+            line = data.count(b"\n", 0, stray.start()) + 1
+            logger.warning("%s: line %d has a control character %r, read as a space", piece, line, stray.group())
+            data = _STRAY.sub(b" ", data)
+        table = parse_table(data, piece, columns=6)
+        points.append(table[:, :3])
+        with file_errors(piece):
+            colors.append(_colors(table[:, 3:]))
+        # A few pieces have other names, such as stairs; all programs count them as clutter.
+        name = piece.name.partition("_")[0]
+        labels.append(np.full(len(table), CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)))
     with file_errors(path, "room"):
-        return {
-            "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces])),
-            "colors": np.concatenate([colors for _, (_, colors) in pieces]),
-            "labels": np.repeat(classes, [len(xyz) for _, (xyz, _) in pieces]),
-        }
-
-
-def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read points, float64, and colors of a piece."""
-    data = open_source(path, "txt", ("txt",)).data
-    if stray := _STRAY.search(data):
-        # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a digit,
-        # the line has too many numbers afterwards and is refused.
-        line = data.count(b"\n", 0, stray.start()) + 1
-        logger.warning("%s: line %d has a control character %r, read as a space", path, line, stray.group())
-        data = _STRAY.sub(b" ", data)
-    table = parse_table(data, path, columns=6)
-    with file_errors(path):
-        return table[:, :3], _colors(table[:, 3:])
+        xyz = _at_origin(np.concatenate(points))
+        return {"points": xyz, "colors": np.concatenate(colors), "labels": np.concatenate(labels)}
 
 
 def _colors(values: np.ndarray) -> np.ndarray:
