@@ -14,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
-from hf_any3d.processing.chat_messages import check_texts, fold_system, is_conversation, take_clouds
+from hf_any3d.processing.chat_messages import check_texts, is_conversation, take_clouds
 from hf_any3d.processing.chat_templates import (
     END_MARK,
     IGNORED,
@@ -134,10 +134,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
         Returns:
             As `apply_chat_template`.
-
-        Raises:
-            ValueError: Clouds and places do not match, `max_length` has no effect, or truncation would cut the places
-                of a cloud.
         """
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
         length |= {"padding_side": padding_side, **(text_kwargs or {})}
@@ -199,11 +195,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             Text unless `tokenize`; else `input_ids` and `attention_mask` `(conversations, tokens)`, `points`
             `(clouds, num_points, channels)` of all conversations together if there are any, and `labels` and
             `assistant_masks` on request.
-
-        Raises:
-            ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
-                place, or labels or a mask are requested from a template that marks no answers.
-            TypeError: A further argument is not a variable of the template.
         """
         conversations: list[Any] = [conversation] if is_conversation(conversation) else list(conversation)
         if not conversations or not all(map(is_conversation, conversations)):
@@ -353,7 +344,18 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
                 raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
         if re.search(r"['\"]system['\"]", template) is None:
-            conversations = [fold_system(messages) for messages in conversations]
+            # The text of a first message of the system goes before the first question, behind its clouds.
+            for number, (system, *rest) in enumerate(conversations):
+                if system["role"] != "system":
+                    continue
+                if any(part["type"] != "text" for part in system["content"]) or not rest or rest[0]["role"] != "user":
+                    raise ValueError(
+                        "a message of the system holds a cloud or no question follows; expected text and a question"
+                    )
+                text = {"type": "text", "text": "".join(part["text"] for part in system["content"]) + "\n\n"}
+                parts = rest[0]["content"]
+                at = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
+                conversations[number] = [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
         with stored_settings("chat template"):

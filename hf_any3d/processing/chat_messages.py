@@ -110,17 +110,3 @@ def take_clouds(
         places = empty + len(further or ()) - len(rest)
         raise ValueError(f"{places} places for point clouds and {len(further or ())} clouds")
     return plain, clouds
-
-
-def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the text of an initial system message before the first question, for templates without that role."""
-    if not messages or messages[0]["role"] != "system":
-        return list(messages)
-    first, *rest = messages
-    if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
-        raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
-    text = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
-    parts = list(rest[0]["content"])
-    # Clouds before the text stay in front of it.
-    at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]

@@ -10,13 +10,10 @@ IGNORED = -100
 
 @dataclass
 class Prompt:
-    """One conversation as input of the model.
+    """One conversation as input of the model, with point tokens in the places of its clouds.
 
-    Attributes:
-        input_ids: Token ids, with point tokens in the places of clouds.
-        attention_mask: 0 for hidden tokens.
-        labels: The ids of answers, -100 elsewhere.
-        points: Its clouds, each `(points, channels)` float32, in the order of their places.
+    `attention_mask` is 0 for hidden tokens, `labels` has the ids of answers and -100 elsewhere, and `points` the
+    clouds, each `(points, channels)` float32.
     """
 
     input_ids: list[int] = field(default_factory=list)

@@ -195,7 +195,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         Returns:
             For each cloud `boxes (answers, 7)`, center, size and heading in the frame of the input, `labels` and
             `scores (answers,)`, the highest score first.
-
         """
         from hf_any3d.modeling.layers.boxes import DetectionRule, select_detections
 

@@ -157,7 +157,6 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             align: Instead of the processor's own.
             up_axis: The axis that points up, one of `UP_AXES` of `hf_any3d.modeling.layers.boxes`; by default what
                 the format of a file says, or else what is found with `align`.
-
         """
         alignment = frame_parts(self.align if align is None else align)
         if up_axis is not None:

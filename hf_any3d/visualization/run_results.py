@@ -62,11 +62,9 @@ def write_run_results(
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
-    """Return the charts of a trainer's `state.log_history`.
+    """Return the charts of a trainer's `state.log_history`: loss, metrics of the evaluation, and learning rate.
 
-    Returns:
-        `loss` with the lines `training` and `evaluation`, one chart for each metric of the evaluation, and
-        `learning rate`; charts without finite values are left out.
+    Charts without finite values are left out.
     """
     charts: Curves = {}
     for entry in history:

@@ -72,12 +72,9 @@ LOWEST_BOX = 0.05
 
 @dataclass
 class BoxView:
-    """A box that the viewer draws around an object.
+    """A box around an object: corners (8, 3), four of the bottom, then those above them; the name of its class.
 
-    Args:
-        corners: (8, 3), four of the bottom, then those above them.
-        label: Name of its class.
-        score: From 0 to 1, by which it is hidden; None shows it always.
+    It is hidden by its score, from 0 to 1; None shows it always.
     """
 
     corners: np.ndarray

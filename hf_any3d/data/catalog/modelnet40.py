@@ -103,7 +103,13 @@ def load(
     if layout == "txt":
         sources = _text_sources(folder)
     elif layout == "h5":
-        sources = _hdf5_sources(folder, normals)
+        columns, sources = {"data": "points", "label": "label"} | ({"normal": "normals"} if normals else {}), {}
+        for split in SPLITS:
+            # By number, as 10 comes before 2 in the order of names.
+            files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+            numbers = range(max(files, default=0) + 1)
+            DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
+            sources[split] = hdf5_source([files[number] for number in numbers], columns)
     elif layout == "pickle":
         options["num_points"] = points
         files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
@@ -190,20 +196,6 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
         if not files:
             raise DATASET.not_found(f"{folder}: no meshes in the folders {split} of the classes")
         sources[split] = SplitSource(files, read, files, num_rows=len(files))
-    return sources
-
-
-def _hdf5_sources(folder: Path, normals: bool) -> dict[str, SplitSource]:
-    columns = {"data": "points", "label": "label"}
-    if normals:
-        columns["normal"] = "normals"
-    sources = {}
-    for split in SPLITS:
-        # By number, as 10 comes before 2 in the order of names.
-        files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
-        numbers = range(max(files, default=0) + 1)
-        DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
-        sources[split] = hdf5_source([files[number] for number in numbers], columns)
     return sources
 
 

@@ -17,13 +17,7 @@ OPEN_LICENSES = frozenset(
 
 @dataclass(frozen=True)
 class License:
-    """Terms of use.
-
-    Attributes:
-        name: the hub's identifier, or "other" for custom terms.
-        terms: summary in a sentence; for "other".
-        link: where to read them.
-    """
+    """Terms of use: the hub's identifier, or "other" with a summary in a sentence, and where to read them."""
 
     name: str
     terms: str = ""
