@@ -22,8 +22,6 @@ _EXCEPTIONS = {
 
 # Optional arguments that may stay unread: others call these functions with them, or they are part of another argument.
 _UNREAD = {
-    # Called alike, whichever of them is called.
-    "hf_any3d/data/catalog/modelnet40.py": {"_text_sources(normals)", "_pickle_sources(normals)"},
     "modeling/kernels/pair_attention.py": {"pair_attention_fused(dropout)"},  # chosen only where there is none
     "modeling/point_transformer_v3/modeling_point_transformer_v3.py": {"forward(inverse)"},
     # Called by libraries.

@@ -32,7 +32,8 @@ from hf_any3d.pipelines.base import (
 )
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor, checked_choice
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
-from hf_any3d.visualization.viewer import colors_of, write_point_cloud_page
+from hf_any3d.utils.atomic_files import write_text
+from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
 
 # Points sampled on a mesh, in multiples of the points that the model processes at a time.
 MESH_DENSITY = 4
@@ -357,9 +358,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if "html" in formats:
             page = path.with_name(f"{path.name}.html")
             up_axis = scene.up_axis or self.feature_extractor.up_axis
-            write_point_cloud_page(
-                page, colored.points, labels, list(names), title=path.name, up_axis=up_axis, palette=palette
-            )
+            view, settings = CloudView(colored.points, labels=labels), {"label_name": "class", "palette": palette}
+            write_text(page, viewer_page([view], names=names, title=path.name, up_axis=up_axis, **settings))
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         config = self.model.config

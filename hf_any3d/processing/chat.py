@@ -14,13 +14,12 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
-from hf_any3d.processing.chat_messages import as_conversations, check_texts, fold_system, take_clouds
+from hf_any3d.processing.chat_messages import check_texts, is_conversation, take_clouds
 from hf_any3d.processing.chat_templates import (
     END_MARK,
     IGNORED,
     PLACE_MARK,
     Prompt,
-    pad_prompts,
     published_templates,
 )
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -97,14 +96,7 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         feature_extractor: PointCloudProcessor | None = None,
         **kwargs: Any,
     ) -> MiniGPT3DProcessor:
-        """Build the processor of a model.
-
-        Args:
-            config: The model's config.
-            tokenizer: Tokenizer of its language model.
-            feature_extractor: By default the released one.
-            **kwargs: Further arguments of the class.
-        """
+        """Build the processor of a model from its config and the tokenizer of its language model."""
         feature_extractor = feature_extractor or PointCloudProcessor(**RELEASED_POINTS)
         places = {"num_query_tokens": config.num_query_tokens, "point_token_id": config.point_token_id}
         return cls(feature_extractor, tokenizer, **{**places, **kwargs})
@@ -142,15 +134,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
 
         Returns:
             As `apply_chat_template`.
-
-        Raises:
-            ValueError: Clouds and places do not match, `max_length` has no effect, or truncation would cut the places
-                of a cloud.
         """
         length = {"padding": padding, "truncation": truncation, "max_length": max_length}
         length |= {"padding_side": padding_side, **(text_kwargs or {})}
         texts = [text] if isinstance(text, str) else list(text)
-        prompts = self._encode([cut(one) for one in texts])
+        prompts = self._encode([cut(prompt) for prompt in texts])
         read = [] if points is None else self.read_points(points)
         wanted = [self._count(prompt) for prompt in prompts]
         if sum(wanted) != len(read):
@@ -207,13 +195,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             Text unless `tokenize`; else `input_ids` and `attention_mask` `(conversations, tokens)`, `points`
             `(clouds, num_points, channels)` of all conversations together if there are any, and `labels` and
             `assistant_masks` on request.
-
-        Raises:
-            ValueError: Clouds and their places do not match, a cloud cannot be read, a text contains the mark of a
-                place, or labels or a mask are requested from a template that marks no answers.
-            TypeError: A further argument is not a variable of the template.
         """
-        conversations, is_batch = as_conversations(conversation)
+        conversations: list[Any] = [conversation] if is_conversation(conversation) else list(conversation)
+        if not conversations or not all(map(is_conversation, conversations)):
+            raise ValueError("conversation: expected messages with 'role' and 'content', or lists of them")
+        is_batch = not is_conversation(conversation)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("return_assistant_tokens_mask=True; expected tokenize=True and return_dict=True with it")
@@ -252,16 +238,10 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         marked: bool = False,
         **options: Any,
     ) -> list[Prompt]:
-        """Make prompts for `pad`.
+        """Make prompts for `pad`; the arguments are those of `apply_chat_template`.
 
-        Args:
-            conversations: Messages of each conversation.
-            chat_template: As in `apply_chat_template`.
-            point_clouds: For each conversation, the clouds for parts without one.
-            read: Whether to read the clouds; otherwise `points` stay empty.
-            for_training: Whether to shorten answers, and to require that all are marked.
-            marked: Whether to require a template that marks answers.
-            **options: Further arguments of `apply_chat_template`, and variables of the template.
+        `read=False` leaves `points` empty. `for_training` shortens answers and requires that all are marked, `marked`
+        requires a template that marks answers.
         """
         plain, clouds = [], []
         further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds
@@ -284,7 +264,11 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         prompts = self._encode([cut(text, spans) for text, spans in zip(texts, answers, strict=True)])
         for prompt, own in zip(prompts, clouds, strict=True):
             if for_training:
-                self._cut_answers(prompt)
+                first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
+                prompt.shorten(first + self.max_answer_tokens)
+                # If the cut is among the places of a cloud, those that are left are the last tokens.
+                places = prompt.input_ids.count(self.point_token_id)
+                prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)
             if read and own:
                 prompt.points = self.read_points(own)[: self._count(prompt)]
         return prompts
@@ -309,48 +293,36 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
                 "truncation=True or padding='max_length', and only with them"
             )
         length = max_length or 0
-        prompts = [self._shortened(prompt, length) for prompt in prompts] if truncation else prompts
-        lengths = {len(prompt.input_ids) for prompt in prompts}
-        if not padding and len(lengths) > 1 and return_tensors is not None:
-            raise ValueError(
-                f"padding=False with prompts of {min(lengths)} to {max(lengths)} tokens; expected padding=True, or "
-                "return_tensors=None"
+        shown = []
+        for prompt in prompts:
+            size = length if truncation else len(prompt.input_ids)
+            if self.point_token_id in prompt.input_ids[size:]:
+                raise ValueError(
+                    f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens"
+                )
+            shown.append(
+                Prompt(prompt.input_ids[:size], prompt.attention_mask[:size], prompt.labels[:size], prompt.points)
             )
-        least = length if to_length else 0
-        batch: dict[str, Any] = pad_prompts(prompts, self.tokenizer.pad_token_id, padding_side, least)
+        longest = max(length if to_length else 0, *(len(prompt.input_ids) for prompt in shown))
+        batch: dict[str, Any] = {"input_ids": [], "attention_mask": [], "labels": []}
+        fills = {"input_ids": self.tokenizer.pad_token_id, "attention_mask": 0, "labels": IGNORED}
+        for prompt in shown:
+            for name, fill in fills.items():
+                values = getattr(prompt, name)
+                filling = [fill] * (longest - len(values) if padding else 0)
+                batch[name].append({"left": filling + values, "right": values + filling}[padding_side])
         if return_assistant_tokens_mask:
-            batch["assistant_masks"] = (batch["labels"] != IGNORED).astype(np.int64)
+            batch["assistant_masks"] = [[int(label != IGNORED) for label in row] for row in batch["labels"]]
         if not return_labels:
             del batch["labels"]
-        if return_tensors is None:
-            kept = [slice(None)] * len(prompts)
-            if not padding:
-                # Rows were filled up to one length to be arrays; here each goes back to its own.
-                longest = max(lengths)
-                kept = [slice(longest - len(one.input_ids), None) for one in prompts]
-                kept = kept if padding_side == "left" else [slice(len(one.input_ids)) for one in prompts]
-            batch = {
-                name: [row[own].tolist() for row, own in zip(rows, kept, strict=True)] for name, rows in batch.items()
-            }
-        if points := [cloud for prompt in prompts for cloud in prompt.points]:
-            # Clouds of voxels differ in size.
-            is_sampled = "grid_coord" in self.feature_extractor.model_input_names
-            batch["points"] = np.stack(_filled_up(points) if is_sampled else points)
+        if points := [cloud for prompt in shown for cloud in prompt.points]:
+            if "grid_coord" in self.feature_extractor.model_input_names:
+                # Clouds of voxels differ in size. Their encoder samples them on its grid again, where a point that
+                # occurs twice counts once, so they are filled up with their first point.
+                most = max(map(len, points))
+                points = [np.concatenate([own, own[:1].repeat(most - len(own), axis=0)]) for own in points]
+            batch["points"] = np.stack(points)
         return BatchFeature(batch, tensor_type=return_tensors)
-
-    def _shortened(self, prompt: Prompt, length: int) -> Prompt:
-        if len(prompt.input_ids) <= length:
-            return prompt
-        places = prompt.input_ids.count(self.point_token_id)
-        short = Prompt(
-            prompt.input_ids[:length], prompt.attention_mask[:length], prompt.labels[:length], prompt.points
-        )
-        if short.input_ids.count(self.point_token_id) != places:
-            raise ValueError(
-                f"max_length={length} cuts places of a point cloud off a prompt of {len(prompt.input_ids)} tokens; "
-                "expected more"
-            )
-        return short
 
     def read_points(self, clouds: Any) -> list[np.ndarray]:
         """Read and prepare clouds, each `(num_points, channels)` float32."""
@@ -372,7 +344,18 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             if name not in _OPTIONS and re.search(rf"\b{re.escape(name)}\b", template) is None:
                 raise TypeError(f"unknown argument {name!r}; the chat template has no variable of that name either")
         if re.search(r"['\"]system['\"]", template) is None:
-            conversations = [fold_system(messages) for messages in conversations]
+            # The text of a first message of the system goes before the first question, behind its clouds.
+            for number, (system, *rest) in enumerate(conversations):
+                if system["role"] != "system":
+                    continue
+                if any(part["type"] != "text" for part in system["content"]) or not rest or rest[0]["role"] != "user":
+                    raise ValueError(
+                        "a message of the system holds a cloud or no question follows; expected text and a question"
+                    )
+                text = {"type": "text", "text": "".join(part["text"] for part in system["content"]) + "\n\n"}
+                parts = rest[0]["content"]
+                at = next((place for place, part in enumerate(parts) if part["type"] == "text"), len(parts))
+                conversations[number] = [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
         marked = with_answers and self._marks_answers(chat_template)
         variables = {**self.tokenizer.special_tokens_map, **options}
         with stored_settings("chat template"):
@@ -410,13 +393,6 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
             prompts.append(prompt)
         return prompts
 
-    def _cut_answers(self, prompt: Prompt) -> None:
-        first = next(number for number, label in enumerate(prompt.labels) if label != IGNORED)
-        prompt.shorten(first + self.max_answer_tokens)
-        # If the cut is among the places of a cloud, those that are left are the last tokens.
-        places = prompt.input_ids.count(self.point_token_id)
-        prompt.shorten(len(prompt.input_ids) - places % self.num_query_tokens)  # without the places of a cut cloud
-
     def _count(self, prompt: Prompt) -> int:
         return prompt.input_ids.count(self.point_token_id) // self.num_query_tokens
 
@@ -435,12 +411,3 @@ def cut(text: str, answers: Iterable[Sequence[int]] = ()) -> list[tuple[str, boo
         (text[start:stop], (start, stop) in places, any(first <= start < last for first, last in spans))
         for start, stop in pairwise(borders)
     ]
-
-
-def _filled_up(clouds: list[np.ndarray]) -> list[np.ndarray]:
-    """Fill up clouds of voxels `(points, channels)` to one length with their first point.
-
-    An encoder of voxels samples them on its grid again, where a point that occurs twice counts once.
-    """
-    longest = max(map(len, clouds))
-    return [np.concatenate([cloud, cloud[:1].repeat(longest - len(cloud), axis=0)]) for cloud in clouds]

@@ -6,13 +6,10 @@ from typing import Any
 
 from hf_any3d.processing.chat_templates import PLACE_MARK
 
-MOST_WORDS = 50
-
 
 def clean_question(text: str) -> str:
     """Clean a question as BLIP cleans captions: lower case, some punctuation replaced by spaces, at most 50 words."""
-    words = re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()
-    return " ".join(words[:MOST_WORDS])
+    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", text.lower()).split()[:50])
 
 
 def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -21,26 +18,19 @@ def training_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[s
     Only the question of a conversation with a single question is cleaned; answers are not changed.
     `hf_any3d.data.catalog.pointllm_annotations.to_messages` changes no text.
 
-    Args:
-        conversations: The column of that name in a row of `objaverse_captions`.
-
-    Returns:
-        Messages with `role` and `content`, a list of parts; the first holds the place of the cloud.
+    Parts of the first message begin with the place of the cloud.
     """
     from hf_any3d.data.catalog.pointllm_annotations import POINT, SPEAKERS  # loads `datasets`, which takes seconds
 
     turns = list(conversations)
     messages = []
     for number, turn in enumerate(turns):
-        text = turn["value"]
+        parts: list[dict[str, str]] = [{"type": "text", "text": turn["value"]}]
         if number == 0:
-            text = text.replace(POINT, "").replace("\n", "").strip()
+            text = turn["value"].replace(POINT, "").replace("\n", "").strip()
             text = clean_question(text) if len(turns) == 2 else text
-        parts = [{"type": "text", "text": text}]
-        if number == 0:
-            parts.insert(0, {"type": "point_cloud"})
-        role = "user" if turn["from"] == SPEAKERS[0] else "assistant"
-        messages.append({"role": role, "content": parts})
+            parts = [{"type": "point_cloud"}, {"type": "text", "text": text}]
+        messages.append({"role": "user" if turn["from"] == SPEAKERS[0] else "assistant", "content": parts})
     return messages
 
 
@@ -56,33 +46,10 @@ def released_evaluation_answer(answer: str) -> str:
     return text.split("###")[0].strip()
 
 
-CLOUD_KEYS = ("point_cloud", "points", "path", "bytes")
-"""Keys of a part of a message that may hold its cloud."""
-
-
-def is_message(value: Any) -> bool:
-    """Return whether a value is a message of a conversation."""
-    return isinstance(value, Mapping) and "role" in value and "content" in value
-
-
 def is_conversation(value: Any) -> bool:
     """Return whether a value is a list of messages."""
-    return isinstance(value, (list, tuple)) and len(value) > 0 and is_message(value[0])
-
-
-def as_conversations(given: Any) -> tuple[list[Any], bool]:
-    """Return messages of one or many conversations as a list of conversations, and whether there were many.
-
-    Raises:
-        ValueError: `given` is neither.
-    """
-    if is_conversation(given):
-        return [given], False
-    if isinstance(given, (list, tuple)) and given and all(map(is_conversation, given)):
-        return list(given), True
-    raise ValueError(
-        f"conversation is a {type(given).__name__}; expected messages with 'role' and 'content', or lists of them"
-    )
+    first = value[0] if isinstance(value, (list, tuple)) and value else None
+    return isinstance(first, Mapping) and "role" in first and "content" in first
 
 
 ROLES = ("system", "user", "assistant")
@@ -91,12 +58,7 @@ ROLES = ("system", "user", "assistant")
 def check_texts(messages: Sequence[Mapping[str, Any]], tokens: Sequence[str]) -> None:
     """Check that no text becomes a special token, such as the end.
 
-    Args:
-        messages: The result of `take_clouds`.
-        tokens: Special tokens of the tokenizer. Answers may have them, as the model may have written them.
-
-    Raises:
-        ValueError: A text of a user or of the system has such a token.
+    Answers may have such tokens, as the model may have written them.
     """
     parts = [part for message in messages if message["role"] != "assistant" for part in message["content"]]
     texts = [part["text"] for part in parts if "text" in part]
@@ -110,17 +72,10 @@ def take_clouds(
 ) -> tuple[list[dict[str, Any]], list[Any]]:
     """Take the clouds out of a conversation.
 
-    Args:
-        messages: Role and content, a text or a list of parts.
-        further: Clouds for parts without one, in their order.
-        complete: Whether a part without a cloud is an error.
+    Parts without a cloud take `further` ones, in their order; with `complete`, a part that stays without is an error.
 
     Returns:
         The messages with lists of parts, without the clouds; and the clouds, in their order.
-
-    Raises:
-        ValueError: A role or part is of another kind, a text contains the place mark or half of a character, or clouds
-            and places do not match.
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
@@ -140,7 +95,9 @@ def take_clouds(
                 text.encode()
                 parts.append({"type": "text", "text": text})
             elif kind == "point_cloud":
-                cloud = cloud_of(part)
+                cloud = part.get("point_cloud")
+                if cloud is None and any(part.get(key) is not None for key in ("points", "path", "bytes")):
+                    cloud = {name: value for name, value in part.items() if name != "type"}
                 if cloud is None and rest:
                     cloud = rest.pop(0)
                 empty += cloud is None
@@ -153,35 +110,3 @@ def take_clouds(
         places = empty + len(further or ()) - len(rest)
         raise ValueError(f"{places} places for point clouds and {len(further or ())} clouds")
     return plain, clouds
-
-
-def fold_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put the text of an initial system message before the first question, for templates without that role.
-
-    Args:
-        messages: The result of `take_clouds`, with lists of parts.
-
-    Raises:
-        ValueError: The system message holds a cloud, or no question follows.
-    """
-    messages = list(messages)
-    if not messages or messages[0]["role"] != "system":
-        return messages
-    first, *rest = messages
-    if any(part["type"] != "text" for part in first["content"]) or not rest or rest[0]["role"] != "user":
-        raise ValueError("a message of the system holds a cloud or no question follows; expected text and a question")
-    text = {"type": "text", "text": "".join(part["text"] for part in first["content"]) + "\n\n"}
-    parts = list(rest[0]["content"])
-    # Clouds before the text stay in front of it.
-    at = next((number for number, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    return [{**rest[0], "content": [*parts[:at], text, *parts[at:]]}, *rest[1:]]
-
-
-def cloud_of(part: Mapping[str, Any]) -> Any:
-    """Return the cloud of a part of type "point_cloud" as `PointCloudProcessor` accepts it; None if it has none."""
-    for key in CLOUD_KEYS:
-        if part.get(key) is not None:
-            if key == "point_cloud":
-                return part[key]
-            return {name: value for name, value in part.items() if name != "type"}
-    return None

@@ -10,13 +10,10 @@ IGNORED = -100
 
 @dataclass
 class Prompt:
-    """One conversation as input of the model.
+    """One conversation as input of the model, with point tokens in the places of its clouds.
 
-    Attributes:
-        input_ids: Token ids, with point tokens in the places of clouds.
-        attention_mask: 0 for hidden tokens.
-        labels: The ids of answers, -100 elsewhere.
-        points: Its clouds, each `(points, channels)` float32, in the order of their places.
+    `attention_mask` is 0 for hidden tokens, `labels` has the ids of answers and -100 elsewhere, and `points` the
+    clouds, each `(points, channels)` float32.
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -34,23 +31,6 @@ class Prompt:
         """Keep the first `length` tokens."""
         for values in (self.input_ids, self.attention_mask, self.labels):
             del values[length:]
-
-
-def pad_prompts(prompts: Sequence[Prompt], pad_token_id: int, side: str, least: int = 0) -> dict[str, np.ndarray]:
-    """Pad prompts to arrays.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, each `(prompts, tokens)` int64.
-    """
-    length = max(least, *(len(prompt.input_ids) for prompt in prompts))
-    arrays = {}
-    for name, fill in (("input_ids", pad_token_id), ("attention_mask", 0), ("labels", IGNORED)):
-        arrays[name] = np.full((len(prompts), length), fill, dtype=np.int64)
-        for row, prompt in zip(arrays[name], prompts, strict=True):
-            values = getattr(prompt, name)
-            start = {"left": length - len(values), "right": 0}[side]
-            row[start : start + len(values)] = values
-    return arrays
 
 
 PLACE_MARK = "<PointCloudHere>"
@@ -109,8 +89,5 @@ def published_templates(default: str = "training") -> dict[str, str]:
     - "demo": `<s>[INST] <PC>…</PC><s>[INST] {question} [/INST]{answer}<s>[INST] {question} [/INST]`, and so on.
 
     The three differ because the released programs do. Models trained here use the first.
-
-    Args:
-        default: Name of the default prompt.
     """
     return {"default": PUBLISHED[default], **PUBLISHED}

@@ -55,10 +55,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         small_clouds: what becomes of clouds with fewer than `num_points` points: they are "repeated", or "masked":
             padded with zeros to the largest of the batch, and marked in `points_mask`, for models that take it.
 
-    Raises:
-        ValueError: an argument that is not one of the allowed values.
-        TypeError: an unknown argument.
-
     Example:
         ```python
         processor = PointCloudProcessor(num_points=1024)
@@ -117,9 +113,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.features = features
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
-        self._check_choices()
-
-    def _check_choices(self) -> None:
         for name, allowed in self._choices.items():
             checked_choice(name, getattr(self, name), allowed)
 
@@ -202,19 +195,15 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         Returns:
             For each cloud `boxes (answers, 7)`, center, size and heading in the frame of the input, `labels` and
             `scores (answers,)`, the highest score first.
-
-        Raises:
-            TypeError: an unknown setting.
-            ValueError: a setting that is out of range.
         """
         from hf_any3d.modeling.layers.boxes import DetectionRule, select_detections
 
-        chosen = DetectionRule(threshold=threshold, **rule)
+        detection_rule = DetectionRule(threshold=threshold, **rule)
         probabilities = outputs["logits"].float().softmax(dim=-1)  # (batch, boxes, labels + 1)
         answers = []
         for cloud, boxes in enumerate(outputs["pred_boxes"]):
-            own, place = probabilities[cloud], None if points is None else points[cloud][..., :3]
-            number, labels, scores = select_detections(boxes, own[:, :-1], 1 - own[:, -1], chosen, place)
+            shares, xyz = probabilities[cloud], None if points is None else points[cloud][..., :3]
+            number, labels, scores = select_detections(boxes, shares[:, :-1], 1 - shares[:, -1], detection_rule, xyz)
             order = scores.argsort(descending=True, stable=True)
             answers.append({"boxes": boxes[number][order], "labels": labels[order], "scores": scores[order]})
         return answers
@@ -234,10 +223,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         for kind in cls.__subclasses__():
             if kind.__name__ == feature_extractor_dict.get("processor_class"):
                 return kind.from_dict(feature_extractor_dict, **kwargs)
-        own = {"processor_class": cls.__name__}.items()
-        return super().from_dict(
-            {name: value for name, value in feature_extractor_dict.items() if (name, value) not in own}, **kwargs
-        )
+        stored = dict(feature_extractor_dict)
+        if stored.get("processor_class") == cls.__name__:
+            del stored["processor_class"]
+        return super().from_dict(stored, **kwargs)
 
     def _open(self, entry: Any, up_axis: str | None) -> PointCloudData:
         """Read a cloud, and turn it so that `up_axis` becomes the up axis of the processor."""

@@ -87,9 +87,6 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             for no warning.
         chat_template: By default that of the tokenizer.
 
-    Raises:
-        ValueError: An argument that is not one of the allowed values; the tokenizer has no such tokens.
-
     Example:
         ```python
         rooms = processor.read("room.ply")
@@ -143,11 +140,6 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         """Names of the inputs of `SpatialLMForConditionalGeneration`."""
         return ["input_ids", "attention_mask", "points", "grid_coord", "point_mask"]
 
-    @property
-    def has_trained_template(self) -> bool:
-        """True if `code_template` is the text of the training, as far as is known."""
-        return self.template_sha256 in (None, hashlib.sha256(self.code_template.encode()).hexdigest())
-
     def read(
         self,
         clouds: Any,
@@ -165,18 +157,15 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             align: Instead of the processor's own.
             up_axis: The axis that points up, one of `UP_AXES` of `hf_any3d.modeling.layers.boxes`; by default what
                 the format of a file says, or else what is found with `align`.
-
-        Raises:
-            ValueError: A scan cannot be read, or the axis is unknown.
         """
-        aligned = frame_parts(self.align if align is None else align)
+        alignment = frame_parts(self.align if align is None else align)
         if up_axis is not None:
             checked_choice("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
         entries, rooms = split_clouds(clouds), []
         for number, entry in enumerate(entries):
             try:
-                rooms.append(self._voxelize(entry, draws, aligned, up_axis))
+                rooms.append(self._voxelize(entry, draws, alignment, up_axis))
             except PointCloudError as error:
                 if len(entries) == 1:
                     raise
@@ -223,18 +212,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         return voxelize_room(points, colors, self.num_bins, draws)
 
     def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
-        """Return the text after a cloud.
-
-        Args:
-            task: One of `TASKS`.
-            classes: Objects to look for, of the processor's; none for all.
-
-        Raises:
-            ValueError: The task or a class is unknown, or the task has no objects.
-        """
+        """Return the text after a cloud; the arguments are those of a call."""
         text = TASKS[checked_choice("task", task, tuple(TASKS))]
         self.check_classes(classes, task)
-        if not self.has_trained_template:
+        if self.template_sha256 not in (None, hashlib.sha256(self.code_template.encode()).hexdigest()):
             warnings.warn(
                 f"the processor's code_template {'is not' if self.code_template else 'lacks'} the text that the "
                 "model was trained with, code_template.txt of the authors' program, so answers may be worse; set "
@@ -254,14 +235,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> LogitsProcessorList:
         """Return a processor of scores for one call of `generate`, with which answers are well-formed layouts.
 
-        Args:
-            task: As of a call.
-            classes: The same; without any, boxes have the labels of the processor.
-            max_new_tokens: As given to `generate`: no line is begun that may not fit.
-            eos_token_id: Tokens that end an answer; by default that of the tokenizer.
-
-        Raises:
-            ValueError: The task or a class is unknown, or the tokenizer cannot write layouts.
+        The first two arguments are those of a call, the others as given to `generate`: no line is begun that may not
+        fit into `max_new_tokens`, and `eos_token_id` ends an answer, by default that of the tokenizer.
 
         Example:
             ```python
@@ -276,16 +251,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         )
 
     def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
-        """Check that a model can look for objects.
-
-        Args:
-            classes: The objects.
-            task: One of `TASKS`.
-            argument: What messages call the first.
-
-        Raises:
-            ValueError: A class is unknown, or the task has no objects.
-        """
+        """Check that a model can look for objects in a task; messages call the objects by the name of an argument."""
         if unknown := [name for name in classes if name not in self.classes]:
             raise ValueError(
                 f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
@@ -319,14 +285,16 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             `input_ids` and `attention_mask` `(rooms, tokens)`; `points (rooms, voxels, 6)` float32, `grid_coord
             (rooms, voxels, 3)` and `point_mask (rooms, voxels)`, filled up to the largest room; with `layouts` also
             `labels (rooms, tokens)`, -100 in all but the answers.
-
-        Raises:
-            ValueError: A scan cannot be read, the task or a class is unknown, or there are not as many layouts.
         """
         text = self.instruction(task, classes)
         if not (isinstance(rooms, list) and rooms and all(isinstance(room, VoxelizedRoom) for room in rooms)):
             rooms = self.read(rooms)
-        prompts = [self._prompt(f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}") for room in rooms]
+        system, prompts = [{"role": "system", "content": self.system}] if self.system else [], []
+        for room in rooms:
+            content = f"{START}{PLACE * room.count_tokens(self.stride)}{END}{text}"
+            messages = [*system, {"role": "user", "content": content}]
+            options = {"chat_template": self.chat_template, "tokenize": False, "add_generation_prompt": True}
+            prompts.append(self.tokenizer.apply_chat_template(messages, **options))
         if layouts is None:
             batch = self._tokenize(prompts, padding_side or "left")
         else:
@@ -338,21 +306,10 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         batch["point_mask"] = fill_up([np.ones(len(room.points), dtype=bool) for room in rooms])
         return BatchFeature(batch, tensor_type=return_tensors)
 
-    def _prompt(self, content: str) -> str:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": content})
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
-        )
-
     def answer(self, layout: Layout, room: VoxelizedRoom, task: str = "all", classes: Sequence[str] = ()) -> str:
         """Return the text that a model learns to write: in the order of the language, with the numbers of bins.
 
-        Args:
-            layout: Layout in the frame and unit of the scan.
-            room: The scan.
-            task: As of a call; what it does not ask for is left out.
-            classes: The same.
+        The layout is in the frame and unit of the scan; what `task` and `classes` do not ask for is left out.
         """
         moved = room.from_scan(asked_of(layout, task, classes))
         return moved.ordered(EXTENT / self.num_bins).quantized(self.num_bins).write()
@@ -386,14 +343,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     ) -> list[Layout]:
         """Return the layouts of answers, in the frames and units of the scans.
 
-        Args:
-            answers: `(rooms, tokens)`, what was generated after the prompts.
-            rooms: The scans.
-            strict: As of `Layout.parse`.
-            keep_unclosed: The same.
-
-        Raises:
-            ValueError: There are other numbers of answers and rooms; with `strict`, an answer is malformed.
+        `answers (rooms, tokens)` is what was generated after the prompts; further arguments are those of
+        `Layout.parse`.
         """
         return [
             self.in_frame(Layout.parse(text, strict=strict, keep_unclosed=keep_unclosed), room)

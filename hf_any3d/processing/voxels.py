@@ -58,10 +58,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
         default_rgb: the color of clouds without colors; None makes them an error, like `needs_normals`.
         **kwargs: further arguments of `PointCloudProcessor`.
 
-    Raises:
-        ValueError: an argument that is not one of the allowed values.
-        TypeError: an unknown argument.
-
     Example:
         ```python
         processor = PointTransformerV3Processor()
@@ -145,14 +141,14 @@ class PointTransformerV3Processor(PointCloudProcessor):
             keep = self._reduce(xyz, num_points, generator)
             xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
-        drawn = self._draw(len(xyz), generator)
-        some = xyz if drawn is None else xyz.take(drawn, axis=0)
-        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(some)), self.grid_size)
-        kept, inverse = sample.kept.numpy(), sample.inverse.numpy()
+        drawn = np.arange(len(xyz))
+        if self.drawn_points is not None and len(xyz) > self.drawn_points:
+            drawn = generator.choice(len(xyz), self.drawn_points, replace=False)
+        sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
+        kept, inverse = drawn[sample.kept.numpy()], sample.inverse.numpy()
         if self.drawn_points is not None:
             # Points that were not drawn may lie in cells without a voxel.
-            inverse = nearest_rows(xyz, some.take(kept, axis=0))
-        kept = kept if drawn is None else drawn.take(kept)
+            inverse = nearest_rows(xyz, xyz[kept])
         xyz = xyz.take(kept, axis=0)
         if self.center_voxels:
             xyz = self._move_box(xyz)
@@ -163,12 +159,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "inverse": inverse,
         }
 
-    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray | None:
-        """Return the numbers of the points that are sampled on the grid; None for all."""
-        if self.drawn_points is None or count <= self.drawn_points:
-            return None
-        return generator.choice(count, self.drawn_points, replace=False)
-
     def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
         """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.
 
@@ -176,9 +166,6 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
         Yields:
             Numbers of the points in a fragment, `(voxels,)`, and the inputs of the model.
-
-        Raises:
-            ValueError: the processor has no `views`.
         """
         import torch
 
@@ -194,7 +181,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
         xyz, channels = xyz[rows], [values[rows] for values in channels]
         names = self.features[1:]
         for scale, degrees in self.views:
-            turn = _turn(degrees, "xyz".index(self.up_axis))
+            # Rounded, so that quarter turns are exact.
+            cosine, sine = (round(float(v), 15) for v in (np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))))
+            turn, up = np.eye(3), "xyz".index(self.up_axis)
+            first, second = (up + 1) % 3, (up + 2) % 3
+            turn[first, first] = turn[second, second] = cosine
+            turn[first, second], turn[second, first] = -sine, sine
             moved = xyz * scale @ turn.T
             # In float64 as above, since the cells are cut before the coordinates are rounded.
             sample = grid_sample(torch.from_numpy(moved), self.grid_size)
@@ -204,13 +196,13 @@ class PointTransformerV3Processor(PointCloudProcessor):
             for number in range(counts.max()):
                 index = order[starts + number % counts]
                 placed = self._move_box(moved[index]) if self.center_voxels else moved[index]
-                own = [
+                others = [
                     values[index] @ turn.T if name == "normals" else values[index]
                     for name, values in zip(names, channels, strict=True)
                 ]
-                points = np.concatenate([placed, *own], axis=1).astype(np.float32)
-                made = {"points": points[None], "grid_coord": sample.grid_coord.numpy()[None]}
-                yield rows[index], BatchFeature(made, tensor_type="pt")
+                points = np.concatenate([placed, *others], axis=1).astype(np.float32)
+                inputs = {"points": points[None], "grid_coord": sample.grid_coord.numpy()[None]}
+                yield rows[index], BatchFeature(inputs, tensor_type="pt")
 
     def first_sample(self, cloud: PointCloudData) -> tuple[np.ndarray, np.ndarray]:
         """Return the points of a cloud that `first_grid` keeps, and for each point which of these stands for it."""
@@ -282,23 +274,17 @@ _TURNS = (0, 90, 180, 270)
 _SCALED = [[scale, turn] for turn in (0, 180) for scale in (0.9, 0.95, 1, 1.05, 1.1)]
 # Colors and normals were left out now and then in the training; in that of all others they never were.
 _LACKING = {"default_rgb": _ZEROS, "needs_normals": False}
-_UTONIA = {"grid_size": 0.01, **_LACKING}
+_FINE = {"grid_size": 0.01, **_LACKING}
 _STREET = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
 VOXEL_PRESETS: dict[str, dict[str, Any]] = {
     "sonata": {},
     "concerto": _LACKING,
-    "concerto_outdoor": {
-        **_LACKING,
-        "grid_size": 0.01,
-        "factor": 0.2,
-        "box_center": "across",
-        "center_voxels": True,
-    },
-    "utonia_indoor": {**_UTONIA, "factor": 0.5},
-    "utonia_outdoor": {**_UTONIA, "factor": 0.2, "box_center": None},
-    "utonia_objects": {**_UTONIA, "scale": "unit_sphere"},
-    "utonia_tabletop": {**_UTONIA, "factor": 4.0},
-    "utonia_city": {**_UTONIA, "factor": 0.0015},
+    "concerto_outdoor": {**_FINE, "factor": 0.2, "box_center": "across", "center_voxels": True},
+    "utonia_indoor": {**_FINE, "factor": 0.5},
+    "utonia_outdoor": {**_FINE, "factor": 0.2, "box_center": None},
+    "utonia_objects": {**_FINE, "scale": "unit_sphere"},
+    "utonia_tabletop": {**_FINE, "factor": 4.0},
+    "utonia_city": {**_FINE, "factor": 0.0015},
     "scannet": {"views": [*([scale, turn] for scale in (1, 0.95, 1.05) for turn in _TURNS), [1, 180]]},
     "s3dis": {"views": _SCALED},
     "nuscenes": {**_STREET, "intensity_range": "bytes", "views": _SCALED},
@@ -329,14 +315,3 @@ def nearest_rows(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     # In pieces, since the result of a query is several times larger than the points.
     pieces = range(0, len(points), _PIECE)
     return np.concatenate([tree.query(points[start : start + _PIECE])[1] for start in pieces])
-
-
-def _turn(degrees: float, up: int) -> np.ndarray:
-    """Return the matrix `(3, 3)` that turns around an axis; quarter turns are exact."""
-    angle = np.deg2rad(degrees)
-    cosine, sine = (round(float(v), 15) for v in (np.cos(angle), np.sin(angle)))
-    first, second = (up + 1) % 3, (up + 2) % 3
-    matrix = np.eye(3)
-    matrix[first, first] = matrix[second, second] = cosine
-    matrix[first, second], matrix[second, first] = -sine, sine
-    return matrix

@@ -11,16 +11,12 @@ _PIECE = 200_000
 def feature_colors(features: np.ndarray, seed: int = 0) -> np.ndarray:
     """Turn features into colors: their first three principal components as red, green and blue.
 
-    Args:
-        features: `(points, channels)`, at least three channels; may be mapped from a file.
-        seed: For the points from which the components are computed, if there are many.
+    `features (points, channels)` may be mapped from a file; `seed` is for the points from which the components are
+    computed, if there are many.
 
     Returns:
         `(points, 3)` float32 from 0 to 1; each component is scaled so that one percent of the points is cut off at
         either end.
-
-    Raises:
-        ValueError: If there are fewer than three channels or no points, or features are not finite.
     """
     if features.ndim != 2 or features.shape[1] < 3 or not len(features):
         raise ValueError(f"features have shape {features.shape}; expected (points, 3 channels or more)")

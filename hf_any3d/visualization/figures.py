@@ -12,12 +12,11 @@ import numpy as np
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.visualization.viewer import (
     CloudView,
-    check_views,
     height_colors,
     hex_color,
     in_space,
     label_colors,
-    thin_views,
+    prepared_views,
 )
 
 if TYPE_CHECKING:
@@ -29,11 +28,7 @@ _STAGE = np.array([0.867, 0.886, 0.910])  # behind clouds with colors of their o
 
 
 def new_figure(**settings: Any) -> Figure:
-    """Return an empty figure of matplotlib.
-
-    Raises:
-        ImportError: matplotlib is missing.
-    """
+    """Return an empty figure of matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -51,19 +46,10 @@ def plot_point_clouds(
     cell: float = 2.0,
     **settings: Any,
 ) -> Path:
-    """Draw point clouds in a grid and write a PNG.
+    """Draw point clouds, arrays `(points, 3 or 6)`, in a grid and write a PNG.
 
-    Args:
-        clouds: Arrays `(points, 3 or 6)`; channels 4 to 6 are colors in [0, 1]. Without colors, height colors them.
-        path: File to write, atomically.
-        titles: A line above each cloud.
-        heading: A line above the grid.
-        elevation: Degrees by which the camera looks down.
-        cell: Edge of a cell in inches.
-        **settings: Further arguments of `plot_views`: `legend`, `columns`, `rows_share_frame`, `up_axis`, `zoom` …
-
-    Raises:
-        ImportError: matplotlib is missing.
+    Channels 4 to 6 are colors in [0, 1]; without them, height colors a cloud. `titles` stand above the clouds,
+    `heading` above the grid. Other arguments are those of `plot_views`.
     """
     views = []
     for cloud, title in zip(map(np.asarray, clouds), titles or [""] * len(clouds), strict=True):
@@ -92,36 +78,21 @@ def plot_views(
 ) -> Path:
     """Write a PNG of what `viewer_page` shows first; the arguments that both have are the same.
 
-    Args:
-        clouds: The clouds; each is colored by its labels, own colors, values or height, the first that it has.
-        path: File to write, atomically.
-        title: A line above the grid.
-        note: A second line.
-        names: Names of the labels; those that occur are listed.
-        label_name: What the labels are, above the list.
-        value_name: What the values are, at the color bar.
-        categories: Names of the categories of clouds, written below their titles.
-        legend: Names and their colors, for clouds with colors of their own.
-        columns: Clouds per row.
-        rows_share_frame: Draw the clouds of a row with the same center, scale and heights.
-        up_axis: "x", "y" or "z".
-        elevation: Degrees by which the camera looks down.
-        zoom: Scale of clouds in their cells.
-        cell: Edge of a cell in inches; by default 2, or 5 for a single cloud.
-        title_colors: Color of the title of each cloud.
-
-    Raises:
-        ImportError: matplotlib is missing.
-        ValueError: There is no cloud, a cloud has boxes, or shapes, labels or numbers of names do not fit.
+    A cloud is colored by its labels, own colors, values or height, the first that it has. The camera looks down by
+    `elevation` degrees, `zoom` scales clouds in their cells, a `cell` has an edge of 2 inches by default, or 5 for a
+    single cloud, and `title_colors` has a color for each title.
     """
     if any(cloud.boxes for cloud in clouds):
         raise ValueError("a cloud has boxes, which pages draw; expected none for a picture")
-    clouds = thin_views(check_views(clouds, names))
+    clouds = prepared_views(clouds, names)
     cell = cell or (5.0 if len(clouds) == 1 else 2.0)
     columns = min(columns, len(clouds))
     # Floor division of the negative number rounds up.
     rows = -(-len(clouds) // columns)
-    entries = _legend(clouds, names, legend)
+    entries, palette = dict(legend or {}), label_colors(len(names))
+    labels = [cloud.labels for cloud in clouds if cloud.labels is not None]
+    if len(labels) == len(clouds):
+        entries = {names[number]: palette[number].tolist() for number in map(int, np.unique(np.concatenate(labels)))}
     shown = [cloud.values for cloud in clouds if cloud.labels is None and cloud.colors is None]
     values = np.concatenate([values for values in shown if values is not None] or [np.zeros(0)])
     limits = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
@@ -163,16 +134,6 @@ def plot_views(
     with atomic_write(path) as unfinished:
         figure.savefig(unfinished, format="png")
     return Path(path)
-
-
-def _legend(
-    clouds: Sequence[CloudView], names: Sequence[str], legend: Mapping[str, Sequence[float]] | None
-) -> dict[str, Sequence[float]]:
-    if any(cloud.labels is None for cloud in clouds):
-        return dict(legend or {})
-    palette = label_colors(len(names))
-    present = np.unique(np.concatenate([cloud.labels for cloud in clouds if cloud.labels is not None]))
-    return {names[number]: palette[number].tolist() for number in map(int, present)}
 
 
 def _below(cloud: CloudView, categories: Sequence[str]) -> str:

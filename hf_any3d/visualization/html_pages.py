@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 
 def html_page(template: str, **values: Any) -> str:
-    """Return the text of a page.
+    """Return the text of a page: a file in `templates`, filled in with escaped texts.
 
-    Args:
-        template: File in `templates`.
-        **values: What it shows; texts are escaped. `title` is that of the document, and a page with `data` may run the
-            template's own script, which reads it.
+    `title` is that of the document, and a page with `data` may run the template's own script, which reads it.
     """
     return _templates().get_template(template).render(values)
 

@@ -18,15 +18,7 @@ def write_reconstructions(
 ) -> Path:
     """Show clouds, their coarse and their fine reconstructions side by side, a row each.
 
-    Args:
-        path: File to write, atomically: `.html` for a self-contained interactive page, `.png` for a picture.
-        answers: Results of `pipeline("point-cloud-reconstruction")`.
-        names: Name of each cloud.
-        up_axis: "x", "y" or "z".
-
-    Raises:
-        ValueError: The path has another suffix, or the numbers of answers and names differ.
-        ImportError: matplotlib is missing, for `.png`.
+    `answers` are results of `pipeline("point-cloud-reconstruction")`; the suffix of the path is `.html` or `.png`.
     """
     clouds, titles = [], []
     for answer, name in zip(answers, names, strict=True):
@@ -48,18 +40,8 @@ def write_rows(
 ) -> Path:
     """Show clouds in rows on a page or in a picture, depending on the suffix.
 
-    Args:
-        path: `.html` or `.png` file.
-        clouds: Arrays `(points, 3 or 6)`, row by row; those of a row are drawn in one frame.
-        titles: A line above each.
-        columns: Clouds per row.
-        title: Title of the page.
-        up_axis: "x", "y" or "z".
-        legend: Names and their colors.
-
-    Raises:
-        ValueError: The path has another suffix, or a cloud cannot be drawn.
-        ImportError: matplotlib is missing, for `.png`.
+    `clouds` are arrays `(points, 3 or 6)`, row by row; those of a row are drawn in one frame, with `titles` above
+    them. `title` is that of the page, and `legend` has names and their colors.
     """
     path = Path(path)
     shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}

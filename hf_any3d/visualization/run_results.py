@@ -45,16 +45,8 @@ def write_run_results(
     the confusion matrix of each split; `class_scores.csv` has the table, for programs with classes; and `results.png`
     has curves and the last split's matrix, if matplotlib is installed.
 
-    Args:
-        folder: The output directory.
-        title: Headline.
-        history: The trainer's `state.log_history`.
-        metrics: Metrics of each split.
-        class_scores: Score of each class, by name, of each split.
-        confusions: For each split counts (classes, classes), row = true class, and the names of the classes.
-
-    Returns:
-        The files written.
+    `history` is the trainer's `state.log_history`, `metrics` and `class_scores` are of each split, and `confusions`
+    has for each split counts (classes, classes), a row for each true class, and the names of the classes.
     """
     folder, curves = Path(folder), training_curves(history)
     table = class_table(class_scores, confusions)
@@ -70,11 +62,9 @@ def write_run_results(
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
-    """Return the charts of a trainer's `state.log_history`.
+    """Return the charts of a trainer's `state.log_history`: loss, metrics of the evaluation, and learning rate.
 
-    Returns:
-        `loss` with the lines `training` and `evaluation`, one chart for each metric of the evaluation, and
-        `learning rate`; charts without finite values are left out.
+    Charts without finite values are left out.
     """
     charts: Curves = {}
     for entry in history:
@@ -103,12 +93,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Curves:
 def class_table(
     class_scores: Mapping[str, Mapping[str, float]], confusions: Mapping[str, tuple[np.ndarray, Sequence[str]]]
 ) -> list[list[str]]:
-    """Return the table of the classes: its head, and a row for each class with scores, samples and the usual mistake.
-
-    Args:
-        class_scores: Score of each class, by name, of each split.
-        confusions: Counts and names of each split, see `write_run_results`.
-    """
+    """Return the table of the classes: its head, and a row for each with scores, samples and the usual mistake."""
     names = list(dict.fromkeys(name for scores in class_scores.values() for name in scores))
     head = ["class"]
     for split in class_scores:
@@ -121,18 +106,15 @@ def class_table(
         for split, scores in class_scores.items():
             row.append(f"{scores[name]:.4f}" if name in scores else "")
             if split in confusions:
-                row += _usual_mistake(*confusions[split], name)
+                matrix, classes = confusions[split]
+                counts = np.asarray(matrix)[list(classes).index(name)].copy()
+                total = int(counts.sum())
+                # Without the right answers, the largest count is the most frequent mistake.
+                counts[list(classes).index(name)] = 0
+                most = int(counts.argmax())
+                row += [str(total), f"{classes[most]} ({counts[most] / total:.0%})" if counts[most] else ""]
         rows.append(row)
     return rows
-
-
-def _usual_mistake(matrix: np.ndarray, names: Sequence[str], name: str) -> list[str]:
-    counts = np.asarray(matrix)[list(names).index(name)].copy()
-    total = int(counts.sum())
-    # Without the right answers, the largest count is the most frequent mistake.
-    counts[list(names).index(name)] = 0
-    most = int(counts.argmax())
-    return [str(total), f"{names[most]} ({counts[most] / total:.0%})" if counts[most] else ""]
 
 
 def plot_confusion_matrix(
@@ -140,17 +122,8 @@ def plot_confusion_matrix(
 ) -> Path:
     """Draw a confusion matrix with its counts, shaded by the share of each true class.
 
-    Args:
-        matrix: (num_classes, num_classes) counts; row = true class, column = predicted class.
-        labels: Names of the classes in the matrix's order.
-        path: File to write; `.png`, `.svg` and `.pdf` need matplotlib, `.html` does not.
-        title: Headline.
-
-    Returns:
-        The path written.
-
-    Raises:
-        ImportError: A picture is requested and matplotlib is not installed.
+    `matrix` (num_classes, num_classes) has a row for each true class and a column for each predicted one. `.png`,
+    `.svg` and `.pdf` files need matplotlib, `.html` does not.
     """
     matrix, path = np.asarray(matrix), Path(path)
     suffix = path.suffix.lower()
@@ -173,24 +146,22 @@ def _page(
 ) -> str:
     names = list(dict.fromkeys(name for scores in metrics.values() for name in scores))
     rows = [[split, *(_number(scores.get(name)) for name in names)] for split, scores in metrics.items()]
+    matrices = []
+    for split, (matrix, labels) in confusions.items():
+        # For each class its counts, and their shares of the row. A class without samples has a row of zeros.
+        counts = np.asarray(matrix)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        cells = [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares.tolist(), strict=True)]
+        shown = {"names": list(map(str, labels)), "rows": list(zip(map(str, labels), cells, strict=True))}
+        matrices.append({"split": split, "is_small": len(labels) > _MOST_COUNTS, **shown})
     return html_page(
         "results.html",
         title=title,
         metrics=[["split", *names], *rows] if metrics else [],
         charts=[_chart(name, lines) for name, lines in curves.items()],
         classes=table,
-        matrices=[_shaded(split, np.asarray(matrix), names) for split, (matrix, names) in confusions.items()],
+        matrices=matrices,
     )
-
-
-def _shaded(split: str, matrix: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what the page shows of a confusion matrix: for each class its counts, and their shares of the row."""
-    names = list(map(str, labels))
-    # A class without samples has a row of zeros.
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    cells = [list(zip(*row, strict=True)) for row in zip(matrix.tolist(), shares.tolist(), strict=True)]
-    rows = list(zip(names, cells, strict=True))
-    return {"split": split, "names": names, "rows": rows, "is_small": len(names) > _MOST_COUNTS}
 
 
 def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> dict[str, Any]:
@@ -206,6 +177,10 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
         across = left + (step - x0) / (x1 - x0) * (width - left - right)
         return across, height - bottom - (value - y0) / (y1 - y0) * (height - top - bottom)
 
+    # About five ticks at round numbers: the first step of which there are six at most.
+    power = 10.0 ** math.floor(math.log10((y1 - y0) / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (y1 - y0) / (power * factor) <= 6)
+    ticks = np.arange(math.ceil(y0 / step), math.floor(y1 / step) + 1) * step
     drawn, end = [], width - right
     for number, (line, coordinates) in enumerate(lines.items()):
         points = [place(step, value) for step, value in zip(*coordinates, strict=True)]
@@ -219,18 +194,10 @@ def _chart(name: str, lines: Mapping[str, tuple[list[float], list[float]]]) -> d
         "height": height,
         "left": left,
         "right": width - right,
-        "ticks": [(place(x0, value)[1], value) for value in _ticks(y0, y1)],
+        "ticks": [(place(x0, value)[1], value) for value in ticks],
         "ends": [(place(step, y0)[0], f"{step:,.0f}", anchor) for step, anchor in ((x0, "start"), (x1, "end"))],
         "lines": drawn,
     }
-
-
-def _ticks(low: float, high: float) -> np.ndarray:
-    """Return round numbers between two bounds, about five."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 4))
-    # The first round number that gives six ticks at most.
-    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= 6)
-    return np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
 
 
 def _number(value: float | None) -> str:

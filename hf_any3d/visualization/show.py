@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.inputs import to_cloud
-from hf_any3d.utils.atomic_files import atomic_write, write_text
-from hf_any3d.visualization.figures import new_figure, plot_views
+from hf_any3d.utils.atomic_files import write_text
+from hf_any3d.visualization.figures import plot_views
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
 
 METHODS = ("auto", "scikit-learn", "openTSNE")
@@ -34,18 +34,11 @@ def project_features(
 
     Near neighbors stay near; distances between groups and sizes of groups have no meaning.
 
-    Args:
-        features: (clouds, width).
-        perplexity: Effective number of neighbors of a cloud.
-        metric: Metric of features: "cosine", "euclidean" …
-        seed: Random seed.
-        method: "scikit-learn", "openTSNE", faster for many thousands, or "auto" for the latter if installed.
+    `perplexity` is about the number of neighbors of a cloud. `method` is "scikit-learn", "openTSNE", faster for many
+    thousands, or "auto" for the latter if installed.
 
     Returns:
         (clouds, 2) float32.
-
-    Raises:
-        ImportError: The library is missing.
 
     Source: van der Maaten and Hinton, Visualizing Data using t-SNE.
     """
@@ -75,49 +68,13 @@ def write_feature_map(
     texts: Sequence[str] | None = None,
     heading: str = "",
 ) -> Path:
-    """Write a map, colored by class.
+    """Write a map, colored by class, with `write_views`; on a page classes can be hidden and clouds show their names.
 
-    Args:
-        path: File to write, atomically: `.png` for a picture, `.html` for a page where classes can be hidden and
-            clouds show their names.
-        places: (clouds, 2), the result of `project_features`.
-        labels: (clouds,) class numbers from 0.
-        names: Names of the classes; those that occur are listed.
-        texts: Name of each cloud, for pages.
-        heading: A line above the map.
-
-    Raises:
-        ValueError: A label has no name, or the path has another suffix.
-        ImportError: matplotlib is missing, for `.png`.
+    `places` (clouds, 2) is the result of `project_features`, `labels` (clouds,) are class numbers from 0, and `texts`
+    the names of the clouds, for pages.
     """
-    path, places, labels = Path(path), np.asarray(places, dtype=np.float64), np.asarray(labels)
-    if path.suffix.lower() == ".png":
-        return _plot(path, places, labels, names, heading)
-    view = CloudView(places, labels=labels, texts=texts)
+    view = CloudView(np.asarray(places, dtype=np.float64), labels=np.asarray(labels), texts=texts)
     return write_views(path, [view], names=names, label_name="class", title=heading or "features")
-
-
-def _plot(path: Path, places: np.ndarray, labels: np.ndarray, names: Sequence[str], heading: str) -> Path:
-    figure = new_figure(figsize=(8.5, 6.5), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    palette, present = label_colors(len(names)), np.unique(labels)
-    size = float(np.clip(9000 / len(places), 4, 40))
-    for number in present:
-        # With many classes hues are similar, so marker shapes alternate too.
-        marker = "osD^v"[number % 5]
-        rows = labels == number
-        axes.scatter(*places[rows].T, s=size, color=palette[number], marker=marker, linewidths=0, label=names[number])
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_color("#cccccc")
-    if heading:
-        axes.set_title(heading, fontsize=11)
-    columns = 1 if len(present) <= 25 else 2
-    figure.legend(loc="outside right center", ncols=columns, fontsize=9, frameon=False, markerscale=1.3)
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, format="png")
-    return path
 
 
 MESH_POINTS = 20_000
@@ -136,10 +93,6 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
         clouds: The clouds.
         **settings: Arguments that `viewer_page` and `plot_views` share: `title`, `note`, `names`, `label_name`,
             `value_name`, `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
-
-    Raises:
-        ValueError: The path has another suffix, or the clouds cannot be drawn.
-        ImportError: matplotlib is missing, for `.png`.
     """
     path = Path(path)
     if path.suffix.lower() == ".html":
@@ -152,18 +105,9 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
 def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = None) -> tuple[CloudView, list[str]]:
     """Return how a cloud or mesh is shown, and the names of its labels.
 
-    Args:
-        cloud: A path, or anything else that pipelines accept.
-        title: Title; by default the name of the file.
-        names: Names of labels; by default their numbers.
-
-    Returns:
-        The view, with its extents along x, y and z and in the units of the file, with colors and labels where the
-        cloud has them, intensities as values, and as many names as there are labels. Labels that are all equal are
-        named, not shown. On meshes, 20,000 points are sampled.
-
-    Raises:
-        ValueError: It cannot be read, or a label has no name.
+    The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
+    intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
+    shown. On meshes, 20,000 points are sampled. The title is by default the name of the file.
     """
     if isinstance(cloud, (str, os.PathLike)) and not title:
         title = Path(cloud).name
@@ -199,16 +143,14 @@ def views_of_rows(
             (of its points) and `name`.
         most: Number of rows; they are evenly spread over the split.
         predictions: Name of the predicted class of each row of the split; right and wrong ones are marked.
-
-    Raises:
-        ValueError: There are no rows, or another number of predictions.
     """
-    if not len(rows) or most < 1:
-        raise ValueError(f"there are {len(rows)} rows, of which {most} are to be shown; expected at least one")
     if predictions is not None and len(predictions) != len(rows):
         raise ValueError(f"predictions: {len(predictions)} for {len(rows)} rows; expected one for each")
-    classes = _names_of(rows, "label")
-    names = _names_of(rows, "labels")
+    columns = getattr(rows, "features", {})
+    classes, names = (
+        list(getattr(getattr(columns.get(column), "feature", columns.get(column)), "names", None) or ())
+        for column in ("label", "labels")
+    )
     # Spread over the dataset, whose rows are often sorted by class.
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)).tolist()
     views = []
@@ -238,29 +180,14 @@ def views_of_rows(
     return views, settings
 
 
-def _names_of(rows: Any, column: str) -> list[str]:
-    feature = getattr(rows, "features", {}).get(column)
-    feature = getattr(feature, "feature", feature)
-    return list(getattr(feature, "names", ()) or ())
-
-
 def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names: Sequence[str] | None = None) -> Any:
     """Serve a cloud of millions of points in 3D, drawn by the graphics card of the browser's machine.
 
     The page comes from the package viser and needs no network. All points are sent once; nothing is thinned out.
-
-    Args:
-        cloud: A path, or anything else that pipelines accept.
-        host: Address to listen on; 0.0.0.0 admits other machines.
-        port: Port to listen on; the next free one if it is taken.
-        names: Names of labels; by default their numbers.
+    `host` 0.0.0.0 admits other machines; if the port is taken, the next free one is.
 
     Returns:
         The server; `get_port()` tells the port, `sleep_forever()` waits for Ctrl-C, `stop()` ends it.
-
-    Raises:
-        ImportError: viser is missing.
-        ValueError: The cloud cannot be read.
     """
     try:
         import viser  # pyright: ignore[reportMissingImports] optional
@@ -301,10 +228,7 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
             visible = ~np.isin(view.labels, hidden)
         shown.points, shown.colors = points[visible], colors[choice.value][visible]
 
-    def resize(_: Any = None) -> None:
-        shown.point_size = size * wide.value
-
     for control in (choice, *boxes.values()):
         control.on_update(update)
-    wide.on_update(resize)
+    wide.on_update(lambda _: setattr(shown, "point_size", size * wide.value))
     return server

@@ -1,8 +1,4 @@
-"""The viewer: point clouds on one HTML page that needs no network.
-
-`viewer_page` prepares clouds for `templates/viewer.html`; the other functions call it for a labeled cloud and for
-rows of clouds.
-"""
+"""The viewer: point clouds on one HTML page that needs no network, prepared for `templates/viewer.html`."""
 
 from __future__ import annotations
 
@@ -34,15 +30,7 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 
 
 def box_edges(corners: np.ndarray, count: int = 100) -> np.ndarray:
-    """Return points along the twelve edges of a box, which draw it in a cloud.
-
-    Args:
-        corners: (8, 3), four of the bottom, then those above them.
-        count: points of an edge.
-
-    Returns:
-        (12 * count, 3).
-    """
+    """Return points (12 * count, 3) along the edges of a box, as `BoxView` has its corners, to draw it in a cloud."""
     corners = np.asarray(corners, dtype=np.float64)
     steps = np.linspace(0, 1, count)[:, None]
     return np.concatenate([corners[start] + steps * (corners[end] - corners[start]) for start, end in _EDGES])
@@ -84,12 +72,9 @@ LOWEST_BOX = 0.05
 
 @dataclass
 class BoxView:
-    """A box that the viewer draws around an object.
+    """A box around an object: corners (8, 3), four of the bottom, then those above them; the name of its class.
 
-    Args:
-        corners: (8, 3), four of the bottom, then those above them.
-        label: Name of its class.
-        score: From 0 to 1, by which it is hidden; None shows it always.
+    It is hidden by its score, from 0 to 1; None shows it always.
     """
 
     corners: np.ndarray
@@ -169,13 +154,8 @@ def viewer_page(
         box_names: Names of the classes of boxes; the same number has the same color on every page.
         threshold: Score below which boxes are hidden at first.
         palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
-
-    Raises:
-        ValueError: There is no cloud, or shapes, labels or numbers of names do not fit.
     """
-    checked = check_views(clouds, names)
-    total = sum(len(cloud.points) for cloud in checked)
-    shown = thin_views(checked)
+    total, shown = sum(len(cloud.points) for cloud in clouds), prepared_views(clouds, names)
     if (count := sum(len(cloud.points) for cloud in shown)) < total:
         note = f"{note} · " * bool(note) + f"{count:,} of {total:,} points, drawn at random"
     columns = min(columns, len(shown))
@@ -188,38 +168,6 @@ def viewer_page(
     if any(cloud.category is not None for cloud in shown):
         data["classes"] = {"names": list(categories), "colors": list(map(hex_color, label_colors(len(categories))))}
     return html_page("viewer.html", title=title, data=data)
-
-
-def write_point_cloud_page(
-    path: str | os.PathLike,
-    points: np.ndarray,
-    labels: np.ndarray,
-    names: Sequence[str],
-    *,
-    title: str = "point cloud",
-    up_axis: str = "y",
-    colors: np.ndarray | None = None,
-    palette: np.ndarray | None = None,
-) -> Path:
-    """Write a page that shows a cloud colored by label and turns it with the mouse or a finger.
-
-    Args:
-        path: File to write, atomically.
-        points: (points, 3).
-        labels: (points,) class numbers from 0.
-        names: Names of the classes; those that occur are listed.
-        title: Title of the page.
-        up_axis: "x", "y" or "z".
-        colors: (points, 3) the cloud's own colors in [0, 1], as a second coloring.
-        palette: (names, 3) colors of the labels in [0, 1]; None for those of `label_colors`.
-
-    Raises:
-        ValueError: Shapes do not fit, or a label has no name.
-    """
-    cloud = CloudView(points, colors=colors, labels=labels)
-    return write_text(
-        path, viewer_page([cloud], names=names, title=title, label_name="class", up_axis=up_axis, palette=palette)
-    )
 
 
 def write_clouds_page(path: str | os.PathLike, clouds: Sequence[np.ndarray], **settings: Any) -> Path:
@@ -237,21 +185,11 @@ def clouds_page(
     up_axis: str = "y",
     **settings: Any,
 ) -> str:
-    """Return the text of a page that shows clouds in a grid; turning one turns all.
+    """Return the text of a page that shows clouds, arrays (points, 3 or 6), in a grid; turning one turns all.
 
-    Args:
-        clouds: Arrays (points, 3 or 6); channels 4 to 6 are colors in [0, 1]. Without them, points are colored by
-            height.
-        titles: A line for each cloud.
-        boxes: Those of each cloud.
-        columns: Clouds per row.
-        rows_share_frame: Draw the clouds of a row in one frame and with one range of heights, so that their sizes
-            and places can be compared.
-        up_axis: "x", "y" or "z".
-        **settings: Further arguments of `viewer_page`: `title`, `legend`, `box_names`, `threshold` …
-
-    Raises:
-        ValueError: There is no cloud, or the number of titles or lists of boxes differs.
+    Channels 4 to 6 are colors in [0, 1]; without them, height colors points. There is a title and a list of boxes for
+    each cloud. With `rows_share_frame` the clouds of a row are drawn in one frame and with one range of heights, to
+    compare them. Further arguments are those of `viewer_page`.
     """
     clouds = [np.asarray(cloud, dtype=np.float64) for cloud in clouds]
     # In a row of clouds with and without colors, those without are colored by height.
@@ -279,15 +217,16 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.stack([np.interp(relative, stops, channel) for channel in _HEIGHTS.T], axis=1)
 
 
-def check_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
-    """Return clouds with arrays instead of lists.
+def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
+    """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random.
 
     Raises:
         ValueError: There is no cloud, coordinates are not finite, or shapes or labels do not fit.
     """
     if not len(clouds):
         raise ValueError("clouds is empty; expected at least one array (points, 3)")
-    checked = []
+    # Every cloud gets the same share, and a page always the same sample.
+    most, generator, prepared = MOST_POINTS // len(clouds), np.random.default_rng(0), []
     for number, cloud in enumerate(clouds):
         arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
         arrays = {name: None if array is None else np.asarray(array) for name, array in arrays.items()}
@@ -300,23 +239,13 @@ def check_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[
         for name, shape in {"colors": (len(points), 3), "labels": (len(points),), "values": (len(points),)}.items():
             if (array := arrays[name]) is not None and array.shape != shape:
                 raise ValueError(f"cloud {number}: {name} have shape {array.shape}; expected {shape}")
-        checked.append(replace(cloud, **arrays))
-    return checked
-
-
-def thin_views(clouds: Sequence[CloudView]) -> list[CloudView]:
-    """Return clouds with at most 200,000 points in all; larger ones are replaced by a random sample."""
-    # Every cloud gets the same share, and a page always the same sample.
-    most, generator, thinned = MOST_POINTS // len(clouds), np.random.default_rng(0), []
-    for cloud in clouds:
-        if len(cloud.points) > most:
-            kept = np.sort(generator.choice(len(cloud.points), most, replace=False))
-            arrays = {name: getattr(cloud, name) for name in ("points", "colors", "labels", "values")}
+        texts = cloud.texts
+        if len(points) > most:
+            kept = np.sort(generator.choice(len(points), most, replace=False))
             arrays = {name: None if array is None else array[kept] for name, array in arrays.items()}
-            texts = None if cloud.texts is None else [cloud.texts[number] for number in kept]
-            cloud = replace(cloud, texts=texts, **arrays)
-        thinned.append(cloud)
-    return thinned
+            texts = None if texts is None else [texts[index] for index in kept]
+        prepared.append(replace(cloud, texts=texts, **arrays))
+    return prepared
 
 
 def _panels(

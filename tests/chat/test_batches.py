@@ -86,7 +86,7 @@ def test_prompts_are_cut_at_their_end_but_no_cloud_is(processor):
     [
         ({"padding": "max_length"}, "max_length=None, truncation=False, padding='max_length'; expected max_length"),
         ({"max_length": 3, "padding": "longest"}, "max_length=3, truncation=False, padding='longest'; expected"),
-        ({"padding": False}, "padding=False with prompts of 1 to 3 tokens; expected padding=True, or return_tensors="),
+        ({"padding": False}, "input_ids"),
     ],
 )
 def test_lengths_that_contradict_each_other_are_refused(given, message, processor):

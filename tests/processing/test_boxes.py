@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
 from hf_any3d import PointCloudProcessor, PointTransformerV3Processor
-from hf_any3d.data.files import PointCloudData
 
 
 def test_boxes_above_a_score_are_answers_the_likeliest_first():
@@ -58,19 +56,3 @@ def test_a_saved_file_names_the_class_that_opens_it(tmp_path):
         assert type(made) is kind and made.num_points == 9 and not hasattr(made, "processor_class")
     other = PointCloudProcessor.from_dict({"processor_class": "Other", "num_points": 9})
     assert type(other) is PointCloudProcessor and other.num_points == 9
-
-
-def test_a_turned_cloud_keeps_all_but_its_offset():
-    rng = np.random.default_rng(0)
-    cloud = PointCloudData(
-        rng.random((5, 3)), colors=rng.random((5, 3)), normals=rng.random((5, 3)), offset=np.array([7.0, 8, 9])
-    )
-    processor = PointCloudProcessor(features=["xyz", "rgb", "normals"], up_axis="y")
-    turned = processor._open(cloud, "z")
-    # Z becomes y, and y turns to where -z was.
-    for name in ("points", "normals"):
-        given = getattr(cloud, name)
-        np.testing.assert_allclose(getattr(turned, name), np.stack([given[:, 0], given[:, 2], -given[:, 1]], axis=1))
-    assert np.array_equal(turned.colors, cloud.colors) and turned.offset is None
-    same = processor._open(cloud, None)
-    assert np.array_equal(same.points, cloud.points) and same.offset.tolist() == [7, 8, 9]

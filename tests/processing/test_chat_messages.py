@@ -3,18 +3,12 @@
 import pytest
 
 from hf_any3d.processing.chat_messages import (
-    as_conversations,
-    check_texts,
     clean_question,
-    cloud_of,
-    fold_system,
-    is_conversation,
     released_answer,
     released_evaluation_answer,
     take_clouds,
     training_messages,
 )
-from tests.errors import raises
 
 CLOUD = {"type": "point_cloud"}
 
@@ -69,7 +63,7 @@ def test_released_answers_are_judged_in_small_letters_up_to_the_end_mark():
     ],
 )
 def test_a_part_may_hold_its_cloud_in_several_ways(part, cloud):
-    assert cloud_of(part) == cloud
+    assert take_clouds([said("user", part)])[1] == [cloud]
 
 
 def test_clouds_are_taken_in_their_order():
@@ -83,49 +77,3 @@ def test_clouds_are_taken_in_their_order():
     ):
         with pytest.raises(ValueError, match=message):
             take_clouds(messages, further, complete)
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        ({"role": "bot", "content": "x"}, "a message has role 'bot'; expected one of"),
-        (said("user", {"type": "image"}), "a part has type 'image'; expected 'text' or 'point_cloud'"),
-        (said("user", text("\ud800")), "surrogates"),
-    ],
-)
-def test_what_is_no_message_is_refused(message, reason):
-    with pytest.raises(ValueError, match=reason):
-        take_clouds([message])
-
-
-def test_one_or_many_conversations():
-    one = [said("user", text("x"))]
-    assert as_conversations(one) == ([one], False) and as_conversations([one, one]) == ([one, one], True)
-    assert (
-        is_conversation(tuple(one))
-        and not is_conversation([])
-        and not is_conversation(["x"])
-        and not is_conversation("x")
-    )
-    for wrong in ([], [one, []], "x", None):
-        with pytest.raises(ValueError, match=f"conversation is a {type(wrong).__name__}; expected messages"):
-            as_conversations(wrong)
-
-
-def test_texts_hold_no_special_token_but_in_answers():
-    check_texts([said("assistant", text("so<end>"))], ["<end>"])
-    for role in ("user", "system"):
-        with raises(ValueError, naming="'<end>'"):
-            check_texts([said(role, text("so<end>"))], ["other", "<end>"])
-
-
-def test_the_text_of_the_system_goes_before_the_first_question():
-    system, question = said("system", text("Be"), text(" brief.")), said("user", CLOUD, text("x"), text("y"))
-    answer = said("assistant", text("z"))
-    folded = fold_system([system, question, answer])
-    assert folded == [said("user", CLOUD, text("Be brief.\n\n"), text("x"), text("y")), answer]
-    assert fold_system([system, said("user", CLOUD)]) == [said("user", CLOUD, text("Be brief.\n\n"))]
-    assert fold_system([question, answer]) == [question, answer] and fold_system([]) == []
-    for wrong in ([said("system", CLOUD), question], [system], [system, answer]):
-        with pytest.raises(ValueError, match="expected text and a question"):
-            fold_system(wrong)

@@ -7,9 +7,8 @@ import trimesh
 from datasets import Dataset
 from transformers import AutoFeatureExtractor, AutoProcessor
 
-import hf_any3d.processing.point_clouds
 from hf_any3d import PointCloudProcessor
-from hf_any3d.data.files import PointCloudData, PointCloudFileError
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.modeling.point_ops import farthest_point_sample
 from tests.errors import raises
 
@@ -47,12 +46,6 @@ def test_centered_on_the_ground_a_cloud_keeps_its_heights(up_axis, up):
     expected = given - given.mean(0)
     expected[:, up] = given[:, up] - given[:, up].min()
     np.testing.assert_allclose(points, expected, atol=1e-5)
-
-
-def test_a_cloud_of_the_right_size_keeps_its_order():
-    for sampling in ("random", "farthest", "first"):
-        processor = PointCloudProcessor(num_points=1024, center=False, scale=None, sampling=sampling)
-        assert (processor(CHAIR)["points"][0].numpy() == CHAIR).all()
 
 
 def test_farthest_sampling_takes_the_points_of_the_operation():
@@ -124,13 +117,6 @@ def test_small_clouds_are_padded_and_masked_on_request():
     assert torch.equal(made["points"][0, :20], PointCloudProcessor(num_points=20)(cloud(20))["points"][0])
     assert not made["points"][~made["points_mask"]].any()
     assert processor([cloud(60), cloud(70)])["points_mask"].shape == (2, 50)
-
-
-@pytest.mark.filterwarnings("error")
-def test_num_points_can_be_given_to_a_call():
-    processor = PointCloudProcessor(num_points=50)
-    assert processor(cloud(100), num_points=7)["points"].shape == (1, 7, 3)
-    assert processor.num_points == 50
 
 
 @pytest.mark.parametrize("kind", ["pt", "np", None])
@@ -217,37 +203,13 @@ def test_a_cloud_that_cannot_be_used_is_named(bad, why):
         PointCloudProcessor(num_points=10)([cloud(10), bad])
 
 
-def test_a_single_bad_file_keeps_its_own_message():
-    with raises(PointCloudFileError, naming="missing.ply"):
-        PointCloudProcessor()("missing.ply")
-
-
 def test_equal_points_are_allowed_when_nothing_is_scaled():
     points = PointCloudProcessor(num_points=4, scale=None, center=False)(np.full((4, 3), 2.0))["points"]
     assert (points == 2).all()
 
 
-def test_large_clouds_are_reduced_before_farthest_sampling(monkeypatch):
-    seen = []
-
-    def counted(points, *args, **kwargs):
-        seen.append(points.shape[1])
-        return farthest_point_sample(points, *args, **kwargs)
-
-    monkeypatch.setattr("hf_any3d.modeling.point_ops.farthest_point_sample", counted)
-    monkeypatch.setattr(hf_any3d.processing.point_clouds, "_FARTHEST_CANDIDATES", 5000)
-    processor = PointCloudProcessor(num_points=32, sampling="farthest")
-    large = cloud(20_000)
-    assert torch.equal(processor(large)["points"], processor(large)["points"])
-    processor(cloud(4000))
-    processor(cloud(9000), num_points=6000)
-    assert seen == [5000, 5000, 4000, 6000]
-
-
-@pytest.mark.parametrize("candidates", [50, 100, 1_000_000])
 @pytest.mark.parametrize("sampling", ["first", "random", "farthest"])
-def test_a_larger_cloud_gives_no_point_twice(sampling, candidates, monkeypatch):
-    monkeypatch.setattr(hf_any3d.processing.point_clouds, "_FARTHEST_CANDIDATES", candidates)
+def test_a_larger_cloud_gives_no_point_twice(sampling):
     for count in (50, 99, 100):
         points = PointCloudProcessor(num_points=count, sampling=sampling)(cloud(100))["points"][0]
         assert len(points) == len(points.unique(dim=0)) == count
@@ -255,8 +217,9 @@ def test_a_larger_cloud_gives_no_point_twice(sampling, candidates, monkeypatch):
 
 def test_ten_million_points_are_read_and_sampled():
     points = np.random.default_rng(0).random((10_000_000, 3), dtype=np.float32)
-    out = PointCloudProcessor(num_points=256)(points)["points"]
-    assert out.shape == (1, 256, 3) and torch.isfinite(out).all()
+    for sampling in ("random", "farthest"):
+        out = PointCloudProcessor(num_points=64, sampling=sampling)(points)["points"]
+        assert out.shape == (1, 64, 3) and torch.isfinite(out).all()
 
 
 @pytest.mark.parametrize(
@@ -317,12 +280,6 @@ def test_it_works_as_a_map_over_a_dataset():
     single = processor([rows[0], rows[1]], return_tensors="np")["points"]
     np.testing.assert_allclose(np.asarray(batched["points"]), single)
     assert processor(rows["points"])["points"].shape == (2, 10, 3)
-
-
-def test_size_of_blocks_is_recorded(tmp_path):
-    PointCloudProcessor(block_size=2.5, block_overlap=0.25).save_pretrained(tmp_path)
-    again = PointCloudProcessor.from_pretrained(tmp_path)
-    assert (again.block_size, again.block_overlap) == (2.5, 0.25)
 
 
 def test_each_cloud_of_a_call_may_have_its_own_seed():

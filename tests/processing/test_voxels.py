@@ -46,29 +46,6 @@ def test_presets_make_the_released_cells(name, preset):
             assert not channels[:, 3:].any()
 
 
-def test_points_are_drawn_without_repeats():
-    cloud = np.random.default_rng(0).random((500, 3))
-    made = PointTransformerV3Processor(features=["xyz"], grid_size=1e-4, drawn_points=490)(cloud)
-    assert made["points"].shape == (1, 490, 3)
-
-
-def test_settings_scale_center_and_sample():
-    cloud = np.random.default_rng(0).random((500, 3), dtype=np.float32) * [2, 1, 0.5] + [5, -3, 2]
-    made = PointTransformerV3Processor(features=["xyz"], grid_size=0.1)(cloud)
-    again = PointTransformerV3Processor(features=["xyz"], grid_size=0.05, factor=0.5)(cloud)
-    assert torch.equal(made["inverse"], again["inverse"])
-    torch.testing.assert_close(made["points"], again["points"] * 2)
-    own = made["points"][0][made["inverse"][0]]
-    assert (own - torch.from_numpy(cloud).float() - (own - torch.from_numpy(cloud).float()).mean(0)).abs().max() < 0.1
-    assert made["points"][0, :, 2].min() >= 0
-    ball = PointTransformerV3Processor(features=["xyz"], **VOXEL_PRESETS["utonia_objects"] | {"box_center": None})
-    assert ball(cloud)["points"].norm(dim=-1).max() <= 1 + 1e-5
-    after = PointTransformerV3Processor(features=["xyz"], grid_size=0.1, box_center="across", center_voxels=True)
-    points = after(cloud)["points"][0]
-    torch.testing.assert_close(points.amin(0)[:2], -points.amax(0)[:2])
-    assert points[:, 2].min() >= 2
-
-
 def test_clouds_of_too_many_cells_are_named():
     clouds = [np.random.default_rng(0).random((9, 3)), np.random.default_rng(1).random((9, 3)) * 1e6]
     with raises(ValueError, naming="grid_size"):

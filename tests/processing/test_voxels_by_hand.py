@@ -7,8 +7,6 @@ import pytest
 
 from hf_any3d import PointTransformerV3Processor
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.processing import voxels
-from hf_any3d.processing.voxels import VOXEL_PRESETS, _turn, nearest_rows
 from tests.errors import raises
 
 FINE = 1e-3  # each point has a cell of its own
@@ -205,14 +203,6 @@ def test_points_that_are_not_drawn_lead_to_the_nearest_voxel():
     )
 
 
-@pytest.mark.parametrize("piece", [1, 3, 40, 99])
-def test_nearest_rows_are_found_in_pieces(piece, monkeypatch):
-    monkeypatch.setattr(voxels, "_PIECE", piece)
-    points, others = cloud().points, cloud(7, 1).points
-    distances = ((points[:, None] - others[None]) ** 2).sum(axis=2)
-    np.testing.assert_array_equal(nearest_rows(points, others), distances.argmin(axis=1))
-
-
 @pytest.mark.parametrize("first_grid", [None, 0.25])
 @pytest.mark.parametrize("center_voxels", [True, False])
 @pytest.mark.parametrize("up", ["z", "y"])
@@ -259,22 +249,6 @@ def test_a_cloud_is_seen_in_views_whose_fragments_have_a_point_of_each_cell(up, 
     assert not found
 
 
-def test_views_need_scales_and_turns_and_enough_points():
-    with raises(ValueError, naming="views=None: the processor has no"):
-        next(PointTransformerV3Processor(features=["xyz"]).fragments(cloud()))
-    processor = PointTransformerV3Processor(features=["xyz"], views=[[1, 0]], min_points=4)
-    with raises(ValueError, naming="min_points"):
-        next(processor.fragments(cloud(3)))
-    assert len(next(processor.fragments(cloud(4)))[0]) == 4
-
-
-@pytest.mark.parametrize(("up", "turned"), [(0, [1, -3, 2]), (1, [3, 2, -1]), (2, [-2, 1, 3])])
-def test_quarter_turns_are_exact(up, turned):
-    assert (np.array([1, 2, 3]) @ _turn(90, up).T).tolist() == turned
-    np.testing.assert_array_equal(_turn(270, up), _turn(90, up).T)
-    np.testing.assert_allclose(_turn(30, up) @ _turn(60, up), _turn(90, up), atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -294,41 +268,3 @@ def test_quarter_turns_are_exact(up, turned):
 def test_settings_that_would_mean_something_else_are_refused(settings, named):
     with raises(ValueError, naming=named):
         PointTransformerV3Processor(**settings)
-
-
-def test_settings_are_kept_as_plain_values():
-    processor = PointTransformerV3Processor(
-        views=np.array([[1, 0], [2, 90]]), clip=[(0, 1, 2), (3, 4, 5)], model_axes=None, drawn_points=3, factor=2,
-        grid_size=1, first_grid=0.5,
-    )  # fmt: skip
-    assert processor.views == [[1.0, 0.0], [2.0, 90.0]] and processor.clip == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
-    assert (processor.factor, processor.grid_size, processor.first_grid, processor.drawn_points) == (2, 1, 0.5, 3)
-    assert type(processor.factor) is type(processor.grid_size) is float
-    assert PointTransformerV3Processor(model_axes=("-z", "x", "y")).model_axes == ["-z", "x", "y"]
-
-
-def test_presets_are_those_of_the_released_programs():
-    lacking = {"default_rgb": (0, 0, 0), "needs_normals": False}
-    street = {"grid_size": 0.05, "box_center": None, "features": ["xyz", "intensity"], "first_grid": 0.025}
-    scaled = [[scale, 0] for scale in (0.9, 0.95, 1, 1.05, 1.1)] + [[s, 180] for s in (0.9, 0.95, 1, 1.05, 1.1)]
-    turns = [0, 90, 180, 270]
-    scannet = [[scale, turn] for scale in (1, 0.95, 1.05) for turn in turns] + [[1, 180]]
-    assert VOXEL_PRESETS == {
-        "sonata": {},
-        "concerto": lacking,
-        "concerto_outdoor": lacking
-        | {"grid_size": 0.01, "factor": 0.2, "box_center": "across", "center_voxels": True},
-        "utonia_indoor": lacking | {"grid_size": 0.01, "factor": 0.5},
-        "utonia_outdoor": lacking | {"grid_size": 0.01, "factor": 0.2, "box_center": None},
-        "utonia_objects": lacking | {"grid_size": 0.01, "scale": "unit_sphere"},
-        "utonia_tabletop": lacking | {"grid_size": 0.01, "factor": 4.0},
-        "utonia_city": lacking | {"grid_size": 0.01, "factor": 0.0015},
-        "scannet": {"views": scannet},
-        "s3dis": {"views": scaled},
-        "nuscenes": street | {"intensity_range": "bytes", "views": scaled},
-        "waymo": street
-        | {"intensity_range": "tanh", "clip": [[-75.2, -75.2, -4], [75.2, 75.2, 2]]}
-        | {"views": [[1, turn] for turn in turns]},
-        "find3d": {"color_range": "signed", "scale": "unit_box", "factor": 0.75, "up_axis": "y", "drawn_points": 5000}
-        | {"model_axes": ["-x", "z", "y"]},
-    }

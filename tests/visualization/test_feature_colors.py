@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from hf_any3d.visualization import feature_colors as module
 from hf_any3d.visualization.feature_colors import feature_colors
 from tests.golden import assert_stored
 
@@ -24,13 +23,12 @@ def test_groups_of_features_have_colors_of_their_own():
     assert min(apart) > 10 * spread
 
 
-def test_colors_come_from_a_sample_and_in_pieces(monkeypatch):
+def test_colors_of_many_points_come_from_a_sample():
     features, _ = groups()
     expected = feature_colors(features)
-    monkeypatch.setattr(module, "_PIECE", 7)
-    np.testing.assert_array_equal(feature_colors(features), expected)
-    monkeypatch.setattr(module, "_SAMPLE", 300)
-    assert np.abs(feature_colors(features) - expected).max() < 0.1
+    for times in (40, 400):  # more than the sample, and than are projected at a time
+        many = feature_colors(np.tile(features, (times, 1))).reshape(times, 600, 3)
+        assert np.abs(many - expected).max() < 0.1
 
 
 def test_bad_features_are_refused():

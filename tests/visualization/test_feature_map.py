@@ -1,9 +1,10 @@
 """Maps of features, as pictures and as pages."""
 
+import sys
+
 import numpy as np
 import pytest
 
-from hf_any3d.visualization import show as feature_map
 from hf_any3d.visualization.show import project_features, write_feature_map
 from hf_any3d.visualization.viewer import hex_color, label_colors
 from tests.visualization.test_viewer import content, decoded
@@ -27,21 +28,22 @@ def test_groups_stay_groups_and_the_seed_decides():
     assert np.array_equal(project_features(groups(), perplexity=10), places)
 
 
-def test_openTSNE_is_taken_where_it_is_installed(monkeypatch):
-    seen = {}
+OPEN_TSNE = """
+class TSNE:
+    def __init__(self, perplexity, metric, random_state):
+        assert (perplexity, metric, random_state) == (25.0, "cosine", 42)
 
-    class Projection:
-        def __init__(self, **settings):
-            seen.update(settings)
+    def fit(self, features):
+        return features[:, :2]
+"""
 
-        def fit(self, features):
-            return features[:, :2]
 
-    monkeypatch.setitem(__import__("sys").modules, "openTSNE", type("Library", (), {"TSNE": Projection}))
-    monkeypatch.setattr(feature_map, "find_spec", lambda name: name == "openTSNE" or None)
+def test_openTSNE_is_taken_where_it_is_installed(tmp_path, monkeypatch):
+    (tmp_path / "openTSNE.py").write_text(OPEN_TSNE)
+    monkeypatch.syspath_prepend(tmp_path)
     features = groups().astype(np.float32)
     assert np.array_equal(project_features(features), features[:, :2])
-    assert seen == {"perplexity": 25.0, "metric": "cosine", "random_state": 42}
+    del sys.modules["openTSNE"]
 
 
 def test_page_contains_places_classes_and_names_and_needs_no_network(tmp_path):

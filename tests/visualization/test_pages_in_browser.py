@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hf_any3d.visualization.show import write_feature_map, write_views
-from hf_any3d.visualization.viewer import CloudView, write_clouds_page, write_point_cloud_page
+from hf_any3d.visualization.viewer import CloudView, write_clouds_page
 
 SCROLLS = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
@@ -54,7 +54,8 @@ def painted(browser):
 
 def test_labeled_clouds_turn_and_their_labels_are_hidden(browser, points, tmp_path):
     labels = (points[:, 1] > 0).astype(int)
-    browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, ["top", "<b>legs"]))
+    view = CloudView(points, labels=labels)
+    browser.open(write_views(tmp_path / "page.html", [view], names=["top", "<b>legs"]))
     before = painted(browser)
     assert before > 300 and rows_of_legend(browser) == ["top", "<b>legs"]
     first = picture(browser)
@@ -121,7 +122,7 @@ def test_a_long_legend_scrolls_and_leaves_room_for_the_cloud(phone, browser, tmp
     points, labels = np.random.default_rng(0).normal(size=(4000, 3)), np.arange(4000) % 40
     names = [f"class {number}" for number in range(40)]
     with emulated(browser, phone=phone):
-        browser.open(write_point_cloud_page(tmp_path / "page.html", points, labels, names))
+        browser.open(write_views(tmp_path / "page.html", [CloudView(points, labels=labels)], names=names))
         if phone:
             browser.all("summary")[0].click()
         assert rows_of_legend(browser) == names

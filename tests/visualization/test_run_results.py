@@ -103,18 +103,6 @@ def test_a_run_leaves_curves_a_table_of_classes_and_the_confusion_matrix(results
     assert (results / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_names_of_lines_stand_beside_each_other_each_right_of_its_mark(results):
-    chart = re.search(r"<svg.*?</svg>", (results / "results.html").read_text(encoding="utf-8"), re.DOTALL).group()
-    ends = [float(x) for x in re.findall(r'<text x="([\d.-]+)" y="16" text-anchor="end">', chart)]
-    marks = [float(x) for x in re.findall(r'<path d="M([\d.-]+) 12h14"', chart)]
-    names = re.findall(r'y="16" text-anchor="end">([^<]+)<', chart)
-    assert names == ["training", "evaluation"]
-    width = float(re.search(r'viewBox="0 0 (\d+)', chart).group(1))
-    for name, mark, end, limit in zip(names, marks, ends, [width, marks[0]], strict=True):
-        # Letters of the page's font are about 7 wide; a mark is 14.
-        assert 0 < mark < mark + 14 + 6 * len(name) < end < limit
-
-
 def test_a_run_without_classes_leaves_its_curves(tmp_path):
     write_run_results(tmp_path, title="run", history=HISTORY, metrics={}, class_scores={}, confusions={})
     assert {file.name for file in tmp_path.iterdir()} == {"results.html", "results.png"}

@@ -1,8 +1,5 @@
 """Files, rows of datasets and the views of a model, shown on pages and pictures."""
 
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -63,66 +60,3 @@ def test_rows_of_a_dataset_are_a_grid_with_their_classes():
     assert [view.status for view in predicted[:2]] == ["right", "wrong"] and predicted[1].note == "lamp → chair"
     with raises(ValueError, naming="predictions: 1 for 8 rows"):
         show.views_of_rows(dataset(), predictions=["chair"])
-
-
-def test_large_scenes_name_the_extra_that_serves_them(monkeypatch):
-    monkeypatch.setitem(sys.modules, "viser", None)
-    with raises(ImportError, naming="'hf-any3d[scenes]'"):
-        show.serve_scene(np.zeros((3, 3)))
-
-
-class Control:
-    """A control of viser's panel, or what it controls."""
-
-    def __init__(self, value=None, **settings):
-        self.value, self.react = value, None
-        vars(self).update(settings)
-
-    def on_update(self, react):
-        self.react = react
-
-    def choose(self, value):
-        self.value = value
-        self.react(None)
-
-
-class Server:
-    """The part of viser's server that `serve_scene` uses."""
-
-    def __init__(self, **settings):
-        self.settings, self.controls = settings, {}
-        self.scene = self.gui = self
-        self.initial_camera = Control()
-
-    def add_point_cloud(self, name, points, colors, point_size):
-        self.cloud = Control(points=points, colors=colors, point_size=point_size)
-        return self.cloud
-
-    def add_markdown(self, text):
-        self.text = text
-
-    def add_dropdown(self, name, options):
-        return self.controls.setdefault(name, Control(options[0]))
-
-    def add_slider(self, name, initial_value, **limits):
-        return self.controls.setdefault(name, Control(initial_value))
-
-    def add_checkbox(self, name, initial_value):
-        return self.controls.setdefault(name, Control(initial_value))
-
-
-def test_scenes_are_served_with_all_points_and_their_labels_are_hidden(monkeypatch):
-    monkeypatch.setitem(sys.modules, "viser", SimpleNamespace(ViserServer=Server))
-    points = np.random.default_rng(0).normal(size=(1000, 3)) + 1e6  # far from the origin
-    scene = PointCloudData(points, colors=np.full((1000, 3), 0.5), labels=np.arange(1000) % 4 // 3)
-    server = show.serve_scene(scene, names=["wall", "floor"], port=18080)
-    assert server.settings["port"] == 18080 and server.settings["host"] == "127.0.0.1"
-    assert server.cloud.points.shape == (1000, 3) and np.abs(server.cloud.points).max() < 6
-    assert (server.cloud.colors == 128).all() and server.text == "1,000 points"
-    server.controls["Color"].choose("label")
-    assert len(np.unique(server.cloud.colors, axis=0)) == 2
-    server.controls["wall"].choose(False)
-    assert len(server.cloud.points) == len(server.cloud.colors) == 250
-    size = server.cloud.point_size
-    server.controls["Point size"].choose(2.0)
-    assert server.cloud.point_size == pytest.approx(2 * size)

@@ -23,7 +23,6 @@ from hf_any3d.visualization.viewer import (
     label_colors,
     viewer_page,
     write_clouds_page,
-    write_point_cloud_page,
 )
 from tests.errors import raises
 from tests.golden import assert_stored
@@ -55,12 +54,12 @@ def test_colors_of_labels_differ_and_stay():
 
 
 @pytest.mark.parametrize(("up_axis", "up"), [("x", 0), ("y", 1), ("z", 2)])
-def test_page_contains_points_and_labels_and_needs_no_network(tmp_path, up_axis, up):
+def test_page_contains_points_and_labels_and_needs_no_network(up_axis, up):
     points = np.random.default_rng(0).normal(size=(30, 3)) * [1, 2, 3] + 100
     labels = np.arange(30) % 2
     names = ["<b>top", "legs", "never"]
-    path = write_point_cloud_page(tmp_path / "a.html", points, labels, names, title="a & b", up_axis=up_axis)
-    page = path.read_text(encoding="utf-8")
+    settings = {"names": names, "label_name": "class", "title": "a & b", "up_axis": up_axis}
+    page = viewer_page([CloudView(points, labels=labels)], **settings)
     data, shown = content(page)
     assert np.array_equal(decoded(coloring(data, "class")["values"], "<u2"), labels)
     assert np.linalg.norm(shown, axis=1).max() == pytest.approx(1, abs=1e-4)
@@ -69,13 +68,10 @@ def test_page_contains_points_and_labels_and_needs_no_network(tmp_path, up_axis,
     assert coloring(data, "class")["names"] == names and data["title"] == "a & b"
     assert "<b>top" not in page and "<title>a &amp; b</title>" in page
     assert "http:" not in page and "https:" not in page and "src=" not in page and "default-src 'none'" in page
-    assert [file.name for file in tmp_path.iterdir()] == ["a.html"]
 
 
-def test_huge_clouds_are_thinned_out_and_the_page_states_it(tmp_path):
-    count = MOST_POINTS + 1000
-    path = write_point_cloud_page(tmp_path / "a.html", np.random.rand(count, 3), np.zeros(count, int), ["one"])
-    data, shown = content(path.read_text())
+def test_huge_clouds_are_thinned_out_and_the_page_states_it():
+    data, shown = content(viewer_page([CloudView(np.random.rand(MOST_POINTS + 1000, 3))]))
     assert len(shown) == MOST_POINTS and data["note"] == "200,000 of 201,000 points, drawn at random"
 
 
@@ -189,9 +185,8 @@ def test_clouds_that_cannot_be_shown_are_refused():
         plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
 
 
-def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point(monkeypatch):
-    monkeypatch.setattr(viewer, "MOST_POINTS", 40)
-    numbers = np.arange(100)
+def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point():
+    numbers = np.arange(150_000)
     each = {
         "points": np.repeat(numbers[:, None], 3, axis=1),
         "colors": np.repeat(numbers[:, None], 3, axis=1) / 100,
@@ -202,10 +197,10 @@ def test_a_thinned_cloud_keeps_its_words_and_what_belongs_to_each_point(monkeypa
     kept_whole = {"title": "t", "note": "n", "status": "right", "category": 3, "up_axis": "z"}
     whole = CloudView(**each, **kept_whole, boxes=[turned_box()])
     assert all(value not in (None, "") for value in vars(whole).values() if not isinstance(value, np.ndarray))
-    small = CloudView(np.zeros((20, 3)))
-    thinned, same = viewer.thin_views([whole, small])
+    small = CloudView(np.zeros((MOST_POINTS // 2, 3)))
+    thinned, same = viewer.prepared_views([whole, small], range(150_000))
     kept = thinned.labels
-    assert same is small and len(kept) == 20 == len(set(kept)) and list(kept) == sorted(kept)
+    assert len(same.points) == len(kept) == MOST_POINTS // 2 and (np.diff(kept) > 0).all()
     for name, value in vars(whole).items():
         expected = np.asarray(value)[kept] if name in each else value
         np.testing.assert_array_equal(getattr(thinned, name), expected, err_msg=name)
@@ -230,86 +225,19 @@ def test_page_holds_all_that_its_script_reads():
         "rows": True,
         "classes": {"names": ["c", "d"], "colors": ["#2f6fde", "#e8862a"]},
     }
-    assert panels == [
-        {
-            "start": 0,
-            "count": 4,
-            "title": "a",
-            "note": "n",
-            "up": "y",
-            "low": -0.8729,
-            "high": 0.8729,
-            "fit": [0.488, 0.8729],
-            "flat": False,
-            "status": "right",
-            "class": None,
-            "texts": None,
-        },
-        {
-            "start": 4,
-            "count": 4,
-            "title": "b",
-            "note": "",
-            "up": "z",
-            "low": -0.8729,
-            "high": 0.8729,
-            "fit": [0.488, 0.8729],
-            "flat": False,
-            "status": "",
-            "class": 1,
-            "texts": None,
-        },
-        {
-            "start": 8,
-            "count": 4,
-            "title": "",
-            "note": "",
-            "up": "y",
-            "low": -0.8729,
-            "high": 0.8729,
-            "fit": [0.488, 0.8729],
-            "flat": False,
-            "status": "",
-            "class": 0,
-            "texts": ["w", "x", "y", "z"],
-        },
-    ]
+    shared = {"count": 4, "low": -0.8729, "high": 0.8729, "fit": [0.488, 0.8729], "flat": False}
+    first = {"start": 0, "title": "a", "note": "n", "up": "y", "status": "right", "class": None, "texts": None}
+    second = {"start": 4, "title": "b", "note": "", "up": "z", "status": "", "class": 1, "texts": None}
+    third = {"start": 8, "title": "", "note": "", "up": "y", "status": "", "class": 0, "texts": list("wxyz")}
+    assert panels == [shared | own for own in (first, second, third)]
     assert [{key: value for key, value in one.items() if key != "values"} for one in colorings] == [
         {"name": "label", "kind": "labels", "names": ["u", "v", "w"], "colors": ["#2f6fde", "#e8862a", "#2c9a4b"]},
         {"name": "value", "kind": "values", "low": -3.0, "high": 3.0},
         {"name": "height", "kind": "height"},
     ]
-    assert decoded(coloring({"colorings": colorings}, "value")["values"], "<u1").tolist() == [
-        128,
-        170,
-        212,
-        255,
-        128,
-        85,
-        42,
-        0,
-        170,
-        170,
-        170,
-        170,
-    ]
+    levels = decoded(coloring({"colorings": colorings}, "value")["values"], "<u1").reshape(3, 4)
+    assert levels.tolist() == [[128, 170, 212, 255], [128, 85, 42, 0], [170] * 4]
     assert_stored(list(shown.reshape(3, 4, 3)), [0.540277, 0.366238, 0.540277], 1e-4)
-
-
-def test_every_argument_reaches_the_page(tmp_path):
-    clouds = [np.random.default_rng(n).uniform(size=(5, 6)) for n in range(3)]
-    settings = {"titles": ["a", "b", "c"], "columns": 2, "title": "all", "legend": {"red": (1, 0, 0)}, "up_axis": "x"}
-    page = write_clouds_page(tmp_path / "a.html", clouds, **settings).read_text(encoding="utf-8")
-    assert page == viewer.clouds_page(clouds, **settings)
-    for name in settings:
-        others = {key: value for key, value in settings.items() if key != name}
-        assert viewer.clouds_page(clouds, **others) != page, name
-    given = {"title": "one", "up_axis": "z", "colors": clouds[0][:, 3:]}
-    cloud = (clouds[0][:, :3], np.zeros(5, int), ["part"])
-    whole = write_point_cloud_page(tmp_path / "b.html", *cloud, **given).read_text(encoding="utf-8")
-    for name in given:
-        others = {key: value for key, value in given.items() if key != name}
-        assert write_point_cloud_page(tmp_path / "c.html", *cloud, **others).read_text(encoding="utf-8") != whole, name
 
 
 def test_colors_of_a_config_are_taken_if_there_is_one_for_each_label():
@@ -318,16 +246,6 @@ def test_colors_of_a_config_are_taken_if_there_is_one_for_each_label():
     for other in (config, SimpleNamespace(label_colors=None), SimpleNamespace()):
         assert np.array_equal(viewer.colors_of(other, 3), label_colors(3))
     assert viewer.hex_color((1, 0.5, 0)) == "#ff8000"
-
-
-def test_edges_of_a_box_are_points_from_corner_to_corner():
-    corners = np.array([[x, y, z] for z in (0, 1) for x, y in ((0, 0), (2, 0), (2, 3), (0, 3))], float)
-    points = viewer.box_edges(corners, 5)
-    assert points.shape == (60, 3) and len(viewer.box_edges(corners)) == 1200
-    assert {tuple(point) for point in points} >= {tuple(corner) for corner in corners}
-    assert points[:5, 0].tolist() == [0, 0.5, 1, 1.5, 2] and (points[:5, 1:] == 0).all()
-    inside = [(point == 0) | (point == [2, 3, 1]) for point in points]
-    assert min(np.sum(inside, axis=1)) == 2, "on an edge two coordinates are those of a corner"
 
 
 @pytest.mark.parametrize(
@@ -350,12 +268,6 @@ def test_colors_run_from_low_to_high_and_stay_at_the_ends():
     dark, middle, bright = viewer.height_colors(np.array([-5.0, 0.5, 9.0]), 0, 1) * 255
     assert dark.tolist() == [68, 1, 84] and bright.tolist() == [253, 231, 37] and middle.tolist() == [33, 145, 140]
     assert viewer.height_colors(np.array([2.0, 2.0]), 2, 2)[0].tolist() == (np.array([68, 1, 84]) / 255).tolist()
-
-
-def test_clouds_at_the_limit_are_whole(monkeypatch):
-    monkeypatch.setattr(viewer, "MOST_POINTS", 6)
-    views = [CloudView(np.eye(3)), CloudView(np.eye(3))]
-    assert viewer.thin_views(views) == views
 
 
 def test_clouds_without_colors_beside_colored_ones_share_the_heights_of_their_row():

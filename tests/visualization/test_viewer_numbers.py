@@ -5,12 +5,7 @@ import colorsys
 import numpy as np
 
 from hf_any3d.visualization import viewer
-from hf_any3d.visualization.viewer import (
-    CloudView,
-    label_colors,
-    viewer_page,
-    write_point_cloud_page,
-)
+from hf_any3d.visualization.viewer import CloudView, label_colors, viewer_page
 from tests.visualization.test_viewer import coloring, content, decoded
 
 POINTS = np.array([[0, 0, 0], [2, 0, 0], [0, 4, 0], [0, 0, 1]])
@@ -44,15 +39,12 @@ def test_corners_of_a_box_are_in_the_units_of_the_points():
     np.testing.assert_allclose(np.reshape(places, (8, 3)), expected, atol=1e-5)
 
 
-def test_a_palette_takes_the_place_of_the_usual_colors(tmp_path):
+def test_a_palette_takes_the_place_of_the_usual_colors():
     palette = np.array([[1, 0, 0], [0, 0.5, 1]])
     labels = np.array([1, 0, 0, 1])
-    for page in (
-        viewer_page([CloudView(POINTS, labels=labels)], names=["a", "b"], label_name="class", palette=palette),
-        write_point_cloud_page(tmp_path / "a.html", POINTS, labels, ["a", "b"], palette=palette).read_text(),
-    ):
-        found = coloring(content(page)[0], "class")
-        assert found["colors"] == ["#ff0000", "#0080ff"] and decoded(found["values"], "<u2").tolist() == [1, 0, 0, 1]
+    page = viewer_page([CloudView(POINTS, labels=labels)], names=["a", "b"], label_name="class", palette=palette)
+    found = coloring(content(page)[0], "class")
+    assert found["colors"] == ["#ff0000", "#0080ff"] and decoded(found["values"], "<u2").tolist() == [1, 0, 0, 1]
 
 
 def test_values_are_levels_between_the_lowest_and_the_highest():
@@ -62,18 +54,6 @@ def test_values_are_levels_between_the_lowest_and_the_highest():
     assert decoded(found["values"], "<u1").tolist() == [102, 0, 128, 255, 153]
     alike = coloring(content(viewer_page([CloudView(POINTS, values=np.full(4, 3))]))[0], "value")
     assert decoded(alike["values"], "<u1").tolist() == [0] * 4 and (alike["low"], alike["high"]) == (3, 3)
-
-
-def test_own_colors_are_cut_to_their_range_and_explained():
-    colors = np.array([[0, 0.5, 1], [-1, 2, 0.25], [0, 0, 0], [1, 1, 1]])
-    found = coloring(content(viewer_page([CloudView(POINTS, colors=colors)], legend={"x": (1, 0.5, 0)}))[0], "color")
-    assert decoded(found["values"], "<u1").reshape(4, 3).tolist() == [
-        [0, 128, 255],
-        [0, 255, 64],
-        [0, 0, 0],
-        [255, 255, 255],
-    ]
-    assert found["legend"] == {"x": "#ff8000"} and found["kind"] == "colors"
 
 
 def test_a_coloring_that_some_clouds_lack_is_not_offered():

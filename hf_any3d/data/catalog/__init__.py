@@ -59,9 +59,6 @@ def load_point_dataset(
         split: return only this split.
         options: further arguments of the named dataset; for a repository, of `datasets.load_dataset`.
 
-    Returns:
-        A DatasetDict, or the Dataset of `split`.
-
     Raises:
         ValueError: an unknown name or split; data without a column of points; splits whose classes differ.
         FileNotFoundError: missing data, or a name that looks like a path where nothing is.

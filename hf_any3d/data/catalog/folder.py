@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +52,30 @@ def prepare_splits(splits: DatasetDict, origin: str) -> DatasetDict:
     """
     if isinstance(splits, DatasetDict) and all(rows.format["type"] == "custom" for rows in splits.values()):
         return splits  # a transform adds the points, as arrays
-    prepared = {split: _with_array_points(rows, f"{origin}, split {split}") for split, rows in splits.items()}
-    prepared = with_class_labels(type(splits)(prepared), origin)
-    return prepared.with_format("numpy")
-
-
-def _with_array_points(rows: Dataset, origin: str) -> Dataset:
-    features = rows.features or {}
-    feature = features.get("points")
-    if any(isinstance(some, PointCloud) for some in features.values()) and not isinstance(feature, (Array2D, List)):
-        return rows
-    shape = (None, 0)
-    if isinstance(feature, Array2D):
-        shape = feature.shape
-    elif isinstance(getattr(getattr(feature, "feature", None), "feature", None), Value):
-        # Types of `datasets` do not tell the length of inner lists.
-        first: Any = next(iter(rows.with_format(None)), None)
-        shape = (None, 3 if first is None else len(first["points"][0]))
-    if shape[1] < 3:
-        seen = f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
-        raise ValueError(f"{origin}: {seen}; expected a column 'points' of x, y, z and perhaps more")
-    if feature == Array2D(shape, "float32"):
-        return rows
-    return rows.cast_column("points", Array2D(shape, "float32"))
+    prepared = type(splits)(splits)
+    for split, rows in splits.items():
+        features = rows.features or {}
+        feature = features.get("points")
+        has_files = any(isinstance(column, PointCloud) for column in features.values())
+        if has_files and not isinstance(feature, (Array2D, List)):
+            continue
+        shape = (None, 0)
+        if isinstance(feature, Array2D):
+            shape = feature.shape
+        elif isinstance(getattr(getattr(feature, "feature", None), "feature", None), Value):
+            # Types of `datasets` do not tell the length of inner lists.
+            first: Any = next(iter(rows.with_format(None)), None)
+            shape = (None, 3 if first is None else len(first["points"][0]))
+        if shape[1] < 3:
+            seen = (
+                f"points has type {feature} and {shape[1]} channels; there are {', '.join(features) or 'no columns'}"
+            )
+            raise ValueError(
+                f"{origin}, split {split}: {seen}; expected a column 'points' of x, y, z and perhaps more"
+            )
+        if feature != Array2D(shape, "float32"):
+            prepared[split] = rows.cast_column("points", Array2D(shape, "float32"))
+    return with_class_labels(prepared, origin).with_format("numpy")
 
 
 def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
@@ -89,30 +90,25 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
         # A stream would have to be read to its end to find all labels.
         if not isinstance(splits[first], Dataset):
             return splits
-        feature = _classes_of(splits, first, labeled)
-        if feature is None:
-            return splits
+        if _is_text(feature):
+            feature = ClassLabel(names=sorted(splits[first].unique("label")))
+        else:
+            values = {value for split in labeled for value in splits[split].unique("label")}
+            if not all(isinstance(value, int) and value >= 0 for value in values):
+                return splits
+            feature = ClassLabel(num_classes=max(values) + 1)
     for split in labeled:
-        found = splits[split].features["label"]
-        if isinstance(found, ClassLabel):
-            if found.names != feature.names:
-                seen = f"{origin}: the classes of split {split} are {found.names}"
+        stored = splits[split].features["label"]
+        if isinstance(stored, ClassLabel):
+            if stored.names != feature.names:
+                seen = f"{origin}: the classes of split {split} are {stored.names}"
                 raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
-        unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(found) else set()
+        unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(stored) else set()
         if unknown:
             raise ValueError(f"{origin}: split {split} has classes {sorted(unknown)} that split {first} does not have")
         splits[split] = splits[split].cast_column("label", feature)
     return splits
-
-
-def _classes_of(splits: DatasetDict, first: str, labeled: list[str]) -> ClassLabel | None:
-    if _is_text(splits[first].features["label"]):
-        return ClassLabel(names=sorted(splits[first].unique("label")))
-    values = {value for split in labeled for value in splits[split].unique("label")}
-    if all(isinstance(value, int) and value >= 0 for value in values):
-        return ClassLabel(num_classes=max(values) + 1)
-    return None
 
 
 def _is_text(feature: object) -> bool:
@@ -189,35 +185,37 @@ def load(
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
         raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     root = Path(data_dir)
-    listed = list_folder(
-        root,
-        drop_labels=drop_labels,
-        drop_metadata=drop_metadata,
-        follow_links=follow_links,
-        skip_empty=skip,
-        points_are_labeled="labels" in columns,
-    )
+    with file_errors(root):
+        tree = walk(root, follow_links=follow_links)
+        metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
+        if metadata is not None:
+            files = _splits_of_metadata(root, metadata, tree.found, drop_labels)
+        else:
+            # Clouds whose points have labels need no folder of a class.
+            needs_none = drop_labels is None and "labels" in columns and not has_classes(tree.found)
+            if drop_labels or needs_none:
+                files, others = by_split(unlabeled(root, tree.found)), tree.others
+            else:
+                files, others = find_labeled_files(root, tree, skip_empty=skip)
+            if ignored := sorted(set(others) - COMPANIONS):
+                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
+    # Names that are no text, in folders and in tables, are Arrow's errors.
+    with file_errors(root, "folder of clouds"):
+        rows = DatasetDict({split: _listed_rows(root, some, split, metadata) for split, some in files.items()})
+    listed = with_class_labels(rows, str(root))
     if as_files:
         return _files(root, listed, streaming)
     loaded: Any = {split: _read(root, rows, converter, skip, streaming, options) for split, rows in listed.items()}
-    if skip and not streaming:
-        _log_left_out(root, listed, loaded)
-    return IterableDatasetDict(loaded) if streaming else DatasetDict(loaded)
-
-
-def _log_left_out(root: Path, listed: DatasetDict, loaded: Mapping[Any, Dataset]) -> None:
-    """Log which files are missing; the rows may come from a cache, and then no error is logged for each of them.
-
-    The record has the attributes `left_out`, paths of the files, and `num_files`; the command line collects them.
-    """
-    missing = [
-        root / name for split, rows in listed.items() for name in sorted({*rows[FILE]} - {*loaded[split][FILE]})
-    ]
+    if streaming:
+        return IterableDatasetDict(loaded)
+    # The rows may come from a cache, and then no error was logged for each file that is left out.
+    missing = [root / name for split, rows in listed.items() for name in {*rows[FILE]} - {*loaded[split][FILE]}]
     if missing:
-        total = sum(listed.num_rows.values())
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        found = {"left_out": [str(path) for path in missing], "num_files": total}
-        logger.warning("%d of %d files are left out: %s%s", len(missing), total, missing[0], more, extra=found)
+        total, more = sum(listed.num_rows.values()), f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        # The command line collects these.
+        extra = {"left_out": [str(path) for path in sorted(missing)], "num_files": total}
+        logger.warning("%d of %d files are left out: %s%s", len(missing), total, min(missing), more, extra=extra)
+    return DatasetDict(loaded)
 
 
 def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | IterableDatasetDict:
@@ -237,7 +235,7 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
 def _read(
     root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict
 ) -> Dataset | IterableDataset:
-    assert rows.split is not None  # set by list_folder
+    assert rows.split is not None
     _check_free(root, converter.names, rows.column_names)
     features = Features({**converter.features, **rows.features})
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
@@ -283,51 +281,17 @@ def _rows(
         raise ValueError(f"none of the {len(shards[0])} files of a split can be used; the first: {reason}")
 
 
-def list_folder(
-    root: Path,
-    *,
-    drop_labels: bool | None = None,
-    drop_metadata: bool | None = None,
-    follow_links: bool = False,
-    skip_empty: bool = False,
-    points_are_labeled: bool = False,
-) -> DatasetDict:
-    """List the point files and meshes of a folder.
-
-    The options are those of `load`, and `skip_empty`: whether classes without files are left out with a warning, and
-    `points_are_labeled`: whether clouds that lie in no folder of a class need none, as their points have labels.
-    """
-    with file_errors(root):
-        tree = walk(root, follow_links=follow_links)
-        metadata = None if drop_metadata else read_metadata(root, follow_links=follow_links)
-        if metadata is not None:
-            splits = _splits_of_metadata(root, metadata, tree.found, drop_labels)
-        else:
-            needs_none = drop_labels is None and points_are_labeled and not has_classes(tree.found)
-            if drop_labels or needs_none:
-                splits, others = by_split(unlabeled(root, tree.found)), tree.others
-            else:
-                splits, others = find_labeled_files(root, tree, skip_empty=skip_empty)
-            if ignored := sorted(set(others) - COMPANIONS):
-                logger.warning("%s: ignored files of types %s", root, ", ".join(ignored))
-    # Names that are no text, in folders and in tables, are Arrow's errors.
-    with file_errors(root, "folder of clouds"):
-        listed = DatasetDict({split: _listed_rows(root, files, split, metadata) for split, files in splits.items()})
-    _check_labels(root, listed)
-    return with_class_labels(listed, str(root))
-
-
 def _splits_of_metadata(
     root: Path, metadata: pa.Table, files: list[Parts], drop_labels: bool | None
 ) -> dict[str, list[LabeledFile]]:
     names = metadata.column(FILE_NAME).to_pylist()
-    found = {"/".join(parts) for parts in files}
-    if absent := [name for name in names if name not in found]:
+    there = {"/".join(parts) for parts in files}
+    if absent := [name for name in names if name not in there]:
         name = absent[0]
         reason = "is of no readable type" if (root / name).is_file() else "does not exist"
         more = f", and {len(absent) - 1} more files that cannot be used" if len(absent) > 1 else ""
         raise PointCloudError(f"the metadata names {name}, which {reason}{more}")
-    if left := sorted(found - set(names)):
+    if left := sorted(there - set(names)):
         text = "%s: %d files are not in the metadata and are left out, the first is %s"
         logger.warning(text, root, len(left), left[0])
     if not names:
@@ -353,26 +317,20 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
         chosen = metadata.take([place[name] for name in names]).drop_columns([FILE_NAME])
         _check_free(root, [FILE], chosen.column_names)
         columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
-        known = Features.from_arrow_schema(metadata.schema)
-        features |= {name: known[name] for name in chosen.column_names}
+        stored = Features.from_arrow_schema(metadata.schema)
+        features |= {name: stored[name] for name in chosen.column_names}
     order = [*(["label"] if "label" in columns else []), FILE, *(name for name in columns if name != "label")]
     columns[FILE], features[FILE] = pa.array(names, pa.string()), Value("string")
     features = Features({name: features[name] for name in order})
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata()
-    return Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
+    rows = Dataset(table, info=DatasetInfo(features=features), split=NamedSplit(split)).cast(features)
+    if feature := features.get("label"):
+        for name, label in zip(names, rows.data.column("label").to_pylist(), strict=True):
+            if label is None or isinstance(feature, ClassLabel) and label not in range(len(feature.names)):
+                raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
+    return rows
 
 
 def _check_free(root: Path, names: Iterable[str], metadata_columns: Iterable[str]) -> None:
     if taken := sorted(set(names) & set(metadata_columns)):
         raise PointCloudFileError(f"{root}: the metadata has a column {taken[0]!r}, a reserved name; rename it")
-
-
-def _check_labels(root: Path, listed: DatasetDict) -> None:
-    for rows in listed.values():
-        if "label" not in rows.column_names:
-            continue
-        feature, labels = rows.features["label"], rows.data.column("label").to_pylist()
-        for place, label in enumerate(labels):
-            is_class = not isinstance(feature, ClassLabel) or label in range(len(feature.names))
-            if label is None or not is_class:
-                raise ValueError(f"{root}: the metadata gives {rows[place][FILE]} the label {label}; expected a class")

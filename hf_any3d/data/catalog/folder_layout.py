@@ -48,13 +48,7 @@ class LabeledFile:
 
 @dataclass(frozen=True)
 class Tree:
-    """The content of a folder.
-
-    Attributes:
-        found: the matching files, in the order of their names.
-        others: number of other files by ending.
-        leaves: the folders without folders in them.
-    """
+    """The content of a folder: matching files by name, number of others by ending, and folders without folders."""
 
     found: list[Parts]
     others: dict[str, int]
@@ -126,13 +120,10 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
 def find_labeled_files(
     root: Path, tree: Tree, *, skip_empty: bool = False
 ) -> tuple[dict[str, list[LabeledFile]], dict[str, int]]:
-    """Find the files of a folder in one of the `LAYOUTS`, with splits and classes from folder names.
+    """Return the files of each split, and the number of other files by ending; folders name splits and classes.
 
-    `skip_empty` says whether folders of classes without files are left out with a warning.
-
-    Returns:
-        Files of each split in the order of their names, and the number of other files by ending. Files directly in
-        `root` have no class and count as others, unless there are only such.
+    With `skip_empty`, folders of classes without files are left out with a warning. Files directly in `root` have no
+    class and count as others, unless there are only such.
     """
     others = defaultdict(int, tree.others)
     nested = [parts for parts in tree.found if len(parts) > 1]
@@ -200,11 +191,7 @@ def by_split(files: list[LabeledFile]) -> dict[str, list[LabeledFile]]:
 
 
 def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
-    """Read all metadata files below a folder.
-
-    Returns:
-        Their concatenated rows, with the column `file_name` relative to `root`; None if there is no such file.
-    """
+    """Return the rows of all metadata files below a folder, with `file_name` relative to it; None without any."""
     # A pattern with a wildcard: a plain name would skip a dangling link.
     files = [path for path in root.rglob("metadata.*") if path.name in METADATA_NAMES and not path.is_dir()]
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
@@ -219,14 +206,22 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         if not follow_links:
             check_link(path, root)
         with file_errors(path, "table of files"):
-            table = _READERS[path.suffix](path)
+            table = _read_rows(path)
             table.validate(full=True)  # Parquet returns damaged text unchecked
             Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
             if FILE_NAME not in table.column_names:
                 raise PointCloudError(f"no column {FILE_NAME!r}; there are {listed(table.column_names)}")
             names = []
             for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
-                name = _relative_to_root(name, path, number, root)
+                # Metadata written on Windows may have backslashes.
+                relative = posixpath.normpath(name.replace("\\", "/"))
+                # Such a path could reach any file of this machine, or the network.
+                is_outside = posixpath.isabs(relative) or relative.split("/")[0] == ".."
+                if "://" in name or os.path.isabs(name) or is_outside:
+                    raise PointCloudError(
+                        f"row {number} names {name!r}; expected a path inside the folder of this file"
+                    )
+                name = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), relative))
                 if name in seen:
                     raise PointCloudError(f"row {number} names {name}, which {seen[name]} names already")
                 seen[name] = f"row {number} of {path.relative_to(root).as_posix()}"
@@ -238,34 +233,17 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
         return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _read_csv(path: Path) -> pa.Table:
-    # File names such as 007 are no numbers.
-    rows = pd.read_csv(path, dtype={FILE_NAME: str})
-    return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
-
-
-def _read_jsonl(path: Path) -> pa.Table:
-    with path.open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file if line.strip()]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: [row.get(name) for row in rows] for name in names})
-
-
-def _read_parquet(path: Path) -> pa.Table:
+def _read_rows(path: Path) -> pa.Table:
+    if path.suffix == ".csv":
+        # File names such as 007 are no numbers.
+        rows = pd.read_csv(path, dtype={FILE_NAME: str})
+        return pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata()
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file if line.strip()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pa.table({name: [row.get(name) for row in rows] for name in names})
     # A constant column takes a few bytes however many rows it has.
     table = pyarrow.parquet.read_metadata(path)
     ReadLimits.current().check(decoded=8 * table.num_rows * table.num_columns, stored=path.stat().st_size)
     return pyarrow.parquet.read_table(path)
-
-
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def _relative_to_root(name: str, path: Path, number: int, root: Path) -> str:
-    # Metadata written on Windows may have backslashes.
-    relative = posixpath.normpath(name.replace("\\", "/"))
-    # Such a path could reach any file of this machine, or the network.
-    if "://" in name or os.path.isabs(name) or posixpath.isabs(relative) or relative.split("/")[0] == "..":
-        raise PointCloudError(f"row {number} names {name!r}; expected a path inside the folder of this file")
-    folder = path.parent.relative_to(root).as_posix()
-    return posixpath.normpath(posixpath.join(folder, relative))

@@ -3,8 +3,7 @@
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +98,26 @@ def load(
         raise ValueError(
             f"num_points is {num_points} in layout {layout!r}; expected None, or at least 1 for off or pickle"
         )
+    points = {"txt": None, "h5": 2048, "pickle": num_points or 8192, "off": num_points or 10_000}[layout]
     options: dict[str, Any] = {"normals": normals}
-    if layout in ("off", "pickle"):
-        options["num_points"] = num_points or {"off": 10_000, "pickle": 8192}[layout]
-    if layout == "off":
-        options["seed"] = seed
-    sources = LAYOUTS[layout].sources(folder, **options)
-    points = {"txt": None, "h5": 2048}.get(layout, options.get("num_points"))
+    if layout == "txt":
+        sources = _text_sources(folder)
+    elif layout == "h5":
+        columns, sources = {"data": "points", "label": "label"} | ({"normal": "normals"} if normals else {}), {}
+        for split in SPLITS:
+            # By number, as 10 comes before 2 in the order of names.
+            files = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
+            numbers = range(max(files, default=0) + 1)
+            DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
+            sources[split] = hdf5_source([files[number] for number in numbers], columns)
+    elif layout == "pickle":
+        options["num_points"] = points
+        files = {split: folder / f"modelnet40_{split}_{points}pts_fps.dat" for split in SPLITS}
+        DATASET.require(files.values(), folder)
+        sources = {split: pickle_source(file) for split, file in files.items()}
+    else:
+        options |= {"num_points": points, "seed": seed}
+        sources = _mesh_sources(folder, **options)
     # True counts as 1, and adds the second name.
     features = Features({name: Array2D((points, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["label"] = DATASET.class_label()
@@ -117,8 +129,8 @@ def load(
 def find_layout(root: Path, layouts: Iterable[str]) -> tuple[str, Path]:
     """Return the first of `layouts` that is in a folder, and its folder."""
     for name in layouts:
-        layout = LAYOUTS[name]
-        if folder := find_folder((root, *(root / place for place in layout.places)), layout.mark):
+        pattern, places = LAYOUTS[name]
+        if folder := find_folder((root, *(root / place for place in places)), pattern):
             return name, folder
     raise DATASET.not_found(f"{root}: no ModelNet40 in layout {' or '.join(layouts)}")
 
@@ -146,7 +158,7 @@ def points_and_normals(table: np.ndarray) -> dict[str, np.ndarray]:
     return {"points": table[:, :3]} if table.shape[1] == 3 else {"points": table[:, :3], "normals": table[:, 3:]}
 
 
-def _text_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:
+def _text_sources(folder: Path) -> dict[str, SplitSource]:
     lists = {split: folder / f"modelnet40_{split}.txt" for split in SPLITS}
     names_file = folder / "modelnet40_shape_names.txt"
     DATASET.require([names_file, *lists.values()], folder)
@@ -187,46 +199,11 @@ def _mesh_sources(folder: Path, *, normals: bool, num_points: int, seed: int) ->
     return sources
 
 
-def _hdf5_sources(folder: Path, *, normals: bool) -> dict[str, SplitSource]:
-    columns = {"data": "points", "label": "label"}
-    if normals:
-        columns["normal"] = "normals"
-    sources = {}
-    for split in SPLITS:
-        # By number, as 10 comes before 2 in the order of names.
-        found = {int(re.sub(r"\D", "", path.stem) or 0): path for path in folder.glob(f"ply_data_{split}*.h5")}
-        numbers = range(max(found, default=0) + 1)
-        DATASET.require([folder / f"ply_data_{split}{number}.h5" for number in numbers], folder)
-        sources[split] = hdf5_source([found[number] for number in numbers], columns)
-    return sources
-
-
-def _pickle_sources(folder: Path, *, normals: bool, num_points: int) -> dict[str, SplitSource]:
-    files = {split: folder / f"modelnet40_{split}_{num_points}pts_fps.dat" for split in SPLITS}
-    DATASET.require(files.values(), folder)
-    return {split: pickle_source(file) for split, file in files.items()}
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A layout of the files.
-
-    Attributes:
-        mark: pattern of files that only this layout has.
-        places: folders to search, below the one given, which is searched first.
-        sources: returns where the rows of each split come from, given the folder and options.
-    """
-
-    mark: str
-    places: tuple[str, ...]
-    sources: Callable[..., dict[str, SplitSource]]
-
-
 _RESAMPLED = ("modelnet40_normal_resampled", "ModelNet/modelnet40_normal_resampled")
-
 LAYOUTS = {
-    "txt": Layout("*/*_[0-9][0-9][0-9][0-9].txt", _RESAMPLED, _text_sources),
-    "h5": Layout("ply_data_train*.h5", ("modelnet40_ply_hdf5_2048",), _hdf5_sources),
-    "pickle": Layout("modelnet40_*pts_fps.dat", _RESAMPLED, _pickle_sources),
-    "off": Layout("*/train/*.off", ("ModelNet40",), _mesh_sources),
+    "txt": ("*/*_[0-9][0-9][0-9][0-9].txt", _RESAMPLED),
+    "h5": ("ply_data_train*.h5", ("modelnet40_ply_hdf5_2048",)),
+    "pickle": ("modelnet40_*pts_fps.dat", _RESAMPLED),
+    "off": ("*/train/*.off", ("ModelNet40",)),
 }
+"""Layout -> pattern of files that it alone has, and folders to search below the one given, which is searched first."""

@@ -86,9 +86,16 @@ def load(
     variant = f"{way}way_{shot}shot"
     folder = next((f for f in (root / variant, root / "ModelNetFewshot" / variant) if f.is_dir()), root / variant)
     files, shapes = _fold(folder, fold, modelnet_dir)
-    sources, names = fold_sources(files, shapes, way, DATASET.class_names)
+    # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
+    pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
+    labels, originals = [label for label, _ in pairs], [original for _, original in pairs]
+    if labels != list(range(way)) or len({*originals} & {*range(len(DATASET.class_names))}) != way:
+        raise PointCloudFileError(
+            f"{files[0]}: labels and classes {pairs[:20]}; expected labels 0 to {way - 1}, each of a class of its own"
+        )
+    sources = {split: _source(files, split, shapes[split]) for split in SPLITS}
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
-    features["label"] = ClassLabel(names=names)
+    features["label"] = ClassLabel(names=[DATASET.class_names[original] for original in originals])
     features["original_label"] = DATASET.class_label()
     options = {"fold": fold, "normals": normals}
     return load_published(DATASET, folder, sources, features, variant=variant, options=options, **conversion)
@@ -96,18 +103,14 @@ def load(
 
 @dataclass(frozen=True)
 class Shape:
-    """A shape of a fold.
+    """A shape of a fold: its class there and in ModelNet40.
 
-    Attributes:
-        label: its class within the fold.
-        original: its class of ModelNet40.
-        read: returns its points and normals (num_points, 3 or 6).
-        file: the file of the points, if not the fold's own.
+    `read` returns a row, or points and normals (num_points, 3 or 6); `file` is theirs, if not the fold's own.
     """
 
     label: int
     original: int
-    read: Callable[[], np.ndarray]
+    read: Callable[[], Any]
     file: Path | None = None
 
 
@@ -115,83 +118,54 @@ def _fold(
     folder: Path, fold: int, modelnet_dir: str | os.PathLike | None
 ) -> tuple[list[Path], dict[str, list[Shape]]]:
     """Return the files of a fold and its shapes."""
+    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
     parquet = {split: folder / f"{fold}-{split}.parquet" for split in SPLITS}
     if all(path.is_file() for path in parquet.values()):
-        return list(parquet.values()), parquet_shapes(parquet)
+        for split, path in parquet.items():
+            with file_errors(path, "fold"):
+                rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
+                # Labels are few and checked at once; clouds are read when their rows are.
+                plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
+                labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
+            shapes[split] = [Shape(*pair, partial(rows.__getitem__, row)) for row, pair in enumerate(labels)]
+        return list(parquet.values()), shapes
     path = folder / f"{fold}.json"
     if path.is_file():
         if modelnet_dir is None:
             raise ValueError(f"modelnet_dir is None; expected ModelNet40 as text, since {path} only names its shapes")
         _, clouds = modelnet40.find_layout(Path(modelnet_dir), ("txt",))
-        return [path], named_shapes(path, clouds, DATASET.class_names)
+        with file_errors(path, "fold"):
+            value = json.loads(path.read_text(encoding="utf-8"))
+            for split in SPLITS:
+                for name, label in value[split]:
+                    kind = name.rpartition("_")[0]
+                    if kind not in DATASET.class_names or "/" in name:
+                        raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
+                    file, original = clouds / kind / f"{name}.txt", DATASET.class_names.index(kind)
+                    read = partial(read_table, file, columns=6)
+                    shapes[split].append(Shape(_whole(label), original, read, file))
+        return [path], shapes
     path = folder / f"{fold}.pkl"
-    if path.is_file():
-        return [path], pickled_shapes(path)
-    raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet")
-
-
-def pickled_shapes(path: Path) -> dict[str, list[Shape]]:
-    """Read a published fold: a dict of lists of (points, label, original label)."""
+    if not path.is_file():
+        raise DATASET.not_found(
+            f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet"
+        )
     with file_errors(path, "fold"):
         value = read_pickle(path)
-        return {
-            split: [
-                Shape(_whole(label), _whole(original), partial(np.asarray, cloud))
-                for cloud, label, original in value[split]
-            ]
-            for split in SPLITS
-        }
-
-
-def parquet_shapes(files: Mapping[str, Path]) -> dict[str, list[Shape]]:
-    """Read a fold written by `Dataset.to_parquet`, one file per split."""
-    shapes = {}
-    for split, path in files.items():
-        with file_errors(path, "fold"):
-            rows = Dataset(InMemoryTable(pyarrow.parquet.read_table(path))).with_format("numpy")
-            # Labels are few and checked at once; clouds are read when their rows are.
-            plain = cast("Iterable[dict[str, Any]]", rows.remove_columns("points"))
-            labels = [(_whole(row["label"]), _whole(row["original_label"])) for row in plain]
-        shapes[split] = [Shape(*pair, partial(_row_of, rows, number)) for number, pair in enumerate(labels)]
-    return shapes
-
-
-def named_shapes(path: Path, folder: Path, class_names: Sequence[str]) -> dict[str, list[Shape]]:
-    """Read a fold of names only, `{"train": [["chair_0001", 0], …], "test": […]}`; `folder` has ModelNet40 as text."""
-    shapes: dict[str, list[Shape]] = {split: [] for split in SPLITS}
-    with file_errors(path, "fold"):
-        value = json.loads(path.read_text(encoding="utf-8"))
         for split in SPLITS:
-            for name, label in value[split]:
-                kind = name.rpartition("_")[0]
-                if kind not in class_names or "/" in name:
-                    raise PointCloudError(f"{split} names {name[:60]!r}; expected such as chair_0001")
-                file = folder / kind / f"{name}.txt"
-                read = partial(read_table, file, columns=6)
-                shapes[split].append(Shape(_whole(label), class_names.index(kind), read, file))
-    return shapes
-
-
-def fold_sources(
-    files: Sequence[Path], shapes: Mapping[str, Sequence[Shape]], way: int, class_names: Sequence[str]
-) -> tuple[dict[str, SplitSource], list[str]]:
-    """Check the labels of a fold of `way` classes among `class_names`, those of ModelNet40."""
-    # Labels of a fold number its own classes, so each must stand for one class of ModelNet40.
-    pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
-    labels, originals = [label for label, _ in pairs], [original for _, original in pairs]
-    if labels != list(range(way)) or len({*originals} & {*range(len(class_names))}) != way:
-        raise PointCloudFileError(
-            f"{files[0]}: labels and classes {pairs[:20]}; expected labels 0 to {way - 1}, each of a class of its own"
-        )
-    names = [class_names[original] for original in originals]
-    return {split: _source(files, split, shapes[split]) for split in SPLITS}, names
+            for cloud, label, original in value[split]:
+                shapes[split].append(Shape(_whole(label), _whole(original), partial(np.asarray, cloud)))
+    return [path], shapes
 
 
 def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> SplitSource:
     def read(number: int) -> Iterator[Mapping[str, Any]]:
         shape = shapes[number]
         with file_errors(describe(number), "fold"):
-            columns = points_and_normals(shape.read())
+            cloud = shape.read()
+            if isinstance(cloud, dict):
+                cloud = np.concatenate([cloud[name] for name in ("points", "normals") if name in cloud], axis=1)
+            columns = points_and_normals(cloud)
         yield {**columns, "label": shape.label, "original_label": shape.original}
 
     def describe(number: int) -> str:
@@ -202,11 +176,6 @@ def _source(files: Sequence[Path], split: str, shapes: Sequence[Shape]) -> Split
     # Clouds in other files are part of the cache key too.
     stamped = [*files, *(file for file in elsewhere if file not in missing)]
     return SplitSource(range(len(shapes)), read, stamped, len(shapes), describe, missing)
-
-
-def _row_of(rows: Dataset, number: int) -> np.ndarray:
-    row = rows[number]
-    return row["points"] if "normals" not in row else np.concatenate([row["points"], row["normals"]], axis=1)
 
 
 def _whole(value: object) -> int:

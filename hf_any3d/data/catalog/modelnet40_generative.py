@@ -18,7 +18,7 @@ from hf_any3d.data.parquet import PublishedDataset, load_published
 from hf_any3d.data.parquet.rows import checked_row
 
 FILE = "modelnet40_test_8192pts_fps.dat"
-PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"].places)
+PLACES = ("modelnet40_data", "data/modelnet40_data", "", *modelnet40.LAYOUTS["pickle"][1])
 
 DATASET = PublishedDataset(
     name="modelnet40_generative",

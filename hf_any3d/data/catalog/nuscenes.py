@@ -25,37 +25,20 @@ CLASS_NAMES = tuple(
 )
 UP_AXIS = "z"
 _PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
-CATEGORIES = {
-    **{f"human.pedestrian.{name}": "pedestrian" for name in _PEDESTRIANS},
-    "movable_object.barrier": "barrier",
-    "movable_object.trafficcone": "traffic_cone",
-    "vehicle.bicycle": "bicycle",
-    "vehicle.bus.bendy": "bus",
-    "vehicle.bus.rigid": "bus",
-    "vehicle.car": "car",
-    "vehicle.construction": "construction_vehicle",
-    "vehicle.motorcycle": "motorcycle",
-    "vehicle.trailer": "trailer",
-    "vehicle.truck": "truck",
-    "flat.driveable_surface": "driveable_surface",
-    "flat.other": "other_flat",
-    "flat.sidewalk": "sidewalk",
-    "flat.terrain": "terrain",
-    "static.manmade": "manmade",
-    "static.vegetation": "vegetation",
-}
+_NAMES = """
+movable_object.barrier barrier, movable_object.trafficcone traffic_cone, vehicle.bicycle bicycle,
+vehicle.bus.bendy bus, vehicle.bus.rigid bus, vehicle.car car, vehicle.construction construction_vehicle,
+vehicle.motorcycle motorcycle, vehicle.trailer trailer, vehicle.truck truck,
+flat.driveable_surface driveable_surface, flat.other other_flat, flat.sidewalk sidewalk, flat.terrain terrain,
+static.manmade manmade, static.vegetation vegetation
+"""
+CATEGORIES = {f"human.pedestrian.{name}": "pedestrian" for name in _PEDESTRIANS}
+CATEGORIES |= {name: label for name, label in (entry.split() for entry in _NAMES.split(","))}
 """Category in category.json -> class of the benchmark."""
-NOT_JUDGED = (
-    "noise",
-    "animal",
-    *(f"human.pedestrian.{name}" for name in ("personal_mobility", "stroller", "wheelchair")),
-    "movable_object.debris",
-    "movable_object.pushable_pullable",
-    "static_object.bicycle_rack",
-    "vehicle.emergency.ambulance",
-    "vehicle.emergency.police",
-    "static.other",
-    "vehicle.ego",
+NOT_JUDGED = tuple(
+    "noise animal human.pedestrian.personal_mobility human.pedestrian.stroller human.pedestrian.wheelchair "
+    "movable_object.debris movable_object.pushable_pullable static_object.bicycle_rack vehicle.emergency.ambulance "
+    "vehicle.emergency.police static.other vehicle.ego".split()
 )
 """Categories whose points the benchmark does not judge."""
 # Scenes of validation, as first and last numbers; some numbers between them have no scene.
@@ -135,13 +118,14 @@ def load(
     sweeps = _sweeps(root, tables)
     validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
     for split in ("train", "validation"):
-        own = [sweep for sweep in sweeps if (_number(sweep.scene) in validation) == (split == "validation")]
-        files = [path for sweep in own for path in (sweep.points, sweep.labels)]
+        numbered = [(int(sweep.scene.removeprefix("scene-")), sweep) for sweep in sweeps]
+        units = [sweep for number, sweep in numbered if (number in validation) == (split == "validation")]
+        files = [path for sweep in units for path in (sweep.points, sweep.labels)]
         sources[split] = SplitSource(
-            own,
+            units,
             partial(_read, classes=classes),
             [*tables.values(), *(path for path in files if path.is_file())],
-            num_rows=len(own),
+            num_rows=len(units),
             describe=lambda sweep: str(sweep.points),
             missing=[path for path in files if not path.is_file()],
         )
@@ -184,27 +168,17 @@ def _sweeps(root: Path, tables: Mapping[str, Path]) -> list[Sweep]:
         for entry, _ in scan_entries(tables["sample_data"]):
             if entry["token"] in labels:
                 names = (entry["filename"], labels.pop(entry["token"]))
-                points, own_labels = (_path(root, name, tables) for name in names)
-                sweeps.append(
-                    Sweep(points, own_labels, scenes[samples[entry["sample_token"]]], int(entry["timestamp"]))
-                )
+                points, labeled = (root / name for name in names)
+                for name, path in zip(names, (points, labeled), strict=True):
+                    # A table may name any file of the machine.
+                    is_outside = not path.is_relative_to(root) or ".." in path.parts
+                    if "\0" in name or is_outside or (path.is_file() and path_of_reference(root, name) is None):
+                        raise PointCloudError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
+                scene = scenes[samples[entry["sample_token"]]]
+                sweeps.append(Sweep(points, labeled, scene, int(entry["timestamp"])))
         if labels:
             raise PointCloudError(f"sample_data.json: no sweep {next(iter(labels))[:40]!r}, which has labels")
     return sorted(sweeps, key=lambda sweep: (sweep.scene, sweep.timestamp))
-
-
-def _path(root: Path, name: str, tables: Mapping[str, Path]) -> Path:
-    path = root / name
-    # A table may name any file of the machine.
-    is_outside = not path.is_relative_to(root) or ".." in path.parts
-    if "\0" in name or is_outside or (path.is_file() and path_of_reference(root, name) is None):
-        raise PointCloudFileError(f"{tables['lidarseg']}: {name[:80]!r} leads out of {root}")
-    return path
-
-
-def _number(scene: str) -> int:
-    digits = scene.removeprefix("scene-")
-    return int(digits) if digits.isdecimal() and digits.isascii() and len(digits) < 9 else -1
 
 
 def _read(sweep: Sweep, classes: np.ndarray) -> Iterator[Mapping[str, object]]:

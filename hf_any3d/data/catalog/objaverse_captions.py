@@ -1,9 +1,9 @@
 """Objaverse as published by PointLLM: colored clouds with captions and conversations about them."""
 
 import hashlib
+import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from datasets import Array2D, DatasetDict, Features, IterableDatasetDict, List, Value
 
-from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, list_annotations, read_annotation
+from hf_any3d.data.catalog.pointllm_annotations import TYPES, Annotation, annotation_row, scan_entries
 from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet import License, PublishedDataset, SplitSource, load_published
@@ -133,7 +133,7 @@ def load(
             reads the file of its cloud. `on_error="skip"` then leaves out rows whose file is missing; a damaged file
             raises an error when its row is read.
         conversion: `cache_dir`, `verify` and `on_error` of `hf_any3d.data.parquet.load_published`. `verify` also
-            compares the lengths of the annotation files with the published ones and refuses objects named twice.
+            compares the lengths of the annotation files with the published ones.
 
     Source: Xu et al., "PointLLM", Sec. 3.
     """
@@ -147,15 +147,22 @@ def load(
     folders = [root / place for place in ANNOTATIONS]
     folder = find_folder(folders, "PointLLM_*.json") or folders[0]
 
-    files = PointLLMSplits(folder, root, verify=conversion.get("verify", True))
     unwanted = BROKEN_COLORS if colors else frozenset()
-    chosen = files.choose("brief" if which == "brief" else "complex", WHICH[which], names, unwanted, ids)
+    chosen = _choose(folder, root, which, names, unwanted, ids, verify=conversion.get("verify", True))
     chosen = {split: (path, some[:limit]) for split, (path, some) in chosen.items()}
 
     in_files = streaming or not copy_clouds
     skip = conversion.get("on_error") == "skip"
     if skip and not copy_clouds:
-        chosen = {split: (path, _with_clouds(some, clouds)) for split, (path, some) in chosen.items()}
+        for split, (path, annotations) in chosen.items():
+            kept = []
+            for annotation in annotations:
+                # Those that name no object are refused when they are read.
+                if not annotation.object_id or (cloud := cloud_path(clouds, annotation.object_id)).exists():
+                    kept.append(annotation)
+                else:
+                    logger.warning("left out %s: no such file", cloud)
+            chosen[split] = path, kept
     cloud_columns = cloud_features(colors)
     columns = Features({"object_id": Value("string"), "conversation_type": Value("string"), **CONVERSATIONS})
     if which in ("brief", "detailed"):
@@ -178,27 +185,25 @@ def load(
         **conversion,
     )
     texts = cast(DatasetDict, rows)
-    if streaming:
-        return stream_clouds(texts, CloudAdder(clouds, cloud_columns, skip))
-    # A row that is asked for by its number cannot be left out.
-    return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
-
-
-def _with_clouds(annotations: Sequence[Annotation], clouds: Path) -> list[Annotation]:
-    """Return the annotations whose clouds exist, and those that name no object, which reading refuses."""
-    kept = []
-    for annotation in annotations:
-        path = cloud_path(clouds, annotation.object_id)
-        if not annotation.object_id or path.exists():
-            kept.append(annotation)
-        else:
-            logger.warning("left out %s: no such file", path)
-    return kept
+    if not streaming:
+        # A row that is asked for by its number cannot be left out.
+        return texts if copy_clouds else texts.with_transform(CloudAdder(clouds, cloud_columns, skip=False))
+    streams = {}
+    for split, table in texts.items():
+        # Many shards, since each process and worker needs one of its own.
+        stream = table.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(table)))
+        # A batch may become empty, as a single row could not.
+        settings = {"batched": True, "batch_size": 1, "features": Features({**cloud_columns, **table.features})}
+        streams[split] = stream.map(CloudAdder(clouds, cloud_columns, skip), **settings)
+        for name in ("description", "citation", "homepage", "license"):
+            setattr(streams[split].info, name, getattr(table.info, name))
+    return IterableDatasetDict(streams)
 
 
 def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_files: bool) -> SplitSource:
     def read(annotation: Annotation) -> Iterable[Mapping[str, object]]:
-        row = read_annotation(path, annotation)
+        with file_errors(f"{path}: entry {annotation.number}", "annotation"):
+            row = annotation_row(json.loads(annotation.text))
         # Conversion drops it again where the dataset has no such column.
         row["caption"] = row["conversations"][1]["value"]
         yield row if in_files else {**row, **read_cloud(cloud_path(clouds, row["object_id"]))}
@@ -209,107 +214,92 @@ def _source(path: Path, annotations: Sequence[Annotation], clouds: Path, in_file
     # The choice of entries depends on other files too, such as the list of reserved objects.
     chosen = hashlib.sha256(np.array([annotation.number for annotation in annotations], np.int64).tobytes())
     objects = dict.fromkeys(annotation.object_id for annotation in annotations if annotation.object_id)
-    digest, missing = stamp_clouds(clouds, objects)
-    digest = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest}"
-    return SplitSource(annotations, read, [path], len(annotations), describe, missing, digest)
+    digest, missing = hashlib.sha256(), []
+    for object_id in objects:
+        try:
+            # The path is joined as text, since this runs for each of 660 thousand files.
+            digest.update(f"{object_id} {file_stamp(f'{clouds}/{object_id}{SUFFIX}')}\n".encode())
+        except FileNotFoundError:
+            missing.append(cloud_path(clouds, object_id))
+    key = chosen.hexdigest() if in_files else f"{chosen.hexdigest()} {digest.hexdigest()}"
+    return SplitSource(annotations, read, [path], len(annotations), describe, missing, key)
 
 
-class PointLLMSplits:
-    """Find the annotations of each split."""
+def _choose(
+    folder: Path,
+    root: Path,
+    which: str,
+    splits: Sequence[str],
+    unwanted: Collection[str],
+    ids: Collection[str] | None,
+    verify: bool,
+) -> dict[str, tuple[Path, list[Annotation]]]:
+    """Return the file and the annotations of each split.
 
-    def __init__(self, folder: Path, root: Path, verify: bool):
-        self._folder, self._root, self._verify = folder, root, verify
-        # Several splits may come from the same file, which is parsed once.
-        self._entries = cache(self._read)
+    Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
+    """
+    there = {name for name in LENGTHS if (folder / name).is_file()}
 
-    def choose(
-        self,
-        training: str,
-        types: Collection[str],
-        splits: Sequence[str],
-        unwanted: Collection[str],
-        ids: Collection[str] | None,
-    ) -> dict[str, tuple[Path, list[Annotation]]]:
-        """Return the file and the annotations of each split.
-
-        Malformed entries are kept, so that reading them raises an error, unless `ids` are given.
-        """
-        files = self._files(training, splits)
-        reserved, test = self._reserved(), self._objects(TEST)
-        # No object of one split is in another.
-        unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
-        chosen, seen = {}, set()
-        for split, name in files.items():
-            wanted = frozenset(types if split == "train" else TYPES[:1])
-            only = reserved if (split, name) == ("validation", FULL) else None
-            kept = [
-                entry
-                for entry in self._entries(name)
-                if (only is None or entry.object_id in only)
-                and (ids is None or entry.object_id in ids)
-                and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
-            ]
-            if kept or ids is None:
-                chosen[split] = self._folder / name, kept
-            seen.update(entry.object_id for entry in kept)
-        if unknown := sorted(set(ids or ()) - seen):
-            raise ValueError(
-                f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {self._folder}, "
-                f"the first: {unknown[0]!r}"
-            )
-        return chosen
-
-    def _files(self, training: str, splits: Sequence[str]) -> dict[str, str]:
-        """Return the file of each split, after checking that all needed files exist."""
-        listed = self._is_there(VALIDATION_IDS) and not self._is_there(VALIDATION)
-        files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
-        if training == "brief":
-            files["train"] = FULL if self._is_there(FULL) and not self._is_there(FILTERED) else FILTERED
-        files = {split: files[split] for split in splits}
-        needed = set(files.values())
-        if FULL in needed and not self._is_there(VALIDATION):
-            needed.add(VALIDATION_IDS)  # selects the reserved objects among all
-        if "validation" in files:
-            needed.add(TEST)
-        DATASET.require([self._folder / name for name in sorted(needed)], self._root)
-        return files
-
-    def _is_there(self, name: str) -> bool:
-        return (self._folder / name).is_file()
-
-    def _reserved(self) -> frozenset[str]:
-        """Return the reserved objects, if there are files that name them."""
-        if self._is_there(VALIDATION) or not self._is_there(VALIDATION_IDS):
-            return self._objects(VALIDATION)
-        lines = read_lines(self._folder / VALIDATION_IDS)
-        self._check_length(VALIDATION_IDS, len(lines))
-        return frozenset(lines)
-
-    def _objects(self, name: str) -> frozenset[str]:
-        """Return the objects that a file names; none if it does not exist."""
-        if not self._is_there(name):
-            return frozenset()
-        return frozenset(entry.object_id for entry in self._entries(name) if entry.object_id)
-
-    def _read(self, name: str) -> list[Annotation]:
-        entries = list_annotations(self._folder / name)
-        self._check_length(name, len(entries))
-        objects = Counter(entry.object_id for entry in entries if entry.object_id)
-        # Training conversations may repeat an object; captions of a file must not.
-        if self._verify and name != COMPLEX and objects and objects.most_common(1)[0][1] > 1:
-            raise PointCloudFileError(
-                f"{self._folder / name}: object {objects.most_common(1)[0][0]} has several entries; expected one "
-                "caption per object. verify=False keeps all"
-            )
-        return entries
-
-    def _check_length(self, name: str, count: int) -> None:
+    def check_length(name: str, count: int) -> None:
         least, most = LENGTHS[name]
-        if self._verify and not least <= count <= most:
+        if verify and not least <= count <= most:
             raise PointCloudFileError(
-                f"{self._folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or "
-                "pass verify=False for a subset of your own"
+                f"{folder / name}: {count:,} entries; expected {least:,} to {most:,}. Get the file again, or pass "
+                "verify=False for a subset of your own"
             )
+
+    @cache  # several splits may come from the same file
+    def entries(name: str) -> list[Annotation]:
+        annotations = []
+        for number, (value, text) in enumerate(scan_entries(folder / name) if name in there else ()):
+            try:
+                row = annotation_row(value)
+            except (PointCloudError, LookupError, TypeError, AttributeError):
+                row = {"object_id": "", "conversation_type": ""}  # reading the row raises the error
+            annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
+        if name in there:
+            check_length(name, len(annotations))
+        return annotations
+
+    listed = VALIDATION_IDS in there and VALIDATION not in there
+    files = {"train": COMPLEX, "validation": FULL if listed else VALIDATION, "test": TEST}
+    if which == "brief":
+        files["train"] = FULL if FULL in there and FILTERED not in there else FILTERED
+    files = {split: files[split] for split in splits}
+    needed = set(files.values())
+    if FULL in needed and VALIDATION not in there:
+        needed.add(VALIDATION_IDS)  # selects the reserved objects among all
+    if "validation" in files:
+        needed.add(TEST)
+    DATASET.require([folder / name for name in sorted(needed)], root)
+    if listed:
+        reserved = frozenset(read_lines(folder / VALIDATION_IDS))
+        check_length(VALIDATION_IDS, len(reserved))
+    else:
+        reserved = frozenset(entry.object_id for entry in entries(VALIDATION))
+    test = frozenset(entry.object_id for entry in entries(TEST))
+    # No object of one split is in another.
+    unwanted_in = {"train": {*unwanted, *reserved, *test}, "validation": {*unwanted, *test}, "test": unwanted}
+    chosen, seen = {}, set()
+    for split, name in files.items():
+        wanted = frozenset(WHICH[which] if split == "train" else TYPES[:1])
+        only = reserved if (split, name) == ("validation", FULL) else None
+        kept = [
+            entry
+            for entry in entries(name)
+            if (only is None or entry.object_id in only)
+            and (ids is None or entry.object_id in ids)
+            and (not entry.object_id or entry.type in wanted and entry.object_id not in unwanted_in[split])
+        ]
+        if kept or ids is None:
+            chosen[split] = folder / name, kept
+        seen.update(entry.object_id for entry in kept)
+    if unknown := sorted(set(ids or ()) - seen):
+        raise ValueError(
+            f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {folder}, the first: "
+            f"{unknown[0]!r}"
+        )
+    return chosen
 
 
 def cloud_features(colors: bool) -> Features:
@@ -330,26 +320,11 @@ def read_cloud(path: Path) -> dict[str, np.ndarray]:
     return {"points": table[:, :3], "colors": table[:, 3:]}
 
 
-def stamp_clouds(folder: Path, object_ids: Iterable[str]) -> tuple[str, list[Path]]:
-    """Return a digest of the names, sizes and times of the objects' clouds, and the missing files."""
-    digest, missing = hashlib.sha256(), []
-    for object_id in object_ids:
-        try:
-            # The path is joined as text, since this runs for each of 660 thousand files.
-            digest.update(f"{object_id} {file_stamp(f'{folder}/{object_id}{SUFFIX}')}\n".encode())
-        except FileNotFoundError:
-            missing.append(cloud_path(folder, object_id))
-    return digest.hexdigest(), missing
-
-
 @dataclass(frozen=True)
 class CloudAdder:
-    """Add the clouds to a batch of rows.
+    """Add the clouds in a folder to a batch of rows.
 
-    Attributes:
-        folder: of the clouds.
-        features: the columns of clouds to add.
-        skip: leave out rows whose cloud cannot be read, with a warning, instead of stopping.
+    With `skip`, rows whose cloud cannot be read are left out with a warning.
     """
 
     folder: Path
@@ -375,17 +350,3 @@ class CloudAdder:
         path = cloud_path(self.folder, object_id)
         with file_errors(path, "cloud"):
             return checked_row(read_cloud(path), self.features)
-
-
-def stream_clouds(splits: DatasetDict, adder: CloudAdder) -> IterableDatasetDict:
-    """Stream rows with `object_id` whose clouds are read from their files together with the row; nothing is copied."""
-    streams = {}
-    for split, rows in splits.items():
-        # Many shards, since each process and worker needs one of its own.
-        stream = rows.to_iterable_dataset(num_shards=min(MOST_SHARDS, len(rows)))
-        features = Features({**adder.features, **rows.features})
-        # A batch may become empty, as a single row could not.
-        streams[split] = stream.map(adder, batched=True, batch_size=1, features=features)
-        for name in ("description", "citation", "homepage", "license"):
-            setattr(streams[split].info, name, getattr(rows.info, name))
-    return IterableDatasetDict(streams)

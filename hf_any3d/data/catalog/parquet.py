@@ -32,39 +32,38 @@ def load(
     if (data_dir is None) == (data_files is None):
         raise ValueError(f"data_dir is {data_dir!r} and data_files is {data_files!r}; expected exactly one of them")
     if data_dir is not None:
-        data_files = files_by_split(Path(data_dir))
+        folder = Path(data_dir)
+        there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+        files = [path for path in there if path.suffix == ".parquet"]
+        if not files:
+            raise FileNotFoundError(f"{folder}: no Parquet file in this folder")
+        if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
+            rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
+        base = os.fspath(folder.absolute())
+        patterns = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
+        data_files = {str(split): [os.fspath(path) for path in paths] for split, paths in patterns.items() if paths}
+        counts = Counter(path for paths in data_files.values() for path in paths)
+        if wrong := [path for path in files if counts[os.fspath(path.absolute())] != 1]:
+            raise ValueError(
+                f"{wrong[0]}: its name gives no split, or two, those of others give {', '.join(data_files)}; rename "
+                "or remove it, or pass data_files"
+            )
     files = [Path(path) for path in _flat(data_files or ())]
+    # `datasets` would silently read the labels of all files with the first one's names.
+    named: tuple[Path, list[str]] | None = None
     for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-    _check_classes(files)
+        metadata = pyarrow.parquet.read_schema(path).metadata or {}
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        names = features.get("label", {}).get("names")
+        if names is not None and names != (named := named or (path, names))[1]:
+            raise ValueError(f"the classes of {path} are {names}, those of {named[0]} {named[1]}; expected the same")
     if isinstance(data_files, Mapping):
         data_files = {split: [os.fspath(path) for path in _flat(some)] for split, some in data_files.items()}
     else:
         data_files = [str(path) for path in files]
     return load_dataset("parquet", data_files=data_files, **options)
-
-
-def files_by_split(folder: Path) -> dict[str, list[str]]:
-    """Return the Parquet files of a folder and its subfolders by the split in their names, as `datasets` finds it."""
-    there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    files = [path for path in there if path.suffix == ".parquet"]
-    if not files:
-        raise FileNotFoundError(f"{folder}: no Parquet file in this folder")
-    if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
-        rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)
-    base = os.fspath(folder.absolute())
-    found = DataFilesDict.from_patterns(get_data_patterns(base), base, allowed_extensions=[".parquet"])
-    splits = {str(split): [os.fspath(path) for path in paths] for split, paths in found.items() if paths}
-    counts = Counter(path for paths in splits.values() for path in paths)
-    if wrong := [path for path in files if counts[os.fspath(path.absolute())] != 1]:
-        raise ValueError(
-            f"{wrong[0]}: its name gives no split, or two, those of others give {', '.join(splits)}; rename or remove "
-            "it, or pass data_files"
-        )
-    return splits
 
 
 def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike]:
@@ -73,18 +72,3 @@ def _flat(data_files: Files | Mapping[str, Files]) -> Iterator[str | os.PathLike
         return
     for some in data_files.values() if isinstance(data_files, Mapping) else data_files:
         yield from _flat(some)
-
-
-def _check_classes(files: list[Path]) -> None:
-    """Refuse files with other class names: `datasets` would silently read their labels with the first file's names."""
-    first: tuple[Path, list[str]] | None = None
-    for path in files:
-        metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        names = features.get("label", {}).get("names")
-        if names is None:
-            continue
-        if first is None:
-            first = path, names
-        elif names != first[1]:
-            raise ValueError(f"the classes of {path} are {names}, those of {first[0]} {first[1]}; expected the same")

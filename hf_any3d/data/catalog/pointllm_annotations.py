@@ -24,37 +24,15 @@ _SEPARATOR = re.compile(r"\s*([\[,\]])\s*")
 
 
 class Annotation(NamedTuple):
-    """An entry of an annotation file.
+    """An entry of an annotation file: its index, and its JSON, which takes a fraction of the memory of its values.
 
-    Attributes:
-        number: its index in the array.
-        text: the entry as JSON, which takes a fraction of the memory of its values.
-        object_id: of the object; empty for a malformed entry.
-        type: of the conversation, one of `TYPES`; empty for a malformed entry.
+    `object_id` and `type`, one of `TYPES`, are empty for a malformed entry.
     """
 
     number: int
     text: str
     object_id: str
     type: str
-
-
-def list_annotations(path: Path) -> list[Annotation]:
-    """Find the entries of an annotation file."""
-    annotations = []
-    for number, (value, text) in enumerate(scan_entries(path)):
-        try:
-            row = annotation_row(value)
-        except (PointCloudError, LookupError, TypeError, AttributeError):
-            row = {"object_id": "", "conversation_type": ""}  # `read_annotation` raises the error
-        annotations.append(Annotation(number, text, row["object_id"], row["conversation_type"]))
-    return annotations
-
-
-def read_annotation(path: Path, annotation: Annotation) -> dict[str, Any]:
-    """Read `object_id`, `conversation_type` and `conversations` of an entry of a file."""
-    with file_errors(f"{path}: entry {annotation.number}", "annotation"):
-        return annotation_row(json.loads(annotation.text))
 
 
 def annotation_row(value: Any) -> dict[str, Any]:
@@ -79,9 +57,6 @@ def to_messages(conversations: Iterable[Mapping[str, str]]) -> list[dict[str, ob
     """Convert a stored conversation to messages for chat templates.
 
     `POINT` becomes an item of type "point_cloud" before the text; line breaks around it are removed.
-
-    Args:
-        conversations: the column of that name in one row.
     """
     messages = []
     for turn in conversations:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,41 +145,39 @@ def load(
         # Wrong arguments raise here, not with the first room.
         split_into_blocks(np.zeros((1, 3)), block_points, block_size, block_overlap, up_axis=UP_AXIS)
     root = DATASET.root(data_dir)
-    name, store = _find(root, LAYOUTS if layout is None else (layout,))
-    rooms = store.rooms()
+    name, folder, rooms = _find(root, LAYOUTS if layout is None else (layout,))
     if conversion.get("verify", True):
         unknown = sorted({*rooms} - {*PUBLISHED_ROOMS})
         if unknown:
             raise ValueError(
-                f"{store.path(unknown[0])}: not a published room, one of {len(unknown)}; remove them, or pass "
-                "verify=False for rooms of your own"
+                f"{_path(name, folder, unknown[0])}: not a published room, one of {len(unknown)}; remove them, or "
+                "pass verify=False for rooms of your own"
             )
         # Missing rooms are then missing files, and reported as such.
         rooms = PUBLISHED_ROOMS
 
-    def read_room(room: Room) -> Iterator[Mapping[str, object]]:
-        yield {**store.read(room), "room": str(room), "area": room.area}
-
-    def read_blocks(room: Room) -> Iterator[Mapping[str, object]]:
-        arrays = store.read(room)
-        index = split_into_blocks(
-            arrays["points"], block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed
-        )
+    def read(room: Room, cut: bool) -> Iterator[Mapping[str, object]]:
+        arrays = _read(_path(name, folder, room))
+        index: Any = [slice(None)]
+        if cut:
+            xyz = arrays["points"]
+            index = split_into_blocks(xyz, block_points, block_size, block_overlap, up_axis=UP_AXIS, generator=seed)
         for block in index:
             yield {**{key: value[block] for key, value in arrays.items()}, "room": str(room), "area": room.area}
 
     sources = {}
     for split in ("train", "test"):
         units = [room for room in rooms if (room.area == test_area) == (split == "test")]
+        paths = [_path(name, folder, room) for room in units]
         # Test rooms stay whole: figures are over all points of a room.
         cut = split == "train" and block_size is not None
         sources[split] = SplitSource(
             units,
-            read_blocks if cut else read_room,
-            [file for room in units for file in store.files(room)],
+            partial(read, cut=cut),
+            [file for path in paths for file in _files(path)],
             num_rows=None if cut else len(units),
-            describe=lambda room: str(store.path(room)),
-            missing=[store.path(room) for room in units if not store.path(room).exists()],
+            describe=lambda room: str(_path(name, folder, room)),
+            missing=[path for path in paths if not path.exists()],
         )
     features = Features(
         {
@@ -191,116 +190,75 @@ def load(
     )
     variant = f"area_{test_area}" + ("" if block_size is None else "_blocks")
     options["layout"] = name
-    return load_published(DATASET, store.folder, sources, features, variant=variant, options=options, **conversion)
+    return load_published(DATASET, folder, sources, features, variant=variant, options=options, **conversion)
 
 
-def _find(root: Path, layouts: Iterable[str]) -> tuple[str, ArrayRooms | AnnotatedRooms]:
-    for name in layouts:
-        for place in LAYOUTS[name].places:
-            store = LAYOUTS[name](root / place)
-            if store.rooms():
-                return name, store
+LAYOUTS = {
+    "npy": ("Area_[1-6]_*.npy", ("", "stanford_indoor3d")),
+    "annotations": ("Area_[1-6]/*_*/Annotations", ("", "Stanford3dDataset_v1.2_Aligned_Version")),
+}
+"""Layout -> pattern of its rooms, and the folders to search."""
+
+
+def _find(root: Path, layouts: Iterable[str]) -> tuple[str, Path, Sequence[Room]]:
+    for layout in layouts:
+        pattern, places = LAYOUTS[layout]
+        for place in places:
+            paths = list((root / place).glob(pattern))
+            names = [p.stem if layout == "npy" else f"{p.parents[1].name}_{p.parent.name}" for p in paths]
+            rooms = [Room(int(match[1]), match[2], int(match[3])) for match in map(_ROOM.fullmatch, names) if match]
+            # A name such as office_01 would be another spelling of a room.
+            if rooms := sorted({room for room in rooms if str(room) in names}):
+                return layout, root / place, rooms
     raise DATASET.not_found(f"{root}: no rooms in layout {' or '.join(layouts)}")
 
 
-class ArrayRooms:
-    """Rooms as arrays: `Area_1_hallway_1.npy`, each (points, 7) of x, y, z, red, green, blue and class."""
+def _path(layout: str, folder: Path, room: Room) -> Path:
+    if layout == "npy":
+        return folder / f"{room}.npy"
+    return folder / f"Area_{room.area}" / f"{room.kind}_{room.number}" / "Annotations"
 
-    places = ("", "stanford_indoor3d")
-    mark = "Area_[1-6]_*.npy"
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+def _files(path: Path) -> list[Path]:
+    """Return the array of a room, or its pieces without the hidden files that some systems add."""
+    pieces = [path] if path.suffix == ".npy" else path.glob("*.txt")
+    return sorted(piece for piece in pieces if piece.is_file() and not piece.name.startswith("."))
 
-    def rooms(self) -> list[Room]:
-        """Return the rooms that exist."""
-        return _named(path.stem for path in self.folder.glob(self.mark))
 
-    def path(self, room: Room) -> Path:
-        """Return the path of a room."""
-        return self.folder / f"{room}.npy"
+def _read(path: Path) -> dict[str, np.ndarray]:
+    """Read a room.
 
-    def files(self, room: Room) -> list[Path]:
-        """Return the files of a room."""
-        return [path for path in [self.path(room)] if path.is_file()]
+    In layout "npy" it is an array (points, 7) of x, y, z, red, green, blue and class; in layout "annotations" a folder
+    with `ceiling_1.txt`, `chair_12.txt`, …, whose names begin with the class, in the order of these names.
 
-    def read(self, room: Room) -> dict[str, np.ndarray]:
-        """Read a room.
-
-        Returns:
-            `points` (num_points, 3) float32 in meters, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
-            `labels` (num_points,) int64, index in `CLASS_NAMES`.
-        """
-        path = self.path(room)
+    Returns:
+        `points` (num_points, 3) float32 in meters, z up, smallest x, y and z at 0; `colors` (num_points, 3) uint8;
+        `labels` (num_points,) int64, index in `CLASS_NAMES`.
+    """
+    if path.suffix == ".npy":
         table = read_npy(path)
         with file_errors(path, "room"):
             labels = integers(table[:, 6], "class")
             return {"points": _at_origin(table[:, :3]), "colors": _colors(table[:, 3:6]), "labels": labels}
-
-
-class AnnotatedRooms:
-    """Rooms as published: a folder `Area_1/hallway_1/Annotations` with `ceiling_1.txt`, `chair_12.txt`, … each.
-
-    The class precedes the underscore; any other than the thirteen, such as stairs, is clutter. Pieces are read in the
-    order of their names.
-    """
-
-    places = ("", "Stanford3dDataset_v1.2_Aligned_Version")
-    mark = "Area_[1-6]/*_*/Annotations"
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def rooms(self) -> list[Room]:
-        """Return the rooms that exist."""
-        found = self.folder.glob(self.mark)
-        return _named(f"{path.parents[1].name}_{path.parent.name}" for path in found if path.is_dir())
-
-    def path(self, room: Room) -> Path:
-        """Return the path of a room."""
-        return self.folder / f"Area_{room.area}" / f"{room.kind}_{room.number}" / "Annotations"
-
-    def files(self, room: Room) -> list[Path]:
-        """Return the pieces of a room, without the hidden files that some systems add."""
-        pieces = (path for path in self.path(room).glob("*.txt") if not path.name.startswith("."))
-        return sorted(path for path in pieces if path.is_file())
-
-    def read(self, room: Room) -> dict[str, np.ndarray]:
-        """Read a room as `ArrayRooms.read` does."""
-        pieces = [(path, _read_piece(path)) for path in self.files(room)]
-        names = [path.name.partition("_")[0] for path, _ in pieces]
+    points, colors, labels = [], [], []
+    for piece in _files(path):
+        data = open_source(piece, "txt", ("txt",)).data
+        if stray := _STRAY.search(data):
+            # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a
+            # digit, the line has too many numbers afterwards and is refused.
+            line = data.count(b"\n", 0, stray.start()) + 1
+            logger.warning("%s: line %d has a control character %r, read as a space", piece, line, stray.group())
+            data = _STRAY.sub(b" ", data)
+        table = parse_table(data, piece, columns=6)
+        points.append(table[:, :3])
+        with file_errors(piece):
+            colors.append(_colors(table[:, 3:]))
         # A few pieces have other names, such as stairs; all programs count them as clutter.
-        classes = [CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER) for name in names]
-        with file_errors(self.path(room), "room"):
-            return {
-                "points": _at_origin(np.concatenate([xyz for _, (xyz, _) in pieces])),
-                "colors": np.concatenate([colors for _, (_, colors) in pieces]),
-                "labels": np.repeat(classes, [len(xyz) for _, (xyz, _) in pieces]),
-            }
-
-
-LAYOUTS = {"npy": ArrayRooms, "annotations": AnnotatedRooms}
-
-
-def _named(names: Iterable[str]) -> list[Room]:
-    found = ((name, _ROOM.fullmatch(name)) for name in names)
-    rooms = ((name, Room(int(match[1]), match[2], int(match[3]))) for name, match in found if match)
-    # A name such as office_01 would be another spelling of a room.
-    return sorted(room for name, room in rooms if str(room) == name)
-
-
-def _read_piece(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read points, float64, and colors of a piece."""
-    data = open_source(path, "txt", ("txt",)).data
-    if stray := _STRAY.search(data):
-        # In Area_5/hallway_6/Annotations/ceiling_1.txt, line 180389, one replaces a space. If one replaces a digit,
-        # the line has too many numbers afterwards and is refused.
-        line = data.count(b"\n", 0, stray.start()) + 1
-        logger.warning("%s: line %d has a control character %r, read as a space", path, line, stray.group())
-        data = _STRAY.sub(b" ", data)
-    table = parse_table(data, path, columns=6)
-    with file_errors(path):
-        return table[:, :3], _colors(table[:, 3:])
+        name = piece.name.partition("_")[0]
+        labels.append(np.full(len(table), CLASS_NAMES.index(name if name in CLASS_NAMES else CLUTTER)))
+    with file_errors(path, "room"):
+        xyz = _at_origin(np.concatenate(points))
+        return {"points": xyz, "colors": np.concatenate(colors), "labels": np.concatenate(labels)}
 
 
 def _colors(values: np.ndarray) -> np.ndarray:

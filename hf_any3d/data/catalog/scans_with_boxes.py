@@ -14,7 +14,6 @@ from datasets import Array2D, Dataset, DatasetDict, Features, Value
 from hf_any3d.data.box_files import (
     OWN_NAMES,
     Boxes,
-    NamedBox,
     add_boxes,
     class_names,
     read_boxes_json,
@@ -65,19 +64,14 @@ def load(
         raise ValueError(f"data_dir is None; expected a folder with {_EXPECTED}")
     root = Path(data_dir)
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-    found = {split: _boxes_of(folder, layout) for split, folder in folders.items()}
-    names = (
-        class_names(own for boxes in found.values() for own in boxes.values()) if classes is None else list(classes)
-    )
+    stored = {split: _boxes_of(folder, layout) for split, folder in folders.items()}
+    occurring = class_names(boxes for files in stored.values() for boxes in files.values())
+    names = occurring if classes is None else list(classes)
     if not names:
         raise ValueError(f"{root}: no box in any file; expected at least one")
     features = Features({"points": Array2D((None, 3), "float32"), **box_features(names), "file": Value("string")})
-    return DatasetDict(
-        {
-            split: Dataset.from_list([*_rows(folders[split], boxes, names, up_axis)], features=features)
-            for split, boxes in found.items()
-        }
-    )
+    rows = {split: [*_rows(folders[split], boxes, names, up_axis)] for split, boxes in stored.items()}
+    return DatasetDict({split: Dataset.from_list(some, features=features) for split, some in rows.items()})
 
 
 def _boxes_of(folder: Path, layout: str | None) -> Boxes:
@@ -98,63 +92,43 @@ def _boxes_of(folder: Path, layout: str | None) -> Boxes:
 def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:
     numbers = {name: number for number, name in enumerate(names)}
     paths = {name: _point_file(folder, name) for name in boxes}
-    _warn_of_unnamed(folder, [*paths.values()])
-    for name, own in boxes.items():
-        path = paths[name]
-        points, offset = _points(path)
-        _refuse_other_frame(folder / name, points, offset, own)
-        kept = [box for box in own if box.label in numbers]
-        made = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
-        made[:, :3] -= offset
-        if up_axis != UP_AXIS:
-            points = turn_up_axis(points, up_axis, UP_AXIS)
-            made[:, :3] = turn_up_axis(made[:, :3], up_axis, UP_AXIS)
-        yield {
-            "points": points.tolist(),
-            "boxes": made.tolist(),
-            "box_labels": [numbers[box.label] for box in kept],
-            "file": name,
-        }
-
-
-def _warn_of_unnamed(folder: Path, named: Sequence[Path]) -> None:
-    """Warn of scans that no boxes name: they may have been forgotten, and are no rows without objects."""
-    # Other files, such as a text about the data, have other endings.
-    endings, known = {path.suffix for path in named}, {path.resolve() for path in named}
-    found = (path for path in folder.rglob("*") if path.suffix in endings and path.is_file())
-    if left := sorted(path.relative_to(folder).as_posix() for path in found if path.resolve() not in known):
+    # Scans that no boxes name may have been forgotten. Other files, such as a text about the data, have other endings.
+    endings, named = {path.suffix for path in paths.values()}, {path.resolve() for path in paths.values()}
+    scans = (path for path in folder.rglob("*") if path.suffix in endings and path.is_file())
+    if left := sorted(path.relative_to(folder).as_posix() for path in scans if path.resolve() not in named):
         shown = ", ".join(left[:3]) + ", …" * (len(left) > 3)
         warnings.warn(
-            f"{folder}: {len(left)} of {len(left) + len(known)} files of points are left out, since no boxes name "
+            f"{folder}: {len(left)} of {len(left) + len(named)} files of points are left out, since no boxes name "
             f"them: {shown}. A scan without objects has an empty list of boxes",
             stacklevel=2,
         )
-
-
-def _refuse_other_frame(path: Path, points: np.ndarray, offset: np.ndarray, boxes: Sequence[NamedBox]) -> None:
-    """Refuse boxes of which none reaches the points: they are in another frame or other units."""
-    if not boxes:
-        return
-    low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
-    numbers = np.array([box.numbers for box in boxes])
-    reach = np.linalg.norm(numbers[:, 3:6], axis=1, keepdims=True) / 2
-    outside = ((numbers[:, :3] + reach < low) | (numbers[:, :3] - reach > high)).any(axis=1)
-    if outside.all():
-        shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
-        center = ", ".join(f"{value:.6g}" for value in numbers[0, :3])
-        raise PointCloudFileError(
-            f"{path}: none of {len(boxes)} boxes reaches the points, which are from {', '.join(shown)}; the first has "
-            f"its center at {center}. Expected boxes in the frame and units of the file"
-        )
-
-
-def _points(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return points in float32, and the offset (3,) in float64 that is missing to coordinates of the file."""
-    is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
-    cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
-    if cloud.is_mesh:
-        cloud = cloud.sample_surface(100_000, 0)
-    return cloud.points, np.zeros(3) if cloud.offset is None else cloud.offset
+    for name, own in boxes.items():
+        path = paths[name]
+        is_kitti = path.parent.name == "velodyne" and path.suffix == ".bin"
+        cloud = read_point_cloud(path, file_type="kitti" if is_kitti else None)
+        cloud = cloud.sample_surface(100_000, 0) if cloud.is_mesh else cloud
+        # The points are float32; the offset (3,), in float64, is what they lack to coordinates of the file.
+        points, offset = cloud.points, np.zeros(3) if cloud.offset is None else cloud.offset
+        if own:
+            # Boxes of which none reaches the points are in another frame or other units.
+            low, high = points.min(axis=0) + offset, points.max(axis=0) + offset
+            every = np.array([box.numbers for box in own])
+            reach = np.linalg.norm(every[:, 3:6], axis=1, keepdims=True) / 2
+            if ((every[:, :3] + reach < low) | (every[:, :3] - reach > high)).any(axis=1).all():
+                shown = [" to ".join(f"{value:.6g}" for value in pair) for pair in zip(low, high, strict=True)]
+                center = ", ".join(f"{value:.6g}" for value in every[0, :3])
+                raise PointCloudFileError(
+                    f"{folder / name}: none of {len(own)} boxes reaches the points, which are from {', '.join(shown)};"
+                    f" the first has its center at {center}. Expected boxes in the frame and units of the file"
+                )
+        kept = [box for box in own if box.label in numbers]
+        boxed = np.array([box.numbers for box in kept], dtype=np.float64).reshape(-1, 7)
+        boxed[:, :3] -= offset
+        if up_axis != UP_AXIS:
+            points = turn_up_axis(points, up_axis, UP_AXIS)
+            boxed[:, :3] = turn_up_axis(boxed[:, :3], up_axis, UP_AXIS)
+        labels = [numbers[box.label] for box in kept]
+        yield {"points": points.tolist(), "boxes": boxed.tolist(), "box_labels": labels, "file": name}
 
 
 def _point_file(folder: Path, name: str) -> Path:

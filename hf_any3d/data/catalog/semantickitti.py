@@ -23,25 +23,12 @@ CLASS_NAMES = tuple(
 UP_AXIS = "z"
 # Class -> numbers of it in the label files; things that move have numbers of their own.
 _NUMBERS = {
-    "car": (10, 252),
-    "bicycle": (11,),
-    "motorcycle": (15,),
-    "truck": (18, 258),
+    **{"car": (10, 252), "bicycle": (11,), "motorcycle": (15,), "truck": (18, 258)},
     "other-vehicle": (13, 16, 20, 256, 257, 259),  # also buses, and what drives on rails
-    "person": (30, 254),
-    "bicyclist": (31, 253),
-    "motorcyclist": (32, 255),
+    **{"person": (30, 254), "bicyclist": (31, 253), "motorcyclist": (32, 255)},
     "road": (40, 60),  # also its markings
-    "parking": (44,),
-    "sidewalk": (48,),
-    "other-ground": (49,),
-    "building": (50,),
-    "fence": (51,),
-    "vegetation": (70,),
-    "trunk": (71,),
-    "terrain": (72,),
-    "pole": (80,),
-    "traffic-sign": (81,),
+    **{"parking": (44,), "sidewalk": (48,), "other-ground": (49,), "building": (50,), "fence": (51,)},
+    **{"vegetation": (70,), "trunk": (71,), "terrain": (72,), "pole": (80,), "traffic-sign": (81,)},
 }
 # Unlabeled, outlier, other structure, other object.
 _NOT_JUDGED = (0, 1, 52, 99)
@@ -107,7 +94,11 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
     is_whole = conversion.get("verify", True)
     sources = {}
     for split, sequences in SPLITS.items():
-        sweeps = [path for number in sequences for path in _sweeps(folder / f"{number:02}", _SWEEPS[number], is_whole)]
+        sweeps = []
+        for number in sequences:
+            place = folder / f"{number:02}" / "velodyne"
+            published = [place / f"{sweep:06}.bin" for sweep in range(_SWEEPS[number])]
+            sweeps += published if is_whole else sorted(place.glob("*.bin"))
         labels = [_labels_of(sweep) for sweep in sweeps]
         source = SplitSource.from_paths(sweeps, _read, [path for path in labels if path.is_file()])
         missing = [*source.missing, *(path for path in labels if not path.is_file())]
@@ -124,32 +115,21 @@ def load(data_dir: str | os.PathLike | None = None, **conversion: Any) -> Datase
     return load_published(DATASET, folder, sources, features, **conversion)
 
 
-def _sweeps(folder: Path, count: int, is_whole: bool) -> list[Path]:
-    if is_whole:
-        return [folder / "velodyne" / f"{number:06}.bin" for number in range(count)]
-    return sorted((folder / "velodyne").glob("*.bin"))
-
-
 def _labels_of(sweep: Path) -> Path:
     return sweep.parents[1] / "labels" / f"{sweep.stem}.label"
 
 
 def _read(sweep: Path) -> Iterator[Mapping[str, object]]:
     cloud = read_point_cloud(sweep, file_type="kitti")
-    labels = read_labels(_labels_of(sweep), len(cloud))
-    names = {"sequence": sweep.parents[1].name, "sweep": sweep.stem}
-    yield {"points": cloud.points, "intensity": cloud.intensity, "labels": labels, **names}
-
-
-def read_labels(path: Path, count: int) -> np.ndarray:
-    """Read the labels (count,) of the points of a sweep, -100 for points without a class."""
+    path = _labels_of(sweep)
     data = open_source(path, "label", ("label",)).data
-    if len(data) != 4 * count:
-        raise PointCloudFileError(f"{path}: {len(data)} bytes; expected 4 for each of {count} points of its sweep")
+    if len(data) != 4 * len(cloud):
+        raise PointCloudFileError(f"{path}: {len(data)} bytes; expected 4 for each of {len(cloud)} points")
     numbers = np.frombuffer(data, "<u4") & 0xFFFF
     table = np.full(1 << 16, -1)
     table[list(LEARNING_MAP)] = list(LEARNING_MAP.values())
     labels = table[numbers]
     if (unknown := numbers[labels == -1]).size:
         raise PointCloudFileError(f"{path}: class {unknown[0]}; expected one of {', '.join(map(str, LEARNING_MAP))}")
-    return labels
+    names = {"sequence": sweep.parents[1].name, "sweep": sweep.stem}
+    yield {"points": cloud.points, "intensity": cloud.intensity, "labels": labels, **names}

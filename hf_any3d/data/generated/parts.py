@@ -61,9 +61,7 @@ def load(
     if data_dir is not None:
         raise ValueError(f"data_dir is {os.fspath(data_dir)!r}; expected None, since these objects are generated")
     categories = list(CATEGORIES) if categories is None else list(categories)
-    if unknown := [name for name in categories if name not in CATEGORIES]:
-        raise ValueError(f"categories names {unknown[0]!r}; expected any of {', '.join(CATEGORIES)}")
-    parts = part_names(categories)
+    parts = [f"{category} {part}" for category in categories for part in PARTS[category]]
     features = Features({"points": Array2D((num_points, 3), "float32"), "labels": List(ClassLabel(names=parts))})
     features["label"] = ClassLabel(names=categories)
     splits = {}
@@ -82,21 +80,12 @@ def load(
     return DatasetDict(splits)
 
 
-def part_names(categories: Sequence[str]) -> list[str]:
-    """Return the names of the parts of several categories, such as "chair back", in the order of their labels."""
-    return [f"{category} {part}" for category in categories for part in PARTS[category]]
-
-
 def assemble(
     category: str, num_points: int, generator: np.random.Generator, *, fewest: int = 16
 ) -> tuple[np.ndarray, list[str]]:
     """Draw one object and sample its surface by area.
 
-    Args:
-        category: a key of `CATEGORIES`.
-        num_points: points to draw.
-        generator: numpy's random generator.
-        fewest: least number of points of a part, however thin it is.
+    A part gets at least `fewest` points, however thin it is.
 
     Returns:
         Points (num_points, 3) float32, randomly rotated about the vertical axis and in random order, and the name of

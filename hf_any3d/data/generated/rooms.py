@@ -39,9 +39,6 @@ SYMMETRY = {"bed": 1, "chair": 1, "lamp": 0, "plant": 0, "sofa": 1, "storage": 1
 """
 _STEP, _TRIES = 0.02, 100
 
-Placed = tuple[np.ndarray, int, float]
-"""Points, label and size of an object in a room."""
-
 
 def load(
     data_dir: str | os.PathLike | None = None,
@@ -86,9 +83,7 @@ def compose_splits(
     seed: int,
     options: Mapping[str, Any],
 ) -> DatasetDict:
-    """Compose the rooms of all splits."""
-    if unknown := [name for name in classes if name not in TYPICAL_SIZES]:
-        raise ValueError(f"classes names {unknown[0]!r}; expected any of {', '.join(TYPICAL_SIZES)}")
+    """Compose the rooms of all splits; the arguments are those of `load`."""
     single = validation_split(shapes.load(data_dir, **options), 0.2, seed, group_column="group")
     splits = {}
     for number, (split, count) in enumerate(zip(SPLITS, counts, strict=True)):
@@ -111,13 +106,7 @@ def compose_splits(
 
 @dataclass(frozen=True)
 class RoomObject:
-    """An object that may be placed in a room.
-
-    Args:
-        points: (points, 3), y up, in any units.
-        label: its class number in the room.
-        size: typical diameter in meters.
-    """
+    """An object that may be placed in a room: points (points, 3), y up, its class number and diameter in meters."""
 
     points: np.ndarray
     label: int
@@ -141,36 +130,33 @@ def compose_room(
     All objects have about the same density of points, the floor gets the rest, and the order is random. Objects for
     which there is no free place are left out.
 
-    Args:
-        objects: objects to choose from.
-        generator: numpy's random generator.
-        num_objects: objects to place, drawn without repetition if there are enough.
-        num_points: points of the room.
-        width: edge of the square floor in meters, or its edges along x and z.
-        floor_label: class number of the floor.
-        size_spread: largest relative deviation from the typical size.
-        gap: least distance between bounding boxes in meters.
-        touching: whether each object but the first is moved towards another one until points of both are about as
-            close as `gap`. Their bounding boxes may then overlap.
+    `width` is the edge of the floor in meters, or its edges along x and z, `size_spread` the largest relative
+    deviation from the typical size, and `gap` the least distance between bounding boxes in meters. With `touching`
+    each object but the first is moved towards another one until points of both are about as close as `gap`; their
+    boxes may overlap.
 
     Returns:
         `points` (num_points, 3) float32 in meters, the floor at y = 0 and centered on the origin; `labels`
         (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor;
         `angles` (objects,) float64, by which each object was rotated, from z towards x.
     """
-    if not objects:
-        raise ValueError("objects is empty; expected at least one")
     if num_points < 64 * num_objects:
         raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
     edges = np.asarray(width, dtype=np.float64) * np.ones(2)
     boxes: list[np.ndarray] = []
-    placed: list[Placed] = []
+    placed: list[tuple[np.ndarray, int, float]] = []  # points, label and size
     angles: list[float] = []
     for number in drawn:
         size = objects[number].size * generator.uniform(1 - size_spread, 1 + size_spread)
         angle = generator.uniform(0, 2 * np.pi)
-        standing = _stand(objects[number].points, size, angle)
+        # Scaled to its diameter and rotated about y, with the lowest point on the floor and the footprint centered.
+        shape = np.asarray(objects[number].points, dtype=np.float64) - np.mean(objects[number].points, axis=0)
+        shape *= size / 2 / np.linalg.norm(shape, axis=1).max()
+        x, y, z = shape.T
+        standing = np.stack([np.cos(angle) * x + np.sin(angle) * z, y, np.cos(angle) * z - np.sin(angle) * x], axis=1)
+        low, high = standing.min(axis=0), standing.max(axis=0)
+        standing = standing - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
         if touching and placed:
             place = _touching_place(standing, [points for points, _, _ in placed], edges, gap, generator)
         else:
@@ -180,18 +166,26 @@ def compose_room(
             standing[:, [0, 2]] += (place[:2] + place[2:]) / 2
             placed.append((standing, objects[number].label, size))
             angles.append(angle)
-    return _sampled(placed, num_points, edges, floor_label, generator) | {"angles": np.array(angles)}
-
-
-def _stand(points: np.ndarray, size: float, angle: float) -> np.ndarray:
-    """Scale to a diameter, rotate about y, move the lowest point to the floor and center the footprint."""
-    points = np.asarray(points, dtype=np.float64) - np.mean(points, axis=0)
-    points *= size / 2 / np.linalg.norm(points, axis=1).max()
-    # Copies, as both columns are overwritten and each needs the other's old values.
-    x, z = points[:, 0].copy(), points[:, 2].copy()
-    points[:, 0], points[:, 2] = np.cos(angle) * x + np.sin(angle) * z, np.cos(angle) * z - np.sin(angle) * x
-    low, high = points.min(axis=0), points.max(axis=0)
-    return points - [(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2]
+    # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
+    shares = np.array([size**2 for _, _, size in placed] + [edges.prod() / 4])
+    counts = np.floor(num_points * shares / shares.sum()).astype(int)
+    points, labels, members = [], [], []
+    for number, (standing, label, _) in enumerate(placed):
+        count = min(max(counts[number], 1), len(standing))
+        points.append(standing[generator.choice(len(standing), count, replace=False)])
+        labels.append(np.full(count, label))
+        members.append(np.full(count, number))
+    rest = num_points - sum(map(len, points))
+    floor = np.zeros((rest, 3))
+    floor[:, [0, 2]] = generator.uniform(-edges / 2, edges / 2, (rest, 2))
+    points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
+    order = generator.permutation(num_points)
+    return {
+        "points": np.concatenate(points)[order].astype(np.float32),
+        "labels": np.concatenate(labels)[order].astype(np.int64),
+        "objects": np.concatenate(members)[order].astype(np.int64),
+        "angles": np.array(angles),
+    }
 
 
 def _free_place(
@@ -235,27 +229,3 @@ def _touching_place(
         if center is not None and (np.abs(center) <= reach).all():
             return np.concatenate([center - half, center + half])
     return None
-
-
-def _sampled(
-    placed: list[Placed], num_points: int, edges: np.ndarray, floor_label: int, generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    # Surfaces grow with the square of the size. The floor counts as one more and gets the points that objects lack.
-    shares = np.array([size**2 for _, _, size in placed] + [edges.prod() / 4])
-    counts = np.floor(num_points * shares / shares.sum()).astype(int)
-    points, labels, members = [], [], []
-    for number, (standing, label, _) in enumerate(placed):
-        count = min(max(counts[number], 1), len(standing))
-        points.append(standing[generator.choice(len(standing), count, replace=False)])
-        labels.append(np.full(count, label))
-        members.append(np.full(count, number))
-    rest = num_points - sum(map(len, points))
-    floor = np.zeros((rest, 3))
-    floor[:, [0, 2]] = generator.uniform(-edges / 2, edges / 2, (rest, 2))
-    points, labels, members = [*points, floor], [*labels, np.full(rest, floor_label)], [*members, np.full(rest, -1)]
-    order = generator.permutation(num_points)
-    return {
-        "points": np.concatenate(points)[order].astype(np.float32),
-        "labels": np.concatenate(labels)[order].astype(np.int64),
-        "objects": np.concatenate(members)[order].astype(np.int64),
-    }

@@ -43,18 +43,9 @@ def load(
     object is, which faces along the box's own x; of a class whose front and back are alike (2 in `rooms.SYMMETRY`),
     headings are from -pi/2 to pi/2, and boxes of a class without a front (0) are along the axes.
 
-    Args:
-        data_dir: folder of the embedded shapes; this and what is not named below as in `rooms.load`.
-        train_rooms: rooms of the training split.
-        validation_rooms: rooms of the validation split.
-        test_rooms: rooms of the test split.
-        num_points: points of a room.
-        num_objects: objects to place in a room.
+    Arguments are those of `rooms.load`, and:
         headings: whether boxes are turned as their objects are; otherwise all are along the axes.
         touching: whether each object stands close to another one, with 3 cm between their points, instead of apart.
-        classes: classes of the shapes to place.
-        seed: seed of objects, places and points.
-        options: further arguments of `datasets.load_dataset` for the shapes.
     """
     names = list(rooms.TYPICAL_SIZES) if classes is None else list(classes)
     places = {"touching": True, "gap": _CLOSE} if touching else {}
@@ -75,24 +66,16 @@ def with_boxes(room: Mapping[str, np.ndarray], turned: Sequence[str] | None = No
     for number, angle in enumerate(room["angles"]):
         members = room["objects"] == number
         label = int(room["labels"][members][0]) - 1  # 0 is the floor
-        heading = 0.0 if turned is None else _heading(rooms.SYMMETRY[turned[label]], float(angle))
-        boxes.append(_box_around(points[members], heading))
+        symmetry = 0 if turned is None else rooms.SYMMETRY[turned[label]]
+        heading = 0.0
+        if symmetry:
+            # The shapes face along z, which becomes -y.
+            heading = float(wrapped(np.array(symmetry * (float(angle) - np.pi / 2)))) / symmetry
+        cos, sin = np.cos(heading), np.sin(heading)
+        turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])  # axes of the box to those of the room
+        inside = points[members] @ turn
+        low, high = inside.min(axis=0), inside.max(axis=0)
+        size = np.maximum(high - low, _THINNEST)
+        boxes.append(np.array([*(turn @ ((low + high) / 2)), *size, heading], np.float32))
         labels.append(label)
     return {"points": points, "boxes": boxes, "box_labels": labels}
-
-
-def _heading(symmetry: int, angle: float) -> float:
-    """Return the heading of an object that was rotated by an angle; the shapes face along z, which becomes -y."""
-    if symmetry == 0:
-        return 0.0
-    turn = 2 * np.pi / symmetry
-    return float(wrapped(np.array(symmetry * (angle - np.pi / 2)))) * turn / (2 * np.pi)
-
-
-def _box_around(points: np.ndarray, heading: float) -> np.ndarray:
-    """Return the smallest box (7,) with a heading that holds points (points, 3)."""
-    cos, sin = np.cos(heading), np.sin(heading)
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])  # own axes to those of the room
-    own = points @ turn
-    low, high = own.min(axis=0), own.max(axis=0)
-    return np.array([*(turn @ ((low + high) / 2)), *np.maximum(high - low, _THINNEST), heading], np.float32)

@@ -41,17 +41,7 @@ def load(
     the layout as `boxes` (objects, 7) and `box_labels` (objects,), as in `rooms_with_boxes`. Doors and windows are
     holes in the walls.
 
-    Args:
-        data_dir: folder of the embedded shapes; None takes those of the source checkout.
-        train_rooms: rooms of the training split.
-        validation_rooms: rooms of the validation split.
-        test_rooms: rooms of the test split.
-        num_points: points of a room.
-        num_objects: objects to place in a room.
-        noise: standard deviation of the noise of all points, in meters.
-        classes: classes of the shapes to place; None takes those of `rooms.TYPICAL_SIZES`.
-        seed: seed of rooms, objects, places and points.
-        options: further arguments of `datasets.load_dataset` for the shapes.
+    Arguments are those of `rooms.load`, and `noise`, the standard deviation of the noise of all points, in meters.
     """
     names = list(rooms.TYPICAL_SIZES) if classes is None else list(classes)
 
@@ -83,7 +73,9 @@ def compose_room_with_layout(
     """
     width, depth = generator.uniform(*_EDGES, 2).tolist()
     height = float(generator.uniform(*_HEIGHTS))
-    walls = _walls(width, depth, height)
+    corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
+    corners = [(round(x, 4), round(y, 4)) for x, y in corners]
+    walls = [Wall(n, *corners[n], 0.0, *corners[(n + 1) % 4], 0.0, round(height, 4)) for n in range(4)]
     openings = _openings(walls, generator)
     on_walls = int(num_points * wall_share)
     room = rooms.compose_room(
@@ -97,23 +89,12 @@ def compose_room_with_layout(
         numbers: list[float] = [round(float(value), 4) for value in (*box[:3], box[6], *box[3:6])]
         boxes.append(Box(len(boxes), str(names[label]), *numbers))
     layout = Layout.of([*walls, *openings, *boxes])
-    return row | {
-        "points": points[generator.permutation(num_points)].astype(np.float32),
-        "layout": layout.write(),
-    }
-
-
-def _walls(width: float, depth: float, height: float) -> list[Wall]:
-    corners = [(-width / 2, -depth / 2), (width / 2, -depth / 2), (width / 2, depth / 2), (-width / 2, depth / 2)]
-    corners = [(round(x, 4), round(y, 4)) for x, y in corners]
-    return [
-        Wall(number, *corners[number], 0.0, *corners[(number + 1) % 4], 0.0, round(height, 4)) for number in range(4)
-    ]
+    return row | {"points": points[generator.permutation(num_points)].astype(np.float32), "layout": layout.write()}
 
 
 def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Entity]:
     """Draw a door and one or two windows."""
-    found: list[Entity] = []
+    openings: list[Entity] = []
     places = generator.permutation(len(walls))[: 2 + int(generator.integers(2))]
     for number, place in enumerate(places.tolist()):
         wall = walls[place]
@@ -128,8 +109,8 @@ def _openings(walls: Sequence[Wall], generator: np.random.Generator) -> list[Ent
         reach = length / 2 - size[0] / 2 - _MARGIN
         center = (start + end) / 2 + (end - start) / length * generator.uniform(-reach, reach)
         values = (round(float(value), 4) for value in (*center, middle, *size))
-        found.append(Door(0, wall.id, *values) if number == 0 else Window(number - 1, wall.id, *values))
-    return found
+        openings.append(Door(0, wall.id, *values) if number == 0 else Window(number - 1, wall.id, *values))
+    return openings
 
 
 def _on_walls(
@@ -147,9 +128,9 @@ def _on_walls(
         places = ends[number, 0] + along[number] * share[:, None]
         points = np.column_stack([places, generator.random(missing) * walls[0].height])
         free = np.ones(missing, dtype=bool)
-        for one in openings:
-            beside = np.linalg.norm(points[:, :2] - (one.x, one.y), axis=1) < one.width / 2
-            free &= (number != one.wall_id) | ~beside | (np.abs(points[:, 2] - one.z) >= one.height / 2)
+        for opening in openings:
+            beside = np.linalg.norm(points[:, :2] - (opening.x, opening.y), axis=1) < opening.width / 2
+            free &= (number != opening.wall_id) | ~beside | (np.abs(points[:, 2] - opening.z) >= opening.height / 2)
         kept.append(points[free])
         missing -= int(free.sum())
     return np.concatenate(kept)

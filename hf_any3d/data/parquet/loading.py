@@ -73,12 +73,6 @@ def load_published(
 
     Returns:
         The splits in the order of `sources`, with description, citation, homepage and license in their `info`.
-
-    Raises:
-        ValueError: a wrong option; another number of clouds than published; a file that cannot be read or has
-            another checksum.
-        FileNotFoundError: a file that no longer exists.
-        OSError: the disk is full. What was converted before stays usable.
     """
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     expected = dataset.expected_counts.get(variant, {}) if verify else {}

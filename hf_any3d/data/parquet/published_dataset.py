@@ -4,11 +4,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from datasets import ClassLabel
-
-_Error = TypeVar("_Error", bound=Exception)
 
 OPEN_LICENSES = frozenset(
     "apache-2.0 bsd-2-clause bsd-3-clause cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0 cc-by-sa-3.0 "
@@ -19,13 +17,7 @@ OPEN_LICENSES = frozenset(
 
 @dataclass(frozen=True)
 class License:
-    """Terms of use.
-
-    Attributes:
-        name: the hub's identifier, or "other" for custom terms.
-        terms: summary in a sentence; for "other".
-        link: where to read them.
-    """
+    """Terms of use: the hub's identifier, or "other" with a summary in a sentence, and where to read them."""
 
     name: str
     terms: str = ""
@@ -70,12 +62,9 @@ class PublishedDataset:
 
     def root(self, data_dir: str | os.PathLike | None) -> Path:
         """Return the data folder; the notes of the error say where to get the files if there is none."""
-        if data_dir is None:
-            raise self._explained(ValueError(f"data_dir is None; expected the folder with the files of {self.name}"))
-        root = Path(data_dir)
-        if not root.is_dir():
-            raise self.not_found(f"{root}: no such folder")
-        return root
+        if data_dir is None or not os.path.isdir(data_dir):
+            raise self.not_found(f"data_dir is {data_dir}; expected the folder with the files of {self.name}")
+        return Path(data_dir)
 
     def require(self, paths: Iterable[Path], root: Path) -> None:
         """Check that all `paths` exist; the notes of the error say where to get them."""
@@ -87,9 +76,7 @@ class PublishedDataset:
 
     def not_found(self, what: str) -> FileNotFoundError:
         """Return an error that names what is missing; its notes say where to get it and where it is expected."""
-        return self._explained(FileNotFoundError(what))
-
-    def _explained(self, error: _Error) -> _Error:
+        error = FileNotFoundError(what)
         for note in (self.origin, f"Expected files of {self.name}:", self.layout):
             error.add_note(note)
         return error

@@ -37,11 +37,17 @@ same rows are {call}.
 
 ## Columns
 
+| column | type |
+|---|---|
 {columns}
 
 ## Splits
 
+| split | clouds | points a cloud | x, y, z from | to |
+|---|---|---|---|---|
 {splits}
+
+The same figures are in `meta/stats.json`.
 
 {classes}## License and source
 
@@ -61,7 +67,7 @@ def push_point_dataset(
     max_shard_size: str | int = "500MB",
     preview: bool = False,
 ) -> str:
-    """Push splits to the hub as Parquet that opens without this package, with a card and `meta/stats.json`.
+    """Push splits to the hub as Parquet, with a card and `meta/stats.json`, and return the address of the dataset.
 
     The card has the license, the origin of the data, how to load and cite them, the columns, the sizes of the splits
     and the number of clouds of each class.
@@ -80,9 +86,6 @@ def push_point_dataset(
         max_shard_size: of a Parquet file.
         preview: True adds a column of small .ply files, which the viewer of the hub draws; see `add_preview`.
 
-    Returns:
-        The address of the dataset.
-
     Raises:
         ValueError: no column `points`; splits of different licenses; a public repository for data whose license is
             unknown or does not allow redistribution.
@@ -96,8 +99,13 @@ def push_point_dataset(
     license = next(iter(stated.values())) if license is None else license
     closed = [some for some in (license, *filter(None, stated.values())) if some not in OPEN_LICENSES]
     api = HfApi(token=token)
+    try:
+        # An existing repository keeps its visibility, whatever is requested.
+        stays_private = bool(api.repo_info(repo_id, repo_type="dataset").private)
+    except RepositoryNotFoundError:
+        stays_private = private is True
     # Before anything is uploaded.
-    if closed and not rights_confirmed and not _stays_private(api, repo_id, private):
+    if closed and not rights_confirmed and not stays_private:
         terms = f"their license is {closed[0]!r}" if closed[0] else "their license is not known"
         raise ValueError(
             f"{repo_id} would be public, and {terms}. Pass private=True with a repository that is not public, "
@@ -124,14 +132,6 @@ def push_point_dataset(
     return f"{api.endpoint.rstrip('/')}/datasets/{repo_id}"
 
 
-def _stays_private(api: HfApi, repo_id: str, private: bool | None) -> bool:
-    """Return whether the repository will be private; an existing one keeps its visibility, whatever is requested."""
-    try:
-        return bool(api.repo_info(repo_id, repo_type="dataset").private)
-    except RepositoryNotFoundError:
-        return private is True
-
-
 def split_statistics(split: str, rows: Dataset) -> dict:
     """Return number of clouds, points per cloud, bounds and clouds per class of a split, with a progress bar."""
     sizes, lower, upper, labels = [], np.full(3, np.inf), np.full(3, -np.inf), Counter()
@@ -156,8 +156,9 @@ def split_statistics(split: str, rows: Dataset) -> dict:
 
 def card_metadata(title: str, license: str, num_rows: int) -> DatasetCardData:
     """Return the metadata at the head of the card; the license is an identifier of the hub, or terms in words."""
-    data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"]}
-    data["size_categories"] = [_size_category(num_rows)]
+    steps = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
+    size = next((name for name, limit in steps if num_rows < limit), "n>10M")
+    data: dict[str, Any] = {"pretty_name": one_line(title), "tags": ["3d", "point-cloud"], "size_categories": [size]}
     if license in OPEN_LICENSES:
         return DatasetCardData(license=license, **data)
     links = [word for word in one_line(license, 1000).split() if word.startswith("https://")]
@@ -173,6 +174,14 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
     # A fence inside would end the block.
     cited = "\n".join(printable(line) for line in (info.citation or "").strip().replace("```", "'''").splitlines())
     citation = f"\n```bibtex\n{cited}\n```\n" if cited else ""
+    terms = [_link(word) if word.startswith("http") else inline(word) for word in one_line(license, 1000).split()]
+    columns = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
+    sizes = []
+    for name, some in statistics.items():
+        counts, bounds = some["points_per_cloud"], some["bounds"]
+        points = f"{counts['min']:,}" if counts["min"] == counts["max"] else f"{counts['min']:,} to {counts['max']:,}"
+        ends = [", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max")]
+        sizes.append(f"| {inline(name)} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
     return _TEXT.format(
         title=inline(title),
         description=paragraphs(info.description or "Point clouds."),
@@ -180,18 +189,13 @@ def card_text(repo_id: str, title: str, splits: DatasetDict, license: str, stati
         call=code(f"load_point_dataset({literal(repo_id)})"),
         split=literal(split),
         shape=f"({features['points'].shape[0] or 'points'}, {features['points'].shape[1]})",
-        columns=_columns(features),
-        splits=_splits(statistics),
+        columns="\n".join(columns),
+        splits="\n".join(sizes),
         classes=_classes(features, statistics),
-        license=_with_links(f"{license[0].upper()}{license[1:]}") if license else "The license is not known.",
+        license=" ".join(terms)[:1].upper() + " ".join(terms)[1:] or "The license is not known.",
         homepage=f"\nHomepage: {_link(info.homepage)}\n" if info.homepage else "",
         citation=citation,
     )
-
-
-def _columns(features: Features) -> str:
-    lines = [f"| {inline(name)} | {inline(_type(feature))} |" for name, feature in features.items()]
-    return "\n".join(["| column | type |", "|---|---|", *lines])
 
 
 def _type(feature: object) -> str:
@@ -208,16 +212,6 @@ def _type(feature: object) -> str:
     return getattr(feature, "dtype", type(feature).__name__)
 
 
-def _splits(statistics: Mapping[str, dict]) -> str:
-    lines = ["| split | clouds | points a cloud | x, y, z from | to |", "|---|---|---|---|---|"]
-    for split, some in statistics.items():
-        sizes, bounds = some["points_per_cloud"], some["bounds"]
-        points = f"{sizes['min']:,}" if sizes["min"] == sizes["max"] else f"{sizes['min']:,} to {sizes['max']:,}"
-        ends = [", ".join(f"{value:.4g}" for value in bounds[end]) for end in ("min", "max")]
-        lines.append(f"| {inline(split)} | {some['num_rows']:,} | {points} | {ends[0]} | {ends[1]} |")
-    return "\n".join(lines) + "\n\nThe same figures are in `meta/stats.json`."
-
-
 def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     feature = features.get("label")
     if not isinstance(feature, ClassLabel):
@@ -230,16 +224,6 @@ def _classes(features: Features, statistics: Mapping[str, dict]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _with_links(text: str) -> str:
-    words = one_line(text, 1000).split()
-    return " ".join(_link(word) if word.startswith("http") else inline(word) for word in words)
-
-
 def _link(address: str) -> str:
     address = one_line(address, 1000)
     return address if re.fullmatch(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", address) else inline(address)
-
-
-def _size_category(num_rows: int) -> str:
-    steps = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
-    return next((name for name, limit in steps if num_rows < limit), "n>10M")

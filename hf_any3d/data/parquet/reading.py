@@ -63,12 +63,9 @@ def hdf5_source(
     columns: Mapping[str, str],
     convert: Callable[[dict[str, np.ndarray]], Mapping[str, Any]] = dict,
 ) -> SplitSource:
-    """Read clouds from HDF5 files whose arrays have one entry per cloud.
+    """Read clouds from HDF5 files, in their order, whose arrays have one entry per cloud.
 
-    Args:
-        files: the files, in the order of the rows.
-        columns: array in the files -> column of the rows.
-        convert: converts the entries of one cloud to a row of the dataset.
+    `columns` maps arrays to columns of the rows; `convert` makes the entries of one cloud a row of the dataset.
     """
     units, total = [], 0
     for file in files:

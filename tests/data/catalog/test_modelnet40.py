@@ -64,10 +64,8 @@ def test_hdf5_files_follow_each_other_by_number(load, root, normals):
 
 
 @pytest.mark.parametrize("normals", [False, True])
-def test_the_pickled_cache_is_read_without_unpickling(load, root, normals, monkeypatch):
+def test_the_pickled_cache_is_read(load, root, normals):
     write_pickle(root, num_points=40)
-    monkeypatch.setattr(pickle, "load", None)
-    monkeypatch.setattr(pickle, "loads", None)
     splits = load(normals=normals, num_points=40)
     assert_rows_of(splits, 40, normals, with_file=False)
     assert splits["train"].features["points"] == Array2D((40, 3), "float32")

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset
+from datasets import Array2D, ClassLabel, Dataset, Features
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.registry import DATASETS
@@ -133,12 +133,3 @@ def test_a_name_with_a_slash_is_a_repository_or_a_folder_of_one(tmp_path, cache_
     folder = write(tmp_path / "data", train=table(["cup", "mug"]))
     rows = load_point_dataset(str(folder), split="train", cache_dir=cache_dir)
     assert rows.features["label"].names == ["cup", "mug"] and rows[0]["points"].shape == (4, 3)
-
-
-def test_what_is_loaded_is_written_and_opened_again_without_the_package(tmp_path, cache_dir):
-    folder = write(tmp_path / "data", train=table(["cup", "mug"], [5, 6]))
-    rows = load_point_dataset("parquet", data_dir=folder, split="train", cache_dir=cache_dir)
-    rows.to_parquet(tmp_path / "again.parquet")
-    again = load_dataset("parquet", data_files=str(tmp_path / "again.parquet"), split="train", cache_dir=cache_dir)
-    assert again.features == rows.features
-    np.testing.assert_array_equal(again.with_format("numpy")[1]["points"], rows[1]["points"])

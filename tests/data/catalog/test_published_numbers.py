@@ -1,55 +1,7 @@
 """Numbers of the published datasets, as their papers, files and programs have them."""
 
-from importlib import import_module
-
-import pytest
-
 from hf_any3d.data.catalog import nuscenes, s3dis, semantickitti
 from hf_any3d.data.parquet.rows import IGNORED
-
-MODELNET = {"train": 9843, "test": 2468}
-CONVERSATIONS = ("brief", "complex", "detailed", "single_round", "multi_round")
-COUNTS = {
-    "modelnet40": {"txt": MODELNET, "pickle": MODELNET, "off": MODELNET, "h5": {"train": 9840, "test": 2468}},
-    "modelnet40_fewshot": {
-        "5way_10shot": {"train": 50, "test": 100},
-        "5way_20shot": {"train": 100, "test": 100},
-        "10way_10shot": {"train": 100, "test": 200},
-        "10way_20shot": {"train": 200, "test": 200},
-    },
-    "modelnet40_generative": {"default": {"test": 2468}},
-    "nuscenes": {
-        "v1.0-trainval": {"train": 28130, "validation": 6019},
-        "v1.0-mini": {"train": 323, "validation": 81},
-    },
-    "objaverse_captions": {which: {"test": 200} for which in CONVERSATIONS},
-    "scannet_detection": {"default": {"train": 1201, "validation": 312}},
-    "scanobjectnn": {
-        "obj_bg": {"train": 2309, "test": 581},
-        "obj_only": {"train": 2309, "test": 581},
-        "pb_t50_rs": {"train": 11416, "test": 2882},
-        "pb_t50_rs_nobg": {"train": 11416, "test": 2882},
-    },
-    "shapenet55": {
-        "55": {"train": 41952, "test": 10518},
-        "34": {"train": 46765, "test": 3400},
-        "21": {"test": 2305},
-    },
-    "shapenetpart": {"default": {"train": 12137, "validation": 1870, "test": 2874}},
-    "sunrgbd": {"default": {"train": 5285, "validation": 5050}},
-}
-CLASSES = {
-    **{"modelnet40": 40, "modelnet40_fewshot": 40, "modelnet40_generative": 40, "nuscenes": 16},
-    **{"objaverse_captions": 0, "scannet_detection": 18, "scanobjectnn": 15, "shapenet55": 55, "shapenetpart": 16},
-    "sunrgbd": 10,
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_splits_have_the_published_numbers_of_clouds_and_classes(name):
-    dataset = import_module(f"hf_any3d.data.catalog.{name}").DATASET
-    assert dataset.name == name and dataset.expected_counts == COUNTS[name]
-    assert len(dataset.class_names) == len(set(dataset.class_names)) == CLASSES[name]
 
 
 def test_each_area_of_s3dis_is_tested_on_once():
@@ -59,25 +11,12 @@ def test_each_area_of_s3dis_is_tested_on_once():
     assert s3dis.DATASET.expected_counts == expected
 
 
+PUBLISHED = (0, 0, 1, 2, 5, 3, 5, 4, 5, 6, 7, 8, 9, 10, 11)
+
+
 def test_numbers_of_semantickitti_are_the_classes_of_its_benchmark():
     # learning_map of semantic-kitti.yaml, whose class 0 is not judged.
-    published = {
-        0: 0,
-        1: 0,
-        10: 1,
-        11: 2,
-        13: 5,
-        15: 3,
-        16: 5,
-        18: 4,
-        20: 5,
-        30: 6,
-        31: 7,
-        32: 8,
-        40: 9,
-        44: 10,
-        48: 11,
-    }
+    published = dict(zip((0, 1, 10, 11, 13, 15, 16, 18, 20, 30, 31, 32, 40, 44, 48), PUBLISHED, strict=True))
     published |= {49: 12, 50: 13, 51: 14, 52: 0, 60: 9, 70: 15, 71: 16, 72: 17, 80: 18, 81: 19, 99: 0, 252: 1, 253: 7}
     published |= {254: 6, 255: 8, 256: 5, 257: 5, 258: 4, 259: 5}
     assert semantickitti.LEARNING_MAP == {

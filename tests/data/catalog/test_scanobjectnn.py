@@ -1,5 +1,3 @@
-import sys
-
 import h5py
 import numpy as np
 import pytest
@@ -92,10 +90,4 @@ def test_published_numbers_are_those_of_the_paper_and_are_checked(tree, cache_di
     assert counts["obj_bg"] == counts["obj_only"] == {"train": 2309, "test": 581}
     assert counts["pb_t50_rs"] == counts["pb_t50_rs_nobg"] == {"train": 11416, "test": 2882}
     with raises(ValueError, naming="pb_t50_rs"):
-        load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)
-
-
-def test_without_h5py_the_error_has_the_install_command(tree, cache_dir, monkeypatch):
-    monkeypatch.setitem(sys.modules, "h5py", None)
-    with raises(ImportError, naming="pip install hf-any3d[files]"):
         load_point_dataset("scanobjectnn", data_dir=tree, cache_dir=cache_dir)

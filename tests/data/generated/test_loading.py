@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
-from hf_any3d.data.catalog import shapes
 from hf_any3d.data.generated import parts, rooms, rooms_with_boxes, rooms_with_layouts
 
 NAMES = ["vehicle", "chair", "lamp", "table"]
@@ -27,30 +26,25 @@ def group_of(number: int) -> str:
     return f"{number % len(NAMES)} {number // (2 * len(NAMES))}"
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """Put few shapes in the place of the embedded ones; return how they were asked for."""
-    found = []
-
-    def load(*given, **options):
-        found.append((given, options))
-        return DatasetDict({"train": few_shapes(80, 0), "test": few_shapes(12, 80)})
-
-    monkeypatch.setattr(shapes, "load", load)
-    return found
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Few shapes in the place of the embedded ones."""
+    path = tmp_path_factory.mktemp("shapes")
+    few_shapes(80, 0).to_parquet(path / "train.parquet")
+    few_shapes(12, 80).to_parquet(path / "test.parquet")
+    return path
 
 
-@pytest.fixture
-def composed(monkeypatch):
-    """Return the objects that each room was composed of, by their numbers."""
-    found, compose = [], rooms.compose_room
+def objects_of_rooms(folder, seed, counts=(2, 1, 3)):
+    """Return the objects that each room may have, by their numbers, and its own draw."""
+    seen = []
 
-    def compose_room(objects, *given, **settings):
-        found.append({int(one.points[0, 0]): one for one in objects})
-        return compose(objects, *given, **settings)
+    def compose(objects, generator):
+        seen.append(({int(thing.points[0, 0]): thing for thing in objects}, int(generator.integers(10**9))))
+        return {"number": len(seen)}
 
-    monkeypatch.setattr(rooms, "compose_room", compose_room)
-    return found
+    rooms.compose_splits(compose, counts, {"number": Value("int64")}, folder, CLASSES, seed, {})
+    return seen
 
 
 def plain_room(objects, generator, **settings):
@@ -82,27 +76,15 @@ def layout_room(noise):
         (rooms_with_layouts, {"noise": 0.2}, layout_room(0.2)),
     ],
 )
-def test_a_room_is_composed_of_objects_of_its_split_by_a_generator_of_its_own(
-    module, settings, compose, asked, composed
-):
+def test_a_room_is_composed_as_the_arguments_say(module, settings, compose, folder):
     counts = {"train_rooms": 2, "validation_rooms": 1, "test_rooms": 3}
-    splits = module.load("folder", **counts, **ROOMS, classes=CLASSES, seed=7, verify=False, **settings)
-    assert asked == [(("folder",), {"verify": False})]
+    splits = module.load(folder, **counts, **ROOMS, classes=CLASSES, seed=7, **settings)
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 2, "validation": 1, "test": 3}
-    used = [composed[0], composed[2], composed[3]]
-    assert [list(one) for one in composed] == [list(used[number]) for number in (0, 0, 1, 2, 2, 2)]
-    for objects in used:
-        for number, one in objects.items():
-            name = NAMES[number % len(NAMES)]
-            assert (one.label, one.size) == (CLASSES.index(name) + 1, {"table": 1.5, "chair": 1.1}[name])
-    of_classes = [number for number in range(92) if NAMES[number % len(NAMES)] in CLASSES]
-    assert sorted([*used[0], *used[1]]) == of_classes[:40] and list(used[2]) == of_classes[40:]
-    # A fifth of each class, in whole groups.
-    assert len(used[1]) == 8 and len({group_of(number) for number in used[1]}) == 4
-    made = [list(objects.values()) for objects in used]
+    objects = iter(objects_of_rooms(folder, 7))
     for number, rows in enumerate(splits.values()):
         for place, row in enumerate(rows.with_format("numpy")):
-            expected = compose(made[number], np.random.default_rng([7, number, place]))
+            things = list(next(objects)[0].values())
+            expected = compose(things, np.random.default_rng([7, number, place]))
             assert row.keys() == expected.keys()
             for name, values in expected.items():
                 np.testing.assert_array_equal(row[name], np.asarray(values), err_msg=name)
@@ -110,12 +92,21 @@ def test_a_room_is_composed_of_objects_of_its_split_by_a_generator_of_its_own(
     assert names == ([rooms.FLOOR] * (module is rooms)) + CLASSES
 
 
-def test_the_seed_decides_which_groups_are_for_validation(asked, composed):
-    held = []
-    for seed in (0, 1, 2):
-        rooms.load(train_rooms=0, validation_rooms=1, test_rooms=0, **ROOMS, classes=CLASSES, seed=seed)
-        held.append(set(composed[-1]))
-    assert len(composed) == 3 and held[0] != held[1] != held[2] and asked[0] == ((None,), {})
+def test_no_object_is_in_rooms_of_two_splits_and_each_room_has_its_own_draw(folder):
+    composed = objects_of_rooms(folder, 7)
+    used = [composed[0][0], composed[2][0], composed[3][0]]
+    assert [list(things) for things, _ in composed] == [list(used[number]) for number in (0, 0, 1, 2, 2, 2)]
+    assert len({draw for _, draw in composed}) == 6
+    for objects in used:
+        for number, thing in objects.items():
+            name = NAMES[number % len(NAMES)]
+            assert (thing.label, thing.size) == (CLASSES.index(name) + 1, {"table": 1.5, "chair": 1.1}[name])
+    of_classes = [number for number in range(92) if NAMES[number % len(NAMES)] in CLASSES]
+    assert sorted([*used[0], *used[1]]) == of_classes[:40] and list(used[2]) == of_classes[40:]
+    # A fifth of each class, in whole groups.
+    assert len(used[1]) == 8 and len({group_of(number) for number in used[1]}) == 4
+    others = [set(objects_of_rooms(folder, seed, (0, 1, 0))[0][0]) for seed in (0, 1, 2)]
+    assert others[0] != others[1] != others[2]
 
 
 def test_objects_are_assembled_by_generators_of_their_own_with_the_parts_of_the_chosen_categories():
@@ -140,12 +131,3 @@ def test_the_smallest_object_keeps_a_point():
     objects = [rooms.RoomObject(np.random.default_rng(0).normal(size=(50, 3)), 1, 1e-3)]
     room = rooms.compose_room(objects, np.random.default_rng(0), num_objects=1, num_points=64)
     assert (room["objects"] == 0).sum() == 1 and (room["labels"] == 1).sum() == 1
-
-
-def test_objects_are_as_large_as_those_of_homes_and_have_their_symmetry():
-    assert rooms.TYPICAL_SIZES == {
-        "bed": 2.2, "chair": 1.1, "lamp": 1.2, "plant": 1.0, "sofa": 2.0, "storage": 1.6, "table": 1.5
-    }  # fmt: skip
-    assert rooms.SYMMETRY == {
-        "bed": 1, "chair": 1, "lamp": 0, "plant": 0, "sofa": 1, "storage": 1, "table": 2
-    }  # fmt: skip

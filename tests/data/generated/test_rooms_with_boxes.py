@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from scipy.spatial import cKDTree
 
 from hf_any3d import load_point_dataset
-from hf_any3d.data.boxes import wrapped
 from hf_any3d.data.generated.rooms import SYMMETRY, TYPICAL_SIZES
 from hf_any3d.modeling.layers.boxes import points_in_boxes
 
@@ -81,32 +79,3 @@ def test_seats_have_their_backs_behind_them(chairs):
     # Stools have none.
     assert len(behind) > 40 and np.mean(np.array(behind) < -0.05) > 0.8 and np.median(behind) < -0.2
     assert np.mean(np.array(behind) > 0.05) < 0.1
-
-
-def test_turned_boxes_are_not_larger_than_those_along_the_axes(chairs):
-    along = load(train_rooms=12, classes=["chair", "sofa"], num_points=2048, headings=False)["train"]
-    areas = [[np.prod(np.asarray(room["boxes"])[:, 3:5], axis=1).sum() for room in rows] for rows in (chairs, along)]
-    assert np.sum(areas[0]) < 0.8 * np.sum(areas[1])
-    for turned, straight in zip(chairs, along, strict=True):
-        assert np.array_equal(turned["points"], straight["points"])
-        assert np.abs(wrapped(np.asarray(turned["boxes"])[:, 6])).max() > 0.1
-
-
-def test_objects_touch_on_request(rooms):
-    touching = load(touching=True, num_points=4096)["train"]
-
-    def closest(room):
-        """Distance of each object's points to those of the nearest other object."""
-        found, _ = objects_of(room)
-        distances = []
-        for number, (_, _, points) in enumerate(found):
-            others = np.concatenate([own for other, (_, _, own) in enumerate(found) if other != number])
-            distances.append(cKDTree(others).query(points[points[:, 2] > 0.03])[0].min())
-        return distances
-
-    near = np.concatenate([closest(room) for room in touching])
-    apart = np.concatenate([closest(room) for room in rooms["train"]])
-    # Some points of the shapes are left out of a room, so that the nearest ones may be missing.
-    assert np.median(near) < 0.15 and np.median(apart) > 0.2
-    assert all(np.abs(np.asarray(room["points"])[:, :2]).max() <= 2.5 + 1e-6 for room in touching)
-    assert min(len(room["boxes"]) for room in touching) >= 2

@@ -1,12 +1,12 @@
+import hashlib
 import logging
 import resource
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hf_any3d.data.parquet import loading
 from tests.data.parquet.toy import COUNTS, cloud, load_toy, write_tree
 from tests.errors import raises
 from tests.forks import FORKED
@@ -17,15 +17,16 @@ def tree(tmp_path):
     return write_tree(tmp_path / "toy")
 
 
+MANY = {"train": 130, "test": 4}  # rows of three pieces
+
+
 @pytest.fixture
-def small_pieces(monkeypatch):
-    """Pieces of three clouds each."""
-    monkeypatch.setattr(loading, "_PIECES", 4)
-    monkeypatch.setattr(loading, "_LEAST_UNITS", 3)
+def many(tmp_path):
+    return write_tree(tmp_path / "many", MANY)
 
 
-def assert_complete(splits):
-    assert {rows.split: len(rows) for rows in splits.values()} == COUNTS
+def assert_complete(splits, counts=COUNTS):
+    assert {rows.split: len(rows) for rows in splits.values()} == counts
     for split, rows in splits.items():
         for number, row in enumerate(rows.with_format("numpy")):
             np.testing.assert_array_equal(row["points"], cloud(split, number))
@@ -59,49 +60,39 @@ def test_other_options_are_another_cache(tree, cache_dir):
     assert len(again) == sum(COUNTS.values())
 
 
-def test_an_interrupted_conversion_resumes(tree, cache_dir, small_pieces):
-    first, second = [], []
+def test_an_interrupted_conversion_resumes(many, cache_dir):
+    again = []
     with pytest.raises(KeyboardInterrupt):
-        load_toy(tree, cache_dir, first, fail_at="train/7.npy")
-    assert_complete(load_toy(tree, cache_dir, second))
-    assert second[0] == "train/6.npy" and len(second) == sum(COUNTS.values()) - 6
+        load_toy(many, cache_dir, fail_at="train/70.npy", verify=False)
+    assert_complete(load_toy(many, cache_dir, again, verify=False), MANY)
+    assert again[0] == "train/64.npy" and len(again) == sum(MANY.values()) - 64
 
 
-def test_a_killed_conversion_leaves_no_piece_that_looks_complete(tree, cache_dir, small_pieces, monkeypatch):
-    here, checked = FORKED.Event(), loading.checked_row
-
-    def slow(row, features):
-        if row["file"] == "train/8.npy":
-            here.set()
-            time.sleep(60)
-        return checked(row, features)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loading, "checked_row", slow)
-        child = FORKED.Process(target=load_toy, args=(tree, cache_dir))
-        child.start()
-    assert here.wait(60)
+def test_a_killed_conversion_leaves_no_piece_that_looks_complete(many, cache_dir):
+    options = {"fail_at": "train/70.npy", "here": FORKED.Event(), "verify": False}
+    child = FORKED.Process(target=load_toy, args=(many, cache_dir), kwargs=options)
+    child.start()
+    assert options["here"].wait(60)
     child.kill()
     child.join()
     again = []
-    assert_complete(load_toy(tree, cache_dir, again))
-    assert "train/8.npy" in again and "train/5.npy" not in again
+    assert_complete(load_toy(many, cache_dir, again, verify=False), MANY)
+    assert "train/70.npy" in again and "train/63.npy" not in again
     assert not list(Path(cache_dir).rglob("*.incomplete"))
 
 
-def test_a_full_disk_is_an_error_that_names_the_cache_and_the_conversion_resumes(tree, cache_dir, small_pieces):
-    np.save(tree / "train" / "6.npy", np.random.default_rng(0).uniform(size=(9000, 3)).astype(np.float32))
+def test_a_full_disk_is_an_error_that_names_the_cache_and_the_conversion_resumes(many, cache_dir):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Files may not grow beyond this: the same failing write as on a full disk, without filling one.
+    # Files may not grow beyond this, which is enough for the first piece: the same failing write as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
     try:
         with pytest.raises(OSError, match=r"toy/default-\w+ could not be written"):
-            load_toy(tree, cache_dir)
+            load_toy(many, cache_dir, verify=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     again = []
-    splits = load_toy(tree, cache_dir, again)
-    assert splits.num_rows == COUNTS and "train/6.npy" in again and "train/5.npy" not in again
+    assert_complete(load_toy(many, cache_dir, again, verify=False), MANY)
+    assert "train/70.npy" in again and "train/63.npy" not in again
 
 
 def test_rows_stream_from_several_shards(tree, cache_dir):
@@ -129,10 +120,10 @@ def test_one_bad_file_is_named_or_left_out(tree, cache_dir, caplog):
         load_toy(tree, cache_dir)
 
 
-def test_a_piece_of_only_bad_files_is_left_out(tree, cache_dir, small_pieces):
-    for number in (3, 4, 5):
-        (tree / "train" / f"{number}.npy").write_bytes(b"")
-    assert load_toy(tree, cache_dir, on_error="skip").num_rows == {"train": 9, "test": 4}
+def test_a_piece_of_only_bad_files_is_left_out(many, cache_dir):
+    for number in range(64, 128):
+        (many / "train" / f"{number}.npy").write_bytes(b"")
+    assert load_toy(many, cache_dir, on_error="skip", verify=False).num_rows == {"train": 66, "test": 4}
 
 
 def test_a_split_of_only_bad_files_is_an_error(tree, cache_dir):
@@ -151,8 +142,6 @@ def test_the_number_of_missing_clouds_is_reported(tree, cache_dir, known):
 
 
 def test_checksums_in_the_data_folder_are_checked(tree, cache_dir):
-    import hashlib
-
     right = hashlib.sha256((tree / "train" / "0.npy").read_bytes()).hexdigest()
     sums = tree / "SHA256SUMS"
     sums.write_text(f"{right}  train/0.npy\n{'0' * 64}  test/2.npy\n")
@@ -166,15 +155,9 @@ def test_checksums_in_the_data_folder_are_checked(tree, cache_dir):
 
 
 def test_concurrent_processes_convert_once(tree, cache_dir):
-    from concurrent.futures import ThreadPoolExecutor
-
     opened = []
-
-    def load(_):
-        return load_toy(tree, cache_dir, opened)
-
     with ThreadPoolExecutor(2) as pool:
-        for splits in pool.map(load, range(2)):
+        for splits in pool.map(lambda _: load_toy(tree, cache_dir, opened), range(2)):
             assert_complete(splits)
     assert len(opened) == sum(COUNTS.values())
 

@@ -1,5 +1,6 @@
 """A dataset of a few small files, to try the machinery that all share."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,23 +38,26 @@ def write_tree(root: Path, counts: dict[str, int] = COUNTS) -> Path:
     return root
 
 
-def load_toy(root: Path, cache_dir, opened: list | None = None, dataset=TOY, known=False, fail_at=None, **options):
+def load_toy(root: Path, cache_dir, opened: list | None = None, known=False, fail_at=None, here=None, **options):
     """Load the tree.
 
     Args:
         root: the tree.
         cache_dir: of the conversion.
         opened: gets the name of each file that is read.
-        dataset: its description.
         known: whether the number of rows is known before reading.
         fail_at: stop, as Ctrl-C does, instead of reading this file.
+        here: set this event there and wait instead.
         options: of `load_published`.
     """
 
     def read(path: Path):
         name = path.relative_to(root).as_posix()
         if name == fail_at:
-            raise KeyboardInterrupt
+            if here is None:
+                raise KeyboardInterrupt
+            here.set()
+            time.sleep(60)
         if opened is not None:
             opened.append(name)
         yield {"points": read_point_cloud(path).points, "label": int(path.stem) % 3, "file": name}
@@ -62,4 +66,4 @@ def load_toy(root: Path, cache_dir, opened: list | None = None, dataset=TOY, kno
     for split in ("train", "test"):
         files = sorted((root / split).iterdir(), key=lambda path: int(path.stem))
         sources[split] = SplitSource(files, read, files, num_rows=len(files) if known else None)
-    return load_published(dataset, root, sources, FEATURES, cache_dir=cache_dir, **options)
+    return load_published(TOY, root, sources, FEATURES, cache_dir=cache_dir, **options)
