@@ -101,7 +101,7 @@ def test_the_sample_is_the_same_for_a_seed():
 def test_a_recording_has_the_functions_that_each_test_enters(tmp_path):
     test = "tests/utils/test_messages.py::test_line_breaks_are_kept_on_request"
     # It starts another program, which is not recorded and must not find what was compiled for the recording.
-    other = "tests/cli/test_errors.py::test_the_package_runs_as_a_module"
+    other = "tests/cli/test_errors.py::test_a_program_of_the_same_name_and_the_package_run"
     command = [sys.executable, "-m", "pytest", "-p", "tests.mutation.recording", "-p", "no:cacheprovider", test, other]
     (rows := tmp_path / "rows").mkdir()
     environment = os.environ | {"HF_ANY3D_RECORDING": str(rows)}

@@ -225,7 +225,7 @@ print(result.stdout, end="")
     assert done.returncode == 0 and done.stdout == known.out, done.stderr
 
 
-def test_a_program_of_the_same_name_registers_the_models_and_the_package_runs_as_a_module(tmp_path):
+def test_a_program_of_the_same_name_and_the_package_run(tmp_path):
     """What runs is not told by names on the command line."""
     file = tmp_path / "hf-any3d.py"
     file.write_text("""
