@@ -188,7 +188,6 @@ def test_folded_blocks_are_those_of_the_modules(blocks, part, accelerator, monke
     expected = kernels.pooled_blocks.plain(neighborhoods, layers)
     if accelerator:
         neighborhoods.features = on_accelerator(neighborhoods.features)
-    assert neighborhoods.uses_table is not accelerator
     found = kernels.pooled_blocks.fused(neighborhoods, layers)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-6, atol=1e-8)
