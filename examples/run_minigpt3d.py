@@ -36,7 +36,6 @@ from hf_any3d.training.minigpt3d_stages import (
     StageArguments,
     StageTrainer,
     StageTrainingArguments,
-    check_checkpoint,
     halve_frozen,
     open_for_stage,
     trained_groups,
@@ -117,7 +116,6 @@ def main(argv: list[str] | None = None) -> RunReport:
     if start.frozen_in_half and not (arguments.bf16 or arguments.fp16):
         raise ValueError("--frozen_in_half needs --bf16 or --fp16")
     checkpoint = program.start_run(arguments, logger)
-    check_checkpoint(checkpoint, start.stage)
     with arguments.main_process_first(desc="loading the data"):
         training, validation = load_conversations(data)
     model, processor = open_for_stage(start, data.num_points, data.sampling)

@@ -21,6 +21,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,6 @@ class DataArguments:
             raise ValueError(f"--data_dir {self.data_dir} with --train_file; give only one of them")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"--validation_fraction {self.validation_fraction}; expected at least 0 and less than 1")
 
     @property
     def files(self) -> dict[str, str]:
@@ -222,11 +221,8 @@ class PointTrainingArguments(TrainingArguments):
         super().__post_init__()
         # Torch pins memory for accelerators, and warns in every epoch where there is none.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
-        if self.head_epochs < 0:
-            raise ValueError(f"--head_epochs {self.head_epochs}; expected 0 or more")
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
-        if self.weight_decay_on not in DECAY_RULES:
-            raise ValueError(f"--weight_decay_on {self.weight_decay_on!r}; expected one of {', '.join(DECAY_RULES)}")
+        check_choices(self, {"weight_decay_on": DECAY_RULES})
         if self.rows_per_step is not None:
             at_once = self.train_batch_size * self.world_size
             if self.rows_per_step < 1 or self.rows_per_step % at_once:
@@ -345,27 +341,21 @@ class Request:
         return cls(*parse_arguments(cls.argument_classes(), sys.argv[1:] if argv is None else argv))
 
 
-def read_settings(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
     """Read a file of names and values.
 
     A file may name another one, or a list of them, under `extends`, by paths relative to its folder. Their values are
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
-
-    `readers` are the files that led to this one.
     """
-    if path.resolve() in readers:
-        raise ValueError(f"{path}: {BASES!r} leads back to this file; expected no cycle")
     try:
-        values = (json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: holds a {type(values).__name__}; expected names and values of arguments")
+        values = dict((json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: expected names and values of arguments ({error})") from error
     bases = values.pop(BASES, [])
     below: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
-        below = merge(below, read_settings(path.parent / base, (*readers, path.resolve())))
+        below = merge(below, read_settings(path.parent / base))
     return merge(below, values)
 
 
@@ -382,12 +372,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def json_mapping(value: str | dict | None, name: str) -> dict[str, Any]:
     """Return a mapping given as JSON text, as in a command line, or as it is, as in a file; `name` is for errors."""
     try:
-        value = json.loads(value) if isinstance(value, str) else value or {}
-    except ValueError as error:
-        raise ValueError(f"--{name} {value!r} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}'")
-    return value
+        return dict(json.loads(value) if isinstance(value, str) else value or {})
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"--{name} {value!r}; expected a JSON object such as '{{\"key\": 1}}' ({error})") from None
 
 
 def _parse_exponents(value: Any) -> Any:

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -98,28 +99,24 @@ def list_files(checkpoint: Path, step: int, rows_per_step: int | list[int] | Non
 
 
 def check_run(checkpoint: Path, model: nn.Module, rows_per_step: int | list[int]) -> None:
-    """Check that a run may resume from a checkpoint: of its kind of model, and with as many rows in a step.
+    """Check that a run may resume from a checkpoint: of its kind of model and stage, and as many rows in a step.
 
     With other rows, in however many processes, the run would go on at another row and at another place in the schedule
     of the learning rate. Another control of the model's encoder is another kind.
     """
+    compared: list[tuple[str, Any, Any]] = []
+    stored, config = read_json(checkpoint / "config.json"), getattr(model, "config", None)
+    if isinstance(stored, dict) and isinstance(config, PreTrainedConfig):
+        for name, default in (("model_type", None), ("encoder_weights", "pretrained"), ("stage", None)):
+            compared.append((name, stored.get(name, default), getattr(config, name, default)))
     listed = read_json(checkpoint / FILE_LIST)
-    before = listed.get("rows_per_step") if isinstance(listed, dict) else None
-    if before is not None and before != rows_per_step:
-        raise ValueError(
-            f"{checkpoint}: its steps have {before} rows, those of this run {rows_per_step}; expected the same "
-            "product of processes, batch size and gradient_accumulation_steps, as --rows_per_step keeps it"
-        )
-    stored = read_json(checkpoint / "config.json")
-    config = getattr(model, "config", None)
-    if not isinstance(stored, dict) or not isinstance(config, PreTrainedConfig):
-        return
-    for name, default in (("model_type", None), ("encoder_weights", "pretrained")):
-        before, now = stored.get(name, default), getattr(config, name, default)
+    if isinstance(listed, dict) and listed.get("rows_per_step") is not None:
+        compared.append(("rows_per_step", listed["rows_per_step"], rows_per_step))
+    for name, before, now in compared:
         if before != now:
             raise ValueError(
-                f"{checkpoint}: has {name} {before!r}, the model of this run {now!r}; expected another --output_dir, "
-                "or --resume_from_checkpoint false to start again"
+                f"{checkpoint}: has {name} {before!r}, this run {now!r}; expected another --output_dir, or "
+                "--resume_from_checkpoint false to start again"
             )
 
 

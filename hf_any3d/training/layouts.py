@@ -24,6 +24,7 @@ from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
@@ -210,11 +211,11 @@ class LayoutModelArguments:
                 f"--adapt {' '.join(self.adapt)} with --peft {self.peft}, which adapts the point encoder alone; "
                 f"expected --adapt {_ENCODER}, or --peft {ADAPTED}"
             )
-        if self.load_in_8bit and self.peft in (ALONE, WHOLE):
-            raise ValueError(f"--load_in_8bit with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
         self.peft_config = json_mapping(self.peft_config, "peft_config")
-        if self.peft_config and self.peft in (ALONE, WHOLE):
-            raise ValueError(f"--peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}")
+        if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):
+            raise ValueError(
+                f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}"
+            )
 
 
 @dataclass
@@ -240,14 +241,7 @@ class LayoutDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value, allowed in (
-            ("up_axis", self.up_axis, ("z",)),
-            ("answer", self.answer, tuple(TASKS)),
-            ("turns", self.turns, TURNS),
-            ("num_points", self.num_points, (0,)),
-        ):
-            if value not in allowed:
-                raise ValueError(f"--{name} {value}; expected {', '.join(map(str, allowed))}")
+        check_choices(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
         if len(self.sizes) != 2 or not 0 < self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
         if self.augment:
@@ -280,12 +274,9 @@ class LayoutTrainingArguments(PointTrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("object_loss", "object_steps", "attention_loss"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"--{name} {value}; expected at least 0")
-            if value and not self.object_loss:
-                raise ValueError(f"--{name} {value} with --object_loss 0; expected a weight, such as 1")
+        for name in ("object_steps", "attention_loss"):
+            if getattr(self, name) and not self.object_loss:
+                raise ValueError(f"--{name} with --object_loss 0; expected a weight, such as 1")
 
 
 def adapted(model: SpatialLMForConditionalGeneration, arguments: LayoutModelArguments) -> nn.Module:
@@ -323,8 +314,6 @@ class Layouts(program.TrainingTask):
         """Open the model, freeze it but for what is trained, and give the processor the labels of the data."""
         name = str(self.model.model_name_or_path)
         processor = AutoProcessor.from_pretrained(name)
-        if not isinstance(processor, SpatialLMProcessor):
-            raise ValueError(f"{name}: the processor is a {type(processor).__name__}; expected that of a SpatialLM")
         rows = splits["train"]
         if "layout" in rows.column_names:
             layouts = (Layout.parse(text, strict=True) for text in rows.with_format(None)["layout"])

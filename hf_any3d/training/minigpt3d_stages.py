@@ -14,6 +14,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.modeling.act import ActConfig
+from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
@@ -80,13 +81,13 @@ class StageArguments:
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
         if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
-        if self.stage not in STAGES:
-            raise ValueError(f"--stage {self.stage}; expected one of {', '.join(map(str, STAGES))}")
+        check_choices(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
-        if self.model_name_or_path is not None and given:
-            raise ValueError(f"--model_name_or_path and --{given[0]}; expected a model or its parts")
-        if self.model_name_or_path is not None and self.model_config:
-            raise ValueError("--model_config with --model_name_or_path; expected it with parts")
+        if self.model_name_or_path is not None and (given or self.model_config):
+            raise ValueError(
+                f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected a model, or its parts and their "
+                "--model_config"
+            )
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
@@ -221,15 +222,6 @@ def open_for_stage(
         model.store_parts()
     set_stage(model, arguments.stage)
     return model, processor
-
-
-def check_checkpoint(checkpoint: str | None, stage: int) -> None:
-    """Check that the checkpoint to resume from is of the same stage."""
-    if checkpoint is not None and (before := MiniGPT3DConfig.from_pretrained(checkpoint).stage) != stage:
-        raise ValueError(
-            f"{checkpoint} is of stage {before}; expected one of stage {stage}, another --output_dir, or "
-            "--resume_from_checkpoint false"
-        )
 
 
 def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -> None:

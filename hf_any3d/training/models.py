@@ -26,6 +26,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerForPointCloudClassification,
 )
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
+from hf_any3d.modeling.config_checks import check_choices, check_fields
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
@@ -95,10 +96,7 @@ class PointModelArguments(ModelArguments):
     def __post_init__(self):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
-        if self.model_type not in MODEL_TYPES:
-            raise ValueError(f"--model_type {self.model_type!r}; expected one of {', '.join(MODEL_TYPES)}")
-        if self.tuning not in PROTOCOLS:
-            raise ValueError(f"--tuning {self.tuning!r}; expected one of {', '.join(PROTOCOLS)}")
+        check_choices(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
         if self.wraps_encoder and (self.model_name_or_path or self.tuning != "full"):
             others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
             raise ValueError(
@@ -109,10 +107,6 @@ class PointModelArguments(ModelArguments):
                 if self.encoder_weights not in ("pretrained", weights):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
-        if self.encoder_weights not in ENCODER_WEIGHTS:
-            raise ValueError(
-                f"--encoder_weights {self.encoder_weights!r}; expected one of {', '.join(ENCODER_WEIGHTS)}"
-            )
         if self.encoder_weights != "pretrained" and not self.wraps_encoder:
             raise ValueError(
                 f"--encoder_weights {self.encoder_weights} with --model_type {self.model_type}, which has no frozen "
@@ -198,12 +192,9 @@ def build_model(
     }
     config_class = model_class.config_class
     assert config_class is not None
-    known = {setting.name for setting in fields(config_class)}
-    if "autoencoder_config" in known:
+    if "autoencoder_config" in config_class.__dataclass_fields__:
         settings.setdefault("autoencoder_config", None)  # set in checkpoints of pretraining
-    # Configs of transformers keep unknown settings as attributes, so that a typing error would have no effect.
-    if unknown := sorted(set(arguments.model_config) - known):
-        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of {config_class.__name__}")
+    check_fields(config_class, arguments.model_config, "--model_config")
     if arguments.model_name_or_path is None:
         attention = arguments.attn_implementation
         model_config = config_class(**settings, attn_implementation=attention)  # pyright: ignore[reportCallIssue] not a field
@@ -247,8 +238,7 @@ def _build_without_encoder(
     if adapter.peft not in (None, "none"):
         raise ValueError(f"--peft {adapter.peft} adapts the encoder that --encoder_weights none leaves out")
     assert isinstance(arguments.model_config, dict)
-    if unknown := sorted(set(arguments.model_config) - {setting.name for setting in fields(Any2PointConfig)}):
-        raise ValueError(f"--model_config: {unknown[0]!r} is not a setting of Any2PointConfig")
+    check_fields(Any2PointConfig, arguments.model_config, "--model_config")
     # The encoder gives the tokens their width.
     encoder = encoder_settings(arguments.encoder_name_or_path, arguments.tower, arguments.encoder_revision)
     settings = {**_label_settings(labels), **config, **arguments.model_config}
@@ -351,10 +341,7 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
     config = methods.get(name.lower())
     if config is None:
         raise ValueError(f"peft method {name!r} is unknown or does not fit; expected one of {', '.join(methods)}")
-    known = {field.name for field in fields(config) if field.init}
     settings = dict(settings or {})
-    if unknown := sorted(set(settings) - known):
-        raise ValueError(f"peft method {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known))}")
     # Tokenizer and head are new, so every method trains them in full and saves them with the adapter.
     if "modules_to_save" not in settings:
         settings["modules_to_save"] = trainable_module_names(model)
@@ -366,7 +353,7 @@ def build_peft_config(name: str, model: nn.Module, settings: dict[str, Any] | No
             )
         elif "target_modules" not in settings:
             settings["target_modules"] = encoder_linear_pattern(model)
-        if "feedforward_modules" in known - settings.keys():
+        if "feedforward_modules" in config.__dataclass_fields__.keys() - settings.keys():
             # IA3 scales the inputs of layers that project the feed-forward branch back to the hidden size, and the
             # outputs of others (arXiv 2205.05638, Sec. 3.3).
             stack = layer_stack(model)
@@ -386,8 +373,6 @@ def drop_attention(model: nn.Module, share: float) -> int:
 
     Source: the released Any2Point programs for ScanObjectNN with DINOv2 and ImageBind (0.1).
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"share is {share}; expected at least 0 and less than 1")
     owner = encoder_owner(model)
     count = 0
     for module in (module for layer in layer_stack(owner).layers for module in layer.modules()):

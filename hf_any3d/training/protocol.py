@@ -49,10 +49,9 @@ def set_trainable(model: PreTrainedModel, protocol: str, *, drifting_statistics:
     if getattr(model, model.base_model_prefix, None) is None:
         raise ValueError(f"{type(model).__name__} has no head; expected a model with one")
     widths = tuple(getattr(model.config, "head_widths", ()))
-    if protocol == "linear" and widths:
-        raise ValueError(f"protocol='linear': the head has hidden layers, head_widths={widths}; expected ()")
-    if protocol == "mlp-3" and len(widths) != 2:
-        raise ValueError(f"protocol='mlp-3': head_widths={widths}; expected two hidden layers")
+    hidden_layers = {"linear": 0, "mlp-3": 2}.get(protocol, len(widths))
+    if len(widths) != hidden_layers:
+        raise ValueError(f"protocol={protocol!r}: head_widths={widths}; expected {hidden_layers} hidden layers")
     if protocol == "side" and not getattr(model.config, "side_network", False):
         raise ValueError("protocol='side': the model has no side network; expected side_network=True in its config")
     prefix = f"{model.base_model_prefix}."
@@ -108,8 +107,6 @@ class ProtocolArguments:
     def __post_init__(self):
         self.processor_config = json_mapping(self.processor_config, "processor_config")
         self.few_shot = json_mapping(self.few_shot, "few_shot")
-        if self.voting < 0:
-            raise ValueError(f"--voting {self.voting}; expected 0 or more")
 
 
 def build_processor(data: DataArguments, settings: Mapping[str, Any]) -> PointCloudProcessor:

@@ -31,13 +31,6 @@ class EpochCosine:
     repeat_first: int = 0
     by_steps: bool = False  # as in 3DETR's program; the warm-up then ends at its peak
 
-    def __post_init__(self):
-        if not self.epochs > 0:
-            raise ValueError(f"epochs is {self.epochs!r}; expected more than 0")
-        for name in ("warmup_epochs", "warmup_lr", "min_lr", "repeat_first"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected 0 or more")
-
     def rate(self, epoch: float, peak: float) -> float:
         """Return the learning rate of an epoch, counted from 0, or of a fraction of it, for a peak rate."""
         clock = max(0, epoch - self.repeat_first)
@@ -68,11 +61,6 @@ class StepCosine:
     warmup_steps: int = 0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
-
-    def __post_init__(self):
-        for name, least in {"epochs": 1, "steps_per_epoch": 1, "warmup_steps": 0, "warmup_lr": 0, "min_lr": 0}.items():
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {least} or more")
 
     def rate(self, step: int, peak: float) -> float:
         """Return the learning rate of a step, counted from 0 over the complete run, for a peak rate."""

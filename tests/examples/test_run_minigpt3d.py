@@ -169,7 +169,7 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"model_name_or_path": "x"}, "--model_name_or_path and --point_encoder; expected a model or its parts"),
+        ({"model_name_or_path": "x"}, "--model_name_or_path and --point_encoder; expected a model, or its parts"),
         ({"batch_sizes": [2, 2]}, "--batch_sizes 2 2; expected 1 numbers above 0, for brief"),
         ({"batch_sizes": [9]}, "dataset 0 has 3 rows; expected a batch of 9 at least"),
         ({"step_cosine": {"epochs": 4}}, "--max_steps 2; expected a multiple of 4 epochs"),
@@ -191,5 +191,5 @@ def test_stages_in_another_order_are_refused(run, stages, tmp_path):
 
 def test_checkpoint_of_another_stage_is_refused(run, stages, tmp_path):
     run(2, tmp_path, model_name_or_path=str(stages[1]), save_strategy="steps", save_steps=1)
-    with pytest.raises(ValueError, match="checkpoint-2 is of stage 2; expected one of stage 3"):
+    with pytest.raises(ValueError, match="checkpoint-2: has stage 2, this run 3"):
         run(3, tmp_path, model_name_or_path=str(stages[2]))

@@ -74,9 +74,9 @@ def test_invalid_arguments_after_a_file_are_refused(tmp_path):
     ("name", "content", "text"),
     [
         ("a.yaml", "nmae: a", "a.yaml: .*nmae"),
-        ("a.yaml", "- a\n- b", "a.yaml: holds a list; expected names and values"),
-        ("a.yml", "a: [", "a.yml: while parsing"),
-        ("a.json", "{", "a.json: Expecting"),
+        ("a.yaml", "- a\n- b", "a.yaml: expected names and values"),
+        ("a.yml", "a: [", "a.yml: .*while parsing"),
+        ("a.json", "{", "a.json: .*Expecting"),
     ],
 )
 def test_errors_name_invalid_files(tmp_path, name, content, text):
@@ -161,8 +161,6 @@ def test_two_steps_with_each_gradient_need_gradients_that_are_not_scaled(tmp_pat
         ({"test_file": "x"}, "--validation_file and --test_file need --train_file"),
         ({"train_file": "x", "data_dir": "y"}, "--data_dir y with --train_file; give only one of them"),
         ({"train_splits": ["a", "b"]}, "--train_splits a b; expected 'train' among them"),
-        ({"validation_fraction": 1.0}, "--validation_fraction 1.0; expected at least 0 and less than 1"),
-        ({"validation_fraction": -0.1}, "--validation_fraction -0.1; expected at least 0"),
     ],
 )
 def test_data_that_cannot_be_are_refused(given, text):

@@ -150,7 +150,7 @@ def test_the_space_of_texts_needs_the_pretrained_encoder(encoder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder_weights": "zero"}, "--encoder_weights 'zero'; expected one of pretrained, random, shuffled, none"),
+        ({"encoder_weights": "zero"}, "encoder_weights='zero'; expected one of 'pretrained', 'random'"),
         ({"encoder_weights": "none", "model_type": "pointnet"}, "pointnet, which has no frozen encoder"),
         (
             {"encoder_weights": "random", "model_name_or_path": "act"},

@@ -178,11 +178,8 @@ def test_a_run_learns_objects_first_and_resumes(start, tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--object_loss", "-1"], "--object_loss -1.0; expected at least 0"),
-        (["--object_loss", "inf"], "--object_loss inf; expected at least 0"),
-        (["--object_loss", "1", "--object_steps", "-2"], "--object_steps -2; expected at least 0"),
-        (["--attention_loss", "0.5"], "--attention_loss 0.5 with --object_loss 0; expected a weight"),
-        (["--object_steps", "5"], "--object_steps 5 with --object_loss 0; expected a weight"),
+        (["--attention_loss", "0.5"], "--attention_loss with --object_loss 0; expected a weight"),
+        (["--object_steps", "5"], "--object_steps with --object_loss 0; expected a weight"),
     ],
 )
 def test_wrong_arguments_are_named(words, match, tmp_path):

@@ -104,8 +104,8 @@ def test_later_protocol_replaces_an_earlier_one():
 @pytest.mark.parametrize(
     ("protocol", "changes", "message"),
     [
-        ("linear", {}, r"the head has hidden layers, head_widths=\(16,\)"),
-        ("mlp-3", {"head_widths": ()}, r"head_widths=\(\); expected two hidden layers"),
+        ("linear", {}, r"head_widths=\(16,\); expected 0 hidden"),
+        ("mlp-3", {"head_widths": ()}, r"head_widths=\(\); expected 2 hidden layers"),
         ("side", {}, "expected side_network=True"),
     ],
 )

@@ -136,19 +136,6 @@ def test_parameter_groups_keep_their_own_peaks_in_every_step(kind):
         scheduler.step()
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"epochs": 0}, "epochs is 0; expected more than 0"),
-        ({"epochs": 3, "min_lr": -1}, "min_lr is -1; expected 0 or more"),
-        ({"epochs": 3, "repeat_first": -1}, "repeat_first is -1"),
-    ],
-)
-def test_errors_name_invalid_settings(settings, text):
-    with pytest.raises(ValueError, match=text):
-        EpochCosine(**settings)
-
-
 def stage(name: str) -> tuple[StepCosine, float]:
     peak, floor, warmup, epochs, steps = STAGES[name]
     return StepCosine(epochs, steps, warmup_steps=warmup, warmup_lr=1e-6, min_lr=floor), peak
@@ -178,20 +165,6 @@ def test_optimizer_gets_the_rate_of_each_step():
 def test_warmup_longer_than_an_epoch_starts_again_in_the_next():
     schedule = StepCosine(epochs=3, steps_per_epoch=4, warmup_steps=6, warmup_lr=0.0)
     assert [schedule.rate(step, 0.6) for step in range(6)] == pytest.approx([0, 0.1, 0.2, 0.3, 0, 0.1])
-
-
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"epochs": 0}, "epochs is 0; expected 1 or more"),
-        ({"steps_per_epoch": 0}, "steps_per_epoch is 0; expected 1 or more"),
-        ({"warmup_steps": -1}, "warmup_steps is -1; expected 0 or more"),
-        ({"min_lr": -1.0}, "min_lr is -1.0; expected 0 or more"),
-    ],
-)
-def test_errors_name_invalid_settings_of_steps(settings, text):
-    with pytest.raises(ValueError, match=text):
-        StepCosine(**{"epochs": 1, "steps_per_epoch": 1, **settings})
 
 
 def test_the_head_learns_alone_at_first(tmp_path):

@@ -53,14 +53,14 @@ def test_ratios_and_sizes_fit_the_conversations(given, text):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"stage": 0} | PARTS, "--stage 0; expected one of 1, 2, 3, 4"),
+        ({"stage": 0} | PARTS, "stage=0; expected one of 1, 2, 3, 4"),
         (
             {"stage": 1, "model_name_or_path": "x", "qformer": "y"},
             "--model_name_or_path and --qformer; expected a model",
         ),
         (
             {"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}},
-            "--model_config with --model_name_or_path",
+            "--model_name_or_path and --model_config",
         ),
         (
             {"stage": 1, "qformer": "b", "language_model": "c"},

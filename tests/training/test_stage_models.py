@@ -7,9 +7,9 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration, set_stage
+from hf_any3d.training.checkpoints import check_run
 from hf_any3d.training.minigpt3d_stages import (
     StageArguments,
-    check_checkpoint,
     halve_frozen,
     open_for_stage,
     trained_groups,
@@ -101,10 +101,10 @@ def test_stages_follow_each_other(before, stage, tmp_path):
     model.save_pretrained(tmp_path)
     with raises(ValueError, naming=f"--stage {stage} of {tmp_path}, a model of stage {before}; expected "):
         open_for_stage(StageArguments(stage=stage, model_name_or_path=str(tmp_path)), num_points=40)
-    check_checkpoint(None, stage)
-    check_checkpoint(str(tmp_path), before)
-    with raises(ValueError, naming=f"is of stage {before}; expected one of stage 4"):
-        check_checkpoint(str(tmp_path), 4)
+    check_run(tmp_path, model, 1)
+    model.config.stage = 4
+    with raises(ValueError, naming=f"has stage {before}, this run 4"):
+        check_run(tmp_path, model, 1)
 
 
 def test_the_place_of_a_cloud_is_the_first_free_token_and_there_may_be_no_qformer(parts):

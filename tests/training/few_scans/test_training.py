@@ -21,13 +21,11 @@ PLAN = Plan(features=("descriptors",), copies=3, reason="few")
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"heading": "north"}, "--heading 'north'; expected known or unknown"),
+        ({"heading": "north"}, "heading='north'; expected one of 'known'"),
         ({"wrap_weight": 0.5}, "--wrap_weight 0.5 with --wrap None; expected 0 to 1, and a wrap"),
         ({"wrap_weight": 0, "wrap": "x"}, "--wrap_weight 0 with --wrap x"),
         ({"wrap_weight": 1, "wrap": "x"}, "--wrap_weight 1 with --wrap x"),
-        ({"unlike": -1}, "--unlike -1; expected 0 or more"),
         ({"folds": 1}, "--folds 1; expected at least 2"),
-        ({"strength": 0}, "--strength 0; expected more than 0"),
     ],
 )
 def test_wrong_options_are_refused(given, text):
