@@ -38,9 +38,14 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
     Raises:
         ValueError: The arrays are of different lengths or no integers, or classes are outside the range.
     """
-    predictions, references = _classes(predictions, "predictions"), _classes(references, "references")
-    if len(predictions) != len(references):
-        raise ValueError(f"there are {len(predictions)} predictions for {len(references)} references")
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    kinds = {values.dtype.kind for values in (predictions, references) if values.size}
+    if predictions.ndim != 1 or predictions.shape != references.shape or not kinds <= {"i", "u"}:
+        raise ValueError(
+            f"predictions are {predictions.dtype} {predictions.shape}, references {references.dtype} "
+            f"{references.shape}; expected one integer a sample"
+        )
+    predictions, references = predictions.astype(np.int64), references.astype(np.int64)
     largest = int(max(predictions.max(), references.max()))
     num_classes = largest + 1 if num_classes is None else num_classes
     for name, values in (("predictions", predictions), ("references", references)):
@@ -49,6 +54,12 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
     # Each pair of classes as one number.
     counts = np.bincount(references * num_classes + predictions, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def refuse_nan(scores: Any) -> None:
+    """Refuse an array or tensor of scores with NaN, which `argmax` would take for the largest."""
+    if (scores != scores).any():
+        raise ValueError("scores have NaN; the model has diverged or its input was not finite")
 
 
 def overall_accuracy(matrix: np.ndarray) -> float:
@@ -75,8 +86,6 @@ def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[f
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
-    if not 0 <= right <= total or total < 1:
-        raise ValueError(f"{right} of {total} samples are right; expected 0 to all of at least one")
     share, spread = right / total, deviations**2 / total
     center = (share + spread / 2) / (1 + spread)
     half = deviations / (1 + spread) * float(np.sqrt(share * (1 - share) / total + spread / (4 * total)))
@@ -121,9 +130,7 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
     """
     logits = eval_prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-    # `argmax` would take NaN for the largest.
-    if np.isnan(logits).any():
-        raise ValueError("logits have NaN; the model has diverged or its input was not finite")
+    refuse_nan(logits)
     labels = np.asarray(eval_prediction.label_ids)
     if labels.dtype.kind == "f":
         return _metrics_of_numbers(logits, labels)
@@ -284,10 +291,3 @@ def evaluate_by_voting(
         by_class[name] = by_name(names, class_accuracies(matrix))
         trainer.log_metrics(name, {f"{name}_{key}": value for key, value in metrics[name].items()})
     return metrics, by_class
-
-
-def _classes(values: np.ndarray, name: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-        raise ValueError(f"{name} has shape {values.shape} and type {values.dtype}; expected one integer a sample")
-    return values.astype(np.int64)

@@ -53,8 +53,6 @@ def score_detections(
     Raises:
         ValueError: Shapes do not match, or numbers are not finite.
     """
-    if wrong := [value for value in thresholds if not 0 <= value < 1]:
-        raise ValueError(f"thresholds: {wrong[0]}; expected at least 0 and below 1")
     scores, labels, best, taken, targets = [], [], [], [], []
     first = 0  # number of a cloud's first object among all
     for cloud, (answers, objects) in enumerate(zip(predictions, references, strict=True)):
@@ -106,15 +104,13 @@ def score_detections(
 def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.asarray(cloud["boxes"], dtype=np.float64)
     boxes = boxes if boxes.size else np.zeros((0, BOX_SIZE))
-    if boxes.shape[1:] != (BOX_SIZE,):
-        raise ValueError(f"{where}: boxes {boxes.shape}; expected (boxes, {BOX_SIZE})")
     numbers = np.asarray(cloud[name]).reshape(-1)
     labels = numbers.astype(np.int64)
-    if (labels != numbers).any():
-        raise ValueError(f"{where}: {name} {numbers[labels != numbers][0]}; expected whole numbers")
-    if len(labels) != len(boxes) or not np.isfinite(boxes).all():
+    is_whole = (labels == numbers).all()
+    if boxes.shape != (len(labels), BOX_SIZE) or not np.isfinite(boxes).all() or not is_whole:
         raise ValueError(
-            f"{where}: {len(boxes)} boxes with {len(labels)} labels; expected finite boxes, a label for each"
+            f"{where}: boxes {boxes.shape} with {name} {numbers}; expected finite boxes ({len(labels)}, {BOX_SIZE}) "
+            "and a whole number for each"
         )
     return boxes, labels
 

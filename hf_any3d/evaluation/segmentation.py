@@ -17,6 +17,7 @@ from hf_any3d.evaluation.classification import (
     confusion_matrix,
     overall_accuracy,
     record_confusion,
+    refuse_nan,
 )
 from hf_any3d.modeling.layers.tasks import part_mask
 
@@ -172,8 +173,7 @@ class LabelPoints:
 
     def __call__(self, logits: torch.Tensor, labels: Any) -> torch.Tensor:
         """Turn `(batch, points, classes)` into `(batch, points)`; `labels` is `(labels, category)` for parts."""
-        if torch.isnan(logits).any():
-            raise ValueError("logits have NaN; the model has diverged or its input was not finite")
+        refuse_nan(logits)
         if self.category_parts is not None:
             allowed = part_mask(self.category_parts, logits.shape[-1], labels[1])  # (batch, classes)
             # The category of an object is known, so parts of others are no answers.

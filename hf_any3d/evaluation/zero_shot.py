@@ -19,6 +19,7 @@ from hf_any3d.evaluation.classification import (
     mean_class_accuracy,
     overall_accuracy,
     record_confusion,
+    refuse_nan,
 )
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.modes import evaluation_mode
@@ -128,8 +129,7 @@ def evaluate_class_names(
         points = torch.from_numpy(np.stack([row["points"] for row in batch])).to(model.device)
         with evaluation_mode(model):
             cosines = model.get_point_features(points).float() @ texts.T  # (batch, classes)
-        if torch.isnan(cosines).any():
-            raise ValueError("features have NaN; the model has diverged or its input was not finite")
+        refuse_nan(cosines)
         predictions.append(cosines.argmax(dim=1).cpu().numpy())
         labels += [int(row["label"]) for row in batch]
     matrix = confusion_matrix(np.concatenate(predictions), np.array(labels), len(names))

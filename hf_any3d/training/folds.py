@@ -28,17 +28,11 @@ def run_once(run: Program, words: Sequence[str], folder: Path) -> RunReport:
     if not path.is_file():
         write_json(folder / _INPUTS, inputs)
         write_json(path, list(words))
-    stored = read_json(path) or []
-    if stored != list(words):
-        raise ValueError(
-            f"{folder}: was run with {' '.join(stored)}, not {' '.join(words)}; expected the same or "
-            "another --output_dir"
-        )
-    before = read_json(folder / _INPUTS) or {}
-    if changed := [name for name, identity in inputs.items() if before.get(name) != identity]:
-        raise ValueError(
-            f"{folder}: was run with another content of {changed[0]}; expected the same or another --output_dir"
-        )
+    stored, before = read_json(path) or [], read_json(folder / _INPUTS) or {}
+    changes = [] if stored == list(words) else [f"{' '.join(stored)}, not {' '.join(words)}"]
+    changes += [f"another content of {name}" for name, identity in inputs.items() if before.get(name) != identity]
+    if changes:
+        raise ValueError(f"{folder}: was run with {changes[0]}; expected the same or another --output_dir")
     if not (folder / "metrics.json").is_file():
         run([*words, "--output_dir", str(folder)])
     return RunReport.load(folder / "metrics.json")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, NamedSplit
+from datasets import Dataset, DatasetDict, NamedSplit
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -20,7 +20,7 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
 from hf_any3d.training.arguments import DataArguments, PointTrainingArguments, argument, json_mapping
 from hf_any3d.training.protocol import select_on_test
-from hf_any3d.training.rows import ProcessedDataset, evaluation_rows, training_transform
+from hf_any3d.training.rows import ProcessedDataset, class_names, evaluation_rows, training_transform
 from hf_any3d.training.trainer import PointTrainer
 
 ACCURACY = "probe_accuracy"
@@ -48,10 +48,7 @@ class LinearProbe:
     def __post_init__(self):
         _import_sklearn()  # whose absence is told before the training
         for split, rows in self.splits.items():
-            if not isinstance(rows.features.get("label"), ClassLabel):
-                raise ValueError(
-                    f"the linear probe's split {split!r} has label {rows.features.get('label')}; expected a ClassLabel"
-                )
+            class_names(rows, f"the linear probe's split {split!r}")
 
     def accuracies(self, model: nn.Module, quiet: bool = True) -> dict[str, float]:
         """Compute the accuracy with `model.probe_features` `(batch, features)` on each split except for `train`."""
@@ -302,8 +299,6 @@ class ProbeArguments:
 
     def __post_init__(self):
         self.probe_dataset_options = json_mapping(self.probe_dataset_options, "probe_dataset_options")
-        if self.probe_every < 0:
-            raise ValueError(f"--probe_every {self.probe_every}; expected 0 or more")
 
 
 @dataclass

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,18 +77,16 @@ def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str 
         datasets.disable_progress_bars()
     processes = arguments.world_size
     requested = next((os.environ[name] for name in _PROCESSES if os.environ.get(name, "").isdigit()), None)
-    if requested is not None and int(requested) != processes:
-        raise ValueError(
-            f"the environment requests {requested} processes, but this run has {processes}; start it with "
-            f"{_LAUNCHER}, or unset {' and '.join(name for name in _PROCESSES if name in os.environ)}"
-        )
     # Without a GPU, `accelerate launch` ignores --num_processes and starts a single process; it still sets the address
     # at which the processes would meet.
     by_accelerate = any(name.startswith("ACCELERATE_") for name in os.environ)
     if requested is None and processes == 1 and by_accelerate and "MASTER_ADDR" in os.environ:
+        requested = "several"
+    if requested not in (None, str(processes)):
+        names = [name for name in (*_PROCESSES, "MASTER_ADDR") if name in os.environ]
         raise ValueError(
-            "accelerate launch was to start several processes but has started a single one, as it does on CPUs; "
-            f"start it with {_LAUNCHER}, or unset MASTER_ADDR if one process is intended"
+            f"the environment requests {requested} processes, but this run has {processes}; start it with "
+            f"{_LAUNCHER}, or unset {' and '.join(names)}"
         )
     plural = "process" if processes == 1 else "processes"
     logger.info("Training with %d %s on %s", processes, plural, arguments.device)
@@ -105,8 +104,6 @@ def start_run(arguments: PointTrainingArguments, logger: logging.Logger) -> str 
 def claim_output(folder: Path) -> None:
     """Lock an output directory, so that no other run writes there, and remove temporary files of a killed run."""
     if folder.is_symlink():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: a symbolic link to {os.readlink(folder)}, which is not a directory")
         logger.warning("%s is a symbolic link; the run is written to %s", folder, folder.resolve())
     # Files that start with an underscore are not pushed to the hub.
     claim(folder / "_lock", folder)
@@ -178,8 +175,6 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
                 clouds = "1 cloud" if taken == 1 else f"{taken} clouds"
                 text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / taken:.0f} points"
                 warnings.warn(f"{text}, and is a rough estimate", UserWarning, stacklevel=2)
-    if has_train and (missing := [name for name in arguments.train_splits if name not in splits]):
-        raise ValueError(f"--train_splits names {missing[0]!r}; there are {', '.join(map(str, splits))}")
     if has_train and len(arguments.train_splits) > 1:
         # After a validation split was drawn from 'train' alone.
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
@@ -255,7 +250,7 @@ def build_trainer(
     )
 
 
-class TrainingTask(Request):
+class TrainingTask(Request, ABC):
     """Request of a training with the steps in which it is unlike others; `train` runs it."""
 
     model: Any
@@ -269,21 +264,21 @@ class TrainingTask(Request):
         """Return the splits to train and evaluate on, and where the validation split comes from."""
         return divide(rows, self.data)
 
+    @abstractmethod
     def build(self, splits: DatasetDict) -> tuple[nn.Module, Any]:
         """Build model and processor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build_trainer(self, model: Any, splits: DatasetDict, processor: Any) -> PointTrainer:
         """Build the trainer, by `build_trainer`."""
-        raise NotImplementedError
 
     def fit(self, trainer: PointTrainer, checkpoint: str | None) -> None:
         """Train the model."""
         trainer.train(resume_from_checkpoint=checkpoint)
 
+    @abstractmethod
     def evaluate(self, trainer: Any, splits: DatasetDict, processor: Any) -> Judgment:
         """Return metrics, and scores of classes, of the splits that are not trained on."""
-        raise NotImplementedError
 
     def data_facts(self) -> dict[str, Any]:
         """Return what the report lists about the data beside `data_facts`."""

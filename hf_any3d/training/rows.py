@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import ClassLabel, Dataset, IterableDataset
 from datasets.distributed import split_dataset_by_node
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -33,6 +33,14 @@ _AXES = {"rotate": "axis", "up": "up_axis", "flip": "up_axis", "rot_scale_trans"
 _WITH_NORMALS = (GlobalRotScaleTrans, RandomFlip, RandomRotation, RandomScale, RandomUpAxis)
 
 
+def class_names(rows: Dataset, origin: str = "the training split") -> list[str]:
+    """Return the names of the classes of rows with `label`; an error names their origin."""
+    label = rows.features.get("label")
+    if not isinstance(label, ClassLabel):
+        raise ValueError(f"{origin}: label is {label}; expected a ClassLabel, text or whole numbers from 0")
+    return label.names
+
+
 class ProcessedDataset(torch.utils.data.Dataset):
     """Rows `{"points": (num_points, channels), "label": …}`, prepared when they are read.
 
@@ -45,7 +53,7 @@ class ProcessedDataset(torch.utils.data.Dataset):
     Args:
         dataset: Rows with `points`, the columns that the processor's features need, and `label` if there is one.
         processor: Processor of the clouds.
-        transform: Applied to each processed cloud; requires a seed.
+        transform: Applied to each processed cloud.
         seed: Seed of points and augmentation, which differ in each epoch; None for the processor's seed.
         whole: Apply the transform to complete clouds as stored, instead of the processor; it must return `num_points`
             points.
@@ -63,7 +71,6 @@ class ProcessedDataset(torch.utils.data.Dataset):
         seed: int | None = None,
         whole: bool = False,
     ):
-        _check_seed(transform, seed)
         columns = _columns(dataset.column_names, processor, self.label_columns)
         self.dataset = dataset.select_columns(columns).with_format("numpy")
         self.rows = ArrowRows(self.dataset)
@@ -218,7 +225,6 @@ class StreamedRows(torch.utils.data.IterableDataset):
         transform: Compose | None = None,
         seed: int | None = None,
     ):
-        _check_seed(transform, seed)
         dataset = dataset.select_columns(_columns(dataset.column_names or [], processor, self.label_columns))
         assert dataset.features is not None
         self.features = dataset.features
@@ -283,11 +289,6 @@ def streamed_training_rows(
     The seed is that of all random choices except for the order of the rows.
     """
     return StreamedRows(dataset, processor, training_transform(processor, augment), seed)
-
-
-def _check_seed(transform: Compose | None, seed: int | None) -> None:
-    if transform is not None and seed is None:
-        raise ValueError("transform without a seed; expected both, or neither")
 
 
 def _columns(names: Sequence[str], processor: PointCloudProcessor, label_columns: Sequence[str]) -> list[str]:

@@ -45,7 +45,7 @@ from hf_any3d.training.arguments import DataArguments, PointTrainingArguments
 from hf_any3d.training.detection import DetectionTrainer, SceneRows, box_classes, collate_scenes
 from hf_any3d.training.pretraining import UnlabeledRows
 from hf_any3d.training.protocol import ProtocolArguments, voting_rows
-from hf_any3d.training.rows import evaluation_rows
+from hf_any3d.training.rows import class_names, evaluation_rows
 from hf_any3d.training.segmentation_rows import BlockRows
 from hf_any3d.training.text_rows import readable
 from hf_any3d.training.trainer import PointTrainer
@@ -151,14 +151,12 @@ def evaluate_zero_shot(
         For `split`: accuracy and mean class accuracy; and the accuracy of each class.
     """
     model, processor = _open(AutoModelForZeroShotPointCloudClassification, model_name, hub)
-    label = rows.features.get("label")
-    if not isinstance(label, ClassLabel):
-        raise ValueError(f"split {split} has label {label}; expected a ClassLabel, whose names the model compares")
+    names = class_names(rows, f"split {split}")
     with _trainer(model, settings) as trainer:
         found, by_class = evaluate_class_names(
             trainer.model,  # on the device of the trainer
             evaluation_rows(rows, processor),
-            [readable(name) for name in label.names],
+            [readable(name) for name in names],
             batch_size=trainer.args.per_device_eval_batch_size,
         )
     return {split: found}, {split: by_class}

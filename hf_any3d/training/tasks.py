@@ -32,7 +32,7 @@ from hf_any3d.training import program
 from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTrainingArguments, argument
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol, build_processor, voting_rows
-from hf_any3d.training.rows import evaluation_rows, training_rows, training_transform
+from hf_any3d.training.rows import class_names, evaluation_rows, training_rows, training_transform
 from hf_any3d.training.segmentation_rows import (
     BlockRows,
     CropRows,
@@ -41,14 +41,6 @@ from hf_any3d.training.segmentation_rows import (
     parts_of_categories,
 )
 from hf_any3d.training.trainer import PointTrainer
-
-
-def class_names(rows: Dataset) -> list[str]:
-    """Return the names of the classes to learn."""
-    label = rows.features.get("label")
-    if not isinstance(label, ClassLabel):
-        raise ValueError(f"the training split has label {label}; expected a ClassLabel, text or whole numbers from 0")
-    return label.names
 
 
 @dataclass

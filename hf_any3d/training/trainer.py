@@ -83,11 +83,6 @@ class PointTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not self.is_fsdp_enabled:
-            raise ValueError(
-                "the accelerate configuration asks for FSDP, but accelerate runs DDP instead, as it does on CPUs; "
-                "expected accelerators, or a configuration for DDP"
-            )
         self.add_callback(OwnNoise())
         if isinstance(self.train_dataset, AugmentedDataset):
             self.add_callback(EpochCallback(self.train_dataset))  # accelerate sets it in one process alone

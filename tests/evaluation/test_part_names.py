@@ -67,11 +67,6 @@ def test_the_form_is_that_of_the_scores():
     assert scores == [pytest.approx(2 / 3), pytest.approx((2 / 3 + 0 + 1) / 3)]
 
 
-def test_categories_are_needed():
-    with raises(ValueError, naming="'Mug'; expected one of Cup"):
-        named_part_scores(None, [{"category": "Mug"}], NAMES)
-
-
 def test_a_bank_has_the_mean_direction_for_parts_without_a_name():
     vectors = {"Cup": torch.eye(3)[:2], "Lamp": torch.tensor([[0.0, 0, 1]])}
     bank = part_bank(vectors, {"Cup": [3, 1], "Lamp": [2], "Mug": [0]}, 5)

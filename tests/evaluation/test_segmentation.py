@@ -130,7 +130,7 @@ def test_labels_of_parts_are_chosen_among_those_of_the_category():
     labels = (torch.zeros(2, 1), torch.tensor([0, 1]))
     assert LabelPoints(PARTS)(logits, labels).tolist() == [[0], [4]]
     assert LabelPoints()(logits, labels[0]).tolist() == [[0], [0]]
-    with raises(ValueError, naming="logits have NaN"):
+    with raises(ValueError, naming="scores have NaN"):
         LabelPoints()(logits / 0 * 0, labels[0])
 
 

@@ -122,5 +122,5 @@ def test_a_model_is_evaluated_on_the_names_of_classes():
     assert by_class == {"cup": pytest.approx(2 / 3), "lamp": 0.5}  # no row is a sofa
     assert model.asked == (["cup", "lamp", "sofa"], ["a {}."]) and rows.batches == [2, 2, 1]
     rows[3]["points"] = np.full((1, 3), np.nan, np.float32)
-    with raises(ValueError, naming="features have NaN"):
+    with raises(ValueError, naming="scores have NaN"):
         evaluate_class_names(model, rows, ["cup", "lamp", "sofa"])

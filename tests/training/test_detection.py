@@ -188,7 +188,7 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
     ("words", "match"),
     [
         (["--dataset_name", "rooms"], "the training split has box_labels None"),
-        (["--up_axis", "y"], "--up_axis y; expected z"),
+        (["--up_axis", "y"], "up_axis='y'; expected one of 'z'"),
         (["--augment", "rotate"], "transform is 'rotate'"),
     ],
 )

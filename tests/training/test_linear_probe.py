@@ -70,7 +70,7 @@ def test_a_probe_is_built_of_the_named_dataset_and_split_as_the_pretraining_data
     ("change", "message"),
     [
         (lambda splits: splits.pop("validation"), "--probe_every without a validation split; expected --validation"),
-        (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "'train' has label None"),
+        (lambda splits: splits.update(train=splits["train"].remove_columns("label")), "'train': label is None"),
     ],
 )
 def test_data_that_cannot_be_probed_are_refused(splits, processor, change, message):

@@ -27,10 +27,8 @@ from hf_any3d.training.processes import (
     joining_norms,
     keep_out_of_ddp,
 )
-from hf_any3d.training.trainer import PointTrainer
 from tests.common.models import case_of
 from tests.errors import raises
-from tests.tiny_encoders import tiny_model
 from tests.training.program_runs import PROGRAMS, drawing_for_all_processes, prepare, run, shard_on_cpus
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,14 +146,6 @@ def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
     assert [id(buffer) for buffer in wrapped.modules_buffers] == [id(buffer) for buffer in sent]
     assert bool(sent) is not join and all("norm" in name for name, _ in model.named_buffers() if name not in names)
     assert any("encoder" in name for name in names)
-
-
-def test_engines_that_accelerate_does_not_run_are_refused(monkeypatch, tmp_path):
-    arguments = {"eval_strategy": "no", "load_best_model_at_end": False, "use_cpu": True, "report_to": "none"}
-    arguments = PointTrainingArguments(str(tmp_path), **arguments)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with raises(ValueError, naming="accelerate runs DDP instead"):
-        PointTrainer(tiny_model(), arguments, train_dataset=[])
 
 
 def test_processes_with_other_frozen_weights_are_refused(one_process, monkeypatch):

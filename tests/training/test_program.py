@@ -117,15 +117,12 @@ def test_output_directory_is_locked_until_the_run_ends(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_linked_output_directory_gives_a_warning_and_a_broken_link_an_error(tmp_path, caplog):
+def test_linked_output_directory_gives_a_warning(tmp_path, caplog):
     (tmp_path / "disk").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     claim_output(tmp_path / "run")
     release_claims()
     assert f"is a symbolic link; the run is written to {tmp_path / 'disk'}" in caplog.text
-    (tmp_path / "disk").rmdir()
-    with raises(FileNotFoundError, naming="run: a symbolic link to"):
-        claim_output(tmp_path / "run")
 
 
 @pytest.mark.parametrize(("count", "drops"), [(1, False), (3, False), (4, True)])
@@ -152,7 +149,10 @@ ROWS = [{"points": cloud, "labels": 0} for cloud in clouds(4)]
     ("environment", "text"),
     [
         # Environment that `accelerate launch --cpu --num_processes 2` sets for its single process.
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "a single one"),
+        (
+            {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+            "requests several processes",
+        ),
         (
             {"OMPI_COMM_WORLD_SIZE": "4"},
             "requests 4 processes, but this run has 1; .*nproc_per_node.* unset OMPI_COMM",
@@ -214,8 +214,6 @@ def test_the_head_is_trained_first_without_an_adapter(tmp_path):
     assert callback.epochs == 2
     with raises(ValueError, naming="--head_epochs"):
         build_trainer(adapted_model(), arguments, ROWS, None, PointCloudProcessor())
-    with raises(ValueError, naming="--head_epochs"):
-        quiet(tmp_path, head_epochs=-1)
 
 
 def finished(folder, **settings):

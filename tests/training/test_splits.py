@@ -100,7 +100,7 @@ def test_splits_are_trained_on_together_after_validation_rows_were_taken():
     assert origin.startswith("2 of 10 clouds")
     splits, origin = load({"train": 10, "validation": more, "test": 2}, train_splits=["train", "validation"])
     assert numbers(splits, "train") == list(range(13)) and {*splits} == {"train", "test"} and origin == "none"
-    with raises(ValueError, naming="--train_splits"):
+    with raises(KeyError, naming="absent"):
         load({"train": 10, "more": more}, train_splits=["train", "absent"], validation_fraction=0.0)
 
 

@@ -174,9 +174,3 @@ def test_trainer_trains_on_a_stream_for_a_number_of_steps(shards, tmp_path):
     result = trainer.train()
     assert result.global_step == 5 and np.isfinite(result.training_loss)
     assert sorted(set(epochs)) == [0, 1]  # three batches per epoch
-
-
-def test_augmentation_needs_a_seed(shards):
-    dataset = streamed(shards)
-    with pytest.raises(ValueError, match="transform without a seed"):
-        StreamedRows(dataset, PointCloudProcessor(), transform=lambda points, generator: points)

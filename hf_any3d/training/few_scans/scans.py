@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.training.rows import class_names
 from hf_any3d.utils.atomic_files import atomic_write
 
 # Points of each half of a cloud by which near-duplicates are found, and how much farther apart than two halves of one
@@ -77,12 +78,7 @@ class Examples:
     @classmethod
     def load(cls, folder: Path) -> Examples:
         """Read what `save` wrote."""
-        path = folder / _STORE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{folder}: no {_STORE}, which training leaves beside a model of few scans; expected such a model"
-            )
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(folder / _STORE, framework="numpy") as file:
             texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
             features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
             views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
@@ -95,14 +91,12 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
 
     Equal values of `group_column` belong together, as near-duplicates do.
     """
-    feature = rows.features.get("label")
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(f"{origin}: label is {feature}; expected a ClassLabel, text or whole numbers from 0")
+    names = class_names(rows, origin)
     plain = rows.with_format(None)
     given = np.asarray(plain["label"][:], dtype=np.int64)
-    counts = np.bincount(given, minlength=len(feature.names))
+    counts = np.bincount(given, minlength=len(names))
     present = np.flatnonzero(counts)
-    if empty := [name for number, name in enumerate(feature.names) if not counts[number]]:
+    if empty := [name for number, name in enumerate(names) if not counts[number]]:
         warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
     digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
@@ -118,7 +112,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     if column is not None:
         ties += equal(plain[column][:])
     return Scans(
-        [feature.names[number] for number in present],
+        [names[number] for number in present],
         np.searchsorted(present, given),
         _joined(len(rows), ties),
         digests,
@@ -131,13 +125,8 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
 
     These are names of classes that differ only in case or spaces, and scans with two labels.
     """
-    if len(scans.labels) == 1:
-        raise ValueError(f"{origin}: one scan, {scans.names[0]}; expected scans of at least two classes")
     if len(scans.classes) == 1:
-        only = scans.classes[0]
-        raise ValueError(
-            f"{origin}: all {len(scans.labels)} scans are of one class, {only!r}; expected at least two classes"
-        )
+        raise ValueError(f"{origin}: all scans are of one class, {scans.classes[0]!r}; expected at least two classes")
     doubts, counts = [], scans.counts
     first_names: dict[str, str] = {}
     for name in scans.classes:

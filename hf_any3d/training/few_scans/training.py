@@ -39,7 +39,7 @@ from hf_any3d.training.few_scans.one_side import fit_side
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans, check, equal, file_names, look_at
 from hf_any3d.training.protocol import build_processor
-from hf_any3d.training.tasks import class_names
+from hf_any3d.training.rows import class_names
 from hf_any3d.training.trainer import remove_model
 from hf_any3d.utils.atomic_files import release_claims
 

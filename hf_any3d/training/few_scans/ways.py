@@ -19,7 +19,8 @@ from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED, WRAP_WEIGH
 from hf_any3d.training.few_scans.training import OF_SCANS, OPTIONS, FewScans, Learned, learn_few_scans
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.program import figures, train
-from hf_any3d.training.tasks import Classification, class_names
+from hf_any3d.training.rows import class_names
+from hf_any3d.training.tasks import Classification
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "base" / "small_data.yaml"
 """Settings of trainings that were searched for little data."""
