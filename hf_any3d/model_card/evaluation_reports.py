@@ -76,14 +76,11 @@ def known_facts(
         "random": is_random,
         "selected_on_test": None if validation is None else validation == TEST_CHOOSES,
     }
-    if unknown := sorted(set(stated) - set(FACTS)):
-        raise ValueError(f"{source} has {unknown[0]!r}; expected some of {', '.join(FACTS)}")
     for name, value in stated.items():
-        types, what = FACTS[name]
-        if type(value) not in types:
-            raise ValueError(f"{source} has {name} {value!r}; expected {what}")
-        if known[name] not in (None, value):
-            raise ValueError(f"{source} has {name} {value!r}; {model} says {known[name]!r}")
+        types, what = FACTS.get(name, ((), f"some of {', '.join(FACTS)}"))
+        if type(value) not in types or known[name] not in (None, value):
+            said = f", as {model} says {known[name]!r}" if known.get(name) is not None else ""
+            raise ValueError(f"{source} has {name} {value!r}; expected {what}{said}")
         known[name] = value
     if missing := [name for name in FACTS if known[name] is None]:
         texts = "; ".join(f"{name}: {FACTS[name][1]}" for name in missing)
@@ -105,8 +102,7 @@ def evaluation_report(
     parameters = {} if published is None else inspect.signature(published.load).parameters
     variant = options.get("variant", parameters["variant"].default if "variant" in parameters else None)
     report = {**facts, "variant": variant, "rows": rows, **metrics["test"]}
-    if problem := _wrong_rows(report):
-        raise ValueError(problem)
+    _check_rows(report)
     config = AutoConfig.from_pretrained(model)
     checksums = {name: getattr(config, f"{name}_checksum", None) for name in ("encoder", "base")}
     return report | {
@@ -120,28 +116,24 @@ def read_report(path: Path) -> dict[str, Any]:
     """Read and check a report."""
     with stored_settings(path):
         report = json.loads(path.read_text(encoding="utf-8"))
-    for name, (types, what) in {**FACTS, **_MEASURED}.items():
-        if name not in report or type(report[name]) not in types:
-            raise ValueError(f"{path}: {name}={report.get(name)!r}; expected {what}")
-    if not 0 <= report["accuracy"] <= 1:
-        raise ValueError(f"{path}: accuracy={report['accuracy']}; expected a share")
-    if problem := _wrong_rows(report):
-        raise ValueError(f"{path}: {problem}")
+        for name, (types, what) in {**FACTS, **_MEASURED}.items():
+            value = report.get(name)
+            if type(value) not in types or (name == "accuracy" and not 0 <= value <= 1):
+                raise ValueError(f"{name}={value!r}; expected {what}")
+        _check_rows(report)
     return report
 
 
-def _wrong_rows(report: Mapping[str, Any]) -> str | None:
-    """Say what is wrong about the number of test clouds of a dataset of the catalog, if anything is."""
+def _check_rows(report: Mapping[str, Any]) -> None:
+    """Check the number of test clouds of a dataset of the catalog."""
     published, variant = _published(report["dataset"]), report["variant"]
     counts = {} if published is None else published.DATASET.expected_counts
-    if variant is not None and counts and variant not in counts:
-        return f"variant={variant!r}; expected one of {', '.join(counts)}"
-    names = [variant] if variant in counts else counts
+    names = counts if variant is None else [variant] if counts else []
     expected = {counts[name]["test"] for name in names if "test" in counts[name]}
-    if not expected or report["rows"] in expected:
-        return None
-    name = f"{report['dataset']} {variant}" if variant else report["dataset"]
-    return f"rows={report['rows']}; expected {' or '.join(map(str, sorted(expected)))}, the test clouds of {name}"
+    if expected and report["rows"] not in expected:
+        name = f"{report['dataset']} {variant}" if variant else report["dataset"]
+        numbers = " or ".join(map(str, sorted(expected)))
+        raise ValueError(f"rows={report['rows']}; expected {numbers}, the test clouds of {name}")
 
 
 def _published(dataset: str) -> Any:

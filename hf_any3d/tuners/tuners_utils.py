@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -133,9 +134,9 @@ class WrappedModule(nn.Module, BaseTunerLayer):
         self.build(adapter_name, config, **settings)
         self._move_adapter_to_device_of_base_layer(adapter_name)
 
+    @abstractmethod
     def build(self, adapter_name: str, config: Any, **settings: Any) -> None:
         """Create and initialize the weights of an adapter."""
-        raise NotImplementedError
 
     def _owner_for(self, adapter_name: str) -> Any:
         """Return the layer that owns what several layers share: an earlier one, or this one."""

@@ -80,7 +80,7 @@ def test_the_study_reads_what_a_trained_model_says_of_itself(trained, tmp_path):
         (STATED | {"seed": 4}, "--report-facts has seed 4; "),
         (STATED | {"method": "lora"}, "says 'pointgst'"),
         (STATED | {"random": "no"}, "--report-facts has random 'no'; expected true if the encoder had random weights"),
-        (STATED | {"epoch": 3}, "--report-facts has 'epoch'; expected some of dataset, encoder, method, seed"),
+        (STATED | {"epoch": 3}, "--report-facts has epoch 3; expected some of dataset, encoder, method, seed"),
         (STATED | {"dataset": "modelnet40"}, "rows=6; expected 2468, the test clouds of modelnet40"),
         (STATED | {"dataset": "scanobjectnn"}, "rows=6; expected 2882, the test clouds of scanobjectnn pb_t50_rs"),
     ],

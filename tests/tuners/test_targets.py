@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d.modeling.encoders import LayerStack
+from hf_any3d.tuners.side_tuning.layer import SideTuningLayer
 from hf_any3d.tuners.targets import (
     encoder_layer_pattern,
     encoder_owner,
@@ -13,7 +14,6 @@ from hf_any3d.tuners.targets import (
     trainable_module_names,
     with_default_modules,
 )
-from hf_any3d.tuners.tuners_utils import WrappedModule
 from tests.errors import raises
 
 
@@ -95,7 +95,7 @@ def test_heads_of_a_detector_are_trained_with_any_adapter_unless_it_names_module
 def test_layers_are_those_of_the_class_that_owns_them():
     """A wrapped layer looks up unknown attributes in what it wraps, and is no owner."""
     outer = nn.Module()
-    outer.wrapped, outer.model = WrappedModule(Model().base_model), Model()
+    outer.wrapped, outer.model = SideTuningLayer(Model().base_model, 4, True), Model()
     assert encoder_owner(outer.wrapped.base_layer) is outer.wrapped.base_layer
     assert layer_stack(outer).path == "body.blocks"
     with raises(ValueError, naming="Linear"):

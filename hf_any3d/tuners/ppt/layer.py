@@ -56,8 +56,7 @@ class PPTLayer(WrappedModule):
         if not names:
             return self.base_layer(hidden_states, positions, *args, **kwargs)
         special, embed = geometry.special_tokens, geometry.embed_patches
-        if embed is None:
-            raise ValueError("PPT reads further patches of each cloud, but the model was given patches, not clouds")
+        assert embed is not None  # a model that is given clouds, not patches
         count = special + geometry.centers.shape[1]
         tokens, prompts = hidden_states[:, :count], hidden_states[:, count:]
         if positions is not None:
