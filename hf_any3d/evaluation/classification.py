@@ -34,9 +34,6 @@ def confusion_matrix(predictions: np.ndarray, references: np.ndarray, num_classe
 
     Returns:
         (num_classes, num_classes) int64; row = true class, column = predicted class.
-
-    Raises:
-        ValueError: The arrays are of different lengths or no integers, or classes are outside the range.
     """
     predictions, references = np.asarray(predictions), np.asarray(references)
     kinds = {values.dtype.kind for values in (predictions, references) if values.size}
@@ -124,9 +121,6 @@ def compute_classification_metrics(eval_prediction: EvalPrediction, config: Any 
         Of class numbers `accuracy` and `mean_class_accuracy`, both in [0, 1]; with a config also `none_of_these`, how
         many clouds were called none of the classes, which is never right here. Of several classes, which apply where
         the logit is above 0, `exact_match`, `micro_f1` and `macro_f1`, in [0, 1] too; of a regression `mse` and `mae`.
-
-    Raises:
-        ValueError: The logits have NaN, or the labels do not fit them.
     """
     logits = eval_prediction.predictions
     logits = np.asarray(logits[0] if isinstance(logits, tuple) else logits)

@@ -49,9 +49,6 @@ def score_detections(
 
     Returns:
         Threshold -> class that occurs in predictions or references -> its score.
-
-    Raises:
-        ValueError: Shapes do not match, or numbers are not finite.
     """
     scores, labels, best, taken, targets = [], [], [], [], []
     first = 0  # number of a cloud's first object among all

@@ -46,15 +46,19 @@ class LinearProbe:
     cost: float = 0.01
 
     def __post_init__(self):
-        _import_sklearn()  # whose absence is told before the training
+        import sklearn  # noqa: F401 its absence is told before the training
+
         for split, rows in self.splits.items():
             class_names(rows, f"the linear probe's split {split!r}")
 
     def accuracies(self, model: nn.Module, quiet: bool = True) -> dict[str, float]:
         """Compute the accuracy with `model.probe_features` `(batch, features)` on each split except for `train`."""
-        make_pipeline, scaler, machine = _import_sklearn()
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+        from sklearn.svm import LinearSVC
+
         # Features of different models have different scales, and the cost of a linear SVM depends on them.
-        probe = make_pipeline(scaler(), machine(C=self.cost, random_state=0, max_iter=10_000))
+        probe = make_pipeline(StandardScaler(), LinearSVC(C=self.cost, random_state=0, max_iter=10_000))
         labels = {str(split): np.asarray(rows["label"]) for split, rows in self.splits.items()}
         features = {str(split): self._features(model, rows, split, quiet) for split, rows in self.splits.items()}
         probe.fit(features["train"], labels["train"])
@@ -111,16 +115,6 @@ def evaluate_pretraining(
     for split, found in metrics.items():
         trainer.log_metrics(split, {f"{split}_{name}": value for name, value in found.items()})
     return metrics, {}
-
-
-def _import_sklearn() -> tuple[Any, Any, Any]:
-    try:
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise ImportError("the linear probe needs scikit-learn: pip install scikit-learn") from error
-    return make_pipeline, StandardScaler, LinearSVC
 
 
 NO_TEACHER = "none"

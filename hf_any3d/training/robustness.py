@@ -29,6 +29,7 @@ from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training.saved_models import EvaluationSettings, classifier_trainer
 from hf_any3d.utils.atomic_files import atomic_write, read_json, write_json, write_text
 from hf_any3d.utils.markdown import inline
+from hf_any3d.visualization.figures import new_figure
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -263,11 +264,7 @@ def robustness_table(report: Mapping[str, Any]) -> str:
 
 def plot_robustness(report: Mapping[str, Any], path: str | os.PathLike) -> Path:
     """Draw accuracy over severity for each family, and the other conditions as bars; needs matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("matplotlib is needed to draw; pip install 'hf-any3d[visuals]'") from error
-    figure = Figure(figsize=(16, 4.5), layout="constrained")
+    figure = new_figure(figsize=(16, 4.5), layout="constrained")
     panels: Any = figure.subplots(1, len(FAMILIES) + 1)
     clean = 100 * report["clean"]["accuracy"]
     # The last panel is left for the other conditions.
