@@ -121,6 +121,8 @@ class DataArguments:
             raise ValueError(f"--data_dir {self.data_dir} with --train_file; give only one of them")
         if "train" not in self.train_splits:
             raise ValueError(f"--train_splits {' '.join(self.train_splits)}; expected 'train' among them")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"--validation_fraction {self.validation_fraction}; expected at least 0 and less than 1")
 
     @property
     def files(self) -> dict[str, str]:
