@@ -65,7 +65,7 @@ _BLOCK = {
 def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     """Return the config for a released one, with sound behavior: curves are not shuffled at inference."""
     published = copy.deepcopy(dict(published))  # configs of transformers change what they are given
-    kind = one_of("model_type", published.get("model_type"), LANGUAGE_MODELS)
+    kind = one_of("model_type", published["model_type"], LANGUAGE_MODELS)
     # That of version 1.1; version 1.0, with "scenescript", is not supported.
     one_of("point_backbone", published.get("point_backbone"), ["sonata"])
     arguments = dict(published["point_config"])
