@@ -68,7 +68,6 @@ class Teacher:
     """One kind of frozen teacher of the released programs.
 
     Args:
-        description: What it is, for messages.
         tower: Which tower, for checkpoints with several.
         config: Required values of its config.
         layer_norm_eps: Of all its norms in the released programs.
@@ -76,7 +75,6 @@ class Teacher:
         released: Values of `ActAutoencoderConfig` in the released programs, quirks included.
     """
 
-    description: str
     tower: str | None
     config: Mapping[str, Any]
     layer_norm_eps: float
@@ -86,10 +84,9 @@ class Teacher:
 
 _NO_IMAGE = {"image_size": 1, "patch_size": 1, "num_channels": 1}
 TEACHERS = {
-    "vit": Teacher("a ViT or DeiT", None, {"hidden_act": "gelu"}, 1e-6, _NO_IMAGE),
-    "clip_vision_model": Teacher("a CLIP image tower", "vision", {"hidden_act": "quick_gelu"}, 1e-5, _NO_IMAGE),
+    "vit": Teacher(None, {"hidden_act": "gelu"}, 1e-6, _NO_IMAGE),
+    "clip_vision_model": Teacher("vision", {"hidden_act": "quick_gelu"}, 1e-5, _NO_IMAGE),
     "bert": Teacher(
-        description="a BERT",
         tower=None,
         config={"hidden_act": "gelu"},
         layer_norm_eps=1e-12,
