@@ -17,6 +17,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
+_OF_CONTENT = (
+    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError),
+    SafetensorError,
+)
 
 
 class _LeftOut:
@@ -88,28 +92,24 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
     Args:
         directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
     """
-    for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME):
-        index, files = directory / f"{name}.index.json", [directory / name]
-        if index.is_file():
-            with errors_about(index):
-                files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
-        elif not files[0].is_file():
-            continue
-        state: dict[str, torch.Tensor] = {}
-        for file in files:
-            state |= read_tensors(file)
-        return state, files
-    raise FileNotFoundError(f"{directory}: no weights; expected {SAFE_WEIGHTS_NAME} or {WEIGHTS_NAME}, or an index")
+    names = (name for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME) if any(directory.glob(f"{name}*")))
+    name = next(names, SAFE_WEIGHTS_NAME)
+    index, files = directory / f"{name}.index.json", [directory / name]
+    if index.is_file():
+        with errors_about(index):
+            files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state |= read_tensors(file)
+    return state, files
 
 
 def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) -> dict[str, torch.Tensor]:
     """Read the state dict of a file that `torch.save`, see `read_checkpoint`, or safetensors wrote."""
     if file.suffix != ".safetensors":
         return read_checkpoint(file, keys)
-    try:
+    with errors_about(file):
         return load_file(file)
-    except (SafetensorError, KeyError) as error:  # KeyError: unknown dtype
-        raise ValueError(f"{file}: damaged, or no safetensors file ({error})") from error
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
@@ -121,23 +121,23 @@ def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = No
     # From a directory without these files transformers would make an empty tokenizer.
     if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
-    try:
+    with errors_about(name):
         tokenizer = AutoTokenizer.from_pretrained(name, config=config, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name}: no tokenizer that can be opened ({reason}); give --tokenizer") from error
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer has no end token, which answers and padding need")
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no end token, which answers and padding need")
     return tokenizer
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, most: int) -> None:
+    """Check that a language model has an embedding for each token."""
+    if len(tokenizer) > most:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens; the language model takes at most {most}")
 
 
 def read_json(file: Path) -> dict:
     """Read a JSON file that holds an object."""
     with errors_about(file):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"holds a {type(content).__name__}; expected an object")
-        return content
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
@@ -197,7 +197,7 @@ def errors_about(source: str | os.PathLike) -> Iterator[None]:
     """Name the file or directory in errors about its content, which become a `ValueError`."""
     try:
         yield
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except _OF_CONTENT as error:
         text = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         if isinstance(error, RuntimeError):
             text = text.partition("\n")[0]  # torch explains at length

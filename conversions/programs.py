@@ -125,7 +125,6 @@ _DIRECTORIES = {
     "spatiallm": Program("SpatialLM", "convert_spatiallm_back"),
     **dict.fromkeys(("spatiallm_qwen", "spatiallm_llama"), Program("SpatialLM", "convert_spatiallm")),
 }
-_PARTS_OF_A_MODEL = ("point_encoder", "qformer", "language_model")
 
 
 def recognize(path: str | os.PathLike) -> Recognized:
@@ -160,10 +159,10 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
     Returns:
         Name of a public function of `hf_any3d.conversions`, and the arguments that the files give it.
     """
-    recognized = [recognize(path) for path in paths]
+    # Of MiniGPT-3D's stages; files of stages II and III look alike, and keep the order in which they were given.
+    recognized = sorted(map(recognize, paths), key=lambda file: file.settings.get("order", 0))
     first = recognized[0]
     arguments: dict[str, Any] = {}
-    stages: list[tuple[int, Path]] = []
     for file in recognized:
         program = file.program
         if program.convert != first.program.convert:
@@ -171,23 +170,18 @@ def plan(paths: Sequence[str | os.PathLike]) -> tuple[str, dict[str, Any]]:
                 f"{file.path}: a file of {program.title}, but {first.path} is one of {first.program.title}; convert "
                 "them one after the other"
             )
+        role, settings = program.role, dict(file.settings)
         # Of stages there may be two files; of each other part one.
-        if program.convert == "convert_minigpt3d" and program.role == "checkpoint":
-            stages.append((file.settings["order"], file.path))
-            continue
-        if program.role in arguments:
-            raise ValueError(f"{file.path}: a second file of {program.title} as {program.role}; expected one")
-        arguments |= {program.role: file.path, **file.settings}
-    if first.program.convert != "convert_minigpt3d":
+        if settings.pop("order", None) is not None and role in arguments:
+            role = "second_checkpoint"
+        if role in arguments:
+            raise ValueError(f"{file.path}: one file of {program.title} too many, as {role}; expected one")
+        arguments |= {role: file.path, **settings}
+    needed = ["checkpoint"]
+    if first.program.convert == "convert_minigpt3d":
         if "checkpoint" not in arguments:
-            raise ValueError(f"{first.path}: a head of {first.program.title} alone; give the file of its encoder too")
-        return first.program.convert, arguments
-    if not stages:
-        return "convert_minigpt3d_parts", arguments
-    if len(stages) > 2:
-        raise ValueError(f"{stages[2][1]}: a third file of a stage of MiniGPT-3D; expected at most two")
-    # Files of stages II and III look alike; they keep the order in which they were given.
-    ordered = [path for _, path in sorted(stages, key=lambda stage: stage[0])]
-    if missing := [role for role in _PARTS_OF_A_MODEL if role not in arguments]:
-        raise ValueError(f"{ordered[0]}: MiniGPT-3D lacks {' and '.join(missing)}; give these files too")
-    return "convert_minigpt3d", arguments | dict(zip(("checkpoint", "second_checkpoint"), ordered, strict=False))
+            return "convert_minigpt3d_parts", arguments
+        needed = ["point_encoder", "qformer", "language_model"]
+    if missing := [role for role in needed if role not in arguments]:
+        raise ValueError(f"{first.path}: {first.program.title} lacks {' and '.join(missing)}; give these files too")
+    return first.program.convert, arguments

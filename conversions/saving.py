@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from hf_any3d.conversions.checkpoints import account, errors_about, listed
+from hf_any3d.data.options import one_of
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.model_card.subject import Subject
@@ -27,28 +28,31 @@ from hf_any3d.version import __version__
 
 CONVERTED = f"converted by hf_any3d {__version__}"
 
-_DTYPES = ("float32", "bfloat16", "float16")
 # Largest difference between copies of the same float32 numbers.
 _EQUAL = 1e-6
 
 
 def dtype_of(name: str) -> torch.dtype:
     """Return a type that floats can be stored in."""
-    if name not in _DTYPES:
-        raise ValueError(f"dtype={name!r}; expected one of {', '.join(map(repr, _DTYPES))}")
-    return getattr(torch, name)
+    return getattr(torch, one_of("dtype", name, ("float32", "bfloat16", "float16")))
+
+
+def new_path(output: str | os.PathLike) -> Path:
+    """Return the absolute path of a file or directory to create; an empty directory counts as new.
+
+    Raises:
+        FileExistsError: There is something else.
+    """
+    output = Path(output).absolute()
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise FileExistsError(f"{output}: exists already; give a new one")
+    return output
 
 
 @contextmanager
 def new_directory(output: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary directory that is renamed to `output` at the end, or removed after an error.
-
-    Raises:
-        FileExistsError: `output` is not empty, or a symbolic link.
-    """
-    output = Path(output).absolute()
-    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise FileExistsError(f"{output}: exists already and is not an empty directory; give a new one")
+    """Yield a temporary directory that is renamed to `output`, a `new_path`, at the end, or removed after an error."""
+    output = new_path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(output.parent)
     temporary = temporary_path(output)
@@ -202,12 +206,14 @@ def check_frozen(
         )
 
 
-def wrong_fields(config: PreTrainedConfig, expected: Mapping[str, Any]) -> list[str]:
-    """Describe the fields of an encoder's config that have other values than a checkpoint requires."""
-    values = {name: getattr(config, name, None) for name in expected}
-    return [
-        f"{name}={values[name]!r}, expected {value!r}" for name, value in expected.items() if values[name] != value
-    ]
+def check_encoder(name: str | os.PathLike, config: PreTrainedConfig, expected: Mapping[str, Any]) -> None:
+    """Check that the config of a named encoder has the values that a checkpoint requires."""
+    for field, value in expected.items():
+        if (stated := getattr(config, field, None)) != value:
+            raise ValueError(
+                f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint: it has "
+                f"{field}={stated!r}, expected {value!r}"
+            )
 
 
 def stored_bytes(directory: str | os.PathLike) -> int:

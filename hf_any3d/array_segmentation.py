@@ -117,8 +117,6 @@ def _opened(model: Any, device: Any) -> Any:
     from hf_any3d.integration.registration import register
     from hf_any3d.modeling.file_stamps import file_stamp
 
-    if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model is a {type(model).__name__}; expected a name, a directory or a segmentation pipeline")
     register()
     name = os.fspath(model)
     # A directory that was written anew is opened anew.

@@ -146,21 +146,17 @@ def _find(
 ) -> _Converted:
     path, text = Path(name), os.fspath(name)
     if path.is_file():
-        if revision is not None:
-            raise ValueError(f"{text}: revision={revision!r} is given for a file; expected None")
-        if size is not None:
-            raise ValueError(f"{text}: size={size!r} is given for a file, whose size is in its tensors; expected None")
+        if (revision, size) != (None, None):
+            raise ValueError(f"{text}: revision={revision!r} or size={size!r} is given for a file; expected None")
         program = recognize(path).program
         # Of systems with the same conversion, the one of this title; otherwise the first in the table.
         systems = [entry.system for entry in PUBLISHED.values() if entry.system.convert == program.convert]
-        if not systems:
+        system = next((system for system in systems if system.title == program.title), systems[0] if systems else None)
+        files = [file for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()]
+        if system is None or all(file.parts for file in files):
             raise ValueError(
-                f"{path}: a file of {program.title}; convert it first: hf-any3d convert {path} --output DIR"
-            )
-        system = next((system for system in systems if system.title == program.title), systems[0])
-        if all(file.parts for entry in PUBLISHED.values() if entry.system is system for file in entry.files.values()):
-            raise ValueError(
-                f"{path}: {system.title} has several files; open it by its name, or convert them with hf-any3d convert"
+                f"{path}: a file of {program.title}, which opens by a published name, or after a conversion: hf-any3d "
+                f"convert {path} … --output DIR"
             )
         folder = _cache(cache_dir) / "local"
         with _exclusively(folder):
@@ -170,11 +166,9 @@ def _find(
                 _convert(path, directory, system, None, None, {"file": path.name}, {})
             show_license(system.title, system, folder / system.title)
         return _Converted(directory)
-    if path.is_dir():
-        raise ValueError(f"{text}: a directory; expected the authors' file. from_pretrained opens converted ones")
-    if text.partition(SIZE_MARK)[0] not in PUBLISHED:
-        # It looks like a path, not like a name on the hub.
-        if "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/")):
+    if text.partition(SIZE_MARK)[0] not in PUBLISHED or path.is_dir():
+        is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/"))
+        if is_path and not path.is_dir():
             raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
     return _from_hub(text, size, revision, accept_license, cache_dir, hub)

@@ -26,6 +26,7 @@ from hf_any3d.conversions.checkpoints import (
     without_parallel_prefix,
 )
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
+from hf_any3d.data.options import one_of
 from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.pretrained_parts import own_state
@@ -85,8 +86,7 @@ def convert_act_adapter(
     Returns:
         Facts by name: `output`, `model`, `trained_parameters`, `bytes`.
     """
-    if method not in PROGRAMS:
-        raise ValueError(f"method={method!r}; expected one of {', '.join(PROGRAMS)}")
+    one_of("method", method, PROGRAMS)
     for name, value, owner in (("prompt_layer", prompt_layer, "idpt"), ("prompt_groups", prompt_groups, "ppt")):
         if value is not None and method != owner:
             raise ValueError(f"{name}={value}: not for a file of {PROGRAMS[method].title}; expected None")
@@ -102,10 +102,7 @@ def convert_act_adapter(
             if method == "ppt":
                 settings["head_activation"] = "gelu"
             model, trained_on = build_act(checkpoint, "cls", state, None, choices, settings)
-            depth = model.config.num_hidden_layers
-            if prompt_layer is not None and not 0 <= prompt_layer < depth:
-                raise ValueError(f"prompt_layer={prompt_layer}; expected a number from 0 to {depth - 1}")
-            renamed = rename_added(method, added, depth, prompt_layer)
+            renamed = rename_added(method, added, model.config.num_hidden_layers, prompt_layer)
             config = _config(method, added, model, prompt_layer, prompt_groups)
         modules = list(PROGRAMS[method].trained)
         if base is None:
@@ -148,13 +145,8 @@ def _pooling(method: str, state: Mapping[str, torch.Tensor], chosen: str | None)
     width = state["act.norm.weight"].shape[0]
     features = state["classifier.hidden.0.weight"].shape[1]
     count, rest = divmod(features, width)
-    if chosen is not None:
-        named = chosen.split(",")
-        if rest or len(named) != count:
-            raise ValueError(
-                f"pooling={chosen!r}; the head reads {features} features, of tokens with {width} channels"
-            )
-        return named
+    if chosen is not None:  # a head for features of another width would not fit
+        return chosen.split(",")
     known = _POOLING[method]
     if method == "dapt" and (by_classes := _DAPT_POOLING.get(state["classifier.out.weight"].shape[0])):
         known = known | {2: by_classes}

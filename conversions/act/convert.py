@@ -14,7 +14,8 @@ from hf_any3d.conversions.act import KINDS, convert_act_state_dict, names as siz
 from hf_any3d.conversions.act.datasets import DATASETS, NONE, UNLABELED, TrainedOn
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import count_of, heads_of
-from hf_any3d.conversions.saving import CONVERTED, check_frozen, facts_of, new_directory, write_card, wrong_fields
+from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, facts_of, new_directory, write_card
+from hf_any3d.data.options import one_of
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.act import (
     ActAutoencoder,
@@ -67,7 +68,6 @@ class Teacher:
     """One kind of frozen teacher of the released programs.
 
     Args:
-        description: What it is, for messages.
         tower: Which tower, for checkpoints with several.
         config: Required values of its config.
         layer_norm_eps: Of all its norms in the released programs.
@@ -75,7 +75,6 @@ class Teacher:
         released: Values of `ActAutoencoderConfig` in the released programs, quirks included.
     """
 
-    description: str
     tower: str | None
     config: Mapping[str, Any]
     layer_norm_eps: float
@@ -85,10 +84,9 @@ class Teacher:
 
 _NO_IMAGE = {"image_size": 1, "patch_size": 1, "num_channels": 1}
 TEACHERS = {
-    "vit": Teacher("a ViT or DeiT", None, {"hidden_act": "gelu"}, 1e-6, _NO_IMAGE),
-    "clip_vision_model": Teacher("a CLIP image tower", "vision", {"hidden_act": "quick_gelu"}, 1e-5, _NO_IMAGE),
+    "vit": Teacher(None, {"hidden_act": "gelu"}, 1e-6, _NO_IMAGE),
+    "clip_vision_model": Teacher("vision", {"hidden_act": "quick_gelu"}, 1e-5, _NO_IMAGE),
     "bert": Teacher(
-        description="a BERT",
         tower=None,
         config={"hidden_act": "gelu"},
         layer_norm_eps=1e-12,
@@ -205,11 +203,8 @@ def _autoencoder_config(
 ) -> tuple[ActAutoencoderConfig, PreTrainedModel | None]:
     frozen = sizes.below(state, "encoder.")
     shapes = sizes.autoencoder_sizes(state)
-    if choices.group_size not in (None, shapes["group_size"]):
-        raise ValueError(
-            f"group_size={choices.group_size}; the decoder makes {shapes['group_size']} points of a patch"
-        )
     settings: dict[str, Any] = shapes | _RELEASED | {"noise_in_eval": True}
+    settings["group_size"] = choices.group_size or shapes["group_size"]
     # No tensor depends on the number of patches.
     settings["num_groups"] = choices.num_groups or _NUM_GROUPS
     if teacher is None:
@@ -248,11 +243,7 @@ def _named_teacher(
     teacher = TEACHERS[kind]
     settings = encoder_settings(name, teacher.tower, revision, sizes.teacher_sizes(frozen)["num_hidden_layers"])
     config = settings["encoder_config"]
-    if wrong := wrong_fields(config, teacher.config):
-        raise ValueError(
-            f"encoder {os.fspath(name)!r} ({config.model_type}) does not fit the checkpoint, whose teacher is "
-            f"{teacher.description}: it has {'; '.join(wrong)}"
-        )
+    check_encoder(name, config, teacher.config)
     # The released programs built the teacher with this epsilon, whatever its own checkpoint says.
     config.layer_norm_eps = teacher.layer_norm_eps
     encoder = load_encoder(ActAutoencoderConfig(**settings))
@@ -279,15 +270,9 @@ def _task_config(
     fitting = {key: trained_on for key, trained_on in DATASETS.items() if trained_on.kind == kind}
     if choices.dataset is None:
         dataset = next((trained_on for trained_on in fitting.values() if len(trained_on.labels) == num_labels), None)
-    elif choices.dataset not in (*fitting, NONE):
-        raise ValueError(f"dataset={choices.dataset!r}; expected one of {', '.join([*fitting, NONE])} for kind {kind}")
     else:
-        dataset = fitting.get(choices.dataset)
-    if dataset is not None and len(dataset.labels) != num_labels:
-        raise ValueError(
-            f"dataset={choices.dataset!r} has {len(dataset.labels)} labels, but the checkpoint {num_labels}; give "
-            "none for labels without names"
-        )
+        # Labels of another number than the checkpoint's would not fit its head.
+        dataset = fitting.get(one_of("dataset", choices.dataset, [*fitting, NONE]))
     if choices.num_groups is None and dataset is None:
         # A guess would give other features without an error.
         raise ValueError(
@@ -303,11 +288,6 @@ def _task_config(
         # Tensors do not show which parts a category has, so every category may have all of them.
         settings["category_parts"] = [list(range(num_labels))] * count
         if dataset is not None:
-            if len(dataset.categories) != count:
-                raise ValueError(
-                    f"{dataset.title} has {len(dataset.categories)} categories, but the checkpoint {count}; give "
-                    "--dataset none for labels without names"
-                )
             settings["category_names"] = list(dataset.categories)
             settings["category_parts"] = [list(parts) for parts in dataset.categories.values()]
     return ActConfig(**_student_settings(state, choices), **settings, **further), dataset

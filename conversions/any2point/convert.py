@@ -9,7 +9,8 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_
 
 from hf_any3d.conversions.any2point import VARIANTS, Variant, convert_state_dict
 from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint
-from hf_any3d.conversions.saving import CONVERTED, check_frozen, new_directory, stored_bytes, write_card, wrong_fields
+from hf_any3d.conversions.saving import CONVERTED, check_encoder, check_frozen, new_directory, stored_bytes, write_card
+from hf_any3d.data.options import one_of
 from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
@@ -53,9 +54,7 @@ def convert_any2point(
     Returns:
         Facts by name: `output`, `encoder`, `trained_parameters`, `bytes`.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant={variant!r}; expected one of {', '.join(VARIANTS)}")
-    program = VARIANTS[variant]
+    program = VARIANTS[one_of("variant", variant, VARIANTS)]
     name = program.encoder_name if encoder is None else os.fspath(encoder)
     if name is None:
         raise ValueError(
@@ -106,8 +105,7 @@ def convert_any2point(
 def _config(program: Variant, name: str, revision: str | None) -> Any2PointConfig:
     settings = encoder_settings(name, program.encoder_tower, revision)
     encoder = settings["encoder_config"]
-    if wrong := wrong_fields(encoder, program.encoder):
-        raise ValueError(f"encoder {name!r} does not fit the checkpoint: it has {'; '.join(wrong)}")
+    check_encoder(name, encoder, program.encoder)
     for key, value in program.encoder_changes.items():
         setattr(encoder, key, value)
     return Any2PointConfig(**settings, **program.model)

@@ -15,8 +15,9 @@ from hf_any3d.conversions.detr3d.names import (
     revert_detr3d_state_dict,
     scale_colors,
 )
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
 from hf_any3d.data.catalog import scannet_detection, sunrgbd
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.detr3d.configuration_detr3d import RELEASED, RELEASED_RADII
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -106,14 +107,8 @@ def convert_detr3d(
         sizes = detr3d_sizes(state)
         by_count = {len(facts["classes"]): known for known, facts in _DATASETS.items()}
         fitting = by_count.get(sizes["num_labels"], "none")
-        name = fitting if dataset is None else dataset
-        if name not in (*_DATASETS, "none"):
-            raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(_DATASETS)}, none")
-        if name not in (fitting, "none"):
-            raise ValueError(
-                f"dataset={dataset!r} has {len(_DATASETS[name]['classes'])} classes, the checkpoint "
-                f"{sizes['num_labels']}; expected another dataset, or none"
-            )
+        name = dataset or fitting
+        one_of("dataset", name, [*_DATASETS, "none"])
         if sizes["in_channels"] != 3:
             if sizes["in_channels"] != 6 or name != "scannet":
                 raise ValueError(
@@ -157,9 +152,7 @@ def _fields(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of our config that the settings of the authors' program give."""
     fields = {ours: arguments[theirs] for theirs, ours in _ARGUMENTS.items() if theirs in arguments}
     if (activation := arguments.get("enc_activation")) is not None:
-        if activation not in _ACTIVATIONS:
-            raise ValueError(f"args.enc_activation={activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
-        fields["encoder_activation"] = _ACTIVATIONS[activation]
+        fields["encoder_activation"] = _ACTIVATIONS[one_of("args.enc_activation", activation, _ACTIVATIONS)]
     weights = ("_cost", "_weight", "dropout")
     return {name: float(value) if name.endswith(weights) else value for name, value in fields.items()}
 
@@ -174,18 +167,13 @@ def convert_detr3d_back(checkpoint: str | os.PathLike, output: str | os.PathLike
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
-    output = Path(output)
-    if output.exists():
-        raise FileExistsError(f"{output}: exists already; give a new file")
+    output = new_path(output)
     model = Detr3DForPointCloudObjectDetection.from_pretrained(checkpoint)
     config = model.config
     masked = config.attention_radii is not None
     expected: dict[str, Any] = dict(RELEASED)
     del expected["published_overlap"]  # of training alone
-    if config.in_channels not in (3, 6):
-        raise ValueError(
-            f"{checkpoint}: in_channels={config.in_channels}; the original program reads 3, or 6 with colors"
-        )
+    expected["in_channels"] = 6 if config.in_channels > 3 else 3  # with colors or without
     if masked:
         expected["attention_radii"] = tuple(RELEASED_RADII)
     for name, value in expected.items():

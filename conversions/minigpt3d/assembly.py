@@ -1,6 +1,5 @@
 """Assemble a MiniGPT-3D from its parts and the checkpoints of its training, without building the model."""
 
-import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -63,10 +62,8 @@ def read_stage(path: str | os.PathLike) -> StageFile:
             stage = 3
         elif has("language_model.") or has("bridge.projector."):
             stage = 0
-        elif has("bridge.point_mlp."):
-            stage = 1
         else:
-            raise ValueError(f"holds nothing that MiniGPT-3D trains: {listed(sorted(trained))}")
+            stage = 1
     encoder = {name.removeprefix(_ENCODER): state[name] for name in state if name not in trained}
     return StageFile(Path(path), stage, len(original), trained, encoder)
 
@@ -165,12 +162,6 @@ def assemble(
     """
     parts = (point_encoder, qformer, language_model)
     last = files[-1]
-    for earlier, later in itertools.pairwise(files):
-        if earlier.stage > later.stage:
-            raise ValueError(
-                f"{later.path}: holds {STAGES[later.stage]}, which comes before {STAGES[earlier.stage]}; give the "
-                "file of the later stage as second_checkpoint"
-            )
     if stage is not None and (stage not in (2, 3) or last.stage != 3):
         raise ValueError(f"stage={stage}; {last.path} holds {STAGES[last.stage]}, and only 2 and 3 look alike")
     config = _config(parts, files)

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hf_any3d.chat import PUBLISHED_GENERATION, MiniGPT3DProcessor
-from hf_any3d.conversions.checkpoints import open_tokenizer
+from hf_any3d.conversions.checkpoints import check_vocabulary, open_tokenizer
 from hf_any3d.conversions.minigpt3d.assembly import STAGES, assemble, read_stage
 from hf_any3d.conversions.minigpt3d.card import write_minigpt3d_card
 from hf_any3d.conversions.minigpt3d.parts import (
@@ -52,7 +52,7 @@ def convert_minigpt3d(
         qformer: `blip2_pretrained_flant5xxl.pth`, or the directory of the converted part.
         language_model: Directory with Phi-2, as released or converted.
         checkpoint: File of a stage, or the one that training starts from.
-        second_checkpoint: File of a later stage, which takes precedence.
+        second_checkpoint: File of another stage; the later one takes precedence.
         tokenizer: Directory or hub name; by default that of `language_model`.
         stage: 2 if the last checkpoint is of stage II, whose files look like those of stage III.
         store_parts: Whether to store converted parts too.
@@ -79,13 +79,12 @@ def convert_minigpt3d(
         opened_tokenizer = open_tokenizer(language_model if tokenizer is None else tokenizer)
         ids = _set_token_ids(parts[2].config, opened_tokenizer)
         files = [read_stage(path) for path in (checkpoint, second_checkpoint) if path is not None]
+        files.sort(key=lambda file: file.stage)  # files of the same stage keep their order
         assembly = assemble(*parts, files, stage=stage, store_parts=store_parts)
         model, config = assembly.model, assembly.model.config
         setattr(config, RECORD, terms_of(MINIGPT3D))
         # The place of a cloud has an id of its own, which must not be that of a word.
-        most, tokens = min(config.point_token_id, parts[2].config.vocab_size), len(opened_tokenizer)
-        if tokens > most:
-            raise ValueError(f"the tokenizer has {tokens} tokens; the language model takes at most {most}")
+        check_vocabulary(opened_tokenizer, min(config.point_token_id, parts[2].config.vocab_size))
         save_weights(directory, type(model).__name__, config, assembly.state, torch_dtype)
         GenerationConfig(**PUBLISHED_GENERATION["demo"], **ids).save_pretrained(directory)
         MiniGPT3DProcessor.from_config(config, opened_tokenizer, hide_inner_bos=True).save_pretrained(directory)
@@ -125,8 +124,6 @@ def convert_minigpt3d_parts(
         Facts by name: `output`, `parameters` of each part.
     """
     torch_dtype = dtype_of(dtype)
-    if point_encoder is None and qformer is None and language_model is None:
-        raise ValueError("no part is given; give point_encoder, qformer or language_model")
     parameters = {}
     with new_directory(output) as directory:
 

@@ -21,6 +21,7 @@ from hf_any3d.conversions.checkpoints import (
 from hf_any3d.conversions.minigpt3d.names import BLIP2, convert_minigpt3d_state_dict, convert_phi_state_dict
 from hf_any3d.conversions.renaming import count_of, heads_of, numbers_in, rename_tensors
 from hf_any3d.conversions.saving import save_weights
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.act import ActConfig, ActModel
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, NormedPhiConfig, NormedPhiForCausalLM
 from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import QueriesAndQFormer
@@ -133,8 +134,7 @@ def read_language_model(directory: str | os.PathLike) -> Part:
     file = directory / "config.json"
     stored = read_json(file)
     with errors_about(file):
-        if (kind := stored.get("model_type")) not in _KNOWN:
-            raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, _KNOWN))}")
+        one_of("model_type", stored.get("model_type"), _KNOWN)
         settings = {_OLD_NAMES.get(name, name): value for name, value in stored.items() if value is not None}
         if "n_embd" in stored:
             # What Microsoft's program computes where its config has no `n_inner`.

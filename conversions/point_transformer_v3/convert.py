@@ -17,7 +17,8 @@ from hf_any3d.conversions.point_transformer_v3.names import (
 )
 from hf_any3d.conversions.point_transformer_v3.supervised import TRAINED_WITH, arguments_of, benchmark_of, fields_of
 from hf_any3d.conversions.renaming import rename_tensors
-from hf_any3d.conversions.saving import facts_of, save_converted
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.data.options import one_of
 from hf_any3d.hub.published_table import PTV3, PTV3_SUPERVISED, RECORD, terms_of
 from hf_any3d.modeling.point_transformer_v3 import (
     PointTransformerV3Config,
@@ -73,16 +74,15 @@ def convert_ptv3(
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`, `license`.
     """
-    if preset is not None and preset not in VOXEL_PRESETS:
-        raise ValueError(f"preset={preset!r}; expected one of {', '.join(VOXEL_PRESETS)}")
     original = read_checkpoint(checkpoint, ("state_dict",))
     supervised = {"trained_with": trained_with, "dataset": dataset, "arguments": arguments}
-    if any("embedding.stem.conv." in name for name in original):
-        if unused := [name for name, value in (("preset", preset), ("head", head)) if value is not None]:
-            raise ValueError(f"{checkpoint}: a supervised model; expected no {unused[0]}, which its dataset decides")
+    is_supervised = any("embedding.stem.conv." in name for name in original)
+    others = {"preset": preset, "head": head} if is_supervised else supervised
+    if unused := [name for name, value in others.items() if value is not None]:
+        layout = "is" if is_supervised else "is not"
+        raise ValueError(f"{checkpoint}: {layout} of the supervised layout; expected no {unused[0]}")
+    if is_supervised:
         return _convert_supervised(checkpoint, output, original, **supervised)
-    if unused := [name for name, value in supervised.items() if value is not None]:
-        raise ValueError(f"{checkpoint}: not of the supervised layout; expected no {unused[0]}")
     settings = read_settings(checkpoint, "config")
     # The constructor that has rotary positions has this base by default; the others have no such argument.
     rotary = {"rope_base": 10.0} if any(name.endswith("rope.inv_freq") for name in original) else {}
@@ -91,7 +91,7 @@ def convert_ptv3(
         state = convert_ptv3_state_dict(original, fields)
         # Of the three, only Utonia rotates channels by positions.
         preset = preset or ("utonia_indoor" if fields.get("rope_theta") is not None else "sonata")
-        processor = PointTransformerV3Processor(**VOXEL_PRESETS[preset])
+        processor = PointTransformerV3Processor(**VOXEL_PRESETS[one_of("preset", preset, VOXEL_PRESETS)])
         config = PointTransformerV3Config(**fields, grid_size=processor.grid_size)
     model_class: Any = PointTransformerV3Model
     files = {"Encoder": Path(checkpoint)}
@@ -166,12 +166,9 @@ def convert_ptv3_back(checkpoint: str | os.PathLike, output: str | os.PathLike) 
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
-    if Path(output).exists():
-        raise FileExistsError(f"{output}: exists already; give a new file")
+    output = new_path(output)
     (architecture,) = PointTransformerV3Config.from_pretrained(checkpoint).architectures or ("",)
     is_of_texts = architecture == PointTransformerV3ForZeroShotPointCloudSegmentation.__name__
-    if is_of_texts and Path(output).suffix != ".safetensors":
-        raise ValueError(f"{output}: expected the ending .safetensors, which Find3D's program reads")
     model_class = PointTransformerV3ForPointCloudSegmentation
     if is_of_texts:
         model_class = PointTransformerV3ForZeroShotPointCloudSegmentation

@@ -8,7 +8,6 @@ from hf_any3d.conversions.checkpoints import errors_about, read_json, read_tenso
 from hf_any3d.conversions.point_transformer_v3.names import (
     EXTRACTOR,
     convert_supervised_state_dict,
-    is_find3d,
     supervised_fields,
 )
 from hf_any3d.conversions.point_transformer_v3.supervised import VARIANTS, sizes_of
@@ -54,8 +53,6 @@ def convert_find3d(
     path = Path(checkpoint)
     original = read_tensors(path, ("model_state_dict",))
     with errors_about(checkpoint):
-        if not is_find3d(original):
-            raise ValueError(f"no tensors of Find3D; expected names that begin with {EXTRACTOR}")
         sizes, settings = sizes_of(original, EXTRACTOR), VARIANTS["base"]
         if arguments is not None:
             settings = read_json(Path(arguments))

@@ -14,6 +14,7 @@ import torch
 from hf_any3d.conversions.point_transformer_v3.benchmarks import BENCHMARKS, CONDITION_CLASSES, Benchmark
 from hf_any3d.conversions.point_transformer_v3.names import SUPERVISED_DEFAULTS, supervised_fields
 from hf_any3d.conversions.renaming import count_of, numbers_in
+from hf_any3d.data.options import one_of
 
 
 @dataclass(frozen=True)
@@ -119,19 +120,8 @@ def benchmark_of(original: Mapping[str, torch.Tensor], dataset: str | None) -> B
             return fitting[0]
         told = "several data sets, or without a head" if several else f"{classes} classes and {channels} channels"
         raise ValueError(f"a model of {told}; give --dataset, one of {', '.join(BENCHMARKS)}")
-    if dataset not in BENCHMARKS:
-        raise ValueError(f"dataset={dataset!r}; expected one of {', '.join(BENCHMARKS)}")
-    chosen = BENCHMARKS[dataset]
-    counts = (len(CONDITION_CLASSES.get(chosen.title, ())), chosen.channels)
-    if not several:
-        counts = (len(chosen.classes), chosen.channels)
-    stored = (counts[0] if several else original["seg_head.weight"].shape[0], channels)
-    if stored != counts or not counts[0]:
-        raise ValueError(
-            f"dataset={dataset!r} has {counts[0]} classes and {counts[1]} channels; the file has {stored[0]} and "
-            f"{stored[1]}"
-        )
-    return chosen
+    # Other numbers of classes or channels than the file's would not fit.
+    return BENCHMARKS[one_of("dataset", dataset, BENCHMARKS)]
 
 
 def fields_of(

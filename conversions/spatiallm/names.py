@@ -10,6 +10,7 @@ import torch
 from hf_any3d.conversions.checkpoints import check_finite
 from hf_any3d.conversions.point_transformer_v3.names import convert_ptv3_state_dict, ptv3_fields
 from hf_any3d.conversions.renaming import Names, rename_tensors
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 
@@ -64,19 +65,10 @@ _BLOCK = {
 def spatiallm_config(published: Mapping[str, Any]) -> SpatialLMConfig:
     """Return the config for a released one, with sound behavior: curves are not shuffled at inference."""
     published = copy.deepcopy(dict(published))  # configs of transformers change what they are given
-    kind = published.get("model_type")
-    if kind not in LANGUAGE_MODELS:
-        raise ValueError(f"model_type={kind!r}; expected one of {', '.join(map(repr, LANGUAGE_MODELS))}")
-    if (backbone := published.get("point_backbone")) != "sonata":
-        raise ValueError(
-            f"point_backbone={backbone!r}; expected 'sonata', as in version 1.1; 'scenescript', of version 1.0, is "
-            "not supported"
-        )
-    if missing := [name for name in ("point_config", *_SPECIAL) if published.get(name) is None]:
-        raise ValueError(f"the config lacks {missing[0]}")
+    kind = one_of("model_type", published["model_type"], LANGUAGE_MODELS)
+    # That of version 1.1; version 1.0, with "scenescript", is not supported.
+    one_of("point_backbone", published.get("point_backbone"), ["sonata"])
     arguments = dict(published["point_config"])
-    if "num_bins" not in arguments:
-        raise ValueError("point_config lacks num_bins")
     num_bins = arguments.pop("num_bins")
     fields = ptv3_fields({"enc_mode": True} | arguments)
     # The released program has the argument, but no such tensor.
@@ -100,8 +92,7 @@ def published_config(config: SpatialLMConfig) -> dict[str, Any]:
     language_model: Any = config.text_config
     text = language_model.to_dict()
     kinds = {ours: theirs for theirs, ours in LANGUAGE_MODELS.items()}
-    if (kind := text.pop("model_type")) not in kinds:
-        raise ValueError(f"text_config is of the type {kind!r}; the released program has {', '.join(kinds)}")
+    kind = one_of("model_type of text_config", text.pop("model_type"), kinds)
     # The program is of a time before `rope_parameters`.
     rope = dict(text.pop("rope_parameters", None) or {})
     if "rope_theta" in rope:
@@ -177,11 +168,9 @@ def _published(name: str, config: SpatialLMConfig) -> str:
     if part == "point_encoder" and (match := re.fullmatch(r"poolings\.(\d+)\.(projection|norm)", module)):
         layer = "proj" if match[2] == "projection" else "norm.0"
         return f"{_ENCODER}enc.enc{int(match[1]) + 1}.down.{layer}.{kind}"
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", module)
-    if part != "point_encoder" or match is None or match[2] not in _BLOCK:
-        raise ValueError(f"{name} has no place in a released SpatialLM")
-    stage, block = 0, int(match[1])
+    _, number, layer = module.split(".", 2)
+    stage, block = 0, int(number)
     while block >= point.depths[stage]:
         block -= point.depths[stage]
         stage += 1
-    return f"{_ENCODER}enc.enc{stage}.block{block}.{_BLOCK[match[2]]}.{kind}"
+    return f"{_ENCODER}enc.enc{stage}.block{block}.{_BLOCK[layer]}.{kind}"

@@ -6,8 +6,6 @@ import base64
 import copy
 import io
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +13,9 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
+from hf_any3d.conversions.saving import new_directory
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.utils.atomic_files import temporary_path
 
 _TOKENS = 7  # of the comparison
 # Relative to the largest logit; merging changes the order of sums, in bfloat16 more.
@@ -44,9 +42,6 @@ def export_language_model(
         ValueError: The language model is not one that transformers has, or the copy differs.
         FileExistsError: The folder has files.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists already; expected a new folder")
     language_model: Any = model.language_model
     kind = type(language_model)
     if not kind.__module__.startswith("transformers.models."):
@@ -70,20 +65,12 @@ def export_language_model(
         suppressed = {*(generation.suppress_tokens or ()), model.config.point_token_id}
         generation.suppress_tokens = sorted(suppressed)
     merged.generation_config = generation
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = temporary_path(folder)
-    try:
+    with new_directory(folder) as unfinished:
         merged.save_pretrained(unfinished)
         if tokenizer is not None:
             tokenizer.save_pretrained(unfinished)
         # Read back from the files, since they are what others open; they get their name only if they agree.
-        difference = _compare(model, AutoModelForCausalLM.from_pretrained(unfinished, dtype=merged.dtype))
-        if folder.exists():
-            folder.rmdir()
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return difference
+        return _compare(model, AutoModelForCausalLM.from_pretrained(unfinished, dtype=merged.dtype))
 
 
 def encode_prompt_embeds(embedded: torch.Tensor) -> str:

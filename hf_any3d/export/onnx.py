@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -233,9 +234,8 @@ def compare(model: nn.Module, run: Runner) -> float:
         given = run(points)
         for name, values in zip(names, given if len(names) > 1 else (given,), strict=True):
             expected, found = output[name].float(), values.float()
-            if found.shape != expected.shape:
-                raise ValueError(f"the file gives {name} {tuple(found.shape)}; expected {tuple(expected.shape)}")
-            difference = (found - expected).abs().max().item()
+            same_shape = found.shape == expected.shape
+            difference = (found - expected).abs().max().item() if same_shape else math.inf
             allowed = TOLERANCE * max(1.0, expected.abs().max().item())
             has_labels = name != "logits" or torch.equal(found.argmax(dim=-1), expected.argmax(dim=-1))
             if not difference <= allowed or not has_labels:

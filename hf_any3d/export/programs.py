@@ -87,7 +87,8 @@ def trace(model: nn.Module) -> ExportedProgram:
         ValueError: The model cannot be exported; the message has the reason.
     """
     base = exportable(model)
-    _refuse(base)
+    if obstacle := next(_obstacles(base), None):
+        raise ValueError(obstacle)
     least = least_points(base)
     sizes = {0: Dim("batch", min=1), 1: Dim("points", min=least)}
     example = torch.zeros(_BATCH, max(_POINTS, 2 * least), base.config.in_channels, device=base.device)
@@ -169,44 +170,38 @@ class _Outputs(nn.Module):
         return tuple(found) if len(found) > 1 else found[0]
 
 
-def _refuse(model: Exportable) -> None:
+def _obstacles(model: Exportable) -> Iterator[str]:
+    """Yield the reasons why a model cannot be exported."""
     config = model.config
     # In a batch of another size, a file of such a model would classify the same cloud differently.
     if flags := getattr(config, "batch_dependent_flags", None):
-        raise ValueError(
-            f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch, and an exported "
-            "file could not warn of it; only models whose predictions do not can be exported"
-        )
+        yield f"{', '.join(flags)}: predictions of this model depend on the other clouds of a batch"
     if isinstance(model, Detr3DForPointCloudObjectDetection) and (encoder := model.config.point_encoder_config):
         assert isinstance(encoder, PreTrainedConfig)
         if encoder.model_type not in _ENCODERS:
-            raise ValueError(
+            yield (
                 f"point_encoder_config: a detector over {encoder.model_type} cannot be exported; expected 3DETR's own "
                 f"encoder, or one of {', '.join(_ENCODERS)}"
             )
     if isinstance(model, PointFeaturesForPointCloudClassification):
         if "views" in config.features:
-            raise ValueError(f"features={list(config.features)}: depth views cannot be exported")
+            yield f"features={list(config.features)}: depth views cannot be exported"
         for name in ("encoder", "wrap"):
             kind = getattr(getattr(config, f"{name}_config"), "model_type", None)
             if kind not in (None, *_OF_POINTS):
-                raise ValueError(
-                    f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
-                )
+                yield f"{name}_config of the type {kind!r} cannot be exported; expected one of {', '.join(_OF_POINTS)}"
     if isinstance(model, Any2PointForPointCloudClassification):
         frozen, settings = model.any2point.encoder, model.config.encoder_config
     else:
         frozen, settings = model, config
     if getattr(frozen, "hf_quantizer", None) is not None:
-        raise ValueError("quantization_config: a quantized encoder cannot be exported; load the model without it")
+        yield "quantization_config: a quantized encoder cannot be exported; load the model without it"
     assert isinstance(settings, PreTrainedConfig)
     implementation = settings._attn_implementation or "sdpa"
     if implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attn_implementation={implementation!r} cannot be exported; load the model with 'sdpa' or 'eager'"
-        )
+        yield f"attn_implementation={implementation!r} cannot be exported; load the model with 'sdpa' or 'eager'"
     if model.device.type == "meta":
-        raise ValueError("the model is on the meta device and has no weights to export")
+        yield "the model is on the meta device and has no weights to export"
 
 
 def _nearest(query: Tensor, points: Tensor, k: int, method: str) -> tuple[Tensor, Tensor]:

@@ -84,13 +84,13 @@ def check_path(
     """
     if not is_path_like(name, needs_owner):
         return
-    if not _is_owner_and_name(name):
-        raise FileNotFoundError(f"no directory {name}{similar_path(name)}")
-    if not _is_cached(name, revision, cache_dir, kind):
+    hint = ""
+    if _is_owner_and_name(name):
+        if _is_cached(name, revision, cache_dir, kind):
+            return
         download = f"hf download {name}" + " --repo-type dataset" * (kind == "dataset")
-        raise FileNotFoundError(
-            f"no directory {name}{similar_path(name)}; if a {kind} on the hub is meant, fetch it first: {download}"
-        )
+        hint = f"; if a {kind} on the hub is meant, fetch it first: {download}"
+    raise FileNotFoundError(f"no directory {name}{similar_path(name)}{hint}")
 
 
 def is_path_like(name: str, needs_owner: bool = False) -> bool:

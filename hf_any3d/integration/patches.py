@@ -250,16 +250,13 @@ class PointCloudPeftModel(PeftModel):
             super().add_adapter(adapter_name, peft_config, *args, **kwargs)
             return
         model, method = self.base_model, PeftType(peft_config.peft_type)
+        problem = None
         if opens_from_adapter(type(model), cast(PreTrainedModel, model).config):
-            raise ValueError(
-                f"{method.value} learns embeddings of words, and {type(model).__name__} reads none; expected "
-                "another method, such as PromptTokensConfig of hf_any3d, which adds prompts to the point tokens"
-            )
-        if isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
-            raise ValueError(
-                f"{method.value} passes embeddings to {type(model).__name__} in place of input_ids, which mark "
-                "the places of clouds; expected PREFIX_TUNING, or a method that adapts weights such as LORA"
-            )
+            problem = "which reads none; expected a method such as PromptTokensConfig of hf_any3d"
+        elif isinstance(model, _READ_CLOUDS_AND_WORDS) and method != PeftType.PREFIX_TUNING:
+            problem = "whose input_ids mark the places of clouds; expected PREFIX_TUNING, or a method such as LORA"
+        if problem:
+            raise ValueError(f"{method.value} passes embeddings of words to {type(model).__name__}, {problem}")
         super().add_adapter(adapter_name, peft_config, *args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
@@ -428,7 +425,7 @@ def _load_best_adapters(original: Callable, self: Any) -> None:
 
 @Patch(
     "transformers.trainer:Trainer.compute_loss",
-    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -442,14 +439,7 @@ def _keep_the_objective(
                     "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
                 )
         self._checked_smoothing = True
-    computed = original(self, model, inputs, *args, **kwargs)
-    loss = computed[0] if isinstance(computed, tuple) else computed
-    if model.training and torch.is_grad_enabled() and not loss.requires_grad:
-        raise ValueError(
-            f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
-            "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
-        )
-    return computed
+    return original(self, model, inputs, *args, **kwargs)
 
 
 def _losses_without_smoothing(

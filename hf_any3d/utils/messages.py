@@ -128,11 +128,12 @@ def model_errors(model: object, failure: str = "cannot be opened") -> Iterator[N
         reasons = re.findall(r"^(?:\w+\.)*\w+(?:Error|Exception): .*", first, re.MULTILINE)
         if reasons:
             reason = reasons[-1].partition(": ")[2] if f" {model}: " in reasons[-1] else f"{model}: {reasons[-1]}"
-            raise ValueError(_shorten(reason)) from error
         # transformers lists everything that it supports.
-        if isinstance(error, ValueError) and (str(model) not in text or len(text) > 3 * _MAX_REASON):
-            raise ValueError(f"{model}: {_shorten(error)}") from error
-        raise
+        elif isinstance(error, ValueError) and (str(model) not in text or len(text) > 3 * _MAX_REASON):
+            reason = f"{model}: {_shorten(error)}"
+        else:
+            raise
+        raise ValueError(_shorten(reason)) from error
     except Exception as error:
         raise ValueError(f"{model}: this model {failure} ({type(error).__name__}: {_shorten(error)})") from error
 

@@ -413,14 +413,14 @@ refuse(
         *(f"{method} on {_ON_ENCODER}" for method in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")),
     ),
     ValueError,
-    "learns embeddings of words, and .* reads none",
+    "embeddings of words to .*, which reads none",
     "PEFT prepends prompts to embedded words; PROMPT_TOKENS appends them to point tokens",
 )
 refuse(
     "prompts",
     _pairs(("PROMPT_TUNING", "P_TUNING"), (*registered_classes(MiniGPT3DConfig), *_SPATIALLM)),
     ValueError,
-    "in place of input_ids, which mark the places of clouds",
+    "whose input_ids mark the places of clouds",
     "PEFT passes embeddings without input_ids, so clouds would be ignored silently",
 )
 refuse(

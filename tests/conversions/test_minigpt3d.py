@@ -251,9 +251,3 @@ def test_frozen_copies_in_half_precision_match_the_encoder(originals, arguments,
     model = AutoModelForPointCloudTextToText.from_pretrained(tmp_path / "out")
     weight = originals.state["pc_encoder.blocks.blocks.0.attn.qkv.weight"]
     assert torch.equal(model.point_encoder.blocks.layers[0].attention.qkv.weight, weight)
-
-
-def test_a_conversion_without_parts_is_refused(tmp_path):
-    with raises(ValueError, naming="point_encoder"):
-        convert_minigpt3d_parts(tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []

@@ -65,7 +65,7 @@ def test_an_encoder_without_normals_reads_colors_alone(tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)):
         convert_ptv3(tmp_path / "encoder.pth", tmp_path / "other", head=tmp_path / "head.pth")
     for name in ("trained_with", "dataset", "arguments"):
-        with pytest.raises(ValueError, match=f"encoder.pth: not of the supervised layout; expected no {name}$"):
+        with pytest.raises(ValueError, match=f"encoder.pth: is not of the supervised layout; expected no {name}$"):
             convert_ptv3(tmp_path / "encoder.pth", tmp_path / "other", **{name: "scannet"})
 
 

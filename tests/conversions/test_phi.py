@@ -163,7 +163,7 @@ def test_norms_in_a_file_are_all_there_or_none(phi):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "llama"}, "config.json: model_type='llama'; expected one of 'phi', 'phi-msft', 'normed_phi'"),
+        ({"model_type": "llama"}, "config.json: model_type is 'llama'; expected one of phi, phi-msft, normed_phi"),
         ({"num_key_value_heads": 1}, "config.json: num_key_value_heads=1; expected num_attention_heads=3"),
         ({"hidden_size": 24}, "of another shape: lm_head.weight is (20, 48), expected (20, 24)"),
         ({"num_attention_heads": 5}, "[3, 5, -1]"),

@@ -59,7 +59,7 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
         {"state_dict": {"seg_head.weight": torch.ones(2, 3), "seg_head.bias": torch.ones(2)}}, tmp_path / "h.pt"
     )
     code, text = convert(tmp_path / "h.pt", "--output", tmp_path / "out")
-    assert code == 1 and "h.pt: a head of Point Transformer V3 alone; give the file of its encoder too" in text
+    assert code == 1 and "h.pt: Point Transformer V3 lacks checkpoint; give these files too" in text
     code, text = convert(tmp_path, "--output", tmp_path / "out")
     assert code == 1 and "a directory with no config.json; expected one of act3d" in text
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))

@@ -95,7 +95,7 @@ def change(content: dict, entry: str, name: str, value: object) -> dict:
             r"the shape \(50, 60\) and begins with 1",
         ),
         ("config", "enc_depths", (1, 5, 2, 3, 1), "missing: blocks.10"),
-        ("config", "enc_depths", (1, 1, 1, 1, 1), "has a block 1 of stage 1; expected those of depths"),
+        ("config", "enc_depths", (1, 1, 1, 1, 1), "left over: blocks.1.1"),
         ("config", "enc_channels", (18, 36, 54, 72), "hidden_sizes=.*; expected 5 entries"),
         ("config", "stem", "conv", "config has 'stem'; expected some of"),
     ],
@@ -113,8 +113,9 @@ def test_files_without_settings_and_unknown_presets_are_refused(tmp_path):
     torch.save({"state_dict": ptv3_original()["state_dict"]}, tmp_path / "pretrain.pth")
     with raises(ValueError, naming="lacks 'config'"):
         convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out")
-    with raises(ValueError, naming="preset='moon'; expected one of sonata"):
-        convert_ptv3(tmp_path / "pretrain.pth", tmp_path / "out", preset="moon")
+    torch.save(ptv3_original(), tmp_path / "utonia.pth")
+    with raises(ValueError, naming="moon"):
+        convert_ptv3(tmp_path / "utonia.pth", tmp_path / "out", preset="moon")
     with raises(FileNotFoundError, naming="none.pth"):
         convert_ptv3(tmp_path / "none.pth", tmp_path / "out")
 

@@ -168,9 +168,9 @@ def test_files_of_stages_are_put_in_the_order_of_training(tmp_path):
     ):
         arguments = dict(zip(("checkpoint", "second_checkpoint"), expected, strict=False))
         assert plan([given[0], *parts.values(), *given[1:]]) == ("convert_minigpt3d", parts | arguments)
-    with raises(ValueError, naming="stage_1.pth"):
+    with raises(ValueError, naming="stage_4.pth"):
         plan([files[4], files[3], files[1], *parts.values()])
-    with raises(ValueError, naming="stage_3.pth"):
+    with raises(ValueError, naming="lacks point_encoder"):
         plan([files[4], files[3], parts["qformer"]])
     two = {role: parts[role] for role in ("language_model", "qformer")}
     assert plan(list(two.values())) == ("convert_minigpt3d_parts", two)

@@ -58,9 +58,8 @@ def test_there_and_back_keeps_every_tensor(name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"point_backbone": "scenescript"}, "point_backbone='scenescript'; expected 'sonata'.*1.0, is not supported"),
-        ({"model_type": "llava"}, "model_type='llava'; expected one of 'spatiallm_qwen', 'spatiallm_llama'"),
-        ({"point_token_id": None}, "the config lacks point_token_id"),
+        ({"point_backbone": "scenescript"}, "point_backbone is 'scenescript'; expected one of sonata"),
+        ({"model_type": "llava"}, "model_type is 'llava'; expected one of spatiallm_qwen, spatiallm_llama"),
         ({"projector": "conv"}, "projector='conv'"),
     ],
 )
@@ -77,8 +76,6 @@ def test_tensors_of_others_are_refused():
     head = {"lm_head.weight": torch.ones_like(case.original["model.embed_tokens.weight"])}
     with raises(ValueError, naming="lm_head"):
         convert_spatiallm_state_dict(case.original | head, config)
-    with raises(ValueError, naming="SpatialLM"):
-        published_names({"other": torch.ones(2)}, config)
 
 
 CLOUD = torch.rand(400, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([4.0, 3.0, 2.0, 1, 1, 1])
@@ -122,9 +119,6 @@ def test_a_released_directory_is_converted_and_back(name, tmp_path):
 
 def test_the_template_of_the_training_is_checked(tmp_path):
     folder = Released().write(tmp_path / "released")
-    (tmp_path / "other.txt").write_text("class Wall: ...")
-    with raises(ValueError, naming="other.txt"):
-        convert_spatiallm(folder, tmp_path / "ours", code_template=tmp_path / "other.txt")
     with raises(FileNotFoundError, naming="missing.txt"):
         convert_spatiallm(folder, tmp_path / "ours", code_template=tmp_path / "missing.txt")
     convert_spatiallm(folder, tmp_path / "ours")
@@ -154,10 +148,10 @@ def test_directories_and_files_are_recognized(tmp_path):
     [
         ("tokens", "the tokenizer has <|point_start|> as .*; the config has point_start_token_id=3"),
         ("vocabulary", "does not fit, tensors are of another shape: spatiallm.language_model"),
-        ("scenescript", "config.json: point_backbone='scenescript'; expected 'sonata'"),
+        ("scenescript", "config.json: point_backbone is 'scenescript'; expected one of sonata"),
         ("tokenizer", "released: no tokenizer; expected tokenizer.json"),
         ("missing", "does not fit, tensors are missing: spatiallm.input_projection.bias"),
-        ("dtype", "dtype='int8'; expected one of 'float32', 'bfloat16', 'float16'"),
+        ("dtype", "dtype is 'int8'; expected one of float32, bfloat16, float16"),
     ],
 )
 def test_damaged_directories_are_refused(harm, message, tmp_path):

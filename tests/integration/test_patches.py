@@ -297,5 +297,5 @@ def test_prompt_methods_are_not_refused_by_peft_in_words_that_help(plain):
     with pytest.raises(Exception) as theirs:  # noqa: B017, PT011
         plain(tiny_model(), config)
     assert "reads none" not in str(theirs.value)
-    with pytest.raises(ValueError, match="learns embeddings of words, and .* reads none"):
+    with pytest.raises(ValueError, match="embeddings of words to .*, which reads none"):
         get_peft_model(tiny_model(), config)

@@ -61,7 +61,7 @@ def test_a_published_name_opens_and_answers_in_the_frame_of_a_scan(published, tm
     # That of the cleaned scan, which has lost its outermost points.
     corner = detect.processor.read(scan())[0].corner
     words = Dictated(detect.processor.tokenizer, text)
-    assert_room(detect(scan(), logits_processor=[words]), corner, edge=True)
+    assert_room(detect(scan(), logits_processor=[words]), corner)
     # What the weights themselves say, whatever it is, is a layout in meters within the scan's cube.
     write = pipeline("point-cloud-text-to-text", model=name)
     (answer,) = write(scan(), max_new_tokens=20)
