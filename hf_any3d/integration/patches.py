@@ -425,7 +425,7 @@ def _load_best_adapters(original: Callable, self: Any) -> None:
 
 @Patch(
     "transformers.trainer:Trainer.compute_loss",
-    "to smooth labels, replaces any loss by the cross-entropy of the logits",
+    "to smooth labels, replaces any loss by the cross-entropy of the logits, and does not say that nothing is trained",
 )
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
@@ -439,7 +439,14 @@ def _keep_the_objective(
                     "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
                 )
         self._checked_smoothing = True
-    return original(self, model, inputs, *args, **kwargs)
+    computed = original(self, model, inputs, *args, **kwargs)
+    loss = computed[0] if isinstance(computed, tuple) else computed
+    if model.training and torch.is_grad_enabled() and not loss.requires_grad:
+        raise ValueError(
+            f"nothing in the {type(model).__name__} is trained; set requires_grad, or open a stored adapter for "
+            "training with AutoPeftModel.from_pretrained(directory, is_trainable=True)"
+        )
+    return computed
 
 
 def _losses_without_smoothing(

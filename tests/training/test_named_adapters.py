@@ -105,7 +105,7 @@ def test_a_saved_adapter_opens_from_the_folder_of_its_name(tmp_path):
 
 def test_a_stored_adapter_that_is_not_opened_for_training_is_not_trained(tmp_path):
     adapted("GUIDED_ADAPTER", ("default",)).save_pretrained(tmp_path / "adapter")
-    with raises(RuntimeError, naming="does not require grad"):
+    with raises(ValueError, naming="is_trainable=True"):
         trained(ActForPointCloudClassification.from_pretrained(tmp_path / "adapter"), tmp_path / "run", Trainer)
 
 
