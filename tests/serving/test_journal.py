@@ -6,6 +6,7 @@ import pytest
 
 from hf_any3d.serving.journal import Journal
 from hf_any3d.serving.limits import Refused
+from tests.errors import raises
 from tests.serving.conftest import files, ply
 from tests.serving.test_app import error_of
 
@@ -51,7 +52,7 @@ def test_answers_are_on_the_disk_for_days_and_other_files_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("These are notes. " * 100)
     sqlite3.connect(tmp_path / "other.db").execute("CREATE TABLE answers (x)")
     for name in ("notes.txt", "gone/answers.db", "other.db"):
-        with pytest.raises(sqlite3.DatabaseError):
+        with raises(ValueError, naming=name):
             Journal(tmp_path / name)
 
 
