@@ -73,9 +73,7 @@ def take_generation(arguments: dict[str, Any]) -> dict[str, Any]:
     several = dict(arguments.pop("generate_kwargs", None) or {})
     if (stop := arguments.pop("stop_sequence", None)) is not None:
         arguments.setdefault("stop_strings", [stop] if isinstance(stop, str) else list(stop))
-    if twice := sorted(several.keys() & arguments.keys()):
-        raise ValueError(f"{twice[0]} is given twice, in generate_kwargs and as an argument; expected one of them")
-    arguments |= several
+    arguments |= dict(**several, **arguments)  # a TypeError for one that is in both
     return {name: arguments.pop(name) for name in list(arguments) if name in GENERATION_KEYS}
 
 

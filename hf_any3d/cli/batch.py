@@ -215,8 +215,6 @@ def convert(
     points: Annotated[int | None, option("Write this many points of the surface of meshes.", min=1)] = None,
 ) -> None:
     """Write many files in another format."""
-    if output.is_file():
-        raise ValueError(f"--output: {output} is a file; expected a folder")
     settings = {"output": str(output), "to": to.value, "points": points}
     _run(Job("convert", settings), files, output / "results.jsonl", options)
 
@@ -226,10 +224,6 @@ def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> N
     files = {file.name: file for file in find_inputs(words).files}
     data = {name: file for name, file in files.items() if file.data is not None}
     engine = options.engine
-    # Bytes of standard input are in this process alone.
-    if data and (engine is Engine.RAY or (options.workers or 1) > 1):
-        refused = f"--workers {options.workers}" if engine is Engine.LOCAL else f"--engine {engine.value}"
-        raise ValueError(f"{refused} reads files, not standard input; expected files or folders")
     if job.task == "convert":
         root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in files])
         job = replace(job, settings=job.settings | {"root": root})
@@ -252,11 +246,7 @@ def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> N
 
     suffix = output.suffix.lower()
     table = Table(output, job.identity(words), None if suffix == ".jsonl" else partial(_write_table, job.task, suffix))
-    try:
-        before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=options.retry)
-    except ChildProcessError as error:
-        hint = "expected fewer --workers, or --engine ray, which replaces it. The same command continues this run"
-        raise ChildProcessError(f"{error}; {hint}") from None
+    before, done = run(table, files, lambda name: files[name].stamp(), execute, retry=options.retry)
     earlier = f", {before} of them before" if before else ""
     print_line(f"{output}: {counted(len(files), 'file')}{earlier}, {done.failed} failed")
     if done.failed:

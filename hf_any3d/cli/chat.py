@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_any3d.cli.common import CHAT, Device, Template, check_model, open_pipeline, print_error
-from hf_any3d.hub.names import similar_path
+from hf_any3d.cli.inputs import find_inputs
 from hf_any3d.utils.messages import model_errors, print_line, printable
 
 HELP = "/open FILE switches to another cloud, /restart forgets the conversation, /quit exits; Ctrl-C stops an answer."
@@ -36,7 +36,7 @@ def chat(
         generation |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 50}
     else:
         generation["do_sample"] = False
-    _existing(str(file))
+    find_inputs([file])  # before the model is opened
     pipe = open_pipeline(CHAT, check_model(model, "chat"), device, template)
     from hf_any3d.chat.session import ChatSession
 
@@ -56,19 +56,13 @@ def chat(
             session.restart()
         elif command == "/open":
             try:
-                session.restart(_existing(rest.strip()))
+                session.restart(rest.strip())
             except (ValueError, OSError, ImportError) as error:
                 print_error(error)
         elif command.startswith("/"):
             print_error(f"no command {command}; {HELP}")
         elif line:
             _answer(session, model, line)
-
-
-def _existing(name: str) -> str:
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"{name}: no such file{similar_path(Path(name))}")
-    return name
 
 
 def _read_line() -> str | None:

@@ -11,10 +11,11 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, is_dataclass
 from enum import StrEnum
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
@@ -183,13 +184,18 @@ class CommandLine(TyperGroup):
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
     """Read the JSON object of an option, an empty one without a text."""
-    try:
-        value = {} if text is None else json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{option} is {text!r}: {error}") from None
+    value = None
+    with suppress(ValueError):
+        value = json.loads("{}" if text is None else text)
     if not isinstance(value, dict):
         raise ValueError(f'{option} is {text!r}; expected a JSON object such as {{"name": 1}}')
     return value
+
+
+def need_packages(extra: str, *packages: str) -> None:
+    """Raise an ImportError that names the extra of the package which installs what is missing."""
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ImportError(f"{', '.join(missing)} is not installed: pip install 'hf-any3d[{extra}]'")
 
 
 def print_error(error: Exception | str) -> None:
@@ -267,10 +273,9 @@ def find_model(name: str, revision: str | None = None) -> str:
             hint = f"; did you mean {inner[0]}?" if inner else ""
             raise ValueError(f"{name}: no model in this directory, it has no {_CONFIG}{hint}")
         return str(path)
-    elif path.exists():
-        raise ValueError(f"{name}: a file; expected the directory or hub name of a model")
-    elif path.suffix[1:].lower() in FORMATS:
-        raise FileNotFoundError(f"no file {name}{similar_path(path)}; expected the directory or hub name of a model")
+    elif path.exists() or path.suffix[1:].lower() in FORMATS:
+        what = "a file" if path.exists() else f"no such file{similar_path(path)}"
+        raise FileNotFoundError(f"{name}: {what}; expected the directory or hub name of a model")
     else:
         check_path(name, revision, needs_owner=True)
     skip_hub_if_offline()
@@ -305,21 +310,22 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
         import huggingface_hub
         from huggingface_hub import errors
 
+        absent = "no such directory, and no such model on the hub (for a private one: hf auth login)"
+        unreachable = offline_reason() or "the hub cannot be reached"
+        reasons = {
+            errors.RevisionNotFoundError: f"no revision {revision!r} on the hub",
+            errors.RepositoryNotFoundError: absent,
+            errors.HFValidationError: absent,
+            # Before EntryNotFoundError, from which it derives.
+            errors.LocalEntryNotFoundError: f"no such directory, and {unreachable}",
+            errors.EntryNotFoundError: f"this repository has no {_CONFIG}, so it is not a model",
+        }
         try:
             with status(f"looking for {name} on the hub"):
                 file = Path(huggingface_hub.hf_hub_download(name, _CONFIG, revision=revision))
-        except errors.RevisionNotFoundError:
-            raise FileNotFoundError(f"{name}: no revision {revision!r} on the hub") from None
-        except (errors.RepositoryNotFoundError, errors.HFValidationError):
-            raise FileNotFoundError(
-                f"{name}: no such directory, and no such model on the hub (for a private one: hf auth login)"
-            ) from None
-        # Before EntryNotFoundError, from which it derives.
-        except errors.LocalEntryNotFoundError:
-            reason = offline_reason() or "the hub cannot be reached"
-            raise OSError(f"{name}: no such directory, and {reason}") from None
-        except errors.EntryNotFoundError:
-            raise FileNotFoundError(f"{name}: this repository has no {_CONFIG}, so it is not a model") from None
+        except tuple(reasons) as error:
+            reason = next(text for kind, text in reasons.items() if isinstance(error, kind))
+            raise FileNotFoundError(f"{name}: {reason}") from None
     return read_json_object(file)
 
 

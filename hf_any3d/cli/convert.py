@@ -121,9 +121,6 @@ def convert(
             from hf_any3d.conversions.saving import new_directory
             from hf_any3d.published import published_directory
 
-            if unused := options.keys() - {"size", "revision"}:
-                text = f"{_listed(unused)} would be for a file, not a published checkpoint"
-                raise ValueError(f"{files[0]}: no such file; {text}")
             directory = published_directory(files[0], **options)
             if output is not None:
                 with new_directory(output) as folder:

@@ -112,19 +112,17 @@ def find_dataset(name: str) -> FoundDataset:
         # Such a file describes the clouds of a folder and holds none.
         inside = [file for file in path.rglob("*.parquet") if file.name != "metadata.parquet"]
         return FoundDataset("parquet" if inside else "folder", folder=path)
-    if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise ValueError(f"{name}: a file of type {path.suffix!r}; expected a folder, a .parquet file or a name")
+    if path.is_file() and path.suffix.lower() == ".parquet":
         return FoundDataset("parquet", file=path)
     if name in DATASETS:
         return FoundDataset(name)
-    if is_path_like(name, needs_owner=True):
+    if path.is_file() or is_path_like(name, needs_owner=True):
         similar = difflib.get_close_matches(name, DATASETS, n=1)
         hint = similar_path(path) or (f"; did you mean {similar[0]}?" if similar else "")
         choices = (
             "" if hint or "/" in name else f"; datasets are {', '.join(sorted(DATASETS))}, and owner/name on the hub"
         )
-        raise FileNotFoundError(f"no folder, file or dataset {name}{hint}{choices}")
+        raise FileNotFoundError(f"no folder, .parquet file or dataset {name}{hint}{choices}")
     skip_hub_if_offline()
     return FoundDataset(name)
 

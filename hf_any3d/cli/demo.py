@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import CHAT, Device, Template, find_model, listen, open_any_model, packaged_classifier
+from hf_any3d.cli.common import (
+    CHAT,
+    Device,
+    Template,
+    find_model,
+    listen,
+    need_packages,
+    open_any_model,
+    packaged_classifier,
+)
 from hf_any3d.utils.messages import print_line
 
 
@@ -38,8 +46,7 @@ def demo(
     The page shows the shape in 3D and, depending on the model, its classes, the scores of any words, its parts, its
     reconstruction, similar shapes, or a conversation about it. Several visitors share the model. Ctrl-C stops it.
     """
-    if find_spec("gradio") is None:
-        raise ImportError("the demo needs gradio: pip install 'hf-any3d[demo]'")
+    need_packages("demo", "gradio")
     from hf_any3d.demo.page import ExampleShapes
 
     model = packaged_classifier() if model is None else find_model(model)

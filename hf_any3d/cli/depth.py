@@ -40,10 +40,8 @@ def from_depth(
 
     images = [image for place in depth for image in _images(place)]
     many = len(images) > 1
-    if many and output.suffix.lower() in CLOUDS:  # any other name is a folder's
-        raise ValueError(f"--output: {output} for {len(images)} images; expected a folder")
-    if not many:
-        check_output(output, (*CLOUDS, ""))
+    if not many or output.suffix.lower() in CLOUDS:  # any other name is a folder's
+        check_output(output, (*CLOUDS, ""), num_files=len(images))
     places = [output / f"{image.stem}.ply" if many or not output.suffix else output for image in images]
     if twice := [place for place in places if places.count(place) > 1]:
         same = ", ".join(str(image) for image, place in zip(images, places, strict=True) if place == twice[0])
@@ -78,12 +76,10 @@ def _images(place: Path) -> list[Path]:
     """Return an image, or those of a folder or glob by name."""
     if place.is_file():
         return [place]
-    if not place.is_dir() and not glob.has_magic(str(place)):
-        raise FileNotFoundError(f"{place}: no such file or folder{similar_path(place)}")
     names = place.iterdir() if place.is_dir() else map(Path, glob.glob(str(place), recursive=True))
     images = sorted(name for name in names if name.suffix.lower() in _DEPTHS and not name.name.startswith("."))
     if not images:
-        raise FileNotFoundError(f"{place}: no depth image; expected {' or '.join(_DEPTHS)}")
+        raise FileNotFoundError(f"{place}: no depth image{similar_path(place)}; expected {' or '.join(_DEPTHS)}")
     return images
 
 
@@ -92,7 +88,4 @@ def _beside(place: Path, image: Path, endings: tuple[str, ...]) -> Path:
     if not place.is_dir():
         return place
     names = [f"{image.stem}{ending}" for ending in endings]
-    for name in names:
-        if (place / name).is_file():
-            return place / name
-    raise FileNotFoundError(f"{place}: no {' or '.join(names)} for {image}")
+    return next((place / name for name in names if (place / name).is_file()), place / names[0])

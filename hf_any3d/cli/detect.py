@@ -49,8 +49,6 @@ class BoxOptions:
         align: Any = self.align
         if self.align_parts is not None:
             align = list(frame_parts(self.align_parts, "--align-parts"))
-            if self.align is False:
-                raise ValueError(f"--align-parts {self.align_parts} with --no-align; expected one of them")
         settings = {"threshold": self.threshold, "nms_iou": self.nms_iou, "top_k": self.top_k, "up_axis": self.up_axis}
         return settings | without_none(task=self.task, candidate_labels=self.labels, align=align, grammar=self.grammar)
 

@@ -30,7 +30,6 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.train import find_data
-from hf_any3d.registry import MODEL_TYPES
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
@@ -146,19 +145,17 @@ def evaluate(
     models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
     listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
-    if (data is None and dataset is None) == (recipe is None):
-        raise ValueError("give either DATA or --recipe, which names its data")
-    if data is not None and data_dir is not None:
-        raise ValueError(f"DATA is {data!r} and --data-dir {data_dir!r}; expected one of them")
+    if (data is None and dataset is None) == (recipe is None) or (data is not None and data_dir is not None):
+        raise ValueError("give either DATA or --recipe, which names its data; --data-dir only without DATA")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
-    model, command = _check_kind(model)
+    model = check_model(model, *_SCORES)
+    _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")
     if command != "predict" and (refused := "--robustness" if robustness else "--voting" if voting else None):
         raise ValueError(f"{refused}: {model} is not a classifier; {refused} is only for classifiers")
+    is_test = command == "predict" and max_samples is None and split in (None, "test")
+    if report_file is None and report_facts is not None or report_file is not None and not is_test:
+        raise ValueError("--report, with --report-facts: expected a classifier, its split test, and no --max-samples")
     stated = None if report_file is None else json_object("--report-facts", report_facts)
-    if stated is None and report_facts is not None:
-        raise ValueError(f"--report-facts is {report_facts!r}; expected --report too, which has them")
-    if report_file is not None and (command != "predict" or max_samples is not None or split not in (None, "test")):
-        raise ValueError(f"--report {report_file}: expected a classifier, its split test, and no --max-samples")
     load_libraries()
     hide_bars_of_datasets()
     request, file = ({}, recipe) if recipe is not None else find_data(data, dataset)[:2]
@@ -219,20 +216,6 @@ def evaluate(
         for text in (f"written: {', '.join(map(str, written))}", *remarks):
             print_note(text)
     left_out.finish()
-
-
-def _check_kind(model: str) -> tuple[str, str]:
-    """Return the directory or hub name of a model and the command that runs it, if there are figures for its kind."""
-    model = check_model(model, *_SCORES, "chat", "features")
-    config = read_model_config(model)
-    kind, command = kind_of_model(config) or ("a classifier", "predict")
-    if command == "chat":
-        raise ValueError(f"{model}: this is {kind}: hf-any3d evaluate minigpt3d {model}")
-    if command == "features":
-        starts = MODEL_TYPES[config["model_type"]].is_point_encoder
-        hint = f"; train one from it: hf-any3d train DATA --encoder {model}" if starts else ""
-        raise ValueError(f"{model}: this is {kind}; expected a model with a head, whose answers have figures{hint}")
-    return model, command
 
 
 def _read_arguments(model: str, settings: dict[str, Any], recipe: Path | None) -> tuple[Any, Any]:
@@ -358,9 +341,11 @@ def evaluate_minigpt3d(
         judge_protocols,
     )
     from hf_any3d.evaluation.chat_evaluation import open_model
+    from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
-    prompts = _read_prompts(judge_prompt or [])
+    files = (text.partition("=") for text in judge_prompt or ())
+    prompts = {kind: check_prompt(Path(file).read_text(encoding="utf-8"), kind) for kind, _, file in files}
     settings, further = json_object("--generation", generation), json_object("--options", options)
     own_settings = json_object("--judge-settings", judge_settings)
     classes = DATASET.class_names
@@ -396,19 +381,6 @@ def evaluate_minigpt3d(
         return
     for line in _table(summary):
         print_line(line)
-
-
-def _read_prompts(files: list[str]) -> dict[str, str]:
-    from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
-    from hf_any3d.evaluation.question_answering import KINDS
-
-    prompts = {}
-    for text in files:
-        kind, _, file = text.partition("=")
-        if kind not in KINDS or not file:
-            raise ValueError(f"--judge-prompt is {text!r}; expected KIND=FILE with KIND one of {', '.join(KINDS)}")
-        prompts[kind] = check_prompt(Path(file).read_text(encoding="utf-8"), kind)
-    return prompts
 
 
 def _table(summary: dict[str, dict[str, Any]]) -> list[str]:

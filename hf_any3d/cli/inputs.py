@@ -114,11 +114,9 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
         names = [word]
         if path.is_dir():
             are_many, names = True, list(map(str, files_of_folder(path)))
-        elif not path.exists() and glob.has_magic(word):
-            are_many, names = True, sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
-            if not names:
-                raise FileNotFoundError(f"{word}: no file matches")
         elif not path.exists():
+            are_many, names = True, sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
+        if not names:
             raise FileNotFoundError(f"{word}: no such file or folder{similar_path(path)}")
         files += [InputFile(name, file_type=file_type) for name in names]
     return Inputs(files, are_many)
@@ -150,8 +148,6 @@ def _read_stdin(file_type: str | None) -> list[InputFile]:
     from hf_any3d.data.files import file_type_of
 
     data = sys.stdin.buffer.read()
-    if not data:
-        raise ValueError("standard input is empty; expected a cloud, or a list of files")
     if file_type is None:
         lines = data[:65536].decode("utf-8", "replace").splitlines()
         # A list of files, as `find` writes it, if the first line is one.

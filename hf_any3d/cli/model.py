@@ -30,7 +30,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.outputs import write_results
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.atomic_files import read_json, write_json, write_text
-from hf_any3d.utils.messages import model_errors, one_line, print_json, print_line
+from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
@@ -165,28 +165,23 @@ def push(
         folder = Path(find_model(f"{folder}/"))
         read_model_config(str(folder))
     import huggingface_hub
-    from huggingface_hub import errors
 
     api = huggingface_hub.HfApi()
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
-    try:
-        with status(f"pushing {folder}"):
-            # None leaves an organization's default for new repositories as it is; False would make them public.
-            url = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
-            if kind == "model":
-                _name_card(folder, url.repo_id)
-            commit = api.upload_folder(
-                folder_path=folder,
-                repo_id=url.repo_id,
-                repo_type=kind,
-                revision=revision,
-                commit_message=message or f"Push {folder.name}",
-                # Patterns of files do not match those in a folder of that name.
-                ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
-            )
-    # Of the client that the hub uses, whichever it is.
-    except errors.HTTPError as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise OSError(f"{repository}: {one_line(error)}") from None
+    with status(f"pushing {folder}"):
+        # None leaves an organization's default for new repositories as it is; False would make them public.
+        url = api.create_repo(repository, repo_type=kind, private=private or None, exist_ok=True)
+        if kind == "model":
+            _name_card(folder, url.repo_id)
+        commit = api.upload_folder(
+            folder_path=folder,
+            repo_id=url.repo_id,
+            repo_type=kind,
+            revision=revision,
+            commit_message=message or f"Push {folder.name}",
+            # Patterns of files do not match those in a folder of that name.
+            ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
+        )
     if as_json:
         print_json({"repository": url.repo_id, "kind": kind, "url": str(url), "commit": commit.oid})
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_any3d.cli.common import FileOptions, check_model, print_note
+from hf_any3d.cli.common import FileOptions, check_model, need_packages, print_note
 from hf_any3d.cli.inputs import Inputs, classifier_or_packaged, find_inputs, for_each_file, split_model
 from hf_any3d.many_files.work import Answer
 from hf_any3d.utils.atomic_files import write_json, write_text
@@ -43,16 +43,12 @@ def check_output(
     if output is None:
         return ""
     suffix = "" if output.is_dir() else output.suffix.lower()
-    expected = [ending or "or a folder" for ending in types if num_files == 1 or ending not in CLOUDS]
-    if suffix in CLOUDS and suffix in types and num_files > 1:
-        raise ValueError(f"--output: {output} for {num_files} files; expected {', '.join(expected)}")
-    if suffix not in types:
-        raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {', '.join(expected)}")
+    expected = [ending or "a folder" for ending in types if num_files == 1 or ending not in CLOUDS]
+    if suffix not in types or (suffix in CLOUDS and num_files > 1):
+        several = " for several files" if num_files > 1 else ""
+        raise ValueError(f"--output: {output} has type {suffix!r}; expected one of {', '.join(expected)}{several}")
     if suffix == ".png":
-        from importlib.util import find_spec
-
-        if find_spec("matplotlib") is None:
-            raise ImportError("--output: a .png needs matplotlib: pip install 'hf-any3d[visuals]'")
+        need_packages("visuals", "matplotlib")
     return suffix
 
 

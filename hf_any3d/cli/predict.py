@@ -70,13 +70,11 @@ def predict(
     A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
     are classified, and the exit code is 2.
     """
+    if (text_features if labels is None else votes) is not None:
+        raise ValueError("--text-features belong to --labels, and --votes to models with labels of their own")
     if labels is not None:
-        if votes is not None:
-            raise ValueError("--votes with --labels, whose models do not vote; expected one of them")
         zero_shot(files, labels, options, model, None, text_features, top_k, up_axis, output, batch_size, device)
         return
-    if text_features is not None:
-        raise ValueError("--text-features belong to --labels, which are missing")
     name, inputs, _ = find_all(files, model, "predict", output, (*VIEWS, *DATA), options)
     pipe = open_pipeline("point-cloud-classification", name, device)
     arguments = {"top_k": top_k, "up_axis": up_axis, "votes": votes, "unknown": unknown, "one_sided": unknown}
@@ -109,10 +107,7 @@ def zero_shot(
             f"{name}: its labels are encoded by {config['aligned_with']}, which cannot be opened here; give features "
             "of them that were computed with it as --text-features FILE.npy"
         )
-    try:
-        features = None if text_features is None else np.load(text_features, allow_pickle=False)
-    except (ValueError, EOFError) as error:  # numpy's own does not name the file
-        raise ValueError(f"--text-features: {text_features} is not a .npy file of an array") from error
+    features = None if text_features is None else np.load(text_features, allow_pickle=False)
     pipe = open_pipeline("zero-shot-point-cloud-classification", name, device)
     arguments = {"candidate_labels": labels, "hypothesis_template": template, "text_embeds": features}
     _classify(pipe, name, inputs, {**arguments, "top_k": top_k, "up_axis": up_axis}, output, options, batch_size)

@@ -51,7 +51,11 @@ def segment(
     name, inputs, suffix = find_all(files, model, "segment", output, (*VIEWS, *CLOUDS, *DATA, ""), options)
     words = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
     asked: dict[str, Any] = {key: value for key, value in words.items() if value is not None}
-    pipe = open_pipeline(_segmentation_task(name, asked), name, device)
+    architecture = str((read_model_config(name).get("architectures") or [""])[0])
+    finds_by_name = architecture.endswith("ForZeroShotPointCloudSegmentation")
+    if finds_by_name != bool(asked) or (asked and labels is None):
+        raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
+    pipe = open_pipeline(f"{'zero-shot-' if finds_by_name else ''}point-cloud-segmentation", name, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
     from hf_any3d.visualization.viewer import colors_of
 
@@ -107,19 +111,6 @@ def segment(
     rows = answer_inputs(inputs, answer, line, cells, output, options, has_bar=True)
     gallery.write(f"labels by {name}", legend(sorted(numbers)))
     finish(rows)
-
-
-def _segmentation_task(name: str, asked: Sequence[str] | dict[str, Any]) -> str:
-    """Return the task of a segmentation model, which needs labels or has labels of its own."""
-    architecture = str((read_model_config(name).get("architectures") or [""])[0])
-    if architecture.endswith("ForZeroShotPointCloudSegmentation"):
-        if "candidate_labels" not in asked:
-            raise ValueError(f"--labels is missing; {name} finds parts by name, such as 'seat, leg, back'")
-        return "zero-shot-point-cloud-segmentation"
-    for first in asked:
-        option_name = first.removeprefix("candidate_").replace("_", "-")
-        raise ValueError(f"--{option_name}: {name} has labels of its own; expected a model that finds parts by name")
-    return "point-cloud-segmentation"
 
 
 def _write_labeled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:

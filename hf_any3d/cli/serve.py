@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_any3d.cli.common import Device, Template, find_model, listen, open_any_model, option, packaged_classifier
+from hf_any3d.cli.common import (
+    Device,
+    Template,
+    find_model,
+    listen,
+    need_packages,
+    open_any_model,
+    option,
+    packaged_classifier,
+)
 from hf_any3d.utils.messages import print_line, printable
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
@@ -51,8 +59,7 @@ def serve(
     Requests that arrive together are processed together. `/docs` describes the routes. SIGTERM or Ctrl-C finishes the
     accepted requests, then stops; a second signal stops at once.
     """
-    if missing := [package for package in _NEEDED if find_spec(package) is None]:
-        raise ImportError(f"serve needs {', '.join(missing)}: pip install 'hf-any3d[serve]'")
+    need_packages("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     from hf_any3d.serving.journal import Journal
     from hf_any3d.serving.limits import ServeLimits
     from hf_any3d.serving.server import serve as serve_until_signal

@@ -22,7 +22,6 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
-from hf_any3d.hub.names import similar_path
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 from hf_any3d.utils.messages import print_line, printable
@@ -270,16 +269,11 @@ def find_data(data: str | None, dataset: str | None) -> tuple[dict[str, Any], Pa
     """Return settings of `DataArguments`, a recipe that has them, and what labels belong to, if that is known."""
     if dataset is not None:
         entry = find_dataset(dataset)
-        if data is not None and not Path(data).is_dir():
-            raise FileNotFoundError(f"no directory {data}{similar_path(Path(data))}")
         return {"dataset_name": entry.name, **({} if data is None else {"data_dir": data})}, None, entry.labels()
     assert data is not None
     if Path(data).suffix.lower() in _RECIPES:
-        recipe = Path(data)
-        if not recipe.is_file():
-            recipe = _RECIPES_FOLDER / data
-        if not recipe.is_file():
-            raise FileNotFoundError(f"no file {data}{similar_path(Path(data))}, nor a recipe of the package")
+        packaged = _RECIPES_FOLDER / data
+        recipe = packaged if packaged.is_file() and not Path(data).is_file() else Path(data)
         from hf_any3d.training.arguments import read_settings
 
         return {}, recipe, DATASETS.get(str(read_settings(recipe).get("dataset_name", "")))

@@ -52,12 +52,9 @@ class Conversation(Uploads):
 
     def open(self, source: str | os.PathLike | PointCloudData) -> Shape:
         """Start a conversation about a shape or file."""
-        try:
-            cloud = self.cloud_of(source)
-            points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
-            self._session = ChatSession(self.pipe, cloud, self.chat_template)
-        except ValueError as error:
-            raise ValueError(error_message(error, source)) from error
+        cloud = self.cloud_of(source)
+        points = self.pipe.processor.read_points([cloud])[0]  # (num_points, channels)
+        self._session = ChatSession(self.pipe, cloud, self.chat_template)
         processor = self.pipe.processor.feature_extractor
         shown = [points[:, :3]]
         if "rgb" in processor.features and _has_colors(cloud):
@@ -111,16 +108,6 @@ class Conversation(Uploads):
         if self._session is None:
             raise ValueError("there is nothing to talk about yet; choose a shape")
         return self._session
-
-
-def error_message(error: Exception, source: str | os.PathLike | PointCloudData) -> str:
-    """Return an error message with the name of the file, but without the folder of uploads."""
-    if isinstance(source, PointCloudData):
-        return str(error)
-    name = os.path.basename(source)
-    # Visitors are not told where uploads are stored.
-    message = str(error).replace(os.fspath(source), name)
-    return message if name in message else f"{name}: {message}"
 
 
 def _has_colors(cloud: PointCloudData) -> bool:

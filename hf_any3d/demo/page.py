@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,7 @@ SLIDERS = (
 """The sliders of the released demo; its other settings are fixed, see `PUBLISHED_GENERATION`."""
 
 
-class Page:
+class Page(ABC):
     """A page where visitors choose or upload a shape, each with a state of their own, which `new_visitor` makes.
 
     `show` opens a shape and returns updates of the view, the line below it and what else there is.
@@ -141,13 +142,13 @@ class Page:
             with gr.Accordion("Files and terms of use", open=False):
                 gr.Markdown(TERMS.format(types=", ".join(supported_file_types())))
 
+    @abstractmethod
     def build(self) -> gr.Blocks:
         """Build the page."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self, visitor: Any, source: Callable[[], Any], *asked: Any) -> tuple[Any, ...]:
         """Open a shape; after an error only the line below the view changes."""
-        raise NotImplementedError
 
     def begin(self, *asked: Any) -> tuple[Any, ...]:
         """Open the first example for a new visitor."""

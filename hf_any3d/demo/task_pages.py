@@ -17,7 +17,6 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.no_object import why_no_object
-from hf_any3d.demo.conversation import error_message
 from hf_any3d.demo.page import ExampleShapes, Page, error_or_note, shape_column, view_frame
 from hf_any3d.demo.uploads import AT_ONCE, Uploads
 from hf_any3d.registry import NONE_OF_THESE
@@ -129,8 +128,6 @@ class TaskAnswers:
     def _point_cloud_segmentation(
         self, pipe: Pipe, cloud: PointCloudData, note: str, category: str | None, **_: Any
     ) -> Answer:
-        if self.categories and category not in self.categories:
-            raise ValueError("choose what kind of object it is; the possible parts depend on it")
         config = self.pipe.model.config
         names = [str(config.id2label[number]) for number in range(config.num_labels)]
         answer = pipe(cloud, **({"category": category} if self.categories else {}))
@@ -198,10 +195,7 @@ class Visit(Uploads):
 
     def open(self, source: Any) -> None:
         """Take a shape, a file of the examples, or the file that was read."""
-        try:
-            self.cloud = self.cloud_of(source)
-        except (ValueError, OSError) as error:
-            raise ValueError(error_message(error, source)) from error
+        self.cloud = self.cloud_of(source)
 
 
 class TaskPage(Page):
@@ -315,10 +309,9 @@ def thinned(cloud: PointCloudData, most: int) -> PointCloudData:
 def _labels(words: str) -> list[str]:
     """Return the labels in a text with commas, each once."""
     labels = list(dict.fromkeys(word.strip() for word in words.split(",") if word.strip()))
-    if not labels:
-        raise ValueError("write some words, separated by commas")
-    if len(labels) > MOST_WORDS or len(words) > LONGEST_WORDS:
-        raise ValueError(f"{len(labels)} words; expected at most {MOST_WORDS}, {LONGEST_WORDS:,} characters in all")
+    if not 0 < len(labels) <= MOST_WORDS or len(words) > LONGEST_WORDS:
+        most = f"{MOST_WORDS}, {LONGEST_WORDS:,} characters in all"
+        raise ValueError(f"{len(labels)} words; expected some, separated by commas, at most {most}")
     return labels
 
 

@@ -38,11 +38,9 @@ def read_upload(path: str | os.PathLike, seconds: float = SECONDS) -> PointCloud
     sender.close()
     try:
         is_ready = receiver.poll(_START_SECONDS) and receiver.recv() == "started" and receiver.poll(seconds)
-        if not is_ready:
-            raise PointCloudFileError(f"{path}: takes more than {seconds:g} seconds to read")
-        result = receiver.recv()
+        result = receiver.recv() if is_ready else f"{path}: takes more than {seconds:g} seconds to read"
     except EOFError:
-        raise PointCloudFileError(f"{path}: cannot be read, the process that reads it crashed") from None
+        result = f"{path}: cannot be read, the process that reads it crashed"
     finally:
         # Also after success: what a file has done to the process ends with it.
         process.kill()
@@ -72,11 +70,22 @@ class Uploads:
         read, self._read = self._read, None
         if isinstance(source, PointCloudData):
             return source
-        if read is None or read[0] != os.fspath(source):
-            return read_point_cloud(source)
-        if isinstance(read[1], Exception):
-            raise read[1]
-        return read[1]
+        try:
+            if read is None or read[0] != os.fspath(source):
+                return read_point_cloud(source)
+            if isinstance(read[1], Exception):
+                raise read[1]
+            return read[1]
+        except (ValueError, OSError) as error:
+            raise ValueError(error_message(error, source)) from error
+
+
+def error_message(error: Exception, source: str | os.PathLike) -> str:
+    """Return an error message with the name of the file, but without the folder of uploads."""
+    name = os.path.basename(source)
+    # Visitors are not told where uploads are stored.
+    message = str(error).replace(os.fspath(source), name)
+    return message if name in message else f"{name}: {message}"
 
 
 def warm_up() -> None:

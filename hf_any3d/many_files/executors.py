@@ -131,7 +131,8 @@ class LocalExecutor:
                     yield from results
             except BrokenProcessPool:
                 raise ChildProcessError(
-                    f"one of {count} processes was killed, as when there is too little memory"
+                    f"one of {count} processes was killed, as when there is too little memory; expected fewer, or "
+                    "engine 'ray', which replaces it. The same call continues this run"
                 ) from None
             finally:
                 # Otherwise leaving the block would wait for all shards that are left.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_any3d.data.boxes import answer_features
 from hf_any3d.data.file_conversion import CloudColumns
 from hf_any3d.data.fingerprints import model_fingerprint
-from hf_any3d.data.options import at_least
+from hf_any3d.data.options import at_least, one_of
 from hf_any3d.many_files.executors import Workers, limit_threads, start
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, list_files, with_name
 from hf_any3d.many_files.work import (
@@ -208,8 +208,7 @@ def read_point_clouds(
         FileNotFoundError: There are no files.
         ValueError: An option out of range.
     """
-    if on_invalid not in ("drop", "raise"):
-        raise ValueError(f"on_invalid is {on_invalid!r}; expected 'drop' or 'raise'")
+    one_of("on_invalid", on_invalid, ("drop", "raise"))
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     return CloudRows(tuple(list_files(paths)), converter, on_invalid)
 
@@ -240,9 +239,8 @@ def classify(
         OSError: There is no such model.
     """
     from hf_any3d.pipelines import default_model
-    from hf_any3d.pipelines.base import check_top_k
 
-    check_top_k(top_k)
+    at_least(1, top_k=top_k)
     name = default_model() if model is None else os.fspath(model)
     arguments = _given(top_k=top_k, up_axis=up_axis)
     return _add(rows, Step(_CLASSES, name, column, arguments, "", batch_size), keep_points)
@@ -263,8 +261,7 @@ def embed(
     `model` may have any task, and `feature` is "pooled", "class_token", or "tokens" for the mean of the tokens;
     `classify` describes the other arguments and the errors.
     """
-    if feature not in _FEATURES:
-        raise ValueError(f"feature is {feature!r}; expected one of {', '.join(_FEATURES)}")
+    one_of("feature", feature, _FEATURES)
     arguments = _given(up_axis=up_axis)
     step = Step("point-cloud-feature-extraction", os.fspath(model), column, arguments, feature, batch_size)
     return _add(rows, step, keep_points)

@@ -16,6 +16,7 @@ from transformers import AutoFeatureExtractor, Pipeline
 
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_too_large
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 
@@ -192,12 +193,6 @@ def refuse_non_finite(scores: torch.Tensor, name: str | None) -> None:
         )
 
 
-def check_top_k(top_k: Any) -> None:
-    """Raise a ValueError unless `top_k` is None or a positive integer."""
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k!r}; expected at least 1, or None for all")
-
-
 def refuse_unknown(arguments: dict[str, Any], expected: str) -> None:
     """Raise a TypeError that names unknown arguments, if there are any, and the expected ones."""
     if arguments:
@@ -224,6 +219,6 @@ def join_clouds(tensors: Sequence[torch.Tensor], value: int = 0) -> torch.Tensor
 def check_formats(formats: Sequence[str] | str | None, choices: Sequence[str]) -> Sequence[str] | None:
     """Return output formats as a sequence, or None."""
     formats = [formats] if isinstance(formats, str) else formats
-    if unknown := [name for name in formats or () if name not in choices]:
-        raise ValueError(f"formats names {unknown[0]!r}; expected any of {', '.join(choices)}")
+    for name in formats or ():
+        one_of("formats", name, choices)
     return formats

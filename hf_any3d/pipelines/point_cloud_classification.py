@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from hf_any3d.data.options import at_least
+from hf_any3d.data.options import at_least, one_of
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
 
 _FUNCTIONS = {
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -57,13 +57,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         before = without_none(up_axis=kwargs.pop("up_axis", None))
         within = without_none(votes=kwargs.pop("votes", None))
         refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
-        check_top_k(after.get("top_k"))
-        at_least(1, votes=within.get("votes"))
+        at_least(1, votes=within.get("votes"), top_k=after.get("top_k"))
         if (function := after.get("function_to_apply")) is not None:
             # transformers also has an enum of these names.
-            after["function_to_apply"] = name = getattr(function, "value", function)
-            if name not in _FUNCTIONS:
-                raise ValueError(f"function_to_apply={name!r}; expected one of {', '.join(map(repr, _FUNCTIONS))}")
+            after["function_to_apply"] = one_of("function_to_apply", getattr(function, "value", function), _FUNCTIONS)
         return before, within, after
 
     def _forward(self, model_inputs: dict[str, Any], votes: int = 1) -> dict[str, Any]:

@@ -374,13 +374,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
             return 0
         if isinstance(category, str) and category in names:
             return names.index(category)
-        if category is None:
+        if category is None or isinstance(category, str) or not 0 <= int(category) < config.num_categories:
+            shown = "missing" if category is None else repr(category)
             raise ValueError(
-                "category is missing, which part segmentation requires; give one of "
-                f"{', '.join(names)} as category=… (--category), or a dataset row with 'category'"
+                f"category is {shown} (--category); expected one of {', '.join(names)}, its number, or a row "
+                "with 'category'"
             )
-        if isinstance(category, str) or not 0 <= int(category) < config.num_categories:
-            raise ValueError(f"category={category!r}; expected one of {', '.join(names)}, or its number")
         return int(category)
 
 

@@ -231,16 +231,11 @@ class LayoutDetectionPipeline(_LayoutPipeline, PointCloudObjectDetectionPipeline
     _non_generation_params = ("top_k",)
 
     def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
-        for name, value in rule.items():
-            if value != getattr(DetectionRule(), name):
-                raise ValueError(
-                    f"{name}={value!r}: {type(self.model).__name__} writes boxes without scores; expected no {name}"
-                )
-        if kwargs.get("num_return_sequences") not in (None, 1):
-            raise ValueError(
-                f"num_return_sequences={kwargs['num_return_sequences']!r}; expected 1, as a scan has one list of boxes"
-            )
+        usual = dataclasses.asdict(DetectionRule()) | {"num_return_sequences": 1}
+        chosen = {name: kwargs.pop(name) for name in usual if name in kwargs}
+        if wrong := [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]:
+            reason = f"{type(self.model).__name__} writes boxes without scores, in one list"
+            raise ValueError(f"{', '.join(wrong)}: {reason}; expected the default")
         before, generation = self._split_arguments(kwargs, "")
         return before, generation, {}
 
@@ -354,9 +349,6 @@ class LayoutTextPipeline(_LayoutPipeline, PointCloudTextToTextPipeline):
         """Yield the lines of one scan's layout as soon as they are written; arguments are those of a call."""
         for _, layout in self.written(cloud, **kwargs):
             yield last_line(layout)
-
-
-_RULES = tuple(field.name for field in dataclasses.fields(DetectionRule))
 
 
 def last_line(layout: Layout) -> str:

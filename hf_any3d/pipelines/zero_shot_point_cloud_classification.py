@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from hf_any3d.data.fingerprints import weights_state
+from hf_any3d.data.options import at_least
 from hf_any3d.modeling.point_encoders.text_towers import fill_templates
-from hf_any3d.pipelines.base import PointCloudPipeline, check_top_k, refuse_non_finite, refuse_unknown, without_none
+from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, without_none
 
 # Number of label sets whose embeddings are cached.
 CACHE_SIZE = 32
@@ -79,7 +80,7 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         top_k = {name: kwargs.pop(name) for name in ("top_k",) if name in kwargs}
         before = without_none(up_axis=kwargs.pop("up_axis", None))
         refuse_unknown(kwargs, "candidate_labels, hypothesis_template, text_embeds, top_k, up_axis")
-        check_top_k(top_k.get("top_k"))
+        at_least(1, **top_k)
         labels: dict[str, Any] = {} if candidate_labels is None else {"labels": as_labels(candidate_labels)}
         if text_embeds is not None:
             if hypothesis_template is not None:
@@ -126,16 +127,12 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
         return self._cached(texts, lambda: self.model.encode_labels(*texts))
 
 
-def as_labels(candidates: Sequence[str] | str) -> tuple[str, ...]:
-    """Return labels as a tuple; a text is split at commas."""
+def as_labels(candidates: Sequence[str] | str, clean: Callable[[str], str] = str.strip) -> tuple[str, ...]:
+    """Return labels as a tuple, which differ also when they are cleaned; a text is split at commas."""
     if isinstance(candidates, str):
         candidates = [part.strip() for part in candidates.split(",")]
     labels = tuple(candidates)
-    if not labels:
-        raise ValueError("candidate_labels is empty; expected at least one label")
-    for label in labels:
-        if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"candidate_labels has {label!r}; expected words")
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise ValueError(f"candidate_labels has {twice[0]!r} twice; expected each label once")
+    texts = {clean(label) for label in labels}
+    if not texts or "" in texts or len(texts) < len(labels):
+        raise ValueError(f"candidate_labels is {list(labels)}; expected words, each of them once")
     return labels

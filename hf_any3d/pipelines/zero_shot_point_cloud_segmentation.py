@@ -72,7 +72,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
                 raise ValueError(f"{name}={value!r}; expected None, as this model has no such choice")
         during |= without_none(category=category, templates=templates, text_features=text_features)
         if candidate_labels is not None:
-            during["labels"] = as_part_labels(candidate_labels)
+            during["labels"] = as_labels(candidate_labels, clean_label)
         # Either may be given when the pipeline is made, and the other one in a call.
         arguments = {**getattr(self, "_forward_params", {}), **during}
         if "labels" in arguments:
@@ -83,7 +83,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         self, candidate_labels: Sequence[str] | str = (), none_label: bool | None = None
     ) -> tuple[str, ...]:
         """Return the names of the labels by their numbers in an answer; arguments of a call."""
-        labels = as_part_labels(candidate_labels)
+        labels = as_labels(candidate_labels, clean_label)
         if not (getattr(self.model.config, "none_label", False) if none_label is None else none_label):
             return labels
         if any(clean_label(label) == NONE for label in labels):
@@ -132,12 +132,3 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
 
     def _category_number(self, cloud: Any, category: str | int | None) -> int | None:
         return None  # the category is part of the texts
-
-
-def as_part_labels(candidates: Sequence[str] | str) -> tuple[str, ...]:
-    """Return names of parts as a tuple; a text is split at commas."""
-    labels = as_labels(candidates)
-    cleaned = [clean_label(label) for label in labels]
-    if twice := [label for label, name in zip(labels, cleaned, strict=True) if cleaned.count(name) > 1]:
-        raise ValueError(f"candidate_labels has {twice[0]!r} and {twice[1]!r}, which are the same text; expected one")
-    return labels

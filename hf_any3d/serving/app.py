@@ -15,12 +15,12 @@ import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from hf_any3d.serving.chat_batches import Conversation
-from hf_any3d.serving.inputs import CloudInput, Upload, invalid, upload_of
+from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
 from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
@@ -127,8 +127,7 @@ async def answer_clouds(request: Request) -> Response:
     else:
         fields = await read_json(request)
         clouds = fields.pop("point_clouds", None)
-        if not isinstance(clouds, list):
-            raise Refused(400, "point_clouds: expected a list of clouds", param="point_clouds")
+        clouds = clouds if isinstance(clouds, list) else []
         check_count(len(clouds), service)
         uploads = []
         for number, cloud in enumerate(clouds):
@@ -136,13 +135,10 @@ async def answer_clouds(request: Request) -> Response:
             arguments = cloud, f"point_clouds.{number}", {}
             uploads.append(await anyio.to_thread.run_sync(upload_of, *arguments, limiter=readers))
     if not uploads:
-        text = "the request has no cloud; expected files in the fields 'file', or clouds in point_clouds"
+        text = "the request has no cloud; expected files in the fields 'file', or a list point_clouds"
         raise Refused(400, text, param="point_clouds")
     route = service.routes[path]
-    try:
-        settings = route.settings.model_validate(fields)
-    except ValidationError as error:
-        raise invalid(error) from None
+    settings = validated(route.settings, fields)
     check_texts(fields, service)
     route.check(settings, service.limits)
 
@@ -177,10 +173,7 @@ async def answer_chat(request: Request) -> Response:
         content = parse_json(fields["request"].encode(), "request")
     else:
         content = await read_json(request)
-    try:
-        asked = ChatRequest.model_validate(content)
-    except ValidationError as error:
-        raise invalid(error) from None
+    asked = validated(ChatRequest, content)
     check_request(asked, service)
     uploads = await anyio.to_thread.run_sync(uploads_of, asked, files, limiter=readers)
     check_count(len(uploads), service)

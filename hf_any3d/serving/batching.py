@@ -63,8 +63,6 @@ class Batcher:
     def submit(self, work: Work) -> Future:
         """Put work into the queue."""
         with self._changed:
-            if self._is_closed:
-                raise RuntimeError("the batcher is closed")
             # The condition's lock guards the queue; whoever submits wakes the thread of the model.
             self._waiting.append(work)
             self._changed.notify_all()
@@ -84,9 +82,8 @@ class Batcher:
                 continue
             start = time.monotonic()
             try:
-                results = list(self.run(batch[0].key, [work.content for work in batch]))
-                if len(results) != len(batch):
-                    raise RuntimeError(f"{len(results)} results for {len(batch)} requests")
+                results = self.run(batch[0].key, [work.content for work in batch])
+                results = [result for result, _ in zip(results, batch, strict=True)]
             except BaseException as error:  # the thread must outlive every error of a model
                 results = [error] * len(batch)
             seconds, mean = time.monotonic() - start, self.seconds_per_batch

@@ -9,7 +9,8 @@ import io
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,10 +22,12 @@ from hf_any3d.utils.messages import one_line
 UPLOAD = "upload:"
 """Scheme of URLs that name a file of the same request."""
 _MEDIA_TYPES = {"gltf-binary": "glb", "gltf+json": "gltf", "plain": "txt"}
-_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.+-]+=[^;,]*)*)(;base64)?,", re.ASCII)
+_DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^;,]*)*;base64,", re.ASCII)
 _HOW_TO_RAISE = re.compile(r" \((?:pass limits=|or pass file_type=).*?\)$")
 
 
+_Model = TypeVar("_Model", bound=BaseModel)
+_ARRAYS = ("points", "colors", "normals")
 _Rows = Annotated[list[tuple[float, float, float]], Field(min_length=1)]
 
 
@@ -92,20 +95,16 @@ class Upload:
 
 def upload_of(value: Any, name: str, files: Mapping[str, Upload]) -> Upload:
     """Return the upload of a mapping with the fields of `CloudInput`; `name` is its field, `files` are by name."""
-    try:
-        entry = CloudInput.model_validate(value)
-    except ValidationError as error:
-        raise invalid(error, name) from None
-    if (entry.url is None) == (entry.points is None):
-        raise Refused(400, f"{name}: expected either url or points", param=name)
+    entry = validated(CloudInput, value, name)
+    # Two forms, one field of which is required.
+    required, of_other = ("points", ("url", "file_type")) if entry.url is None else ("url", _ARRAYS)
+    if getattr(entry, required) is None or any(getattr(entry, field) is not None for field in of_other):
+        text = f"{name}: expected url with file_type, or points with colors and normals"
+        raise Refused(400, text, param=name)
     if entry.url is not None:
-        if entry.colors is not None or entry.normals is not None:
-            raise Refused(400, f"{name}: colors and normals belong to points; expected them in the file", param=name)
         return _upload_of_url(entry.url, entry.file_type, name, files)
-    if entry.file_type is not None:
-        raise Refused(400, f"{name}: file_type belongs to url; expected none with points", param=name)
     arrays = {}
-    for key in ("points", "colors", "normals"):
+    for key in _ARRAYS:
         if (rows := getattr(entry, key)) is not None:
             arrays[key] = np.array(rows, dtype=np.float64 if key == "points" else np.float32)
     return Upload(name, arrays)
@@ -119,20 +118,13 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
             raise Refused(400, f"{where}: no file {key[:80]!r} in this request; there are: {there}", param=where)
         file = files[key]
         return Upload(file.name, file.content, file_type or file.file_type)
-    if not url.startswith("data:"):
-        raise Refused(
-            400,
-            f"{where}: {url[:60]!r}; this server fetches nothing: expected a data URL (data:…;base64,…), or "
-            f"{UPLOAD}NAME for a file of the same request",
-            param=where,
-        )
-    match = _DATA_URL.match(url)
-    if match is None or match[3] is None:
-        raise Refused(400, f"{where}: {url[:60]!r}; expected data:[TYPE];base64,…", param=where)
-    try:
-        data = base64.b64decode(url[match.end() :], validate=True)
-    except binascii.Error as error:
-        raise Refused(400, f"{where}: not base64 ({error})", param=where) from None
+    data, match = None, _DATA_URL.match(url)
+    if match is not None:
+        with suppress(binascii.Error):
+            data = base64.b64decode(url[match.end() :], validate=True)
+    if data is None or match is None:
+        text = f"{where}: {url[:60]!r}; this server fetches nothing: expected data:[TYPE];base64,…, or {UPLOAD}NAME"
+        raise Refused(400, f"{text} for a file of the same request", param=where)
     if file_type is None and match[1] is not None:
         kind = match[1].partition("/")[2].removeprefix("x-").lower()
         kind = _MEDIA_TYPES.get(kind, kind)
@@ -140,15 +132,17 @@ def _upload_of_url(url: str, file_type: str | None, name: str, files: Mapping[st
     return Upload(name, data, file_type)
 
 
-def invalid(error: ValidationError, prefix: str = "") -> Refused:
-    """Convert the first error of pydantic to one that names the field, what was seen, and what is allowed."""
-    errors = error.errors(include_url=False)
+def validated(model: type[_Model], value: Any, prefix: str = "") -> _Model:
+    """Return a model of a value; the error names the first wrong field, what was seen, and what is allowed."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
     # Of a field that takes several types, the error of the type that fits best is the one furthest inside.
     outside = errors[0]["loc"][:-1]
     first = max((one for one in errors if one["loc"][: len(outside)] == outside), key=lambda one: len(one["loc"]))
     # Of such a type, pydantic has the name in the place, in brackets if it is a list.
     place = ".".join(str(part) for part in ((prefix,) if prefix else ()) + first["loc"] if "[" not in str(part))
     seen = "" if first["type"] in ("missing", "extra_forbidden") else f", not {str(first.get('input'))[:60]!r}"
-    if first["type"] == "extra_forbidden":
-        return Refused(400, f"{place}: unknown field", param=place)
-    return Refused(400, one_line(f"{place}: {first['msg']}{seen}"), param=place)
+    text = "unknown field" if first["type"] == "extra_forbidden" else f"{first['msg']}{seen}"
+    raise Refused(400, one_line(f"{place}: {text}"), param=place)

@@ -6,7 +6,6 @@ import os
 import sqlite3
 import threading
 import time
-from pathlib import Path
 
 from hf_any3d.serving.limits import Refused
 
@@ -21,19 +20,18 @@ class Journal:
     """
 
     def __init__(self, path: str | os.PathLike, days: float = 7.0):
-        self.path = Path(path)
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         try:
             # Threads take turns under the lock, and each statement is a transaction of its own.
-            self._database = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             # Synchronous and write-ahead: what `store` has returned from survives a loss of power.
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute(_TABLE)
             self._database.execute("DELETE FROM answers WHERE time < ?", (time.time() - days * 86400,))
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"{self.path}: cannot be used as journal ({error})") from None
+            raise ValueError(f"{path}: cannot be used as journal ({error})") from None
 
     def begin(self, key: str, digest: str) -> bytes | None:
         """Return the answer to a request that was answered before; otherwise note that it is under way."""

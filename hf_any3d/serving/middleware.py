@@ -72,21 +72,15 @@ class AdmissionMiddleware:
                 # So that the client opens its next connection to another server.
                 if service.is_draining:
                     answer_headers["Connection"] = "close"
-            try:
-                # A client that does not read its answer would keep its place forever.
-                async with asyncio.timeout(limits.seconds):
-                    await send(message)
-            except TimeoutError:
-                raise ConnectionError("the client does not read the answer") from None
+            # A client that does not read its answer would keep its place forever.
+            async with asyncio.timeout(limits.seconds):
+                await send(message)
 
         async def refuse(error: Refused) -> None:
             if not is_started:
                 await refused(Request(scope), error)(scope, receive, identified)
 
         try:
-            declared = headers.get("content-length", "")
-            if declared.isascii() and declared.isdigit() and int(declared) > limits.body_bytes:
-                raise Refused(413, f"{declared} bytes; expected at most {limits.body_bytes}")
             if scope["method"] == "POST":
                 with service.place():
                     await self.app(scope, counted, identified)
@@ -94,8 +88,8 @@ class AdmissionMiddleware:
                 await self.app(scope, receive, identified)
         except Refused as error:
             await refuse(error)
-        except ConnectionError as error:
-            logger.info("request %s: %s", request_id, error)
+        except (ConnectionError, TimeoutError):
+            logger.info("request %s: the client is gone, or does not read the answer", request_id)
         except Exception:
             logger.exception("request %s: internal error", request_id)
             await refuse(Refused(500, f"internal error; the log has more about {request_id}", "server_error"))

@@ -16,7 +16,7 @@ from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
 
 _NEW_TOKENS = 256
-# With lower temperatures sampling would be greedy in practice, and scores divided by them infinite.
+# Lower temperatures are greedy, as scores divided by them would be infinite.
 _LEAST_TEMPERATURE = 0.01
 DONE = b"data: [DONE]\n\n"
 
@@ -76,7 +76,7 @@ class ChatRequest(_Strict):
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
-    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy.")
+    temperature: float = Field(0.0, ge=0, le=2, description="Greedy below 0.01.")
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     n: Literal[1] = 1
@@ -90,15 +90,8 @@ def check_request(request: ChatRequest, service: Service) -> None:
     if request.model != service.name:
         text = f"model: {request.model[:80]!r}; this server has {service.name!r}"
         raise Refused(404, text, "invalid_request_error", "model")
-    if request.stream_options is not None and not request.stream:
-        raise Refused(400, "stream_options: expected none without stream", param="stream_options")
-    if request.max_tokens is not None and request.max_completion_tokens is not None:
-        raise Refused(400, "max_tokens and max_completion_tokens are the same; expected one of them")
     if (tokens := _tokens(request, service)) > service.limits.new_tokens:
         raise Refused(400, f"max_tokens: {tokens}; expected at most {service.limits.new_tokens}", param="max_tokens")
-    if 0 < request.temperature < _LEAST_TEMPERATURE:
-        text = f"temperature: {request.temperature}; expected 0, which is greedy, or {_LEAST_TEMPERATURE:g} to 2"
-        raise Refused(400, text, param="temperature")
     if not request.temperature and request.top_p != 1:
         raise Refused(400, "top_p: without effect at temperature 0; expected a temperature", param="top_p")
     if request.messages[-1].role != "user":
@@ -145,18 +138,14 @@ def conversation_of(
         ]
         messages.append({"role": message.role, "content": content})
     sampling, tokens = {}, _tokens(request, service)
-    if request.temperature:
+    if request.temperature >= _LEAST_TEMPERATURE:  # below it is greedy
         # top_k=0 turns off a limit that the model's generation config may have, as OpenAI's API has none.
         sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
-    if service.layouts is not None:
-        try:
-            return layout_conversation(service.layouts, messages, tokens, sampling, request.seed)
-        except ValueError as error:
-            raise Refused(400, str(error), param="messages") from error
-    processor = service.pipe.processor
     try:
+        if service.layouts is not None:
+            return layout_conversation(service.layouts, messages, tokens, sampling, request.seed)
         take_clouds(messages)  # here an error does not name the number of a conversation
-        (prompt,) = processor.prompts([messages], service.chat_template, add_generation_prompt=True)
+        (prompt,) = service.pipe.processor.prompts([messages], service.chat_template, add_generation_prompt=True)
     except ValueError as error:
         raise Refused(400, str(error), param="messages") from error
     context = getattr(service.pipe.model.config.get_text_config(), "max_position_embeddings", None)

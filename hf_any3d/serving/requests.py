@@ -30,7 +30,7 @@ def is_form(request: Request) -> bool:
 async def read_form(request: Request, service: Service) -> tuple[dict[str, Any], dict[str, Upload]]:
     """Return the fields of a form, and its files by name."""
     fields: dict[str, Any] = {}
-    files: dict[str, Upload] = {}
+    files: dict[str, Any] = {}
     limits = service.limits
     try:
         form = await request.form(max_files=limits.clouds, max_fields=50, max_part_size=limits.body_bytes)
@@ -40,14 +40,12 @@ async def read_form(request: Request, service: Service) -> tuple[dict[str, Any],
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 key = printable(value.filename or f"file {len(files)}")[:200]
-                if name != "file" or key in files:
-                    what = f"two files are called {key!r}" if name == "file" else f"{name}: holds a file"
-                    raise Refused(400, f"{what}; expected fields 'file' with different names", param=name)
-                files[key] = Upload(key, await value.read())
-            elif name in fields:
-                raise Refused(400, f"{name}: given twice; expected one value", param=name)
+                content, place = Upload(key, await value.read()), files
             else:
-                fields[name] = value
+                key, content, place = name, value, fields
+            if key in place:
+                raise Refused(400, f"{key!r} is given twice; expected different names", param=name)
+            place[key] = content
     finally:
         await form.close()
     return fields, files
@@ -67,10 +65,11 @@ def parse_json(text: bytes, name: str) -> dict[str, Any]:
         raise Refused(413, reason)
     try:
         content = json.loads(text)
+        reason = type(content).__name__
     except (ValueError, RecursionError) as error:
-        raise Refused(400, one_line(f"{name} is not JSON ({error})")) from None
+        content, reason = None, error
     if not isinstance(content, dict):
-        raise Refused(400, f"{name} is a {type(content).__name__}; expected an object")
+        raise Refused(400, one_line(f"{name} is no JSON object ({reason})"))
     return content
 
 

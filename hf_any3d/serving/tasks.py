@@ -103,8 +103,6 @@ class Route:
         labels = getattr(settings, "labels", None)
         if labels is not None and len(labels) > limits.labels:
             raise Refused(400, f"labels: {len(labels)}; expected at most {limits.labels}", param="labels")
-        if labels is None and self.task in (ZERO_SHOT, PARTS_BY_NAME):
-            raise Refused(400, "labels: missing; expected the labels to choose from", param="labels")
         try:
             self.pipe._sanitize_parameters(**self._arguments(settings))
         except (ValueError, TypeError) as error:

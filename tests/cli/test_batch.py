@@ -147,7 +147,6 @@ def test_files_are_converted_below_their_folders(scans, tmp_path):
     assert (tmp_path / "made" / "one" / "two" / "cloud.xyz.ply").is_file()
 
 
-def test_several_processes_read_files_alone(tmp_path):
-    for words, named in ((("--workers", 2), "--workers 2"), (("--engine", "ray"), "--engine ray")):
-        code, _, err = run("batch", "convert", "-", "--output", tmp_path / "c", *words, stdin=b"1 2 3\n4 5 6\n")
-        assert code == 1 and f"{named} reads files, not standard input" in err
+def test_several_processes_get_standard_input(tmp_path):
+    words = ("batch", "convert", "-", "--output", tmp_path / "c", "--workers", 2)
+    assert run(*words, stdin=b"1 2 3\n4 5 6\n").code == 0 and [*(tmp_path / "c").rglob("*.ply")]

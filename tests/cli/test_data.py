@@ -248,10 +248,13 @@ def test_extents_of_thousands_may_be_millimeters(extent, doubtful):
         ("table/a.PARQUET", ("parquet", None, "table/a.PARQUET")),
         ("shapes", ("shapes", None, None)),
         ("me/shapes", ("me/shapes", None, None)),
-        ("plain/a.ply", "a file of type '.ply'; expected a folder, a .parquet file or a name"),
-        ("shapse", "no folder, file or dataset shapse; did you mean shapes\\?$"),
-        ("nothing", "no folder, file or dataset nothing; datasets are .*shapes.*, and owner/name on the hub$"),
-        ("./plian", "no folder, file or dataset ./plian; did you mean plain"),
+        ("plain/a.ply", "no folder, .parquet file or dataset plain/a.ply"),
+        ("shapse", "no folder, .parquet file or dataset shapse; did you mean shapes\\?$"),
+        (
+            "nothing",
+            "no folder, .parquet file or dataset nothing; datasets are .*shapes.*, and owner/name on the hub$",
+        ),
+        ("./plian", "no folder, .parquet file or dataset ./plian; did you mean plain"),
     ],
 )
 def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch):

@@ -99,8 +99,6 @@ def test_options_of_layouts_are_refused_for_other_models(words, detector, tmp_pa
 
 def test_other_models_and_options_are_refused(detector, tmp_path):
     scan, model = detector / "scans" / "room0.npy", detector / "model"
-    both = run("detect", scan, "--model", model, "--align-parts", "unit", "--no-align")
-    assert both.code == 1 and "--align-parts unit with --no-align" in both.err
     assert "this is a detector: hf-any3d detect" in run("segment", scan, "--model", model).err
     wrong = run("detect", scan, "--model", model, "--output", tmp_path / "boxes.ply")
     assert wrong.code == 1 and "expected one of .html, .png, .json, .csv" in wrong.err

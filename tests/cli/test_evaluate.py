@@ -207,7 +207,7 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("all ")
     for words, text in (
         ((), "give either DATA or --recipe"),
-        ((scans, "--data-dir", scans), "expected one of them"),
+        ((scans, "--data-dir", scans), "--data-dir only without DATA"),
         ((scans, "--split", "validation"), f"{scans}: its data has no split 'validation'; there are test, train"),
         ((tmp_path / "scnas",), f"did you mean {scans}?"),
     ):
@@ -222,8 +222,8 @@ def test_what_does_not_fit_is_one_line(models, data, tmp_path):
         (models("parts"), (), "split train has the classes of points ['top', 'leg'"),
         (models("parts"), ("--voting", 2), "--voting is only for classifiers"),
         (models("autoencoder"), ("--robustness",), "--robustness is only for classifiers"),
-        (models("chat"), (), f"this is a chat model: hf-any3d evaluate minigpt3d {models('chat')}"),
-        (str(tmp_path / "encoder"), (), f"hf-any3d train DATA --encoder {tmp_path / 'encoder'}"),
+        (models("chat"), (), "this is a chat model: hf-any3d chat"),
+        (str(tmp_path / "encoder"), (), "hf-any3d features"),
         (models("classifier"), (), f"expected the model's, {LABELS}"),
     ):
         code, out, err = evaluate(model, folder, *words)

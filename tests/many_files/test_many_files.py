@@ -336,7 +336,7 @@ def test_buckets_are_read_and_written(scans, tmp_path):
         (lambda rows: many_files.read_point_clouds("nowhere"), FileNotFoundError, "nowhere: no such file or folder"),
         (lambda rows: many_files.read_point_clouds([]), FileNotFoundError, "paths is empty"),
         (lambda rows: many_files.read_point_clouds("tests", on_invalid="keep"), ValueError, "on_invalid is 'keep'"),
-        (lambda rows: many_files.classify(rows, top_k=0), ValueError, "top_k=0"),
+        (lambda rows: many_files.classify(rows, top_k=0), ValueError, "top_k is 0"),
         (lambda rows: many_files.classify(rows, batch_size=-1), ValueError, "batch_size is -1"),
         (lambda rows: many_files.to_parquet(rows, "x", files_per_part=-1), ValueError, "files_per_part is -1"),
         (lambda rows: many_files.to_parquet(rows, "x", workers=0), ValueError, "workers is 0"),

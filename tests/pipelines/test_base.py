@@ -92,22 +92,6 @@ def test_labels_are_a_list_or_one_text(given, labels):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([], "is empty"),
-        ("", "has ''; expected words"),
-        ("a,,b", "has ''"),
-        (["a", 3], "has 3"),
-        (["a", " "], "has ' '"),
-        ("a,b,a", "has 'a' twice"),
-    ],
-)
-def test_labels_are_words_and_each_is_given_once(given, message):
-    with pytest.raises(ValueError, match=f"candidate_labels {message}"):
-        as_labels(given)
-
-
-@pytest.mark.parametrize(
     ("text", "task"),
     [
         ("all", "all"),

@@ -122,7 +122,7 @@ def test_clouds_without_a_name_are_numbered_in_each_call(reconstruct, tmp_path):
 
 def test_invalid_arguments_are_refused(reconstruct):
     cloud = clouds(1)[0]
-    with raises(ValueError, naming="'stl'; expected any of ply"):
+    with raises(ValueError, naming="'stl'; expected one of ply"):
         reconstruct(cloud, formats="stl")
     with raises(TypeError, naming="top_k"):
         reconstruct(cloud, top_k=3)

@@ -149,14 +149,11 @@ def test_files_of_a_form_are_clouds_of_the_messages(client):
     [
         ({"model": "other"}, 404, "model: 'other'; this server has 'tiny'"),
         ({"max_tokens": 9}, 400, "max_tokens: 9; expected at most 8"),
-        ({"max_completion_tokens": 3}, 400, "are the same; expected one of them"),
         ({"frequency_penalty": 1}, 400, "frequency_penalty: unknown field"),
         ({"n": 2}, 400, "n: Input should be 1"),
         ({"top_p": 0.5}, 400, "top_p: without effect at temperature 0"),
-        ({"stream_options": {}}, 400, "stream_options: expected none without stream"),
         ({"messages": []}, 400, "messages: "),
         ({"messages": [{"role": "user", "content": "a \ud800"}]}, 400, "surrogates"),
-        ({"temperature": 1e-320}, 400, "temperature: 1e-320; expected 0, which is greedy, or 0.01 to 2"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 400, "the last is of role 'assistant'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages.0.content.0: Input tag"),
         ({"messages": [{"role": "user", "content": "a <PointCloudHere>"}]}, 400, "a text has '<PointCloudHere>'"),
@@ -229,7 +226,7 @@ def test_streams_are_not_kept_and_forms_hold_one_request(client):
     assert error_of(form) == "the form has the fields ['other']; expected 'request' and files"
     assert form.json()["error"]["param"] == "request"
     damaged = service.post(URL, data={"request": "{"}, files={"file": ("a.ply", ply(0))})
-    assert error_of(damaged).startswith("request is not JSON")
+    assert error_of(damaged).startswith("request is no JSON object")
 
 
 def test_tokens_and_points_are_counted_and_usage_comes_on_request(client):

@@ -142,7 +142,7 @@ def test_no_cloud_replaces_another_one(frame):
     result = run(*words, frame / "clouds")
     assert result.code == 1 and f"{images[0]}, {images[1]}: all would be written to " in result.err
     result = run(*words, frame / "cloud.ply")
-    assert result.code == 1 and "cloud.ply for 2 images; expected a folder" in result.err
+    assert result.code == 1 and "cloud.ply has type" in result.err
     assert not (frame / "clouds").exists() and not (frame / "cloud.ply").exists()
 
 
@@ -208,7 +208,7 @@ def test_the_command_writes_one_cloud_or_many(frame):
     assert result.code == 2 and len(read_point_cloud(frame / "clouds" / "depth.ply")) == 46
     assert "bad.png: damaged" in result.err and "1 of 2 images could not be used" in result.err
     result = run(*words[:3], "--intrinsics", frame / "clouds", "--output", frame / "x.ply")
-    assert result.code == 1 and "no " in result.err and "depth.json for" in result.err
+    assert result.code == 1 and "depth.json: no such file" in result.err
 
 
 def test_intrinsics_follow_the_size_of_the_image_on_both_axes():
