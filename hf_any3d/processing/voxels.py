@@ -103,7 +103,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         at_least(1, drawn_points=drawn_points)
         self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
         self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
-        self.views = None if views is None else np.asarray(views, dtype=float).tolist()
+        self.views: Any = None if views is None else np.asarray(views, dtype=float).tolist()
         self.needs_normals, self.center_voxels, self.drawn_points = needs_normals, center_voxels, drawn_points
         self.model_axes = None if model_axes is None else list(model_axes)
         if self.model_axes is None:
