@@ -46,10 +46,11 @@ def read_box_table(path: Path, columns: int) -> np.ndarray:
     source = open_source(path, "npy", ("npy",))
     with file_errors(path, "npy file"):
         table = parse_array(source.data)
-        # An array without numbers is a scene without objects.
-        if table.size and (table.ndim != 2 or table.shape[1] < columns or not np.isfinite(table).all()):
-            raise PointCloudError(f"an array of shape {table.shape}; expected finite numbers (boxes, {columns})")
-        return table[:, :columns].astype(np.float64) if table.size else np.zeros((0, columns))
+        if not table.size:
+            return np.zeros((0, columns))  # a scene without objects
+        if table.ndim != 2 or table.shape[1] < columns or not np.isfinite(table).all() or table[:, 3:6].min() <= 0:
+            raise PointCloudError(f"an array {table.shape}; expected finite numbers (boxes, {columns}), sizes above 0")
+        return table[:, :columns].astype(np.float64)
 
 
 @dataclass

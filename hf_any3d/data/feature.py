@@ -3,7 +3,7 @@
 import io
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 from urllib.parse import urlsplit
@@ -110,12 +110,8 @@ class PointCloud:
             cloud = to_cloud({**value, "points": points})
             if value.get("labels") is not None:
                 cloud = replace(cloud, labels=as_array(value["labels"], "labels"))
-        elif isinstance(value, Sequence) or hasattr(value, "__array__"):
-            cloud = cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
         else:
-            raise TypeError(
-                f"a point cloud of type {type(value).__name__}; expected a path, bytes, array, dict or mesh"
-            )
+            cloud = cloud_from_array(as_array(value, "points"), Source("an array", b"", "npy"))
         # Arrays have no file yet: they become one, with a name that carries its type.
         return {"bytes": point_cloud_bytes(cloud, self.format), "path": f"point_cloud.{self.format}"}
 
@@ -157,10 +153,8 @@ class PointCloud:
                 raise TypeError(f"a column of {kind} cannot become PointCloud; expected 'bytes', 'path' or 'points'")
             data, path = (storage.field(name) if name in names else None for name in ("bytes", "path"))
             return array_cast(self._struct(data, path, storage), self.pa_type)
-        if pa.types.is_struct(kind):
-            rows = storage.to_pylist()
-        elif _is_list(kind) and _is_list(kind.value_type):
-            rows = []
+        rows = []
+        if _is_list(kind) and _is_list(kind.value_type):
             for cloud in storage:
                 points = cloud.values  # lists of coordinates, None for a missing cloud; no Python numbers are made
                 if points is not None:
@@ -170,7 +164,7 @@ class PointCloud:
                     points = points.flatten().to_numpy(zero_copy_only=False).reshape(len(points), -1)
                 rows.append(points)
         else:
-            raise TypeError(f"a column of {kind} cannot become PointCloud; expected paths, bytes, structs or points")
+            rows = storage.to_pylist()
         return pa.array([None if row is None else self.encode_example(row) for row in rows], self.pa_type)
 
     def embed_storage(
@@ -205,18 +199,15 @@ class PointCloud:
         return pa.array([embed(row) for row in storage.to_pylist()], self.pa_type)
 
     def _encode_file(self, value: Mapping) -> StoredFile:
-        data, path = value.get("bytes"), value.get("path")
-        if data is None and path is None:
-            keys = ", ".join(map(repr, value)) or "nothing"
-            raise PointCloudError(f"a dict with {keys}; expected 'bytes', 'path' or 'points' that are not None")
+        data: Any = value.get("bytes")
+        path = value.get("path")
         path = None if path is None else os.fspath(path)
-        data = None if data is None else bytes(data)
-        if path is not None:
-            # An unknown type is an error now, not when the row is read.
+        # An unknown type is an error now, not when the row is read.
+        if path is None:
+            type_of_bytes(bytes(data))
+        else:
             type_of_path(path)
-        elif data is not None:
-            type_of_bytes(data)
-        return {"bytes": data, "path": path}
+        return {"bytes": None if data is None else bytes(data), "path": path}
 
     def _struct(self, data: pa.Array | None, path: pa.Array | None, storage: pa.Array) -> pa.StructArray:
         data = pa.nulls(len(storage), pa.binary()) if data is None else data
@@ -284,12 +275,6 @@ def read_stored(path: str | None, data: bytes | None, tokens: Tokens | None = No
         if path is None:
             raise PointCloudFileError("a point cloud with neither path nor bytes; expected at least one of them")
         if (local := local_path(path)) is not None:
-            if not os.path.lexists(local):
-                # `to_parquet` writes only paths, and features cannot change that.
-                raise PointCloudFileError(
-                    f"{local}: no such file; this dataset stores only the path. On the machine with the file, write "
-                    "it with embed_files(dataset).to_parquet(…) or push_to_hub, which include files"
-                )
             return read_point_cloud(local)  # finds files that it refers to, such as materials
         data = fetch(path, tokens)
     file_type = type_of_bytes(data) if path is None else type_of_path(path)

@@ -96,7 +96,7 @@ def files_to_points(
     column = column or clouds[0]
     others = {name: feature for name, feature in features.items() if name != column}
     new = Features({**converter.features, **others})
-    _check_free(converter.names, others)
+    check_free(converter.names, others)
     # Rows as they are stored: files are read here, where errors can be handled.
     stored = dataset.with_format(None)
     for name, feature in features.items():
@@ -146,7 +146,7 @@ def points_to_files(
     used = [name for name in ("normals", "colors") if name in features] if columns is None else list(columns)
     CloudColumns(columns=used)
     others = {name: feature for name, feature in features.items() if name not in ("points", *used)}
-    _check_free([column], others)
+    check_free([column], others)
     return _map(
         dataset.with_format("numpy", columns=["points", *used]) if isinstance(dataset, Dataset) else dataset,
         _write_batch,
@@ -176,7 +176,7 @@ def add_preview(
     from datasets import Mesh
 
     features = _features_of(dataset)
-    _check_free([column], features)
+    check_free([column], features)
     names = [name for name in ("points", "colors") if name in features]
     rows = _map(
         dataset.with_format("numpy", columns=names) if isinstance(dataset, Dataset) else dataset,
@@ -242,8 +242,6 @@ class CloudColumns:
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.columns, str):
-            raise ValueError(f"columns is {self.columns!r}; expected a list")
         for name in self.columns:
             one_of("column", name, [name for name in _TYPES if name != "points"])
         object.__setattr__(self, "columns", tuple(self.columns))  # so that equal choices are equal
@@ -391,7 +389,8 @@ def _features_of(dataset: Any) -> Features:
     return dataset.features
 
 
-def _check_free(names: Iterable[str], features: Mapping[str, Any]) -> None:
+def check_free(names: Iterable[str], features: Iterable[str]) -> None:
+    """Check that new columns have other names than those that are there."""
     if taken := sorted({*names} & {*features}):
         raise ValueError(f"there is a column {taken[0]!r} already; rename or remove it, or choose another name")
 

@@ -61,8 +61,6 @@ def split_clouds(clouds: Any) -> list[Any]:
         # Clouds of different sizes make an array of arrays.
         if clouds.ndim == 1 and isinstance(clouds, np.ndarray) and clouds.dtype == object:
             return split_clouds(list(clouds))
-        if clouds.ndim not in (2, 3):
-            raise ValueError(f"clouds: shape {tuple(clouds.shape)}; expected (points, channels) or (batch, …, …)")
         entries = [clouds] if clouds.ndim == 2 else list(clouds)
     elif _is_sequence(clouds):
         # A list of rows of numbers is one cloud; a list of arrays or paths is several.
@@ -93,9 +91,7 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
     if type(entry).__module__.partition(".")[0] == "trimesh":
         return _from_trimesh(entry)
     if not isinstance(entry, Mapping):
-        if _is_tensor(entry) or isinstance(entry, (np.ndarray, list, tuple)) or hasattr(entry, "__array__"):
-            return PointCloudData(**_from_array(as_array(entry, "points"), features))
-        raise TypeError(f"a cloud of type {type(entry).__name__}; expected a path, array, list of rows, dict or mesh")
+        return PointCloudData(**_from_array(as_array(entry, "points"), features))
     if "points" not in entry:
         if entry.get("bytes") is not None:
             kind = entry.get("file_type") or os.path.splitext(entry.get("path") or "")[1]
@@ -116,14 +112,12 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
 
 
 def _from_array(array: np.ndarray, features: Sequence[str]) -> dict[str, Any]:
-    if array.ndim != 2 or array.shape[1] < 3:
-        raise PointCloudError(f"points have shape {array.shape}; expected (points, 3 or more)")
-    cloud, start = {"points": array[:, :3]}, 3
+    cloud, start = {"points": array[..., :3]}, 3
     for name in features:
         # A cloud without these channels is valid: the processor fills in its default, or raises a clear error.
         end = start + _WIDTHS.get(name, 3)
-        if name != "xyz" and array.shape[1] >= end:
-            values = array[:, start:end]
+        if name != "xyz" and array.shape[-1:] >= (end,):
+            values = array[..., start:end]
             cloud[ATTRIBUTES[name]] = unit_colors(values) if name == "rgb" else values
             start = end
     return cloud

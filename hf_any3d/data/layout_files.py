@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_any3d.data.options import one_of
 from hf_any3d.data.scan_frames import turn_about_z
 from hf_any3d.modeling.layers.boxes import upright_rotation
 from hf_any3d.modeling.spatiallm import Layout, Wall
@@ -86,9 +87,7 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
     Files in .glb are in meters, y up.
     """
     path = Path(path)
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in LAYOUT_FILES:
-        raise ValueError(f"{path}: expected a name that ends with {', '.join(f'.{one}' for one in LAYOUT_FILES)}")
+    kind = one_of(f"file type of {path}", path.suffix.lower().removeprefix("."), LAYOUT_FILES)
     if kind == "txt":
         write_text(path, layout.write() + "\n")
     elif kind == "json":

@@ -1,7 +1,8 @@
-"""Options that have to be one of a few values, or a number that is not too small."""
+"""Options that have to be one of a few values, or a number that is not too small; optional packages."""
 
 from collections.abc import Iterable
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -19,3 +20,11 @@ def at_least(least: float, **options: float | None) -> None:
     for name, value in options.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} is {value!r}; expected at least {least}")
+
+
+def package(name: str, extra: str) -> Any:
+    """Import an optional package, which an extra of this one installs."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"this needs {name}: pip install 'hf-any3d[{extra}]'") from error

@@ -48,8 +48,6 @@ class PointTransform:
         """
         # A copy: transforms write in place, and rows of a dataset are often views of its memory.
         points = np.array(points, dtype=np.float32)
-        if points.ndim != 2 or points.shape[1] < 3:
-            raise ValueError(f"points has shape {points.shape}; expected (num_points, channels >= 3)")
         return self.apply(points, new_generator() if generator is None else generator)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -68,10 +66,6 @@ class RandomScale(PointTransform):
     high: float = 1.25
     per_axis: bool = False
     normals_columns: tuple[int, int, int] | None = None
-
-    def __post_init__(self):
-        if self.low <= 0:
-            raise ValueError(f"low is {self.low}; expected a positive factor, as others mirror the cloud")
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Scale about the origin."""

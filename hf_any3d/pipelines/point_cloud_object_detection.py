@@ -10,11 +10,12 @@ from transformers.pipelines.base import ChunkPipeline
 
 from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.boxes import DetectionRule, box_corners, select_detections
 from hf_any3d.pipelines.base import PointCloudPipeline, refuse_non_finite, refuse_unknown, stem_of, without_none
 from hf_any3d.pipelines.point_cloud_segmentation import MESH_DENSITY, blocks_of, part_of
-from hf_any3d.processing.point_clouds import UP_AXES, checked_choice
+from hf_any3d.processing.point_clouds import UP_AXES
 
 _RULES = tuple(field.name for field in fields(DetectionRule))
 
@@ -85,7 +86,7 @@ class PointCloudObjectDetectionPipeline(PointCloudPipeline, ChunkPipeline):
         rule = {name: kwargs.pop(name) for name in _RULES if name in kwargs}
         refuse_unknown(kwargs, ", ".join(("up_axis", *_RULES)))
         if up_axis is not None:
-            checked_choice("up_axis", up_axis, UP_AXES)
+            one_of("up_axis", up_axis, UP_AXES)
         DetectionRule(**rule)  # wrong settings are errors before anything is computed
         # One by one, so that a call keeps what it does not change of the pipeline's own.
         return without_none(up_axis=up_axis), {}, rule

@@ -16,7 +16,7 @@ from transformers.pipelines.base import ChunkPipeline
 from hf_any3d.data.blocks import split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
-from hf_any3d.data.options import at_least
+from hf_any3d.data.options import at_least, one_of
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.tasks import part_mask
 from hf_any3d.pipelines.base import (
@@ -30,7 +30,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
-from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor, checked_choice
+from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
@@ -176,7 +176,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         if votes and getattr(self.feature_extractor, "views", None) is None:
             raise ValueError("votes=True: the processor has no `views`, so there is no such procedure for this model")
         if up_axis is not None:
-            checked_choice("up_axis", up_axis, UP_AXES)
+            one_of("up_axis", up_axis, UP_AXES)
         at_least(1, max_points=max_points)
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
         return without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes), {}, after

@@ -14,6 +14,7 @@ from transformers import AutoProcessor, GenerationConfig, LogitsProcessorList, T
 
 from hf_any3d.chat.generation import streamed, take_generation
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.options import one_of
 from hf_any3d.data.room_voxels import VoxelizedRoom
 from hf_any3d.data.scan_frames import frame_parts
 from hf_any3d.modeling.layers.boxes import UP_AXES, DetectionRule
@@ -24,7 +25,6 @@ from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDete
 from hf_any3d.pipelines.point_cloud_text_to_text import PointCloudTextToTextPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import as_labels
 from hf_any3d.processing.chat_messages import is_conversation, take_clouds
-from hf_any3d.processing.point_clouds import checked_choice
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor
 
 logger = logging.getLogger(__name__)
@@ -78,11 +78,11 @@ class _LayoutPipeline(PointCloudPipeline):
         expected += "stop_sequence, generate_kwargs, arguments of generate"
         refuse_unknown(kwargs, f"task, candidate_labels, up_axis, align, grammar, {expected}")
         if arguments["up_axis"] is not None:
-            checked_choice("up_axis", arguments["up_axis"], UP_AXES)
+            one_of("up_axis", arguments["up_axis"], UP_AXES)
         if arguments["align"] is not None:
             frame_parts(arguments["align"])
         if arguments["task"] is not None:
-            checked_choice("task", arguments["task"], tuple(TASKS))
+            one_of("task", arguments["task"], tuple(TASKS))
         if arguments["candidate_labels"] is not None:
             labels = as_labels(arguments["candidate_labels"])
             self.processor.check_classes(labels, arguments["task"] or self.usual_task, argument="candidate_labels")

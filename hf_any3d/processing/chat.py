@@ -245,22 +245,15 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         """
         plain, clouds = [], []
         further_clouds = [None] * len(conversations) if point_clouds is None else point_clouds
-        for number, (messages, further) in enumerate(zip(conversations, further_clouds, strict=True)):
-            try:
-                texts, own = take_clouds(messages, further, complete=read)
-                check_texts(texts, self.tokenizer.all_special_tokens)
-            except ValueError as error:
-                raise ValueError(f"conversation {number}: {error}") from error
+        for messages, further in zip(conversations, further_clouds, strict=True):
+            texts, own = take_clouds(messages, further, complete=read)
+            check_texts(texts, self.tokenizer.all_special_tokens)
             plain.append(texts)
             clouds.append(own)
         texts, answers = self._render(plain, chat_template, True, **options)
-        if marked and not self._marks_answers(chat_template):
-            raise ValueError("the chat template marks no answers; expected one with {% generation %} for their mask")
         # Without answers all labels would be ignored, and the loss NaN.
-        if for_training and not all(answers):
-            raise ValueError(
-                "the chat template marks no answers, or a conversation has none; there is nothing to learn"
-            )
+        if (marked and not self._marks_answers(chat_template)) or (for_training and not all(answers)):
+            raise ValueError("a conversation has no answers, or the chat template does not mark them {% generation %}")
         prompts = self._encode([cut(text, spans) for text, spans in zip(texts, answers, strict=True)])
         for prompt, own in zip(prompts, clouds, strict=True):
             if for_training:

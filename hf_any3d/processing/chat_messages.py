@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hf_any3d.data.options import one_of
 from hf_any3d.processing.chat_templates import PLACE_MARK
 
 
@@ -79,14 +80,12 @@ def take_clouds(
     """
     plain, clouds, rest, empty = [], [], list(further or ()), 0
     for message in messages:
-        if message["role"] not in ROLES:
-            raise ValueError(f"a message has role {message['role']!r:.60}; expected one of {', '.join(ROLES)}")
+        one_of("role of a message", message["role"], ROLES)
         content = message["content"]
         content = [{"type": "text", "text": content}] if isinstance(content, str) else content
         parts = []
         for part in content:
-            kind = part["type"]
-            if kind == "text":
+            if one_of("type of a part", part["type"], ("text", "point_cloud")) == "text":
                 text = part["text"]
                 # Otherwise a question could add places of clouds that do not exist.
                 if PLACE_MARK in text:
@@ -94,7 +93,7 @@ def take_clouds(
                 # Half of a surrogate pair, as JSON can hold, would fail deep inside the tokenizer.
                 text.encode()
                 parts.append({"type": "text", "text": text})
-            elif kind == "point_cloud":
+            else:
                 cloud = part.get("point_cloud")
                 if cloud is None and any(part.get(key) is not None for key in ("points", "path", "bytes")):
                     cloud = {name: value for name, value in part.items() if name != "type"}
@@ -103,8 +102,6 @@ def take_clouds(
                 empty += cloud is None
                 clouds.append(cloud)
                 parts.append({"type": "point_cloud"})
-            else:
-                raise ValueError(f"a part has type {kind!r}; expected 'text' or 'point_cloud'")
         plain.append({"role": message["role"], "content": parts})
     if rest or (complete and empty):
         places = empty + len(further or ()) - len(rest)

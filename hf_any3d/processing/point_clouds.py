@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
+from hf_any3d.data.options import one_of
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 FEATURES = ("xyz", *ATTRIBUTES)
@@ -105,8 +107,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             raise ValueError(f"features: {features}; expected 'xyz', then any of {', '.join(FEATURES[1:])}")
         if default_rgb is not None and (len(default_rgb) != 3 or not all(0 <= value <= 1 for value in default_rgb)):
             raise ValueError(f"default_rgb: {default_rgb}; expected red, green and blue, each from 0 to 1")
-        if not 0 <= block_overlap < 1:
-            raise ValueError(f"block_overlap: {block_overlap}; expected at least 0 and less than 1")
         self.num_points, self.min_points, self.seed = num_points, min_points, seed
         self.center, self.scale, self.sampling, self.extent, self.axes = center, scale, sampling, extent, axes
         self.small_clouds, self.up_axis, self.min_squared_norm = small_clouds, up_axis, min_squared_norm
@@ -114,7 +114,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
         for name, allowed in self._choices.items():
-            checked_choice(name, getattr(self, name), allowed)
+            one_of(name, getattr(self, name), allowed)
 
     def __call__(
         self,
@@ -151,16 +151,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         entries, rows = split_clouds(clouds), []
         has_seeds = isinstance(seed, (Sequence, np.ndarray))
         seeds: Any = seed if has_seeds else [self.seed if seed is None else seed] * len(entries)
-        if len(seeds) != len(entries):
-            raise ValueError(f"seed: {len(seeds)} seeds for {len(entries)} clouds; expected one for each")
         for number, (entry, cloud_seed) in enumerate(zip(entries, seeds, strict=True)):
-            try:
+            with errors_of_cloud(number, len(entries)):
                 rows.append(self._prepare(self._open(entry, up_axis), num_points, cloud_seed))
-            except ValueError as error:
-                if len(entries) == 1:
-                    raise
-                kind = type(error) if isinstance(error, PointCloudError) else PointCloudError
-                raise kind(f"cloud {number}: {error}") from error
         return self._batch(rows, num_points, return_tensors)
 
     def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
@@ -233,7 +226,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         cloud = to_cloud(entry, self.features)
         if up_axis is None:
             return cloud
-        checked_choice("up_axis", up_axis, UP_AXES)
+        one_of("up_axis", up_axis, UP_AXES)
         from hf_any3d.data.point_arrays import turn_up_axis
 
         # That axis of the file which `axes` puts in the place of the processor's.
@@ -251,8 +244,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             # Of exactly `num_points` samples, farthest point sampling would keep all and choose nothing.
             dense = num_points * _SURFACE_CANDIDATES if self.sampling == "farthest" else num_points
             cloud = cloud.sample_surface(dense, generator)
-        if len(cloud) < self.min_points:
-            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        cloud.check_usable(self.min_points)
         channels = self._channels(cloud)
         xyz = self._reorder(cloud.points.astype(np.float32, copy=False))
         # Whether the scale is that of the whole cloud or of the points that are kept.
@@ -326,12 +318,14 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         return np.ascontiguousarray(axes.T, dtype=np.float32)
 
 
-def checked_choice(name: str, value: Any, allowed: tuple) -> Any:
-    """Return one of the allowed values, or raise a ValueError that names the argument."""
-    # By identity, except for texts: 1 equals True, and is not a choice.
-    if not any(value is known or (isinstance(value, str) and value == known) for known in allowed):
-        raise ValueError(f"{name}: {value!r}; expected one of {', '.join(map(repr, allowed))}")
-    return value
+@contextmanager
+def errors_of_cloud(number: int, count: int) -> Iterator[None]:
+    """Begin errors about one of several clouds with its number."""
+    try:
+        yield
+    except ValueError as error:
+        kind = type(error) if isinstance(error, PointCloudError) else PointCloudError
+        raise kind(f"cloud {number}: {error}" if count > 1 else str(error)) from error
 
 
 def fill_up(rows: Sequence[np.ndarray], value: int = 0) -> np.ndarray:

@@ -16,6 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.options import one_of
 from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
 from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
@@ -24,7 +25,7 @@ from hf_any3d.modeling.spatiallm import Layout, SpatialLMConfig
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import EXTENT
 from hf_any3d.modeling.spatiallm.grammar import LayoutGrammar, LayoutLogitsProcessor
 from hf_any3d.modeling.spatiallm.layout import KINDS
-from hf_any3d.processing.point_clouds import checked_choice, fill_up
+from hf_any3d.processing.point_clouds import errors_of_cloud, fill_up
 
 CLASSES = tuple(
     "sofa chair dining_chair bar_chair stool bed pillow wardrobe nightstand tv_cabinet wine_cabinet bathroom_cabinet "
@@ -121,7 +122,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             tokenizer.pad_token = tokenizer.eos_token
         self.num_bins, self.stride = num_bins, stride
         self.align = align if isinstance(align, bool) else list(frame_parts(align))
-        self.choice = checked_choice("choice", choice, CHOICES)
+        self.choice = one_of("choice", choice, CHOICES)
         self.clean, self.lower_edge = clean, lower_edge
         self.classes = list(classes)
         self.code_template, self.system, self.template_sha256 = code_template, system, template_sha256
@@ -160,16 +161,12 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         """
         alignment = frame_parts(self.align if align is None else align)
         if up_axis is not None:
-            checked_choice("up_axis", up_axis, UP_AXES)
+            one_of("up_axis", up_axis, UP_AXES)
         draws = np.random.default_rng(seed) if self.choice == "random" else None
         entries, rooms = split_clouds(clouds), []
         for number, entry in enumerate(entries):
-            try:
+            with errors_of_cloud(number, len(entries)):
                 rooms.append(self._voxelize(entry, draws, alignment, up_axis))
-            except PointCloudError as error:
-                if len(entries) == 1:
-                    raise
-                raise type(error)(f"cloud {number}: {error}") from error
         return rooms
 
     def _voxelize(
@@ -178,8 +175,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         cloud = to_cloud(entry, ("xyz", "rgb"))
         if cloud.is_mesh:
             raise PointCloudError("a mesh; expected a cloud of points, such as sample_surface makes")
-        if len(cloud) < _FEWEST_POINTS:
-            raise PointCloudError(f"{len(cloud)} points; expected at least {_FEWEST_POINTS}")
+        cloud.check_usable(_FEWEST_POINTS)
         points = cloud.points.astype(np.float64)
         # In float32, in which k / 255 times 255 is k, for all 256 values.
         colors = np.zeros_like(points) if cloud.colors is None else np.trunc(cloud.colors * np.float32(255))
@@ -213,7 +209,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
 
     def instruction(self, task: str = "all", classes: Sequence[str] = ()) -> str:
         """Return the text after a cloud; the arguments are those of a call."""
-        text = TASKS[checked_choice("task", task, tuple(TASKS))]
+        text = TASKS[one_of("task", task, tuple(TASKS))]
         self.check_classes(classes, task)
         if self.template_sha256 not in (None, hashlib.sha256(self.code_template.encode()).hexdigest()):
             warnings.warn(
@@ -243,7 +239,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
             model.generate(**inputs, logits_processor=processor.grammar("layout", max_new_tokens=2000))
             ```
         """
-        self.check_classes(classes, checked_choice("task", task, tuple(TASKS)))
+        self.check_classes(classes, one_of("task", task, tuple(TASKS)))
         kinds = {"layout": ("wall", "door", "window"), "objects": ("bbox",)}.get(task, tuple(KINDS))
         language = LayoutGrammar(self.num_bins, classes or self.classes, kinds)
         return LogitsProcessorList(

@@ -100,21 +100,19 @@ class PointTransformerV3Processor(PointCloudProcessor):
         super().__init__(
             num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
         )
-        if not 0 < factor < float("inf"):
-            raise ValueError(f"factor: {factor!r}; expected a positive number")
         at_least(1, drawn_points=drawn_points)
         self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
         self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
-        self.views = None if views is None else np.asarray(views, dtype=float).tolist()
+        self.views: Any = None if views is None else np.asarray(views, dtype=float).tolist()
         self.needs_normals, self.center_voxels, self.drawn_points = needs_normals, center_voxels, drawn_points
         self.model_axes = None if model_axes is None else list(model_axes)
         if self.model_axes is None:
             return
-        if sorted(axis.removeprefix("-") for axis in self.model_axes) != ["x", "y", "z"]:
-            raise ValueError(f"model_axes: {self.model_axes}; expected three axes, such as ['-x', 'z', 'y'], or None")
-        if self.center_voxels or self.views is not None:
+        is_signed_xyz = sorted(axis.removeprefix("-") for axis in self.model_axes) == ["x", "y", "z"]
+        if not is_signed_xyz or self.center_voxels or self.views is not None:
             raise ValueError(
-                f"model_axes: {self.model_axes}; expected None with center_voxels or views, which know the up axis"
+                f"model_axes: {self.model_axes}; expected three axes, such as ['-x', 'z', 'y'], or None, which it has "
+                "to be with center_voxels or views, which know the up axis"
             )
 
     def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
@@ -133,8 +131,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
         generator = new_generator(seed)
         if cloud.is_mesh:
             cloud = cloud.sample_surface(min(num_points, SURFACE_POINTS), generator)
-        if len(cloud) < self.min_points:
-            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        cloud.check_usable(self.min_points)
         channels = self._channels(cloud)
         xyz = self._reorder(cloud.points).astype(np.float32)
         if len(xyz) > num_points:
@@ -171,10 +168,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
 
         from hf_any3d.modeling.point_ops import grid_sample
 
-        if self.views is None:
-            raise ValueError("views=None: the processor has no procedure of several views; give it scales and turns")
-        if len(cloud) < self.min_points:
-            raise PointCloudError(f"{len(cloud)} points; expected at least min_points={self.min_points}")
+        cloud.check_usable(self.min_points)
         channels = self._channels(cloud)
         xyz = self._place(self._reorder(cloud.points).astype(np.float32)).astype(np.float64)
         rows = self.first_sample(cloud)[0]

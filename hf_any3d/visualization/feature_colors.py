@@ -18,15 +18,13 @@ def feature_colors(features: np.ndarray, seed: int = 0) -> np.ndarray:
         `(points, 3)` float32 from 0 to 1; each component is scaled so that one percent of the points is cut off at
         either end.
     """
-    if features.ndim != 2 or features.shape[1] < 3 or not len(features):
-        raise ValueError(f"features have shape {features.shape}; expected (points, 3 channels or more)")
     rows = np.arange(len(features))
     if len(rows) > _SAMPLE:
         # Sorted, since features that are mapped from a file are then read in order.
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), _SAMPLE, replace=False))
     sample = np.asarray(features[rows], dtype=np.float64)
-    if not np.isfinite(sample).all():
-        raise ValueError("features: found NaN or infinite numbers; expected finite ones")
+    if sample.shape[1] < 3 or not sample.size or not np.isfinite(sample).all():
+        raise ValueError(f"features have shape {features.shape}; expected finite numbers (points, 3 channels or more)")
     mean = sample.mean(axis=0)
     # Eigenvectors of the (channels, channels) matrix: far smaller than a decomposition of all points.
     _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))  # ascending

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_any3d.data.options import package
 from hf_any3d.utils.atomic_files import atomic_write
 from hf_any3d.visualization.viewer import (
     CloudView,
@@ -29,11 +30,7 @@ _STAGE = np.array([0.867, 0.886, 0.910])  # behind clouds with colors of their o
 
 def new_figure(**settings: Any) -> Figure:
     """Return an empty figure of matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'hf-any3d[visuals]'") from error
-    return Figure(**settings)
+    return package("matplotlib.figure", "visuals").Figure(**settings)
 
 
 def plot_point_clouds(

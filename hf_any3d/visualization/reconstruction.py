@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.options import one_of
 from hf_any3d.visualization.figures import plot_point_clouds
 from hf_any3d.visualization.viewer import write_clouds_page
 
@@ -45,8 +46,6 @@ def write_rows(
     """
     path = Path(path)
     shared = {"titles": titles, "columns": columns, "up_axis": up_axis, "legend": legend}
-    if path.suffix.lower() == ".html":
+    if one_of(f"file type of {path}", path.suffix.lower(), (".html", ".png")) == ".html":
         return write_clouds_page(path, clouds, title=title, **shared)
-    if path.suffix.lower() == ".png":
-        return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=0.95, **shared)
-    raise ValueError(f"{path}: file type {path.suffix!r}; expected .html or .png")
+    return plot_point_clouds(clouds, path, rows_share_frame=True, cell=3.0, zoom=0.95, **shared)

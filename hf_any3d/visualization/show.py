@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views
 from hf_any3d.visualization.viewer import CloudView, height_colors, label_colors, viewer_page
@@ -45,13 +46,7 @@ def project_features(
     features = np.asarray(features, dtype=np.float32)
     if method == "auto":
         method = "openTSNE" if find_spec("openTSNE") else "scikit-learn"
-    try:
-        if method == "openTSNE":
-            from openTSNE import TSNE  # pyright: ignore[reportMissingImports] optional
-        else:
-            from sklearn.manifold import TSNE
-    except ImportError as error:
-        raise ImportError(f"t-SNE needs {method}: pip install 'hf-any3d[visuals]'") from error
+    TSNE = package("openTSNE" if method == "openTSNE" else "sklearn.manifold", "visuals").TSNE  # noqa: N806
     settings = {"perplexity": perplexity, "metric": metric, "random_state": seed}
     if method == "openTSNE":
         return np.asarray(TSNE(**settings).fit(features), dtype=np.float32)
@@ -95,11 +90,9 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
             `value_name`, `categories`, `legend`, `columns`, `rows_share_frame`, `up_axis`.
     """
     path = Path(path)
-    if path.suffix.lower() == ".html":
+    if one_of(f"file type of {path}", path.suffix.lower(), (".html", ".png")) == ".html":
         return write_text(path, viewer_page(clouds, **settings))
-    if path.suffix.lower() == ".png":
-        return plot_views(clouds, path, **settings)
-    raise ValueError(f"{path}: file type {path.suffix!r}; expected one of .html, .png")
+    return plot_views(clouds, path, **settings)
 
 
 def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = None) -> tuple[CloudView, list[str]]:
@@ -189,10 +182,7 @@ def serve_scene(cloud: Any, *, host: str = "127.0.0.1", port: int = 8080, names:
     Returns:
         The server; `get_port()` tells the port, `sleep_forever()` waits for Ctrl-C, `stop()` ends it.
     """
-    try:
-        import viser  # pyright: ignore[reportMissingImports] optional
-    except ImportError as error:
-        raise ImportError("serving large scenes needs viser: pip install 'hf-any3d[scenes]'") from error
+    viser = package("viser", "scenes")
     view, names = view_of_cloud(cloud, names=names)
     center = (view.points.min(axis=0) + view.points.max(axis=0)) / 2
     # Centered first: float32 is too coarse for coordinates of maps.

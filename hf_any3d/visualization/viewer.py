@@ -223,8 +223,6 @@ def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> li
     Raises:
         ValueError: There is no cloud, coordinates are not finite, or shapes or labels do not fit.
     """
-    if not len(clouds):
-        raise ValueError("clouds is empty; expected at least one array (points, 3)")
     # Every cloud gets the same share, and a page always the same sample.
     most, generator, prepared = MOST_POINTS // len(clouds), np.random.default_rng(0), []
     for number, cloud in enumerate(clouds):

@@ -178,7 +178,6 @@ def test_names_with_settings_build_a_chain():
         ["twist"],
         ["scale:lo=1"],
         ["scale:0.9"],
-        ["scale:low=-1"],
         ["rotate:axis=w"],
     ],
 )

@@ -175,7 +175,7 @@ def test_no_token_reaches_across_clouds_and_answers():
 
 def test_labels_need_a_template_with_answers(processor):
     for messages, template in (([question("a"), answer("b")], "demo"), ([question("a")], "training")):
-        with raises(ValueError, naming="marks no answers"):
+        with raises(ValueError, naming="no answers"):
             processor.apply_chat_template(messages, template, tokenize=True, return_labels=True)
 
 
@@ -198,7 +198,7 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([{"role": "user", "content": [{"type": "image"}]}], "type 'image'; expected 'text' or 'point_cloud'"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "'image'"),
         ([question("\ud800")], "surrogates"),
         ([question("<PointCloudHere>")], "a text has '<PointCloudHere>' in it"),
         ([{"role": "user", "content": [{"type": "point_cloud"}]}], "1 places for point clouds and 0 clouds"),
@@ -214,7 +214,7 @@ def test_invalid_conversations_are_refused(processor, messages, message):
 
 
 def test_roles_are_user_and_assistant(processor):
-    with raises(ValueError, naming="'tool'; expected one of system"):
+    with raises(ValueError, naming="'tool'"):
         processor.apply_chat_template([{"role": "tool", "content": "Be brief."}])
 
 
@@ -238,7 +238,7 @@ def test_answer_masks_are_returned_on_request(processor):
     assert torch.equal(batch["assistant_masks"], (batch["labels"] != -100).long()) and batch["assistant_masks"].any()
     first = batch["input_ids"][0][batch["assistant_masks"][0].bool()]
     assert spelled(first) == "A lamp.###Yes.###"
-    with raises(ValueError, naming="marks no answers"):
+    with raises(ValueError, naming="no answers"):
         processor.apply_chat_template(messages, "demo", tokenize=True, return_assistant_tokens_mask=True)
     with raises(ValueError, naming="expected tokenize=True"):
         processor.apply_chat_template(messages, return_assistant_tokens_mask=True)

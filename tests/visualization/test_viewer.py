@@ -178,9 +178,8 @@ def test_the_script_draws_boxes_above_the_score_and_of_the_classes_that_are_chos
 
 
 def test_clouds_that_cannot_be_shown_are_refused():
-    for clouds, settings in (([], {}), ([np.zeros((3, 3))] * 2, {"titles": ["a"]})):
-        with pytest.raises(ValueError, match="clouds is empty|zip"):
-            viewer.clouds_page(clouds, **settings)
+    with pytest.raises(ValueError, match="zip"):
+        viewer.clouds_page([np.zeros((3, 3))] * 2, titles=["a"])
     with raises(ValueError, naming="a cloud has boxes, which pages draw"):
         plot_views([CloudView(np.zeros((3, 3)), boxes=[turned_box()])], "picture.png")
 

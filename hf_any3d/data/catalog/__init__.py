@@ -70,16 +70,13 @@ def load_point_dataset(
 
         check_repository_name(name, options.get("revision"), kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
-    elif name in DATASETS:
-        module = dataset_module(name)
+    else:
+        module = dataset_module(one_of("name", name, [*sorted(DATASETS), "owner/name on the hub"]))
         splits = module.load(data_dir, **options)
         # Files in a folder of the caller may be others than ours.
         if data_dir is None and hasattr(module, "LICENSE"):
             for rows in splits.values():
                 rows.info.license = rows.info.license or str(module.LICENSE)
-    else:
-        known = ", ".join(sorted(DATASETS))
-        raise ValueError(f"unknown dataset {name!r}; known are {known}, or owner/name on the hub")
     if split is not None:
         one_of("split", split, splits)
     # Datasets of the hub have columns of all kinds; afterwards they look like ours.

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from hf_any3d.data.catalog.folder_layout import (
     walk,
 )
 from hf_any3d.data.feature import PointCloud
-from hf_any3d.data.file_conversion import CloudColumns, rows_at_a_time
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors, read_point_cloud
+from hf_any3d.data.file_conversion import CloudColumns, check_free, rows_at_a_time
+from hf_any3d.data.files import PointCloudError, file_errors, read_point_cloud
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.options import one_of
 from hf_any3d.data.parquet.loading import generated_dataset
@@ -104,9 +104,6 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
                 seen = f"{origin}: the classes of split {split} are {stored.names}"
                 raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
-        unknown = set(splits[split].unique("label")) - set(feature.names) if _is_text(stored) else set()
-        if unknown:
-            raise ValueError(f"{origin}: split {split} has classes {sorted(unknown)} that split {first} does not have")
         splits[split] = splits[split].cast_column("label", feature)
     return splits
 
@@ -223,7 +220,7 @@ def _files(root: Path, listed: DatasetDict, streaming: bool) -> DatasetDict | It
     for split, rows in listed.items():
         paths = [str(root.absolute() / name) for name in rows[FILE]]
         names = ["point_cloud", *rows.column_names]
-        _check_free(root, ["point_cloud"], rows.column_names)
+        check_free(["point_cloud"], rows.column_names)
         rows = rows.add_column("point_cloud", paths).select_columns(names)
         rows = rows.cast_column("point_cloud", PointCloud())  # pyright: ignore[reportArgumentType] - is registered
         # Workers of a DataLoader share a stream by its shards.
@@ -236,7 +233,7 @@ def _read(
     root: Path, rows: Dataset, converter: CloudColumns, skip: bool, streaming: bool, options: dict
 ) -> Dataset | IterableDataset:
     assert rows.split is not None
-    _check_free(root, converter.names, rows.column_names)
+    check_free(converter.names, rows.column_names)
     features = Features({**converter.features, **rows.features})
     files = [(row, str(root / row[FILE])) for row in rows.to_list()]
     arguments: dict[str, Any] = {"converter": converter, "skip": skip}
@@ -276,7 +273,7 @@ def _rows(
                 continue
             none_read = False
             yield {**columns, **row}
-    # An empty split would fail much later, in training. With several processes none of them sees the whole split.
+    # With several processes none of them sees the whole split.
     if none_read and is_whole_split:
         raise ValueError(f"none of the {len(shards[0])} files of a split can be used; the first: {reason}")
 
@@ -315,7 +312,7 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
     if metadata is not None:
         place = {name: row for row, name in enumerate(metadata.column(FILE_NAME).to_pylist())}
         chosen = metadata.take([place[name] for name in names]).drop_columns([FILE_NAME])
-        _check_free(root, [FILE], chosen.column_names)
+        check_free([FILE], chosen.column_names)
         columns |= dict(zip(chosen.column_names, chosen.columns, strict=True))
         stored = Features.from_arrow_schema(metadata.schema)
         features |= {name: stored[name] for name in chosen.column_names}
@@ -329,8 +326,3 @@ def _listed_rows(root: Path, files: list[LabeledFile], split: str, metadata: pa.
             if label is None or isinstance(feature, ClassLabel) and label not in range(len(feature.names)):
                 raise PointCloudError(f"the metadata gives {name} the label {label}; expected a class")
     return rows
-
-
-def _check_free(root: Path, names: Iterable[str], metadata_columns: Iterable[str]) -> None:
-    if taken := sorted(set(names) & set(metadata_columns)):
-        raise PointCloudFileError(f"{root}: the metadata has a column {taken[0]!r}, a reserved name; rename it")

@@ -16,7 +16,6 @@ from datasets import Features
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
-from hf_any3d.data.files.text_numbers import listed
 from hf_any3d.registry import PACKED
 
 # One log of what is left out of a folder, which the command line reads.
@@ -70,8 +69,6 @@ def check_link(path: Path, root: Path) -> None:
 
 def walk(root: Path, *, follow_links: bool = False) -> Tree:
     """Find clouds; hidden files are ignored, text without points and compressed files left out with a warning."""
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
     suffixes = {f".{file_type}" for file_type in supported_file_types()}
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
@@ -113,7 +110,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             logger.warning("%s: left out %s%s: %s", root, ", ".join(names[:5]), more, reason)
     if not found:
-        raise FileNotFoundError(f"{root}: no point cloud in this folder; readable are {', '.join(sorted(suffixes))}")
+        raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {', '.join(sorted(suffixes))}")
     return Tree(found, dict(others), leaves)
 
 
@@ -198,9 +195,6 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
     files.sort(key=lambda path: (len(path.parts), path))  # outermost first
     if not files:
         return None
-    if len({path.suffix for path in files}) > 1:
-        names = ", ".join(sorted({path.name for path in files}))
-        raise PointCloudError(f"there are {names}; expected metadata files of one type")
     tables, seen = [], {}
     for path in files:
         if not follow_links:
@@ -209,8 +203,6 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
             table = _read_rows(path)
             table.validate(full=True)  # Parquet returns damaged text unchecked
             Features.from_arrow_schema(table.schema)  # the stored features may be damaged too
-            if FILE_NAME not in table.column_names:
-                raise PointCloudError(f"no column {FILE_NAME!r}; there are {listed(table.column_names)}")
             names = []
             for number, name in enumerate(table.column(FILE_NAME).to_pylist(), start=1):
                 # Metadata written on Windows may have backslashes.

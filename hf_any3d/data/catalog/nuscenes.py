@@ -150,11 +150,9 @@ def class_table(path: Path) -> np.ndarray:
     """Return the class of each index of category.json, (256,) int64: -100 if it is not judged, -1 if there is none."""
     table = np.full(256, -1)
     with file_errors(path, "table of nuScenes-lidarseg"):
-        for number, (entry, _) in enumerate(scan_entries(path)):
+        for entry, _ in scan_entries(path):
             name = entry["name"]
-            if name not in CATEGORIES and name not in NOT_JUDGED:
-                raise PointCloudError(f"entry {number} has the unknown category {name[:80]!r}")
-            table[int(entry["index"])] = CLASS_NAMES.index(CATEGORIES[name]) if name in CATEGORIES else IGNORED
+            table[int(entry["index"])] = IGNORED if name in NOT_JUDGED else CLASS_NAMES.index(CATEGORIES[name])
     return table
 
 

@@ -36,8 +36,6 @@ def load(
         there = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         there = [path for path in there if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
         files = [path for path in there if path.suffix == ".parquet"]
-        if not files:
-            raise FileNotFoundError(f"{folder}: no Parquet file in this folder")
         if others := [path.relative_to(folder).as_posix() for path in there if path.suffix != ".parquet"]:
             rest = f" and {len(others) - 5} more" if len(others) > 5 else ""
             logger.warning("%s: ignored files other than Parquet: %s%s", folder, ", ".join(others[:5]), rest)

@@ -109,8 +109,6 @@ def _read(folder: Path, scene: str, colors: bool) -> Mapping[str, object]:
         raise PointCloudFileError(
             f"{path}: class {unknown[0]}; expected one of NYU40's {', '.join(map(str, _NUMBERS))}"
         )
-    if (boxes[:, 3:6] <= 0).any():
-        raise PointCloudFileError(f"{path}: a box without a size; expected center, full lengths and class")
     boxes[:, 6] = 0  # along the axes
     row: dict[str, object] = {"points": table[:, :3].astype(np.float32)}
     if colors:

@@ -97,11 +97,6 @@ def _read(path: Path, colors: bool) -> Mapping[str, object]:
     path = path.with_name(f"{scene}_bbox.npy")
     table = read_box_table(path, 8)
     labels = table[:, 7].astype(int)
-    count = len(DATASET.class_names)
-    if ((labels < 0) | (labels >= count)).any():
-        raise PointCloudFileError(f"{path}: class {labels.max()}; expected 0 to {count - 1}")
-    if (table[:, 3:6] <= 0).any():
-        raise PointCloudFileError(f"{path}: a box without a size; expected center, half lengths, heading and class")
     boxes = table[:, :7].copy()
     boxes[:, 3:6] *= 2
     boxes[:, 6] = wrapped(-boxes[:, 6])

@@ -158,8 +158,6 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
     # The maximum of nothing is an error in numpy.
     if not colors.size:
         return colors
-    if not np.isfinite(colors).all():
-        raise PointCloudError("colors have NaN or infinite values; expected 0 to 1 or 0 to 255")
     top = float(colors.max())
     # Many writers store 8 bit colors in 16 bits, so the type alone does not tell.
     if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
@@ -171,7 +169,7 @@ def unit_colors(values: np.ndarray) -> np.ndarray:
         scale = 1.0
     else:
         scale = 255.0
-    if colors.min() < 0 or top > scale * 1.001:
+    if not (colors.min() >= 0 and top <= scale * 1.001):  # or NaN
         raise PointCloudError(f"colors range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
     return (colors / np.float32(scale)).clip(0, 1)
 

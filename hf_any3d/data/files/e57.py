@@ -44,12 +44,11 @@ def read(source: Source) -> PointCloudData:
     Colors range from the limits of colors of a scan, else from those of its fields, else from 0 to 1 or 255.
     """
     mark, major, _, length, start, size, page_size = _HEADER.unpack_from(source.data)
-    if (mark, major, page_size) != (b"ASTM-E57", 1, _PAGE):
+    if (mark, major, page_size, length) != (b"ASTM-E57", 1, _PAGE, len(source.data)) or length % _PAGE:
         raise PointCloudError(
-            f"starts with {mark!r}, has version {major} and pages of {page_size} bytes; expected E57"
+            f"starts with {mark!r}, has version {major}, {len(source.data)} bytes of {length}, pages of {page_size}; "
+            "expected E57, perhaps cut off"
         )
-    if length != len(source.data) or length % _PAGE:
-        raise PointCloudError(f"{len(source.data)} bytes of {length}, in pages of {_PAGE}; the file may be cut off")
     pages = np.frombuffer(source.data, np.uint8).reshape(-1, _PAGE)
     stored = pages[:, -_CHECKSUM:].copy().view(">u4")[:, 0]
     if (wrong := np.flatnonzero(_checksums(pages[:, :-_CHECKSUM]) != stored)).size:
@@ -64,8 +63,6 @@ def read(source: Source) -> PointCloudData:
     total = sum(_whole(_child(scan, "points"), "recordCount", 0) for scan in scans)
     source.check(points=total, decoded=40 * total)
     clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
-    if not clouds:
-        raise PointCloudError("there are no valid points; expected at least 1")
     steps = [cloud.pop("step") for cloud in clouds]
     joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
     for name in ("points", "colors", "intensity"):
@@ -105,14 +102,14 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     children = () if prototype is None else tuple(prototype)
     names = [child.tag.rpartition("}")[2] for child in children]
     kind = next((kind for kind in (_CARTESIAN, _SPHERICAL) if {*names} >= {*kind}), None)
-    if kind is None:
-        raise PointCloudError(f"a scan with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
+    if kind is None or count < 0:
+        raise PointCloudError(f"{count} points with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
     if not count:
         return None
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
     used = [*kind, *(name for name in (*_INVALID, "intensity", *_COLORS) if name in names)]
     fields = {name: _field(children[names.index(name)]) for name in used}
-    values = {name: _numbers(streams[names.index(name)], fields[name], count, name) for name in used}
+    values = {name: _numbers(streams[names.index(name)], fields[name], count) for name in used}
     xyz = np.stack([values[name] for name in kind], axis=1).astype(np.float64)  # (points, 3)
     if kind is _SPHERICAL:
         reach, azimuth, elevation = xyz.T
@@ -181,10 +178,8 @@ def _streams(data: bytes, offset: int, count: int) -> list[bytes]:
     return [b"".join(piece) for piece in pieces]
 
 
-def _numbers(stream: bytes, field: Field, count: int, name: str) -> np.ndarray:
+def _numbers(stream: bytes, field: Field, count: int) -> np.ndarray:
     """Decode (count,) numbers of a field."""
-    if not 0 <= count * field.bits <= 8 * len(stream):
-        raise PointCloudError(f"{len(stream)} bytes of {name} for {count} points of {field.bits} bits")
     if field.dtype is not None:
         return np.frombuffer(stream, field.dtype, count)
     stored = np.zeros(count, np.uint64)

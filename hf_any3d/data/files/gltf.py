@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,14 +210,11 @@ class Document:
 
     def item(self, key: str, number: Any) -> dict[str, Any]:
         """Look up one object of a list such as "nodes"."""
-        items = self.json.get(key, [])
-        if type(number) is not int or not 0 <= number < len(items):
-            raise PointCloudError(f"refers to {key}[{shorten(str(number))}], which does not exist")
-        return items[number]
+        return self.json.get(key, [])[_natural(number, key)]
 
     def count(self, number: int) -> int:
         """Return the number of rows that an accessor declares."""
-        return _size(self.item("accessors", number), "count")
+        return _natural(self.item("accessors", number).get("count"), "count")
 
     def accessor(self, number: int, *widths: int) -> np.ndarray:
         """Read a table (count, one of `widths`); normalized integers become float32 in [-1, 1]."""
@@ -233,7 +229,7 @@ class Document:
             values = self._view(accessor, kind, count, width)
         if "sparse" in accessor:
             sparse = accessor["sparse"]
-            few = _size(sparse, "count")
+            few = _natural(sparse["count"], "count")
             place = sparse["indices"]
             index = self._view(place, _COMPONENTS[place["componentType"]], few, 1).reshape(-1).astype(np.int64)
             # Views of the file's bytes are read-only.
@@ -246,26 +242,25 @@ class Document:
 
     def _view(self, place: dict, kind: str, count: int, width: int) -> np.ndarray:
         view, dtype = self.item("bufferViews", place["bufferView"]), np.dtype(kind)
-        start, length = _size(view, "byteOffset", 0), _size(view, "byteLength")
+        start, length = _natural(view.get("byteOffset", 0), "byteOffset"), _natural(view["byteLength"], "byteLength")
         number = view["buffer"]
         buffer = self.item("buffers", number)
         if number not in self._buffers:
             self._buffers[number] = memoryview(self._open(buffer.get("uri"), number))
         data = self._buffers[number][start : start + length]
         row = dtype.itemsize * width
-        stride = _size(view, "byteStride", row)
+        stride = _natural(view.get("byteStride", row), "byteStride")
         if stride < row:
             raise PointCloudError(f"a view has a stride of {stride} bytes for rows of {row}")
         if not count:
             return np.zeros((0, width), dtype)
         # A view with strides: the rows of several attributes may alternate in a buffer.
-        return np.ndarray((count, width), dtype, data, _size(place, "byteOffset", 0), (stride, dtype.itemsize))
+        at = _natural(place.get("byteOffset", 0), "byteOffset")
+        return np.ndarray((count, width), dtype, data, at, (stride, dtype.itemsize))
 
-    def _open(self, uri: str | None, number: int) -> bytes | memoryview:
+    def _open(self, uri: str | None, number: int) -> Any:
         if uri is None:
-            if self.chunk is None or number != 0:
-                raise PointCloudError(f"buffers[{number}] has no data")
-            return self.chunk
+            return [self.chunk][number]  # the only one of a .glb, which the first buffer is
         if uri.startswith("data:"):
             head, _, text = uri.partition(",")
             data = unquote_to_bytes(text)
@@ -292,18 +287,14 @@ def references(file: Path) -> list[str]:
 
 def _chunks(data: bytes) -> tuple[bytes, memoryview | None]:
     """Return the JSON and the binary chunk of a .glb; a chunk has 4 bytes of length, 4 of type, and its data."""
-    version, length = struct.unpack_from("<II", data, 4)
-    if version != 2 or length > len(data):
-        raise PointCloudError(f"GLB version {version}, {len(data)} of {length} bytes; expected 2, all of them")
     stop = _GLB_HEAD + int.from_bytes(data[12:16], "little")
     # Further chunks belong to extensions.
     binary = memoryview(data)[stop + 8 : stop + 8 + int.from_bytes(data[stop : stop + 4], "little")]
     return data[_GLB_HEAD:stop], binary if data[stop + 4 : stop + 8] == b"BIN\0" else None
 
 
-def _size(values: dict, key: str, default: int | None = None) -> int:
-    value = values.get(key, default)
+def _natural(value: Any, name: str) -> int:
     # The exact type: in JSON true and false are no numbers, but in Python they are.
     if type(value) is not int or value < 0:
-        raise PointCloudError(f"{key} is {shorten(str(value))}; expected a whole number")
+        raise PointCloudError(f"{name} is {shorten(str(value))}; expected a whole number")
     return value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hf_any3d.data.files.source import PointCloudError, ReadLimits, file_errors
 from hf_any3d.data.files.text_numbers import listed
+from hf_any3d.data.options import package
 
 if TYPE_CHECKING:
     import h5py
@@ -23,10 +24,7 @@ def open_hdf5(
     Yields:
         Name -> array on disk; slices of it are read.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError(f"{path}: HDF5 files need the package h5py; pip install hf-any3d[files]") from None
+    h5py = package("h5py", "files")
     limits = ReadLimits.current() if limits is None else limits
     with ExitStack() as opened:
         with file_errors(path, "HDF5 file"):

@@ -4,7 +4,6 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from hf_any3d.data.files.attributes import usable_colors, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.options import package
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
@@ -38,8 +38,6 @@ def read(source: Source) -> PointCloudData:
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     data = source.data
-    if not data.startswith(b"LASF"):
-        raise PointCloudError(f"starts with {data[:8]!r}; a LAS file starts with 'LASF'")
     # From byte 96: start of the points, point format, size of a point, number of points.
     start, kind, size, count = struct.unpack_from("<I4xBHI", data, 96)
     # LAZ sets the highest bit of the point format.
@@ -47,8 +45,11 @@ def read(source: Source) -> PointCloudData:
     # From version 1.4 on, the number of points has 64 bits, and the old field may be 0.
     if data[25] >= 4 and len(data) >= 255:
         count = max(count, int.from_bytes(data[247:255], "little"))
-    if start < _HEADER_SIZE or (not compressed and start + count * size > len(data)):
-        raise PointCloudError(f"{count} points from byte {start} of {len(data)}; the file may be cut off")
+    is_cut = start < _HEADER_SIZE or (not compressed and start + count * size > len(data))
+    if is_cut or not data.startswith(b"LASF"):
+        raise PointCloudError(
+            f"starts with {data[:4]!r}, {count} points from byte {start} of {len(data)}; may be cut off"
+        )
     row = _row_type(kind, size)
     source.check(points=count, decoded=count * max(size, 32))
     blocks = _decompressed(data, start, row, count) if compressed else [np.frombuffer(data, row, count, start)]
@@ -88,10 +89,7 @@ def _row_type(kind: int, size: int) -> np.dtype:
 
 
 def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
-    try:
-        lazrs = import_module("lazrs")  # has no types
-    except ImportError:
-        raise PointCloudError('LAZ needs the extra `files`: pip install "hf-any3d[files]"') from None
+    lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
     compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
     items = [struct.unpack_from("<HHH", record, _ITEMS + 6 * item) for item in range(number)]

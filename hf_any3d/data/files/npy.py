@@ -65,8 +65,6 @@ def parse_array(data: bytes) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy warns of files written by Python 2
         shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-    if dtype.hasobject:
-        raise PointCloudError(f"an array of Python objects ({dtype}); it would have to be unpickled, which is refused")
     # A view of the bytes that were read: nothing is copied.
     return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order="F" if by_columns else "C")
 

@@ -14,7 +14,6 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines
 
 _AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
-_DIGITS = 18  # of a number of a corner, which fits in 64 bits
 _NONE = -1
 _WIDTHS = {3, 4, 6, 7}  # numbers of a vertex
 _LIBRARIES = re.compile(rb"mtllib[ \t]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
@@ -121,10 +120,8 @@ class _Polygons:
         line = np.cumsum(letters == ord("\n"))[starts]
         known = np.array(self._known)[line]  # (corners, 3)
         chosen = ~blank & ~slashes
-        if (field[chosen] > 2).any():
-            raise self._error()
         corners = self._numbers(letters, chosen & (field == 0), starts, known[:, 0])
-        if (corners == _NONE).any():
+        if (field[chosen] > 2).any() or (corners == _NONE).any():
             raise self._error()
         if self.normals_follow_vertices:
             normals = self._numbers(letters, chosen & (field == 2), starts, known[:, 1])
@@ -137,16 +134,13 @@ class _Polygons:
         """Return a field of each corner as an index from 0, `_NONE` where it is empty; its letters are chosen."""
         found = np.full(len(known), _NONE)
         # With all other letters blank, what is left are the numbers of this field, in order.
-        words = np.array(np.where(chosen, letters, ord(" ")).tobytes().split())
-        if not len(words):
+        words = np.where(chosen, letters, ord(" ")).tobytes().split()
+        if not words:
             return found
-        # Seldom is a file wrong; what is wrong in it is found again, corner by corner.
-        if words.dtype.itemsize > len(b"-") + _DIGITS or re.search(rb"[^-\d]", b"".join(words.tolist())):
+        # Seldom is a file wrong; what is wrong in it is found again, corner by corner. 18 digits fit in 64 bits.
+        if not re.fullmatch(rb"(?:-?\d{1,18} )*", b" ".join([*words, b""])):
             raise self._error()
-        try:
-            values = words.astype(np.int64)
-        except (ValueError, OverflowError):  # a minus within a number, or 19 digits
-            raise self._error() from None
+        values = np.array(words).astype(np.int64)
         # Which corner each number belongs to: at the first of its letters, the number of corners begun so far.
         corner = (np.cumsum(starts) - 1)[chosen & ~np.append(False, chosen[:-1])]
         # Positive numbers count from 1, negative ones back from the last element before the face.

@@ -9,6 +9,7 @@ from hf_any3d.data.files.attributes import by_name
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, integers, normalized_lines, numbers, shorten
+from hf_any3d.data.options import one_of
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
@@ -24,13 +25,13 @@ def read(source: Source) -> PointCloudData:
     width, height = (count_of(" ".join(header[key]), key) for key in ("WIDTH", "HEIGHT"))
     count = width * height
     body = source.data[start:]
-    if kind == "ascii":
+    if one_of("DATA", kind, ("ascii", "binary", "binary_compressed")) == "ascii":
         columns = _ascii_columns(body, names, row, count, first_line=source.data.count(b"\n", 0, start) + 1)
     elif kind == "binary":
         # Named fields have one value per point, but numpy gives each an axis for its COUNT.
         columns = {name: np.frombuffer(body, row, count)[key][:, 0] for name, key in names.items()}
         source.warn_of_rest(body[count * row.itemsize :])
-    elif kind == "binary_compressed":
+    else:
         # At least the three float32 coordinates that each point becomes.
         source.check(decoded=count * max(row.itemsize, 12))
         size = int.from_bytes(body[:4], "little")
@@ -38,8 +39,6 @@ def read(source: Source) -> PointCloudData:
         # Compressed files store one field after the other.
         starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
-    else:
-        raise PointCloudError(f"DATA is {shorten(kind)}; expected ascii, binary or binary_compressed")
     source.check(points=count)
     for name in ("rgb", "rgba"):
         if name in columns:

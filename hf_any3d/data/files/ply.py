@@ -77,11 +77,11 @@ def read(source: Source) -> PointCloudData:
     if not faces and vertices.keys() >= _SPLATS:
         # Files have logits of opacities. NaN compares as False, and is left out.
         kept = vertices["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
-        text = f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY}"
-        if not kept.any():
-            raise PointCloudError(text)
         if not kept.all():
-            source.warn(f"{text} and are left out")
+            source.warn(
+                f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY} and are "
+                "left out"
+            )
         vertices = {name: values[kept] for name, values in vertices.items()}
     return PointCloudData(**(by_name(vertices, source) | faces))
 
@@ -123,13 +123,13 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
 
 def _header(data: bytes) -> tuple[str, list[Element], int]:
     begin = _START.match(data)
-    if not begin:
-        raise PointCloudError(f"starts with {data[:16]!r}; a PLY file starts with a line 'ply'")
-    line_end = rb"\r" if begin[1] == b"\r" else rb"\r?\n"
+    line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
     end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
-    if not end:
-        raise PointCloudError("the header has no 'end_header'; the file may be cut off")
-    order, elements = None, []
+    if not begin or not end:
+        raise PointCloudError(
+            f"starts with {data[:16]!r}; expected a header from 'ply' to 'end_header', perhaps cut off"
+        )
+    order, elements = "", []
     lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
     if len(lines) > _MOST_LINES:
         raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
@@ -153,8 +153,6 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
         names = [name for name, _, _ in element.properties]
         if len(set(names)) < len(names):
             raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
-    if order is None:
-        raise PointCloudError(f"the header names no format; expected one of {', '.join(_ORDERS)}")
     return order, elements, end.end()
 
 

@@ -98,12 +98,7 @@ class PointCloudData:
         if self.normals is not None:
             self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
-            labels = np.asarray(self.labels)
-            if labels.shape != (count,) or labels.dtype.kind not in "fiub":
-                raise PointCloudError(
-                    f"labels has shape {labels.shape}, type {labels.dtype}; expected ({count},) numbers"
-                )
-            self.labels = np.ascontiguousarray(integers(labels, "a label is"))
+            self.labels = np.ascontiguousarray(integers(_numbers("labels", self.labels, (count,)), "a label is"))
         if self.intensity is not None:
             self.intensity = _finite("intensity", np.reshape(self.intensity, -1), (count,))
         if self.ring is not None:
@@ -121,10 +116,10 @@ class PointCloudData:
         """True if the points are the vertices of at least one triangle."""
         return self.faces is not None and len(self.faces) > 0
 
-    def check_usable(self) -> None:
+    def check_usable(self, least: int = LEAST_POINTS) -> None:
         """Check that there are enough points for a model, or faces to draw them on."""
-        if len(self) < LEAST_POINTS and not self.is_mesh:
-            raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {LEAST_POINTS}")
+        if len(self) < least and not self.is_mesh:
+            raise PointCloudError(f"{len(self)} points; expected at least {least}")
 
     def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
         points = np.asarray(self.points)
@@ -167,17 +162,14 @@ class PointCloudData:
 
         Source: Osada et al., "Shape distributions", Sec. 3.1.
         """
-        if self.faces is None or not len(self.faces):
-            raise PointCloudError(f"{len(self)} points without faces; only a mesh has a surface to sample")
         generator = np.random.default_rng(generator)
-        a, b, c = (self.points[self.faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
+        faces = np.zeros((0, 3), np.int64) if self.faces is None else self.faces
+        a, b, c = (self.points[faces[:, i]].astype(np.float64) for i in range(3))  # (faces, 3) each
         # As long as twice the area of the triangle, and perpendicular to it.
         doubled = np.cross(b - a, c - a)
         until = np.linalg.norm(doubled, axis=1).cumsum()
-        if not until[-1] > 0:
-            raise PointCloudError(
-                f"none of the {len(self.faces)} triangles has an area; there is no surface to sample"
-            )
+        if not until[-1:].any():
+            raise PointCloudError(f"none of the {len(faces)} triangles has an area; there is no surface to sample")
         # A draw of exactly the total would be after the last triangle; side="right" skips those without area.
         draws = np.minimum(generator.random(n) * until[-1], np.nextafter(until[-1], 0))
         face = until.searchsorted(draws, side="right")  # (n,)
@@ -186,7 +178,7 @@ class PointCloudData:
         weights = np.stack([1 - root, root * (1 - share), root * share], axis=1)  # (n, 3)
         points = weights[:, :1] * a[face] + weights[:, 1:2] * b[face] + weights[:, 2:] * c[face]
         normals = doubled[face] / np.linalg.norm(doubled[face], axis=1, keepdims=True)
-        corners = self.faces[face]  # (n, 3)
+        corners = faces[face]  # (n, 3)
         nearest = corners[np.arange(n), weights.argmax(1)]
         colors = None if self.face_colors is None else self.face_colors[face]
         if colors is None and self.colors is not None:
@@ -204,10 +196,15 @@ class PointCloudData:
         )
 
 
-def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
+def _numbers(name: str, values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(values)
     if values.shape != shape or values.dtype.kind not in "fiub":
         raise PointCloudError(f"{name} has shape {values.shape} and type {values.dtype}; expected {shape} numbers")
+    return values
+
+
+def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
+    values = _numbers(name, values, shape)
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.ascontiguousarray(values, dtype)
     if not np.isfinite(values).all():  # many times faster than row by row
@@ -295,12 +292,11 @@ def _colors(name: str, values: ArrayLike, count: int) -> np.ndarray:
 
 def _faces(faces: ArrayLike, count: int) -> np.ndarray:
     faces = np.asarray(faces)
-    if faces.ndim != 2 or faces.shape[1] != 3 or (faces.size and faces.dtype.kind not in "iu"):
-        raise PointCloudError(f"faces has shape {faces.shape} and type {faces.dtype}; expected (faces, 3) numbers")
+    faces = integers(_numbers("faces", faces, (faces.size // 3, 3)), "a face refers to point")
     if faces.size and (faces.min() < 0 or faces.max() >= count):
         wrong = faces.min() if faces.min() < 0 else faces.max()
         raise PointCloudError(f"a face refers to point {wrong}; allowed are 0 to {count - 1}")
-    return np.ascontiguousarray(faces, np.int64)
+    return np.ascontiguousarray(faces)
 
 
 def fan_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, PointCloudFileError, ReadLimits, file_errors, open_source
 from hf_any3d.data.files.text_numbers import listed
+from hf_any3d.data.options import at_least, package
 
 _IMAGES = ("png", "jpg", "jpeg")
 # Modes of Pillow for 16 bits: little and big endian, and what older versions widen them to.
@@ -74,16 +75,13 @@ class Intrinsics:
 
     def scaled_to(self, width: int, height: int) -> "Intrinsics":
         """Return the intrinsics of the same view in an image of another size."""
-        if self.size is None:
-            raise PointCloudError("no width and height; expected those of the images that the intrinsics belong to")
         if self.size == (width, height):
             return self
-        across, down = width / self.size[0], height / self.size[1]
-        if abs(across / down - 1) > _SHAPE_TOLERANCE:
+        if self.size is None or abs(self.size[0] / self.size[1] / (width / height) - 1) > _SHAPE_TOLERANCE:
             raise PointCloudError(
-                f"intrinsics of images of {self.size[0]} x {self.size[1]}; the depth image has {width} x {height}, "
-                "another shape"
+                f"intrinsics of images of size {self.size}; the depth image has {width} x {height}, another shape"
             )
+        across, down = width / self.size[0], height / self.size[1]
         # The center of the first pixel is half a pixel inside of the image.
         center = (self.cx + 0.5) * across - 0.5, (self.cy + 0.5) * down - 0.5
         return Intrinsics(self.fx * across, self.fy * down, *center, (width, height))
@@ -119,9 +117,7 @@ def read_rgbd(
         PointCloudFileError: a damaged file, one of another kind or beyond the limits, images of other shapes, or no
             pixel with a depth.
     """
-    for name, value in (("depth_scale", depth_scale), ("depth_truncation", depth_truncation)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value!r}; expected a positive number")
+    at_least(1e-3, depth_scale=depth_scale, depth_truncation=depth_truncation)
     limits = ReadLimits.current() if limits is None else limits
     is_exr = Path(depth).suffix.lower() == ".exr"
     pixels = _exr(depth, limits) if is_exr else _image(depth, limits, is_depth=True)  # (height, width)
@@ -133,9 +129,6 @@ def read_rgbd(
         camera = camera.scaled_to(width, height)
     meters = pixels.astype(np.float64) / (depth_scale or (1 if is_exr else 1000))
     valid = (pixels > 0) & (meters <= (depth_truncation or np.inf))
-    if not valid.any():
-        nearer = "" if depth_truncation is None else f" up to depth_truncation={depth_truncation:g} m"
-        raise PointCloudFileError(f"{depth}: none of {width} x {height} pixels has a depth{nearer}")
     row, column = np.nonzero(valid)  # (points,) each, row by row
     z = meters[row, column]
     points = np.stack([(column - camera.cx) * z / camera.fx, (row - camera.cy) * z / camera.fy, z], axis=1)
@@ -172,10 +165,7 @@ def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np
 
 
 def _exr(path: str | os.PathLike, limits: ReadLimits) -> np.ndarray:
-    try:
-        import OpenEXR
-    except ImportError:
-        raise ImportError(f'{path}: EXR needs the package OpenEXR: pip install "hf-any3d[files]"') from None
+    OpenEXR = package("OpenEXR", "files")  # noqa: N806
     stored = len(open_source(path, None, ("exr",), limits).data)
     with file_errors(path, "EXR image"):
         # The size that the file claims is checked before anything is decoded.

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -71,26 +71,20 @@ class ReadLimits:
     @classmethod
     def current(cls) -> "ReadLimits":
         """Return the defaults, with the changes in the environment variable HF_ANY3D_READ_LIMITS."""
-        text = os.environ.get(VARIABLE, "")
-        pairs = (part.partition("=") for part in text.split(",") if part.strip())
-        try:
-            return cls(**{name.strip(): int(number) for name, _, number in pairs})
-        except (TypeError, ValueError):
-            names = ", ".join(entry.name for entry in fields(cls))
-            raise ValueError(f"{VARIABLE} is {text!r}; expected {names}, each with = and a number") from None
+        pairs = (part.partition("=") for part in os.environ.get(VARIABLE, "").split(",") if part.strip())
+        return cls(**{name.strip(): int(number) for name, _, number in pairs})
 
     def check(self, *, points: int = 0, faces: int = 0, decoded: int = 0, stored: int | None = None) -> None:
         """Raise an error beyond the limits; `decoded` are the bytes of arrays to be created, `stored` of the file."""
-        for name, value in (("points", points), ("faces", faces), ("bytes", decoded)):
-            if value > getattr(self, name):
-                raise self._refusal(name, f"{value} {name}; at most {getattr(self, name)}")
-        if stored is not None and decoded > max(FREE_BYTES, self.expansion * stored):
-            text = f"{stored} bytes expand to {decoded}; at most {self.expansion} times as many"
-            raise self._refusal("expansion", text)
-
-    @staticmethod
-    def _refusal(name: str, text: str) -> PointCloudError:
-        return PointCloudError(f"{text} are read (pass limits=ReadLimits({name}=…) or set {VARIABLE}={name}=…)")
+        expanded = 0 if stored is None or decoded <= FREE_BYTES else -(-decoded // max(stored, 1))
+        limited = {"points": points, "faces": faces, "bytes": decoded, "expansion": expanded}
+        for name, value in limited.items():
+            if value > (most := getattr(self, name)):
+                what = f"times the {stored} bytes of the file" if name == "expansion" else name
+                raise PointCloudError(
+                    f"{value} {what}; at most {most} are read (pass limits=ReadLimits({name}=…) or set "
+                    f"{VARIABLE}={name}=…)"
+                )
 
 
 MAX_REFERENCES = 256
@@ -180,11 +174,10 @@ def open_source(
     name = printable(name)
     limits = ReadLimits.current() if limits is None else limits
     with file_errors(name, "readable file"):
-        if path is not None and "://" in name:
-            raise PointCloudError("a URL; download the file and pass its path")
         # A device or pipe could be endless.
-        if path is not None and path.exists() and not path.is_file():
-            raise PointCloudError("a directory or device; expected a file")
+        if path is not None and not path.is_file():
+            reason = "a directory or device; expected a file" if path.exists() else "no such file"
+            raise PointCloudError("a URL; download the file and pass its path" if "://" in name else reason)
         # Before reading: a name of a wrong type should not cost gigabytes.
         kind = (file_type or os.path.splitext(name)[1]).lower().removeprefix(".")
         if kind not in allowed:
@@ -192,14 +185,12 @@ def open_source(
             raise PointCloudError(f"file type {kind or 'unknown'}; expected one of {', '.join(allowed)}{hint}")
         if path is None:
             data = bytes(cast(BinaryIO, source).read() if hasattr(source, "read") else cast(bytes, source))
-        elif not path.exists():
-            raise PointCloudError("no such file")
         else:
             limits.check(decoded=path.stat().st_size)
             data = path.read_bytes()
         limits.check(decoded=len(data))
-        if not data:
-            raise PointCloudError(f"the file is empty; expected a {kind} file")
-        if data.startswith(b"version https://git-lfs"):
-            raise PointCloudError("a Git LFS pointer, not the file; fetch the file with `git lfs pull`")
+        if not data or data.startswith(b"version https://git-lfs"):
+            raise PointCloudError(
+                "a Git LFS pointer; fetch the file with `git lfs pull`" if data else "the file is empty"
+            )
     return Source(name, data, kind, None if path is None else path.parent, limits)

@@ -51,11 +51,9 @@ def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> 
     try:
         # Any byte is a letter in latin1, so that wrong ones are reported as no number.
         table = np.loadtxt(io.BytesIO(text), ndmin=2, encoding="latin1")
+        return table if columns is None else table.reshape(len(table), columns)
     except ValueError as error:
         raise _at_line(text, first_line, columns, error) from None
-    if columns is not None and table.shape[1] != columns:
-        raise _at_line(text, first_line, columns, ValueError("wrong number of columns"))
-    return table
 
 
 def _at_line(text: bytes, first_line: int, columns: int | None, error: Exception) -> PointCloudError:

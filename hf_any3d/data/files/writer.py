@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
-from hf_any3d.data.files.source import PointCloudFileError
+from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import atomic_write
 
 
@@ -20,11 +20,9 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     offset is added to the coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
     """
     path = Path(path)
-    writer = _WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise PointCloudFileError(f"{path}: file type {path.suffix!r}; expected one of {', '.join(_WRITERS)}")
+    suffix = one_of(f"file type of {path}", path.suffix.lower(), _WRITERS)
     with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
-        writer(file, data)
+        _WRITERS[suffix](file, data)
 
 
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:

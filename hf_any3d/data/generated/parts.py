@@ -5,15 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
+import trimesh
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 
 from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.options import at_least
 from hf_any3d.data.parquet.published_dataset import License
-
-try:
-    import trimesh
-except ImportError as error:
-    raise ImportError("objects are drawn with trimesh; pip install 'hf-any3d[meshes]'") from error
 
 # The objects are drawn by this module from boxes and solids of revolution, without a shape of anybody else, so that
 # they are under the license of the package.
@@ -92,8 +89,7 @@ def assemble(
         each point's part.
     """
     names = PARTS[category]
-    if num_points < fewest * len(names):
-        raise ValueError(f"num_points is {num_points}; expected at least {fewest * len(names)}")
+    at_least(fewest * len(names), num_points=num_points)
     drawn = CATEGORIES[category](generator.uniform, lambda n: int(generator.integers(n)))
     meshes = {
         name: cast(trimesh.Trimesh, trimesh.util.concatenate([mesh for part, mesh in drawn if part == name]))

@@ -17,6 +17,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List
 from scipy.spatial import KDTree
 
 from hf_any3d.data.catalog import shapes
+from hf_any3d.data.options import at_least
 from hf_any3d.data.parquet.published_dataset import License
 from hf_any3d.data.splits import validation_split
 
@@ -140,8 +141,7 @@ def compose_room(
         (num_points,) int64; `objects` (num_points,) int64, the number of each point's object, -1 for the floor;
         `angles` (objects,) float64, by which each object was rotated, from z towards x.
     """
-    if num_points < 64 * num_objects:
-        raise ValueError(f"num_points is {num_points}; expected at least {64 * num_objects} for {num_objects} objects")
+    at_least(64 * num_objects, num_points=num_points)
     drawn = generator.choice(len(objects), num_objects, replace=len(objects) < num_objects)
     edges = np.asarray(width, dtype=np.float64) * np.ones(2)
     boxes: list[np.ndarray] = []

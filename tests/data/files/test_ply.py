@@ -124,7 +124,7 @@ def test_gaussian_splats_have_the_color_seen_from_all_sides_and_no_normals():
     expected = np.clip(0.5 + 0.28209479 * np.array([0, 1, -9, 9]), 0, 1)
     np.testing.assert_allclose(cloud.colors[:, 0], expected, atol=1e-6)
     np.testing.assert_allclose(cloud.colors[:, 1:], [[0.641047, 0.217905]] * 4, atol=1e-6)
-    with pytest.warns(UserWarning, match="colors have NaN"):
+    with pytest.warns(UserWarning, match="colors range from nan"):
         assert read_point_cloud(splats(f_dc_0=np.nan, nz=1), file_type="ply").colors is None
 
 
