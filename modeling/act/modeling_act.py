@@ -405,8 +405,6 @@ class ActForPreTraining(ActPreTrainedModel):
     ):
         super().__init__(config)
         teacher = config.autoencoder_config
-        if teacher is None:
-            raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
         # A student of another kind has patches of its own around the same centers.
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)

@@ -149,8 +149,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        if config.encoder_config is None:
-            raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
         hidden_size = config.encoder_config.hidden_size
@@ -181,11 +179,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self.output_norm.load_state_dict(final_norm.state_dict())
         if self.config.token_scale is not None:
             weight = self.family.positions(self.encoder).weight
-            if weight is None:
-                raise ValueError(
-                    f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders have no "
-                    "learned positions whose standard deviation it could scale; expected None"
-                )
             self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
     @strict_forward
@@ -498,8 +491,6 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        if config.text_width is None:
-            raise ValueError("text_width is missing; build the model with from_encoder_pretrained(name_or_path)")
         self.any2point = Any2PointModel(config, encoder)
         self.alignment = PointTextAlignment(config)
         self.post_init()

@@ -129,9 +129,10 @@ class PointTokenizer(Tokenizer):
         # Every stage doubles the channels, up to `width` in the last one.
         self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
         self.embed_norm = nn.BatchNorm1d(width >> stages)
+        sizes = zip(config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
         self.stages = nn.ModuleList(
-            TokenizerStage(config, width >> (stages - 1 - stage), config.tokenizer_blocks[stage], bottleneck)
-            for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
+            TokenizerStage(config, width >> (stages - 1 - stage), blocks, bottleneck)
+            for stage, (blocks, bottleneck) in enumerate(sizes)
         )
         self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)

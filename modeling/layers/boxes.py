@@ -52,7 +52,7 @@ def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = Non
     if up is not None:
         upright = upright_rotation(up_axis)
         return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
-    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), "xyz".index(up_axis[-1])
+    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), ("x", "y", "z").index(up_axis.removeprefix("-"))
     if axis == 2:
         return np.diag([1.0, sign, sign])
     matrix = np.eye(3)

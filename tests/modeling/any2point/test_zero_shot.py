@@ -15,7 +15,7 @@ from hf_any3d import (
 )
 from hf_any3d.modeling.any2point import Any2PointConfig
 from tests.errors import raises
-from tests.tiny_encoders import clouds, saved_encoder, tiny_config, tiny_model
+from tests.tiny_encoders import clouds, saved_encoder, tiny_model
 from tests.tiny_text_towers import (
     LABELS,
     adapted_zero_shot_model,
@@ -169,7 +169,5 @@ def test_encoders_without_texts_are_refused():
     for encoder in ("vit", "bert"):
         with pytest.raises(UnsupportedEncoder, match="no text tower|do not define how it embeds sentences"):
             tiny_model(saved_encoder(encoder), Any2PointForZeroShotPointCloudClassification)
-    with raises(ValueError, naming="text_width"):
-        Any2PointForZeroShotPointCloudClassification(Any2PointConfig(encoder_config=tiny_config("bert")))
     with raises(ValueError, naming="temperature=0; expected 0.01 to"):
         Any2PointConfig(temperature=0)
