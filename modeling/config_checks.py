@@ -58,6 +58,12 @@ def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, An
         raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")
 
 
+def check_built(config: PreTrainedConfig, name: str, method: str) -> None:
+    """Check that a config has the field that a method of the model's class sets."""
+    if getattr(config, name) is None:
+        raise ValueError(f"{name} is missing; build the model with {method}")
+
+
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
     """Check that fields of a configuration have one of their allowed values."""
     for name, allowed in choices.items():

@@ -98,12 +98,7 @@ class Tokenizer(nn.Module):
         `with_levels` requests `levels`; `point_index` has centers and neighbors, as `PointIndexer` computes them.
         """
         config = self.config
-        check_channels(points, config.in_channels)
-        if points.shape[1] < config.min_points:
-            raise ValueError(
-                f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
-                f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
-            )
+        check_channels(points, config.in_channels, config.min_points)
         if point_index is not None:
             check_point_index(point_index, points[..., :3], config)
         result = self.tokenize(points, with_levels, point_index)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import SHARE, check_choices, check_numbers
 
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
@@ -250,11 +250,8 @@ class DetectionRule:
 
     def __post_init__(self):
         check_choices(self, {"nms": SUPPRESSIONS, "scores": SCORES})
-        for name in ("threshold", "min_objectness", "nms_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected 0 to 1")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k!r}; expected a whole number from 1")
+        shares = dict.fromkeys(("threshold", "min_objectness", "nms_iou"), SHARE)
+        check_numbers(self, {**shares, "top_k": (1, 1_000_000)})
 
 
 PUBLISHED_RULE = DetectionRule(

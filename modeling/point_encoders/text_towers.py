@@ -233,14 +233,10 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list
 
 def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
     """Check that there are templates, and that each has one `{}`, or up to `most`."""
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or not 1 <= template.count("{}") <= most:
-            expected = (
-                "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
-            )
-            raise ValueError(f"{argument} has {template!r}; expected a text with {expected}")
+    is_list = not isinstance(templates, str) and len(templates) > 0
+    if not is_list or not all(isinstance(text, str) and 1 <= text.count("{}") <= most for text in templates):
+        expected = "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
+        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template, each with {expected}")
 
 
 def sentence_pooling(source: EncoderSource) -> str:

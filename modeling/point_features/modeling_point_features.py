@@ -256,9 +256,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
                 f"output_attentions=True with features={list(config.features)}, which have no attention over points; "
                 "expected False"
             )
-        check_channels(points, config.in_channels)
-        if points.shape[1] < config.min_points:
-            raise ValueError(f"points has shape {tuple(points.shape)}; expected at least {config.min_points} points")
+        check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
         sets, encoded = [], {}

@@ -245,8 +245,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             self.condition_classes = dict(self.condition_classes)
         check_choices(self, _CHOICES)
         check_numbers(self, _RANGES)
-        if unknown := [curve for curve in self.curves if curve not in CURVES]:
-            raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         count = len(self.depths)
         stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1
@@ -264,8 +262,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             )
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
-        if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
-            raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
         own_heads = self.segmentation_head != "layers"
         for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):

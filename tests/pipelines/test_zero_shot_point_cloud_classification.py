@@ -135,7 +135,7 @@ def test_texts_of_a_set_of_labels_are_embedded_once_until_the_tower_changes(save
         (
             {"candidate_labels": LABELS, "hypothesis_template": "a chair"},
             ValueError,
-            "'a chair'; expected",
+            "'a chair',",
         ),
         ({"candidate_labels": LABELS, "hypothesis_template": []}, ValueError, "at least one template"),
         ({"candidate_labels": LABELS, "top_k": 0}, ValueError, "top_k is 0"),
