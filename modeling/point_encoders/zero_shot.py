@@ -63,10 +63,10 @@ class TextFeaturesMixin:
         The mask is 0 for padding. `position_ids`, for the signature of `CLIPModel.get_text_features`, must be None,
         `token_type_ids`, which tokenizers of sentence encoders return, all 0.
         """
-        if position_ids is not None:
-            raise ValueError("position_ids are given; expected None: the text tower computes them")
-        if token_type_ids is not None and token_type_ids.any():
-            raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
+        if position_ids is not None or (token_type_ids is not None and token_type_ids.any()):
+            raise ValueError(
+                "expected position_ids=None and token_type_ids of 0: texts of one sentence"
+            )
         return self.text_tower.features(input_ids, attention_mask)
 
     def embed_texts(
@@ -158,8 +158,6 @@ def pair_loss(
         first = distributed.get_rank() * clouds if is_joined() else 0
         labels = torch.arange(first, first + clouds, device=point_embeds.device)
     if text_labels is None:
-        if clouds != texts:
-            raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
         text_labels = labels
     if labels.shape != (clouds,) or text_labels.shape != (texts,):
         raise ValueError(

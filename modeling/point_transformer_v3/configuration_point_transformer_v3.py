@@ -256,10 +256,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
-        if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
-            raise ValueError(
-                f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
-            )
         check_part_templates("hypothesis_templates", self.hypothesis_templates)
         check_part_templates("category_templates", self.category_templates)
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms

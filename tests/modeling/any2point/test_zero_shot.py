@@ -155,7 +155,7 @@ def test_loss_supports_pairs_groups_and_banks():
     ("inputs", "text"),
     [
         ({"return_loss": True}, "the loss has neither"),
-        ({"text_embeds": torch.ones(2, 48), "return_loss": True}, "3 clouds and 2 texts"),
+        ({"text_embeds": torch.ones(2, 48), "return_loss": True}, r"expected \(3,\) and \(2,\)"),
         ({"text_embeds": torch.ones(3, 48), "labels": torch.arange(2)}, r"shape \(2,\).*expected \(3,\)"),
         ({"text_embeds": torch.ones(3, 48), "input_ids": torch.ones(3, 4).long()}, "both given"),
     ],
