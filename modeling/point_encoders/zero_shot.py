@@ -64,9 +64,7 @@ class TextFeaturesMixin:
         `token_type_ids`, which tokenizers of sentence encoders return, all 0.
         """
         if position_ids is not None or (token_type_ids is not None and token_type_ids.any()):
-            raise ValueError(
-                "expected position_ids=None and token_type_ids of 0: texts of one sentence"
-            )
+            raise ValueError("expected position_ids=None and token_type_ids of 0: texts of one sentence")
         return self.text_tower.features(input_ids, attention_mask)
 
     def embed_texts(

@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
-from hf_any3d.modeling.point_encoders.part_texts import check_part_templates
 from hf_any3d.modeling.point_ops import CURVES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
@@ -256,8 +255,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
-        check_part_templates("hypothesis_templates", self.hypothesis_templates)
-        check_part_templates("category_templates", self.category_templates)
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
         own_heads = self.segmentation_head != "layers"
         for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
