@@ -255,6 +255,12 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                 raise ValueError(
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
+        if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
+            raise ValueError(
+                f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
+            )
+        if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
+            raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
         own_heads = self.segmentation_head != "layers"
         for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
