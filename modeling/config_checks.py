@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
@@ -58,6 +58,12 @@ def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, An
         raise TypeError(f"{method} has no argument {unknown[0]!r}; expected its own or one of {config_class.__name__}")
 
 
+def check_built(config: PreTrainedConfig, name: str, method: str) -> None:
+    """Check that a config has the field that a method of the model's class sets."""
+    if getattr(config, name) is None:
+        raise ValueError(f"{name} is missing; build the model with {method}")
+
+
 def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
     """Check that fields of a configuration have one of their allowed values."""
     for name, allowed in choices.items():
@@ -68,18 +74,13 @@ def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
 class CategoriesConfigMixin:
     """For configs of models with a head on pooled features, or for the parts of objects of some categories."""
 
-    poolings: ClassVar[frozenset[str]] = frozenset({"max", "mean", "cls"})
-
     @property
     def num_categories(self) -> int:
         """Number of object categories of a part segmentation model."""
         return len(self.category_parts or ())
 
     def check_heads(self) -> None:
-        """Check poolings and names of categories."""
-        if not self.pooling or set(self.pooling) - self.poolings:
-            expected = ", ".join(map(repr, sorted(self.poolings)))
-            raise ValueError(f"pooling={self.pooling}; expected some of {expected}")
+        """Check that each category has a name."""
         if self.category_names is not None and len(self.category_names) != self.num_categories:
             raise ValueError(
                 f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "

@@ -14,8 +14,6 @@ def gumbel_temperature(iteration: int, steps: int = 100_000, start: float = 1.0,
 
     Source: ACT (arXiv 2212.08320), Sec. 3, with the lengths of its released program.
     """
-    if not (start > 0 and end > 0):
-        raise ValueError(f"start={start}, end={end}; expected temperatures above 0")
     return _half_cosine(iteration, steps, start, end)
 
 

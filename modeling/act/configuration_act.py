@@ -11,8 +11,8 @@ from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
 from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
-from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS, PROMPT_POOLING
-from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
+from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS
+from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
@@ -324,12 +324,10 @@ class ActConfig(
     teacher_in_training_mode: bool = False
 
     # Adapters leave their prompts to this model.
-    poolings = CategoriesConfigMixin.poolings | PROMPT_POOLING
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, _CHOICES)
-        check_numbers(self, UNKNOWN_RANGES)
-        self.check_unknown_score()
+        check_numbers(self)
         self.check_heads()
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")

@@ -33,6 +33,7 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
+from hf_any3d.modeling.config_checks import check_built
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import OUTPUT_KEYWORDS, PointTokensMixin, strict_forward
@@ -404,9 +405,8 @@ class ActForPreTraining(ActPreTrainedModel):
         self, config: ActConfig, autoencoder: ActAutoencoder | None = None, student: PreTrainedModel | None = None
     ):
         super().__init__(config)
+        check_built(config, "autoencoder_config", "from_autoencoder_pretrained(…)")
         teacher = config.autoencoder_config
-        if teacher is None:
-            raise ValueError("autoencoder_config is missing; build the model with from_autoencoder_pretrained(…)")
         # A student of another kind has patches of its own around the same centers.
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)

@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_choices, check_numbers
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
-from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
+from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
 
 _RANGES: Ranges = {
@@ -19,7 +19,6 @@ _RANGES: Ranges = {
     "num_views": (1, 6),
     "line_length": (2, 100_000),
     "temperature": (0.01, 1e6),
-    **UNKNOWN_RANGES,
 }
 _CHOICES = {
     "encoder_weights": ("pretrained", "random", "shuffled"),
@@ -65,11 +64,6 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
         check_numbers(self, _RANGES)
-        if len(self.tokenizer_blocks) != len(self.tokenizer_bottlenecks):
-            raise ValueError(
-                f"tokenizer_blocks={self.tokenizer_blocks} and tokenizer_bottlenecks={self.tokenizer_bottlenecks} "
-                "must have one entry for each stage"
-            )
         super().__post_init__(**kwargs)
 
     @property
@@ -260,7 +254,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
         self.check_heads()
-        self.check_unknown_score()
         self.check_parts(("encoder",))
         if len(self.line_direction) != 3 or not any(self.line_direction):
             raise ValueError(f"line_direction={list(self.line_direction)}; expected three numbers, not all 0")

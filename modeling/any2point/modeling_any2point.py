@@ -36,6 +36,7 @@ from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.any2point.point_tokenizer import TOKENIZERS
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT, LIGHT_SEGMENTATION, fill_in
 from hf_any3d.modeling.any2point.virtual_projection import Projection, project
+from hf_any3d.modeling.config_checks import check_built
 from hf_any3d.modeling.encoders import (
     FrozenEncoderMixin,
     LayerPass,
@@ -149,8 +150,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        if config.encoder_config is None:
-            raise ValueError("encoder_config is missing; build the model with from_encoder_pretrained(name_or_path)")
+        check_built(config, "encoder_config", "from_encoder_pretrained(name_or_path)")
         self.adopt_encoder(encoder)
         self.gradient_checkpointing = False
         hidden_size = config.encoder_config.hidden_size
@@ -181,11 +181,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self.output_norm.load_state_dict(final_norm.state_dict())
         if self.config.token_scale is not None:
             weight = self.family.positions(self.encoder).weight
-            if weight is None:
-                raise ValueError(
-                    f"token_scale={self.config.token_scale}: '{self.encoder.config.model_type}' encoders have no "
-                    "learned positions whose standard deviation it could scale; expected None"
-                )
             self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
     @strict_forward
@@ -498,8 +493,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
-        if config.text_width is None:
-            raise ValueError("text_width is missing; build the model with from_encoder_pretrained(name_or_path)")
+        check_built(config, "text_width", "from_encoder_pretrained(name_or_path)")
         self.any2point = Any2PointModel(config, encoder)
         self.alignment = PointTextAlignment(config)
         self.post_init()

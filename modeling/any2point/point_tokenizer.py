@@ -98,12 +98,7 @@ class Tokenizer(nn.Module):
         `with_levels` requests `levels`; `point_index` has centers and neighbors, as `PointIndexer` computes them.
         """
         config = self.config
-        check_channels(points, config.in_channels)
-        if points.shape[1] < config.min_points:
-            raise ValueError(
-                f"a cloud has {points.shape[1]} points; this model needs at least {config.min_points} "
-                f"(num_tokens={config.num_tokens}, {config.num_stages} stages, k={config.tokenizer_neighbors})"
-            )
+        check_channels(points, config.in_channels, config.min_points)
         if point_index is not None:
             check_point_index(point_index, points[..., :3], config)
         result = self.tokenize(points, with_levels, point_index)
@@ -129,9 +124,10 @@ class PointTokenizer(Tokenizer):
         # Every stage doubles the channels, up to `width` in the last one.
         self.embed = nn.Linear(config.in_channels, width >> stages, bias=False)
         self.embed_norm = nn.BatchNorm1d(width >> stages)
+        sizes = zip(config.tokenizer_blocks, config.tokenizer_bottlenecks, strict=True)
         self.stages = nn.ModuleList(
-            TokenizerStage(config, width >> (stages - 1 - stage), config.tokenizer_blocks[stage], bottleneck)
-            for stage, bottleneck in enumerate(config.tokenizer_bottlenecks)
+            TokenizerStage(config, width >> (stages - 1 - stage), blocks, bottleneck)
+            for stage, (blocks, bottleneck) in enumerate(sizes)
         )
         self.level_widths = tuple(width >> (stages - stage) for stage in range(stages))
         self.project = nn.Identity() if width == hidden_size else nn.Linear(width, hidden_size)

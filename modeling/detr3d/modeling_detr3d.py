@@ -221,10 +221,6 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
     def open_part(cls, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any) -> PreTrainedModel:
         """Load the point encoder that a config names, in full precision; the model's revision is not the encoder's."""
         part = config.part("point_encoder")
-        if not part.is_elsewhere:
-            raise ValueError(
-                "the config names no point encoder, which is stored with the model; load that with from_pretrained(…)"
-            )
         own = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
         return open_pretrained_part(part, _config_of_part(config, loading), own)[0]
 
@@ -715,14 +711,12 @@ def _checked_mask(points: torch.Tensor, mask: torch.Tensor | None) -> torch.Tens
     """Return the mask, None if no cloud is filled up."""
     if mask is None:
         return None
-    if mask.shape != points.shape[:2]:
-        raise ValueError(f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}")
-    mask = mask.bool()
-    if torch.compiler.is_compiling():
-        return mask
-    if not mask.any(dim=1).all():
-        raise ValueError("points_mask has a cloud without any point; expected at least one in each")
-    return None if mask.all() else mask
+    mask, compiles = mask.bool(), torch.compiler.is_compiling()
+    if mask.shape != points.shape[:2] or not (compiles or mask.any(dim=1).all()):
+        raise ValueError(
+            f"points_mask has shape {tuple(mask.shape)}; expected {tuple(points.shape[:2])}, and a point in each cloud"
+        )
+    return None if not compiles and mask.all() else mask
 
 
 class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):

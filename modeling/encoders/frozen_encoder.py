@@ -292,15 +292,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
     ) -> PreTrainedModel:
         """Load the encoder that is stored next to an adapter."""
         folder = config.part("encoder").subfolder or cls._adapted_part
-        try:
-            encoder, missing = open_encoder(
-                name, config.encoder_config, **hub, **_encoder_arguments(config, **loading)
-            )
-        except OSError as error:
-            raise ValueError(
-                f"{name}: the config of an adapter names no encoder, and the repository holds none in {folder}/; "
-                "give encoder_name_or_path=…"
-            ) from error
+        encoder, missing = open_encoder(name, config.encoder_config, **hub, **_encoder_arguments(config, **loading))
         if missing:
             raise ValueError(f"{name}: the encoder in {folder}/ lacks {', '.join(missing[:8])}")
         return freeze(encoder)

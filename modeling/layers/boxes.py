@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import SHARE, check_choices, check_numbers
 
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
@@ -52,7 +52,7 @@ def upright_rotation(up_axis: str, up: Sequence[float] | np.ndarray | None = Non
     if up is not None:
         upright = upright_rotation(up_axis)
         return level_rotation(upright @ np.asarray(up, dtype=np.float64)) @ upright
-    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), "xyz".index(up_axis[-1])
+    sign, axis = (-1.0 if up_axis.startswith("-") else 1.0), ("x", "y", "z").index(up_axis.removeprefix("-"))
     if axis == 2:
         return np.diag([1.0, sign, sign])
     matrix = np.eye(3)
@@ -250,11 +250,8 @@ class DetectionRule:
 
     def __post_init__(self):
         check_choices(self, {"nms": SUPPRESSIONS, "scores": SCORES})
-        for name in ("threshold", "min_objectness", "nms_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}; expected 0 to 1")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k!r}; expected a whole number from 1")
+        shares = dict.fromkeys(("threshold", "min_objectness", "nms_iou"), SHARE)
+        check_numbers(self, {**shares, "top_k": (1, 1_000_000)})
 
 
 PUBLISHED_RULE = DetectionRule(

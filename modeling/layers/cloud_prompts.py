@@ -165,13 +165,11 @@ class CloudLanguageModelMixin:
         sources = {"points": points, "point_features": point_features, "mm_encoder_outputs['point']": encoded}
         used = [name for name, value in sources.items() if value is not None]
         if inputs_embeds is not None:
-            if used:
-                raise ValueError(f"{used[0]} with inputs_embeds; expected the clouds' tokens in inputs_embeds")
-            return Embedded(inputs_embeds)
+            used.append("inputs_embeds")  # which already have the clouds' tokens
         if len(used) > 1:
             raise ValueError(f"{used[0]} with {used[1]}; expected one of them")
-        if input_ids is None:
-            raise ValueError("input_ids and inputs_embeds are both None; expected one of them")
+        if inputs_embeds is not None:
+            return Embedded(inputs_embeds)
         routing = None
         if points is not None:
             point_features, routing = self.encode_clouds(**clouds)

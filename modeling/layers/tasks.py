@@ -77,22 +77,21 @@ def restrict_to_parts(
 
 def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_categories: int) -> torch.Tensor:
     """Return the categories `(batch,)` of clouds; optional if there is only one category."""
-    if category is None:
-        if num_categories > 1:
-            raise ValueError(f"category is missing; expected a number from 0 to {num_categories - 1} for each cloud")
+    if category is None and num_categories == 1:
         return torch.zeros(len(points), dtype=torch.long, device=points.device)
-    if category.shape != points.shape[:1]:
-        raise ValueError(f"category has shape {tuple(category.shape)}; expected ({len(points)},), one per cloud")
+    if category is None or category.shape != points.shape[:1]:
+        got = "is missing" if category is None else f"has shape {tuple(category.shape)}"
+        raise ValueError(f"category {got}; expected ({len(points)},), from 0 to {num_categories - 1} for each cloud")
     return category
 
 
 def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_labels: int) -> None:
     """Check the parts of each category for a part segmentation model."""
-    if not category_parts or not all(category_parts):
-        raise ValueError(f"category_parts={category_parts}; expected the part numbers of one category or more")
-    unknown = sorted({part for parts in category_parts for part in parts} - set(range(num_labels)))
-    if unknown:
-        raise ValueError(f"category_parts names part {unknown[0]}; expected 0 to {num_labels - 1}")
+    numbers = set(range(num_labels))
+    if not category_parts or not all(parts and numbers.issuperset(parts) for parts in category_parts):
+        raise ValueError(
+            f"category_parts={category_parts}; expected some part numbers, 0 to {num_labels - 1}, for each category"
+        )
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:

@@ -16,16 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_any3d.modeling.config_checks import Ranges
-
 REFUSED_SHARE = 0.05
 """Share of the known clouds that may have a score above 0.5, if there are enough held-out ones to find that level."""
-UNKNOWN_RANGES: Ranges = {
-    "unknown_rows": (0, 1_000_000),
-    "unknown_bank_rows": (0, 1_000_000),
-    "unknown_share": (0, 1),
-}
-"""For `check_numbers` of configs with the mixin."""
 _SMALLEST = 1e-12
 # Of a few equal values the deviation would be 0.
 _LEAST_DEVIATION = 1e-3
@@ -58,14 +50,6 @@ class UnknownScoreConfigMixin:
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_threshold: float = 0.0
     unknown_share: float | None = None
-
-    def check_unknown_score(self) -> None:
-        """Check the pairs of numbers; `check_numbers` with `UNKNOWN_RANGES` checks the rest."""
-        if self.unknown_bank_rows and not self.unknown_rows:
-            raise ValueError(f"unknown_bank_rows={self.unknown_bank_rows} without unknown_rows; expected both or none")
-        for name in ("unknown_distance", "unknown_side", "unknown_surprise"):
-            if len(value := getattr(self, name)) != 2 or not value[1] > 0:
-                raise ValueError(f"{name}={list(value)}; expected a mean and a standard deviation above 0")
 
 
 @dataclass

@@ -4,7 +4,7 @@ from typing import Any
 
 from hf_any3d.modeling.config_checks import check_choices
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
-from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES, check_part_templates
+from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES
 
 ASSIGNMENTS = ("nearest", "membership")
 """Ways to give points the scores of patches."""
@@ -62,6 +62,4 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
 
     def __post_init__(self, **kwargs: Any):
         check_choices(self, {"patch_to_point": ASSIGNMENTS, "trained": TRAINED})
-        check_part_templates("hypothesis_templates", self.hypothesis_templates)
-        check_part_templates("category_templates", self.category_templates)
         super().__post_init__(**kwargs)

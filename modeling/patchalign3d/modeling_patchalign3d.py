@@ -266,13 +266,11 @@ class PatchAlign3DForZeroShotPointCloudSegmentation(PartTextsMixin, PatchAlign3D
         how = self.config.patch_to_point if patch_to_point is None else patch_to_point
         if how not in ASSIGNMENTS:
             raise ValueError(f"patch_to_point={how!r}; expected one of {ASSIGNMENTS}")
-        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, labels is not None)
         output: AlignedEncoderOutput = self.base_model(points, **kwargs, return_dict=True)
         requested = {"hidden_states": output.hidden_states, "attentions": output.attentions}
         patch_embeds, scale = self.alignment(self.base_model.projection(output.last_hidden_state[:, 1:]))
         if text_embeds is None:
-            if labels is not None:
-                raise ValueError("the loss compares patches with texts; expected input_ids or text_embeds")
             return PartTextOutput(patch_embeds=patch_embeds, **requested)
         # Given features may come from another program, which does not normalize them.
         text_embeds = nn.functional.normalize(text_embeds.to(patch_embeds), dim=-1)

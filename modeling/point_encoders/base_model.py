@@ -87,7 +87,7 @@ class PointCloudModel(nn.Module):
             groups them, `pooler_output (batch, hidden)`, their maximum, and `centers (batch, points, 3)`, their
             positions.
         """
-        check_channels(points, self.config.in_channels)
+        check_channels(points, self.config.in_channels, getattr(self.config, "min_points", 1))
         with_states = self.returns_states(output_hidden_states, output_attentions)
         states, centers = self.encode(in_full_precision(points, self.dtype))
         # The maximum does not depend on the order of the points.

@@ -40,7 +40,7 @@ def part_prompts(
     """
     if isinstance(templates, str):
         templates = TEMPLATE_SETS[templates]
-    check_part_templates("templates", templates)
+    check_templates("templates", templates, most=2)
     names = [clean_label(label) for label in labels]
     asked = None if category is None else clean_label(category)
     if asked is None and (pairs := [template for template in templates if template.count("{}") == 2]):
@@ -51,11 +51,6 @@ def part_prompts(
         pieces = (template.split("{}") for template in templates)
         texts.append([before + name + (asked.join(rest) if asked else rest[0]) for before, *rest in pieces])
     return texts
-
-
-def check_part_templates(argument: str, templates: Sequence[str]) -> None:
-    """Check templates for names of parts, which may have a second `{}` for the category."""
-    check_templates(argument, templates, most=2)
 
 
 def label_masks(labels: torch.Tensor, num_texts: int) -> torch.Tensor:

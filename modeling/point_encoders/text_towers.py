@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,11 +119,9 @@ class TextTower:
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts is {texts!r}; expected a list with at least one text")
         for text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"texts has {text!r}; expected words")
             # Tokenizers refuse lone surrogates, such as bytes of a command line that are no text.
-            if half := next((letter for letter in text if "\ud800" <= letter <= "\udfff"), None):
-                raise ValueError(f"texts has {text!r} with {half!r}, half of a character; expected whole ones")
+            if not isinstance(text, str) or not text.strip() or re.search("[\ud800-\udfff]", text):
+                raise ValueError(f"texts has {text!r}; expected words of whole characters")
         # A tower that was trained on padded texts without a mask (SigLIP) counts the padding as part of the text.
         padding = "max_length" if self.family.fixed_length else "longest"
         encoded = self.tokenizer(
@@ -233,14 +232,10 @@ def fill_templates(labels: Sequence[str], templates: Sequence[str]) -> list[list
 
 def check_templates(argument: str, templates: Sequence[str], most: int = 1) -> None:
     """Check that there are templates, and that each has one `{}`, or up to `most`."""
-    if isinstance(templates, str) or not len(templates):
-        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template")
-    for template in templates:
-        if not isinstance(template, str) or not 1 <= template.count("{}") <= most:
-            expected = (
-                "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
-            )
-            raise ValueError(f"{argument} has {template!r}; expected a text with {expected}")
+    is_list = not isinstance(templates, str) and len(templates) > 0
+    if not is_list or not all(isinstance(text, str) and 1 <= text.count("{}") <= most for text in templates):
+        expected = "one {} for the label" if most == 1 else "{} for the part, and perhaps a second {} for the category"
+        raise ValueError(f"{argument}={templates!r}; expected a list with at least one template, each with {expected}")
 
 
 def sentence_pooling(source: EncoderSource) -> str:

@@ -63,10 +63,8 @@ class TextFeaturesMixin:
         The mask is 0 for padding. `position_ids`, for the signature of `CLIPModel.get_text_features`, must be None,
         `token_type_ids`, which tokenizers of sentence encoders return, all 0.
         """
-        if position_ids is not None:
-            raise ValueError("position_ids are given; expected None: the text tower computes them")
-        if token_type_ids is not None and token_type_ids.any():
-            raise ValueError("token_type_ids contains numbers other than 0; expected texts of one sentence")
+        if position_ids is not None or (token_type_ids is not None and token_type_ids.any()):
+            raise ValueError("expected position_ids=None and token_type_ids of 0: texts of one sentence")
         return self.text_tower.features(input_ids, attention_mask)
 
     def embed_texts(
@@ -74,13 +72,12 @@ class TextFeaturesMixin:
         input_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
         text_embeds: torch.Tensor | None,
+        with_loss: bool,
     ) -> torch.Tensor | None:
         """Return the vectors of texts, which a call of `forward` has tokenized or embedded; None without any."""
-        if input_ids is None:
-            return text_embeds
-        if text_embeds is not None:
-            raise ValueError("both input_ids and text_embeds are given; expected one of them")
-        return self.get_text_features(input_ids, attention_mask)
+        if (input_ids is None) == (text_embeds is None) and (with_loss or input_ids is not None):
+            raise ValueError("input_ids and text_embeds are both given, or the loss has neither; expected one of them")
+        return text_embeds if input_ids is None else self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
         """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`."""
@@ -110,14 +107,15 @@ class CloudsAndTextsMixin(TextFeaturesMixin):
         **kwargs: Any,
     ) -> ZeroShotOutput:
         """Compare clouds with texts."""
-        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        with_loss = labels is not None if return_loss is None else return_loss
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, with_loss)
         output = self.base_model(points, **kwargs, return_dict=True)
         point_embeds, scale = self.alignment(output.pooler_output)  # (clouds, text_width)
         logits = loss = None
         if text_embeds is not None:
             text_embeds = unit_vectors_like(point_embeds, text_embeds)  # (texts, text_width)
             logits = scaled_cosines(scale, point_embeds, text_embeds)  # (clouds, texts)
-        if return_loss or (return_loss is None and labels is not None):
+        if with_loss:
             loss = pair_loss(scale, point_embeds, text_embeds, labels, text_labels)
         texts = None if logits is None else logits.T
         states = (output.hidden_states, output.attentions)
@@ -144,7 +142,7 @@ def scaled_cosines(scale: torch.Tensor, point_embeds: torch.Tensor, text_embeds:
 def pair_loss(
     scale: torch.Tensor,
     point_embeds: torch.Tensor,
-    text_embeds: torch.Tensor | None,
+    text_embeds: torch.Tensor,
     labels: torch.Tensor | None = None,
     text_labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -152,16 +150,12 @@ def pair_loss(
 
     By default every cloud has a label of its own, and the n-th text that of the n-th cloud.
     """
-    if text_embeds is None:
-        raise ValueError("the loss compares clouds with texts; expected input_ids or text_embeds")
     clouds, texts = len(point_embeds), len(text_embeds)
     if labels is None:
         # Each process has clouds of its own, which are compared with the texts of all: no label may occur twice.
         first = distributed.get_rank() * clouds if is_joined() else 0
         labels = torch.arange(first, first + clouds, device=point_embeds.device)
     if text_labels is None:
-        if clouds != texts:
-            raise ValueError(f"{clouds} clouds and {texts} texts; expected as many of both, or text_labels")
         text_labels = labels
     if labels.shape != (clouds,) or text_labels.shape != (texts,):
         raise ValueError(

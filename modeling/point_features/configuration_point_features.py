@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
-from hf_any3d.modeling.layers.unknown_score import UNKNOWN_RANGES, UnknownScoreConfigMixin
+from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
@@ -26,7 +26,6 @@ _NAMES = {
     "views": "a frozen vision model that sees depth views",
 }
 _RANGES: Ranges = {
-    **UNKNOWN_RANGES,
     "wrap_labels": (2, 1_000_000),
     "copies": (1, 64),
     "copy_turn": (0, 180),
@@ -118,23 +117,19 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             or set(self.features) - set(FEATURE_SETS)
         ):
             raise ValueError(f"features={self.features!r}; expected some of {FEATURE_SETS}, each once")
-        for name, part in PART_OF.items():
-            if getattr(self, f"{part}_config") is not None and name not in self.features:
-                raise ValueError(f"{part}_config with features={list(self.features)}; expected {name!r} among them")
+        owners = {f"{part}_config": name for name, part in PART_OF.items()} | {"wrap_adapter": "wrap"}
+        for setting, name in owners.items():
+            if getattr(self, setting) is not None and name not in self.features:
+                raise ValueError(f"{setting} with features={list(self.features)}; expected {name!r} among them")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
         check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
         check_numbers(self, _RANGES)
-        self.check_unknown_score()
-        if len(self.copy_scale) != 2 or self.copy_scale[0] > self.copy_scale[1]:
-            raise ValueError(f"copy_scale={list(self.copy_scale)}; expected the smallest and the largest factor")
         self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
         # The heads of other models have other activations.
         if self.wrap_labels is not None and getattr(self.wrap_config, "model_type", None) != "any2point":
             raise ValueError(f"wrap_labels={self.wrap_labels} without a wrap_config of the type 'any2point'")
-        if self.wrap_adapter is not None and self.wrap_config is None:
-            raise ValueError(f"wrap_adapter with features={list(self.features)}; expected 'wrap' among them")
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):
@@ -144,8 +139,6 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                     f"{name}_config is of the type {config.model_type!r}, which reads voxels of clouds in their own "
                     "units; expected a model of clouds in the unit sphere"
                 )
-            if (needed := getattr(config, "in_channels", 3)) > self.in_channels:
-                raise ValueError(f"in_channels={self.in_channels}; expected at least {needed}, which the {name} reads")
 
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""

@@ -256,9 +256,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
                 f"output_attentions=True with features={list(config.features)}, which have no attention over points; "
                 "expected False"
             )
-        check_channels(points, config.in_channels)
-        if points.shape[1] < config.min_points:
-            raise ValueError(f"points has shape {tuple(points.shape)}; expected at least {config.min_points} points")
+        check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
         sets, encoded = [], {}
@@ -378,12 +376,10 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}
         values = {"weight": weight, "bias": bias, "mean": mean, "scale": scale}
         for name, value in values.items():
-            if value.shape != places[name].shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(places[name].shape)}")
-            if not value.isfinite().all():
-                raise ValueError(f"{name} holds NaN or infinity; expected finite numbers")
-        if not (scale > 0).all():
-            raise ValueError(f"scale holds {float(scale.min()):.3g}; expected numbers above 0")
+            if value.shape != places[name].shape or not value.isfinite().all():
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}; expected {tuple(places[name].shape)}, and finite numbers"
+                )
         for name, value in values.items():
             places[name].copy_(value)
 

@@ -158,14 +158,11 @@ def _prepare(
     wide = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.to(wide), y.to(wide)
     masks = []
-    for name, points, mask in (("x", x, x_mask), ("y", y, y_mask)):
+    for points, mask in ((x, x_mask), (y, y_mask)):
         if drop_zero_sums:
             # As the released metrics do it: a point such as (1, -1, 0) is taken for padding, too.
             kept = points.detach().sum(dim=2) != 0
             mask = kept if mask is None else mask & kept
-        if mask is not None and not mask.any(dim=1).all():
-            empty = int(mask.any(dim=1).logical_not().nonzero()[0])
-            raise ValueError(f"{name}: no point of cloud {empty} counts; expected at least one")
         masks.append(mask)
     # NaN in masked points must not reach the gradient.
     x, y = (

@@ -12,12 +12,12 @@ from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out
 _BALL_PAIRS = 2**22
 
 
-def check_channels(points: Tensor, in_channels: int) -> None:
-    """Check that clouds have the shape `(batch, points, in_channels)`."""
-    if points.ndim != 3 or points.shape[-1] != in_channels:
+def check_channels(points: Tensor, in_channels: int, min_points: int = 1) -> None:
+    """Check that clouds have the shape `(batch, points, in_channels)`, and points enough."""
+    if points.ndim != 3 or points.shape[-1] != in_channels or points.shape[1] < min_points:
         raise ValueError(
             f"points has shape {tuple(points.shape)}; expected (batch, points, {in_channels}): "
-            "the last axis is config.in_channels"
+            f"the last axis is config.in_channels, and a cloud has {min_points} or more points"
         )
 
 

@@ -35,8 +35,6 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
 
     Points are `(points, 3)`, of the cloud `(points,)`, or of one; `grid_size` is the edge of a cell in their units.
     """
-    if not 0 < grid_size < math.inf:
-        raise ValueError(f"grid_size={grid_size}; expected a positive number")
     if cloud is None:
         cloud = torch.zeros(len(coord), dtype=torch.long, device=coord.device)
     scaled = coord.double() / grid_size  # in float64, so that points between two cells fall the same way everywhere

@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
-from hf_any3d.modeling.point_encoders.part_texts import check_part_templates
 from hf_any3d.modeling.point_ops import CURVES
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
 
@@ -245,8 +244,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             self.condition_classes = dict(self.condition_classes)
         check_choices(self, _CHOICES)
         check_numbers(self, _RANGES)
-        if unknown := [curve for curve in self.curves if curve not in CURVES]:
-            raise ValueError(f"curves has {unknown[0]!r}; expected some of {', '.join(map(repr, CURVES))}")
         count = len(self.depths)
         stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1
@@ -262,8 +259,6 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             raise ValueError(
                 f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
             )
-        check_part_templates("hypothesis_templates", self.hypothesis_templates)
-        check_part_templates("category_templates", self.category_templates)
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms

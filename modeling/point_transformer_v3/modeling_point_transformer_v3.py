@@ -757,7 +757,7 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
         `text_embeds` may have an axis of clouds first, for texts of their own. `labels` number the texts, or are
         `(batch, texts, points)`, True for the points that a text names, if these overlap.
         """
-        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds)
+        text_embeds = self.embed_texts(input_ids, attention_mask, text_embeds, labels is not None)
         encoded = self.point_transformer_v3.encode(points, point_mask, grid_coord, inverse, **kwargs)
         voxel_embeds, scale = self.text_head(encoded.voxel_features())
         counts, loss = encoded.stages[0].counts, None
@@ -767,8 +767,6 @@ class PointTransformerV3ForZeroShotPointCloudSegmentation(PartTextsMixin, PointT
             "offsets": torch.tensor(counts, device=voxel_embeds.device).cumsum(dim=0),
         }
         if text_embeds is None:
-            if labels is not None:
-                raise ValueError("the loss compares points with texts; expected input_ids or text_embeds")
             return PointTextOutput(voxel_embeds=voxel_embeds, **more)
         clouds, width = encoded.batch.shape[0], voxel_embeds.shape[-1]
         if text_embeds.shape[:-2] not in ((), (clouds,)) or text_embeds.shape[-1] != width:

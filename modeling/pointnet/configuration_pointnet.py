@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 from hf_any3d.modeling.config_checks import check_numbers
@@ -44,8 +43,6 @@ class PointNet2Config(PointCloudConfig):
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, {"radii": (1e-6, 1e6)})
         super().__post_init__(**kwargs)
-        if any(later > earlier for earlier, later in pairwise(self.num_centers)):  # they would be filled up
-            raise ValueError(f"num_centers={self.num_centers}; expected no more centers than the level before has")
 
     @classmethod
     def published_sizes(cls, **changes: Any) -> PointNet2Config:

@@ -118,11 +118,6 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
 
     def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return the points `(batch, points, in_channels)` with the output of each level, and the last centers."""
-        if points.shape[1] < self.config.min_points:
-            raise ValueError(
-                f"points has shape {tuple(points.shape)}; expected (batch, points, channels) with at least "
-                f"num_centers={self.config.min_points} points"
-            )
         points = self.input_tokens(points)
         states = [points.to(self.dtype)]
         xyz, features = points[..., :3].contiguous(), states[0][..., 3:]

@@ -330,10 +330,8 @@ def _add_adapter(
         weights = load_peft_weights(name, device="cpu", **hub)
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        if missing := sorted(expected.keys() - weights.keys()):
-            raise ValueError(f"{name}: the adapter lacks {listed(missing)}")
-        if unexpected := sorted(weights.keys() - expected.keys()):
-            raise ValueError(f"{name}: the adapter has {listed(unexpected)}, which the model does not have")
+        if wrong := sorted(expected.keys() ^ weights.keys()):
+            raise ValueError(f"{name}: either the adapter or the model lacks {listed(wrong)}")
         shapes = [(key, tensor.shape, expected[key].shape) for key, tensor in sorted(weights.items())]
         set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
     mismatched = [shape for shape in shapes if shape[1] != shape[2]]

@@ -70,7 +70,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
 
     Raises:
         ValueError: If the name is neither a directory nor a valid name on the hub, or also holds an adapter.
-        FileNotFoundError: If there is no `config.json`, or no weights that transformers loads.
+        FileNotFoundError: If there are no weights that transformers loads.
         EncoderUnavailableError: If neither hub, cache nor package has it; the message says what was tried.
         EncoderMismatchError: If the installed package holds other weights than expected.
     """
@@ -81,8 +81,6 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         directory, revision = hooks().find_weights(name, revision)
     else:
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
-    if not (directory / CONFIG_NAME).is_file():
-        raise FileNotFoundError(f"{directory}: no {CONFIG_NAME}; expected a directory written by save_pretrained")
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
         raise ValueError(
@@ -181,11 +179,7 @@ def weight_files(directory: str | Path) -> list[Path]:
     if entry is None:
         raise FileNotFoundError(f"{directory}: no weights; expected one of {', '.join(WEIGHT_ENTRIES)}")
     names = shard_names(directory / entry) if entry.endswith(INDEX_SUFFIX) else [entry]
-    files = [directory / name for name in names]
-    for file in files:
-        if not file.is_file():  # of an interrupted download
-            raise FileNotFoundError(f"{file}: this shard of the weights is missing")
-    return files
+    return [directory / name for name in names]
 
 
 def weights_checksum(directory: str | Path) -> str:

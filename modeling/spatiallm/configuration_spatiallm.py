@@ -72,15 +72,9 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         check_numbers(self, _RANGES)
         super().__post_init__(**kwargs)
         self.check_parts(())
-        point = self.point_config
-        if point.model_type != "point_transformer_v3" or point.use_decoder:
-            raise ValueError(
-                f"point_config is {point.model_type!r}; expected 'point_transformer_v3' without a decoder"
-            )
         if self.fourier_resolution < 2:  # positions would be divided by zero
-            raise ValueError(
-                f"num_bins={self.num_bins} with {len(point.depths)} stages; expected {2 ** len(point.depths)}"
-            )
+            stages = len(self.point_config.depths)
+            raise ValueError(f"num_bins={self.num_bins} with {stages} stages; expected at least {2**stages}")
 
     @property
     def grid_size(self) -> float:

@@ -40,10 +40,8 @@ class LayoutGrammar:
     def __init__(self, num_bins: int, classes: Sequence[str], kinds: Iterable[str] = _KINDS):
         if wrong := [name for name in classes if not name or set(name) & set(",()\n")]:
             raise ValueError(f"classes has {wrong[0]!r}; expected names without commas, parentheses and line breaks")
-        if unknown := sorted(set(kinds := tuple(kinds)) - set(_KINDS)):
-            raise ValueError(f"kinds has {unknown[0]!r}; expected some of {', '.join(_KINDS)}")
         self.num_bins, self.classes = num_bins, tuple(classes)
-        self.kinds = [number for number, word in enumerate(_KINDS) if word in kinds]
+        self.kinds = sorted({_KINDS.index(word) for word in kinds})
         if not self.classes:
             self.kinds = [number for number in self.kinds if KINDS[_KINDS[number]] is not Box]
         # Beginnings of labels, complete ones among them.

@@ -141,8 +141,6 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         and colors in [-1, 1]; their cells are as `SpatialLMProcessor` makes them. The mask `(clouds, voxels)` is False
         where a cloud is filled up.
         """
-        if grid_coord is None:
-            raise ValueError("grid_coord is None; expected the cells of the points, as SpatialLMProcessor makes them")
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
         if largest >= self.config.num_bins:
             raise ValueError(

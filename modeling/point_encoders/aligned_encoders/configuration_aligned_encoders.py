@@ -69,8 +69,6 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
 
     def __post_init__(self, **kwargs: Any):
         check_numbers(self, {"group_radius": (1e-6, 1e6)})
-        if not self.hypothesis_templates:
-            raise ValueError(f"hypothesis_templates={self.hypothesis_templates}; expected one template or more")
         self.check_parts((TEXT_TOWER, "base"))
         super().__post_init__(**kwargs)
 

@@ -8,7 +8,6 @@ from transformers import AutoModelForPreTraining
 from hf_any3d import OpenShapeModel, PatchAlign3DModel, PointTransformerV3Model, Uni3DModel
 from hf_any3d.modeling.act import (
     ActAutoencoder,
-    ActConfig,
     ActForPointCloudClassification,
     ActForPreTraining,
     ActModel,
@@ -222,11 +221,6 @@ def test_the_frozen_encoder_may_be_in_half_precision(tmp_path):
 def test_student_and_teacher_must_use_the_same_patches():
     with raises(ValueError, naming="num_groups"):
         tiny_pretraining(num_groups=16)
-
-
-def test_a_config_without_a_teacher_is_refused():
-    with raises(ValueError, naming="autoencoder_config"):
-        ActForPreTraining(ActConfig(**STUDENT))
 
 
 def test_a_mask_that_hides_everything_is_refused():

@@ -116,8 +116,3 @@ def test_line_length_spreads_the_tokens_of_encoders_without_a_table():
     assert (near - far).abs().max() > 1e-3
     same = read(tiny_model("llama").any2point, tokens, centers)
     assert torch.equal(same, near)
-
-
-def test_token_scale_needs_positions_that_are_added():
-    with raises(ValueError, naming="token_scale"):
-        tiny_model("llama", token_scale=1.0)

@@ -77,7 +77,7 @@ def test_levels_are_trained_and_saved_with_the_head(tokenizer, tmp_path):
 
 
 def test_missing_or_misshapen_category_is_refused():
-    with pytest.raises(ValueError, match="category is missing; expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match="category is missing"):
         tiny_part_model()(clouds(3, POINTS))
     with pytest.raises(ValueError, match=r"category has shape \(2,\); expected \(3,\)"):
         tiny_part_model()(clouds(3, POINTS), category=torch.tensor([0, 1]))
@@ -88,9 +88,9 @@ def test_missing_or_misshapen_category_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"category_parts": None, "category_names": None}, "category_parts=None; expected the part numbers"),
-        ({"category_parts": [[0], []]}, "expected the part numbers"),
-        ({"category_parts": [[0, 1], [2, 7]]}, "names part 7; expected 0 to 4"),
+        ({"category_parts": None, "category_names": None}, "category_parts=None"),
+        ({"category_parts": [[0], []]}, "expected some part numbers"),
+        ({"category_parts": [[0, 1], [2, 7]]}, "expected some part numbers, 0 to 4"),
         ({"category_names": ["table"]}, "expected 2 names"),
     ],
 )

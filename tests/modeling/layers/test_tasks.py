@@ -126,10 +126,9 @@ def test_a_category_may_be_left_out_only_if_there_is_one():
     points, given = torch.zeros(2, 4, 3), torch.tensor([1, 0])
     assert torch.equal(checked_category(None, points, 1), torch.tensor([0, 0]))
     assert checked_category(given, points, 2) is given and checked_category(given, points, 1) is given
-    with pytest.raises(ValueError, match="category is missing; expected a number from 0 to 1 for each cloud"):
-        checked_category(None, points, 2)
-    with pytest.raises(ValueError, match=r"category has shape \(1,\); expected \(2,\), one per cloud"):
-        checked_category(given[:1], points, 2)
+    for wrong in (None, given[:1]):
+        with raises(ValueError, naming="category"):
+            checked_category(wrong, points, 2)
 
 
 def test_parts_of_categories_are_labels():

@@ -64,7 +64,7 @@ def test_a_stage_starts_from_a_converted_directory_with_its_processor(encoder, t
     source = tiny_aligned(encoder)
     source.save_pretrained(tmp_path / "aligned")
     arguments = StageArguments(stage=1, **parts | {"point_encoder": str(tmp_path / "aligned")}, model_config=CONFIG)
-    with raises(ValueError, naming="preprocessor_config.json"):
+    with raises(OSError, naming="preprocessor_config.json"):
         open_for_stage(arguments, num_points=40)
     PointCloudProcessor(**COLORED).save_pretrained(tmp_path / "aligned")
     model, processor = open_for_stage(arguments, num_points=40)

@@ -64,7 +64,7 @@ def test_labels_and_templates_that_make_no_text_are_refused():
         ((["!?"],), "label '!?' has no letters or digits"),
         ((["a"], "part_plus_cat"), "category is missing, which template 'a {} of a {}' names"),
         ((["a"], []), "expected a list with at least one template"),
-        ((["a"], ["part"]), "templates has 'part'; expected a text with {} for the part"),
+        ((["a"], ["part"]), "each with {} for the part"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             part_prompts(*arguments)

@@ -99,8 +99,8 @@ def test_texts_are_tokenized_as_their_tower_was_trained(model_type, padding):
         ([], "texts is []; expected a list with at least one text"),
         (["a", " "], "texts has ' '; expected words"),
         ([None], "texts has None; expected words"),
-        (["a\ud800b"], "half of a character; expected whole ones"),
-        (["\udfff"], "half of a character; expected whole ones"),
+        (["a\ud800b"], "expected words of whole characters"),
+        (["\udfff"], "expected words of whole characters"),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             tower.tokenize(texts)

@@ -109,8 +109,7 @@ def test_set_head_sets_head_and_standardization():
     torch.testing.assert_close(logits, ((raw - mean) / scale @ weight.T + bias) / 2, atol=1e-3, rtol=1e-3)
     for wrong, message in (
         ({"weight": weight[:2]}, r"weight has shape \(2, .*expected \(3,"),
-        ({"mean": mean * torch.nan}, "mean holds NaN"),
-        ({"scale": scale * 0}, "scale holds 0; expected numbers above 0"),
+        ({"mean": mean * torch.nan}, r"mean has shape .* finite numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             model.set_head(**({"weight": weight, "bias": bias, "mean": mean, "scale": scale} | wrong))
@@ -289,13 +288,9 @@ def test_a_model_that_lost_weights_of_the_adapter_in_its_wrap_is_refused(tmp_pat
         ({"copies": 0}, "copies=0"),
         ({"features": ["descriptors"], "wrap_labels": 3}, "wrap_labels=3"),
         ({"features": ["descriptors"], "wrap_adapter": {"peft_type": "LORA"}}, "wrap_adapter"),
-        ({"copy_scale": (1.2, 0.8)}, "expected the smallest and the largest factor"),
         ({"normals": True}, "normals=True with in_channels=3; expected at least 6"),
-        ({"encoder_config": {"model_type": "uni3d"}}, "in_channels=3; expected at least 6, which the encoder reads"),
         ({"encoder_config": {"model_type": "point_transformer_v3"}, "in_channels": 6}, "reads voxels of clouds"),
         ({"up_axis": "w"}, "up_axis='w'"),
-        ({"unknown_distance": (0.0, 0.0)}, "unknown_distance=.*a standard deviation above 0"),
-        ({"unknown_bank_rows": 5}, "unknown_bank_rows=5 without unknown_rows"),
         ({"parts": {"teacher": {}}}, "parts has 'teacher'"),
     ],
 )

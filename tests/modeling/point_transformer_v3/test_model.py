@@ -133,7 +133,7 @@ def test_options_compute_and_train_in_training_mode():
     ("change", "message"),
     [
         ({"points": torch.zeros(2, 9, 5)}, r"expected \(batch, points, 6\)"),
-        ({"points": [torch.zeros(3, 6), torch.zeros(0, 6)]}, "cloud 1 has no points"),
+        ({"points": [torch.zeros(3, 6), torch.zeros(0, 6)]}, "1 or more points"),
         ({"point_mask": torch.ones(2, 8, dtype=torch.bool)}, "must match the size"),
         ({"point_mask": torch.zeros(2, 9, dtype=torch.bool)}, "cloud 0 has no points"),
         ({"grid_coord": torch.zeros(2, 9, 3)}, "a cell occurs twice in a cloud"),

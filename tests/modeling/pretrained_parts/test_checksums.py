@@ -65,4 +65,4 @@ def test_error_for_missing_weights_names_the_directory(tmp_path):
 def test_missing_shard_is_named(sharded):
     (sharded / "a.safetensors").unlink()
     with raises(FileNotFoundError, naming="a.safetensors"):
-        weight_files(sharded)
+        weights_checksum(sharded)

@@ -106,8 +106,8 @@ def test_command_line_names_lost_weights_in_one_line(saved, tmp_path):
         ("named", ("class_head.",), r"lacks class_head\."),
         ("named", ("detr3d.memory_projection.",), r"lacks detr3d\.memory_projection\."),
         ("stored", ("detr3d.point_encoder.model.blocks.",), r"lacks detr3d\.point_encoder\.model\.blocks\."),
-        ("adapter", ("base_model.model.detr3d.layers.0.",), r"the adapter lacks base_model\.model\.detr3d\.layers\.0"),
-        ("adapter", ("base_model.model.detr3d.point_encoder.",), r"the adapter lacks .*lora_A"),
+        ("adapter", ("base_model.model.detr3d.layers.0.",), r"lacks base_model\.model\.detr3d\.layers\.0"),
+        ("adapter", ("base_model.model.detr3d.point_encoder.",), r"lacks .*lora_A"),
     ],
 )
 def test_detectors_with_missing_weights_are_refused(kind, lost, named, tmp_path):
@@ -180,7 +180,7 @@ def test_missing_weights_inside_wrappers_are_found(tmp_path):
         (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
         (
             lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
-            "has base_model.model.extra.weight, which the model does not",
+            "lacks base_model.model.extra.weight",
         ),
     ],
 )

@@ -78,12 +78,6 @@ def test_directory_is_used_as_it_is(saved, bert):
     assert same_weights(source.path, bert)
 
 
-def test_directory_without_config_is_refused(saved):
-    (saved / "config.json").unlink()
-    with raises(FileNotFoundError, naming="config.json"):
-        resolve_encoder(saved)
-
-
 @pytest.mark.parametrize("name", ["./absent", "a/b/c", "", "/absent/model", "me/with space"])
 def test_invalid_name_is_refused(name):
     with pytest.raises(ValueError, match="neither a directory nor a name on the hub"):

@@ -96,7 +96,6 @@ def test_greedy_tokens_and_the_encoder_runs_once(case):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"grid_coord": None}, "grid_coord is None; expected the cells"),
         ({"input_ids": [[1, 120, 122, 121]]}, "input_ids has 1 placeholders .*expected 10"),
         ({"grid_coord": "far"}, "grid_coord has a cell .*; expected 0 to num_bins - 1 = 1279"),
     ],
