@@ -27,4 +27,4 @@ def package(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"this needs {name}: pip install 'hf-any3d[{extra}]'") from error
+        raise ImportError(f"this needs {name.partition('.')[0]}: pip install 'hf-any3d[{extra}]'") from error

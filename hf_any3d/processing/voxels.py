@@ -138,9 +138,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             keep = self._reduce(xyz, num_points, generator)
             xyz, channels = xyz.take(keep, axis=0), [values.take(keep, axis=0) for values in channels]
         xyz = self._place(xyz)
-        drawn = np.arange(len(xyz))
-        if self.drawn_points is not None and len(xyz) > self.drawn_points:
-            drawn = generator.choice(len(xyz), self.drawn_points, replace=False)
+        drawn = self._draw(len(xyz), generator)
         sample = grid_sample(torch.from_numpy(np.ascontiguousarray(xyz[drawn])), self.grid_size)
         kept, inverse = drawn[sample.kept.numpy()], sample.inverse.numpy()
         if self.drawn_points is not None:
@@ -155,6 +153,12 @@ class PointTransformerV3Processor(PointCloudProcessor):
             "grid_coord": sample.grid_coord.numpy(),
             "inverse": inverse,
         }
+
+    def _draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
+        """Draw the points whose cells become voxels, or take all."""
+        if self.drawn_points is None or count <= self.drawn_points:
+            return np.arange(count)
+        return generator.choice(count, self.drawn_points, replace=False)
 
     def fragments(self, cloud: PointCloudData) -> Iterator[tuple[np.ndarray, BatchFeature]]:
         """Yield each view of a cloud in fragments, together all of its points, with one point of each cell.

@@ -90,6 +90,8 @@ def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) ->
     name = getattr(config, "encoder_dtype", None)
     if name is None:
         return dtype
+    if name not in ENCODER_DTYPES:  # set after the config was checked
+        raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
     own = getattr(torch, name)
     if dtype not in (None, own):
         raise ValueError(

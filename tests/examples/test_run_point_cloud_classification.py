@@ -206,7 +206,7 @@ def test_folder_names_are_classes(run, tmp_path):
     ("settings", "error", "text"),
     [
         ({"peft": "prompt_tuning"}, ValueError, "'prompt_tuning' is unknown or does not fit; expected one of .*lora"),
-        ({"peft": "lora", "peft_config": {"rank": 3}}, ValueError, "no setting 'rank'"),
+        ({"peft": "lora", "peft_config": {"rank": 3}}, TypeError, "'rank'"),
         ({"test_file": "x.parquet"}, ValueError, "need --train_file"),
         ({"train_file": "x.parquet", "data_dir": "data"}, ValueError, "--data_dir data with --train_file"),
         ({"resume_from_checkpoint": "true"}, FileNotFoundError, "no complete checkpoint to resume from"),

@@ -143,7 +143,7 @@ def test_generation_arguments_are_kept_by_the_pipeline_and_given_once(pipe):
     )
     words = ForcedAnswer(pipe.processor.tokenizer, "a lamp, old")
     assert text_of(made(cloud(), logits_processor=[words], max_new_tokens=20)) == "a lam"
-    with raises(ValueError, naming="max_new_tokens"):
+    with raises(TypeError, naming="max_new_tokens"):
         pipe(cloud(), max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
     with raises(TypeError, naming="max_tokens"):
         pipe(cloud(), generate_kwargs={"max_tokens": 4})

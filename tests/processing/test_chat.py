@@ -202,7 +202,7 @@ def test_templates_are_taken_by_name_or_as_they_are(processor):
         ([question("\ud800")], "surrogates"),
         ([question("<PointCloudHere>")], "a text has '<PointCloudHere>' in it"),
         ([{"role": "user", "content": [{"type": "point_cloud"}]}], "1 places for point clouds and 0 clouds"),
-        ([question("a", cloud()[:1])], "1 points; expected at least"),
+        ([question("a", cloud()[:1])], "1 point; expected at least"),
         ([{"role": "user", "content": [{"type": "point_cloud", "path": "no.ply"}]}], "no.ply"),
         ("What?", "conversation: expected messages"),
         ([[question("a")], []], "conversation: expected messages"),

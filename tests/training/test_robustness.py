@@ -116,7 +116,7 @@ def test_picture_needs_the_extra_which_the_error_names(report, tmp_path, monkeyp
         plot_robustness(report, tmp_path / "other.png")
     written, remarks = write_robustness(report, tmp_path / "report")
     assert {path.name for path in written} == {"robustness.json", "robustness.md"}
-    assert remarks == ["no robustness.png: pictures need matplotlib: pip install 'hf-any3d[visuals]'"]
+    assert remarks == ["no robustness.png: this needs matplotlib: pip install 'hf-any3d[visuals]'"]
 
 
 def test_card_gets_one_section_unless_edited(report, tmp_path):

@@ -119,7 +119,7 @@ class PointCloudData:
     def check_usable(self, least: int = LEAST_POINTS) -> None:
         """Check that there are enough points for a model, or faces to draw them on."""
         if len(self) < least and not self.is_mesh:
-            raise PointCloudError(f"{len(self)} points; expected at least {least}")
+            raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {least}")
 
     def _leave_out_invalid(self, left_out: list[tuple[int, int]]) -> None:
         points = np.asarray(self.points)
