@@ -16,7 +16,9 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     r"""Configuration of a PatchAlign3D point encoder and its heads (arXiv 2601.02457).
 
     The defaults are the sizes of the published encoder with sound behavior; converted checkpoints switch on a
-    deviation of their program. Further fields are those of `AlignedEncoderConfig`.
+    deviation of their program. Further fields are those of `AlignedEncoderConfig`. Scores of parts are cosines divided
+    by `temperature`; in training, the scale of cosines starts at its inverse and is learned, though as in the released
+    program the learned scale is only part of the loss.
 
     Args: Patches and transformer
         exchange_axes: Whether the model exchanges y and z of the clouds that it is given, as the published one, which
@@ -28,8 +30,6 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     Args: Texts
         hypothesis_templates: Texts with `{}` for the name of a part, whose vectors are averaged.
         category_templates: Texts with `{}` for the part and `{}` for the object's category, used if it is given.
-        temperature: Scores of parts are cosines divided by it. In training, the scale of cosines starts at its
-            inverse and is learned; as in the released program, the learned scale is only part of the loss.
         patch_to_point: How points get the scores of patches: "nearest", those of the patch with the nearest center;
             "membership", the mean over all patches that they are in, 0 for points in none.
 

@@ -16,15 +16,13 @@ TEXT_TOWER = "text_tower"
 class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
-    Further sizes of the transformer are named as in other models.
+    Each of them has, with its published sizes as defaults, the fields `in_channels` (3 for xyz, 6 with colors),
+    `num_groups` (patches, and therefore tokens, per cloud), `group_size` (points per patch, including the center),
+    `patch_widths` (output channels of the layers of the patch encoder) and `projection_dim` (channels of the feature
+    in the space of texts and images; None for the token itself). Further sizes are named as in other models.
 
-    Args: Patches and transformer
-        in_channels: Channels of a point: 3 for xyz, 6 with colors.
-        num_groups: Patches, and therefore tokens, per cloud.
-        group_size: Points per patch, including the center.
-        patch_widths: Output channels of the layers of the patch encoder.
+    Args: Transformer
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.
-        projection_dim: Channels of the feature in the space of texts and images; None for the token itself.
 
     Args: Texts
         aligned_with: Name of the model whose texts and images share the space, for messages.
