@@ -12,11 +12,12 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
+from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
 from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
 from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
-from hf_any3d.modeling.kernels.pooled_blocks import can_be_fused, pooled_blocks_fused, pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.submanifold_convolution import (
@@ -44,11 +45,11 @@ __all__ = [
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
     pooled_blocks_plain,
-    pooled_blocks_fused,
+    stage_fused,
     "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
     "statistics need full precision, except for bfloat16 in evaluation on a CPU; not for layers that an adapter or a "
     "hook replaces, which must be called.",
-    condition=can_be_fused,
+    condition=stage_is_plain,
     result_in_autocast=True,
 )
 

@@ -11,8 +11,8 @@ from torch import nn
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import neighborhoods as module
+from hf_any3d.modeling.kernels.folded_blocks import stage_is_plain
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.kernels.pooled_blocks import can_be_fused
 from hf_any3d.modeling.kernels.pooled_patches import folded, layers_are_plain, norms_can_be_folded
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from tests.modeling.accelerator import on_accelerator
@@ -98,8 +98,8 @@ def test_compilers_do_not_unroll_evaluations(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not norms_can_be_folded(patches, encoder()) and not layers_are_plain(patches, encoder())
     assert layers_are_plain(patches, encoder().train())
-    assert not can_be_fused(neighborhoods, stage()[0])
-    assert can_be_fused(neighborhoods, stage()[0].train())
+    assert not stage_is_plain(neighborhoods, stage()[0])
+    assert stage_is_plain(neighborhoods, stage()[0].train())
 
 
 @pytest.mark.parametrize("part", [1, 2 * K * 8, 1 << 18], ids=["a patch", "two", "all"])
@@ -129,29 +129,29 @@ def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.Modul
 
 def test_stages_are_fused_in_evaluation_without_gradients():
     blocks, neighborhoods = stage()
-    assert can_be_fused(neighborhoods, blocks) is True
+    assert stage_is_plain(neighborhoods, blocks) is True
     for number in range(2):
         for name in ("reduce", "reduce_norm", "expand", "expand_norm"):
             trained = stage()[0]
             getattr(trained[number], name).requires_grad_(True)
-            assert not can_be_fused(neighborhoods, trained)
+            assert not stage_is_plain(neighborhoods, trained)
             with torch.no_grad():
-                assert can_be_fused(neighborhoods, trained)
+                assert stage_is_plain(neighborhoods, trained)
             watched = stage()[0]
             getattr(watched[number], name).register_forward_hook(lambda *args: None)
-            assert not can_be_fused(neighborhoods, watched)
+            assert not stage_is_plain(neighborhoods, watched)
             if name.endswith("norm"):
                 without = stage()[0]
                 getattr(without[number], name).track_running_stats = False
-                assert not can_be_fused(neighborhoods, without)
+                assert not stage_is_plain(neighborhoods, without)
                 mixed = stage()[0]
                 getattr(mixed[number], name).train()
-                assert not can_be_fused(neighborhoods, mixed)
+                assert not stage_is_plain(neighborhoods, mixed)
     for name in ("features", "offsets"):
         moved = replace(neighborhoods, **{name: getattr(neighborhoods, name).clone().requires_grad_()})
-        assert not can_be_fused(moved, blocks)
+        assert not stage_is_plain(moved, blocks)
         with torch.no_grad():
-            assert can_be_fused(moved, blocks)
+            assert stage_is_plain(moved, blocks)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +165,16 @@ def test_stages_are_fused_in_evaluation_without_gradients():
 )
 def test_stages_in_bfloat16_are_fused_on_the_cpu_only(dtype, on_cpu, elsewhere):
     blocks, neighborhoods = stage(dtype=dtype)
-    assert can_be_fused(neighborhoods, blocks) is on_cpu
+    assert stage_is_plain(neighborhoods, blocks) is on_cpu
     moved = replace(neighborhoods, features=on_accelerator(neighborhoods.features))
-    assert can_be_fused(moved, blocks) is elsewhere
+    assert stage_is_plain(moved, blocks) is elsewhere
     if on_cpu:  # one layer of another precision is enough
         blocks[1].reduce.half()
-        assert not can_be_fused(neighborhoods, blocks)
+        assert not stage_is_plain(neighborhoods, blocks)
 
 
 def test_no_blocks_are_no_stage():
-    assert not can_be_fused(stage()[1], [])
+    assert not stage_is_plain(stage()[1], [])
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -188,6 +188,7 @@ def test_folded_blocks_are_those_of_the_modules(blocks, part, accelerator, monke
     expected = kernels.pooled_blocks.plain(neighborhoods, layers)
     if accelerator:
         neighborhoods.features = on_accelerator(neighborhoods.features)
+    assert neighborhoods.uses_table is not accelerator
     found = kernels.pooled_blocks.fused(neighborhoods, layers)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-6, atol=1e-8)

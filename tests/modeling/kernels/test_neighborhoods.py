@@ -13,39 +13,45 @@ from tests.modeling.accelerator import on_accelerator
 FREQUENCIES = offset_frequencies(24, 1000.0, 100.0)
 
 
-def interpolated(numbers: torch.Tensor) -> torch.Tensor:
-    """Waves `(numbers, 3, waves)` of numbers from a table, as if each was the only offset of its axes."""
-    table = WaveTable.cover(numbers, FREQUENCIES, torch.float32)
-    assert len(table.waves) < len(numbers)
-    axes = torch.eye(3).unsqueeze(1).unsqueeze(-1) * table.waves.unsqueeze(1).unsqueeze(0)
-    found = table.places(numbers.repeat_interleave(3)).read_axes(axes.expand(3, -1, 3, -1).flatten(2))
-    return found.view(len(numbers), 3, -1)
+def waves(numbers):
+    phase = numbers.double().unsqueeze(-1) * FREQUENCIES
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 @pytest.mark.parametrize("reach", [1e-4, 1.0, 5.0])
 def test_table_is_as_exact_as_float32(reach):
     numbers = (torch.rand(6000, generator=torch.Generator().manual_seed(1)) * 2 - 1) * reach
     numbers[:3] = torch.tensor([-reach, 0.0, reach])
-    phase = numbers.double().unsqueeze(-1) * FREQUENCIES
-    expected = torch.cat([phase.sin(), phase.cos()], dim=-1).unsqueeze(1)
-    assert (interpolated(numbers) - expected).abs().max() < 5e-7
+    table = WaveTable(numbers, FREQUENCIES, torch.float32)
+    assert len(table.waves) < len(numbers)
+    found = table.places(numbers).taps(torch.float32).read(table.waves)
+    assert (found - waves(numbers)).abs().max() < 5e-7
+
+
+def test_few_numbers_are_the_nodes():
+    numbers = torch.tensor([0.5, -0.25, 0.1, 7.0])
+    table = WaveTable(numbers, FREQUENCIES, torch.float64)
+    assert len(table.waves) == 4
+    torch.testing.assert_close(table.places(numbers)[1:3].taps(torch.float64).read(table.waves), waves(numbers[1:3]))
 
 
 def test_nan_stays_nan_and_does_not_affect_other_numbers():
     numbers = torch.linspace(-1, 1, 5000)
     numbers[7] = float("nan")
-    found = interpolated(numbers)
+    table = WaveTable(numbers, FREQUENCIES, torch.float32)
+    found = table.places(numbers).taps(torch.float32).read(table.waves)
     assert found[7].isnan().all() and found[torch.arange(5000) != 7].isfinite().all()
 
 
-def test_adding_to_tables_is_the_transpose_of_reading_them():
+@pytest.mark.parametrize("count", [60, 6000], ids=["nodes", "table"])
+def test_adding_to_tables_is_the_transpose_of_reading_them(count):
     generator = torch.Generator().manual_seed(2)
-    numbers = torch.rand(6000, generator=generator) * 2 - 1
-    table = WaveTable.cover(numbers, FREQUENCIES, torch.float64)
+    numbers = torch.rand(count, generator=generator) * 2 - 1
+    table = WaveTable(numbers, FREQUENCIES, torch.float64)
     places = table.places(numbers)
     axes = torch.randn(3, len(table.waves), 4, generator=generator, dtype=torch.float64).requires_grad_()
-    gradient = torch.randn(2000, 4, generator=generator, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(places.read_axes(axes), axes, gradient)
+    gradient = torch.randn(count // 3, 4, generator=generator, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(places.taps(torch.float64).read_axes(axes), axes, gradient)
     found = torch.zeros_like(axes)
     places.add_to_axes(found, gradient)
     torch.testing.assert_close(found, expected)
@@ -89,15 +95,15 @@ def test_offsets_are_encoded_axis_by_axis():
 def test_numbers_without_a_place_do_not_lengthen_the_table():
     numbers = torch.linspace(-1e-3, 1e-3, 999)
     strange = torch.cat([numbers, torch.tensor([float("nan"), float("inf"), -float("inf")])])
-    tables = [WaveTable.cover(some, FREQUENCIES, torch.float32) for some in (numbers, strange)]
+    tables = [WaveTable(some, FREQUENCIES, torch.float32) for some in (numbers, strange)]
     assert torch.equal(*(table.waves for table in tables)) and len(tables[0].waves) < 999
 
 
 def test_sizes_and_device_are_those_of_the_features():
     own = neighborhoods()
     assert (own.width, own.count, own.device) == (WIDTH, CENTERS * K, torch.device("cpu"))
-    assert own.table is None and neighborhoods(slow=True).table is not None
-    assert replace(neighborhoods(slow=True), features=on_accelerator(own.features)).table is None
+    assert own.uses_table
+    assert not replace(own, features=on_accelerator(own.features)).uses_table
 
 
 def test_parts_have_as_many_centers_as_fit(monkeypatch):
@@ -120,7 +126,7 @@ def test_all_rows_are_sums_of_neighbor_center_and_encoded_offset():
         torch.testing.assert_close(rows[center, k], features + encode_offsets(own.offsets[center, k], own.frequencies))
 
 
-@pytest.mark.parametrize("kind", ["rows", "table", "accelerator"])
+@pytest.mark.parametrize("kind", ["nodes", "table", "accelerator"])
 @pytest.mark.parametrize("added", [1, 2 * 2 * HIDDEN * K, 1 << 22], ids=["a part", "two parts", "all"])
 def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypatch):
     for limit in ("_PART_CPU", "_PART"):
@@ -137,10 +143,20 @@ def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypa
         if kind == "accelerator":
             given = replace(given, features=on_accelerator(given.features))
         parts = given.parts()
-        assert len(parts) == 4 and (given.table is None) is (kind != "table")
+        assert len(parts) == 4 and (kind == "accelerator" or given.table.exact is (kind == "nodes"))
         found = torch.cat([given.rows(part) for part in parts])
         reduced = torch.cat(list(given.reduced_rows(weight)))
-        back = given.reduced_gradient(weight, list(gradient.split([(part.stop - part.start) * K for part in parts])))
+        asked, together = [], []
+
+        def grad_rows(numbers: slice) -> torch.Tensor:
+            some = parts[numbers]
+            asked.extend(some)
+            together.append(len(some))
+            return gradient[some[0].start * K : some[-1].stop * K]
+
+        back = given.reduced_gradient(weight, grad_rows)
+    assert asked == parts
+    assert together == ([1] * 4 if added == 1 or kind == "accelerator" else [2, 2] if added < 1 << 22 else [4])
     for one, other in zip((found, reduced, *back), (expected, products, *gradients), strict=True):
         torch.testing.assert_close(one.as_subclass(torch.Tensor), other, rtol=1e-6, atol=1e-6)
 
