@@ -75,7 +75,7 @@ def test_errors_and_warnings_name_the_file(detector, tmp_path):
     model = detector / "model"
     alone = run("detect", files[1], "--model", model)
     assert alone.code == 1
-    assert alone.err == f"error: {files[1]}: {model}: 1 points; expected at least 3\n"
+    assert alone.err == f"error: {files[1]}: {model}: 1 point; expected at least 3\n"
     both = run("detect", *files.values(), "--model", model, "--json")
     assert alone.err in both.err and both.code == 2
     told = f"{files[5]}: 1 of 1 clouds have fewer than num_points=40 points, the smallest 5; their points are repeated"
