@@ -21,8 +21,6 @@ from hf_any3d.cli.common import (
 )
 from hf_any3d.utils.messages import print_line, printable
 
-_NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
-
 
 def serve(
     model: Annotated[

@@ -87,16 +87,19 @@ def is_quantized(part: PreTrainedModel) -> bool:
 
 
 def keep_in_full(arguments: dict[str, Any], *patterns: str) -> dict[str, Any]:
-    """Let the quantization among arguments of `from_pretrained` leave matching modules, unless it says itself what."""
-    given = arguments.get("quantization_config")
-    fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
+    """Exclude matching modules from the quantization that `arguments` of `from_pretrained` ask for.
+
+    A quantization config that lists excluded modules itself is left as it is.
+    """
+    quantization = arguments.get("quantization_config")
     # Each library for quantization has its own name for this.
-    field = next((name for name in fields if hasattr(given, name)), None)
-    if field is None or getattr(given, field) is not None:
+    fields = ("llm_int8_skip_modules", "modules_to_not_convert", "skip_modules")
+    field = next((name for name in fields if hasattr(quantization, name)), None)
+    if field is None or getattr(quantization, field) is not None:
         return arguments
-    given = copy.deepcopy(given)
-    setattr(given, field, list(patterns))
-    return arguments | {"quantization_config": given}
+    quantization = copy.deepcopy(quantization)
+    setattr(quantization, field, list(patterns))
+    return arguments | {"quantization_config": quantization}
 
 
 def set_quantization(part: PreTrainedModel, stored_quantized: bool = False) -> None:
