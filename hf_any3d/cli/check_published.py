@@ -19,9 +19,6 @@ from hf_any3d.cli.common import (
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import one_line, print_json, print_line
 
-# What this command reads of a record.
-_RECORD = {"passed", "checks", "date", "seconds"}
-
 
 def check_published(
     names: Annotated[

@@ -10,7 +10,6 @@ from torch import Tensor
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
 POSITIONS = 27
-CENTER = POSITIONS // 2
 """Of a 3³ kernel; tables of others know their own."""
 
 
