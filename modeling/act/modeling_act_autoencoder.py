@@ -25,7 +25,6 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils import ModelOutput
 
-from hf_any3d.modeling import kernels
 from hf_any3d.modeling.act.codebook import Codebook, gumbel_noise, uniform_code_loss
 from hf_any3d.modeling.act.configuration_act import NUM_GROUPS, POINTS_PER_COARSE_POINT, ActAutoencoderConfig
 from hf_any3d.modeling.encoders import (
@@ -129,6 +128,54 @@ def _normed(rows: torch.Tensor, norm: nn.Module) -> torch.Tensor:
     """Group norm and leaky ReLU of `(batch, …, channels)`; statistics are taken over all rows of a cloud."""
     # torch's group norm has channels second.
     return nn.functional.leaky_relu(norm(rows.movedim(-1, 1)), _SLOPE).movedim(1, -1)
+
+
+def normed_linear(
+    rows: torch.Tensor, few: torch.Tensor | None, norm: nn.BatchNorm1d, linear: nn.Linear
+) -> torch.Tensor:
+    """Compute `linear(relu(norm(rows + few)))`; in training, the norm updates its running statistics.
+
+    Only the summands are kept for the backward pass, a sixth of a step's saved bytes less.
+
+    Args:
+        rows: `(rows, channels)`.
+        few: `(few, channels)`, each added to every row, or None.
+        norm: Norm of `channels`.
+        linear: Layer with `channels` inputs.
+
+    Returns:
+        `(rows, few, out_channels)`; `(rows, 1, out_channels)` without `few`.
+    """
+    if few is None:
+        few = rows.new_zeros(1, rows.shape[1])
+    if not is_unmodified(norm, linear):
+        sums = rows.unsqueeze(1) + few
+        return linear(torch.relu(norm(sums.flatten(0, 1)))).view(*sums.shape[:2], -1)
+    if norm.training:
+        with torch.no_grad():
+            mean, variance = _sum_statistics(rows, few)
+            count = len(rows) * len(few)
+            norm.num_batches_tracked.add_(1)
+            # As in torch: without momentum, running statistics are the mean over batches.
+            momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            norm.running_var.lerp_((variance * (count / max(count - 1, 1))).to(norm.running_var.dtype), momentum)
+    return recomputed(_normed_linear, rows, few, norm, linear)
+
+
+def _normed_linear(rows: torch.Tensor, few: torch.Tensor, norm: nn.BatchNorm1d, linear: nn.Linear) -> torch.Tensor:
+    mean, variance = _sum_statistics(rows, few) if norm.training else (norm.running_mean, norm.running_var)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shifted = torch.addcmul(norm.bias - mean * scale, few.to(scale.dtype), scale)
+    hidden = ((rows * scale).unsqueeze(1) + shifted).relu_()  # (rows, few, channels)
+    return linear(hidden.to(linear.weight.dtype))
+
+
+def _sum_statistics(rows: torch.Tensor, few: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and variance over all sums, `(channels,)`."""
+    # Every row is added to every one of the few, so over all sums the two are independent.
+    pairs = [torch.var_mean(part.float(), dim=0, correction=0) for part in (rows, few)]
+    return pairs[0][1] + pairs[1][1], pairs[0][0] + pairs[1][0]
 
 
 class Prompts(nn.Module):
@@ -283,8 +330,8 @@ class FoldingDecoder(nn.Module):
             inputs = [tokens.reshape(len(coarse), 1, 1, -1), corners, coarse.unsqueeze(2)]
             inputs = torch.cat([part.expand(*shape) for part in inputs], dim=-1)
             rows, corner_rows = self.lift(inputs.flatten(0, 2)), None  # (patches * coarse points * 4, folding_width)
-        rows = kernels.normed_linear(rows, corner_rows, self.lift_norm, self.widen)
-        folded = kernels.normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
+        rows = normed_linear(rows, corner_rows, self.lift_norm, self.widen)
+        folded = normed_linear(rows.flatten(0, 1), None, self.widen_norm, self.out)
         fine = folded.view(*shape) + coarse.unsqueeze(2)
         return coarse.view(batch, groups, -1, 3), fine.view(batch, groups, -1, 3)
 

@@ -12,19 +12,16 @@ from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
-from hf_any3d.modeling.kernels.folded_blocks import stage_fused, stage_is_plain
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
-from hf_any3d.modeling.kernels.normed_linear import is_plain, normed_linear_fused, normed_linear_plain
 from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
-from hf_any3d.modeling.kernels.pooled_blocks import pooled_blocks_plain
+from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain, pooled_blocks_fused, pooled_blocks_plain
 from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain, pooled_patches_fused, pooled_patches_plain
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 from hf_any3d.modeling.kernels.submanifold_convolution import (
     submanifold_convolution_fused,
     submanifold_convolution_plain,
 )
-from hf_any3d.modeling.kernels.view_ensemble import view_ensemble_fused, view_ensemble_plain
 
 __all__ = [
     "TABLE",
@@ -32,42 +29,35 @@ __all__ = [
     "farthest_point_sample",
     "knn",
     "normed_ensemble",
-    "normed_linear",
     "pair_attention",
     "pooled_blocks",
     "pooled_patches",
     "quick_gelu",
     "set_kernels",
     "submanifold_convolution",
-    "view_ensemble",
 ]
 
 # Any2Point: the tokenizer
 pooled_blocks = Kernel(
     pooled_blocks_plain,
-    stage_fused,
-    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
-    "statistics need full precision, except for bfloat16 in evaluation on a CPU; not for layers that an adapter or a "
-    "hook replaces, which must be called.",
-    condition=stage_is_plain,
+    pooled_blocks_fused,
+    "Not on a GPU, where layers on all rows are faster, nor in compiled code; not in evaluation if a gradient is "
+    "needed; not for half precision weights, whose statistics need full precision, except for bfloat16 in evaluation; "
+    "not for layers that an adapter or a hook replaces, which must be called.",
+    devices=("cpu",),
+    compiles=False,
+    condition=blocks_are_plain,
     result_in_autocast=True,
 )
 
 # Any2Point: the guided adapter
 pair_attention = Kernel(pair_attention_plain, pair_attention_fused, "Not with dropout.", condition=has_no_dropout)
-view_ensemble = Kernel(
-    view_ensemble_plain,
-    view_ensemble_fused,
-    "Not in compiled code: compilers and exporters support the matrix products of the plain one better than sums "
-    "by index.",
-    compiles=False,
-)
-
 normed_ensemble = Kernel(
     normed_ensemble_plain,
     normed_ensemble_fused,
-    "In training instead of norms and `view_ensemble`; not with statistics of several processes, hooks or half "
-    "precision weights. Not in compiled code, as `view_ensemble`.",
+    "In training; not with statistics of several processes, hooks or half precision weights, nor on a GPU or in "
+    "compiled code, where a few products are faster than sums by index.",
+    devices=("cpu",),
     compiles=False,
 )
 
@@ -78,18 +68,14 @@ quick_gelu = Kernel(quick_gelu_plain, quick_gelu_fused, "Always used.")
 pooled_patches = Kernel(
     pooled_patches_plain,
     pooled_patches_fused,
-    "Not in evaluation if a gradient is needed, or in compiled code there; not for half precision weights, whose "
-    "statistics need full precision; not for layers that an adapter or a hook replaces, which must be called.",
+    "Not on a GPU, where it saves no time, nor in compiled code; not in evaluation if a gradient is needed; not for "
+    "half precision weights, whose statistics need full precision; not for layers that an adapter or a hook replaces, "
+    "which must be called.",
+    devices=("cpu",),
+    compiles=False,
     condition=layers_are_plain,
     result_in_autocast=True,
 )
-normed_linear = Kernel(
-    normed_linear_plain,
-    normed_linear_fused,
-    "Not for layers that an adapter or a hook replaces, which must be called.",
-    condition=is_plain,
-)
-
 # Point operations
 farthest_point_sample = Kernel(
     farthest_point_sample_plain,
@@ -117,11 +103,9 @@ submanifold_convolution = Kernel(
 TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "pair_attention": pair_attention,
-    "view_ensemble": view_ensemble,
     "normed_ensemble": normed_ensemble,
     "quick_gelu": quick_gelu,
     "pooled_patches": pooled_patches,
-    "normed_linear": normed_linear,
     "farthest_point_sample": farthest_point_sample,
     "knn": knn,
     "submanifold_convolution": submanifold_convolution,

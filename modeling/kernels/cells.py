@@ -21,13 +21,13 @@ class Links:
         rows: `(tokens, views)`, the row of a token's cell among the rows of all views and clouds.
         order: `(tokens * views,)`, the entries of `rows` sorted by row.
         starts: `(rows,)`, the start of each row's entries in `order`.
-        shares: `(tokens, views)`, one over the number of tokens in a token's cell.
+        lengths: `(rows,)`, the number of them.
     """
 
     rows: Tensor
     order: Tensor
     starts: Tensor
-    shares: Tensor
+    lengths: Tensor
 
 
 @dataclass
@@ -79,14 +79,15 @@ class Membership(_Visited):
         row: `(batch, views, tokens)`, the row of each token's cell.
         pool: `(batch, views, rows, tokens)`, averages the tokens of a cell; rows of empty cells are zero.
         occupied: `(batch, views, rows)`, True for cells that contain a token.
-        same: `(batch, views, 1, tokens, tokens)`, True where two tokens share a cell.
+        apart: `(batch, views, 1, tokens, tokens)`, added to scores of attention: -inf for tokens of different cells,
+            else 0.
         cells: Number of cells of a view, empty ones included.
     """
 
     row: Tensor
     pool: Tensor
     occupied: Tensor
-    same: Tensor
+    apart: Tensor
     cells: int
     _visitors: set[int] = field(default_factory=set, repr=False)
 
@@ -98,10 +99,8 @@ class Membership(_Visited):
         first = torch.arange(batch * views, device=self.row.device).view(views, batch, 1).transpose(0, 1) * count
         rows = (self.row + first).transpose(1, 2).flatten(0, 1).contiguous()  # (batch * tokens, views)
         ordered, order = rows.flatten().sort()
-        starts = torch.searchsorted(ordered, torch.arange(batch * views * count, device=rows.device))
-        # `pool` has the same value for all tokens of a cell, so its maximum is that value.
-        shares = self.pool.amax(dim=-1).transpose(0, 1).flatten()[rows]
-        return Links(rows, order, starts, shares)
+        bounds = torch.searchsorted(ordered, torch.arange(batch * views * count + 1, device=rows.device))
+        return Links(rows, order, bounds[:-1], bounds.diff())
 
 
 @dataclass
@@ -159,21 +158,30 @@ def membership(cell: Tensor, cells: int) -> Membership:
     rows, row = (cells, cell) if cells <= tokens else (tokens, same.to(torch.uint8).argmax(dim=-1))
     member = (row.unsqueeze(-2) == torch.arange(rows, device=cell.device).unsqueeze(-1)).float()
     count = member.sum(dim=-1, keepdim=True)  # (batch, views, rows, 1)
-    return Membership(row, member / count.clamp_min(1), count.squeeze(-1) > 0, same.unsqueeze(2), cells)
-
-
-def as_table(rows: Tensor) -> Tensor:
-    """Concatenate rows `(batch, views, rows, hidden)` as numbered by `Links`."""
-    return rows.transpose(0, 1).flatten(0, 2)
-
-
-def from_table(table: Tensor, members: Membership) -> Tensor:
-    """Invert `as_table`."""
-    batch, views, rows, _ = members.pool.shape
-    return table.view(views, batch, rows, -1).transpose(0, 1)
+    apart = torch.zeros(same.shape, device=cell.device).masked_fill_(~same, -torch.inf)
+    return Membership(row, member / count.clamp_min(1), count.squeeze(-1) > 0, apart.unsqueeze(2), cells)
 
 
 def mean_in_cells(tokens: Tensor, members: Membership) -> Tensor:
     """Average the tokens `(batch, tokens, hidden)` of each cell: `(batch, views, rows, hidden)`, zeros if empty."""
     mean = members.pool.to(tokens.dtype).flatten(1, 2) @ tokens
     return mean.view(*members.pool.shape[:3], -1)
+
+
+def max_in_cells(values: Tensor, members: Membership) -> Tensor:
+    """Take the maximum over the tokens of each cell, zeros if empty; equal maxima share the gradient.
+
+    Maps `(batch, views, tokens, hidden)` to `(batch, views, rows, hidden)`.
+    """
+    batch, views, tokens, hidden_size = values.shape
+    if torch.compiler.is_exporting():  # exported formats do not support segments
+        index = members.row.unsqueeze(-1).expand_as(values)
+        largest = torch.full_like(members.pool[..., :1], -torch.inf).expand(-1, -1, -1, hidden_size).to(values.dtype)
+        largest = largest.scatter_reduce(2, index, values, "amax")
+    else:
+        # Rows sorted by cell are reduced in consecutive runs.
+        rows = values.transpose(1, 2).reshape(-1, hidden_size).index_select(0, members.links.order)
+        lengths = members.links.lengths
+        largest = torch.segment_reduce(rows, "max", lengths=lengths, axis=0, unsafe=True)
+        largest = largest.view(views, batch, -1, hidden_size).transpose(0, 1)
+    return largest.masked_fill(~members.occupied.unsqueeze(-1), 0)

@@ -2,7 +2,7 @@
 
 A stage has one row for every neighbor of every center, far more rows than points or tokens, and its batch norms need
 all rows before they return the first. Run layer by layer, each layer, norm and sum reads and writes all rows through
-main memory and saves them for the backward pass. The fused implementation
+main memory and saves them for the backward pass. The fused implementation, for CPUs,
 
 - multiplies the summands of the first linear layer's input, of which there are few, before they are added;
 - works on parts of the rows that stay in the cache, wherever a norm does not need all of them;
@@ -14,29 +14,32 @@ main memory and saves them for the backward pass. The fused implementation
   contribution to the others is a linear function of them.
 
 Results and gradients equal those of the modules up to rounding. With features in bfloat16, as under autocast, rows are
-multiplied in bfloat16; rows themselves, statistics of the norms and gradients stay in float32. Both passes are custom
-operators, which `torch.compile` supports.
+multiplied in bfloat16; rows themselves, statistics of the norms and gradients stay in float32. In evaluation, where
+norms become part of the weights, a part of the rows stays in the cache from its first layer to the maximum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from hf_any3d.modeling.kernels.dispatch import operator, statistics_dtype, without_autocast
+from hf_any3d.modeling.kernels.dispatch import statistics_dtype, without_autocast
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods
 from hf_any3d.modeling.kernels.pooling import (
     PooledGradient,
+    folded,
+    has_folded_norms,
     is_plain_training,
     largest,
     pool_statistics,
     update_running_statistics,
 )
-from hf_any3d.modeling.kernels.residual_blocks import Block, Saved, add_product, multiply
 
 
 class ResidualBlock(Protocol):
@@ -54,14 +57,7 @@ class ResidualBlock(Protocol):
 def pooled_blocks_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
     """Apply residual blocks to the rows of all neighborhoods and take the maximum of each neighborhood.
 
-    In training, the norms update their running statistics.
-
-    Args:
-        neighborhoods: The neighborhoods.
-        blocks: The blocks.
-
-    Returns:
-        `(centers, width)`.
+    In training, the norms update their running statistics. Returns `(centers, width)`.
     """
     rows = neighborhoods.all_rows()
     for block in blocks:
@@ -70,9 +66,17 @@ def pooled_blocks_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualB
 
 
 def blocks_are_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> bool:
-    """Return whether there are blocks, unchanged and training in full precision, and offsets need no gradient."""
+    """Return whether blocks can be fused: unchanged, in training in full precision or in evaluation without gradients.
+
+    Offsets may not need a gradient.
+    """
     pairs = [pair for block in blocks for pair in _layers(block)]
-    return bool(pairs) and not neighborhoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
+    if any(norm.training for _, norm in pairs):
+        return not neighborhoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
+    inputs = neighborhoods.features, neighborhoods.offsets
+    needs_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+    is_precise = all(linear.weight.dtype != torch.float16 for linear, _ in pairs)
+    return bool(pairs) and is_precise and not needs_gradient and has_folded_norms(*pairs)
 
 
 def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...]:
@@ -80,79 +84,198 @@ def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...
 
 
 def pooled_blocks_fused(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
-    """Compute `pooled_blocks_plain` in training; see the module."""
-    weights, eps = [], []
-    for block in blocks:
-        for linear, norm in _layers(block):
-            weights += [linear.weight, linear.bias, norm.weight, norm.bias]
-            eps.append(norm.eps)
-    features = neighborhoods.features.to(weights[0].dtype)  # half precision under autocast
-    rounded = neighborhoods.features.dtype == torch.bfloat16
-    pooled, _, *rest = pooled_blocks(
-        features,
-        neighborhoods.neighbors,
-        neighborhoods.centers,
-        neighborhoods.offsets,
-        neighborhoods.frequencies,
-        weights,
-        eps,
-        rounded,
-    )
-    for block, saved in zip(blocks, Saved.unpack(rest, len(blocks), len(neighborhoods.parts())), strict=True):
-        statistics = (saved.reduce_mean, saved.reduce_variance), (saved.expand_mean, saved.expand_variance)
-        for (linear, norm), (mean, variance) in zip(_layers(block), statistics, strict=True):
-            update_running_statistics(norm, linear.bias, mean, variance, neighborhoods.count)
-    return pooled
+    """Compute `pooled_blocks_plain`; see the module."""
+    if not blocks[0].reduce_norm.training:
+        return _with_running_statistics(neighborhoods, blocks)
+    pairs = [pair for block in blocks for pair in _layers(block)]
+    weights = [weight for pair in pairs for layer in pair for weight in (layer.weight, layer.bias)]
+    return _PooledBlocks.apply(neighborhoods.features.to(weights[0].dtype), neighborhoods, pairs, *weights)
 
 
-@operator("pooled_blocks")
-def pooled_blocks(
-    features: Tensor,
-    neighbors: Tensor,
-    centers: Tensor,
-    offsets: Tensor,
-    frequencies: Tensor,
-    weights: list[Tensor],
-    eps: list[float],
-    rounded: bool,
-) -> list[Tensor]:
-    """Apply residual blocks with batch statistics, then take the maximum of each neighborhood.
+@torch.no_grad()
+def _with_running_statistics(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBlock]) -> Tensor:
+    dtype = torch.promote_types(blocks[0].reduce.weight.dtype, torch.float32)
+    rounded = neighborhoods.features.dtype == torch.bfloat16  # half precision under autocast
+    neighborhoods = replace(neighborhoods, features=neighborhoods.features.to(dtype))
+    weights = [tuple(weight for pair in _layers(block) for weight in folded(*pair)) for block in blocks]
+    count, k = neighborhoods.neighbors.shape
+    pooled = neighborhoods.features.new_empty(count, neighborhoods.width)
+    last = len(blocks) - 1
+    for part, reduced in zip(neighborhoods.parts(), neighborhoods.reduced_rows(weights[0][0]), strict=True):
+        rows = neighborhoods.rows(part)  # (centers * k, width)
+        for number, (reduce, reduce_bias, expand, expand_bias) in enumerate(weights):
+            # The first product comes with the part, as a sum of products of few rows.
+            hidden = (multiply(rows, reduce.T, rounded) if number else reduced).add_(reduce_bias)
+            add_product(rows, hidden.relu_(), expand.T, rounded)
+            if number < last:
+                rows.add_(expand_bias).relu_()
+        # The last shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
+        pooled[part] = rows.view(-1, k, neighborhoods.width).amax(dim=1).add_(weights[last][3]).relu_()
+    return pooled.to(blocks[0].reduce.weight.dtype)
+
+
+class Block(NamedTuple):
+    """Weights of a residual block, `(hidden, width)`, `(width, hidden)` and one for each channel, and norms' epsilons.
+
+    The biases of the linear layers are not read: the norms cancel them.
+    """
+
+    reduce: Tensor
+    reduce_bias: Tensor
+    reduce_gain: Tensor
+    reduce_shift: Tensor
+    expand: Tensor
+    expand_bias: Tensor
+    expand_gain: Tensor
+    expand_shift: Tensor
+    reduce_eps: float
+    expand_eps: float
+
+
+@dataclass
+class Saved:
+    """Statistics of a block, and rows that it saves for the backward pass, in parts.
 
     Args:
-        features: See `Neighborhoods`, as the next four.
-        neighbors: Neighbors of the centers.
-        centers: The centers.
-        offsets: Normalized offsets.
-        frequencies: Frequencies of their encoding.
-        weights: Eight tensors per block, in the order of `Block`.
-        eps: Two numbers per block, in the order of `Block`.
-        rounded: Whether products are computed in bfloat16.
-
-    Returns:
-        The pooled features `(centers, width)`, the neighbors `(centers, width)` that have the maximum, as numbers in
-        [0, k), then the tensors that `Saved.unpack` reads.
+        reduce_mean: `(hidden,)` of the output of the first linear layer.
+        reduce_variance: `(hidden,)`.
+        hidden_mean: `(hidden,)` of the input of the second linear layer.
+        hidden_covariance: `(hidden, hidden)` of the same.
+        expand_mean: `(width,)` of the output of the second linear layer.
+        expand_variance: `(width,)`.
+        reduced: For each part the output `(rows, hidden)` of the first linear layer; not saved for the first block.
+        inputs: For each part the input `(rows, width)` of the block; not saved for the first two blocks.
     """
-    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    parts = neighborhoods.parts()
-    first, *others = Block.unpack(weights, eps)
-    saved = [_first_half(neighborhoods, first, neighborhoods.reduced_rows(first.reduce), [])]
-    # The input of the first block is computed only here, one part at a time, and overwritten.
-    sums, shift = _second_half(first, saved[0], map(neighborhoods.rows, parts), rounded)
-    for number, block in enumerate(others, start=1):
-        inputs: list[Tensor] = []
-        saved.append(_first_half(neighborhoods, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
-        # The input is overwritten; from the third block on, the backward pass needs it (see `Saved.pack`).
-        sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
-    pooled = features.new_empty(len(neighbors), neighborhoods.width)
-    winners = neighbors.new_empty(pooled.shape)
-    for part, rows in zip(parts, sums, strict=True):
-        pooled[part], winners[part] = largest(rows.view(-1, neighbors.shape[1], neighborhoods.width))
-    # The shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
-    return [
-        pooled.add_(shift).relu_(),
-        winners,
-        *(tensor for number, one in enumerate(saved) for tensor in one.pack(number)),
-    ]
+
+    reduce_mean: Tensor
+    reduce_variance: Tensor
+    hidden_mean: Tensor
+    hidden_covariance: Tensor
+    expand_mean: Tensor
+    expand_variance: Tensor
+    reduced: list[Tensor]
+    inputs: list[Tensor]
+
+    def hidden(self, block: Block) -> Iterator[Tensor]:
+        """Compute the input `(rows, hidden)` of the second linear layer part by part, each overwriting the last."""
+        # The first norm as gain and shift of each channel, so that a part needs a single pass.
+        gain = block.reduce_gain * (self.reduce_variance + block.reduce_eps).rsqrt()
+        shift = block.reduce_shift - self.reduce_mean * gain
+        buffer = torch.empty_like(self.reduced[0])
+        return (torch.addcmul(shift, rows, gain, out=buffer[: len(rows)]).relu_() for rows in self.reduced)
+
+    def expansion(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Return the second linear layer with its norm: weight `(hidden, width)` and shift `(width,)`."""
+        # The second norm becomes part of the linear layer before it, which then needs no pass of its own.
+        gain = block.expand_gain * (self.expand_variance + block.expand_eps).rsqrt()
+        return (block.expand * gain.unsqueeze(1)).T, block.expand_shift - self.expand_mean * gain
+
+    def pack(self, number: int) -> list[Tensor]:
+        """Return the tensors to save of the block with this number."""
+        # What the first blocks read is computed again from the neighborhoods in the backward pass, to save memory.
+        *statistics, reduced, inputs = vars(self).values()
+        return [*statistics, *(reduced if number > 0 else []), *(inputs if number > 1 else [])]
+
+    @staticmethod
+    def unpack(tensors: Iterable[Tensor], blocks: int, parts: int) -> list[Saved]:
+        """Invert `pack` for the tensors of all blocks."""
+        saved, tensors = [], iter(tensors)
+        for number in range(blocks):
+            lists = [list(islice(tensors, 6)), *(list(islice(tensors, parts * (number > skip))) for skip in (0, 1))]
+            saved.append(Saved(*lists[0], *lists[1:]))
+        return saved
+
+
+def multiply(rows: Tensor, weight: Tensor, rounded: bool) -> Tensor:
+    """Multiply rows by a weight, in bfloat16 if `rounded`."""
+    return (rows.bfloat16() @ weight.bfloat16()).to(weight.dtype) if rounded else rows @ weight
+
+
+def add_product(out: Tensor, rows: Tensor, weight: Tensor, rounded: bool) -> Tensor:
+    """Add the product of rows and a weight, in bfloat16 if `rounded`, to `out`."""
+    return out.add_(rows.bfloat16() @ weight.bfloat16()) if rounded else out.addmm_(rows, weight)
+
+
+class _PooledBlocks(torch.autograd.Function):
+    """The blocks with batch statistics; `pairs` are their linear layers and norms, `weights` those of `Block`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        neighborhoods: Neighborhoods,
+        pairs: list[tuple[nn.Linear, nn.BatchNorm1d]],
+        *weights: Tensor,
+    ) -> Tensor:
+        ctx.rounded = rounded = neighborhoods.features.dtype == torch.bfloat16
+        ctx.eps = [norm.eps for _, norm in pairs]
+        own = replace(neighborhoods, features=features)
+        first, *others = _blocks(weights, ctx.eps)
+        saved = [_first_half(own, first, own.reduced_rows(first.reduce), [])]
+        # The input of the first block is computed only here, one part at a time, and overwritten.
+        sums, shift = _second_half(first, saved[0], map(own.rows, own.parts()), rounded)
+        for number, block in enumerate(others, start=1):
+            inputs: list[Tensor] = []
+            saved.append(_first_half(own, block, _next_rows(block, sums, shift, inputs, rounded), inputs))
+            # The input is overwritten; from the third block on, the backward pass needs it (see `Saved.pack`).
+            sums, shift = _second_half(block, saved[-1], map(torch.clone, inputs) if number > 1 else inputs, rounded)
+        pooled = features.new_empty(len(own.neighbors), own.width)
+        winners = own.neighbors.new_empty(pooled.shape)
+        for part, rows in zip(own.parts(), sums, strict=True):
+            pooled[part], winners[part] = largest(rows.view(-1, own.neighbors.shape[1], own.width))
+        # The shift is the same for all neighbors and the ReLU monotonic: both are applied after the maximum.
+        pooled.add_(shift).relu_()
+        statistics = [
+            pair
+            for block in saved
+            for pair in ((block.reduce_mean, block.reduce_variance), (block.expand_mean, block.expand_variance))
+        ]
+        for (linear, norm), (mean, variance) in zip(pairs, statistics, strict=True):
+            update_running_statistics(norm, linear.bias, mean, variance, own.count)
+        tensors = [tensor for number, block in enumerate(saved) for tensor in block.pack(number)]
+        indices = own.neighbors, own.centers, own.offsets, own.frequencies
+        ctx.save_for_backward(features, *indices, *weights, pooled, winners, *tensors)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved, rounded = iter(ctx.saved_tensors), ctx.rounded
+        neighborhoods = Neighborhoods(*islice(saved, 5))
+        blocks = _blocks(list(islice(saved, 4 * len(ctx.eps))), ctx.eps)
+        pooled, winners = islice(saved, 2)
+        parts = neighborhoods.parts()
+        halves = Saved.unpack(saved, len(blocks), len(parts))
+        # Sums of few products: cheaper to compute again than to keep.
+        halves[0].reduced = list(neighborhoods.reduced_rows(blocks[0].reduce))
+        grad_output: _PooledGradient | _RowsGradient
+        # Through the last ReLU, which was applied to the maximum.
+        grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighborhoods.neighbors.shape[1], parts)
+        gradients: list[Tensor | None] = []
+        for number in reversed(range(len(blocks))):
+            block, own = blocks[number], halves[number]
+            grad_reduced, grad_norm, grad_expand = _through_expand(neighborhoods, block, own, grad_output, rounded)
+            if number:
+                inputs = (
+                    _second_inputs(neighborhoods, blocks[0], halves[0], rounded)
+                    if number == 1
+                    else zip(own.inputs, halves[number - 1].hidden(blocks[number - 1]), strict=True)
+                )
+                grad_output, grad_reduce = _to_rows(
+                    neighborhoods, block, inputs, grad_reduced, grad_output, rounded, first=number == 1
+                )
+            else:
+                grad_features, grad_reduce = neighborhoods.reduced_gradient(block.reduce, grad_reduced.rows)
+                grad_output.add_to_features(grad_features, neighborhoods)
+            # The norm after a layer cancels its bias.
+            biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
+            gradients[:0] = [grad_reduce, biases[0], *grad_norm, grad_expand[0], biases[1], *grad_expand[1:]]
+        return grad_features, None, None, *gradients
+
+
+def _blocks(weights: Sequence[Tensor], eps: Sequence[float]) -> list[Block]:
+    return [Block(*weights[8 * i : 8 * i + 8], *eps[2 * i : 2 * i + 2]) for i in range(len(eps) // 2)]
 
 
 def _next_rows(
@@ -214,31 +337,6 @@ def _second_inputs(
         yield add_product(neighborhoods.rows(part), hidden, weight, rounded).add_(shift).relu_(), hidden
 
 
-@torch.library.impl("hf_any3d::pooled_blocks", "Meta")
-def _result_shapes(
-    features: torch.Tensor,
-    neighbors: torch.Tensor,
-    centers: torch.Tensor,
-    offsets: torch.Tensor,
-    frequencies: torch.Tensor,
-    weights: list[torch.Tensor],
-    eps: list[float],
-    rounded: bool,
-) -> list[torch.Tensor]:
-    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    pooled = features.new_empty(len(neighbors), neighborhoods.width)
-    sizes = [(part.stop - part.start) * neighbors.shape[1] for part in neighborhoods.parts()]
-    results = [pooled, neighbors.new_empty(pooled.shape)]
-    for number, block in enumerate(Block.unpack(weights, eps)):
-        width, hidden = block.expand.shape
-        shapes = [(hidden,), (hidden,), (hidden,), (hidden, hidden), (width,), (width,)]
-        shapes += [
-            (size, channels) for skipped, channels in enumerate((hidden, width)) for size in sizes if number > skipped
-        ]
-        results += [features.new_empty(shape) for shape in shapes]
-    return results
-
-
 class _PooledGradient(PooledGradient):
     """Gradient of the last block's output: that of the maximum."""
 
@@ -255,7 +353,7 @@ class _PooledGradient(PooledGradient):
 
 @dataclass
 class _RowsGradient:
-    """Gradient of the output of a block before another one.
+    """Gradient of the output of a block before another one; its methods are those of `_PooledGradient`.
 
     Args:
         parts: For each part `(rows, width)`; in bfloat16 if products are.
@@ -270,76 +368,20 @@ class _RowsGradient:
     grad_features: Tensor
 
     def total(self) -> Tensor:
-        """Return the sum over all rows, `(width,)`."""
         return self.sum
 
     def product(self, hidden: Iterable[Tensor]) -> Tensor:
-        """Return the product of the transposed gradient `(width, rows)` with the block's hidden rows."""
         return self.times_hidden
 
     def add_product(self, out: Tensor, weight: Tensor, number: int) -> Tensor:
-        """Add the product of a part with `weight` `(width, hidden)` to `out` `(rows, hidden)`."""
         rows = self.parts[number]
         return add_product(out, rows, weight, rows.dtype != weight.dtype)
 
     def add_to(self, out: Tensor, number: int) -> Tensor:
-        """Add the gradient of a part to its rows `out` `(rows, width)`."""
         return out.add_(self.parts[number])
 
     def add_to_features(self, out: Tensor, neighborhoods: Neighborhoods) -> None:
-        """Add the gradient of all rows to that of the features, `(points, width / 2)`."""
         out.add_(self.grad_features)
-
-
-@operator("pooled_blocks_backward")
-def pooled_blocks_backward(
-    gradient: Tensor,
-    features: Tensor,
-    neighbors: Tensor,
-    centers: Tensor,
-    offsets: Tensor,
-    frequencies: Tensor,
-    weights: list[Tensor],
-    eps: list[float],
-    rounded: bool,
-    results: list[Tensor],
-) -> list[Tensor]:
-    """Compute the gradients of `pooled_blocks`.
-
-    Takes the gradient of the pooled features, the arguments and the results of the forward pass; returns the gradient
-    of `features`, then those of `weights`.
-    """
-    neighborhoods = Neighborhoods(features, neighbors, centers, offsets, frequencies)
-    blocks = Block.unpack(weights, eps)
-    pooled, winners, *rest = results
-    parts = neighborhoods.parts()
-    saved = Saved.unpack(rest, len(blocks), len(parts))
-    # Sums of few products: cheaper to compute again than to keep.
-    saved[0].reduced = list(neighborhoods.reduced_rows(blocks[0].reduce))
-    grad_output: _PooledGradient | _RowsGradient
-    # Through the last ReLU, which was applied to the maximum.
-    grad_output = _PooledGradient(gradient.where(pooled > 0, 0), winners, neighbors.shape[1], parts)
-    gradients: list[Tensor] = []
-    for number in reversed(range(len(blocks))):
-        block, own = blocks[number], saved[number]
-        grad_reduced, grad_norm, grad_expand = _through_expand(neighborhoods, block, own, grad_output, rounded)
-        if number:
-            inputs = (
-                _second_inputs(neighborhoods, blocks[0], saved[0], rounded)
-                if number == 1
-                else zip(own.inputs, saved[number - 1].hidden(blocks[number - 1]), strict=True)
-            )
-            grad_output, grad_reduce = _to_rows(
-                neighborhoods, block, inputs, grad_reduced, grad_output, rounded, first=number == 1
-            )
-        else:
-            grad_features, grad_reduce = neighborhoods.reduced_gradient(block.reduce, grad_reduced.rows)
-            grad_output.add_to_features(grad_features, neighborhoods)
-        # The norm after a layer cancels its bias.
-        grad_biases = torch.zeros_like(block.reduce_bias), torch.zeros_like(block.expand_bias)
-        own_gradients = [grad_reduce, grad_biases[0], *grad_norm, grad_expand[0], grad_biases[1], *grad_expand[1:]]
-        gradients = own_gradients + gradients
-    return [grad_features, *gradients]
 
 
 @dataclass
@@ -439,33 +481,3 @@ def _to_rows(
             neighborhoods.add_to_features(grad_features, part, rows)
         gradient.parts.append(half)
     return gradient, grad_weight
-
-
-@torch.library.impl("hf_any3d::pooled_blocks_backward", "Meta")
-def _gradient_shapes(gradient: torch.Tensor, features: torch.Tensor, *others: Any) -> list[torch.Tensor]:
-    *_, weights, _, _, _ = others
-    return [torch.empty_like(features), *map(torch.empty_like, weights)]
-
-
-def _save(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    *tensors, weights, eps, rounded = inputs
-    ctx.settings, ctx.counts = (eps, rounded), (len(tensors), len(weights))
-    ctx.save_for_backward(*tensors, *weights, *output)
-    ctx.mark_non_differentiable(*output[1:])
-    # Otherwise torch would allocate zeros for the gradients of all unused outputs.
-    ctx.set_materialize_grads(False)
-
-
-@without_autocast
-def _backward(ctx: Any, gradients: list[Tensor]) -> tuple[Any, ...]:
-    tensors, weights = ctx.counts
-    if gradients[0] is None:
-        return *[None] * tensors, [None] * weights, None, None
-    saved = list(ctx.saved_tensors)
-    features, *grad_weights = pooled_blocks_backward(
-        gradients[0], *saved[:tensors], saved[tensors : tensors + weights], *ctx.settings, saved[tensors + weights :]
-    )
-    return features, None, None, None, None, grad_weights, None, None
-
-
-torch.library.register_autograd("hf_any3d::pooled_blocks", _backward, setup_context=_save)

@@ -149,6 +149,25 @@ def is_plain_training(linear: nn.Module, norm: nn.Module) -> bool:
     return linear.weight.dtype in (torch.float32, torch.float64) and norm.momentum is not None
 
 
+def has_folded_norms(*pairs: tuple[nn.Module, nn.Module]) -> bool:
+    """Return whether norms may become part of the layers before them: in evaluation, without gradients, unchanged."""
+    if torch.compiler.is_compiling() or not all(is_unmodified(*pair) for pair in pairs):
+        return False
+    needs_gradient = any(weight.requires_grad for pair in pairs for layer in pair for weight in layer.parameters())
+    # Norms without running statistics use those of the batch in evaluation, too.
+    has_statistics = all(norm.track_running_stats and not norm.training for _, norm in pairs)
+    return has_statistics and not (torch.is_grad_enabled() and needs_gradient)
+
+
+def folded(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a linear layer and the norm after it, with running statistics, in full precision."""
+    wide = torch.promote_types(linear.weight.dtype, torch.float32)
+    mean, variance = norm.running_mean.to(wide), norm.running_var.to(wide)
+    gain = norm.weight.to(wide) * (variance + norm.eps).rsqrt()
+    bias = -mean if linear.bias is None else linear.bias.to(wide) - mean
+    return linear.weight.to(wide) * gain.unsqueeze(1), bias * gain + norm.bias.to(wide)
+
+
 @torch.no_grad()
 def update_running_statistics(
     norm: nn.BatchNorm1d, bias: Tensor | None, mean: Tensor, variance: Tensor, rows: int

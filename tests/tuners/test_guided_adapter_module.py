@@ -126,7 +126,7 @@ def test_tokens_of_other_cells_change_nothing(case):
     changed[:, 0] += torch.arange(HIDDEN) ** 2  # not a constant: the norm would take that away
     before, after = attention(tokens[:, 1:], members), attention(changed, members)
     moved = (before - after).abs().amax(dim=-1) > 1e-9  # (batch, views, tokens)
-    assert torch.equal(moved, members.same[:, :, 0, 0])
+    assert torch.equal(moved, members.apart[:, :, 0, 0] == 0)
 
 
 @pytest.mark.parametrize("count_empty", [False, True])

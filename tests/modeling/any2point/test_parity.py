@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_any3d.modeling.any2point.virtual_projection import project
-from hf_any3d.modeling.kernels.view_ensemble import view_voxel_cosine
+from hf_any3d.modeling.kernels.normed_ensemble import view_voxel_cosine
 from hf_any3d.modeling.point_ops.geometry import line_cells, plane_cells
 from hf_any3d.tuners.guided_adapter.module import pool_views
 from tests.modeling.any2point.reference_case import ReferenceCase

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from hf_any3d.modeling import kernels
-from hf_any3d.modeling.kernels.cells import as_table, from_table, membership
-from hf_any3d.modeling.kernels.view_ensemble import view_voxel_cosine
+from hf_any3d.modeling.kernels.cells import max_in_cells, membership
+from hf_any3d.modeling.kernels.normed_ensemble import view_ensemble, view_voxel_cosine
 
 CLOUDS, VIEWS, TOKENS, CELLS, HIDDEN, WIDTH = 2, 3, 10, 7, 5, 4
 
@@ -27,44 +26,45 @@ def made(*shape):
 def test_rows_of_zeros_get_finite_gradients(places):
     rows = torch.zeros(CLOUDS, VIEWS, CELLS, HIDDEN, requires_grad=True)
     others = torch.zeros(CLOUDS, TOKENS, HIDDEN, requires_grad=True)
-    kernels.view_ensemble(rows, others, *places, 0.3, 1).sum().backward()
+    view_ensemble(rows, others, *places, 0.3, 1).sum().backward()
     assert rows.grad.isfinite().all() and not others.grad.any()
 
 
-def test_table_has_the_rows_of_cells_as_numbered_by_links(places):
+@pytest.mark.parametrize("exporting", [False, True])
+def test_maxima_of_cells_are_those_of_a_loop(exporting, places, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
     members, _ = places
-    rows = made(CLOUDS, VIEWS, CELLS, HIDDEN)
-    table = as_table(rows)
-    assert torch.equal(from_table(table, members), rows)
-    for cloud, token, view in [(0, 3, 2), (1, 9, 0), (1, 0, 1)]:
-        found = table[members.links.rows[cloud * TOKENS + token, view]]
-        assert torch.equal(found, rows[cloud, view, members.row[cloud, view, token]])
+    values = made(CLOUDS, VIEWS, TOKENS, HIDDEN)
+    found = max_in_cells(values, members)
+    expected = torch.zeros(CLOUDS, VIEWS, CELLS, HIDDEN, dtype=torch.float64)
+    for cloud in range(CLOUDS):
+        for view in range(VIEWS):
+            for row in members.row[cloud, view].unique():
+                own = values[cloud, view, members.row[cloud, view] == row]
+                expected[cloud, view, row] = own.amax(dim=0)
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.gradcheck(lambda some: max_in_cells(some, members), values)
 
 
-@pytest.mark.parametrize("setting", ["auto", "torch"])
-def test_each_token_gets_the_mean_row_of_its_cells_if_all_views_agree(setting, places, use_kernels):
-    use_kernels(setting)
+def test_each_token_gets_the_mean_row_of_its_cells_if_all_views_agree(places):
     members, voxels = places
     rows, scale = made(CLOUDS, VIEWS, CELLS, HIDDEN), 0.3
-    found = kernels.view_ensemble(rows, torch.zeros(CLOUDS, TOKENS, HIDDEN).double(), members, voxels, scale, 2)
+    found = view_ensemble(rows, torch.zeros(CLOUDS, TOKENS, HIDDEN).double(), members, voxels, scale, 2)
     assert found.shape == (CLOUDS, 2 + TOKENS, HIDDEN) and not found[:, :2].any()
     for token in range(TOKENS):
         expected = sum(rows[1, view, members.row[1, view, token]] for view in range(VIEWS))
         torch.testing.assert_close(found[1, 2 + token], expected * scale / VIEWS)
 
 
-@pytest.mark.parametrize("setting", ["auto", "torch"])
-def test_rows_of_zeros_have_a_cosine_of_zero(setting, places, use_kernels):
+def test_rows_of_zeros_have_a_cosine_of_zero(places):
     """A row of zeros has no direction: its cosine is 0, not undefined."""
-    use_kernels(setting)
     rows, others = made(CLOUDS, VIEWS, CELLS, HIDDEN), made(CLOUDS, TOKENS, HIDDEN)
     with torch.no_grad():
         rows[:, 0] = 0
         others[0] = 0
     cosine = view_voxel_cosine(rows, others, *places)
     assert cosine[:, 0].eq(0).all() and cosine[0].eq(0).all() and cosine[1, 1:].ne(0).all()
-    added = kernels.view_ensemble(rows, others, *places, 0.3, 1)
+    added = view_ensemble(rows, others, *places, 0.3, 1)
     assert added.isfinite().all() and added[1, 1:].abs().amax() > 0.01
-    if setting == "auto":
-        added.square().sum().backward()
-        assert rows.grad.isfinite().all() and others.grad.isfinite().all() and rows.grad[1, 1].any()
+    added.square().sum().backward()
+    assert rows.grad.isfinite().all() and others.grad.isfinite().all() and rows.grad[1, 1].any()

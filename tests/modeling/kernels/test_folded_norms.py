@@ -11,11 +11,11 @@ from torch import nn
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.any2point.point_tokenizer import ResidualBlock
 from hf_any3d.modeling.kernels import neighborhoods as module
-from hf_any3d.modeling.kernels.folded_blocks import stage_is_plain
 from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, offset_frequencies
-from hf_any3d.modeling.kernels.pooled_patches import folded, layers_are_plain, norms_can_be_folded
+from hf_any3d.modeling.kernels.pooled_blocks import blocks_are_plain
+from hf_any3d.modeling.kernels.pooled_patches import layers_are_plain
+from hf_any3d.modeling.kernels.pooling import folded
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
-from tests.modeling.accelerator import on_accelerator
 
 patches_module = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
 WIDTH, HIDDEN, K = 12, 5, 4
@@ -56,35 +56,32 @@ LAYERS = ("lift", "lift_norm", "widen", "join", "join_norm", "out")
 
 def test_layers_of_patches_are_fused_in_evaluation_without_gradients():
     patches = torch.zeros(1, 2, 3, 3)
-    for condition in (layers_are_plain, norms_can_be_folded):
-        assert condition(patches, encoder()) is True
-        for name in LAYERS:
-            trained = encoder()
-            getattr(trained, name).requires_grad_(True)
-            assert not condition(patches, trained)
-            with torch.no_grad():
-                assert condition(patches, trained)
-            watched = encoder()
-            getattr(watched, name).register_forward_hook(lambda *args: None)
-            assert not condition(patches, watched)
-        for name in ("lift_norm", "join_norm"):
-            without = encoder()
-            getattr(without, name).track_running_stats = False
-            assert not condition(patches, without)
-            mixed = encoder()
-            getattr(mixed, name).train()
-            assert not condition(patches, mixed)
-        assert not condition(patches.clone().requires_grad_(), encoder())
+    assert layers_are_plain(patches, encoder())
+    for name in LAYERS:
+        trained = encoder()
+        getattr(trained, name).requires_grad_(True)
+        assert not layers_are_plain(patches, trained)
+        with torch.no_grad():
+            assert layers_are_plain(patches, trained)
+        watched = encoder()
+        getattr(watched, name).register_forward_hook(lambda *args: None)
+        assert not layers_are_plain(patches, watched)
+    for name in ("lift_norm", "join_norm"):
+        without = encoder()
+        getattr(without, name).track_running_stats = False
+        assert not layers_are_plain(patches, without)
+        mixed = encoder()
+        getattr(mixed, name).train()
+        assert not layers_are_plain(patches, mixed)
+    assert not layers_are_plain(patches.clone().requires_grad_(), encoder())
     # A single row has no statistics; double precision is only for the plain layers.
     assert not layers_are_plain(patches[:, :1, :1], encoder()) and layers_are_plain(patches[:, :1, :2], encoder())
-    assert norms_can_be_folded(patches[:, :1, :1], encoder())
-    assert not layers_are_plain(patches, encoder().double()) and norms_can_be_folded(patches, encoder().double())
+    assert not layers_are_plain(patches, encoder().double())
 
 
 def test_layers_of_patches_are_fused_in_training():
     patches = torch.zeros(1, 2, 3, 3)
     assert layers_are_plain(patches, encoder().train()) and layers_are_plain(patches, encoder().train().double())
-    assert not norms_can_be_folded(patches, encoder().train())
     assert not layers_are_plain(patches, encoder().train().bfloat16())
     assert not layers_are_plain(patches.clone().requires_grad_(), encoder().train())
     for name in LAYERS:
@@ -93,19 +90,10 @@ def test_layers_of_patches_are_fused_in_training():
         assert not layers_are_plain(patches, watched)
 
 
-def test_compilers_do_not_unroll_evaluations(monkeypatch):
-    patches, neighborhoods = torch.zeros(1, 2, 3, 3), stage()[1]
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not norms_can_be_folded(patches, encoder()) and not layers_are_plain(patches, encoder())
-    assert layers_are_plain(patches, encoder().train())
-    assert not stage_is_plain(neighborhoods, stage()[0])
-    assert stage_is_plain(neighborhoods, stage()[0].train())
-
-
 @pytest.mark.parametrize("part", [1, 2 * K * 8, 1 << 18], ids=["a patch", "two", "all"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_folded_patches_are_encoded_as_by_the_layers(part, bias, monkeypatch):
-    monkeypatch.setattr(patches_module, "_PART_CPU", part)
+    monkeypatch.setattr(patches_module, "_PART", part)
     layers, patches = encoder(bias=bias), randn(2, 3, K, 3).double()
     expected = kernels.pooled_patches.plain(patches.float(), layers)
     found = kernels.pooled_patches.fused(patches, layers)
@@ -129,66 +117,50 @@ def stage(blocks: int = 2, dtype: torch.dtype = torch.float32) -> tuple[nn.Modul
 
 def test_stages_are_fused_in_evaluation_without_gradients():
     blocks, neighborhoods = stage()
-    assert stage_is_plain(neighborhoods, blocks) is True
+    assert blocks_are_plain(neighborhoods, blocks) is True
     for number in range(2):
         for name in ("reduce", "reduce_norm", "expand", "expand_norm"):
             trained = stage()[0]
             getattr(trained[number], name).requires_grad_(True)
-            assert not stage_is_plain(neighborhoods, trained)
+            assert not blocks_are_plain(neighborhoods, trained)
             with torch.no_grad():
-                assert stage_is_plain(neighborhoods, trained)
+                assert blocks_are_plain(neighborhoods, trained)
             watched = stage()[0]
             getattr(watched[number], name).register_forward_hook(lambda *args: None)
-            assert not stage_is_plain(neighborhoods, watched)
+            assert not blocks_are_plain(neighborhoods, watched)
             if name.endswith("norm"):
                 without = stage()[0]
                 getattr(without[number], name).track_running_stats = False
-                assert not stage_is_plain(neighborhoods, without)
+                assert not blocks_are_plain(neighborhoods, without)
                 mixed = stage()[0]
                 getattr(mixed[number], name).train()
-                assert not stage_is_plain(neighborhoods, mixed)
+                assert not blocks_are_plain(neighborhoods, mixed)
     for name in ("features", "offsets"):
         moved = replace(neighborhoods, **{name: getattr(neighborhoods, name).clone().requires_grad_()})
-        assert not stage_is_plain(moved, blocks)
+        assert not blocks_are_plain(moved, blocks)
         with torch.no_grad():
-            assert stage_is_plain(moved, blocks)
+            assert blocks_are_plain(moved, blocks)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "on_cpu", "elsewhere"),
-    [
-        (torch.float32, True, True),
-        (torch.float64, True, True),
-        (torch.bfloat16, True, False),
-        (torch.float16, False, False),
-    ],
+    ("dtype", "fused"), [(torch.float32, True), (torch.float64, True), (torch.bfloat16, True), (torch.float16, False)]
 )
-def test_stages_in_bfloat16_are_fused_on_the_cpu_only(dtype, on_cpu, elsewhere):
+def test_stages_in_half_precision_are_fused_in_bfloat16_only(dtype, fused):
     blocks, neighborhoods = stage(dtype=dtype)
-    assert stage_is_plain(neighborhoods, blocks) is on_cpu
-    moved = replace(neighborhoods, features=on_accelerator(neighborhoods.features))
-    assert stage_is_plain(moved, blocks) is elsewhere
-    if on_cpu:  # one layer of another precision is enough
-        blocks[1].reduce.half()
-        assert not stage_is_plain(neighborhoods, blocks)
+    assert blocks_are_plain(neighborhoods, blocks) is fused
 
 
 def test_no_blocks_are_no_stage():
-    assert not stage_is_plain(stage()[1], [])
+    assert not blocks_are_plain(stage()[1], [])
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 @pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["a center", "two", "all"])
-@pytest.mark.parametrize("accelerator", [False, True])
-def test_folded_blocks_are_those_of_the_modules(blocks, part, accelerator, monkeypatch):
-    for limit in ("_PART_CPU", "_PART"):
-        monkeypatch.setattr(module, limit, part)
+def test_folded_blocks_are_those_of_the_modules(blocks, part, monkeypatch):
+    monkeypatch.setattr(module, "_PART", part)
     layers, neighborhoods = stage(blocks, torch.float64)
     neighborhoods.frequencies = neighborhoods.frequencies.double()
     expected = kernels.pooled_blocks.plain(neighborhoods, layers)
-    if accelerator:
-        neighborhoods.features = on_accelerator(neighborhoods.features)
-    assert neighborhoods.uses_table is not accelerator
     found = kernels.pooled_blocks.fused(neighborhoods, layers)
     assert found.dtype == torch.float64
-    torch.testing.assert_close(found.as_subclass(torch.Tensor), expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.kernels import joined_batches as module
-from hf_any3d.modeling.kernels.cell_norm import cell_norm
 from hf_any3d.modeling.kernels.joined_batches import (
     JoinedBatchNorm,
     gather_rows,
@@ -16,6 +15,7 @@ from hf_any3d.modeling.kernels.joined_batches import (
     joined_norm,
     summed_over_processes,
 )
+from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm
 from tests.modeling.kernels.processes import Processes
 
 CHANNELS = 3
@@ -165,7 +165,8 @@ def test_views_of_some_rows_are_normalized_as_in_one_process(processes, shared):
     results = processes.run(work)
     tensors = [one.clone().requires_grad_() for one in (table, weight, bias)]
     by_view = [one.expand(views, -1) for one in tensors[1:]]
-    normed, mean, variance = cell_norm(tensors[0][None], occupied[None], *by_view, count, total, 0.2, gelu=False)
+    norm = BatchNorm(occupied[None], *by_view, count, total, 0.2)
+    normed, mean, variance = cell_norm(tensors[0][None], norm, gelu=False)
     expected = torch.autograd.grad((normed[0] * gradient).sum(), tensors)
     is_row = occupied.bool()
     torch.testing.assert_close(torch.cat([one[0] for one in results], dim=1)[is_row], normed.detach()[0][is_row])

@@ -1,17 +1,14 @@
 """Tokens that share a cell as lists, against plain loops over tokens, and sums along these lists."""
 
-import importlib
-
 import pytest
 import torch
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import FlatCells, mean_in_cells, membership
+from hf_any3d.modeling.kernels.normed_ensemble import view_ensemble
 from hf_any3d.modeling.kernels.pair_attention import has_no_dropout
 from hf_any3d.modeling.kernels.quick_gelu import quick_gelu_fused, quick_gelu_plain
 
-# The attribute of the package is the operation itself.
-MODULE = importlib.import_module("hf_any3d.modeling.kernels.view_ensemble")
 CELL = torch.tensor([[[4, 0, 4, 3, 0], [1, 1, 1, 0, 5]], [[2, 2, 0, 5, 5], [0, 3, 4, 0, 4]]])
 VOXEL = torch.tensor([[[0, 0, 2, 3, 2]], [[0, 1, 1, 1, 4]]])
 BATCH, VIEWS, TOKENS = CELL.shape
@@ -34,8 +31,8 @@ def test_rows_are_cells_unless_these_are_more_than_tokens(cells, rows):
             pool = [[(r == line) / max(row.count(line), 1) for r in row] for line in range(rows)]
             torch.testing.assert_close(members.pool[cloud, view], torch.tensor(pool))
             assert members.occupied[cloud, view].tolist() == [line in row for line in range(rows)]
-            assert members.same[cloud, view].tolist() == [[[a == b for a in own] for b in own]]
-    assert members.same.dtype == members.occupied.dtype == torch.bool
+            apart = [[[0.0 if a == b else -torch.inf for a in own] for b in own]]
+            assert members.apart[cloud, view].tolist() == apart
 
 
 def test_links_number_the_rows_of_all_views_and_clouds():
@@ -43,7 +40,6 @@ def test_links_number_the_rows_of_all_views_and_clouds():
     links, rows = members.links, members.pool.shape[2]
     assert members.links is links
     expected = torch.empty(BATCH * TOKENS, VIEWS, dtype=torch.long)
-    shares = torch.empty(BATCH * TOKENS, VIEWS)
     for cloud in range(BATCH):
         for token in range(TOKENS):
             for view in range(VIEWS):
@@ -51,9 +47,7 @@ def test_links_number_the_rows_of_all_views_and_clouds():
                 expected[cloud * TOKENS + token, view] = (view * BATCH + cloud) * rows + members.row[
                     cloud, view, token
                 ]
-                shares[cloud * TOKENS + token, view] = 1 / CELL[cloud, view].tolist().count(CELL[cloud, view, token])
     assert torch.equal(links.rows, expected) and links.rows.is_contiguous()
-    torch.testing.assert_close(links.shares, shares)
     flat = expected.flatten()
     assert links.starts.shape == (VIEWS * BATCH * rows,)
     for row, start in enumerate(links.starts.tolist()):
@@ -111,20 +105,14 @@ def ensemble_in_loops(rows, others, members, voxels) -> torch.Tensor:
     return torch.cat([rows.new_zeros(BATCH, SPECIAL, HIDDEN), torch.stack(tokens).view(BATCH, TOKENS, HIDDEN)], dim=1)
 
 
-@pytest.mark.parametrize("setting", ["auto", "torch"])
 @pytest.mark.parametrize("size", [1.0, 3e-5], ids=["usual", "too short for a direction"])
-@pytest.mark.parametrize("part", [1, 1 << 18])
-def test_cells_are_added_by_their_agreement_with_the_voxel(setting, size, part, use_kernels, monkeypatch):
-    use_kernels(setting)
-    monkeypatch.setattr(MODULE, "_PART_CPU", part)
+def test_cells_are_added_by_their_agreement_with_the_voxel(size):
     members, voxels = membership(CELL, 6), membership(VOXEL, TOKENS)
     leaves = [
         (size * randn(*shape)).requires_grad_() for shape in ((BATCH, VIEWS, TOKENS, HIDDEN), (BATCH, TOKENS, HIDDEN))
     ]
-    found, expected = (
-        kernels.view_ensemble(*leaves, members, voxels, SCALE, SPECIAL),
-        ensemble_in_loops(*leaves, members, voxels),
-    )
+    found = view_ensemble(*leaves, members, voxels, SCALE, SPECIAL)
+    expected = ensemble_in_loops(*leaves, members, voxels)
     torch.testing.assert_close(found / size, expected / size)
     gradient = randn(*found.shape, seed=5)
     pairs = zip(*(torch.autograd.grad((out * gradient).sum(), leaves) for out in (found, expected)), strict=True)

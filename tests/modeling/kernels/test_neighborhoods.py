@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hf_any3d.modeling.kernels import neighborhoods as module
-from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, WaveTable, encode_offsets, offset_frequencies
-from tests.modeling.accelerator import on_accelerator
+from hf_any3d.modeling.kernels.neighborhoods import Neighborhoods, encode_offsets, offset_frequencies
+from hf_any3d.modeling.kernels.wave_table import WaveTable
 
 FREQUENCIES = offset_frequencies(24, 1000.0, 100.0)
 
@@ -24,7 +24,7 @@ def test_table_is_as_exact_as_float32(reach):
     numbers[:3] = torch.tensor([-reach, 0.0, reach])
     table = WaveTable(numbers, FREQUENCIES, torch.float32)
     assert len(table.waves) < len(numbers)
-    found = table.places(numbers).taps(torch.float32).read(table.waves)
+    found = table.read(slice(None))
     assert (found - waves(numbers)).abs().max() < 5e-7
 
 
@@ -32,14 +32,14 @@ def test_few_numbers_are_the_nodes():
     numbers = torch.tensor([0.5, -0.25, 0.1, 7.0])
     table = WaveTable(numbers, FREQUENCIES, torch.float64)
     assert len(table.waves) == 4
-    torch.testing.assert_close(table.places(numbers)[1:3].taps(torch.float64).read(table.waves), waves(numbers[1:3]))
+    torch.testing.assert_close(table.read(slice(1, 3)), waves(numbers[1:3]))
 
 
 def test_nan_stays_nan_and_does_not_affect_other_numbers():
     numbers = torch.linspace(-1, 1, 5000)
     numbers[7] = float("nan")
     table = WaveTable(numbers, FREQUENCIES, torch.float32)
-    found = table.places(numbers).taps(torch.float32).read(table.waves)
+    found = table.read(slice(None))
     assert found[7].isnan().all() and found[torch.arange(5000) != 7].isfinite().all()
 
 
@@ -48,12 +48,11 @@ def test_adding_to_tables_is_the_transpose_of_reading_them(count):
     generator = torch.Generator().manual_seed(2)
     numbers = torch.rand(count, generator=generator) * 2 - 1
     table = WaveTable(numbers, FREQUENCIES, torch.float64)
-    places = table.places(numbers)
     axes = torch.randn(3, len(table.waves), 4, generator=generator, dtype=torch.float64).requires_grad_()
     gradient = torch.randn(count // 3, 4, generator=generator, dtype=torch.float64)
-    (expected,) = torch.autograd.grad(places.taps(torch.float64).read_axes(axes), axes, gradient)
+    (expected,) = torch.autograd.grad(table.read_axes(axes, slice(None)), axes, gradient)
     found = torch.zeros_like(axes)
-    places.add_to_axes(found, gradient)
+    table.add_to_axes(found, gradient, slice(None))
     torch.testing.assert_close(found, expected)
 
 
@@ -99,22 +98,11 @@ def test_numbers_without_a_place_do_not_lengthen_the_table():
     assert torch.equal(*(table.waves for table in tables)) and len(tables[0].waves) < 999
 
 
-def test_sizes_and_device_are_those_of_the_features():
-    own = neighborhoods()
-    assert (own.width, own.count, own.device) == (WIDTH, CENTERS * K, torch.device("cpu"))
-    assert own.uses_table
-    assert not replace(own, features=on_accelerator(own.features)).uses_table
-
-
 def test_parts_have_as_many_centers_as_fit(monkeypatch):
-    monkeypatch.setattr(module, "_PART_CPU", 3 * K * WIDTH + 1)
-    monkeypatch.setattr(module, "_PART", 5 * K * WIDTH)
     own = neighborhoods()
+    monkeypatch.setattr(module, "_PART", 3 * K * WIDTH + 1)
     assert own.parts() == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    elsewhere = [slice(0, 5), slice(5, 7)]
-    assert replace(own, features=on_accelerator(own.features)).parts() == elsewhere
-    assert replace(own, features=own.features.to("meta")).parts() == elsewhere
-    monkeypatch.setattr(module, "_PART_CPU", 1)
+    monkeypatch.setattr(module, "_PART", 1)
     assert own.parts() == [slice(number, number + 1) for number in range(CENTERS)]
 
 
@@ -126,11 +114,10 @@ def test_all_rows_are_sums_of_neighbor_center_and_encoded_offset():
         torch.testing.assert_close(rows[center, k], features + encode_offsets(own.offsets[center, k], own.frequencies))
 
 
-@pytest.mark.parametrize("kind", ["nodes", "table", "accelerator"])
+@pytest.mark.parametrize("kind", ["nodes", "table"])
 @pytest.mark.parametrize("added", [1, 2 * 2 * HIDDEN * K, 1 << 22], ids=["a part", "two parts", "all"])
 def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypatch):
-    for limit in ("_PART_CPU", "_PART"):
-        monkeypatch.setattr(module, limit, 2 * K * WIDTH)
+    monkeypatch.setattr(module, "_PART", 2 * K * WIDTH)
     monkeypatch.setattr(module, "_ADDED", added)
     own = neighborhoods(slow=kind == "table")
     own.features.requires_grad_()
@@ -140,10 +127,9 @@ def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypa
     gradients = torch.autograd.grad((products * gradient).sum(), [own.features, weight])
     with torch.no_grad():
         given = replace(own, features=own.features.detach())
-        if kind == "accelerator":
-            given = replace(given, features=on_accelerator(given.features))
         parts = given.parts()
-        assert len(parts) == 4 and (kind == "accelerator" or given.table.exact is (kind == "nodes"))
+        assert len(parts) == 4
+        assert (len(given.table.waves) == given.offsets.numel()) is (kind == "nodes")
         found = torch.cat([given.rows(part) for part in parts])
         reduced = torch.cat(list(given.reduced_rows(weight)))
         asked, together = [], []
@@ -156,9 +142,9 @@ def test_rows_products_and_gradients_are_those_of_all_rows(kind, added, monkeypa
 
         back = given.reduced_gradient(weight, grad_rows)
     assert asked == parts
-    assert together == ([1] * 4 if added == 1 or kind == "accelerator" else [2, 2] if added < 1 << 22 else [4])
+    assert together == ([1] * 4 if added == 1 else [2, 2] if added < 1 << 22 else [4])
     for one, other in zip((found, reduced, *back), (expected, products, *gradients), strict=True):
-        torch.testing.assert_close(one.as_subclass(torch.Tensor), other, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_of_a_part_reach_its_neighbors_and_centers():
@@ -170,11 +156,3 @@ def test_gradients_of_a_part_reach_its_neighbors_and_centers():
     found = before.clone()
     own.add_to_features(found, part, gradient)
     torch.testing.assert_close(found, before + expected)
-
-
-def test_rows_have_the_precision_of_the_features():
-    own = neighborhoods()
-    offsets, frequencies = own.offsets.float(), own.frequencies.float()
-    for features in (own.features, on_accelerator(own.features)):
-        rows = replace(own, features=features, offsets=offsets, frequencies=frequencies).rows(slice(0, 2))
-        assert rows.dtype == torch.float64

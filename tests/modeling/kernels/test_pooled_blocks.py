@@ -47,39 +47,21 @@ def run(how, blocks, neighborhoods):
 
 @pytest.mark.parametrize("part", [1, 2 * K * WIDTH, 1 << 18], ids=["single", "two", "whole"])
 def test_fused_blocks_equal_the_modules(case, part, monkeypatch):
-    monkeypatch.setattr(module, "_PART_CPU", part)
+    monkeypatch.setattr(module, "_PART", part)
     expected, found = run(plain, *case), run(fused, *case)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("case", [2], indirect=True)
-def test_compilers_infer_the_parts_of_the_device(case, monkeypatch):
-    """Shapes are inferred on "meta", where parts would be larger than on the CPU."""
-    monkeypatch.setattr(module, "_PART_CPU", 2 * K * WIDTH)
-    blocks, neighborhoods = case
-    compiled = torch.compile(lambda some, own: fused(replace(neighborhoods, features=some), own), backend="aot_eager")
-    found = run(lambda neighborhoods, blocks: compiled(neighborhoods.features, blocks), blocks, neighborhoods)
-    torch.testing.assert_close(found, run(plain, *case), rtol=1e-6, atol=1e-8)
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("uses_table", [True, False], ids=["CPU", "accelerator"])
-def test_norms_in_evaluation_are_folded_into_the_weights(case, uses_table, monkeypatch):
+def test_norms_in_evaluation_are_folded_into_the_weights(case, monkeypatch):
     blocks, neighborhoods = copy.deepcopy(case[0]), case[1]
     plain(neighborhoods, blocks.train())  # moves the running statistics
-    monkeypatch.setattr(Neighborhoods, "uses_table", uses_table)
-    monkeypatch.setattr(module, "_PART_CPU", 2 * K * WIDTH)
+    monkeypatch.setattr(module, "_PART", 2 * K * WIDTH)
     blocks.eval()
     assert kernels.pooled_blocks.uses_fused(neighborhoods, blocks)
     torch.testing.assert_close(fused(neighborhoods, blocks), plain(neighborhoods, blocks), rtol=1e-6, atol=1e-8)
     blocks[0].expand.register_forward_hook(lambda *args: None)
     assert not kernels.pooled_blocks.uses_fused(neighborhoods, blocks)
-
-
-def test_accelerators_compute_the_waves_without_a_table(case, monkeypatch):
-    monkeypatch.setattr(Neighborhoods, "uses_table", False)
-    monkeypatch.setattr(module, "_PART_CPU", 2 * K * WIDTH)
-    torch.testing.assert_close(run(fused, *case), run(plain, *case), rtol=1e-6, atol=1e-8)
 
 
 def test_interpolated_waves_give_the_same_results(case):

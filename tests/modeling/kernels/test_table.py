@@ -38,7 +38,6 @@ FLAT = FlatCells(torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0, 4], [1, 1, 0, 2, 0, 1
 COUNT = OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
 OWN_OCCUPIED = VOXELS.occupied.double()
 OWN_COUNT = OWN_OCCUPIED.sum(dim=(0, 2)).unsqueeze(-1)
-NORM, LINEAR = nn.BatchNorm1d(6).double(), nn.Linear(6, 3).double()
 BLOCKS = nn.ModuleList(ResidualBlock(12, 5) for _ in range(2)).double()
 PATCH_ENCODER = PatchEncoder(3, 6, (4, 6, 8)).double()
 # 40 of 64 cells of a cube, in any order.
@@ -57,10 +56,6 @@ def blocks_on(features: torch.Tensor, offsets: torch.Tensor) -> tuple:
 CASES = {
     "pooled_blocks": ((randn(20, 6),), lambda features: blocks_on(features, randn(9, 6, 3).detach())),
     "pair_attention": ((randn(TOKENS, 3 * WIDTH),), lambda qkv: (qkv, FLAT.pairs[1], 2, 0.7)),
-    "view_ensemble": (
-        (randn(CLOUDS, VIEWS, CELLS, HIDDEN), randn(CLOUDS, TOKENS, HIDDEN)),
-        lambda rows, others: (rows, others, MEMBERS, VOXELS, 0.3, 1),
-    ),
     "normed_ensemble": (
         (
             randn(CLOUDS, VIEWS, CELLS, 3),
@@ -83,7 +78,6 @@ CASES = {
     ),
     "quick_gelu": ((randn(5, 7),), lambda values: (values,)),
     "pooled_patches": ((), lambda: (randn(2, 5, 6, 3).detach(), PATCH_ENCODER)),
-    "normed_linear": ((randn(11, 6), randn(4, 6)), lambda rows, few: (rows, few, NORM, LINEAR)),
     "farthest_point_sample": ((), lambda: (randn(2, 40, 3), 9, 3, 0.1, "cuda")),
     "knn": ((), lambda: (randn(2, 5, 3), randn(2, 70, 3), 4, "auto")),
     "submanifold_convolution": (
@@ -92,13 +86,13 @@ CASES = {
     ),
 }
 # Statistics in float32 whatever the precision of the rows.
-TOLERANCES = {"normed_linear": 1e-4, "pooled_blocks": 1e-6, "knn": 1e-6}
-MODULES = [BLOCKS, PATCH_ENCODER, NORM, LINEAR]
+TOLERANCES = {"pooled_blocks": 1e-6, "knn": 1e-6}
+MODULES = [BLOCKS, PATCH_ENCODER]
 
 
 def trained(name: str) -> list[nn.Parameter]:
     modules = {"pooled_blocks": BLOCKS, "pooled_patches": PATCH_ENCODER}
-    module = nn.ModuleList([NORM, LINEAR]) if name == "normed_linear" else modules.get(name)
+    module = modules.get(name)
     return [] if module is None else list(module.parameters())
 
 

@@ -41,7 +41,7 @@ def check(members, batch, view, groups):
     assert members.pool[batch, view, empty].abs().sum() == 0
     assert members.occupied[batch, view].tolist() == [r in row for r in range(members.pool.shape[2])]
     same = torch.tensor([[row[a] == row[b] for a in range(len(row))] for b in range(len(row))])
-    assert torch.equal(members.same[batch, view, 0], same)
+    assert torch.equal(members.apart[batch, view, 0] == 0, same)
 
 
 @pytest.mark.parametrize("size", [None, 1.5, 4.0, 100.0])
@@ -80,7 +80,7 @@ def test_compact_rows_describe_the_same_cells():
     assert plain.row.tolist() == [[[1, 0, 1, 2, 0, 1]]]
     for members in (compact, plain):
         check(members, 0, 0, [[0, 2, 5], [1, 4], [3]])
-    assert torch.equal(compact.same, plain.same)
+    assert torch.equal(compact.apart, plain.apart)
 
 
 def test_tokens_at_the_far_border_belong_to_the_last_cell():
