@@ -7,8 +7,10 @@ program would read one or send one. Functions of this package's operators are ru
 import traceback
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -71,6 +73,26 @@ class Watch(TorchDispatchMode):
         self.found.add(f"{where}: {what}")
 
 
+class WatchConstants(TorchFunctionMode):
+    """Record lists and arrays of the host that are sent to an accelerator, which no operation shows."""
+
+    def __init__(self, watch: Watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in ("tensor", "as_tensor", "asarray", "new_tensor") and result.is_meta and result.numel():
+            if not isinstance(args[-1], torch.Tensor):
+                self.watch.record(f"{name} sends numbers from the host")
+        if name in ("__getitem__", "__setitem__") and args[0].is_meta:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, list | tuple | range | np.ndarray) for part in index):
+                self.watch.record("an index by a list is sent from the host")
+        return result
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
@@ -100,7 +122,7 @@ def test_a_training_step_never_waits(case: Case):
     with check_refusal("no waiting", case.name) as is_supported:
         for _ in range(2):  # the first step may fill caches
             watch.found.clear()
-            with watch:
+            with watch, WatchConstants(watch):
                 output = model(**inputs)
                 target = output.loss if case.labels else case.answer_of(output).float().sum()
                 if target.requires_grad:  # not in a model whose parts are all frozen
