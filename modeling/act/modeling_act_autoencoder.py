@@ -234,7 +234,7 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
     columns = columns or 2
     # Prompts and codes bring learned positions of their own. At equal places, those in the encoder's layers, relative
     # or rotary, are the same for all pairs.
-    middle = constant([(columns - 1) / 2, (rows - 1) / 2][:axes], hidden_states.new_empty(0, dtype=torch.float32))
+    middle = constant([(columns - 1) / 2, (rows - 1) / 2][:axes], hidden_states, torch.float32)
     entry = middle.expand(hidden_states.shape[0], 1, hidden_states.shape[1], axes)
     return TokenPlaces(entry, rows, columns, class_tokens=0)
 

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_any3d.modeling.layers.constants import constant
-
 # Numbers per part: on the CPU few enough for the caches, elsewhere enough to keep the device busy.
 _PART_CPU, _PART = 1 << 19, 1 << 24
 # Numbers added by index at a time: few enough for the last cache.
@@ -342,7 +340,7 @@ def _node_weights(first: Tensor, away: Tensor | None, dtype: torch.dtype) -> Ten
     if away is None:
         return torch.ones(1, len(first), device=first.device, dtype=dtype)
     # Horner's rule: faster than a matrix product, and not rounded by TF32.
-    *others, weights = constant(_COEFFICIENTS, away).unsqueeze(-1).unbind()  # each (taps, 1)
+    *others, weights = away.new_tensor(_COEFFICIENTS).unsqueeze(-1).unbind()  # each (taps, 1)
     weights = weights.repeat(1, len(away))
     for coefficients in reversed(others):
         torch.addcmul(coefficients, weights, away, out=weights)

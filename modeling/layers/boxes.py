@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.config_checks import SHARE, check_choices, check_numbers
-from hf_any3d.modeling.layers.constants import constant
 
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
@@ -31,7 +30,7 @@ def wrap_heading(heading: Tensor) -> Tensor:
 
 def box_corners(boxes: Tensor) -> Tensor:
     """Compute the corners `(…, 8, 3)` of boxes `(…, 7)`: four of the bottom face, then those above them."""
-    signs = constant(_CORNERS, boxes)  # (8, 3)
+    signs = boxes.new_tensor(_CORNERS)  # (8, 3)
     x, y, z = (signs * (boxes[..., None, 3:6] / 2)).unbind(dim=-1)  # (…, 8) each
     cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y, z], dim=-1) + boxes[..., None, :3]

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 
-def constant(values: Sequence[Any], like: Tensor) -> Tensor:
-    """Return numbers, in lists of any depth, as a tensor with the device and precision of another one.
+def constant(values: Sequence[Any], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return numbers, in lists of any depth, as a tensor on the device and in the precision of another one.
 
-    For a list that is sent to an accelerator, the host waits until all work before it is done; here the numbers are
+    When a list is sent to an accelerator, the host waits until all work before it is done; here the numbers are
     arguments of a kernel.
     """
-    if like.device.type == "cpu" or torch.compiler.is_compiling():  # a constant of the compiled graph
-        return torch.tensor(values, dtype=like.dtype, device=like.device)
-    table = torch.tensor(values, dtype=like.dtype, device="cpu")
-    result = torch.zeros(table.shape, dtype=like.dtype, device=like.device)
+    dtype = dtype or like.dtype
+    if like.device.type == "cpu" or torch.compiler.is_compiling():  # compilers make it a constant of the graph
+        return torch.tensor(values, dtype=dtype, device=like.device)
+    table = torch.tensor(values, dtype=dtype, device="cpu")
+    result = torch.zeros(table.shape, dtype=dtype, device=like.device)
     torch._foreach_add_(result.view(-1).unbind(), table.flatten().tolist())
     return result

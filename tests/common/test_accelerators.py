@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from hf_any3d.modeling import deferred_errors
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
+from hf_any3d.modeling.layers.constants import constant
 from tests.common.models import CASES, Case
 from tests.common.refusals import check_refusal
 from tests.errors import raises
@@ -52,7 +53,8 @@ class Watch(TorchDispatchMode):
         on_meta = any(tensor.is_meta for tensor in inputs)
         if name in READS_VALUES and on_meta:
             self.record(f"{name} reads values")
-        if name == "index" and any(index.dtype == torch.bool for index in _tensors(args[1])):
+        is_indexed = name == "index" or (name == "index_put_" and args[2].numel() > 1)  # one number is filled in
+        if is_indexed and any(index.dtype == torch.bool for index in _tensors(args[1])):
             self.record("an index of booleans reads values")
         if name == "batch_norm_update_stats" and on_meta:  # torch has no kernel for "meta"
             return tuple(torch.empty_like(args[0][0]) for _ in range(2))
@@ -99,9 +101,11 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 def test_the_watch_finds_what_waits():
     value = torch.ones(2, device="meta")
-    with Watch() as watch:
+    with Watch() as watch, WatchConstants(watch):
         value + torch.ones(())
         torch.ones(2).to("meta")
+        value[[0, 1]], value.new_tensor([1.0])
+        constant([[1.0, 2.0]], value)  # does not wait
         for wait in (lambda: value.sum().item(), lambda: value.nonzero(), lambda: value[value > 0]):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 wait()
@@ -109,6 +113,10 @@ def test_the_watch_finds_what_waits():
     assert {"ones makes a tensor on the CPU", "_local_scalar_dense reads values", "nonzero reads values"} <= found
     assert any("sends a tensor" in what for what in found)
     assert any("index of booleans" in what for what in found)
+    assert {what for what in found if "host" in what} == {
+        "an index by a list is sent from the host",
+        "new_tensor sends numbers from the host",
+    }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
