@@ -27,7 +27,7 @@ import torch
 
 from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 
-# Seconds of each section, about twice what an H100 takes; with the starts of the processes under nine minutes.
+# Seconds of each section; with the starts of their processes under nine minutes together.
 BUDGETS = {
     "parity": 60,
     "reference": 30,

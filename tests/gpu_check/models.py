@@ -167,6 +167,8 @@ def _step(case: Case, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor,
 
 def steps(run: Run) -> None:
     """Time training steps at released sizes with fused and plain operations, and beside the bare frozen layers."""
+    for name in ("any2point", "default model"):
+        run.check(f"{name}, bare frozen layers", lambda name=name: _bare(run, STEPS[name]))
     for name, make in STEPS.items():
         for dtype in (None, torch.bfloat16) if run.on_gpu else (None,):
 
@@ -182,8 +184,6 @@ def steps(run: Run) -> None:
                 return _timed(run, model.to(run.device), inputs, batch, dtype)
 
             run.check(f"{name} {'bf16' if dtype else 'float32'}", measure)
-    for name in ("any2point", "default model"):
-        run.check(f"{name}, bare frozen layers", lambda name=name: _bare(run, STEPS[name]))
     run.check("point transformer v3", lambda: _ptv3(run))
 
 
@@ -203,16 +203,12 @@ def _timed(
             row |= _measured(run, step, column)
         finally:
             set_kernels(before)
-    return row | {"clouds/s": 1000 * batch / row["ms ours"]}
+    return row | {"clouds/s": 1000 * batch / row["ms ours"], "kernels": run.kernels(step)}
 
 
 def _measured(run: Run, step: Callable[[], None], column: str) -> Row:
     milliseconds, peak = run.milliseconds(step, 3), run.peak_bytes(step)
-    return {
-        f"ms {column}": milliseconds,
-        f"MB {column}": None if peak is None else peak / 1e6,
-        f"kernels {column}": run.kernels(step),
-    }
+    return {f"ms {column}": milliseconds, f"MB {column}": None if peak is None else peak / 1e6}
 
 
 def _bare(run: Run, make: Callable) -> Row:
@@ -234,13 +230,14 @@ def _bare(run: Run, make: Callable) -> Row:
         hidden_states.sum().backward()
 
     row = _measured(run, step, "ours")
-    return row | {"clouds/s": 1000 * batch / row["ms ours"]}
+    return row | {"clouds/s": 1000 * batch / row["ms ours"], "kernels": run.kernels(step)}
 
 
 def _ptv3(run: Run) -> Row:
     sizes = dict(depths=(1, 1), hidden_sizes=(16, 32), num_attention_heads=(2, 2), patch_sizes=(64, 64))
     settings = sizes | {"pooling_strides": (2,)} if run.small else PRESETS["concerto_small"]
-    model = PointTransformerV3Model(PointTransformerV3Config(**settings)).to(run.device).train()
+    with run.device:
+        model = PointTransformerV3Model(PointTransformerV3Config(**settings)).train()
     points = room(500 if run.small else 100_000)[:, : model.config.in_channels]
     return _timed(run, model, {"points": points[None].to(run.device)}, 1, None, "last_hidden_state")
 
