@@ -18,5 +18,5 @@ def constant(values: Sequence[Any], like: Tensor, dtype: torch.dtype | None = No
         return torch.tensor(values, dtype=dtype, device=like.device)
     table = torch.tensor(values, dtype=dtype, device="cpu")
     result = torch.zeros(table.shape, dtype=dtype, device=like.device)
-    torch._foreach_add_(result.view(-1).unbind(), table.flatten().tolist())
+    torch._foreach_add_(result.view(-1).unbind(), table.flatten().tolist())  # pyright: ignore[reportPrivateImportUsage]
     return result
