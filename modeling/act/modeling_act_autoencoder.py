@@ -40,6 +40,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import recomputed
+from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import (
     PointTokensMixin,
     is_unmodified,
@@ -280,7 +281,7 @@ def shared_position(encoder: PreTrainedModel, family: EncoderFamily, hidden_stat
     columns = columns or 2
     # Prompts and codes bring learned positions of their own. At equal places, those in the encoder's layers, relative
     # or rotary, are the same for all pairs.
-    middle = hidden_states.new_tensor([(columns - 1) / 2, (rows - 1) / 2][:axes], dtype=torch.float32)
+    middle = constant([(columns - 1) / 2, (rows - 1) / 2][:axes], hidden_states, torch.float32)
     entry = middle.expand(hidden_states.shape[0], 1, hidden_states.shape[1], axes)
     return TokenPlaces(entry, rows, columns, class_tokens=0)
 
@@ -318,7 +319,7 @@ class FoldingDecoder(nn.Module):
         coarse = self.coarse(tokens).view(batch * groups, self.num_coarse, 3)
         # (patches, coarse points, corners of each, channels)
         shape = (*coarse.shape[:2], POINTS_PER_COARSE_POINT, -1)
-        corners = torch.tensor(_CORNERS, dtype=coarse.dtype, device=coarse.device)
+        corners = constant(_CORNERS, coarse)
         if is_unmodified(self.lift):
             # Linear: the token's term is computed once per patch, the coarse point's once per point.
             token_weight, corner_weight, coarse_weight = self.lift.weight.split((width, 2, 3), dim=1)

@@ -13,6 +13,7 @@ import torch
 
 from hf_any3d.modeling.any2point.configuration_any2point import Any2PointConfig
 from hf_any3d.modeling.encoders import PositionTable, TokenPlaces
+from hf_any3d.modeling.layers.constants import constant
 
 # Rx(a) Ry(b) Rz(c) for (a, b, c) in quarter turns (0,0,1) (1,0,1) (2,0,1) (3,0,1) (0,-1,1) (0,1,1), written exactly.
 VIEW_ROTATIONS = (
@@ -43,10 +44,10 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
 
     The result has no gradient with respect to the centers; positions get one if the encoder is trained.
     """
-    centers = centers.detach()
-    rotations = torch.tensor(VIEW_ROTATIONS[: config.num_views], dtype=torch.float32, device=centers.device)
+    centers = centers.detach().float()
+    rotations = constant(VIEW_ROTATIONS[: config.num_views], centers)
     # No matrix product: autocast and TF32 would round the places, and change cells and positions.
-    rotated = (rotations.unsqueeze(1) * centers.float()[:, None, :, None, :]).sum(dim=-1)  # (batch, views, tokens, 3)
+    rotated = (rotations.unsqueeze(1) * centers[:, None, :, None, :]).sum(dim=-1)  # (batch, views, tokens, 3)
     if table.kind == "line":
         # Encoders without a position table can have a line of any length.
         columns = table.columns or config.line_length or config.num_tokens
@@ -71,7 +72,7 @@ def project(centers: torch.Tensor, table: PositionTable, config: Any2PointConfig
             place = places_without_projection(rotated, extent, config)
         # The first and the last pixel are the first and the last patch of the encoder.
         scale = [(columns - 1) / (extent[0] - 1), (table.rows - 1) / (extent[1] - 1)]
-        entry = place * torch.tensor(scale, device=place.device)
+        entry = place * constant(scale, place)
         vectors = _read_plane(table, entry, config) if table.weight is not None else None
         cell_size = extent[0] / config.plane_cells
     places = TokenPlaces.with_class_token(entry, table.rows, columns)
@@ -99,7 +100,7 @@ def _read_plane(table: PositionTable, entry: torch.Tensor, config: Any2PointConf
     vectors = table.lookup(entry)
     if config.plane_mapping == "wrap":
         # Places up to a pixel beyond the last entry are interpolated with zeros, as in the released programs.
-        size = torch.tensor([table.columns, table.rows], device=entry.device)
+        size = constant([table.columns, table.rows], entry)
         vectors = vectors * (size - entry).clamp(0, 1).prod(dim=-1, keepdim=True)
     if config.transposed_plane_positions:
         # The reshape keeps the transposed order in memory, which gives a token numbers of several others.
@@ -113,7 +114,7 @@ def line_positions(rotated: torch.Tensor, direction: Sequence[float], length: in
     "stretch" uses the full line for every cloud and view: the two outer tokens get the first and the last entry.
     "wrap" is the released mapping, with a shift by half a pixel and a modulo.
     """
-    unit = torch.tensor(direction, dtype=torch.float32, device=rotated.device)
+    unit = constant(direction, rotated)
     unit = unit / unit.norm()
     # Coordinates along the line's direction, from the mean of the cloud.
     along = ((rotated - rotated.mean(dim=2, keepdim=True)) * unit).sum(dim=-1)  # (batch, views, tokens)
@@ -140,7 +141,7 @@ def plane_positions(rotated: torch.Tensor, distance: float, extent: Sequence[flo
         return torch.stack([x, y], dim=-1)
     # Slope ±1 is a viewing angle of 45°, the border of the image. Behind the camera, slopes would change their sign.
     slope = rotated[..., :2] / depth.clamp_min(1e-3).unsqueeze(-1)
-    size = torch.tensor([width - 1, height - 1], device=rotated.device)
+    size = constant([width - 1, height - 1], rotated)
     return (slope.clamp(-1, 1) + 1) / 2 * size
 
 

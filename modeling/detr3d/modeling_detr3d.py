@@ -454,7 +454,7 @@ class PointEncoderTokens(nn.Module):
             radius = ((xyz - middle).norm(dim=2, keepdim=True) * weight).amax(dim=1, keepdim=True).clamp_min(1e-6)
             points = torch.cat([(xyz - middle) / radius, points[..., 3:]], dim=2)
         if self.up_axis == "y":
-            points = torch.cat([points[..., [0, 2]], -points[..., 1:2], points[..., 3:]], dim=2)
+            points = torch.cat([points[..., 0:3:2], -points[..., 1:2], points[..., 3:]], dim=2)
         is_flat = getattr(self.model.config, "flat_tokens", False)
         if mask is not None and not is_flat:
             raise ValueError(

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_any3d.modeling.layers.constants import constant
+
 
 @dataclass(frozen=True)
 class TokenPlaces:
@@ -29,7 +31,7 @@ class TokenPlaces:
     def with_class_token(cls, entry: torch.Tensor, rows: int, columns: int) -> TokenPlaces:
         """Add a class token, in the middle, before tokens at `(batch, views, tokens, 1 or 2)`."""
         # (column, row) on a plane, (column,) on a line.
-        middle = entry.new_tensor([(columns - 1) / 2, (rows - 1) / 2][: entry.shape[-1]])
+        middle = constant([(columns - 1) / 2, (rows - 1) / 2][: entry.shape[-1]], entry)
         front = middle.expand(*entry.shape[:2], 1, -1)
         return cls(torch.cat([front, entry], dim=2), rows, columns)
 
@@ -158,7 +160,7 @@ def plane_bias(places: TokenPlaces, biases: torch.Tensor) -> torch.Tensor:
     the query from the key, row by row, then class token to patch, patch to class token, class token to itself.
     """
     table = PositionTable("plane", biases[:-3], 2 * places.rows - 1, 2 * places.columns - 1)
-    center = places.entry.new_tensor([places.columns - 1, places.rows - 1])
+    center = constant([places.columns - 1, places.rows - 1], places.entry)
     total = 0
     for place in places.entry[:, :, places.class_tokens :].unbind(dim=1):  # (batch, tokens, 2)
         # Queries minus keys, moved to start at 0 as the table does.

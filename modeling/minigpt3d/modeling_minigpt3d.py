@@ -337,9 +337,9 @@ class MiniGPT3DModel(MiniGPT3DPreTrainedModel):
                 for group in same_size.values()
             ]
             # Back from the order of the sizes to that of the clouds.
-            order = torch.tensor([number for group in same_size.values() for number in group]).argsort()
-            tokens = torch.cat(runs)
-            return tokens[order.to(tokens.device)], None
+            numbers = [number for group in same_size.values() for number in group]
+            tokens = dict(zip(numbers, torch.cat(runs), strict=True))
+            return torch.stack([tokens[number] for number in range(len(points))]), None
 
     def get_point_features(self, points: Clouds) -> torch.Tensor:
         """Compute the language model's tokens for clouds, `(clouds, num_query_tokens, text hidden)`.

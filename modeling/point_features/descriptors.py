@@ -46,7 +46,7 @@ def describe(points: Tensor, up_axis: str = "y", normals: bool = False) -> Tenso
     xyz = xyz / xyz.abs().amax(dim=(1, 2), keepdim=True).clamp(min=1e-30)
     xyz = xyz / xyz.square().sum(-1).mean(1).clamp(min=1e-12).sqrt()[:, None, None]
     up = "xyz".index(up_axis)
-    sides = [axis for axis in range(3) if axis != up]
+    sides = {"x": slice(1, 3), "y": slice(0, 3, 2), "z": slice(0, 2)}[up_axis]  # a list would be sent to the device
     # Here and below a little is added, as the root has an infinite derivative at 0.
     height, radius = xyz[..., up], xyz[..., sides].square().sum(-1).add(_EPS).sqrt()  # (batch, points) each
     first = xyz.unsqueeze(1)  # (batch, 1, points, 3)
@@ -100,15 +100,14 @@ def _partners(values: Tensor) -> Tensor:
     return torch.stack([twice[:, places + step] for step in steps], dim=1)
 
 
-def _eigenvalue_features(xyz: Tensor, sides: list[int]) -> Tensor:
+def _eigenvalue_features(xyz: Tensor, sides: slice) -> Tensor:
     covariance = xyz.transpose(1, 2) @ xyz / xyz.shape[1]  # (batch, 3, 3)
     values = symmetric_eigenvalues(covariance).clamp(min=0)
     values = values / values.sum(-1, keepdim=True).clamp(min=_EPS)
     spread = (values + _EPS).sqrt()  # (batch, 3), the largest first
     large, middle, small = spread.unbind(-1)
     entropy = -(values * (values + _EPS).log()).sum(-1)
-    a, b = covariance[:, sides[0], sides[0]], covariance[:, sides[1], sides[1]]
-    mixed = covariance[:, sides[0], sides[1]]
+    a, mixed, _, b = covariance[:, sides, sides].flatten(1).unbind(1)
     # Eigenvalues of the horizontal part of the covariance, in closed form.
     half = ((a - b).square() / 4 + mixed.square() + _EPS).sqrt()
     wide, narrow = (a + b) / 2 + half, ((a + b) / 2 - half).clamp(min=0)

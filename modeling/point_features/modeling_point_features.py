@@ -35,6 +35,7 @@ from hf_any3d.modeling.encoders import (
 )
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin, freeze
 from hf_any3d.modeling.hooks import LibraryModelMixin
+from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
@@ -314,7 +315,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
     def _see(self, images: Tensor) -> Tensor:
         """Return the mean output of the vision model for views `(rows, views, size, size)`: `(rows, width)`."""
         rows, config = len(images), self.config
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (config.image_mean, config.image_std))
+        mean, std = (constant(values, images).view(3, 1, 1) for values in (config.image_mean, config.image_std))
         # A depth map is gray; broadcasting repeats it for the three channels.
         pixels = (images.flatten(0, 1).unsqueeze(1) - mean) / std  # (rows * views, 3, size, size)
         output = self.vision(pixel_values=pixels.to(self.vision.dtype), return_dict=True).last_hidden_state

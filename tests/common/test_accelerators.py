@@ -7,14 +7,17 @@ program would read one or send one. Functions of this package's operators are ru
 import traceback
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from hf_any3d.modeling import deferred_errors
 from hf_any3d.modeling.deferred_errors import refuse_later
 from hf_any3d.modeling.kernels.dispatch import IMPLEMENTATIONS
+from hf_any3d.modeling.layers.constants import constant
 from tests.common.models import CASES, Case
 from tests.common.refusals import check_refusal
 from tests.errors import raises
@@ -50,7 +53,8 @@ class Watch(TorchDispatchMode):
         on_meta = any(tensor.is_meta for tensor in inputs)
         if name in READS_VALUES and on_meta:
             self.record(f"{name} reads values")
-        if name == "index" and any(index.dtype == torch.bool for index in _tensors(args[1])):
+        is_indexed = name == "index" or (name == "index_put_" and args[2].numel() > 1)  # one number is filled in
+        if is_indexed and any(index.dtype == torch.bool for index in _tensors(args[1])):
             self.record("an index of booleans reads values")
         if name == "batch_norm_update_stats" and on_meta:  # torch has no kernel for "meta"
             return tuple(torch.empty_like(args[0][0]) for _ in range(2))
@@ -71,15 +75,37 @@ class Watch(TorchDispatchMode):
         self.found.add(f"{where}: {what}")
 
 
+class WatchConstants(TorchFunctionMode):
+    """Record lists and arrays of the host that are sent to an accelerator, which no operation shows."""
+
+    def __init__(self, watch: Watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in ("tensor", "as_tensor", "asarray", "new_tensor") and result.is_meta and result.numel():
+            if not isinstance(args[-1], torch.Tensor):
+                self.watch.record(f"{name} sends numbers from the host")
+        if name in ("__getitem__", "__setitem__") and args[0].is_meta:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, list | tuple | range | np.ndarray) for part in index):
+                self.watch.record("an index by a list is sent from the host")
+        return result
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def test_the_watch_finds_what_waits():
     value = torch.ones(2, device="meta")
-    with Watch() as watch:
+    with Watch() as watch, WatchConstants(watch):
         value + torch.ones(())
         torch.ones(2).to("meta")
+        value[[0, 1]], value.new_tensor([1.0])
+        constant([[1.0, 2.0]], value)  # does not wait
         for wait in (lambda: value.sum().item(), lambda: value.nonzero(), lambda: value[value > 0]):
             with pytest.raises((RuntimeError, NotImplementedError)):
                 wait()
@@ -87,6 +113,10 @@ def test_the_watch_finds_what_waits():
     assert {"ones makes a tensor on the CPU", "_local_scalar_dense reads values", "nonzero reads values"} <= found
     assert any("sends a tensor" in what for what in found)
     assert any("index of booleans" in what for what in found)
+    assert {what for what in found if "host" in what} == {
+        "an index by a list is sent from the host",
+        "new_tensor sends numbers from the host",
+    }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -100,7 +130,7 @@ def test_a_training_step_never_waits(case: Case):
     with check_refusal("no waiting", case.name) as is_supported:
         for _ in range(2):  # the first step may fill caches
             watch.found.clear()
-            with watch:
+            with watch, WatchConstants(watch):
                 output = model(**inputs)
                 target = output.loss if case.labels else case.answer_of(output).float().sum()
                 if target.requires_grad:  # not in a model whose parts are all frozen

@@ -15,8 +15,9 @@ from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
 from hf_any3d.modeling.point_ops import neighbor_table
 from tests.gpu_check.run import Row, Run, relative_error
 
-# Relative to the largest value; sums of thousands of products in another order.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+# Relative to the largest value; sums of thousands of products in another order. Plain gradients of a convolution are
+# sums of up to 27 products that are rounded to half precision one by one.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 4e-2, torch.float16: 8e-3}
 
 
 @dataclass
@@ -26,10 +27,12 @@ class Call:
     Args:
         kernel: The operation.
         arguments: Its arguments; floats that require gradients are differentiated.
+        is_exact: Whether nothing is rounded, so that equal distances are equal on every device.
     """
 
     kernel: Kernel
     arguments: tuple[Any, ...]
+    is_exact: bool = False
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -54,8 +57,8 @@ class Call:
         return list(torch.autograd.grad((out.float() * weight).sum(), self.leaves))
 
 
-def calls(run: Run) -> dict[str, Call]:
-    """Make calls of operations that run on points, voxels and patches, by name."""
+def calls(run: Run, clouds: int) -> dict[str, Call]:
+    """Make calls of operations that run on points, voxels and patches of some clouds, by name."""
     made: dict[str, Call] = {}
     device, generator = run.device, torch.Generator().manual_seed(0)
 
@@ -65,14 +68,14 @@ def calls(run: Run) -> dict[str, Call]:
     def coarse(*shape: int) -> Tensor:  # many equal distances
         return (torch.randint(-4, 5, shape, generator=generator) / 8).to(device)
 
-    clouds, points, samples = (2, 200, 12) if run.small else (32, 8192, 512)
+    clouds, points, samples = (2, 200, 12) if run.small else (clouds, 8192, 512)
     for name, cloud in (("", randn(clouds, points, 3)), (", ties", coarse(clouds, points, 3))):
         for rule in ("first", "cuda"):
             arguments = cloud, samples, 0, 1e-3, rule
             made[f"farthest_point_sample {rule}{name}"] = Call(kernels.farthest_point_sample, arguments)
         for k in (1, 8) if run.small else (1, 3, 32, 64):
             query = cloud[:, :samples].contiguous()
-            made[f"knn {k}{name}"] = Call(kernels.knn, (query, cloud, k, "auto"))
+            made[f"knn {k}{name}"] = Call(kernels.knn, (query, cloud, k, "auto"), is_exact=bool(name))
     if not run.small:
         cloud = randn(2, 50_000, 3)
         made["farthest_point_sample 50,000"] = Call(kernels.farthest_point_sample, (cloud, 512, 0, None, "first"))
@@ -81,7 +84,7 @@ def calls(run: Run) -> dict[str, Call]:
     shell = torch.cartesian_prod(*[torch.arange(side)] * 3)
     radius = (shell - side / 2 + 0.5).square().sum(dim=1).sqrt()
     shell = shell[(radius - side / 2.5).abs() < 1.5]
-    grid = torch.cat([shell] * (1 if run.small else 8)).to(device)
+    grid = torch.cat([shell] * (1 if run.small else clouds // 4)).to(device)
     number = torch.arange(len(grid), device=device) // len(shell)
     table = neighbor_table(grid, number, int(number.max()) + 1)
     sizes = ((6, 5),) if run.small else ((6, 32), (64, 64), (256, 256))
@@ -99,7 +102,7 @@ def calls(run: Run) -> dict[str, Call]:
             norm.running_mean.normal_(std=0.1)
             norm.running_var.uniform_(0.5, 2)
         layers = layers.eval().requires_grad_(False).to(device)
-        patches = randn(2 if run.small else 32, groups, k, channels)
+        patches = randn(clouds, groups, k, channels)
         made[f"pooled_patches {groups}x{k}"] = Call(kernels.pooled_patches, (patches, layers))
     return made
 
@@ -118,10 +121,12 @@ def twin(call: Call) -> Callable[..., Any]:
 
 
 def parity(run: Run) -> None:
-    """Compare results and gradients with those of `twin`."""
-    for name, call in calls(run).items():
+    """Compare results and gradients with those of `twin`, neighbors with those that the CPU finds."""
+    for name, call in calls(run, 8).items():
 
         def compare(call: Call = call) -> Row:
+            if call.kernel is kernels.knn:
+                return _neighbors(call)
             row: Row = {"ok": True}
             ways = {"outputs": call.outputs} | ({"gradients": call.gradients} if call.leaves else {})
             for what, way in ways.items():
@@ -138,9 +143,28 @@ def parity(run: Run) -> None:
         run.check(name, compare)
 
 
+def _neighbors(call: Call) -> Row:
+    """Compare distances, and the indices of neighbors that no rounding can exchange.
+
+    A device that rounds squares and their sums in another way may exchange two neighbors, also the last one and the
+    next, if their distances differ by no more than that; both answers are right. Equal distances of coordinates that
+    are not rounded go to the lower index everywhere.
+    """
+    query, points, k, method = call.arguments
+    index, distance = (values.cpu() for values in call.kernel(*call.arguments))  # (batch, queries, k)
+    others, expected = call.kernel.plain(query.cpu(), points.cpu(), k + 1, method)
+    is_close = (expected.diff() <= 8 * torch.finfo(torch.float32).eps * expected[..., 1:]) & (not call.is_exact)
+    # With the next one, or with the one before.
+    may_differ = is_close | torch.nn.functional.pad(is_close[..., :-1], (1, 0))
+    wrong = int(((index != others[..., :-1]) & ~may_differ).sum())
+    row: Row = {"outputs error": relative_error(distance, expected[..., :-1])}
+    row["ok"] = not wrong and row["outputs error"] <= 1e-6
+    return row | ({"note": f"{wrong} other indices"} if wrong else {})
+
+
 def speed(run: Run) -> None:
     """Time both implementations, forward and with a backward pass, and measure their memory."""
-    for name, call in calls(run).items():
+    for name, call in calls(run, 32).items():
 
         def measure(call: Call = call) -> Row:
             row: Row = {}

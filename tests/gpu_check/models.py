@@ -103,15 +103,17 @@ def waits(run: Run) -> None:
             inputs = _moved(case.labeled() if case.labels else case.batch(), run.device)
             inputs = {name: value for name, value in inputs.items() if name not in READ_ON_PURPOSE}
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            optimizer = torch.optim.AdamW(trained, lr=1e-4)
+            optimizer = torch.optim.AdamW(trained, lr=1e-4) if trained else None
             refusal = refusal_of("no waiting", case.name)
             for number in range(4):
                 if number == 2 and run.on_gpu and refusal is None:
                     run.synchronize()
                     torch.cuda.set_sync_debug_mode("error")
-                _loss(case, model, inputs).backward()
-                optimizer.step()
-                optimizer.zero_grad()
+                loss = _loss(case, model, inputs)
+                if optimizer is not None:
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
             return {} if refusal is None else {"note": f"waits, as documented: {refusal.reason}"}
 
         run.check(case.name, train)
@@ -165,12 +167,15 @@ def _step(case: Case, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor,
 
 def steps(run: Run) -> None:
     """Time training steps at released sizes with fused and plain operations, and beside the bare frozen layers."""
+    for name in ("any2point", "default model"):
+        run.check(f"{name}, bare frozen layers", lambda name=name: _bare(run, STEPS[name]))
     for name, make in STEPS.items():
         for dtype in (None, torch.bfloat16) if run.on_gpu else (None,):
 
             def measure(make: Callable = make, dtype: torch.dtype | None = dtype) -> Row:
                 torch.manual_seed(0)
-                model, inputs, points = make(run.small)
+                with run.device:  # weights are drawn there, which takes no time
+                    model, inputs, points = make(run.small)
                 batch = 2 if run.small else 32
                 cloud = torch.rand(batch, points, getattr(model.config, "in_channels", 3)) - 0.5
                 if "labels" in inputs:
@@ -179,7 +184,6 @@ def steps(run: Run) -> None:
                 return _timed(run, model.to(run.device), inputs, batch, dtype)
 
             run.check(f"{name} {'bf16' if dtype else 'float32'}", measure)
-    run.check("bare frozen layers of any2point", lambda: _bare(run))
     run.check("point transformer v3", lambda: _ptv3(run))
 
 
@@ -196,18 +200,21 @@ def _timed(
     for column, setting in (("ours", "auto"), ("plain", "torch")):
         before = set_kernels(setting)
         try:
-            row[f"ms {column}"] = run.milliseconds(step, 5)
-            peak = run.peak_bytes(step)
-            row[f"MB {column}"] = None if peak is None else peak / 1e6
+            row |= _measured(run, step, column)
         finally:
             set_kernels(before)
-    row["clouds/s"] = 1000 * batch / row["ms ours"]
-    return row
+    return row | {"clouds/s": 1000 * batch / row["ms ours"], "kernels": run.kernels(step)}
 
 
-def _bare(run: Run) -> Row:
-    """Time the frozen layers alone on as many tokens as Any2Point's."""
-    model, _, _ = STEPS["any2point"](run.small)
+def _measured(run: Run, step: Callable[[], None], column: str) -> Row:
+    milliseconds, peak = run.milliseconds(step, 3), run.peak_bytes(step)
+    return {f"ms {column}": milliseconds, f"MB {column}": None if peak is None else peak / 1e6}
+
+
+def _bare(run: Run, make: Callable) -> Row:
+    """Time the frozen layers alone on as many tokens as the model's."""
+    with torch.device("meta"):
+        model, _, _ = make(run.small)
     base = model.get_base_model().any2point
     # A new one: the model's own has adapters.
     encoder = AutoModel.from_config(base.config.encoder_config).to(run.device).requires_grad_(False).eval()
@@ -222,14 +229,15 @@ def _bare(run: Run) -> Row:
             hidden_states = layer(hidden_states, attention_mask=None, is_causal=False)
         hidden_states.sum().backward()
 
-    milliseconds = run.milliseconds(step, 5)
-    return {"ms ours": milliseconds, "clouds/s": 1000 * batch / milliseconds}
+    row = _measured(run, step, "ours")
+    return row | {"clouds/s": 1000 * batch / row["ms ours"], "kernels": run.kernels(step)}
 
 
 def _ptv3(run: Run) -> Row:
     sizes = dict(depths=(1, 1), hidden_sizes=(16, 32), num_attention_heads=(2, 2), patch_sizes=(64, 64))
     settings = sizes | {"pooling_strides": (2,)} if run.small else PRESETS["concerto_small"]
-    model = PointTransformerV3Model(PointTransformerV3Config(**settings)).to(run.device).train()
+    with run.device:
+        model = PointTransformerV3Model(PointTransformerV3Config(**settings)).train()
     points = room(500 if run.small else 100_000)[:, : model.config.in_channels]
     return _timed(run, model, {"points": points[None].to(run.device)}, 1, None, "last_hidden_state")
 

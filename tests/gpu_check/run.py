@@ -87,6 +87,15 @@ class Run:
         self.synchronize()
         return torch.cuda.max_memory_allocated(self.device) - before
 
+    def kernels(self, function: Callable[[], Any]) -> int | None:
+        """Return how many kernels, copies and fills a call launches; None on the CPU."""
+        if not self.on_gpu:
+            return None
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            function()
+            self.synchronize()
+        return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Return the largest difference as a share of the largest expected value; NaN is infinite."""

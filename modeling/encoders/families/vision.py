@@ -19,6 +19,7 @@ from hf_any3d.modeling.encoders.positions import (
 )
 from hf_any3d.modeling.encoders.registry import EncoderFamily, register_family
 from hf_any3d.modeling.encoders.rotary import rotation
+from hf_any3d.modeling.layers.constants import constant
 from hf_any3d.modeling.layers.forward_contract import onloaded
 
 
@@ -71,7 +72,7 @@ def _grid(special_tokens: int) -> Callable[[PreTrainedModel], PositionTable]:
 
 
 def _dinov3_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
-    sizes = call.places.entry.new_tensor([call.places.rows, call.places.columns])
+    sizes = constant([call.places.rows, call.places.columns], call.places.entry)
     # Centers of patches are in (-1, 1), rows first.
     coordinates = (call.places.entry.flip(-1) + 0.5) / sizes * 2 - 1
     pair = rotation(call, coordinates, 2 * math.pi * call.encoder.rope_embeddings.inv_freq)
