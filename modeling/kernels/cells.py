@@ -174,7 +174,7 @@ def max_in_cells(values: Tensor, members: Membership) -> Tensor:
     Maps `(batch, views, tokens, hidden)` to `(batch, views, rows, hidden)`.
     """
     batch, views, tokens, hidden_size = values.shape
-    if torch.compiler.is_exporting():  # exported formats do not support segments
+    if torch.compiler.is_compiling():  # compilers and exported formats do not support segments
         index = members.row.unsqueeze(-1).expand_as(values)
         largest = torch.full_like(members.pool[..., :1], -torch.inf).expand(-1, -1, -1, hidden_size).to(values.dtype)
         largest = largest.scatter_reduce(2, index, values, "amax")

@@ -179,9 +179,10 @@ class _NormedEnsemble(torch.autograd.Function):
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-        saved, (length, voxel_length, lengths, cosine, weights, sums) = ctx.saved_tensors[:14], ctx.saved_tensors[14:]
+        saved = ctx.saved_tensors
+        length, voxel_length, lengths, cosine, weights, sums = saved[14:]
         # Normed rows are as large as their inputs, so they are computed again rather than kept.
-        norms, again = (saved[:7], saved[7:]), []
+        norms, again = (saved[:7], saved[7:14]), []
         for rows, _, weight, bias, mean, deviation, _ in norms:
             centered = _by_view(rows) - mean.unsqueeze(1)
             scale = (weight * deviation).unsqueeze(1)

@@ -75,8 +75,9 @@ def blocks_are_plain(neighborhoods: Neighborhoods, blocks: Sequence[ResidualBloc
         return not neighborhoods.offsets.requires_grad and all(is_plain_training(*pair) for pair in pairs)
     inputs = neighborhoods.features, neighborhoods.offsets
     needs_gradient = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
-    is_precise = all(linear.weight.dtype != torch.float16 for linear, _ in pairs)
-    return bool(pairs) and is_precise and not needs_gradient and has_folded_norms(*pairs)
+    if not pairs or needs_gradient or not has_folded_norms(*pairs):
+        return False
+    return all(linear.weight.dtype != torch.float16 for linear, _ in pairs)
 
 
 def _layers(block: ResidualBlock) -> tuple[tuple[nn.Linear, nn.BatchNorm1d], ...]:

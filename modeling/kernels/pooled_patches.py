@@ -219,7 +219,6 @@ class _PooledPatches(torch.autograd.Function):
         )
         update_running_statistics(layers.join_norm, offset, joined_mean, joined_variance, count)
         ctx.eps = layers.lift_norm.eps, layers.join_norm.eps
-        ctx.biases = [bias is not None for bias in biases]
         statistics = mean, covariance, joined_mean, joined_variance
         ctx.save_for_backward(*biases, points, joined_all, patch_max, patch_winners, winners, *own, *statistics)
         return tokens.add_(own.out_bias)
@@ -228,8 +227,9 @@ class _PooledPatches(torch.autograd.Function):
     @once_differentiable
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        biases, (points, joined, patch_max, patch_winners, winners) = ctx.saved_tensors[:3], ctx.saved_tensors[3:8]
-        own, statistics = _Weights(*ctx.saved_tensors[8:17]), _Statistics(*ctx.saved_tensors[17:])
+        saved = ctx.saved_tensors
+        biases, (points, joined, patch_max, patch_winners, winners) = saved[:3], saved[3:8]
+        own, statistics = _Weights(*saved[8:17]), _Statistics(*saved[17:])
         lift_eps, join_eps = ctx.eps
         patches = _Patches(points, own, statistics.mean, statistics.covariance, lift_eps)
         deviation = (statistics.joined_variance + join_eps).rsqrt()

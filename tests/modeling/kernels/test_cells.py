@@ -30,9 +30,9 @@ def test_rows_of_zeros_get_finite_gradients(places):
     assert rows.grad.isfinite().all() and not others.grad.any()
 
 
-@pytest.mark.parametrize("exporting", [False, True])
-def test_maxima_of_cells_are_those_of_a_loop(exporting, places, monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+@pytest.mark.parametrize("compiling", [False, True])
+def test_maxima_of_cells_are_those_of_a_loop(compiling, places, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     members, _ = places
     values = made(CLOUDS, VIEWS, TOKENS, HIDDEN)
     found = max_in_cells(values, members)

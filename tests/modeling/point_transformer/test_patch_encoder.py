@@ -39,18 +39,6 @@ def patches_of(channels: int) -> torch.Tensor:
     return torch.randn(2, 5, 6, channels, generator=torch.Generator().manual_seed(1))
 
 
-def test_operators_have_fake_kernels_and_schemas():
-    encoder, patches = made().train(), patches_of(3).flatten(0, 1)
-    weights = [encoder.lift.weight, encoder.lift_norm.weight, encoder.lift_norm.bias, encoder.widen.weight]
-    weights += [encoder.join.weight, encoder.join_norm.weight, encoder.join_norm.bias]
-    weights += [encoder.out.weight, encoder.out.bias]
-    with torch.no_grad():
-        torch.library.opcheck(MODULE.pooled_patches, (patches, weights, [1e-5, 1e-5]), test_utils=CHECKS)
-        results = MODULE.pooled_patches(patches, weights, [1e-5, 1e-5])
-        arguments = (torch.ones_like(results[0]), patches, weights, [1e-5, 1e-5], results)
-        torch.library.opcheck(MODULE.pooled_patches_backward, arguments, test_utils=CHECKS)
-
-
 def test_only_one_row_for_each_point_is_kept_in_training():
     encoder, patches, kept = made().train(), torch.randn(2, 50, 32, 3), {}
 
