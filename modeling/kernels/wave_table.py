@@ -98,7 +98,7 @@ class WaveTable:
 
     @property
     def _axes(self) -> Tensor:
-        """Where the nodes of each axis start if three tables are concatenated."""
+        """Starts of the nodes of each axis if three tables are concatenated."""
         return torch.arange(3, dtype=torch.int32) * len(self.waves)
 
     def _nodes(self, numbers: slice) -> Tensor:

@@ -214,10 +214,10 @@ def _start(device: str) -> None:
     transformers.logging.set_verbosity_error()
 
 
-def _run(task: tuple[Cell, str]) -> dict[str, Any]:
-    cell, device = task
+def _run(task: tuple[Cell, str, float]) -> dict[str, Any] | None:
+    cell, device, deadline = task
     _start(device)
-    return train(cell, _SETS[cell.points], device)
+    return train(cell, _SETS[cell.points], device) if time.time() < deadline else None
 
 
 def main() -> None:
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--kicad", type=Path, help="folder of the components' train.parquet and test.parquet")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, help="start no cell after so many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after so many")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--report", action="store_true", help="only tabulate")
     options = parser.parse_args()
@@ -235,12 +235,11 @@ def main() -> None:
     if not options.report:
         _SETS.update(load_sets(options.kicad))
         known = {Cell(**{name: row[name] for name in Cell._fields}) for row in rows}
-        tasks = ((cell, options.device) for cell in cells(_SETS) if cell not in known)
-        start = time.monotonic()
-        wanted = (task for task in tasks if not options.seconds or time.monotonic() - start < options.seconds)
+        deadline = time.time() + options.seconds
+        tasks = [(cell, options.device, deadline) for cell in cells(_SETS) if cell not in known]
         # Forked before anything touches the device: the sets are shared.
         with multiprocessing.get_context("fork").Pool(options.processes) as pool, options.output.open("a") as file:
-            for row in pool.imap_unordered(_run, wanted):
+            for row in filter(None, pool.imap_unordered(_run, tasks)):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 rows.append(row)
