@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels import Kernel
@@ -114,7 +115,8 @@ def twin(call: Call) -> Callable[..., Any]:
 
     def on_cpu(*arguments: Any) -> tuple[Tensor, ...]:
         device = arguments[0].device
-        results = call.kernel(*(value.cpu() if isinstance(value, Tensor) else value for value in arguments))
+        own = (copy.deepcopy(value) if isinstance(value, nn.Module) else value for value in arguments)
+        results = call.kernel(*(value.cpu() if isinstance(value, Tensor | nn.Module) else value for value in own))
         return tuple(value.to(device) for value in (results if isinstance(results, tuple) else (results,)))
 
     return on_cpu
