@@ -43,13 +43,14 @@ from hf_any3d.training.models import build_peft_config
 from studies import earlier_recipe
 from studies.donors import donors_folder
 from studies.generated_shapes import generate
+from studies.tables import read_table
 
 DONORS = {"minilm": "text", "smollm2": "text, decoder", "dinov2": "vision", "whisper": "audio"}
 WEIGHTS = ("pretrained", "random", "shuffled")
 METHODS = {"guided_adapter": earlier_recipe.ADAPTER, "lora": {"r": 8, "lora_alpha": 16}}
 SEEDS, LAYERS, SHOTS = (0, 1, 2), 2, 10
 BATCH, EPOCHS, FEW_EPOCHS = 32, 10, 20
-RESULTS = Path(__file__).parents[1] / "results" / "donors_any2point.jsonl"
+STORED = Path(__file__).parents[1] / "results" / "donors_any2point.parquet"
 
 
 class Cell(NamedTuple):
@@ -87,9 +88,7 @@ def load_sets(kicad: Path | None) -> dict[str, tuple[Split, Split, int]]:
         files = {split: str(kicad / f"{split}.parquet") for split in ("train", "test")}
         parts = load_dataset("parquet", data_files=files)
         sets["components"] = (parts["train"], parts["test"])
-    return {
-        name: (*map(_split_of, splits), splits[0].features["label"].num_classes) for name, splits in sets.items()
-    }
+    return {name: (*map(_split_of, splits), splits[0].features["label"].num_classes) for name, splits in sets.items()}
 
 
 def _split_of(rows: Any) -> Split:
@@ -177,32 +176,33 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         if any(shown):
             name = f"{weights}, LoRA" if method == "lora" else weights
             lines.append(f"| {donor} ({DONORS[donor]}) | {name} | {' | '.join(shown)} |")
-    lines += ["", "| layers | pretrained − random, points | pretrained − shuffled, points |", "|---|---|---|"]
+    lines += ["", "| layers | pretrained | random | shuffled | − random | − shuffled |", "|---|---|---|---|---|---|"]
     for donor in DONORS:
-        effects = [effect(found, donor, weights) for weights in ("random", "shuffled")]
-        lines.append(f"| {donor} ({DONORS[donor]}) | {' | '.join(effects)} |")
+        means, effects = zip(*(effect(found, donor, weights) for weights in WEIGHTS), strict=True)
+        lines.append(f"| {donor} ({DONORS[donor]}) | {' | '.join((*means, *effects[1:]))} |")
     return "\n".join(lines) + "\n"
 
 
-def effect(found: dict[Cell, dict[str, Any]], donor: str, weights: str) -> str:
-    """Return the mean difference of accuracy to the pretrained weights, with its 95 % interval, in points.
+def effect(found: dict[Cell, dict[str, Any]], donor: str, weights: str) -> tuple[str, str]:
+    """Return the mean accuracy, %, and the difference of the pretrained weights' to it, with its 95 % interval.
 
     Sets and sizes count alike. The variance of a set's mean is that between its test shapes plus that between seeds.
     """
-    means, variances = [], []
+    accuracies, means, variances = [], [], []
     pairs = [(cell, cell._replace(weights=weights)) for cell in found if cell.weights == "pretrained"]
     pairs = [pair for pair in pairs if pair[0].donor == donor and pair[1] in found]
     for _, some in itertools.groupby(sorted(pairs, key=lambda pair: pair[0][2:4]), key=lambda pair: pair[0][2:4]):
-        differences = np.array(
-            [np.subtract(*(list(map(int, found[cell]["correct"])) for cell in pair)) for pair in some]
-        )  # (seeds, shapes)
+        correct = np.array([[list(map(int, found[cell]["correct"])) for cell in pair] for pair in some])
+        differences = correct[:, 0] - correct[:, 1]  # (seeds, shapes)
+        accuracies.append(correct[:, 1].mean())
         seeds, shapes = differences.shape
         means.append(differences.mean())
         between_seeds = differences.mean(axis=1).var(ddof=1) / seeds if seeds > 1 else 0.0
         variances.append(differences.mean(axis=0).var(ddof=1) / shapes + between_seeds)
     if not means:
-        return ""
-    return f"{100 * np.mean(means):+.1f} ± {196 * np.sqrt(np.sum(variances)) / len(means):.1f}"
+        return "", ""
+    interval = f"{100 * np.mean(means):+.1f} ± {196 * np.sqrt(np.sum(variances)) / len(means):.1f}"
+    return f"{100 * np.mean(accuracies):.1f}", interval
 
 
 _SETS: dict[str, tuple[Split, Split, int]] = {}
@@ -224,19 +224,24 @@ def main() -> None:
     """Run cells that are not among the results, or tabulate these."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kicad", type=Path, help="folder of the components' train.parquet and test.parquet")
+    parser.add_argument("--sets", nargs="+", choices=("embedded", "generated", "components"), help="train on these")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no cell after so many")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="only tabulate")
+    parser.add_argument("--output", type=Path, default=Path("outputs/donors/any2point.jsonl"))
+    parser.add_argument("--report", action="store_true", help="only tabulate; without results, the stored ones")
     options = parser.parse_args()
-    text = options.output.read_text() if options.output.exists() else ""
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows: list[dict[str, Any]] = []
+    if options.output.exists():
+        rows = [json.loads(line) for line in options.output.read_text().splitlines()]
+    elif options.report:
+        rows = read_table(STORED)["runs"]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     if not options.report:
         _SETS.update(load_sets(options.kicad))
         known = {Cell(**{name: row[name] for name in Cell._fields}) for row in rows}
         deadline = time.time() + options.seconds
-        tasks = [(cell, options.device, deadline) for cell in cells(_SETS) if cell not in known]
+        tasks = [(cell, options.device, deadline) for cell in cells(options.sets or _SETS) if cell not in known]
         # Forked before anything touches the device: the sets are shared.
         with multiprocessing.get_context("fork").Pool(options.processes) as pool, options.output.open("a") as file:
             for row in filter(None, pool.imap_unordered(_run, tasks)):
