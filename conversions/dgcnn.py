@@ -56,7 +56,7 @@ def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> d
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
-    original = read_checkpoint(checkpoint, ())
+    original = read_checkpoint(checkpoint)
     with errors_about(checkpoint):
         state = convert_dgcnn_state_dict(original)
         labels = len(state[f"{_OUT}.bias"])

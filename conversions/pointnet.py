@@ -43,7 +43,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
     Returns:
         Facts by name: `output`, `model`, `parameters`, `bytes`.
     """
-    original = read_checkpoint(checkpoint, ())
+    original = read_checkpoint(checkpoint)
     with errors_about(checkpoint):
         renamed = rename_tensors(original, {re.escape(theirs): ours for theirs, ours in _NAMES.items()})
         state = {name: as_linear(tensor) for name, tensor in renamed.items()}

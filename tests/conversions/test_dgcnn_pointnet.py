@@ -1,0 +1,92 @@
+"""Released DGCNN and PointNet: recognized, converted and back, and the logits that their programs answer."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_any3d import DgcnnForSemanticSegmentation, PointNetForPointCloudClassification
+from hf_any3d.cli.convert import convert
+from hf_any3d.conversions import convert_dgcnn_back, convert_pointnet_back
+from hf_any3d.conversions.checkpoints import read_checkpoint
+from hf_any3d.data.catalog import modelnet40, s3dis
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from tests.errors import raises
+from tests.reference.fill import fill, points
+from tests.tiny_baselines import tiny_baseline
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+WEIGHTS = next((path for up in Path(__file__).parents if (path := up / "shared/data/real/weights").is_dir()), None)
+CASES = {
+    "real_dgcnn_s3dis": (DgcnnForSemanticSegmentation, s3dis.CLASS_NAMES),
+    "real_pointnet_modelnet40": (PointNetForPointCloudClassification, modelnet40.CLASS_NAMES),
+}
+over_cases = pytest.mark.parametrize("case", CASES)
+
+
+def manifest_of(case: str) -> dict:
+    return json.loads((REFERENCE / f"{case}.json").read_text())
+
+
+def released(case: str) -> dict[str, torch.Tensor]:
+    """Tensors of the names and shapes of a released file; both names of a norm hold the same."""
+    state = {}
+    for name, shape in manifest_of(case)["tensors"].items():
+        # bn1 and conv1.1 of DGCNN; the other program has no second names.
+        source = re.sub(r"^conv(\d)\.1\.", r"bn\1.", name)
+        kind = "int64" if name.endswith("tracked") else "float32"
+        state[name] = torch.from_numpy(np.asarray(fill(source, shape, kind)))
+    return state
+
+
+@over_cases
+def test_a_file_is_recognized_and_comes_back_with_the_same_tensors(case, tmp_path):
+    prefix = "module." if "dgcnn" in case else ""
+    original = {prefix + name: tensor for name, tensor in released(case).items()}
+    torch.save(original, tmp_path / "theirs.t7")
+    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours")
+    model_class, names = CASES[case]
+    assert tuple(model_class.from_pretrained(tmp_path / "ours").config.id2label.values()) == names
+    convert([str(tmp_path / "ours")], tmp_path / "back.t7")
+    back = torch.load(tmp_path / "back.t7", weights_only=True)
+    assert back.keys() == original.keys()
+    assert all(
+        torch.equal(back[name], tensor) and back[name].shape == tensor.shape for name, tensor in original.items()
+    )
+
+
+@pytest.mark.skipif(WEIGHTS is None, reason="the released weights are not here")
+@over_cases
+@torch.no_grad()
+def test_released_weights_answer_the_stored_logits(case, tmp_path):
+    manifest, (model_class, _) = manifest_of(case), CASES[case]
+    file = WEIGHTS / Path(manifest["file"]).name
+    convert([str(file)], tmp_path / "ours")
+    model = model_class.from_pretrained(tmp_path / "ours")
+    logits = model(torch.from_numpy(points(**manifest["input"]))).logits
+    expected = load_file(REFERENCE / f"{case}.safetensors")["logits"]
+    assert (logits - expected).abs().max() < manifest["tolerance"]["logits"]
+    assert PointCloudProcessor.from_pretrained(tmp_path / "ours").center == ("room" if "dgcnn" in case else True)
+    convert([str(tmp_path / "ours")], tmp_path / "back.t7")
+    theirs, back = read_checkpoint(file), read_checkpoint(tmp_path / "back.t7")
+    assert theirs.keys() == back.keys() and all(torch.equal(back[name], theirs[name]) for name in theirs)
+
+
+def test_models_that_the_programs_cannot_compute_stay(tmp_path):
+    tiny_baseline(PointNetForPointCloudClassification).save_pretrained(tmp_path / "pointnet")
+    with raises(ValueError, naming="bias=False, 3 layers"):
+        convert_pointnet_back(tmp_path / "pointnet", tmp_path / "back.t7")
+    tiny_baseline(DgcnnForSemanticSegmentation).save_pretrained(tmp_path / "dgcnn")
+    with raises(ValueError, naming="in_channels=3"):
+        convert_dgcnn_back(tmp_path / "dgcnn", tmp_path / "back.t7")
+    torch.save(released("real_dgcnn_s3dis"), tmp_path / "theirs.t7")
+    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours")
+    model = DgcnnForSemanticSegmentation.from_pretrained(tmp_path / "ours")
+    model.segmenter.head.out.bias.data.fill_(0.1)
+    model.save_pretrained(tmp_path / "ours")
+    with raises(ValueError, naming="bias"):
+        convert_dgcnn_back(tmp_path / "ours", tmp_path / "back.t7")
