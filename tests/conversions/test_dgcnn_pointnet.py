@@ -94,7 +94,9 @@ def test_a_file_with_a_whole_room_is_labeled(tmp_path):
     convert([str(WEIGHTS / "dgcnn_s3dis_area5.t7")], tmp_path / "ours")
     xyz, colors, names = room()
     write_point_cloud(tmp_path / "room.ply", PointCloudData(xyz, colors))
-    answer = pipeline("point-cloud-segmentation", model=str(tmp_path / "ours"))(str(tmp_path / "room.ply"))
+    segment = pipeline("point-cloud-segmentation", model=str(tmp_path / "ours"))
+    segment.feature_extractor.block_overlap = 0.0  # a quarter of the time
+    answer = segment(str(tmp_path / "room.ply"))
     found = np.array(s3dis.CLASS_NAMES)[answer["labels"]]
     for name in ("floor", "wall", "ceiling"):
         assert (found[names == name] == name).mean() > 0.9, name
