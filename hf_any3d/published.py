@@ -113,26 +113,15 @@ def open_published(
     return model_class.from_pretrained(converted.name, revision=converted.revision, **kwargs)
 
 
-def keep_download(name: str, directory: str | os.PathLike, *, cache_dir: str | os.PathLike | None = None) -> bool:
-    """Look for the file of a checkpoint in a git repository by its checksum, and keep a copy as if it was fetched.
-
-    Args:
-        name: Published name, with its size where there are several.
-        directory: Folder with files that were downloaded, of any names.
-        cache_dir: As of `open_published`.
-
-    Returns:
-        Whether it is there; False for names on the hub.
-    """
+def keep_download(name: str, directory: Path) -> None:
+    """Look in a directory for a published file of a git repository, by its checksum, and keep a copy as if fetched."""
     repository, size, published = find_published(name)
     file = published.files[size]
-    for path in sorted(Path(directory).iterdir()) if file.sha256 is not None else ():
+    for path in directory.iterdir():
         if path.is_file() and file_digest(path) == file.sha256:
-            _, kept = place_in_git(repository, file, _cache(cache_dir) / repository.replace("/", "--"))
+            _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, kept)
-            return True
-    return False
 
 
 def published_directory(

@@ -261,8 +261,9 @@ def _room(name: str, model: Any) -> Check:
 
 def _room_with_walls(name: str, model: Any) -> Check:
     """Look at the labels of floor, walls and a ceiling, by which rooms are told; furniture is gray, and reported."""
-    counts = {"train_rooms": 1, "validation_rooms": 1, "test_rooms": 1, "num_points": 32_768}
-    rows: Any = load_point_dataset("rooms_with_layouts", split="test", **counts)
+    rows: Any = load_point_dataset(
+        "rooms_with_layouts", split="test", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=32_768
+    )
     row, names = rows[0], rows.features["box_labels"].feature.names
     points = np.asarray(row["points"], np.float32)
     low, high = points.min(axis=0), points.max(axis=0)

@@ -316,6 +316,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
 
     def _in_room(self, points: np.ndarray, room: np.ndarray) -> np.ndarray:
         """Return points `(num_points, channels + 3)` of a block, with places as `center="room"` describes them."""
+        assert self.block_size is not None, 'center="room" is of blocks'
         low, high = room.min(axis=0), room.max(axis=0)
         xyz, up = points[:, :3], "xyz".index(self.up_axis)
         origin = xyz.min(axis=0) + self.block_size / 2
