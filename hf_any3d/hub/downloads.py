@@ -109,9 +109,8 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
 
 def place_in_git(repository: str, file: PublishedFile, folder: Path) -> tuple[str, Path]:
     """Return the address of a file in a git repository, and where it is kept in the folder of its repository."""
-    return f"{GIT_FILES}/{repository}/{file.commit}/{file.path}", folder / "files" / str(file.sha256) / Path(
-        file.path
-    ).name
+    url = f"{GIT_FILES}/{repository}/{file.commit}/{file.path}"
+    return url, folder / "files" / str(file.sha256) / Path(file.path).name
 
 
 def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: Mapping[str, Any]) -> Path:
