@@ -34,7 +34,7 @@ _LAYERS: dict[str, tuple[tuple[str, ...], str]] = {
     "conv8": (("segmenter.head.hidden.0",), "segmenter.head.norms.0"),
 }
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-_OUT = "segmenter.head.out"
+_OUT = "segmenter.head.out.weight"
 _COMPUTES = (
     "Blocks of a room, 1 m wide and as high as the room: places relative to the middle of the block and to the floor, "
     "colors, and places in the room from 0 to 1 along each axis, which the first graph of neighbors is of. So labels "
@@ -59,7 +59,7 @@ def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> d
     original = read_checkpoint(checkpoint)
     with errors_about(checkpoint):
         state = convert_dgcnn_state_dict(original)
-        labels = len(state[f"{_OUT}.bias"])
+        labels = len(state[_OUT])
         config = DgcnnConfig(**_RELEASED, hidden_sizes=[len(state["dgcnn.layers.0.norm.bias"])], num_labels=labels)
         config.head_dropout = 0.5
         if labels == len(s3dis.CLASS_NAMES):
@@ -92,8 +92,8 @@ def convert_dgcnn_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, 
             state[f"{layer}.weight"] = part
         for name in _NORM:
             state[f"{norm}.{name}"] = state.pop(f"{theirs}.1.{name}")
-    weight = as_linear(state.pop("conv9.weight"))
-    return {**state, f"{_OUT}.weight": weight, f"{_OUT}.bias": weight.new_zeros(len(weight))}
+    state[_OUT] = as_linear(state.pop("conv9.weight"))
+    return state
 
 
 def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -106,7 +106,7 @@ def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torc
         reverted[f"{theirs}.0.weight"] = weight[(..., *axes)]
         for name in _NORM:
             reverted[f"{theirs}.1.{name}"] = reverted[f"bn{theirs[-1]}.{name}"] = state[f"{norm}.{name}"]
-    return {**reverted, "conv9.weight": state[f"{_OUT}.weight"][..., None]}
+    return {**reverted, "conv9.weight": state[_OUT][..., None]}
 
 
 def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
@@ -122,13 +122,9 @@ def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike)
     output = new_path(output)
     model = DgcnnForSemanticSegmentation.from_pretrained(checkpoint)
     settings = model.config.to_dict()
-    if other := [name for name, value in _RELEASED.items() if settings[name] != value]:
-        name = other[0]
-        raise ValueError(f"{checkpoint}: {name}={settings[name]!r}; the original program computes {_RELEASED[name]!r}")
-    if model.segmenter.head.out.bias.any():
-        raise ValueError(
-            f"{checkpoint}: its last layer has learned a bias, which the original program has no place for"
-        )
+    released = {**_RELEASED, "hidden_sizes": settings["hidden_sizes"][:1]}
+    if others := {name: settings[name] for name, value in released.items() if settings[name] != value}:
+        raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
     state = revert_dgcnn_state_dict(model.state_dict())
     with atomic_write(output) as file:
         torch.save({f"module.{name}": tensor.contiguous() for name, tensor in state.items()}, file)

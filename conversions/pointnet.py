@@ -83,10 +83,6 @@ def convert_pointnet_back(checkpoint: str | os.PathLike, output: str | os.PathLi
     """
     output = new_path(output)
     model = PointNetForPointCloudClassification.from_pretrained(checkpoint)
-    config = model.config
-    if not config.bias or (len(config.hidden_sizes), len(config.head_widths)) != (_LAYERS, _HIDDEN):
-        seen = f"bias={config.bias}, {len(config.hidden_sizes)} layers, {len(config.head_widths)} in the head"
-        raise ValueError(f"{checkpoint}: {seen}; the original program has bias=True, {_LAYERS} and {_HIDDEN}")
     state = rename_tensors(model.state_dict(), {re.escape(ours): theirs for theirs, ours in _NAMES.items()})
     for name, tensor in state.items():
         if ".conv" in name and tensor.ndim == 2:

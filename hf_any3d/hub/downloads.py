@@ -118,16 +118,15 @@ def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: M
     url, path = place_in_git(repository, file, folder)
     if path.is_file() and file_digest(path) == file.sha256:
         return path
-    how = f"open it once with a network, or download {url} and give the file's path"
-    if (reason := offline_reason(hub.get("local_files_only"))) is not None:
-        raise OSError(f"{repository}: {file.path} was never opened on this machine, and {reason}; {how}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # A file with another checksum is removed again.
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=file.sha256, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"{repository}: {url} was not fetched ({type(error).__name__}: {error}); {how}") from error
-    return path
+    if (reason := offline_reason(hub.get("local_files_only"))) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # It removes a file with another checksum.
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=file.sha256, progress=False)
+            return path
+        except (OSError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise OSError(f"{repository}: {url} is not on this machine, and {reason}; download it and give the file's path")
 
 
 def fetch_part(repository: str, part: str, commit: str, cache_dir: Path | None, hub: Mapping[str, Any]) -> Path:

@@ -150,6 +150,8 @@ class DgcnnPointHead(nn.Module):
         self.head = ClassificationHead(
             first, config.num_labels, others, bias=False, dropout=rates, activation="leaky_relu"
         )
+        # Without a bias, as published, so that trained models fit the released program.
+        self.head.out = nn.Linear(config.head_widths[-1], config.num_labels, bias=False)
 
     def forward(self, points: torch.Tensor, clouds: torch.Tensor) -> torch.Tensor:
         """Compute logits `(batch, points, labels)` from `(batch, points, point_width)` and `(batch, cloud_width)`."""

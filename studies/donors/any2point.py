@@ -87,9 +87,7 @@ def load_sets(kicad: Path | None) -> dict[str, tuple[Split, Split, int]]:
         files = {split: str(kicad / f"{split}.parquet") for split in ("train", "test")}
         parts = load_dataset("parquet", data_files=files)
         sets["components"] = (parts["train"], parts["test"])
-    return {
-        name: (*map(_split_of, splits), splits[0].features["label"].num_classes) for name, splits in sets.items()
-    }
+    return {name: (*map(_split_of, splits), splits[0].features["label"].num_classes) for name, splits in sets.items()}
 
 
 def _split_of(rows: Any) -> Split:

@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from hf_any3d import DgcnnForSemanticSegmentation, PointNetForPointCloudClassification
 from hf_any3d.cli.convert import convert
-from hf_any3d.conversions import convert_dgcnn_back, convert_pointnet_back
+from hf_any3d.conversions import convert_dgcnn_back
 from hf_any3d.conversions.checkpoints import read_checkpoint
 from hf_any3d.data.catalog import modelnet40, s3dis
 from hf_any3d.data.files import PointCloudData, write_point_cloud
@@ -102,17 +102,7 @@ def test_a_file_with_a_whole_room_is_labeled(tmp_path):
         assert (found[names == name] == name).mean() > 0.9, name
 
 
-def test_models_that_the_programs_cannot_compute_stay(tmp_path):
-    tiny_baseline(PointNetForPointCloudClassification).save_pretrained(tmp_path / "pointnet")
-    with raises(ValueError, naming="bias=False, 3 layers"):
-        convert_pointnet_back(tmp_path / "pointnet", tmp_path / "back.t7")
-    tiny_baseline(DgcnnForSemanticSegmentation).save_pretrained(tmp_path / "dgcnn")
-    with raises(ValueError, naming="in_channels=3"):
-        convert_dgcnn_back(tmp_path / "dgcnn", tmp_path / "back.t7")
-    torch.save(released("real_dgcnn_s3dis"), tmp_path / "theirs.t7")
-    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours")
-    model = DgcnnForSemanticSegmentation.from_pretrained(tmp_path / "ours")
-    model.segmenter.head.out.bias.data.fill_(0.1)
-    model.save_pretrained(tmp_path / "ours")
-    with raises(ValueError, naming="bias"):
+def test_models_that_the_program_cannot_compute_stay(tmp_path):
+    tiny_baseline(DgcnnForSemanticSegmentation).save_pretrained(tmp_path / "ours")
+    with raises(ValueError, naming="'in_channels': 3"):
         convert_dgcnn_back(tmp_path / "ours", tmp_path / "back.t7")
