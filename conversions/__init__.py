@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_detr3d as convert_detr3d,
         convert_detr3d_back as convert_detr3d_back,
     )
+    from hf_any3d.conversions.dgcnn import convert_dgcnn as convert_dgcnn, convert_dgcnn_back as convert_dgcnn_back
     from hf_any3d.conversions.imagebind_audio import convert_imagebind_audio as convert_imagebind_audio
     from hf_any3d.conversions.minigpt3d.convert import (
         convert_minigpt3d as convert_minigpt3d,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:  # for editors and type checkers
         convert_ptv3_back as convert_ptv3_back,
     )
     from hf_any3d.conversions.point_transformer_v3.find3d import convert_find3d as convert_find3d
+    from hf_any3d.conversions.pointnet import (
+        convert_pointnet as convert_pointnet,
+        convert_pointnet_back as convert_pointnet_back,
+    )
     from hf_any3d.conversions.spatiallm.convert import (
         convert_spatiallm as convert_spatiallm,
         convert_spatiallm_back as convert_spatiallm_back,

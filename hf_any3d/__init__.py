@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.act import *  # noqa: F403
     from hf_any3d.modeling.any2point import *  # noqa: F403
     from hf_any3d.modeling.detr3d import *  # noqa: F403
+    from hf_any3d.modeling.dgcnn import *  # noqa: F403
     from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
     from hf_any3d.modeling.minigpt3d import *  # noqa: F403
     from hf_any3d.modeling.openshape import *  # noqa: F403

@@ -4,6 +4,7 @@ Converted models are kept in a cache:
 
     <owner>--<name>/revisions/<revision>/<size>.json    commit, and checksum of the file there
     <owner>--<name>/<checksum>/                         the converted model
+    <owner>--<name>/files/<checksum>/                   the authors' file of a git repository; others: the hub's cache
     local/<checksum>/                                   the same, of files given by their paths
     <owner>--<name>/license.json                        that the license was shown and, if necessary, accepted
 
@@ -32,7 +33,14 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from hf_any3d.conversions.programs import recognize
-from hf_any3d.hub.downloads import borrowed_part, download, fetch_part, find_version
+from hf_any3d.hub.downloads import (
+    borrowed_part,
+    download,
+    download_from_git,
+    fetch_part,
+    find_version,
+    place_in_git,
+)
 from hf_any3d.hub.licenses import check_license, license_text, show_license
 from hf_any3d.hub.names import similar_path
 from hf_any3d.hub.published_table import (
@@ -105,6 +113,17 @@ def open_published(
     return model_class.from_pretrained(converted.name, revision=converted.revision, **kwargs)
 
 
+def keep_download(name: str, directory: Path) -> None:
+    """Look in a directory for a published file of a git repository, by its checksum, and keep a copy as if fetched."""
+    repository, size, published = find_published(name)
+    file = published.files[size]
+    for path in directory.iterdir():
+        if path.is_file() and file_digest(path) == file.sha256:
+            _, kept = place_in_git(repository, file, _cache(None) / repository.replace("/", "--"))
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, kept)
+
+
 def published_directory(
     name: str | os.PathLike,
     *,
@@ -167,7 +186,7 @@ def _find(
             show_license(system.title, system, folder / system.title)
         return _Converted(directory)
     if text.partition(SIZE_MARK)[0] not in PUBLISHED or path.is_dir():
-        is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin") or text.startswith((".", "~", "/"))
+        is_path = "/" not in text or path.suffix in (".pt", ".pth", ".bin", ".t7") or text.startswith((".", "~", "/"))
         if is_path and not path.is_dir():
             raise FileNotFoundError(f"no file {text}{similar_path(path)}{download_of(path)}")
         raise ValueError(f"{text}: not a published checkpoint; expected one of {', '.join(PUBLISHED)}, or a file")
@@ -199,7 +218,10 @@ def _from_hub(
             record = {"name": repository, "file": file.path, "revision": version.commit}
             with ExitStack() as stack:
                 try:
-                    original = download(repository, file.path, version, hub_cache, hub)
+                    if file.commit is not None:
+                        original = download_from_git(repository, file, folder, hub)
+                    else:
+                        original = download(repository, file.path, version, hub_cache, hub)
                     parts = {
                         name: fetch_part(repository, part, version.commit, hub_cache, hub)
                         for name, part in file.parts.items()

@@ -154,6 +154,15 @@ MODEL_TYPES = {
         "PointNet2Model",
         {"point-cloud-classification": ("PointNet2ForPointCloudClassification",)},
     ),
+    "dgcnn": ModelType(
+        "dgcnn",
+        "DgcnnConfig",
+        "DgcnnModel",
+        {
+            "point-cloud-classification": ("DgcnnForPointCloudClassification",),
+            "point-cloud-segmentation": ("DgcnnForSemanticSegmentation",),
+        },
+    ),
     "point_features": ModelType(
         "point_features",
         "PointFeaturesConfig",

@@ -236,38 +236,38 @@ def add_model(folder: Path) -> str:
 import hf_any3d, json, torch
 from transformers import AutoModel, pipeline
 size = {{"hidden_sizes": [8, 6], "num_neighbors": 2, "head_widths": [4]}}
-command("train", "dice", "--model_type", "dgcnn", "--model_config", json.dumps(size), *{SMALL!r}, "--output", "edges")
-print(list(json.loads(command("evaluate", "edges", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
-classify = pipeline("point-cloud-classification", model="edges")
+command("train", "dice", "--model_type", "pospool", "--model_config", json.dumps(size), *{SMALL!r}, "--output", "pool")
+print(list(json.loads(command("evaluate", "pool", "--dataset", "dice", "--json", "--cpu"))["metrics"]))
+classify = pipeline("point-cloud-classification", model="pool")
 print(type(classify.model).__name__, len(classify(torch.rand(4, 3), top_k=None)))
-print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "edges", "--no-unknown", "--json"))))
-facts = json.loads(command("info", "edges", "--json"))
+print(len(json.loads(command("predict", hf_any3d.example_file(), "--model", "pool", "--no-unknown", "--json"))))
+facts = json.loads(command("info", "pool", "--json"))
 print(facts["class"], facts["total parameters"] == sum(p.numel() for p in classify.model.parameters()))
-state = classify.model.dgcnn.state_dict()
-torch.save({{f"edges.{{name}}": tensor for name, tensor in state.items()}}, "edges.pth")
-command("convert", "edges.pth", "--output", "converted")
+state = classify.model.pospool.state_dict()
+torch.save({{f"pools.{{name}}": tensor for name, tensor in state.items()}}, "pools.pth")
+command("convert", "pools.pth", "--output", "converted")
 opened = AutoModel.from_pretrained("converted")
 print(type(opened).__name__, all(torch.equal(opened.state_dict()[name], state[name]) for name in state))
 """
 
 
 def add_conversion(folder: Path) -> None:
-    own = folder / "conversions/dgcnn"
+    own = folder / "conversions/pospool"
     own.mkdir()
     (own / "__init__.py").write_text("")
     (own / "convert.py").write_text(
         "from hf_any3d.conversions.checkpoints import read_checkpoint\n"
-        "from hf_any3d.modeling.dgcnn import DGCNNConfig, DGCNNModel\n"
-        "def convert_dgcnn(checkpoint, output):\n"
+        "from hf_any3d.modeling.pospool import PosPoolConfig, PosPoolModel\n"
+        "def convert_pospool(checkpoint, output):\n"
         "    state = read_checkpoint(checkpoint, ())\n"
-        "    model = DGCNNModel(DGCNNConfig(hidden_sizes=(8, 6), num_neighbors=2))\n"
-        "    model.load_state_dict({name.replace('edges.', ''): state[name] for name in state})\n"
+        "    model = PosPoolModel(PosPoolConfig(hidden_sizes=(8, 6), num_neighbors=2))\n"
+        "    model.load_state_dict({name.replace('pools.', ''): state[name] for name in state})\n"
         "    model.save_pretrained(output)\n"
         "    return {'output': str(output)}\n"
     )
-    names = "from hf_any3d.conversions.dgcnn.convert import convert_dgcnn as convert_dgcnn"
+    names = "from hf_any3d.conversions.pospool.convert import convert_pospool as convert_pospool"
     add_line(folder / "conversions/__init__.py", "if TYPE_CHECKING", f"    {names}")
-    row = '    Program("DGCNN", "convert_dgcnn", _marked("edges[.]")),'
+    row = '    Program("PosPool", "convert_pospool", _marked("pools[.]")),'
     add_line(folder / "conversions/programs.py", "PROGRAMS = (", row)
 
 
@@ -356,13 +356,13 @@ def test_a_head_is_in_three_files_and_the_text_of_its_task(copy):
 
 
 def test_a_model_is_its_folder_and_an_entry(copy):
-    name = "DGCNNForPointCloudClassification"
-    assert copy.printed("model").split("\n")[:5] == ["['test']", f"{name} 2", "1", f"{name} True", "DGCNNModel True"]
+    name = "PosPoolForPointCloudClassification"
+    assert copy.printed("model").split("\n")[:5] == ["['test']", f"{name} 2", "1", f"{name} True", "PosPoolModel True"]
 
 
 def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
     suites = [f"tests/common/test_{name}.py" for name in ("models", "gradients", "problem_types", "export")]
-    words = [*suites, "-k", "DGCNN", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    words = [*suites, "-k", "PosPool", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # A head with other base classes needs a line in tests/common/models.py.
     replace(copy.folder / "hf_any3d/registry.py", ' "Any2PointForPointCloudRegression"', "")
     done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")

@@ -184,12 +184,12 @@ def published_page() -> str:
     """Return the page of published checkpoints, with their licenses and text towers."""
     lines = ["# Published checkpoints", "", _NOTE, ""]
     lines += ["These names open with `open_published`, `from_pretrained`, pipelines and commands:"]
-    lines += ["[open published encoders](open_encoders.md). No file of them was available here: names and sizes are"]
-    lines += ["those that the authors state. What is found in a file is compared with them, and every tensor is"]
+    lines += ["[open published encoders](open_encoders.md). Names and sizes are those that the authors state; what is"]
+    lines += ["found in a file is compared with them, and every tensor is accounted for. The last column has the last"]
     lines += [
-        "accounted for. The last column has the last recorded run of `hf-any3d check-published`, which fetches a"
+        "recorded run of `hf-any3d check-published`, which opens a checkpoint and judges its answers. Files of the"
     ]
-    lines += ["checkpoint and judges its answers."]
+    lines += ['others ("never") were not available here.']
     lines += ["", "`hf-any3d check-published --output docs/tools/published_checks.json` records further ones.", ""]
     runs = json.loads(PUBLISHED_CHECKS.read_text(encoding="utf-8"))["runs"]
     rows = []
@@ -212,6 +212,12 @@ def published_page() -> str:
                 )
             )
     lines += markdown_table(("name", "files", "opens with", "texts are encoded by", "remark", "checked"), rows)
+    lines += ["", "## Opened for real", ""]
+    lines += ["What the recorded runs saw; chance and expectations are of `hf_any3d/evaluation/published_checks.py`."]
+    lines += [
+        "",
+        *(f"- `{name}`: {check['name']}: {check['seen']}." for name in runs for check in runs[name]["checks"]),
+    ]
     lines += ["", "## Licenses", ""]
     systems = {published.system.title: published.system for published in PUBLISHED.values()}
     lines += markdown_table(

@@ -33,6 +33,9 @@ def check_published(
         "published_checks.json"
     ),
     again: Annotated[bool, typer.Option("--again", help="Check names that the file has a record of, too.")] = False,
+    files: Annotated[
+        Path | None, option("Folder with files of git repositories that were downloaded, found by their checksums.")
+    ] = None,
     clouds: Annotated[int, typer.Option(help="Most packaged shapes to ask about.", min=13)] = 104,
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +47,7 @@ def check_published(
     load_libraries()
     with status("loading"):
         from hf_any3d.evaluation import published_checks
+        from hf_any3d.published import keep_download
 
     published, chosen = published_checks.published_names(), []
     for name in names or published:
@@ -58,6 +62,8 @@ def check_published(
             print_note(f"{name}: checked on {runs[name]['date']}; --again checks it once more")
         else:
             try:
+                if files is not None:
+                    keep_download(name, files)
                 with status(f"checking {name}"):
                     runs[name] = published_checks.check_published(name, clouds=clouds)
             except (ValueError, OSError, ImportError) as error:

@@ -93,13 +93,14 @@ def convert(
     """Convert checkpoints of original programs into directories that `from_pretrained` opens, or the other way.
 
     Program, kind and size are found from the tensors: Any2Point, ACT, PointGST, IDPT, DAPT, PPT, MiniGPT-3D and its
-    parts, OpenShape, Uni3D, PatchAlign3D, Find3D, Point Transformer V3, 3DETR, SpatialLM (a directory), ImageBind's
-    audio encoder. Options choose what the files do not say; by default it is as published. Files of one model are
-    given together, in any order; those of MiniGPT-3D without a file of a training stage become a directory for each
-    part. Every tensor is accounted for.
+    parts, OpenShape, Uni3D, PatchAlign3D, Find3D, Point Transformer V3, 3DETR, DGCNN, PointNet, SpatialLM (a
+    directory), ImageBind's audio encoder. Options choose what the files do not say; by default it is as published.
+    Files of one model are given together, in any order; those of MiniGPT-3D without a file of a training stage become
+    a directory for each part. Every tensor is accounted for.
 
-    The directory of a 3DETR, a supervised Point Transformer V3, a Find3D or a SpatialLM is converted back into its
-    authors' form. A published checkpoint is fetched first, and opens by its name without a network afterwards.
+    The directory of a 3DETR, a DGCNN, a PointNet, a supervised Point Transformer V3, a Find3D or a SpatialLM is
+    converted back into its authors' form. A published checkpoint is fetched first, and opens by its name without a
+    network afterwards.
     """
     # First of all, while the arguments are the only local variables.
     options = {name: value for name, value in locals().items() if name not in ("files", "output")}

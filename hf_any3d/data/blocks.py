@@ -101,6 +101,11 @@ def merge_blocks(index: np.ndarray, logits: np.ndarray, num_points: int) -> np.n
     return np.stack(total, axis=1) / seen[:, None]
 
 
+def bounds_of(xyz: np.ndarray) -> np.ndarray:
+    """Return the lowest and highest coordinates (2, 3) of a scene (points, 3)."""
+    return np.stack([xyz.min(axis=0), xyz.max(axis=0)])
+
+
 def _ground(xyz: np.ndarray, up_axis: str) -> np.ndarray:
     one_of("up_axis", up_axis, AXES)
     return xyz[:, [axis for axis in range(3) if axis != AXES[up_axis]]]  # (points, 2)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -30,6 +31,8 @@ from hf_any3d.hub.published_table import BorrowedPart, PublishedFile
 from hf_any3d.modeling.pretrained_parts.sources import file_digest
 from hf_any3d.utils.atomic_files import read_json_object, temporary_path, write_json
 
+GIT_FILES = "https://raw.githubusercontent.com"
+"""Where the files of git repositories are, by repository, commit and path."""
 _TIMEOUT_SECONDS = 10.0
 # Forms of weights, the first of which that a folder has is fetched.
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -53,6 +56,12 @@ def find_version(
     hub: Mapping[str, Any],
 ) -> Version:
     """Ask the hub for commit and checksum of a file; without a network, return what it answered before."""
+    if file.commit is not None and file.sha256 is not None:
+        if revision not in (None, "main", file.commit):
+            raise ValueError(
+                f"{repository}: revision={revision!r}; expected {file.commit}, at which its file is known"
+            )
+        return Version(file.commit, file.sha256)
     revision = revision or "main"
 
     def entry(name: str) -> Path:
@@ -96,6 +105,28 @@ def download(repository: str, path: str, version: Version, cache_dir: Path | Non
             "it is damaged: delete it, and open it again"
         )
     return file
+
+
+def place_in_git(repository: str, file: PublishedFile, folder: Path) -> tuple[str, Path]:
+    """Return the address of a file in a git repository, and where it is kept in the folder of its repository."""
+    url = f"{GIT_FILES}/{repository}/{file.commit}/{file.path}"
+    return url, folder / "files" / str(file.sha256) / Path(file.path).name
+
+
+def download_from_git(repository: str, file: PublishedFile, folder: Path, hub: Mapping[str, Any]) -> Path:
+    """Fetch a file of a git repository, once, and compare its checksum."""
+    url, path = place_in_git(repository, file, folder)
+    if path.is_file() and file_digest(path) == file.sha256:
+        return path
+    if (reason := offline_reason(hub.get("local_files_only"))) is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # It removes a file with another checksum.
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=file.sha256, progress=False)
+            return path
+        except (OSError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+    raise OSError(f"{repository}: {url} is not on this machine, and {reason}; download it and give the file's path")
 
 
 def fetch_part(repository: str, part: str, commit: str, cache_dir: Path | None, hub: Mapping[str, Any]) -> Path:

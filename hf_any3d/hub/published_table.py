@@ -68,6 +68,8 @@ class PublishedFile:
         borrowed: Further arguments of the conversion, to parts of models in other repositories.
         options: Further arguments of the conversion, to their values.
         model_class: Class that it opens with, if that is not the one of the system.
+        commit: Of a file that is in a git repository on GitHub and not on the hub: a commit with it.
+        sha256: Of such a file: its checksum.
     """
 
     path: str
@@ -77,6 +79,8 @@ class PublishedFile:
     borrowed: Mapping[str, "BorrowedPart"] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     model_class: str | None = None
+    commit: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class BorrowedPart:
 
 @dataclass(frozen=True)
 class Published:
-    """A repository on the hub with checkpoints of a system.
+    """A repository on the hub or on GitHub with checkpoints of a system.
 
     Args:
         system: The system.
@@ -179,6 +183,25 @@ SPATIALLM = System(
     license_source="the README of the program, for the point encoder; language models have their own licenses",
     page="https://github.com/manycore-research/SpatialLM",
     non_commercial=True,
+)
+_IN_GIT = "the repository, which the weights are part of"
+DGCNN = System(
+    title="DGCNN",
+    convert="convert_dgcnn",
+    model_class="DgcnnForSemanticSegmentation",
+    code_license="MIT",
+    weights_license="MIT",
+    license_source=f"{_IN_GIT}; S3DIS is for non-commercial research",
+    page="https://github.com/antao97/dgcnn.pytorch",
+)
+POINTNET = System(
+    title="PointNet",
+    convert="convert_pointnet",
+    model_class="PointNetForPointCloudClassification",
+    code_license="MIT",
+    weights_license="MIT",
+    license_source=f"{_IN_GIT}; ModelNet40 is for academic research",
+    page="https://github.com/vinits5/learning3d",
 )
 
 _BIGG = ("OpenCLIP ViT-bigG-14 (laion2b_s39b_b160k)", "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k")
@@ -327,8 +350,32 @@ PUBLISHED: dict[str, Published] = {
         {None: PublishedFile("patchalign3d.pt", {"hidden_size": 384, "projection_dim": 1280}, _UNVERIFIED)},
         *_BIGG,
     ),
+    "antao97/dgcnn.pytorch": Published(
+        DGCNN,
+        {
+            "s3dis-area5": PublishedFile(
+                "pretrained/semseg_s3dis/model_5.t7",
+                {"in_channels": 9, "hidden_sizes": [1024]},
+                "trained on all areas but the fifth",
+                commit="16e42369abac430bbc6e7c4d9173589c3301d4e8",
+                sha256="ac72b13e1cdf0e73dac356aa77a429dcd08516fb81950356e2746a7d3e58fc6e",
+            )
+        },
+    ),
+    "vinits5/learning3d": Published(
+        POINTNET,
+        {
+            "modelnet40": PublishedFile(
+                "pretrained/exp_classifier/models/best_model.t7",
+                {"hidden_sizes": [64, 64, 64, 128, 1024]},
+                "commit not verified; y up, and sensitive to where things face",
+                commit="f9d6d1726f48d39ace3ee78b864a323bfe625993",
+                sha256="4ab8d57bbea77e06bfebd64bc11343ed01621977fb0c5353e3bcd55e943710db",
+            )
+        },
+    ),
 }
-"""Name on the hub -> what is published there."""
+"""Name of the repository, on the hub or on GitHub -> what is published there."""
 
 
 def terms_of(system: System) -> dict[str, Any]:

@@ -82,7 +82,8 @@ def build_model_card(
         left_out=", ".join(map(code, subject.left_out)),
         batch_flags=", ".join(map(code, batch_flags)),
         use=task.use.format(category=literal("Chair" if "Chair" in categories else categories[0])),
-        channels=getattr(config, "point_config", config).in_channels,
+        # Without the places in the room, which the processor adds.
+        channels=getattr(config, "position_channel", 0) or getattr(config, "point_config", config).in_channels,
         portions=task.portions.format(points=points),
         auto_class=(task.opens or f"AutoModelFor{task.task.title().replace('-', '')}").format(
             model_class=subject.named_task[0]

@@ -31,6 +31,12 @@ METHODS = {
         "A detection transformer with {config.decoder_layers} decoder layers reads {config.described_tokens}, and "
         "answers with {config.num_queries} boxes",
     ),
+    "dgcnn": Method(
+        "DGCNN",
+        "1801.07829",
+        ("dgcnn",),
+        "A DGCNN reads the edges from each point to its {config.num_neighbors} neighbors, in space and among features",
+    ),
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
     "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),

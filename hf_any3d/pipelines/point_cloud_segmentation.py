@@ -13,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers.pipelines.base import ChunkPipeline
 
-from hf_any3d.data.blocks import split_into_blocks
+from hf_any3d.data.blocks import bounds_of, split_into_blocks
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.data.inputs import ATTRIBUTES, to_cloud
 from hf_any3d.data.options import at_least, one_of
@@ -56,7 +56,8 @@ _POINTS_BETWEEN_RETURNS = 100_000
 class _Scene:
     """A cloud, the part of it that the model labels, and the blocks of that part, (blocks, num_points) indices.
 
-    `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not.
+    `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not. `bounds`
+    (2, 3) are the lowest and highest coordinates of the cloud.
     """
 
     data: PointCloudData
@@ -65,6 +66,7 @@ class _Scene:
     stem: str | None
     blocks: np.ndarray
     up_axis: str | None
+    bounds: np.ndarray
     votes: bool = False
 
 
@@ -273,13 +275,14 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         # Voxels need no fixed number of points, so that nothing has to be repeated.
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
         blocks = blocks_of(part, count, processor, up_axis)
-        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, votes)
+        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds_of(data.points), votes)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)
         if scene.votes:
             return {_PART: [self.feature_extractor._open(block, scene.up_axis)]}
-        inputs = dict(self.feature_extractor(block, up_axis=scene.up_axis, return_tensors="pt"))
+        settings = {"up_axis": scene.up_axis, "bounds": scene.bounds}
+        inputs = dict(self.feature_extractor(block, **settings, return_tensors="pt"))
         if scene.category is not None:
             inputs["category"] = torch.tensor([scene.category])
         return inputs

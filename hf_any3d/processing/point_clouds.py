@@ -34,7 +34,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     Args:
         num_points: number of points per cloud.
         center: True moves the mean of the points to the origin; "ground" does so only across the up axis and moves the
-            lowest point to height 0, as suits parts of scenes, where height matters; False moves nothing.
+            lowest point to height 0, as suits parts of scenes, where height matters; False moves nothing. "room" is
+            for blocks of rooms as PointNet reads S3DIS: places are relative to the middle of the column that begins at
+            a block's lowest coordinates, and to the floor of the room; three more channels are places in the room,
+            from 0 to 1 along each axis.
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
         sampling: how to reduce a cloud. "random" draws without replacement; "first" takes the first ones; "farthest"
             spreads them evenly (clouds above a million points are first reduced to that many at random).
@@ -69,7 +72,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
     returns_num_points = True
     # Another value of these would silently mean one of them.
     _choices: dict[str, tuple[Any, ...]] = {
-        "center": (True, "ground", False),
+        "center": (True, "ground", "room", False),
         "scale": ("unit_sphere", None),
         "sampling": ("random", "farthest", "first"),
         "extent": ("kept", "all"),
@@ -123,6 +126,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         num_points: int | None = None,
         seed: int | Sequence[int] | None = None,
         up_axis: str | None = None,
+        bounds: np.ndarray | None = None,
         return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """Prepare one cloud or many, of any sizes.
@@ -136,6 +140,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             seed: instead of the processor's; a sequence has one for each cloud.
             up_axis: the axis that points up in the clouds; they are turned so that the processor's does. None turns
                 nothing.
+            bounds: (2, 3), lowest and highest coordinates of the room that the clouds are blocks of, for
+                `center="room"`; None for those of each cloud.
             return_tensors: "pt" for a torch tensor, "np" for numpy; None gives a list of arrays.
 
         Returns:
@@ -153,7 +159,11 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         seeds: Any = seed if has_seeds else [self.seed if seed is None else seed] * len(entries)
         for number, (entry, cloud_seed) in enumerate(zip(entries, seeds, strict=True)):
             with errors_of_cloud(number, len(entries)):
-                rows.append(self._prepare(self._open(entry, up_axis), num_points, cloud_seed))
+                cloud = self._open(entry, up_axis)
+                rows.append(self._prepare(cloud, num_points, cloud_seed))
+                if self.center == "room":
+                    room = cloud.points if bounds is None else self._turn(bounds, up_axis)
+                    rows[-1]["points"] = self._in_room(rows[-1]["points"], self._reorder(room))
         return self._batch(rows, num_points, return_tensors)
 
     def _batch(self, rows: list[dict[str, np.ndarray]], num_points: int, return_tensors: str | None) -> BatchFeature:
@@ -226,14 +236,18 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         cloud = to_cloud(entry, self.features)
         if up_axis is None:
             return cloud
+        points = self._turn(cloud.points, up_axis)
+        normals = None if cloud.normals is None else self._turn(cloud.normals, up_axis)
+        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
+
+    def _turn(self, vectors: np.ndarray, up_axis: str | None) -> np.ndarray:
+        if up_axis is None:
+            return vectors
         one_of("up_axis", up_axis, UP_AXES)
         from hf_any3d.data.point_arrays import turn_up_axis
 
         # That axis of the file which `axes` puts in the place of the processor's.
-        new = self.axes["xyz".index(self.up_axis)]
-        points = turn_up_axis(cloud.points, up_axis, new)
-        normals = None if cloud.normals is None else turn_up_axis(cloud.normals, up_axis, new)
-        return PointCloudData(**{**vars(cloud), "points": points, "normals": normals, "offset": None})
+        return turn_up_axis(vectors, up_axis, self.axes["xyz".index(self.up_axis)])
 
     def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
         """Return `points` (num_points, channels) of a cloud, and the `count` of those that it has."""
@@ -300,6 +314,16 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         index = farthest_point_sample(torch.from_numpy(xyz)[None], num_points, min_squared_norm=self.min_squared_norm)
         return candidates[index[0].numpy()]
 
+    def _in_room(self, points: np.ndarray, room: np.ndarray) -> np.ndarray:
+        """Return points `(num_points, channels + 3)` of a block, with places as `center="room"` describes them."""
+        assert self.block_size is not None, 'center="room" is of blocks'
+        low, high = room.min(axis=0), room.max(axis=0)
+        xyz, up = points[:, :3], "xyz".index(self.up_axis)
+        origin = xyz.min(axis=0) + self.block_size / 2
+        origin[up] = low[up]
+        places = (xyz - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+        return np.concatenate([xyz - origin, points[:, 3:], places], axis=1, dtype=np.float32)
+
     def _normalize(self, xyz: np.ndarray) -> np.ndarray:
         from hf_any3d.data.point_arrays import largest_norm, mean_point
 
@@ -307,7 +331,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             raise PointCloudError(f"all {len(xyz)} points are equal; a cloud without extent cannot be scaled")
         # In float64, as sums of many float32 numbers lose digits; one row per axis, which numpy sums fastest.
         axes = np.ascontiguousarray(xyz.T, dtype=np.float64)  # (3, num_points)
-        if self.center:
+        if self.center in (True, "ground"):
             origin = mean_point(axes)  # (3, 1)
             if self.center == "ground":
                 up = "xyz".index(self.up_axis)

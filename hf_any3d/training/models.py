@@ -75,7 +75,7 @@ class PointModelArguments(ModelArguments):
     model_type: str | None = argument(
         None,
         help=f"One of {', '.join(MODEL_TYPES)}: any2point uses a frozen encoder, act3d is a point transformer, "
-        "pointnet and pointnet2 are small baselines, trained from scratch. "
+        "pointnet, pointnet2 and dgcnn are small baselines, trained from scratch. "
         f"By default that of --model_name_or_path, else {_AROUND_ENCODERS}.",
     )
     model_name_or_path: str | None = argument(

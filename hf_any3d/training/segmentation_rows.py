@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import nn
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from hf_any3d.data.blocks import draw_crop, split_into_blocks
+from hf_any3d.data.blocks import bounds_of, draw_crop, split_into_blocks
 from hf_any3d.data.transforms import Compose
 from hf_any3d.evaluation.segmentation import IGNORED
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -35,7 +35,8 @@ class _PointLabelRows(ProcessedDataset):
     ) -> dict[str, Any]:
         columns = [name for name in row if name not in self.label_columns]
         # The piece has num_points points, so the processor keeps all of them in order, as the labels require.
-        points = self.processor({name: row[name][index] for name in columns}, return_tensors="np")["points"][0]
+        cloud, bounds = {name: row[name][index] for name in columns}, bounds_of(row["points"])
+        points = self.processor(cloud, bounds=bounds, return_tensors="np")["points"][0]
         labels = np.asarray(row["labels"])[index].astype(np.int64)
         if self.transform is not None:
             # Labels are transformed with their points, as one more channel; float32 is exact up to 2**24.

@@ -1,13 +1,18 @@
 """Class token, pooling and classification head of models on point tokens."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 PROMPT_POOLING = frozenset({"prompt_max", "prompt_mean"})
 """Poolings of the prompts that adapters leave behind the tokens."""
-HEAD_ACTIVATIONS = {"relu": torch.relu, "gelu": nn.functional.gelu}
+HEAD_ACTIVATIONS = {
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "leaky_relu": partial(nn.functional.leaky_relu, negative_slope=0.2),
+}
 """Functions after the hidden layers of a head."""
 
 
@@ -41,7 +46,7 @@ class HeadNorm(nn.BatchNorm1d):
 
 
 class ClassificationHead(nn.Module):
-    """Hidden layers of `widths` with batch norm, ReLU or GELU, and dropout, `(rows, features)` to `(rows, labels)`.
+    """Hidden layers of `widths` with batch norm, an activation and dropout, `(rows, features)` to `(rows, labels)`.
 
     The norm cancels a bias of the hidden layers. There is one rate of dropout for all of them, or one for each.
     """

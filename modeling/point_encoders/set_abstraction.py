@@ -20,24 +20,28 @@ NEIGHBOR_ORDERS = ("first", "nearest")
 
 
 class PointNetLayer(nn.Module):
-    """A linear layer with batch norm and ReLU for every row."""
+    """A linear layer with batch norm and ReLU for every row.
 
-    def __init__(self, inputs: int, outputs: int):
+    The norm subtracts the mean, so a bias before it has no effect; some released weights have one.
+    """
+
+    activation = staticmethod(torch.relu)
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False):
         super().__init__()
-        # The norm subtracts the mean, so a bias before it would have no effect.
-        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.linear = nn.Linear(inputs, outputs, bias=bias)
         self.norm = nn.BatchNorm1d(outputs)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Transform features `(..., inputs)` of points to `(..., outputs)`."""
         # BatchNorm1d takes rows: its statistics are over all points of all clouds.
         rows = self.linear(hidden_states.flatten(0, -2))  # (rows, outputs)
-        return torch.relu(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
+        return self.activation(self.norm(rows)).view(*hidden_states.shape[:-1], -1)
 
 
-def shared_layers(sizes: Iterable[int]) -> nn.ModuleList:
+def shared_layers(sizes: Iterable[int], bias: bool = False) -> nn.ModuleList:
     """Build the layers between consecutive sizes."""
-    return nn.ModuleList(PointNetLayer(inputs, outputs) for inputs, outputs in pairwise(sizes))
+    return nn.ModuleList(PointNetLayer(inputs, outputs, bias) for inputs, outputs in pairwise(sizes))
 
 
 class Groups(NamedTuple):

@@ -11,11 +11,17 @@ from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 class PointNetConfig(PointCloudConfig):
     r"""Configuration of a PointNet (arXiv 1612.00593).
 
-    Fields and defaults are those of `PointCloudConfig`, a small one for a few hundred shapes. The published sizes are
-    `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`.
+    The defaults are a small one for a few hundred shapes. The published sizes are
+    `hidden_sizes=(64, 64, 64, 128, 1024)` and `head_widths=(512, 256)`. Further fields are those of
+    `PointCloudConfig`.
+
+    Args:
+        bias: Whether layers have a bias before their norm, which cancels it, as in released weights.
     """
 
     model_type = "pointnet"
+
+    bias: bool = False
 
 
 class PointNet2Config(PointCloudConfig):

@@ -55,7 +55,7 @@ class PointNetModel(PointCloudModel, PointNetPreTrainedModel):
 
     def __init__(self, config: PointNetConfig):
         super().__init__(config)
-        self.layers = shared_layers((config.in_channels, *config.hidden_sizes))
+        self.layers = shared_layers((config.in_channels, *config.hidden_sizes), config.bias)
         self.post_init()
 
     def encode(self, points: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -75,7 +75,11 @@ class PointNetForPointCloudClassification(PointNetPreTrainedModel):
         super().__init__(config)
         setattr(self, self.base_model_prefix, self.model_class(config))
         self.classifier = ClassificationHead(
-            config.hidden_size, config.num_labels, config.head_widths, bias=False, dropout=config.head_dropout
+            config.hidden_size,
+            config.num_labels,
+            config.head_widths,
+            bias=getattr(config, "bias", False),
+            dropout=config.head_dropout,
         )
         self.post_init()
 

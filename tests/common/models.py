@@ -303,17 +303,22 @@ def _zero_shot_case(model_class: type) -> Case:
     return Case(model_class, _aligned(model_class), _with_feature_texts, _text_labels, "logits_per_point_cloud")
 
 
-def _baseline_cases(base: type, classifier: type) -> tuple[Case, ...]:
+def _baseline_cases(base: type, classifier: type, *segmenters: type) -> tuple[Case, ...]:
+    still, last = {"head_dropout": 0.0}, "segmenter.head.out"
     return (
         Case(base, _baseline(base), _clouds(), None, "pooler_output", is_adapted=False),
-        _classifier_case(classifier, _baseline(classifier), _clouds(), {"head_dropout": 0.0}, is_adapted=False),
+        _classifier_case(classifier, _baseline(classifier), _clouds(), still, is_adapted=False),
+        *(
+            Case(one, _baseline(one), _clouds(), _point_labels(LABELS), "logits", last, still, is_adapted=False)
+            for one in segmenters
+        ),
     )
 
 
 def _from_scratch() -> list[tuple[type, ...]]:
-    """Model and classifier of each config with the base class of models from scratch, so that a new one is tried."""
+    """Model and heads of each config with the base class of models from scratch, so that a new one is tried."""
     kinds = (registered_classes(config) for config in MODELS)
-    return [both for both in kinds if issubclass(both[0], PointCloudPreTrainedModel)]
+    return [classes for classes in kinds if issubclass(classes[0], PointCloudPreTrainedModel)]
 
 
 _PHI_STILL = {"resid_pdrop": 0.0, "embd_pdrop": 0.0}

@@ -17,12 +17,14 @@ from hf_any3d.conversions import (
     convert_act_adapter,
     convert_any2point,
     convert_detr3d,
+    convert_dgcnn,
     convert_find3d,
     convert_imagebind_audio,
     convert_minigpt3d,
     convert_minigpt3d_parts,
     convert_openshape,
     convert_patchalign3d,
+    convert_pointnet,
     convert_ptv3,
     convert_spatiallm,
     convert_uni3d,
@@ -35,6 +37,7 @@ from tests.conversions.minigpt3d_originals import Originals
 from tests.conversions.originals import SmallCase, content, small_variant
 from tests.conversions.spatiallm_originals import Released
 from tests.conversions.test_act_adapters import FILES as ADAPTED, released as adapted_released
+from tests.conversions.test_dgcnn_pointnet import released
 from tests.conversions.test_imagebind_audio import original as imagebind_original
 from tests.modeling.detr3d.reference_case import DetectionCase
 from tests.modeling.ptv3_case import Find3DCase, SupervisedCase, ptv3_original
@@ -160,6 +163,12 @@ CONVERTERS = {
         lambda checkpoint, output, others: convert_detr3d(checkpoint, output),
         convert_detr3d,
     ),
+    "dgcnn": Converter(
+        lambda: {"model": released("real_dgcnn_s3dis")},
+        "model",
+        lambda checkpoint, output, others: convert_dgcnn(checkpoint, output),
+        convert_dgcnn,
+    ),
     "imagebind-audio": Converter(
         lambda: {"model": imagebind_original(tiny_config("imagebind_audio"))},
         "model",
@@ -177,6 +186,12 @@ CONVERTERS = {
         "model",
         lambda checkpoint, output, others: convert_patchalign3d(checkpoint, output),
         convert_patchalign3d,
+    ),
+    "pointnet": Converter(
+        lambda: {"model": released("real_pointnet_modelnet40")},
+        "model",
+        lambda checkpoint, output, others: convert_pointnet(checkpoint, output),
+        convert_pointnet,
     ),
     "ptv3": Converter(
         ptv3_original, "state_dict", lambda checkpoint, output, others: convert_ptv3(checkpoint, output), convert_ptv3

@@ -22,6 +22,8 @@ MARKS = {
     (ANY2POINT,): ("any2point", "checkpoint", {"variant": "imagebind-scan"}),
     ("modality_trunks.audio.blocks.0.norm_1.weight",): ("imagebind_audio", "checkpoint", {}),
     ("pre_encoder.mlp_module.layer0.conv.weight",): ("detr3d", "checkpoint", {}),
+    ("conv9.weight", "bn1.weight"): ("dgcnn", "checkpoint", {}),
+    ("feature_model.conv1.weight", "linear3.bias"): ("pointnet", "checkpoint", {}),
     ("sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
     ("ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
     ("pc_encoder.ppat.sa.mlp_convs.0.weight",): ("openshape", "checkpoint", {}),
@@ -90,8 +92,9 @@ def test_a_projection_beside_the_encoder_makes_it_patchalign3ds(tmp_path):
 def test_a_file_of_no_program_is_told_by_its_first_tensors(tmp_path):
     file = stored(tmp_path, "other.pth", *(f"layer{number}.weight" for number in range(7)), "seg_head.weight")
     titles = (
-        "Any2Point, ImageBind's audio encoder, 3DETR, OpenShape, SpatialLM, Uni3D, Find3D, Point Transformer V3, "
-        "supervised, Point Transformer V3, MiniGPT-3D, PointGST, IDPT, DAPT and PPT, ACT, PatchAlign3D"
+        "Any2Point, ImageBind's audio encoder, 3DETR, DGCNN, PointNet, OpenShape, SpatialLM, Uni3D, Find3D, "
+        "Point Transformer V3, supervised, Point Transformer V3, MiniGPT-3D, "
+        "PointGST, IDPT, DAPT and PPT, ACT, PatchAlign3D"
     )
     names = ", ".join(f"layer{number}.weight" for number in range(5))
     with pytest.raises(

@@ -48,6 +48,27 @@ def test_centered_on_the_ground_a_cloud_keeps_its_heights(up_axis, up):
     np.testing.assert_allclose(points, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("up_axis", [None, "y"])
+def test_a_block_of_a_room_knows_its_place_in_it(up_axis):
+    room = np.random.default_rng(0).uniform([10, -3, 2], [14, 5, 5], (5000, 3)).astype(np.float32)
+    block = room[(room[:, 0] < 11) & (room[:, 1] > 4)]
+    low, high = room.min(axis=0), room.max(axis=0)
+    colors = np.random.default_rng(1).random(block.shape)
+    settings = {"center": "room", "scale": None, "block_size": 1.0, "up_axis": "z", "features": ("xyz", "rgb")}
+    processor = PointCloudProcessor(num_points=len(block), **settings)
+    middle = block.min(axis=0) + 0.5
+    middle[2] = low[2]
+    expected = np.concatenate([block - middle, colors, (block - low) / (high - low)], axis=1)
+    bounds = np.stack([low, high])
+    if up_axis == "y":  # (x, y, z) is (x, z, -y) with y up
+        block, bounds = (np.stack([xyz[:, 0], xyz[:, 2], -xyz[:, 1]], axis=1) for xyz in (block, bounds))
+    cloud = {"points": block, "colors": colors}
+    points = processor(cloud, up_axis=up_axis, bounds=bounds, return_tensors="np")["points"][0]
+    np.testing.assert_allclose(points, expected, atol=1e-5)
+    alone = processor(cloud, up_axis=up_axis, return_tensors="np")["points"][0]
+    assert alone[:, 6:].min() == 0 and alone[:, 6:].max() == 1
+
+
 def test_farthest_sampling_takes_the_points_of_the_operation():
     processor = PointCloudProcessor(num_points=64, center=False, scale=None, sampling="farthest")
     index = farthest_point_sample(torch.from_numpy(CHAIR)[None], 64)[0]
@@ -225,7 +246,7 @@ def test_ten_million_points_are_read_and_sampled():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"center": "mean"}, "center is 'mean'; expected one of True, ground, False"),
+        ({"center": "mean"}, "center is 'mean'; expected one of True, ground, room, False"),
         ({"scale": "cube"}, "scale"),
         ({"sampling": "voxel"}, "sampling"),
         ({"features": ("rgb",)}, "features"),

@@ -86,7 +86,7 @@ def test_weights_with_a_meaning_pass_and_random_ones_fail_for_their_answers_alon
     code, out, err = run("check-published", "--output", output, "--clouds", 26)
     assert code == 1 and "1 passed, 1 failed, 0 not opened" in err
     runs = json.loads(output.read_text())["runs"]
-    assert checks(runs[PACKAGED]) == {"names of the example files": True}
+    assert checks(runs[PACKAGED]) == {"names of packaged test shapes": True}
     assert checks(runs[OPENSHAPE]) == {
         "zero-shot accuracy on packaged test shapes": False,
         "names of the example files": False,

@@ -140,3 +140,15 @@ def test_categories_are_found_by_the_names_of_parts():
     assert parts_of_categories(["table top", "shade"], categories) is None
     assert parts_of_categories(["table top", "table legs"], categories) is None
     assert parts_of_categories(["tabletop"], ["table"]) is None
+
+
+@pytest.mark.parametrize("rows", [CropRows, BlockRows])
+def test_pieces_of_rooms_know_their_places_in_the_room(rows, dataset):
+    processor = PointCloudProcessor(num_points=16, center="room", scale=None, block_size=1.0, up_axis="z")
+    room = np.asarray(dataset[0]["points"])
+    low, high = room.min(axis=0), room.max(axis=0)
+    points = rows(dataset.select([0]), processor)[3]["points"]
+    assert points.shape == (16, 6)
+    places = low + points[:, 3:] * (high - low)
+    assert np.abs(places[:, None] - room).max(axis=2).min(axis=1).max() < 1e-5
+    np.testing.assert_allclose(points[:, 2], places[:, 2] - low[2], atol=1e-5)

@@ -1,0 +1,131 @@
+"""Convert a released DGCNN for rooms into a directory with model, processor and card, and back into such a file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.checkpoints import check_finite, errors_about, read_checkpoint
+from hf_any3d.conversions.renaming import as_linear
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.data.catalog import s3dis
+from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForSemanticSegmentation
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import atomic_write
+
+# What the program builds whatever its settings are.
+_RELEASED: dict[str, Any] = {
+    "in_channels": 9,
+    "edge_widths": [[64, 64], [64, 64], [64]],
+    "head_widths": [512, 256],
+    "position_channel": 6,
+}
+# Their layers -> our layers, two where the weights for a neighbor and a point, or a cloud and a point, are apart.
+_LAYERS: dict[str, tuple[tuple[str, ...], str]] = {
+    "conv1": (("dgcnn.edges.0.from_neighbor", "dgcnn.edges.0.from_point"), "dgcnn.edges.0.norm"),
+    "conv2": (("dgcnn.edges.0.layers.0.linear",), "dgcnn.edges.0.layers.0.norm"),
+    "conv3": (("dgcnn.edges.1.from_neighbor", "dgcnn.edges.1.from_point"), "dgcnn.edges.1.norm"),
+    "conv4": (("dgcnn.edges.1.layers.0.linear",), "dgcnn.edges.1.layers.0.norm"),
+    "conv5": (("dgcnn.edges.2.from_neighbor", "dgcnn.edges.2.from_point"), "dgcnn.edges.2.norm"),
+    "conv6": (("dgcnn.layers.0.linear",), "dgcnn.layers.0.norm"),
+    "conv7": (("segmenter.from_cloud", "segmenter.from_points"), "segmenter.norm"),
+    "conv8": (("segmenter.head.hidden.0",), "segmenter.head.norms.0"),
+}
+_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_OUT = "segmenter.head.out.weight"
+_COMPUTES = (
+    "Blocks of a room, 1 m wide and as high as the room: places relative to the middle of the block and to the floor, "
+    "colors, and places in the room from 0 to 1 along each axis, which the first graph of neighbors is of. So labels "
+    "depend on the walls of the scan: a part of a room is read as if it were a whole one."
+)
+_LICENSE = (
+    "MIT, as the repository that the weights are part of. S3DIS, which they were trained on, is for non-commercial "
+    "research."
+)
+
+
+def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Convert a `.t7` of DGCNN in PyTorch for the classes of S3DIS, with 20 neighbors, as released.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+    """
+    original = read_checkpoint(checkpoint)
+    with errors_about(checkpoint):
+        state = convert_dgcnn_state_dict(original)
+        labels = len(state[_OUT])
+        config = DgcnnConfig(**_RELEASED, hidden_sizes=[len(state["dgcnn.layers.0.norm.bias"])], num_labels=labels)
+        config.head_dropout = 0.5
+        if labels == len(s3dis.CLASS_NAMES):
+            config.id2label = dict(enumerate(s3dis.CLASS_NAMES))
+            config.label2id = {label: number for number, label in config.id2label.items()}
+    processor = PointCloudProcessor(
+        num_points=4096,
+        center="room",
+        scale=None,
+        features=("xyz", "rgb"),
+        up_axis=s3dis.UP_AXIS,
+        block_size=1.0,
+    )
+    takes = "whole rooms in meters with colors, z up, which its processor and pipeline cut into blocks."
+    sections = {"What it computes": _COMPUTES, "License": _LICENSE}
+    files = {"Model": Path(checkpoint)}
+    return save_converted(output, DgcnnForSemanticSegmentation, config, state, processor, files, takes, sections)
+
+
+def convert_dgcnn_state_dict(original: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of the released program to those of a `DgcnnForSemanticSegmentation`."""
+    check_finite(original)
+    # Each norm is stored twice, as bn1 and conv1.1; the program loads the latter last.
+    state = {name: tensor for name, tensor in original.items() if not name.startswith("bn")}
+    cloud_width = len(state["conv6.0.weight"])
+    for theirs, (layers, norm) in _LAYERS.items():
+        weight = as_linear(state.pop(f"{theirs}.0.weight"))
+        first = cloud_width if theirs == "conv7" else weight.shape[1] // len(layers)
+        for layer, part in zip(layers, weight.tensor_split([first][: len(layers) - 1], dim=1), strict=True):
+            state[f"{layer}.weight"] = part
+        for name in _NORM:
+            state[f"{norm}.{name}"] = state.pop(f"{theirs}.1.{name}")
+    state[_OUT] = as_linear(state.pop("conv9.weight"))
+    return state
+
+
+def revert_dgcnn_state_dict(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a `DgcnnForSemanticSegmentation` of the released sizes to those of the program."""
+    reverted = {}
+    for theirs, (layers, norm) in _LAYERS.items():
+        weight = torch.cat([state[f"{layer}.weight"] for layer in layers], dim=1)
+        # Edges are images to them, points are rows.
+        axes = (None, None) if norm.startswith("dgcnn.edges.") else (None,)
+        reverted[f"{theirs}.0.weight"] = weight[(..., *axes)]
+        for name in _NORM:
+            reverted[f"{theirs}.1.{name}"] = reverted[f"bn{theirs[-1]}.{name}"] = state[f"{norm}.{name}"]
+    return {**reverted, "conv9.weight": state[_OUT][..., None]}
+
+
+def convert_dgcnn_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Write a DGCNN of this package as a file that the released program loads.
+
+    Args:
+        checkpoint: Directory of a `DgcnnForSemanticSegmentation` of the released sizes.
+        output: File to create, such as `model_5.t7`.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+    """
+    output = new_path(output)
+    model = DgcnnForSemanticSegmentation.from_pretrained(checkpoint)
+    settings = model.config.to_dict()
+    released = {**_RELEASED, "hidden_sizes": settings["hidden_sizes"][:1]}
+    if others := {name: settings[name] for name, value in released.items() if settings[name] != value}:
+        raise ValueError(f"{checkpoint}: {others}; the original program computes {released}")
+    state = revert_dgcnn_state_dict(model.state_dict())
+    with atomic_write(output) as file:
+        torch.save({f"module.{name}": tensor.contiguous() for name, tensor in state.items()}, file)
+    return facts_of(output, model) | {"model": "DGCNN"}

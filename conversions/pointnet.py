@@ -1,0 +1,92 @@
+"""Convert the PointNet classifier of learning3d into a directory with model, processor and card, and back."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
+from hf_any3d.conversions.renaming import as_linear, rename_tensors
+from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.data.catalog import modelnet40
+from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.utils.atomic_files import atomic_write
+
+_LAYERS, _HIDDEN = 5, 2  # of the encoder and of the head, whatever the settings of the program are
+_NAMES = {
+    **{f"feature_model.conv{n + 1}.": f"pointnet.layers.{n}.linear." for n in range(_LAYERS)},
+    **{f"feature_model.bn{n + 1}.": f"pointnet.layers.{n}.norm." for n in range(_LAYERS)},
+    **{f"linear{n + 1}.": f"classifier.hidden.{n}." for n in range(_HIDDEN)},
+    **{f"bn{n + 1}.": f"classifier.norms.{n}." for n in range(_HIDDEN)},
+    "linear3.": "classifier.out.",
+}
+_COMPUTES = (
+    "The released program: no networks that turn clouds or features into a common pose, so that the up axis matters, "
+    "and layers with a bias before their norms."
+)
+_LICENSE = (
+    "MIT, as the repository that the weights are part of. ModelNet40, which they were trained on, is for academic "
+    "research."
+)
+
+
+def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Convert a classifier of learning3d, `best_model.t7`; sizes are found from its tensors.
+
+    Args:
+        checkpoint: The authors' file.
+        output: Directory to create.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+    """
+    original = read_checkpoint(checkpoint)
+    with errors_about(checkpoint):
+        renamed = rename_tensors(original, {re.escape(theirs): ours for theirs, ours in _NAMES.items()})
+        state = {name: as_linear(tensor) for name, tensor in renamed.items()}
+        config = PointNetConfig(
+            in_channels=state["pointnet.layers.0.linear.weight"].shape[1],
+            hidden_sizes=[len(state[f"pointnet.layers.{n}.norm.bias"]) for n in range(_LAYERS)],
+            head_widths=[len(state[f"classifier.norms.{n}.bias"]) for n in range(_HIDDEN)],
+            head_dropout=0.7,
+            bias=True,
+            num_labels=len(state["classifier.out.bias"]),
+        )
+        if config.num_labels == len(modelnet40.CLASS_NAMES):
+            config.id2label = dict(enumerate(modelnet40.CLASS_NAMES))
+            config.label2id = {label: number for number, label in config.id2label.items()}
+    return save_converted(
+        output,
+        PointNetForPointCloudClassification,
+        config,
+        state,
+        PointCloudProcessor(num_points=1024, up_axis="y"),
+        {"Classifier": Path(checkpoint)},
+        "single objects, y up, as in the HDF5 files of ModelNet40 that it was trained on.",
+        {"What it computes": _COMPUTES, "License": _LICENSE},
+    )
+
+
+def convert_pointnet_back(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Any]:
+    """Write a PointNet of this package as a file that the program loads.
+
+    Args:
+        checkpoint: Directory of a `PointNetForPointCloudClassification` with biases, of five layers and two in the
+            head.
+        output: File to create, such as `best_model.t7`.
+
+    Returns:
+        Facts by name: `output`, `model`, `parameters`, `bytes`.
+    """
+    output = new_path(output)
+    model = PointNetForPointCloudClassification.from_pretrained(checkpoint)
+    state = rename_tensors(model.state_dict(), {re.escape(ours): theirs for theirs, ours in _NAMES.items()})
+    for name, tensor in state.items():
+        if ".conv" in name and tensor.ndim == 2:
+            state[name] = tensor[..., None]  # a pointwise convolution
+    with atomic_write(output) as file:
+        torch.save(state, file)
+    return facts_of(output, model) | {"model": "PointNet"}

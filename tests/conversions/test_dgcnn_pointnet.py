@@ -1,0 +1,108 @@
+"""Released DGCNN and PointNet: recognized, converted and back, and the logits that their programs answer."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_any3d import DgcnnForSemanticSegmentation, PointNetForPointCloudClassification
+from hf_any3d.cli.convert import convert
+from hf_any3d.conversions import convert_dgcnn_back
+from hf_any3d.conversions.checkpoints import read_checkpoint
+from hf_any3d.data.catalog import modelnet40, s3dis
+from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+from tests.errors import raises
+from tests.reference.fill import fill, points
+from tests.tiny_baselines import tiny_baseline
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+WEIGHTS = next((path for up in Path(__file__).parents if (path := up / "shared/data/real/weights").is_dir()), None)
+CASES = {
+    "real_dgcnn_s3dis": (DgcnnForSemanticSegmentation, s3dis.CLASS_NAMES),
+    "real_pointnet_modelnet40": (PointNetForPointCloudClassification, modelnet40.CLASS_NAMES),
+}
+over_cases = pytest.mark.parametrize("case", CASES)
+
+
+def manifest_of(case: str) -> dict:
+    return json.loads((REFERENCE / f"{case}.json").read_text())
+
+
+def released(case: str) -> dict[str, torch.Tensor]:
+    """Tensors of the names and shapes of a released file; both names of a norm hold the same."""
+    state = {}
+    for name, shape in manifest_of(case)["tensors"].items():
+        # bn1 and conv1.1 of DGCNN; the other program has no second names.
+        source = re.sub(r"^conv(\d)\.1\.", r"bn\1.", name)
+        kind = "int64" if name.endswith("tracked") else "float32"
+        state[name] = torch.from_numpy(np.asarray(fill(source, shape, kind)))
+    return state
+
+
+@over_cases
+def test_a_file_is_recognized_and_comes_back_with_the_same_tensors(case, tmp_path):
+    prefix = "module." if "dgcnn" in case else ""
+    original = {prefix + name: tensor for name, tensor in released(case).items()}
+    torch.save(original, tmp_path / "theirs.t7")
+    convert([str(tmp_path / "theirs.t7")], tmp_path / "ours")
+    model_class, names = CASES[case]
+    assert tuple(model_class.from_pretrained(tmp_path / "ours").config.id2label.values()) == names
+    convert([str(tmp_path / "ours")], tmp_path / "back.t7")
+    back = torch.load(tmp_path / "back.t7", weights_only=True)
+    assert back.keys() == original.keys()
+    assert all(
+        torch.equal(back[name], tensor) and back[name].shape == tensor.shape for name, tensor in original.items()
+    )
+
+
+@pytest.mark.skipif(WEIGHTS is None, reason="the released weights are not here")
+@over_cases
+@torch.no_grad()
+def test_released_weights_answer_the_stored_logits(case, tmp_path):
+    manifest, (model_class, _) = manifest_of(case), CASES[case]
+    file = WEIGHTS / Path(manifest["file"]).name
+    convert([str(file)], tmp_path / "ours")
+    model = model_class.from_pretrained(tmp_path / "ours")
+    logits = model(torch.from_numpy(points(**manifest["input"]))).logits
+    expected = load_file(REFERENCE / f"{case}.safetensors")["logits"]
+    assert (logits - expected).abs().max() < manifest["tolerance"]["logits"]
+    assert PointCloudProcessor.from_pretrained(tmp_path / "ours").center == ("room" if "dgcnn" in case else True)
+    convert([str(tmp_path / "ours")], tmp_path / "back.t7")
+    theirs, back = read_checkpoint(file), read_checkpoint(tmp_path / "back.t7")
+    assert theirs.keys() == back.keys() and all(torch.equal(back[name], theirs[name]) for name in theirs)
+
+
+def room(size: float = 1.5, height: float = 2.6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points on floor, ceiling and walls of an empty room far from the origin, their gray, and names of surfaces."""
+    generator, sides = np.random.default_rng(0), []
+    for axis, high in ((2, 0), (2, 1), (0, 0), (0, 1), (1, 0), (1, 1)):
+        side = generator.uniform(0, (size, size, height), (650, 3))
+        side[:, axis] = high * (size, size, height)[axis]
+        sides.append(side + (20, -30, 7))
+    names = np.repeat(["floor", "ceiling", *["wall"] * 4], 650)
+    return np.concatenate(sides).astype(np.float32), np.full((3900, 3), 0.6, np.float32), names
+
+
+@pytest.mark.skipif(WEIGHTS is None, reason="the released weights are not here")
+def test_a_file_with_a_whole_room_is_labeled(tmp_path):
+    convert([str(WEIGHTS / "dgcnn_s3dis_area5.t7")], tmp_path / "ours")
+    xyz, colors, names = room()
+    write_point_cloud(tmp_path / "room.ply", PointCloudData(xyz, colors))
+    segment = pipeline("point-cloud-segmentation", model=str(tmp_path / "ours"))
+    segment.feature_extractor.block_overlap = 0.0  # a quarter of the time
+    answer = segment(str(tmp_path / "room.ply"))
+    found = np.array(s3dis.CLASS_NAMES)[answer["labels"]]
+    for name in ("floor", "wall", "ceiling"):
+        assert (found[names == name] == name).mean() > 0.9, name
+
+
+def test_models_that_the_program_cannot_compute_stay(tmp_path):
+    tiny_baseline(DgcnnForSemanticSegmentation).save_pretrained(tmp_path / "ours")
+    with raises(ValueError, naming="'in_channels': 3"):
+        convert_dgcnn_back(tmp_path / "ours", tmp_path / "back.t7")
