@@ -82,6 +82,17 @@ class EncoderFamily:
         with onloaded(*outside):
             return self.positions(encoder)
 
+    def spread_of(self, encoder: PreTrainedModel) -> torch.Tensor | None:
+        """Return the standard deviation of the learned positions or, without any, of a text encoder's words, or None.
+
+        That is how large the differences are that its first layer expects between tokens.
+        """
+        weight, scale = self.positions(encoder).weight, 1.0
+        if weight is None and self.tower == "text":
+            words = encoder.get_input_embeddings()
+            weight, scale = words.weight, getattr(words, "embed_scale", 1.0)
+        return None if weight is None else weight.float().std() * scale
+
     def layers_of(self, encoder: nn.Module) -> nn.ModuleList:
         """Return the encoder's layers in order, with PEFT wrappers around single layers."""
         return encoder.get_submodule(self.layers)
