@@ -1,7 +1,7 @@
 """What a training step around each donor costs; a process for each, so that its memory is its own."""
 
 import json
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
+from transformers import AutoConfig
 
 from hf_any3d import Any2PointForPointCloudClassification, GuidedAdapterConfig, load_point_dataset
 from studies.donors import donors_folder
@@ -16,8 +17,8 @@ from studies.donors.packages import DONORS
 
 BATCH, POINTS, STEPS = 16, 1024, 5
 """Clouds of a step and points of a cloud, as `hf-any3d train` has them; steps that are measured."""
-LAYERS = (2, 4, None)
-"""First layers that are used; None for all."""
+CUTS = (2, 4)
+"""Numbers of first layers that are used, besides all."""
 
 
 def measure(folder: Path, num_layers: int | None) -> dict[str, float]:
@@ -37,10 +38,11 @@ def measure(folder: Path, num_layers: int | None) -> dict[str, float]:
         optimizer.zero_grad()
         spent.append(time.process_time() - start)
     layers = len(model.base_model.model.any2point.layer_stack.layers)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not `ru_maxrss`, which begins with the memory of the process that started this one.
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     # The first step also allocates.
-    seconds = sum(spent[1:]) / STEPS
-    return {"layers": layers, "seconds": seconds, "memory": memory, "trained": sum(p.numel() for p in trained)}
+    seconds, count = sum(spent[1:]) / STEPS, sum(parameter.numel() for parameter in trained)
+    return {"layers": layers, "seconds": seconds, "memory": int(peak[1]) / 1024 if peak else 0.0, "trained": count}
 
 
 def cost_table() -> str:
@@ -51,12 +53,11 @@ def cost_table() -> str:
         "|---" * 7 + "|",
     ]
     for name in DONORS:
-        for num_layers in LAYERS:
+        depth = AutoConfig.from_pretrained(donors_folder() / name).num_hidden_layers
+        for num_layers in (*(count for count in CUTS if count < depth), None):
             command = [sys.executable, "-m", "studies.donors.costs", name, json.dumps(num_layers)]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found = json.loads(output.splitlines()[-1])
-            if num_layers is None and found["layers"] in LAYERS:
-                continue
             epoch = found["seconds"] * (rows // BATCH)
             figures = f"{found['seconds']:.2f} | {epoch:.0f} | {36 * epoch / 60:.0f} | {found['memory']:.0f}"
             whole = " (all)" if num_layers is None else ""

@@ -140,26 +140,13 @@ def continuations(root: Path) -> tuple[str, str]:
     return answers[0], answers[1]
 
 
-@torch.no_grad()
-def similarities(root: Path) -> tuple[float, float]:
-    """Return the cosines of MiniLM's mean tokens of a sentence to one that says the same, and to another one."""
-    sentences = ["A man sits on a chair.", "Someone is seated on a stool.", "The stock market fell sharply today."]
-    given = AutoTokenizer.from_pretrained(root / "minilm")(sentences, return_tensors="pt", padding=True)
-    tokens = AutoModel.from_pretrained(root / "minilm")(**given).last_hidden_state
-    mask = given["attention_mask"].unsqueeze(-1)
-    first, *others = torch.nn.functional.normalize((tokens * mask).sum(1) / mask.sum(1), dim=-1)
-    return float(first @ others[0]), float(first @ others[1])
-
-
 def prove(root: Path) -> str:
     """Try all donors, and describe the outcome."""
-    same, other = similarities(root)
     difference, largest = dinov2_difference(root)
     continued, answered = continuations(root)
     heard = "; ".join(f'"{sentence}" as "{transcribe(speak(sentence), root)}"' for sentence in SENTENCES)
     return f"""{keys_table(root)}
 
-- **MiniLM**: cosine of "A man sits on a chair." to "Someone is seated on a stool." {same:.2f}, to "The stock market fell sharply today." {other:.2f}.
 - **SmolLM2** continues "{BEGINNING} …": "{continued} …". Asked "{QUESTION}": "{answered} …". Its weights were quantized to some 4 bits; here they are the full numbers that these stand for.
 - **DINOv2**: hidden states after every layer and after the norm differ by at most {difference:.1e} from those of the ONNX model in onnxruntime, on a picture of this documentation; the largest is {largest:.1f}. 22 tensors of the package are those of the saliency model's own decoder. It is not stated whether the backbone was trained further for saliency.
 - **Whisper** writes down what espeak-ng speaks: {heard}.

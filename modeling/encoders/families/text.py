@@ -164,7 +164,10 @@ for name, model_type, layers, branch, positions, fields in (
     ),
     ("EuroBERT", "eurobert", "layers", "mlp", free_line, _NORMED),
     ("Nomic BERT", "nomic_bert", "layers", "mlp", free_line, _ROTARY | _NORM),
-    ("LLaMA", "llama", "layers", "mlp", free_line, _NORMED),
+    (
+        *("LLaMA", "llama", "layers", "mlp", free_line),
+        _NORMED | {"tested": "small random weights, SmolLM2-135M-Instruct"},
+    ),
     ("Mistral", "mistral", "layers", "mlp", free_line, _NORMED),
     ("Qwen2", "qwen2", "layers", "mlp", free_line, _NORMED),
     ("Qwen3", "qwen3", "layers", "mlp", free_line, _NORMED),
