@@ -177,7 +177,7 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
         position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
         use_input_norm: Whether to apply the encoder's norm between embeddings and first layer, if it has one.
         token_scale: Normalize every channel over all tokens, with this multiple of the standard deviation of the
-            encoder's positions, or of a text encoder's words if it has none, as initial gain; None for no norm.
+            encoder's positions as initial gain; None for no norm.
         pooling: Input of the head, in order: any of "max", "mean", "cls".
         head_widths: Widths of the head's hidden layers.
         head_bias: Whether these have a bias.

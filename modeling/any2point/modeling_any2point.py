@@ -180,7 +180,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if final_norm is not None:
             self.output_norm.load_state_dict(final_norm.state_dict())
         if self.config.token_scale is not None:
-            self.point_tokenizer.scale_tokens(self.config.token_scale * self.family.spread_of(self.encoder))
+            weight = self.family.positions(self.encoder).weight
+            self.point_tokenizer.scale_tokens(self.config.token_scale * weight.float().std())
 
     @strict_forward
     def forward(

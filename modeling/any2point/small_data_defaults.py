@@ -51,18 +51,18 @@ def fill_in(light: Mapping[str, Any], encoder_config: PreTrainedConfig, given: M
     """Return given settings of an `Any2PointConfig`, and those of `light` for what is not given; None counts as given.
 
     The width is left to the config with another tokenizer than "patch", and so is `token_scale` around an encoder
-    without learned positions or words, whose spread it needs. The tokenizer starts with random weights where those of
-    the package do not fit.
+    without learned positions, whose spread it needs. The tokenizer starts with random weights where those of the
+    package do not fit.
     """
     filled = {**light, **given}
     if filled["tokenizer"] != "patch" and "tokenizer_width" not in given:
         del filled["tokenizer_width"]
     if "token_scale" not in given:
-        # It multiplies the deviation of the positions or words. Whether there are any needs the structure alone, so
-        # no weight is allocated.
+        # It multiplies the deviation of the learned positions. Whether there are any needs the structure alone, so no
+        # weight is allocated.
         with torch.device("meta"):
             encoder = build_encoder(encoder_config)
-        if find_family(encoder_config).spread_of(encoder) is None:
+        if find_family(encoder_config).positions(encoder).weight is None:
             del filled["token_scale"]
     if "tokenizer_weights" not in given:
         complete = {"tokenizer_width": None, "token_scale": None, **filled}

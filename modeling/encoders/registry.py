@@ -44,7 +44,6 @@ class EncoderFamily:
         key_mapping: Renames weights of a composite checkpoint, as in `from_pretrained(key_mapping=…)`.
         one_precision: Whether to convert parameters that transformers keeps in full precision although the family's
             layers cannot add them to others.
-        tested: Weights that the family was tested with, for the table of encoders.
         refuses: Returns the reason why an encoder with this config is not supported, or None.
     """
 
@@ -65,7 +64,6 @@ class EncoderFamily:
     unused: tuple[str, ...] = ()
     key_mapping: Mapping[str, str] = field(default_factory=dict)
     one_precision: bool = False
-    tested: str = "small random weights"
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:
@@ -81,17 +79,6 @@ class EncoderFamily:
         outside = [module for module in encoder.modules() if id(module) not in inside and module is not words]
         with onloaded(*outside):
             return self.positions(encoder)
-
-    def spread_of(self, encoder: PreTrainedModel) -> torch.Tensor | None:
-        """Return the standard deviation of the learned positions or, without any, of a text encoder's words, or None.
-
-        That is how large the differences are that its first layer expects between tokens.
-        """
-        weight, scale = self.positions(encoder).weight, 1.0
-        if weight is None and self.tower == "text":
-            words = encoder.get_input_embeddings()
-            weight, scale = words.weight, getattr(words, "embed_scale", 1.0)
-        return None if weight is None else weight.float().std() * scale
 
     def layers_of(self, encoder: nn.Module) -> nn.ModuleList:
         """Return the encoder's layers in order, with PEFT wrappers around single layers."""

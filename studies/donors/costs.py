@@ -1,4 +1,4 @@
-"""What a training step around each donor costs; a process for each, so that its memory is its own."""
+"""Costs of a training step around each donor, in a process of its own, so that its memory is its own."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def measure(folder: Path, num_layers: int | None) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
         spent.append(time.process_time() - start)
-    layers = len(model.base_model.model.any2point.layer_stack.layers)
+    layers = model.get_base_model().config.encoder_config.num_hidden_layers
     # Not `ru_maxrss`, which begins with the memory of the process that started this one.
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     # The first step also allocates.

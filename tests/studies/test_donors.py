@@ -46,8 +46,17 @@ def ctranslate2(model):
 
 
 def test_a_ctranslate2_whisper_becomes_one_of_transformers():
-    sizes = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = WhisperConfig(d_model=16, vocab_size=60, encoder_ffn_dim=24, decoder_ffn_dim=24, pad_token_id=0, **sizes)
+    config = WhisperConfig(
+        d_model=16,
+        vocab_size=60,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=24,
+        pad_token_id=0,
+    )
     model = WhisperForConditionalGeneration(config)
     expected = model.half().state_dict()
     state = whisper_state(read_ctranslate2(ctranslate2(model)))

@@ -103,12 +103,7 @@ for name, model_type, layers, branch, positions, fields in (
     (
         *("Whisper encoder", "whisper", "encoder.layers", "fc2"),
         lambda model: line(model.encoder.embed_positions.weight),
-        SINUSOID_LINE
-        | {
-            "final_norm": "encoder.layer_norm",
-            "unused": ("decoder",),
-            "tested": "small random weights, Whisper tiny.en",
-        },
+        SINUSOID_LINE | {"final_norm": "encoder.layer_norm", "unused": ("decoder",)},
     ),
 ):
     register_family(EncoderFamily(name, (model_type,), "audio", layers, branch, positions, **fields))

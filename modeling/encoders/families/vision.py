@@ -119,10 +119,7 @@ for name, model_type, layers, branch, positions, fields in (
     ("ViT-MAE", "vit_mae", "layers", "mlp", _grid(1), _WITH_TOKEN),
     ("ViT-MSN", "vit_msn", "layers", "mlp", _grid(1), _WITH_TOKEN),
     ("I-JEPA", "ijepa", "layers", "mlp", _grid(0), _WITHOUT_TOKEN),
-    (
-        *("DINOv2", "dinov2", "encoder.layer", "layer_scale2", _grid(1)),
-        _WITH_TOKEN | {"tested": "small random weights, DINOv2-small"},
-    ),
+    ("DINOv2", "dinov2", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
     ("DINOv2 with registers", "dinov2_with_registers", "encoder.layer", "layer_scale2", _grid(1), _WITH_TOKEN),
     (
         *("DPT", "dpt", "encoder.layer", "output.dense", _grid(1)),
