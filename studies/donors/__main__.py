@@ -41,7 +41,7 @@ Any2Point with a guided adapter, both with the settings of a new model, batches 
 
 {cost_table()}
 
-Features of the lower layers cannot be computed once and kept: the tokenizer below the first layer is trained and so are the adapters behind every layer, so that a cloud enters each layer anew in every step. What can be kept without augmentation is the choice of points and neighbors, which is not what costs. All that can be cached are frozen encoders that see something else than trained tokens, such as depth views, with a head behind them.
+Features of the lower layers cannot be computed once and kept: the tokenizer below the first layer is trained and so are the adapters behind every layer, so that a cloud enters each layer anew in every step. What can be kept without augmentation is the choice of points and neighbors, a part of the tenth of a second that a step costs besides its layers. All that can be cached are frozen encoders that see something else than trained tokens, such as depth views, with a head behind them.
 """  # noqa: E501  lines of Markdown
     if options.prove or options.cost:
         write_text(PAGE, proofs + (COSTS + costs if costs else ""))
