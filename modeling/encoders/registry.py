@@ -44,7 +44,6 @@ class EncoderFamily:
         key_mapping: Renames weights of a composite checkpoint, as in `from_pretrained(key_mapping=…)`.
         one_precision: Whether to convert parameters that transformers keeps in full precision although the family's
             layers cannot add them to others.
-        tested: Weights that the family was tested with, for the table of encoders.
         refuses: Returns the reason why an encoder with this config is not supported, or None.
     """
 
@@ -65,7 +64,6 @@ class EncoderFamily:
     unused: tuple[str, ...] = ()
     key_mapping: Mapping[str, str] = field(default_factory=dict)
     one_precision: bool = False
-    tested: str = "small random weights"
     refuses: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
     def positions_of(self, encoder: PreTrainedModel) -> PositionTable:

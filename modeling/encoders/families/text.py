@@ -179,10 +179,7 @@ for name, model_type, layers, branch, positions, fields in (
     ("Phi", "phi", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layernorm"}),
     ("Phi-3", "phi3", "layers", "mlp", free_line, _NORMED),
     ("GPT-NeoX, Pythia", "gpt_neox", "layers", "mlp", free_line, _ROTARY | {"final_norm": "final_layer_norm"}),
-    (
-        *("BERT", "bert", "encoder.layer", "output.dense", _bert_positions),
-        _BERT | {"tested": "small random weights, all-MiniLM-L6-v2"},
-    ),
+    ("BERT", "bert", "encoder.layer", "output.dense", _bert_positions, _BERT),
     ("ERNIE", "ernie", "encoder.layer", "output.dense", _bert_positions, _BERT),
     ("RoBERTa", "roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),
     ("XLM-RoBERTa", "xlm-roberta", "encoder.layer", "output.dense", _roberta_positions, _BERT),

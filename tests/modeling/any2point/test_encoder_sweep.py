@@ -261,7 +261,7 @@ def test_gradient_checkpointing_recomputes_layers_and_changes_no_result(family, 
 
 
 @(every_family if ALL_PAIRS else some_families)
-def test_fewer_layers_of_the_encoder_can_be_used(family):
+def test_fewer_layers_of_the_encoder_can_be_used(family, tmp_path):
     model = tiny_model(family, num_layers=1, large_logits=True)
     core = model.any2point
     assert len(core.family.layers_of(core.encoder)) == 1 == core.config.encoder_config.num_hidden_layers
@@ -269,8 +269,11 @@ def test_fewer_layers_of_the_encoder_can_be_used(family):
     first = core.family.layers_of(core.encoder)[0].state_dict()
     expected = core.family.layers_of(whole.any2point.encoder)[0].state_dict()
     assert all(torch.equal(first[name], expected[name]) for name in expected)
+    model.save_pretrained(tmp_path)
     with torch.no_grad():
-        assert not torch.equal(model(clouds()).logits, whole(clouds()).logits)
+        logits = model(clouds()).logits
+        assert not torch.equal(logits, whole(clouds()).logits)
+        assert torch.equal(logits, type(model).from_pretrained(tmp_path)(clouds()).logits)
 
 
 @every_family
