@@ -1,4 +1,4 @@
-"""What people wait for, with the share of matrix products in it: commands from a shell, and models at released sizes.
+"""Measure what people wait for: commands from a shell, and models at released sizes, with their matrix products.
 
     python -m studies.speed.waits
 
