@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_any3d.hub.names import check_repository_name, is_path_like, offline_reason
+from hf_any3d.hub.names import check_name, is_path_like, offline_reason
 from hf_any3d.modeling.pretrained_parts.sources import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -85,7 +85,7 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         return cached
     # A path with nothing there is reported as one, and not sent to the hub.
     if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
-        check_repository_name(name, revision)
+        check_name(name, {"revision": revision})
     try:
         return _from_hub(name, revision)
     # The hub has it but does not give it, so no other place is tried. First, as a GatedRepoError is a

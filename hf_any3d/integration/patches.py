@@ -59,7 +59,6 @@ _PACKAGE = __name__.partition(".")[0]
 _PROCESSOR_FILES = frozenset(
     {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
 )
-_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
 
@@ -380,8 +379,8 @@ def _open_adapter_repository_as_peft_model(
     import_allowlist: list[str] | None = None,
     **kwargs: Any,
 ) -> PeftModel:
-    hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
-    hub |= {} if revision is None else {"revision": revision}
+    hub = {"revision": revision, **kwargs}
+    hub = {name: hub[name] for name in ("cache_dir", "revision", "subfolder", "token") if hub.get(name) is not None}
     refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
     recorded = _our_config(pretrained_model_name_or_path, hub)
     task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
@@ -480,7 +479,10 @@ def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
-        **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
+        cache_dir=kwargs.get("cache_dir"),
+        revision=kwargs.get("revision"),
+        token=kwargs.get("token"),
+        subfolder=kwargs.get("subfolder") or "",
     )
     if path is None:
         return None

@@ -12,6 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 from hf_any3d.data.options import one_of
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 FEATURES = ("xyz", *ATTRIBUTES)
@@ -98,9 +99,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         small_clouds: str = "repeated",
         **kwargs: Any,
     ):
-        unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
-        if unknown:
-            raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
+        for name in kwargs:
+            if name not in _SAVED and not name.startswith("_"):
+                raise TypeError(f"PointCloudProcessor: unknown argument {name}")
         super().__init__(**kwargs)
         features = [features] if isinstance(features, str) else list(features)
         if features[:1] != ["xyz"] or len(set(features)) != len(features) or not set(features) <= set(FEATURES):
@@ -113,8 +114,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.features = features
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
-        for name, allowed in self._choices.items():
-            one_of(name, getattr(self, name), allowed)
+        check_settings(self, self._choices)
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.integration.auto import AutoModelForPointCloudObjectDetection
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
@@ -62,7 +62,7 @@ class DetectionDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, {"up_axis": ("z",)})  # about which the headings of boxes turn
+        check_settings(self, {"up_axis": ("z",)})  # about which the headings of boxes turn
         build_changes(self.augment)  # wrong names are errors before data are loaded
 
 

@@ -24,7 +24,7 @@ from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
@@ -241,7 +241,7 @@ class LayoutDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
+        check_settings(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
         if len(self.sizes) != 2 or not 0 < self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
         if self.augment:

@@ -9,7 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
-from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
@@ -147,8 +147,7 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     attention_axis: str = "tokens"
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, _AUTOENCODER_CHOICES)
-        check_numbers(self, _AUTOENCODER_RANGES)
+        check_settings(self, _AUTOENCODER_CHOICES, _AUTOENCODER_RANGES)
         if self.group_size % POINTS_PER_COARSE_POINT:
             raise ValueError(f"group_size={self.group_size}; expected a multiple of {POINTS_PER_COARSE_POINT}")
         if self.detach_teacher and self.num_prompts:
@@ -326,9 +325,7 @@ class ActConfig(
     # Adapters leave their prompts to this model.
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, _CHOICES)
-        check_numbers(self)
-        self.check_heads()
+        check_settings(self, _CHOICES)
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
         super().__post_init__(**kwargs)

@@ -46,14 +46,14 @@ from hf_any3d.modeling.layers.heads import (
     pool,
 )
 from hf_any3d.modeling.layers.tasks import (
-    check_category_parts,
+    check_categories,
     checked_category,
     classification_loss,
     point_loss,
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
     PatchEncoder,
@@ -232,22 +232,25 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.act = ActModel(config)
+        features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
-            len(config.pooling) * config.hidden_size,
+            features,
             config.num_labels,
             config.head_widths,
             bias=config.head_bias,
             dropout=config.head_dropout,
             activation=config.head_activation,
         )
-        self.unknown_score = self.build_unknown_score(len(config.pooling) * config.hidden_size)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, features, config.unknown_bank_rows)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         # The released programs keep torch's default initialization of this head.
-        if isinstance(module, nn.Linear) and any(module is own for own in self.classifier.modules()):
+        if isinstance(module, nn.Linear) and module in self.classifier.modules():
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -331,7 +334,7 @@ class ActForPartSegmentation(ActSegmenter):
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
-        check_category_parts(config.category_parts, config.num_labels)
+        check_categories(config)
         self.category_embedding = nn.Embedding(config.num_categories, config.category_width)
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()

@@ -57,14 +57,14 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.tasks import (
-    check_category_parts,
+    check_categories,
     checked_category,
     classification_loss,
     point_loss,
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
@@ -326,7 +326,9 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         self.classifier = ClassificationHead(
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
-        self.unknown_score = self.build_unknown_score(features)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, features, config.unknown_bank_rows)
         self.post_init()
 
     @strict_forward
@@ -446,7 +448,7 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        check_category_parts(config.category_parts, config.num_labels)
+        check_categories(config)
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
@@ -156,17 +156,14 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     published_overlap: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES)
+        choices = {
+            "neighbor_order": NEIGHBOR_ORDERS,
+            "encoder_activation": ACTIVATIONS,
+            "point_encoder_scale": ("unit_sphere", None),
+            "point_encoder_up_axis": ("y", "z"),
+        }
+        check_settings(self, choices, _RANGES)
         self.check_parts(("point_encoder",))
-        check_choices(
-            self,
-            {
-                "neighbor_order": NEIGHBOR_ORDERS,
-                "encoder_activation": ACTIVATIONS,
-                "point_encoder_scale": ("unit_sphere", None),
-                "point_encoder_up_axis": ("y", "z"),
-            },
-        )
         if self.attention_radii is not None and len(self.attention_radii) != self.encoder_layers:
             raise ValueError(
                 f"attention_radii={self.attention_radii}; expected {self.encoder_layers} radii, one for each of "

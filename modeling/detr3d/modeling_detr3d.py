@@ -129,6 +129,11 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
     _settings_without_effect_on_adapters = ("parts", "point_encoder_config", "freeze_point_encoder")
     _has_single_dtype = True
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Return False: transformers has rules for weights only of modules with parameters in custom code."""
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

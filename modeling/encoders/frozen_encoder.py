@@ -84,15 +84,15 @@ class LayerStack:
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers."""
-        number = next((number for number, own in enumerate(self.layers) if own is layer), None)
-        if number is None:
+        layers, first = list(self.layers), 0
+        if layer not in layers:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
-        first = 0
+        number = layers.index(layer)
         for stage, (count, width) in enumerate(self.stages):
             if number < first + count:
                 return Stage(stage, width, number == first, number == first + count - 1)
             first += count
-        return Stage(0, self.hidden_size, number == 0, number == len(self.layers) - 1)
+        return Stage(0, self.hidden_size, number == 0, number == len(layers) - 1)
 
 
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:

@@ -19,7 +19,7 @@ from hf_any3d.modeling.pretrained_parts import (
     tensors_checksum,
     unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 
 _ADAPTER = "default"
@@ -62,7 +62,7 @@ def open_pretrained_part(
             f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that the "
             "model around them was made with"
         )
-    commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
+    commit = part.revision if os.path.isdir(name) else opened_source(name, model.config, part.revision).revision
     remember_weights(model)
     return model, replace(part, revision=commit, checksum=checksum)
 

@@ -18,7 +18,6 @@ from hf_any3d.modeling.layers.forward_contract import (
     CACHE,
     check_keywords,
     forward_keywords,
-    keep_unpacked,
     requested_outputs,
 )
 
@@ -126,11 +125,6 @@ class CloudLanguageModelMixin:
     _supports_flex_attn = True
     _supports_attention_backend = True
     _skip_keys_device_placement = [CACHE]
-
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        super()._initialize_missing_keys(is_quantized)
-        if is_quantized:
-            keep_unpacked(self)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's input embeddings."""

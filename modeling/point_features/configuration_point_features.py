@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
@@ -123,8 +123,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 raise ValueError(f"{setting} with features={list(self.features)}; expected {name!r} among them")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
-        check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
-        check_numbers(self, _RANGES)
+        choices = {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")}
+        check_settings(self, choices, _RANGES)
         self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
         # The heads of other models have other activations.

@@ -40,7 +40,7 @@ from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, Point
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
 from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
@@ -331,7 +331,9 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         super().__init__(config)
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.unknown_score = self.build_unknown_score(config.hidden_size)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, config.hidden_size, config.unknown_bank_rows)
         self.side_head = nn.Linear(config.hidden_size, 1) if config.one_sided else None
         self.post_init()
         self.expect_parts_elsewhere()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_ops import CURVES
@@ -242,8 +242,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     def __post_init__(self, **kwargs: Any):
         if self.condition_classes is not None:
             self.condition_classes = dict(self.condition_classes)
-        check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES)
+        check_settings(self, _CHOICES, _RANGES)
         count = len(self.depths)
         stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
     class_of_saved,
@@ -55,6 +56,8 @@ class PretrainedPartsMixin:
         name, returns_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
+        if hasattr(model, "hf_quantizer"):
+            keep_unpacked(model)
         if name is not None and info["missing_keys"]:
             hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
             config = type(model).config_class.from_pretrained(name, **hub)

@@ -137,16 +137,17 @@ def verify_checksum(source: EncoderSource, expected: str, model: str | Path | No
         )
 
 
-def commit_of(
+def opened_source(
     name: str | os.PathLike, config: PreTrainedConfig, revision: str | None = None, cache_dir: str | None = None
-) -> str | None:
-    """Return the commit of a repository whose model was just loaded; None for a directory or if it is not cached."""
+) -> PretrainedPart:
+    """Return the record of a directory, or of a repository and its commit, whose model was just loaded."""
+    name = os.fspath(name)
     if os.path.isdir(name):
-        return None
+        return PretrainedPart(os.path.abspath(name))
     origin = getattr(config, "published", None)
     # A file of the authors was converted before it was loaded.
-    if isinstance(origin, Mapping) and origin.get("name") == os.fspath(name).partition(":")[0]:
-        return origin.get("revision")
+    if isinstance(origin, Mapping) and origin.get("name") == name.partition(":")[0]:
+        return PretrainedPart(name, origin.get("revision"))
     file = cached_file(
         name,
         CONFIG_NAME,
@@ -156,7 +157,7 @@ def commit_of(
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return extract_commit_hash(file, None)
+    return PretrainedPart(name, extract_commit_hash(file, None))
 
 
 # Weight files and their checksums.

@@ -17,7 +17,7 @@ from hf_any3d.integration.auto import AutoModelForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, is_none_of_these, score_of_signs, surprise
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
@@ -109,7 +109,7 @@ class FewScansArguments:
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
-        check_choices(self, {"heading": ("known", "unknown")})
+        check_settings(self, {"heading": ("known", "unknown")})
         if self.folds < 2:  # a head of no scans would judge them all
             raise ValueError(f"--folds {self.folds}; expected at least 2")
         if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
