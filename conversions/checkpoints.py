@@ -17,10 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
-_OF_CONTENT = (
-    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError),
-    SafetensorError,
-)
+_OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
 
 
 class _LeftOut:

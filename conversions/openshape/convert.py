@@ -48,9 +48,7 @@ _PATCHES = {
 }
 
 
-def convert_openshape_encoder(
-    original: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def convert_openshape_encoder(original: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors of an `OpenShapeModel`, and the fields of `OpenShapeConfig` that they imply.
 
     The names are without the prefix of a file. The number, size and radius of patches are those of the published

@@ -133,11 +133,7 @@ def read_label_cloud(path: Path) -> Boxes:
         return {str(content["filename"]): boxes}
 
 
-_LABEL_CLOUD = {
-    "centroid": ("x", "y", "z"),
-    "dimensions": ("length", "width", "height"),
-    "rotations": ("x", "y", "z"),
-}
+_LABEL_CLOUD = {"centroid": ("x", "y", "z"), "dimensions": ("length", "width", "height"), "rotations": ("x", "y", "z")}
 
 
 def read_datumaro(path: Path) -> Boxes:

@@ -28,10 +28,7 @@ Random = np.random.Generator | np.random.RandomState
 
 def box_features(names: Sequence[str]) -> dict[str, Any]:
     """Return the columns of boxes, for `datasets.Features`."""
-    return {
-        "boxes": List(List(Value("float32"), length=BOX_SIZE)),
-        "box_labels": List(ClassLabel(names=list(names))),
-    }
+    return {"boxes": List(List(Value("float32"), length=BOX_SIZE)), "box_labels": List(ClassLabel(names=list(names)))}
 
 
 def answer_features() -> Any:

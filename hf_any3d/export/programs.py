@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.any2point import (
-    Any2PointForPointCloudClassification,
-    PointTokenizerForPointCloudClassification,
-)
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, PointTokenizerForPointCloudClassification
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification

@@ -45,12 +45,7 @@ class Version:
 
 
 def find_version(
-    repository: str,
-    size: str | None,
-    file: PublishedFile,
-    revision: str | None,
-    folder: Path,
-    hub: Mapping[str, Any],
+    repository: str, size: str | None, file: PublishedFile, revision: str | None, folder: Path, hub: Mapping[str, Any]
 ) -> Version:
     """Ask the hub for commit and checksum of a file; without a network, return what it answered before."""
     revision = revision or "main"

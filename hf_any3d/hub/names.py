@@ -20,10 +20,7 @@ SILENT_HUB = "HF_ANY3D_SILENT_HUB"
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 # Endings, without dots, of what is a file and no name on the hub.
-_FILE_ENDINGS = {
-    *"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(),
-    *FORMATS,
-}
+_FILE_ENDINGS = {*"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(), *FORMATS}
 
 
 def check_name(

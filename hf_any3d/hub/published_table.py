@@ -277,8 +277,7 @@ PUBLISHED: dict[str, Published] = {
         },
     ),
     "Pointcept/Sonata": Published(
-        PTV3,
-        {None: _ptv3("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")},
+        PTV3, {None: _ptv3("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")}
     ),
     "Pointcept/Concerto": Published(
         PTV3,

@@ -32,11 +32,7 @@ from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import (
-    CONFIG_NAME,
-    FEATURE_EXTRACTOR_NAME as PREPROCESSOR,
-    PROCESSOR_NAME,
-)
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR, PROCESSOR_NAME
 from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 

@@ -10,13 +10,7 @@ import os
 from typing import Any
 
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoProcessor,
-)
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods

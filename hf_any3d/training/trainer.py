@@ -30,13 +30,7 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import (
-    check_run,
-    checkpoint_to_resume,
-    find_problem,
-    list_files,
-    remove_incomplete,
-)
+from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 

@@ -12,11 +12,7 @@ from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
 from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
 
-RELEASED: dict[str, Any] = {
-    "sampling_min_squared_norm": 1e-3,
-    "neighbor_order": "first",
-    "published_overlap": True,
-}
+RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3, "neighbor_order": "first", "published_overlap": True}
 """What the released program does and new models do not, as changes of the config's defaults."""
 RELEASED_RADII = (0.4**2, 0.8**2, 1.2**2)
 """Radii of the masked encoder's attention in the released program, which squares them before it compares distances."""

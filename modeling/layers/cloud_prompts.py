@@ -14,12 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
-from hf_any3d.modeling.layers.forward_contract import (
-    CACHE,
-    check_keywords,
-    forward_keywords,
-    requested_outputs,
-)
+from hf_any3d.modeling.layers.forward_contract import CACHE, check_keywords, forward_keywords, requested_outputs
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 """`(clouds, tokens, hidden)`, or one `(tokens, hidden)` for each cloud."""
@@ -177,11 +172,7 @@ class CloudLanguageModelMixin:
         keywords = check_keywords(type(self).__name__, keywords, forward_keywords(type(text).forward))
         asked = [keywords.get(name) for name in ("output_hidden_states", "output_attentions")]
         hidden_states, attentions = requested_outputs(self.config, *asked, text.config._attn_implementation)
-        return keywords | {
-            "output_hidden_states": hidden_states,
-            "output_attentions": attentions,
-            "return_dict": True,
-        }
+        return keywords | {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
 
 
 class CloudGenerationMixin:
@@ -205,11 +196,7 @@ class CloudGenerationMixin:
         clouds = (mm_encoder_outputs or {}).get("point")
         cache = past_key_values if cache is None else cache
         inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            **{CACHE: cache},
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
+            input_ids, **{CACHE: cache}, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):
             return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}

@@ -35,10 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": (2, 4, 8, 16, 32),
     },
     "concerto_base": {},
-    "concerto_large": {
-        "hidden_sizes": (64, 128, 256, 512, 768),
-        "num_attention_heads": (4, 8, 16, 32, 48),
-    },
+    "concerto_large": {"hidden_sizes": (64, 128, 256, 512, 768), "num_attention_heads": (4, 8, 16, 32, 48)},
     "utonia": {
         "hidden_sizes": (54, 108, 216, 432, 576),
         "rope_theta": 10.0,

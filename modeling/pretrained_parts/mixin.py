@@ -12,13 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
-from hf_any3d.modeling.pretrained_parts.loading import (
-    HUB_ARGUMENTS,
-    class_of_saved,
-    is_quantized,
-    listed,
-    weights_of,
-)
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, class_of_saved, is_quantized, listed, weights_of
 from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
     changed_since_loading,
