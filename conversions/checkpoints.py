@@ -54,9 +54,6 @@ def read_checkpoint(
 
     Returns:
         Tensors by name, on the CPU, without the prefix `module.` of data-parallel training.
-
-    Raises:
-        ValueError: The file is damaged, holds objects that would run code, or holds no state dict.
     """
     content = _load(path)
     state = content
@@ -110,11 +107,7 @@ def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) ->
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a language model, running no code of its repository.
-
-    Raises:
-        ValueError: There is none, or it has no end token.
-    """
+    """Open the tokenizer of a language model, running no code of its repository."""
     # From a directory without these files transformers would make an empty tokenizer.
     if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
@@ -138,12 +131,7 @@ def read_json(file: Path) -> dict:
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`.
-
-    Raises:
-        ValueError: Tensors are missing, left over, of another shape, or floats instead of integers or vice versa; all
-            are listed, after the path that they came from.
-    """
+    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`."""
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
     both = sorted(expected.keys() & found.keys())
@@ -163,11 +151,7 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Check that all numbers are finite in float32.
-
-    Raises:
-        ValueError: Some are NaN, infinite or too large; the tensors are listed.
-    """
+    """Check that all numbers are finite in float32."""
     wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if wrong:
         raise ValueError(
@@ -177,11 +161,7 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
 
 
 def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove the prefix `module.` of data-parallel training from the names of tensors.
-
-    Raises:
-        ValueError: Two tensors then have the same name; all such names are listed.
-    """
+    """Remove the prefix `module.` of data-parallel training from the names of tensors."""
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
         twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]

@@ -37,10 +37,6 @@ def export_language_model(
 
     Returns:
         The largest difference of logits between the model and the opened copy.
-
-    Raises:
-        ValueError: The language model is not one that transformers has, or the copy differs.
-        FileExistsError: The folder has files.
     """
     language_model: Any = model.language_model
     kind = type(language_model)

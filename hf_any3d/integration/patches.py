@@ -149,11 +149,7 @@ class PointCloudPeftModel(PeftModel):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
-
-        Raises:
-            ValueError: If an adapter is merged into the weights, or a part to store was loaded quantized.
-        """
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
             # Without a name it is None, or an empty text before PEFT 0.21.
@@ -234,12 +230,7 @@ class PointCloudPeftModel(PeftModel):
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does.
-
-        Raises:
-            ValueError: If it is of a prompt method, and the model reads no words. PEFT fails with an unrelated error,
-                or only at the first call.
-        """
+        """Add an adapter as PEFT does."""
         if not peft_config.is_prompt_learning:
             peft_config = with_default_modules(self.get_base_model(), peft_config)
             super().add_adapter(adapter_name, peft_config, *args, **kwargs)

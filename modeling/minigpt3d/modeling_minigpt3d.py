@@ -583,9 +583,6 @@ def open_part(
 
     Config and dtype are by default the stored ones; without a recorded checksum any weights are accepted. `model` is
     the directory of the model that the part belongs to, the base of relative paths.
-
-    Raises:
-        EncoderMismatchError: If the weights differ from those recorded.
     """
     source = open_recorded(recorded, model)
     if config is not None:

@@ -168,12 +168,7 @@ def text_tower_settings(
 
 
 def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTower:
-    """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model.
-
-    Raises:
-        EncoderMismatchError: If the weights differ from the recorded ones.
-        UnsupportedEncoder: If the encoder has no aligned text tower.
-    """
+    """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model."""
     source, checkpoint, family = _find_checkpoint(config.part(part))
     model = _load(source, family.model_class, family.text_config(checkpoint))
     # By commit, cached files are found without the network.

@@ -112,10 +112,6 @@ def read_rgbd(
             for PNG and 1 for EXR.
         depth_truncation: points that are farther away, in meters, are left out; None keeps all.
         limits: limits of the pixels; by default `ReadLimits.current()`.
-
-    Raises:
-        PointCloudFileError: a damaged file, one of another kind or beyond the limits, images of other shapes, or no
-            pixel with a depth.
     """
     at_least(1e-3, depth_scale=depth_scale, depth_truncation=depth_truncation)
     limits = ReadLimits.current() if limits is None else limits
