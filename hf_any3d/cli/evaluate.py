@@ -265,9 +265,7 @@ def _load_split(
             return "all", splits[split]
     split = split or "test"
     if split not in splits:
-        raise ValueError(
-            f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
-        )
+        raise ValueError(f"{recipe or source}: no split {split!r}; there are {', '.join(map(str, splits))}")
     return split, splits[split]
 
 
@@ -359,10 +357,7 @@ def evaluate_minigpt3d(
     with contextlib.redirect_stdout(sys.stderr):
         needs_name = judge in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
         if needs_name != (judge_model is not None):
-            raise ValueError(
-                f"--judge-model is {judge_model!r} and --judge is {judge.value if judge else None!r}; expected a "
-                "model for the judges endpoint and local, and only for them"
-            )
+            raise ValueError("--judge-model is for --judge endpoint and local, and needed there")
         chosen: Judge | None = None
         if judge is JudgeKind.CLASS_NAMES:
             chosen = ClassNameJudge(classes)

@@ -51,10 +51,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
     dtypes = {str(parameter.dtype) for parameter in exportable(model).parameters() if parameter.is_floating_point()}
     # A model of descriptors alone has its head's weights only.
     if dtypes != {"torch.float32"}:
-        raise ValueError(
-            f"dtype: the model has weights in {', '.join(sorted(dtypes))}; expected torch.float32 for ONNX, since "
-            "runtimes on CPU lack operators for others"
-        )
+        raise ValueError(f"dtype: weights in {', '.join(sorted(dtypes))}; expected torch.float32, for runtimes on CPU")
     program = trace(model)
     path = Path(path)
     with replaced_when_complete(path) as unfinished, without_remarks(_LOGGERS), torch.no_grad():

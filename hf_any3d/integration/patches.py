@@ -221,10 +221,7 @@ class PointCloudPeftModel(PeftModel):
         # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
         for name, module in model.named_modules():
             if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
-                raise ValueError(
-                    f"{model_id}: the base model's weights are offloaded, such as {name}; expected a base model in "
-                    "memory, from which accelerate.cpu_offload or disk_offload can remove them later"
-                )
+                raise ValueError(f"{model_id}: the base model's weights are offloaded, such as {name}")
         if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
             cast(AdapterLoadingMixin, model).check_adapter_base(recorded, os.fspath(model_id))
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)

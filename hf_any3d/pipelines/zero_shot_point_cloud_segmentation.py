@@ -115,10 +115,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
                 return text_features.encode(labels).to(self.model.device)
             features = torch.as_tensor(text_features, dtype=torch.float32)
             if features.ndim != 2 or len(features) != len(labels):
-                raise ValueError(
-                    f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width), a vector for "
-                    "each of the candidate_labels"
-                )
+                raise ValueError(f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width)")
             return features.to(self.model.device)
         config = self.model.config
         texts = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))

@@ -73,9 +73,7 @@ class LayoutRows(torch.utils.data.Dataset):
         if "layout" not in dataset.column_names:
             label = getattr(dataset.features.get("box_labels"), "feature", None)
             if not isinstance(label, ClassLabel) or "boxes" not in dataset.column_names:
-                raise ValueError(
-                    f"the data have no column 'layout', nor boxes with classes; there are {dataset.column_names}"
-                )
+                raise ValueError(f"no column 'layout', nor boxes with classes; there are {dataset.column_names}")
             self._names = label.names
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
@@ -213,9 +211,7 @@ class LayoutModelArguments:
             )
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):
-            raise ValueError(
-                f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}"
-            )
+            raise ValueError(f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method")
 
 
 @dataclass

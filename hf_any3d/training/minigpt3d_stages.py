@@ -84,10 +84,7 @@ class StageArguments:
         check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
         if self.model_name_or_path is not None and (given or self.model_config):
-            raise ValueError(
-                f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected a model, or its parts and their "
-                "--model_config"
-            )
+            raise ValueError(f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected one of them")
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")
@@ -131,10 +128,7 @@ class ConversationArguments:
         for name, place in (("data_ratios", 0), ("batch_sizes", 1)):
             values = getattr(self, name) or [pair[place] for pair in published]
             if len(values) != len(self.conversations) or any(not value > 0 for value in values):
-                raise ValueError(
-                    f"--{name} {' '.join(map(str, values))}; expected {len(self.conversations)} numbers above 0, for "
-                    f"{', '.join(self.conversations)}"
-                )
+                raise ValueError(f"--{name} {values}; expected numbers above 0 for {', '.join(self.conversations)}")
             setattr(self, name, values)
 
 

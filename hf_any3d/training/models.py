@@ -108,19 +108,14 @@ class PointModelArguments(ModelArguments):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
         if self.encoder_weights != "pretrained" and not self.wraps_encoder:
-            raise ValueError(
-                f"--encoder_weights {self.encoder_weights} with --model_type {self.model_type}, which has no frozen "
-                f"encoder; expected --model_type {_AROUND_ENCODERS}"
-            )
+            raise ValueError(f"--encoder_weights {self.encoder_weights} is for --model_type {_AROUND_ENCODERS}")
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
         for name in ("encoder_attention_dropout", "encoder_dtype"):
             if self.encoder_weights == "none" and getattr(self, name):
                 raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
         if self.encoder_dtype is not None and not self.wraps_encoder:
-            raise ValueError(
-                f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}, the frozen encoder"
-            )
+            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
@@ -307,10 +302,7 @@ def build_adapted_model(
     # lost.
     half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
     if half:
-        raise ValueError(
-            f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
-            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
-        )
+        raise ValueError(f"--peft {peft} trains {half[0]} and more in half precision; expected no --encoder_dtype")
     return adapted
 
 
@@ -395,9 +387,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
             break
     if not count:
         kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(
-            f"{kind} has no attention with dropout as {' or '.join(_DROPOUTS)}; expected another encoder or no dropout"
-        )
+        raise ValueError(f"{kind} has no attention with dropout; expected another encoder or no dropout")
     return count
 
 

@@ -236,8 +236,7 @@ def build_trainer(
         arguments.dataloader_drop_last = False
         arguments.per_device_train_batch_size = math.ceil(len(train_rows) / arguments.world_size)
     if arguments.head_epochs and (not isinstance(model, PreTrainedModel) or arguments.world_size > 1):
-        other = "several processes" if arguments.world_size > 1 else "an adapter"
-        raise ValueError(f"--head_epochs {arguments.head_epochs} with {other}; expected 0")
+        raise ValueError(f"--head_epochs {arguments.head_epochs} is not for an adapter or several processes")
     first = [HeadFirstCallback(arguments.head_epochs)] if arguments.head_epochs else []
     return trainer_class(
         model,

@@ -222,10 +222,7 @@ class EncoderTuner(BaseTuner):
         """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
         for module in model.modules():
             if "_packed_params" in module._modules:
-                raise ValueError(
-                    "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected "
-                    "the model before it: train and save the adapter first, quantize last"
-                )
+                raise ValueError("quantize_dynamic lets no gradient through to an adapter; train it first")
         if not self.layers_have_tensors:
             kwargs.pop("state_dict", None)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
@@ -239,14 +236,9 @@ class EncoderTuner(BaseTuner):
                 f"task_type={str(peft_config.task_type)!r}: {model_name} reads point clouds; expected None, {allowed}"
             )
         if self.needs_positions and not stack.views:
-            raise ValueError(
-                f"the layers of {model_name} do not get the positions of tokens, which {peft_config.method} needs"
-            )
+            raise ValueError(f"layers of {model_name} get no positions of tokens, which {peft_config.method} needs")
         if stack.attention_axis not in self.attention_axes:
-            raise ValueError(
-                f"{peft_config.method} cannot adapt {model_name}, where attention is among {stack.attention_axis!r} "
-                f"(attention_axis); expected {' or '.join(map(repr, self.attention_axes))}"
-            )
+            raise ValueError(f"{peft_config.method} cannot adapt layers with attention_axis={stack.attention_axis!r}")
         if peft_config.target_modules is None:
             peft_config.target_modules = self.default_targets(peft_config)
         names = peft_config.modules_to_save
@@ -267,10 +259,7 @@ class EncoderTuner(BaseTuner):
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         if (names := kwargs.get("adapter_names")) is not None:
-            raise ValueError(
-                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
-                "set_adapter(…) and call the model once for each"
-            )
+            raise ValueError(f"adapter_names={names}: one adapter runs for a whole batch; choose it by set_adapter(…)")
         yield
 
     def _check_merge_allowed(self) -> None:
@@ -320,7 +309,4 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
     """Check that all layers from the number `first` on are adapted, to which the tokens that it adds go."""
     left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
     if left_out:
-        raise ValueError(
-            f"the layers to adapt leave out {left_out[0]}, to which the tokens go that are added from {names[first]} "
-            "on; expected all layers from that one on"
-        )
+        raise ValueError(f"the layers leave out {left_out[0]}; expected all from {names[first]} on, which adds tokens")

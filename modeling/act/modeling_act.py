@@ -414,9 +414,7 @@ class ActForPreTraining(ActPreTrainedModel):
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)
             if ours != theirs:
-                raise ValueError(
-                    f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
-                )
+                raise ValueError(f"{name}={ours}; expected {theirs}, the autoencoder's value")
         width, feature_width = config.hidden_size, config.feature_head_width
         if config.student_config is None:
             self.act = ActModel(config)
@@ -455,10 +453,7 @@ class ActForPreTraining(ActPreTrainedModel):
         cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
     ) -> Any:
         if quantization_config is not None:
-            raise ValueError(
-                f"quantization_config: {cls.__name__} trains the student's weights, which must be full; expected "
-                "none. Quantize a trained ActModel, or pass a quantized ActAutoencoder to from_autoencoder_pretrained"
-            )
+            raise ValueError(f"quantization_config: {cls.__name__} trains weights, which must be full; expected none")
         return super()._from_full_repository(name, *args, **kwargs)
 
     @classmethod

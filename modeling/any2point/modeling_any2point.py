@@ -520,10 +520,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
         """
         if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
-            raise ValueError(
-                f"encoder_weights={weights!r}: texts are compared in the space of the pretrained encoder; expected "
-                "'pretrained'"
-            )
+            raise ValueError(f"encoder_weights={weights!r}; expected 'pretrained', as texts are compared in its space")
         if encoder_name_or_path is not None and config is None:
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)

@@ -161,10 +161,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         check_settings(self, choices, _RANGES)
         self.check_parts(("point_encoder",))
         if self.attention_radii is not None and len(self.attention_radii) != self.encoder_layers:
-            raise ValueError(
-                f"attention_radii={self.attention_radii}; expected {self.encoder_layers} radii, one for each of "
-                "encoder_layers, or None"
-            )
+            raise ValueError(f"attention_radii={self.attention_radii}; expected one for each layer, or None")
         if self.point_encoder_config is None and self.num_queries > self.num_encoder_tokens:
             raise ValueError(
                 f"num_queries={self.num_queries}; expected at most the {self.num_encoder_tokens} tokens of the encoder"

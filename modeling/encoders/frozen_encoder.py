@@ -175,10 +175,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         config = self.config
         self.family = find_family(config.encoder_config)
         if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
-            raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
-                "expected 'tokens'"
-            )
+            raise ValueError("attention_axis='batch': this encoder attends by tokens' places; expected 'tokens'")
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
@@ -340,10 +337,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         # Trained weights stay in full precision; only the encoder is loaded again.
         owner = model._encoder_owner
         if not model.config.part("encoder").is_elsewhere:
-            raise ValueError(
-                f"quantization_config: {name} stores its encoder among its own weights; only an encoder with its own "
-                "repository can be quantized when it is loaded"
-            )
+            raise ValueError(f"quantization_config: {name} stores its encoder itself; expected one of a repository")
         loading = {"device_map": {"": owner.device}, "quantization_config": quantization_config}
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **loading))
         owner._encoder_is_random = False
@@ -427,10 +421,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     owner = model._encoder_owner
     encoder = owner.encoder
     if encoder_dtype(model.config) in (torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"encoder_dtype={model.config.encoder_dtype!r}: half precision is for a frozen encoder; expected None or "
-            "'float32' to train it"
-        )
+        raise ValueError(f"encoder_dtype={model.config.encoder_dtype!r}; expected 'float32' to train the encoder")
     if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())

@@ -51,9 +51,7 @@ def encoder_settings(
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(
-                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, the number of {source.name}"
-            )
+            raise ValueError(f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}")
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None) is not None:
             # One entry for each layer, as transformers checks.
@@ -94,10 +92,7 @@ def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) ->
         raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
     own = getattr(torch, name)
     if dtype not in (None, own):
-        raise ValueError(
-            f"dtype={dtype}: the model's config has encoder_dtype={name!r}; expected the same, or encoder_dtype=… to "
-            "change it"
-        )
+        raise ValueError(f"dtype={dtype}; expected that of the config, encoder_dtype={name!r}")
     return own
 
 

@@ -70,10 +70,7 @@ def open_pretrained_part(
 def refuse_adapter(model: PreTrainedModel, name: str) -> None:
     """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again."""
     if has_adapter(model):
-        raise ValueError(
-            f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
-            "PEFT leaves of LoRA (guided adapters, prompts and side networks do not merge)"
-        )
+        raise ValueError(f"{name}: a {type(model).__name__} with an adapter; expected one after merge_and_unload()")
 
 
 def has_adapter(model: PreTrainedModel) -> bool:

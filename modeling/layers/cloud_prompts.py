@@ -251,10 +251,7 @@ class CloudGenerationMixin:
         """Refuse drafts after a cache."""
         if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
-            raise ValueError(
-                f"{CACHE} of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
-                "empty cache, as transformers reads the prompt from its start before it checks drafts"
-            )
+            raise ValueError(f"{CACHE} of {seen} tokens with assisted generation; expected an empty cache")
         return super()._get_candidate_generator(
             generation_config, input_ids, *args, model_kwargs=model_kwargs, **kwargs
         )

@@ -253,10 +253,7 @@ def requested_outputs(
     hidden_states = bool(config.output_hidden_states) if output_hidden_states is None else output_hidden_states
     attentions = config.output_attentions if output_attentions is None else output_attentions
     if attentions and attention != "eager":
-        raise ValueError(
-            f"output_attentions=True with attn_implementation={attention!r}, which returns no attention weights; "
-            "expected 'eager': use from_pretrained(…, attn_implementation='eager') or set_attn_implementation('eager')"
-        )
+        raise ValueError(f"output_attentions=True with attn_implementation={attention!r}; only 'eager' returns them")
     return hidden_states, bool(attentions)
 
 

@@ -94,18 +94,13 @@ def check_categories(config: Any) -> None:
             f"category_parts={category_parts}; expected some part numbers, 0 to {len(numbers) - 1}, for each category"
         )
     if names is not None and len(names) != len(category_parts):
-        raise ValueError(
-            f"category_names={list(names)}; expected {len(category_parts)} names, as category_parts has entries"
-        )
+        raise ValueError(f"category_names={list(names)}; expected {len(category_parts)} names, one for each category")
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:
     """Reject a `problem_type` that models with one label per point do not support."""
     if config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"problem_type={config.problem_type!r}: every point has one label; expected None or "
-            "'single_label_classification'"
-        )
+        raise ValueError(f"problem_type={config.problem_type!r}; expected None: every point has one label")
 
 
 def classification_loss(

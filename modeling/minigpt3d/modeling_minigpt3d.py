@@ -195,9 +195,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         if quantization_config is not None and not config.part("language_model").is_elsewhere:
-            raise ValueError(
-                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
-            )
+            raise ValueError("quantization_config needs a language model that is kept elsewhere")
         configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
         opened = {}
         for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):

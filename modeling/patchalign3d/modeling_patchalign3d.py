@@ -369,10 +369,6 @@ def nearest_targets(
 
     Targets `(batch, targets, channels)` have centers `(batch, targets, 3)` in the units and axes of those of patches.
     """
-    if target_centers.shape != (len(centers), targets.shape[1], 3):
-        raise ValueError(
-            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, {targets.shape[1]}, 3)"
-        )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
     # `knn` returns squares.
     return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()

@@ -135,10 +135,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         for name in ("encoder", "wrap"):
             config = getattr(self, f"{name}_config")
             if getattr(config, "flat_tokens", False):
-                raise ValueError(
-                    f"{name}_config is of the type {config.model_type!r}, which reads voxels of clouds in their own "
-                    "units; expected a model of clouds in the unit sphere"
-                )
+                raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
 
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""

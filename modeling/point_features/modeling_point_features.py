@@ -114,10 +114,7 @@ class PointFeaturesPreTrainedModel(
             if isinstance(head, ModulesToSaveWrapper):  # as an adapter has trained it
                 head = head.modules_to_save[head.active_adapters[0]]
             if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
-                raise ValueError(
-                    f"wrap_labels={labels} with a wrap that is {type(wrap).__name__}; expected a classifier, as a "
-                    "model, with so many labels"
-                )
+                raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
         opened, records = {}, {}
         for name, part in sources.items():
             is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
@@ -253,10 +250,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         main = next((name for name in ("encoder", "wrap") if name in config.features), None)
         if with_attentions and main is None:
-            raise ValueError(
-                f"output_attentions=True with features={list(config.features)}, which have no attention over points; "
-                "expected False"
-            )
+            raise ValueError(f"output_attentions=True: {list(config.features)} have no attention over points")
         check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)

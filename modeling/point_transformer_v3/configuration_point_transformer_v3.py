@@ -252,9 +252,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
         if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
-            raise ValueError(
-                f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
-            )
+            raise ValueError(f"pooling_strides={self.pooling_strides}; 'serialized' needs powers of 2")
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
@@ -262,9 +260,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
             known = getattr(self, name)
             if is_needed and (not known or self.condition not in known):
-                raise ValueError(
-                    f"condition={self.condition!r} with {name}={known and list(known)}; expected one of these names"
-                )
+                raise ValueError(f"condition={self.condition!r}; expected one of {name}, {known and list(known)}")
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")

@@ -206,10 +206,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         source = self.find_source()
         if not source.is_elsewhere:
             if is_quantized(part):
-                raise ValueError(
-                    f"the weights of the quantized {name} are in no repository; expected a model that was opened with "
-                    "a quantization_config, or full weights to store next to the adapter"
-                )
+                raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
             state = own_state(part)
             self.save_part(state, Path(directory) / name)
             source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))

@@ -111,11 +111,7 @@ class PretrainedPartsMixin:
             source = self.config.part(name).name_or_path
             some = listed(changed, 3)
             if is_quantized(self.get_submodule(self._part_paths[name])):
-                raise ValueError(
-                    f"the weights of the quantized {name} are no longer those of {source} ({some}), and quantized "
-                    "weights cannot be stored; expected a part loaded in full precision, or adapters that are not "
-                    "merged"
-                )
+                raise ValueError(f"the quantized {name} is no longer that of {source} ({some}), and cannot be stored")
             for module in self.modules():
                 if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
                     module.config.change_part(name, stored=True, checksum=None, subfolder=None)

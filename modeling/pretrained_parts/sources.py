@@ -83,10 +83,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
-        raise ValueError(
-            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained weights; expected weights "
-            "only: remove the adapter's files, or merge it (merge_and_unload) and save the result"
-        )
+        raise ValueError(f"{directory}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     weight_files(directory)
     return EncoderSource(name, directory, revision)
 

@@ -143,9 +143,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         """
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
         if largest >= self.config.num_bins:
-            raise ValueError(
-                f"grid_coord has a cell {largest}; expected 0 to num_bins - 1 = {self.config.num_bins - 1}"
-            )
+            raise ValueError(f"grid_coord has a cell {largest}; expected less than num_bins, {self.config.num_bins}")
         encoded = self.point_encoder(points, point_mask=point_mask, grid_coord=grid_coord, return_dict=True)
         positions = self.positions(encoded.grid_coord)
         joined = torch.cat([encoded.last_hidden_state, positions.to(encoded.last_hidden_state.dtype)], dim=1)

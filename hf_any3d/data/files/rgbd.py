@@ -78,9 +78,7 @@ class Intrinsics:
         if self.size == (width, height):
             return self
         if self.size is None or abs(self.size[0] / self.size[1] / (width / height) - 1) > _SHAPE_TOLERANCE:
-            raise PointCloudError(
-                f"intrinsics of images of size {self.size}; the depth image has {width} x {height}, another shape"
-            )
+            raise PointCloudError(f"intrinsics of size {self.size}; the depth image has {width} x {height}")
         across, down = width / self.size[0], height / self.size[1]
         # The center of the first pixel is half a pixel inside of the image.
         center = (self.cx + 0.5) * across - 0.5, (self.cy + 0.5) * down - 0.5
@@ -133,9 +131,7 @@ def read_rgbd(
         picture = _image(color, limits, is_depth=False)  # (height', width', 3)
         high, wide, _ = picture.shape
         if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
-            raise PointCloudFileError(
-                f"{color}: {wide} x {high} pixels; the depth image has {width} x {height}, another shape"
-            )
+            raise PointCloudFileError(f"{color}: {wide} x {high}; the depth image has {width} x {height}")
         across, down = ((column + 0.5) * wide / width).astype(int), ((row + 0.5) * high / height).astype(int)
         colors = picture[down, across].astype(np.float32) / 255
     with file_errors(depth):

@@ -190,7 +190,5 @@ def open_source(
             data = path.read_bytes()
         limits.check(decoded=len(data))
         if not data or data.startswith(b"version https://git-lfs"):
-            raise PointCloudError(
-                "a Git LFS pointer; fetch the file with `git lfs pull`" if data else "the file is empty"
-            )
+            raise PointCloudError("a Git LFS pointer; run `git lfs pull`" if data else "the file is empty")
     return Source(name, data, kind, None if path is None else path.parent, limits)

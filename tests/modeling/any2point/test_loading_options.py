@@ -144,7 +144,7 @@ def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path
     model = tiny_model("bert")
     model.unfreeze_encoder()
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="stores its encoder among its own weights"):
+    with pytest.raises(ValueError, match="stores its encoder itself"):
         AutoModelForPointCloudClassification.from_pretrained(
             tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
         )
