@@ -172,7 +172,6 @@ class PointCloudPeftModel(PeftModel):
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    UserWarning,
                     stacklevel=2,
                 )
             else:

@@ -168,7 +168,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             warnings.warn(
                 f"{len(small)} of {len(rows)} clouds have fewer than num_points={num_points} points, the smallest "
                 f"{min(small)}; their points are repeated",
-                UserWarning,
                 stacklevel=3,
             )
         points = np.stack(clouds) if return_tensors is not None else clouds  # (batch, num_points, channels)

@@ -177,7 +177,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                     f"{adapter}: the weights of the base model, in {self.adapted_part.dtype}, cannot be compared with "
                     f"those that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others "
                     "would change results silently",
-                    UserWarning,
                     stacklevel=4,
                 )
             elif checksum != theirs.checksum:
@@ -197,7 +196,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                 if json.loads(json.dumps(value)) != recorded[name]:
                     different.append(f"{name}={value!r}, the adapter was trained with {recorded[name]!r}")
         if different:
-            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
+            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", stacklevel=4)
 
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write the config, and the pretrained part if no repository holds its weights."""

@@ -117,7 +117,6 @@ class PretrainedPartsMixin:
                     module.config.change_part(name, stored=True, checksum=None, subfolder=None)
             warnings.warn(
                 f"the weights of the {name} are no longer those of {source} ({some}); they are stored with the model",
-                UserWarning,
                 stacklevel=4,
             )
 

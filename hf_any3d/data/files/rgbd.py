@@ -68,7 +68,7 @@ class Intrinsics:
             values = content.get(name)
             values = values.get("data") if isinstance(values, Mapping) else values
             if isinstance(values, (list, tuple)) and any(value for value in values):
-                warnings.warn(f"the distortion {name} of the camera is left out", UserWarning, stacklevel=3)
+                warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=3)
         pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
         sizes = [(int(content[w]), int(content[h])) for w, h in pairs if w in content and h in content]
         return cls(fx, fy, cx, cy, sizes[0] if sizes else None)

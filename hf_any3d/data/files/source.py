@@ -108,7 +108,7 @@ class Source:
         """Warn about this file, once for each text."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
+            warnings.warn(f"{self.name}: {text}", stacklevel=4)
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""
