@@ -10,7 +10,7 @@ from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_enco
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import Names, as_linear, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
-from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 
 # Channels of the feature -> the model whose texts share its space, and where transformers opens it.
 _TOWERS = {

@@ -54,7 +54,7 @@ from hf_any3d.modeling.layers.tasks import (
     restrict_to_parts,
 )
 from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderOutput
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
     PatchEncoder,
     Patches,

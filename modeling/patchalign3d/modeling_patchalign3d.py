@@ -14,7 +14,7 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
-from hf_any3d.modeling.point_encoders.aligned_encoders import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedEncoderOutput,

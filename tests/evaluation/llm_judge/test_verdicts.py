@@ -6,17 +6,10 @@ import torch
 from datasets import ClassLabel, Dataset
 from huggingface_hub import get_token
 
-from hf_any3d.evaluation import (
-    PROTOCOLS,
-    ClassNameJudge,
-    EndpointJudge,
-    JudgeError,
-    answer_question,
-    judge_answers,
-    judge_protocols,
-    read_verdict,
-)
-from hf_any3d.evaluation.llm_judge.verdicts import read_class, read_same, read_score
+from hf_any3d.evaluation.chat_evaluation import judge_protocols
+from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, JudgeError
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, read_class, read_same, read_score, read_verdict
+from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from tests.errors import raises
 from tests.evaluation.cases import CASES
 from tests.evaluation.endpoints import LocalEndpoint
