@@ -24,7 +24,7 @@ from hf_any3d.conversions.saving import check_frozen, new_directory, stored_byte
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.modeling.pretrained_parts import own_state
+from hf_any3d.modeling.pretrained_parts.tensors import own_state
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig

@@ -41,8 +41,11 @@ from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
-from hf_any3d.modeling.pretrained_parts.adapter_loading import refuse_folder_of_adapters
+from hf_any3d.modeling.pretrained_parts.adapter_loading import (
+    AdapterLoadingMixin,
+    opens_from_adapter,
+    refuse_folder_of_adapters,
+)
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel

@@ -13,7 +13,12 @@ from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.pretrained_parts.record import (
+    EncoderConfigMixin,
+    PartsConfigMixin,
+    part_property,
+    source_property,
+)
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4

@@ -11,7 +11,7 @@ from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, 1e5)),

@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, source_property
 
 RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3, "neighbor_order": "first", "published_overlap": True}
 """What the released program does and new models do not, as changes of the config's defaults."""

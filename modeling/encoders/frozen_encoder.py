@@ -29,16 +29,11 @@ from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.pretrained_parts import (
-    AdapterLoadingMixin,
-    PretrainedPart,
-    encoder_loading,
-    is_quantized,
-    own_state,
-    remember_weights,
-)
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded
-from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing, own_state, remember_weights
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 

@@ -13,13 +13,9 @@ from transformers.activations import QuickGELUActivation
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.pretrained_parts import (
-    is_quantized,
-    remember_weights,
-    set_quantization,
-    unused_weights_expected,
-)
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
+from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
 
 ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 """Allowed values of a config's `encoder_dtype`, besides None."""

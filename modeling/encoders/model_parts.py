@@ -11,16 +11,16 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
 from hf_any3d.modeling.hooks import hooks
-from hf_any3d.modeling.pretrained_parts import (
-    PretrainedPart,
+from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
+from hf_any3d.modeling.pretrained_parts.tensors import (
     own_modules,
     own_state,
+    own_tensors,
     remember_weights,
     tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
-from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 
 _ADAPTER = "default"
 

@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import CACHE
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
 _RANGES: Ranges = {"num_query_experts": (1, 1_024), "stage": (0, 4)}

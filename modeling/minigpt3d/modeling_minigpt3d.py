@@ -52,20 +52,19 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3D
 from hf_any3d.modeling.minigpt3d.lora import names_in
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
-from hf_any3d.modeling.pretrained_parts import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
-    PretrainedPart,
-    PretrainedPartsMixin,
-    check_revisions,
+    apply_settings,
+    dtype_named,
     is_quantized,
-    own_state,
-    remember_weights,
+    keep_in_full,
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named, keep_in_full
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
-from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
+from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor, own_state, remember_weights
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
 Part = str | os.PathLike | PreTrainedModel

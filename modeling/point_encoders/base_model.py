@@ -14,7 +14,7 @@ from hf_any3d.modeling.hooks import LibraryModelMixin, LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 
 
 class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):

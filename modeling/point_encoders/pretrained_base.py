@@ -21,19 +21,18 @@ from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
-from hf_any3d.modeling.pretrained_parts import (
-    AdapterLoadingMixin,
-    PretrainedPart,
-    is_quantized,
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized, keep_in_full, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
+from hf_any3d.modeling.pretrained_parts.tensors import (
+    changed_since_loading,
+    differing,
     own_modules,
     own_state,
     remember_weights,
     tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
-from hf_any3d.modeling.pretrained_parts.tensors import changed_since_loading, differing
 
 
 class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import cached_file, logging
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
 HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)

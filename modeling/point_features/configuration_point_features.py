@@ -13,7 +13,7 @@ from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
 PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
 """Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""

@@ -47,13 +47,9 @@ from hf_any3d.modeling.point_features.descriptors import describe
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_weights
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import (
-    PretrainedPart,
-    PretrainedPartsMixin,
-    absolute_name,
-    check_revisions,
-    own_state,
-)
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name, check_revisions
+from hf_any3d.modeling.pretrained_parts.tensors import own_state
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.

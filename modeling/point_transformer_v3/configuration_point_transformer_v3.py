@@ -10,7 +10,7 @@ from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_ops import CURVES
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, part_property, source_property
 
 _SUPERVISED: dict[str, Any] = {
     "stem": "convolution",

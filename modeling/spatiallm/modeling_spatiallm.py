@@ -31,8 +31,8 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 )
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig
 
 Clouds = torch.Tensor | list[torch.Tensor]

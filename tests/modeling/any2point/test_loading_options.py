@@ -6,12 +6,8 @@ from peft import AutoPeftModel, PeftModel, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
 
-from hf_any3d import (
-    Any2PointForPointCloudClassification,
-    AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
-)
-from hf_any3d.modeling.pretrained_parts import encoder_loading
+from hf_any3d import Any2PointForPointCloudClassification, AutoModelForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 from tests.errors import raises
 from tests.tiny_encoders import (

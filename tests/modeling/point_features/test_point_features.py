@@ -23,7 +23,7 @@ from hf_any3d import (
 from hf_any3d.modeling.encoders import open_pretrained_part
 from hf_any3d.modeling.point_features.descriptors import count_descriptors, describe
 from hf_any3d.modeling.point_features.modeling_point_features import make_copies
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names

@@ -23,8 +23,9 @@ from hf_any3d import (
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
 from tests.errors import raises

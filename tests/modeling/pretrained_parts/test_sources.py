@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
-from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
@@ -23,6 +22,7 @@ from hf_any3d.modeling.pretrained_parts.sources import (
     verify_checksum,
     weights_checksum,
 )
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from tests.errors import raises
 
 
