@@ -48,12 +48,8 @@ def read_checkpoint(
 ) -> dict[str, torch.Tensor]:
     """Read the state dict in a file that `torch.save` wrote, unpickling nothing but tensors and plain values.
 
-    Args:
-        path: The file.
-        keys: Keys of the file's dict under which the state dict may be; a bare state dict is accepted too.
-
-    Returns:
-        Tensors by name, on the CPU, without the prefix `module.` of data-parallel training.
+    It may be under one of `keys`, or bare. Tensors are on the CPU, without the prefix `module.` of data-parallel
+    training in their names.
     """
     content = _load(path)
     state = content
@@ -81,11 +77,7 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
-    """Read the state dict of a directory, memory-mapped if the format allows it, and the files that hold it.
-
-    Args:
-        directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
-    """
+    """Read the state dict of a directory, in one file or several, mapped if possible; also return the files."""
     names = (name for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME) if any(directory.glob(f"{name}*")))
     name = next(names, SAFE_WEIGHTS_NAME)
     index, files = directory / f"{name}.index.json", [directory / name]

@@ -68,10 +68,6 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     reached or does not have it, in the cache, and finally in the packages of `OFFLINE_PACKAGES`, whose weights are
     always verified.
 
-    Args:
-        name: Repository on the hub.
-        revision: Branch, tag or commit; its main branch by default.
-
     Raises:
         ValueError: If the repository also holds an adapter.
         FileNotFoundError: If the name looks like a path, or there is no `config.json`, or no weights that transformers

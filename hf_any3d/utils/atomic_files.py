@@ -40,8 +40,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     A symbolic link is replaced, not its target.
 
-    Args:
-        path: The final file; folders above it are created. An existing file is kept until the new one is complete.
+    Folders above it are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

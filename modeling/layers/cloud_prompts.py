@@ -181,6 +181,16 @@ class CloudGenerationMixin:
     # Arguments of `get_point_features`, the clouds first.
     cloud_inputs: ClassVar[tuple[str, ...]] = ("points",)
 
+    @property
+    def point_encoder(self) -> PreTrainedModel:
+        """The model that reads clouds."""
+        return self.base_model.point_encoder
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The language model, with its head."""
+        return self.base_model.language_model
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,

@@ -420,19 +420,9 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         self.post_init()
 
     @property
-    def point_encoder(self) -> PreTrainedModel:
-        """The model that reads clouds."""
-        return self.minigpt3d.point_encoder
-
-    @property
     def bridge(self) -> Bridge:
         """The modules between point encoder and language model."""
         return self.minigpt3d.bridge
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        """The language model, with its head."""
-        return self.minigpt3d.language_model
 
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, see `MiniGPT3DModel.encode`."""

@@ -208,16 +208,6 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         self.spatiallm = SpatialLMModel(config, point_encoder, language_model)
         self.post_init()
 
-    @property
-    def point_encoder(self) -> PreTrainedModel:
-        """The model that reads clouds."""
-        return self.spatiallm.point_encoder
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        """The language model, with its head."""
-        return self.spatiallm.language_model
-
     def get_point_features(
         self, points: Clouds, grid_coord: Clouds | None = None, point_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
