@@ -225,7 +225,7 @@ def test_ten_million_points_are_read_and_sampled():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"center": "mean"}, "center is 'mean'; expected one of True, ground, False"),
+        ({"center": "mean"}, "center='mean'; expected one of True, 'ground', False"),
         ({"scale": "cube"}, "scale"),
         ({"sampling": "voxel"}, "sampling"),
         ({"features": ("rgb",)}, "features"),
