@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
@@ -119,8 +120,10 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         """Build the model around a point transformer."""
         if issubclass(cls, cls.base_class()):
             return part
-        model = cls(config)
+        with no_init_weights():
+            model = cls(config)
         setattr(model, model.base_model_prefix, part)
+        model.initialize_weights()  # those of the head: the part has its own
         # PEFT chooses its layers by these, which it reads from the full model.
         for name in ("hf_quantizer", "is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
             if name in vars(part):

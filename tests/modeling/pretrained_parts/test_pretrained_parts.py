@@ -257,7 +257,7 @@ def test_changed_part_that_is_quantized_is_refused(tmp_path):
     model.any2point.encoder.hf_quantizer = object()  # marks a model as quantized for transformers
     model.save_pretrained(tmp_path / "model")
     trained_in_place(model)
-    with pytest.raises(ValueError, match="quantized encoder are no longer those of .*cannot be stored"):
+    with pytest.raises(ValueError, match="quantized encoder is no longer that of .*cannot be stored"):
         model.save_pretrained(tmp_path / "changed")
     with pytest.raises(ValueError, match="quantized encoder are no longer those of"):
         get_peft_model(model, GuidedAdapterConfig()).save_pretrained(tmp_path / "guided")
