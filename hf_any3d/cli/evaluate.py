@@ -350,7 +350,10 @@ def evaluate_minigpt3d(
     with contextlib.redirect_stdout(sys.stderr):
         needs_name = judge in (JudgeKind.ENDPOINT, JudgeKind.LOCAL)
         if needs_name != (judge_model is not None):
-            raise ValueError("--judge-model is for --judge endpoint and local, and needed there")
+            raise ValueError(
+                f"--judge-model is {judge_model!r} and --judge is {judge.value if judge else None!r}; expected a "
+                "model for the judges endpoint and local, and only for them"
+            )
         chosen: Judge | None = None
         if judge is JudgeKind.CLASS_NAMES:
             chosen = ClassNameJudge(classes)

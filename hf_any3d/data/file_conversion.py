@@ -89,7 +89,10 @@ def files_to_points(
     features = _features_of(dataset)
     clouds = [name for name, feature in features.items() if isinstance(feature, PointCloud)]
     if column not in clouds and not (column is None and len(clouds) == 1):
-        raise ValueError(f"column is {column!r}; expected one of {', '.join(clouds) or 'none'}")
+        raise ValueError(
+            f"column is {column!r}; expected the name of a PointCloud column, of which there are "
+            + (", ".join(clouds) or f"none among {', '.join(features)}")
+        )
     column = column or clouds[0]
     others = {name: feature for name, feature in features.items() if name != column}
     new = Features({**converter.features, **others})

@@ -205,7 +205,7 @@ class Detection(program.TrainingTask):
             for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
                 where, most = f"row {row} of the {split} split", model.config.num_queries
                 if len(numbers) > most:
-                    raise ValueError(f"{where} has {len(numbers)} boxes; expected at most num_queries, {most}")
+                    raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
                 if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
                     raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         frame = {"center": False, "scale": None, "up_axis": "z"}

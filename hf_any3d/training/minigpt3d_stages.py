@@ -128,7 +128,10 @@ class ConversationArguments:
         for name, place in (("data_ratios", 0), ("batch_sizes", 1)):
             values = getattr(self, name) or [pair[place] for pair in published]
             if len(values) != len(self.conversations) or any(not value > 0 for value in values):
-                raise ValueError(f"--{name} {values}; expected numbers above 0 for {', '.join(self.conversations)}")
+                raise ValueError(
+                    f"--{name} {' '.join(map(str, values))}; expected {len(self.conversations)} numbers above 0, for "
+                    f"{', '.join(self.conversations)}"
+                )
             setattr(self, name, values)
 
 

@@ -108,7 +108,7 @@ class PointModelArguments(ModelArguments):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
         if self.encoder_weights != "pretrained" and not self.wraps_encoder:
-            raise ValueError(f"--encoder_weights {self.encoder_weights} is for --model_type {_AROUND_ENCODERS}")
+            raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
         for name in ("encoder_attention_dropout", "encoder_dtype"):
@@ -302,7 +302,10 @@ def build_adapted_model(
     # lost.
     half = [name for name, weight in adapted.named_parameters() if weight.requires_grad and weight.itemsize < 4]
     if half:
-        raise ValueError(f"--peft {peft} trains {half[0]} and more in half precision; expected no --encoder_dtype")
+        raise ValueError(
+            f"--encoder_dtype {model.config.encoder_dtype} with --peft {peft} trains {half[0]} and "
+            f"{len(half) - 1} more in half precision; expected another method, or no --encoder_dtype"
+        )
     return adapted
 
 

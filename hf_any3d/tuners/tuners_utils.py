@@ -309,4 +309,4 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
     """Check that all layers from the number `first` on are adapted, to which the tokens that it adds go."""
     left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
     if left_out:
-        raise ValueError(f"the layers leave out {left_out[0]}; expected all from {names[first]} on, which adds tokens")
+        raise ValueError(f"the layers leave out {left_out[0]}, to which the tokens go that {names[first]} adds")

@@ -263,7 +263,9 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 def _config_of_part(config: PreTrainedConfig, loading: dict[str, Any]) -> PreTrainedConfig:
     """Return the config of the point encoder, as it is to be opened."""
     if loading.get("quantization_config") is not None:
-        raise ValueError("quantization_config with a detector's adapter; expected full weights")
+        raise ValueError(
+            "quantization_config with a detector's adapter; expected full weights: the encoder is a part of the model"
+        )
     own = config.point_encoder_config
     if loading.get("attn_implementation") is not None:
         own._attn_implementation = loading["attn_implementation"]

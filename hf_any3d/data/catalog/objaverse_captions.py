@@ -295,7 +295,10 @@ def _choose(
             chosen[split] = folder / name, kept
         seen.update(entry.object_id for entry in kept)
     if unknown := sorted(set(ids or ()) - seen):
-        raise ValueError(f"ids names {len(unknown)} objects without conversations, such as {unknown[0]!r}")
+        raise ValueError(
+            f"ids names {len(unknown)} objects without conversations of {', '.join(splits)} in {folder}, the first: "
+            f"{unknown[0]!r}"
+        )
     return chosen
 
 

@@ -191,7 +191,10 @@ def read_binary(data: bytes, start: int, elements: list[Element], order: str) ->
         # A list may be empty, but has its length.
         smallest = element.row(order, [0] * len(element.properties)).itemsize
         if element.count * smallest > left:
-            raise PointCloudError(f"{left} bytes for {element.count} rows of {shorten(element.name)}; may be cut off")
+            raise PointCloudError(
+                f"has {left} bytes for element {shorten(element.name)}; {element.count} rows of at least "
+                f"{smallest} bytes are declared, so the file may be cut off"
+            )
         # Nearly all meshes have triangles alone, whose rows numpy reads as one table; only mixed polygons are walked
         # row by row.
         if (table := _equal_rows(data, start, element, order)) is not None:

@@ -45,7 +45,7 @@ class BitFitLayer(WrappedModule):
                 continue
             merged = bias.data + self.bitfit_bias[name].data.to(bias.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(f"NaN or infinite values in the bias merged with {name!r}; it was not merged")
+                raise ValueError(f"NaN or infinite values in the merged bias: adapter {name!r} was not merged")
             bias.data = merged
             self.merged_adapters.append(name)
 

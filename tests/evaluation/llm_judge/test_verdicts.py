@@ -273,7 +273,7 @@ def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
     assert rest.seen == [(2, (4, 6), "This is an object of ", 100), (1, (4, 6), "This is an object of ", 100)]
     assert json.loads((tmp_path / "parts.json").read_text())["results"] == whole["results"]
     assert whole["results"][1].keys() == {"object_id", "ground_truth", "label_name", "model_output", "cloud_sha256"}
-    with raises(ValueError, naming="'m', now it is 'n'"):
+    with raises(ValueError, naming="'m', now 'n'"):
         answer_question(rows(), protocol, rest, tmp_path / "parts.json", {"model": "n"}, batch_size=2)
 
 
