@@ -259,7 +259,7 @@ def test_changed_part_that_is_quantized_is_refused(tmp_path):
     trained_in_place(model)
     with pytest.raises(ValueError, match="quantized encoder is no longer that of .*cannot be stored"):
         model.save_pretrained(tmp_path / "changed")
-    with pytest.raises(ValueError, match="quantized encoder are no longer those of"):
+    with pytest.raises(ValueError, match="quantized encoder is no longer that of"):
         get_peft_model(model, GuidedAdapterConfig()).save_pretrained(tmp_path / "guided")
 
 
