@@ -17,10 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
 _SHOWN = 20
-_OF_CONTENT = (
-    *(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError),
-    SafetensorError,
-)
+_OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
 
 
 class _LeftOut:
@@ -51,15 +48,8 @@ def read_checkpoint(
 ) -> dict[str, torch.Tensor]:
     """Read the state dict in a file that `torch.save` wrote, unpickling nothing but tensors and plain values.
 
-    Args:
-        path: The file.
-        keys: Keys of the file's dict under which the state dict may be; a bare state dict is accepted too.
-
-    Returns:
-        Tensors by name, on the CPU, without the prefix `module.` of data-parallel training.
-
-    Raises:
-        ValueError: The file is damaged, holds objects that would run code, or holds no state dict.
+    It may be under one of `keys`, or bare. Tensors are on the CPU, without the prefix `module.` of data-parallel
+    training in their names.
     """
     content = _load(path)
     state = content
@@ -87,11 +77,7 @@ def read_settings(path: str | os.PathLike, key: str) -> dict[str, Any]:
 
 
 def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
-    """Read the state dict of a directory, memory-mapped if the format allows it, and the files that hold it.
-
-    Args:
-        directory: With `model.safetensors` or `pytorch_model.bin`, or the index of several such files.
-    """
+    """Read the state dict of a directory, in one file or several, mapped if possible; also return the files."""
     names = (name for name in (SAFE_WEIGHTS_NAME, WEIGHTS_NAME) if any(directory.glob(f"{name}*")))
     name = next(names, SAFE_WEIGHTS_NAME)
     index, files = directory / f"{name}.index.json", [directory / name]
@@ -113,11 +99,7 @@ def read_tensors(file: Path, keys: tuple[str, ...] = ("model", "base_model")) ->
 
 
 def open_tokenizer(name: str | os.PathLike, config: PreTrainedConfig | None = None) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a language model, running no code of its repository.
-
-    Raises:
-        ValueError: There is none, or it has no end token.
-    """
+    """Open the tokenizer of a language model, running no code of its repository."""
     # From a directory without these files transformers would make an empty tokenizer.
     if os.path.isdir(name) and not any((Path(name) / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         raise ValueError(f"{name}: no tokenizer; expected tokenizer.json or vocab.json, or give --tokenizer")
@@ -141,12 +123,7 @@ def read_json(file: Path) -> dict:
 
 
 def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`.
-
-    Raises:
-        ValueError: Tensors are missing, left over, of another shape, or floats instead of integers or vice versa; all
-            are listed, after the path that they came from.
-    """
+    """Check that names, shapes and kinds of tensors are exactly those expected, which may be on `meta`."""
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
     both = sorted(expected.keys() & found.keys())
@@ -166,11 +143,7 @@ def account(path: str | os.PathLike, found: Mapping[str, torch.Tensor], expected
 
 
 def check_finite(state: Mapping[str, torch.Tensor]) -> None:
-    """Check that all numbers are finite in float32.
-
-    Raises:
-        ValueError: Some are NaN, infinite or too large; the tensors are listed.
-    """
+    """Check that all numbers are finite in float32."""
     wrong = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if wrong:
         raise ValueError(
@@ -180,11 +153,7 @@ def check_finite(state: Mapping[str, torch.Tensor]) -> None:
 
 
 def without_parallel_prefix(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Remove the prefix `module.` of data-parallel training from the names of tensors.
-
-    Raises:
-        ValueError: Two tensors then have the same name; all such names are listed.
-    """
+    """Remove the prefix `module.` of data-parallel training from the names of tensors."""
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
         twice = [f"{name} and module.{name}" for name in sorted(plain) if {name, f"module.{name}"} <= state.keys()]

@@ -26,11 +26,7 @@ def under(theirs: str, ours: str, names: Names) -> dict[str, str | tuple[str, ..
 
 
 def rename_tensors(original: Mapping[str, torch.Tensor], names: Names) -> dict[str, torch.Tensor]:
-    """Rename and split tensors by the first pattern that matches the beginning of their name, or leave them out.
-
-    Raises:
-        ValueError: A tensor belongs to no known part, two belong to the same, or kept ones hold NaN or infinity.
-    """
+    """Rename and split tensors by the first pattern that matches the beginning of their name, or leave them out."""
     renamed: dict[str, torch.Tensor] = {}
     owners: dict[str, str] = {}
     kept: dict[str, torch.Tensor] = {}
@@ -77,11 +73,7 @@ def count_of(state: Mapping[str, torch.Tensor], pattern: str) -> int:
 
 
 def heads_of(width: int, heads: int | None = None, head_width: int = 64) -> int:
-    """Return the number of attention heads, which no tensor shows; by default those of the released models' width.
-
-    Raises:
-        ValueError: The width is not a multiple; a guess would give other features without an error.
-    """
+    """Return the number of attention heads, which no tensor shows; by default those of the released models' width."""
     if width % (heads or head_width):
         raise ValueError(
             f"the number of attention heads is unknown, as a width of {width} is not a multiple of "

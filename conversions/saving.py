@@ -38,11 +38,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def new_path(output: str | os.PathLike) -> Path:
-    """Return the absolute path of a file or directory to create; an empty directory counts as new.
-
-    Raises:
-        FileExistsError: There is something else.
-    """
+    """Return the absolute path of a file or directory to create; an empty directory counts as new."""
     output = Path(output).absolute()
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise FileExistsError(f"{output}: exists already; give a new one")
@@ -152,9 +148,6 @@ def save_weights(
 
     The config gets the class and the dtype. Writing needs a shard in memory next to the tensors, which are often
     memory-mapped.
-
-    Raises:
-        ValueError: A number is too large for the dtype.
     """
     # Shards are planned by shapes and dtypes alone.
     planned = {
@@ -188,11 +181,7 @@ def check_frozen(
     frozen: Mapping[str, torch.Tensor],
     option: str,
 ) -> None:
-    """Check that the frozen tensors of a checkpoint are those of a named encoder, the value of an option.
-
-    Raises:
-        ValueError: Tensors are missing, left over, of another shape or have other values; they are listed.
-    """
+    """Check that the frozen tensors of a checkpoint are those of a named encoder, the value of an option."""
     account(checkpoint, frozen, expected)
     different = [
         key

@@ -42,10 +42,18 @@ def stored_settings(place: object = None) -> Iterator[None]:
         raise ValueError(f"{before}cannot be used ({type(error).__name__}: {reason})") from error
 
 
-def check_numbers(config: Any, ranges: Ranges | None = None) -> None:
-    """Check that numbers of a config are within `COMMON_RANGES` and `ranges`; torch would compute with others."""
+def check_settings(
+    config: Any, choices: Mapping[str, Collection[Any]] | None = None, ranges: Ranges | None = None
+) -> None:
+    """Check that fields have one of their `choices`, and numbers are within `COMMON_RANGES` and `ranges`.
+
+    Torch would compute with others, or they would silently mean one of the choices.
+    """
+    for name, allowed in (choices or {}).items():
+        if (value := getattr(config, name)) not in allowed:
+            raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
     for name, (low, high) in {**COMMON_RANGES, **(ranges or {})}.items():
-        value = getattr(config, name) if name in config.__dataclass_fields__ else None
+        value = vars(config).get(name)
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if number is not None and not low <= number <= high:
                 raise ValueError(f"{name}={number!r:.80}; expected {low:,} to {high:,}")
@@ -64,25 +72,10 @@ def check_built(config: PreTrainedConfig, name: str, method: str) -> None:
         raise ValueError(f"{name} is missing; build the model with {method}")
 
 
-def check_choices(config: Any, choices: Mapping[str, Collection[Any]]) -> None:
-    """Check that fields of a configuration have one of their allowed values."""
-    for name, allowed in choices.items():
-        if (value := getattr(config, name)) not in allowed:
-            raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-
-
 class CategoriesConfigMixin:
-    """For configs of models with a head on pooled features, or for the parts of objects of some categories."""
+    """For configs of models that may segment the parts of objects of some categories."""
 
     @property
     def num_categories(self) -> int:
         """Number of object categories of a part segmentation model."""
         return len(self.category_parts or ())
-
-    def check_heads(self) -> None:
-        """Check that each category has a name."""
-        if self.category_names is not None and len(self.category_names) != self.num_categories:
-            raise ValueError(
-                f"category_names={list(self.category_names)}; expected {self.num_categories} names, as category_parts "
-                "has entries"
-            )

@@ -87,11 +87,6 @@ class LibraryModelMixin:
         hooks().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """Return False: of custom code, modules without parameters, and their rules for weights, are passed over."""
-        return False
-
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Save as `PreTrainedModel.save_pretrained` does, with a model card (`README.md`) next to the weights."""
         super().save_pretrained(save_directory, **kwargs)
@@ -130,6 +125,7 @@ class LibrarySettingsMixin:
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build from the contents of a stored file, without the reference."""
-        settings = {name: value for name, value in config_dict.items() if name != "auto_map"}
+        settings = dict(config_dict)
+        settings.pop("auto_map", None)
         with stored_settings(kwargs.get("name_or_path")):  # that of an auto class
             return super().from_dict(settings, **kwargs)

@@ -24,7 +24,8 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from hf_any3d.evaluation import ClassNameJudge, read_results
+from hf_any3d.evaluation.llm_judge import ClassNameJudge
+from hf_any3d.evaluation.question_answering import read_results
 from hf_any3d.visualization.figures import plot_point_clouds
 from studies.chat_evaluation import ASKED, CAPTION, DESCRIBED, METRICS, PUBLISHED
 from studies.chat_steps import STAGES, STEPS, prepare, recipe_of, run_step, shapes

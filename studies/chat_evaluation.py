@@ -14,16 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from hf_any3d.chat import clean_question, released_evaluation_answer
 from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS
-from hf_any3d.evaluation import (
-    PROTOCOLS,
-    ClassNameJudge,
-    Protocol,
-    answer_question,
-    caption_metrics,
-    judge_answers,
-    verdicts_path,
-)
-from hf_any3d.evaluation.question_answering import Generate, colored_cloud
+from hf_any3d.evaluation.caption_metrics import caption_metrics
+from hf_any3d.evaluation.llm_judge import ClassNameJudge
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, verdicts_path
+from hf_any3d.evaluation.question_answering import PROTOCOLS, Generate, Protocol, answer_question, colored_cloud
 from studies.chat_language import described_in_words
 from studies.shape_conversations import (
     COLOR_QUESTION,

@@ -19,17 +19,12 @@ from hf_any3d.conversions.act import convert_act_state_dict
 from hf_any3d.conversions.act.adapter_names import PROGRAMS, prompt_module, rename_added
 from hf_any3d.conversions.act.convert import Choices, build_act, fill_act
 from hf_any3d.conversions.act.datasets import UNLABELED
-from hf_any3d.conversions.checkpoints import (
-    account,
-    errors_about,
-    read_checkpoint,
-    without_parallel_prefix,
-)
+from hf_any3d.conversions.checkpoints import account, errors_about, read_checkpoint, without_parallel_prefix
 from hf_any3d.conversions.saving import check_frozen, new_directory, stored_bytes
 from hf_any3d.data.options import one_of
 from hf_any3d.model_card.saving import write_model_card
 from hf_any3d.modeling.act import ActForPointCloudClassification
-from hf_any3d.modeling.pretrained_parts import own_state
+from hf_any3d.modeling.pretrained_parts.tensors import own_state
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import DAPTConfig, IDPTConfig, PointGSTConfig, PPTConfig
 from hf_any3d.tuners.tuners_utils import EncoderTunerConfig

@@ -10,7 +10,7 @@ from hf_any3d.conversions.aligned_encoders import LOGIT_SCALE, save_aligned_enco
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import Names, as_linear, count_of, heads_of, rename_tensors
 from hf_any3d.modeling.openshape import OpenShapeConfig, OpenShapeForZeroShotPointCloudClassification
-from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 
 # Channels of the feature -> the model whose texts share its space, and where transformers opens it.
 _TOWERS = {
@@ -48,9 +48,7 @@ _PATCHES = {
 }
 
 
-def convert_openshape_encoder(
-    original: Mapping[str, torch.Tensor],
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def convert_openshape_encoder(original: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the tensors of an `OpenShapeModel`, and the fields of `OpenShapeConfig` that they imply.
 
     The names are without the prefix of a file. The number, size and radius of patches are those of the published

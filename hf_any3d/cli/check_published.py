@@ -7,15 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_any3d.cli.common import (
-    SOME_FAILED,
-    AsJson,
-    load_libraries,
-    option,
-    print_error,
-    print_note,
-    status,
-)
+from hf_any3d.cli.common import SOME_FAILED, AsJson, load_libraries, option, print_error, print_note, status
 from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import one_line, print_json, print_line
 

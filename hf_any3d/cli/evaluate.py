@@ -34,7 +34,7 @@ from hf_any3d.utils.atomic_files import read_json_object, write_json
 from hf_any3d.utils.messages import model_errors, print_json, print_line
 
 if TYPE_CHECKING:
-    from hf_any3d.evaluation import Judge
+    from hf_any3d.evaluation.llm_judge import Judge
 
 _DEFAULT = "classifier"
 # Command that runs a model -> the score of each class.
@@ -265,9 +265,7 @@ def _load_split(
             return "all", splits[split]
     split = split or "test"
     if split not in splits:
-        raise ValueError(
-            f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
-        )
+        raise ValueError(f"{recipe or source}: no split {split!r}; there are {', '.join(map(str, splits))}")
     return split, splits[split]
 
 
@@ -331,17 +329,10 @@ def evaluate_minigpt3d(
     """
     from hf_any3d.data import load_point_dataset
     from hf_any3d.data.catalog.modelnet40_generative import DATASET
-    from hf_any3d.evaluation import (
-        PROTOCOLS,
-        ClassNameJudge,
-        EndpointJudge,
-        LanguageModelJudge,
-        answer_protocols,
-        find_protocol,
-        judge_protocols,
-    )
-    from hf_any3d.evaluation.chat_evaluation import open_model
+    from hf_any3d.evaluation.chat_evaluation import answer_protocols, judge_protocols, open_model
+    from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, LanguageModelJudge
     from hf_any3d.evaluation.llm_judge.verdicts import check_prompt
+    from hf_any3d.evaluation.question_answering import PROTOCOLS, find_protocol
 
     protocols = [find_protocol(name) for name in dict.fromkeys(protocol or PROTOCOLS)]
     files = (text.partition("=") for text in judge_prompt or ())

@@ -256,9 +256,7 @@ def space(
     """Write the files of a Space on the hub with the demo of a model: app.py, requirements.txt, README.md."""
     name = find_model(model)
     if Path(name).is_dir():
-        raise ValueError(
-            f"{model}: a directory, but a Space opens models of the hub: hf-any3d push {model} OWNER/NAME"
-        )
+        raise ValueError(f"{model}: a directory; a Space opens a model of the hub: hf-any3d push {model} OWNER/NAME")
     from hf_any3d import __version__
 
     kind = kind_of_model(read_model_config(name)) or ("a model", "")

@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
 _RECIPES = (".yaml", ".yml", ".json")
 # Argument -> option of this command.
-_SHORT = {
-    "num_train_epochs": "epochs",
-    "per_device_train_batch_size": "batch-size",
-    "learning_rate": "learning-rate",
-}
+_SHORT = {"num_train_epochs": "epochs", "per_device_train_batch_size": "batch-size", "learning_rate": "learning-rate"}
 _RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 
 
@@ -153,10 +149,7 @@ def train(
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
     ] = None,
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
-    all_options: Annotated[
-        bool,
-        typer.Option("--help-all", help="Show all other options too and exit."),
-    ] = False,
+    all_options: Annotated[bool, typer.Option("--help-all", help="Show all other options too and exit.")] = False,
 ) -> None:
     """Train a model on your own scans or on a dataset, evaluate it, and write its card.
 

@@ -139,9 +139,7 @@ def _starts(values: np.ndarray, low: float, high: float, block_size: float, stri
     slack = 1e-6 * max(abs(low), abs(high), block_size)
     count = 1 + max(0, int(np.ceil((high - low + 2 * slack - block_size) / stride)))
     if count > _MOST_STARTS:
-        raise ValueError(
-            f"points from {low:g} to {high:g} in blocks of {block_size:g}; expected block_size in the scene's units"
-        )
+        raise ValueError(f"points from {low:g} to {high:g}; expected block_size in the same units, not {block_size:g}")
     start = low - slack
     if count <= len(values):
         return start + stride * np.arange(count)

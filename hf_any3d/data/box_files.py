@@ -100,9 +100,7 @@ def add_boxes(path: Path, boxes: Boxes, more: Boxes) -> None:
 def _refuse_other_turns(where: str, names: Iterable[str]) -> None:
     names = list(names)
     if "heading" not in names and (other := [name for name in names if name in _TURNS]):
-        raise PointCloudFileError(
-            f"{where}: {other[0]} without heading; expected heading, radians counterclockwise about the up axis"
-        )
+        raise PointCloudFileError(f"{where}: {other[0]}; expected heading, radians about the up axis")
 
 
 def read_boxes_table(path: Path) -> Boxes:
@@ -133,11 +131,7 @@ def read_label_cloud(path: Path) -> Boxes:
         return {str(content["filename"]): boxes}
 
 
-_LABEL_CLOUD = {
-    "centroid": ("x", "y", "z"),
-    "dimensions": ("length", "width", "height"),
-    "rotations": ("x", "y", "z"),
-}
+_LABEL_CLOUD = {"centroid": ("x", "y", "z"), "dimensions": ("length", "width", "height"), "rotations": ("x", "y", "z")}
 
 
 def read_datumaro(path: Path) -> Boxes:

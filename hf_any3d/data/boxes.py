@@ -28,10 +28,7 @@ Random = np.random.Generator | np.random.RandomState
 
 def box_features(names: Sequence[str]) -> dict[str, Any]:
     """Return the columns of boxes, for `datasets.Features`."""
-    return {
-        "boxes": List(List(Value("float32"), length=BOX_SIZE)),
-        "box_labels": List(ClassLabel(names=list(names))),
-    }
+    return {"boxes": List(List(Value("float32"), length=BOX_SIZE)), "box_labels": List(ClassLabel(names=list(names)))}
 
 
 def answer_features() -> Any:
@@ -73,9 +70,7 @@ class Scene:
         for number, box in enumerate(boxes):
             if not np.isfinite(box).all() or (box[3:6] <= 0).any() or abs(box[6]) > 2 * math.pi + 1e-3:
                 shown = [round(float(value), 4) for value in box]
-                raise ValueError(
-                    f"box {number} is {shown}; expected finite numbers, sizes above 0, heading in radians"
-                )
+                raise ValueError(f"box {number} is {shown}; expected sizes above 0, heading in radians")
         return cls(stack_channels(row) if points is None else points, boxes, labels)
 
 

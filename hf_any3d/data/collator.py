@@ -60,10 +60,7 @@ class PointCloudCollator:
         sizes = [len(cloud) for cloud in clouds]
         if self.num_points is None and len({*sizes}) > 1:
             # Padded to the largest, a cloud's prediction would depend on its batch.
-            raise ValueError(
-                f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…), or prepare "
-                "the clouds with the model's processor"
-            )
+            raise ValueError(f"rows have {min(sizes)} to {max(sizes)} points: give PointCloudCollator(num_points=…)")
         num_points = len(clouds[0]) if self.num_points is None else self.num_points
         samples = []
         for cloud in clouds:

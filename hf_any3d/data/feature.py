@@ -104,9 +104,7 @@ class PointCloud:
         elif isinstance(value, Mapping):
             points = as_array(value["points"], "points")
             if points.ndim == 2 and points.shape[1] != 3:
-                raise PointCloudError(
-                    f"points have shape {points.shape}; expected (points, 3); colors and normals have their own names"
-                )
+                raise PointCloudError(f"points have shape {points.shape}; expected (points, 3)")
             cloud = to_cloud({**value, "points": points})
             if value.get("labels") is not None:
                 cloud = replace(cloud, labels=as_array(value["labels"], "labels"))

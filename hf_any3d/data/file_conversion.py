@@ -276,10 +276,10 @@ class CloudColumns:
         row = {}
         if cloud.offset is not None and "offset" not in self.names:
             text = "points far from the origin are relative to an offset; it is left out, unless columns have 'offset'"
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warnings.warn(text, stacklevel=2)
         if cloud.points.dtype != np.float32:
             most = np.abs(cloud.points - cloud.points.astype(np.float32)).max()
-            warnings.warn(f"points are rounded to float32, by up to {most:.1g}", UserWarning, stacklevel=2)
+            warnings.warn(f"points are rounded to float32, by up to {most:.1g}", stacklevel=2)
         for name in self.names:
             values = getattr(cloud, name)
             if name == "offset":

@@ -79,10 +79,7 @@ def clean_room(points: np.ndarray, colors: np.ndarray, grid_size: float) -> tupl
 
 
 def voxelize_room(
-    points: np.ndarray,
-    colors: np.ndarray | None,
-    num_bins: int,
-    draws: np.ndarray | np.random.Generator | None = None,
+    points: np.ndarray, colors: np.ndarray | None, num_bins: int, draws: np.ndarray | np.random.Generator | None = None
 ) -> VoxelizedRoom:
     """Move a scan `(points, 3)`, in meters, to the corner of its box, and keep one point of each cell.
 

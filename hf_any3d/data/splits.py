@@ -53,10 +53,7 @@ def validation_split(
         label = Counter(labels[index] for index in group).most_common(1)[0][0]
         strata[label].append(group)
     if all(len(groups) < 2 for groups in strata.values()):
-        raise ValueError(
-            f"dataset has {len(members)} groups, one in each class; expected two in a class to divide it, or no "
-            "validation split (--validation_fraction 0)"
-        )
+        raise ValueError(f"{len(members)} groups, one a class: give more, or --validation_fraction 0")
 
     generator = np.random.default_rng(seed)
     drawn = [_draw(groups, fraction, generator) for groups in strata.values()]
@@ -101,9 +98,7 @@ def draw_fold(
     # A class takes part only if it has enough rows in both splits.
     large = np.flatnonzero(np.all([counts[split] >= number for split, number in sizes.items()], axis=0))
     if len(large) < way:
-        raise ValueError(
-            f"way is {way}, but only {len(large)} classes have {shot} training and {test_per_class} test rows"
-        )
+        raise ValueError(f"way is {way}, but {len(large)} classes have {shot + test_per_class} rows")
     generator = np.random.default_rng([seed, fold])
     classes = generator.choice(large, way, replace=False)
     names = [label.names[number] for number in classes]

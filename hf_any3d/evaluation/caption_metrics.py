@@ -17,7 +17,7 @@ from hf_any3d.modeling.point_encoders.text_towers import (
     open_text_tower,
     text_tower_settings,
 )
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, resolve_encoder
 
 SENTENCE_BERT = "sentence-transformers/all-mpnet-base-v2"

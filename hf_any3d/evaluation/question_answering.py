@@ -136,10 +136,7 @@ def answer_question(
     for place, entry in enumerate(results):
         # Files of the published programs have no digests, and are taken as they are.
         if entry.get(_CLOUD, seen := _digest(colored_cloud(rows[place]))) != seen:
-            raise ValueError(
-                f"{path}: the answer about {entry['object_id']!r} is about another cloud of that name; expected the "
-                "same data, or another folder"
-            )
+            raise ValueError(f"{path}: the answer about {entry['object_id']!r} is about another cloud of that name")
     stored = header | {"results": results}
     starts = range(len(results), len(items), batch_size)
     for start in tqdm(starts, desc=protocol.name, unit="batch", disable=not starts):
@@ -180,10 +177,7 @@ def read_earlier_results(path: Path, header: Mapping[str, Any]) -> list[dict[str
     # As a file would hold it: tuples become lists, and numbers as keys text.
     for key, value in json.loads(json.dumps(dict(header))).items():
         if stored.get(key) != value:
-            raise ValueError(
-                f"{path}: was made with {key} {stored.get(key)!r}, now it is {value!r}; expected the same or another "
-                "folder"
-            )
+            raise ValueError(f"{path}: was made with {key} {stored.get(key)!r}, now {value!r}; use another folder")
     return stored["results"]
 
 

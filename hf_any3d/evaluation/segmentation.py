@@ -58,10 +58,7 @@ def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[i
 
     A part that is neither true nor predicted counts as 1, as in the evaluation of ShapeNetPart.
 
-    Args:
-        predictions: (points,) part numbers.
-        references: (points,) part numbers, -100 for points that do not count.
-        parts: Part numbers of the object's category.
+    Predictions and references are part numbers (points,), -100 for points that do not count.
     """
     predictions, references = counted(predictions, references)
     ious = []

@@ -34,10 +34,7 @@ _POINT_EMBEDS = 1
 def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[int]) -> dict[str, float]:
     """Score logits over all classes, seen and unseen.
 
-    Args:
-        logits: `(samples, classes)`.
-        labels: `(samples,)` true classes.
-        unseen: The classes that were not trained.
+    `logits` are `(samples, classes)`, `labels` `(samples,)`; classes that are `unseen` were not trained.
 
     Returns:
         For samples of unseen classes, if there are any: `unseen_accuracy` and `unseen_mean_class_accuracy`, where only

@@ -46,19 +46,12 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
 
     Returns:
         `path`.
-
-    Raises:
-        ImportError: The exporter's packages are not installed.
-        ValueError: The model cannot be exported.
     """
     _require("onnx", "onnxscript")
     dtypes = {str(parameter.dtype) for parameter in exportable(model).parameters() if parameter.is_floating_point()}
     # A model of descriptors alone has its head's weights only.
     if dtypes != {"torch.float32"}:
-        raise ValueError(
-            f"dtype: the model has weights in {', '.join(sorted(dtypes))}; expected torch.float32 for ONNX, since "
-            "runtimes on CPU lack operators for others"
-        )
+        raise ValueError(f"dtype: weights in {', '.join(sorted(dtypes))}; expected torch.float32, for runtimes on CPU")
     program = trace(model)
     path = Path(path)
     with replaced_when_complete(path) as unfinished, without_remarks(_LOGGERS), torch.no_grad():
@@ -80,11 +73,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, *, opset: int = OPSET
 
 
 def open_onnx(path: Path) -> Runner:
-    """Open an ONNX file as a function from points to its outputs, run by onnxruntime on the CPU.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-    """
+    """Open an ONNX file as a function from points to its outputs, run by onnxruntime on the CPU."""
     _require("onnxruntime")
     import onnxruntime
 
@@ -189,10 +178,6 @@ def export_file(
         output: The file. Settings are written to a file of the same name that ends with `.json`.
         format: One of `FORMATS`.
         processor: The model's processor, whose settings are stored.
-
-    Raises:
-        ImportError: Packages of the format are not installed.
-        ValueError: The model cannot be exported, or the file disagrees with it.
     """
     output = Path(output)
     settings = output.parent / f"{output.stem}.json"
@@ -218,9 +203,6 @@ def compare(model: nn.Module, run: Runner) -> float:
 
     There are batches of two sizes, both different from those of tracing: exporters may bake in indices found while
     tracing, which only clouds of other sizes reveal.
-
-    Raises:
-        ValueError: Outputs differ by more, or labels differ at all.
     """
     base = exportable(model)
     least, names = least_points(base), output_names(base)

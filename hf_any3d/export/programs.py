@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.any2point import (
-    Any2PointForPointCloudClassification,
-    PointTokenizerForPointCloudClassification,
-)
+from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification, PointTokenizerForPointCloudClassification
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForPointCloudClassification
@@ -54,9 +51,6 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
     Args:
         model: A classifier or detector with or without adapters, in any precision.
         path: File to save it to, usually `….pt2`; None to keep it in memory.
-
-    Raises:
-        ValueError: The model cannot be exported.
     """
     with torch.no_grad():
         program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})
@@ -82,9 +76,6 @@ def trace(model: nn.Module) -> ExportedProgram:
 
     The program goes from `points` `(batch, points, in_channels)` to the outputs of `output_names`, for any batch size
     and at least `least_points` points. Neighbors are still one operator of ours, `hf_any3d::knn`.
-
-    Raises:
-        ValueError: The model cannot be exported; the message has the reason.
     """
     base = exportable(model)
     if obstacle := next(_obstacles(base), None):
@@ -103,11 +94,7 @@ def trace(model: nn.Module) -> ExportedProgram:
 
 
 def exportable(model: nn.Module) -> Exportable:
-    """Return the classifier or detector itself if a PEFT method wraps it.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Return the classifier or detector itself if a PEFT method wraps it."""
     base = getattr(model, "get_base_model", lambda: model)()
     if not isinstance(base, Exportable):
         names = [kind.__name__ for kind in get_args(Exportable)]
@@ -142,10 +129,6 @@ def replaced_when_complete(path: Path) -> Iterator[Path]:
     """Yield a path of the same name in a temporary folder, whose files replace the old ones at the end.
 
     The name must be the same, since the first file of a format may name a second one with the weights.
-
-    Raises:
-        FileNotFoundError: The folder of `path` does not exist.
-        IsADirectoryError: `path` is a folder.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; expected the name of a file")

@@ -48,12 +48,7 @@ class Version:
 
 
 def find_version(
-    repository: str,
-    size: str | None,
-    file: PublishedFile,
-    revision: str | None,
-    folder: Path,
-    hub: Mapping[str, Any],
+    repository: str, size: str | None, file: PublishedFile, revision: str | None, folder: Path, hub: Mapping[str, Any]
 ) -> Version:
     """Ask the hub for commit and checksum of a file; without a network, return what it answered before."""
     if file.commit is not None and file.sha256 is not None:

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hf_any3d.hub.published_table import is_published
@@ -19,35 +20,22 @@ SILENT_HUB = "HF_ANY3D_SILENT_HUB"
 # Folders that programs write to; names on the hub do not start with them.
 _LOCAL_FOLDERS = ("checkpoints", "output", "outputs", "runs")
 # Endings, without dots, of what is a file and no name on the hub.
-_FILE_ENDINGS = {
-    *"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(),
-    *FORMATS,
-}
+_FILE_ENDINGS = {*"bin ckpt h5 hdf5 json jsonl onnx parquet pkl pt pth safetensors yaml yml zip".split(), *FORMATS}
 
 
-def check_name(name: str | os.PathLike | None, arguments: Mapping[str, Any]) -> None:
-    """Raise an error if a name must not, or cannot, be looked up on the hub; see `check_repository_name`."""
-    hub = ("revision", "cache_dir", "local_files_only")
-    check_repository_name(name, **{key: arguments[key] for key in hub if arguments.get(key)})
-
-
-def check_repository_name(
-    name: str | os.PathLike | None,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike | None = None,
-    local_files_only: bool = False,
-    kind: str = "model",
+def check_name(
+    name: str | os.PathLike | None, arguments: Mapping[str, Any] = MappingProxyType({}), kind: str = "model"
 ) -> None:
     """Raise an error if a name cannot or must not be looked up on the hub.
 
-    Existing files and directories are accepted, as are published checkpoints, which have a cache of their own. `kind`
-    is "model" or "dataset".
+    Existing files and directories are accepted, as are published checkpoints, which have a cache of their own.
+    `arguments` are those of `from_pretrained`; `kind` is "model" or "dataset".
     """
     if not isinstance(name, (str, os.PathLike)) or os.path.exists(name) or is_published(name):
         return
-    name = os.fspath(name)
+    name, revision, cache_dir = os.fspath(name), arguments.get("revision"), arguments.get("cache_dir")
     check_path(name, revision, cache_dir, kind)
-    reason = offline_reason(local_files_only)
+    reason = offline_reason(arguments.get("local_files_only"))
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
     if reason is None or kind != "model" or _is_cached(name, revision, cache_dir, kind):
         return
@@ -76,7 +64,7 @@ def check_path(
     kind: str = "model",
     needs_owner: bool = False,
 ) -> None:
-    """Raise an error if a name that does not exist here is meant as a path; see `check_repository_name`.
+    """Raise an error if a name that does not exist here is meant as a path; see `check_name`.
 
     Our own classes, pipelines and commands call this before they ask the hub. `AutoModel` and `AutoConfig` of
     transformers cannot: they learn only from the config that a model is ours, and asking for it is the request that

@@ -300,8 +300,7 @@ PUBLISHED: dict[str, Published] = {
         },
     ),
     "Pointcept/Sonata": Published(
-        PTV3,
-        {None: _ptv3("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")},
+        PTV3, {None: _ptv3("sonata_20251024", {}, "size not known; also for clouds without colors", "concerto")}
     ),
     "Pointcept/Concerto": Published(
         PTV3,
@@ -400,11 +399,7 @@ def is_published(name: object) -> bool:
 
 
 def find_published(name: str, size: str | None = None) -> tuple[str, str | None, Published]:
-    """Return the repository, the size, and what is published there, for a repository of `PUBLISHED`, or `name:size`.
-
-    Raises:
-        ValueError: The repository has no such size, two are given, or none is given where there are several.
-    """
+    """Return the repository, the size, and what is published, for a repository of `PUBLISHED`, or `name:size`."""
     repository, mark, stated = name.partition(SIZE_MARK)
     found = PUBLISHED[repository]
     if mark and size is not None and size != stated:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_any3d.hub.names import check_repository_name, is_path_like, offline_reason
+from hf_any3d.hub.names import check_name, is_path_like, offline_reason
 from hf_any3d.modeling.pretrained_parts.sources import (
     ADAPTER_CONFIG_NAME,
     CONFIG_NAME,
@@ -68,10 +68,6 @@ def find_weights(name: str, revision: str | None = None) -> Found:
     reached or does not have it, in the cache, and finally in the packages of `OFFLINE_PACKAGES`, whose weights are
     always verified.
 
-    Args:
-        name: Repository on the hub.
-        revision: Branch, tag or commit; its main branch by default.
-
     Raises:
         ValueError: If the repository also holds an adapter.
         FileNotFoundError: If the name looks like a path, or there is no `config.json`, or no weights that transformers
@@ -85,7 +81,7 @@ def find_weights(name: str, revision: str | None = None) -> Found:
         return cached
     # A path with nothing there is reported as one, and not sent to the hub.
     if is_path_like(name) and not (_from_cache(name, revision) or _from_package(name)):
-        check_repository_name(name, revision)
+        check_name(name, {"revision": revision})
     try:
         return _from_hub(name, revision)
     # The hub has it but does not give it, so no other place is tried. First, as a GatedRepoError is a
@@ -121,10 +117,7 @@ def _from_hub(name: str, revision: str | None) -> Found:
     listed = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
     names = {sibling.rfilename for sibling in listed.siblings or []}
     if ADAPTER_CONFIG_NAME in names and CONFIG_NAME in names:
-        raise ValueError(
-            f"encoder {name!r}: the repository holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained "
-            "weights; expected weights only"
-        )
+        raise ValueError(f"encoder {name!r}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     entry = weight_entry(names)
     if CONFIG_NAME not in names or entry is None:
         raise FileNotFoundError(

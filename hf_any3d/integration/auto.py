@@ -54,16 +54,9 @@ class AutoModelForPointCloudSegmentation(_AutoModelForPointClouds):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
-        """Build a model of the class in `config.architectures`, with random weights.
-
-        Raises:
-            ValueError: If the config names no architecture.
-        """
+        """Build a model of the class in `config.architectures`, with random weights."""
         if not config.architectures:
-            raise ValueError(
-                "config.architectures is empty; expected the name of a segmentation model, or use the model class, "
-                "for semantic or part segmentation"
-            )
+            raise ValueError("config.architectures is empty; expected the name of a segmentation model")
         return super().from_config(config, **kwargs)
 
 

@@ -32,11 +32,7 @@ from peft import PeftConfig, PeftModel, PeftType, auto as peft_auto
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import (
-    CONFIG_NAME,
-    FEATURE_EXTRACTOR_NAME as PREPROCESSOR,
-    PROCESSOR_NAME,
-)
+from transformers.utils import CONFIG_NAME, FEATURE_EXTRACTOR_NAME as PREPROCESSOR, PROCESSOR_NAME
 from transformers.utils.hub import CHAT_TEMPLATE_FILE, cached_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
@@ -45,8 +41,11 @@ from hf_any3d.hub.published_table import is_published
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, opens_from_adapter
-from hf_any3d.modeling.pretrained_parts.adapter_loading import refuse_folder_of_adapters
+from hf_any3d.modeling.pretrained_parts.adapter_loading import (
+    AdapterLoadingMixin,
+    opens_from_adapter,
+    refuse_folder_of_adapters,
+)
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
@@ -59,7 +58,6 @@ _PACKAGE = __name__.partition(".")[0]
 _PROCESSOR_FILES = frozenset(
     {PREPROCESSOR, PROCESSOR_NAME, CHAT_TEMPLATE_FILE, "tokenizer.json", "tokenizer_config.json"}
 )
-_HUB_KEYS = ("cache_dir", "revision", "token", "subfolder")
 _MODELS: dict[str, tuple[type[PreTrainedModel], ...]] = {}
 """`model_type` -> our model classes of that type, the one without a head first; set by `apply_patches`."""
 
@@ -154,11 +152,7 @@ class PointCloudPeftModel(PeftModel):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards.
-
-        Raises:
-            ValueError: If an adapter is merged into the weights, or a part to store was loaded quantized.
-        """
+        """Save as PEFT does, with the config of the model, without which the directory does not open, and cards."""
         model = cast(PreTrainedModel, self.get_base_model())
         for config in self.peft_config.values():
             # Without a name it is None, or an empty text before PEFT 0.21.
@@ -181,7 +175,6 @@ class PointCloudPeftModel(PeftModel):
                 warnings.warn(
                     f"this adapter leaves out {', '.join(missing)}; it opens only with the base model as it is now, "
                     "so share that too, or train with modules_to_save=trainable_module_names(model)",
-                    UserWarning,
                     stacklevel=2,
                 )
             else:
@@ -230,21 +223,13 @@ class PointCloudPeftModel(PeftModel):
         # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
         for name, module in model.named_modules():
             if hasattr(module, "_hf_hook") and any(weight.is_meta for weight in module.parameters(recurse=False)):
-                raise ValueError(
-                    f"{model_id}: the base model's weights are offloaded, such as {name}; expected a base model in "
-                    "memory, from which accelerate.cpu_offload or disk_offload can remove them later"
-                )
+                raise ValueError(f"{model_id}: the base model's weights are offloaded, such as {name}")
         if opens_from_adapter(type(model), model.config) and (recorded := _our_config(model_id, kwargs)):
             cast(AdapterLoadingMixin, model).check_adapter_base(recorded, os.fspath(model_id))
         return super().load_adapter(os.fspath(model_id), adapter_name, *args, **kwargs)
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, *args: Any, **kwargs: Any) -> None:
-        """Add an adapter as PEFT does.
-
-        Raises:
-            ValueError: If it is of a prompt method, and the model reads no words. PEFT fails with an unrelated error,
-                or only at the first call.
-        """
+        """Add an adapter as PEFT does."""
         if not peft_config.is_prompt_learning:
             peft_config = with_default_modules(self.get_base_model(), peft_config)
             super().add_adapter(adapter_name, peft_config, *args, **kwargs)
@@ -380,8 +365,8 @@ def _open_adapter_repository_as_peft_model(
     import_allowlist: list[str] | None = None,
     **kwargs: Any,
 ) -> PeftModel:
-    hub = {name: kwargs[name] for name in ("cache_dir", "subfolder", "token") if name in kwargs}
-    hub |= {} if revision is None else {"revision": revision}
+    hub = {"revision": revision, **kwargs}
+    hub = {name: hub[name] for name in ("cache_dir", "revision", "subfolder", "token") if hub.get(name) is not None}
     refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
     recorded = _our_config(pretrained_model_name_or_path, hub)
     task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
@@ -480,7 +465,10 @@ def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
-        **{key: value for key, value in kwargs.items() if key in _HUB_KEYS},
+        cache_dir=kwargs.get("cache_dir"),
+        revision=kwargs.get("revision"),
+        token=kwargs.get("token"),
+        subfolder=kwargs.get("subfolder") or "",
     )
     if path is None:
         return None

@@ -10,13 +10,7 @@ import os
 from typing import Any
 
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoProcessor,
-)
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCausalLM, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_any3d import pipelines, tuners as _tuners  # noqa: F401  importing tuners registers our PEFT methods
@@ -137,11 +131,7 @@ def _register_point_cloud() -> None:
 
 
 def task_of(model: str, revision: str | None = None) -> str:
-    """Return the task of the pipeline for a model; feature extraction for models without a head.
-
-    Raises:
-        ValueError: It is not a model of this package.
-    """
+    """Return the task of the pipeline for a model; feature extraction for models without a head."""
     register()
     config = AutoConfig.from_pretrained(model, revision=revision)
     check_model_type(model, config.model_type)

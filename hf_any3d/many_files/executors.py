@@ -42,9 +42,7 @@ class Workers:
             most = min(most, int(resources.get("GPU", 0) / self.gpus + 1e-6))
         if most < 1:
             has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
-            raise ValueError(
-                f"a worker takes {self.cpus:g} CPUs and {self.gpus:g} GPUs; expected at most the {has} of the cluster"
-            )
+            raise ValueError(f"a worker takes {self.cpus:g} CPUs and {self.gpus:g} GPUs; expected at most {has}")
         return min(self.count or most, most, shards)
 
 

@@ -43,10 +43,7 @@ _EDITED_BY_TOOLS = ("tags", "model-index")
 def write_model_card(model: nn.Module, directory: str | os.PathLike, name: str | None = None) -> Path | None:
     """Write the card of a model that has just been saved in a directory; see `save_card`.
 
-    Args:
-        model: A model of this package, or a PEFT model around one.
-        directory: Where it was saved.
-        name: Its repository; None for the directory itself.
+    `name` is its repository; None for the directory itself.
     """
     directory = Path(directory)
     shown = name or (directory.name if directory.is_absolute() else os.fspath(directory))

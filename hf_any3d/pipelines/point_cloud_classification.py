@@ -52,16 +52,25 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     of_objects = True
 
-    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict, dict, dict]:
-        after = {name: kwargs.pop(name) for name in ("top_k", "function_to_apply", *_SIGNS) if name in kwargs}
-        before = without_none(up_axis=kwargs.pop("up_axis", None))
-        within = without_none(votes=kwargs.pop("votes", None))
-        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
-        at_least(1, votes=within.get("votes"), top_k=after.get("top_k"))
-        if (function := after.get("function_to_apply")) is not None:
+    def _sanitize_parameters(
+        self,
+        up_axis: str | None = None,
+        votes: int | None = None,
+        function_to_apply: Any = None,
+        unknown: bool | None = None,
+        one_sided: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[dict, dict, dict]:
+        if function_to_apply is not None:
             # transformers also has an enum of these names.
-            after["function_to_apply"] = one_of("function_to_apply", getattr(function, "value", function), _FUNCTIONS)
-        return before, within, after
+            function = getattr(function_to_apply, "value", function_to_apply)
+            function_to_apply = one_of("function_to_apply", function, _FUNCTIONS)
+        after = without_none(function_to_apply=function_to_apply, unknown=unknown, one_sided=one_sided)
+        if "top_k" in kwargs:  # None is the number of all labels
+            after["top_k"] = kwargs.pop("top_k")
+        refuse_unknown(kwargs, "top_k, function_to_apply, up_axis, votes, unknown, one_sided")
+        at_least(1, votes=votes, top_k=after.get("top_k"))
+        return without_none(up_axis=up_axis), without_none(votes=votes), after
 
     def _forward(self, model_inputs: dict[str, Any], votes: int = 1) -> dict[str, Any]:
         stem = model_inputs.pop("stem")

@@ -90,12 +90,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
             raise ValueError(f"candidate_labels has {NONE!r}, which points without a label get; leave it out")
         return (*labels, NONE)
 
-    def _forward(
-        self,
-        model_inputs: dict[str, Any],
-        labels: tuple[str, ...] = (),
-        **texts: Any,
-    ) -> dict[str, Any]:
+    def _forward(self, model_inputs: dict[str, Any], labels: tuple[str, ...] = (), **texts: Any) -> dict[str, Any]:
         place = {name: model_inputs.pop(name) for name in ("index", "cloud", "is_last")}
         arguments = {"patch_to_point": "patch_to_point", "none_label": "with_none"}
         choices = {arguments[name]: texts.pop(name) for name in arguments if name in texts}
@@ -120,10 +115,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
                 return text_features.encode(labels).to(self.model.device)
             features = torch.as_tensor(text_features, dtype=torch.float32)
             if features.ndim != 2 or len(features) != len(labels):
-                raise ValueError(
-                    f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width), a vector for "
-                    "each of the candidate_labels"
-                )
+                raise ValueError(f"text_features has shape {tuple(features.shape)}; expected ({len(labels)}, width)")
             return features.to(self.model.device)
         config = self.model.config
         texts = (labels, category, templates if isinstance(templates, str) else tuple(templates or ()))

@@ -15,13 +15,7 @@ from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing.chat_messages import check_texts, is_conversation, take_clouds
-from hf_any3d.processing.chat_templates import (
-    END_MARK,
-    IGNORED,
-    PLACE_MARK,
-    Prompt,
-    published_templates,
-)
+from hf_any3d.processing.chat_templates import END_MARK, IGNORED, PLACE_MARK, Prompt, published_templates
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 
 RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}

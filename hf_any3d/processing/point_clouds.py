@@ -12,6 +12,7 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
 from hf_any3d.data.options import one_of
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 FEATURES = ("xyz", *ATTRIBUTES)
@@ -101,9 +102,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         small_clouds: str = "repeated",
         **kwargs: Any,
     ):
-        unknown = [name for name in kwargs if name not in _SAVED and not name.startswith("_")]
-        if unknown:
-            raise TypeError(f"PointCloudProcessor: unknown arguments {', '.join(unknown)}")
+        for name in kwargs:
+            if name not in _SAVED and not name.startswith("_"):
+                raise TypeError(f"PointCloudProcessor: unknown argument {name}")
         super().__init__(**kwargs)
         features = [features] if isinstance(features, str) else list(features)
         if features[:1] != ["xyz"] or len(set(features)) != len(features) or not set(features) <= set(FEATURES):
@@ -116,8 +117,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.features = features
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
-        for name, allowed in self._choices.items():
-            one_of(name, getattr(self, name), allowed)
+        check_settings(self, self._choices)
 
     def __call__(
         self,
@@ -178,7 +178,6 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             warnings.warn(
                 f"{len(small)} of {len(rows)} clouds have fewer than num_points={num_points} points, the smallest "
                 f"{min(small)}; their points are repeated",
-                UserWarning,
                 stacklevel=3,
             )
         points = np.stack(clouds) if return_tensors is not None else clouds  # (batch, num_points, channels)
@@ -281,9 +280,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             if values is None and name == "rgb" and self.default_rgb is not None:
                 values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
             if values is None:
-                raise PointCloudError(
-                    f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
-                )
+                raise PointCloudError(f"no {ATTRIBUTES[name]}, of the processor's features {tuple(self.features)}")
             # Normals have axes like coordinates; colors have none.
             channels.append(self._reorder(values) if name == "normals" else values.reshape(len(cloud), -1))
         return channels

@@ -249,10 +249,8 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
     def check_classes(self, classes: Sequence[str], task: str, argument: str = "classes") -> None:
         """Check that a model can look for objects in a task; messages call the objects by the name of an argument."""
         if unknown := [name for name in classes if name not in self.classes]:
-            raise ValueError(
-                f"{argument} has {unknown[0]!r}, which the model was not trained on; expected some of its "
-                f"{len(self.classes)} classes: {', '.join(self.classes)}"
-            )
+            known = f"which the model was not trained on; expected some of {', '.join(self.classes)}"
+            raise ValueError(f"{argument} has {unknown[0]!r}, {known}")
         if classes and task == "layout":
             raise ValueError(f"{argument} with task='layout', which has no objects; expected task='objects' or 'all'")
 

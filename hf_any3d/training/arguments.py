@@ -21,7 +21,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class PointTrainingArguments(TrainingArguments):
         # Torch pins memory for accelerators, and warns in every epoch where there is none.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         self.epoch_cosine = json_mapping(self.epoch_cosine, "epoch_cosine") or None
-        check_choices(self, {"weight_decay_on": DECAY_RULES})
+        check_settings(self, {"weight_decay_on": DECAY_RULES})
         if self.rows_per_step is not None:
             at_once = self.train_batch_size * self.world_size
             if self.rows_per_step < 1 or self.rows_per_step % at_once:

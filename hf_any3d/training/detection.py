@@ -20,7 +20,7 @@ from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.detection import detection_metrics
 from hf_any3d.integration.auto import AutoModelForPointCloudObjectDetection
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.detr3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
@@ -62,7 +62,7 @@ class DetectionDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, {"up_axis": ("z",)})  # about which the headings of boxes turn
+        check_settings(self, {"up_axis": ("z",)})  # about which the headings of boxes turn
         build_changes(self.augment)  # wrong names are errors before data are loaded
 
 
@@ -171,10 +171,7 @@ def box_classes(rows: Dataset) -> list[str]:
     """Return the names of the classes of boxes."""
     feature = getattr(rows.features.get("box_labels"), "feature", None)
     if not isinstance(feature, ClassLabel):
-        raise ValueError(
-            f"the training split has box_labels {rows.features.get('box_labels')}; expected a list of ClassLabel, as "
-            "hf_any3d.data.boxes.box_features makes them"
-        )
+        raise ValueError(f"box_labels are {rows.features.get('box_labels')}; expected a list of ClassLabel")
     return feature.names
 
 
@@ -208,15 +205,9 @@ class Detection(program.TrainingTask):
             for row, numbers in enumerate(rows.with_format(None)["box_labels"]):
                 where, most = f"row {row} of the {split} split", model.config.num_queries
                 if len(numbers) > most:
-                    raise ValueError(
-                        f"{where} has {len(numbers)} boxes; expected at most {most}, the detector's num_queries "
-                        f"(more: --model_config '{{\"num_queries\": {len(numbers)}}}')"
-                    )
+                    raise ValueError(f"{where} has {len(numbers)} boxes; expected at most {most}, num_queries")
                 if wrong := [number for number in numbers if not 0 <= number < len(classes)]:
-                    raise ValueError(
-                        f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}, the classes of "
-                        "the training split"
-                    )
+                    raise ValueError(f"{where} has a box of class {wrong[0]}; expected 0 to {len(classes) - 1}")
         frame = {"center": False, "scale": None, "up_axis": "z"}
         return model, PointCloudProcessor(num_points=self.data.num_points, features=features, **frame)
 

@@ -181,12 +181,7 @@ class LayoutTrainer(PointTrainer):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        object_loss: float = 0.0,
-        object_steps: int = 0,
-        attention_loss: float = 0.0,
-        **kwargs: Any,
+        self, *args: Any, object_loss: float = 0.0, object_steps: int = 0, attention_loss: float = 0.0, **kwargs: Any
     ):
         super().__init__(*args, **kwargs)
         self.object_loss, self.object_steps, self.attention_loss = object_loss, object_steps, attention_loss

@@ -24,7 +24,7 @@ from hf_any3d.evaluation.classification import Judgment
 from hf_any3d.evaluation.layouts import score_layouts
 from hf_any3d.integration.auto import AutoModelForPointCloudTextToText
 from hf_any3d.model_card.run_report import RunReport
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.spatiallm import Box, Layout, SpatialLMForConditionalGeneration
 from hf_any3d.processing.rooms import TASKS, SpatialLMProcessor, asked_of
@@ -73,9 +73,7 @@ class LayoutRows(torch.utils.data.Dataset):
         if "layout" not in dataset.column_names:
             label = getattr(dataset.features.get("box_labels"), "feature", None)
             if not isinstance(label, ClassLabel) or "boxes" not in dataset.column_names:
-                raise ValueError(
-                    f"the data have no column 'layout', nor boxes with classes; there are {dataset.column_names}"
-                )
+                raise ValueError(f"no column 'layout', nor boxes with classes; there are {dataset.column_names}")
             self._names = label.names
         self.dataset = dataset.with_format("numpy")
         self.rows = ArrowRows(self.dataset)
@@ -213,9 +211,7 @@ class LayoutModelArguments:
             )
         self.peft_config = json_mapping(self.peft_config, "peft_config")
         if (self.load_in_8bit or self.peft_config) and self.peft in (ALONE, WHOLE):
-            raise ValueError(
-                f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method, such as {ADAPTED}"
-            )
+            raise ValueError(f"--load_in_8bit or --peft_config with --peft {self.peft}; expected a PEFT method")
 
 
 @dataclass
@@ -241,7 +237,7 @@ class LayoutDataArguments(DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
+        check_settings(self, {"up_axis": ("z",), "answer": tuple(TASKS), "turns": TURNS, "num_points": (0,)})
         if len(self.sizes) != 2 or not 0 < self.sizes[0] <= self.sizes[1]:
             raise ValueError(f"--sizes {' '.join(map(str, self.sizes))}; expected the smallest and the largest factor")
         if self.augment:

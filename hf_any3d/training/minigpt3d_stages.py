@@ -14,7 +14,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, BitsAndBytesConfig
 from transformers.trainer_utils import seed_worker
 
 from hf_any3d.modeling.act import ActConfig
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig, MiniGPT3DForConditionalGeneration, build_from_parts, set_stage
 from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS
 from hf_any3d.modeling.minigpt3d.stages import STAGES
@@ -81,13 +81,10 @@ class StageArguments:
         self.quantization_config = json_mapping(self.quantization_config, "quantization_config")
         if unknown := sorted(set(self.processor_config) - set(PROCESSOR_SETTINGS)):
             raise ValueError(f"--processor_config: {unknown[0]!r}; expected {', '.join(PROCESSOR_SETTINGS)}")
-        check_choices(self, {"stage": STAGES})
+        check_settings(self, {"stage": STAGES})
         given = [part for part in PARTS if getattr(self, part) is not None]
         if self.model_name_or_path is not None and (given or self.model_config):
-            raise ValueError(
-                f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected a model, or its parts and their "
-                "--model_config"
-            )
+            raise ValueError(f"--model_name_or_path and --{[*given, 'model_config'][0]}; expected one of them")
         if self.model_name_or_path is None and (missing := [part for part in PARTS if part not in given]):
             other = "none for a new one" if missing[0] == "qformer" else "--model_name_or_path"
             raise ValueError(f"--{missing[0]} is not given; expected a name or directory, or {other}")

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_any3d import registry
-from hf_any3d.hub.names import check_repository_name
+from hf_any3d.hub.names import check_name
 from hf_any3d.modeling.any2point import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -26,7 +26,7 @@ from hf_any3d.modeling.any2point import (
     PointTokenizerForPointCloudClassification,
 )
 from hf_any3d.modeling.any2point.small_data_defaults import LIGHT_ADAPTER
-from hf_any3d.modeling.config_checks import check_choices, check_fields
+from hf_any3d.modeling.config_checks import check_fields, check_settings
 from hf_any3d.modeling.encoders.frozen_encoder import FROZEN
 from hf_any3d.modeling.encoders.loading import encoder_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreMixin
@@ -96,7 +96,7 @@ class PointModelArguments(ModelArguments):
     def __post_init__(self):
         super().__post_init__()
         self.model_type = self.model_type or _default_type(self.model_name_or_path)
-        check_choices(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
+        check_settings(self, {"model_type": MODEL_TYPES, "tuning": PROTOCOLS, "encoder_weights": ENCODER_WEIGHTS})
         if self.wraps_encoder and (self.model_name_or_path or self.tuning != "full"):
             others = ", ".join(name for name, kind in registry.MODEL_TYPES.items() if kind.is_point_encoder)
             raise ValueError(
@@ -108,19 +108,14 @@ class PointModelArguments(ModelArguments):
                     raise ValueError(f"--{name} with --encoder_weights {self.encoder_weights}; expected one of them")
                 self.encoder_weights = weights
         if self.encoder_weights != "pretrained" and not self.wraps_encoder:
-            raise ValueError(
-                f"--encoder_weights {self.encoder_weights} with --model_type {self.model_type}, which has no frozen "
-                f"encoder; expected --model_type {_AROUND_ENCODERS}"
-            )
+            raise ValueError(f"--encoder_weights with --model_type {self.model_type}, which has no frozen encoder")
         if "encoder_weights" in (self.model_config or {}):
             raise ValueError("--model_config has 'encoder_weights'; expected --encoder_weights instead")
         for name in ("encoder_attention_dropout", "encoder_dtype"):
             if self.encoder_weights == "none" and getattr(self, name):
                 raise ValueError(f"--{name} {getattr(self, name)} with --encoder_weights none; expected one of them")
         if self.encoder_dtype is not None and not self.wraps_encoder:
-            raise ValueError(
-                f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}, the frozen encoder"
-            )
+            raise ValueError(f"--encoder_dtype {self.encoder_dtype} is for --model_type {_AROUND_ENCODERS}")
         if self.model_name_or_path is None and self.tuning != "full":
             raise ValueError(f"--tuning {self.tuning} freezes untrained weights; expected --model_name_or_path too")
 
@@ -154,7 +149,7 @@ def _default_type(pretrained: str | None) -> str:
     if pretrained is None:
         return _AROUND_ENCODERS
     try:
-        check_repository_name(pretrained)
+        check_name(pretrained)
         model_type = PreTrainedConfig.get_config_dict(pretrained)[0].get("model_type")
     except OSError:  # which is reported when the model is opened
         return next(name for name in MODEL_TYPES if registry.MODEL_TYPES[name].is_point_encoder)
@@ -395,9 +390,7 @@ def drop_attention(model: nn.Module, share: float) -> int:
             break
     if not count:
         kind = type(getattr(owner, "encoder", owner)).__name__
-        raise ValueError(
-            f"{kind} has no attention with dropout as {' or '.join(_DROPOUTS)}; expected another encoder or no dropout"
-        )
+        raise ValueError(f"{kind} has no attention with dropout; expected another encoder or no dropout")
     return count
 
 

@@ -159,7 +159,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
             largest = max(counts.values(), default=0)
         if largest < 2:
             text = "one cloud a class: none is left for validation, and the weights of the last step are kept"
-            warnings.warn(text, UserWarning, stacklevel=2)
+            warnings.warn(text, stacklevel=2)
         else:
             splits = validation_split(
                 splits,
@@ -174,7 +174,7 @@ def divide(splits: DatasetDict, arguments: DataArguments, *, needs_train: bool =
             if taken < FEW_CLOUDS:
                 clouds = "1 cloud" if taken == 1 else f"{taken} clouds"
                 text = f"validation accuracy rests on {clouds}: it changes in steps of {100 / taken:.0f} points"
-                warnings.warn(f"{text}, and is a rough estimate", UserWarning, stacklevel=2)
+                warnings.warn(f"{text}, and is a rough estimate", stacklevel=2)
     if has_train and len(arguments.train_splits) > 1:
         # After a validation split was drawn from 'train' alone.
         together = concatenate_datasets([splits[name] for name in arguments.train_splits])
@@ -236,8 +236,7 @@ def build_trainer(
         arguments.dataloader_drop_last = False
         arguments.per_device_train_batch_size = math.ceil(len(train_rows) / arguments.world_size)
     if arguments.head_epochs and (not isinstance(model, PreTrainedModel) or arguments.world_size > 1):
-        other = "several processes" if arguments.world_size > 1 else "an adapter"
-        raise ValueError(f"--head_epochs {arguments.head_epochs} with {other}; expected 0")
+        raise ValueError(f"--head_epochs {arguments.head_epochs} is not for an adapter or several processes")
     first = [HeadFirstCallback(arguments.head_epochs)] if arguments.head_epochs else []
     return trainer_class(
         model,

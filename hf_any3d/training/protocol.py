@@ -130,10 +130,7 @@ def apply_protocol(splits: DatasetDict, origin: str, protocol: ProtocolArguments
 def select_on_test(splits: DatasetDict) -> tuple[DatasetDict, str]:
     """Use the test split as validation split too; see `apply_protocol`."""
     if "validation" in splits or "test" not in splits:
-        raise ValueError(
-            f"--select_on_test with the splits {', '.join(map(str, splits))}; expected 'test', which is not trained "
-            "on, and no 'validation' (--validation_fraction 0)"
-        )
+        raise ValueError(f"--select_on_test with {', '.join(map(str, splits))}; expected 'test', no 'validation'")
     return DatasetDict({**splits, "validation": splits["test"]}), TEST_CHOOSES
 
 

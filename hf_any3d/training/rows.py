@@ -122,10 +122,7 @@ def prepare_clouds(
         clouds = [transform(cloud, generator) for cloud, generator in zip(clouds, generators, strict=True)]
     for cloud in clouds:
         if len(cloud) != processor.num_points and whole:
-            raise ValueError(
-                f"transforms of complete clouds returned {len(cloud)} points, expected {processor.num_points}; add "
-                f"subsample:num_points={processor.num_points}"
-            )
+            raise ValueError(f"transforms gave {len(cloud)} points; add subsample:num_points={processor.num_points}")
     return clouds
 
 
@@ -194,9 +191,7 @@ def training_transform(processor: PointCloudProcessor, augment: Sequence[str]) -
 def evaluation_rows(dataset: Dataset, processor: PointCloudProcessor) -> ProcessedDataset:
     """Return evaluation rows, which are the same in each epoch."""
     if processor.seed is None:
-        raise ValueError(
-            "the processor's seed is None; expected a number, so that each evaluation sees the same points"
-        )
+        raise ValueError("the processor's seed is None; expected a number, for the same points in each evaluation")
     return ProcessedDataset(dataset, processor)
 
 

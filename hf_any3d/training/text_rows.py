@@ -41,9 +41,7 @@ class MixedBatches(Sampler[list[int]]):
     ):
         for number, (length, size) in enumerate(zip(lengths, batch_sizes, strict=True)):
             if length < size * processes:
-                raise ValueError(
-                    f"dataset {number} has {length} rows; expected a batch of {size * processes} at least"
-                )
+                raise ValueError(f"dataset {number} has {length} rows; expected {size * processes} at least, a batch")
         self.lengths, self.batch_sizes, self.ratios = list(lengths), list(batch_sizes), list(ratios)
         self.batches, self.seed, self.rank, self.processes = batches, seed, rank, processes
 

@@ -30,13 +30,7 @@ from hf_any3d.modeling.kernels.joined_batches import joined_batches
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin
 from hf_any3d.modeling.layers.heads import ClassToken
 from hf_any3d.training.arguments import PointTrainingArguments
-from hf_any3d.training.checkpoints import (
-    check_run,
-    checkpoint_to_resume,
-    find_problem,
-    list_files,
-    remove_incomplete,
-)
+from hf_any3d.training.checkpoints import check_run, checkpoint_to_resume, find_problem, list_files, remove_incomplete
 from hf_any3d.training.processes import OwnNoise, joining_norms, keep_out_of_ddp
 from hf_any3d.training.rows import EpochCallback, StreamedRows
 
@@ -91,6 +85,8 @@ class PointTrainer(Trainer):
                 f"--label_smoothing_factor {self.args.label_smoothing_factor} with a loss function of its own, which "
                 "has no smoothing; expected 0"
             )
+        if self.label_smoother is not None and self.compute_loss_func is not None:
+            raise ValueError("--label_smoothing_factor with a loss function of its own; expected 0")
         if getattr(self.args, "index_in_workers", False):
             core = self._bare_model
             if "point_index" not in inspect.signature(core.forward).parameters:
@@ -140,11 +136,8 @@ class PointTrainer(Trainer):
         is_ddp = self.args.world_size > 1 and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
         if training and (is_ddp or self.is_fsdp_enabled or self.is_deepspeed_enabled):
             codebooks = (module for module in model.modules() if isinstance(module, Codebook))
-            if changing := next((codes for codes in codebooks if codes.updates_itself), None):
-                raise ValueError(
-                    f"code_ema_decay={changing.ema_decay} and code_restart_share={changing.restart_share} in several "
-                    "processes, whose codes would differ; expected one process, or None and 0"
-                )
+            if any(codes.updates_itself for codes in codebooks):
+                raise ValueError("code_ema_decay or code_restart_share in several processes, whose codes would differ")
         # Frozen weights are most of the model here; DDP would send them at the start.
         if training and model is self.model and is_ddp:
             keep_out_of_ddp(model)

@@ -16,7 +16,7 @@ from peft.utils import register_peft_method
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack, trainable_module_names
 
 # Sizes of 0 would be adapters without an effect.
@@ -71,8 +71,9 @@ class EncoderTunerConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type = PeftType[self.method]
-        check_numbers(self, _RANGES)
-        check_choices(self, self.choices)
+        check_settings(self, self.choices, _RANGES)
+        if self.target_modules is not None and getattr(self, "layers_to_transform", None) is not None:
+            raise ValueError("give target_modules or layers_to_transform, not both")
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
 
@@ -89,11 +90,6 @@ class EncoderLayersConfig(EncoderTunerConfig):
     layers_to_transform: list[int] | int | None = field(
         default=None, metadata={"help": "Numbers of the layers to adapt; None for all."}
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.target_modules is not None and self.layers_to_transform is not None:
-            raise ValueError("give target_modules or layers_to_transform, not both")
 
 
 class WrappedModule(nn.Module, BaseTunerLayer):
@@ -163,17 +159,22 @@ class WrappedModule(nn.Module, BaseTunerLayer):
 
     def _parts_of(self, adapter_name: str) -> list[Any]:
         """Return the parameters of an adapter, and its modules that have some."""
-        tables = [getattr(self, name) for name in self.adapter_layer_names]
-        parts = [table[adapter_name] for table in tables if adapter_name in table]
-        return [part for part in parts if isinstance(part, nn.Parameter) or any(True for _ in part.parameters())]
+        parts = []
+        for name in self.adapter_layer_names:
+            table = getattr(self, name)
+            if adapter_name in table:
+                part = table[adapter_name]
+                if isinstance(part, nn.Parameter) or next(part.parameters(), None) is not None:
+                    parts.append(part)
+        return parts
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Move to the module's device, not its dtype: adapters train in float32 with a bfloat16 encoder."""
         device = device or next(self.base_layer.parameters()).device
         for part in self._parts_of(adapter_name):
-            tensors = [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+            tensor = part if isinstance(part, nn.Parameter) else next(part.parameters())
             # Tensors on the meta device have nothing to move; loading gives them their values and their device.
-            if device.type != "meta" and not any(tensor.is_meta for tensor in tensors):
+            if device.type != "meta" and not tensor.is_meta:
                 _in_place(part, device=device)
 
 
@@ -219,11 +220,9 @@ class EncoderTuner(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Add an adapter to the model; the user's config is not changed, so that it can be used for other models."""
-        if any("_packed_params" in module._modules for module in model.modules()):
-            raise ValueError(
-                "layers that torch.ao.quantization.quantize_dynamic made pass no gradient to an adapter; expected the "
-                "model before it: train and save the adapter first, quantize last"
-            )
+        for module in model.modules():
+            if "_packed_params" in module._modules:
+                raise ValueError("quantize_dynamic lets no gradient through to an adapter; train it first")
         if not self.layers_have_tensors:
             kwargs.pop("state_dict", None)
         self.peft_config[adapter_name] = copy.deepcopy(self.peft_config[adapter_name])
@@ -237,14 +236,9 @@ class EncoderTuner(BaseTuner):
                 f"task_type={str(peft_config.task_type)!r}: {model_name} reads point clouds; expected None, {allowed}"
             )
         if self.needs_positions and not stack.views:
-            raise ValueError(
-                f"the layers of {model_name} do not get the positions of tokens, which {peft_config.method} needs"
-            )
+            raise ValueError(f"layers of {model_name} get no positions of tokens, which {peft_config.method} needs")
         if stack.attention_axis not in self.attention_axes:
-            raise ValueError(
-                f"{peft_config.method} cannot adapt {model_name}, where attention is among {stack.attention_axis!r} "
-                f"(attention_axis); expected {' or '.join(map(repr, self.attention_axes))}"
-            )
+            raise ValueError(f"{peft_config.method} cannot adapt layers with attention_axis={stack.attention_axis!r}")
         if peft_config.target_modules is None:
             peft_config.target_modules = self.default_targets(peft_config)
         names = peft_config.modules_to_save
@@ -254,19 +248,18 @@ class EncoderTuner(BaseTuner):
                 names = names[:-2]
             names = names or None
         peft_config.modules_to_save = trainable_module_names(self.model) if names is None else names
-        paths = {id(module): path for path, module in self.model.named_modules()}
-        layers = [paths[id(layer)] for layer in stack.layers]
-        adapted = [bool(self._check_target_module_exists(peft_config, layer)) for layer in layers]
-        self.check_layers(peft_config, layers, adapted)
+        layers, paths, adapted = set(stack.layers), [], []
+        for path, module in self.model.named_modules():
+            if module in layers:
+                paths.append(path)
+                adapted.append(bool(self._check_target_module_exists(peft_config, path)))
+        self.check_layers(peft_config, paths, adapted)
         return peft_config
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
         if (names := kwargs.get("adapter_names")) is not None:
-            raise ValueError(
-                f"adapter_names={names}: {type(self).__name__} runs one adapter for a whole batch; choose it by "
-                "set_adapter(…) and call the model once for each"
-            )
+            raise ValueError(f"adapter_names={names}: one adapter runs for a whole batch; choose it by set_adapter(…)")
         yield
 
     def _check_merge_allowed(self) -> None:
@@ -316,7 +309,4 @@ def check_later_layers(names: list[str], adapted: list[bool], first: int) -> Non
     """Check that all layers from the number `first` on are adapted, to which the tokens that it adds go."""
     left_out = [name for name, is_adapted in zip(names[first:], adapted[first:], strict=True) if not is_adapted]
     if left_out:
-        raise ValueError(
-            f"the layers to adapt leave out {left_out[0]}, to which the tokens go that are added from {names[first]} "
-            "on; expected all layers from that one on"
-        )
+        raise ValueError(f"the layers leave out {left_out[0]}, to which the tokens go that {names[first]} adds")

@@ -40,11 +40,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
     A symbolic link is replaced, not its target.
 
-    Args:
-        path: The final file; folders above it are created. An existing file is kept until the new one is complete.
-
-    Raises:
-        OSError: The disk is full or cannot be written; names the file.
+    Folders above it are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +147,6 @@ def claim(lock: str | os.PathLike, output: str | os.PathLike) -> Claim:
     Args:
         lock: The lock file; it is created, and removed on release.
         output: The folder, for the error.
-
-    Raises:
-        BlockingIOError: Another process has the lock; names it.
     """
     lock = Path(lock).resolve()
     # POSIX locks belong to a process: opening and closing the file once more would release what is held.

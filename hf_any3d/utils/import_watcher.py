@@ -11,9 +11,7 @@ from types import ModuleType
 def when_imported(name: str, call: Callable[[], None]) -> None:
     """Call a function as soon as a module is imported: now if it is, otherwise right after its code has run.
 
-    Args:
-        name: Full name of the module.
-        call: What to do. The packages that hold the module may still be incomplete at that time.
+    The packages that hold the module may still be incomplete at that time.
     """
     if name in sys.modules:
         call()

@@ -11,14 +11,7 @@ import numpy as np
 
 from hf_any3d.data.options import package
 from hf_any3d.utils.atomic_files import atomic_write
-from hf_any3d.visualization.viewer import (
-    CloudView,
-    height_colors,
-    hex_color,
-    in_space,
-    label_colors,
-    prepared_views,
-)
+from hf_any3d.visualization.viewer import CloudView, height_colors, hex_color, in_space, label_colors, prepared_views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -24,12 +24,7 @@ METHODS = ("auto", "scikit-learn", "openTSNE")
 
 
 def project_features(
-    features: np.ndarray,
-    *,
-    perplexity: float = 25.0,
-    metric: str = "cosine",
-    seed: int = 42,
-    method: str = "auto",
+    features: np.ndarray, *, perplexity: float = 25.0, metric: str = "cosine", seed: int = 42, method: str = "auto"
 ) -> np.ndarray:
     """Embed features in a plane by t-SNE.
 

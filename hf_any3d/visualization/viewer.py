@@ -218,11 +218,7 @@ def height_colors(height: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def prepared_views(clouds: Sequence[CloudView], names: Sequence[str] = ()) -> list[CloudView]:
-    """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random.
-
-    Raises:
-        ValueError: There is no cloud, coordinates are not finite, or shapes or labels do not fit.
-    """
+    """Return clouds with arrays instead of lists, and at most 200,000 points in all, drawn at random."""
     # Every cloud gets the same share, and a page always the same sample.
     most, generator, prepared = MOST_POINTS // len(clouds), np.random.default_rng(0), []
     for number, cloud in enumerate(clouds):

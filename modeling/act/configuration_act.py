@@ -9,11 +9,16 @@ from transformers.configuration_utils import SubConfigSpec
 
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS
-from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import SHARE, CategoriesConfigMixin, Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.heads import HEAD_ACTIVATIONS
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin, PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.pretrained_parts.record import (
+    EncoderConfigMixin,
+    PartsConfigMixin,
+    part_property,
+    source_property,
+)
 
 # Fine points that the autoencoder's decoder folds around each coarse point.
 POINTS_PER_COARSE_POINT = 4
@@ -147,26 +152,18 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
     attention_axis: str = "tokens"
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, _AUTOENCODER_CHOICES)
-        check_numbers(self, _AUTOENCODER_RANGES)
+        check_settings(self, _AUTOENCODER_CHOICES, _AUTOENCODER_RANGES)
         if self.group_size % POINTS_PER_COARSE_POINT:
             raise ValueError(f"group_size={self.group_size}; expected a multiple of {POINTS_PER_COARSE_POINT}")
         if self.detach_teacher and self.num_prompts:
-            raise ValueError(
-                f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
-            )
+            raise ValueError(f"detach_teacher=True with num_prompts={self.num_prompts}, which would get no gradient")
         if self.code_ema_decay is not None and self.quantizer != "nearest":
-            raise ValueError(
-                f"code_ema_decay={self.code_ema_decay} with quantizer={self.quantizer!r}; expected 'nearest': moving "
-                "averages need one code per patch"
-            )
+            raise ValueError(f"code_ema_decay={self.code_ema_decay} needs quantizer='nearest', one code per patch")
         if self.code_scores == "projection":
             # These options compare tokens with code vectors, which a projection does not.
             for name, off in (("quantizer", "gumbel"), ("code_restart_share", 0)):
                 if (value := getattr(self, name)) != off:
-                    raise ValueError(
-                        f"{name}={value!r} with code_scores='projection'; expected code_scores 'distance' or 'cosine'"
-                    )
+                    raise ValueError(f"{name}={value!r} needs code_scores 'distance' or 'cosine'")
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
 
@@ -326,9 +323,7 @@ class ActConfig(
     # Adapters leave their prompts to this model.
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, _CHOICES)
-        check_numbers(self)
-        self.check_heads()
+        check_settings(self, _CHOICES)
         if self.class_token_loss and not self.use_class_token:
             raise ValueError("class_token_loss=True with use_class_token=False; expected a class token")
         super().__post_init__(**kwargs)

@@ -46,15 +46,15 @@ from hf_any3d.modeling.layers.heads import (
     pool,
 )
 from hf_any3d.modeling.layers.tasks import (
-    check_category_parts,
+    check_categories,
     checked_category,
     classification_loss,
     point_loss,
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderOutput
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedEncoderOutput
 from hf_any3d.modeling.point_encoders.point_transformer import (
     PatchEncoder,
     Patches,
@@ -232,22 +232,25 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
     def __init__(self, config: ActConfig):
         super().__init__(config)
         self.act = ActModel(config)
+        features = len(config.pooling) * config.hidden_size
         self.classifier = ClassificationHead(
-            len(config.pooling) * config.hidden_size,
+            features,
             config.num_labels,
             config.head_widths,
             bias=config.head_bias,
             dropout=config.head_dropout,
             activation=config.head_activation,
         )
-        self.unknown_score = self.build_unknown_score(len(config.pooling) * config.hidden_size)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, features, config.unknown_bank_rows)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         # The released programs keep torch's default initialization of this head.
-        if isinstance(module, nn.Linear) and any(module is own for own in self.classifier.modules()):
+        if isinstance(module, nn.Linear) and module in self.classifier.modules():
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
@@ -331,7 +334,7 @@ class ActForPartSegmentation(ActSegmenter):
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
-        check_category_parts(config.category_parts, config.num_labels)
+        check_categories(config)
         self.category_embedding = nn.Embedding(config.num_categories, config.category_width)
         self.category_norm = HeadNorm(config.category_width)
         self.post_init()
@@ -411,9 +414,7 @@ class ActForPreTraining(ActPreTrainedModel):
         for name in ("num_groups", "group_size", "in_channels") if config.student_config is None else ("num_groups",):
             ours, theirs = getattr(config, name), getattr(teacher, name)
             if ours != theirs:
-                raise ValueError(
-                    f"{name}={ours}; expected {theirs}, the autoencoder's value: both use the same patches"
-                )
+                raise ValueError(f"{name}={ours}; expected {theirs}, the autoencoder's value")
         width, feature_width = config.hidden_size, config.feature_head_width
         if config.student_config is None:
             self.act = ActModel(config)
@@ -452,10 +453,7 @@ class ActForPreTraining(ActPreTrainedModel):
         cls, name: str | os.PathLike | None, *args: Any, quantization_config: Any = None, **kwargs: Any
     ) -> Any:
         if quantization_config is not None:
-            raise ValueError(
-                f"quantization_config: {cls.__name__} trains the student's weights, which must be full; expected "
-                "none. Quantize a trained ActModel, or pass a quantized ActAutoencoder to from_autoencoder_pretrained"
-            )
+            raise ValueError(f"quantization_config: {cls.__name__} trains weights, which must be full; expected none")
         return super()._from_full_repository(name, *args, **kwargs)
 
     @classmethod

@@ -7,11 +7,11 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import CategoriesConfigMixin, Ranges, check_settings
 from hf_any3d.modeling.encoders import ENCODER_DTYPES
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
 _RANGES: Ranges = {
     **dict.fromkeys(("line_cells", "plane_cells"), (1e-3, 1e5)),
@@ -62,8 +62,7 @@ class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)})
-        check_numbers(self, _RANGES)
+        check_settings(self, {name: allowed for name, allowed in _CHOICES.items() if hasattr(self, name)}, _RANGES)
         super().__post_init__(**kwargs)
 
     @property
@@ -253,7 +252,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
 
     def __post_init__(self, **kwargs: Any):
         super().__post_init__(**kwargs)
-        self.check_heads()
         self.check_parts(("encoder",))
         if len(self.line_direction) != 3 or not any(self.line_direction):
             raise ValueError(f"line_direction={list(self.line_direction)}; expected three numbers, not all 0")

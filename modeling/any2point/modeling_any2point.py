@@ -57,15 +57,15 @@ from hf_any3d.modeling.layers.heads import (
     precision_of,
 )
 from hf_any3d.modeling.layers.tasks import (
-    check_category_parts,
+    check_categories,
     checked_category,
     classification_loss,
     point_loss,
     refuse_problem_type,
     restrict_to_parts,
 )
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
     open_text_tower,
@@ -326,7 +326,9 @@ class Any2PointForPointCloudClassification(UnknownScoreMixin, _Any2PointWithHead
         self.classifier = ClassificationHead(
             features, config.num_labels, config.head_widths, bias=config.head_bias, dropout=config.head_dropout
         )
-        self.unknown_score = self.build_unknown_score(features)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, features, config.unknown_bank_rows)
         self.post_init()
 
     @strict_forward
@@ -446,7 +448,7 @@ class Any2PointForPartSegmentation(Any2PointSegmenter):
 
     def __init__(self, config: Any2PointConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        check_category_parts(config.category_parts, config.num_labels)
+        check_categories(config)
         self.category_embedding = nn.Embedding(config.num_categories, config.propagation_width)
         self.post_init()
 
@@ -518,10 +520,7 @@ class Any2PointForZeroShotPointCloudClassification(CloudsAndTextsMixin, Any2Poin
             UnsupportedEncoder: If the encoder is not supported or has no aligned text tower.
         """
         if (weights := kwargs.get("encoder_weights", "pretrained")) != "pretrained":
-            raise ValueError(
-                f"encoder_weights={weights!r}: texts are compared in the space of the pretrained encoder; expected "
-                "'pretrained'"
-            )
+            raise ValueError(f"encoder_weights={weights!r}; expected 'pretrained', as texts are compared in its space")
         if encoder_name_or_path is not None and config is None:
             kwargs |= text_tower_settings(encoder_name_or_path, revision, text_pooling)
         model = super().from_encoder_pretrained(encoder_name_or_path, config=config, revision=revision, **kwargs)

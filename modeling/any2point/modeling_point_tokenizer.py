@@ -20,7 +20,7 @@ from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFea
 from hf_any3d.modeling.layers.heads import ClassificationHead, pool
 from hf_any3d.modeling.layers.tasks import classification_loss
 from hf_any3d.modeling.point_ops import in_full_precision
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 
 
 class PointTokenizerPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):

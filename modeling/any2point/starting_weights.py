@@ -36,12 +36,7 @@ def misfit(settings: Mapping[str, Any], hidden_size: int) -> str | None:
 
 @cache
 def read_weights(name: str, in_channels: int = 3) -> dict[str, torch.Tensor]:
-    """Read weights of the package, by their names in the tokenizer.
-
-    Args:
-        name: A key of `FILES`.
-        in_channels: Channels of a point; weights of those after xyz are zero.
-    """
+    """Read weights of the package, one of `FILES`; those of channels after xyz are zero."""
     weights = load_file(FILES[name])
     first = weights["local.lift.weight"]  # (width, 3)
     weights["local.lift.weight"] = nn.functional.pad(first, (0, in_channels - first.shape[1]))

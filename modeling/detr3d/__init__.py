@@ -7,9 +7,4 @@ from hf_any3d.modeling.detr3d.modeling_detr3d import (
     Detr3DPreTrainedModel,
 )
 
-__all__ = [
-    "Detr3DConfig",
-    "Detr3DForPointCloudObjectDetection",
-    "Detr3DModel",
-    "Detr3DPreTrainedModel",
-]
+__all__ = ["Detr3DConfig", "Detr3DForPointCloudObjectDetection", "Detr3DModel", "Detr3DPreTrainedModel"]

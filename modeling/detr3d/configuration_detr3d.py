@@ -7,16 +7,12 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.set_abstraction import NEIGHBOR_ORDERS
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, source_property
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, source_property
 
-RELEASED: dict[str, Any] = {
-    "sampling_min_squared_norm": 1e-3,
-    "neighbor_order": "first",
-    "published_overlap": True,
-}
+RELEASED: dict[str, Any] = {"sampling_min_squared_norm": 1e-3, "neighbor_order": "first", "published_overlap": True}
 """What the released program does and new models do not, as changes of the config's defaults."""
 RELEASED_RADII = (0.4**2, 0.8**2, 1.2**2)
 """Radii of the masked encoder's attention in the released program, which squares them before it compares distances."""
@@ -156,22 +152,16 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     published_overlap: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, _RANGES)
+        choices = {
+            "neighbor_order": NEIGHBOR_ORDERS,
+            "encoder_activation": ACTIVATIONS,
+            "point_encoder_scale": ("unit_sphere", None),
+            "point_encoder_up_axis": ("y", "z"),
+        }
+        check_settings(self, choices, _RANGES)
         self.check_parts(("point_encoder",))
-        check_choices(
-            self,
-            {
-                "neighbor_order": NEIGHBOR_ORDERS,
-                "encoder_activation": ACTIVATIONS,
-                "point_encoder_scale": ("unit_sphere", None),
-                "point_encoder_up_axis": ("y", "z"),
-            },
-        )
         if self.attention_radii is not None and len(self.attention_radii) != self.encoder_layers:
-            raise ValueError(
-                f"attention_radii={self.attention_radii}; expected {self.encoder_layers} radii, one for each of "
-                "encoder_layers, or None"
-            )
+            raise ValueError(f"attention_radii={self.attention_radii}; expected one for each layer, or None")
         if self.point_encoder_config is None and self.num_queries > self.num_encoder_tokens:
             raise ValueError(
                 f"num_queries={self.num_queries}; expected at most the {self.num_encoder_tokens} tokens of the encoder"

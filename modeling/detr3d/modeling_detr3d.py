@@ -41,7 +41,9 @@ from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.point_encoders.set_abstraction import SetAbstraction, sample_centers, shared_layers
 from hf_any3d.modeling.point_ops import gather_points, in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import AdapterLoadingMixin, PretrainedPart, absolute_name, own_modules
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
+from hf_any3d.modeling.pretrained_parts.tensors import own_modules
 
 _ACTIVATIONS = {"relu": nn.ReLU(), "gelu": nn.GELU(), "leaky_relu": nn.LeakyReLU(0.1)}
 
@@ -128,6 +130,11 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
     _part_paths = {"point_encoder": "point_encoder.model"}
     _settings_without_effect_on_adapters = ("parts", "point_encoder_config", "freeze_point_encoder")
     _has_single_dtype = True
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """Return False: transformers has rules for weights only of modules with parameters in custom code."""
+        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -29,16 +29,11 @@ from hf_any3d.modeling.encoders.registry import find_family
 from hf_any3d.modeling.hooks import ModelWarning
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder
 from hf_any3d.modeling.layers.modes import evaluation_mode
-from hf_any3d.modeling.pretrained_parts import (
-    AdapterLoadingMixin,
-    PretrainedPart,
-    encoder_loading,
-    is_quantized,
-    own_state,
-    remember_weights,
-)
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, is_quantized
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded
-from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing
+from hf_any3d.modeling.pretrained_parts.tensors import CHECKSUM_PREFIX, differing, own_state, remember_weights
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -84,15 +79,15 @@ class LayerStack:
 
     def stage_of(self, layer: nn.Module) -> Stage:
         """Return the stage of one of the layers."""
-        number = next((number for number, own in enumerate(self.layers) if own is layer), None)
-        if number is None:
+        layers, first = list(self.layers), 0
+        if layer not in layers:
             raise ValueError(f"{type(layer).__name__}: none of the layers {self.path}.0 …; expected complete layers")
-        first = 0
+        number = layers.index(layer)
         for stage, (count, width) in enumerate(self.stages):
             if number < first + count:
                 return Stage(stage, width, number == first, number == first + count - 1)
             first += count
-        return Stage(0, self.hidden_size, number == 0, number == len(self.layers) - 1)
+        return Stage(0, self.hidden_size, number == 0, number == len(layers) - 1)
 
 
 def frozen_encoder_of(model: PreTrainedModel) -> PreTrainedModel | None:
@@ -175,10 +170,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         config = self.config
         self.family = find_family(config.encoder_config)
         if config.attention_axis == "batch" and self.family.layer_inputs is not bidirectional_inputs:
-            raise ValueError(
-                f"attention_axis='batch': '{config.encoder_config.model_type}' encoders attend by tokens' places; "
-                "expected 'tokens'"
-            )
+            raise ValueError("attention_axis='batch': this encoder attends by tokens' places; expected 'tokens'")
         if encoder is None:
             encoder = build_encoder(self.config.encoder_config)
         if encoder.config._attn_implementation is None:
@@ -340,10 +332,7 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
         # Trained weights stay in full precision; only the encoder is loaded again.
         owner = model._encoder_owner
         if not model.config.part("encoder").is_elsewhere:
-            raise ValueError(
-                f"quantization_config: {name} stores its encoder among its own weights; only an encoder with its own "
-                "repository can be quantized when it is loaded"
-            )
+            raise ValueError(f"quantization_config: {name} stores its encoder itself; expected one of a repository")
         loading = {"device_map": {"": owner.device}, "quantization_config": quantization_config}
         owner.adopt_encoder(load_encoder(model.config, owner.encoder.dtype, **loading))
         owner._encoder_is_random = False
@@ -427,10 +416,7 @@ def unfreeze(model: PreTrainedModel, probe: Callable[[], torch.Tensor]) -> list[
     owner = model._encoder_owner
     encoder = owner.encoder
     if encoder_dtype(model.config) in (torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"encoder_dtype={model.config.encoder_dtype!r}: half precision is for a frozen encoder; expected None or "
-            "'float32' to train it"
-        )
+        raise ValueError(f"encoder_dtype={model.config.encoder_dtype!r}; expected 'float32' to train the encoder")
     if adapters := sorted({type(m).__name__ for m in encoder.modules() if "base_layer" in m._modules}):
         raise ValueError(f"the encoder holds adapters ({', '.join(adapters)}); merge or unload them first")
     named = dict(encoder.named_parameters())

@@ -13,13 +13,9 @@ from transformers.activations import QuickGELUActivation
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.encoders.registry import EncoderFamily, find_family, select_tower
-from hf_any3d.modeling.pretrained_parts import (
-    is_quantized,
-    remember_weights,
-    set_quantization,
-    unused_weights_expected,
-)
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized, set_quantization, unused_weights_expected
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source, resolve_encoder
+from hf_any3d.modeling.pretrained_parts.tensors import remember_weights
 
 ENCODER_DTYPES = ("float32", "bfloat16", "float16")
 """Allowed values of a config's `encoder_dtype`, besides None."""
@@ -51,9 +47,7 @@ def encoder_settings(
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(
-                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, the number of {source.name}"
-            )
+            raise ValueError(f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}")
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None) is not None:
             # One entry for each layer, as transformers checks.
@@ -98,10 +92,7 @@ def encoder_dtype(config: PreTrainedConfig, dtype: torch.dtype | None = None) ->
         raise ValueError(f"encoder_dtype={name!r}; expected one of None, {', '.join(map(repr, ENCODER_DTYPES))}")
     own = getattr(torch, name)
     if dtype not in (None, own):
-        raise ValueError(
-            f"dtype={dtype}: the model's config has encoder_dtype={name!r}; expected the same, or encoder_dtype=… to "
-            "change it"
-        )
+        raise ValueError(f"dtype={dtype}; expected that of the config, encoder_dtype={name!r}")
     return own
 
 

@@ -11,16 +11,16 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from hf_any3d.modeling.encoders.frozen_encoder import FrozenEncoderMixin
 from hf_any3d.modeling.encoders.loading import load_encoder
 from hf_any3d.modeling.hooks import hooks
-from hf_any3d.modeling.pretrained_parts import (
-    PretrainedPart,
+from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
+from hf_any3d.modeling.pretrained_parts.tensors import (
     own_modules,
     own_state,
+    own_tensors,
     remember_weights,
     tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
-from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 
 _ADAPTER = "default"
 
@@ -62,7 +62,7 @@ def open_pretrained_part(
             f"{name}: the weights have checksum {checksum}; expected {part.checksum}, that of the weights that the "
             "model around them was made with"
         )
-    commit = part.revision if os.path.isdir(name) else commit_of(name, model.config, part.revision)
+    commit = part.revision if os.path.isdir(name) else opened_source(name, model.config, part.revision).revision
     remember_weights(model)
     return model, replace(part, revision=commit, checksum=checksum)
 
@@ -70,10 +70,7 @@ def open_pretrained_part(
 def refuse_adapter(model: PreTrainedModel, name: str) -> None:
     """Refuse a model with an adapter, whose weights the model around it would store and not find a place for again."""
     if has_adapter(model):
-        raise ValueError(
-            f"{name}: a {type(model).__name__} with an adapter; expected one without, such as merge_and_unload() of "
-            "PEFT leaves of LoRA (guided adapters, prompts and side networks do not merge)"
-        )
+        raise ValueError(f"{name}: a {type(model).__name__} with an adapter; expected one after merge_and_unload()")
 
 
 def has_adapter(model: PreTrainedModel) -> bool:

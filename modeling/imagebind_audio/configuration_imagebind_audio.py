@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 
@@ -40,7 +40,7 @@ class ImageBindAudioConfig(LibrarySettingsMixin, PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self)
+        check_settings(self)
         super().__post_init__(**kwargs)
 
     @property

@@ -22,6 +22,7 @@ from hf_any3d.modeling.imagebind_audio.configuration_imagebind_audio import Imag
 from hf_any3d.modeling.layers.forward_contract import (
     AttentionRecorder,
     PointTokensMixin,
+    keep_unpacked,
     requested_outputs,
     strict_forward,
 )
@@ -132,6 +133,11 @@ class ImageBindAudioPreTrainedModel(PointTokensMixin, PreTrainedModel):
     is_gradient_checkpointing = LibraryModelMixin.is_gradient_checkpointing
     _no_split_modules = ["ImageBindAudioLayer"]
     _can_record_outputs = {"hidden_states": ImageBindAudioLayer, "attentions": ImageBindAudioAttention}
+
+    def _initialize_missing_keys(self, is_quantized: bool) -> None:
+        super()._initialize_missing_keys(is_quantized)
+        if is_quantized:
+            keep_unpacked(self)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.config_checks import SHARE, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import SHARE, check_settings
 
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
@@ -249,9 +249,8 @@ class DetectionRule:
     top_k: int | None = None
 
     def __post_init__(self):
-        check_choices(self, {"nms": SUPPRESSIONS, "scores": SCORES})
         shares = dict.fromkeys(("threshold", "min_objectness", "nms_iou"), SHARE)
-        check_numbers(self, {**shares, "top_k": (1, 1_000_000)})
+        check_settings(self, {"nms": SUPPRESSIONS, "scores": SCORES}, {**shares, "top_k": (1, 1_000_000)})
 
 
 PUBLISHED_RULE = DetectionRule(

@@ -14,13 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import ModelOutput
 
 from hf_any3d.modeling.deferred_errors import refuse_later
-from hf_any3d.modeling.layers.forward_contract import (
-    CACHE,
-    check_keywords,
-    forward_keywords,
-    keep_unpacked,
-    requested_outputs,
-)
+from hf_any3d.modeling.layers.forward_contract import CACHE, check_keywords, forward_keywords, requested_outputs
 
 Features = torch.Tensor | Sequence[torch.Tensor]
 """`(clouds, tokens, hidden)`, or one `(tokens, hidden)` for each cloud."""
@@ -127,11 +121,6 @@ class CloudLanguageModelMixin:
     _supports_attention_backend = True
     _skip_keys_device_placement = [CACHE]
 
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        super()._initialize_missing_keys(is_quantized)
-        if is_quantized:
-            keep_unpacked(self)
-
     def get_input_embeddings(self) -> nn.Module:
         """Return the language model's input embeddings."""
         return self.base_model.language_model.get_input_embeddings()
@@ -183,11 +172,7 @@ class CloudLanguageModelMixin:
         keywords = check_keywords(type(self).__name__, keywords, forward_keywords(type(text).forward))
         asked = [keywords.get(name) for name in ("output_hidden_states", "output_attentions")]
         hidden_states, attentions = requested_outputs(self.config, *asked, text.config._attn_implementation)
-        return keywords | {
-            "output_hidden_states": hidden_states,
-            "output_attentions": attentions,
-            "return_dict": True,
-        }
+        return keywords | {"output_hidden_states": hidden_states, "output_attentions": attentions, "return_dict": True}
 
 
 class CloudGenerationMixin:
@@ -195,6 +180,16 @@ class CloudGenerationMixin:
 
     # Arguments of `get_point_features`, the clouds first.
     cloud_inputs: ClassVar[tuple[str, ...]] = ("points",)
+
+    @property
+    def point_encoder(self) -> PreTrainedModel:
+        """The model that reads clouds."""
+        return self.base_model.point_encoder
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The language model, with its head."""
+        return self.base_model.language_model
 
     def prepare_inputs_for_generation(
         self,
@@ -211,11 +206,7 @@ class CloudGenerationMixin:
         clouds = (mm_encoder_outputs or {}).get("point")
         cache = past_key_values if cache is None else cache
         inputs = super().prepare_inputs_for_generation(
-            input_ids,
-            **{CACHE: cache},
-            inputs_embeds=inputs_embeds,
-            is_first_iteration=is_first_iteration,
-            **kwargs,
+            input_ids, **{CACHE: cache}, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
         if is_first_iteration or not kwargs.get("use_cache", True):
             return inputs if clouds is None else inputs | {"mm_encoder_outputs": mm_encoder_outputs}
@@ -270,10 +261,7 @@ class CloudGenerationMixin:
         """Refuse drafts after a cache."""
         if (seen := model_kwargs[CACHE].get_seq_length()) > 0:
             # transformers would read the whole prompt after what is in the cache, and answer otherwise.
-            raise ValueError(
-                f"{CACHE} of {seen} tokens with assistant_model or prompt_lookup_num_tokens; expected an "
-                "empty cache, as transformers reads the prompt from its start before it checks drafts"
-            )
+            raise ValueError(f"{CACHE} of {seen} tokens with assisted generation; expected an empty cache")
         return super()._get_candidate_generator(
             generation_config, input_ids, *args, model_kwargs=model_kwargs, **kwargs
         )

@@ -42,11 +42,6 @@ class PointTokensMixin:
         """True if Trainer may pass `num_items_in_batch`: not to a `forward` without `strict_forward`."""
         return getattr(self.forward, "scales_loss", False)
 
-    def _initialize_missing_keys(self, is_quantized: bool) -> None:
-        super()._initialize_missing_keys(is_quantized)
-        if is_quantized:
-            keep_unpacked(self)
-
     def enable_input_require_grads(self) -> None:
         """Make the tokens that enter the first layer require gradients, even if nothing before it is trained."""
         # transformers' own version would look for the word embeddings of encoders inside the model.
@@ -258,10 +253,7 @@ def requested_outputs(
     hidden_states = bool(config.output_hidden_states) if output_hidden_states is None else output_hidden_states
     attentions = config.output_attentions if output_attentions is None else output_attentions
     if attentions and attention != "eager":
-        raise ValueError(
-            f"output_attentions=True with attn_implementation={attention!r}, which returns no attention weights; "
-            "expected 'eager': use from_pretrained(…, attn_implementation='eager') or set_attn_implementation('eager')"
-        )
+        raise ValueError(f"output_attentions=True with attn_implementation={attention!r}; only 'eager' returns them")
     return hidden_states, bool(attentions)
 
 

@@ -62,13 +62,14 @@ class ClassificationHead(nn.Module):
         activation: str = "relu",
     ):
         super().__init__()
-        inputs = [features, *widths]
-        rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * len(widths)
-        # Not strict: the last entry of `inputs` is what `out` reads.
-        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=bias) for a, b in zip(inputs, widths, strict=False))
-        self.norms = nn.ModuleList(HeadNorm(width) for width in widths)
-        self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in rates)
-        self.out = nn.Linear(inputs[-1], num_labels)
+        rates = dropout if isinstance(dropout, Sequence) else [dropout] * len(widths)
+        self.hidden, self.norms, self.dropouts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for width, rate in zip(widths, rates, strict=True):
+            self.hidden.append(nn.Linear(features, width, bias=bias))
+            self.norms.append(HeadNorm(width))
+            self.dropouts.append(nn.Dropout(rate))
+            features = width
+        self.out = nn.Linear(features, num_labels)
         self.activation = activation
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

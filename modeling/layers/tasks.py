@@ -1,6 +1,7 @@
 """Losses of classification and segmentation heads, and checks of their categories and settings."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,22 +86,21 @@ def checked_category(category: torch.Tensor | None, points: torch.Tensor, num_ca
     return category
 
 
-def check_category_parts(category_parts: Sequence[Sequence[int]] | None, num_labels: int) -> None:
-    """Check the parts of each category for a part segmentation model."""
-    numbers = set(range(num_labels))
+def check_categories(config: Any) -> None:
+    """Check the parts and the name of each category for a part segmentation model."""
+    category_parts, names, numbers = config.category_parts, config.category_names, set(range(config.num_labels))
     if not category_parts or not all(parts and numbers.issuperset(parts) for parts in category_parts):
         raise ValueError(
-            f"category_parts={category_parts}; expected some part numbers, 0 to {num_labels - 1}, for each category"
+            f"category_parts={category_parts}; expected some part numbers, 0 to {len(numbers) - 1}, for each category"
         )
+    if names is not None and len(names) != len(category_parts):
+        raise ValueError(f"category_names={list(names)}; expected {len(category_parts)} names, one for each category")
 
 
 def refuse_problem_type(config: PreTrainedConfig) -> None:
     """Reject a `problem_type` that models with one label per point do not support."""
     if config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            f"problem_type={config.problem_type!r}: every point has one label; expected None or "
-            "'single_label_classification'"
-        )
+        raise ValueError(f"problem_type={config.problem_type!r}; expected None: every point has one label")
 
 
 def classification_loss(

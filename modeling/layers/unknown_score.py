@@ -92,15 +92,10 @@ class UnknownScore(nn.Module):
 
 
 class UnknownScoreMixin:
-    """Classifier mixin: adds an unknown score if `config.unknown_rows` is above 0."""
+    """Classifier mixin: scores with the `unknown_score` that a model builds if `config.unknown_rows` is above 0."""
 
     config: Any
     unknown_score: UnknownScore | None
-
-    def build_unknown_score(self, width: int) -> UnknownScore | None:
-        """Return the score of features of so many channels; None if the config has no `unknown_rows`."""
-        config = self.config
-        return UnknownScore(config.unknown_rows, width, config.unknown_bank_rows) if config.unknown_rows else None
 
     def score_unknown(self, features: Tensor, logits: Tensor) -> Tensor | None:
         """Return the scores `(batch,)` of pooled features `(batch, width)` and their logits; None without a score."""

@@ -13,12 +13,7 @@ from hf_any3d.modeling.minigpt3d.modeling_minigpt3d import (
 )
 from hf_any3d.modeling.minigpt3d.modeling_normed_phi import NormedPhiForCausalLM, NormedPhiModel
 from hf_any3d.modeling.minigpt3d.qformer import Bridge
-from hf_any3d.modeling.minigpt3d.stages import (
-    STAGES,
-    set_stage,
-    stage_names,
-    trained_names,
-)
+from hf_any3d.modeling.minigpt3d.stages import STAGES, set_stage, stage_names, trained_names
 
 __all__ = [
     "STAGES",

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import CACHE
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin
 
 ROUTERS = ("sparse", "soft", "constant")
 _RANGES: Ranges = {"num_query_experts": (1, 1_024), "stage": (0, 4)}
@@ -94,8 +94,7 @@ class MiniGPT3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     qformer_lora_dropout_at_inference: bool = False
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, {"router": ROUTERS})
-        check_numbers(self, _RANGES)
+        check_settings(self, {"router": ROUTERS}, _RANGES)
         if self.load_balancing_weight and self.router == "constant":
             raise ValueError(f"load_balancing_weight={self.load_balancing_weight}; expected 0 with router='constant'")
         super().__post_init__(**kwargs)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PhiConfig
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 
@@ -40,12 +40,9 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
     eos_token_id: int | list[int] | None = 50256
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self)
+        check_settings(self)
         # Phi-2 rotates 32 of the 80 channels of a head; the default of PhiConfig is another.
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)
         if self.num_key_value_heads != self.num_attention_heads:
-            raise ValueError(
-                f"num_key_value_heads={self.num_key_value_heads}; expected num_attention_heads="
-                f"{self.num_attention_heads}, since queries, keys and values share a layer"
-            )
+            raise ValueError(f"num_key_value_heads={self.num_key_value_heads}; expected as many as queries")

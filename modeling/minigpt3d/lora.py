@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:

@@ -52,20 +52,19 @@ from hf_any3d.modeling.minigpt3d.configuration_minigpt3d import PARTS, MiniGPT3D
 from hf_any3d.modeling.minigpt3d.lora import names_in
 from hf_any3d.modeling.minigpt3d.qformer import Bridge, Bridged, Routing
 from hf_any3d.modeling.minigpt3d.stages import trained_names
-from hf_any3d.modeling.pretrained_parts import (
+from hf_any3d.modeling.pretrained_parts.loading import (
     HUB_ARGUMENTS,
-    PretrainedPart,
-    PretrainedPartsMixin,
-    check_revisions,
+    apply_settings,
+    dtype_named,
     is_quantized,
-    own_state,
-    remember_weights,
+    keep_in_full,
     set_quantization,
     single_device,
 )
-from hf_any3d.modeling.pretrained_parts.loading import apply_settings, dtype_named, keep_in_full
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import open_recorded, record_source
-from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor
+from hf_any3d.modeling.pretrained_parts.tensors import OwnTensor, own_state, remember_weights
 
 Clouds = torch.Tensor | Sequence[torch.Tensor]
 Part = str | os.PathLike | PreTrainedModel
@@ -195,9 +194,7 @@ class MiniGPT3DPreTrainedModel(CloudLanguageModelMixin, LibraryModelMixin, Pretr
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         if quantization_config is not None and not config.part("language_model").is_elsewhere:
-            raise ValueError(
-                "quantization_config: the language model is stored with the model; expected one kept elsewhere"
-            )
+            raise ValueError("quantization_config needs a language model that is kept elsewhere")
         configs = {"point_encoder": config.point_config, "qformer": None, "language_model": config.text_config}
         opened = {}
         for part in filter(lambda part: config.part(part).is_elsewhere, PARTS):
@@ -423,19 +420,9 @@ class MiniGPT3DForConditionalGeneration(CloudGenerationMixin, MiniGPT3DPreTraine
         self.post_init()
 
     @property
-    def point_encoder(self) -> PreTrainedModel:
-        """The model that reads clouds."""
-        return self.minigpt3d.point_encoder
-
-    @property
     def bridge(self) -> Bridge:
         """The modules between point encoder and language model."""
         return self.minigpt3d.bridge
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        """The language model, with its head."""
-        return self.minigpt3d.language_model
 
     def encode(self, points: Clouds) -> torch.Tensor:
         """Encode clouds to tokens, see `MiniGPT3DModel.encode`."""
@@ -583,9 +570,6 @@ def open_part(
 
     Config and dtype are by default the stored ones; without a recorded checksum any weights are accepted. `model` is
     the directory of the model that the part belongs to, the base of relative paths.
-
-    Raises:
-        EncoderMismatchError: If the weights differ from those recorded.
     """
     source = open_recorded(recorded, model)
     if config is not None:

@@ -1,6 +1,6 @@
 """Configuration of OpenShape's point encoders (arXiv 2305.10764)."""
 
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import AlignedEncoderConfig
 
 
 class OpenShapeConfig(AlignedEncoderConfig):

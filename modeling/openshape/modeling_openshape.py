@@ -6,7 +6,7 @@ from torch import nn
 from hf_any3d.modeling.layers.forward_contract import is_unmodified
 from hf_any3d.modeling.layers.heads import in_precision_of, precision_of
 from hf_any3d.modeling.openshape.configuration_openshape import OpenShapeConfig
-from hf_any3d.modeling.point_encoders.aligned_encoders import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedPreTrainedModel,

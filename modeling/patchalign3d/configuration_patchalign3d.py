@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hf_any3d.modeling.config_checks import check_choices
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import AlignedEncoderConfig
 from hf_any3d.modeling.point_encoders.part_texts import CATEGORY_TEMPLATES, PART_TEMPLATES
 
 ASSIGNMENTS = ("nearest", "membership")
@@ -61,5 +61,5 @@ class PatchAlign3DConfig(AlignedEncoderConfig):
     trained: str = "all"
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, {"patch_to_point": ASSIGNMENTS, "trained": TRAINED})
+        check_settings(self, {"patch_to_point": ASSIGNMENTS, "trained": TRAINED})
         super().__post_init__(**kwargs)

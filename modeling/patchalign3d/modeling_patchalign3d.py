@@ -14,7 +14,7 @@ from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of
 from hf_any3d.modeling.patchalign3d.configuration_patchalign3d import ASSIGNMENTS, PatchAlign3DConfig
-from hf_any3d.modeling.point_encoders.aligned_encoders import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedEncoderOutput,
@@ -369,10 +369,6 @@ def nearest_targets(
 
     Targets `(batch, targets, channels)` have centers `(batch, targets, 3)` in the units and axes of those of patches.
     """
-    if target_centers.shape != (len(centers), targets.shape[1], 3):
-        raise ValueError(
-            f"target_centers has shape {tuple(target_centers.shape)}; expected ({len(centers)}, {targets.shape[1]}, 3)"
-        )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
     # `knn` returns squares.
     return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()

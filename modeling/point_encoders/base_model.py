@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, PointFeaturesOutput, strict_forward
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 
 
 class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
@@ -35,7 +35,7 @@ class PointCloudConfig(LibrarySettingsMixin, PreTrainedConfig):
     head_dropout: float = 0.3
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self)
+        check_settings(self)
         super().__post_init__(**kwargs)
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from hf_any3d.modeling.deferred_errors import refuse_later
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedTextsMixin
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import AlignedTextsMixin
 from hf_any3d.modeling.point_encoders.text_towers import check_templates, embed_prompts
 
 _IGNORED = -100

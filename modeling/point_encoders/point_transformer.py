@@ -165,8 +165,9 @@ class PointBlocks(nn.Module):
         num_heads = config.num_attention_heads if num_heads is None else num_heads
         drop_path_rate = config.drop_path_rate if drop_path_rate is None else drop_path_rate
         # On the CPU, since transformers builds models on the meta device, where values cannot be read.
-        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
-        self.layers = nn.ModuleList(PointBlock(config, num_heads, rate) for rate in rates)
+        self.layers = nn.ModuleList()
+        for rate in torch.linspace(0, drop_path_rate, depth, device="cpu").tolist():
+            self.layers.append(PointBlock(config, num_heads, rate))
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
@@ -21,20 +22,18 @@ from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
 from hf_any3d.modeling.point_encoders.point_transformer import GRIDS, PointAttention, PointBlocks, TokenGrids
-from hf_any3d.modeling.pretrained_parts import (
-    AdapterLoadingMixin,
-    PretrainedPart,
-    absolute_name,
-    is_quantized,
+from hf_any3d.modeling.pretrained_parts.adapter_loading import AdapterLoadingMixin
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized, keep_in_full, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, opened_source
+from hf_any3d.modeling.pretrained_parts.tensors import (
+    changed_since_loading,
+    differing,
     own_modules,
     own_state,
     remember_weights,
     tensors_checksum,
-    unused_weights_expected,
 )
-from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
-from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, commit_of
-from hf_any3d.modeling.pretrained_parts.tensors import changed_since_loading, differing
 
 
 class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
@@ -96,7 +95,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         if attn_implementation is not None:
             config._attn_implementation = attn_implementation
         # transformers would put that adapter into the base model without a word.
-        if find_adapter_config_file(name, **{key: value for key, value in hub.items() if value is not None}):
+        if find_adapter_config_file(name, **hub):
             raise ValueError(
                 f"{name}: holds an adapter (adapter_config.json) with the pretrained weights; expected weights only"
             )
@@ -112,7 +111,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         finally:
             if bars:
                 logging.enable_progress_bar()
-        if missing := sorted((*report["missing_keys"], *(str(key) for key in report["mismatched_keys"]))):
+        if missing := sorted(report["missing_keys"]):
             raise ValueError(f"{name}: lacks weights of the point transformer: {', '.join(missing[:8])}")
         return base
 
@@ -121,8 +120,10 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
         """Build the model around a point transformer."""
         if issubclass(cls, cls.base_class()):
             return part
-        model = cls(config)
+        with no_init_weights():
+            model = cls(config)
         setattr(model, model.base_model_prefix, part)
+        model.initialize_weights()  # those of the head: the part has its own
         # PEFT chooses its layers by these, which it reads from the full model.
         for name in ("hf_quantizer", "is_loaded_in_8bit", "is_loaded_in_4bit", "is_quantized", "quantization_method"):
             if name in vars(part):
@@ -164,16 +165,16 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
 
     @classmethod
     def _from_full_repository(cls, name: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
-        if not issubclass(cls, cls.base_class()):
+        quantizes = kwargs.get("quantization_config") is not None
+        if quantizes and not issubclass(cls, cls.base_class()):
             # What is trained together with an adapter stays in full precision: integers have no gradient.
             kwargs = keep_in_full(kwargs, rf"(?!{cls.base_model_prefix}\.).*")
         opened = super()._from_full_repository(name, *args, **kwargs)
         model = opened[0] if isinstance(opened, tuple) else opened
-        if is_quantized(model):
+        if hasattr(model, "hf_quantizer"):
             remember_weights(model.base_model)
         if name is not None and not kwargs.get("subfolder"):
-            commit = commit_of(name, model.config, kwargs.get("revision"), kwargs.get("cache_dir"))
-            model._opened_from = PretrainedPart(absolute_name(name), commit)
+            model._opened_from = opened_source(name, model.config, kwargs.get("revision"), kwargs.get("cache_dir"))
         return opened
 
 
@@ -188,9 +189,11 @@ class AdaptedBaseMixin:
         An adapter is stored without the norms' running statistics, and is loaded into a model in eval mode.
         """
         super().train(mode)
+        if not mode:
+            return self
         own = own_modules(self)
         # More modules than its own are those of adapters.
-        if mode and len(own) < sum(1 for _ in self.modules()):
+        if len(own) < sum(1 for _ in self.modules()):
             for *_, module in own:
                 # Train mode only enables gradient checkpointing in a block, and noise (NEFTune) in the token input.
                 if not isinstance(module, GradientCheckpointingLayer) and module is not self.input_tokens:

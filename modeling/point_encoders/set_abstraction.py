@@ -58,10 +58,7 @@ class Groups(NamedTuple):
 
 
 def sample_centers(
-    xyz: torch.Tensor,
-    num_centers: int,
-    mask: torch.Tensor | None = None,
-    min_squared_norm: float | None = None,
+    xyz: torch.Tensor, num_centers: int, mask: torch.Tensor | None = None, min_squared_norm: float | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Sample centers with farthest point sampling from clouds `(batch, points, 3)` of any number of points.
 

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import cached_file, logging
 
 from hf_any3d.modeling.encoders import UnsupportedEncoder
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.loading import unused_weights_expected
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderSource, open_recorded, resolve_encoder
 
 HYPOTHESIS_TEMPLATES = ("a 3D model of a {}.",)
@@ -168,12 +169,7 @@ def text_tower_settings(
 
 
 def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTower:
-    """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model.
-
-    Raises:
-        EncoderMismatchError: If the weights differ from the recorded ones.
-        UnsupportedEncoder: If the encoder has no aligned text tower.
-    """
+    """Load the text tower of the `part` of a config, even if the encoder was changed and is stored with the model."""
     source, checkpoint, family = _find_checkpoint(config.part(part))
     model = _load(source, family.model_class, family.text_config(checkpoint))
     # By commit, cached files are found without the network.
@@ -181,10 +177,7 @@ def open_text_tower(config: PreTrainedConfig, part: str = "encoder") -> TextTowe
     tokenizer = AutoTokenizer.from_pretrained(name, revision=source.revision or "main")
     # If its files are missing, transformers silently returns a tokenizer that knows no words.
     if tokenizer("chair")["input_ids"] == tokenizer("lamp")["input_ids"]:
-        raise ValueError(
-            f"encoder {source.name!r}: its files have no tokenizer, or one that does not distinguish 'chair' and "
-            "'lamp'; expected that of its text tower next to the weights"
-        )
+        raise ValueError(f"encoder {source.name!r}: its files have no tokenizer, or one that takes chair for lamp")
     return TextTower(model, tokenizer, family, getattr(config, "text_pooling", None))
 
 
@@ -243,9 +236,7 @@ def sentence_pooling(source: EncoderSource) -> str:
     modules = _read_json(source, "modules.json") or []
     kinds = [str(part.get("type", "")).rsplit(".", 1)[-1].lower() for part in modules]
     if unknown := [kind for kind in kinds if kind not in _SUPPORTED_MODULES]:
-        raise UnsupportedEncoder(
-            f"{source.name}: its sentences pass a module {unknown[0]!r}; expected transformer, pooling and normalize"
-        )
+        raise UnsupportedEncoder(f"{source.name}: its sentences pass a module {unknown[0]!r}")
     folder = next((part["path"] for part, kind in zip(modules, kinds, strict=True) if kind == "pooling"), None)
     settings = _read_json(source, f"{folder or '1_Pooling'}/config.json")
     if settings is None:
@@ -283,10 +274,7 @@ def _read_json(source: EncoderSource, file: str) -> Any:
 
 def _find_checkpoint(encoder: PretrainedPart) -> tuple[EncoderSource, PreTrainedConfig, TextTowerFamily]:
     if encoder.name_or_path is None:
-        raise ValueError(
-            "the config names no encoder, so the text tower that belongs to it cannot be found; give text_embeds, or "
-            "build the model with from_encoder_pretrained(name_or_path)"
-        )
+        raise ValueError("the config names no encoder, whose text tower is needed; give text_embeds")
     if encoder.stored:  # the checksum is that of the changed encoder
         encoder = dataclasses.replace(encoder, checksum=None)
     source = open_recorded(encoder)

@@ -7,13 +7,13 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
-from hf_any3d.modeling.pretrained_parts import EncoderConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
 PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
 """Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""
@@ -123,8 +123,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
                 raise ValueError(f"{setting} with features={list(self.features)}; expected {name!r} among them")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
-        check_choices(self, {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")})
-        check_numbers(self, _RANGES)
+        choices = {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")}
+        check_settings(self, choices, _RANGES)
         self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
         # The heads of other models have other activations.
@@ -135,10 +135,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         for name in ("encoder", "wrap"):
             config = getattr(self, f"{name}_config")
             if getattr(config, "flat_tokens", False):
-                raise ValueError(
-                    f"{name}_config is of the type {config.model_type!r}, which reads voxels of clouds in their own "
-                    "units; expected a model of clouds in the unit sphere"
-                )
+                raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
 
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""

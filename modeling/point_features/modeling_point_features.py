@@ -40,20 +40,16 @@ from hf_any3d.modeling.layers.forward_contract import PointFeaturesOutput, Point
 from hf_any3d.modeling.layers.heads import ClassificationHead, in_precision_of
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.modeling.layers.tasks import classification_loss
-from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import PointCloudClassifierOutput, UnknownScore, UnknownScoreMixin
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF, PointFeaturesConfig
 from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_weights
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
-from hf_any3d.modeling.pretrained_parts import (
-    PretrainedPart,
-    PretrainedPartsMixin,
-    absolute_name,
-    check_revisions,
-    own_state,
-)
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name, check_revisions
+from hf_any3d.modeling.pretrained_parts.tensors import own_state
 
 _Model = TypeVar("_Model", bound="PointFeaturesPreTrainedModel")
 # Steps of the sequences that copies take their numbers from: fractions of square roots of primes, of this whole.
@@ -114,10 +110,7 @@ class PointFeaturesPreTrainedModel(
             if isinstance(head, ModulesToSaveWrapper):  # as an adapter has trained it
                 head = head.modules_to_save[head.active_adapters[0]]
             if not isinstance(head, ClassificationHead) or head.out.out_features != labels:
-                raise ValueError(
-                    f"wrap_labels={labels} with a wrap that is {type(wrap).__name__}; expected a classifier, as a "
-                    "model, with so many labels"
-                )
+                raise ValueError(f"wrap_labels={labels}: the wrap is no classifier with so many labels")
         opened, records = {}, {}
         for name, part in sources.items():
             is_model, may_adapt = isinstance(part, PreTrainedModel), name == "wrap"
@@ -253,10 +246,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         with_attentions = config.output_attentions if output_attentions is None else output_attentions
         main = next((name for name in ("encoder", "wrap") if name in config.features), None)
         if with_attentions and main is None:
-            raise ValueError(
-                f"output_attentions=True with features={list(config.features)}, which have no attention over points; "
-                "expected False"
-            )
+            raise ValueError(f"output_attentions=True: {list(config.features)} have no attention over points")
         check_channels(points, config.in_channels, config.min_points)
         points = self.input_tokens(in_full_precision(points, self.dtype))
         copies = make_copies(points, config).flatten(0, 1)  # (batch * copies, points, channels)
@@ -331,7 +321,9 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         super().__init__(config)
         self.point_features = PointFeaturesModel(config, parts)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.unknown_score = self.build_unknown_score(config.hidden_size)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, config.hidden_size, config.unknown_bank_rows)
         self.side_head = nn.Linear(config.hidden_size, 1) if config.one_sided else None
         self.post_init()
         self.expect_parts_elsewhere()

@@ -2,11 +2,7 @@
 
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE
 from hf_any3d.modeling.point_ops.chamfer import chamfer_distance, reconstruction_scores
-from hf_any3d.modeling.point_ops.geometry import (
-    scatter_max,
-    scatter_mean,
-    voxel_cells,
-)
+from hf_any3d.modeling.point_ops.geometry import scatter_max, scatter_mean, voxel_cells
 from hf_any3d.modeling.point_ops.grouping import (
     ball_query,
     gather_points,

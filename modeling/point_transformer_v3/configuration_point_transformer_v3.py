@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
-from hf_any3d.modeling.point_encoders.aligned_encoders import TEXT_TOWER
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import TEXT_TOWER
 from hf_any3d.modeling.point_ops import CURVES
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, part_property, source_property
 
 _SUPERVISED: dict[str, Any] = {
     "stem": "convolution",
@@ -35,10 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_attention_heads": (2, 4, 8, 16, 32),
     },
     "concerto_base": {},
-    "concerto_large": {
-        "hidden_sizes": (64, 128, 256, 512, 768),
-        "num_attention_heads": (4, 8, 16, 32, 48),
-    },
+    "concerto_large": {"hidden_sizes": (64, 128, 256, 512, 768), "num_attention_heads": (4, 8, 16, 32, 48)},
     "utonia": {
         "hidden_sizes": (54, 108, 216, 432, 576),
         "rope_theta": 10.0,
@@ -242,8 +239,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
     def __post_init__(self, **kwargs: Any):
         if self.condition_classes is not None:
             self.condition_classes = dict(self.condition_classes)
-        check_choices(self, _CHOICES)
-        check_numbers(self, _RANGES)
+        check_settings(self, _CHOICES, _RANGES)
         count = len(self.depths)
         stages = {"hidden_sizes": count, "num_attention_heads": count, "patch_sizes": count}
         stages["pooling_strides"] = count - 1
@@ -256,9 +252,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
                     f"{name}={getattr(self, name)}; expected {expected} entries, as depths={self.depths} has {count}"
                 )
         if self.pooling == "serialized" and any(stride & (stride - 1) for stride in self.pooling_strides):
-            raise ValueError(
-                f"pooling_strides={self.pooling_strides}; expected powers of 2, as pooling is 'serialized'"
-            )
+            raise ValueError(f"pooling_strides={self.pooling_strides}; 'serialized' needs powers of 2")
         if self.condition_layer_norms and not self.pre_norm and self.block_rule == "branch":
             raise ValueError("condition_layer_norms=True with pre_norm=False; expected block_rule='full'")
         own_norms = self.condition_batch_norms or self.condition_layer_norms or self.adaptive_norms
@@ -266,9 +260,7 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
         for is_needed, name in ((own_norms, "norm_conditions"), (own_heads, "condition_classes")):
             known = getattr(self, name)
             if is_needed and (not known or self.condition not in known):
-                raise ValueError(
-                    f"condition={self.condition!r} with {name}={known and list(known)}; expected one of these names"
-                )
+                raise ValueError(f"condition={self.condition!r}; expected one of {name}, {known and list(known)}")
         for name, rows in (self.condition_classes or {}).items():
             if not rows or min(rows) < 0:  # a negative number would be that of another class
                 raise ValueError(f"condition_classes has {rows} for {name!r}; expected numbers from 0")

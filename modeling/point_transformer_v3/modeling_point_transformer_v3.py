@@ -548,10 +548,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         run_again = getattr(self.blocks[0], "_gradient_checkpointing_func", None)
         if leaves and is_run_again and getattr(run_again, "keywords", {}).get("use_reentrant", False):
             # They would get no gradient of what they leave for the next block.
-            raise ValueError(
-                "use_reentrant=True with blocks that read what was left for them (block_rule='branch', "
-                "decoder_convolution='skip'); expected gradient_checkpointing_kwargs={'use_reentrant': False}"
-            )
+            raise ValueError("use_reentrant=True with blocks that read what others left for them; expected False")
         values, voxels, batch, of_point, is_masked = self._voxelize(points, point_mask, grid_coord, bool_masked_pos)
         if inverse is not None:
             batch, of_point = follow(inverse, batch, of_point)
@@ -638,10 +635,7 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
         else:
             cells, cloud = batch.flatten(grid_coord, "grid_coord").long(), batch.cloud
             if has_duplicates(cells, cloud, count):
-                raise ValueError(
-                    "grid_coord: a cell occurs twice in a cloud; expected one point for each, as "
-                    "PointTransformerV3Processor keeps"
-                )
+                raise ValueError("grid_coord: a cell occurs twice in a cloud; expected one point for each")
             of_point = torch.arange(len(cells), device=cells.device)
             if bool_masked_pos is not None:
                 is_masked = batch.flatten(bool_masked_pos, "bool_masked_pos").bool()

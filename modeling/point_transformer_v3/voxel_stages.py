@@ -49,9 +49,7 @@ class Batch:
         if isinstance(values, torch.Tensor):
             return values[self.mask]
         if [len(cloud) for cloud in values] != self.counts:
-            raise ValueError(
-                f"{name} has {[len(cloud) for cloud in values]} rows; expected {self.counts}, one for each point"
-            )
+            raise ValueError(f"{name} has {[len(cloud) for cloud in values]} rows; expected {self.counts}")
         return torch.cat(list(values))
 
     def unflatten(self, values: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 
 
@@ -47,7 +47,7 @@ class PointNet2Config(PointCloudConfig):
     hidden_sizes: list[int] | tuple[int, ...] = (128, 256)
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, {"radii": (1e-6, 1e6)})
+        check_settings(self, ranges={"radii": (1e-6, 1e6)})
         super().__post_init__(**kwargs)
 
     @classmethod

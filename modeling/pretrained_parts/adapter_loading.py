@@ -39,10 +39,11 @@ from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tens
 
 def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
     """Raise an OSError that names them if a directory holds no model or adapter itself, but folders of adapters."""
-    folders = sorted(path.parent for path in Path(folder).glob(f"*/{ADAPTER_CONFIG_NAME}"))
-    if folders and not any(Path(folder, name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
-        names = ", ".join(path.name for path in folders)
-        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {folders[0]}")
+    folder = Path(folder)
+    adapters = sorted(folder.glob(f"*/{ADAPTER_CONFIG_NAME}"))
+    if adapters and not (folder / CONFIG_NAME).is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
+        names = ", ".join(path.parent.name for path in adapters)
+        raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
@@ -121,19 +122,20 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
-        recorded = config.part(cls._adapted_part)
+        recorded, hub = config.part(cls._adapted_part), dict(hub)
         if recorded.is_elsewhere:
             # These two say where the adapter is, not where its pretrained part is.
-            hub = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+            for key in ("revision", "subfolder"):
+                hub.pop(key, None)
             return cls.build_around(cls.open_part(config, hub, **loading), config)
         folder = recorded.subfolder or cls._adapted_part
         path, place = "/".join(filter(None, (hub.get("subfolder"), folder))), name
         if os.path.isdir(name):
             # With `subfolder` of a directory, transformers would find the adapter above and load it into the part.
             place = os.path.join(name, path)
-            hub = {key: value for key, value in hub.items() if key != "subfolder"}
+            hub.pop("subfolder", None)
         else:
-            hub = hub | {"subfolder": path}
+            hub["subfolder"] = path
         stored_dtype = cls.stored_dtype(config)  # loading may change the config
         model = cls.build_around(cls.open_stored_part(place, config, hub, **loading), config)
         checksum = model.checksum_in_memory(stored_dtype)
@@ -175,7 +177,6 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                     f"{adapter}: the weights of the base model, in {self.adapted_part.dtype}, cannot be compared with "
                     f"those that the adapter was trained with ({theirs.name_or_path or 'stored with it'}); others "
                     "would change results silently",
-                    UserWarning,
                     stacklevel=4,
                 )
             elif checksum != theirs.checksum:
@@ -195,7 +196,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                 if json.loads(json.dumps(value)) != recorded[name]:
                     different.append(f"{name}={value!r}, the adapter was trained with {recorded[name]!r}")
         if different:
-            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", UserWarning, stacklevel=4)
+            warnings.warn(f"{adapter}: the base model differs: {'; '.join(different)}", stacklevel=4)
 
     def save_with_adapter(self, directory: str | os.PathLike) -> None:
         """Write the config, and the pretrained part if no repository holds its weights."""
@@ -204,10 +205,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         source = self.find_source()
         if not source.is_elsewhere:
             if is_quantized(part):
-                raise ValueError(
-                    f"the weights of the quantized {name} are in no repository; expected a model that was opened with "
-                    "a quantization_config, or full weights to store next to the adapter"
-                )
+                raise ValueError(f"the quantized {name} has weights of no repository; expected full weights to store")
             state = own_state(part)
             self.save_part(state, Path(directory) / name)
             source = dataclasses.replace(source, stored=True, subfolder=name, checksum=tensors_checksum(state))
@@ -223,14 +221,18 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         name = pretrained_model_name_or_path
         if name is None:
             return super().from_pretrained(name, *args, **kwargs)
-        hub = {key: kwargs[key] for key in HUB_ARGUMENTS if kwargs.get(key) is not None}
+        hub, rest = {}, {}
+        for key, value in kwargs.items():
+            if key not in HUB_ARGUMENTS:
+                rest[key] = value
+            elif value is not None:
+                hub[key] = value
         refuse_folder_of_adapters(Path(name, hub.get("subfolder") or ""))
         adapter = find_adapter_config_file(name, **hub)
         # An adapter without a config names its base model; with a config and weights it is part of a full model; with
         # a config alone the model is built around its pretrained part.
         if adapter is None:
             return super().from_pretrained(name, *args, **kwargs)
-        rest = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
         if not _contains(name, CONFIG_NAME, hub):
             settings = json.loads(Path(adapter).read_text(encoding="utf-8"))
             base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
@@ -332,9 +334,11 @@ def _add_adapter(
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         if wrong := sorted(expected.keys() ^ weights.keys()):
             raise ValueError(f"{name}: either the adapter or the model lacks {listed(wrong)}")
-        shapes = [(key, tensor.shape, expected[key].shape) for key, tensor in sorted(weights.items())]
+        mismatched = []
+        for key, tensor in sorted(weights.items()):
+            if tensor.shape != expected[key].shape:
+                mismatched.append((key, tensor.shape, expected[key].shape))
         set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
-    mismatched = [shape for shape in shapes if shape[1] != shape[2]]
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
 
 

@@ -11,13 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
-from hf_any3d.modeling.pretrained_parts.loading import (
-    HUB_ARGUMENTS,
-    class_of_saved,
-    is_quantized,
-    listed,
-    weights_of,
-)
+from hf_any3d.modeling.layers.forward_contract import keep_unpacked
+from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, class_of_saved, is_quantized, listed, weights_of
 from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
     changed_since_loading,
@@ -55,6 +50,8 @@ class PretrainedPartsMixin:
         name, returns_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         with weights_of(name):
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
+        if hasattr(model, "hf_quantizer"):
+            keep_unpacked(model)
         if name is not None and info["missing_keys"]:
             hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
             config = type(model).config_class.from_pretrained(name, **hub)
@@ -114,17 +111,12 @@ class PretrainedPartsMixin:
             source = self.config.part(name).name_or_path
             some = listed(changed, 3)
             if is_quantized(self.get_submodule(self._part_paths[name])):
-                raise ValueError(
-                    f"the weights of the quantized {name} are no longer those of {source} ({some}), and quantized "
-                    "weights cannot be stored; expected a part loaded in full precision, or adapters that are not "
-                    "merged"
-                )
+                raise ValueError(f"the quantized {name} is no longer that of {source} ({some}), and cannot be stored")
             for module in self.modules():
                 if isinstance(module, PretrainedPartsMixin) and name in module._part_paths:
                     module.config.change_part(name, stored=True, checksum=None, subfolder=None)
             warnings.warn(
                 f"the weights of the {name} are no longer those of {source} ({some}); they are stored with the model",
-                UserWarning,
                 stacklevel=4,
             )
 

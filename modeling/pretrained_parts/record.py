@@ -69,13 +69,10 @@ class PartsConfigMixin:
         self.set_part(name, dataclasses.replace(self.part(name), **changes))
 
     def check_parts(self, allowed: tuple[str, ...]) -> None:
-        """Refuse records of parts that the model does not have, and leave out empty fields of the others."""
-        if self.parts is None:
-            return
-        if unknown := sorted(set(self.parts) - set(allowed)):
+        """Refuse records of parts that the model does not have."""
+        if unknown := sorted(set(self.parts or ()) - set(allowed)):
             expected = f"some of {', '.join(map(repr, allowed))}" if allowed else "none"
             raise ValueError(f"parts has {unknown[0]!r}; expected {expected}")
-        self.parts = {name: PretrainedPart(**part).to_dict() for name, part in self.parts.items()}
 
 
 def part_property(part: str, field: str, doc: str) -> property:

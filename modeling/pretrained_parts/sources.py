@@ -83,10 +83,7 @@ def resolve_encoder(name_or_path: str | Path, revision: str | None = None) -> En
         raise ValueError(f"encoder {name!r} is neither a directory nor a name on the hub such as 'owner/model'")
     if (directory / ADAPTER_CONFIG_NAME).exists():
         # transformers would load the adapter, which the checksum of the weights does not cover.
-        raise ValueError(
-            f"{directory}: holds {ADAPTER_CONFIG_NAME}, an adapter, with the pretrained weights; expected weights "
-            "only: remove the adapter's files, or merge it (merge_and_unload) and save the result"
-        )
+        raise ValueError(f"{directory}: holds {ADAPTER_CONFIG_NAME} with the weights; expected weights only")
     weight_files(directory)
     return EncoderSource(name, directory, revision)
 
@@ -137,16 +134,17 @@ def verify_checksum(source: EncoderSource, expected: str, model: str | Path | No
         )
 
 
-def commit_of(
+def opened_source(
     name: str | os.PathLike, config: PreTrainedConfig, revision: str | None = None, cache_dir: str | None = None
-) -> str | None:
-    """Return the commit of a repository whose model was just loaded; None for a directory or if it is not cached."""
+) -> PretrainedPart:
+    """Return the record of a directory, or of a repository and its commit, whose model was just loaded."""
+    name = os.fspath(name)
     if os.path.isdir(name):
-        return None
+        return PretrainedPart(os.path.abspath(name))
     origin = getattr(config, "published", None)
     # A file of the authors was converted before it was loaded.
-    if isinstance(origin, Mapping) and origin.get("name") == os.fspath(name).partition(":")[0]:
-        return origin.get("revision")
+    if isinstance(origin, Mapping) and origin.get("name") == name.partition(":")[0]:
+        return PretrainedPart(name, origin.get("revision"))
     file = cached_file(
         name,
         CONFIG_NAME,
@@ -156,7 +154,7 @@ def commit_of(
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return extract_commit_hash(file, None)
+    return PretrainedPart(name, extract_commit_hash(file, None))
 
 
 # Weight files and their checksums.

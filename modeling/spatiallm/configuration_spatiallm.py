@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from hf_any3d.modeling.config_checks import Ranges, check_choices, check_numbers
+from hf_any3d.modeling.config_checks import Ranges, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.forward_contract import CACHE
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin
 
 EXTENT = 32.0
 """Meters along each axis that cells and the layout language cover."""
@@ -68,8 +68,7 @@ class SpatialLMConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     parts: dict | None = None
 
     def __post_init__(self, **kwargs: Any):
-        check_choices(self, {"projector": PROJECTORS})
-        check_numbers(self, _RANGES)
+        check_settings(self, {"projector": PROJECTORS}, _RANGES)
         super().__post_init__(**kwargs)
         self.check_parts(())
         if self.fourier_resolution < 2:  # positions would be divided by zero

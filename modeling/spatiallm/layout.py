@@ -335,9 +335,7 @@ class Layout:
         def renumbered(entities: Iterable[Any]) -> tuple[Any, ...]:
             return tuple(
                 dataclasses.replace(
-                    entity,
-                    id=number,
-                    **{"wall_id": numbers[entity.wall_id]} if isinstance(entity, Opening) else {},
+                    entity, id=number, **{"wall_id": numbers[entity.wall_id]} if isinstance(entity, Opening) else {}
                 )
                 for number, entity in enumerate(sorted(entities, key=lambda entity: key(entity.y, entity.x)))
             )

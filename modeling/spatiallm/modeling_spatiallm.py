@@ -31,8 +31,8 @@ from hf_any3d.modeling.layers.cloud_prompts import (
 )
 from hf_any3d.modeling.layers.forward_contract import strict_forward
 from hf_any3d.modeling.layers.heads import in_precision_of
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
 from hf_any3d.modeling.pretrained_parts.loading import keep_in_full
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 from hf_any3d.modeling.spatiallm.configuration_spatiallm import SpatialLMConfig
 
 Clouds = torch.Tensor | list[torch.Tensor]
@@ -143,9 +143,7 @@ class SpatialLMModel(SpatialLMPreTrainedModel):
         """
         largest = max([0, *(int(cells.max()) for cells in grid_coord if len(cells))])
         if largest >= self.config.num_bins:
-            raise ValueError(
-                f"grid_coord has a cell {largest}; expected 0 to num_bins - 1 = {self.config.num_bins - 1}"
-            )
+            raise ValueError(f"grid_coord has a cell {largest}; expected less than num_bins, {self.config.num_bins}")
         encoded = self.point_encoder(points, point_mask=point_mask, grid_coord=grid_coord, return_dict=True)
         positions = self.positions(encoded.grid_coord)
         joined = torch.cat([encoded.last_hidden_state, positions.to(encoded.last_hidden_state.dtype)], dim=1)
@@ -209,16 +207,6 @@ class SpatialLMForConditionalGeneration(CloudGenerationMixin, SpatialLMPreTraine
         super().__init__(config)
         self.spatiallm = SpatialLMModel(config, point_encoder, language_model)
         self.post_init()
-
-    @property
-    def point_encoder(self) -> PreTrainedModel:
-        """The model that reads clouds."""
-        return self.spatiallm.point_encoder
-
-    @property
-    def language_model(self) -> PreTrainedModel:
-        """The language model, with its head."""
-        return self.spatiallm.language_model
 
     def get_point_features(
         self, points: Clouds, grid_coord: Clouds | None = None, point_mask: torch.Tensor | None = None

@@ -1,6 +1,6 @@
 """Configuration of Uni3D's point encoders (arXiv 2310.06773)."""
 
-from hf_any3d.modeling.point_encoders.aligned_encoders import AlignedEncoderConfig
+from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import AlignedEncoderConfig
 
 
 class Uni3DConfig(AlignedEncoderConfig):

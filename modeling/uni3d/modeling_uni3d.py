@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.layers.heads import ClassToken, in_precision_of, precision_of
-from hf_any3d.modeling.point_encoders.aligned_encoders import (
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import (
     AlignedClassifier,
     AlignedEncoder,
     AlignedPreTrainedModel,

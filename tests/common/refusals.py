@@ -214,7 +214,7 @@ for _way in ("8 bit", "4 bit", "torchao"):
         _way,
         (ActForPreTraining,),
         ValueError,
-        "trains the student's weights, which must be full",
+        "trains weights, which must be full",
         "integers have no gradient; its teacher may be a quantized ActAutoencoder",
     )
 feature("save quantize_dynamic", "saving a model after torch's dynamic quantization")
@@ -279,7 +279,7 @@ refuse(
     "drafts after a cache",
     (MiniGPT3DForConditionalGeneration,),
     ValueError,
-    ".* tokens with assistant_model or prompt_lookup_num_tokens",
+    ".* tokens with assisted generation",
     "transformers reads the whole prompt after the cache; its own models then answer otherwise without an error",
 )
 feature("prefill in chunks", "a prompt that is read a few tokens at a time")
@@ -333,7 +333,7 @@ refuse(
     "adapt",
     _pairs(("GUIDED_ADAPTER", "POINTGST", *_ADDS_TOKENS), (ActAutoencoder,)),
     ValueError,
-    "do not get the positions of tokens",
+    "get no positions of tokens",
     "the teacher of an autoencoder gets no token positions, which guidance and graphs of tokens require",
 )
 refuse(
@@ -393,7 +393,7 @@ refuse(
     "adapter_names",
     _OWN,
     ValueError,
-    "runs one adapter for a whole batch",
+    "one adapter runs for a whole batch",
     "statistics, positions and masks are those of a batch; PEFT itself would ignore the argument",
 )
 refuse(

@@ -20,7 +20,7 @@ from torchao.quantization import Int8WeightOnlyConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from hf_any3d.modeling.minigpt3d import merge_lora
-from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from tests.closeness import assert_nearly_equal
 from tests.common.built import answer, built, expected_of, forget_models, fresh, over_cases  # noqa: F401
 from tests.common.models import CASES, Case, relative_difference

@@ -28,8 +28,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from hf_any3d.modeling.act import ActForPointCloudClassification
 from hf_any3d.modeling.any2point import Any2PointForPointCloudClassification
-from hf_any3d.modeling.pretrained_parts import own_modules
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.tensors import own_modules
 from tests.common.models import Case, case_of
 from tests.common.refusals import check_refusal, feature, refusal_of
 from tests.common.tuners import (

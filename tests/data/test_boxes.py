@@ -254,9 +254,7 @@ def test_tables_of_boxes_are_read_from_arrays(array, columns, why, tmp_path):
 def test_headings_are_at_most_a_full_turn(heading):
     row = {"points": np.ones((4, 3)), "boxes": [[0, 0, 0, 1, 1, 1, heading]], "box_labels": [[3]]}
     if heading > 2 * math.pi + 1e-3:
-        with pytest.raises(
-            ValueError, match="box 0 is .*; expected finite numbers, sizes above 0, heading in radians"
-        ):
+        with pytest.raises(ValueError, match="box 0 is .*; expected sizes above 0, heading in radians"):
             Scene.of(row)
         return
     scene = Scene.of(row, np.zeros((2, 5), np.float32))

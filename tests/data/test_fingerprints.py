@@ -22,8 +22,10 @@ from hf_any3d.data.fingerprints import (
     pipeline_fingerprint,
     weights_state,
 )
-from hf_any3d.evaluation import PROTOCOLS, ClassNameJudge, LanguageModelJudge, answer_question, judge_answers
 from hf_any3d.evaluation.chat_evaluation import open_model
+from hf_any3d.evaluation.llm_judge import ClassNameJudge, LanguageModelJudge
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
+from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from hf_any3d.serving.journal import Journal
 from studies.series import run_once
 from tests.chat.tiny_chat_model import cloud, tiny_chat_pipeline

@@ -3,8 +3,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
-from hf_any3d.evaluation import caption_metrics
-from hf_any3d.evaluation.caption_metrics import open_sentence_encoder, open_simcse
+from hf_any3d.evaluation.caption_metrics import caption_metrics, open_sentence_encoder, open_simcse
 from hf_any3d.modeling.pretrained_parts.sources import weights_checksum
 from tests.errors import raises
 from tests.tiny_text_towers import saved_text_tower, tiny_tokenizer, write_text_files

@@ -1,7 +1,6 @@
 import pytest
 
-from hf_any3d.evaluation import caption_metrics
-from hf_any3d.evaluation.caption_metrics import meteor
+from hf_any3d.evaluation.caption_metrics import caption_metrics, meteor
 
 nltk = pytest.importorskip("nltk")
 

@@ -15,7 +15,8 @@ from huggingface_hub import HfApi
 
 from hf_any3d.data.parquet import loading
 from hf_any3d.data.parquet.publishing import push_point_dataset
-from hf_any3d.evaluation import PROTOCOLS, answer_question, judge_answers
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
+from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from hf_any3d.utils.atomic_files import write_json
 from tests.conversions.converters import CONVERTERS
 from tests.data.parquet.toy import COUNTS, cloud as toy_cloud, load_toy, write_tree

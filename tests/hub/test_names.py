@@ -14,7 +14,7 @@ from hf_any3d import (
     load_point_dataset,
 )
 from hf_any3d.data.files import supported_file_types
-from hf_any3d.hub.names import SILENT_HUB, check_path, check_repository_name, is_path_like, similar_path
+from hf_any3d.hub.names import SILENT_HUB, check_name, check_path, is_path_like, similar_path
 from tests.errors import raises
 from tests.tiny_encoders import tiny_model
 
@@ -54,7 +54,7 @@ def test_the_error_names_a_similar_directory(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="^no directory outputs/chiars; did you mean outputs/chairs\\?$"):
         AutoModelForPointCloudClassification.from_pretrained("outputs/chiars")
     with pytest.raises(FileNotFoundError, match="did you mean outputs/chairs"):
-        check_repository_name("output/chairs")
+        check_name("output/chairs")
     assert similar_path("elsewhere/chairs") == ""
 
 
@@ -73,7 +73,7 @@ def test_every_type_of_cloud_is_a_file_and_no_name(file_type, tmp_path, monkeypa
 def test_names_on_the_hub_are_not_paths(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not is_path_like(name)
-    check_repository_name(name)
+    check_name(name)
 
 
 def test_a_folder_called_like_an_owner_hides_no_model_that_is_in_the_cache(hub, tmp_path, monkeypatch):

@@ -356,7 +356,7 @@ def test_buckets_are_read_and_written(scans, tmp_path):
             "odd",
         ),
         (lambda rows: LocalExecutor(Workers(2, gpus=1)), ValueError, "gpus is 1 for 2 processes of this machine"),
-        (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most the 2 CPUs and 0 GPUs"),
+        (lambda rows: Workers(gpus=1).number_in({"CPU": 2}, 5), ValueError, "expected at most 2 CPUs and 0 GPUs"),
     ],
 )
 def test_wrong_arguments_are_named(scans, tmp_path, monkeypatch, call, error, text):

@@ -246,7 +246,7 @@ def test_ten_million_points_are_read_and_sampled():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"center": "mean"}, "center is 'mean'; expected one of True, ground, room, False"),
+        ({"center": "mean"}, "center='mean'; expected one of True, 'ground', 'room', False"),
         ({"scale": "cube"}, "scale"),
         ({"sampling": "voxel"}, "sampling"),
         ({"features": ("rgb",)}, "features"),

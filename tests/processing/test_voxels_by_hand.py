@@ -252,7 +252,7 @@ def test_a_cloud_is_seen_in_views_whose_fragments_have_a_point_of_each_cell(up, 
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"box_center": "middle"}, "box_center is 'middle'; expected one of ground, half_ground, across, None"),
+        ({"box_center": "middle"}, "box_center='middle'; expected one of 'ground', 'half_ground', 'across', None"),
         ({"small_clouds": "masked"}, "small_clouds"),
         ({"color_range": "bytes"}, "color_range"),
         ({"intensity_range": "unit"}, "intensity_range"),

@@ -9,7 +9,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from hf_any3d.data import load_point_dataset
 from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, TEST
-from hf_any3d.evaluation import ClassNameJudge
+from hf_any3d.evaluation.llm_judge import ClassNameJudge
 from studies import shape_conversations as conversations, shape_facts
 
 RED, WHITE, GREEN, BROWN = (200, 30, 30), (245, 245, 245), (60, 125, 50), (110, 70, 45)

@@ -164,7 +164,7 @@ def train_on(folder, tmp_path):
         ([BOX, {**BOX, "size": [1, -2, 1]}], "first.npy: box 1: size is [1, -2, 1]"),
         ([{**BOX, "center": [0, math.nan, 0]}], "first.npy: box 0: center is [0, nan, 0]; expected three finite"),
         ([{**BOX, "heading": 90}], "first.npy: box 0: heading is 90; expected radians"),
-        ([BOX] * 9, " split has 9 boxes; expected at most 8, the detector's num_queries"),
+        ([BOX] * 9, " split has 9 boxes; expected at most 8, num_queries"),
         ([{**BOX, "center": [500, 500, 500]}], "first.npy: none of 1 boxes reaches the points"),
     ],
 )
@@ -187,7 +187,7 @@ def test_scans_without_boxes_and_boxes_outside_of_them_are_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--dataset_name", "rooms"], "the training split has box_labels None"),
+        (["--dataset_name", "rooms"], "box_labels are None"),
         (["--up_axis", "y"], "up_axis='y'; expected one of 'z'"),
         (["--augment", "rotate"], "transform is 'rotate'"),
     ],

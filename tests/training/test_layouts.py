@@ -17,7 +17,7 @@ from hf_any3d import (
     SpatialLMForConditionalGeneration,
     load_point_dataset,
 )
-from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from hf_any3d.modeling.spatiallm import Box, Layout
 from hf_any3d.processing.rooms import SpatialLMProcessor
 from hf_any3d.training.layout_objects import points_in_box

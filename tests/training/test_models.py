@@ -83,7 +83,7 @@ def test_the_config_of_patchalign3d_says_what_complete_training_changes(tuning, 
 
 
 def test_encoders_without_such_dropout_are_refused():
-    with raises(ValueError, naming="attention_dropout"):
+    with raises(ValueError, naming="no attention with dropout"):
         drop_attention(tiny_model("gpt2"), 0.1)
 
 

@@ -151,7 +151,7 @@ def test_ddp_neither_averages_nor_sends_what_is_frozen(one_process, join):
 def test_processes_with_other_frozen_weights_are_refused(one_process, monkeypatch):
     model = nn.Linear(2, 2).requires_grad_(False)
     monkeypatch.setattr(distributed, "broadcast", lambda values, src: values.add_(1))
-    with pytest.raises(ValueError, match=r"weight differs between the processes \(2 tensors do\)"):
+    with pytest.raises(ValueError, match=r"weight differs between the processes"):
         keep_out_of_ddp(model)
 
 

@@ -56,7 +56,7 @@ def test_ratios_and_sizes_fit_the_conversations(given, text):
         ({"stage": 0} | PARTS, "stage=0; expected one of 1, 2, 3, 4"),
         (
             {"stage": 1, "model_name_or_path": "x", "qformer": "y"},
-            "--model_name_or_path and --qformer; expected a model",
+            "--model_name_or_path and --qformer; expected one of them",
         ),
         (
             {"stage": 1, "model_name_or_path": "x", "model_config": {"a": 1}},

@@ -156,7 +156,7 @@ def test_outputs_of_linear_layers_and_norms_are_scaled_by_channel():
         (lambda: IDPTConfig(prompt_module="gcn"), "prompt_module='gcn'; expected one of 'dgcnn'"),
         (
             lambda: IDPTConfig(prompt_layers=0, target_modules=r".*layers\.[01]"),
-            "leave out act.blocks.layers.2, to which the tokens go that are added from act.blocks.layers.0 on",
+            "leave out act.blocks.layers.2, to which the tokens go that act.blocks.layers.0 adds",
         ),
         (lambda: DAPTConfig(layers_to_transform=[0, 2]), "leave out act.blocks.layers.1, to which the tokens go"),
         (lambda: PPTConfig(target_modules=r".*layers\.[12]"), "leave out act.blocks.layers.0, to which the tokens go"),

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hf_any3d.data.options import one_of
-from hf_any3d.hub.names import check_repository_name
+from hf_any3d.hub.names import check_name
 from hf_any3d.registry import DATASETS, GENERATED
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def load_point_dataset(
     if "/" in name:
         from datasets import load_dataset
 
-        check_repository_name(name, options.get("revision"), kind="dataset")
+        check_name(name, {"revision": options.get("revision")}, kind="dataset")
         splits = load_dataset(name, data_dir=None if data_dir is None else os.fspath(data_dir), **options)
     else:
         module = dataset_module(one_of("name", name, [*sorted(DATASETS), "owner/name on the hub"]))

@@ -175,10 +175,7 @@ def load(
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
     if as_files and (converter != CloudColumns() or skip):
-        raise ValueError(
-            "as_files=True opens no file yet; pass num_points, mesh_points, columns, seed and on_error to "
-            "files_to_points instead"
-        )
+        raise ValueError("as_files=True opens no file: pass num_points, columns, seed and the like to files_to_points")
     if (as_files or streaming) and (unused := set(options) - {"cache_dir"}):
         raise ValueError(f"{sorted(unused)[0]} has no effect with as_files=True or streaming=True")
     root = Path(data_dir)

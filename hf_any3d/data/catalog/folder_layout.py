@@ -210,9 +210,7 @@ def read_metadata(root: Path, *, follow_links: bool = False) -> pa.Table | None:
                 # Such a path could reach any file of this machine, or the network.
                 is_outside = posixpath.isabs(relative) or relative.split("/")[0] == ".."
                 if "://" in name or os.path.isabs(name) or is_outside:
-                    raise PointCloudError(
-                        f"row {number} names {name!r}; expected a path inside the folder of this file"
-                    )
+                    raise PointCloudError(f"row {number} names {name!r}; expected a path inside its folder")
                 name = posixpath.normpath(posixpath.join(path.parent.relative_to(root).as_posix(), relative))
                 if name in seen:
                     raise PointCloudError(f"row {number} names {name}, which {seen[name]} names already")

@@ -90,9 +90,7 @@ def load(
     pairs = sorted({(shape.label, shape.original) for split in SPLITS for shape in shapes[split]})
     labels, originals = [label for label, _ in pairs], [original for _, original in pairs]
     if labels != list(range(way)) or len({*originals} & {*range(len(DATASET.class_names))}) != way:
-        raise PointCloudFileError(
-            f"{files[0]}: labels and classes {pairs[:20]}; expected labels 0 to {way - 1}, each of a class of its own"
-        )
+        raise PointCloudFileError(f"{files[0]}: {pairs[:20]}; expected labels 0 to {way - 1}, each of one class")
     sources = {split: _source(files, split, shapes[split]) for split in SPLITS}
     features = Features({name: Array2D((None, 3), "float32") for name in ("points", "normals")[: 1 + normals]})
     features["label"] = ClassLabel(names=[DATASET.class_names[original] for original in originals])
@@ -147,9 +145,7 @@ def _fold(
         return [path], shapes
     path = folder / f"{fold}.pkl"
     if not path.is_file():
-        raise DATASET.not_found(
-            f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and {fold}-test.parquet"
-        )
+        raise DATASET.not_found(f"{folder}: no {fold}.pkl, {fold}.json or {fold}-train.parquet and -test.parquet")
     with file_errors(path, "fold"):
         value = read_pickle(path)
         for split in SPLITS:

@@ -44,10 +44,7 @@ def load(
         data_files = {str(split): [os.fspath(path) for path in paths] for split, paths in patterns.items() if paths}
         counts = Counter(path for paths in data_files.values() for path in paths)
         if wrong := [path for path in files if counts[os.fspath(path.absolute())] != 1]:
-            raise ValueError(
-                f"{wrong[0]}: its name gives no split, or two, those of others give {', '.join(data_files)}; rename "
-                "or remove it, or pass data_files"
-            )
+            raise ValueError(f"{wrong[0]}: its name gives no split, or two; rename it, or pass data_files")
     files = [Path(path) for path in _flat(data_files or ())]
     # `datasets` would silently read the labels of all files with the first one's names.
     named: tuple[Path, list[str]] | None = None

@@ -47,9 +47,7 @@ def annotation_row(value: Any) -> dict[str, Any]:
     speakers = [turn["from"] for turn in turns]
     are_texts = all(isinstance(turn["value"], str) for turn in turns)
     if not turns or speakers != [*SPEAKERS] * (len(turns) // 2) or not are_texts:
-        raise PointCloudError(
-            f"conversations is of {speakers!r:.60}; expected alternating questions and answers as text"
-        )
+        raise PointCloudError(f"conversations of {speakers!r:.60}; expected questions and answers in turn")
     return {"object_id": identifier, "conversation_type": kind, "conversations": turns}
 
 

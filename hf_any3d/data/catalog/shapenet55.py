@@ -119,10 +119,7 @@ def _source(file: Path, clouds: Path) -> SplitSource:
     for number, name in enumerate(names, 1):
         found = _LINE.fullmatch(name)
         if not found or found[1] not in TAXONOMY:
-            raise ValueError(
-                f"{file}: line {number} is {name[:60]!r}; expected a category of the 55 and a model, "
-                "02691156-1a04e3eab45ca15dd86060f189eb133.npy"
-            )
+            raise ValueError(f"{file}: line {number} is {name[:60]!r}; expected CATEGORY-MODEL.npy")
 
     def read(path: Path) -> Iterator[Mapping[str, object]]:
         # File names begin with the eight digits of the category.

@@ -132,9 +132,7 @@ def _primitive(document: Document, primitive: dict, transform: np.ndarray, sourc
     if "indices" in primitive:
         order = document.accessor(primitive["indices"], 1).reshape(-1)
         if order.dtype.kind != "u" or (len(order) and order.max() >= len(points)):
-            raise PointCloudError(
-                f"indices of type {order.dtype} up to {order.max()}; allowed are 0 to {len(points) - 1}"
-            )
+            raise PointCloudError(f"indices {order.dtype} up to {order.max()}; allowed are 0 to {len(points) - 1}")
         order = order.astype(np.int64)
     if mode == _POINTS or len(order) < 3:
         faces = np.zeros((0, 3), np.int64)
@@ -267,9 +265,7 @@ class Document:
             return base64.b64decode(data, validate=True) if head.endswith(";base64") else data
         data = self.source.neighbor(unquote(uri))
         if data is None:
-            raise PointCloudError(
-                f"buffers[{number}] refers to {shorten(uri)}; expected a file that exists in the same folder or below"
-            )
+            raise PointCloudError(f"buffers[{number}]: no file {shorten(uri)} in this folder or below")
         return data
 
 

@@ -126,9 +126,7 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
     line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
     end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
     if not begin or not end:
-        raise PointCloudError(
-            f"starts with {data[:16]!r}; expected a header from 'ply' to 'end_header', perhaps cut off"
-        )
+        raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
     order, elements = "", []
     lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
     if len(lines) > _MOST_LINES:
@@ -376,9 +374,7 @@ def _ascii_rows(block: bytes, element: Element) -> Values:
     rows, view = _Rows(element, ""), flat.data
     places, stop = rows.walk([lambda at: int(view[at])] * len(rows.gaps), 0, len(flat), element.count)
     if stop != len(flat):
-        raise PointCloudError(
-            f"the lines of element {shorten(element.name)} have {len(flat)} numbers; expected {stop}"
-        )
+        raise PointCloudError(f"element {shorten(element.name)} has {len(flat)} numbers; expected {stop}")
     lengths = [integers(flat[places_of_list], "a list has length") for places_of_list in places]
     return rows.values(flat, 0, stop, places, lengths)
 

@@ -209,10 +209,8 @@ def _finite(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: DTypeLi
         values = np.ascontiguousarray(values, dtype)
     if not np.isfinite(values).all():  # many times faster than row by row
         bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
-        raise PointCloudError(
-            f"{name} has NaN, infinite or too large values in {bad.sum()} of {len(values)} rows, first in row "
-            f"{bad.argmax()}; expected finite float32 numbers"
-        )
+        rows = f"{bad.sum()} of {len(values)} rows, first in row {bad.argmax()}"
+        raise PointCloudError(f"{name} has NaN, infinite or too large values in {rows}")
     return values
 
 

@@ -68,7 +68,7 @@ class Intrinsics:
             values = content.get(name)
             values = values.get("data") if isinstance(values, Mapping) else values
             if isinstance(values, (list, tuple)) and any(value for value in values):
-                warnings.warn(f"the distortion {name} of the camera is left out", UserWarning, stacklevel=3)
+                warnings.warn(f"the distortion {name} of the camera is left out", stacklevel=3)
         pairs = (("width", "height"), ("w", "h"), ("image_width", "image_height"))
         sizes = [(int(content[w]), int(content[h])) for w, h in pairs if w in content and h in content]
         return cls(fx, fy, cx, cy, sizes[0] if sizes else None)
@@ -78,9 +78,7 @@ class Intrinsics:
         if self.size == (width, height):
             return self
         if self.size is None or abs(self.size[0] / self.size[1] / (width / height) - 1) > _SHAPE_TOLERANCE:
-            raise PointCloudError(
-                f"intrinsics of images of size {self.size}; the depth image has {width} x {height}, another shape"
-            )
+            raise PointCloudError(f"intrinsics of size {self.size}; the depth image has {width} x {height}")
         across, down = width / self.size[0], height / self.size[1]
         # The center of the first pixel is half a pixel inside of the image.
         center = (self.cx + 0.5) * across - 0.5, (self.cy + 0.5) * down - 0.5
@@ -112,10 +110,6 @@ def read_rgbd(
             for PNG and 1 for EXR.
         depth_truncation: points that are farther away, in meters, are left out; None keeps all.
         limits: limits of the pixels; by default `ReadLimits.current()`.
-
-    Raises:
-        PointCloudFileError: a damaged file, one of another kind or beyond the limits, images of other shapes, or no
-            pixel with a depth.
     """
     at_least(1e-3, depth_scale=depth_scale, depth_truncation=depth_truncation)
     limits = ReadLimits.current() if limits is None else limits
@@ -137,9 +131,7 @@ def read_rgbd(
         picture = _image(color, limits, is_depth=False)  # (height', width', 3)
         high, wide, _ = picture.shape
         if abs(wide / high / (width / height) - 1) > _SHAPE_TOLERANCE:
-            raise PointCloudFileError(
-                f"{color}: {wide} x {high} pixels; the depth image has {width} x {height}, another shape"
-            )
+            raise PointCloudFileError(f"{color}: {wide} x {high}; the depth image has {width} x {height}")
         across, down = ((column + 0.5) * wide / width).astype(int), ((row + 0.5) * high / height).astype(int)
         colors = picture[down, across].astype(np.float32) / 255
     with file_errors(depth):

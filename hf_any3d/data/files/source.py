@@ -108,7 +108,7 @@ class Source:
         """Warn about this file, once for each text."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"{self.name}: {text}", UserWarning, stacklevel=4)
+            warnings.warn(f"{self.name}: {text}", stacklevel=4)
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""
@@ -190,7 +190,5 @@ def open_source(
             data = path.read_bytes()
         limits.check(decoded=len(data))
         if not data or data.startswith(b"version https://git-lfs"):
-            raise PointCloudError(
-                "a Git LFS pointer; fetch the file with `git lfs pull`" if data else "the file is empty"
-            )
+            raise PointCloudError("a Git LFS pointer; run `git lfs pull`" if data else "the file is empty")
     return Source(name, data, kind, None if path is None else path.parent, limits)

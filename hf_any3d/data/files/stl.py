@@ -29,9 +29,7 @@ def read(source: Source) -> PointCloudData:
         needed = _HEADER_SIZE + count * _TRIANGLE.itemsize
         # Nothing but the length confirms the count, so that a wrong one would lose triangles unnoticed.
         if count < 0 or needed > len(data) or data[needed:].strip(b"\0 \t\r\n"):
-            raise PointCloudError(
-                f"{len(data)} bytes; {count} triangles need {needed}, so it may be cut off; a text STL starts 'solid'"
-            )
+            raise PointCloudError(f"{len(data)} bytes; {count} triangles need {needed}, so it may be cut off")
         corners = np.frombuffer(data, _TRIANGLE, count, _HEADER_SIZE)["corners"].reshape(-1, 3)
     return PointCloudData(corners, faces=np.arange(len(corners)).reshape(-1, 3))
 

@@ -92,9 +92,7 @@ def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, 
             break
         elif line.strip():
             if not is_comment and not _readings(line):
-                raise PointCloudError(
-                    f"starts with {shorten(line)}; expected numbers, or a line with the names x, y and z"
-                )
+                raise PointCloudError(f"starts with {shorten(line)}; expected numbers, or names of columns")
             titles.append((number + 1, line, is_comment))
         at, number = end, number + 1
     return titles, declared, at, number

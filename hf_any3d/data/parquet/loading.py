@@ -10,15 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    Features,
-    IterableDatasetDict,
-    NamedSplit,
-    concatenate_datasets,
-    config,
-)
+from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, NamedSplit, concatenate_datasets, config
 from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 

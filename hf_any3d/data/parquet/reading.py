@@ -73,9 +73,7 @@ def hdf5_source(
             lengths = {name: array.shape[0] if array.shape else 0 for name, array in arrays.items() if name in columns}
         count = next(iter(lengths.values()))
         if {*lengths.values()} != {count}:
-            raise PointCloudFileError(
-                f"{file}: arrays of different lengths, {lengths}; expected an entry for each cloud"
-            )
+            raise PointCloudFileError(f"{file}: arrays of different lengths, {lengths}")
         # Opening the file for each cloud would take longer than reading it, and a complete file may not fit in memory.
         units += [(file, range(i, min(i + HDF5_ROWS_AT_ONCE, count))) for i in range(0, count, HDF5_ROWS_AT_ONCE)]
         total += count

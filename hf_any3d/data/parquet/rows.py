@@ -29,9 +29,7 @@ def checked_row(row: Mapping[str, Any], features: Features) -> dict[str, Any]:
         elif isinstance(feature, List) and isinstance(feature.feature, ClassLabel):
             value = _classes(name, np.asarray(value), feature.feature, IGNORED)
             if name == "labels" and value.shape != (len(row["points"]),):
-                raise PointCloudError(
-                    f"labels has shape {value.shape}; expected one of each of {len(row['points'])} points"
-                )
+                raise PointCloudError(f"labels has shape {value.shape}; expected ({len(row['points'])},)")
         checked[name] = value
     return checked
 

@@ -97,7 +97,7 @@ def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scan
     counts = np.bincount(given, minlength=len(names))
     present = np.flatnonzero(counts)
     if empty := [name for number, name in enumerate(names) if not counts[number]]:
-        warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", UserWarning, stacklevel=2)
+        warnings.warn(f"{origin}: no scan of {', '.join(map(repr, empty))}; not learned", stacklevel=2)
     digests, clouds, processor = [], [], PointCloudProcessor(num_points=2 * _HALF)
     for row in rows.with_format("numpy"):
         points = np.ascontiguousarray(to_cloud(row, ("xyz",)).points, dtype=np.float32)
@@ -146,7 +146,7 @@ def check(scans: Scans, origin: str, allow_doubts: bool = False) -> None:
     for text in doubts:
         if not allow_doubts:
             raise ValueError(f"{origin}: {text}, or add --allow_doubts")
-        warnings.warn(f"{origin}: {text}", UserWarning, stacklevel=2)
+        warnings.warn(f"{origin}: {text}", stacklevel=2)
 
 
 def joined(earlier: Scans, later: Scans) -> tuple[Scans, np.ndarray]:

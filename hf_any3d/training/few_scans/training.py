@@ -17,7 +17,7 @@ from hf_any3d.integration.auto import AutoModelForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
 from hf_any3d.model_card.saving import FILE, save_card
-from hf_any3d.modeling.config_checks import check_choices
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, is_none_of_these, score_of_signs, surprise
 from hf_any3d.modeling.point_features import PointFeaturesConfig, PointFeaturesForPointCloudClassification
 from hf_any3d.modeling.point_features.configuration_point_features import PART_OF
@@ -109,7 +109,7 @@ class FewScansArguments:
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
 
     def __post_init__(self):
-        check_choices(self, {"heading": ("known", "unknown")})
+        check_settings(self, {"heading": ("known", "unknown")})
         if self.folds < 2:  # a head of no scans would judge them all
             raise ValueError(f"--folds {self.folds}; expected at least 2")
         if self.wrap_weight is not None and (self.wrap is None or not 0 < self.wrap_weight < 1):
@@ -201,10 +201,8 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     channels += [6] if config.normals and "descriptors" in config.features else [3]
     ends = np.cumsum([count_channels([name]) for name in processor.features])
     if unread := [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]:
-        raise ValueError(
-            f"--features {' '.join(processor.features)}: {' and '.join(config.features)} do not read {unread[0]}, "
-            f"which would have no effect; expected none, or --way trained, which learns from {unread[0]}"
-        )
+        features = " and ".join(config.features)
+        raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
     with stopwatch.part("features"):
         examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
@@ -249,9 +247,7 @@ def _open_model(
         model = PointFeaturesForPointCloudClassification.from_pretrained(folder)
         assert isinstance(model, PointFeaturesForPointCloudClassification)  # from_pretrained declares any model
         if model.config.wrap_labels is not None:
-            raise ValueError(
-                f"--from {folder}: its wrap has learned from its own scans alone; expected --way both with all scans"
-            )
+            raise ValueError(f"--from {folder}: its wrap knows few scans; expected --way both with all scans")
         if known_up not in (None, up := model.config.up_axis):
             raise ValueError(f"--from {folder}: it has {up} up, but these scans have {known_up}; expected them turned")
         model.point_features.mean.zero_()
@@ -288,10 +284,7 @@ def _answers_of_wrap(model: PointFeaturesForPointCloudClassification, classes: l
         return None
     learned = [config.wrap_config.id2label[number] for number in range(config.wrap_labels)]
     if sorted(learned) != sorted(classes):
-        raise ValueError(
-            f"--wrap: has learned {', '.join(map(repr, learned))}; expected the classes of the scans, "
-            f"{', '.join(map(repr, classes))}"
-        )
+        raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
     start = sum(list(config.widths().values())[: list(config.features).index("wrap")])
     return start + np.array([learned.index(name) for name in classes])
 

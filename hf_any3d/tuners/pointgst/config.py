@@ -66,10 +66,7 @@ class PointGSTConfig(EncoderLayersConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.signs == "averaged" and self.transform == "published":
-            raise ValueError(
-                "signs='averaged' with transform='published', which takes tokens for coefficients of eigenvectors, so "
-                "that no average is free of their signs; expected signs='solver'"
-            )
+            raise ValueError("signs='averaged' with transform='published'; expected signs='solver'")
 
     @property
     def batch_dependent_flags(self) -> list[str]:

@@ -153,10 +153,7 @@ for name, model_type, layers, branch, positions, fields in (
             "layer_inputs": _mpnet_inputs,
         },
     ),
-    (
-        *("DeBERTa", "deberta", "encoder.layer", "output.dense", _deberta_positions),
-        _DEBERTA | {"one_precision": True},
-    ),
+    (*("DeBERTa", "deberta", "encoder.layer", "output.dense", _deberta_positions), _DEBERTA | {"one_precision": True}),
     ("DeBERTa v2, v3", "deberta-v2", "encoder.layer", "output.dense", _deberta_positions, _DEBERTA),
     (
         *("ModernBERT", "modernbert", "layers", "mlp", free_line),

@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.point_encoders.text_towers import HYPOTHESIS_TEMPLATES
-from hf_any3d.modeling.pretrained_parts import PartsConfigMixin, part_property, source_property
+from hf_any3d.modeling.pretrained_parts.record import PartsConfigMixin, part_property, source_property
 
 # Name of the part of the config that holds the text tower.
 TEXT_TOWER = "text_tower"
@@ -66,7 +66,7 @@ class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedCon
     segmentation_head_dropout: list[float] | tuple[float, ...] = (0.5, 0.0)
 
     def __post_init__(self, **kwargs: Any):
-        check_numbers(self, {"group_radius": (1e-6, 1e6)})
+        check_settings(self, ranges={"group_radius": (1e-6, 1e6)})
         self.check_parts((TEXT_TOWER, "base"))
         super().__post_init__(**kwargs)
 

@@ -27,22 +27,14 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
 from hf_any3d.modeling.hooks import LibraryModelMixin
-from hf_any3d.modeling.layers.forward_contract import (
-    PointTokensMixin,
-    strict_forward,
-)
+from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
 from hf_any3d.modeling.layers.tasks import classification_loss, point_loss, refuse_problem_type
 from hf_any3d.modeling.point_encoders.aligned_encoders.configuration_aligned_encoders import (
     TEXT_TOWER,
     AlignedEncoderConfig,
 )
-from hf_any3d.modeling.point_encoders.point_transformer import (
-    Patches,
-    PointBlocks,
-    PointHead,
-    TokenPropagation,
-)
+from hf_any3d.modeling.point_encoders.point_transformer import Patches, PointBlocks, PointHead, TokenPropagation
 from hf_any3d.modeling.point_encoders.pretrained_base import (
     PointTransformerMixin,
     PointTransformerOutput,

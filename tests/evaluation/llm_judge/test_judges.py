@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_any3d.data.fingerprints import model_fingerprint
-from hf_any3d.evaluation import LanguageModelJudge, judge_answers
+from hf_any3d.evaluation.llm_judge import LanguageModelJudge
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers
 from tests.chat.tiny_tokenizers import byte_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}<judge>"

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from hf_any3d.evaluation import ClassNameJudge, judge_answers
+from hf_any3d.evaluation.llm_judge import ClassNameJudge
 from hf_any3d.evaluation.llm_judge.verdicts import (
     compute_figures,
+    judge_answers,
     prompt_checksum,
     read_verdict,
     verdicts_path,

@@ -6,17 +6,10 @@ import torch
 from datasets import ClassLabel, Dataset
 from huggingface_hub import get_token
 
-from hf_any3d.evaluation import (
-    PROTOCOLS,
-    ClassNameJudge,
-    EndpointJudge,
-    JudgeError,
-    answer_question,
-    judge_answers,
-    judge_protocols,
-    read_verdict,
-)
-from hf_any3d.evaluation.llm_judge.verdicts import read_class, read_same, read_score
+from hf_any3d.evaluation.chat_evaluation import judge_protocols
+from hf_any3d.evaluation.llm_judge import ClassNameJudge, EndpointJudge, JudgeError
+from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, read_class, read_same, read_score, read_verdict
+from hf_any3d.evaluation.question_answering import PROTOCOLS, answer_question
 from tests.errors import raises
 from tests.evaluation.cases import CASES
 from tests.evaluation.endpoints import LocalEndpoint
@@ -280,7 +273,7 @@ def test_resumed_answers_equal_those_of_an_uninterrupted_run(tmp_path):
     assert rest.seen == [(2, (4, 6), "This is an object of ", 100), (1, (4, 6), "This is an object of ", 100)]
     assert json.loads((tmp_path / "parts.json").read_text())["results"] == whole["results"]
     assert whole["results"][1].keys() == {"object_id", "ground_truth", "label_name", "model_output", "cloud_sha256"}
-    with raises(ValueError, naming="'m', now it is 'n'"):
+    with raises(ValueError, naming="'m', now 'n'"):
         answer_question(rows(), protocol, rest, tmp_path / "parts.json", {"model": "n"}, batch_size=2)
 
 

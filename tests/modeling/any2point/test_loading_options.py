@@ -6,12 +6,8 @@ from peft import AutoPeftModel, PeftModel, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BitsAndBytesConfig
 
-from hf_any3d import (
-    Any2PointForPointCloudClassification,
-    AutoModelForPointCloudClassification,
-    GuidedAdapterConfig,
-)
-from hf_any3d.modeling.pretrained_parts import encoder_loading
+from hf_any3d import Any2PointForPointCloudClassification, AutoModelForPointCloudClassification, GuidedAdapterConfig
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading
 from hf_any3d.modeling.pretrained_parts.tensors import own_tensors
 from tests.errors import raises
 from tests.tiny_encoders import (
@@ -144,7 +140,7 @@ def test_encoder_among_the_models_own_weights_is_not_quantized_silently(tmp_path
     model = tiny_model("bert")
     model.unfreeze_encoder()
     model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="stores its encoder among its own weights"):
+    with pytest.raises(ValueError, match="stores its encoder itself"):
         AutoModelForPointCloudClassification.from_pretrained(
             tmp_path, quantization_config=BitsAndBytesConfig(load_in_8bit=True)
         )

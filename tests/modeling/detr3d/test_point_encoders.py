@@ -15,8 +15,8 @@ from hf_any3d import (
     encoder_linear_pattern,
 )
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from tests.common.case import relative_difference, varied_clouds
 from tests.common.models import case_of
 from tests.errors import raises

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.layers.tasks import (
-    check_category_parts,
+    check_categories,
     checked_category,
     classification_loss,
     lovasz_softmax,
@@ -132,7 +132,10 @@ def test_a_category_may_be_left_out_only_if_there_is_one():
 
 
 def test_parts_of_categories_are_labels():
-    assert check_category_parts(PARTS, 4) is None
+    def check(parts):
+        check_categories(SimpleNamespace(category_parts=parts, category_names=None, num_labels=4))
+
+    check(PARTS)
     for wrong in (None, [], [[0], []], [*PARTS, [4]], [[-1, 2]]):
         with raises(ValueError, naming="category_parts"):
-            check_category_parts(wrong, 4)
+            check(wrong)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin, UnknownScoreMixin
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, UnknownScoreConfigMixin, UnknownScoreMixin
 
 
 class Classifier(UnknownScoreMixin, nn.Module):
@@ -21,7 +21,8 @@ class Classifier(UnknownScoreMixin, nn.Module):
         super().__init__()
         defaults = {setting.name: setting.default for setting in fields(UnknownScoreConfigMixin)}
         self.config = SimpleNamespace(**(defaults | {"problem_type": None, "num_labels": 3} | settings))
-        self.unknown_score = self.build_unknown_score(width)
+        rows, bank_rows = self.config.unknown_rows, self.config.unknown_bank_rows
+        self.unknown_score = UnknownScore(rows, width, bank_rows) if rows else None
 
 
 def rows(count: int, width: int, seed: int) -> torch.Tensor:

@@ -221,7 +221,7 @@ def test_distillation_compares_each_patch_with_the_nearest_target():
     for given in ({}, {"target_features": targets, "target_centers": centers, "return_loss": False}):
         without = model(clouds, **given)
         assert without.loss is without.center_distance is None and torch.equal(without.predictions, predicted)
-    with raises(ValueError, naming="target_centers"):
+    with raises(ValueError, naming="channels >= 3"):
         model(clouds, targets, centers[..., :2])
     for given in ({"target_features": targets}, {"target_centers": centers}):
         with raises(ValueError, naming="target_features"):

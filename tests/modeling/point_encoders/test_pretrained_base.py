@@ -10,8 +10,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hf_any3d.modeling.act import ActForPointCloudClassification, ActModel
 from hf_any3d.modeling.encoders.loading import freeze
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 from tests.tiny_act import clouds, tiny_act
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from hf_any3d.modeling.openshape import OpenShapeForZeroShotPointCloudClassification
 from hf_any3d.modeling.patchalign3d import PatchAlign3DForZeroShotPointCloudSegmentation
-from hf_any3d.modeling.point_encoders.aligned_encoders import TextAlignment
+from hf_any3d.modeling.point_encoders.aligned_encoders.modeling_aligned_encoders import TextAlignment
 from hf_any3d.modeling.point_encoders.zero_shot import (
     contrastive_loss,
     matching_pairs,

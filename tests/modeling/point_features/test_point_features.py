@@ -23,7 +23,7 @@ from hf_any3d import (
 from hf_any3d.modeling.encoders import open_pretrained_part
 from hf_any3d.modeling.point_features.descriptors import count_descriptors, describe
 from hf_any3d.modeling.point_features.modeling_point_features import make_copies
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.pipelines import default_model
 from hf_any3d.tuners import encoder_linear_pattern, trainable_module_names
@@ -252,8 +252,8 @@ def test_a_wrap_with_its_head_gives_its_answers_as_features(tmp_path):
     expected = wrap(clouds, return_dict=True).logits.log_softmax(-1)
     settings = {"features": ("descriptors", "wrap"), "copies": 1, "wrap_labels": wrap.config.num_labels}
     for wrong, message in (
-        (wrap.any2point, "expected a classifier"),
-        ("somewhere", "expected a classifier, as a model"),
+        (wrap.any2point, "no classifier"),
+        ("somewhere", "no classifier"),
     ):
         with pytest.raises(ValueError, match=message):
             PointFeaturesForPointCloudClassification.from_parts_pretrained(wrap=wrong, **settings)
@@ -289,7 +289,7 @@ def test_a_model_that_lost_weights_of_the_adapter_in_its_wrap_is_refused(tmp_pat
         ({"features": ["descriptors"], "wrap_labels": 3}, "wrap_labels=3"),
         ({"features": ["descriptors"], "wrap_adapter": {"peft_type": "LORA"}}, "wrap_adapter"),
         ({"normals": True}, "normals=True with in_channels=3; expected at least 6"),
-        ({"encoder_config": {"model_type": "point_transformer_v3"}, "in_channels": 6}, "reads voxels of clouds"),
+        ({"encoder_config": {"model_type": "point_transformer_v3"}, "in_channels": 6}, "reads voxels"),
         ({"up_axis": "w"}, "up_axis='w'"),
         ({"parts": {"teacher": {}}}, "parts has 'teacher'"),
     ],

@@ -15,8 +15,7 @@ from hf_any3d import (
     AutoModelForPointCloudClassification,
     GuidedAdapterConfig,
 )
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
-from hf_any3d.modeling.pretrained_parts.record import check_revisions
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, check_revisions
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderSource,

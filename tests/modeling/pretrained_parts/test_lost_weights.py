@@ -26,7 +26,7 @@ from hf_any3d import (
 )
 from hf_any3d.cli import app
 from hf_any3d.modeling.detr3d import Detr3DForPointCloudObjectDetection
-from hf_any3d.modeling.pretrained_parts import PretrainedPartsMixin
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
 from hf_any3d.registry import MODEL_TYPES
 from tests import tiny_act
 from tests.errors import raises

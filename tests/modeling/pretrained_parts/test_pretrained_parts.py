@@ -23,8 +23,9 @@ from hf_any3d import (
 from hf_any3d.modeling.act import ActAutoencoder, ActForPreTraining, ActModel
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.minigpt3d import MiniGPT3DForConditionalGeneration
-from hf_any3d.modeling.pretrained_parts import PretrainedPart, own_state, tensors_checksum
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError, EncoderUnavailableError, resolve_encoder
+from hf_any3d.modeling.pretrained_parts.tensors import own_state, tensors_checksum
 from hf_any3d.modeling.spatiallm import SpatialLMConfig
 from tests import tiny_act
 from tests.errors import raises
@@ -256,9 +257,9 @@ def test_changed_part_that_is_quantized_is_refused(tmp_path):
     model.any2point.encoder.hf_quantizer = object()  # marks a model as quantized for transformers
     model.save_pretrained(tmp_path / "model")
     trained_in_place(model)
-    with pytest.raises(ValueError, match="quantized encoder are no longer those of .*cannot be stored"):
+    with pytest.raises(ValueError, match="quantized encoder is no longer that of .*cannot be stored"):
         model.save_pretrained(tmp_path / "changed")
-    with pytest.raises(ValueError, match="quantized encoder are no longer those of"):
+    with pytest.raises(ValueError, match="quantized encoder is no longer that of"):
         get_peft_model(model, GuidedAdapterConfig()).save_pretrained(tmp_path / "guided")
 
 

@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from hf_any3d import Any2PointConfig
-from hf_any3d.modeling.pretrained_parts import PretrainedPart
-from hf_any3d.modeling.pretrained_parts.loading import (
-    encoder_loading,
-    keep_in_full,
-    single_device,
-)
-from hf_any3d.modeling.pretrained_parts.record import absolute_name
+from hf_any3d.modeling.pretrained_parts.loading import encoder_loading, keep_in_full, single_device
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 
 
 def test_a_config_changes_one_record_and_keeps_none_that_is_empty():

@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedConfig
 
 from hf_any3d.hub.weights import OFFLINE_PACKAGES, OfflinePackage
-from hf_any3d.modeling.pretrained_parts import tensors_checksum
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
 from hf_any3d.modeling.pretrained_parts.sources import (
     EncoderMismatchError,
     EncoderUnavailableError,
-    commit_of,
     open_recorded,
+    opened_source,
     resolve_encoder,
     verify_checksum,
     weights_checksum,
 )
+from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
 from tests.errors import raises
 
 
@@ -218,6 +218,6 @@ def test_installed_minilm_package_is_the_real_one(monkeypatch):
 @pytest.mark.parametrize("name", ["me/points", "me/points:base"])
 def test_the_commit_of_a_converted_file_is_that_of_its_authors(name, tmp_path):
     config = PreTrainedConfig(published={"name": "me/points", "revision": "abc"})
-    assert commit_of(name, config) == "abc"
-    assert commit_of(tmp_path, config) is None, "a directory has none"
-    assert commit_of("me/another", config) is None, "it was never fetched"
+    assert opened_source(name, config) == PretrainedPart(name, "abc")
+    assert opened_source(tmp_path, config) == PretrainedPart(str(tmp_path)), "a directory has no commit"
+    assert opened_source("me/another", config).revision is None, "it was never fetched"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_any3d.modeling.pretrained_parts import is_quantized
+from hf_any3d.modeling.pretrained_parts.loading import is_quantized
 from hf_any3d.modeling.uni3d import Uni3DForPointCloudClassification
 from studies.speed import quantization
 from tests.tiny_aligned import tiny_aligned
