@@ -265,7 +265,9 @@ def _load_split(
             return "all", splits[split]
     split = split or "test"
     if split not in splits:
-        raise ValueError(f"{recipe or source}: no split {split!r}; there are {', '.join(map(str, splits))}")
+        raise ValueError(
+            f"{recipe or source}: its data has no split {split!r}; there are {', '.join(map(str, splits))}"
+        )
     return split, splits[split]
 
 

@@ -157,7 +157,10 @@ def select_tower(config: PreTrainedConfig, tower: str | None) -> PreTrainedConfi
     towers = _COMPOSITES.get(config.model_type)
     if towers is not None:
         if tower not in towers:
-            raise UnsupportedEncoder(f"'{config.model_type}': tower={tower!r}, expected one of {', '.join(towers)}")
+            raise UnsupportedEncoder(
+                f"a '{config.model_type}' checkpoint holds several encoders: tower={tower!r}, "
+                f"expected one of {', '.join(map(repr, towers))}"
+            )
         config = getattr(config, towers[tower])
     family = find_family(config)
     if tower not in (None, family.tower):

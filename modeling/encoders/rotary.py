@@ -109,7 +109,7 @@ def masked_rotary_line_inputs(call: LayerPass) -> Iterator[dict[str, Any]]:
     """Yield the same with a mask of zeros, for layers that ignore `is_causal=False`."""
     implementation = call.encoder.config._attn_implementation
     if "flash" in (implementation or ""):
-        raise ValueError(f"{implementation!r} would mask later tokens of the layers; expected 'sdpa' or 'eager'")
+        raise ValueError(f"attn_implementation={implementation!r} masks later tokens; expected 'sdpa' or 'eager'")
     tokens = call.hidden_states.shape[1]
     # Any explicit mask keeps these layers from making a causal one.
     mask = call.hidden_states.new_zeros(1, 1, tokens, tokens) if call.mask is None else call.mask

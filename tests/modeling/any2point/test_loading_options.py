@@ -118,13 +118,13 @@ def test_dtypes_that_do_not_fit_are_refused(wide, tmp_path):
     for wrong in ("int8", "torch.bfloat16", torch.bfloat16):
         with pytest.raises(ValueError, match=f"encoder_dtype={wrong!r}; expected one of None, 'float32', 'bfloat16'"):
             tiny_model(encoder_dtype=wrong)
-    with raises(ValueError, naming="dtype=torch.float16: the model's config has"):
+    with raises(ValueError, naming="dtype=torch.float16; expected that of the config"):
         tiny_model(encoder_dtype="bfloat16", dtype=torch.float16)
     model = tiny_model(wide, encoder_dtype="bfloat16")
     with raises(ValueError, naming="encoder_dtype"):
         model.unfreeze_encoder()
     get_peft_model(model, GuidedAdapterConfig(r=4)).save_pretrained(tmp_path)
-    with raises(ValueError, naming="dtype=torch.float32: the model's config has"):
+    with raises(ValueError, naming="dtype=torch.float32; expected that of the config"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, dtype=torch.float32)
     with raises(ValueError, naming="encoder_dtype"):
         Any2PointForPointCloudClassification.from_pretrained(tmp_path, encoder_dtype="double")
