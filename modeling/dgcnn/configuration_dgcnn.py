@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_any3d.modeling.config_checks import check_numbers
+from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.modeling.point_encoders.base_model import PointCloudConfig
 
 
@@ -32,7 +32,7 @@ class DgcnnConfig(PointCloudConfig):
 
     def __post_init__(self, **kwargs: Any):
         # Beyond them, the graph would silently be of fewer channels.
-        check_numbers(self, {"position_channel": (0, self.in_channels - 3)})
+        check_settings(self, ranges={"position_channel": (0, self.in_channels - 3)})
         super().__post_init__(**kwargs)
 
     @property
