@@ -87,7 +87,10 @@ class ZeroShotPointCloudClassificationPipeline(LabelsOfACall):
                 raise ValueError("text_embeds and hypothesis_template are given; expected one of them")
             features, count = torch.as_tensor(text_embeds), len(labels.get("labels", ()))
             if features.ndim != 2 or len(features) != count or not features.is_floating_point():
-                raise ValueError(f"text_embeds: {features.dtype} {tuple(features.shape)}; expected {count} float rows")
+                raise ValueError(
+                    f"text_embeds is {features.dtype} {tuple(features.shape)}; expected floats ({count}, text_width), "
+                    "a row for each of candidate_labels"
+                )
             features = features.float()
             return before, labels | {"text_embeds": features}, labels | top_k
         if (templates := hypothesis_template) is None:

@@ -280,7 +280,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             if values is None and name == "rgb" and self.default_rgb is not None:
                 values = np.tile(np.asarray(self.default_rgb, np.float32), (len(cloud), 1))
             if values is None:
-                raise PointCloudError(f"no {ATTRIBUTES[name]}, of the processor's features {tuple(self.features)}")
+                raise PointCloudError(
+                    f"no {ATTRIBUTES[name]}; the processor needs them, since its features are {tuple(self.features)}"
+                )
             # Normals have axes like coordinates; colors have none.
             channels.append(self._reorder(values) if name == "normals" else values.reshape(len(cloud), -1))
         return channels

@@ -156,14 +156,21 @@ class ActAutoencoderConfig(LibrarySettingsMixin, EncoderConfigMixin, PreTrainedC
         if self.group_size % POINTS_PER_COARSE_POINT:
             raise ValueError(f"group_size={self.group_size}; expected a multiple of {POINTS_PER_COARSE_POINT}")
         if self.detach_teacher and self.num_prompts:
-            raise ValueError(f"detach_teacher=True with num_prompts={self.num_prompts}, which would get no gradient")
+            raise ValueError(
+                f"detach_teacher=True with num_prompts={self.num_prompts}: prompts would get no gradient; expected 0"
+            )
         if self.code_ema_decay is not None and self.quantizer != "nearest":
-            raise ValueError(f"code_ema_decay={self.code_ema_decay} needs quantizer='nearest', one code per patch")
+            raise ValueError(
+                f"code_ema_decay={self.code_ema_decay} with quantizer={self.quantizer!r}; expected 'nearest': moving "
+                "averages need one code per patch"
+            )
         if self.code_scores == "projection":
             # These options compare tokens with code vectors, which a projection does not.
             for name, off in (("quantizer", "gumbel"), ("code_restart_share", 0)):
                 if (value := getattr(self, name)) != off:
-                    raise ValueError(f"{name}={value!r} needs code_scores 'distance' or 'cosine'")
+                    raise ValueError(
+                        f"{name}={value!r} with code_scores='projection'; expected code_scores 'distance' or 'cosine'"
+                    )
         super().__post_init__(**kwargs)
         self.check_parts(("encoder",))
 

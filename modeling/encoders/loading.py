@@ -47,7 +47,9 @@ def encoder_settings(
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
-            raise ValueError(f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}")
+            raise ValueError(
+                f"num_layers={num_layers}; expected 1 to {config.num_hidden_layers}, the number of {source.name}"
+            )
         config.num_hidden_layers = num_layers
         if getattr(config, "layer_types", None) is not None:
             # One entry for each layer, as transformers checks.

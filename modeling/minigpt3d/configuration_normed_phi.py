@@ -45,4 +45,7 @@ class NormedPhiConfig(LibrarySettingsMixin, PhiConfig):
         kwargs.setdefault("partial_rotary_factor", 0.4)
         super().__post_init__(**kwargs)
         if self.num_key_value_heads != self.num_attention_heads:
-            raise ValueError(f"num_key_value_heads={self.num_key_value_heads}; expected as many as queries")
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads}; expected num_attention_heads="
+                f"{self.num_attention_heads}, since queries, keys and values share a layer"
+            )

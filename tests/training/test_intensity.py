@@ -92,4 +92,4 @@ def test_a_point_transformer_learns_from_intensities_or_rings_and_segments_a_swe
     np.testing.assert_array_equal(found.labels, answer["labels"])
     np.save(tmp_path / "plain.npy", points[:, :3])
     code, _, err = run("segment", tmp_path / "plain.npy", "--model", tmp_path / "model")
-    assert code == 1 and f"no {feature}, of the processor's features" in err
+    assert code == 1 and f"no {feature}; the processor needs them" in err

@@ -123,7 +123,7 @@ def test_intensities_and_rings_reach_the_model_and_a_written_file(columns, tmp_p
 
 def test_rings_that_are_missing_or_no_numbers_are_errors(tmp_path):
     (tmp_path / "a.bin").write_bytes(sweep(4, 41))
-    with pytest.raises(ValueError, match="no ring, of the processor's features"):
+    with pytest.raises(ValueError, match="no ring; the processor needs them, since its features are"):
         PointCloudProcessor(features=["xyz", "ring"])(tmp_path / "a.bin")
     for ring in (np.arange(3), np.full(41, np.nan)):
         with pytest.raises(ValueError, match="ring has"):

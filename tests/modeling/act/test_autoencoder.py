@@ -168,7 +168,7 @@ def test_colors_are_read_but_not_reconstructed():
     [
         ({"prompt_depth": "middle"}, "prompt_depth='middle'; expected one of 'shallow', 'deep'"),
         ({"group_size": 10}, "group_size=10; expected a multiple of 4"),
-        ({"detach_teacher": True}, "which would get no gradient"),
+        ({"detach_teacher": True}, "prompts would get no gradient"),
         ({"quantizer": "nearest"}, "quantizer='nearest' with code_scores='projection'"),
         ({"code_restart_share": 0.1}, "code_restart_share=0.1 with code_scores='projection'"),
         ({"code_ema_decay": 0.9, "code_scores": "cosine"}, "code_ema_decay=0.9 with quantizer='gumbel'"),
