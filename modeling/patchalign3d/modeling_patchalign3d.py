@@ -369,6 +369,10 @@ def nearest_targets(
 
     Targets `(batch, targets, channels)` have centers `(batch, targets, 3)` in the units and axes of those of patches.
     """
+    if target_centers.shape[:2] != targets.shape[:2]:
+        raise ValueError(
+            f"target_centers: {tuple(target_centers.shape)}; expected one of each of {targets.shape[1]} targets"
+        )
     index, distances = knn(centers, target_centers, 1, return_distances=True)
     # `knn` returns squares.
     return gather_points(targets, index.squeeze(-1)), distances.squeeze(-1).sqrt()
