@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
+import warnings
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -42,12 +43,17 @@ _NOT_PUSHED = ("checkpoint-*", "runs", "_*", "*.tmp", "optimizer.pt", "scheduler
 def info(
     model: Annotated[str, typer.Argument(help="Directory or hub name of a model.")],
     revision: Revision = None,
+    cost: Annotated[
+        bool,
+        typer.Option("--cost", help="Add FLOPs of inference and training, and clouds a second on this machine."),
+    ] = False,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
     """Describe a model: encoder, adapters, parameters, labels, inputs.
 
-    Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration.
+    Only its configuration files are downloaded, no weights. Parameters are counted once for each configuration. The
+    cost is that of a generated cloud with as many points as the model's processor keeps, and of random weights.
     """
     name = check_model(model, *(task.command for task in TASKS.values()), revision=revision)
     facts = None
@@ -62,6 +68,13 @@ def info(
 
             facts = model_facts(name, revision)
         store_facts(name, revision, facts)
+    if cost:
+        with status("counting and timing"), model_errors(model), warnings.catch_warnings():
+            load_libraries()
+            warnings.simplefilter("ignore")  # of random weights, as these are on purpose
+            from hf_any3d.cli.model_cost import model_cost
+
+            facts |= model_cost(name, revision)
     lines = []
     for fact, value in facts.items():
         if isinstance(value, list):

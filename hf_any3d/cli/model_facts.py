@@ -28,12 +28,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     Facts are of plain types; `tokens` is None for a model without tokens, and `batch-dependent` lists flags that make
     predictions depend on the other clouds of a batch.
     """
-    register()
-    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-    check_model_type(name_or_path, config.model_type)
-    adapter, points = None, None
-    if cached_file(name_or_path, ADAPTER_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
-        adapter = PeftConfig.from_pretrained(name_or_path, revision=revision)
+    (config, adapter), points = open_configs(name_or_path, revision), None
     with contextlib.suppress(OSError):  # saved without a processor
         points = PointCloudProcessor.from_pretrained(name_or_path, revision=revision or "main").num_points
     trained, total = _count(config, adapter)
@@ -70,18 +65,34 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     }
 
 
-def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
+def open_configs(name_or_path: str, revision: str | None = None) -> tuple[PreTrainedConfig, PeftConfig | None]:
+    """Read the configurations of a model of this package and of its adapter."""
+    register()
+    config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+    check_model_type(name_or_path, config.model_type)
+    if cached_file(name_or_path, ADAPTER_CONFIG_NAME, revision=revision, _raise_exceptions_for_missing_entries=False):
+        return config, PeftConfig.from_pretrained(name_or_path, revision=revision)
+    return config, None
+
+
+def build_model(config: PreTrainedConfig, adapter: PeftConfig | None) -> Any:
+    """Build a model with random weights, of which those require gradients that its training trains."""
     base, heads = MODELS[type(config)]
     named = {model.__name__: model for model in (base, *itertools.chain(*heads.values()))}
+    model = named.get((config.architectures or [""])[0], base)(config)
+    if isinstance(model, MiniGPT3DPreTrainedModel) and config.stage:
+        set_stage(model, config.stage)
+    if adapter is None:
+        return model
+    # A saved adapter is set to inference, in which none of its parameters would count as trained.
+    adapter.inference_mode = False
+    return get_peft_model(model, adapter)
+
+
+def _count(config: PreTrainedConfig, adapter: PeftConfig | None) -> tuple[int, int]:
     # Parameters are counted without memory for them.
     with torch.device("meta"):
-        model = named.get((config.architectures or [""])[0], base)(config)
-        if isinstance(model, MiniGPT3DPreTrainedModel) and config.stage:
-            set_stage(model, config.stage)
-        if adapter is not None:
-            # A saved adapter is set to inference, in which none of its parameters would count as trained.
-            adapter.inference_mode = False
-            model = get_peft_model(model, adapter)
+        model = build_model(config, adapter)
     trained, total = count_parameters(model)
     if isinstance(model, MiniGPT3DPreTrainedModel):  # its stage defines the trained parameters
         trained = sum(model.base_model.get_parameter(name).numel() for name in trained_names(model))

@@ -1,16 +1,36 @@
 """Facts about models from their configuration files."""
 
-import pytest
-from peft import LoraConfig, get_peft_model
+import json
+import subprocess
+import sys
 
-from hf_any3d import ActConfig, ActForPointCloudClassification, GuidedAdapterConfig, PointCloudProcessor
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_any3d import (
+    ActConfig,
+    ActForPointCloudClassification,
+    AutoModelForPointCloudClassification,
+    GuidedAdapterConfig,
+    PointCloudProcessor,
+)
+from hf_any3d.cli.model_cost import model_cost
 from hf_any3d.cli.model_facts import model_facts
 from hf_any3d.model_card.run_report import count_parameters
+from hf_any3d.modeling.kernels import set_kernels
 from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
+from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
+from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
+from hf_any3d.processing.voxels import PointTransformerV3Processor
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
+from tests.tiny_baselines import tiny_baseline
 from tests.tiny_encoders import tiny_model, tiny_part_model, tiny_scene_model
+from tests.tiny_ptv3 import tiny_ptv3
 
 TALKING = CONFIG | {"qformer_config": tiny_config().qformer_config.to_dict()}
 
@@ -100,3 +120,52 @@ def test_all_facts_of_a_wrap_with_an_adapter(tmp_path):
     assert found == expected and list(found) == list(expected)
     PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
     assert model_facts(name)["points"] == 48
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Time for a moment alone."""
+    monkeypatch.setattr("hf_any3d.cli.model_cost._SECONDS", 0.01)
+
+
+def test_operations_of_a_pointnet_are_those_counted_by_hand(tmp_path):
+    tiny_baseline(PointNetForPointCloudClassification).save_pretrained(tmp_path)
+    PointCloudProcessor(num_points=48).save_pretrained(tmp_path)
+    command = [sys.executable, "-m", "hf_any3d", "info", tmp_path, "--cost", "--json"]
+    facts = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    first, others = 2 * 48 * 3 * 32, 2 * 48 * (32 * 48 + 48 * 64) + 2 * (64 * 16 + 16 * 3)
+    assert facts["FLOPs of inference"] == first + others
+    # A layer's backward pass has two products; the points themselves need no gradient.
+    assert facts["FLOPs of a training step"] == 2 * first + 3 * others
+    assert facts["clouds a second"] > 0 and facts["timed"].endswith("float32, 48 points")
+
+
+def test_operations_include_attention_and_the_backward_pass_of_what_is_trained_alone(brief, models):
+    name = models("classifier")
+    facts = model_cost(name)
+    model = AutoModelForPointCloudClassification.from_pretrained(name)
+    previous = set_kernels("torch")
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 48, 3))
+    set_kernels(previous)
+    assert facts["FLOPs of inference"] == counter.get_total_flops()
+    # Frozen layers pass gradients on but have none of their own.
+    assert 2 < facts["FLOPs of a training step"] / facts["FLOPs of inference"] < 2.8
+
+
+@pytest.mark.parametrize("kind", ["parts", "autoencoder", "detector", "zero-shot"])
+def test_models_of_other_tasks_have_a_cost(kind, brief, models):
+    facts = model_cost(models(kind))
+    assert 0 < facts["FLOPs of inference"] < facts["FLOPs of a training step"]
+
+
+def test_features_of_a_scan_have_a_cost(brief, tmp_path):
+    tiny_ptv3(PointTransformerV3Model).save_pretrained(tmp_path)
+    PointTransformerV3Processor(features=["xyz", "rgb"], num_points=500).save_pretrained(tmp_path)
+    facts = model_cost(str(tmp_path))
+    assert 2.5 < facts["FLOPs of a training step"] / facts["FLOPs of inference"] < 3.5
+
+
+def test_a_model_that_writes_has_no_cost_of_a_cloud(models):
+    with pytest.raises(ValueError, match="--cost is not for models that write"):
+        model_cost(models("chat"))
