@@ -65,7 +65,7 @@ def model_facts(name_or_path: str, revision: str | None = None) -> dict[str, Any
     }
 
 
-def open_configs(name_or_path: str, revision: str | None = None) -> tuple[PreTrainedConfig, PeftConfig | None]:
+def open_configs(name_or_path: str, revision: str | None = None) -> tuple[Any, PeftConfig | None]:
     """Read the configurations of a model of this package and of its adapter."""
     register()
     config = AutoConfig.from_pretrained(name_or_path, revision=revision)
