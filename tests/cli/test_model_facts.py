@@ -25,6 +25,7 @@ from hf_any3d.modeling.minigpt3d import build_from_parts, set_stage
 from hf_any3d.modeling.point_transformer_v3 import PointTransformerV3Model
 from hf_any3d.modeling.pointnet import PointNetForPointCloudClassification
 from hf_any3d.processing.voxels import PointTransformerV3Processor
+from tests.errors import raises
 from tests.examples.minigpt3d_runs import CONFIG, write_parts
 from tests.modeling.minigpt3d.tiny_model import tiny_config
 from tests.tiny_autoencoders import SMALL_AUTOENCODER, tiny_autoencoder
@@ -153,19 +154,15 @@ def test_operations_include_attention_and_the_backward_pass_of_what_is_trained_a
     assert 2 < facts["FLOPs of a training step"] / facts["FLOPs of inference"] < 2.8
 
 
-@pytest.mark.parametrize("kind", ["parts", "autoencoder", "detector", "zero-shot"])
-def test_models_of_other_tasks_have_a_cost(kind, brief, models):
-    facts = model_cost(models(kind))
-    assert 0 < facts["FLOPs of inference"] < facts["FLOPs of a training step"]
-
-
-def test_features_of_a_scan_have_a_cost(brief, tmp_path):
-    tiny_ptv3(PointTransformerV3Model).save_pretrained(tmp_path)
-    PointTransformerV3Processor(features=["xyz", "rgb"], num_points=500).save_pretrained(tmp_path)
-    facts = model_cost(str(tmp_path))
-    assert 2.5 < facts["FLOPs of a training step"] / facts["FLOPs of inference"] < 3.5
+@pytest.mark.parametrize("kind", ["parts", "autoencoder", "detector", "zero-shot", "scan"])
+def test_models_of_other_tasks_have_a_cost(kind, brief, models, tmp_path):
+    if kind == "scan":
+        tiny_ptv3(PointTransformerV3Model).save_pretrained(tmp_path)
+        PointTransformerV3Processor(features=["xyz", "rgb"], num_points=500).save_pretrained(tmp_path)
+    facts = model_cost(str(tmp_path) if kind == "scan" else models(kind))
+    assert 2 < facts["FLOPs of a training step"] / facts["FLOPs of inference"] < 4
 
 
 def test_a_model_that_writes_has_no_cost_of_a_cloud(models):
-    with pytest.raises(ValueError, match="--cost is not for models that write"):
+    with raises(ValueError, naming="--cost"):
         model_cost(models("chat"))
