@@ -70,6 +70,7 @@ class PointFeaturesPreTrainedModel(
     config: PointFeaturesConfig
     base_model_prefix = "point_features"
     supports_gradient_checkpointing = False  # nothing before the head is trained
+    _no_split_modules = ["PointFeaturesModel"]  # accelerate would find no device for the numbers beside its parts
     _part_paths = {part: part for part in PART_OF.values()}
     # Rounded to half precision, they would move features of little spread by tenths of it.
     _keep_in_fp32_modules_strict = [r"(?:^|point_features\.)(?:mean|scale)$"]

@@ -340,14 +340,14 @@ refuse(
     "adapt",
     _pairs(_ON_TOKENS, (*_PTV3, SpatialLMModel)),
     ValueError,
-    "attention is among 'patches'",
+    "attention_axis='patches'",
     "graphs between all tokens of a cloud, whose cost grows with a power of their number",
 )
 refuse(
     "adapt",
     _pairs(_ADDS_TOKENS, (*_PTV3, SpatialLMModel)),
     ValueError,
-    "attention is among 'patches'",
+    "attention_axis='patches'",
     "tokens of a cloud would have to follow its own in a list that patches of voxels are cut from",
 )
 refuse(

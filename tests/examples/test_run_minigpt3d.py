@@ -169,9 +169,9 @@ def test_stages_run_from_the_hub(hub, run, parts, tmp_path, monkeypatch, caplog)
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"model_name_or_path": "x"}, "--model_name_or_path and --point_encoder; expected a model, or its parts"),
+        ({"model_name_or_path": "x"}, "--model_name_or_path and --point_encoder"),
         ({"batch_sizes": [2, 2]}, "--batch_sizes 2 2; expected 1 numbers above 0, for brief"),
-        ({"batch_sizes": [9]}, "dataset 0 has 3 rows; expected a batch of 9 at least"),
+        ({"batch_sizes": [9]}, "dataset 0 has 3 rows"),
         ({"step_cosine": {"epochs": 4}}, "--max_steps 2; expected a multiple of 4 epochs"),
         ({"frozen_in_half": True}, "--frozen_in_half needs --bf16 or --fp16"),
         ({"frozen_in_half": True, "bf16": True, "store_parts": True}, "expected a named one"),

@@ -23,7 +23,7 @@ def test_rows_without_positives_are_ignored():
     to_texts = torch.nn.functional.cross_entropy(logits[:2], torch.tensor([0, 1]))
     to_clouds = torch.nn.functional.cross_entropy(logits.T, torch.tensor([0, 1]))
     torch.testing.assert_close(loss, (to_texts + to_clouds) / 2)
-    with pytest.raises(ValueError, match=r"clouds have labels \[5\] and texts \[0, 1\]"):
+    with pytest.raises(ValueError, match="no cloud has the label"):
         matching_pairs(torch.tensor([5, 5, 5]), torch.tensor([0, 1]))
 
 
