@@ -190,7 +190,8 @@ def effect(found: dict[Cell, dict[str, Any]], donor: str, weights: str) -> tuple
     """
     accuracies, means, variances = [], [], []
     pairs = [(cell, cell._replace(weights=weights)) for cell in found if cell.weights == "pretrained"]
-    pairs = [pair for pair in pairs if pair[0].donor == donor and pair[1] in found]
+    pairs = [pair for pair in pairs if pair[0].donor == donor and pair[0].method == "guided_adapter"]
+    pairs = [pair for pair in pairs if pair[1] in found]
     for _, some in itertools.groupby(sorted(pairs, key=lambda pair: pair[0][2:4]), key=lambda pair: pair[0][2:4]):
         correct = np.array([[list(map(int, found[cell]["correct"])) for cell in pair] for pair in some])
         differences = correct[:, 0] - correct[:, 1]  # (seeds, shapes)
