@@ -9,7 +9,7 @@ import torch
 
 from hf_any3d.conversions.checkpoints import check_finite, errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import as_linear
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, name_labels, new_path, save_converted
 from hf_any3d.data.catalog import s3dis
 from hf_any3d.modeling.dgcnn import DgcnnConfig, DgcnnForSemanticSegmentation
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -62,9 +62,7 @@ def convert_dgcnn(checkpoint: str | os.PathLike, output: str | os.PathLike) -> d
         labels = len(state[_OUT])
         config = DgcnnConfig(**_RELEASED, hidden_sizes=[len(state["dgcnn.layers.0.norm.bias"])], num_labels=labels)
         config.head_dropout = 0.5
-        if labels == len(s3dis.CLASS_NAMES):
-            config.id2label = dict(enumerate(s3dis.CLASS_NAMES))
-            config.label2id = {label: number for number, label in config.id2label.items()}
+        name_labels(config, s3dis.CLASS_NAMES)
     processor = PointCloudProcessor(
         num_points=4096,
         center="room",

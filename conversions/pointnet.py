@@ -9,7 +9,7 @@ import torch
 
 from hf_any3d.conversions.checkpoints import errors_about, read_checkpoint
 from hf_any3d.conversions.renaming import as_linear, rename_tensors
-from hf_any3d.conversions.saving import facts_of, new_path, save_converted
+from hf_any3d.conversions.saving import facts_of, name_labels, new_path, save_converted
 from hf_any3d.data.catalog import modelnet40
 from hf_any3d.modeling.pointnet import PointNetConfig, PointNetForPointCloudClassification
 from hf_any3d.processing.point_clouds import PointCloudProcessor
@@ -55,9 +55,7 @@ def convert_pointnet(checkpoint: str | os.PathLike, output: str | os.PathLike) -
             bias=True,
             num_labels=len(state["classifier.out.bias"]),
         )
-        if config.num_labels == len(modelnet40.CLASS_NAMES):
-            config.id2label = dict(enumerate(modelnet40.CLASS_NAMES))
-            config.label2id = {label: number for number, label in config.id2label.items()}
+        name_labels(config, modelnet40.CLASS_NAMES)
     return save_converted(
         output,
         PointNetForPointCloudClassification,

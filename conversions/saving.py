@@ -111,6 +111,13 @@ def save_converted(
     return facts_of(output, model)
 
 
+def name_labels(config: PreTrainedConfig, names: Sequence[str]) -> None:
+    """Give a config the class names of a data set, if it has as many classes."""
+    if config.num_labels == len(names):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+
+
 def write_card(
     directory: Path, title: str, subject: Subject, remark: str, sections: Mapping[str, str], **metadata: Any
 ) -> None:

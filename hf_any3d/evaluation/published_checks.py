@@ -260,7 +260,7 @@ def _room(name: str, model: Any) -> Check:
 
 
 def _room_with_walls(name: str, model: Any) -> Check:
-    """Look at the labels of floor, walls and a ceiling, by which rooms are told; furniture is gray, and reported."""
+    """Judge the labels of a generated room's floor, walls and ceiling, and report those of its gray furniture."""
     rows: Any = load_point_dataset(
         "rooms_with_layouts", split="test", train_rooms=1, validation_rooms=1, test_rooms=1, num_points=32_768
     )
