@@ -1,17 +1,11 @@
 """The mini-PointNet against its formula, written out."""
 
-import importlib
-
 import pytest
 import torch
 from torch import nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.point_encoders.point_transformer import PatchEncoder
-
-MODULE = importlib.import_module("hf_any3d.modeling.kernels.pooled_patches")
-
-CHECKS = ("test_schema", "test_faketensor")
 
 
 def made(in_channels: int = 3, **changes) -> PatchEncoder:
