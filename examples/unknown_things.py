@@ -13,13 +13,10 @@ from examples import quickstart
 from hf_any3d.data import build_transform
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, conformal_level, is_none_of_these, surprise
-from hf_any3d.training.few_scans.no_class import draw_things
 from studies.generated_shapes import draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
 
 SEED = 0
-MOST_LIKE = {"noise": "noise", "plane": "sheet", "bar": "bar", "room": "room"}
-"""Judged kind -> kind of the bank that is most like it."""
 THINGS = 100
 """Things of each kind with which the unknown score is judged."""
 UNLABELED = ("dog", "horse", "house", "tower", "bridge", "ladder", "fence", "mushroom", "umbrella", "goblet")
@@ -58,14 +55,13 @@ def as_found(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([clouds, np.stack([turn(cloud, generator) for cloud in clouds])]), np.tile(plain["label"], 2)
 
 
-def calibrate(model: Any, learned: Dataset, held_out: Dataset, things: np.ndarray | None) -> dict[str, Any]:
+def calibrate(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, Any]:
     """Fit temperature and unknown score to shapes that a model has not learned from.
 
     Args:
         model: The model.
         learned: Rows that it has learned from.
         held_out: Rows that it has not.
-        things: `(things, points, 3)` of no class, for the bank of the score; None for none.
 
     Returns:
         `temperature`, and the settings of `UnknownScoreConfigMixin`.
@@ -76,10 +72,9 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset, things: np.ndarra
     losses = {t: nn.functional.cross_entropy(logits / t, targets).item() for t in np.geomspace(0.3, 3, 93).tolist()}
     temperature = min(losses, key=losses.__getitem__)
     own, _ = outputs_of(model, np.stack(quickstart.plain_rows(learned)["points"][:]))
-    score = UnknownScore(*own.shape, 0 if things is None else len(things))
-    if things is not None:
-        score.bank = outputs_of(model, things)[0]
-    pairs = score.signs(features, surprise(logits / temperature), torch.cdist(features, own).amin(dim=1))
+    pairs = UnknownScore(*own.shape).signs(
+        features, surprise(logits / temperature), torch.cdist(features, own).amin(dim=1)
+    )
     found = {name: [values.mean().item(), values.std().item()] for name, values in pairs.items()}
     # As `fit_unknown_score` does: certainty does not outweigh distance.
     found["unknown_surprise"][1] = max(found["unknown_surprise"])
@@ -111,11 +106,10 @@ def find_level(model: Any, kept_apart: Dataset) -> dict[str, float]:
     return {"stated": config.unknown_share, "measured": float(np.mean(above))}
 
 
-def finish(model: Any, rows: Dataset, calibration: dict[str, Any], things: np.ndarray | None) -> None:
+def finish(model: Any, rows: Dataset, calibration: dict[str, Any]) -> None:
     """Set the unknown score of a model whose head is calibrated; see `calibrate`."""
     features, logits = outputs_of(model, np.stack(quickstart.plain_rows(rows)["points"][:]))
-    bank = None if things is None else outputs_of(model, things)[0]
-    model.fit_unknown_score(features, logits, rows["group"], bank)
+    model.fit_unknown_score(features, logits, rows["group"])
     # What the model says of the shapes it learned from is no measure of what it says of others.
     for name in calibration.keys() - {"temperature"}:
         setattr(model.config, name, calibration[name])
@@ -140,8 +134,13 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
     known, config = model.score_unknown(features, logits), model.config
     scores, classes = logits.softmax(-1).max(-1)
     right = classes == torch.from_numpy(labels)
+    error = calibration_error(scores, right)
     found = {
-        "test shapes": {"no label": share_of(known, config), "calibration error": calibration_error(scores, right)}
+        "test shapes": {
+            "no label": share_of(known, config),
+            "score": scores.mean().item(),
+            "calibration error": error,
+        }
     }
     generator, stored = np.random.default_rng(SEED + 1), np.stack(quickstart.plain_rows(test)["points"][:])
     names = test.features["label"].names
@@ -154,9 +153,10 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
         draw_shape(name, SEED, index) for name in UNLABELED for index in range(THINGS // len(UNLABELED))
     ]
     for kind, points in things.items():
-        unknown = model.score_unknown(*outputs_of(model, np.stack(points)))
+        features, logits = outputs_of(model, np.stack(points))
+        unknown, score = model.score_unknown(features, logits), logits.softmax(-1).amax(-1).mean().item()
         above = (unknown[:, None] > known).float() + (unknown[:, None] == known).float() / 2
-        found[kind] = {"auroc": above.mean().item(), "no label": share_of(unknown, config)}
+        found[kind] = {"auroc": above.mean().item(), "no label": share_of(unknown, config), "score": score}
     return found
 
 
@@ -165,33 +165,10 @@ def share_of(unknown: torch.Tensor, config: Any) -> float:
     return is_none_of_these(unknown, config).float().mean().item()
 
 
-def compare_banks(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, dict[str, dict[str, float]]]:
-    """Judge the score on held-out shapes without a bank, with one, and with one that lacks what is most like a kind.
-
-    Args:
-        model: A model with any unknown score, or none; it has another one afterwards.
-        learned: Rows that it has learned from.
-        held_out: Rows that it has not.
-
-    Returns:
-        Name of the bank -> what `judge_doubt` returns.
-    """
-    banks: dict[str, np.ndarray | None] = {"none": None, "all": draw_things()}
-    banks |= {f"without {kind}": draw_things(without=kind) for kind in MOST_LIKE.values()}
-    found = {}
-    for name, things in banks.items():
-        calibration = calibrate(model, learned, held_out, things)
-        # The first time alone; afterwards the best temperature is 1.
-        model.classifier.calibrate(calibration["temperature"])
-        finish(model, learned, calibration, things)
-        found[name] = judge_doubt(model, held_out)
-    return found
-
-
 def doubt_table(doubts: dict[str, dict[str, float]]) -> str:
     """Format what the model makes of things that it does not know."""
-    lines = ["| shown | AUROC | no label, % |", "|---|---|---|"]
+    lines = ["| shown | AUROC | no label, % | score |", "|---|---|---|---|"]
     for kind, row in doubts.items():
         area = f"{row['auroc']:.2f}" if "auroc" in row else "–"
-        lines.append(f"| {kind} | {area} | {100 * row['no label']:.0f} |")
+        lines.append(f"| {kind} | {area} | {100 * row['no label']:.0f} | {row['score']:.2f} |")
     return "\n".join(lines)

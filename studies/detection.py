@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from peft import LoraConfig, PeftConfig, get_peft_model
+from scipy import stats
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import nn
@@ -46,7 +47,6 @@ from hf_any3d.pipelines import default_model
 from hf_any3d.training.detection import DetectionTrainer, DetectionTrainingArguments, SceneRows, collate_scenes
 from hf_any3d.training.program import EpochCallback
 from studies.earlier_recipe import ENCODER
-from studies.few_scans_report import interval
 from studies.runs import kept_run, machine, runs_parser, stopwatch, use_threads, write_results
 
 ROOMS = {
@@ -97,6 +97,14 @@ Answer = Mapping[str, np.ndarray]
 
 
 @functools.cache
+def interval(values: Sequence[float]) -> float:
+    """Return the half width of the 95 % interval of a mean over draws; NaN of one draw."""
+    count = len(values)
+    return (
+        float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
+    )
+
+
 def load_rooms() -> tuple[DatasetDict, dict[str, Dataset]]:
     """Compose the rooms: those to train and to choose on, and those to test with."""
     splits = load_point_dataset("rooms_with_boxes", **ROOMS)

@@ -1,262 +1,226 @@
-"""A few labeled scans of ten classes that no feature has seen: which way answers best, at what cost, how sure it is.
+"""A few labeled scans of ten classes that no feature has seen, of three kinds: which way answers best, at what cost.
 
-    python -m studies.few_scans                   # heads on frozen features, in minutes
-    python -m studies.few_scans --trained recipe pointnet2 --draws 0 1    # trained models, on the first draws
+    python -m studies.few_scans --kicad FOLDER                              # heads on frozen features, in minutes
+    python -m studies.few_scans --kicad FOLDER --trained trained best --draws 4    # what is trained, too
 
-The plan, chosen before the first result, and the results: `results/few_scans.md`. Encoders among the arms are those of
-`packaged_encoder.py`. Features and runs are stored and not repeated.
+The plan, chosen before the first result, and the results: `results/few_scans.md`, from which
+`hf_any3d/training/few_scans/plan.py` follows. Features and runs are stored and not repeated.
 """
 
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable, Sequence
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel
-from scipy.special import softmax
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from datasets import Array2D, ClassLabel, Dataset, Features, Value
+from scipy.special import log_softmax, softmax
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
-from transformers import set_seed
+from transformers import AutoModel
 
-from examples import train_default_model
-from hf_any3d import (
-    ActConfig,
-    ActForPointCloudClassification,
-    ActModel,
-    PointFeaturesConfig,
-    PointFeaturesForPointCloudClassification,
-    PointFeaturesModel,
-)
-from hf_any3d.pipelines import default_model
-from hf_any3d.training.few_scans.linear_head import draw_folds, fit_head, fit_temperature, held_out_logits
-from hf_any3d.training.few_scans.no_class import KINDS, draw_things
-from hf_any3d.training.few_scans.plan import Plan
-from hf_any3d.training.few_scans.training import CALIBRATED_FROM
-from studies.few_scans_draws import CLASSES_OF_A_DRAW, SEED, SETS, Shapes, draw, nothing_known
-from studies.few_scans_report import COPIES, SHOTS, calibration_error, report
-from studies.few_scans_trained import TRAINED, trained_runs
-from studies.generated_shapes.families import OTHERS
-from studies.packaged_encoder import embedded_shapes, learned_encoder
+from hf_any3d import AutoModelForPointCloudClassification, PointFeaturesConfig, PointFeaturesModel
+from hf_any3d.training.few_scans.linear_head import fit_head
+from hf_any3d.training.few_scans.ways import learn_scans
+from studies.donors import donors_folder
+from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, SHOTS, Draw, Shapes, draw, parts
 from studies.runs import kept_run, machine, stopwatch, write_results
 
-DRAWS = 5
-STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Inverse strengths of the L2 penalty to choose from, as scikit-learn names them."""
-SHIPPED = "descriptors and packaged encoder"
-"""Arm of `hf-any3d train`."""
-OWN_KIND = {"noise": "noise", "plane": "sheet", "bar": "bar", "room": "room"}
-"""Kind of the things that are judged -> kind of the package's things that are like them."""
+DRAWS = 12
+COPIES = 8
+SOURCES = ("descriptors", "encoder", "views")
 
 
-def without_unseen(folder: Path) -> ActModel:
-    """Open the encoder of the packaged recipe on the eight embedded classes that are not compared; train it once."""
-    path = folder / "packaged_on_eight"
-    if not path.is_dir():
-        rows = embedded_shapes(unseen=False)
-        names = sorted({rows.features["label"].names[label] for label in rows["label"]})
-        numbers = [names.index(rows.features["label"].names[label]) for label in rows["label"]]
-        rows = rows.remove_columns("label").add_column("label", numbers).cast_column("label", ClassLabel(names=names))
-        options = argparse.Namespace(start=None, max_steps=-1, output_dir=folder / "trainer")
-        candidate = train_default_model.CANDIDATES["act-turned"]
-        with stopwatch() as spent:
-            model: Any = train_default_model.train(candidate, names, rows, options).model
-        print(f"the packaged recipe on {len(rows)} shapes of eight classes: {spent['cpu_seconds']:.0f} CPU seconds")
-        model.save_pretrained(path)
-    return ActForPointCloudClassification.from_pretrained(path).act
-
-
-def random_encoder() -> ActModel:
-    """Build an encoder with random weights, a control."""
-    set_seed(SEED)
-    return ActModel(ActConfig(**train_default_model.ACT))
-
-
-def encoder_of(name: str, set_name: str, options: argparse.Namespace) -> ActModel:
-    """Open the encoder of an arm, for a set whose labels it has not seen."""
-    if name == "random":
-        return random_encoder()
-    if name == "learned":
-        return learned_encoder(options.encoder_dir)
-    if set_name == "embedded":
-        return without_unseen(options.output_dir)
-    return ActForPointCloudClassification.from_pretrained(default_model()).act
-
-
-ENCODERS = ("packaged", "learned", "random")
-
-
-def extract(points: np.ndarray, source: str, copies: int, encoder: ActModel | None) -> tuple[np.ndarray, float]:
-    """Compute features, and the CPU milliseconds of a shape."""
-    settings: dict[str, Any] = {"copies": copies}
-    if encoder is None:
-        model = PointFeaturesModel(PointFeaturesConfig(features=["descriptors"], **settings))
-    else:
-        config = PointFeaturesConfig(features=["encoder"], encoder_config=encoder.config, **settings)
-        model = PointFeaturesModel(config, parts={"encoder": encoder})
-    with stopwatch() as spent, torch.no_grad():
-        parts = torch.from_numpy(points).float().split(16)
-        features = torch.cat([model.eval()(points=part, return_dict=True).pooler_output for part in parts])
-    return features.numpy(), 1000 * spent["cpu_seconds"] / len(points)
-
-
-def stored_features(
-    set_name: str, source: str, copies: int, points: np.ndarray, options: argparse.Namespace, owner: str
-) -> dict[str, Any]:
-    """Read the features of shapes, computed on the first call; `owner` is the set that the encoder has not seen."""
-    path = options.output_dir / f"{set_name}-{owner}-{source}-{copies}.npz"
-    if not path.is_file():
-        encoder = None if source == "descriptors" else encoder_of(source, owner, options)
-        features, milliseconds = extract(points, source, copies, encoder)
-        np.savez(path, features=features, milliseconds=milliseconds)
-    return dict(np.load(path))
-
-
-def sources_of(encoders: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the arms with their sets of features."""
-    alone = {f"{name} encoder": (name,) for name in encoders}
-    both = {f"descriptors and {name} encoder": ("descriptors", name) for name in encoders if name != "random"}
-    return {"descriptors": ("descriptors",), **alone, **both}
-
-
-class Head:
-    """Logistic regression on standardized features."""
-
-    def __init__(self, strength: float):
-        self.strength = strength
-
-    def fit(self, features: np.ndarray, labels: np.ndarray) -> Head:
-        """Fit to features `(rows, width)` and labels `(rows,)`."""
-        self.mean, self.scale = features.mean(axis=0), features.std(axis=0) + 1e-6
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.model = LogisticRegression(C=self.strength, max_iter=300).fit(self.standard(features), labels)
-        return self
-
-    def standard(self, features: np.ndarray) -> np.ndarray:
-        """Standardize."""
-        return (features - self.mean) / self.scale
-
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Return `(rows, classes)`."""
-        return self.model.predict_proba(self.standard(features))
-
-
-class Forest(Head):
-    """A random forest on the features as they are."""
-
-    def fit(self, features: np.ndarray, labels: np.ndarray) -> Forest:
-        """Fit to features `(rows, width)` and labels `(rows,)`."""
-        self.mean, self.scale = features.mean(axis=0), features.std(axis=0) + 1e-6
-        forest = RandomForestClassifier(500, random_state=SEED, n_jobs=1)
-        self.model: Any = forest.fit(self.standard(features), labels)
-        return self
-
-
-def estimated(build: Callable[[], Head], features: np.ndarray, labels: np.ndarray, shots: int) -> tuple[float, float]:
-    """Estimate accuracy and calibration error by at most five stratified folds; rows come class by class."""
-    folds = min(5, shots)
-    fold = np.concatenate([np.arange((labels == label).sum()) % folds for label in np.unique(labels)])
-    probabilities = np.empty((len(labels), labels.max() + 1))
-    for number in range(folds):
-        out = fold == number
-        probabilities[out] = build().fit(features[~out], labels[~out]).probabilities(features[out])
-    return float((probabilities.argmax(axis=1) == labels).mean()), calibration_error(probabilities, labels)
-
-
-def evaluate_head(
-    build: Callable[[], Head], features: np.ndarray, shapes: Shapes, shots: int, number: int
-) -> dict[str, float]:
-    """Fit one head and compute its accuracy, and what it estimates by itself."""
-    division = draw(shapes, shots, number)
-    train = features[division.train]
-    with stopwatch() as spent:
-        head = build().fit(train, division.labels)
-    probabilities = head.probabilities(features[division.test])
-    figures = {
-        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
-        "calibration_error": calibration_error(probabilities, division.test_labels),
-        "head_seconds": spent["cpu_seconds"],
-        "train_rows": len(train),
-        "test_rows": len(division.test),
-    }
-    if shots > 1 and not isinstance(head, Forest):
-        figures["estimated"], figures["estimated_calibration_error"] = estimated(build, train, division.labels, shots)
-    return figures
-
-
-def evaluate_shipped(
-    features: np.ndarray, nothing: np.ndarray, things: np.ndarray, shapes: Shapes, shots: int, number: int
-) -> dict[str, float]:
-    """Learn a draw as `hf-any3d train` does, and compute what the model tells of test shapes and of unknown things.
+@dataclass(frozen=True)
+class Way:
+    """A head on frozen features.
 
     Args:
-        features: Of all shapes.
-        nothing: Of `nothing_known`.
-        things: Of `draw_things`.
-        shapes: The set.
-        shots: Shapes of a class to learn from.
-        number: Number of the draw.
-
-    Returns:
-        Accuracy and calibration error; from two shapes a class on, for each kind of unknown things the area under the
-        ROC curve of the unknown score with all things of no class, without those of its own kind, and without any,
-        and the shares of scores above 0.5 and without a label.
+        sources: Of `SOURCES`.
+        copies: Slightly changed copies over which features are averaged.
+        strength: Of `fit_head`.
+        joined: Whether one head reads all sources; else the answers of a head for each are averaged.
+        prototypes: Whether the nearest class mean answers instead of logistic regression.
     """
-    division = draw(shapes, shots, number)
-    train, labels = features[division.train], division.labels
-    strength = Plan().strength
-    head = fit_head(train, labels, CLASSES_OF_A_DRAW, strength)
-    groups = shapes.groups[division.train]
-    held_out = held_out_logits(train, labels, draw_folds(labels, groups, 10), CLASSES_OF_A_DRAW, strength)
-    before = calibration_error(softmax(head.logits(features[division.test]), axis=1), division.test_labels)
-    if len(labels) >= CALIBRATED_FROM:
-        temperature = fit_temperature(held_out, labels)
-        head, held_out = head.cooled(temperature), held_out / temperature
-    probabilities = softmax(head.logits(features[division.test]), axis=1)
-    figures = {
-        "accuracy": float((probabilities.argmax(axis=1) == division.test_labels).mean()),
-        "calibration_error": calibration_error(probabilities, division.test_labels),
-        "calibration_error_before": before,
-        "over_confidence": float((probabilities.max(1) - (probabilities.argmax(1) == division.test_labels)).mean()),
-        "train_rows": len(train),
-        "test_rows": len(division.test),
-        "head_seconds": 0.0,
-    }
-    if shots == 1:
-        return figures
-    figures["estimated"] = float((held_out.argmax(axis=1) == labels).mean())
-    kinds = np.arange(len(things)) % len(KINDS)
-    model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=CLASSES_OF_A_DRAW))
 
-    def standard(rows: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(head.standardize(rows)).float()
+    sources: tuple[str, ...]
+    copies: int = COPIES
+    strength: float = 1.0
+    joined: bool = True
+    prototypes: bool = False
 
-    def scores_of(rows: np.ndarray) -> np.ndarray:
-        found = model.score_unknown(standard(rows), torch.from_numpy(head.logits(rows)).float())
-        assert found is not None
-        return found.numpy()
+    def answer(self, features: dict[tuple[str, int], np.ndarray], division: Draw) -> np.ndarray:
+        """Learn a draw, and return logits `(test shapes, classes)`."""
+        found = [features[source, self.copies if source != "views" else 1] for source in self.sources]
+        found = [np.concatenate(found, axis=1)] if self.joined else found
+        learn = nearest_means if self.prototypes else self.head
+        return np.mean([log_softmax(learn(rows.astype(np.float64), division), axis=1) for rows in found], axis=0)
 
-    unlike = {"other classes": features[division.strangers], **dict(zip(OTHERS, np.split(nothing, 4), strict=True))}
-    for kind, rows in unlike.items():
-        banks = {"": things, ", without a bank": None}
-        if kind in OWN_KIND:
-            banks[", without its kind"] = things[kinds != list(KINDS).index(OWN_KIND[kind])]
-        for name, bank in banks.items():
-            rest = [] if bank is None else [standard(bank)]
-            model.fit_unknown_score(standard(train), torch.from_numpy(held_out).float(), groups.tolist(), *rest)
-            known, found = scores_of(features[division.test]), scores_of(rows)
-            figures[f"{kind}{name}"] = area(known, found)
-            if not name:
-                for which, values in (("known", known), (kind, found)):
-                    figures[f"{which}, flagged"] = float((values > 0.5).mean())
-    return figures
+    def head(self, features: np.ndarray, division: Draw) -> np.ndarray:
+        """Return the logits of logistic regression."""
+        head = fit_head(features[division.train], division.labels, CLASSES_OF_A_DRAW, self.strength)
+        return head.logits(features[division.test])
+
+
+def nearest_means(features: np.ndarray, division: Draw) -> np.ndarray:
+    """Return negative squared distances to class means, in standardized features `(shapes, width)`."""
+    rows = features[division.train]
+    features = (features - rows.mean(axis=0)) / (rows.std(axis=0) + 1e-6)
+    rows, test = features[division.train], features[division.test]
+    means = np.stack([rows[division.labels == label].mean(axis=0) for label in range(CLASSES_OF_A_DRAW)])
+    return -((test[:, None] - means) ** 2).mean(axis=2)  # (test shapes, classes)
+
+
+_BOTH = ("descriptors", "encoder")
+WAYS: dict[str, Way] = {
+    "descriptors": Way(("descriptors",), copies=1),
+    "encoder": Way(("encoder",), copies=1),
+    "encoder, 8 copies": Way(("encoder",)),
+    "descriptors and encoder": Way(_BOTH, copies=1),
+    "descriptors and encoder, 8 copies": Way(_BOTH),
+    "descriptors and encoder, 8 copies, answers averaged": Way(_BOTH, joined=False),
+    "encoder, 8 copies, nearest means": Way(("encoder",), prototypes=True),
+    "encoder, 8 copies, strength 0.1": Way(("encoder",), strength=0.1),
+    "encoder, 8 copies, strength 10": Way(("encoder",), strength=10.0),
+    "descriptors and encoder, 8 copies, strength 0.1": Way(_BOTH, strength=0.1),
+    "depth views": Way(("views",)),
+    "encoder, 8 copies, and depth views": Way(("encoder", "views")),
+    "descriptors and encoder, 8 copies, and depth views": Way((*_BOTH, "views")),
+}
+
+
+def features_of(points: np.ndarray, source: str, copies: int) -> np.ndarray:
+    """Compute one set of frozen features of shapes as `hf-any3d train` does, `(shapes, width)`."""
+    config: dict[str, Any] = {"features": [source], "copies": copies}
+    if source == "views":
+        settings = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "image_size": 224}
+        vision = AutoModel.from_pretrained(donors_folder() / "dinov2", dtype=torch.bfloat16)
+        model = PointFeaturesModel.from_parts_pretrained(vision=vision, **config, **settings)
+    else:
+        model = PointFeaturesModel(PointFeaturesConfig(**config))
+    with torch.no_grad():
+        pieces = torch.from_numpy(points).float().split(16)
+        return torch.cat([model.eval()(points=piece).pooler_output.float() for piece in pieces]).numpy()
+
+
+def stored_features(name: str, shapes: Shapes, source: str, copies: int, folder: Path) -> np.ndarray:
+    """Read features, computed on the first call."""
+    path = folder / f"{name}-{source}-{copies}.npy"
+    if not path.is_file():
+        with stopwatch() as spent:
+            found = features_of(shapes.points, source, copies)
+        print(f"{path.stem}: {1000 * spent['cpu_seconds'] / len(found):.0f} CPU ms a shape", flush=True)
+        np.save(path, found)
+    return np.load(path)
+
+
+def frozen_runs(name: str, shapes: Shapes, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Judge all ways on all draws of a set."""
+    ways = {title: way for title, way in WAYS.items() if options.views or "views" not in way.sources}
+    needed = {(source, 1 if source == "views" else way.copies) for way in ways.values() for source in way.sources}
+    features = {pair: stored_features(name, shapes, *pair, options.output_dir) for pair in sorted(needed)}
+    runs = []
+    for shots in options.shots:
+        for number in range(DRAWS):
+            division = draw(shapes, shots, number)
+            for title, way in ways.items():
+                logits = way.answer(features, division)
+                right = logits.argmax(axis=1) == division.test_labels
+                about = {"set": name, "way": title, "shots": shots, "draw": number, "test_rows": len(right)}
+                error = calibration_error(softmax(logits, axis=1), division.test_labels)
+                runs.append({**about, "accuracy": float(right.mean()), "calibration_error": error})
+    return runs
+
+
+def rows_of(shapes: Shapes, index: np.ndarray, labels: np.ndarray) -> Dataset:
+    """Return rows for training."""
+    features = Features(
+        points=Array2D(shapes.points.shape[1:], "float32"),
+        label=ClassLabel(names=[f"class {number}" for number in range(CLASSES_OF_A_DRAW)]),
+        group=Value("string"),
+    )
+    groups = [str(group) for group in shapes.groups[index]]
+    return Dataset.from_dict({"points": shapes.points[index], "label": labels, "group": groups}, features=features)
+
+
+def trained_run(way: str, name: str, shapes: Shapes, shots: int, number: int, folder: Path) -> dict[str, Any]:
+    """Learn a draw as `hf-any3d train --way WAY` does, and judge the saved model; what was stored is not repeated."""
+    about = {"set": name, "way": f"--way {way}", "shots": shots, "draw": number}
+    place, division = folder / "trained" / f"{name}-{way}-{shots}-{number}", draw(shapes, shots, number)
+
+    def run() -> dict[str, Any]:
+        data = rows_of(shapes, division.train, division.labels)
+        data.to_parquet(place / "scans" / "train.parquet")
+        settings = {"dataset_name": "parquet", "data_dir": str(place / "scans"), "output_dir": str(place / "model")}
+        with stopwatch() as spent:
+            learn_scans(settings, way)
+        model: Any = AutoModelForPointCloudClassification.from_pretrained(place / "model").eval()
+        with torch.no_grad():
+            pieces = torch.from_numpy(shapes.points[division.test]).float().split(32)
+            answers = torch.cat([model(points=piece).logits.argmax(dim=1) for piece in pieces]).numpy()
+        names = [f"class {label}" for label in division.test_labels]
+        right = [model.config.id2label[int(label)] == name for label, name in zip(answers, names, strict=True)]
+        found = {**about, "accuracy": float(np.mean(right)), "test_rows": len(right), **spent}
+        print(found, flush=True)
+        return found
+
+    found = kept_run(place.with_suffix(".json"), about, run)
+    return {key: value for key, value in found.items() if key != "settings"}
+
+
+def mean_accuracy(runs: Sequence[dict[str, Any]], **wanted: Any) -> float:
+    """Return the mean accuracy of the runs with these values; NaN of none."""
+    values = [run["accuracy"] for run in runs if all(run[key] == value for key, value in wanted.items())]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def mean_ranks(runs: Sequence[dict[str, Any]], ways: Sequence[str], shots: int) -> dict[str, float]:
+    """Return the mean over the sets of the rank of each way by its mean accuracy; 1 is the best."""
+    sets = dict.fromkeys(run["set"] for run in runs)
+    ranks = [rankdata([-mean_accuracy(runs, set=name, way=way, shots=shots) for way in ways]) for name in sets]
+    return dict(zip(ways, np.mean(ranks, axis=0).tolist(), strict=True))
+
+
+def report(runs: Sequence[dict[str, Any]]) -> str:
+    """Format accuracies in percent by way and number of shots: the three sets, and the mean of the ranks."""
+    every = list(dict.fromkeys(run["shots"] for run in runs))
+    sets, tables = list(dict.fromkeys(run["set"] for run in runs)), []
+    for shots in every:
+        own = [run for run in runs if run["shots"] == shots]
+        frozen = [way for way in dict.fromkeys(run["way"] for run in own) if not way.startswith("--")]
+        ranks = mean_ranks(own, frozen, shots)
+        lines = [f"| {shots} a class | {' | '.join(sets)} | mean rank |", "|---" * (len(sets) + 2) + "|"]
+        for way in sorted(frozen, key=lambda way: ranks[way]):
+            cells = [f"{100 * mean_accuracy(own, set=name, way=way):.1f}" for name in sets]
+            lines.append(f"| {way} | {' | '.join(cells)} | {ranks[way]:.1f} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables + trained_tables(runs, sets))
+
+
+def trained_tables(runs: Sequence[dict[str, Any]], sets: Sequence[str]) -> list[str]:
+    """Format what was trained beside the frozen ways on the same draws."""
+    lines = ["| way | scans a class | " + " | ".join(sets) + " | CPU s | draws |", "|---" * (len(sets) + 4) + "|"]
+    own = [run for run in runs if run["way"].startswith("--")]
+    for shots in dict.fromkeys(run["shots"] for run in own):
+        draws = {run["draw"] for run in own if run["shots"] == shots}
+        same = [run for run in runs if run["shots"] == shots and run["draw"] in draws]
+        for way in ("encoder, 8 copies", "descriptors and encoder, 8 copies", *dict.fromkeys(r["way"] for r in own)):
+            cells = [f"{100 * mean_accuracy(same, set=name, way=way):.1f}" for name in sets]
+            spent = [run["cpu_seconds"] for run in same if run["way"] == way and "cpu_seconds" in run]
+            seconds = f"{np.mean(spent):.0f}" if spent else "–"
+            lines.append(f"| {way} | {shots} | {' | '.join(cells)} | {seconds} | {len(draws)} |")
+    return ["\n".join(lines)] if own else []
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the expected calibration error: accuracy against score in ten bins of the score."""
+    score, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((score * 10).astype(int), 9)
+    return float(sum(abs(right[bins == b].sum() - score[bins == b].sum()) for b in range(10)) / len(labels))
 
 
 def area(known: np.ndarray, unknown: np.ndarray) -> float:
@@ -264,93 +228,29 @@ def area(known: np.ndarray, unknown: np.ndarray) -> float:
     return float(roc_auc_score(np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])))
 
 
-def choose_strengths(features: dict[str, np.ndarray], shapes: Shapes) -> dict[int, float]:
-    """Choose the penalty's strength for each number of shots, for the mean accuracy of all arms."""
-    chosen = {}
-    for shots in SHOTS:
-        means = []
-        for strength in STRENGTHS:
-            right = []
-            for rows, number in product(features.values(), range(DRAWS)):
-                division = draw(shapes, shots, number)
-                head = Head(strength).fit(rows[division.train], division.labels)
-                answers = head.probabilities(rows[division.test]).argmax(axis=1)
-                right.append((answers == division.test_labels).mean())
-            means.append(np.mean(right))
-        chosen[shots] = STRENGTHS[int(np.argmax(means))]
-        told = ", ".join(f"{s:g}: {100 * mean:.1f}" for s, mean in zip(STRENGTHS, means, strict=True))
-        print(f"strength for {shots} shots: {chosen[shots]:g} ({told})", flush=True)
-    return chosen
-
-
-def frozen_runs(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Evaluate all heads on frozen features; returns the runs, and what they have in common."""
-    sets, nothing = {name: SETS[name]() for name in (*options.sets, "choice")}, nothing_known()
-    things = draw_things()
-    sources = sources_of(options.encoders)
-
-    def of_arm(set_name: str, arm: str, copies: int, owner: str, points: np.ndarray) -> tuple[np.ndarray, float]:
-        parts = [stored_features(set_name, source, copies, points, options, owner) for source in sources[arm]]
-        milliseconds = sum(float(part["milliseconds"]) for part in parts)
-        return np.concatenate([part["features"] for part in parts], axis=1), milliseconds
-
-    points = sets["choice"].points
-    of_choice = {arm: of_arm("choice", arm, 1, "choice", points)[0] for arm in sources if "random" not in arm}
-    settings = {"arms": sorted(of_choice), "strengths": list(STRENGTHS), "steps": options.encoder_steps}
-    strengths = kept_run(
-        options.output_dir / "strengths.json",
-        settings,
-        lambda: {"chosen": choose_strengths(of_choice, sets["choice"])},
-    )["chosen"]
-    strengths = {int(shots): strength for shots, strength in strengths.items()}
-    runs = []
-    for set_name, arm, copies in product(options.sets, sources, (1, COPIES)):
-        if "random" in arm and copies > 1:
-            continue
-        rows, milliseconds = of_arm(set_name, arm, copies, set_name, sets[set_name].points)
-        is_shipped = arm == SHIPPED and copies == COPIES
-        if is_shipped:
-            strange, _ = of_arm("nothing", arm, copies, set_name, nothing)
-            # As they are stored: without copies.
-            bank, _ = of_arm("things", arm, 1, set_name, things)
-        for shots, number in product(SHOTS, range(DRAWS)):
-            heads: dict[str, Callable[[], Head]] = {"logistic": lambda shots=shots: Head(strengths[shots])}
-            if arm == "descriptors":
-                heads["forest"] = lambda: Forest(0)
-            for head, build in heads.items():
-                figures = evaluate_head(build, rows, sets[set_name], shots, number)
-                about = {"set": set_name, "arm": arm, "head": head, "copies": copies, "shots": shots, "draw": number}
-                cost = figures["head_seconds"] + figures["train_rows"] * milliseconds / 1000
-                runs.append({**about, **figures, "cpu_seconds": cost})
-            if is_shipped:
-                figures = evaluate_shipped(rows, strange, bank, sets[set_name], shots, number)
-                about = {"set": set_name, "arm": arm, "head": "shipped", "copies": copies}
-                runs.append({**about, "shots": shots, "draw": number, **figures, "cpu_seconds": float("nan")})
-    return runs, {"strengths": {str(shots): strength for shots, strength in strengths.items()}}
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the study; print and store its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kicad", type=Path, help="folder of the electronic parts; without it two sets")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/few_scans"))
-    parser.add_argument("--encoder-dir", type=Path, default=Path("outputs/packaged_encoder"))
-    parser.add_argument("--encoders", nargs="*", default=list(ENCODERS), choices=ENCODERS, help="frozen encoders")
-    parser.add_argument("--trained", nargs="*", default=[], choices=TRAINED, help="models to train")
-    parser.add_argument("--sets", nargs="+", default=["embedded", "generated"], choices=["embedded", "generated"])
-    parser.add_argument("--draws", nargs="+", type=int, default=[0], help="draws to train on")
-    parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS), help="shapes of a class to train on")
+    parser.add_argument("--shots", nargs="+", type=int, default=list(SHOTS), help="shapes of a class to learn from")
+    parser.add_argument("--views", action="store_true", help="also depth views through DINOv2 of `make donors`")
+    parser.add_argument("--trained", nargs="*", default=[], help="values of --way to train, on 5 and 10 of a class")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="draws of what is trained")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    learned = "learned" in options.encoders
-    options.encoder_steps = (
-        torch.load(options.encoder_dir / "learning.pt", weights_only=True)["step"] if learned else None
-    )
-    trained = list(trained_runs(options))
-    runs, about = frozen_runs(options)
-    runs += trained
-    about |= {"machine": machine(), "encoder_steps": options.encoder_steps}
-    write_results(options.output_dir, "few_scans", {**about, "runs": runs}, report(runs))
+    loaders: dict[str, Callable[[], Shapes]] = {name: SETS[name] for name in ("embedded", "generated")}
+    if options.kicad is not None:
+        loaders["parts"] = lambda: parts(options.kicad)
+    runs = []
+    sets = {name: load() for name, load in loaders.items()}
+    for name, shapes in sets.items():
+        runs += frozen_runs(name, shapes, options)
+    for number in range(options.draws):
+        for way, (name, shapes), shots in [(w, s, k) for w in options.trained for s in sets.items() for k in (5, 10)]:
+            runs.append(trained_run(way, name, shapes, shots, number, options.output_dir))
+    write_results(options.output_dir, "few_scans", {"machine": machine(), "runs": runs}, report(runs))
 
 
 if __name__ == "__main__":

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from datasets import Dataset, concatenate_datasets
 
 from hf_any3d import load_point_dataset
-from studies.few_scans_report import SHOTS
 from studies.generated_shapes import CLASSES, draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
-from studies.packaged_encoder import UNSEEN, embedded_shapes
 
+UNSEEN = ("chair", "door", "lamp", "plant", "sofa", "storage", "table", "tool", "vehicle", "window")
+"""Embedded classes that no compared encoder has seen, with or without their labels."""
+SHOTS = (1, 2, 3, 5, 10, 20)
+"""Shapes of a class to learn from."""
 CLASSES_OF_A_DRAW = 10
 SEED = 7
 """Of the generated shapes."""
@@ -51,6 +55,19 @@ class Draw:
     strangers: np.ndarray
 
 
+def embedded_shapes(unseen: bool) -> Dataset:
+    """Load the embedded shapes of the classes in `UNSEEN`, or those of the others that may be learned from.
+
+    The shapes to learn from are of the training split; those to compare with are of both splits, since no encoder has
+    seen any of them.
+    """
+    splits = load_point_dataset("shapes")
+    rows = concatenate_datasets([splits["train"], splits["test"]]) if unseen else splits["train"]
+    names = rows.features["label"].names
+    numbers = {names.index(name) for name in UNSEEN}
+    return rows.filter(lambda label: (label in numbers) == unseen, input_columns="label")
+
+
 def embedded() -> Shapes:
     """Load the ten embedded classes, and test shapes of the eight others as strangers."""
     known = embedded_shapes(unseen=True).with_format("numpy")
@@ -70,6 +87,17 @@ def generated(odd: bool) -> Shapes:
     points = np.stack([draw_shape(name, SEED, index) for name in names for index in range(count)])
     index = np.tile(np.arange(count), len(names))
     return Shapes(points, np.repeat(np.arange(len(names)), count), np.arange(len(points)), names, index < max(SHOTS))
+
+
+def parts(folder: Path) -> Shapes:
+    """Load the electronic parts; the training split may be learned from."""
+    splits = [Dataset.from_parquet(str(folder / f"{name}.parquet")).with_format("numpy") for name in ("train", "test")]
+    points, labels, groups = (
+        np.concatenate([np.asarray(rows[name][:]) for rows in splits]) for name in ("points", "label", "group")
+    )
+    found, numbers = np.unique(labels, return_inverse=True)
+    names = tuple(splits[0].features["label"].names[label] for label in found)
+    return Shapes(points.astype(np.float32), numbers, groups, names, np.arange(len(labels)) < len(splits[0]))
 
 
 def nothing_known(kinds: Sequence[str] = tuple(OTHERS), seed: int = SEED) -> np.ndarray:

@@ -41,6 +41,7 @@ class Way(StrEnum):
     FEATURES = "features"
     TRAINED = "trained"
     BOTH = "both"
+    BEST = "best"
 
 
 class Task(StrEnum):
@@ -126,8 +127,9 @@ def train(
         Way | None,
         option(
             "features: frozen features with a linear head, in seconds; trained: a model around a frozen encoder; "
-            "both: the mean answer of the two, in minutes. By default features for up to some hundred scans; options "
-            "of training mean trained."
+            "both: the mean answer of the first and of the trained packaged encoder, or of the one that --encoder "
+            "names, in minutes; best: whichever of them is best for so many scans. By default features for up to some "
+            "hundred scans; options of training mean trained."
         ),
     ] = None,
     earlier: Annotated[
@@ -218,11 +220,11 @@ def train(
 
 def _not_for_few_scans(task: Task, recipe: Path | None, way: Way | None, earlier: Path | None) -> str | None:
     """Return what asks for training beside an option that asks for frozen features; None without a contradiction."""
-    if earlier is None and way not in (Way.FEATURES, Way.BOTH):
+    if earlier is None and way not in (Way.FEATURES, Way.BOTH, Way.BEST):
         return None
     if recipe is not None:
         return "a recipe"
-    if way is Way.TRAINED or (way is Way.BOTH and earlier is not None):
+    if way is Way.TRAINED or (way in (Way.BOTH, Way.BEST) and earlier is not None):
         return f"--way {way}"
     texts = {Task.CLASSIFICATION: None, Task.SEGMENTATION: "labels of points"}
     return texts.get(task, "boxes")

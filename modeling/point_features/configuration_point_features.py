@@ -15,6 +15,7 @@ from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
 from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
+_WITH_HEADS = ("any2point", "act3d")
 PART_OF = {"encoder": "encoder", "wrap": "wrap", "views": "vision"}
 """Sets of features that a frozen model computes, and the names of these models: parts, and prefixes of settings."""
 FEATURE_SETS = ("descriptors", *PART_OF)
@@ -127,9 +128,9 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         check_settings(self, choices, _RANGES)
         self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
-        # The heads of other models have other activations.
-        if self.wrap_labels is not None and getattr(self.wrap_config, "model_type", None) != "any2point":
-            raise ValueError(f"wrap_labels={self.wrap_labels} without a wrap_config of the type 'any2point'")
+        # Other models have other heads.
+        if self.wrap_labels is not None and getattr(self.wrap_config, "model_type", None) not in _WITH_HEADS:
+            raise ValueError(f"wrap_labels={self.wrap_labels} without a wrap_config of the types {_WITH_HEADS}")
         if self.normals and self.in_channels < 6:
             raise ValueError(f"normals=True with in_channels={self.in_channels}; expected at least 6")
         for name in ("encoder", "wrap"):

@@ -209,7 +209,12 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         if config.wrap_labels is not None:
             wrap = config.wrap_config
             self.wrap_head = ClassificationHead(
-                config.wrap_width, config.wrap_labels, wrap.head_widths, bias=wrap.head_bias, dropout=wrap.head_dropout
+                config.wrap_width,
+                config.wrap_labels,
+                wrap.head_widths,
+                bias=wrap.head_bias,
+                dropout=wrap.head_dropout,
+                activation=getattr(wrap, "head_activation", "relu"),
             )
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))

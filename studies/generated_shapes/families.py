@@ -300,11 +300,39 @@ def room(r: Draw, count: int) -> np.ndarray:
     return first * corners[:, 0] + (second - first) * corners[:, 1] + (1 - second) * corners[:, 2]
 
 
+def street(r: Draw, count: int) -> np.ndarray:
+    """Draw ground with houses, trees, cars and poles, of which a scanner in the air or on a car sees a piece."""
+    size = r(5, 25)
+    places = r.generator.uniform(-size, size, (4 * count, 2))
+    slope = [r(-0.15, 0.15) for _ in range(2)]
+    height = places @ slope + r(0, 0.6) * np.sin(places @ r.generator.normal(0, 0.2, 2))
+    ground = np.stack([places[:, 0], height + r(0, 0.1) * r.generator.normal(size=len(places)), places[:, 1]], axis=1)
+    pieces = [ground[: r.whole(count // 2, 2 * count)]]
+    for _ in range(r.whole(0, 8)):
+        kind, at = r.whole(0, 3), np.array([r(-size, size), 0, r(-size, size)])
+        if kind == 0:  # a house, often only its roof or a wall
+            body = box((r(4, 15), r(3, 12), r(4, 15)))
+            part = sample(body, r.whole(count // 4, count), r.generator)
+            part = part[part[:, 1] > (part[:, 1].max() - 0.1 if r.yes(0.4) else -1)]
+        elif kind == 1:  # a tree
+            crown = r.generator.normal(0, 1, (r.whole(count // 8, count // 2), 3)) * r(0.7, 2)
+            part = np.concatenate([crown + (0, r(3, 10), 0), sample(rod((0, 0, 0), (0, 4, 0), 0.2), 20, r.generator)])
+        elif kind == 2:  # a car
+            part = sample(np.concatenate([box((1.8, 1, 4.5)), box((1.6, 0.6, 2), (0, 1, 0))]), count // 8, r.generator)
+        else:
+            part = sample(rod((0, 0, 0), (0, r(3, 9), 0), 0.08), count // 16, r.generator)
+        pieces.append(turned(part, r(0, 360)) + at + (0, at[[0, 2]] @ slope, 0))
+    points = np.concatenate(pieces)
+    points = points[np.abs(points[:, [0, 2]]).max(axis=1) < size] if r.yes() else points
+    return points[r.generator.choice(len(points), count, replace=len(points) < count)]
+
+
 OTHERS: dict[str, Callable[[Draw, int], np.ndarray]] = {
     "noise": noise_cloud,
     "plane": plane,
     "bar": bar,
     "room": room,
+    "street": street,
 }
 """Kind of what is no single object -> function that draws points of it."""
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from hf_any3d import PointFeaturesConfig, PointFeaturesModel
-from studies import packaged_encoder
-from studies.few_scans import Forest, Head, Shapes, draw, evaluate_head, evaluate_shipped
-from studies.generated_shapes.families import FAMILIES, OTHERS, draw_solid
+from studies.few_scans import WAYS, Way, mean_ranks, report
+from studies.few_scans_draws import Shapes, draw, embedded_shapes
+from studies.generated_shapes.families import FAMILIES, draw_solid
 from studies.generated_shapes.surfaces import Draw
 
 
@@ -41,33 +40,30 @@ def test_draws_have_ten_classes_no_duplicates_and_grow_with_the_shots(shapes):
     assert not np.array_equal(draw(shapes, 3, 1).train, large.train)
 
 
-def test_heads_learn_and_estimate(shapes):
-    generator = np.random.default_rng(0)
-    centers = generator.normal(size=(12, 6)) * 4
-    features = centers[shapes.labels] + generator.normal(size=(168, 6)) * 0.5
-    figures = evaluate_head(lambda: Head(1.0), features, shapes, 3, 0)
-    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9 and 0 <= figures["calibration_error"] < 1
-    forest = evaluate_head(lambda: Forest(0), features, shapes, 3, 0)
-    assert forest["accuracy"] > 0.8 and "estimated" not in forest
-
-
-def test_the_shipped_way_tells_unknown_things_with_and_without_a_bank(shapes):
-    generator = np.random.default_rng(0)
-    width = PointFeaturesModel(PointFeaturesConfig()).config.hidden_size
-    centers = generator.normal(size=(12, width))
-    features = centers[shapes.labels] + generator.normal(size=(168, width)) * 0.3
-    nothing = generator.normal(size=(8 * len(OTHERS), width)) + 4
-    things = generator.normal(size=(21, width)) + 4
-    figures = evaluate_shipped(features, nothing, things, shapes, 3, 0)
-    assert figures["accuracy"] > 0.95 and figures["estimated"] > 0.9 and 0 <= figures["calibration_error"] < 1
-    for kind in OTHERS:
-        assert figures[kind] >= 0.99 and figures[f"{kind}, without its kind"] > 0.9
-        assert figures[f"{kind}, without a bank"] > 0.9 and figures[f"{kind}, flagged"] > 0.9
-    assert figures["known, flagged"] < 0.3 and figures["other classes"] > 0.8
-    assert "noise" not in evaluate_shipped(features, nothing, things, shapes, 1, 0)
+def test_every_way_learns_what_its_features_tell_and_the_table_ranks_them(shapes):
+    generator, division = np.random.default_rng(0), draw(shapes, 3, 0)
+    told = generator.normal(size=(12, 6))[shapes.labels] * 4 + generator.normal(size=(168, 6)) * 0.5
+    noise = generator.normal(size=(168, 6))
+    features = {(source, copies): told for source in ("encoder", "views") for copies in (1, 8)}
+    features |= {("descriptors", copies): noise for copies in (1, 8)}
+    right = {}
+    for title, way in WAYS.items():
+        answers = way.answer(features, division).argmax(axis=1)
+        right[title] = float((answers == division.test_labels).mean())
+    assert right.pop("descriptors") < 0.3 and min(right.values()) > 0.6
+    assert Way(("encoder",), prototypes=True).answer(features, division).shape == (100, 10)
+    runs = [
+        {"set": name, "way": way, "shots": 3, "draw": 0, "accuracy": share}
+        for name in ("one", "two")
+        for way, share in (("good", 0.9), ("bad", 0.4), ("--way best", 0.95))
+    ]
+    assert mean_ranks(runs, ["good", "bad"], 3) == {"good": 1.0, "bad": 2.0}
+    assert "| good | 90.0 | 90.0 | 1.0 |" in report(runs) and "| --way best | 3 | 95.0 | 95.0 | – | 1 |" in report(
+        runs
+    )
 
 
 def test_no_compared_class_is_learned_from():
-    seen, unseen = (packaged_encoder.embedded_shapes(unseen=flag) for flag in (False, True))
+    seen, unseen = (embedded_shapes(unseen=flag) for flag in (False, True))
     assert not set(seen["label"]) & set(unseen["label"]) and len(set(unseen["label"])) == 10
     assert len(seen) + len(unseen) < 574  # test shapes of the other classes are left alone

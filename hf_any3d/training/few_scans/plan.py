@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-FEATURES, TRAINED, BOTH = WAYS = ("features", "trained", "both")
-"""Frozen features with a linear head, a model whose weights are trained, and the answers of both together."""
+FEATURES, TRAINED, BOTH, BEST = WAYS = ("features", "trained", "both", "best")
+"""Frozen features with a linear head, a model whose weights are trained, the answers of both together, and whichever
+of them is best for so many scans."""
 WRAP_WEIGHT, WRAP_SHARPNESS = 0.5, 1.5
 """Share of the trained model in the answers of both, and the factor by which their logits are then too small."""
 MOST_SCANS = 400
@@ -63,6 +64,12 @@ def advice_for(counts: Mapping[str, int]) -> str:
     return (
         f"--way both, some {minutes} min of training, was {2 if usual >= 10 else 4} points better where it was tried"
     )
+
+
+def best_way(counts: Mapping[str, int]) -> str:
+    """Return the way with the best answers for so many scans of each class, whatever it takes."""
+    scans, usual = _size(counts)
+    return TRAINED if scans > MOST_SCANS else BOTH if usual >= LEAST_OF_A_CLASS else FEATURES
 
 
 def _size(counts: Mapping[str, int]) -> tuple[int, float]:

