@@ -89,8 +89,9 @@ def test_what_is_no_object_gets_low_scores(classify):
         with torch.no_grad():
             output = classify.model(points=torch.from_numpy(points))
         scores = output.logits.softmax(-1).amax(-1)
-        assert scores.mean() < 0.35 and (scores > 0.5).float().mean() <= 0.1, kind
-        assert is_none_of_these(output.unknown, classify.model.config).float().mean() > 0.3, kind
+        named = ~is_none_of_these(output.unknown, classify.model.config)
+        assert scores.mean() < 0.35 and named.float().mean() < 0.7, kind
+        assert (named & (scores > 0.5)).float().mean() <= 0.1, kind
 
 
 def test_it_is_small_and_has_card_and_recipe_beside_it():

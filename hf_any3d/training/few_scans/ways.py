@@ -44,7 +44,8 @@ def learn_scans(settings: Mapping[str, Any], way: str | None = None) -> Learned:
     if way == BEST:
         request = FewScans.from_settings({name: value for name, value in settings.items() if name in OPTIONS})
         rows = request.load()
-        way = best_way(_counts(rows))
+        # Options of training ask for one.
+        way = BOTH if settings.keys() - OPTIONS else best_way(_counts(rows))
     if way == BOTH:
         # Train a classifier, and average its answers with those of a head on frozen features; one model has both.
         if twice := sorted(settings.keys() & _OF_A_WRAP):
