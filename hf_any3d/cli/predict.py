@@ -32,7 +32,7 @@ from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_s
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.utils.messages import print_line, printable
 
-DOUBTED, MUCH_LESS = 0.1, 3.0
+DOUBTED, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
 then clearly looks like something known (`studies/none_of_these.py`)."""
 
