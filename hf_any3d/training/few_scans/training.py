@@ -106,10 +106,8 @@ class FewScansArguments:
     one_sided: bool = argument(
         True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
     )
-    views: bool | None = argument(
-        None,
-        help="Learn a view of each scan from one side besides, for scans that will be such views; by default if most "
-        "of the scans look like views themselves.",
+    views: bool = argument(
+        False, help="Learn a view of each scan from one side besides, for whole scans where views will come."
     )
     seed: int = argument(42, help="Seed of the folds.")
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
@@ -210,9 +208,15 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         features = " and ".join(config.features)
         raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
     with stopwatch.part("features"):
-        wanted = arguments.one_sided or bool(arguments.views)
+        learns_views = arguments.views or (earlier is not None and earlier.learns_views)
+        clouds = (to_cloud(row, ("xyz",)).points[:, :3] for row in splits["train"].with_format("numpy"))
+        are_views = arguments.one_sided and not learns_views and are_one_sided(list(clouds))
+        arguments = replace(arguments, one_sided=arguments.one_sided and not are_views)
+        wanted = arguments.one_sided or learns_views
         examples = compute_examples(model, splits["train"], processor, scans, earlier, wanted)
-        examples = replace(examples, learns_views=_learns_views(arguments, examples, splits["train"], earlier))
+        if learns_views and examples.views is None:
+            raise ValueError("--views true with colors or normals, or a model without views; expected points alone")
+        examples = replace(examples, learns_views=learns_views)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
         others = {
             str(split): (rows, compute_features(model, rows, processor))
@@ -241,21 +245,11 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
     lines = _lines(origin, scans, plan, judged, config, processor.features, unlike)
-    if examples.learns_views:
-        why = "as asked" if arguments.views else "as most scans look like views (--views false for none)"
-        lines.insert(2, f"views: one of each scan from one side is learned too, {why}; predict does not remark on any")
+    if learns_views:
+        lines.insert(2, "views: one of each scan from one side is learned, too; predict makes no remark on views")
+    elif are_views:
+        lines.insert(2, "views: most scans look as if seen from one side, and predict makes no remark on such files")
     return Learned(report, lines)
-
-
-def _learns_views(arguments: FewScansArguments, examples: Examples, rows: Dataset, earlier: Examples | None) -> bool:
-    """Return whether views of the scans are learned: if asked for, as before, or if most scans look like views."""
-    if arguments.views and examples.views is None:
-        raise ValueError("--views true with scans that have colors or normals, or an earlier model without views")
-    if arguments.views is not None or examples.views is None:
-        return bool(arguments.views)
-    if earlier is not None:
-        return earlier.learns_views
-    return are_one_sided([to_cloud(row, ("xyz",)).points[:, :3] for row in rows.with_format("numpy")])
 
 
 def _open_model(
@@ -397,7 +391,7 @@ def fit_few_scans(
 
 
 def _projection(standard: np.ndarray, labels: np.ndarray, learned: np.ndarray) -> torch.Tensor:
-    """Return the projection of the unknown score by standardized features (rows, width), of the `learned` ones alone."""
+    """Return the projection of the unknown score by standardized features (rows, width), `learned` ones alone."""
     projection = np.zeros((len(learned), learned.sum()))
     projection[learned] = whitening(standard[:, learned], labels)
     return torch.from_numpy(projection).float()
