@@ -195,7 +195,7 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
         points = np.load(path)
         np.save(path, points[points @ np.float32([0.6, 0.5, 0.6]) > 0])
     said = run("train", "scans", *options, "--output", "outputs/halves").out
-    assert "views: most scans look as if seen from one side, and predict makes no remark on such files" in said
+    assert "views: most scans look as if seen from one side, or are thin; predict makes no remark on such" in said
     assert "side" not in run("predict", "new", "--model", "outputs/halves").err
 
 
