@@ -248,7 +248,9 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     if learns_views:
         lines.insert(2, "views: one of each scan from one side is learned, too; predict makes no remark on views")
     elif are_views:
-        lines.insert(2, "views: most scans look as if seen from one side, or are thin; predict makes no remark on such files")
+        lines.insert(
+            2, "views: most scans look as if seen from one side, or are thin; predict makes no remark on such"
+        )
     return Learned(report, lines)
 
 
