@@ -232,7 +232,7 @@ def evaluate(
     if number < DRAWS_LOOKED_AT:
         clouds = shapes.points[division.train].astype(np.float32)
         figures |= {
-            f"{name}, looks one-sided": are_one_sided(make(clouds))
+            f"{name}, looks one-sided": are_one_sided(list(make(clouds)))
             for name, (_, make) in FORMS.items()
             if name in LOOKED_AT
         }

@@ -174,11 +174,12 @@ class UnknownScoreMixin:
             score = UnknownScore(rows, features.shape[1], things, projected)
             self.unknown_score = score.to(features.device, self.dtype)
         score = self.unknown_score
+        assert score is not None
         if projection is not None:
-            score.projection.copy_(projection)
+            score.projection = projection.to(score.features)
         score.features.copy_(score.project(features))
         if bank is not None:
-            score.bank.copy_(score.project(bank))
+            score.bank = score.project(bank).to(score.features)
         numbers = numbers.to(features.device)
         apart = _distances(features, features)
         # A row, and others of its group, are no neighbors of it.
