@@ -3,13 +3,14 @@
     python -m studies.none_of_these --kicad FOLDER    # FOLDER has train.parquet and test.parquet
 
 Twelve draws of ten classes of each set, learned as `hf-any3d train` does; results: `results/none_of_these.md`.
-Features are stored and not computed again.
+Features are stored and not computed again. `studies.none_of_these_scores` compares other scores on them.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ from hf_any3d import (
 from hf_any3d.cli.predict import DOUBTED, clearly_less
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
-from hf_any3d.training.few_scans.one_side import one_side
+from hf_any3d.training.few_scans.one_side import are_one_sided, one_side
 from hf_any3d.training.few_scans.plan import plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans
 from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans
 from studies.few_scans import area
-from studies.few_scans_draws import CLASSES_OF_A_DRAW, SETS, Shapes, draw
-from studies.generated_shapes import normalized, seen, viewpoint
+from studies.few_scans_draws import CLASSES_OF_A_DRAW, OTHERS_OF_A_KIND, SEED, SETS, Draw, Shapes, draw, nothing_known
+from studies.generated_shapes import Damage, draw_shape, normalized, seen, viewpoint
+from studies.generated_shapes.families import OTHERS
 from studies.runs import stopwatch
 
 MOST_OF_A_CLASS = 40
@@ -57,6 +59,14 @@ def embedded() -> Shapes:
     """Load all shapes of the package; its encoder has learned from three quarters of them."""
     splits = load_point_dataset("shapes")
     return shapes_of(concatenate_datasets([splits["train"], splits["test"]]))
+
+
+def complete() -> Shapes:
+    """Generate the shapes of the set "generated" without hiding or cutting any, as happens to half of them there."""
+    shapes, damage = SETS["generated"](), Damage(hidden=0.0, cut=0.0)
+    count = len(shapes.labels) // len(shapes.names)
+    points = [draw_shape(name, SEED, index, damage=damage) for name in shapes.names for index in range(count)]
+    return replace(shapes, points=np.stack(points))
 
 
 def parts(folder: Path) -> Shapes:
@@ -85,6 +95,8 @@ FORMS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "copies": (8, lambda points: points),
     "views": (8, lambda points: viewed(points, lambda cloud, r: one_side(cloud, len(cloud), "y", r))),
     "camera": (8, lambda points: viewed(points, by_camera)),
+    # What is left to learn from if all scans are of a camera.
+    "camera, views": (8, lambda points: viewed(viewed(points, by_camera), lambda c, r: one_side(c, len(c), "y", r))),
     "z up": (8, lambda points: np.stack([turn_up_axis(cloud, "y", "z") for cloud in points])),
     # A file whose z axis points up, if x is taken to.
     "x for z": (8, lambda points: np.stack([turn_up_axis(turn_up_axis(c, "y", "z"), "x", "y") for c in points])),
@@ -92,6 +104,10 @@ FORMS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
     "as z up": (8, lambda points: np.stack([turn_up_axis(cloud, "z", "y") for cloud in points])),
     "as x up": (8, lambda points: np.stack([turn_up_axis(cloud, "x", "y") for cloud in points])),
 }
+
+
+LOOKED_AT = ("plain", "views", "camera")
+FORMS_OF_VIEWS = ("plain", "copies", "views", "camera", "camera, views")
 
 
 def features_of(points: np.ndarray, copies: int) -> np.ndarray:
@@ -111,6 +127,7 @@ def stored(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
 def sets_of(options: argparse.Namespace) -> Iterator[tuple[str, Shapes, dict[str, np.ndarray]]]:
     """Yield the sets with the features of their forms."""
     loaders = {"embedded": embedded, "generated": SETS["generated"], "parts": lambda: parts(options.kicad)}
+    loaders |= {"complete": complete}
     for name in options.sets:
         shapes = loaders[name]()
         yield (
@@ -124,38 +141,35 @@ def sets_of(options: argparse.Namespace) -> Iterator[tuple[str, Shapes, dict[str
                     ),
                 )
                 for form, (copies, make) in FORMS.items()
+                if name != "complete" or form in FORMS_OF_VIEWS
             },
         )
 
 
 SHOTS = (2, 5, 10)
-DRAWS = 12
+DRAWS, DRAWS_LOOKED_AT = 12, 4
 
 
-def evaluate(
-    shapes: Shapes, features: dict[str, np.ndarray], bank: np.ndarray, shots: int, number: int
-) -> dict[str, Any]:
-    """Learn a draw, and compute what the model says of test shapes and of other ones."""
-    division = draw(shapes, shots, number)
-    plan = plan_for({str(label): shots for label in range(CLASSES_OF_A_DRAW)})
-    plain = features["plain" if plan.copies == 1 else "copies"]
+Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def learn(
+    shapes: Shapes, division: Draw, rows: np.ndarray, views: np.ndarray | None, bank: np.ndarray, **given: Any
+) -> tuple[Any, Answers]:
+    """Learn features of all shapes as `hf-any3d train` does.
+
+    Returns the config, and a function that gives the labels, unknown scores and scores of one side of further rows.
+    """
     names = [str(number) for number in range(len(division.train))]
-    scans = Scans(
-        [str(label) for label in range(CLASSES_OF_A_DRAW)],
-        division.labels,
-        shapes.groups[division.train],
-        names,
-        names,
-    )
-    views = features["views"][division.train] if plan.copies > 1 else None
-    examples = Examples(scans, plain[division.train], PointCloudProcessor(), views)
+    classes = [str(label) for label in range(CLASSES_OF_A_DRAW)]
+    scans = Scans(classes, division.labels, shapes.groups[division.train], names, names)
+    own = None if views is None else views[division.train]
+    examples = Examples(scans, rows[division.train], PointCloudProcessor(), own, **given)
     settings: dict[str, Any] = {"num_labels": CLASSES_OF_A_DRAW}
     model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings))
-    with stopwatch() as spent:
-        head, _ = fit_few_scans(model, examples, bank, plan, FewScansArguments())
+    head, _ = fit_few_scans(model, examples, bank, plan_for(scans.counts), FewScansArguments())
 
     def asked(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the labels, unknown scores and scores of one side of features as they are computed."""
         with torch.no_grad():
             standard = torch.from_numpy(head.standardize(rows)).float()
             logits = model.classifier(standard)
@@ -164,6 +178,18 @@ def evaluate(
         assert unknown is not None
         return logits.argmax(dim=1).numpy(), unknown.numpy(), side.numpy()
 
+    return model.config, asked
+
+
+def evaluate(
+    shapes: Shapes, features: dict[str, np.ndarray], bank: np.ndarray, nothing: np.ndarray, shots: int, number: int
+) -> dict[str, Any]:
+    """Learn a draw, and compute what the model says of test shapes and of other ones."""
+    division = draw(shapes, shots, number)
+    has_copies = plan_for({str(label): shots for label in range(CLASSES_OF_A_DRAW)}).copies > 1
+    plain = features["copies" if has_copies else "plain"]
+    with stopwatch() as spent:
+        config, asked = learn(shapes, division, plain, features["views"] if has_copies else None, bank)
     test, others = division.test, division.strangers
     answers, known, side = asked(plain[test])
     right, refused = answers == division.test_labels, known > 0.5
@@ -174,14 +200,17 @@ def evaluate(
         "test shapes": len(test),
         "accuracy": right.mean(),
         "accuracy with none": (right & ~refused).mean(),
-        "stated": np.nan if model.config.unknown_share is None else model.config.unknown_share,
+        "stated": np.nan if config.unknown_share is None else config.unknown_share,
         "known above": refused.mean(),
         "others above": (unknown > 0.5).mean(),
         "area": area(known, unknown),
         "cpu seconds": spent["cpu_seconds"],
     }
-    if plan.copies == 1:
+    if not has_copies:
         return figures
+    for kind, rows in zip(OTHERS, nothing.reshape(len(OTHERS), OTHERS_OF_A_KIND, -1), strict=True):
+        scores = asked(rows)[1]
+        figures |= {f"{kind}, area": area(known, scores), f"{kind}, above": (scores > 0.5).mean()}
     figures |= {"whole, one side": (side > 0.5).mean()}
     for name in ("views", "camera"):
         seen_answers, _, seen_side = asked(features[name][test])
@@ -189,9 +218,30 @@ def evaluate(
             f"{name}, accuracy": (seen_answers == division.test_labels).mean(),
             f"{name}, one side": (seen_side > 0.5).mean(),
         }
+    ways = {
+        "whole and views": (plain, features["views"], True),
+        "camera alone": (features["camera"], features["camera, views"], False),
+        "camera and views": (features["camera"], features["camera, views"], True),
+    }
+    for way, (rows, views, learns_views) in ways.items():
+        _, told = learn(shapes, division, rows, views, bank, learns_views=learns_views)
+        for name in ("copies", "views", "camera"):
+            labels, scores, _ = told(features[name][test])
+            figures |= {f"{way}, {name}": (labels == division.test_labels).mean()}
+            figures |= {f"{way}, {name} above": (scores > 0.5).mean()}
+    if number < DRAWS_LOOKED_AT:
+        clouds = shapes.points[division.train].astype(np.float32)
+        figures |= {
+            f"{name}, looks one-sided": are_one_sided(list(make(clouds)))
+            for name, (_, make) in FORMS.items()
+            if name in LOOKED_AT
+        }
+    if "z up" not in features:
+        return figures
     scores = {name: asked(features[name][test])[1] for name in ("z up", "x for z", "as z up", "as x up")}
     scores["copies"] = known
-    figures["turned, accuracy"] = (asked(features["z up"][test])[0] == division.test_labels).mean()
+    turned_right = asked(features["z up"][test])[0] == division.test_labels
+    figures |= {"turned, accuracy": turned_right.mean(), "turned, lost": (right & ~turned_right).mean()}
     for name, seen_as, *others in (
         ("turned", "z up", "copies", "x for z"),
         ("upright", "copies", "as z up", "as x up"),
@@ -203,6 +253,7 @@ def evaluate(
         figures |= {f"{name}, tried": tried.mean(), f"{name}, hint": hinted.mean()}
         if name == "turned":
             figures["turned, right hint"] = (hinted & (scores["copies"] <= best)).mean()
+            figures["turned, hint where lost"] = hinted[right & ~turned_right].mean()
     return figures
 
 
@@ -232,7 +283,31 @@ AXES = {
     "on its side: accuracy": "turned, accuracy",
     "on its side: hint": "turned, hint",
     "right hint": "turned, right hint",
+    "lost": "turned, lost",
+    "lost: hint": "turned, hint where lost",
 }
+NOTHING = {
+    "scans a class": "shots",
+    **{f"{kind}: AUROC": f"{kind}, area" for kind in OTHERS},
+    **{f"{kind}: no label": f"{kind}, above" for kind in OTHERS},
+}
+LEARNED_VIEWS = {
+    "scans a class": "shots",
+    **{
+        f"{way}: {name}": f"{way}, {form}"
+        for way in ("whole and views", "camera alone", "camera and views")
+        for name, form in (("whole", "copies"), ("views", "views"), ("camera", "camera"))
+    },
+}
+REFUSED_VIEWS = {
+    "scans a class": "shots",
+    **{
+        f"{way}: {name}": f"{way}, {form} above"
+        for way in ("whole and views", "camera and views")
+        for name, form in (("whole", "copies"), ("views", "views"), ("camera", "camera"))
+    },
+}
+LOOKS = {"scans a class": "shots"} | {f"{form}: looks one-sided": f"{form}, looks one-sided" for form in LOOKED_AT}
 
 
 def table(columns: dict[str, str], runs: list[dict[str, Any]]) -> str:
@@ -243,9 +318,9 @@ def table(columns: dict[str, str], runs: list[dict[str, Any]]) -> str:
             own = [run for run in runs if run["set"] == name and run["shots"] == shots]
             if any(key not in own[0] for key in columns.values()):
                 continue
-            means = {key: float(np.mean([run[key] for run in own])) for key in columns.values()}
+            means = {key: float(np.mean([run[key] for run in own if key in run])) for key in columns.values()}
             cells = [
-                f"{shots}" if k == "shots" else f"{means[k]:.2f}" if k == "area" else f"{100 * means[k]:.1f}"
+                f"{shots}" if k == "shots" else f"{means[k]:.2f}" if k.endswith("area") else f"{100 * means[k]:.1f}"
                 for k in means
             ]
             lines.append(f"| {name} | " + " | ".join(cell.replace("nan", "–") for cell in cells) + " |")
@@ -256,16 +331,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Compute features once, evaluate all draws, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kicad", type=Path, required=True, help="folder of the parts")
-    parser.add_argument("--sets", nargs="+", default=["embedded", "generated", "parts"])
+    parser.add_argument("--sets", nargs="+", default=["embedded", "generated", "parts", "complete"])
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/none_of_these"))
     options = parser.parse_args(arguments)
     options.output_dir.mkdir(parents=True, exist_ok=True)
     bank = stored(options.output_dir / "things.npy", lambda: features_of(draw_things(), 1))
+    nothing = stored(options.output_dir / "nothing.npy", lambda: features_of(nothing_known(), 8))
     runs = []
     for name, shapes, features in sets_of(options):
         for shots in SHOTS:
-            runs += [{"set": name, **evaluate(shapes, features, bank, shots, n)} for n in range(DRAWS)]
-    print(*(table(columns, runs) for columns in (LEVELS, HINTS, AXES)), sep="\n\n")
+            runs += [{"set": name, **evaluate(shapes, features, bank, nothing, shots, n)} for n in range(DRAWS)]
+    tables = (LEVELS, NOTHING, HINTS, LEARNED_VIEWS, REFUSED_VIEWS, LOOKS, AXES)
+    print(*(table(columns, runs) for columns in tables), sep="\n\n")
     largest = {
         name: max(run["known above"] for run in runs if run["set"] == name and run["shots"] > min(SHOTS))
         for name in options.sets

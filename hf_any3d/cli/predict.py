@@ -32,9 +32,10 @@ from hf_any3d.many_files.work import Answer, answerer, feature_of, usual_batch_s
 from hf_any3d.registry import NONE_OF_THESE
 from hf_any3d.utils.messages import print_line, printable
 
-DOUBTED, MUCH_LESS = 0.1, 3.0
+DOUBTED, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
 then clearly looks like something known (`studies/none_of_these.py`)."""
+_DOUBTED_ELSE = 0.1  # for scores without a projection, which are above 0.01 for nearly all clouds
 
 
 EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
@@ -123,6 +124,7 @@ def _classify(
     batch_size: int | None,
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
+    doubted = DOUBTED if getattr(pipe.model.config, "unknown_width", None) else _DOUBTED_ELSE
     gallery = Gallery(output, len(inputs), up_axis)
     titles = inputs.titles()
     run = prediction_answerer(pipe, model, **arguments)
@@ -140,7 +142,7 @@ def _classify(
             first = row["predictions"][0]
             one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
             reason = why_no_object(cloud.data, up_axis)
-            if reason is None and first.get("unknown", 0.0) > DOUBTED:
+            if reason is None and first.get("unknown", 0.0) > doubted:
                 reason = why_unlike(cloud, up_axis, first["unknown"], turned)
             if reason is None and one_sided > 0.5:
                 reason = (

@@ -243,7 +243,8 @@ class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
         )
         self.unknown_score = None
         if config.unknown_rows:
-            self.unknown_score = UnknownScore(config.unknown_rows, features, config.unknown_bank_rows)
+            sizes = (config.unknown_rows, features, config.unknown_bank_rows, config.unknown_width)
+            self.unknown_score = UnknownScore(*sizes)
         self.post_init()
 
     @torch.no_grad()

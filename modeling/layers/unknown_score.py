@@ -1,9 +1,11 @@
 """Scores of how unlike all training clouds of a classifier a cloud is, between 0 and 1, beside the label.
 
-Two signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the
-nearest training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things
-that are of no class, adds a third one: that distance against the one to the nearest of the bank. Where a level was
-found on held-out clouds, those above it are of none of the classes, by `is_none_of_these`.
+Signs are added, each in standard deviations of what known clouds have: the logarithm of the distance to the nearest
+training feature, and the surprise, minus the logarithm of the highest probability. A bank, features of things that are
+of no class, adds that distance against the one to the nearest of the bank. A projection, after which features vary
+equally in all directions within classes, adds the angle to the nearest training feature, seen from the mean of all;
+all distances are then between projected features. Where a level was found on held-out clouds, those above it are of
+none of the classes, by `is_none_of_these`.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ class UnknownScoreConfigMixin:
     Args:
         unknown_rows: Training features that are stored for the score `unknown`; 0 for no score.
         unknown_bank_rows: Features of things of no class that are stored besides.
+        unknown_width: Width of projected features; None if there is no projection.
         unknown_distance: Mean and standard deviation, over known clouds, of the logarithm of the distance to the
             nearest training feature.
-        unknown_side: The same of this logarithm minus that of the distance to the nearest of the bank.
+        unknown_angle: The same of 1 minus the cosine of the smallest angle to a projected training feature.
+        unknown_side: The same of the logarithm of the distance minus that of the distance to the nearest of the bank.
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
         unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
@@ -45,7 +49,9 @@ class UnknownScoreConfigMixin:
 
     unknown_rows: int = 0
     unknown_bank_rows: int = 0
+    unknown_width: int | None = None
     unknown_distance: list[float] | tuple[float, float] = (0.0, 1.0)
+    unknown_angle: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_threshold: float = 0.0
@@ -70,11 +76,14 @@ class UnknownScore(nn.Module):
 
     features: Tensor
     bank: Tensor | None
+    projection: Tensor | None
 
-    def __init__(self, rows: int, width: int, bank_rows: int = 0):
+    def __init__(self, rows: int, width: int, bank_rows: int = 0, projected: int | None = None):
         super().__init__()
-        self.register_buffer("features", torch.zeros(rows, width))
-        self.register_buffer("bank", torch.zeros(bank_rows, width) if bank_rows else None)
+        stored = projected or width
+        self.register_buffer("features", torch.zeros(rows, stored))
+        self.register_buffer("bank", torch.zeros(bank_rows, stored) if bank_rows else None)
+        self.register_buffer("projection", torch.zeros(width, projected) if projected else None)
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds: `(batch,)` from 0 to 1."""
@@ -82,13 +91,22 @@ class UnknownScore(nn.Module):
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
         """Return the signs `(batch,)` by their fields in the config, for features `(batch, width)` and surprise."""
+        features = self.project(features)
         if distance is None:
             distance = _distances(features, self.features).amin(dim=1)
         near = distance.clamp(min=_SMALLEST).log()
         signs = {"unknown_distance": near, "unknown_surprise": surprised}
+        if self.projection is not None:
+            center = self.features.float().mean(dim=0)
+            seen, known = (nn.functional.normalize(rows - center, dim=1) for rows in (features, self.features.float()))
+            signs["unknown_angle"] = 1 - (seen @ known.T).amax(dim=1)
         if self.bank is not None:
             signs["unknown_side"] = near - _distances(features, self.bank).amin(dim=1).clamp(min=_SMALLEST).log()
         return signs
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return features `(batch, width)` as they are stored."""
+        return features if self.projection is None else features.float() @ self.projection.float()
 
 
 class UnknownScoreMixin:
@@ -115,6 +133,7 @@ class UnknownScoreMixin:
         groups: Sequence[int] | Tensor | None = None,
         bank: Tensor | None = None,
         held_out: dict[str, Tensor] | None = None,
+        projection: Tensor | None = None,
     ) -> None:
         """Store training features, and calibrate the score in the config.
 
@@ -125,6 +144,8 @@ class UnknownScoreMixin:
             bank: `(things, width)`, the `pooler_output` of things that are of no class.
             held_out: `UnknownScore.signs` of known clouds that nothing has learned from. With them the level is found
                 above which a cloud gets no label; without, the score only ranks.
+            projection: `(width, projected)` by which features are seen, such as a whitening; takes `held_out`, with
+                signs of projected features.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:
@@ -132,6 +153,8 @@ class UnknownScoreMixin:
                 f"problem_type={config.problem_type!r} with {config.num_labels} labels; expected a classifier that "
                 "chooses one of two or more classes"
             )
+        if projection is not None and held_out is None:
+            raise ValueError("projection without held_out; expected signs of clouds that it was not fitted to")
         numbers = torch.arange(rows) if groups is None else torch.as_tensor(groups)
         for name, values in {"features": features, "logits": logits, "bank": bank}.items():
             if values is not None and not values.isfinite().all():
@@ -139,24 +162,30 @@ class UnknownScoreMixin:
         if (count := len(numbers.unique())) < 2:
             raise ValueError(f"{count} groups in {rows} rows; expected at least two, for the distances between them")
         things = 0 if bank is None else len(bank)
-        sizes = (config.unknown_rows, config.unknown_bank_rows)
-        if self.unknown_score is None or sizes != (rows, things):
+        projected = None if projection is None else projection.shape[1]
+        sizes = (config.unknown_rows, config.unknown_bank_rows, config.unknown_width)
+        if self.unknown_score is None or sizes != (rows, things, projected):
             if getattr(self, "_hf_peft_config_loaded", False) or hasattr(self, "peft_config"):
                 raise ValueError(
                     f"unknown_rows={config.unknown_rows} and unknown_bank_rows={config.unknown_bank_rows} with an "
                     "adapter, which stores what there was when it was added; expected a model that was built with "
                     f"unknown_rows={rows} and unknown_bank_rows={things}"
                 )
-            self.unknown_score = UnknownScore(rows, features.shape[1], things).to(features.device, self.dtype)
-        self.unknown_score.features.copy_(features)
+            score = UnknownScore(rows, features.shape[1], things, projected)
+            self.unknown_score = score.to(features.device, self.dtype)
+        score = self.unknown_score
+        assert score is not None
+        if projection is not None:
+            score.projection = projection.to(score.features)
+        score.features.copy_(score.project(features))
         if bank is not None:
-            self.unknown_score.bank.copy_(bank)
+            score.bank = score.project(bank).to(score.features)
         numbers = numbers.to(features.device)
         apart = _distances(features, features)
         # A row, and others of its group, are no neighbors of it.
         distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
-        config.unknown_rows, config.unknown_bank_rows = rows, things
-        signs = held_out or self.unknown_score.signs(features, surprise(logits), distance)
+        config.unknown_rows, config.unknown_bank_rows, config.unknown_width = rows, things, projected
+        signs = held_out or score.signs(features, surprise(logits), distance)
         for name, values in signs.items():
             usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.

@@ -17,8 +17,8 @@ def test_the_most_familiar_of_the_other_axes_is_proposed_if_it_is_clearly_so():
     }
     reason = predict.why_unlike(None, "x", 0.4, lambda cloud, axis: rows[axis])
     assert reason == "if z points up it looks like lamp: try --up-axis z"
-    assert "y points up" in predict.why_unlike(None, "z", 0.4, lambda cloud, axis: rows[axis])
-    assert predict.why_unlike(None, "z", 0.35, lambda cloud, axis: rows[axis]) is None
+    assert "y points up" in predict.why_unlike(None, "z", 0.12, lambda cloud, axis: rows[axis])
+    assert predict.why_unlike(None, "z", 0.11, lambda cloud, axis: rows[axis]) is None
     rows["y"]["predictions"][0]["label"] = None
     assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: rows[axis]) is None
     assert predict.why_unlike(None, "z", 1.0, lambda cloud, axis: {"error": "bad"}) is None

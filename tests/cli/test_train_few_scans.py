@@ -184,6 +184,19 @@ def test_a_scan_from_one_side_is_told_from_whole_ones(tmp_path):
     assert all(set(row["predictions"][0]) == {"label", "score", "unknown"} for row in json.loads(out))
     assert run("train", "scans", *options, "--one_sided", "false", "--output", "outputs/none").code == 0
     assert "side" not in run("predict", "new", "--model", "outputs/none").err
+    # Views are learned if asked for, and by what is added to such a model; to scans that are views nothing is unusual.
+    said = run("train", "scans", *options, "--views", "true", "--output", "outputs/views").out
+    assert "views: one of each scan from one side is learned, too" in said and "of the views right" in said
+    (tmp_path / "more" / "ball").mkdir(parents=True)
+    np.save(tmp_path / "more" / "ball" / "9.npy", shell("ball", 9))
+    assert "17 scans" in (said := run("train", "more", "--from", "outputs/views", "--output", "outputs/more").out)
+    assert "views: " in said and "side" not in run("predict", "new", "--model", "outputs/more").err
+    for path in (tmp_path / "scans").rglob("*.npy"):
+        points = np.load(path)
+        np.save(path, points[points @ np.float32([0.6, 0.5, 0.6]) > 0])
+    said = run("train", "scans", *options, "--output", "outputs/halves").out
+    assert "views: most scans look as if seen from one side, or are thin; predict makes no remark on such" in said
+    assert "side" not in run("predict", "new", "--model", "outputs/halves").err
 
 
 def test_with_many_scans_the_folds_calibrate_the_scores(tmp_path, monkeypatch):

@@ -86,6 +86,20 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
     return LinearHead(weight, found[-num_classes:], mean, scale)
 
 
+def whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return a matrix (width, width) after which features (rows, width) vary equally in all directions within classes.
+
+    The covariance within classes is the mean of what few rows show and of a multiple of the identity.
+    """
+    present, numbers = np.unique(labels, return_inverse=True)
+    means = np.stack([features[labels == label].mean(axis=0) for label in present])
+    apart = features - means[numbers]
+    covariance = apart.T @ apart / len(apart)
+    size = max(np.trace(covariance) / len(covariance), _CONSTANT)
+    values, directions = np.linalg.eigh((covariance + size * np.eye(len(covariance))) / 2)
+    return directions / np.sqrt(values)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the divisor of logits `(rows, classes)` that makes their probabilities most likely for labels `(rows,)`.
 

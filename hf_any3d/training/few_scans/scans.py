@@ -64,11 +64,13 @@ class Examples:
     features: np.ndarray  # (scans, width) float32
     processor: PointCloudProcessor
     views: np.ndarray | None = None  # the same of a view of each scan from one side
+    learns_views: bool = False  # whether the head learns the views, too
 
     def save(self, folder: Path) -> None:
         """Write the features into a folder with a model and its processor."""
         described = asdict(self.scans)
         texts = {name: json.dumps(described[name]) for name in ("classes", "digests", "names")}
+        texts |= {"learns_views": json.dumps(self.learns_views)}
         tensors = {name: torch.from_numpy(described[name]) for name in ("labels", "groups")}
         if self.views is not None:
             tensors["views"] = torch.from_numpy(self.views)
@@ -79,11 +81,12 @@ class Examples:
     def load(cls, folder: Path) -> Examples:
         """Read what `save` wrote."""
         with safe_open(folder / _STORE, framework="numpy") as file:
-            texts = {name: json.loads(file.metadata()[name]) for name in ("classes", "digests", "names")}
+            texts = {name: json.loads(text) for name, text in file.metadata().items() if name != "format"}
             features, labels, groups = (file.get_tensor(name) for name in ("features", "labels", "groups"))
             views = file.get_tensor("views") if "views" in file.keys() else None  # noqa: SIM118
         scans = Scans(texts["classes"], labels, groups, texts["digests"], texts["names"])
-        return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views)
+        learns_views = texts.get("learns_views", False)  # models before did not
+        return cls(scans, features, PointCloudProcessor.from_pretrained(folder), views, learns_views)
 
 
 def look_at(rows: Dataset, origin: str, group_column: str | None = None) -> Scans:

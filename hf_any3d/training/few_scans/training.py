@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from hf_any3d.data.catalog import up_axis_of
-from hf_any3d.data.inputs import count_channels
+from hf_any3d.data.inputs import count_channels, to_cloud
 from hf_any3d.integration.auto import AutoModelForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
@@ -33,9 +33,10 @@ from hf_any3d.training.few_scans.linear_head import (
     fit_temperature,
     heads_of_folds,
     joined_with_scores,
+    whitening,
 )
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.few_scans.one_side import fit_side
+from hf_any3d.training.few_scans.one_side import are_one_sided, fit_side
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans, check, equal, file_names, look_at
 from hf_any3d.training.protocol import build_processor
@@ -104,6 +105,9 @@ class FewScansArguments:
     )
     one_sided: bool = argument(
         True, help="Learn what the scans would look like from one side, for a remark on clouds that do."
+    )
+    views: bool = argument(
+        False, help="Learn a view of each scan from one side besides, for whole scans where views will come."
     )
     seed: int = argument(42, help="Seed of the folds.")
     license: str | None = argument(None, help="License in the model card, as the hub writes it.")
@@ -204,7 +208,15 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         features = " and ".join(config.features)
         raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
     with stopwatch.part("features"):
-        examples = compute_examples(model, splits["train"], processor, scans, earlier, arguments.one_sided)
+        learns_views = arguments.views or (earlier is not None and earlier.learns_views)
+        clouds = (to_cloud(row, ("xyz",)).points[:, :3] for row in splits["train"].with_format("numpy"))
+        are_views = arguments.one_sided and not learns_views and are_one_sided(list(clouds))
+        arguments = replace(arguments, one_sided=arguments.one_sided and not are_views)
+        wanted = arguments.one_sided or learns_views
+        examples = compute_examples(model, splits["train"], processor, scans, earlier, wanted)
+        if learns_views and examples.views is None:
+            raise ValueError("--views true with colors or normals, or a model without views; expected points alone")
+        examples = replace(examples, learns_views=learns_views)
         # Before the model has a head, with which features are standardized, so that those in the cache stay valid.
         others = {
             str(split): (rows, compute_features(model, rows, processor))
@@ -232,7 +244,14 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     report = _save(model, processor, examples, facts, plan, judged, stopwatch, arguments)
     release_claims()
     origin += " and the earlier ones" if earlier is not None else ""
-    return Learned(report, _lines(origin, scans, plan, judged, config, processor.features, unlike))
+    lines = _lines(origin, scans, plan, judged, config, processor.features, unlike)
+    if learns_views:
+        lines.insert(2, "views: one of each scan from one side is learned, too; predict makes no remark on views")
+    elif are_views:
+        lines.insert(
+            2, "views: most scans look as if seen from one side, or are thin; predict makes no remark on such"
+        )
+    return Learned(report, lines)
 
 
 def _open_model(
@@ -296,22 +315,34 @@ def fit_few_scans(
     plan: Plan,
     arguments: FewScansArguments,
 ) -> tuple[LinearHead, Estimate | None]:
-    """Fit head and unknown score; judge the head by folds, if a class has two scans."""
+    """Fit head and unknown score; judge the head by folds, if a class has two scans.
+
+    If views are learned, those of all scans are further rows, of the same labels, groups and folds.
+    """
     scans, features = examples.scans, examples.features.astype(np.float64)
-    count, views = len(scans.classes), examples.views
+    count, views, labels, groups = len(scans.classes), examples.views, scans.labels, scans.groups
     answers = _answers_of_wrap(model, scans.classes)
     if answers is not None:
         # The wrap is sure of the scans that it has learned: neither head nor distances may rely on that.
         bank, views = bank.copy(), None if views is None else views.copy()
         for array in (features, bank, *([] if views is None else [views])):
             array[:, answers] = 0.0
+    folds = draw_folds(labels, groups, arguments.folds, arguments.seed)
+    is_calibrated = (folds >= 0).sum() >= CALIBRATED_FROM
+    if examples.learns_views:
+        assert views is not None
+        features = np.concatenate([features, views])
+        labels, groups, folds = (np.tile(values, 2) for values in (labels, groups, folds))
     # The head learns from all scans; heads of the folds only judge, and calibrate.
-    head = fit_head(features, scans.labels, count, plan.strength)
-    folds = draw_folds(scans.labels, scans.groups, arguments.folds, arguments.seed)
+    head = fit_head(features, labels, count, plan.strength)
     held = folds >= 0
-    logits, signs = _held_out(features, scans.labels, folds, count, plan.strength, bank)
-    if held.sum() >= CALIBRATED_FROM:
-        temperature = fit_temperature(logits[held], scans.labels[held])
+    # Beside learned features, descriptors make classes that were not learned harder to tell.
+    widths = model.config.widths()
+    are_learned = [name != "descriptors" or len(widths) == 1 for name in widths]
+    learned = np.repeat(are_learned, list(widths.values()))
+    logits, signs = _held_out(features, labels, folds, count, plan.strength, bank, learned)
+    if is_calibrated:
+        temperature = fit_temperature(logits[held], labels[held])
         head, logits = head.cooled(temperature), logits / temperature
     if answers is not None:
         assert arguments.wrap_weight is not None
@@ -321,25 +352,28 @@ def fit_few_scans(
         return head, None
     standard, judged = torch.from_numpy(head.standardize(features)).float(), torch.from_numpy(held)
     judged_logits = torch.from_numpy(logits[held]).float()
-    different = [len(np.unique(scans.groups[scans.labels == label])) for label in range(count)]
+    different = [len(np.unique(groups[labels == label])) for label in range(count)]
     # A wrap has usually seen the scans that the folds hold out.
     is_stated = min(different) >= STATED_FROM and "wrap" not in model.config.features
     signs = {name: values[judged] for name, values in signs.items()} | {"unknown_surprise": surprise(judged_logits)}
     model.fit_unknown_score(
         standard[judged],
         judged_logits,
-        torch.from_numpy(scans.groups[held]),
+        torch.from_numpy(groups[held]),
         torch.from_numpy(head.standardize(bank)).float() if len(bank) else None,
-        signs if is_stated else None,
+        signs,
+        _projection(head.standardize(features), labels, learned),
     )
-    assert model.unknown_score is not None
+    model.config.unknown_share = model.config.unknown_share if is_stated else None
+    score = model.unknown_score
+    assert score is not None
     # Scans that are alone in their class calibrate nothing, but what is like them is known.
-    model.unknown_score.features = torch.cat([model.unknown_score.features, standard[~judged]])
+    score.features = torch.cat([score.features, score.project(standard[~judged])])
     model.config.unknown_rows = len(standard)
-    if views is not None:
+    if views is not None and arguments.one_sided and not examples.learns_views:
         weight, bias = fit_side(head.standardize(features), head.standardize(views), folds)
         model.set_side_head(torch.from_numpy(weight).float(), bias)
-    alone = [name for label, name in enumerate(scans.classes) if not held[scans.labels == label].any()]
+    alone = [name for label, name in enumerate(scans.classes) if not held[labels == label].any()]
     how = f"cross-validation in {folds.max() + 1} folds"
     if answers is not None:
         how += " of the linear head alone (the wrap, which has seen all scans, is not judged and usually adds to it)"
@@ -348,15 +382,31 @@ def fit_few_scans(
     if np.median(list(scans.counts.values())) < _FEW:
         how += ", by heads that learned from fewer scans, so that some points more can be expected"
     how += f", without {', '.join(alone)}, alone in the class" if alone else ""
-    how += ", which also calibrates the scores" if held.sum() >= CALIBRATED_FROM else ""
+    how += ", which also calibrates the scores" if is_calibrated else ""
     refused = np.zeros(len(held), bool)
-    if is_stated:
-        refused[held] = is_none_of_these(score_of_signs(signs, model.config), model.config).numpy()
-    return head, Estimate.from_logits(logits, scans.labels, scans.classes, how, refused)
+    refused[held] = is_none_of_these(score_of_signs(signs, model.config), model.config).numpy()
+    own = len(scans.labels)
+    if examples.learns_views:
+        of_views = Estimate.from_logits(logits[own:], scans.labels, scans.classes, how, refused[own:])
+        how += f", with {100 * of_views.accuracy:.0f} % of the views right"
+    return head, Estimate.from_logits(logits[:own], scans.labels, scans.classes, how, refused[:own])
+
+
+def _projection(standard: np.ndarray, labels: np.ndarray, learned: np.ndarray) -> torch.Tensor:
+    """Return the projection of the unknown score by standardized features (rows, width), `learned` ones alone."""
+    projection = np.zeros((len(learned), learned.sum()))
+    projection[learned] = whitening(standard[:, learned], labels)
+    return torch.from_numpy(projection).float()
 
 
 def _held_out(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float, bank: np.ndarray
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    num_classes: int,
+    strength: float,
+    bank: np.ndarray,
+    learned: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
     """Return what models of the other folds say of each row: logits (rows, classes), and signs of the unknown score.
 
@@ -366,10 +416,12 @@ def _held_out(
     logits, signs = np.full((len(labels), num_classes), np.nan), {}
     for held, head in heads_of_folds(features, labels, folds, num_classes, strength):
         logits[held] = head.logits(features[held])
-        score = UnknownScore(int((~held).sum()), features.shape[1], len(bank))
-        score.features = torch.from_numpy(head.standardize(features[~held])).float()
+        score = UnknownScore(int((~held).sum()), features.shape[1], len(bank), int(learned.sum()))
+        standard = head.standardize(features[~held])
+        score.projection = _projection(standard, labels[~held], learned)
+        score.features = score.project(torch.from_numpy(standard))
         if len(bank):
-            score.bank = torch.from_numpy(head.standardize(bank)).float()
+            score.bank = score.project(torch.from_numpy(head.standardize(bank)))
         found = score.signs(torch.from_numpy(head.standardize(features[held])).float(), torch.zeros(int(held.sum())))
         for name, values in found.items():
             signs.setdefault(name, torch.full((len(labels),), torch.nan))[torch.from_numpy(held)] = values

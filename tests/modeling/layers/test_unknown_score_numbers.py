@@ -75,6 +75,24 @@ def test_a_fit_stores_what_plain_loops_find(groups, bank):
         assert found.item() == pytest.approx(1 / (1 + math.exp(config.unknown_threshold - total)), rel=1e-3)
 
 
+def test_a_projection_adds_the_angle_between_projected_rows():
+    features, matrix, bank = rows(11, 5, seed=1), rows(5, 2, seed=2), rows(4, 5, seed=3)
+    signs = {f"unknown_{name}": rows(1, 30, seed=9)[0] for name in ("distance", "angle", "side", "surprise")}
+    model = Classifier(5)
+    with pytest.raises(ValueError, match="projection without held_out"):
+        model.fit_unknown_score(features, rows(11, 3, seed=4), projection=matrix)
+    model.fit_unknown_score(features, rows(11, 3, seed=4), None, bank, signs, matrix)
+    assert model.config.unknown_width == 2 and model.config.unknown_share == 1 / 31
+    known, things = features @ matrix, bank @ matrix
+    torch.testing.assert_close((model.unknown_score.features, model.unknown_score.bank), (known, things))
+    center = known.mean(dim=0)
+    found = model.unknown_score.signs(rows(6, 5, seed=5), torch.zeros(6))
+    for number, row in enumerate(rows(6, 5, seed=5) @ matrix):
+        seen = [(row - center) @ (one - center) / ((row - center).norm() * (one - center).norm()) for one in known]
+        assert found["unknown_angle"][number].item() == pytest.approx(1 - float(max(seen)), abs=1e-5)
+        assert found["unknown_distance"][number].item() == pytest.approx(math.log(nearest(row, list(known))), abs=1e-4)
+
+
 def test_equal_rows_have_the_smallest_distance_and_deviation():
     model = Classifier(2)
     model.fit_unknown_score(torch.zeros(3, 2), torch.tensor([[1.0, 0, 0]]).expand(3, -1))
