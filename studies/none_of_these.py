@@ -29,7 +29,7 @@ from hf_any3d.cli.predict import DOUBTED, clearly_less
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
 from hf_any3d.training.few_scans.one_side import are_one_sided, one_side
-from hf_any3d.training.few_scans.plan import plan_for
+from hf_any3d.training.few_scans.plan import Plan, plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans
 from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans
 from studies.few_scans import area
@@ -91,7 +91,6 @@ def by_camera(points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 # What is made of the shapes of a set, and the copies over which features are averaged.
 FORMS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
-    "plain": (1, lambda points: points),
     "copies": (8, lambda points: points),
     "views": (8, lambda points: viewed(points, lambda cloud, r: one_side(cloud, len(cloud), "y", r))),
     "camera": (8, lambda points: viewed(points, by_camera)),
@@ -106,13 +105,13 @@ FORMS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-LOOKED_AT = ("plain", "views", "camera")
-FORMS_OF_VIEWS = ("plain", "copies", "views", "camera", "camera, views")
+LOOKED_AT = ("copies", "views", "camera")
+FORMS_OF_VIEWS = ("copies", "views", "camera", "camera, views")
 
 
 def features_of(points: np.ndarray, copies: int) -> np.ndarray:
     """Compute features as `hf-any3d train` does."""
-    model = PointFeaturesModel(PointFeaturesConfig(copies=copies)).eval()
+    model = PointFeaturesModel(PointFeaturesConfig(features=Plan().features, copies=copies)).eval()
     with torch.no_grad():
         return np.concatenate([model(points=part).pooler_output for part in torch.from_numpy(points).split(16)])
 
@@ -165,7 +164,7 @@ def learn(
     scans = Scans(classes, division.labels, shapes.groups[division.train], names, names)
     own = None if views is None else views[division.train]
     examples = Examples(scans, rows[division.train], PointCloudProcessor(), own, **given)
-    settings: dict[str, Any] = {"num_labels": CLASSES_OF_A_DRAW}
+    settings: dict[str, Any] = {"num_labels": CLASSES_OF_A_DRAW, "features": Plan().features}
     model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings))
     head, _ = fit_few_scans(model, examples, bank, plan_for(scans.counts), FewScansArguments())
 
@@ -186,10 +185,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Learn a draw, and compute what the model says of test shapes and of other ones."""
     division = draw(shapes, shots, number)
-    has_copies = plan_for({str(label): shots for label in range(CLASSES_OF_A_DRAW)}).copies > 1
-    plain = features["copies" if has_copies else "plain"]
+    plain = features["copies"]
     with stopwatch() as spent:
-        config, asked = learn(shapes, division, plain, features["views"] if has_copies else None, bank)
+        config, asked = learn(shapes, division, plain, features["views"], bank)
     test, others = division.test, division.strangers
     answers, known, side = asked(plain[test])
     right, refused = answers == division.test_labels, known > 0.5
@@ -206,8 +204,6 @@ def evaluate(
         "area": area(known, unknown),
         "cpu seconds": spent["cpu_seconds"],
     }
-    if not has_copies:
-        return figures
     for kind, rows in zip(OTHERS, nothing.reshape(len(OTHERS), OTHERS_OF_A_KIND, -1), strict=True):
         scores = asked(rows)[1]
         figures |= {f"{kind}, area": area(known, scores), f"{kind}, above": (scores > 0.5).mean()}

@@ -274,6 +274,8 @@ def _open_model(
         return model.eval()
     given = {part: getattr(arguments, part) for part in PART_OF.values() if getattr(arguments, part) is not None}
     sets = plan.features
+    if arguments.feature_sets is None and data.features[1:2] == ["normals"]:
+        sets = ("descriptors", *sets)  # the packaged encoder reads no normals
     if arguments.feature_sets is None or arguments.wrap_weight is not None:
         sets += tuple(name for name, part in PART_OF.items() if part in given and name not in sets)
     elif unused := [part for name, part in PART_OF.items() if part in given and name not in sets]:
