@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from hf_any3d.evaluation.question_answering import colored_cloud
 from hf_any3d.utils.atomic_files import read_json
 from hf_any3d.visualization.figures import plot_point_clouds
 from studies.chat_evaluation import ASKED, Right
-from studies.chat_steps import STAGES, STEPS, examination, prepare, recipe_of, run_step, shapes
+from studies.chat_steps import GENERATED, STAGES, STEPS, examination, prepare, recipe_of, run_step, shapes
+from studies.generated_shapes import CLASSES
 from studies.runs import machine, runs_parser, write_results
 
 LINE = 40
@@ -67,14 +68,15 @@ def table(runs: Runs, places: slice) -> str:
 
 
 def cost_table(runs: Runs) -> str:
-    """Format seconds, trained parameters and losses of the steps, means over seeds."""
-    lines = ["| step | CPU seconds | trained parameters | training loss |", "|---|---|---|---|"]
+    """Format mean seconds and largest memory of the steps, and what the first seed trained."""
+    lines = ["| step | CPU seconds | peak memory, GB | trained parameters | training loss |", "|---|---|---|---|---|"]
     for step in STEPS:
         own = [run for run in runs if run["step"] == step]
         seconds = f"{np.mean([run['cpu_seconds'] for run in own]):.0f}"
         trained, loss = own[0].get("trained_parameters", own[0].get("parameters")), own[0].get("loss")
         figures = "" if trained is None else f"{trained:,}", "" if loss is None else f"{loss:.3f}"
-        lines.append(f"| {step.replace('_', ' ')} | {seconds} | {' | '.join(figures)} |")
+        memory = f"{max(run['peak_memory'] or 0 for run in own) / 1e9:.1f}"
+        lines.append(f"| {' | '.join((step.replace('_', ' '), seconds, memory, *figures))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,16 +120,19 @@ def answer_table(folder: Path, seed: int, count: int) -> str:
 
 def finish(runs: Runs, folder: Path, clouds: int) -> None:
     """Store, print and draw the results of all steps of some seeds."""
-    labels = np.asarray(shapes(folder)[0]["test"]["label"])
-    embedded = len(labels) - int(np.argmax(labels[::-1] < 0)) if False else None
-    del embedded
-    summary = {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "settings": {f"stage_{stage}": recipe_of(stage) for stage in STAGES},
-        "runs": runs,
-    }
-    write_results(folder, "chat_shapes", summary, "")
+    seed, generated = runs[0]["seed"], GENERATED["test"] * len(CLASSES)
+    settings = {f"stage_{stage}": recipe_of(stage) for stage in STAGES}
+    summary = {"date": date.today().isoformat(), "machine": machine(), "settings": settings, "runs": runs}
+    tables = [
+        "The embedded shapes:\n",
+        table(runs, slice(None, -generated)),
+        "The generated shapes:\n",
+        table(runs, slice(-generated, None)),
+        cost_table(runs),
+        answer_table(folder, seed, clouds),
+    ]
+    write_results(folder, "chat_shapes", summary, "\n".join(tables))
+    draw(folder, seed, clouds)
 
 
 def positive(text: str) -> int:

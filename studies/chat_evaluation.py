@@ -125,7 +125,9 @@ class Examination:
         return right
 
 
-def answers_of(pipe: Any, clouds: Sequence[np.ndarray], questions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def answers_of(
+    pipe: Any, clouds: Sequence[np.ndarray], questions: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
     """Ask a model several questions about each cloud, greedily; what prompts have in common is processed once.
 
     Args:
@@ -182,7 +184,9 @@ def evaluate_stage(model_dir: Path, rows: Dataset, exam: Examination, asked: Seq
     questions = {what: exam.questions(what) for what in asked}
     answers = answers_of(pipe, clouds, questions)
     write_json(model_dir.with_name("answers.json"), answers)
-    prompts = {text: f"[INST] <PC></PC> {clean_question(text)}  [/INST]" for texts in questions.values() for text in texts}
+    prompts = {
+        text: f"[INST] <PC></PC> {clean_question(text)}  [/INST]" for texts in questions.values() for text in texts
+    }
     language = _answers_alone(pipe.model.language_model, pipe.tokenizer, prompts)
     return {
         "own": exam.right(answers),

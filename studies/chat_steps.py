@@ -23,8 +23,8 @@ from studies.shape_conversations import write_tree
 from studies.shape_facts import PALETTE, ShapeFacts, all_facts
 
 STAGES = (1, 2, 3, 4)
-STEPS = ("alone", "encoder", *(f"{what}_{stage}" for stage in STAGES for what in ("stage", "judge")))
-"""The steps of a seed, in order."""
+STEPS = ("alone", "encoder", *(f"stage_{stage}" for stage in STAGES), *(f"judge_{stage}" for stage in STAGES[::-1]))
+"""The steps of a seed, in order: the last stage is evaluated first."""
 GENERATED = {"train": 20, "test": 2}
 """Generated shapes of each class; those of a split have the seed of its place here."""
 
@@ -85,7 +85,9 @@ def colored_shapes(split: str, per_class: int | None = None) -> Dataset:
         "label": labels + [names.index(name.replace("_", " ")) for name, _ in wanted],
     }
     shape = (len(points[0]), 3)
-    features = Features(points=Array2D(shape, "float32"), colors=Array2D(shape, "uint8"), label=ClassLabel(names=names))
+    features = Features(
+        points=Array2D(shape, "float32"), colors=Array2D(shape, "uint8"), label=ClassLabel(names=names)
+    )
     return Dataset.from_dict(columns, features=features)
 
 
