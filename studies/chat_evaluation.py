@@ -78,12 +78,13 @@ class Examination:
         self.facts, self.names, self.judge = list(facts), list(names), ClassNameJudge(names)
         random = Random(seed)
         self.colors = [random.choice(one.colors_of_thirds) for one in self.facts]
-        self.others = [self._other(number, random) for number in range(len(self.facts))]
+        self.others = [self._others(number, random) for number in range(len(self.facts))]
 
-    def _other(self, number: int, random: Random) -> int:
-        """Choose a shape of another class, one with the same color if there is one: it is asked the same questions."""
+    def _others(self, number: int, random: Random) -> tuple[int, int]:
+        """Choose two shapes of another class: any, and one that is asked for the same color if there is one."""
         different = [n for n, one in enumerate(self.facts) if one.label != self.facts[number].label]
-        return random.choice([n for n in different if self.colors[n] == self.colors[number]] or different)
+        same = [n for n in different if self.colors[n] == self.colors[number]]
+        return random.choice(different), random.choice(same or different)
 
     def questions(self, what: str) -> list[str]:
         """Return the question about each shape."""
@@ -108,8 +109,10 @@ class Examination:
         }
 
     def swapped(self, answers: Mapping[str, Sequence[str]]) -> Right:
-        """Judge the answers about another shape each, as if its cloud were shown instead."""
-        return self.right({what: [own[number] for number in self.others] for what, own in answers.items()})
+        """Judge the answers to the same question about another shape each, as if its cloud were shown instead."""
+        return self.right(
+            {what: [own[pair["{}" in ASKED[what].text]] for pair in self.others] for what, own in answers.items()}
+        )
 
     def blind(self, training: Sequence[ShapeFacts]) -> Right:
         """Judge the most frequent true answer about the training shapes to the same question, without any cloud."""

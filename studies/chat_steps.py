@@ -144,7 +144,9 @@ def _stage(place: Path, seed: int, stage: int) -> dict[str, Any]:
 def _judge(place: Path, seed: int, stage: int) -> dict[str, Any]:
     model = place / f"stage_{stage}" / "model"
     asked = [what for what in chat_evaluation.ASKED if stage == STAGES[-1] or "new words" not in what]
-    asked = asked[:2] if stage < 3 else asked  # answers cost as much as training, and these stages learn captions alone
+    asked = (
+        asked[:2] if stage < 3 else asked
+    )  # answers cost as much as training, and these stages learn captions alone
     return chat_evaluation.evaluate_stage(model, shapes(place.parent)[0]["test"], examination(place.parent), asked)
 
 

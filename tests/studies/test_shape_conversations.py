@@ -146,7 +146,7 @@ def test_no_training_conversation_is_about_a_test_shape(written):
     assert len(test) == 3
     for name in (FILTERED, COMPLEX):
         assert len(shapes_in(entries[name])) == 4 and not shapes_in(entries[name]) & test
-        assert "white" not in (written / "anno_data" / name).read_text()
+        assert "white lamp" not in (written / "anno_data" / name).read_text()
 
 
 def test_folder_is_written_once_and_never_incomplete(written, tmp_path):
