@@ -11,7 +11,6 @@ repeated with the same settings.
 from __future__ import annotations
 
 import argparse
-import textwrap
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -22,18 +21,12 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-from hf_any3d.evaluation.question_answering import colored_cloud
 from hf_any3d.utils.atomic_files import read_json
-from hf_any3d.visualization.figures import plot_point_clouds
 from studies.chat_evaluation import ASKED, Right
 from studies.chat_steps import GENERATED, STAGES, STEPS, examination, prepare, recipe_of, run_step, shapes
 from studies.generated_shapes import CLASSES
 from studies.runs import machine, runs_parser, write_results
 
-LINE = 40
-RIGHT, WRONG = "#2a7a2a", "#b03030"
-SHOWN = ("class", "largest", "upper", "where")
-"""Questions of the picture."""
 PROBES = {"class": "label", "largest": "color", **{name: name for name in ("upper", "lower", "proportion")}}
 """Question -> head of the encoder's linear probe."""
 Runs = list[dict[str, Any]]
@@ -93,21 +86,8 @@ def answers_of(folder: Path, seed: int) -> Mapping[str, list[str]]:
     return answers
 
 
-def draw(folder: Path, seed: int, count: int) -> Path:
-    """Draw test shapes with their answers as `chat_answers.png`; green where the class and all others are right."""
-    rows, exam, answers = shapes(folder)[0]["test"].with_format("numpy"), examination(folder), answers_of(folder, seed)
-    right, clouds, titles, colors = exam.right(answers), [], [], []
-    for number in chosen(np.asarray(rows["label"]), count):
-        clouds.append(colored_cloud(rows[number]))
-        turns = [f"{exam.questions(what)[number]} {answers[what][number]}" for what in SHOWN]
-        titles.append("\n".join([exam.facts[number].label, *(textwrap.fill(turn, LINE) for turn in turns)]))
-        colors.append(RIGHT if all(right[what][number] == "1" for what in SHOWN) else WRONG)
-    path = folder / "chat_answers.png"
-    return plot_point_clouds(clouds, path, titles=titles, title_colors=colors, columns=3, cell=3.4)
-
-
 def answer_table(folder: Path, seed: int, count: int) -> str:
-    """Format the answers of `draw` as Markdown, with all questions; wrong ones are crossed out."""
+    """Format the answers about some shapes as Markdown; wrong ones are crossed out."""
     exam, answers = examination(folder), answers_of(folder, seed)
     right, labels = exam.right(answers), np.asarray(shapes(folder)[0]["test"]["label"])
     lines = [f"| class | {' | '.join(ASKED)} |", "|---" * (1 + len(ASKED)) + "|"]
@@ -119,7 +99,7 @@ def answer_table(folder: Path, seed: int, count: int) -> str:
 
 
 def finish(runs: Runs, folder: Path, clouds: int) -> None:
-    """Store, print and draw the results of all steps of some seeds."""
+    """Store and print the results of all steps of some seeds."""
     seed, generated = runs[0]["seed"], GENERATED["test"] * len(CLASSES)
     settings = {f"stage_{stage}": recipe_of(stage) for stage in STAGES}
     summary = {"date": date.today().isoformat(), "machine": machine(), "settings": settings, "runs": runs}
@@ -132,7 +112,6 @@ def finish(runs: Runs, folder: Path, clouds: int) -> None:
         answer_table(folder, seed, clouds),
     ]
     write_results(folder, "chat_shapes", summary, "\n".join(tables))
-    draw(folder, seed, clouds)
 
 
 def positive(text: str) -> int:
@@ -146,12 +125,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = runs_parser(__doc__, "outputs/chat_shapes", with_threads=False)
     parser.add_argument("--threads", type=positive, default=1, help="threads of torch")
-    parser.add_argument("--clouds", type=positive, default=9, help="clouds with answers in the picture")
+    parser.add_argument("--clouds", type=positive, default=9, help="test shapes whose answers are shown")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the study; print, store and draw its results."""
+    """Run the study; print and store its results."""
     options = parse(arguments)
     folder: Path = options.output_dir
     transformers.logging.set_verbosity_error()
