@@ -55,7 +55,7 @@ ASKED = {
     "class, new words": Asked("Can you tell me which thing I am looking at?", lambda one, _: one.label),
     "largest": Asked(LARGEST_QUESTION, lambda one, _: one.color, named_color),
     "upper": Asked(UPPER_QUESTION, lambda one, _: one.upper, named_color),
-    "upper, new words": Asked("Look at its top. Which colour do you see?", lambda one, _: one.upper, named_color),
+    "upper, new words": Asked("Look at its top. Which color do you see?", lambda one, _: one.upper, named_color),
     "lower": Asked(LOWER_QUESTION, lambda one, _: one.lower, named_color),
     "proportion": Asked(PROPORTION_QUESTION, lambda one, _: one.proportion, named_proportion),
     "where": Asked(WHERE_QUESTION, lambda one, color: one.where(color), named_thirds),
