@@ -39,6 +39,7 @@ def lines_of(runs: Runs) -> dict[str, list[Right]]:
     probes = [{what: run["probes"][head] for what, head in PROBES.items()} for run in by_step["encoder"]]
     return {
         "no cloud: the most frequent answer of the training shapes": [run["blind"] for run in by_step["alone"]],
+        "the true main color, whatever is asked": [run["main_color"] for run in by_step["alone"]],
         "SmolLM2-135M-Instruct, no cloud": [run["alone"] for run in by_step["alone"]],
         "after stage 4, no cloud": [run["language"] for run in last],
         "after stage 4, the cloud of another class": [run["swapped"] for run in last],

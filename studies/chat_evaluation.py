@@ -114,6 +114,11 @@ class Examination:
             {what: [own[pair["{}" in ASKED[what].text]] for pair in self.others] for what, own in answers.items()}
         )
 
+    def main_color(self) -> Right:
+        """Judge the true main color as the answer to all questions about a color."""
+        asked = [what for what in ASKED if ASKED[what].read is named_color]
+        return self.right({what: [one.color for one in self.facts] for what in asked})
+
     def blind(self, training: Sequence[ShapeFacts]) -> Right:
         """Judge the most frequent true answer about the training shapes to the same question, without any cloud."""
         right = {}

@@ -116,7 +116,8 @@ def run_step(step: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def _alone(place: Path, seed: int, stage: int) -> dict[str, Any]:
     exam, facts = examination(place.parent), shapes(place.parent)[1]["train"]
-    return {"blind": exam.blind(facts), "alone": chat_evaluation.evaluate_language_model(language_model(), exam)}
+    alone = chat_evaluation.evaluate_language_model(language_model(), exam)
+    return {"blind": exam.blind(facts), "main_color": exam.main_color(), "alone": alone}
 
 
 def _encoder(place: Path, seed: int, stage: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def test_answers_are_judged_by_class_color_and_thirds(exam):
     assert exam.right(answers) == {"class": "100", "upper": "110", "where": "100"}
     # Swapped is the answer about a shape of another class, for "where" one that is asked for the same color.
     assert exam.others[0] == (1, 1) and exam.others[1] in {(0, 0), (2, 0)} and exam.others[2] == (1, 1)
+    assert exam.main_color() == {"largest": "111", "upper": "111", "upper, new words": "111", "lower": "110"}
     assert exam.swapped(answers)["upper"][::2] == "10" and exam.swapped(answers)["where"] == "010"
 
 
