@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,19 +26,20 @@ ENCODER: dict[str, Any] = {
 }
 """Config of an `act3d` model."""
 
-TRAINING: dict[str, Any] = {"steps": 800, "batch_size": 32, "learning_rate": 2e-3}
+TRAINING: dict[str, Any] = {"steps": 2000, "batch_size": 32, "learning_rate": 2e-3}
 BLACKENED = 0.3
 """Share of the clouds without colors, so that the class must be learned from the shape too."""
 CLASSES: dict[str, tuple[str | None, ...]] = {
     "color": COLORS,
     "second": (*COLORS, None),
     "upper": COLORS,
+    "middle": COLORS,
     "lower": COLORS,
     "proportion": PROPORTIONS,
 }
 """Classes of each head but that of the labels."""
-OF_COLORS = ("color", "second", "upper", "lower")
-WEIGHTS = {"label": 1.0, "color": 0.3, "second": 0.3, "upper": 0.3, "lower": 0.3, "proportion": 0.3}
+OF_COLORS = ("color", "second", "upper", "middle", "lower")
+WEIGHTS = {"label": 1.0, "proportion": 0.3} | dict.fromkeys(OF_COLORS, 0.3)
 """Weight of each head in the loss."""
 
 
@@ -71,7 +72,7 @@ def targets_of(facts: Sequence[ShapeFacts], names: Sequence[str]) -> dict[str, t
 
 
 def clouds_of(rows: Dataset) -> torch.Tensor:
-    """Load all points of embedded shapes, `(shapes, 1024, 6)`, centered and scaled by MiniGPT-3D's processor."""
+    """Load all points of shapes, `(shapes, 1024, 6)`, centered and scaled by MiniGPT-3D's processor."""
     count = len(rows.with_format("numpy")[0]["points"])
     prepare = PointCloudProcessor(num_points=count, sampling="first", features=("xyz", "rgb"))
     rows = rows.with_format("numpy")
@@ -137,13 +138,18 @@ def _loss(logits: torch.Tensor, targets: torch.Tensor, hidden: torch.Tensor | bo
 
 
 @torch.no_grad()
-def probe_accuracy(
+def probe_answers(
     model: PreTrainedModel, probes: Probes, rows: Dataset, facts: Sequence[ShapeFacts]
-) -> dict[str, float]:
-    """Compute the accuracy of each head."""
+) -> dict[str, str]:
+    """Return for each head which shapes it classifies correctly, a digit each."""
     clouds, targets = clouds_of(rows), targets_of(facts, rows.features["label"].names)
     logits = [probes(model(part).last_hidden_state) for part in clouds.split(48)]
     return {
-        what: float((torch.cat([part[what] for part in logits]).argmax(dim=-1) == target).float().mean())
+        what: digits(torch.cat([part[what] for part in logits]).argmax(dim=-1) == target)
         for what, target in targets.items()
     }
+
+
+def digits(right: Iterable[Any]) -> str:
+    """Write truth values as digits."""
+    return "".join(str(int(one)) for one in right)

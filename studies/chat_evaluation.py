@@ -1,252 +1,227 @@
-"""Evaluate the answers of a stage's model about unseen shapes, and whether they depend on the cloud."""
+"""Ask a stage's model about unseen shapes, and compare its answers with the facts and with those of blind controls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, pipeline
 
-from hf_any3d.chat import clean_question, released_evaluation_answer
-from hf_any3d.data.catalog.pointllm_annotations import CLASSIFICATION_QUESTIONS
-from hf_any3d.evaluation.caption_metrics import caption_metrics
+from hf_any3d.chat import END_MARK, clean_question
 from hf_any3d.evaluation.llm_judge import ClassNameJudge
-from hf_any3d.evaluation.llm_judge.verdicts import judge_answers, verdicts_path
-from hf_any3d.evaluation.question_answering import PROTOCOLS, Generate, Protocol, answer_question, colored_cloud
-from studies.chat_language import described_in_words
+from hf_any3d.evaluation.question_answering import colored_cloud
+from hf_any3d.modeling.minigpt3d import merge_lora
+from hf_any3d.utils.atomic_files import write_json
+from studies.chat_encoder import digits
 from studies.shape_conversations import (
-    COLOR_QUESTION,
-    DETAILED_QUESTIONS,
+    BRIEF_QUESTIONS,
+    LARGEST_QUESTION,
+    LOWER_QUESTION,
     PROPORTION_QUESTION,
-    SECOND_QUESTION,
-    described,
+    UPPER_QUESTION,
+    WHERE_QUESTION,
     named_color,
     named_proportion,
-    object_id,
-    reference_captions,
+    named_thirds,
 )
 from studies.shape_facts import ShapeFacts
 
 BATCH_SIZE = 48
-GREEDY = {"max_new_tokens": 60, "do_sample": False}
-_SAMPLED = PROTOCOLS["modelnet40-instruction"].settings
-PUBLISHED = tuple(
-    Protocol(name, question, "shapes", "class", _SAMPLED)
-    for name, question in zip(("instruction", "completion"), CLASSIFICATION_QUESTIONS, strict=True)
-)
-"""The published questions with the published generation: two beams, sampling at a low temperature."""
-CAPTION = Protocol("caption", DETAILED_QUESTIONS[0], "shapes", "caption", GREEDY)
-METRICS = ("bleu-1", "bleu-4", "rouge-1", "rouge-l")
+TOKENS = 18
+
+
+class Asked(NamedTuple):
+    """A question that is asked about every shape.
+
+    Attributes:
+        text: The question; `{}` is a color of the shape.
+        truth: The true answer, of the facts and that color.
+        read: Finds it in an answer in words; classes are found by their names instead.
+    """
+
+    text: str
+    truth: Callable[[ShapeFacts, str], str]
+    read: Callable[[str], str | None] | None = None
+
+
 ASKED = {
-    "color": (COLOR_QUESTION, named_color),
-    "second": (SECOND_QUESTION, named_color),
-    "proportion": (PROPORTION_QUESTION, named_proportion),
+    "class": Asked(BRIEF_QUESTIONS[0], lambda one, _: one.label),
+    "class, new words": Asked("Can you tell me which thing I am looking at?", lambda one, _: one.label),
+    "largest": Asked(LARGEST_QUESTION, lambda one, _: one.color, named_color),
+    "upper": Asked(UPPER_QUESTION, lambda one, _: one.upper, named_color),
+    "upper, new words": Asked("Look at its top. Which color do you see?", lambda one, _: one.upper, named_color),
+    "lower": Asked(LOWER_QUESTION, lambda one, _: one.lower, named_color),
+    "proportion": Asked(PROPORTION_QUESTION, lambda one, _: one.proportion, named_proportion),
+    "where": Asked(WHERE_QUESTION, lambda one, color: one.where(color), named_thirds),
 }
-"""Facts that are asked for: the question, and the function that finds the fact in an answer."""
-DESCRIBED = ("proportion", "second", "upper", "lower")
-"""Facts that are looked for in detailed descriptions."""
+"""Those with new words occur in no training conversation."""
+Right = dict[str, str]
+"""For each of `ASKED`, which shapes are answered correctly, a digit each."""
 
 
-def evaluation_rows(test: Dataset, facts: Sequence[ShapeFacts]) -> Dataset:
-    """Build test rows for the protocols: `object_id`, `points`, `colors` from 0 to 1, `label`, `caption`."""
-    test = test.with_format("numpy")
-    names = test.features["label"].names
-    rows = Dataset.from_dict(
-        {
-            "object_id": [object_id("test", number) for number in range(len(test))],
-            "points": [row["points"] for row in test],
-            "colors": [row["colors"] / np.float32(255) for row in test],
-            "label": [int(row["label"]) for row in test],
-            "caption": [reference_captions(one)["detailed_description"] for one in facts],
+class Examination:
+    """The questions about some shapes, their true answers, and verdicts about answers.
+
+    Args:
+        facts: Facts about the shapes.
+        names: Names of all classes.
+        seed: Seed of the colors that are asked for and of the shapes whose answers are swapped.
+    """
+
+    def __init__(self, facts: Sequence[ShapeFacts], names: Sequence[str], seed: int = 0):
+        self.facts, self.names, self.judge = list(facts), list(names), ClassNameJudge(names)
+        random = Random(seed)
+        self.colors = [random.choice(one.colors_of_thirds) for one in self.facts]
+        self.others = [self._others(number, random) for number in range(len(self.facts))]
+
+    def _others(self, number: int, random: Random) -> tuple[int, int]:
+        """Choose two shapes of another class: any, and one that is asked for the same color if there is one."""
+        different = [n for n, one in enumerate(self.facts) if one.label != self.facts[number].label]
+        same = [n for n in different if self.colors[n] == self.colors[number]]
+        return random.choice(different), random.choice(same or different)
+
+    def questions(self, what: str) -> list[str]:
+        """Return the question about each shape."""
+        return [ASKED[what].text.format(color) for color in self.colors]
+
+    def truths(self, what: str) -> list[str]:
+        """Return the true answer about each shape."""
+        return [ASKED[what].truth(one, color) for one, color in zip(self.facts, self.colors, strict=True)]
+
+    def read(self, what: str, answer: str) -> str | None:
+        """Find what an answer in words says."""
+        if (read := ASKED[what].read) is not None:
+            return read(answer)
+        number = int(self.judge(answer).split("#")[0])
+        return self.names[number] if number >= 0 else None
+
+    def right(self, answers: Mapping[str, Sequence[str]]) -> Right:
+        """Judge answers about the shapes, in words."""
+        return {
+            what: digits(self.read(what, text) == truth for text, truth in zip(own, self.truths(what), strict=True))
+            for what, own in answers.items()
         }
-    )
-    return rows.cast_column("label", ClassLabel(names=names)).with_format("numpy")
+
+    def swapped(self, answers: Mapping[str, Sequence[str]]) -> Right:
+        """Judge the answers to the same question about another shape each, as if its cloud were shown instead."""
+        return self.right(
+            {what: [own[pair["{}" in ASKED[what].text]] for pair in self.others] for what, own in answers.items()}
+        )
+
+    def main_color(self) -> Right:
+        """Judge the true main color as the answer to all questions about a color."""
+        asked = [what for what in ASKED if ASKED[what].read is named_color]
+        return self.right({what: [one.color for one in self.facts] for what in asked})
+
+    def blind(self, training: Sequence[ShapeFacts]) -> Right:
+        """Judge the most frequent true answer about the training shapes to the same question, without any cloud."""
+        right = {}
+        for what, asked in ASKED.items():
+            counts: dict[str, Counter[str]] = defaultdict(Counter)
+            for one in training:
+                colors = one.colors_of_thirds if "{}" in asked.text else [""]
+                for color in colors:
+                    counts[asked.text.format(color)][asked.truth(one, color)] += 1
+            guesses = [counts[text].most_common(1)[0][0] for text in self.questions(what)]
+            right[what] = digits(guess == truth for guess, truth in zip(guesses, self.truths(what), strict=True))
+        return right
 
 
-def answer_function(pipe: Any, template: str) -> Generate:
-    """Return the function that protocols call for answers, with a template of the model's processor."""
+def answers_of(
+    pipe: Any, clouds: Sequence[np.ndarray], questions: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """Ask a model several questions about each cloud, greedily; what prompts have in common is processed once.
 
-    def generate(clouds: Sequence[np.ndarray], question: str, settings: Mapping[str, Any]) -> list[str]:
-        # Questions are cleaned like those in training.
-        text = clean_question(question) if template == "training" else question
-        answers = pipe(list(clouds), text=text, chat_template=template, batch_size=len(clouds), **settings)
-        return [texts[0]["generated_text"] for texts in answers]
+    Args:
+        pipe: A `pipeline("point-cloud-text-to-text")`.
+        clouds: Clouds `(points, 6)`.
+        questions: For each name, the question about each cloud.
+    """
+    processor, answerer = pipe.processor, pipe.answerer
+    settings = pipe.generate_settings({"max_new_tokens": TOKENS, "do_sample": False, "num_beams": 1})
+    answers: dict[str, list[str]] = {what: [] for what in questions}
+    for start in range(0, len(clouds), BATCH_SIZE):
+        some = clouds[start : start + BATCH_SIZE]
+        features = answerer.features(processor.read_points(some))
+        cache, before = None, None
+        for what, texts in questions.items():
+            prompts = processor.prompts(
+                [_question(cloud, text) for cloud, text in zip(some, texts[start:], strict=False)], None, read=False
+            )
+            rows = [prompt.input_ids for prompt in prompts]
+            longest, shortest = max(map(len, rows)), min(map(len, rows))
+            if cache is not None and before is not None and longest == shortest:
+                columns = zip(*before, *rows, strict=False)
+                shared = next(number for number, column in enumerate(columns) if len(set(column)) > 1)
+                cache.crop(shared - cache.get_seq_length())
+            else:
+                cache = DynamicCache(config=pipe.model.config.get_text_config())
+            generated = answerer.generate(prompts, settings, features, cache)
+            answers[what] += processor.decode_answers(generated[:, longest:])
+            before = rows if longest == shortest else None  # prompts with padding have no common beginning
+    return answers
 
-    return generate
+
+def _question(cloud: np.ndarray, text: str) -> list[dict[str, Any]]:
+    parts = [{"type": "point_cloud", "point_cloud": cloud}, {"type": "text", "text": clean_question(text)}]
+    return [{"role": "user", "content": parts}]
 
 
-def evaluate_stage(
-    model_dir: Path, rows: Dataset, facts: Sequence[ShapeFacts], folder: Path, seed: int
-) -> dict[str, Any]:
+def evaluate_stage(model_dir: Path, rows: Dataset, exam: Examination, asked: Sequence[str]) -> dict[str, Right]:
     """Evaluate a stage's model on test shapes.
 
     Args:
-        model_dir: Directory of the model and its processor.
-        rows: Result of `evaluation_rows`.
-        facts: Facts about each.
-        folder: Where answers are stored.
-        seed: Seed of sampling and noise.
+        model_dir: Directory of the model and its processor; the answers are stored beside it.
+        rows: Test shapes.
+        exam: The questions.
+        asked: Which of `ASKED` are asked.
 
     Returns:
-        `instruction` and `completion`, also with the suffix `_evaluation`: shares of answers that name the class;
-        `asked_color`, `asked_second` and `asked_proportion`: shares of right answers to the questions of `ASKED`;
-        caption metrics; the controls; `experts`: see `expert_answers`, None for a model without query experts.
+        Lists of right answers (`Right`): `own`, `swapped` (the answers about another cloud), and `language` (the same
+        language model with nothing in place of the cloud).
     """
     pipe = pipeline("point-cloud-text-to-text", model=str(model_dir), device="cpu")
-    about = {"model": str(model_dir), "revision": None}
-    judge = ClassNameJudge(rows.features["label"].names)
-    scores: dict[str, Any] = {}
-    for template, suffix in (("training", ""), ("evaluation", "_evaluation")):
-        for protocol in PUBLISHED:
-            path = folder / f"{protocol.name}{suffix}.json"
-            ask = answer_function(pipe, template)
-            answers = answer_question(rows, protocol, ask, path, about, None, BATCH_SIZE, seed)
-            judged = judge_answers(answers, "class", judge, verdicts_path(path, judge), protocol.class_names(rows))
-            right = sum(entry["score"] for entry in judged["results"] if entry["is_valid"])
-            scores[f"{protocol.name}{suffix}"] = right / len(rows)
-    ask = answer_function(pipe, "training")
-    clouds = [colored_cloud(row) for row in rows]
-    scores |= {f"asked_{what}": share for what, share in asked(ask, clouds, facts).items()}
-    captions = answer_question(rows, CAPTION, ask, folder / "caption.json", about, None, BATCH_SIZE, seed)
-    metrics = caption_metrics(captions["results"], None, None)
-    scores |= {name: metrics[name]["score"] / 100 for name in METRICS}
-    scores |= controls(ask, clouds, rows, judge, seed)
-    scores["experts"] = expert_answers(pipe, clouds, rows, facts, judge)
-    return scores
-
-
-def asked(ask: Generate, clouds: Sequence[np.ndarray], facts: Sequence[ShapeFacts]) -> dict[str, float]:
-    """Compute the share of right answers to each question of `ASKED`, greedy.
-
-    A shape of one color has no second one: an answer is right about that if it names no color.
-    """
-    found = {what: map(find, _greedy(ask, clouds, question)) for what, (question, find) in ASKED.items()}
+    merge_lora(pipe.model)
+    clouds = [colored_cloud(row) for row in rows.with_format("numpy")]
+    questions = {what: exam.questions(what) for what in asked}
+    answers = answers_of(pipe, clouds, questions)
+    write_json(model_dir.with_name("answers.json"), answers)
+    prompts = {
+        text: f"[INST] <PC></PC> {clean_question(text)}  [/INST]" for texts in questions.values() for text in texts
+    }
+    language = _answers_alone(pipe.model.language_model, pipe.tokenizer, prompts)
     return {
-        what: _mean(one == getattr(fact, what) for one, fact in zip(named, facts, strict=True))
-        for what, named in found.items()
+        "own": exam.right(answers),
+        "swapped": exam.swapped(answers),
+        "language": exam.right({what: [language[text] for text in texts] for what, texts in questions.items()}),
     }
 
 
-def controls(
-    ask: Generate, clouds: Sequence[np.ndarray], rows: Dataset, judge: ClassNameJudge, seed: int
-) -> dict[str, float]:
-    """Compare greedy answers to "What is this?" for the right cloud and for wrong ones.
-
-    Returns:
-        `greedy`: share of answers that name the class; `swapped_cloud` and `swapped_own`: shares that name the class
-        of the shown cloud and of the shape itself, when a cloud of another class is shown; `black`: share without
-        colors; `noise`: share with random points and colors.
-    """
-    labels = np.asarray(rows["label"])
-    random = np.random.default_rng(seed)
-    partners = partners_of(labels, random)
-    black = [np.concatenate([cloud[:, :3], np.zeros_like(cloud[:, 3:])], axis=1) for cloud in clouds]
-    noise = [random.random(cloud.shape, np.float32) for cloud in clouds]
-    own = _named(judge, _greedy(ask, clouds, CLASSIFICATION_QUESTIONS[0]))
-    swapped = _named(judge, _greedy(ask, [clouds[number] for number in partners], CLASSIFICATION_QUESTIONS[0]))
-    return {
-        "greedy": _mean(own == labels),
-        "swapped_cloud": _mean(swapped == labels[partners]),
-        "swapped_own": _mean(swapped == labels),
-        "black": _mean(_named(judge, _greedy(ask, black, CLASSIFICATION_QUESTIONS[0])) == labels),
-        "noise": _mean(_named(judge, _greedy(ask, noise, CLASSIFICATION_QUESTIONS[0])) == labels),
-    }
-
-
-def partners_of(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Choose a shape of another class for each shape, as indices `(shapes,)`."""
-    return np.array([random.choice(np.flatnonzero(labels != label)) for label in labels])
-
-
-@torch.no_grad()
-def expert_answers(
-    pipe: Any, clouds: Sequence[np.ndarray], rows: Dataset, facts: Sequence[ShapeFacts], judge: ClassNameJudge
-) -> list[dict[str, float]] | None:
-    """Find out what each query expert is used for, and what it answers alone.
-
-    Returns:
-        For each expert the share of the clouds that it is chosen for (`chosen`) and the shares of right greedy answers
-        with its queries alone: `class`, and those of `asked`. None for a model without a sparse router.
-    """
-    model = pipe.model
-    if not model.config.use_query_experts or model.config.router != "sparse":
-        return None
-    points = torch.from_numpy(np.stack(pipe.processor.read_points(list(clouds))))
-    chosen = torch.cat([model.bridge.experts.route(model.encode(part)).index for part in points.split(BATCH_SIZE)])
-    counts = torch.bincount(chosen.flatten(), minlength=model.config.num_query_experts)
-    shares = (counts / len(clouds)).tolist()
-    ask, labels, queries = answer_function(pipe, "training"), np.asarray(rows["label"]), model.bridge.experts.queries
-    first = queries[0].clone()
-    model.config.use_query_experts = False  # the first set answers alone
-    experts = []
-    for share, own in zip(shares, [first, *(one.clone() for one in queries[1:])], strict=True):
-        queries[0].copy_(own)
-        named = _named(judge, _greedy(ask, clouds, CLASSIFICATION_QUESTIONS[0]))
-        experts.append({"chosen": share, "class": _mean(named == labels), **asked(ask, clouds, facts)})
-    queries[0].copy_(first)
-    model.config.use_query_experts = True
-    return experts
-
-
-@torch.no_grad()
-def evaluate_language_model(language: Path, rows: Dataset, facts: Sequence[ShapeFacts]) -> dict[str, float]:
-    """Evaluate the language model without clouds: with nothing in their place, and with all facts in words.
-
-    Returns:
-        `instruction`, `asked_…` and caption metrics, as in `evaluate_stage`, with nothing in place of the cloud, where
-        it gives the same answer for every shape. `read_…`: shares of right facts in descriptions (`DESCRIBED`) with
-        the facts in place of the cloud: a limit for answers about clouds.
-    """
+def evaluate_language_model(language: Path, exam: Examination) -> Right:
+    """Ask the pretrained language model, before any stage, the same questions by its own chat template."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(language).eval(), AutoTokenizer.from_pretrained(language)
-
-    def answers(words: Sequence[str], question: str) -> list[str]:
-        begin, end = f"{tokenizer.bos_token}[INST] <PC>", f"</PC> {clean_question(question)}  [/INST]"
-        # The parts are tokenized one by one, as in training.
-        ids = [[token for part in (begin, own, end) for token in _ids(tokenizer, part)] for own in words]
-        batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
-        generated = model.generate(**batch, pad_token_id=tokenizer.pad_token_id, **GREEDY)
-        texts = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :])
-        return [released_evaluation_answer(text) for text in texts]
-
-    (kind_answer,), (caption,) = answers([""], CLASSIFICATION_QUESTIONS[0]), answers([""], CAPTION.question)
-    kind = _named(ClassNameJudge(rows.features["label"].names), [kind_answer])
-    captions = caption_metrics([item | {"model_output": caption} for item in CAPTION.items(rows)], None, None)
-    found = {what: find(answers([""], question)[0]) for what, (question, find) in ASKED.items()}
-    random = Random(0)
-    read = [described(text) for text in answers([described_in_words(one, random) for one in facts], CAPTION.question)]
-    return {
-        "instruction": _mean(np.asarray(rows["label"]) == kind),
-        **{f"asked_{what}": _mean(getattr(one, what) == named for one in facts) for what, named in found.items()},
-        **{name: captions[name]["score"] / 100 for name in METRICS},
-        **{
-            f"read_{what}": _mean(one[what] == getattr(fact, what) for one, fact in zip(read, facts, strict=True))
-            for what in DESCRIBED
-        },
+    questions = {what: exam.questions(what) for what in ASKED}
+    prompts = {
+        text: tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        for texts in questions.values()
+        for text in texts
     }
+    answers = _answers_alone(model, tokenizer, prompts)
+    return exam.right({what: [answers[text] for text in texts] for what, texts in questions.items()})
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _greedy(ask: Generate, clouds: Sequence[np.ndarray], question: str) -> list[str]:
-    texts: list[str] = []
-    for start in range(0, len(clouds), BATCH_SIZE):
-        texts += [
-            released_evaluation_answer(text) for text in ask(clouds[start : start + BATCH_SIZE], question, GREEDY)
-        ]
-    return texts
-
-
-def _named(judge: ClassNameJudge, texts: Sequence[str]) -> np.ndarray:
-    """Return the number of the class that each text names first, -1 for none."""
-    return np.array([int(judge(text).split("#")[0]) for text in texts])
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(list(values)))
+@torch.no_grad()
+def _answers_alone(model: Any, tokenizer: Any, prompts: Mapping[str, str]) -> dict[str, str]:
+    """Answer each question once, greedily, without a cloud."""
+    batch = tokenizer(list(prompts.values()), padding=True, padding_side="left", return_tensors="pt")
+    generated = model.generate(**batch, max_new_tokens=TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    texts = tokenizer.batch_decode(generated[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return {question: text.split(END_MARK)[0].strip() for question, text in zip(prompts, texts, strict=True)}

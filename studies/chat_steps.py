@@ -1,4 +1,4 @@
-"""The steps of MiniGPT-3D on the embedded shapes: its parts, the four training stages, an evaluation of each."""
+"""The steps of MiniGPT-3D on colored shapes: a point encoder, the four training stages, an evaluation of each."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict, load_from_disk
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, load_from_disk
 
 from examples import run_minigpt3d
-from hf_any3d.data import load_point_dataset, validation_split
+from hf_any3d.data import load_point_dataset
 from hf_any3d.model_card.run_report import peak_memory
 from hf_any3d.training.arguments import read_settings
-from hf_any3d.utils.atomic_files import write_text
-from studies import chat_encoder, chat_evaluation, chat_language
+from studies import chat_encoder, chat_evaluation
+from studies.donors import donors_folder
+from studies.generated_shapes import CLASSES, draw_colored
 from studies.runs import RECIPES, kept_run, reset_if_changed, stopwatch, write_arguments
 from studies.shape_conversations import write_tree
-from studies.shape_facts import ShapeFacts, all_facts
+from studies.shape_facts import PALETTE, ShapeFacts, all_facts
 
 STAGES = (1, 2, 3, 4)
-PARTS = ("encoder", "language")
-VALIDATION = 0.2
-STEPS = (*PARTS, *(f"{what}_{stage}" for stage in STAGES for what in ("stage", "judge")))
-"""The steps of a seed, in order."""
+STEPS = ("alone", "encoder", *(f"stage_{stage}" for stage in STAGES), *(f"judge_{stage}" for stage in STAGES[::-1]))
+"""The steps of a seed, in order: the last stage is evaluated first."""
+GENERATED = {"train": 20, "test": 2}
+"""Generated shapes of each class; those of a split have the seed of its place here."""
 
 
 def recipe_of(stage: int) -> dict[str, Any]:
@@ -34,43 +36,59 @@ def recipe_of(stage: int) -> dict[str, Any]:
 
 def settings_of(step: str) -> dict[str, Any]:
     """Collect everything but the seed that affects a step's result, as JSON reads it back."""
-    settings: dict[str, Any] = {"encoder": {**chat_encoder.ENCODER, **chat_encoder.TRAINING}}
-    settings["language"] = {**chat_language.LANGUAGE, **chat_language.TRAINING}
-    if step in PARTS:
-        settings = {step: settings[step]}
-    else:
+    settings: dict[str, Any] = {"generated": GENERATED}
+    if step != "alone":
+        settings["encoder"] = {**chat_encoder.ENCODER, **chat_encoder.TRAINING}
+    if step[-1].isdecimal():
         settings |= {f"stage_{stage}": recipe_of(stage) for stage in STAGES if stage <= int(step[-1])}
     return json.loads(json.dumps(settings))
 
 
-def prepare(folder: Path, validation: bool = False) -> None:
-    """Write the shapes and the conversations that all seeds share, and convert the latter once.
-
-    Args:
-        folder: Folder for the runs of all seeds.
-        validation: Evaluate on a fifth of the training shapes, whole groups of near-duplicates, instead of the test
-            shapes.
+def prepare(folder: Path) -> None:
+    """Write the shapes and the conversations that all seeds share.
 
     Raises:
-        ValueError: If the folder was prepared for the other shapes.
+        FileNotFoundError: If the language model is missing.
     """
-    place, origin = folder / "shapes", {"validation": validation}
-    if not place.is_dir():
-        splits = load_point_dataset("shapes")
-        if validation:
-            parts = validation_split(splits["train"], VALIDATION, group_column="group")
-            splits = DatasetDict(train=parts["train"], test=parts["validation"])
-        part = place.with_name("shapes.part")
-        splits.save_to_disk(part)
-        write_text(part / "origin.json", json.dumps(origin))
-        part.rename(place)
-    if (stored := json.loads((place / "origin.json").read_text(encoding="utf-8"))) != origin:
-        raise ValueError(f"{folder} was prepared with {stored}; expected {origin}, or another folder")
+    if not language_model().is_dir():
+        raise FileNotFoundError(f"{language_model()} does not exist; `make donors` builds it")
+    if not (folder / "shapes").is_dir():
+        DatasetDict({split: colored_shapes(split) for split in GENERATED}).save_to_disk(folder / "shapes.part")
+        (folder / "shapes.part").rename(folder / "shapes")
     splits = shapes(folder)[0]
-    tree = write_tree(folder / "tree", splits["train"], splits["test"])
-    for kind in {kind for stage in STAGES for kind in recipe_of(stage)["conversations"]}:
-        options = recipe_of(1)["dataset_options"]
-        load_point_dataset("objaverse_captions", data_dir=tree, which=kind, splits=["train"], **options)
+    write_tree(folder / "tree", splits["train"], splits["test"])
+
+
+def language_model() -> Path:
+    """Return the directory of SmolLM2-135M-Instruct."""
+    return donors_folder() / "smollm2"
+
+
+def colored_shapes(split: str, per_class: int | None = None) -> Dataset:
+    """Collect the embedded shapes of a split, then generated ones: `points`, `colors`, `label`.
+
+    Args:
+        split: "train" or "test".
+        per_class: Generated shapes of each class; None for `GENERATED`.
+    """
+    embedded = load_point_dataset("shapes", split=split).with_format("numpy")
+    known = embedded.features["label"].names
+    names = list(dict.fromkeys([*known, *(name.replace("_", " ") for name in CLASSES)]))
+    count, seed = GENERATED[split] if per_class is None else per_class, list(GENERATED).index(split)
+    wanted = [(name, number) for number in range(count) for name in CLASSES]
+    drawn = [draw_colored(name, seed, number, PALETTE) for name, number in wanted]
+    points, colors = zip(*((row["points"], row["colors"]) for row in embedded), *drawn, strict=True)
+    labels = [names.index(known[label]) for label in embedded["label"]]
+    columns = {
+        "points": np.stack(points),
+        "colors": np.stack(colors),
+        "label": labels + [names.index(name.replace("_", " ")) for name, _ in wanted],
+    }
+    shape = (len(points[0]), 3)
+    features = Features(
+        points=Array2D(shape, "float32"), colors=Array2D(shape, "uint8"), label=ClassLabel(names=names)
+    )
+    return Dataset.from_dict(columns, features=features)
 
 
 def run_step(step: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -78,7 +96,7 @@ def run_step(step: str, seed: int, folder: Path) -> dict[str, Any]:
 
     Args:
         step: One of `STEPS`.
-        seed: Seed of weights, row order and the texts for the language model.
+        seed: Seed of weights and row order.
         folder: Folder for the runs of all seeds, where `prepare` wrote the conversations.
 
     Returns:
@@ -96,27 +114,27 @@ def run_step(step: str, seed: int, folder: Path) -> dict[str, Any]:
     return kept_run(folder / "runs" / f"{seed}-{step}.json", settings, run)
 
 
+def _alone(place: Path, seed: int, stage: int) -> dict[str, Any]:
+    exam, facts = examination(place.parent), shapes(place.parent)[1]["train"]
+    alone = chat_evaluation.evaluate_language_model(language_model(), exam)
+    return {"blind": exam.blind(facts), "main_color": exam.main_color(), "alone": alone}
+
+
 def _encoder(place: Path, seed: int, stage: int) -> dict[str, Any]:
     splits, facts = shapes(place.parent)
     model, probes = chat_encoder.train_encoder(splits["train"], facts["train"], seed)
     model.save_pretrained(place / "encoder" / "model")
-    accuracies = {name: chat_encoder.probe_accuracy(model, probes, rows, facts[name]) for name, rows in splits.items()}
-    return {"parameters": model.num_parameters(), "probes": accuracies}
-
-
-def _language(place: Path, seed: int, stage: int) -> dict[str, Any]:
-    splits, facts = shapes(place.parent)
-    folder = place / "language" / "model"
-    result = chat_language.train_language(facts["train"], seed, folder)
-    rows = chat_evaluation.evaluation_rows(splits["test"], facts["test"])
-    return {**result, "alone": chat_evaluation.evaluate_language_model(folder, rows, facts["test"])}
+    return {
+        "parameters": model.num_parameters(),
+        "probes": chat_encoder.probe_answers(model, probes, splits["test"], facts["test"]),
+    }
 
 
 def _stage(place: Path, seed: int, stage: int) -> dict[str, Any]:
     start = {"model_name_or_path": str(place / f"stage_{stage - 1}" / "model")}
     if stage == 1:
-        parts = {"point_encoder": "encoder", "language_model": "language"}
-        start = {name: str(place / part / "model") for name, part in parts.items()} | {"qformer": "none"}
+        encoder = str(place / "encoder" / "model")
+        start = {"point_encoder": encoder, "qformer": "none", "language_model": str(language_model())}
     own = {"use_cpu": True, "seed": seed, "data_dir": str(place.parent / "tree")}
     folder = place / f"stage_{stage}"
     report = run_minigpt3d.main([write_arguments(folder, recipe_of(stage) | start | own, folder / "model")])
@@ -125,15 +143,17 @@ def _stage(place: Path, seed: int, stage: int) -> dict[str, Any]:
 
 
 def _judge(place: Path, seed: int, stage: int) -> dict[str, Any]:
-    splits, facts = shapes(place.parent)
-    rows = chat_evaluation.evaluation_rows(splits["test"], facts["test"])
     model = place / f"stage_{stage}" / "model"
-    return chat_evaluation.evaluate_stage(model, rows, facts["test"], place / f"judge_{stage}", seed)
+    asked = [what for what in chat_evaluation.ASKED if stage == STAGES[-1] or "new words" not in what]
+    asked = (
+        asked[:2] if stage < 3 else asked
+    )  # answers cost as much as training, and these stages learn captions alone
+    return chat_evaluation.evaluate_stage(model, shapes(place.parent)[0]["test"], examination(place.parent), asked)
 
 
 _RUN: dict[str, Callable[[Path, int, int], dict[str, Any]]] = {
+    "alone": _alone,
     "encoder": _encoder,
-    "language": _language,
     "stage": _stage,
     "judge": _judge,
 }
@@ -145,3 +165,9 @@ def shapes(folder: Path) -> tuple[DatasetDict, dict[str, list[ShapeFacts]]]:
     splits = load_from_disk(folder / "shapes")
     assert isinstance(splits, DatasetDict)
     return splits, {split: all_facts(rows) for split, rows in splits.items()}
+
+
+def examination(folder: Path) -> chat_evaluation.Examination:
+    """Return the questions about the test shapes of a prepared folder."""
+    splits, facts = shapes(folder)
+    return chat_evaluation.Examination(facts["test"], splits["test"].features["label"].names)

@@ -1,4 +1,4 @@
-"""Questions and answers about the embedded shapes, written as a folder with PointLLM's layout.
+"""Questions and answers about colored shapes, written as a folder with PointLLM's layout.
 
 Answers have several wordings; they state the facts of `ShapeFacts` and nothing else.
 """
@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from hf_any3d.data.catalog.objaverse_captions import COMPLEX, FILTERED, NUM_POINTS, TEST, cloud_path
 from hf_any3d.utils.atomic_files import write_text
-from studies.shape_facts import COLORS, PROPORTIONS, ShapeFacts, all_facts
+from studies.shape_facts import COLORS, PROPORTIONS, THIRDS, ShapeFacts, all_facts
 
 NOUNS = {"clothing": "piece of clothing", "sanitary": "sanitary fixture", "storage": "storage unit"}
 """Names of shapes whose class name does not name a single shape."""
@@ -35,8 +35,10 @@ BRIEF_QUESTIONS = (
 DETAILED_QUESTIONS = ("Caption this 3D model in detail.", "Describe this object in detail.", "Tell me all you see.")
 """The first is the question of the published protocol."""
 
-COLOR_QUESTION = "What is its main color?"
-SECOND_QUESTION = "What is its second color?"
+LARGEST_QUESTION = "Which part is the largest?"
+UPPER_QUESTION = "What color is the upper part?"
+LOWER_QUESTION = "What is the lower part?"
+WHERE_QUESTION = "Which part is {}?"
 PROPORTION_QUESTION = "Is it tall, flat, thin, long or compact?"
 
 BRIEF_OF_A_SHAPE, DETAILED_OF_A_SHAPE, SINGLE_OF_A_SHAPE, MULTI_OF_A_SHAPE = 2, 1, 5, 1
@@ -45,11 +47,9 @@ BRIEF_OF_A_SHAPE, DETAILED_OF_A_SHAPE, SINGLE_OF_A_SHAPE, MULTI_OF_A_SHAPE = 2, 
 _SHARES = ((0.9, "nearly all"), (0.6, "most"), (0.4, "about half"), (0.2, "about a third"), (0.0, "a small part"))
 _COUNTS = ("no", "one", "two", "three", "four", "five")
 _SHARE_IN_BRIEF = 0.2
+_ABSENT = 0.2  # share of the questions about a color that no part has
 _A_COLOR = re.compile(rf"\b(?:{'|'.join(COLORS)})\b")
 _A_PROPORTION = re.compile(rf"\b({'|'.join(PROPORTIONS)})\b")
-_BOTH_ENDS = re.compile(r"the upper and the lower part are (\w+)")
-_A_PART = re.compile(r"\bof it is (\w+)")
-_ENDS = {end: re.compile(rf"\b{end} part is (\w+)") for end in ("upper", "lower")}
 
 Turn = tuple[str, str]
 """A question and its answer."""
@@ -85,7 +85,7 @@ def single_round(facts: ShapeFacts, random: Random, topic: str) -> Conversation:
     return Conversation("single_round", (TOPICS[topic](facts, random),))
 
 
-def multi_round(facts: ShapeFacts, random: Random, rounds: int = 3) -> Conversation:
+def multi_round(facts: ShapeFacts, random: Random, rounds: int = 4) -> Conversation:
     """Write questions about different topics, the kind of object first."""
     others = random.sample([topic for topic in TOPICS if topic != "kind"], rounds - 1)
     return Conversation("multi_round", tuple(TOPICS[topic](facts, random) for topic in ("kind", *others)))
@@ -114,14 +114,9 @@ def named_color(answer: str) -> str | None:
     return found.group() if found else None
 
 
-def described(answer: str) -> dict[str, str | None]:
-    """Find `proportion`, `second`, `upper` and `lower` in a detailed answer; None where it does not mention them."""
-    text = answer.lower()
-    both = _BOTH_ENDS.search(text)
-    ends = {end: both or pattern.search(text) for end, pattern in _ENDS.items()}
-    parts = list(_A_PART.finditer(text))
-    found = {"proportion": named_proportion(text), "second": parts[1].group(1) if len(parts) > 1 else None}
-    return found | {end: None if match is None else match.group(1) for end, match in ends.items()}
+def named_thirds(answer: str) -> str:
+    """List the thirds that an answer names, as `ShapeFacts.where` does."""
+    return ", ".join(third for third in THIRDS if re.search(rf"\b{third}\b", answer.lower()))
 
 
 def named_proportion(answer: str) -> str | None:
@@ -222,13 +217,17 @@ def _detailed_answer(facts: ShapeFacts, random: Random) -> str:
 
 def _kind(facts: ShapeFacts, random: Random) -> Turn:
     question = random.choice(("What kind of object is it?", "What is it?", "Which class of object is this?"))
-    noun = _noun(facts)
-    return question, random.choice((f"It is {_a(noun).lower()}.", f"{_a(noun)}."))
+    return question, f"It is {_a(_noun(facts)).lower()}."
 
 
 def _main_color(facts: ShapeFacts, random: Random) -> Turn:
-    question = random.choice((COLOR_QUESTION, "What color is it?", "Which color does it have most of?"))
-    return question, random.choice((f"It is mostly {facts.color}.", f"Mostly {facts.color}."))
+    question = random.choice(("What is its main color?", "What color is it?"))
+    return question, f"It is mostly {facts.color}."
+
+
+def _largest(facts: ShapeFacts, random: Random) -> Turn:
+    question = random.choice((LARGEST_QUESTION, "Which of its parts is the largest?"))
+    return question, f"The {facts.color} part is the largest."
 
 
 def _color_count(facts: ShapeFacts, random: Random) -> Turn:
@@ -236,29 +235,38 @@ def _color_count(facts: ShapeFacts, random: Random) -> Turn:
     names = _listed([part.color for part in facts.parts])
     if len(facts.parts) == 1:
         return question, f"One, it is {names} throughout."
-    return question, f"{_COUNTS[min(len(facts.parts), 5)].capitalize()}, a {_listed_parts(facts)} one."
+    return question, f"{_COUNTS[min(len(facts.parts), 5)].capitalize()}, {_listed_parts(facts)}."
 
 
 def _second_color(facts: ShapeFacts, random: Random) -> Turn:
-    question = random.choice((SECOND_QUESTION, "Which other color does it have?"))
+    question = random.choice(("What is its second color?", "Which other color does it have?"))
     if facts.second is None:
         return question, "It has only one."
     return question, f"The second color is {facts.second}."
 
 
-def _confirmed_color(facts: ShapeFacts, random: Random) -> Turn:
-    asked = random.choice((facts.color, random.choice(COLORS)))
-    answer = "Yes" if asked == facts.color else "No"
-    return f"Is it mostly {asked}?", f"{answer}, it is mostly {facts.color}."
+def _where(facts: ShapeFacts, random: Random) -> Turn:
+    if random.random() < _ABSENT:
+        color = random.choice([name for name in COLORS if name not in facts.colors_of_thirds])
+        return WHERE_QUESTION.format(color), f"No part is mostly {color}."
+    color = random.choice(facts.colors_of_thirds)
+    thirds = facts.where(color).split(", ")
+    verb = "is" if len(thirds) == 1 else "are"
+    question = random.choice((WHERE_QUESTION, "Where is it {}?")).format(color)
+    return question, f"The {_listed(thirds, ' the ')} part {verb} {color}."
 
 
 def _upper(facts: ShapeFacts, random: Random) -> Turn:
-    question = random.choice(("What color is its upper part?", "What color is it at the top?"))
+    if random.random() < 1 / 3:
+        return "Which part is at the top?", f"The {facts.upper} part is at the top."
+    question = random.choice((UPPER_QUESTION, "What is the upper part?"))
     return question, f"The upper part is {facts.upper}."
 
 
 def _lower(facts: ShapeFacts, random: Random) -> Turn:
-    question = random.choice(("What color is its lower part?", "What color is it at the bottom?"))
+    if random.random() < 1 / 3:
+        return "Which part is at the bottom?", f"The {facts.lower} part is at the bottom."
+    question = random.choice((LOWER_QUESTION, "What color is the lower part?"))
     return question, f"The lower part is {facts.lower}."
 
 
@@ -269,21 +277,16 @@ def _proportion(facts: ShapeFacts, random: Random) -> Turn:
     return question, f"It is {facts.proportion}."
 
 
-def _share_of_color(facts: ShapeFacts, random: Random) -> Turn:
-    part = random.choice(facts.parts)
-    return f"How much of it is {part.color}?", f"{_share(part.share).capitalize()} of it."
-
-
 TOPICS: Mapping[str, Callable[[ShapeFacts, Random], Turn]] = {
     "kind": _kind,
     "color": _main_color,
+    "largest": _largest,
     "second": _second_color,
-    "confirmed": _confirmed_color,
     "count": _color_count,
+    "where": _where,
     "upper": _upper,
     "lower": _lower,
     "proportion": _proportion,
-    "share": _share_of_color,
 }
 """Topics of single questions."""
 
@@ -307,9 +310,9 @@ def _a(words: str) -> str:
     return f"{'An' if words[0] in 'aeiou' else 'A'} {words}"
 
 
-def _listed(things: Sequence[str]) -> str:
-    return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"
+def _listed(things: Sequence[str], before: str = " ") -> str:
+    return things[0] if len(things) == 1 else f"{f',{before}'.join(things[:-1])} and{before}{things[-1]}"
 
 
 def _listed_parts(facts: ShapeFacts) -> str:
-    return _listed([part.color for part in facts.parts]).replace(", ", ", a ").replace(" and ", " and a ")
+    return f"a {_listed([part.color for part in facts.parts], ' a ')} one"

@@ -19,6 +19,7 @@ PALETTE = (
 
 COLORS = tuple(dict.fromkeys(name for name, _ in PALETTE))
 PROPORTIONS = ("tall", "flat", "thin", "long", "compact")
+THIRDS = ("upper", "middle", "lower")
 SHARE_OF_A_PART = 0.1
 """Smallest share of the points at which a color counts as a part."""
 
@@ -50,6 +51,7 @@ class ShapeFacts:
         label: Its class.
         parts: Its colors with a share of at least `SHARE_OF_A_PART`, the largest first; always at least one.
         upper: The most frequent color of its upper third, by height.
+        middle: The most frequent color between; that of the lower third if nothing is there.
         lower: The most frequent color of its lower third.
         proportion: One of `PROPORTIONS`.
     """
@@ -57,6 +59,7 @@ class ShapeFacts:
     label: str
     parts: tuple[Part, ...]
     upper: str
+    middle: str
     lower: str
     proportion: str
 
@@ -70,6 +73,15 @@ class ShapeFacts:
         """The second most frequent color; None for a shape of one color."""
         return self.parts[1].color if len(self.parts) > 1 else None
 
+    @property
+    def colors_of_thirds(self) -> list[str]:
+        """The colors of the thirds, in alphabetical order."""
+        return sorted({self.upper, self.middle, self.lower})
+
+    def where(self, color: str) -> str:
+        """List the thirds that have a color most often, from the upper to the lower one: `upper, middle`."""
+        return ", ".join(third for third in THIRDS if getattr(self, third) == color)
+
 
 def facts_of(points: np.ndarray, colors: np.ndarray, label: str) -> ShapeFacts:
     """Compute the facts about a cloud.
@@ -82,10 +94,12 @@ def facts_of(points: np.ndarray, colors: np.ndarray, label: str) -> ShapeFacts:
     names = color_names(colors)
     height = points[:, 1] - points[:, 1].min()
     third = height.max() / 3
+    between = (height > third) & (height < 2 * third)
     return ShapeFacts(
         label=label,
         parts=_parts(names),
         upper=_parts(names[height >= 2 * third])[0].color,
+        middle=_parts(names[between if between.any() else height <= third])[0].color,
         lower=_parts(names[height <= third])[0].color,
         proportion=proportion_of(points),
     )

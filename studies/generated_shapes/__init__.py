@@ -101,6 +101,45 @@ def draw_shape(name: str, seed: int, index: int, num_points: int = 1024, damage:
     return normalized(points).astype(np.float32)
 
 
+def draw_colored(
+    name: str, seed: int, index: int, palette: Sequence[tuple[str, tuple[int, int, int]]], num_points: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """Generate a complete shape of two or three colors (one if it has no parts), each of all parts at some heights.
+
+    Args:
+        name: One of `CLASSES`.
+        seed: Seed of the set.
+        index: Number of the shape within its class.
+        palette: Names of colors, each with red, green and blue; those of a shape have different names.
+        num_points: Points to draw.
+
+    Returns:
+        `(num_points, 3)` float32 in the unit sphere, y up, and `(num_points, 3)` uint8, in random order.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode()), index])
+    r = Draw(generator)
+    parts = CLASSES[name](r)
+    triangles = turned(np.concatenate(parts), r(-DAMAGED.turn, DAMAGED.turn))
+    triangles = triangles * [r(1 / DAMAGED.stretch, DAMAGED.stretch) for _ in range(3)]
+    # Parts at one height, such as legs, have one color.
+    levels, level = np.unique([part[..., 1].mean().round(2) for part in parts], return_inverse=True)
+    several = min(r.whole(2, 3), len(levels))
+    group = np.repeat(level * several // len(levels), [len(part) for part in parts])  # of each triangle
+    names = generator.permutation(sorted({name for name, _ in palette}))[:several]
+    shares = np.array([areas_of(triangles[group == number]).sum() for number in range(several)])
+    counts = generator.multinomial(num_points, shares / shares.sum())
+    points, colors = [], []
+    for number, count in enumerate(counts):
+        points.append(sample(triangles[group == number], count, generator))
+        anchors = [color for name, color in palette if name == names[number]]
+        colors.append(anchors[r.whole(0, len(anchors) - 1)] + generator.normal(0, 6, (count, 3)))
+    order = generator.permutation(num_points)
+    return (
+        normalized(np.concatenate(points))[order].astype(np.float32),
+        np.concatenate(colors)[order].clip(0, 255).astype(np.uint8),
+    )
+
+
 def without_part(r: Draw, parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Leave out one of the parts that have less than a third of the surface, if there is one."""
     areas = np.array([areas_of(part).sum() for part in parts])
