@@ -59,12 +59,12 @@ AUGMENTATION: dict[str, dict] = {
     "jitter": {},
 }
 OTHERS = {
-    "solid": 0.3, "room": 0.12, "noise": 0.12, "plane": 0.1, "bar": 0.08, "street": 0.15, "sliver": 0.08,
+    "solid": 0.2, "room": 0.1, "noise": 0.16, "plane": 0.18, "bar": 0.08, "street": 0.15, "sliver": 0.08,
     "lying": 0.05,
 }  # fmt: skip
 """Kind of thing of no class -> its share: kinds of `draw_other`, "sliver", a small part of a training shape, and
 "lying", a training shape of `UPRIGHT_CLASSES` on its side. Beside them are `THINGS` of `draw_things`."""
-OTHERS_SHARE, OTHERS_WEIGHT, THINGS = 0.5, 0.5, 840
+OTHERS_SHARE, OTHERS_WEIGHT, THINGS = 0.5, 1.0, 840
 """Things of no class for each copy of a shape, how much their loss counts, and further things."""
 TRAINING: dict[str, Any] = {
     "learning_rate": 2e-3,

@@ -28,7 +28,7 @@ from hf_any3d import (
 from hf_any3d.cli.predict import DOUBTED, clearly_less
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.training.few_scans.no_class import draw_things
-from hf_any3d.training.few_scans.one_side import are_one_sided, one_side
+from hf_any3d.training.few_scans.one_side import one_side
 from hf_any3d.training.few_scans.plan import Plan, plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans
 from hf_any3d.training.few_scans.training import FewScansArguments, fit_few_scans
@@ -105,7 +105,6 @@ FORMS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-LOOKED_AT = ("copies", "views", "camera")
 FORMS_OF_VIEWS = ("copies", "views", "camera", "camera, views")
 
 
@@ -146,7 +145,7 @@ def sets_of(options: argparse.Namespace) -> Iterator[tuple[str, Shapes, dict[str
 
 
 SHOTS = (2, 5, 10)
-DRAWS, DRAWS_LOOKED_AT = 12, 4
+DRAWS = 12
 
 
 Answers = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -225,13 +224,6 @@ def evaluate(
             labels, scores, _ = told(features[name][test])
             figures |= {f"{way}, {name}": (labels == division.test_labels).mean()}
             figures |= {f"{way}, {name} above": (scores > 0.5).mean()}
-    if number < DRAWS_LOOKED_AT:
-        clouds = shapes.points[division.train].astype(np.float32)
-        figures |= {
-            f"{name}, looks one-sided": are_one_sided(list(make(clouds)))
-            for name, (_, make) in FORMS.items()
-            if name in LOOKED_AT
-        }
     if "z up" not in features:
         return figures
     scores = {name: asked(features[name][test])[1] for name in ("z up", "x for z", "as z up", "as x up")}
@@ -303,7 +295,6 @@ REFUSED_VIEWS = {
         for name, form in (("whole", "copies"), ("views", "views"), ("camera", "camera"))
     },
 }
-LOOKS = {"scans a class": "shots"} | {f"{form}: looks one-sided": f"{form}, looks one-sided" for form in LOOKED_AT}
 
 
 def table(columns: dict[str, str], runs: list[dict[str, Any]]) -> str:
@@ -337,7 +328,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, shapes, features in sets_of(options):
         for shots in SHOTS:
             runs += [{"set": name, **evaluate(shapes, features, bank, nothing, shots, n)} for n in range(DRAWS)]
-    tables = (LEVELS, NOTHING, HINTS, LEARNED_VIEWS, REFUSED_VIEWS, LOOKS, AXES)
+    tables = (LEVELS, NOTHING, HINTS, LEARNED_VIEWS, REFUSED_VIEWS, AXES)
     print(*(table(columns, runs) for columns in tables), sep="\n\n")
     largest = {
         name: max(run["known above"] for run in runs if run["set"] == name and run["shots"] > min(SHOTS))

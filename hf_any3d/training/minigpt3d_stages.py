@@ -229,9 +229,11 @@ def halve_frozen(model: MiniGPT3DForConditionalGeneration, dtype: torch.dtype) -
     if "language_model" not in (model.config.parts or {}):
         raise ValueError("--frozen_in_half with a language model that is stored with the model; expected a named one")
     assert model.language_model is not None
-    # Norms and biases are small and stay in float32. By `data`, so that parameters stay the same objects.
-    for parameter in model.language_model.parameters():
-        if parameter.is_floating_point() and parameter.ndim > 1 and not parameter.requires_grad:
+    # Norms and biases are small and stay in float32, as does LoRA, which is stored though the last stage freezes it.
+    # By `data`, so that parameters stay the same objects.
+    for name, parameter in model.language_model.named_parameters():
+        is_full = parameter.requires_grad or parameter.ndim < 2 or "lora_" in name
+        if parameter.is_floating_point() and not is_full:
             parameter.data = parameter.data.to(dtype)
 
 

@@ -262,6 +262,7 @@ def plane(r: Draw, count: int) -> np.ndarray:
     if r.yes(0.5):
         flat[:, 1] = sum(r(0, 0.08) * np.sin(r(1, 5) * flat[:, axis] + r(0, 6)) for axis in (0, 2))
     flat += r.generator.normal(0, r(0, 0.02), flat.shape)
+    flat = _cut_round(r, flat, count)
     return turned(flat, r(0, 90) if r.yes() else 90 * r.whole(0, 1), "xz"[r.whole(0, 1)])
 
 
@@ -302,7 +303,7 @@ def room(r: Draw, count: int) -> np.ndarray:
 
 def street(r: Draw, count: int) -> np.ndarray:
     """Draw ground with houses, trees, cars and poles, of which a scanner in the air or on a car sees a piece."""
-    size = r(5, 25)
+    size = r(2, 25)
     places = r.generator.uniform(-size, size, (4 * count, 2))
     slope = [r(-0.15, 0.15) for _ in range(2)]
     height = places @ slope + r(0, 0.6) * np.sin(places @ r.generator.normal(0, 0.2, 2))
@@ -323,7 +324,17 @@ def street(r: Draw, count: int) -> np.ndarray:
             part = sample(rod((0, 0, 0), (0, r(3, 9), 0), 0.08), count // 16, r.generator)
         pieces.append(turned(part, r(0, 360)) + at + (0, at[[0, 2]] @ slope, 0))
     points = np.concatenate(pieces)
-    points = points[np.abs(points[:, [0, 2]]).max(axis=1) < size] if r.yes() else points
+    return _cut_round(r, points, count)
+
+
+def _cut_round(r: Draw, points: np.ndarray, count: int) -> np.ndarray:
+    """Cut out what is within a radius about the vertical axis, or within a half plane of it, or nothing."""
+    across = np.linalg.norm(points[:, [0, 2]], axis=1)
+    kept = across <= np.quantile(across, r(0.05, 0.7)) if r.yes(0.6) else np.ones(len(points), bool)
+    if r.yes(0.4):
+        side = points[:, [0, 2]] @ r.generator.normal(size=2)
+        kept &= side <= np.quantile(side[kept], r(0.5, 0.95))
+    points = points[kept]
     return points[r.generator.choice(len(points), count, replace=len(points) < count)]
 
 

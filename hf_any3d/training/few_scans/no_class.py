@@ -15,19 +15,15 @@ NUM_THINGS = 252
 """Things that training draws, the same number of each kind."""
 
 
-def draw_things(
-    count: int = NUM_THINGS, num_points: int = 1024, up_axis: str = "y", seed: int = 0, without: str | None = None
-) -> np.ndarray:
+def draw_things(count: int = NUM_THINGS, num_points: int = 1024, up_axis: str = "y", seed: int = 0) -> np.ndarray:
     """Draw things of no class, the kinds one after the other and always the same ones for a seed.
 
     Returns:
-        `(things, num_points, 3)` float32 in the unit sphere, with any heading, but for those of the kind `without`.
+        `(things, num_points, 3)` float32 in the unit sphere, with any heading.
     """
     names, things = list(KINDS), []
     for number in range(count):
         name = names[number % len(names)]
-        if name == without:
-            continue
         generator = np.random.default_rng([seed, number])
         points = KINDS[name](generator, num_points)
         angle = generator.uniform(0, 2 * np.pi)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
@@ -17,10 +15,6 @@ _MOST = 16_384
 _STRENGTH = 0.1
 TAKEN_FOR_VIEWS = 0.15
 """Share of the whole scans that the head may take for views: with less, it finds few views."""
-# So much of 512 points is seen at once in 60 % of the clouds that a camera saw, at least: 0.74 in the sets of
-# studies/none_of_these.py, and 0.60 to 0.71 of whole ones. More points of a cloud hide more of each other.
-_SEEN_AT_ONCE, _MOST_CLOUDS, _POINTS = 0.73, 0.6, 512
-_MOST_LOOKED_AT, _SIDES = 24, 12
 
 
 def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.Generator) -> np.ndarray:
@@ -35,31 +29,7 @@ def one_side(points: np.ndarray, count: int, up_axis: str, generator: np.random.
         points = points[generator.choice(len(points), _MOST, replace=False)]
     azimuth, elevation = generator.uniform(0, 2 * np.pi), np.radians(generator.uniform(*_ELEVATIONS))
     toward = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(elevation), np.sin(azimuth) * np.cos(elevation)])
-    seen = _seen_from(points, np.roll(toward, "xyz".index(up_axis) - 1))
-    return points[generator.choice(seen, count, replace=len(seen) < count)]
-
-
-def are_one_sided(clouds: Sequence[np.ndarray]) -> bool:
-    """Return whether most clouds (points, 3) are as if seen from one side: an eye somewhere sees nearly all points.
-
-    So are thin sheets. Clouds of fewer than 512 points, which hide little of each other, say nothing.
-    """
-    clouds = [points for points in clouds if len(points) >= _POINTS]
-    if not clouds:
-        return False
-    # Directions around the sphere, in equal steps along its axis (Fibonacci).
-    along, turn = 1 - (2 * np.arange(_SIDES) + 1) / _SIDES, np.arange(_SIDES) * np.pi * (3 - 5**0.5)
-    across = np.sqrt(1 - along**2)
-    sides = np.stack([across * np.cos(turn), along, across * np.sin(turn)], axis=1)
-    shares, generator = [], np.random.default_rng(0)
-    for points in clouds[:: -(-len(clouds) // _MOST_LOOKED_AT)]:
-        some = np.unique(points[generator.choice(len(points), _POINTS, replace=False)], axis=0)
-        shares.append(max(len(_seen_from(some, side)) for side in sides) / len(some))
-    return float(np.quantile(shares, 1 - _MOST_CLOUDS)) > _SEEN_AT_ONCE
-
-
-def _seen_from(points: np.ndarray, toward: np.ndarray) -> np.ndarray:
-    """Return numbers of the points (points, 3) that an eye in a direction (3,) sees."""
+    toward = np.roll(toward, "xyz".index(up_axis) - 1)
     centered = points - points.mean(axis=0)
     radius = np.linalg.norm(centered, axis=1).max()
     from_eye = centered / max(radius, 1e-12) - _DISTANCE * toward
@@ -69,7 +39,8 @@ def _seen_from(points: np.ndarray, toward: np.ndarray) -> np.ndarray:
         seen = ConvexHull(np.concatenate([mirrored, np.zeros((1, 3))])).vertices
     except QhullError:
         seen = np.arange(len(points))  # so few or equal points that none hides another
-    return seen[seen < len(points)]
+    seen = seen[seen < len(points)]
+    return points[generator.choice(seen, count, replace=len(seen) < count)]
 
 
 def fit_side(

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from hf_any3d.data.catalog import up_axis_of
-from hf_any3d.data.inputs import count_channels, to_cloud
+from hf_any3d.data.inputs import count_channels
 from hf_any3d.integration.auto import AutoModelForPointCloudClassification
 from hf_any3d.model_card import Subject, build_model_card
 from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
@@ -36,7 +36,7 @@ from hf_any3d.training.few_scans.linear_head import (
     whitening,
 )
 from hf_any3d.training.few_scans.no_class import NUM_THINGS
-from hf_any3d.training.few_scans.one_side import are_one_sided, fit_side
+from hf_any3d.training.few_scans.one_side import fit_side
 from hf_any3d.training.few_scans.plan import FEATURES, WRAP_SHARPNESS, Plan, advice_for, plan_for
 from hf_any3d.training.few_scans.scans import Examples, Scans, check, equal, file_names, look_at
 from hf_any3d.training.protocol import build_processor
@@ -209,9 +209,6 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
     with stopwatch.part("features"):
         learns_views = arguments.views or (earlier is not None and earlier.learns_views)
-        clouds = (to_cloud(row, ("xyz",)).points[:, :3] for row in splits["train"].with_format("numpy"))
-        are_views = arguments.one_sided and not learns_views and are_one_sided(list(clouds))
-        arguments = replace(arguments, one_sided=arguments.one_sided and not are_views)
         wanted = arguments.one_sided or learns_views
         examples = compute_examples(model, splits["train"], processor, scans, earlier, wanted)
         if learns_views and examples.views is None:
@@ -247,10 +244,6 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
     lines = _lines(origin, scans, plan, judged, config, processor.features, unlike)
     if learns_views:
         lines.insert(2, "views: one of each scan from one side is learned, too; predict makes no remark on views")
-    elif are_views:
-        lines.insert(
-            2, "views: most scans look as if seen from one side, or are thin; predict makes no remark on such"
-        )
     return Learned(report, lines)
 
 

@@ -89,7 +89,7 @@ def test_large_logits_have_a_finite_loss():
     assert found.loss == pytest.approx(5e3)
 
 
-@pytest.mark.parametrize(("usual", "row"), [(1, 1), (4, 1), (5, 5), (10, 5), (11, 11), (30, 11)])
+@pytest.mark.parametrize(("usual", "row"), [(1, 1), (5, 1), (20, 1), (21, 21), (30, 21)])
 def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
     assert plan_for({"a": usual, "b": usual, "c": 1}) == TABLE[row]
     assert plan_for({"a": usual - 1, "b": usual + 1, "c": usual}) == TABLE[row]
@@ -99,7 +99,7 @@ def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
 
 @pytest.mark.parametrize(
     ("counts", "minutes", "points"),
-    [((5, 5), 1, 4), ((5, 5, 1), 1, 4), ((9,) * 20, 3, 4), ((10,) * 15, 3, 2), ((25,) * 10, 5, 2)],
+    [((5, 5), 1, 4), ((5, 5, 1), 1, 4), ((9,) * 20, 2, 4), ((10,) * 15, 2, 2), ((25,) * 10, 2, 2)],
 )
 def test_a_training_beside_the_head_is_advised_where_it_is_better(counts, minutes, points):
     advice = advice_for(dict(enumerate(counts)))

@@ -24,12 +24,6 @@ def test_things_are_those_of_earlier_versions():
     assert_stored([things[number :: len(KINDS)] for number in range(len(KINDS))], stored)
 
 
-def test_a_kind_is_left_out_and_the_others_stay():
-    things, kinds = draw_things(21, 50), np.arange(21) % len(KINDS)
-    for number, kind in enumerate(KINDS):
-        assert np.array_equal(draw_things(21, 50, without=kind), things[kinds != number])
-
-
 def test_another_axis_up_turns_things_and_mirrors_none():
     things = draw_things(7, 50)
     for axis, up in (("z", 2), ("x", 0)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_any3d.training.few_scans.one_side import are_one_sided, fit_side, one_side
+from hf_any3d.training.few_scans.one_side import fit_side, one_side
 from tests.golden import assert_stored
 
 
@@ -41,15 +41,6 @@ def test_an_eye_sees_the_near_side_from_slightly_below_to_far_above(axis):
         azimuths.append(np.degrees(np.arctan2(up[2], up[0])))
     assert -15 < min(elevations) < 8 and 50 < max(elevations) < 65
     assert np.histogram(azimuths, 4, (-180, 180))[0].min() > 0
-
-
-def test_clouds_of_which_most_were_seen_from_one_side_are_told():
-    whole = [shell(2000) * stretch for stretch in (1, 2, (1, 0.5, 1), (1, 1, 2))]
-    views = [one_side(points, 1000, "y", np.random.default_rng(0)) for points in whole]
-    assert are_one_sided(views) and not are_one_sided(whole)
-    assert are_one_sided(views + whole[:1]) and not are_one_sided(views[:2] + whole)
-    # Few points hide nothing of each other.
-    assert not are_one_sided([points[:500] for points in views]) and not are_one_sided([])
 
 
 def test_points_are_repeated_only_if_fewer_are_seen():
