@@ -17,7 +17,6 @@ from scipy.spatial.distance import cdist
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from hf_any3d.modeling.point_features.descriptors import count_descriptors
 from hf_any3d.training.few_scans.linear_head import LinearHead, draw_folds, fit_head, whitening
 from studies.few_scans import area
 from studies.few_scans_draws import CLASSES_OF_A_DRAW, draw
@@ -25,7 +24,6 @@ from studies.none_of_these import DRAWS, sets_of
 
 SHOTS = 10
 Signs = dict[str, np.ndarray]
-LEARNED = slice(count_descriptors(), None)
 
 
 def signs_of(head: LinearHead, features: np.ndarray, labels: np.ndarray, bank: np.ndarray, asked: np.ndarray) -> Signs:
@@ -36,41 +34,34 @@ def signs_of(head: LinearHead, features: np.ndarray, labels: np.ndarray, bank: n
         "highest logit": -logits.max(axis=1),
         "energy": -np.asarray(logsumexp(logits, axis=1)),
     }
-    for name, part in {"all": slice(None), "learned": LEARNED}.items():
-        known, things, rows = (head.standardize(values)[:, part] for values in (features, bank, asked))
-        for space, matrix in {"": np.eye(known.shape[1]), " whitened": whitening(known, labels)}.items():
-            near, away, here = known @ matrix, things @ matrix, rows @ matrix
-            means, center = (
-                np.stack([near[labels == one].mean(axis=0) for one in np.unique(labels)]),
-                near.mean(axis=0),
-            )
-            apart = cdist(here, near)
-            own = f"{name}{space}"
-            signs[f"{own}, distance"] = np.log(apart.min(axis=1))
-            signs[f"{own}, three"] = np.log(np.sort(apart)[:, :3].mean(axis=1))
-            signs[f"{own}, side"] = np.log(apart.min(axis=1) / cdist(here, away).min(axis=1))
-            signs[f"{own}, angle"] = cdist(here - center, near - center, "cosine").min(axis=1)
-            signs[f"{own}, mean"] = np.log(cdist(here, means).min(axis=1))
-            signs[f"{own}, mean angle"] = cdist(here - center, means - center, "cosine").min(axis=1)
-            signs[f"{own}, relative"] = signs[f"{own}, mean"] - np.log(np.linalg.norm(here - center, axis=1))
+    known, things, rows = (head.standardize(values) for values in (features, bank, asked))
+    for space, matrix in {"plain": np.eye(known.shape[1]), "whitened": whitening(known, labels)}.items():
+        near, away, here = known @ matrix, things @ matrix, rows @ matrix
+        means, center = (
+            np.stack([near[labels == one].mean(axis=0) for one in np.unique(labels)]),
+            near.mean(axis=0),
+        )
+        apart = cdist(here, near)
+        signs[f"{space}, distance"] = np.log(apart.min(axis=1))
+        signs[f"{space}, three"] = np.log(np.sort(apart)[:, :3].mean(axis=1))
+        signs[f"{space}, side"] = np.log(apart.min(axis=1) / cdist(here, away).min(axis=1))
+        signs[f"{space}, angle"] = cdist(here - center, near - center, "cosine").min(axis=1)
+        signs[f"{space}, mean"] = np.log(cdist(here, means).min(axis=1))
+        signs[f"{space}, mean angle"] = cdist(here - center, means - center, "cosine").min(axis=1)
+        signs[f"{space}, relative"] = signs[f"{space}, mean"] - np.log(np.linalg.norm(here - center, axis=1))
     return signs
 
 
 FOUR = ("distance", "angle", "side")
 SCORES: dict[str, tuple[str, ...]] = {
-    "before: distance, side and surprise of all features": ("all, distance", "all, side", "surprise"),
-    "the same of learned features": ("learned, distance", "learned, side", "surprise"),
-    "now: distance, angle, side and surprise of whitened learned features": (
-        *(f"learned whitened, {sign}" for sign in FOUR),
-        "surprise",
-    ),
-    "the same of all features": (*(f"all whitened, {sign}" for sign in FOUR), "surprise"),
-    "the same without surprise": tuple(f"learned whitened, {sign}" for sign in FOUR),
-    "the same to class means": ("learned whitened, mean", "learned whitened, mean angle", "learned whitened, side"),
-    "Mahalanobis distance to the nearest class mean": ("learned whitened, mean",),
-    "the same against that to the mean of all": ("learned whitened, relative",),
-    "angle alone": ("learned whitened, angle",),
-    "mean of the three nearest": ("all, three",),
+    "distance, side and surprise": ("plain, distance", "plain, side", "surprise"),
+    "now: distance, angle, side and surprise, whitened": (*(f"whitened, {sign}" for sign in FOUR), "surprise"),
+    "the same without surprise": tuple(f"whitened, {sign}" for sign in FOUR),
+    "the same to class means": ("whitened, mean", "whitened, mean angle", "whitened, side"),
+    "Mahalanobis distance to the nearest class mean": ("whitened, mean",),
+    "the same against that to the mean of all": ("whitened, relative",),
+    "angle alone": ("whitened, angle",),
+    "mean of the three nearest": ("plain, three",),
     "highest logit": ("highest logit",),
     "energy": ("energy",),
 }
