@@ -142,7 +142,7 @@ def draw_others(rows: Dataset, count: int, things: int) -> np.ndarray:
     upright = clouds[np.isin(rows["label"], [names.index(name) for name in UPRIGHT_CLASSES if name in names])]
     kinds = generator.choice(list(OTHERS), count, p=list(OTHERS.values()))
     found = [draw_stranger(kind, clouds, upright, generator) for kind in kinds]
-    return np.stack([*found, *draw_things(things)])
+    return np.stack([*found, *draw_things(things, clouds.shape[1])])
 
 
 def doubting_loss(logits: torch.Tensor, labels: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,9 @@ def doubting_loss(logits: torch.Tensor, labels: torch.Tensor, others: torch.Tens
     return loss - OTHERS_WEIGHT * others.log_softmax(-1).mean()
 
 
-def learn_head(head: nn.Module, features: torch.Tensor, labels: torch.Tensor, others: torch.Tensor) -> None:
+def learn_head(
+    head: nn.Module, features: torch.Tensor, labels: torch.Tensor, others: torch.Tensor, steps: int
+) -> None:
     """Train a head on features of labeled shapes and of things of no class, from new weights."""
     set_seed(SEED)
     for module in head.modules():
@@ -164,8 +166,8 @@ def learn_head(head: nn.Module, features: torch.Tensor, labels: torch.Tensor, ot
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=TRAINING["learning_rate"], weight_decay=TRAINING["weight_decay"]
     )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, TRAINING["steps"])
-    for _ in range(TRAINING["steps"]):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for _ in range(steps):
         known = torch.randint(len(features), (TRAINING["batch_size"],))
         strange = torch.randint(len(others), (TRAINING["batch_size"] // 2,))
         logits = head(torch.cat([features[known], others[strange]]))
@@ -251,6 +253,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--output-dir", type=Path, default=Path(default_model()), help="folder of the model")
     parser.add_argument("--copies", type=int, default=COPIES, help="copies of each shape, to try the program out")
+    parser.add_argument("--steps", type=int, default=TRAINING["steps"], help="steps of the head, to try it out")
     options = parser.parse_args(arguments)
     transformers.logging.set_verbosity_error()
     start, splits = time.process_time(), load_point_dataset("shapes")
@@ -270,11 +273,11 @@ def main(arguments: list[str] | None = None) -> None:
     # A head of three quarters of the shapes tells what it makes of the fourth.
     parts = validation_split(rows, 0.25, seed=0, group_column="group")
     learned = torch.from_numpy(np.isin(rows["group"], parts["train"]["group"])).repeat(options.copies)
-    learn_head(model.classifier, features[learned], labels[learned], strange)
+    learn_head(model.classifier, features[learned], labels[learned], strange, options.steps)
     calibration = calibrate(model, parts["train"], parts["validation"])
     print(f"held-out shapes: {evaluate(model, parts['validation'])[0]}")
 
-    learn_head(model.classifier, features, labels, strange)
+    learn_head(model.classifier, features, labels, strange, options.steps)
     model.classifier.calibrate(calibration["temperature"])
     finish(model, rows, calibration)
     calibration["level"] = find_level(model, splits["test"])
@@ -296,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
         metrics={"test": metrics} | turned_accuracies(model, splits["test"], "test"),
         class_accuracy={"test": class_accuracy},
         selection={},
-        training=TRAINING | {"seed": SEED, "copies of each shape": options.copies},
+        training=TRAINING | {"steps": options.steps, "seed": SEED, "copies of each shape": options.copies},
     )
     save(model, report, options.output_dir, calibration, doubts)
     print(doubt_table(doubts))

@@ -83,7 +83,6 @@ def test_its_test_accuracy_is_that_of_its_card(classify):
 
 
 def test_what_is_no_object_gets_low_scores(classify):
-    """Noise, floors, bars, rooms and streets, drawn with another seed than those that its head has seen."""
     for kind in OTHERS:
         points = np.stack([draw_other(kind, 3, index) for index in range(20)])
         with torch.no_grad():

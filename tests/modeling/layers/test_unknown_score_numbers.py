@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, UnknownScoreConfigMixin, UnknownScoreMixin
+from tests.errors import raises
 
 
 class Classifier(UnknownScoreMixin, nn.Module):
@@ -79,7 +80,7 @@ def test_a_projection_adds_the_angle_between_projected_rows():
     features, matrix, bank = rows(11, 5, seed=1), rows(5, 2, seed=2), rows(4, 5, seed=3)
     signs = {f"unknown_{name}": rows(1, 30, seed=9)[0] for name in ("distance", "angle", "side", "surprise")}
     model = Classifier(5)
-    with pytest.raises(ValueError, match="projection without held_out"):
+    with raises(ValueError, naming="projection without held_out"):
         model.fit_unknown_score(features, rows(11, 3, seed=4), projection=matrix)
     model.fit_unknown_score(features, rows(11, 3, seed=4), None, bank, signs, matrix)
     assert model.config.unknown_width == 2 and model.config.unknown_share == 1 / 31
