@@ -26,7 +26,7 @@ UPRIGHT_CLASSES = ("bed", "chair", "lamp", "person", "plant", "sofa", "table")
 
 
 def draw_stranger(kind: str, clouds: np.ndarray, upright: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw something of no class, y up, in the unit sphere; see `WithOthers`."""
+    """Draw something of no class, y up, in the unit sphere; see `OTHERS` of `train_default_model.py`."""
     if kind == "lying":
         return turn_up_axis(upright[generator.integers(len(upright))], "y", "x")
     if kind == "sliver":

@@ -73,7 +73,7 @@ AVERAGE = 0.995
 """Decay of the averaged weights, which are kept: learning can end at any step, without a schedule."""
 KEPT_EVERY = 50
 """Steps after which the state is stored."""
-JUDGED_SHOTS, JUDGED_DRAWS = (1, 2, 5, 10), 12
+JUDGED_SHOTS = (1, 2, 5, 10)
 ENCODER: dict[str, Any] = {
     "num_groups": 64,
     "group_size": 32,
@@ -309,12 +309,12 @@ def features_of(encoder: ActModel, points: np.ndarray) -> np.ndarray:
     return torch.cat(pieces).numpy()
 
 
-def judge(features: np.ndarray, shapes: Shapes) -> dict[int, float]:
-    """Return the mean accuracy of linear heads on the features, for so many shapes a class."""
+def judge(features: np.ndarray, shapes: Shapes, draws: int) -> dict[int, np.ndarray]:
+    """Return the accuracy of linear heads on the features in each draw, for so many shapes a class."""
     found = {}
     for shots in JUDGED_SHOTS:
         right = []
-        for number in range(JUDGED_DRAWS):
+        for number in range(draws):
             division = draw(shapes, shots, number)
             rows = features[division.train]
             mean, scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
@@ -322,7 +322,7 @@ def judge(features: np.ndarray, shapes: Shapes) -> dict[int, float]:
                 warnings.simplefilter("ignore")
                 head = LogisticRegression(max_iter=300).fit((rows - mean) / scale, division.labels)
             right.append(head.score((features[division.test] - mean) / scale, division.test_labels))
-        found[shots] = float(np.mean(right))
+        found[shots] = np.array(right)
     return found
 
 
@@ -333,18 +333,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/packaged_encoder"))
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--steps", type=int, default=800, help="steps to learn")
+    parser.add_argument("--against", type=Path, default=Path(default_model()), help="classifier of another encoder")
+    parser.add_argument("--draws", type=int, default=12, help="draws to judge by")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    encoders = {"packaged": ActForPointCloudClassification.from_pretrained(default_model()).act}
+    encoders = {"against": ActForPointCloudClassification.from_pretrained(options.against).act}
     for arm in options.arms:
         learn(options.output_dir, arm, options.steps)
         encoders[arm] = learned_encoder(options.output_dir / f"{arm}.pt")
     if options.kicad is not None:
         shapes = parts(options.kicad)
-        for name, encoder in encoders.items():
-            accuracies = judge(features_of(encoder, shapes.points), shapes)
-            print(f"{name}: " + ", ".join(f"{k}: {100 * share:.1f}" for k, share in accuracies.items()), flush=True)
+        found = {
+            name: judge(features_of(encoder, shapes.points), shapes, options.draws)
+            for name, encoder in encoders.items()
+        }
+        for name, accuracies in found.items():
+            for shots, right in accuracies.items():
+                better = 100 * (right - found["against"][shots])
+                interval = 1.96 * better.std(ddof=1) / len(better) ** 0.5
+                print(f"{name}, {shots} a class: {100 * right.mean():.1f}; {better.mean():+.1f} ± {interval:.1f}")
 
 
 if __name__ == "__main__":

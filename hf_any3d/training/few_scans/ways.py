@@ -66,7 +66,7 @@ def learn_scans(settings: Mapping[str, Any], way: str | None = None) -> Learned:
             arguments = replace(scans.arguments, wrap=wrap, wrap_weight=WRAP_WEIGHT)
             return learn_few_scans(replace(scans, arguments=arguments), rows)
     if way == FEATURES or "from_model" in settings:
-        return learn_few_scans(FewScans.from_settings(settings))
+        return learn_few_scans(FewScans.from_settings(settings), rows)
     if way is None and settings.keys() <= OPTIONS:
         request = FewScans.from_settings(settings)
         rows = request.load()
