@@ -180,12 +180,12 @@ class UnknownScoreMixin:
         score.features.copy_(score.project(features))
         if bank is not None:
             score.bank = score.project(bank).to(score.features)
-        numbers = numbers.to(features.device)
-        apart = _distances(features, features)
-        # A row, and others of its group, are no neighbors of it.
-        distance = apart.masked_fill(numbers[:, None] == numbers, torch.inf).amin(dim=1)
         config.unknown_rows, config.unknown_bank_rows, config.unknown_width = rows, things, projected
-        signs = held_out or score.signs(features, surprise(logits), distance)
+        if (signs := held_out) is None:
+            numbers = numbers.to(features.device)
+            # A row, and others of its group, are no neighbors of it.
+            apart = _distances(features, features).masked_fill(numbers[:, None] == numbers, torch.inf)
+            signs = score.signs(features, surprise(logits), apart.amin(dim=1))
         for name, values in signs.items():
             usual, deviation = float(values.mean()), max(float(values.std()), _LEAST_DEVIATION)
             # At least the mean: a head is very sure far from all it knows, and would outweigh the distance.
