@@ -1,4 +1,4 @@
-"""The house gets lighter: no figure of `tests/weight.py` may rise above its stored limit."""
+"""No figure of `tests/weight.py` may rise above its stored limit."""
 
 import json
 

@@ -1,8 +1,9 @@
 """What the code weighs, in figures that may only fall: `python -m tests.weight [--store]`.
 
-Weighed are lines of the product and of the tests, errors raised and lines that only check, functions with a single
-use, files at the root of the package, test files that look inside (privates, replaced attributes), and errors pinned
-by wording. `--store` lowers the limits.
+Weighed are shares, which a new reader or model leaves as they are: errors raised and lines that only check, test files
+that look inside (privates, replaced attributes); and counts that nothing new should raise: files at the root of the
+package, errors pinned by wording. Lines are not weighed: a plain line is better than a dense one. `--store` lowers the
+limits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import ast
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,21 +35,14 @@ def sources(*folders: str) -> Iterator[tuple[Path, str]]:
 
 def weigh() -> dict[str, float]:
     """Return all figures."""
-    lines, code, checks, raises, at_root = 0, 0, 0, 0, 0
-    defined: Counter[str] = Counter()
-    used: Counter[str] = Counter()
+    code, checks, raises, at_root = 0, 0, 0, 0
     for file, text in sources(*PRODUCT):
         tree = ast.parse(text)
-        lines += text.count("\n")
         at_root += file.parent == ROOT / "hf_any3d"
         kept = {number for number, line in enumerate(text.splitlines(), 1) if line.strip() and line.strip()[0] != "#"}
         checking: set[int] = set()
         for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                defined[node.name] += 1
-            elif isinstance(node, (ast.Name, ast.Attribute)):
-                used[node.id if isinstance(node, ast.Name) else node.attr] += 1
-            elif isinstance(node, ast.Raise) and node.exc is not None:
+            if isinstance(node, ast.Raise) and node.exc is not None:
                 raises += 1
                 checking |= _lines(node)
             elif isinstance(node, (ast.If, ast.ExceptHandler)) and isinstance(node.body[-1], ast.Raise):
@@ -60,17 +53,12 @@ def weigh() -> dict[str, float]:
                 kept -= _lines(node.body[0])
         code += len(kept)
         checks += len(checking & kept)
-    tests = list(sources("tests"))
-    files = [text for file, text in tests if file.name.startswith("test_")]
+    files = [text for file, text in sources("tests") if file.name.startswith("test_")]
     inside = sum(bool(_INSIDE.search(text)) for text in files)
-    single = sum(count == 1 == used[name] and not name.startswith("__") for name, count in defined.items())
     return {
-        "product lines": lines,
         "raises per 1,000 lines of code": round(1000 * raises / code, 1),
         "checks, % of the code": round(100 * checks / code, 1),
-        "functions used once, %": round(100 * single / sum(defined.values()), 1),
         "files at the root of hf_any3d": at_root,
-        "test lines": sum(text.count("\n") for _, text in tests),
         "test files that look inside, %": round(100 * inside / len(files), 1),
         "wordings of errors pinned": sum(len(_WORDING.findall(text)) for text in files),
     }
@@ -84,8 +72,6 @@ if __name__ == "__main__":
     figures = weigh()
     if "--store" in sys.argv:
         limits = json.loads(LIMITS.read_text(encoding="utf-8")) if LIMITS.exists() else figures
-        # Lines in hundreds, so that a mended line need not be paid with another one.
-        figures |= {name: 100 * -(-figures[name] // 100) for name in ("product lines", "test lines")}
         figures = {name: min(value, limits[name]) for name, value in figures.items()}
         LIMITS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for name, value in figures.items():

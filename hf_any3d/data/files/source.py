@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,18 @@ def file_error(name: object, reason: object) -> PointCloudFileError:
     if len(text) > 2 * _QUOTED:
         text = f"{text[:_QUOTED]} … {text[-_QUOTED:]}"
     return PointCloudFileError(printable(f"{name}: {text}"))
+
+
+def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
+    """Warn once of what a reader finds in a file and a cloud cannot hold, or a writer in a cloud and a file cannot.
+
+    Args:
+        name: The file.
+        names: What is left out, as the file or the cloud calls it; nothing is said without any.
+        why: Such as "OBJ has no place for them".
+    """
+    if listed := ", ".join(dict.fromkeys(names)):
+        warnings.warn(printable(f"{name}: left out: {listed} ({why})"), stacklevel=3)
 
 
 _QUOTED = 200
@@ -109,6 +121,10 @@ class Source:
         if text not in self._warned:
             self._warned.add(text)
             warnings.warn(f"{self.name}: {text}", stacklevel=4)
+
+    def leave_out(self, names: Iterable[str], why: str = "a cloud has no place for them") -> None:
+        """Tell by name what the file has and a cloud cannot hold; see `tell_left_out`."""
+        tell_left_out(self.name, names, why)
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""
