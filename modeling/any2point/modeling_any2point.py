@@ -214,6 +214,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             projection.extent,
             projection.cell_size,
             batch_second=config.attention_axis == "batch",
+            layers_run_again=self.gradient_checkpointing,
         )
         # Encoders with relative or rotary positions get them in their layers; here they add zeros.
         embedding = self._positions(tokens.tokens, projection).to(tokens.tokens.dtype)

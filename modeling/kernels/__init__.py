@@ -6,12 +6,14 @@ HF_ANY3D_KERNELS=torch, selects the plain ones everywhere. All autograd function
 here.
 """
 
-from hf_any3d.modeling.kernels.dispatch import Kernel, set_kernels
+from hf_any3d.modeling.kernels.bottleneck import bottleneck_fused, bottleneck_plain
+from hf_any3d.modeling.kernels.dispatch import ACCELERATORS, Kernel, set_kernels
 from hf_any3d.modeling.kernels.farthest_point_sample import (
     farthest_point_sample_fused,
     farthest_point_sample_plain,
     farthest_point_sample_traced,
 )
+from hf_any3d.modeling.kernels.guided_table import table_aggregation_fused, table_aggregation_plain
 from hf_any3d.modeling.kernels.knn import has_many_points, knn_fused, knn_plain, knn_traced
 from hf_any3d.modeling.kernels.normed_ensemble import normed_ensemble_fused, normed_ensemble_plain
 from hf_any3d.modeling.kernels.pair_attention import has_no_dropout, pair_attention_fused, pair_attention_plain
@@ -26,6 +28,7 @@ from hf_any3d.modeling.kernels.submanifold_convolution import (
 __all__ = [
     "TABLE",
     "Kernel",
+    "bottleneck",
     "farthest_point_sample",
     "knn",
     "normed_ensemble",
@@ -35,6 +38,7 @@ __all__ = [
     "quick_gelu",
     "set_kernels",
     "submanifold_convolution",
+    "table_aggregation",
 ]
 
 # Any2Point: the tokenizer
@@ -58,6 +62,21 @@ normed_ensemble = Kernel(
     "In training; not with statistics of several processes, hooks or half precision weights, nor on a GPU or in "
     "compiled code, where a few products are faster than sums by index.",
     devices=("cpu",),
+    compiles=False,
+)
+table_aggregation = Kernel(
+    table_aggregation_plain,
+    table_aggregation_fused,
+    "On accelerators, in training, in place of `normed_ensemble` and what comes before it; not with statistics of "
+    "several processes, hooks, half precision weights or maxima over cells, nor in compiled code.",
+    devices=ACCELERATORS,
+    compiles=False,
+)
+bottleneck = Kernel(
+    bottleneck_plain,
+    bottleneck_fused,
+    "On accelerators; not for layers that an adapter or a hook replaces, nor in compiled code.",
+    devices=ACCELERATORS,
     compiles=False,
 )
 
@@ -104,6 +123,8 @@ TABLE: dict[str, Kernel] = {
     "pooled_blocks": pooled_blocks,
     "pair_attention": pair_attention,
     "normed_ensemble": normed_ensemble,
+    "table_aggregation": table_aggregation,
+    "bottleneck": bottleneck,
     "quick_gelu": quick_gelu,
     "pooled_patches": pooled_patches,
     "farthest_point_sample": farthest_point_sample,

@@ -15,7 +15,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 VARIABLE = "HF_ANY3D_KERNELS"
-SETTINGS = ("auto", "torch")
+SETTINGS = ("auto", "torch", "accelerator")
+ACCELERATORS = ("cuda", "xpu", "meta")
+"""Devices on which the number of operations decides; "meta" has no values, and stands for them where they are counted."""
 
 
 def set_kernels(setting: str) -> str:
@@ -23,8 +25,9 @@ def set_kernels(setting: str) -> str:
 
     Args:
         setting: "auto" uses fused implementations wherever the table of `hf_any3d.modeling.kernels` allows it;
-            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem. Code
-            that `torch.compile` has traced keeps what it was traced with.
+            "torch" the plain ones everywhere, for instance to find out whether a fused one causes a problem;
+            "accelerator" those of a GPU on any device, to compare them without one. Code that `torch.compile` has
+            traced keeps what it was traced with.
 
     Returns:
         The previous setting.
@@ -142,7 +145,8 @@ class Kernel(Generic[P, R]):
         """Return whether a call with these arguments runs the fused implementation."""
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
-        if self.devices is not None and args[0].device.type not in self.devices:
+        device: Any = "cuda" if _setting == "accelerator" else args[0].device.type
+        if self.devices is not None and device not in self.devices:
             return False
         return self.condition is None or self.condition(*args, **kwargs)
 

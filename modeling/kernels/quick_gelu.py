@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from hf_any3d.modeling.kernels.dispatch import without_autocast
 
-_FACTOR = 1.702
+FACTOR = 1.702
+"""Of the sigmoid's argument."""
 
 
 def quick_gelu_plain(values: Tensor) -> Tensor:
     """Compute `values * sigmoid(1.702 * values)` of a tensor of any shape."""
-    return values * torch.sigmoid(_FACTOR * values)
+    return values * torch.sigmoid(FACTOR * values)
 
 
 def quick_gelu_fused(values: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ def quick_gelu_fused(values: Tensor) -> Tensor:
 
 def _scaled_silu(values: Tensor) -> Tensor:
     # x * sigmoid(a x) is silu(a x) / a, for which torch has a kernel.
-    return nn.functional.silu(values * _FACTOR, inplace=True).mul_(1 / _FACTOR)
+    return nn.functional.silu(values * FACTOR, inplace=True).mul_(1 / FACTOR)
 
 
 class _QuickGELU(torch.autograd.Function):
@@ -41,6 +42,6 @@ class _QuickGELU(torch.autograd.Function):
     @without_autocast
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
-        scaled = values * _FACTOR
+        scaled = values * FACTOR
         # The factor before silu and its inverse after it cancel in the derivative.
         return torch.ops.aten.silu_backward.grad_input(gradient, scaled, grad_input=scaled)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
+from hf_any3d.modeling.kernels.guided_table import GuidedTable, guided_table
 from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
 from hf_any3d.modeling.point_ops.grouping import flatten_index
 
@@ -116,6 +117,8 @@ class Geometry:
         given_centers: Centers in the units of the input, if `centers` are in others.
         embed_patches: Returns tokens and positions of other patches of the clouds, by their number and size; None
             where the model cannot.
+        layers_run_again: Whether gradient checkpointing runs layers again, so that nothing with a gradient may be
+            kept from one layer to the next.
     """
 
     centers: torch.Tensor
@@ -126,6 +129,7 @@ class Geometry:
     batch_second: bool = False
     given_centers: torch.Tensor | None = None
     embed_patches: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]] | None = None
+    layers_run_again: bool = False
     _derived: dict = field(default_factory=dict, repr=False)
 
     def view_cells(self, cell_size: float | None = None) -> Membership:
@@ -151,6 +155,24 @@ class Geometry:
             first = voxel_cells(self.centers, edge).unsqueeze(1)  # (batch, 1, tokens)
             self._derived[key] = membership(first, first.shape[-1])
         return self._derived[key]
+
+    def table(
+        self, cell_size: float | None, voxel_size: float, heads: int, count_empty: bool, dtype: torch.dtype
+    ) -> GuidedTable:
+        """Return cells and voxels of all views as one table; see `guided_table`."""
+        key = ("table", cell_size or self.cell_size, voxel_size, heads, count_empty, dtype)
+        if key not in self._derived:
+            cells, voxels = self.view_cells(cell_size), self.voxels(voxel_size)
+            self._derived[key] = guided_table(cells, voxels, self.special_tokens, heads, count_empty, dtype)
+        return self._derived[key]
+
+    def of_weights(self, owner: Hashable, compute: Callable[[], Any]) -> Any:
+        """Return what `compute` makes of the weights of a module, once for the layers that share it."""
+        if self.layers_run_again:
+            return compute()
+        if owner not in self._derived:
+            self._derived[owner] = compute()
+        return self._derived[owner]
 
     def once(self, key: Hashable, compute: Callable[[torch.Tensor], Any]) -> Any:
         """Return what `compute` makes of the centers in the units of the input, which is kept under a key."""

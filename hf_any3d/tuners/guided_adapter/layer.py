@@ -15,7 +15,7 @@ from hf_any3d.tuners.guided_adapter.module import (
     CellNorm,
     Guidance,
     LayerGate,
-    bottleneck,
+    add_bottleneck,
     guided_aggregation,
     guided_aggregation_flat,
 )
@@ -114,7 +114,7 @@ class GuidedAdapterLayer(WrappedModule):
 
     def _add_bottlenecks(self, module: nn.Module, args: tuple, branch: torch.Tensor) -> torch.Tensor:
         for name in self._running_adapters():
-            branch = branch + bottleneck(
+            branch = add_bottleneck(
                 branch,
                 self.guided_adapter_down[name],
                 self.guided_adapter_up[name],

@@ -5,13 +5,15 @@ computed between cells and voxels (Any2Point, Sec. 3.3).
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from hf_any3d.modeling import kernels
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, max_in_cells, mean_in_cells
-from hf_any3d.modeling.kernels.dispatch import recomputed
+from hf_any3d.modeling.kernels.dispatch import autocast_disabled, recomputed
+from hf_any3d.modeling.kernels.guided_table import GuidedTable
 from hf_any3d.modeling.kernels.joined_batches import joined_norm, summed_over_processes
 from hf_any3d.modeling.kernels.normed_ensemble import BatchNorm, cell_norm, view_ensemble
 from hf_any3d.modeling.layers.forward_contract import has_no_hooks, is_unmodified
@@ -28,6 +30,16 @@ class Guidance:
     cell_size: float | None
     voxel_size: float
     pooling: str
+
+
+def add_bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
+    """Add a bottleneck to the output `(..., hidden)` of the feed-forward branch."""
+    can_be_fused = is_unmodified(down, up) and type(dropout) is nn.Dropout
+    if can_be_fused and kernels.bottleneck.uses_fused(branch):
+        rate = dropout.p if dropout.training else 0.0
+        weights = down.weight, down.bias, up.weight, up.bias
+        return kernels.bottleneck(in_precision_of(down, branch), *weights, rate, scale).to(branch.dtype)
+    return branch + bottleneck(branch, down, up, dropout, scale)
 
 
 def bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
@@ -133,6 +145,20 @@ class JoinedCellNorm(CellNorm):
         return nn.functional.gelu(normed) if gelu else normed, mean, variance, total
 
 
+class FoldedWeights(NamedTuple):
+    """Weights of `CellAttention` for all views at once.
+
+    Args:
+        weight: `(3 * views * width, hidden)`, projection to queries, keys and values of normalized tokens.
+        bias: `(3 * views * width,)`.
+        widen: `(views * width, hidden)`, the last product.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    widen: Tensor
+
+
 class CellAttention(nn.Module):
     """Layer norm and self-attention among the tokens of a cell, with separate weights for each view."""
 
@@ -166,6 +192,32 @@ class CellAttention(nn.Module):
         views = zip(qkv.unbind(dim=1), cells.pairs, strict=True)
         # One view at a time: the rows of all pairs are gathered.
         return torch.stack([kernels.pair_attention(*view, self.heads, self._scale, self._dropped) for view in views])
+
+    def can_be_fused(self) -> bool:
+        """Return whether another operation may compute this attention from its weights."""
+        return type(self) is CellAttention and has_no_hooks(self)
+
+    def attend(self, sequence: Tensor, table: GuidedTable, folded: FoldedWeights) -> Tensor:
+        """Attend within cells along the whole sequence: `(batch, sequence, hidden)` to `(…, views * width)`."""
+        normed = nn.functional.layer_norm(sequence, sequence.shape[-1:])
+        # Views are heads: (batch, views * heads, sequence, head width) each.
+        heads = self.heads * len(self.qkv_weight)
+        qkv = nn.functional.linear(normed, folded.weight, folded.bias).unflatten(-1, (3, heads, -1))
+        query, key, value = (part.transpose(1, 2) for part in qkv.unbind(2))
+        attended = nn.functional.scaled_dot_product_attention(
+            query, key, value, table.apart, self._dropped, scale=self._scale
+        )
+        return attended.transpose(1, 2).flatten(2)
+
+    def folded(self) -> FoldedWeights:
+        """Fold the gains and shifts of the layer norm into the projection, queries of all views first."""
+        weight = self.qkv_weight * self.norm_weight.unsqueeze(1)  # (views, 3 * width, hidden)
+        bias = torch.baddbmm(self.qkv_bias.unsqueeze(-1), self.qkv_weight, self.norm_bias.unsqueeze(-1)).squeeze(-1)
+        return FoldedWeights(
+            weight.unflatten(1, (3, -1)).transpose(0, 1).flatten(0, 2),
+            bias.unflatten(1, (3, -1)).transpose(0, 1).flatten(),
+            self.out_weight.transpose(1, 2).flatten(0, 1),
+        )
 
     @property
     def _scale(self) -> float:
@@ -206,6 +258,9 @@ def guided_aggregation(
     Returns:
         `(batch, sequence, hidden)` in the dtype of `hidden_states`.
     """
+    can_be_fused = view_norm.can_be_fused() and voxel_norm.can_be_fused()
+    if can_be_fused and attention.can_be_fused() and _takes_table(hidden_states, view_norm, voxel_norm, guidance):
+        return _aggregate_by_table(hidden_states, attention, view_norm, voxel_norm, geometry, guidance)
     tokens = hidden_states[:, geometry.special_tokens :].to(view_norm.weight.dtype).contiguous()
     members = geometry.view_cells(guidance.cell_size)
     voxels = geometry.voxels(guidance.voxel_size)
@@ -213,7 +268,7 @@ def guided_aggregation(
     # The sorted rows of a maximum would be a tenth of the saved bytes of a training step.
     voxel_rows = recomputed(_pool, tokens.unsqueeze(1), voxels, with_maximum=True)  # (batch, 1, voxels, hidden)
     cells = members, voxels, guidance.scale, geometry.special_tokens
-    if view_norm.can_be_fused() and voxel_norm.can_be_fused():
+    if can_be_fused:
         view_rows, voxel_rows = view_rows.to(tokens.dtype), voxel_rows.to(tokens.dtype)
         norms = view_norm.of_batch(view_rows, members), voxel_norm.of_batch(voxel_rows, voxels)
         added, mean, variance, voxel_mean, voxel_variance = kernels.normed_ensemble(
@@ -226,6 +281,41 @@ def guided_aggregation(
         voxel_rows = voxel_norm(voxel_rows, voxels, gelu=True).squeeze(1)  # (batch, voxels, hidden)
         added = view_ensemble(view_rows, voxel_rows, *cells)
     return (hidden_states + added).to(hidden_states.dtype)
+
+
+def _takes_table(hidden_states: Tensor, view_norm: CellNorm, voxel_norm: CellNorm, guidance: Guidance) -> bool:
+    """Return whether one table of all cells and voxels is faster, which has one way of pooling and one epsilon."""
+    is_one_table = guidance.pooling == "mean" and view_norm.eps == voxel_norm.eps
+    return is_one_table and kernels.table_aggregation.uses_fused(hidden_states)
+
+
+def _aggregate_by_table(
+    hidden_states: Tensor,
+    attention: CellAttention,
+    view_norm: CellNorm,
+    voxel_norm: CellNorm,
+    geometry: Geometry,
+    guidance: Guidance,
+) -> Tensor:
+    """Compute `guided_aggregation` in few operations, for devices on which their number decides."""
+    dtype = view_norm.weight.dtype
+    sizes = guidance.cell_size, guidance.voxel_size
+    with autocast_disabled(hidden_states.device):
+        table = geometry.table(*sizes, attention.heads, view_norm.count_empty, dtype)
+        folded = geometry.of_weights(attention, attention.folded)
+        sequence = hidden_states.to(dtype).contiguous()
+        attended = attention.attend(sequence, table, folded)
+        norms = view_norm.weight, view_norm.bias, voxel_norm.weight, voxel_norm.bias
+        out, mean, variance = kernels.table_aggregation(
+            sequence, attended, folded.widen, attention.out_bias, *norms, table, guidance.scale, view_norm.eps
+        )
+    if geometry.view_cells(guidance.cell_size).first_visit(view_norm):
+        with torch.no_grad():
+            unbiased = variance * table.unbiased
+            running = [view_norm.running_mean, voxel_norm.running_mean, view_norm.running_var, voxel_norm.running_var]
+            of_batch = [mean[:-1], mean[-1:], unbiased[:-1], unbiased[-1:]]
+            torch._foreach_lerp_(running, of_batch, view_norm.momentum)
+    return out.to(hidden_states.dtype)
 
 
 def guided_aggregation_flat(

@@ -1,0 +1,342 @@
+"""Guided aggregation of a layer in few operations: cells of all views and voxels are the rows of one table per cloud.
+
+On an accelerator the time of a layer's aggregation is the number of its operations, since cells and voxels are few.
+What depends on the places of the tokens alone (which rows a token belongs to, and how rows are averaged) is made once
+for all layers. The backward pass is written out, so that gradients are added in place and nothing is sliced, padded
+or summed apart.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from hf_any3d.modeling.kernels.cells import Membership
+from hf_any3d.modeling.kernels.dispatch import without_autocast
+
+# Lengths of rows are no smaller in a cosine.
+_SHORTEST = 1e-8
+# In place of a maximum over no tokens: finite, as zero times infinity would be NaN.
+_LOWEST = -1e30
+# Kernels of masked attention read rows that begin at multiples of this many numbers.
+_ALIGNMENT = 8
+
+
+@dataclass
+class GuidedTable:
+    """What all layers share. A cloud has `views * cells` rows of cells, view by view, then one for each voxel.
+
+    The views and, as the last one, the voxels are the groups that a norm has statistics of.
+
+    Args:
+        pool: `(batch, rows, tokens)`, averages the tokens of a row; zeros for empty rows.
+        in_cell: `(batch, tokens, cell rows)`, 1 for the cells of a token, one in each view.
+        in_voxel: `(batch, tokens, voxels)`, 1 for the voxel of a token.
+        group: `(rows,)`, the number of a row's group.
+        occupied: `(groups, batch * rows)`, 1 for the occupied rows of a group.
+        share: The same, divided by the number of rows that count: a product with it is a mean over a group.
+        per_row: `(groups, 1)`, the inverse of that number.
+        unbiased: `(groups, 1)`, factor of a variance for running statistics.
+        missing: `(groups, 1)`, share of empty rows that count as rows of zeros; None if they do not count.
+        own_view: `(cell rows, views, 1)`, 1 for the view of a row.
+        order: Tokens of all clouds by voxel, as rows of `(batch * sequence)`.
+        lengths: `(batch * voxels,)`, number of tokens of each voxel.
+        has_voxel: `(batch, voxels, 1)`, 1 for occupied voxels.
+        apart: `(batch, views * heads, sequence, sequence)`, added to scores of attention: -inf for tokens of
+            different cells, else 0.
+        special: Number of leading tokens of a sequence that have no place.
+        cell_rows: Number of rows that are cells.
+    """
+
+    pool: Tensor
+    in_cell: Tensor
+    in_voxel: Tensor
+    group: Tensor
+    occupied: Tensor
+    share: Tensor
+    per_row: Tensor
+    unbiased: Tensor
+    missing: Tensor | None
+    own_view: Tensor
+    order: Tensor
+    lengths: Tensor
+    has_voxel: Tensor
+    apart: Tensor
+    special: int
+    cell_rows: int
+
+
+def guided_table(
+    members: Membership, voxels: Membership, special: int, heads: int, count_empty: bool, dtype: torch.dtype
+) -> GuidedTable:
+    """Make the table of the tokens' cells and voxels.
+
+    Args:
+        members: Cells of the tokens, in every view.
+        voxels: Voxels of the tokens.
+        special: Number of leading tokens of a sequence that have no place.
+        heads: Heads of the attention within cells.
+        count_empty: Whether empty cells count in the statistics, as rows of zeros.
+        dtype: Precision of the products.
+    """
+    batch, views, rows, tokens = members.pool.shape
+    cell_rows, device = views * rows, members.pool.device
+    pool = torch.cat([members.pool.flatten(1, 2), voxels.pool[:, 0]], dim=1).to(dtype)  # (batch, rows, tokens)
+    group = (torch.arange(pool.shape[1], device=device) // rows).clamp_max_(views)
+    of_group = (group == torch.arange(views + 1, device=device)[:, None]).to(dtype)  # (groups, rows)
+    inside = torch.cat([members.occupied.flatten(1), voxels.occupied[:, 0]], dim=1).to(dtype)  # (batch, rows)
+    occupied = (of_group[:, None] * inside).flatten(1)
+    count = occupied.sum(dim=1, keepdim=True)
+    total, missing = count, None
+    if count_empty:
+        total = torch.cat([torch.full_like(count[:-1], batch * members.cells), count[-1:]])
+        missing = (total - count) / total
+    sequence = special + tokens
+    # Special tokens attend to each other alone, so that the sequence need not be split.
+    padded = -(-sequence // _ALIGNMENT) * _ALIGNMENT
+    apart = pool.new_full((batch, views, 1, sequence, padded), -torch.inf)[..., :sequence]
+    apart[..., special:, special:] = members.apart
+    apart[..., :special, :special] = 0
+    links = voxels.links
+    per_row = total.reciprocal()
+    return GuidedTable(
+        pool=pool,
+        in_cell=(pool[:, :cell_rows] > 0).transpose(1, 2).to(dtype).contiguous(),
+        in_voxel=(pool[:, cell_rows:] > 0).transpose(1, 2).to(dtype).contiguous(),
+        group=group,
+        occupied=occupied,
+        share=occupied * per_row,
+        per_row=per_row,
+        unbiased=total / (total - 1).clamp_min(1),
+        missing=missing,
+        own_view=of_group[:views, :cell_rows].T.unsqueeze(-1).contiguous(),
+        order=links.order + (links.order // tokens + 1) * special,
+        lengths=links.lengths,
+        has_voxel=inside[:, cell_rows:].unsqueeze(-1).contiguous(),
+        apart=apart.expand(-1, -1, heads, -1, -1).flatten(1, 2),
+        special=special,
+        cell_rows=cell_rows,
+    )
+
+
+def table_aggregation_plain(
+    hidden: Tensor,
+    attended: Tensor,
+    widen: Tensor,
+    widen_bias: Tensor,
+    view_weight: Tensor,
+    view_bias: Tensor,
+    voxel_weight: Tensor,
+    voxel_bias: Tensor,
+    table: GuidedTable,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add to every token the features of its cells, each view weighted by its similarity to the token's voxel.
+
+    Args:
+        hidden: `(batch, sequence, hidden)`.
+        attended: `(batch, sequence, views * width)`, what attention within cells gives each token.
+        widen: `(views * width, hidden)`, the last product of that attention, which commutes with the mean of a cell.
+        widen_bias: `(views, hidden)`.
+        view_weight: `(views, hidden)`, gain of the norm of the cells.
+        view_bias: `(views, hidden)`, its shift.
+        voxel_weight: `(1, hidden)`, gain of the norm of the voxels.
+        voxel_bias: `(1, hidden)`, its shift.
+        table: Places of the tokens.
+        scale: Factor of what is added.
+        eps: Added to the variances.
+
+    Returns:
+        `(batch, sequence, hidden)`; mean and variance of each group, `(groups, hidden)`, without gradients.
+
+    Source: Any2Point, Eq. 8 and 9.
+    """
+    cells, special = table.cell_rows, table.special
+    tokens = hidden[:, special:]
+    narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (len(widen_bias), -1))
+    of_cells = (narrow * table.own_view).flatten(2) @ widen + widen_bias[table.group[:cells]]
+    largest = torch.segment_reduce(
+        hidden.flatten(0, 1)[table.order], "max", lengths=table.lengths, initial=_LOWEST, unsafe=True
+    ).unflatten(0, (len(hidden), -1))
+    rows = table.pool @ tokens + torch.cat([of_cells, largest * table.has_voxel], dim=1)  # (batch, rows, hidden)
+    mean = table.share @ rows.flatten(0, 1)  # (groups, hidden)
+    centered = rows - mean[table.group]
+    variance = table.share @ centered.square().flatten(0, 1)
+    if table.missing is not None:
+        variance = variance + table.missing * mean.square()
+    gain = torch.cat([view_weight, voxel_weight]) * (variance + eps).rsqrt()
+    normed = centered * gain[table.group] + torch.cat([view_bias, voxel_bias])[table.group]
+    active = nn.functional.gelu(normed)
+    unit = active / active.norm(dim=-1, keepdim=True).clamp_min(_SHORTEST)
+    cosine = table.in_voxel @ (unit[:, cells:] @ unit[:, :cells].transpose(1, 2))  # (batch, tokens, cell rows)
+    agreement = (1 + cosine) * table.in_cell
+    mix = agreement / agreement.sum(dim=-1, keepdim=True)
+    added = nn.functional.pad(mix @ active[:, :cells], (0, 0, special, 0))
+    return hidden + scale * added, mean.detach(), variance.detach()
+
+
+def table_aggregation_fused(
+    hidden: Tensor,
+    attended: Tensor,
+    widen: Tensor,
+    widen_bias: Tensor,
+    view_weight: Tensor,
+    view_bias: Tensor,
+    voxel_weight: Tensor,
+    voxel_bias: Tensor,
+    table: GuidedTable,
+    scale: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute `table_aggregation_plain` in some thirty operations, and as many in the backward pass."""
+    return _TableAggregation.apply(
+        hidden, attended, widen, widen_bias, view_weight, view_bias, voxel_weight, voxel_bias, table, scale, eps
+    )
+
+
+class _TableAggregation(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        attended: Tensor,
+        widen: Tensor,
+        widen_bias: Tensor,
+        view_weight: Tensor,
+        view_bias: Tensor,
+        voxel_weight: Tensor,
+        voxel_bias: Tensor,
+        table: GuidedTable,
+        scale: float,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = hidden.contiguous()
+        batch, _, width = hidden.shape
+        views, cells, special = len(widen_bias), table.cell_rows, table.special
+
+        # Rows: the mean of the tokens; for cells also what attention adds, for voxels also the maximum.
+        rows = table.pool @ hidden[:, special:]  # (batch, rows, hidden)
+        narrow = (table.pool[:, :cells] @ attended[:, special:]).unflatten(-1, (views, -1))
+        narrow = narrow.mul_(table.own_view).flatten(2)  # (batch, cell rows, views * width)
+        rows[:, :cells].baddbmm_(narrow, widen.expand(batch, -1, -1))
+        rows[:, :cells].add_(widen_bias.index_select(0, table.group[:cells]))
+        largest = _largest_of(hidden, table)
+        rows[:, cells:].addcmul_(largest.view(batch, -1, width), table.has_voxel)
+
+        # Norm of each group by the statistics of the batch. A product with `share` is a mean.
+        mean = table.share @ rows.view(-1, width)  # (groups, hidden)
+        centered = rows.sub_(mean.index_select(0, table.group))
+        variance = table.share @ centered.square().view(-1, width)
+        if table.missing is not None:
+            variance.addcmul_(mean * table.missing, mean)
+        deviation = (variance + eps).rsqrt_()
+        affine = torch.cat([view_weight, voxel_weight, view_bias, voxel_bias]).view(2, -1, width)
+        affine[0].mul_(deviation)
+        gain_and_shift = affine.index_select(1, table.group)
+        normed = torch.addcmul(gain_and_shift[1], centered, gain_and_shift[0])
+        active = nn.functional.gelu(normed)
+
+        # Weights of the views of a token, as a matrix between tokens and cells: the sum is a product.
+        length = torch.linalg.vector_norm(active, dim=-1, keepdim=True).clamp_min_(_SHORTEST)
+        unit = active / length
+        cosine = table.in_voxel @ (unit[:, cells:] @ unit[:, :cells].transpose(1, 2))  # (batch, tokens, cell rows)
+        mix = torch.addcmul(table.in_cell, cosine, table.in_cell)
+        sums = mix.sum(dim=-1, keepdim=True)
+        mix.div_(sums)
+        out = hidden.clone()
+        out[:, special:].baddbmm_(mix, active[:, :cells], alpha=scale)
+
+        ctx.table, ctx.scale = table, scale
+        ctx.save_for_backward(
+            hidden,
+            largest,
+            narrow,
+            widen,
+            mean,
+            centered,
+            deviation,
+            affine,
+            gain_and_shift[0],
+            normed,
+            length,
+            unit,
+            mix,
+            sums,
+        )
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.set_materialize_grads(False)
+        return out, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 11
+        saved = ctx.saved_tensors  # checkpointing lets them be read only once
+        hidden, largest, narrow, widen, mean, centered, deviation = saved[:7]
+        affine, gain, normed, length, unit, mix, sums = saved[7:]
+        table, scale = ctx.table, ctx.scale
+        cells, special = table.cell_rows, table.special
+        batch, _, width = hidden.shape
+        grad_tokens = gradient[:, special:]
+
+        # Through the weights of the views and their cosines. The gradient of the rows is without `scale` up to the
+        # norm, which multiplies the few numbers of the groups by it.
+        active = nn.functional.gelu(normed)
+        grad_mix = grad_tokens @ active[:, :cells].transpose(1, 2)
+        common = (grad_mix * mix).sum(dim=-1, keepdim=True)
+        grad_cosine = grad_mix.sub_(common).div_(sums).mul_(table.in_cell)
+        grad_products = table.in_voxel.transpose(1, 2) @ grad_cosine  # (batch, voxels, cell rows)
+        grad = torch.empty_like(unit)
+        torch.bmm(grad_products.transpose(1, 2), unit[:, cells:], out=grad[:, :cells])
+        torch.bmm(grad_products, unit[:, :cells], out=grad[:, cells:])
+        grad.addcmul_(unit, (grad * unit).sum(dim=-1, keepdim=True), value=-1).div_(length)
+        grad[:, :cells].baddbmm_(mix.transpose(1, 2), grad_tokens)
+
+        # Through GELU and the norm: gain and shift, then variance and mean as factors of the centered rows and of 1.
+        grad = torch.ops.aten.gelu_backward(grad, normed)
+        by_group = torch.empty_like(affine)
+        torch.mm(table.occupied, (grad * centered).view(-1, width), out=by_group[0])
+        torch.mm(table.occupied, grad.view(-1, width), out=by_group[1])
+        by_group.mul_(scale)
+        by_group[0].mul_(deviation)
+        through = by_group * (affine[0] * table.per_row)
+        through[0].mul_(deviation)
+        through = through.index_select(1, table.group)
+        grad_rows = torch.mul(grad, gain).mul_(scale).sub_(through[1]).addcmul_(centered, through[0], value=-1)
+
+        # Through the rows to the tokens: means, maxima of voxels, and what attention adds to cells.
+        grad_hidden = gradient.clone(memory_format=torch.contiguous_format)
+        grad_hidden[:, special:].baddbmm_(table.pool.transpose(1, 2), grad_rows)
+        grad_largest = torch.ops.aten._segment_reduce_backward(
+            (grad_rows[:, cells:] * table.has_voxel).reshape(-1, width),
+            largest,
+            hidden.view(-1, width).index_select(0, table.order),
+            "max",
+            lengths=table.lengths,
+            axis=0,
+            initial=_LOWEST,
+        )
+        grad_hidden.view(-1, width).index_add_(0, table.order, grad_largest)
+        grad_cells, views = grad_rows[:, :cells], len(mean) - 1
+        grad_narrow = (grad_cells @ widen.T).unflatten(-1, (views, -1)).mul_(table.own_view).flatten(2)
+        grad_attended = hidden.new_zeros(batch, hidden.shape[1], widen.shape[0])
+        torch.bmm(table.pool[:, :cells].transpose(1, 2), grad_narrow, out=grad_attended[:, special:])
+        grad_widen = torch.einsum("brw,brh->wh", narrow, grad_cells)
+        if table.missing is None:
+            grad_bias = torch.zeros_like(mean[:-1])  # the norm takes the mean away
+        else:
+            grad_bias = table.occupied[:-1] @ grad_rows.view(-1, width)
+        by_weight, by_bias = by_group
+        grad_norms = by_weight[:-1], by_bias[:-1], by_weight[-1:], by_bias[-1:]
+        return grad_hidden, grad_attended, grad_widen, grad_bias, *grad_norms, None, None, None
+
+
+def _largest_of(hidden: Tensor, table: GuidedTable) -> Tensor:
+    """Return the maximum over the tokens of each voxel, `(batch * voxels, hidden)`; `_LOWEST` for empty ones."""
+    rows = hidden.view(-1, hidden.shape[-1]).index_select(0, table.order)
+    return torch.segment_reduce(rows, "max", lengths=table.lengths, initial=_LOWEST, unsafe=True)
