@@ -17,7 +17,7 @@ R = TypeVar("R")
 VARIABLE = "HF_ANY3D_KERNELS"
 SETTINGS = ("auto", "torch", "accelerator")
 ACCELERATORS = ("cuda", "xpu", "meta")
-"""Devices on which the number of operations decides; "meta" has no values, and stands for them where they are counted."""
+"""Devices on which the number of operations decides; "meta" stands for them where operations are counted."""
 
 
 def set_kernels(setting: str) -> str:
@@ -141,14 +141,16 @@ class Kernel(Generic[P, R]):
     traced: Callable[P, R] | None = None
     result_in_autocast: bool = False
 
-    def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Return whether a call with these arguments runs the fused implementation."""
+    def is_chosen_on(self, device: torch.device) -> bool:
+        """Return whether the setting and the device, if not the arguments, allow the fused implementation."""
         if _setting == "torch" or (torch.compiler.is_compiling() and not self.compiles):
             return False
-        device: Any = "cuda" if _setting == "accelerator" else args[0].device.type
-        if self.devices is not None and device not in self.devices:
-            return False
-        return self.condition is None or self.condition(*args, **kwargs)
+        return self.devices is None or ("cuda" if _setting == "accelerator" else device.type) in self.devices
+
+    def uses_fused(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Return whether a call with these arguments runs the fused implementation."""
+        first: Any = args[0]
+        return self.is_chosen_on(first.device) and (self.condition is None or self.condition(*args, **kwargs))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the operation."""

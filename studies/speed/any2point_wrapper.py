@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -59,6 +59,43 @@ PRESETS: dict[str, tuple[dict, dict, dict]] = {
 }
 
 
+class Built(NamedTuple):
+    """A model of a preset, its bare layers, and inputs of both."""
+
+    model: PeftModel
+    layers: list[nn.Module]
+    config: Any2PointConfig
+    clouds: torch.Tensor
+    labels: torch.Tensor
+    point_index: dict[str, Any]
+    sequence: torch.Tensor
+
+
+def build(
+    preset: str, batch: int, points: int = 1024, tokens: int | None = None, neighbors: int | None = None
+) -> Built:
+    """Build the model of a preset with random weights, in training."""
+    torch.manual_seed(0)
+    encoder_settings, model_settings, adapter_settings = PRESETS[preset]
+    settings = dict(encoder_settings)
+    encoder_config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=8, eos_token_id=2, **settings)
+    encoder = AutoModel.from_config(encoder_config)
+    # As transformers builds it: the model fuses activations, and a config inside another one loses its attention.
+    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+    chosen = {"num_tokens": tokens, "tokenizer_neighbors": neighbors}
+    chosen = dict(model_settings) | {name: number for name, number in chosen.items() if number is not None}
+    config = Any2PointConfig(encoder_config=encoder.config, **chosen)
+    model = Any2PointForPointCloudClassification(config, freeze(encoder))
+    layers = list(model.any2point.family.layers_of(bare_encoder))
+    clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
+    labels = torch.arange(batch) % config.num_labels
+    length = config.num_tokens + 1
+    shape = (length, batch) if config.attention_axis == "batch" else (batch, length)
+    sequence = torch.randn(*shape, encoder.config.hidden_size, requires_grad=True)
+    adapted = get_peft_model(model, GuidedAdapterConfig(**adapter_settings)).train()
+    return Built(adapted, layers, config, clouds, labels, PointIndexer(config)(clouds), sequence)
+
+
 def measure(
     preset: str,
     batch: int,
@@ -69,26 +106,10 @@ def measure(
     bfloat16: bool = False,
 ) -> dict:
     """Measure the bare layers, the tokenizer alone and the whole model."""
-    torch.manual_seed(0)
-    encoder_settings, model_settings, adapter_settings = PRESETS[preset]
-    settings = dict(encoder_settings)
-    config = AutoConfig.for_model(settings.pop("model_type"), vocab_size=8, eos_token_id=2, **settings)
-    encoder = AutoModel.from_config(config)
-    # As transformers builds it: the model fuses activations, and a config inside another one loses its attention.
-    bare_encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
-    chosen = {"num_tokens": tokens, "tokenizer_neighbors": neighbors}
-    chosen = dict(model_settings) | {name: number for name, number in chosen.items() if number is not None}
-    config = Any2PointConfig(encoder_config=encoder.config, **chosen)
-    tokens = config.num_tokens
-    model = Any2PointForPointCloudClassification(config, freeze(encoder))
-    base = model.any2point
-    layers = list(base.family.layers_of(bare_encoder))
-    clouds = torch.rand(batch, points, 3) - 0.5  # (batch, points, 3)
-    labels = torch.arange(batch) % config.num_labels
-    shape = (tokens + 1, batch) if config.attention_axis == "batch" else (batch, tokens + 1)
-    sequence = torch.randn(*shape, encoder.config.hidden_size, requires_grad=True)
-    adapted = get_peft_model(model, GuidedAdapterConfig(**adapter_settings)).train()
-    point_index = PointIndexer(config)(clouds)
+    built = build(preset, batch, points, tokens, neighbors)
+    adapted, layers, config = built.model, built.layers, built.config
+    clouds, labels, point_index, sequence = built.clouds, built.labels, built.point_index, built.sequence
+    base: Any = adapted.base_model.model.any2point
 
     def bare(layers: Sequence[nn.Module]) -> torch.Tensor:
         hidden_states = sequence.to(next(layers[0].parameters()).dtype)
@@ -153,7 +174,7 @@ def measure(
         "preset": preset,
         "batch": batch,
         "points": points,
-        "tokens": tokens,
+        "tokens": config.num_tokens,
         "neighbors": config.tokenizer_neighbors,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

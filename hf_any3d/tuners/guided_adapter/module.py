@@ -34,8 +34,7 @@ class Guidance:
 
 def add_bottleneck(branch: Tensor, down: nn.Linear, up: nn.Linear, dropout: nn.Module, scale: float) -> Tensor:
     """Add a bottleneck to the output `(..., hidden)` of the feed-forward branch."""
-    can_be_fused = is_unmodified(down, up) and type(dropout) is nn.Dropout
-    if can_be_fused and kernels.bottleneck.uses_fused(branch):
+    if isinstance(dropout, nn.Dropout) and is_unmodified(down, up) and kernels.bottleneck.is_chosen_on(branch.device):
         rate = dropout.p if dropout.training else 0.0
         weights = down.weight, down.bias, up.weight, up.bias
         return kernels.bottleneck(in_precision_of(down, branch), *weights, rate, scale).to(branch.dtype)
@@ -286,7 +285,7 @@ def guided_aggregation(
 def _takes_table(hidden_states: Tensor, view_norm: CellNorm, voxel_norm: CellNorm, guidance: Guidance) -> bool:
     """Return whether one table of all cells and voxels is faster, which has one way of pooling and one epsilon."""
     is_one_table = guidance.pooling == "mean" and view_norm.eps == voxel_norm.eps
-    return is_one_table and kernels.table_aggregation.uses_fused(hidden_states)
+    return is_one_table and kernels.table_aggregation.is_chosen_on(hidden_states.device)
 
 
 def _aggregate_by_table(
@@ -314,7 +313,7 @@ def _aggregate_by_table(
             unbiased = variance * table.unbiased
             running = [view_norm.running_mean, voxel_norm.running_mean, view_norm.running_var, voxel_norm.running_var]
             of_batch = [mean[:-1], mean[-1:], unbiased[:-1], unbiased[-1:]]
-            torch._foreach_lerp_(running, of_batch, view_norm.momentum)
+            torch._foreach_lerp_(running, of_batch, view_norm.momentum)  # pyright: ignore[reportPrivateImportUsage]
     return out.to(hidden_states.dtype)
 
 
