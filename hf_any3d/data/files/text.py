@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,13 +84,13 @@ def read(source: Source) -> PointCloudData:
 
 def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:
     """Return rows without quotes, with zeros in columns of words, such as names of points; and these columns' names."""
-    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1")
-    separator = next((mark for mark in ",;\t" if mark in first), None)
     line = next((line for _, line, is_comment in reversed(titles) if not is_comment and _readings(line)), None)
-    if separator is None or line is None or separator not in line:
+    if line is None:
         return without_quotes(text), []
-    names = [name.strip(' "') for name in line.split(separator)]
-    cells = next(csv.reader([first], delimiter=separator))
+    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
+    form: Any = {"delimiter": next((mark for mark in ",;\t" if mark in line), " "), "skipinitialspace": True}
+    names = [name.strip() for name in next(csv.reader([line], **form))]
+    cells = next(csv.reader([first], **form), [])
     # A cell of words is left out with its column, unless that is one the cloud is made of.
     used = sum(fields_of(names).values(), [])
     worded = [i for i, cell in enumerate(cells) if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip())]
@@ -97,8 +98,8 @@ def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, lis
         return without_quotes(text), []
     # Zeros take the place of words, so that lines and columns stay where they are.
     kept = io.StringIO()
-    writer = csv.writer(kept, delimiter=separator, lineterminator="\n")
-    for row in csv.reader(io.StringIO(text.decode("latin1")), delimiter=separator):
+    writer = csv.writer(kept, delimiter=form["delimiter"], lineterminator="\n")
+    for row in csv.reader(io.StringIO(text.decode("latin1")), **form):
         writer.writerow("0" if i in worded else cell for i, cell in enumerate(row))
     return without_quotes(kept.getvalue().encode("latin1")), [names[i] for i in worded]
 
