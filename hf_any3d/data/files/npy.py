@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import warnings
 import zipfile
 from typing import Any
@@ -14,11 +15,12 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_PYTHON_2, _LONGEST_HEADER = re.compile(rb"\d+L[,) ]"), 1 << 14
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
-# Classes come before `label`, as in `attributes`.
+# Names of classes come before `label`, which may be the number of an object.
 _LABELS = (
-    *("labels", "semantic", "semantics", "segment", "segment20", "classification", "part", "seg"),
-    *("semantic_label", "semantic_labels", "sem_label", "class", "label"),
+    *("labels", "part", "seg", "semantic", "semantics", "semantic_label", "semantic_labels", "sem_label"),
+    *("classification", "class", "label", "segment", "segment20"),
 )
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",)}
@@ -71,9 +73,15 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
 def parse_array(data: bytes) -> np.ndarray:
     """Parse an .npy file without unpickling and without allocating more than its size."""
     file = io.BytesIO(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy warns of files written by Python 2
-        shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+    read_header = _HEADERS[np.lib.format.read_magic(file)]
+    # numpy warns of numbers as Python 2 wrote them. Only then, as `catch_warnings` lets all warnings of the process be
+    # shown again.
+    if not _PYTHON_2.search(data, 0, _LONGEST_HEADER):
+        shape, by_columns, dtype = read_header(file)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, by_columns, dtype = read_header(file)
     # A view of the bytes that were read: nothing is copied.
     return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order="F" if by_columns else "C")
 

@@ -11,8 +11,9 @@ from hf_any3d.data.files.text_numbers import normalized_lines, numbers, unix_lin
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 _HEADER_SIZE = 84
 NOT_READ = "normals of facets, which follow from their corners; names of solids"
-# What some programs write between the end of a solid and the next one, or the end of the file.
-_AFTER_SOLID = re.compile(rb"(?im)(^[ \t]*endsolid\b[^\n]*\n)((?![ \t]*solid\b)[^\n]*\n?)+")
+# Lines that some programs write between the end of a solid and the next one, or the end of the file.
+_NO_SOLID = rb"(?![ \t]*solid\b)(?![^\n]*\bfacet\s+normal\b)[^\n]*"
+_AFTER_SOLID = re.compile(rb"(?im)(^[ \t]*endsolid\b[^\n]*\n)((?:%b\n)*(?:%b\Z)?)" % (_NO_SOLID, _NO_SOLID))
 # Colors in the 16 bits after a facet, five for each channel. Bit 15 says that there is one (VisCAM, SolidView), or in
 # files whose header names the color of the whole part, that the facet has none of its own (Magics).
 _PART_COLOR, _FLAG, _CHANNEL = re.compile(rb"COLOR=(.{3})", re.DOTALL), 1 << 15, 31
@@ -71,10 +72,11 @@ def _colors(attributes: np.ndarray, header: bytes, source: Source) -> np.ndarray
 def _ascii(source: Source) -> np.ndarray:
     data = unix_lines(source.data)
     lowered = data.lower()
-    if lowered.rfind(b"endsolid") <= lowered.rfind(b"endfacet"):
+    end = lowered.rfind(b"endsolid")
+    if end < 0 or re.search(rb"\bfacet\s+normal\b", lowered[end:]):
         raise PointCloudError("has no closing 'endsolid'; the file may be cut off")
     # As many newlines as before, so that errors name the right line.
-    data = _AFTER_SOLID.sub(lambda found: found[1] + b"\n" * (found[0].count(b"\n") - 1), data)
+    data = _AFTER_SOLID.sub(lambda found: found[1] + b"\n" * found[2].count(b"\n"), data)
     data = _NAME.sub(b"", data)
     words, facets = (sum(1 for _ in re.finditer(rb"\b%s\b" % word, data, re.I)) for word in (b"vertex", b"endfacet"))
     source.check(points=words, faces=facets)
