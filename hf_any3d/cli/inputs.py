@@ -124,21 +124,30 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
 
 def files_of_folder(folder: Path) -> list[Path]:
     """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
+    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos
     from hf_any3d.data.files.lidar import without_buffers
     from hf_any3d.data.files.text import is_prose
 
     files: list[Path] = []
     prose: list[str] = []
     packed: list[str] = []
-    for path in map(Path, without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))):
+    names = [path.as_posix() for path in sorted(folder.rglob("*"))]
+    arrays = arrays_beside_points(names)
+    for path in map(Path, without_buffers(name for name in names if name not in arrays)):
         place = path.relative_to(folder).as_posix()
         if is_readable(place) and path.is_file():
             prose.append(path.name) if is_prose(path) else files.append(path)
         elif place.lower().endswith(PACKED) and path.is_file():
             packed.append(str(path))
-    for reason, names in (("text without points", prose), ("compressed, unpack it first", packed)):
-        if names:
-            print_note(f"left out {_listed(names)}: {reason}")
+    left = {
+        "text without points": prose,
+        "compressed, unpack it first": packed,
+        OF_POINTS: [name for name in arrays if not _is_hidden(Path(name).relative_to(folder))],
+        "images": [name for name in photos(names) if not _is_hidden(Path(name).relative_to(folder))],
+    }
+    for reason, some in left.items():
+        if some:
+            print_note(f"left out {_listed(some)}: {reason}")
     if not files:
         raise FileNotFoundError(f"{folder}: no point cloud in this folder; readable are {', '.join(readable_types())}")
     return files
@@ -234,6 +243,10 @@ class LeftOutFiles(logging.Handler):
     def finish(self) -> None:
         """Print a summary and exit with code 2 if files were left out."""
         finish_files(self.names, self.total)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _listed(names: list[str], most: int = 5) -> str:

@@ -127,6 +127,7 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
+    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points
     from hf_any3d.data.files.lidar import without_buffers
 
     local = local_path(path)
@@ -142,6 +143,9 @@ def _files_of(path: str) -> Iterator[str]:
     names = sorted(system.find(inner))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         warnings.warn(f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}", stacklevel=2)
+    if arrays := sorted(arrays_beside_points(names)):
+        warnings.warn(f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}", stacklevel=2)
+        names = sorted({*names} - {*arrays})
     for name in without_buffers(names):
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1

@@ -14,6 +14,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
+from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos
 from hf_any3d.data.files.lidar import without_buffers
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
@@ -68,13 +69,23 @@ def check_link(path: Path, root: Path) -> None:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Tree:
-    """Find clouds; hidden files are ignored, text without points and compressed files left out with a warning."""
+    """Find clouds; hidden files are ignored, what is left out is told in a warning.
+
+    Left out are text without points, compressed files, arrays that belong to the points of another file, and images
+    that are no textures.
+    """
     suffixes = {f".{file_type}" for file_type in supported_file_types()}
     found: list[Parts] = []
     others: dict[str, int] = defaultdict(int)
     leaves: set[Parts] = set()
-    left: dict[str, list[str]] = {"text without points": [], "compressed, unpack it first": []}
-    prose, packed = left.values()
+    left: dict[str, list[str]] = {
+        "text without points": [],
+        "compressed, unpack it first": [],
+        OF_POINTS: [],
+        "images": [],
+    }
+    prose, packed, arrays, images = left.values()
+    places: list[str] = []
     # Links inside of the folder are followed; those that lead out of it are refused below, unless they are allowed.
     for folder, folders, files in os.walk(root, followlinks=True):
         # In place, as os.walk then descends into these alone, in the same order on every machine.
@@ -91,8 +102,13 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         if not folders:
             leaves.add(parts)
         clouds = {*without_buffers(files)} - {*METADATA_NAMES}
+        of_points = arrays_beside_points(files)
+        arrays += ["/".join((*parts, name)) for name in sorted(of_points) if not name.startswith(".")]
+        places += ["/".join((*parts, name)) for name in files if not name.startswith(".")]
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
+            if name in of_points:
+                continue
             if suffix in suffixes and name in clouds:
                 if not follow_links:
                     check_link(Path(folder, name), root)
@@ -105,6 +121,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
                 packed.append("/".join((*parts, name)))
             else:
                 others[suffix] += 1
+    images += sorted(photos(places))
     for reason, names in left.items():
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""

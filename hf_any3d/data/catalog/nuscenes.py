@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -118,8 +119,7 @@ def load(
     sweeps = _sweeps(root, tables)
     validation = {number for first, last in VERSIONS[version][1] for number in range(first, last + 1)}
     for split in ("train", "validation"):
-        numbered = [(int(sweep.scene.removeprefix("scene-")), sweep) for sweep in sweeps]
-        units = [sweep for number, sweep in numbered if (number in validation) == (split == "validation")]
+        units = [sweep for sweep in sweeps if (_scene_number(sweep.scene) in validation) == (split == "validation")]
         files = [path for sweep in units for path in (sweep.points, sweep.labels)]
         sources[split] = SplitSource(
             units,
@@ -144,6 +144,12 @@ def load(
 
 
 _TABLES = ("category", "lidarseg", "sample", "sample_data", "scene")
+
+
+def _scene_number(name: str) -> int | None:
+    """Return the number of a scene, None for one of another name, which is none of the benchmark's validation."""
+    match = re.fullmatch(r"scene-(\d{1,18})", name, re.ASCII)
+    return int(match[1]) if match else None
 
 
 def class_table(path: Path) -> np.ndarray:

@@ -10,25 +10,42 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 SPLAT_COLORS = ("f_dc_0", "f_dc_1", "f_dc_2")
-# Field of a cloud -> names of its columns as `plain_name` returns them; the first that are all there count.
-_FIELDS = {
-    "points": ("x y z", "points_0 points_1 points_2"),
-    "normals": ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2"),
-    "colors": (
-        "red green blue",
-        "r g b",
-        "rf gf bf",
-        "diffuse_red diffuse_green diffuse_blue",
-        "f_dc_0 f_dc_1 f_dc_2",
-    ),
-    "intensity": ("intensity", "reflectance", "remission", "reflectivity", "intensities", "i"),
-    "ring": ("ring", "laser_id"),
-    "labels": ("label", "class", "classification", "labels", "class_id", "label_id"),
+# Names of the columns of each field as `plain_name` returns them; the first that are all there count.
+_NORMALS = ("nx ny nz", "normal_x normal_y normal_z", "normalx normaly normalz", "normals_0 normals_1 normals_2")
+_COLORS = ("red green blue", "r g b", "rf gf bf", "diffuse_red diffuse_green diffuse_blue", " ".join(SPLAT_COLORS))
+_INTENSITIES = "intensity reflectance remission reflectivity strength intensities refl i".split()
+# "channel" is what Autoware calls the laser, "line" what Livox does.
+_RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
+# Classes come before `label`: where a file has both, the label may be the number of an object.
+_CLASSES = "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
+_LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
+_FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}
+# Columns of arrays, as ParaView and VeloView write them.
+_ARRAYS_OF_POINTS = ("points_0 points_1 points_2", "points_m_xyz_0 points_m_xyz_1 points_m_xyz_2")
+# Names of a coordinate, in which {0} stands for x, y or z: `X_UTME` is that of a map, `POINT_X` that of ArcGIS.
+_AXIS = re.compile(r"((point|pos|position|coord|coords|location)_?)?([xyz])(_?(coord|coordinate|pos|utm[en]))?")
+# Names of surveyors. They put northing first as often as last, so that only names tell which is which.
+_SURVEYED = {
+    "x": ("easting", "eastings", "east", "utm_e", "utm_easting"),
+    "y": ("northing", "northings", "north", "utm_n", "utm_northing"),
+    "z": ("elevation", "elev", "height", "altitude", "alt", "level"),
 }
+_SHORT_SURVEYED = ("e n z", "e n h", "e n elev", "e n elevation", "e n height")
+NAMES_OF_AXES = "x, y, z or easting, northing, elevation"
+"""Names of coordinates, for errors."""
+
+# A number of the point, which says nothing about it.
+_COUNTERS = ("", "unnamed_0")
+_ALPHA = ("a", "alpha")
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
+_WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
+_LONG_COUNT = 20  # points after which whole numbers that count are not taken for coordinates
+# Floats are colors from 0 to 1 if none is brighter, or if so many are not above 1: renderers write highlights above 1,
+# while of colors from 0 to 255 nearly all are above 1. Up to 1.001 is rounding.
+_BRIGHTEST, _SHARE_WITHIN, _ROUNDED = 2.0, 0.95, 1.001
 
 
 def plain_name(name: str) -> str:
@@ -43,18 +60,59 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
     for name in sorted(names, key=lambda name: plain_name(name) != name):
         plain.setdefault(plain_name(name), name)
     fields = {}
+    if axes := _axes_of(plain):
+        fields["points"] = [plain[name] for name in axes]
     for field, variants in _FIELDS.items():
         if wanted := next((names for names in map(str.split, variants) if plain.keys() >= {*names}), None):
             fields[field] = [plain[name] for name in wanted]
     return fields
 
 
-def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
-    """Find points, colors, normals, intensities, rings and labels among named columns."""
+def _axes_of(plain: Iterable[str]) -> list[str] | None:
+    """Return the names of the columns of x, y and z among plain names, or None."""
+    names = {*plain}
+    if names >= {*"xyz"}:
+        return list("xyz")
+    for variant in map(str.split, (*_ARRAYS_OF_POINTS, *_SHORT_SURVEYED)):
+        if names >= {*variant}:
+            return variant
+    axes: dict[str, str] = {}
+    for name in plain:
+        if match := _AXIS.fullmatch(name):
+            axes.setdefault(match[3], name)
+    for axis, words in _SURVEYED.items():
+        if word := next((word for word in words if word in names), None):
+            axes.setdefault(axis, word)
+    return [axes[axis] for axis in "xyz"] if len(axes) == 3 else None
+
+
+def unused_names(columns: Mapping[str, np.ndarray], fields: Mapping[str, list[str]]) -> list[str]:
+    """Return the columns that no field of a cloud is made of and that say something, as the file calls them.
+
+    Numbers of rows without a name are none of them, nor an alpha that is the same everywhere.
+    """
+    used = {name for names in fields.values() for name in names}
+    unused = [name for name in columns if name not in used and plain_name(name) not in _COUNTERS]
+    return [name for name in unused if plain_name(name) not in _ALPHA or _varies(columns[name])]
+
+
+def _varies(values: np.ndarray) -> bool:
+    return bool(len(values) and (values != values[0]).any())
+
+
+def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere: str = "") -> dict[str, Any]:
+    """Find points, colors, normals, intensities, rings and labels among named columns; tell of the others by name.
+
+    Args:
+        columns: Name -> (points,) numbers.
+        source: The file, for warnings.
+        listed_elsewhere: Pattern of names that belong to every file of a format and are not told of.
+    """
     fields = fields_of(columns)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
-        raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}")
+        raise PointCloudError(f"no column {', '.join(missing)}; found {listed(columns)}; expected {NAMES_OF_AXES}")
+    source.leave_out(name for name in unused_names(columns, fields) if not re.fullmatch(listed_elsewhere, name))
     cloud: dict[str, Any] = {}
     for field, names in fields.items():
         values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
@@ -78,10 +136,14 @@ def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:
 
     Columns are colors if all values are in [0, 1], or all are whole numbers in [0, 255]; alpha if all are 255, or 1
     beside colors in [0, 1]; labels if they are whole numbers from 0, few of them different. Columns that match no
-    rule, or several, are left out with a warning; another says what is read as labels.
+    rule, or several, are left out with a warning; another says what is read as labels. A first column that counts the
+    points is left out with a warning, too.
     """
+    if table.shape[1] - 1 in _WIDTHS and _counts_points(table):
+        source.leave_out(["column 1"], "it counts the points")
+        table = table[:, 1:]
     width = table.shape[1]
-    if width not in (3, 4, 6, 7, 9):
+    if width not in _WIDTHS:
         raise PointCloudError(f"{width} columns; expected 3, 4, 6, 7 or 9 (a header line may name the columns)")
     cloud: dict[str, Any] = {"points": table[:, :3]}
     first, last, is_pts = table[:, 3:6], table[:, -3:], source.file_type == "pts"
@@ -132,6 +194,17 @@ def _with_seventh_column(table: np.ndarray, is_pts: bool, source: Source) -> dic
     return {"colors": usable_colors(first, source), "labels": _likely_labels(table, source)}
 
 
+def _counts_points(table: np.ndarray) -> bool:
+    """Return whether the first column numbers the points, as surveyors and photogrammetry write them."""
+    first = table[:, 0]
+    if len(first) < 3 or table.dtype.kind not in "fiu" or not (first == np.floor(first)).all():
+        return False
+    # No scan has points whose x are whole numbers that rise while others have decimals, nor that count without end.
+    steps, others = np.diff(first), table[:, 1:4]
+    have_decimals = (others != np.floor(others)).any(axis=0).sum() >= 2
+    return bool((steps > 0).all() if have_decimals else (steps == 1).all() and len(first) >= _LONG_COUNT)
+
+
 def _likely_labels(table: np.ndarray, source: Source) -> np.ndarray | None:
     """Return the last column as labels with a warning, or None with another if it may be something else."""
     column, values = f"column {table.shape[1]}", table[:, -1]
@@ -149,38 +222,51 @@ def _is_like_classes(values: np.ndarray) -> bool:
 
 
 def unit_colors(values: np.ndarray) -> np.ndarray:
-    """Scale colors to float32 in [0, 1], from 255 (uint16: 65535) for whole numbers and from 1 or 255 for floats.
-
-    Floats that are whole numbers above 4095, as in text, are scaled from 65535 too.
-    """
+    """Scale colors to float32 in [0, 1]; see `color_scale`. What is above 1 after that is clamped."""
     with np.errstate(invalid="ignore", over="ignore"):
         colors = values.astype(np.float32)
     # The maximum of nothing is an error in numpy.
     if not colors.size:
         return colors
-    top = float(colors.max())
-    # Many writers store 8 bit colors in 16 bits, so the type alone does not tell.
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
-        scale = 65535.0
-    # Up to 4095, they may as well have 10 or 12 bits.
-    elif values.dtype.kind == "f" and 4095 < top <= 65535 and (values == np.floor(values)).all():
-        scale = 65535.0
-    elif values.dtype.kind == "f" and top <= 1.001:  # tolerates rounding
-        scale = 1.0
-    else:
-        scale = 255.0
-    if not (colors.min() >= 0 and top <= scale * 1.001):  # or NaN
+    scale, top = color_scale(values), float(colors.max())
+    is_in_range = np.isfinite(top) if scale == 1 else top <= scale * _ROUNDED
+    if not (colors.min() >= 0 and is_in_range):  # or NaN
         raise PointCloudError(f"colors range from {colors.min():g} to {top:g}; expected 0 to 1 or 0 to 255")
     return (colors / np.float32(scale)).clip(0, 1)
 
 
+def color_scale(values: np.ndarray) -> float:
+    """Return the number that stands for full brightness: 255 (uint16: 65535) in whole numbers, 1 or 255 in floats.
+
+    Floats that are whole numbers above 4095, as in text, range to 65535 too. Floats range to 1 if none is far above
+    it, or few are above it at all.
+    """
+    top = float(values.max())
+    # Many writers store 8 bit colors in 16 bits, so the type alone does not tell.
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2 and top > 255:
+        return 65535.0
+    if values.dtype.kind != "f":
+        return 255.0
+    if top <= _ROUNDED:
+        return 1.0
+    if (values == np.floor(values)).all():
+        # Up to 4095, they may as well have 10 or 12 bits.
+        return 65535.0 if 4095 < top <= 65535 else 255.0
+    if top <= _BRIGHTEST or (values <= _ROUNDED).mean() >= _SHARE_WITHIN:
+        return 1.0
+    return 255.0
+
+
 def usable_colors(values: np.ndarray, source: Source) -> np.ndarray | None:
-    """Return `unit_colors`, or None with a warning."""
+    """Return `unit_colors`, or None with a warning; another tells of colors above 1 that are clamped."""
     try:
-        return unit_colors(values)
+        colors = unit_colors(values)
     except PointCloudError as error:
         source.warn(f"{error}; they are left out")
         return None
+    if values.dtype.kind == "f" and values.size and color_scale(values) == 1 and (above := values > _ROUNDED).any():
+        source.warn(f"{above.sum():,} of {values.size:,} numbers of colors are above 1, and read as 1")
+    return colors
 
 
 def usable_normals(values: np.ndarray, source: Source) -> np.ndarray | None:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors
+from hf_any3d.data.files.attributes import USABLE, fields_of, usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -20,6 +20,14 @@ _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _COLORS = ("colorRed", "colorGreen", "colorBlue")
 _INVALID = ("cartesianInvalidState", "sphericalInvalidState")
+_NORMALS = ("normalX", "normalY", "normalZ")  # of the extension for surface normals
+_OF_EXTENSIONS = ("labels", "ring")
+# Fields of the standard that say how a point was measured.
+_HOW_MEASURED = (
+    *("rowIndex", "columnIndex", "returnIndex", "returnCount", "timeStamp", "isTimeStampInvalid"),
+    *("isIntensityInvalid", "isColorInvalid"),
+)
+NOT_READ = "rows and columns of the grid, returns, times; names, dates and devices of scans"
 # Ranges beyond are those of the type, not of colors.
 _WIDEST, _FARTHEST = 65535.0, 1e308
 _AT_ONCE = 1 << 16
@@ -38,11 +46,34 @@ class Field:
 
 
 def read(source: Source) -> PointCloudData:
-    """Read all scans of a file as one cloud in their common frame, in meters, z up; images are left out.
+    """Read all scans of a file as one cloud in their common frame, in meters, z up.
 
-    Points marked as invalid are left out with a warning. Colors and intensities are kept where all scans have them.
+    Points marked as invalid, images and fields of extensions are left out with a warning, normals are read. Colors,
+    intensities and normals are kept where all scans have them.
     Colors range from the limits of colors of a scan, else from those of its fields, else from 0 to 1 or 255.
     """
+    data, root = _content(source)
+    scans = [child for child in _child(root, "data3D") or () if _child(child, "points") is not None]
+    total = sum(_whole(_child(scan, "points"), "recordCount", 0) for scan in scans)
+    source.check(points=total, decoded=40 * total)
+    images = len(_child(root, "images2D") or ())
+    clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
+    if not clouds:
+        raise PointCloudError(f"{len(scans)} scans without valid points, {images} images; expected points")
+    source.leave_out([f"{images} images"] * (images > 0))
+    steps = [cloud.pop("step") for cloud in clouds]
+    joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
+    for name in ("points", "colors", "intensity", "normals", *_OF_EXTENSIONS):
+        having = [cloud[name] for cloud in clouds if name in cloud]
+        if len(having) == len(clouds):
+            joined[name] = np.concatenate(having)
+        elif having:
+            source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
+    return PointCloudData(**joined, meters_per_unit=1.0)
+
+
+def _content(source: Source) -> tuple[bytes, Any]:
+    """Return the bytes of the file without checksums, which are compared, and its XML section."""
     mark, major, _, length, start, size, page_size = _HEADER.unpack_from(source.data)
     if (mark, major, page_size, length) != (b"ASTM-E57", 1, _PAGE, len(source.data)) or length % _PAGE:
         raise PointCloudError(
@@ -58,20 +89,7 @@ def read(source: Source) -> PointCloudData:
     # Entities could expand without end, and E57 has none.
     if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
         raise PointCloudError("the XML section declares entities; expected none")
-    root = ElementTree.fromstring(xml.rstrip(b"\0"))
-    scans = [child for child in _child(root, "data3D") or () if _child(child, "points") is not None]
-    total = sum(_whole(_child(scan, "points"), "recordCount", 0) for scan in scans)
-    source.check(points=total, decoded=40 * total)
-    clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
-    steps = [cloud.pop("step") for cloud in clouds]
-    joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
-    for name in ("points", "colors", "intensity"):
-        having = [cloud[name] for cloud in clouds if name in cloud]
-        if len(having) == len(clouds):
-            joined[name] = np.concatenate(having)
-        elif having:
-            source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined, meters_per_unit=1.0)
+    return data, ElementTree.fromstring(xml.rstrip(b"\0"))
 
 
 def _place(physical: int) -> int:
@@ -96,6 +114,47 @@ def _child(element: Any, name: str) -> Any:
 
 def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     """Read the valid points of one scan, None if there are none."""
+    fields, values = _columns(data, scan, source)
+    if not fields:
+        return None
+    kind = _CARTESIAN if _CARTESIAN[0] in fields else _SPHERICAL
+    points = np.stack([values[name] for name in kind], axis=1).astype(np.float64)  # (points, 3)
+    if kind is _SPHERICAL:
+        points = _to_cartesian(points)
+    rotation, translation = _pose(scan)
+    cloud: dict[str, Any] = {"points": _rotated(points, rotation) + translation}
+    if "intensity" in values:
+        cloud["intensity"] = values["intensity"].astype(np.float32)
+    for field in _OF_EXTENSIONS:
+        for name in fields_of(fields).get(field, ()):
+            if (numbers := USABLE[field](values[name], source)) is not None:
+                cloud[field] = numbers
+    if _NORMALS[0] in fields:
+        normals = usable_normals(np.stack([values[name] for name in _NORMALS], axis=1), source)
+        if normals is not None:
+            cloud["normals"] = _rotated(normals.astype(np.float64), rotation)
+    if _COLORS[0] in fields:
+        colors = np.stack([values[name] for name in _COLORS], axis=1)
+        if (scaled := _unit(colors, _ends_of_colors(scan, fields), source)) is not None:
+            cloud["colors"] = scaled
+    invalid = next((values[name] != 0 for name in _INVALID if name in values), None)
+    if invalid is not None and invalid.any():
+        source.warn(f"{invalid.sum():,} of {len(points):,} points of a scan are marked as invalid and are left out")
+        cloud = {name: value[~invalid] for name, value in cloud.items()}
+    if not len(cloud["points"]):
+        return None
+    # A pose turns and moves the points, but what the scanner tells apart stays.
+    are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
+    cloud["step"] = min(abs(fields[name].scale) for name in kind) if are_scaled else None
+    return cloud
+
+
+def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], dict[str, np.ndarray]]:
+    """Read the numbers of all fields of a scan that are used, and tell of others; both are empty without points.
+
+    Returns:
+        Name -> form of the numbers, and name -> numbers (points,).
+    """
     points = _child(scan, "points")
     count = _whole(points, "recordCount", 0)
     prototype = _child(points, "prototype")
@@ -105,46 +164,65 @@ def _scan(data: bytes, scan: Any, source: Source) -> dict[str, Any] | None:
     if kind is None or count < 0:
         raise PointCloudError(f"{count} points with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
     if not count:
-        return None
+        return {}, {}
+    used = list(kind)
+    for group in (_NORMALS, _COLORS):
+        used += group if {*names} >= {*group} else ()
+    used += [name for name in (*_INVALID, "intensity") if name in names]
+    # Extensions name classes and rings as other formats do.
+    used += [name for field in _OF_EXTENSIONS for name in fields_of(names).get(field, ())]
+    known = {*used, *_HOW_MEASURED, *_CARTESIAN, *_SPHERICAL}
+    source.leave_out(name for name in names if name not in known)
     streams = _streams(data, _whole(points, "fileOffset", 0), len(names))
-    used = [*kind, *(name for name in (*_INVALID, "intensity", *_COLORS) if name in names)]
-    fields = {name: _field(children[names.index(name)]) for name in used}
-    values = {name: _numbers(streams[names.index(name)], fields[name], count) for name in used}
-    xyz = np.stack([values[name] for name in kind], axis=1).astype(np.float64)  # (points, 3)
-    if kind is _SPHERICAL:
-        reach, azimuth, elevation = xyz.T
-        flat = reach * np.cos(elevation)
-        xyz = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
+    fields, values = {}, {}
+    for name in used:
+        place = names.index(name)
+        fields[name] = _field(children[place])
+        values[name] = _numbers(streams[place], fields[name], count)
+    return fields, values
+
+
+def _to_cartesian(points: np.ndarray) -> np.ndarray:
+    """Convert range, azimuth and elevation (points, 3) to x, y and z."""
+    reach, azimuth, elevation = points.T
+    flat = reach * np.cos(elevation)
+    return np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), reach * np.sin(elevation)], axis=1)
+
+
+def _pose(scan: Any) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return the turn of a scan, a unit quaternion w x y z or None, and its place (3,)."""
     pose = _child(scan, "pose")
-    rotation, translation = (None if pose is None else _child(pose, name) for name in ("rotation", "translation"))
-    if rotation is not None:
-        quaternion = np.array([_decimal(_texts(rotation), name, 0) for name in "wxyz"])
-        w, *axis = quaternion / np.linalg.norm(quaternion)
-        cross = np.cross(axis, xyz)
-        xyz = xyz + 2 * (w * cross + np.cross(axis, cross))
+    rotation = None if pose is None else _child(pose, "rotation")
+    translation = None if pose is None else _child(pose, "translation")
+    place = np.zeros(3)
     if translation is not None:
-        xyz = xyz + [_decimal(_texts(translation), name, 0) for name in "xyz"]
-    cloud: dict[str, Any] = {"points": xyz}
-    # A pose turns and moves the points, but what the scanner tells apart stays.
-    are_scaled = kind is _CARTESIAN and all(fields[name].dtype is None for name in kind)
-    step = min(abs(fields[name].scale) for name in kind) if are_scaled else None
-    if "intensity" in values:
-        cloud["intensity"] = values["intensity"].astype(np.float32)
-    if all(name in values for name in _COLORS):
-        limits = {}
-        for child in _child(scan, "colorLimits") or ():
-            # The text of an empty element is 0, and that of a scaled integer is not scaled.
-            value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
-            limits[child.tag.rpartition("}")[2]] = value
-        pairs = {name: (limits.get(f"{name}Minimum"), limits.get(f"{name}Maximum")) for name in _COLORS}
-        ends = [fields[name].ends if None in pair else pair for name, pair in pairs.items()]
-        if (colors := _unit(np.stack([values[name] for name in _COLORS], axis=1), ends, source)) is not None:
-            cloud["colors"] = colors
-    invalid = next((values[name] != 0 for name in _INVALID if name in values), None)
-    if invalid is not None and invalid.any():
-        source.warn(f"{invalid.sum():,} of {count:,} points of a scan are marked as invalid and are left out")
-        cloud = {name: value[~invalid] for name, value in cloud.items()}
-    return {**cloud, "step": step} if len(cloud["points"]) else None
+        place = np.array([_decimal(_texts(translation), name, 0) for name in "xyz"])
+    if rotation is None:
+        return None, place
+    quaternion = np.array([_decimal(_texts(rotation), name, 0) for name in "wxyz"])
+    return quaternion / np.linalg.norm(quaternion), place
+
+
+def _rotated(rows: np.ndarray, quaternion: np.ndarray | None) -> np.ndarray:
+    if quaternion is None:
+        return rows
+    w, *axis = quaternion
+    cross = np.cross(axis, rows)
+    return rows + 2 * (w * cross + np.cross(axis, cross))
+
+
+def _ends_of_colors(scan: Any, fields: dict[str, Field]) -> list[tuple[float, float]]:
+    """Return the range of each color: what is stated for the scan counts before what the fields can hold."""
+    limits = {}
+    for child in _child(scan, "colorLimits") or ():
+        # The text of an empty element is 0, and that of a scaled integer is not scaled.
+        value = float(child.text or "0") * _decimal(child, "scale", 1) + _decimal(child, "offset", 0)
+        limits[child.tag.rpartition("}")[2]] = value
+    ends = []
+    for name in _COLORS:
+        low, high = limits.get(f"{name}Minimum"), limits.get(f"{name}Maximum")
+        ends.append(fields[name].ends if low is None or high is None else (low, high))
+    return ends
 
 
 def _field(element: Any) -> Field:

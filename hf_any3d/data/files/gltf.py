@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors, usable_normals
+from hf_any3d.data.files.attributes import usable_colors, usable_normals, usable_numbers
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed, shorten
@@ -29,14 +30,18 @@ _GLOSSY, _INSTANCES = "KHR_materials_pbrSpecularGlossiness", "EXT_mesh_gpu_insta
 _POINTS, _TRIANGLES, _STRIP, _FAN = 0, 4, 5, 6
 # A few bytes per node can show a mesh again, and each takes time however few points it has.
 _MAX_PARTS = 1 << 15
+_MODES = {1: "lines", 2: "lines", 3: "lines"}
+# Attributes of vertices that say nothing about points and triangles beyond what is read.
+_ATTRIBUTES = re.compile(r"POSITION|NORMAL|COLOR_0|TANGENT|(TEXCOORD|JOINTS|WEIGHTS)_\d+")
+NOT_READ = "texture coordinates, tangents, skins, morph targets, animations, cameras, lights"
 
 
 def read(source: Source) -> PointCloudData:
     """Read all points and triangles of the default scene, each mesh transformed by its nodes.
 
     Colors are those of the vertices, or for faces the base color of a material without texture, as stored (linear).
-    If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines,
-    skins and animations are ignored.
+    If some parts have colors of vertices, the vertices of the others get the color of their material. Textures, lines
+    and attributes of applications are left out with a warning; skins and animations without one.
     """
     chunk, text = None, source.data
     if source.data.startswith(b"glTF"):
@@ -49,18 +54,32 @@ def read(source: Source) -> PointCloudData:
         advice = "; decompress it first" if any("compression" in name for name in unsupported) else ""
         raise PointCloudError(f"requires {listed(unsupported)}, which is not supported{advice}")
     document = Document(content, chunk, source)
+    placed = _placed_primitives(document)
+    if not placed:
+        raise PointCloudError("the scene has no points or triangles; lines are not read")
+    return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
+
+
+def _placed_primitives(document: Document) -> list[tuple[dict, np.ndarray]]:
+    """Return the primitives of points and triangles with their transforms, within the limits; tell of others."""
+    source = document.source
     placed: list[tuple[dict, np.ndarray]] = []
+    left: dict[str, None] = {}
     # Many primitives may share one table, so their sum is checked before any is created.
     points = indices = faces = 0
     for mesh, transform in _placed_meshes(document):
         for primitive in document.item("meshes", mesh)["primitives"]:
             mode = primitive.get("mode", _TRIANGLES)
             attributes = primitive["attributes"]
-            if mode not in (_POINTS, _TRIANGLES, _STRIP, _FAN) or "POSITION" not in attributes:
+            if mode not in (_POINTS, _TRIANGLES, _STRIP, _FAN):
+                left[_MODES.get(mode, f"primitives of mode {shorten(str(mode))}")] = None
+                continue
+            if "POSITION" not in attributes:
                 continue
             if len(placed) == _MAX_PARTS:
                 raise PointCloudError(f"more than {_MAX_PARTS} parts in the scene; expected at most that many")
             placed.append((primitive, transform))
+            left |= dict.fromkeys(shorten(name) for name in attributes if not _ATTRIBUTES.fullmatch(name))
             count = corners = document.count(attributes["POSITION"])
             if "indices" in primitive:
                 corners = document.count(primitive["indices"])
@@ -73,7 +92,8 @@ def read(source: Source) -> PointCloudData:
             faces += 0 if mode == _POINTS else corners // 3 if mode == _TRIANGLES else max(corners - 2, 0)
             # Before anything is read: float64 points and int64 faces of three numbers, and the indices.
             source.check(points=points, faces=faces, decoded=24 * (points + faces) + 8 * indices)
-    return _join([_primitive(document, primitive, transform, source) for primitive, transform in placed], source)
+    source.leave_out(left)
+    return placed
 
 
 def _placed_meshes(document: Document) -> list[tuple[int, np.ndarray]]:
@@ -124,77 +144,119 @@ def _local_transform(node: dict) -> np.ndarray:
     return transform
 
 
-def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> dict:
-    mode, attributes = primitive.get("mode", _TRIANGLES), primitive["attributes"]
+@dataclass
+class Part:
+    """A primitive in the frame of the scene; colors, normals and the color of its material may be None."""
+
+    points: np.ndarray  # (points, 3) float64
+    faces: np.ndarray  # (faces, 3) int64
+    colors: np.ndarray | None  # (points, 3)
+    normals: np.ndarray | None  # (points, 3)
+    color: np.ndarray | None  # (3,)
+
+
+def _primitive(document: Document, primitive: dict, transform: np.ndarray, source: Source) -> Part:
+    attributes, linear = primitive["attributes"], transform[:3, :3]
     # Points are rows, so the matrix is transposed.
-    points = document.accessor(attributes["POSITION"], 3).astype(np.float64) @ transform[:3, :3].T + transform[:3, 3]
-    order = np.arange(len(points))
+    points = document.positions(primitive).astype(np.float64) @ linear.T + transform[:3, 3]
+    faces = _faces(document, primitive, len(points))
+    if np.linalg.det(linear) < 0:
+        faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
+    normals = None
+    if "NORMAL" in attributes and np.isfinite(linear).all() and np.linalg.matrix_rank(linear) == 3:
+        normals = _normals(document.accessor(attributes["NORMAL"], 3), linear, source)
+    factor, is_known = _material(document, primitive, source)
+    colors = None
+    if "COLOR_0" in attributes:
+        # The specification clamps them; floats are never bytes here.
+        stored = document.accessor(attributes["COLOR_0"], 3, 4)
+        if stored.dtype.kind == "f":
+            colors = usable_numbers(stored[:, :3].clip(0, 1) * factor, "colors", source)
+            colors = None if colors is None else colors.clip(0, 1)
+        else:
+            colors = usable_colors(stored[:, :3] * factor, source)
+        if stored.shape[1] == 4 and len(stored) and (stored[:, 3] != stored[0, 3]).any():
+            source.leave_out(["alpha of COLOR_0"])
+    return Part(points, faces, colors, normals, factor.clip(0, 1) if is_known else None)
+
+
+def _faces(document: Document, primitive: dict, count: int) -> np.ndarray:
+    """Return the triangles (faces, 3) of a primitive of `count` points."""
+    mode, order = primitive.get("mode", _TRIANGLES), np.arange(count)
     if "indices" in primitive:
         order = document.accessor(primitive["indices"], 1).reshape(-1)
-        if order.dtype.kind != "u" or (len(order) and order.max() >= len(points)):
-            raise PointCloudError(f"indices {order.dtype} up to {order.max()}; allowed are 0 to {len(points) - 1}")
+        if order.dtype.kind != "u" or (len(order) and order.max() >= count):
+            raise PointCloudError(f"indices {order.dtype} up to {order.max()}; allowed are 0 to {count - 1}")
         order = order.astype(np.int64)
     if mode == _POINTS or len(order) < 3:
-        faces = np.zeros((0, 3), np.int64)
-    elif mode == _TRIANGLES:
+        return np.zeros((0, 3), np.int64)
+    if mode == _TRIANGLES:
         # Corners that do not complete a triangle are ignored, as the specification says.
-        faces = order[: len(order) // 3 * 3].reshape(-1, 3)
-    else:
-        # All triangles of a fan have its first corner; every second one of a strip has the opposite orientation.
-        first = np.full(len(order) - 2, order[0]) if mode == _FAN else order[:-2]
-        faces = np.stack([first, order[1:-1], order[2:]], axis=1)
-        if mode == _STRIP:
-            faces[1::2] = faces[1::2, [1, 0, 2]]
-    if np.linalg.det(transform[:3, :3]) < 0:
-        faces = faces[:, [0, 2, 1]]  # a mirrored triangle turns the other way
-    part = {"points": points, "faces": faces, "colors": None, "color": None, "normals": None}
-    linear = transform[:3, :3]
-    if "NORMAL" in attributes and np.isfinite(linear).all() and np.linalg.matrix_rank(linear) == 3:
-        # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
-        # rows, that is the inverse.
-        normals = document.accessor(attributes["NORMAL"], 3).astype(np.float64) @ np.linalg.inv(linear)
-        length = np.linalg.norm(normals, axis=1, keepdims=True)
-        part["normals"] = usable_normals(normals / np.where(length > 0, length, 1), source)
-    has_material = "material" in primitive
-    material = document.item("materials", primitive["material"]) if has_material else {}
+        return order[: len(order) // 3 * 3].reshape(-1, 3)
+    # All triangles of a fan have its first corner; every second one of a strip has the opposite orientation.
+    first = np.full(len(order) - 2, order[0]) if mode == _FAN else order[:-2]
+    faces = np.stack([first, order[1:-1], order[2:]], axis=1)
+    if mode == _STRIP:
+        faces[1::2] = faces[1::2, [1, 0, 2]]
+    return faces
+
+
+def _normals(stored: np.ndarray, linear: np.ndarray, source: Source) -> np.ndarray | None:
+    # Normals transform by the inverse transpose, which keeps them perpendicular under unequal scales; as they are
+    # rows, that is the inverse.
+    normals = stored.astype(np.float64) @ np.linalg.inv(linear)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return usable_normals(normals / np.where(length > 0, length, 1), source)
+
+
+def _material(document: Document, primitive: dict, source: Source) -> tuple[np.ndarray, bool]:
+    """Return the factor of colors (3,) float64, and whether it is the color of the surface."""
+    if "material" not in primitive:
+        return np.ones(3), False
+    material = document.item("materials", primitive["material"])
     extensions = material.get("extensions", {})
-    surface, names = material.get("pbrMetallicRoughness"), ("baseColorFactor", "baseColorTexture")
+    surface, color, texture = material.get("pbrMetallicRoughness"), "baseColorFactor", "baseColorTexture"
     if _GLOSSY in extensions:
-        surface, names = extensions[_GLOSSY], ("diffuseFactor", "diffuseTexture")
+        surface, color, texture = extensions[_GLOSSY], "diffuseFactor", "diffuseTexture"
+    has_texture = texture in (surface or {})
+    if has_texture:
+        source.leave_out([f"{texture} of materials"], "textures are not read")
     # Without either, an extension may define another color than white; a texture is multiplied by the factor.
-    is_plain = (surface is not None or not extensions) and names[1] not in (surface or {})
-    factor = np.array((surface or {}).get(names[0], [1, 1, 1, 1]), np.float64)[:3]
-    if "COLOR_0" in attributes:
-        part["colors"] = usable_colors(document.accessor(attributes["COLOR_0"], 3, 4)[:, :3] * factor, source)
-    if has_material and is_plain:
-        part["color"] = factor.clip(0, 1)
-    return part
+    is_known = (surface is not None or not extensions) and not has_texture
+    return np.array((surface or {}).get(color, [1, 1, 1, 1]), np.float64)[:3], is_known
 
 
-def _join(parts: list[dict], source: Source) -> PointCloudData:
-    starts = np.cumsum([0] + [len(part["points"]) for part in parts])
+def _join(parts: list[Part], source: Source) -> PointCloudData:
+    starts = np.cumsum([0] + [len(part.points) for part in parts])
     # Each part counts its points from 0.
-    faces = np.concatenate([part["faces"] + start for part, start in zip(parts, starts, strict=False)])
-    if any(part["colors"] is not None for part in parts):
+    faces = np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=False)])
+    points = np.concatenate([part.points for part in parts])
+    normals = _of_all([part.normals for part in parts], "normals", source)
+    if any(part.colors is not None for part in parts):
         for part in parts:
-            if part["colors"] is None and part["color"] is not None:
-                part["colors"] = np.tile(part["color"].astype(np.float32), (len(part["points"]), 1))
-    joined: dict[str, Any] = {}
-    for name in ("colors", "normals", "color"):
-        values = [part[name] for part in parts]
-        missing = sum(value is None for value in values)
-        if 0 < missing < len(parts) and not (name == "color" and "colors" in joined):
-            source.warn(f"{missing} of {len(parts)} parts have no {name.removesuffix('s')}s; they are left out")
-        elif not missing:
-            joined[name] = values
-    colors = joined.pop("color", None)
-    joined = {name: np.concatenate(values) for name, values in joined.items()}
-    if len(faces) and "colors" not in joined and colors is not None:
-        counts = [len(part["faces"]) for part in parts]
-        joined["face_colors"] = np.repeat(np.array(colors), counts, axis=0)
-    return PointCloudData(
-        np.concatenate([part["points"] for part in parts]), faces=faces if len(faces) else None, **joined
-    )
+            if part.colors is None and part.color is not None:
+                part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
+    colors = _of_all([part.colors for part in parts], "colors", source)
+    face_colors = None
+    if colors is None and (of_parts := _of_all([part.color for part in parts], "colors", source, np.stack)) is not None:
+        # Points without faces have the color of their material themselves.
+        if all(len(part.faces) for part in parts):
+            face_colors = np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
+        else:
+            colors = np.repeat(of_parts, [len(part.points) for part in parts], axis=0)
+    return PointCloudData(points, colors, normals, faces=faces if len(faces) else None, face_colors=face_colors)
+
+
+def _of_all(
+    values: list[np.ndarray | None], name: str, source: Source, join: Callable[..., np.ndarray] = np.concatenate
+) -> np.ndarray | None:
+    """Join what all parts have; warn of what only some have."""
+    having = [value for value in values if value is not None]
+    if len(having) == len(values):
+        return join(having)
+    if having:
+        source.warn(f"{len(values) - len(having)} of {len(values)} parts have no {name}; they are left out")
+    return None
 
 
 @dataclass
@@ -209,6 +271,16 @@ class Document:
     def item(self, key: str, number: Any) -> dict[str, Any]:
         """Look up one object of a list such as "nodes"."""
         return self.json.get(key, [])[_natural(number, key)]
+
+    def positions(self, primitive: dict[str, Any]) -> np.ndarray:
+        """Read the points (points, 3) of a primitive; those that an extension compresses are refused by its name."""
+        number = primitive["attributes"]["POSITION"]
+        accessor = self.item("accessors", number)
+        if "bufferView" not in accessor and "sparse" not in accessor:
+            compressed = [name for name in primitive.get("extensions", {}) if "compression" in name]
+            by = f"are compressed by {listed(compressed)}; decompress it first" if compressed else "have no bufferView"
+            raise PointCloudError(f"points (accessors[{shorten(str(number))}]) {by}")
+        return self.accessor(number, 3)
 
     def count(self, number: int) -> int:
         """Return the number of rows that an accessor declares."""
@@ -257,6 +329,10 @@ class Document:
         return np.ndarray((count, width), dtype, data, at, (stride, dtype.itemsize))
 
     def _open(self, uri: str | None, number: int) -> Any:
+        if uri is None and (names := [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]):
+            # A buffer without bytes is the place for what is decompressed.
+            if number or self.chunk is None:
+                raise PointCloudError(f"points are compressed by {listed(names)}; decompress it first")
         if uri is None:
             return [self.chunk][number]  # the only one of a .glb, which the first buffer is
         if uri.startswith("data:"):

@@ -29,12 +29,23 @@ _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
 _MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
+_VERTICAL, _VERTICAL_UNIT = 4096, 4099
+# Feet and US survey feet differ by two millionths, which no height tells apart.
+_SAME_UNIT = 1e-5
+# Heights that EPSG numbers in feet: NAVD88, NGVD29 and mean sea level.
+_HEIGHTS_IN_FEET = {6360: 9003, 8228: 9002, 5702: 9003, 8050: 9002, 8052: 9003}
+# Sizes of records by point format, without extra bytes.
+_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
+NOT_READ = "GPS time, scan angle, returns, flags, user data, source of a point; records beside the projection's"
 
 
 def read(source: Source) -> PointCloudData:
     """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
 
-    LAZ needs lazrs from the extra `files`. Coordinates of map projections are too large for float32; see
+    LAZ needs lazrs from the extra `files`. Extra dimensions, near infrared, waveforms and records beyond the declared
+    number are left out with a warning. Where heights have another unit than x and y, another warning says so, and
+    there is no `meters_per_unit`. Coordinates of map projections are too large for float32; see
     `PointCloudData.offset`. Intensities are 0 to 65535. Colors or intensities that are all 0 are left out.
     """
     data = source.data
@@ -52,7 +63,10 @@ def read(source: Source) -> PointCloudData:
         )
     row = _row_type(kind, size)
     source.check(points=count, decoded=count * max(size, 32))
-    blocks = _decompressed(data, start, row, count) if compressed else [np.frombuffer(data, row, count, start)]
+    source.leave_out(_extra_dimensions(data, start, kind, size))
+    if not compressed and (more := _records_after(data, start + count * size, size)):
+        _warn_of_more(source, count, more)
+    blocks = _decompressed(source, start, row, count) if compressed else [np.frombuffer(data, row, count, start)]
     # Coordinates are stored as integers: times scale, plus offset.
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
@@ -72,7 +86,7 @@ def read(source: Source) -> PointCloudData:
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
-    unit, step = _meters_per_unit(data, start), np.abs(scale)
+    unit, step = _meters_per_unit(source, start), np.abs(scale)
     return PointCloudData(
         points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
     )
@@ -88,7 +102,35 @@ def _row_type(kind: int, size: int) -> np.dtype:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
+def _extra_dimensions(data: bytes, start: int, kind: int, size: int) -> list[str]:
+    """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
+    names = ["near infrared"] * (kind in (8, 10)) + ["waveforms"] * (kind in (4, 5, 9, 10))
+    for user, number, body in _records(data, start):
+        if (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
+            whole = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
+            described = [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in whole]
+            return names + [f"extra dimension {name}" for name in described]
+    extra = size - _SIZES[kind]
+    return names + [f"{extra} extra bytes of each point"] * (extra > 0)
+
+
+def _records_after(data: bytes, end: int, size: int) -> int:
+    """Return how many records of points follow the declared ones, before whatever the header says comes then."""
+    begins = [len(data)]
+    if data[25] >= 3 and len(data) >= 235:
+        begins.append(int.from_bytes(data[227:235], "little"))  # of waveforms
+    if data[25] >= 4 and len(data) >= 247:
+        begins.append(int.from_bytes(data[235:243], "little"))  # of extended records
+    stop = min(begin for begin in begins if begin >= end)
+    return (stop - end) // size if data[end:stop].strip(b"\0") else 0
+
+
+def _warn_of_more(source: Source, count: int, more: int, least: str = "") -> None:
+    source.warn(f"the header declares {count:,} points; {least}{more:,} more follow and are left out")
+
+
+def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
+    data = source.data
     lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
     compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
@@ -107,6 +149,9 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
     if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
+    # All chunks but the last are full; a size of all ones says that each has a number of its own.
+    if (full := int.from_bytes(record[12:16], "little")) != 0xFFFFFFFF and (chunks - 1) * full >= count:
+        _warn_of_more(source, count, (chunks - 1) * full + 1 - count, "at least ")
     file = io.BytesIO(data)
     file.seek(start)
     try:
@@ -155,21 +200,51 @@ def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[
         at += size
 
 
-def _meters_per_unit(data: bytes, start: int) -> float | None:
-    """Return the length of a unit: meters, unless a record names feet; None for degrees and unknown units."""
+def _meters_per_unit(source: Source, start: int) -> float | None:
+    """Return the length of a unit: meters, unless a record names feet; None for degrees and unknown units.
+
+    None with a warning where heights have another unit.
+    """
     length: float | None = 1.0
-    for user, kind, body in _records(data, start):
+    height: float | None = None
+    for user, kind, body in _records(source.data, start):
         if user == b"LASF_Projection" and kind == _GEO_KEYS:
-            numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
-            # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
-            values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
-            length = None if values.get(_MODEL) == _GEOGRAPHIC else _METERS.get(values.get(_UNIT, 9001))
+            length, height = _units_of_keys(body)
         elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
-            text = body.decode("ascii", "replace")
-            projection = re.search(r"PROJ(?:CS|CRS)\[", text)
-            horizontal = re.split(r"VERT(?:_CS|CRS)\[", text[projection.start() :])[0] if projection else ""
-            units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', horizontal)
-            lengths = [float(size) for name, size in units if "deg" not in name.lower()]
-            # The last one: that of angles and those of the parameters come before.
-            return lengths[-1] if lengths else None
+            length, height = _units_of_text(body.decode("ascii", "replace"))
+            break
+    if length is not None and height is not None and abs(height / length - 1) > _SAME_UNIT:
+        source.warn(
+            f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are, "
+            "without a unit"
+        )
+        return None
     return length
+
+
+def _units_of_keys(body: bytes) -> tuple[float | None, float | None]:
+    """Return the lengths of the units of x and y and of heights in meters from the keys of GeoTIFF."""
+    numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
+    # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
+    values = {key: value for key, place, _, value in zip(*[iter(numbers[4:])] * 4, strict=False) if place == 0}
+    height = values.get(_VERTICAL_UNIT, _HEIGHTS_IN_FEET.get(values.get(_VERTICAL, 0), 0))
+    if values.get(_MODEL) == _GEOGRAPHIC:
+        return None, None
+    return _METERS.get(values.get(_UNIT, 9001)), _METERS.get(height)
+
+
+def _units_of_text(text: str) -> tuple[float | None, float | None]:
+    """Return the lengths of the units of x and y and of heights in meters from well-known text."""
+    projection, vertical = re.search(r"PROJ(?:CS|CRS)\[", text), re.search(r"VERT(?:_CS|CRS)\[", text)
+    if not projection:
+        return None, None
+    # The vertical system comes second, as some programs write it even inside of the brackets of the first.
+    end = vertical.start() if vertical and vertical.start() > projection.start() else len(text)
+    return _last_unit(text[projection.start() : end]), _last_unit(text[vertical.start() :]) if vertical else None
+
+
+def _last_unit(text: str) -> float | None:
+    units = re.findall(r'(?:LENGTH)?UNIT\[\s*"([^"]*)"\s*,\s*([0-9.eE+-]+)', text)
+    lengths = [float(size) for name, size in units if "deg" not in name.lower()]
+    # The last one: those of angles and of parameters come before.
+    return lengths[-1] if lengths else None

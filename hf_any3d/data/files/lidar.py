@@ -34,6 +34,10 @@ def read(source: Source) -> PointCloudData:
     data = source.data
     width = _WIDTHS.get(source.file_type)
     width = width or next((width for end, width in _NAMED.items() if source.name.lower().endswith(end)), None)
+    sizes = [4 * width] if width else [4 * each for each in _WIDTHS.values()]
+    if all(len(data) % size for size in sizes):
+        rows = " or ".join(map(str, sizes))
+        raise PointCloudError(f"{len(data)} bytes; expected rows of {rows} bytes, so it may be cut off; {_CHOICES}")
     width = width or _width_of(data)
     source.check(points=len(data) // (4 * width))
     table = np.frombuffer(data, "<f4").reshape(-1, width)

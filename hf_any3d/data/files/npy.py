@@ -2,9 +2,10 @@
 
 import io
 import math
+import re
 import warnings
 import zipfile
-from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,18 @@ from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_PYTHON_2, _LONGEST_HEADER = re.compile(rb"\d+L[,) ]"), 1 << 14
 _POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud", "pc", "vertices", "arr_0")
-_LABELS = ("labels", "part", "seg", "semantic", "label", "segment", "segment20")
+# Names of classes come before `label`, which may be the number of an object.
+_LABELS = (
+    *("labels", "part", "seg", "semantic", "semantics", "semantic_label", "semantic_labels", "sem_label"),
+    *("classification", "class", "label", "segment", "segment20"),
+)
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
-_FIELDS |= {"face_colors": ("face_colors",), "intensity": ("intensity", "strength"), "ring": ("ring",)}
+_FIELDS |= {"face_colors": ("face_colors",)}
+_FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
+_FIELDS |= {"ring": ("ring", "channel", "laser_id")}
+NOT_READ = "a constant fourth column of colors or points"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
     (_POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
@@ -28,10 +37,11 @@ def read(source: Source) -> PointCloudData:
     """Read an array (points, 3 or more), a structured array with fields x, y, z and others, or an archive of arrays.
 
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
-    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring, labels
-    (or part, seg, semantic, label, segment, segment20 if it has one value per point), faces, face_colors, offset.
-    Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
-    points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
+    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
+    remission), ring (or channel, laser_id), labels (or semantic, segment, classification, part, seg, class, label and
+    the like, if it has one value per point), faces, face_colors, offset, up_axis, meters_per_unit. Others are left out
+    with a warning. Without arrays of colors or normals the points may have more columns, as in .npy. Fields of
+    structured arrays may hold three numbers under these names.
     """
     if source.file_type == "npz":
         return _read_npz(source)
@@ -44,6 +54,7 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
     if array.dtype.names:
         source.limits.check(points=len(array))
         fields = {name.lower(): array[name] for name in array.dtype.names if array[name].dtype.kind in "fiub"}
+        source.leave_out((name for name in array.dtype.names if name.lower() not in fields), "no numbers")
         columns = {name: values for name, values in fields.items() if values.ndim == 1}
         several = {name: values for name, values in fields.items() if values.ndim > 1}
         for names, axes in _COLUMNS:
@@ -62,60 +73,90 @@ def cloud_from_array(array: np.ndarray, source: Source) -> PointCloudData:
 def parse_array(data: bytes) -> np.ndarray:
     """Parse an .npy file without unpickling and without allocating more than its size."""
     file = io.BytesIO(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy warns of files written by Python 2
-        shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+    read_header = _HEADERS[np.lib.format.read_magic(file)]
+    # numpy warns of numbers as Python 2 wrote them. Only then, as `catch_warnings` lets all warnings of the process be
+    # shown again.
+    if not _PYTHON_2.search(data, 0, _LONGEST_HEADER):
+        shape, by_columns, dtype = read_header(file)
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            shape, by_columns, dtype = read_header(file)
     # A view of the bytes that were read: nothing is copied.
     return np.frombuffer(data, dtype, math.prod(shape), file.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
+class _Archive:
+    """Arrays of an .npz, read by name within the limits of their sum."""
+
+    def __init__(self, archive: zipfile.ZipFile, source: Source):
+        self.archive, self.source = archive, source
+        self.members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self.opened: dict[str, zipfile.ZipInfo] = {}
+
+    def first(self, *names: str) -> np.ndarray | None:
+        """Read the first of some arrays that is there, None without any."""
+        name = next((name for name in names if name in self.members), None)
+        if name is None:
+            return None
+        self.opened[name] = self.members[name]
+        # The sum, since many arrays below the limit may exceed it together.
+        self.source.check(decoded=sum(info.file_size for info in self.opened.values()))
+        # Only for these does the declared size bound what is decompressed, and numpy writes no others.
+        if (method := self.members[name].compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
+        return parse_array(self.archive.read(self.members[name]))
+
+    @property
+    def rest(self) -> list[str]:
+        """Names of arrays that nobody asked for."""
+        return [name for name in self.members if name not in self.opened]
+
+
 def _read_npz(source: Source) -> PointCloudData:
-    with zipfile.ZipFile(io.BytesIO(source.data)) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        opened: dict[str, zipfile.ZipInfo] = {}
-
-        def first(names: tuple[str, ...]) -> np.ndarray | None:
-            name = next((name for name in names if name in members), None)
-            if name is None:
-                return None
-            opened[name] = members[name]
-            # The sum, since many arrays below the limit may exceed it together.
-            source.check(decoded=sum(info.file_size for info in opened.values()))
-            # Only for these does the declared size bound what is decompressed, and numpy writes no others.
-            if (method := members[name].compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise PointCloudError(f"array {name!r} is compressed by method {method}; expected 0 or 8")
-            return parse_array(archive.read(members[name]))
-
-        points = first(_POINTS if len(members) > 1 else tuple(members))
+    with zipfile.ZipFile(io.BytesIO(source.data)) as opened:
+        archive = _Archive(opened, source)
+        points = archive.first(*(_POINTS if len(archive.members) > 1 else archive.members))
         if points is None:
-            raise PointCloudError(f"no array 'points'; found {listed(members)}")
+            raise PointCloudError(f"no array 'points'; found {listed(archive.members)}")
         source.check(points=len(points) if points.ndim else 0, decoded=12 * len(points) if points.ndim else 0)
         fields = vars(cloud_from_array(points, source))
         for field, names in _FIELDS.items():
-            if (values := first(names)) is not None:
+            if (values := archive.first(*names)) is not None:
                 values = USABLE[field.removeprefix("face_")](_without_fourth(values, field, source), source)
                 fields[field] = fields[field] if values is None else values
         # The archive's offset, and the one that was split off from its points just now.
-        if (offset := first(("offset",))) is not None:
+        if (offset := archive.first("offset")) is not None:
             fields["offset"] = offset + (0 if fields["offset"] is None else fields["offset"])
         count = fields["points"].shape[:1]
         for name in _LABELS:
-            values = first((name,))
+            values = archive.first(name)
             # A single `label` is the class of the whole cloud.
             if values is not None and values.shape in (count, (*count, 1)):
                 fields["labels"] = USABLE["labels"](values.reshape(count), source)
                 break
-            opened.pop(name, None)
-        faces = first(("faces",))
-        rest = []
-        for name in members:
-            # An array that nobody asked for need not be sound.
-            with suppress(Exception), archive.open(members[name]) as file:
-                if name not in opened and _HEADERS[np.lib.format.read_magic(file)](file)[0][:1] == count:
-                    rest.append(name)
-        if rest:
-            source.warn(f"arrays {listed(rest)} have a row for each point and are left out")
-        return PointCloudData(**{**fields, "faces": faces})
+            archive.opened.pop(name, None)
+        fields["faces"] = archive.first("faces")
+        fields |= _frame(archive)
+        source.leave_out(archive.rest)
+        return PointCloudData(**fields)
+
+
+def _frame(archive: _Archive) -> dict[str, Any]:
+    """Return up axis and unit, which `write_point_cloud` stores as arrays of one value."""
+    frame: dict[str, Any] = {}
+    for name, is_valid in (("up_axis", lambda value: value in ("x", "y", "z")), ("meters_per_unit", _is_length)):
+        if (values := archive.first(name)) is None:
+            continue
+        if values.size == 1 and is_valid(value := values.reshape(-1)[0].item()):
+            frame[name] = value
+        else:
+            del archive.opened[name]  # something else under this name, which is told of
+    return frame
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _without_fourth(values: np.ndarray, name: str, source: Source) -> np.ndarray:

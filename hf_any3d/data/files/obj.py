@@ -5,65 +5,119 @@ import mmap
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hf_any3d.data.files.attributes import usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, positive_number, shorten, unix_lines
 
-_AT_A_TIME = 2**18  # bytes of faces that are split at a time; some 40 bytes are needed for each
-_NONE = -1
+# Bytes of faces that are split at a time; some 40 bytes are needed for each. A longer face is cut between corners.
+_AT_A_TIME = 2**18
+_NONE, _BLANK = -1, re.compile(rb"\s")
 _WIDTHS = {3, 4, 6, 7}  # numbers of a vertex
 _LIBRARIES = re.compile(rb"mtllib[ \t]+((?:\\\r?\n|[^\r\n])+)")  # lines go on after a backslash
 _CONTINUED = re.compile(rb"(?m)^(?:[^\n]*\\\n)+[^\n]*")
 _LONGEST_LINE = 4096  # of names of material files
+_POLYPAINT, _PAINTED = re.compile(rb"(?:[0-9a-fA-F]{8})+"), 8  # of ZBrush: mask, red, green, blue of each vertex
+_UP_AXIS, _UNIT = re.compile(rb"up_axis\s+([xyz])"), re.compile(rb"meters_per_unit\s+(\S+)")
+# Statements that change neither points nor triangles; `p` draws points that are there already.
+_WITHOUT_LOSS = frozenset(b"vt vp g o s p mg usemap maplib shadow_obj trace_obj lod bevel c_interp d_interp".split())
+_MOST_STATEMENTS = 1000
+NOT_READ = "texture coordinates; groups; normals, if corners of one vertex have several"
 _GRAY = [0.8, 0.8, 0.8]  # the format's default diffuse color, for unknown materials
 
 
 def read(source: Source) -> PointCloudData:
     """Read vertices and faces in the order of the file.
 
-    Colors are those of the vertices (v x y z r g b) or, for faces, the diffuse color of their material without
-    texture, if the material file is in the same folder or below. Normals are kept if each vertex has the one of the
-    same number. Textures, lines, curves and groups are ignored. Polygons are cut into triangles that start at their
-    first corner; those of one or two corners, which some programs write, give none.
+    Colors are those of the vertices (v x y z r g b, or ZBrush's #MRGB) or, for faces, the diffuse color of their
+    material without texture, if the material file is in the same folder or below. Normals are kept if each vertex has
+    the one of the same number. Lines, curves and other statements are left out with a warning, textures coordinates
+    and groups without one. Polygons are cut into triangles that start at their first corner; those of one or two
+    corners, which some programs write, give none.
     """
     text = unix_lines(source.data)
     if b"\\\n" in text:
         # A backslash at the end continues the line. As many lines follow, so that those after them keep their numbers.
         text = _CONTINUED.sub(lambda lines: lines[0].replace(b"\\\n", b" ") + b"\n" * lines[0].count(b"\n"), text)
-    vertices, normals = bytearray(), bytearray()
-    polygons = _Polygons()
-    libraries: dict[bytes, None] = {}
+    statements = _Statements()
+    polygons = statements.polygons
     for number, line in enumerate(io.BytesIO(text), 1):
-        key, rest = (*line.split(None, 1), b"", b"")[:2]
-        # An empty line for each other one: errors name the line of the file.
-        vertices += rest.strip() + b"\n" if key == b"v" else b"\n"
-        normals += rest.strip() + b"\n" if key == b"vn" else b"\n"
-        if key == b"v":
-            polygons.vertices += 1
-        elif key == b"f":
-            polygons.add(rest.split(b"#")[0].strip(), number)
-        elif key == b"vn":
-            polygons.normals += 1
-        elif key == b"usemtl":
-            polygons.material = _name(rest)
-        elif key == b"mtllib":
-            libraries[rest.strip()] = None
+        statements.add(line, number)
     source.check(points=polygons.vertices)
-    table = _vertices(bytes(vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
+    table = _vertices(bytes(statements.vertices), source)  # (vertices, 3, 4 with a weight, 6 or 7 with colors)
     if table.shape[1] not in _WIDTHS:
         raise PointCloudError(f"vertices have {table.shape[1]} numbers; expected 'v x y z', perhaps with a color")
-    colors = usable_colors(table[:, 3:6], source) if table.shape[1] >= 6 else None
-    materials = _read_materials(source, libraries, any(polygons.materials))
+    materials = _read_materials(source, statements.libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = None
     if polygons.normals == len(table) and polygons.normals_follow_vertices:
-        rows = numbers(normalized_lines(bytes(normals)), columns=3)
+        rows = numbers(normalized_lines(bytes(statements.normals)), columns=3)
         vertex_normals = usable_normals(rows, source) if len(rows) == len(table) else None
-    return PointCloudData(table[:, :3], colors, vertex_normals, **faces)
+    source.leave_out(f"statements {name}" for name in statements.others)
+    colors = _colors(table, bytes(statements.paint), source)
+    return PointCloudData(table[:, :3], colors, vertex_normals, **faces, **statements.frame)
+
+
+class _Statements:
+    """What the lines of a file say, and the names of statements that are not read."""
+
+    def __init__(self):
+        self.vertices, self.normals, self.paint = bytearray(), bytearray(), bytearray()
+        self.polygons = _Polygons()
+        self.libraries: dict[bytes, None] = {}
+        self.others: dict[str, None] = {}
+        self.frame: dict[str, Any] = {}
+
+    def add(self, line: bytes, number: int) -> None:
+        """Read a line."""
+        key, rest = (*line.split(None, 1), b"", b"")[:2]
+        # An empty line for each other one: errors name the line of the file.
+        self.vertices += rest.strip() + b"\n" if key == b"v" else b"\n"
+        self.normals += rest.strip() + b"\n" if key == b"vn" else b"\n"
+        if key == b"v":
+            self.polygons.vertices += 1
+        elif key == b"f":
+            self.polygons.add(rest.split(b"#")[0].strip(), number)
+        elif key == b"vn":
+            self.polygons.normals += 1
+        elif key == b"usemtl":
+            self.polygons.material = _name(rest)
+        elif key == b"mtllib":
+            self.libraries[rest.strip()] = None
+        elif key.startswith(b"#"):
+            self._comment(key, rest.strip())
+        elif key and key not in _WITHOUT_LOSS and len(self.others) < _MOST_STATEMENTS:
+            self.others[shorten(key)] = None
+
+    def _comment(self, key: bytes, rest: bytes) -> None:
+        if key == b"#MRGB":
+            self.paint += rest
+        elif match := _UP_AXIS.fullmatch(rest):
+            self.frame["up_axis"] = match[1].decode()
+        elif (match := _UNIT.fullmatch(rest)) and (unit := positive_number(match[1].decode("latin1"))) is not None:
+            self.frame["meters_per_unit"] = unit
+
+
+def _colors(table: np.ndarray, paint: bytes, source: Source) -> np.ndarray | None:
+    """Return the colors of vertices, from their rows or from ZBrush's comments."""
+    if table.shape[1] == 7 and (table[:, 6] != table[0, 6]).any():
+        source.leave_out(["alpha of vertices"])
+    if table.shape[1] == 4 and (table[:, 3] != 1).any():
+        source.leave_out(["weights of vertices"])
+    if table.shape[1] >= 6:
+        source.leave_out(["polypaint (#MRGB)"] * bool(paint), "vertices have colors of their own")
+        return usable_colors(table[:, 3:6], source)
+    if not paint:
+        return None
+    if not _POLYPAINT.fullmatch(paint) or len(paint) != _PAINTED * len(table):
+        source.leave_out(["polypaint (#MRGB)"], f"{len(paint) // _PAINTED} colors for {len(table)} vertices")
+        return None
+    painted = np.frombuffer(bytes.fromhex(paint.decode("ascii")), np.uint8).reshape(-1, 4)
+    return usable_colors(painted[:, 1:], source)
 
 
 def references(file: Path) -> list[str]:
@@ -97,12 +151,21 @@ class _Polygons:
         self.normals_follow_vertices = True
         self._text = bytearray()
         self._known: list[tuple[int, int, int]] = []  # vertices and normals before each face, and its line
-        self._pieces: list[tuple[np.ndarray, np.ndarray]] = []  # corners of each face, vertex of each corner
+        # Number of the first face of each piece, corners that its faces have in it, and vertex of each corner. A long
+        # face may be in several pieces.
+        self._pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def add(self, corners: bytes, line: int) -> None:
+        self.materials.append(self.material)
+        at = 0
+        while len(corners) - at > _AT_A_TIME and (blank := _BLANK.search(corners, at + _AT_A_TIME)):
+            self._append(corners[at : blank.start()], line)
+            at = blank.start()
+        self._append(corners[at:], line)
+
+    def _append(self, corners: bytes, line: int) -> None:
         self._text += corners + b"\n"
         self._known.append((self.vertices, self.normals, line))
-        self.materials.append(self.material)
         if len(self._text) > _AT_A_TIME:
             self._split()
 
@@ -126,7 +189,10 @@ class _Polygons:
         if self.normals_follow_vertices:
             normals = self._numbers(letters, chosen & (field == 2), starts, known[:, 1])
             self.normals_follow_vertices = bool(((normals == corners) | (normals == _NONE)).all())
-        self._pieces.append((np.bincount(line, minlength=len(self._known)), corners))
+        # All pieces of a long face but its last fill a split, so the last face here is the last one so far.
+        first = len(self.materials) - len(self._known)
+        counts = np.bincount(line, minlength=len(self._known))
+        self._pieces.append((first, counts, corners.astype(np.int32 if self.vertices < 2**31 else np.int64)))
         self._text.clear()
         self._known.clear()
 
@@ -167,13 +233,17 @@ class _Polygons:
             self._split()
         if not self._pieces:
             return {}
-        counts, corners = (np.concatenate(parts) for parts in zip(*self._pieces, strict=True))
+        counts = np.zeros(len(self.materials), np.int64)
+        for first, of_piece, _ in self._pieces:
+            counts[first : first + len(of_piece)] += of_piece
+        corners = np.concatenate([corners for _, _, corners in self._pieces])
+        self._pieces.clear()
         faces, polygon = fan_triangles(counts, corners, source)
         names = sorted(set(self.materials))
         used = [materials[name] for name in names if name in materials]
-        if None in used and any(used):
+        if None in used:
             textured = used.count(None)
-            source.warn(f"{textured} of {len(names)} materials have a texture; colors of faces are left out")
+            source.leave_out(["colors of faces"], f"{textured} of {len(names)} materials have a texture, which is not read")
         if None in used or not used:
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}

@@ -27,12 +27,14 @@ def read(source: Source) -> PointCloudData:
     Colors of faces are read if every face has some. Polygons are cut into triangles that start at their first corner.
     """
     text = unix_lines(source.data)
+    # Comments may come before the keyword. As many lines stay, so that errors name the right one.
+    text = re.sub(rb"#[^\n]*", b"", text)
     header = _HEADER.match(text)
     if not header:
         raise PointCloudError(f"starts with {shorten(text[:16])}; expected OFF, COFF, NOFF or CNOFF")
     # Files of ModelNet have the counts right after the word OFF, without a newline.
     source_lines = text.count(b"\n")
-    text = re.sub(rb"#[^\n]*", b"", text[header.end() :]).lstrip(b" \t\n")
+    text = text[header.end() :].lstrip(b" \t\n")
     head, _, body = text.partition(b"\n")
     counts = normalized_lines(head).split()
     line = 1 + source_lines - body.count(b"\n")

@@ -12,13 +12,15 @@ from hf_any3d.data.files.text_numbers import count_of, integers, normalized_line
 from hf_any3d.data.options import one_of
 
 _KINDS = {"F": "f", "I": "i", "U": "u"}
+_STILL = [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]  # no move and no turn of the sensor
+NOT_READ = "padding, fields called `_`"
 _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
 
 
 def read(source: Source) -> PointCloudData:
-    """Read the fields x y z, rgb or rgba (packed, as float or integer), normal_x normal_y normal_z and label.
+    """Read x y z, rgb or rgba (packed, as float or integer), and the fields that `attributes.by_name` knows.
 
-    In organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
+    Others are left out with a warning, and so is the place of the sensor (VIEWPOINT), by which no points are moved. In organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
     """
     header, kind, start = _header(source.data)
     names, row = _row_type(header)
@@ -40,14 +42,14 @@ def read(source: Source) -> PointCloudData:
         starts: dict[str, int] = {key: count * field[1] for key, field in (row.fields or {}).items()}
         columns = {name: np.frombuffer(data, row[key].base, count, starts[key]) for name, key in names.items()}
     source.check(points=count)
+    # Fields of several numbers for each point, such as descriptors.
+    several = zip(header["FIELDS"], header.get("COUNT", ()), strict=False)
+    source.leave_out(name for name, length in several if length not in ("0", "1") and name != "_")
+    if _has_moved(header.get("VIEWPOINT", [])):
+        source.leave_out(["VIEWPOINT"], "points are not moved by the place of the sensor")
     for name in ("rgb", "rgba"):
         if name in columns:
-            packed = columns.pop(name)
-            if packed.dtype.kind == "f":
-                # The bits of the float are the color, 0x00RRGGBB.
-                packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
-            for color, shift in (("red", 16), ("green", 8), ("blue", 0)):
-                columns[color] = (packed.astype(np.int64) >> shift & 255).astype(np.uint8)
+            columns |= _unpacked_colors(columns.pop(name), name)
     if height > 1 and {"x", "y", "z"} <= columns.keys():
         # An organized cloud is an image of a depth camera: pixels without a measurement are NaN by design.
         measured = np.isfinite(np.stack([columns[axis] for axis in "xyz"])).all(0)
@@ -55,6 +57,22 @@ def read(source: Source) -> PointCloudData:
             source.warn(f"{(~measured).sum()} of {count} points have no measurement (NaN) and are left out")
             columns = {name: column[measured] for name, column in columns.items()}
     return PointCloudData(**by_name(columns, source))
+
+
+def _unpacked_colors(packed: np.ndarray, name: str) -> dict[str, np.ndarray]:
+    if packed.dtype.kind == "f":
+        # The bits of the float are the color, 0x00RRGGBB.
+        packed = np.ascontiguousarray(packed, np.float32).view(np.uint32)
+    channels = {"red": 16, "green": 8, "blue": 0} | ({"alpha": 24} if name == "rgba" else {})
+    packed = packed.astype(np.int64)
+    return {channel: (packed >> shift & 255).astype(np.uint8) for channel, shift in channels.items()}
+
+
+def _has_moved(viewpoint: list[str]) -> bool:
+    try:
+        return len(viewpoint) == len(_STILL) and [float(value) for value in viewpoint] != _STILL
+    except ValueError:
+        return False
 
 
 def _header(data: bytes) -> tuple[dict[str, list[str]], str, int]:

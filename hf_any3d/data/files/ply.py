@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, usable_colors
+from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, fields_of, unused_names, usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
@@ -21,6 +21,7 @@ from hf_any3d.data.files.text_numbers import (
     integers,
     normalized_lines,
     numbers,
+    positive_number,
     shorten,
     unix_lines,
 )
@@ -32,7 +33,12 @@ _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_SPLATS, _LEAST_OPACITY = {*SPLAT_COLORS, "opacity", "scale_0", "scale_1", "scale_2"}, 0.1
+_SPLATS, _LEAST_OPACITY = {*SPLAT_COLORS, "opacity"}, 0.1
+_OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
+# Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, indices …
+_CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
+_UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
+NOT_READ = "of Gaussian splats their scales, turns, opacities and harmonics above degree 0; further comments"
 _CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}  # of the lengths of lists
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
@@ -41,65 +47,116 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 def read(source: Source) -> PointCloudData:
     """Read the elements `vertex` and, if there are any, `face` and `tristrips`.
 
-    Properties: those of `attributes.by_name`; of faces vertex_indices (or vertex_index) and red green blue. Others are
-    ignored. Polygons are cut into triangles that start at their first corner, strips into triangles that all face to
-    one side.
+    Properties: those of `attributes.by_name`; of faces red green blue and the list of their corners, whatever its name.
+    Others are left out with a warning. Polygons are cut into triangles that start at their first corner, strips into
+    triangles that all face to one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `_LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
-    order, elements, start = _header(source.data)
-    values = {}
-    if order:
-        blocks, rest = read_binary(source.data, start, elements, order)
-    else:
-        text = normalized_lines(source.data[start:].rstrip(b"\0 \t\r\n"))
-        filled = [element for element in elements if element.properties]
-        *rows, rest = blocks_of_lines(text, [element.count for element in filled])
-        block_of = iter(rows)
-        try:
-            blocks = [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
-        except PointCloudError as error:
-            first_line = 1 + unix_lines(source.data[:start]).count(b"\n")
-            raise _wrong_line(text, first_line, filled) or error from None
-    source.warn_of_rest(rest)
-    for element, block in zip(elements, blocks, strict=True):
+    order, elements, start, comments = _header(source.data)
+    values: dict[str, Values] = {}
+    for element, block in zip(elements, _blocks(source, order, elements, start), strict=True):
         # Of several elements with one name the first counts.
         values.setdefault(element.name, block)
         if element.name == "vertex":
             source.check(points=element.count)
-    vertices = {name: value for name, value in values.get("vertex", {}).items() if isinstance(value, np.ndarray)}
-    faces: dict[str, Any] = _faces(values.get("face", {}), source)
-    if strips := _corner_lists(values.get("tristrips", {})):
+    vertices, lists = _split(values.pop("vertex", {}))
+    faces = _faces(values.pop("face", {}), _corners_of("face", elements), source)
+    strips = values.get("tristrips", {}).get(_corners_of("tristrips", elements))
+    if isinstance(strips, tuple) and len(strips[0]):
+        del values["tristrips"]
         triangles = _strip_triangles(*strips, source)
-        faces = {"faces": np.concatenate([faces["faces"], triangles]) if faces else triangles}
+        faces["faces"] = np.concatenate([faces["faces"], triangles]) if faces else triangles
+    are_splats = vertices.keys() >= _SPLATS
     # Faces name vertices by their numbers, so of a mesh all stay.
-    if not faces and vertices.keys() >= _SPLATS:
-        # Files have logits of opacities. NaN compares as False, and is left out.
-        kept = vertices["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
-        if not kept.all():
-            source.warn(
-                f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY} and are "
-                "left out"
-            )
-        vertices = {name: values[kept] for name, values in vertices.items()}
-    return PointCloudData(**(by_name(vertices, source) | faces))
+    if are_splats and not faces:
+        vertices = _without_transparent(vertices, source)
+    cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
+    filled = [element.name for element in elements if element.count and element.name in values]
+    source.leave_out([*lists, *(f"element {name}" for name in filled)])
+    source.leave_out((f"texture {shorten(name)}" for name in _textures(comments)), "textures are not read")
+    return PointCloudData(**cloud, **faces, **_frame(comments))
 
 
-def _corner_lists(properties: dict) -> tuple[np.ndarray, np.ndarray] | None:
-    polygons = properties.get("vertex_indices", properties.get("vertex_index"))
-    return polygons if isinstance(polygons, tuple) and len(polygons[0]) else None
+def _blocks(source: Source, order: str, elements: list[Element], start: int) -> list[Values]:
+    """Read the values of each element."""
+    if order:
+        blocks, rest = read_binary(source.data, start, elements, order)
+        source.warn_of_rest(rest)
+        return blocks
+    text = normalized_lines(source.data[start:].rstrip(b"\0 \t\r\n"))
+    filled = [element for element in elements if element.properties]
+    *rows, rest = blocks_of_lines(text, [element.count for element in filled])
+    block_of = iter(rows)
+    try:
+        blocks = [_ascii_rows(next(block_of), element) if element.properties else {} for element in elements]
+    except PointCloudError as error:
+        first_line = 1 + unix_lines(source.data[:start]).count(b"\n")
+        raise _wrong_line(text, first_line, filled) or error from None
+    source.warn_of_rest(rest)
+    return blocks
 
 
-def _faces(properties: dict, source: Source) -> dict:
-    polygons = _corner_lists(properties)
-    if polygons is None:
+def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the properties with one value for each row, and the names of lists."""
+    scalars = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    return scalars, [name for name in values if name not in scalars]
+
+
+def _without_transparent(splats: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:
+    # Files have logits of opacities. NaN compares as False, and is left out.
+    kept = splats["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
+    if kept.all():
+        return splats
+    source.warn(
+        f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY} and are left out"
+    )
+    return {name: values[kept] for name, values in splats.items()}
+
+
+def _textures(comments: list[str]) -> list[str]:
+    # As MeshLab, Agisoft and others name them.
+    found = [re.fullmatch(r"texture_?(?:file)?\s+(\S.*)", line, re.IGNORECASE) for line in comments]
+    return [match[1] for match in found if match]
+
+
+def _frame(comments: list[str]) -> dict[str, Any]:
+    """Return up axis and unit from comments, where `write_point_cloud` stores them."""
+    frame: dict[str, Any] = {}
+    for line in comments:
+        if match := _UP_AXIS.fullmatch(line):
+            frame["up_axis"] = match[1]
+        elif (match := _UNIT.fullmatch(line)) and (unit := positive_number(match[1])) is not None:
+            frame["meters_per_unit"] = unit
+    return frame
+
+
+def _corners_of(element: str, elements: list[Element]) -> str:
+    """Return the list of corners of faces or strips: the one with a usual name, else the only one of whole numbers."""
+    properties = next((each.properties for each in elements if each.name == element), [])
+    lists = {name: kind for name, kind, length in properties if length}
+    for name in ("vertex_indices", "vertex_index", *filter(_CORNERS.fullmatch, lists)):
+        if name in lists:
+            return name
+    whole = [name for name, kind in lists.items() if kind[0] in "iu"]
+    return whole[0] if len(whole) == 1 else ""
+
+
+def _faces(properties: Values, corners: str, source: Source) -> dict[str, Any]:
+    scalars, lists = _split(properties)
+    polygons = properties.get(corners)
+    has_faces = isinstance(polygons, tuple) and len(polygons[0]) > 0
+    names = fields_of(scalars).get("colors", []) if has_faces else []
+    left = [*unused_names(scalars, {"colors": names}), *(name for name in lists if name != corners)]
+    source.leave_out(f"{name} of faces" for name in left)
+    if not isinstance(polygons, tuple) or not has_faces:
         return {}
     faces, polygon = fan_triangles(*polygons, source)
-    colors = [properties.get(name) for name in ("red", "green", "blue")]
-    colors = [color for color in colors if isinstance(color, np.ndarray)]
-    face_colors = usable_colors(np.stack(colors, axis=1), source) if len(colors) == 3 else None
-    return {"faces": faces, "face_colors": None if face_colors is None else face_colors[polygon]}
+    if not names:
+        return {"faces": faces}
+    colors = usable_colors(np.stack([scalars[name] for name in names], axis=1), source)
+    return {"faces": faces, "face_colors": None if colors is None else colors[polygon]}
 
 
 def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> np.ndarray:
@@ -121,13 +178,14 @@ def _strip_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) ->
     return faces[(a != b) & (b != c) & (c != a)]
 
 
-def _header(data: bytes) -> tuple[str, list[Element], int]:
+def _header(data: bytes) -> tuple[str, list[Element], int, list[str]]:
+    """Return byte order, elements, where the data begin, and comments."""
     begin = _START.match(data)
     line_end = rb"\r" if begin and begin[1] == b"\r" else rb"\r?\n"
     end = re.compile(rb"[\r\n]end_header[ \t]*(%s|\Z)" % line_end).search(data)
     if not begin or not end:
         raise PointCloudError(f"starts with {data[:16]!r}; no header to 'end_header', perhaps cut off")
-    order, elements = "", []
+    order, elements, comments = "", [], []
     lines = re.split(r"[\r\n]+", data[begin.end() : end.start()].decode("latin1"))
     if len(lines) > _MOST_LINES:
         raise PointCloudError(f"{len(lines)} lines in the header; expected at most {_MOST_LINES}")
@@ -143,7 +201,9 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
                 elements[-1].properties.append((name.lower(), _TYPES[kind], _TYPES[length]))
             case ["property", kind, name] if elements and kind in _TYPES:
                 elements[-1].properties.append((name.lower(), _TYPES[kind], None))
-            case [] | ["comment" | "obj_info", *_]:
+            case ["comment" | "obj_info", *words]:
+                comments.append(" ".join(words))
+            case []:
                 continue
             case _:
                 raise PointCloudError(f"the header line {shorten(line)} is not allowed in PLY")
@@ -151,7 +211,7 @@ def _header(data: bytes) -> tuple[str, list[Element], int]:
         names = [name for name, _, _ in element.properties]
         if len(set(names)) < len(names):
             raise PointCloudError(f"element {shorten(element.name)} declares a property twice")
-    return order, elements, end.end()
+    return order, elements, end.end(), comments
 
 
 @dataclass

@@ -41,6 +41,11 @@ def leave_out_invalid_points() -> Iterator[list[tuple[int, int]]]:
         _LEFT_OUT.reset(token)
 
 
+def leaves_out_invalid_points() -> bool:
+    """Return whether points with invalid coordinates are left out, and are no errors."""
+    return _LEFT_OUT.get() is not None
+
+
 @dataclass
 class PointCloudData:
     """A point cloud, or a mesh when `faces` is given; all but `points` may be None.
@@ -323,8 +328,8 @@ def fan_triangles(counts: np.ndarray, corners: np.ndarray, source: Source) -> tu
     faces[:, 0] = corners[place]
     # The n-th triangle of a polygon has its corners 0, n and n + 1; n is the triangle's number minus that of the
     # polygon's first.
-    place += np.arange(1, len(of_kept) + 1)
     place -= (triangles.cumsum() - triangles)[of_kept]
+    place += np.arange(1, len(of_kept) + 1)
     faces[:, 1] = corners[place]
     place += 1
     faces[:, 2] = corners[place]

@@ -13,7 +13,14 @@ from typing import BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData, leave_out_invalid_points
-from hf_any3d.data.files.source import MAX_REFERENCES, ReadLimits, file_errors, open_source, path_of_reference
+from hf_any3d.data.files.source import (
+    MAX_REFERENCES,
+    PointCloudError,
+    ReadLimits,
+    file_errors,
+    open_source,
+    path_of_reference,
+)
 from hf_any3d.data.options import one_of
 from hf_any3d.modeling.file_stamps import file_stamp
 from hf_any3d.registry import FORMATS
@@ -30,10 +37,63 @@ _SIGNATURES = tuple(
         (rb"LASF", "las"),
         (rb"ASTM-E57", "e57"),
         (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
-        (rb"\s*C?N?OFF[\s\d]", "off"),
+        (rb"\s*(#[^\n]*\n\s*){0,99}C?N?OFF[\s\d]", "off"),
         (rb"\s*solid\s", "stl"),
     )
 )
+# Content of other programs, by how it begins; told where a file cannot be read as what its name says.
+_FOREIGN = tuple(
+    (re.compile(start, re.IGNORECASE | re.DOTALL), content)
+    for start, content in (
+        (rb"\x89PNG\r\n", "a PNG image"),
+        (rb"\xff\xd8\xff", "a JPEG image"),
+        (rb"GIF8[79]a", "a GIF image"),
+        (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "a TIFF image"),
+        (rb"BM.{4}\0{4}", "a BMP image"),
+        (rb"RIFF.{4}WEBP", "a WebP image"),
+        (rb"v/1\x01", "an EXR image"),
+        (rb".{4}ftyp(heic|heix|mif1|avif)", "a HEIC or AVIF image"),
+        (rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI ", "a video"),
+        (rb"%PDF-", "a PDF document"),
+        (rb"\s*(<!--.{0,2000}?-->\s*)?<(!DOCTYPE html|html|head|body)\b", "a web page (HTML), perhaps of a download"),
+        (rb"\s*<\?xml\b", "XML"),
+        (rb"\x1f\x8b", "compressed by gzip; unpack it first"),
+        (rb"BZh[1-9]1AY", "compressed by bzip2; unpack it first"),
+        (rb"\xfd7zXZ\0", "compressed by xz; unpack it first"),
+        (rb"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it first"),
+        (rb"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+        (rb"Rar!\x1a", "a RAR archive; unpack it first"),
+        (rb".{257}ustar", "a tar archive; unpack it first"),
+        (rb"PK(\x03\x04|\x05\x06)", "a zip archive; unpack it first"),
+        (rb"\x89HDF\r\n", "HDF5"),
+        (rb"PAR1", "Parquet"),
+        (rb"SQLite format 3\0", "an SQLite database"),
+        (rb"ARROW1\0", "Arrow"),
+        (rb"MATLAB 5\.0 MAT-file", "a MATLAB file"),
+        (rb"#ROSBAG V|\x89MCAP", "a recording of ROS"),
+        (rb"AC10\d\d", "a DWG drawing"),
+        (rb"ISO-10303-21;", "a STEP model"),
+        (rb"Kaydara FBX Binary", "an FBX model"),
+        (rb"BLENDER[-_]", "a Blender file"),
+        (rb"PXR-USDC", "a USD file"),
+        (rb"#VRML V", "a VRML model"),
+        (rb"\xff\xfe|\xfe\xff", "text in UTF-16; save it as UTF-8"),
+        (rb"\x7fELF|MZ.{76}This program|MZ.{64,200}DOS mode", "a program"),
+        (rb"\x80[\x02-\x05][}\](\x95cX]", "a pickle of Python"),
+        (rb'\s*[{\[]\s*["{\[}]', "JSON"),
+    )
+)
+_LONGEST_START = 4096
+
+
+def content_of(data: bytes, file_type: str) -> str | None:
+    """Return what a file that cannot be read as `file_type` is by its first bytes; None if nothing else is known."""
+    start = data[:_LONGEST_START]
+    other = next((kind for signature, kind in _SIGNATURES if signature.match(start)), None)
+    if other is not None and (file_type == "npz" or other != "npz"):
+        return None if FORMATS[other] == FORMATS[file_type] else other.upper()
+    content = next((content for signature, content in _FOREIGN if signature.match(start)), None)
+    return None if (content == "JSON" and FORMATS[file_type] == "gltf") else content
 
 
 def file_type_of(data: bytes) -> str | None:
@@ -116,7 +176,15 @@ def read_point_cloud(
         np.errstate(all="ignore"),
         leave_out_invalid_points() if on_invalid == "drop" else nullcontext(()) as left,
     ):
-        cloud = reader.read(opened)
+        try:
+            cloud = reader.read(opened)
+        except (ImportError, MemoryError, Warning):
+            raise
+        except Exception as error:
+            if (content := content_of(opened.data, opened.file_type)) is None:
+                raise
+            expected = opened.file_type.upper()
+            raise PointCloudError(f"is not {expected}, but {content}") from error
         for number, total in left:
             opened.warn(f"{number:,} of {total:,} points have NaN or infinite coordinates and are left out")
         opened.limits.check(points=len(cloud), faces=len(cloud.faces) if cloud.is_mesh else 0)

@@ -57,11 +57,18 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
         names: What is left out, as the file or the cloud calls it; nothing is said without any.
         why: Such as "OBJ has no place for them".
     """
-    if listed := ", ".join(dict.fromkeys(names)):
-        warnings.warn(printable(f"{name}: left out: {listed} ({why})"), stacklevel=3)
+    if text := _left_out(names, why):
+        warnings.warn(printable(f"{name}: {text}"), stacklevel=3)
+
+
+def _left_out(names: Iterable[str], why: str) -> str | None:
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
+    return f"left out: {', '.join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])}{more} ({why})" if unique else None
 
 
 _QUOTED = 200
+_MOST_NAMED, _LONGEST_NAME = 20, 60  # of what is left out
 VARIABLE = "HF_ANY3D_READ_LIMITS"
 """Environment variable with limits for all readers, such as `points=300000000,expansion=100`."""
 
@@ -120,11 +127,12 @@ class Source:
         """Warn about this file, once for each text."""
         if text not in self._warned:
             self._warned.add(text)
-            warnings.warn(f"{self.name}: {text}", stacklevel=4)
+            warnings.warn(printable(f"{self.name}: {text}"), stacklevel=4)
 
     def leave_out(self, names: Iterable[str], why: str = "a cloud has no place for them") -> None:
-        """Tell by name what the file has and a cloud cannot hold; see `tell_left_out`."""
-        tell_left_out(self.name, names, why)
+        """Tell once, by name, what the file has and a cloud cannot hold; see `tell_left_out`."""
+        if text := _left_out(names, why):
+            self.warn(text)
 
     def warn_of_rest(self, rest: bytes) -> None:
         """Warn of data after those that the header declares, unless they only fill up the file."""

@@ -1,14 +1,17 @@
 """Rows of numbers as text: .xyz, .txt, .pts, .csv."""
 
+import csv
+import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import by_name, by_number, fields_of, plain_name
-from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.attributes import NAMES_OF_AXES, by_name, by_number, fields_of, plain_name
+from hf_any3d.data.files.point_cloud import PointCloudData, leaves_out_invalid_points
 from hf_any3d.data.files.source import PointCloudError, Source
-from hf_any3d.data.files.text_numbers import listed, normalized_lines, numbers, shorten, unix_lines
+from hf_any3d.data.files.text_numbers import normalized_lines, numbers, shorten, unix_lines, without_quotes
 from hf_any3d.registry import FORMATS
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf)", re.IGNORECASE)
@@ -17,8 +20,9 @@ _COMMENT = ("#", "//")
 _MOST_TITLES = 100
 # Before names in a comment, as in `# Format: x y z`; a unit after a name, where spaces separate names.
 _MARK, _UNIT = re.compile(r"^[#/\s]+([^,;:=]*[:=]\s+)?"), re.compile(r"[\[(][^\])]*[\])]")
-# Columns that are no loss: the index that pandas writes without a name, and opacities.
-_NO_LOSS = ("", "unnamed_0", "a", "alpha")
+# Where a cell between two commas or semicolons, or before the first, has nothing in it.
+_EMPTY_CELL = re.compile(rb"(?m)(?:(?<=[,;])|^)[ \t]*(?=[,;])")
+NOT_READ = "numbers of rows without a name; an alpha that is the same everywhere"
 
 
 def is_prose(path: Path) -> bool:
@@ -53,7 +57,10 @@ def read(source: Source) -> PointCloudData:
     """
     text = unix_lines(source.data)
     titles, declared, size, lines = _header(text)
-    text = normalized_lines(text[size:].replace(b'"', b""))
+    rows, worded = _cells(text[size:], titles)
+    source.leave_out(worded, "words, not numbers")
+    empty_cell = _EMPTY_CELL.search(rows)
+    text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
     if declared is not None and text.count(b"\n") > declared:
@@ -66,12 +73,35 @@ def read(source: Source) -> PointCloudData:
         cut = "; the file may be cut off" if len(table) < declared else ""
         raise PointCloudError(f"{len(table)} points where {declared} are declared{cut}")
     if names := _names(titles, table):
-        columns = {name: table[:, i] for i, name in enumerate(names)}
-        used = sum(fields_of(columns).values(), [])
-        if unused := [name for name in columns if name not in used and plain_name(name) not in _NO_LOSS]:
-            source.warn(f"columns that are not used: {listed(unused)}")
-        return PointCloudData(**by_name(columns, source))
-    return PointCloudData(**by_number(np.ascontiguousarray(table), source))
+        cloud = by_name({name: table[:, i] for i, name in enumerate(names) if name not in worded}, source)
+    else:
+        cloud = by_number(np.ascontiguousarray(table), source)
+    if empty_cell and not leaves_out_invalid_points() and np.isnan(cloud["points"]).any():
+        line = lines + 1 + rows.count(b"\n", 0, empty_cell.start())
+        raise PointCloudError(f"line {line} has an empty cell; expected a number")
+    return PointCloudData(**cloud)
+
+
+def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:
+    """Return rows without quotes, with zeros in columns of words, such as names of points; and these columns' names."""
+    line = next((line for _, line, is_comment in reversed(titles) if not is_comment and _readings(line)), None)
+    if line is None:
+        return without_quotes(text), []
+    first = text[: text.find(b"\n") % (len(text) + 1)].decode("latin1").strip(" ")
+    form: Any = {"delimiter": next((mark for mark in ",;\t" if mark in line), " "), "skipinitialspace": True}
+    names = [name.strip() for name in next(csv.reader([line], **form))]
+    cells = next(csv.reader([first], **form), [])
+    # A cell of words is left out with its column, unless that is one the cloud is made of.
+    used = sum(fields_of(names).values(), [])
+    worded = [i for i, cell in enumerate(cells) if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip())]
+    if len(cells) != len(names) or not worded or any(names[i] in used for i in worded):
+        return without_quotes(text), []
+    # Zeros take the place of words, so that lines and columns stay where they are.
+    kept = io.StringIO()
+    writer = csv.writer(kept, delimiter=form["delimiter"], lineterminator="\n")
+    for row in csv.reader(io.StringIO(text.decode("latin1")), **form):
+        writer.writerow("0" if i in worded else cell for i, cell in enumerate(row))
+    return without_quotes(kept.getvalue().encode("latin1")), [names[i] for i in worded]
 
 
 def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, int]:
@@ -88,14 +118,22 @@ def _header(text: bytes) -> tuple[list[tuple[int, str, bool]], int | None, int, 
         is_comment = line.startswith(_COMMENT)
         if declared is None and _COUNT.fullmatch(text[at:end].rstrip(b"\n")):
             declared = int(line)
-        elif line.strip() and not is_comment and _NUMBER.fullmatch(_words(line)[0]):
+        elif line.strip() and not is_comment and (_NUMBER.fullmatch(_words(line)[0]) or _is_row(line, titles)):
             break
         elif line.strip():
             if not is_comment and not _readings(line):
-                raise PointCloudError(f"starts with {shorten(line)}; expected numbers, or names of columns")
+                raise PointCloudError(
+                    f"starts with {shorten(line)}; expected numbers, or names of columns such as {NAMES_OF_AXES}"
+                )
             titles.append((number + 1, line, is_comment))
         at, number = end, number + 1
     return titles, declared, at, number
+
+
+def _is_row(line: str, titles: list[tuple[int, str, bool]]) -> bool:
+    """Return whether a line after one of names begins with a word, such as the name of a point."""
+    follows_names = bool(titles) and not titles[-1][2] and bool(_readings(titles[-1][1]))
+    return follows_names and sum(map(bool, map(_NUMBER.fullmatch, _words(line)))) >= 3
 
 
 def _words(line: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,6 +12,13 @@ from hf_any3d.data.files.source import PointCloudError
 _DELIMITERS = bytes.maketrans(b",;\t", b"   ")
 # A comma that is not the only one within the digits of a number.
 _LIST_COMMA = re.compile(rb",[^;\s]*,|,(?!\d)|(?<!\d),")
+# NaN and infinity of programs that Visual C++ before 2015 built, whole or rounded: -1.#IND, 1.#QNAN, 1.#INF00, 1.#J;
+# and of later ones: -nan(ind). In text formats # begins a comment, which would leave -1 or 1.
+_INFINITE = re.compile(rb"(?<![\w.])([-+]?)\d[.,]#INF\d*(?!\w)")
+_NOT_A_NUMBER = re.compile(rb"(?<![\w.])[-+]?(?:\d[.,]#(?:[IQSN][A-Z]{0,3}|[JR])\d*(?!\w)|(?i:nan)\(\w*\))")
+# 5,432,109.10 or 5.432.109,10, and what may as well be a number with three decimals.
+_THOUSANDS = re.compile(rb"[-+]?\d{1,3}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,}|(?:\.\d{3})+,\d*|(?:\.\d{3}){2,})")
+_QUOTED_COMMA = re.compile(rb'"[ ]*([-+]?\d[\d.]*,[\d.,]*(?:[eE][-+]?\d+)?)[ ]*"')
 
 
 def unix_lines(data: bytes) -> bytes:
@@ -19,7 +27,30 @@ def unix_lines(data: bytes) -> bytes:
         raise PointCloudError("has binary data; expected text")
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if b".#" in data or b",#" in data or b"nan(" in data:
+        data = _NOT_A_NUMBER.sub(b"nan", _INFINITE.sub(rb"\1inf", data))
     return data.removeprefix(b"\xef\xbb\xbf")
+
+
+def without_quotes(text: bytes) -> bytes:
+    """Remove quotes; a comma within them belongs to the number, as spreadsheets write `"412,345.67"` or `"1,5"`.
+
+    Raises:
+        PointCloudError: Three digits follow each comma and nothing tells thousands from decimals.
+    """
+    if b'"' not in text:
+        return text
+    if quoted := _QUOTED_COMMA.findall(text):
+        grouped = [value for value in quoted if _THOUSANDS.fullmatch(value)]
+        is_clear = grouped or any(not re.fullmatch(rb"[-+]?\d{1,3},\d{3}", value) for value in quoted)
+        if not is_clear:
+            raise PointCloudError(f"{shorten(quoted[0])} may be thousands or a decimal comma; expected plain numbers")
+        has_points = any(value.rfind(b".") > value.rfind(b",") or value.count(b",") > 1 for value in grouped)
+        if grouped and has_points:
+            text = _QUOTED_COMMA.sub(lambda found: found[0].replace(b",", b""), text)
+        else:
+            text = _QUOTED_COMMA.sub(lambda found: found[0].replace(b".", b"").replace(b",", b"."), text)
+    return text.replace(b'"', b"")
 
 
 def normalized_lines(text: bytes) -> bytes:
@@ -30,6 +61,7 @@ def normalized_lines(text: bytes) -> bytes:
     """
     text = unix_lines(text)
     plain = re.sub(rb"(#|//)[^\n]*", b"", text) if b"," in text else b""
+    _refuse_thousands(plain)
     first = re.search(rb"(?m)^.*\d[,; \t].*$", plain) if b"," in plain else None
     if first and len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) >= 3 and not _LIST_COMMA.search(plain):
         if b"." in plain:
@@ -38,6 +70,15 @@ def normalized_lines(text: bytes) -> bytes:
         # Comments match first, so that commas in them stay.
         text = re.sub(rb"(#|//)[^\n]*|,", lambda match: b"." if match.group() == b"," else match.group(), text)
     return text.translate(_DELIMITERS)
+
+
+def _refuse_thousands(text: bytes) -> None:
+    """Refuse numbers such as 412,345.67 that tabs, semicolons or spaces separate; commas would cut them in pieces."""
+    row = re.search(rb"(?m)^.*\d,\d{3}.*$", text) if b"," in text else None
+    if row and re.search(rb"[;\t ]", row[0].strip()):
+        words = [word for word in re.split(rb"[;\s]+", row[0]) if b"," in word]
+        if all(map(_THOUSANDS.fullmatch, words)):
+            raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")
 
 
 def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:
@@ -57,12 +98,14 @@ def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> 
 
 
 def _at_line(text: bytes, first_line: int, columns: int | None, error: Exception) -> PointCloudError:
+    if columns is None:
+        # Most rows are right, and the first one may be the wrong one.
+        widths = Counter(len(line.split(b"#")[0].split()) for line in io.BytesIO(text))
+        del widths[0]
+        columns = widths.most_common(1)[0][0]
     for number, line in enumerate(io.BytesIO(text), first_line):
         row = line.split(b"#")[0].split()
-        if not row:
-            continue
-        columns = len(row) if columns is None else columns
-        if len(row) != columns:
+        if row and len(row) != columns:
             return PointCloudError(f"line {number} has {len(row)} columns; expected {columns}")
         for value in row:
             try:
@@ -82,7 +125,7 @@ def integers(values: np.ndarray, what: str) -> np.ndarray:
             bad = ~((np.abs(values) < 2**53) & (values == np.floor(values)))
         if bad.any():
             raise PointCloudError(f"{what} {values[bad][0]:g}; expected a whole number")
-    return values.astype(np.int64)
+    return values.astype(np.int64, copy=False)
 
 
 def count_of(value: bytes | str, what: str) -> int:
@@ -90,6 +133,15 @@ def count_of(value: bytes | str, what: str) -> int:
     if not re.fullmatch(r"\d{1,18}", value if isinstance(value, str) else value.decode("latin1")):
         raise PointCloudError(f"{what} is {shorten(value)}; expected a whole number")
     return int(value)
+
+
+def positive_number(value: str) -> float | None:
+    """Parse a finite number above 0, None if the text is none."""
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 < number < float("inf") else None
 
 
 def shorten(value: bytes | str) -> str:

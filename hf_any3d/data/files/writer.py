@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import atomic_write
 
@@ -16,11 +17,13 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
     """Write a cloud or a mesh as binary .ply, .obj or .npz, by the ending of the path.
 
     The file is written atomically. PLY stores colors in 8 bits; NPZ keeps every number; OBJ has colors after the
-    coordinates of vertices, as most programs read them, and no labels, intensities, rings or colors of faces. An
-    offset is added to the coordinates of PLY, which are then of type double, and of OBJ; NPZ has it as an array.
+    coordinates of vertices, as most programs read them; what it has no place for, such as labels, is told of in a
+    warning. All three keep up axis and unit, PLY and OBJ in comments. An offset is added to the coordinates of PLY,
+    which are then of type double, and of OBJ; NPZ has it as an array.
     """
     path = Path(path)
     suffix = one_of(f"file type of {path}", path.suffix.lower(), _WRITERS)
+    tell_left_out(path, _not_written(data, suffix), f"{suffix[1:].upper()} has no place for them")
     with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
         _WRITERS[suffix](file, data)
 
@@ -28,8 +31,22 @@ def write_point_cloud(path: str | os.PathLike, data: PointCloudData) -> None:
 def point_cloud_bytes(data: PointCloudData, file_type: str = "ply") -> bytes:
     """Return the file, "ply", "obj" or "npz", that `write_point_cloud` would write, as bytes."""
     file = io.BytesIO()
+    tell_left_out(f"<{file_type}>", _not_written(data, f".{file_type}"), f"{file_type.upper()} has no place for them")
     _WRITERS[f".{file_type}"](file, data)
     return file.getvalue()
+
+
+def _not_written(data: PointCloudData, suffix: str) -> list[str]:
+    """Return the fields of a cloud that a format has no place for."""
+    if suffix != ".obj":
+        return []
+    return [name for name in ("labels", "intensity", "ring", "face_colors") if getattr(data, name) is not None]
+
+
+def _frame_lines(data: PointCloudData, comment: str) -> list[str]:
+    """Return comments with up axis and unit, which the readers of PLY and OBJ know."""
+    values = {"up_axis": data.up_axis, "meters_per_unit": data.meters_per_unit}
+    return [f"{comment} {name} {value}" for name, value in values.items() if value is not None]
 
 
 def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
@@ -37,6 +54,10 @@ def _write_npz(file: BinaryIO, data: PointCloudData) -> None:
     if data.offset is not None and data.points.dtype == np.float64:
         # With all their decimals, by which a reader tells that float32 would not hold them.
         arrays["points"] = data.points + arrays.pop("offset")
+    if data.up_axis is not None:
+        arrays["up_axis"] = np.array(data.up_axis)
+    if data.meters_per_unit is not None:
+        arrays["meters_per_unit"] = np.array(data.meters_per_unit)
     np.savez_compressed(file, **arrays)
 
 
@@ -56,7 +77,8 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
     for name, values in (("intensity", data.intensity), ("ring", data.ring)):
         if values is not None:
             vertices.append((name, "float", values))
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(data)}"]
+    header = ["ply", "format binary_little_endian 1.0", *_frame_lines(data, "comment")]
+    header.append(f"element vertex {len(data)}")
     header += [f"property {kind} {name}" for name, kind, _ in vertices]
     body = [_table(vertices)]
     faces = data.faces if data.is_mesh else None
@@ -86,6 +108,7 @@ def _table(columns: list[tuple[str, str, np.ndarray]]) -> np.ndarray:
 
 def _write_obj(file: BinaryIO, data: PointCloudData) -> None:
     exact = data.points if data.offset is None else data.points + data.offset
+    file.write("".join(f"{line}\n" for line in _frame_lines(data, "#")).encode("ascii"))
     vertices = exact if data.colors is None else np.concatenate([exact, data.colors], axis=1)
     # Enough digits to restore every coordinate exactly.
     digits = 9 if exact.dtype == np.float32 else 17

@@ -193,7 +193,7 @@ OF_VERTICES = np.array([[1, 0, 0.2], [0, 0.4, 0], [0, 0, 0.6], [0.8, 1, 0]])
         ([GLOSSY], [{**PLAIN, "material": 0}], None, [[0, 0.5, 0]] * 2),
         ([GLOSSY], [{**PLAIN, **COLORED, "material": 0}], OF_VERTICES * [0, 0.5, 0], None),
         ([{"extensions": {"KHR_techniques_webgl": {"technique": 0}}}], [{**PLAIN, "material": 0}], None, None),
-        ([RED], [{"attributes": {"POSITION": 0}, "material": 0, "mode": 0}], None, None),
+        ([RED], [{"attributes": {"POSITION": 0}, "material": 0, "mode": 0}], [[1, 0.25, 0]] * 4, None),
     ],
 )
 def test_colors_are_those_of_all_vertices_or_else_of_all_materials(materials, primitives, colors, face_colors):

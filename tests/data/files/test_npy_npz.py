@@ -122,7 +122,7 @@ def test_of_several_arrays_of_points_the_first_name_counts(names):
     [
         ("normals", ("normals", "normal")),
         ("colors", ("colors", "rgb", "color", "rgba")),
-        ("labels", ("labels", "part", "seg", "semantic", "label", "segment", "segment20")),
+        ("labels", ("labels", "part", "seg", "semantic", "class", "label", "segment", "segment20")),
         ("intensity", ("intensity", "strength")),
     ],
 )
@@ -138,7 +138,7 @@ def test_of_several_arrays_of_a_field_the_first_name_counts(field, names):
 
 def test_labels_are_those_with_one_value_a_point_and_others_are_named():
     arrays = {"labels": np.arange(3), "part": np.zeros((4, 2)), "seg": np.arange(4)[:, None] + 7}
-    with pytest.warns(UserWarning, match="arrays part have a row for each point and are left out"):
+    with pytest.warns(UserWarning, match="left out: labels, part "):
         assert read(npz(points=XYZ, **arrays), "npz").labels.tolist() == [7, 8, 9, 10]
     assert read(npz(points=XYZ, label=np.array([2])), "npz").labels is None
 
@@ -149,7 +149,7 @@ def test_names_of_pointcept_are_read_and_what_is_left_out_is_named(labels):
     with pytest.warns(UserWarning) as said:
         cloud = read(npz(coord=XYZ, strength=np.arange(4.0)[:, None], instance=labels, name="a", **arrays), "npz")
     assert [str(warning.message).partition(": ")[2] for warning in said] == [
-        "arrays instance have a row for each point and are left out"
+        "left out: instance, name (a cloud has no place for them)"
     ]
     assert (cloud.points == XYZ).all() and cloud.labels.tolist() == cloud.intensity.tolist() == [0, 1, 2, 3]
     np.testing.assert_allclose(cloud.colors, [[0.2, 0.4, 1]] * 4, atol=1e-6)

@@ -257,7 +257,9 @@ def test_colors_are_scaled_by_the_type_that_the_header_declares(kinds, expected,
     [
         ("property list uchar int vertex_indices\nproperty list uchar int vertex_index", [[0, 1, 2]]),
         ("property list uchar int vertex_index\nproperty list uchar int corners", [[3, 2, 1]]),
-        ("property list uchar int corners\nproperty list uchar int others", None),
+        ("property list uchar int corners\nproperty list uchar int others", [[3, 2, 1]]),
+        ("property list uchar int firsts\nproperty list uchar int others", None),
+        ("property list uchar int firsts\nproperty list uchar float others", [[3, 2, 1]]),
     ],
 )
 def test_of_the_lists_of_faces_the_one_of_the_usual_name_counts(lines, expected):
