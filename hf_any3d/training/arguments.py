@@ -32,6 +32,8 @@ STARTS = ("model_name_or_path", "encoder_name_or_path")
 """Arguments that name the models that a training starts from."""
 _DATA = ("data_dir", "train_file", "validation_file", "test_file")
 BASES = "extends"
+# Of a file of arguments; the longest recipe of the package has some forty values.
+_LARGEST_FILE, _MOST_VALUES, _DEEPEST = 2**18, 10_000, 50
 # YAML 1.1 reads 1e-3, which has no dot, as text.
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
@@ -349,16 +351,65 @@ def read_settings(path: Path) -> dict[str, Any]:
     A file may name another one, or a list of them, under `extends`, by paths relative to its folder. Their values are
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
+
+    Raises:
+        ValueError: If it holds something else, extends itself, or its aliases stand for more than `_MOST_VALUES`.
     """
-    try:
-        values = dict((json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: expected names and values of arguments ({error})") from error
+    return _with_bases(Path(path), (), {})
+
+
+def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Read a file and those that it extends, each once; those of `extended_by` are being read."""
+    place = path.resolve()
+    if place in (file.resolve() for file in extended_by):
+        raise ValueError(f"{path}: extends itself, by {' and '.join(map(str, extended_by))}")
+    if len(extended_by) == _DEEPEST:
+        raise ValueError(f"{path}: is extended over {_DEEPEST} files; expected fewer")
+    if place in read:
+        return read[place]
+    values = _read_values(path)
     bases = values.pop(BASES, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASES} is {bases!r:.100}; expected the path of a file, or a list of them")
     below: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        below = merge(below, read_settings(path.parent / base))
-    return merge(below, values)
+    for base in bases:
+        below = merge(below, _with_bases(path.parent / base, (*extended_by, path), read))
+    read[place] = merge(below, values)
+    return read[place]
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > _LARGEST_FILE:
+        raise ValueError(f"{path}: has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            values = json.loads(text)
+            _check_extent(values)
+            return dict(values)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        # Before aliases are followed: a few of them, of which each names the one before ten times, are billions.
+        _check_extent(node)
+        return dict(loader.construct_document(node))
+    except (ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: expected names and values of arguments ({error})") from error
+
+
+def _check_extent(content: Any) -> None:
+    """Check how many values JSON or the nodes of YAML hold, and how deep they are."""
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, or lists more than {_DEEPEST} deep")
+        inner = value.value if isinstance(value, yaml.CollectionNode) else value
+        if isinstance(inner, dict):
+            inner = list(inner.items())
+        if isinstance(inner, (list, tuple)):
+            waiting += [(one, depth + 1) for one in inner]
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
