@@ -3,11 +3,13 @@
 import argparse
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +18,16 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
+from hf_any3d.conversions.pickles import storages_of, texts_of
+
 _SHOWN = 20
+# How many times its own size a compressed file may unpack to, and the size that is always read. Compression saves
+# about a tenth of weights.
+_EXPANSION, _ALWAYS_READ = 20, 64 * 2**20
+# How many times tensors of a file may share the same numbers, as layers that are used several times do.
+_SHARING = 64
+# The pickles of published files have less than a megabyte.
+_LARGEST_PICKLE = 64 * 2**20
 _OF_CONTENT = (*(ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError), SafetensorError)
 
 
@@ -86,7 +97,10 @@ def read_weights(directory: Path) -> tuple[dict[str, torch.Tensor], list[Path]]:
             files = [directory / part for part in sorted(set(read_json(index)["weight_map"].values()))]
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        state |= read_tensors(file)
+        tensors = read_tensors(file)
+        if twice := sorted(state.keys() & tensors.keys()):
+            raise ValueError(f"{file}: holds tensors that another file of {directory} holds, too: {listed(twice)}")
+        state |= tensors
     return state, files
 
 
@@ -180,16 +194,14 @@ def listed(names: list[str]) -> str:
 
 
 def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
-    in_place = device == "cpu" and zipfile.is_zipfile(path)
     try:
-        if in_place:
-            # torch maps members that are not compressed, and compares no checksums.
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"the checksum of its member {damaged!r} is wrong")
-                in_place = all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
+        with open(path, "rb") as file:
+            in_place = _check_zip(path) if zipfile.is_zipfile(file) else _check_first_format(file)
+        device = device if in_place else "cpu"
         with torch.serialization.safe_globals(_PLAIN):
-            return torch.load(path, map_location=device, weights_only=True, mmap=in_place)
+            content = torch.load(path, map_location=device, weights_only=True, mmap=in_place and device == "cpu")
+        _check_stored(content)
+        return content
     except OSError:
         raise
     # Damaged files make torch's reader raise a dozen kinds of errors.
@@ -198,6 +210,72 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
         # Of torch's long texts these lines name what it refuses.
         reason = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), lines[0])[:200]
         raise ValueError(f"{path}: damaged, or holds more than tensors and plain values ({reason})") from error
+
+
+def _check_zip(path: str | os.PathLike) -> bool:
+    """Check what torch trusts in a zip; return whether it may map the file instead of reading it.
+
+    Torch compares no checksums of what it maps, and reads past the end of a member that is shorter than its tensor.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: member for member in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError("it holds two members of one name")
+        size, unpacked = os.path.getsize(path), sum(member.file_size for member in members.values())
+        if unpacked > max(_ALWAYS_READ, _EXPANSION * size):
+            raise ValueError(f"its {size:,} bytes claim to unpack to {unpacked:,}")
+        if damaged := archive.testzip():
+            raise ValueError(f"the checksum of its member {damaged!r} is wrong")
+        pickles = [name for name in members if name.endswith("/data.pkl")]
+        if len(pickles) != 1 or members[pickles[0]].file_size > _LARGEST_PICKLE:
+            raise ValueError(f"it has {len(pickles)} data.pkl; expected one, of at most {_LARGEST_PICKLE:,} bytes")
+        folder = pickles[0].removesuffix("data.pkl")
+        for storage in storages_of(archive.read(pickles[0])):
+            member = members.get(f"{folder}data/{storage.key}")
+            stored = 0 if member is None else member.file_size
+            if stored != storage.size:
+                raise ValueError(f"its tensor {storage.key!r:.50} has {stored:,} bytes; it needs {storage.size:,}")
+        order = archive.read(f"{folder}byteorder").decode() if f"{folder}byteorder" in members else sys.byteorder
+        is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members.values())
+        # Torch swaps bytes where they are: in a mapping that cannot be written to, or on meta, that ends the process.
+        return is_stored and order == sys.byteorder
+
+
+def _check_first_format(file: BinaryIO) -> bool:
+    """Check what torch trusts in a file of its first format: pickles, then the storages; it is not mapped.
+
+    Torch leaves a storage that is not in the list of those that follow as it finds the memory.
+    """
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = BytesIO(file.read(_LARGEST_PICKLE))
+    # A mark, the version and the system, then the content, and the list of the storages that follow.
+    content = [storages_of(head) for _ in range(4)][-1]
+    if missing := sorted({storage.key for storage in content} - texts_of(head)):
+        raise ValueError(f"it does not hold the numbers of its tensor {missing[0]!r:.50}")
+    claimed = sum(storage.size + 8 for storage in content)
+    if claimed > size - head.tell():
+        raise ValueError(f"its tensors need {claimed:,} bytes, of which it holds {size - head.tell():,}")
+    return False
+
+
+def _check_stored(content: Any) -> None:
+    """Check that the numbers of tensors are stored, and not one of them a thousand times, which would fill memory."""
+    waiting, seen, claimed, stored = [content], set(), 0, {}
+    # A loop, as what a stranger's file nests may hold itself.
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            size, storage = value.numel() * value.itemsize, value.untyped_storage()
+            if size > storage.nbytes():
+                raise ValueError(f"a tensor claims {size:,} bytes, of which {storage.nbytes():,} are stored")
+            claimed += size
+            stored[storage._cdata] = storage.nbytes()
+        elif isinstance(value, (Mapping, list, tuple, set)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, Mapping) else value
+    if claimed > max(_ALWAYS_READ, _SHARING * sum(stored.values())):
+        raise ValueError(f"its tensors claim {claimed:,} bytes, of which {sum(stored.values()):,} are stored")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Checks of settings: allowed ranges and choices, and the place of stored ones in errors."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -57,6 +58,21 @@ def check_settings(
         for number in value if isinstance(value, (list, tuple)) else (value,):
             if number is not None and not low <= number <= high:
                 raise ValueError(f"{name}={number!r:.80}; expected {low:,} to {high:,}")
+
+
+def check_numbers(low: float, high: float = math.inf, *, above: bool = False, **numbers: float | None) -> None:
+    """Check arguments that are numbers: from `low` to `high`, or with `above` larger than `low`.
+
+    A negative radius, a share in percent or NaN is no error to torch, and empties an answer or turns it round. None
+    is an argument that is not given.
+    """
+    for name, number in numbers.items():
+        if number is None or (low < number <= high if above else low <= number <= high):
+            continue
+        expected = f"above {low:,}" if above else f"at least {low:,}"
+        raise ValueError(
+            f"{name}={number!r:.80}; expected {expected}" + ("" if high == math.inf else f" and at most {high:,}")
+        )
 
 
 def check_fields(config_class: type[PreTrainedConfig], settings: Mapping[str, Any], method: str) -> None:

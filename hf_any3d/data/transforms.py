@@ -24,6 +24,7 @@ from hf_any3d.data.point_arrays import (
     rotation_matrix,
     turn_up_axis,
 )
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import farthest_point_sample
 
 AXES = {"x": 0, "y": 1, "z": 2}
@@ -40,6 +41,14 @@ class Transform(Protocol):
 @dataclass
 class PointTransform:
     """Base of the transforms: copies the points and creates the generator."""
+
+    def __post_init__(self):
+        """Check numbers: noise that is clipped at -0.05, for instance, would move all points."""
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if isinstance(value, (int, float)):
+                most = 1.0 if setting.name in ("p", "max_ratio") else np.inf
+                check_numbers(0, most, **{setting.name: value})
 
     def __call__(self, points: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Transform one cloud (num_points, channels), xyz first; returns float32.
@@ -105,6 +114,7 @@ class RandomRotation(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         one_of("axis", self.axis, AXES)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -151,6 +161,7 @@ class RandomFlip(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         one_of("up_axis", self.up_axis, AXES)
 
     def apply(self, points: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -182,6 +193,7 @@ class GlobalRotScaleTrans(PointTransform):
     normals_columns: tuple[int, int, int] | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         self._turn = RandomRotation(self.up_axis, self.rotation, self.normals_columns)
         self._scale = RandomScale(self.low, self.high)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from hf_any3d.evaluation.classification import refuse_nan
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.point_encoders.text_towers import (
     TextTower,
@@ -225,7 +226,9 @@ def open_simcse(name: str) -> tuple[Similarity, str]:
 
 def _cosines(tower: TextTower) -> Similarity:
     def cosines(texts: Sequence[str], references: Sequence[str]) -> np.ndarray:
-        return (embed_texts(tower, texts) * embed_texts(tower, references)).sum(axis=1)
+        found = (embed_texts(tower, texts) * embed_texts(tower, references)).sum(axis=1)
+        refuse_nan(found)
+        return found
 
     return cosines
 

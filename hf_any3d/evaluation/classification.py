@@ -11,6 +11,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer
 
+from hf_any3d.data.options import at_least
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.layers.unknown_score import is_none_of_these
 from hf_any3d.registry import NONE_OF_THESE
 
@@ -83,6 +85,8 @@ def wilson_interval(right: int, total: int, deviations: float = 1.96) -> tuple[f
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
+    check_numbers(0, total, right=right)
+    check_numbers(0, deviations=deviations)
     share, spread = right / total, deviations**2 / total
     center = (share + spread / 2) / (1 + spread)
     half = deviations / (1 + spread) * float(np.sqrt(share * (1 - share) / total + spread / (4 * total)))
@@ -245,6 +249,7 @@ def vote_logits(trainer: Trainer, rows: AugmentedRows, votes: int) -> tuple[np.n
     Returns:
         Logits (rows, classes) float64, and labels (rows,) or None.
     """
+    at_least(1, votes=votes)
     total: Any = 0
     labels, before = None, rows.epoch
     quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()

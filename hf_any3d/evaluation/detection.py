@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.layers.boxes import BOX_SIZE, box_iou
 
 THRESHOLDS = (0.25, 0.5)
@@ -45,11 +46,13 @@ def score_detections(
     Args:
         predictions: For each cloud `boxes (answers, 7)`, `labels (answers,)` and `scores (answers,)`.
         references: For each cloud `boxes (objects, 7)` and `labels (objects,)`, or `class_labels`.
-        thresholds: Overlaps.
+        thresholds: Overlaps, from 0 to below 1.
 
     Returns:
         Threshold -> class that occurs in predictions or references -> its score.
     """
+    check_thresholds(thresholds)
+    check_lengths(predictions=predictions, references=references)
     scores, labels, best, taken, targets = [], [], [], [], []
     first = 0  # number of a cloud's first object among all
     for cloud, (answers, objects) in enumerate(zip(predictions, references, strict=True)):
@@ -98,6 +101,21 @@ def score_detections(
     return result
 
 
+def check_thresholds(thresholds: Sequence[float]) -> None:
+    """Check that overlaps are shares: nothing overlaps by more than 1, such as by 25 for percent."""
+    for threshold in thresholds:
+        if not 0 <= threshold < 1:
+            raise ValueError(f"thresholds has {threshold!r}; expected shares from 0 to below 1, such as 0.25")
+
+
+def check_lengths(**values: Sequence[Any]) -> None:
+    """Check that arguments have an entry for each of the same clouds."""
+    (first, entries), *others = values.items()
+    for name, other in others:
+        if len(other) != len(entries):
+            raise ValueError(f"{name} has {len(other)} entries; expected {len(entries)}, as many as {first}")
+
+
 def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.asarray(cloud["boxes"], dtype=np.float64)
     boxes = boxes if boxes.size else np.zeros((0, BOX_SIZE))
@@ -109,6 +127,7 @@ def _boxes(cloud: Mapping[str, Any], name: str, where: str) -> tuple[np.ndarray,
             f"{where}: boxes {boxes.shape} with {name} {numbers}; expected finite boxes ({len(labels)}, {BOX_SIZE}) "
             "and a whole number for each"
         )
+    check_numbers(0, **{f"smallest length of {where}": boxes[:, 3:6].min() if len(boxes) else None})
     return boxes, labels
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from hf_any3d.evaluation.detection import check_lengths, check_thresholds
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.spatiallm import Layout
 
 THRESHOLDS = (0.25, 0.5)
@@ -70,12 +72,15 @@ def score_layouts(
         truths: The true ones, in the same order.
         label_map: Class that each class of a layout counts as, with blanks for underscores; those without one are left
             out on both sides. None for the classes themselves.
-        thresholds: Overlaps from which on a prediction is right.
+        thresholds: Overlaps from which on a prediction is right, above 0 and below 1.
         published: Whether to compute what the released program does, accidents included.
 
     Returns:
         Scores by class: "wall", "door", "window", and those of the objects in either layout.
     """
+    check_thresholds(thresholds)
+    check_numbers(0, above=True, **{"smallest of thresholds": min(thresholds, default=None)})
+    check_lengths(predictions=predictions, truths=truths)
     scenes = [
         # In the frame of the truth: of a tilt that was found in one of them alone, places are right as they are.
         tuple(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_any3d.evaluation.classification import refuse_nan
 from hf_any3d.modeling.layers.modes import evaluation_mode
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 
@@ -47,6 +48,7 @@ def point_text_scores(
             points = processor(list(clouds[start : start + batch_size]))["points"].to(model.device)
             features.append(model.get_point_features(points).float())  # pyright: ignore[reportCallIssue] a method
     cosines = (torch.cat(features) @ words.T).cpu().numpy()  # (clouds, different texts)
+    refuse_nan(cosines)
     own = np.array([different.index(text) for text in texts])
     scores = 100 * cosines[np.arange(len(own)), own].clip(min=0)
     return {

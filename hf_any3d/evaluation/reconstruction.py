@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction, Trainer
 
-from hf_any3d.evaluation.classification import Judgment
+from hf_any3d.evaluation.classification import Judgment, refuse_nan
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import reconstruction_scores
 
 METRICS = ("chamfer_l1", "chamfer_l2", "f_score")
@@ -35,6 +36,7 @@ class CompareWithClouds:
     """
 
     def __init__(self, threshold: float = 0.01, drop_zero_sums: bool = False):
+        check_numbers(0, above=True, threshold=threshold)
         self.threshold, self.drop_zero_sums = threshold, drop_zero_sums
 
     def __call__(
@@ -75,6 +77,7 @@ class ComputeReconstructionMetrics:
         """
         predictions: Any = eval_prediction.predictions
         measured, token_ids = predictions
+        refuse_nan(measured)
         by_category = category_means(np.asarray(measured), self.categories)
         means = np.mean(list(by_category.values()), axis=0)
         counts = np.unique(np.asarray(token_ids), return_counts=True)[1]

@@ -19,6 +19,7 @@ from hf_any3d.evaluation.classification import (
     record_confusion,
     refuse_nan,
 )
+from hf_any3d.evaluation.detection import check_lengths
 from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
@@ -76,6 +77,7 @@ def part_ious(
     category_parts: Sequence[Sequence[int]],
 ) -> dict[int, list[float]]:
     """Compute `shape_iou` of every object, by category."""
+    check_lengths(references=references, predictions=predictions, categories=categories)
     by_category: dict[int, list[float]] = {}
     for predicted, true, category in zip(predictions, references, categories, strict=True):
         category = int(category)

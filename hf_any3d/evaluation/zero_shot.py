@@ -44,8 +44,11 @@ def zero_shot_scores(logits: np.ndarray, labels: np.ndarray, unseen: Sequence[in
         generalized zero-shot learning (arXiv 1707.00600, Sec. 4.2).
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    refuse_nan(logits)
     classes = logits.shape[1]
     unseen = sorted(set(unseen))
+    if unseen and not 0 <= unseen[0] <= unseen[-1] < classes:
+        raise ValueError(f"unseen has {unseen}; expected classes from 0 to {classes - 1}")
     seen = [number for number in range(classes) if number not in set(unseen)]
     found, balanced = {}, []
     for name, own in (("unseen", unseen), ("seen", seen)):

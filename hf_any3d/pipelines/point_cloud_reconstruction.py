@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops import reconstruction_scores
 from hf_any3d.pipelines.base import PointCloudPipeline, check_formats, refuse_non_finite, refuse_unknown, without_none
 from hf_any3d.visualization.reconstruction import write_reconstructions
@@ -56,6 +57,7 @@ class PointCloudReconstructionPipeline(PointCloudPipeline):
     ) -> tuple[dict, dict, dict]:
         refuse_unknown(kwargs, "threshold, output_dir, formats")
         formats = check_formats(formats, FILES + VIEWS)
+        check_numbers(0, above=True, threshold=threshold)
         return {}, {}, without_none(threshold=threshold, output_dir=output_dir, formats=formats)
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:

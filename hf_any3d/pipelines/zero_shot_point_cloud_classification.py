@@ -131,6 +131,9 @@ def as_labels(candidates: Sequence[str] | str, clean: Callable[[str], str] = str
     """Return labels as a tuple, which differ also when they are cleaned; a text is split at commas."""
     if isinstance(candidates, str):
         candidates = [part.strip() for part in candidates.split(",")]
+    if isinstance(candidates, (set, frozenset)):
+        # A set has another order in each process, and rows of features would belong to other labels.
+        raise ValueError(f"candidate_labels is a {type(candidates).__name__}, which has no order; expected a list")
     labels = tuple(candidates)
     texts = {clean(label) for label in labels}
     if not texts or "" in texts or len(texts) < len(labels):

@@ -11,8 +11,8 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.inputs import ATTRIBUTES, split_clouds, to_cloud
-from hf_any3d.data.options import one_of
-from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.data.options import at_least, one_of
+from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 
 FEATURES = ("xyz", *ATTRIBUTES)
@@ -118,6 +118,10 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         self.default_rgb = None if default_rgb is None else [float(value) for value in default_rgb]
         self.block_size, self.block_overlap = block_size, block_overlap
         check_settings(self, self._choices)
+        at_least(1, num_points=num_points, min_points=min_points)
+        at_least(0, min_squared_norm=min_squared_norm)
+        check_numbers(0, above=True, block_size=block_size)
+        check_numbers(0, 1, block_overlap=block_overlap)
 
     def __call__(
         self,
@@ -154,6 +158,7 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
             PointCloudFileError: a file that cannot be read; a ValueError too.
         """
         num_points = self.num_points if num_points is None else num_points
+        at_least(1, num_points=num_points)
         entries, rows = split_clouds(clouds), []
         has_seeds = isinstance(seed, (Sequence, np.ndarray))
         seeds: Any = seed if has_seeds else [self.seed if seed is None else seed] * len(entries)
@@ -201,6 +206,9 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         from hf_any3d.modeling.layers.boxes import DetectionRule, select_detections
 
         detection_rule = DetectionRule(threshold=threshold, **rule)
+        for name in ("logits", "pred_boxes"):
+            if outputs[name].isnan().any():  # no box would have a score, as if nothing were there
+                raise ValueError(f"{name} have NaN; the model has diverged or its input was not finite")
         probabilities = outputs["logits"].float().softmax(dim=-1)  # (batch, boxes, labels + 1)
         answers = []
         for cloud, boxes in enumerate(outputs["pred_boxes"]):

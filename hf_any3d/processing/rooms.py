@@ -16,7 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from hf_any3d.data.files import PointCloudError
 from hf_any3d.data.inputs import split_clouds, to_cloud
-from hf_any3d.data.options import one_of
+from hf_any3d.data.options import at_least, one_of
 from hf_any3d.data.room_voxels import VoxelizedRoom, clean_room, voxelize_room
 from hf_any3d.data.scan_frames import ScanFrame, find_frame, frame_parts
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
@@ -120,6 +120,7 @@ class SpatialLMProcessor(LibrarySettingsMixin, ProcessorMixin):
         super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        at_least(1, num_bins=num_bins, stride=stride)
         self.num_bins, self.stride = num_bins, stride
         self.align = align if isinstance(align, bool) else list(frame_parts(align))
         self.choice = one_of("choice", choice, CHOICES)

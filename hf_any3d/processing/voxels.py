@@ -8,6 +8,7 @@ from transformers.feature_extraction_utils import BatchFeature
 
 from hf_any3d.data.files import PointCloudData, PointCloudError
 from hf_any3d.data.options import at_least
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.processing.point_clouds import ATTRIBUTES, PointCloudProcessor, fill_up
 
 SURFACE_POINTS = 100_000
@@ -101,6 +102,7 @@ class PointTransformerV3Processor(PointCloudProcessor):
             num_points=num_points, features=features, scale=scale, up_axis=up_axis, default_rgb=default_rgb, **kwargs
         )
         at_least(1, drawn_points=drawn_points)
+        check_numbers(0, above=True, factor=factor, grid_size=grid_size, first_grid=first_grid)
         self.factor, self.grid_size, self.first_grid = float(factor), float(grid_size), first_grid
         self.clip = None if clip is None else np.asarray(clip, dtype=float).tolist()
         self.views: Any = None if views is None else np.asarray(views, dtype=float).tolist()

@@ -11,9 +11,9 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, get_args, get_type_hints
+from typing import Any, NoReturn, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -21,7 +21,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import HfArg
 
 from hf_any3d.data.fingerprints import is_saved_model, path_fingerprint
-from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.config_checks import check_numbers, check_settings
 from hf_any3d.training.schedules import EpochCosine
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,13 @@ STARTS = ("model_name_or_path", "encoder_name_or_path")
 """Arguments that name the models that a training starts from."""
 _DATA = ("data_dir", "train_file", "validation_file", "test_file")
 BASES = "extends"
+# Of a file of arguments; the longest recipe of the package has some forty values.
+_LARGEST_FILE, _MOST_VALUES, _DEEPEST = 2**18, 10_000, 50
+_NAMES_OF_TYPES = {bool: "True or False", int: "a number", float: "a number", list: "a list"}
+# Numbers that may not be 0; others may not be negative.
+_LEAST = {"copies": 1, "folds": 2, "num_layers": 1, "num_tokens": 1, "tokenizer_neighbors": 1}
+_LEAST |= {"max_train_samples": 1, "max_eval_samples": 1}
+_POSITIVE = {"strength", "f_score_threshold"}
 # YAML 1.1 reads 1e-3, which has no dot, as text.
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 
@@ -320,11 +327,48 @@ def build_arguments(
         if isinstance(values.get(name), dict) and isinstance(value, str):
             value = merge(values[name], json_mapping(value, name))
         values[name] = value
-    return HfArgumentParser(kinds).parse_dict(values)  # pyright: ignore[reportArgumentType] it declares a NewType
+    for kind in kinds:
+        _check_types(kind, values)
+    built = HfArgumentParser(kinds).parse_dict(values)  # pyright: ignore[reportArgumentType] it declares a NewType
+    for arguments in built:
+        _check_numbers(arguments)
+    return built
+
+
+def _check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """Check values that Python or a file gives for numbers, booleans and lists: any text would count as true."""
+    hints = get_type_hints(kind)
+    for name in values.keys() & {entry.name for entry in fields(kind) if entry.init}:
+        value, allowed = values[name], set(get_args(hints[name]) or (hints[name],))
+        if get_origin(hints[name]) is list:
+            allowed = {list}
+        wanted = [plain for plain in (bool, int, float, list) if plain in {get_origin(one) or one for one in allowed}]
+        if isinstance(value, str) and wanted and str not in allowed:
+            raise ValueError(f"--{name} is the text {value!r:.80}; expected {_NAMES_OF_TYPES[wanted[0]]}")
+        if wanted == [bool] and value not in (True, False, None):
+            raise ValueError(f"--{name} is {value!r:.80}; expected {_NAMES_OF_TYPES[bool]}")
+
+
+def _check_numbers(arguments: Any) -> None:
+    """Check that numbers are not negative or NaN: the first -5 rows, for instance, would be all but the last five."""
+    own = {entry.name for entry in fields(arguments)} - {entry.name for entry in fields(TrainingArguments)}
+    for name in sorted(own):
+        value = getattr(arguments, name)
+        if isinstance(value, (int, float)):
+            least = _LEAST.get(name, 0)
+            check_numbers(0 if name in _POSITIVE else least, above=name in _POSITIVE, **{f"--{name}": value})
 
 
 class Request:
     """Request of a training: a dataclass whose fields are dataclasses of arguments."""
+
+    def __post_init__(self):
+        """Check the arguments, also where Python gives the dataclasses themselves."""
+        for entry in fields(cast(Any, self)):
+            arguments = getattr(self, entry.name, None)
+            if is_dataclass(arguments) and not isinstance(arguments, type):
+                _check_types(type(arguments), vars(arguments))
+                _check_numbers(arguments)
 
     @classmethod
     def argument_classes(cls) -> tuple[type, ...]:
@@ -349,16 +393,65 @@ def read_settings(path: Path) -> dict[str, Any]:
     A file may name another one, or a list of them, under `extends`, by paths relative to its folder. Their values are
     overridden by later files of the list, and by its own. Mappings are merged key by key; all other values, including
     lists, are replaced.
+
+    Raises:
+        ValueError: If it holds something else, extends itself, or its aliases stand for more than `_MOST_VALUES`.
     """
-    try:
-        values = dict((json.loads if path.suffix == ".json" else yaml.safe_load)(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: expected names and values of arguments ({error})") from error
+    return _with_bases(Path(path), (), {})
+
+
+def _with_bases(path: Path, extended_by: tuple[Path, ...], read: dict[Path, dict[str, Any]]) -> dict[str, Any]:
+    """Read a file and those that it extends, each once; those of `extended_by` are being read."""
+    place = path.resolve()
+    if place in (file.resolve() for file in extended_by):
+        raise ValueError(f"{path}: extends itself, by {' and '.join(map(str, extended_by))}")
+    if len(extended_by) == _DEEPEST:
+        raise ValueError(f"{path}: is extended over {_DEEPEST} files; expected fewer")
+    if place in read:
+        return read[place]
+    values = _read_values(path)
     bases = values.pop(BASES, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASES} is {bases!r:.100}; expected the path of a file, or a list of them")
     below: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        below = merge(below, read_settings(path.parent / base))
-    return merge(below, values)
+    for base in bases:
+        below = merge(below, _with_bases(path.parent / base, (*extended_by, path), read))
+    read[place] = merge(below, values)
+    return read[place]
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > _LARGEST_FILE:
+        raise ValueError(f"{path}: has {size:,} bytes; a file of arguments has at most {_LARGEST_FILE:,}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            values = json.loads(text)
+            _check_extent(values)
+            return dict(values)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        # Before aliases are followed: a few of them, of which each names the one before ten times, are billions.
+        _check_extent(node)
+        return dict(loader.construct_document(node))
+    except (ValueError, TypeError, RecursionError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: expected names and values of arguments ({error})") from error
+
+
+def _check_extent(content: Any) -> None:
+    """Check how many values JSON or the nodes of YAML hold, and how deep they are."""
+    waiting, count = [(content, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise ValueError(f"more than {_MOST_VALUES:,} values, or lists more than {_DEEPEST} deep")
+        inner = value.value if isinstance(value, yaml.CollectionNode) else value
+        if isinstance(inner, dict):
+            inner = list(inner.items())
+        if isinstance(inner, (list, tuple)):
+            waiting += [(one, depth + 1) for one in inner]
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_any3d.modeling.config_checks import SHARE, check_settings
+from hf_any3d.modeling.config_checks import SHARE, check_numbers, check_settings
 
 BOX_SIZE = 7
 UP_AXES = ("z", "y", "x", "-z", "-y", "-x")
@@ -79,6 +79,7 @@ def points_in_boxes(points: Tensor, boxes: Tensor, tolerance: float = 1e-6) -> T
 
     A point up to `tolerance` from a face counts as inside.
     """
+    check_numbers(0, tolerance=tolerance)
     x, y, z = (points.unsqueeze(-3) - boxes[..., None, :3]).unbind(dim=-1)  # (…, boxes, points) each
     cos, sin = boxes[..., 6:].cos(), boxes[..., 6:].sin()
     half = boxes[..., 3:6] / 2 + tolerance
@@ -200,6 +201,7 @@ def non_maximum_suppression(overlaps: Tensor, scores: Tensor, limit: float) -> T
 
     `overlaps (boxes, boxes)` are how much the box of the column is covered by that of the row.
     """
+    check_numbers(0, 1, limit=limit)
     # Few boxes: comparisons of all pairs at once, then one pass over rows.
     hides = (overlaps > limit).cpu().numpy()
     kept = torch.zeros(len(scores), dtype=torch.bool).numpy()
@@ -250,7 +252,9 @@ class DetectionRule:
 
     def __post_init__(self):
         shares = dict.fromkeys(("threshold", "min_objectness", "nms_iou"), SHARE)
-        check_settings(self, {"nms": SUPPRESSIONS, "scores": SCORES}, {**shares, "top_k": (1, 1_000_000)})
+        check_settings(
+            self, {"nms": SUPPRESSIONS, "scores": SCORES}, {**shares, "top_k": (1, 10**6), "min_points": (0, 10**9)}
+        )
 
 
 PUBLISHED_RULE = DetectionRule(

@@ -6,6 +6,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from hf_any3d.modeling.config_checks import check_numbers
+
 PROMPT_POOLING = frozenset({"prompt_max", "prompt_mean"})
 """Poolings of the prompts that adapters leave behind the tokens."""
 HEAD_ACTIVATIONS = {
@@ -82,6 +84,7 @@ class ClassificationHead(nn.Module):
     @torch.no_grad()
     def calibrate(self, temperature: float) -> None:
         """Divide all logits by a temperature from now on: it becomes part of the last layer."""
+        check_numbers(0, above=True, temperature=temperature)
         self.out.weight.div_(temperature)
         self.out.bias.div_(temperature)
 

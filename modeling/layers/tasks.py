@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from hf_any3d.modeling.config_checks import check_numbers
+
 IGNORED = -100
 
 
@@ -18,6 +20,7 @@ def point_loss(logits: torch.Tensor, labels: torch.Tensor | None, lovasz_weight:
     """
     if labels is None:
         return None
+    check_numbers(0, lovasz_weight=lovasz_weight)
     if labels.shape != logits.shape[:2]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected {tuple(logits.shape[:2])}, one per point")
     logits, labels = logits.flatten(0, 1), labels.flatten()

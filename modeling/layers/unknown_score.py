@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_any3d.modeling.config_checks import check_numbers
+
 REFUSED_SHARE = 0.05
 """Share of the known clouds that may have a score above 0.5, if there are enough held-out ones to find that level."""
 _SMALLEST = 1e-12
@@ -199,6 +201,7 @@ def conformal_level(values: Tensor, share: float = REFUSED_SHARE) -> tuple[float
 
     Source: V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005.
     """
+    check_numbers(0, 1, share=share)
     count = len(values)
     above = max(1, int(share * (count + 1)))
     return float(values.sort().values[count - above]), above / (count + 1)
@@ -227,4 +230,6 @@ def _distances(features: Tensor, rows: Tensor) -> Tensor:
 def _sum_of(signs: dict[str, Tensor], config: Any) -> Tensor:
     """Add signs `(batch,)`, each in standard deviations from its mean."""
     usual = {name: getattr(config, name) for name in signs}
+    # Divided by 0, a sign that is as usual is NaN, and one that is not outweighs all others.
+    check_numbers(0, above=True, **{f"deviation of {name}": deviation for name, (_, deviation) in usual.items()})
     return torch.stack([(values - usual[name][0]) / usual[name][1] for name, values in signs.items()]).sum(dim=0)

@@ -5,6 +5,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.coordinates import coordinates
 
 NORMS = ("l1", "l2")
@@ -80,6 +81,7 @@ def reconstruction_scores(
 
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
+    check_numbers(0, above=True, threshold=threshold)
     x, y, x_mask, y_mask = _prepare(x, y, x_mask, y_mask, drop_zero_sums)
     for name, value in (("x", x), ("y", y)):
         if value.isnan().any():

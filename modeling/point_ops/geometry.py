@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.cells import FlatCells, Membership, membership
 from hf_any3d.modeling.kernels.guided_table import GuidedTable, guided_table
 from hf_any3d.modeling.kernels.pooling import count_index, segment_maximum
@@ -50,6 +51,8 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
     Source: Any2Point, Sec. 3.3.
     """
+    check_numbers(0, above=True, edge=edge)
+    check_numbers(0, 1, shift=shift)
     # Pack the three steps of a point into one integer, so that points of a voxel are those with equal numbers.
     corner = xyz.amin(dim=1, keepdim=True)
     step = ((xyz - corner) / edge + shift).long().clamp(max=(1 << _AXIS_BITS) - 1)  # (batch, points, 3)
@@ -70,6 +73,7 @@ def voxel_cells(xyz: Tensor, edge: float, shift: float = 0.0) -> Tensor:
 
 def line_cell_count(cell_size: float, length: float) -> int:
     """Count the cells of a line, including a shorter one at the end."""
+    check_numbers(0, above=True, cell_size=cell_size, length=length)
     return math.ceil(length / cell_size)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.coordinates import LARGEST_COORDINATE, refuse_out_of_range
 
 # Pairs of a query and a point that `ball_query` compares at a time.
@@ -54,6 +55,7 @@ def knn(
     Returns:
         Indices `(batch, queries, k)`.
     """
+    check_numbers(1, k=k)
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
 
@@ -79,6 +81,8 @@ def ball_query(
 
     Source: PointNet++, Sec. 3.2.
     """
+    check_numbers(0, radius=radius)
+    check_numbers(1, k=k)
     if query.shape[0] != points.shape[0]:  # torch would look for the balls of one cloud in all
         raise ValueError(f"query: shape {tuple(query.shape)}; expected a batch of {points.shape[0]}, as points have")
     query, points = (values[..., :3].detach().float() for values in (query, points))
@@ -158,6 +162,7 @@ def three_nearest_interpolate(query: Tensor, points: Tensor, features: Tensor, e
 
     Source: PointNet++, Eq. 2.
     """
+    check_numbers(0, above=True, eps=eps)
     if features.shape[:2] != points.shape[:2]:  # more features than points would not be noticed
         raise ValueError(
             f"features: shape {tuple(features.shape)}; expected ({len(points)}, {points.shape[1]}, width)"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_numbers
+
 CURVES = ("z", "z-trans", "hilbert", "hilbert-trans")
 """Z-order and Hilbert curve; "-trans" exchanges x and y."""
 LARGEST_DEPTH = 16
@@ -145,6 +147,7 @@ def patch_table(counts: Sequence[int], patch_size: int) -> tuple[Tensor, Tensor,
         The voxel at each place of the concatenated patches `(places,)`; the own place of each voxel `(voxels,)`, not
         that of a borrowed copy; and where patches start, with the total, `(patches + 1,)` int32.
     """
+    check_numbers(1, patch_size=patch_size)
     pad, unpad, starts = [], [], [0]
     first = places = 0
     for count in counts:
@@ -194,6 +197,7 @@ class PatchGroups:
     """
 
     def __init__(self, counts: Sequence[int], patch_size: int, device: torch.device, as_one: bool = False):
+        check_numbers(1, patch_size=patch_size)
         self.counts, self.patch_size = tuple(counts), patch_size
         full, tails, small = [], [], []
         first = 0

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.point_ops.geometry import normalize_centers
 from hf_any3d.modeling.point_ops.serialization import curve_codes
 
@@ -36,6 +37,10 @@ class GraphSettings:
     distances: str = "exact"
     scale_over: str = "cloud"
     curve_cell: float | None = None
+
+    def __post_init__(self):
+        check_numbers(1, local_size=self.local_size)
+        check_numbers(0, above=True, curve_cell=self.curve_cell)
 
 
 class Spectrum(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hf_any3d.modeling import kernels
+from hf_any3d.modeling.config_checks import check_numbers
 from hf_any3d.modeling.kernels.submanifold_convolution import NeighborTable
 
 _LARGEST_KEY = 2**62
@@ -35,6 +36,7 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
 
     Points are `(points, 3)`, of the cloud `(points,)`, or of one; `grid_size` is the edge of a cell in their units.
     """
+    check_numbers(0, above=True, grid_size=grid_size)
     if cloud is None:
         cloud = torch.zeros(len(coord), dtype=torch.long, device=coord.device)
     scaled = coord.double() / grid_size  # in float64, so that points between two cells fall the same way everywhere
@@ -70,6 +72,7 @@ class GridPool:
 
 def grid_pool(grid_coord: Tensor, cloud: Tensor, num_clouds: int, stride: int) -> GridPool:
     """Group voxels `(voxels, 3)`, int64 from 0, of each cloud by cells that are `stride` times as large."""
+    check_numbers(1, stride=stride)
     cells = grid_coord.div(stride, rounding_mode="floor")
     extent = [int(size) + 1 for size in cells.amax(dim=0)]
     unique, inverse = _cell_keys(cells, cloud, num_clouds).unique(return_inverse=True)
@@ -107,6 +110,7 @@ def neighbor_table(grid_coord: Tensor, cloud: Tensor, num_clouds: int, reach: in
 
     Neighbors count up to `reach` cells along each axis: 1 for a kernel of 3³, 2 for one of 5³.
     """
+    check_numbers(0, reach=reach)
     keys = _cell_keys(grid_coord, cloud, num_clouds, margin=reach)
     keys, rows = keys.sort()
     size = 2 * reach + 1

@@ -1,8 +1,9 @@
-"""MiniGPT-3D's files with the published names and shapes: 2,954 million numbers that take no memory."""
+"""MiniGPT-3D's files with the published names and shapes: 2,954 million numbers, of which few are stored."""
 
 import json
 import re
-from functools import cached_property
+from functools import cache, cached_property
+from math import prod
 
 import pytest
 import torch
@@ -26,8 +27,20 @@ ENTRIES = {1: 171, 3: 571, 4: 180}
 TRAINED = {1: 1_378_432, 3: 47_417_984, 4: 395_528}
 
 
+@cache
+def _stored(count, dtype):
+    return torch.zeros(count, dtype=dtype)
+
+
+def _zeros(shape, dtype=torch.float32):
+    """Zeros that share what is stored of them, as layers that are used several times do."""
+    count = prod(shape)
+    # In sizes of powers of two, so that files of small tensors are small.
+    return _stored(1 << (count - 1).bit_length(), dtype)[:count].view(shape)
+
+
 class Published(Originals):
-    """All files, with 12 layers in the Q-Former and 32 in the language model; all numbers are one stored zero."""
+    """All files, with 12 layers in the Q-Former and 32 in the language model; all numbers are zeros."""
 
     def __init__(self):
         super().__init__(small=False)
@@ -40,13 +53,13 @@ class Published(Originals):
                 shape = [_PHI.get(size, size) for size in shape]
             elif name.startswith("llama_proj2."):
                 shape = [_PHI.get(size, size) for size in shape]
-            tensor = torch.zeros((), dtype=getattr(torch, dtype)).expand(shape)
+            tensor = _zeros(shape, getattr(torch, dtype))
             state |= dict.fromkeys(self.in_all_layers(name), tensor)
         return state
 
     @cached_property
     def blip2_queries(self):
-        return torch.zeros(()).expand(1, 32, 768)
+        return _zeros((1, 32, 768))
 
     def in_all_layers(self, name):
         """The published layers that a layer of the case represents."""
