@@ -21,7 +21,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.model_card.building import build_model_card
 from hf_any3d.model_card.saving import FILE, save_card
 from hf_any3d.model_card.subject import Subject
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.utils.atomic_files import remove_abandoned, temporary_path
 from hf_any3d.utils.markdown import code
 from hf_any3d.version import __version__

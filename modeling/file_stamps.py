@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -19,3 +20,15 @@ def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """Compute the SHA-256 of a file; that of an unchanged file is remembered."""
+    # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
+    real = file.resolve()
+    return _digest_of(real, file_stamp(real))
+
+
+@lru_cache(maxsize=256)
+def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
+    return sha256_of(file)

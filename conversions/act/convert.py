@@ -27,7 +27,7 @@ from hf_any3d.modeling.act import (
     ActForSemanticSegmentation,
 )
 from hf_any3d.modeling.encoders import encoder_settings, load_encoder
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.utils.markdown import code, inline
 

@@ -15,7 +15,7 @@ from hf_any3d.model_card.run_report import count_parameters
 from hf_any3d.model_card.subject import Subject
 from hf_any3d.modeling.any2point import Any2PointConfig, Any2PointForPointCloudClassification
 from hf_any3d.modeling.encoders import encoder_settings, find_family, load_encoder
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.tuners import GuidedAdapterConfig
 from hf_any3d.utils.markdown import code, inline

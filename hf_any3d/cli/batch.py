@@ -37,7 +37,7 @@ from hf_any3d.cli.common import (
     with_groups,
 )
 from hf_any3d.cli.detect import BoxOptions, box_answerer, box_cells
-from hf_any3d.cli.inputs import Files, classifier_or_packaged, find_inputs, print_problems, split_model
+from hf_any3d.cli.inputs import FileNotes, Files, classifier_or_packaged, find_inputs, split_model
 from hf_any3d.cli.outputs import check_output, counted, csv_lines
 from hf_any3d.cli.predict import (
     EMBEDDING_COMMANDS,
@@ -48,7 +48,7 @@ from hf_any3d.cli.predict import (
 )
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.many_files.runs import Table, run
+from hf_any3d.many_files.runs import Table, lock, run
 from hf_any3d.many_files.work import Answer, RowsWork, cut, usual_batch_size
 from hf_any3d.utils.messages import print_line
 
@@ -221,6 +221,12 @@ def convert(
 
 def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> None:
     """Run a job on the files that have no row yet, and write the table."""
+    # Before files are listed and weights are read, so that a second process is refused at once.
+    with lock(output):
+        _run_locked(job, words, output, options)
+
+
+def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> None:
     files = {file.name: file for file in find_inputs(words).files}
     data = {name: file for name, file in files.items() if file.data is not None}
     engine = options.engine
@@ -236,11 +242,12 @@ def _run(job: Job, words: Sequence[str], output: Path, options: RunOptions) -> N
                 executor, device = executor.placed(job.device)
                 placed = replace(job, device=device)
             count = executor.count(len(names))
-        # So many shards that all processes have work until the end.
-        size = max(1, min(_MOST_FILES_AT_A_TIME, len(names) // (4 * count))) if count > 1 else _MOST_FILES_AT_A_TIME
-        with progress(len(names), "file", show=len(names) > 1) as bar:
+        # A batch for each of several processes, so that all have work until the end and rows come soon.
+        size = _MOST_FILES_AT_A_TIME if count == 1 else max(1, min(job.batch_size or 8, len(names) // count))
+        with FileNotes() as notes, progress(len(names), "file", show=len(names) > 1) as bar:
             for row in executor.run(RowsWork(placed.open, given=data), cut(names, size)):
-                print_problems(row)
+                notes.add("warning", row["file"], row.get("warnings", ()))
+                notes.add("error", row["file"], [row["error"]] if "error" in row else ())
                 yield row
                 bar.update()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,19 +178,63 @@ def for_each_file(
         with status(f"reading {file.name}") if len(inputs) == 1 else nullcontext():
             return file.read()
 
-    with progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
+    with FileNotes() as notes, progress(len(inputs), "file", show=show and len(inputs) > 1) as bar:
         for row in answer_files(inputs.files, answer, batch_size, read=read, raise_errors=not inputs.are_many):
-            print_problems(row)
+            notes.add("warning", row["file"], row.get("warnings", ()))
+            if "error" in row:
+                print_error(row["error"])
             yield row
             bar.update()
 
 
-def print_problems(row: dict[str, Any]) -> None:
-    """Print the warnings and the error of a row of a file."""
-    for text in row.get("warnings", ()):
-        print_note(f"warning: {text}")
-    if "error" in row:
-        print_error(row["error"])
+class FileNotes:
+    """Warnings and errors of many files: at the end of the block, a line for all that say the same.
+
+    Texts that differ in the name of the file and in numbers alone are of one kind.
+    """
+
+    def __init__(self) -> None:
+        self.kinds: dict[tuple[str, str], _Kind] = {}
+
+    def add(self, level: str, file: str, texts: Iterable[str]) -> None:
+        """Add the texts of a file; `level` is "warning" or "error"."""
+        for text in texts:
+            said = text.removeprefix(f"{file}: ")
+            what = _NUMBER.sub("#", _BATCH.sub("", said).replace(file, "").replace(os.path.basename(file), ""))
+            kind = self.kinds.setdefault((level, what), _Kind(file, text, said))
+            kind.count += 1
+            kind.is_same &= said == kind.said
+
+    def __enter__(self) -> FileNotes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for (level, _), kind in self.kinds.items():
+            print_note(f"{level}: {kind.line()}")
+
+
+# A sign may also join two words.
+_NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
+_BATCH = re.compile(r"^one of .*?: ")
+
+
+@dataclass
+class _Kind:
+    """What several files have in common: the first file, its text, and that without the file's name."""
+
+    file: str
+    text: str
+    said: str
+    count: int = 0
+    is_same: bool = True
+
+    def line(self) -> str:
+        """Return one line for all files."""
+        if self.count == 1:
+            return self.text
+        if self.is_same:
+            return f"{self.count:,} files: {self.said}, the first is {self.file}"
+        return f"{self.text} (and {self.count - 1:,} more like it)"
 
 
 def finish(rows: Sequence[dict[str, Any]]) -> None:

@@ -10,17 +10,15 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-from torch import nn
-from transformers.utils import CONFIG_NAME
-from transformers.utils.hub import cached_file, extract_commit_hash
+from typing import TYPE_CHECKING, Any
 
 from hf_any3d.data.files.registry import files_read
-from hf_any3d.modeling.file_stamps import file_stamp
-from hf_any3d.modeling.pretrained_parts.sources import ADAPTER_CONFIG_NAME, file_digest
-from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
+from hf_any3d.modeling.file_stamps import file_digest, file_stamp
 
+if TYPE_CHECKING:  # torch takes seconds to import, and files alone are compared without it
+    from torch import nn
+
+_CONFIG_NAME, _ADAPTER_CONFIG_NAME = "config.json", "adapter_config.json"
 # Files of a saved model that its answers do not depend on: cards, logs and states of trainings.
 _UNREAD = re.compile(
     r"README\.md|training_args\.bin|trainer_state\.json|optimizer\.|scheduler\.|rng_state|.*\.log|\..*"
@@ -37,9 +35,11 @@ def model_fingerprint(name: str | os.PathLike, revision: str | None = None) -> s
     """
     if os.path.isdir(name):
         return f"sha256:{_directory_digest(Path(name))}"
-    file = cached_file(os.fspath(name), CONFIG_NAME, revision=revision)
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    file = cached_file(os.fspath(name), _CONFIG_NAME, revision=revision)
     if file is None:
-        raise OSError(f"{name}: no {CONFIG_NAME}")
+        raise OSError(f"{name}: no {_CONFIG_NAME}")
     # A published checkpoint is opened from the directory that it was converted to.
     commit = extract_commit_hash(file, None)
     return f"sha256:{_directory_digest(Path(file).parent)}" if commit is None else f"commit:{commit}"
@@ -71,6 +71,8 @@ def pipeline_fingerprint(pipe: Any) -> str:
 
 
 def _weights(model: nn.Module) -> str:
+    from hf_any3d.modeling.pretrained_parts.tensors import tensors_checksum
+
     return tensors_checksum({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
 
 
@@ -105,7 +107,7 @@ def input_stamp(path: str | os.PathLike, data: bytes | None = None) -> str:
 
 def is_saved_model(path: str | os.PathLike) -> bool:
     """Return whether a directory holds a model or an adapter."""
-    return any(os.path.isfile(os.path.join(path, name)) for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME))
+    return any(os.path.isfile(os.path.join(path, name)) for name in (_CONFIG_NAME, _ADAPTER_CONFIG_NAME))
 
 
 def path_fingerprint(path: str | os.PathLike) -> str:

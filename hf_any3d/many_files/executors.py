@@ -6,17 +6,23 @@ and writes its results itself or returns them. Memory is that of the processes, 
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import pickle
+import signal
 import sys
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from typing import Any
 
 from hf_any3d.many_files.work import Shard, Work
+from hf_any3d.utils.messages import one_line, without_remarks
 from hf_any3d.utils.threads import available_processors
 
 OBJECT_STORE_BYTES = 200 * 2**20
@@ -82,12 +88,17 @@ class _Process:
         self.work, self.cpus = work, cpus
         self.answer: Callable[[Shard], Iterable[Any]] | None = None
 
-    def run(self, shard: Shard) -> list[Any]:
+    def results(self, shard: Shard) -> Iterator[Any]:
+        """Yield the results of a shard as they come."""
         if self.answer is None:
             self.answer = self.work.open()
             # Only now, as opening the model has imported torch.
             limit_threads(self.cpus)
-        return list(self.answer(shard))
+        yield from self.answer(shard)
+
+    def run(self, shard: Shard) -> list[Any]:
+        """Return the results of a shard."""
+        return list(self.results(shard))
 
 
 @dataclass(frozen=True)
@@ -113,41 +124,124 @@ class LocalExecutor:
         return count if shards is None else min(count, shards)
 
     def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
-        """Yield the results of all shards, in their order."""
+        """Yield the results of all shards: in their order from one process, from several as they come."""
         # No second process for one: errors and breakpoints stay in the program.
         if self.count() == 1:
             answer = work.open()
             for shard in shards:
                 yield from answer(shard)
             return
-        count = self.count(len(shards))
+        cpus = available_processors() // self.count()
+        processes = [_WorkerProcess(work, cpus) for _ in range(self.count(len(shards)))]
+        try:
+            yield from _results_as_they_come(processes, shards)
+        finally:
+            # At the end they wait for a shard; after an error some are at work.
+            for process in processes:
+                process.end()
+
+
+def _results_as_they_come(processes: Sequence[_WorkerProcess], shards: Sequence[Shard]) -> Iterator[Any]:
+    """Give each process a shard at a time, and yield the results one by one."""
+    waiting = deque(shards)
+    busy = {process.connection: process for process in processes}
+    for process in processes:
+        process.begin(waiting.popleft())
+    while busy:
+        for connection in wait(list(busy)):
+            process = busy[connection]
+            kind, content = process.next_message()
+            if kind == _RESULT:
+                yield content
+            elif waiting:
+                process.begin(waiting.popleft())
+            else:
+                del busy[connection]
+
+
+_RESULT, _ERROR, _DONE = "result", "error", "done"
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+
+
+class _WorkerProcess:
+    """Another process of this machine, and the connection to it; it does one shard after the other."""
+
+    def __init__(self, work: Work, cpus: float):
         # Not forked: threads and locks of libraries that this process has loaded would not survive.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(count, context, _begin, (work, available_processors() // self.count())) as processes:
+        connection, there = context.Pipe()
+        self.connection: Any = connection
+        self.process = context.Process(target=_serve, args=(there, work, cpus), daemon=True)
+        self.process.start()
+        there.close()  # so that the end of the process is the end of what comes from it
+
+    def begin(self, shard: Shard) -> None:
+        """Let the process begin a shard."""
+        with _killed_is_an_error():
+            self.connection.send(shard)
+
+    def next_message(self) -> tuple[str, Any]:
+        """Wait for a result of the shard, or its end; an error of the work is raised."""
+        with _killed_is_an_error():
+            kind, content = self.connection.recv()
+        if kind == _ERROR:
+            error, trace = content
+            raise error from ChildProcessError(trace)
+        return kind, content
+
+    def end(self) -> None:
+        """End the process, at once."""
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _killed_is_an_error() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise ChildProcessError(
+            "one of the processes was killed, as when there is too little memory; expected fewer, or engine 'ray', "
+            "which replaces it. The same call continues this run"
+        ) from None
+
+
+def _serve(connection: Any, work: Work, cpus: float) -> None:
+    """Answer the shards that come through a connection, in a process of the local executor."""
+    # Ctrl-C reaches all processes of a terminal; the first one says what it means for the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # The system ends it, even while a large library is being loaded, when no thread of Python runs.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    process = _Process(work, cpus)
+    with without_remarks(), suppress(EOFError, ConnectionError):  # the first process has ended
+        while True:
+            shard = connection.recv()
             try:
-                for results in processes.map(_run, shards):
-                    yield from results
-            except BrokenProcessPool:
-                raise ChildProcessError(
-                    f"one of {count} processes was killed, as when there is too little memory; expected fewer, or "
-                    "engine 'ray', which replaces it. The same call continues this run"
-                ) from None
-            finally:
-                # Otherwise leaving the block would wait for all shards that are left.
-                processes.shutdown(cancel_futures=True)
+                # One by one, so that a result is on disk as soon as it is there, and a kill loses no others.
+                for result in process.results(shard):
+                    connection.send((_RESULT, result))
+                connection.send((_DONE, None))
+            except Exception as error:
+                connection.send((_ERROR, (_portable(error), traceback.format_exc())))
 
 
-_process: _Process | None = None  # in a process of the local executor
+def _portable(error: Exception) -> Exception:
+    """Return an error that another process can open: itself, or one of its words."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {one_line(error)}")
 
 
-def _begin(work: Work, cpus: float) -> None:
-    global _process
-    _process = _Process(work, cpus)
-
-
-def _run(shard: Shard) -> list[Any]:
-    assert _process is not None
-    return _process.run(shard)
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, even if killed; on every system."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @dataclass(frozen=True)
@@ -179,26 +273,23 @@ class RayExecutor:
         return self.workers.number_in(start().cluster_resources(), shards)
 
     def run(self, work: Work, shards: Sequence[Shard]) -> Iterator[Any]:
-        """Yield the results of all shards, in their order; an error of the work ends the run."""
+        """Yield the results of all shards as they come; an error of the work ends the run."""
         ray, workers = start(), self.workers
         kind = ray.remote(_Process).options(
             num_cpus=workers.cpus, num_gpus=workers.gpus, max_restarts=-1, max_task_retries=1
         )
         # A process has one shard at a time, so that its end is due to no other.
         idle = [kind.remote(work, workers.cpus) for _ in range(self.count(len(shards)))]
-        waiting = deque(enumerate(shards))
-        running: dict[Any, tuple[int, Shard, Any]] = {}
-        done: dict[int, list[Any]] = {}
-        for number in range(len(shards)):
-            while number not in done:
-                while idle and waiting:
-                    process, (place, shard) = idle.pop(), waiting.popleft()
-                    running[process.run.remote(shard)] = place, shard, process
-                (reference,), _ = ray.wait([*running])
-                place, shard, process = running.pop(reference)
-                done[place] = _results(ray, work, shard, process, reference)
-                idle.append(process)
-            yield from done.pop(number)
+        waiting = deque(shards)
+        running: dict[Any, tuple[Shard, Any]] = {}
+        while waiting or running:
+            while idle and waiting:
+                process, shard = idle.pop(), waiting.popleft()
+                running[process.run.remote(shard)] = shard, process
+            (reference,), _ = ray.wait([*running])
+            shard, process = running.pop(reference)
+            yield from _results(ray, work, shard, process, reference)
+            idle.append(process)
 
 
 def _results(ray: Any, work: Work, shard: Shard, process: Any, reference: Any) -> list[Any]:

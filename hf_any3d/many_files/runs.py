@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hf_any3d.utils.atomic_files import atomic_write, claim, read_json, write_json
+from hf_any3d.utils.atomic_files import Claim, atomic_write, claim, read_json, write_json
 
 
 class Done(NamedTuple):
@@ -42,10 +42,16 @@ def run(
         return len(done), output.finish(stamps)
 
 
-class Table:
-    """The rows of a run, one line of JSON each, appended as they come; `write` makes a table of another type of them.
+def lock(output: Path) -> Claim:
+    """Lock the table of a run against other processes, which get an error at once."""
+    return claim(output.with_name(f".{output.name}.lock"), output)
 
-    A table of other work, by its `identity`, is refused.
+
+class Table:
+    """The rows of a run, one line of JSON each; `write` makes a table of another type of them.
+
+    They are appended as they come, which several processes do in any order, and have that of the files at the end. A
+    table of other work, by its `identity`, is refused.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class Table:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Lock the table, and note what its rows are; rows of other work are a ValueError."""
-        with claim(self.output.with_name(f".{self.output.name}.lock"), self.output):
+        with lock(self.output):
             file = self.output.with_name(f".{self.output.name}.job.json")
             stored = read_json(file)
             # Through JSON, as the stored one went: tuples come back as lists.
@@ -99,12 +105,31 @@ class Table:
             file.write(json.dumps({**result, "stamp": stamps[result["file"]]}, ensure_ascii=False) + "\n")
 
     def finish(self, files: Iterable[str]) -> Done:
-        """Write the table, and count its rows."""
+        """Bring the rows into the order of the files, write the table, and count its rows."""
+        self._sort(files)
         errors = ["error" in row for row in self._rows()]
         if self.write is not None:
             with atomic_write(self.output) as unfinished:
                 self.write(unfinished, ({key: row[key] for key in row if key != "stamp"} for row in self._rows()))
         return Done(len(errors), sum(errors))
+
+    def _sort(self, files: Iterable[str]) -> None:
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            # Places instead of lines, as features of a million files do not fit into memory.
+            places = {}
+            place = 0
+            for line in file:
+                places[json.loads(line)["file"]] = place
+                place += len(line)
+            names = [name for name in files if name in places]
+            if names == list(places):
+                return
+            with atomic_write(self.path) as unfinished, open(unfinished, "wb") as ordered:
+                for name in names:
+                    file.seek(places[name])
+                    ordered.write(file.readline())
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         """Yield complete rows; the last one may be cut off by an interruption."""

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile, with_name
 from hf_any3d.utils.messages import model_errors, one_line
 
+_SHOWN: dict[Any, int] = {}  # what has been warned of
+
 Answer = Callable[[list[Cloud]], list[dict[str, Any]]]
 """Function of some clouds that returns the row of each, which may be `{"error": …}`."""
 
@@ -87,14 +89,16 @@ def _answer(answer: Answer, clouds: list[Cloud], raise_errors: bool) -> list[dic
             raise ValueError(text) from error
         return [{"error": text}]
     for warning in caught:
-        message = warning.message
-        # Those of other categories, `ModelWarning` among them, are not about a file; of several, all are named.
-        if warning.category is UserWarning:
-            if len(clouds) == 1:
-                clouds[0].warnings.append(with_name(clouds[0].name, message))
-                continue
-            message = f"one of {', '.join(cloud.name for cloud in clouds)}: {one_line(message)}"
-        warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno)
+        message: Any = warning.message
+        # Those of other categories, `ModelWarning` among them, are not about a file.
+        if warning.category is not UserWarning:
+            # Python shows one with its registry once, and not for each batch.
+            warnings.warn_explicit(message, warning.category, warning.filename, warning.lineno, registry=_SHOWN)
+        elif len(clouds) == 1:
+            clouds[0].warnings.append(with_name(clouds[0].name, message))
+        else:
+            names = ", ".join(cloud.name for cloud in clouds)
+            clouds[0].warnings.append(f"one of {names}: {one_line(message)}")
     return rows
 
 

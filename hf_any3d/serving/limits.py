@@ -30,7 +30,8 @@ class ServeLimits:
     """Limits of a service, with the defaults of `hf-any3d serve`, whose help explains them.
 
     Points, clouds, characters and labels are those of a request, whose meshes may have twice as many faces as points;
-    `seconds` pass until its answer, and `wait` until it is processed alone.
+    `seconds` pass until its answer, and `wait` until it is processed alone. Its head may take `head_seconds`, and its
+    body `body_seconds` and one more for each `body_rate` bytes that have come.
     """
 
     body_bytes: int = 64 << 20
@@ -44,3 +45,6 @@ class ServeLimits:
     characters: int = 50_000
     labels: int = 1000
     connections: int = 1000
+    head_seconds: float = 10.0
+    body_seconds: float = 10.0
+    body_rate: int = 8 << 10

@@ -8,10 +8,12 @@ import logging
 import re
 import time
 import uuid
+from contextlib import ExitStack, closing
 from typing import Any
 
 from fastapi import Request, Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_any3d.serving.limits import Refused
@@ -37,6 +39,70 @@ def refused(_: Request, error: Refused) -> Response:
     return json_response(as_json(error.body()), error.headers, error.status)
 
 
+class _Body:
+    """The body of a request while it arrives: counted, limited in size and time.
+
+    With its last byte the request gets a place among the unanswered ones. Before, it has none: who sends slowly keeps
+    nobody else out.
+    """
+
+    def __init__(self, receive: Receive, service: Service, headers: Headers):
+        self.receive, self.service = receive, service
+        self.size, self.is_complete = 0, False
+        self.begun = time.monotonic()
+        self.place = ExitStack()
+        most = service.limits.body_bytes
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > most:
+            raise _too_large(most)
+
+    async def __call__(self) -> Message:
+        """Return the next piece, or what comes after the body."""
+        if self.is_complete:
+            return await self.receive()
+        limits = self.service.limits
+        allowed = limits.body_seconds + self.size / limits.body_rate
+        try:
+            # Relative, since clocks of event loops differ.
+            async with asyncio.timeout(max(0.0, self.begun + allowed - time.monotonic())):
+                message = await self.receive()
+        except TimeoutError:
+            text = f"{self.size} bytes of the body came in {allowed:.0f} s; expected {limits.body_rate} a second"
+            raise Refused(408, text, "timeout_error") from None
+        self._count(len(message.get("body", b"")))
+        if message["type"] == "http.request" and not message.get("more_body", False):
+            self.is_complete = True
+            self._forget()
+            self.place.enter_context(self.service.place())
+        return message
+
+    def _count(self, more: int) -> None:
+        limits = self.service.limits
+        self.size += more
+        self.service.arriving_bytes += more
+        if self.size > limits.body_bytes:
+            raise _too_large(limits.body_bytes)
+        # What full places could hold; clients without one hold no more.
+        if self.service.arriving_bytes > limits.queue * limits.body_bytes:
+            self.service.metrics.refused.labels("queue").inc()
+            text = "the bodies of other requests are arriving, which are large; try again in 5 s"
+            raise Refused(429, text, "rate_limit_error", headers={"Retry-After": "5"})
+
+    def _forget(self) -> None:
+        self.service.arriving_bytes -= self.size
+
+    def close(self) -> None:
+        """Leave the place, or end the arrival."""
+        if not self.is_complete:
+            self.is_complete = True
+            self._forget()
+        self.place.close()
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"more than {most} bytes; expected at most that many")
+
+
 class AdmissionMiddleware:
     """Admits requests, counts their bytes, gives them ids, and logs them."""
 
@@ -53,15 +119,8 @@ class AdmissionMiddleware:
         sent_id = headers.get("x-request-id", "")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status, size, is_started = 500, 0, False
-
-        async def counted() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limits.body_bytes:
-                raise Refused(413, f"more than {limits.body_bytes} bytes; expected at most that many")
-            return message
+        status, is_started = 500, False
+        body: _Body | None = None
 
         async def identified(message: Message) -> None:
             nonlocal status, is_started
@@ -72,7 +131,10 @@ class AdmissionMiddleware:
                 # So that the client opens its next connection to another server.
                 if service.is_draining:
                     answer_headers["Connection"] = "close"
-            # A client that does not read its answer would keep its place forever.
+            elif body is not None and not message.get("more_body", False):
+                # The work is done: a client that reads its answer slowly keeps no place.
+                body.close()
+            # A client that does not read its answer would stay forever.
             async with asyncio.timeout(limits.seconds):
                 await send(message)
 
@@ -82,13 +144,15 @@ class AdmissionMiddleware:
 
         try:
             if scope["method"] == "POST":
-                with service.place():
-                    await self.app(scope, counted, identified)
+                with service.admitted():
+                    body = _Body(receive, service, headers)
+                    with closing(body):
+                        await self.app(scope, body, identified)
             else:
                 await self.app(scope, receive, identified)
         except Refused as error:
             await refuse(error)
-        except (ConnectionError, TimeoutError):
+        except (ConnectionError, TimeoutError, ClientDisconnect):
             logger.info("request %s: the client is gone, or does not read the answer", request_id)
         except Exception:
             logger.exception("request %s: internal error", request_id)
@@ -106,6 +170,6 @@ class AdmissionMiddleware:
                 scope["method"],
                 printable(scope["path"])[:200],
                 status,
-                size,
+                0 if body is None else body.size,
                 1000 * seconds,
             )

@@ -41,7 +41,9 @@ class Service:
         self.chat_template = chat_template
         self.limits = limits or ServeLimits()
         self.metrics = Metrics()
-        self.in_flight = 0
+        self.unfinished = 0  # requests whose head is there, until their answer is sent
+        self.in_flight = 0  # those of them whose body is there, until they have an answer
+        self.arriving_bytes = 0
         self.is_draining = False
         self.created = int(time.time())
         # The model's predictions may depend on the other clouds of a batch.
@@ -75,11 +77,20 @@ class Service:
         return self.task == CHAT or self.layouts is not None
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place among the unanswered requests."""
+    def admitted(self) -> Iterator[None]:
+        """Count a request until its answer is sent; a server that is stopping refuses new ones."""
         if self.is_draining:
             self.metrics.refused.labels("draining").inc()
             raise Refused(503, "the server is stopping", "server_error", headers={"Retry-After": "5"})
+        self.unfinished += 1
+        try:
+            yield
+        finally:
+            self.unfinished -= 1
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place among the unanswered requests, for one whose body is there."""
         if self.in_flight >= self.limits.queue:
             self.metrics.refused.labels("queue").inc()
             # How long the requests before it take, at the rate of recent batches.

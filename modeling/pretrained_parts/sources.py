@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_utils import load_state_dict
 from transformers.utils import RepositoryNotFoundError, RevisionNotFoundError, cached_file, extract_commit_hash
 
-from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
+from hf_any3d.modeling.file_stamps import file_digest, file_stamp
 from hf_any3d.modeling.hooks import hooks
 from hf_any3d.modeling.pretrained_parts.loading import weights_of
 from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
@@ -199,15 +199,3 @@ def _tensors_checksum_of(files: tuple[tuple[Path, tuple[int, ...]], ...]) -> str
         with weights_of(file):
             tensors |= load_state_dict(str(file), map_location="cpu")
     return tensors_checksum(tensors)
-
-
-def file_digest(file: Path) -> str:
-    """Compute the SHA-256 of a file; that of an unchanged file is remembered."""
-    # The real path: snapshots in the hub's cache are links to blobs that several revisions share.
-    real = file.resolve()
-    return _digest_of(real, file_stamp(real))
-
-
-@lru_cache(maxsize=256)
-def _digest_of(file: Path, stamp: tuple[int, ...]) -> str:
-    return sha256_of(file)

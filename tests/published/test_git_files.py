@@ -9,7 +9,7 @@ import torch
 from hf_any3d import AutoModelForPointCloudClassification
 from hf_any3d.hub import downloads
 from hf_any3d.hub.published_table import PUBLISHED
-from hf_any3d.modeling.pretrained_parts.sources import file_digest
+from hf_any3d.modeling.file_stamps import file_digest
 from hf_any3d.published import _OPENED, open_published
 from tests.cli.conftest import run
 from tests.conversions.test_dgcnn_pointnet import released

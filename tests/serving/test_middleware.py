@@ -19,7 +19,8 @@ def service():
     """A service without a model, which admits as the real one."""
     made = Service.__new__(Service)
     made.limits, made.metrics = ServeLimits(body_bytes=100, queue=2), Metrics()
-    made.in_flight, made.is_draining, made.batch = 0, False, 4
+    made.in_flight = made.unfinished = made.arriving_bytes = 0
+    made.is_draining, made.batch = False, 4
     made.batcher = SimpleNamespace(seconds_per_batch=0.0)
     return made
 
@@ -90,7 +91,8 @@ def test_errors_are_answered_once_and_counted_out(service, caplog):
         assert b"secret" not in found.body[0]["body"] and b'"server_error"' in found.body[0]["body"]
         assert (found := exchange(service, b"", app=late)).status == 200 and found.body == []
         assert exchange(service, b"", app=gone).status is None
-    assert service.in_flight == 0 and any("the client is gone" in one for one in caplog.messages)
+    assert service.in_flight == service.unfinished == service.arriving_bytes == 0
+    assert any("the client is gone" in one for one in caplog.messages)
 
 
 def test_json_is_short_and_has_no_numbers_that_json_lacks():

@@ -63,8 +63,9 @@ def test_models_without_a_head_or_clouds_have_one_route():
 
 @pytest.fixture
 def stopping():
-    def made(passed, in_flight=0, drain=30.0):
-        one = Server(uvicorn.Config(lambda *_: None), SimpleNamespace(in_flight=in_flight, is_draining=False), drain)
+    def made(passed, unfinished=0, drain=30.0):
+        service = SimpleNamespace(unfinished=unfinished, is_draining=False, limits=ServeLimits())
+        one = Server(uvicorn.Config(lambda *_: None), service, drain)
         one.stopping_since = None if passed is None else time.monotonic() - passed
         return one
 
@@ -72,11 +73,11 @@ def stopping():
 
 
 @pytest.mark.parametrize(
-    ("passed", "in_flight", "ends", "unanswered"),
+    ("passed", "unfinished", "ends", "unanswered"),
     [(None, 0, False, 0), (0, 0, False, 0), (1.5, 0, True, 0), (1.5, 2, False, 0), (31, 2, True, 2), (31, 0, True, 0)],
 )
-def test_a_server_ends_when_all_is_answered_or_its_time_is_over(passed, in_flight, ends, unanswered, stopping):
-    one = stopping(passed, in_flight)
+def test_a_server_ends_when_all_is_answered_or_its_time_is_over(passed, unfinished, ends, unanswered, stopping):
+    one = stopping(passed, unfinished)
 
     async def watch():
         try:

@@ -1,0 +1,70 @@
+"""One real server among clients that send slowly, half, or too much: they keep nobody out, and end by its limits."""
+
+import contextlib
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.serving.conftest import files
+from tests.serving.test_server import servers as servers
+
+HALF_HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Le"
+HEAD = b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.fixture
+def connect():
+    """A function that opens a connection to an address and sends some bytes."""
+    with contextlib.ExitStack() as opened:
+
+        def made(address: str, content: bytes) -> socket.socket:
+            one = socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), timeout=20)
+            one.sendall(content)
+            return opened.enter_context(one)
+
+        yield made
+
+
+def status(address: str) -> int:
+    return httpx.post(f"{address}/v1/classify", **files(0), timeout=30, trust_env=False).status_code
+
+
+def seconds_until_closed(one: socket.socket, start: float) -> float:
+    with contextlib.suppress(ConnectionError):
+        while one.recv(1000):
+            pass
+    return time.monotonic() - start
+
+
+def test_slow_clients_keep_nobody_out_and_are_closed(servers, connect):
+    address = servers.start("--max-queue", "4", "--max-connections", "40")
+    start = time.monotonic()
+    body = connect(address, HEAD % (b"/v1/classify", 100_000) + b"{")
+    heads = [connect(address, HALF_HEAD) for _ in range(2)]
+    bodies = [connect(address, HEAD % (b"/v1/classify", 100_000) + b"{") for _ in range(12)]
+    # More half heads than connections, beside three times as many half bodies as places in the queue.
+    heads += [connect(address, HALF_HEAD) for _ in range(60)]
+    assert [status(address) for _ in range(3)] == [200] * 3
+    # By its declared size, before it is sent.
+    large = connect(address, HEAD % (b"/v1/classify", 2 << 30) + b"{")
+    assert large.recv(12) == b"HTTP/1.1 413" and time.monotonic() - start < 9
+    # A body that no route reads is not waited for without end, however it drips.
+    dripping, dripped = connect(address, HEAD % (b"/nowhere", 100_000)), time.monotonic()
+    with pytest.raises(ConnectionError):
+        while time.monotonic() - dripped < 15:
+            dripping.sendall(b" ")
+            time.sleep(0.2)
+    assert body.recv(12) == b"HTTP/1.1 408"
+    assert all(seconds_until_closed(one, start) < 20 for one in (*heads, *bodies, large))
+
+
+def test_clients_that_are_still_sending_do_not_outlast_the_time_to_stop(servers, connect):
+    address = servers.start("--drain-seconds", "4")
+    for _ in range(24):
+        connect(address, HEAD % (b"/v1/classify", 100_000) + b"{")
+    assert status(address) == 200
+    start = time.monotonic()
+    servers.process.terminate()
+    assert servers.status() == 1 and time.monotonic() - start < 4.5
