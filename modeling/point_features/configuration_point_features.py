@@ -12,7 +12,7 @@ from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.layers.unknown_score import UnknownScoreConfigMixin
 from hf_any3d.modeling.point_features.depth_views import VIEWS
 from hf_any3d.modeling.point_features.descriptors import count_descriptors
-from hf_any3d.modeling.point_features.packaged_encoder import packaged_settings
+from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS, packaged_settings
 from hf_any3d.modeling.pretrained_parts.record import EncoderConfigMixin
 
 _WITH_HEADS = ("any2point", "act3d")
@@ -33,6 +33,7 @@ _RANGES: Ranges = {
     "copy_scale": (0.1, 10),
     "copy_jitter": (0, 1),
     "views": (1, VIEWS),
+    "largest_scan": (0, 1e9),
 }
 
 
@@ -51,8 +52,12 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         encoder_weights: "packaged" for those that come with the package, "pretrained" for those of the encoder that
             was named when the model was built, or, as a control, "random".
         encoder_width: Features of the encoder; None to find out.
+        encoder_up_axis: The axis that points up in what the encoder reads: clouds with another `up_axis` are turned
+            for it. None turns nothing, as models did before there was this field. By default ("known") that of the
+            packaged encoder, and None for another one.
         wrap_config: Config of the wrap.
         wrap_width: Features of the wrap; None to find out.
+        wrap_up_axis: The same axis of the wrap; None turns nothing.
         wrap_adapter: Settings of the adapter with which the wrap was trained, as PEFT writes them, and whose weights
             are stored with the model; None for a wrap without one.
         wrap_labels: Labels of the wrap's own head, whose log-probabilities then are its features; None for its pooled
@@ -77,6 +82,9 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         image_std: Their standard deviation, which then divides them.
         temperature: Divisor of the logits, which calibrates their softmax.
         one_sided: Whether a second head tells clouds that were seen from one side only from whole ones.
+        metric: Whether the encoder's features, which then are the first ones, are compared in a stored metric, see
+            `in_metric`, after they are standardized.
+        largest_scan: Largest extent in meters of the scans that the head has learned; None if their unit is unknown.
     """
 
     model_type = "point_features"
@@ -90,8 +98,10 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     encoder_config: dict | PreTrainedConfig | None = None
     encoder_weights: str = "packaged"
     encoder_width: int | None = None
+    encoder_up_axis: str | None = "known"
     wrap_config: dict | PreTrainedConfig | None = None
     wrap_width: int | None = None
+    wrap_up_axis: str | None = None
     wrap_adapter: dict[str, Any] | None = None
     wrap_labels: int | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -110,6 +120,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     image_std: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225)
     temperature: float = 1.0
     one_sided: bool = False
+    metric: bool = False
+    largest_scan: float | None = None
 
     def __post_init__(self, **kwargs: Any):
         if (
@@ -122,9 +134,20 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         for setting, name in owners.items():
             if getattr(self, setting) is not None and name not in self.features:
                 raise ValueError(f"{setting} with features={list(self.features)}; expected {name!r} among them")
+        reads_packaged = "encoder" in self.features and self.encoder_weights == "packaged"
+        if self.encoder_up_axis == "known":
+            self.encoder_up_axis = PACKAGED_UP_AXIS if reads_packaged else None
+        if self.metric and self.features[0] != "encoder":
+            raise ValueError(f"metric=True with features={list(self.features)}; expected 'encoder' as the first")
         if "encoder" in self.features and self.encoder_config is None:
             self.encoder_config = packaged_settings()
-        choices = {"encoder_weights": ("packaged", "pretrained", "random"), "up_axis": ("x", "y", "z")}
+        axes = ("x", "y", "z")
+        choices: dict[str, tuple[str | None, ...]] = {
+            "encoder_weights": ("packaged", "pretrained", "random"),
+            "up_axis": axes,
+            "encoder_up_axis": (*axes, None),
+            "wrap_up_axis": (*axes, None),
+        }
         check_settings(self, choices, _RANGES)
         self.check_parts(tuple(PART_OF.values()))
         super().__post_init__(**kwargs)
@@ -137,6 +160,11 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
             config = getattr(self, f"{name}_config")
             if getattr(config, "flat_tokens", False):
                 raise ValueError(f"{name}_config reads voxels in their own units ({config.model_type})")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build from the contents of a stored file; one of before clouds were turned for encoders turns nothing."""
+        return super().from_dict({"encoder_up_axis": None, **config_dict}, **kwargs)
 
     def widths(self) -> dict[str, int]:
         """Return the number of features of each set, in the order of the features."""

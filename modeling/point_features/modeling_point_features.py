@@ -4,9 +4,9 @@ points (batch, N, channels)
     │  copies, slightly turned, scaled and jittered; the first is the cloud itself
     ▼
 copies (batch, copies, N, channels) ─┬─► descriptors of the whole shape
-                                     ├─► frozen point encoder, trained wrap: pooled
+                                     ├─► turned to its up axis ─► frozen point encoder, trained wrap: pooled
                                      └─► depth views of the first copy ─► frozen vision model, mean
-    │  concatenated ─► mean over the copies ─► standardized
+    │  concatenated ─► mean over the copies ─► standardized (─► the encoder's in a stored metric)
     ▼
 features (batch, width) ─┬─► linear head ─► class scores
                          └─► distance to the nearest training cloud ─► unknown score
@@ -45,6 +45,7 @@ from hf_any3d.modeling.point_features.configuration_point_features import PART_O
 from hf_any3d.modeling.point_features.depth_views import depth_views
 from hf_any3d.modeling.point_features.descriptors import describe
 from hf_any3d.modeling.point_features.packaged_encoder import packaged_weights
+from hf_any3d.modeling.point_features.packaged_metric import in_metric
 from hf_any3d.modeling.point_ops import in_full_precision
 from hf_any3d.modeling.point_ops.grouping import check_channels
 from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
@@ -73,7 +74,7 @@ class PointFeaturesPreTrainedModel(
     _no_split_modules = ["PointFeaturesModel"]  # accelerate would find no device for the numbers beside its parts
     _part_paths = {part: part for part in PART_OF.values()}
     # Rounded to half precision, they would move features of little spread by tenths of it.
-    _keep_in_fp32_modules_strict = [r"(?:^|point_features\.)(?:mean|scale)$"]
+    _keep_in_fp32_modules_strict = [r"(?:^|point_features\.)(?:mean|scale|metric)$"]
 
     @classmethod
     def from_parts_pretrained(
@@ -99,7 +100,7 @@ class PointFeaturesPreTrainedModel(
             vision: Vision model of transformers for depth views; of a checkpoint with several towers, that tower.
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
-                of the given parts.
+                of the given parts, and clouds are not turned for a part that is given.
         """
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
         sources = {"encoder": encoder, "wrap": wrap, "vision": vision}
@@ -183,6 +184,7 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
     mean: Tensor
     scale: Tensor
+    metric: Tensor | None
 
     def __init__(self, config: PointFeaturesConfig, parts: Mapping[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -218,6 +220,8 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             )
         self.register_buffer("mean", torch.zeros(config.hidden_size))
         self.register_buffer("scale", torch.ones(config.hidden_size))
+        width = config.encoder_width
+        self.register_buffer("metric", torch.eye(width) if config.metric and width is not None else None)
         self.post_init()
         self.expect_parts_elsewhere()
         is_packaged = self.encoder is not None and config.encoder_weights == "packaged"
@@ -270,6 +274,10 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
             sets.append(features.float())
         features = torch.cat(sets, dim=-1).unflatten(0, (-1, config.copies)).mean(dim=1)  # (batch, width)
         features = (features - self.mean.float()) / self.scale.float()
+        if self.metric is not None:
+            width = len(self.metric)
+            compared = in_metric(features[:, :width], self.metric.float())
+            features = torch.cat([compared, features[:, width:]], dim=1)
         hidden_states = encoded.get("hidden_states")
         if with_states and main is None:
             hidden_states = (points.to(self.dtype),)
@@ -288,6 +296,9 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
         themselves.
         """
         model, config = getattr(self, PART_OF[name]), self.config
+        # Depth views are drawn with the axis of the cloud itself.
+        if (axis := getattr(config, f"{PART_OF[name]}_up_axis", None)) is not None:
+            points = turned_up(points, config.up_axis, axis, config.normals)
         # In one piece where gradients are wanted, or code is compiled for all sizes.
         is_whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
         # A multiple of the copies, so that each piece begins with a cloud itself, see `_every`.
@@ -367,6 +378,21 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         self.side_head.bias.fill_(bias)
 
     @torch.no_grad()
+    def set_metric(self, matrix: Tensor | None) -> None:
+        """Set the metric `(width, width)` in which the encoder's features are compared, or None for none.
+
+        Head, mean and scale have to be set anew, as they are for features in that metric.
+        """
+        core, config = self.point_features, self.config
+        if matrix is not None and (config.features[0] != "encoder" or matrix.shape != 2 * (config.encoder_width,)):
+            raise ValueError(
+                f"matrix has shape {tuple(matrix.shape)} with features={list(config.features)}; expected "
+                f"{2 * (config.encoder_width,)}, and 'encoder' as the first of the features"
+            )
+        config.metric = matrix is not None
+        core.metric = None if matrix is None else matrix.to(core.mean)
+
+    @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor) -> None:
         """Set the head, and the mean and the scale `(width,)` by which features are standardized.
 
@@ -396,6 +422,21 @@ def _joined(values: list[Any]) -> Any:
     if isinstance(values[0], tuple):
         return tuple(torch.cat(each) for each in zip(*values, strict=True))
     return None if values[0] is None else torch.cat(values)
+
+
+def turned_up(points: Tensor, up_axis: str, new_up_axis: str, normals: bool = False) -> Tensor:
+    """Rotate clouds `(…, channels)` by a quarter turn so that what points up along one axis does so along another.
+
+    The third axis stays. With `normals`, channels 3 to 5 are turned, too.
+    """
+    if up_axis == new_up_axis:
+        return points
+    channels = list(points.unbind(-1))
+    for start in (0, 3) if normals else (0,):
+        old, new = start + "xyz".index(up_axis), start + "xyz".index(new_up_axis)
+        # The sign makes it a rotation: exchanging two axes alone would mirror the cloud.
+        channels[new], channels[old] = channels[old], -channels[new]
+    return torch.stack(channels, dim=-1)
 
 
 def make_copies(points: Tensor, config: PointFeaturesConfig) -> Tensor:

@@ -10,6 +10,8 @@ from transformers.modeling_utils import load_state_dict
 
 FOLDER = Path(__file__).parents[2] / "default_model"
 """Directory of the classifier around it."""
+PACKAGED_UP_AXIS = "y"
+"""The axis that points up in the shapes that it has learned."""
 _OF_THE_CLASSIFIER = ("architectures", "auto_map", "dtype", "id2label", "label2id", "transformers_version")
 
 
