@@ -388,7 +388,8 @@ def show(
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
     up_axis: Annotated[
-        Axis | None, option("Axis that points up: x, y or z; by default z for LAS, E57, .bin and S3DIS, else y.")
+        Axis | None,
+        option("Axis that points up: x, y or z; by default z for LAS, E57, PTX, 3MF, .bin and S3DIS, else y."),
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="Serve all points of one large file until Ctrl-C.")] = False,

@@ -124,13 +124,13 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
 
 def files_of_folder(folder: Path) -> list[Path]:
     """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
-    from hf_any3d.data.files.lidar import without_buffers
+    from hf_any3d.data.files.companions import without_companions
     from hf_any3d.data.files.text import is_prose
 
     files: list[Path] = []
     prose: list[str] = []
     packed: list[str] = []
-    for path in map(Path, without_buffers(path.as_posix() for path in sorted(folder.rglob("*")))):
+    for path in map(Path, without_companions(path.as_posix() for path in sorted(folder.rglob("*")))):
         place = path.relative_to(folder).as_posix()
         if is_readable(place) and path.is_file():
             prose.append(path.name) if is_prose(path) else files.append(path)

@@ -127,7 +127,7 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
-    from hf_any3d.data.files.lidar import without_buffers
+    from hf_any3d.data.files.companions import without_companions
 
     local = local_path(path)
     if local is not None and os.path.isfile(local):
@@ -142,7 +142,7 @@ def _files_of(path: str) -> Iterator[str]:
     names = sorted(system.find(inner))
     if packed := [name for name in names if name.lower().endswith(PACKED)]:
         warnings.warn(f"{path}: {len(packed)} compressed files are left out, the first is {packed[0]}", stacklevel=2)
-    for name in without_buffers(names):
+    for name in without_companions(names):
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1
             yield name if local is not None else system.unstrip_protocol(name)

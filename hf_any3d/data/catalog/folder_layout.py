@@ -14,7 +14,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
-from hf_any3d.data.files.lidar import without_buffers
+from hf_any3d.data.files.companions import without_companions
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
 
@@ -90,7 +90,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
                     raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
-        clouds = {*without_buffers(files)} - {*METADATA_NAMES}
+        clouds = {*without_companions(files)} - {*METADATA_NAMES}
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
             if suffix in suffixes and name in clouds:

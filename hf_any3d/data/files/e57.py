@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import usable_colors
+from hf_any3d.data.files.attributes import join_scans, usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -64,14 +64,8 @@ def read(source: Source) -> PointCloudData:
     source.check(points=total, decoded=40 * total)
     clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
     steps = [cloud.pop("step") for cloud in clouds]
-    joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
-    for name in ("points", "colors", "intensity"):
-        having = [cloud[name] for cloud in clouds if name in cloud]
-        if len(having) == len(clouds):
-            joined[name] = np.concatenate(having)
-        elif having:
-            source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined, meters_per_unit=1.0)
+    step = None if None in steps else min(steps)
+    return PointCloudData(**join_scans(clouds, source), step=step, up_axis="z", meters_per_unit=1.0)
 
 
 def _place(physical: int) -> int:

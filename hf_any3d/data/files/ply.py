@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, usable_colors
+from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, opaque_splats, usable_colors
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
@@ -32,8 +32,8 @@ _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_SPLATS, _LEAST_OPACITY = {*SPLAT_COLORS, "opacity", "scale_0", "scale_1", "scale_2"}, 0.1
-_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}  # of the lengths of lists
+_SPLATS = {*SPLAT_COLORS, "opacity", "scale_0", "scale_1", "scale_2"}
+_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "u8": "Q"}  # of the lengths of lists
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
@@ -46,7 +46,7 @@ def read(source: Source) -> PointCloudData:
     one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
-    `_LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
+    `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
     order, elements, start = _header(source.data)
     values = {}
@@ -75,13 +75,9 @@ def read(source: Source) -> PointCloudData:
         faces = {"faces": np.concatenate([faces["faces"], triangles]) if faces else triangles}
     # Faces name vertices by their numbers, so of a mesh all stay.
     if not faces and vertices.keys() >= _SPLATS:
-        # Files have logits of opacities. NaN compares as False, and is left out.
-        kept = vertices["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
-        if not kept.all():
-            source.warn(
-                f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY} and are "
-                "left out"
-            )
+        # Files have logits of opacities.
+        logits = np.asarray(vertices["opacity"], dtype=np.float64)
+        kept = opaque_splats(1 / (1 + np.exp(-logits)), source)
         vertices = {name: values[kept] for name, values in vertices.items()}
     return PointCloudData(**(by_name(vertices, source) | faces))
 
