@@ -50,7 +50,8 @@ Data = Annotated[
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
 # Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
-_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "label_2/*.txt")
+_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "*/ann/*.json", "label_2/*.txt")
+_BOXES += ("tracklet_labels.xml",)
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
 # Scans of a class below which each further one raises the accuracy most.

@@ -10,7 +10,8 @@ _SPARSE_MODEL = frozenset({"cameras", "images", "rigs", "frames"})
 def without_companions(names: Iterable[str]) -> list[str]:
     """Return the files of a list that are no part of another.
 
-    Left out are buffers of glTF, .bin beside a .gltf, and what COLMAP writes beside points3D.txt or .bin.
+    Left out are buffers of glTF, .bin beside a .gltf; what COLMAP writes beside points3D.txt or .bin; and the classes
+    of points that Label Cloud writes as labels/segmentation/NAME.bin.
     """
     names = list(names)
     paths = [PurePosixPath(name) for name in names]
@@ -19,7 +20,9 @@ def without_companions(names: Iterable[str]) -> list[str]:
 
     def is_companion(path: PurePosixPath) -> bool:
         ending = path.suffix.lower()
-        is_buffer = ending == ".bin" and path.parent in with_buffers
-        return is_buffer or ending in (".bin", ".txt") and path.parent in sparse and path.stem in _SPARSE_MODEL
+        is_labels = path.parts[-3:-1] == ("labels", "segmentation")
+        if ending == ".bin" and (is_labels or path.parent in with_buffers):
+            return True
+        return ending in (".bin", ".txt") and path.parent in sparse and path.stem in _SPARSE_MODEL
 
     return [name for name, path in zip(names, paths, strict=True) if not is_companion(path)]

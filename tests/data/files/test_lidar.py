@@ -131,6 +131,7 @@ def test_rings_that_are_missing_or_no_numbers_are_errors(tmp_path):
 
 
 def test_buffers_of_gltf_are_no_clouds_of_a_folder(tmp_path):
+    assert without_companions(["labels/segmentation/x.bin", "a.bin"]) == ["a.bin"]
     assert without_companions(["a/x.gltf", "a/x.bin", "b/y.bin", "z.bin"]) == ["a/x.gltf", "b/y.bin", "z.bin"]
     (tmp_path / "mesh").mkdir()
     for name in ("mesh/x.gltf", "mesh/x.bin", "y.bin"):
