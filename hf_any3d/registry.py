@@ -270,7 +270,9 @@ DATASETS: dict[str, str | None] = {
 """Module of `hf_any3d.data.catalog`, whose `load(data_dir, **options)` returns a DatasetDict -> kind of its labels."""
 
 FORMATS = {
+    "3mf": "threemf",
     "bin": "lidar",
+    "colmap": "colmap",
     "csv": "text",
     "e57": "e57",
     "glb": "gltf",
@@ -286,6 +288,9 @@ FORMATS = {
     "pcd": "pcd",
     "ply": "ply",
     "pts": "text",
+    "ptx": "ptx",
+    "splat": "splats",
+    "spz": "splats",
     "stl": "stl",
     "txt": "text",
     "xyz": "text",

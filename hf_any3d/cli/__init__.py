@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hf_any3d.cli.annotations import convert_annotations
 from hf_any3d.cli.batch import batch
 from hf_any3d.cli.chat import chat
 from hf_any3d.cli.check_published import check_published
@@ -45,6 +46,7 @@ app.command(cls=TrainCommand, context_settings={"allow_extra_args": True, "ignor
 app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)
+data.command("annotations")(convert_annotations)
 app.add_typer(data, name="data")
 app.command()(push)
 for command in (export, space, info, demo, serve):

@@ -50,7 +50,8 @@ Data = Annotated[
 ]
 Options = Annotated[str | None, option('JSON object with options of the dataset, such as {"variant": "obj_bg"}.')]
 # Files of boxes beside scans: this package's own, and those of Label Cloud, Datumaro (CVAT) and KITTI.
-_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "label_2/*.txt")
+_BOXES = ("boxes.json", "boxes.parquet", "labels/*.json", "annotations/*.json", "*/ann/*.json", "label_2/*.txt")
+_BOXES += ("tracklet_labels.xml",)
 # Clouds with fewer points are reported.
 _FEW_POINTS = 64
 # Scans of a class below which each further one raises the accuracy most.
@@ -388,7 +389,8 @@ def show(
     split: Annotated[str | None, option("Split of a dataset; by default its first.")] = None,
     columns: Annotated[int, typer.Option(min=1, help="Clouds in a row.")] = 4,
     up_axis: Annotated[
-        Axis | None, option("Axis that points up: x, y or z; by default z for LAS, E57, .bin and S3DIS, else y.")
+        Axis | None,
+        option("Axis that points up: x, y or z; by default z for LAS, E57, PTX, 3MF, .bin and S3DIS, else y."),
     ] = None,
     browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="Serve all points of one large file until Ctrl-C.")] = False,

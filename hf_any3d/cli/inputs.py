@@ -125,8 +125,7 @@ def find_inputs(words: Sequence[str | os.PathLike], file_type: str | None = None
 
 def files_of_folder(folder: Path) -> list[Path]:
     """List the point files and meshes of a folder and its subfolders, sorted by name; see `find_inputs`."""
-    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos
-    from hf_any3d.data.files.lidar import without_buffers
+    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos, without_companions
     from hf_any3d.data.files.text import is_prose
 
     files: list[Path] = []
@@ -134,7 +133,7 @@ def files_of_folder(folder: Path) -> list[Path]:
     packed: list[str] = []
     names = [path.as_posix() for path in sorted(folder.rglob("*"))]
     arrays = arrays_beside_points(names)
-    for path in map(Path, without_buffers(name for name in names if name not in arrays)):
+    for path in map(Path, without_companions(name for name in names if name not in arrays)):
         place = path.relative_to(folder).as_posix()
         if is_readable(place) and path.is_file():
             prose.append(path.name) if is_prose(path) else files.append(path)

@@ -1,4 +1,6 @@
-"""Read files of boxes: this package's own JSON and tables, Label Cloud, Datumaro (CVAT) and KITTI.
+"""Read files of boxes: this package's own JSON and tables, Label Cloud, KITTI, and CVAT's three formats.
+
+Of CVAT are Datumaro, Supervisely's ("Sly Point Cloud") and "Kitti Raw".
 
 Each reader returns the boxes of files by the names of the files. Centers are in the frame and units of the points;
 sizes are length, width and height, and headings radians counterclockwise about the up axis.
@@ -13,11 +15,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from hf_any3d.data.boxes import wrapped
-from hf_any3d.data.files import PointCloudFileError, file_errors
+from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
+from hf_any3d.data.options import one_of
 
 OWN_NAMES = ("boxes.json", "boxes.parquet")
 """Files of boxes beside the files of points."""
@@ -118,20 +122,95 @@ def read_boxes_table(path: Path) -> Boxes:
     return boxes
 
 
-def read_label_cloud(path: Path) -> Boxes:
-    """Read a file of Label Cloud in one of its centroid formats, whose angles are degrees."""
+def read_label_cloud_folder(folder: Path) -> Boxes:
+    """Read a folder of labels of Label Cloud in the format that its `_classes.json` names.
+
+    Formats are centroid_rel, whose angles are radians, centroid_abs, whose angles are degrees, vertices, kitti and
+    kitti_untransformed. Without a `_classes.json`, which early versions did not write, angles tell their unit.
+    """
+    classes = folder / LABEL_CLOUD_CLASSES
+    name = None
+    if classes.is_file():
+        with file_errors(classes, "classes of Label Cloud"):
+            name = one_of("format", _read_json(classes)["format"], (*_ANGLE_UNITS, "vertices", *_KITTI_FORMATS))
+    boxes: Boxes = {}
+    if name in _KITTI_FORMATS:
+        for file in sorted(folder.glob("*.txt")):
+            calibration = folder.parent / "calib" / file.name if name == "kitti" else None
+            boxes[file.stem] = read_kitti(file, calibration)
+        return boxes
+    files = [file for file in sorted(folder.glob("*.json")) if file.name != LABEL_CLOUD_CLASSES]
+    unit = None if name is None else _ANGLE_UNITS.get(name)
+    if unit is None and files:
+        # Of all files together: most of one have angles that may be of either unit.
+        unit = _angle_unit(files[0], [angle for file in files for angle in _label_cloud_angles(file)])
+    for file in files:
+        add_boxes(file, boxes, read_label_cloud(file, unit))
+    return boxes
+
+
+def read_label_cloud(path: Path, angle_unit: float | None = None) -> Boxes:
+    """Read a JSON file of Label Cloud with centroids or vertices.
+
+    Args:
+        path: The file.
+        angle_unit: Radians of a unit of its angles; None takes radians or degrees, whichever its angles can be.
+    """
     boxes = []
-    with file_errors(path, "file of Label Cloud in its centroid format"):
+    if angle_unit is None:
+        angle_unit = _angle_unit(path, _label_cloud_angles(path))
+    with file_errors(path, "file of Label Cloud with centroids or vertices"):
         content = _read_json(path)
         for number, entry in enumerate(content["objects"]):
             where = f"{path}: box {number}"
+            if "vertices" in entry:
+                boxes.append(_box_of_vertices(where, entry.get("name"), entry["vertices"]))
+                continue
             center, size, turns = ([entry[part].get(axis) for axis in axes] for part, axes in _LABEL_CLOUD.items())
-            heading = _upright(where, [turn or 0.0 for turn in turns], math.pi / 180)
+            heading = _upright(where, [turn or 0.0 for turn in turns], angle_unit)
             boxes.append(named_box(where, entry.get("name"), center, size, heading))
         return {str(content["filename"]): boxes}
 
 
+LABEL_CLOUD_CLASSES = "_classes.json"
+"""File of Label Cloud with its classes and its format, beside the labels."""
 _LABEL_CLOUD = {"centroid": ("x", "y", "z"), "dimensions": ("length", "width", "height"), "rotations": ("x", "y", "z")}
+_ANGLE_UNITS = {"centroid_rel": 1.0, "centroid_abs": math.pi / 180}
+_KITTI_FORMATS = ("kitti", "kitti_untransformed")
+
+
+def _label_cloud_angles(path: Path) -> list[float]:
+    with file_errors(path, "file of Label Cloud with centroids or vertices"):
+        turned = [entry for entry in _read_json(path)["objects"] if "vertices" not in entry]
+        return [float(entry["rotations"].get(axis) or 0) for entry in turned for axis in "xyz"]
+
+
+def _angle_unit(path: Path, angles: list[float]) -> float:
+    """Return the radians of a unit of angles: radians are from -π to π, degrees from 0 to 360."""
+    low, high = min(angles, default=0.0), max(angles, default=0.0)
+    if low < 0 or high == 0:
+        return _ANGLE_UNITS["centroid_rel"]
+    if high > math.pi:
+        return _ANGLE_UNITS["centroid_abs"]
+    raise PointCloudFileError(
+        f"{path}: angles up to {high:g} may be radians or degrees; expected a {LABEL_CLOUD_CLASSES} beside it, whose "
+        "format is centroid_rel or centroid_abs"
+    )
+
+
+def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
+    """Return the box of eight vertices in the order of Label Cloud: around the bottom, then around the top."""
+    corners = np.array(vertices, dtype=np.float64)
+    if corners.shape != (8, 3):
+        raise PointCloudFileError(f"{where}: vertices has shape {corners.shape}; expected (8, 3)")
+    along, across, up = corners[3] - corners[0], corners[1] - corners[0], corners[4] - corners[0]
+    size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
+    tilts = np.abs([along[2], across[2], *up[:2]])
+    # Coordinates are rounded to three decimals.
+    if not tilts.max() <= max(_UPRIGHT * max(size), 2e-3):
+        raise PointCloudFileError(f"{where}: vertices are of a tilted box; expected one that turns about z alone")
+    heading = math.atan2(along[1], along[0])
+    return named_box(where, label, ((corners[4] + corners[2]) / 2).tolist(), size, heading)
 
 
 def read_datumaro(path: Path) -> Boxes:
@@ -154,6 +233,66 @@ def read_datumaro(path: Path) -> Boxes:
     return boxes
 
 
+def read_supervisely(path: Path) -> Boxes:
+    """Read a file `ann/NAME.pcd.json` of Supervisely, as CVAT exports "Sly Point Cloud", whose angles are radians."""
+    boxes = []
+    with file_errors(path, "annotations of Supervisely"):
+        content = _read_json(path)
+        labels = {entry["key"]: entry["classTitle"] for entry in content["objects"]}
+        for number, figure in enumerate(content["figures"]):
+            if figure["geometryType"] != "cuboid_3d":
+                continue
+            where, geometry = f"{path}: box {number}", figure["geometry"]
+            center, size, turns = ([geometry[part][axis] for axis in "xyz"] for part in _SUPERVISELY)
+            heading = _upright(where, turns, 1.0)
+            boxes.append(named_box(where, labels[figure["objectKey"]], center, size, heading))
+    return {path.name.removesuffix(".json"): boxes}
+
+
+_SUPERVISELY = ("position", "dimensions", "rotation")
+
+
+def read_tracklets(path: Path) -> Boxes:
+    """Read `tracklet_labels.xml` of "Kitti Raw" as CVAT exports it, with `frame_list.txt` beside it.
+
+    In it w, h and l are the sizes along x, y and z, and places are those of centers. KITTI's own files mean other
+    things by the same names; they have no list of frames, and are refused.
+    """
+    with file_errors(path.with_name(FRAME_LIST), f"list of frames of CVAT beside {path.name}"):
+        rows = [line.split(maxsplit=1) for line in _lines(path.with_name(FRAME_LIST)) if line.strip()]
+        names = {int(number): name.strip() for number, name in rows}
+    boxes: Boxes = {name: [] for name in names.values()}
+    with file_errors(path, "tracklets of CVAT"):
+        text = path.read_text(encoding="utf-8")
+        # Entities could expand without end, and tracklets have none.
+        if "<!ENTITY" in text:
+            raise PointCloudFileError(f"{path}: declares entities; expected none")
+        for track, tracklet in enumerate(ElementTree.fromstring(text).iterfind("./tracklets/item")):
+            first = int(_text_of(tracklet, "first_frame"))
+            size = [float(_text_of(tracklet, side)) for side in ("w", "h", "l")]
+            for place, pose in enumerate(tracklet.iterfind("./poses/item")):
+                if int(pose.findtext("truncation", "0")) in _OUT_OF_SIGHT:
+                    continue
+                where = f"{path}: tracklet {track}"
+                center = [float(_text_of(pose, axis)) for axis in ("tx", "ty", "tz")]
+                heading = _upright(where, [float(_text_of(pose, axis)) for axis in ("rx", "ry", "rz")], 1.0)
+                box = named_box(where, tracklet.findtext("objectType"), center, size, heading)
+                boxes[names[first + place]].append(box)
+    return boxes
+
+
+FRAME_LIST = "frame_list.txt"
+"""File of CVAT with the number and the name of each frame."""
+_OUT_OF_SIGHT = (2, 3)  # KITTI's codes for out of the image and behind it: a gap in a track
+
+
+def _text_of(element: ElementTree.Element, name: str) -> str:
+    text = element.findtext(name)
+    if text is None:
+        raise PointCloudError(f"a <{element.tag}> without <{name}>")
+    return text
+
+
 def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
     """Return the angle about z in radians."""
     radians = wrapped(np.asarray(turns, dtype=np.float64) * unit)
@@ -162,20 +301,16 @@ def _upright(where: str, turns: Sequence[Any], unit: float) -> float:
     return float(radians[2])
 
 
-def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
+def read_kitti(label_file: Path, calibration_file: Path | None) -> list[NamedBox]:
     """Read the boxes of a scan of KITTI, files of one number in `label_2` and `calib`, in its laser scanner's frame.
 
     A line has the type, camera box, height, width, length, bottom center and angle, in the frame of the camera.
+    Without a calibration they are Label Cloud's "kitti_untransformed": the center and the angle of the points' frame.
 
     Source: Geiger et al., "Are we ready for autonomous driving? The KITTI vision benchmark suite", development kit.
     """
     boxes = []
-    with file_errors(calibration_file, "calibration of KITTI"):
-        lines = dict(line.split(":", 1) for line in _lines(calibration_file) if ":" in line)
-        rectify, to_camera = np.eye(4), np.eye(4)
-        rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
-        to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
-        to_scanner = np.linalg.inv(rectify @ to_camera)  # from the rectified camera
+    to_scanner = None if calibration_file is None else _camera_to_scanner(calibration_file)
     with file_errors(label_file, "file of labels of KITTI"):
         for number, line in enumerate(_lines(label_file), 1):
             where, words = f"{label_file}: line {number}", line.split()
@@ -184,12 +319,25 @@ def read_kitti(label_file: Path, calibration_file: Path) -> list[NamedBox]:
             values = [float(word) for word in words[1:]]
             if len(values) not in (_KITTI_COLUMNS - 1, _KITTI_COLUMNS):  # with or without a score
                 raise PointCloudFileError(f"{where}: {line[:60]!r}; expected a type and {_KITTI_COLUMNS - 1} numbers")
-            height, width, length, *bottom, angle = values[7:14]
-            center = to_scanner @ [*bottom, 1.0]
-            center[2] += height / 2
-            heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
-            boxes.append(named_box(where, words[0], center[:3].tolist(), (length, width, height), heading))
+            height, width, length, *place, angle = values[7:14]
+            if to_scanner is None:
+                center, heading = place, float(wrapped(np.asarray(angle)))
+            else:
+                center = (to_scanner @ [*place, 1.0])[:3].tolist()
+                center[2] += height / 2
+                heading = float(wrapped(np.asarray(-angle - math.pi / 2)))
+            boxes.append(named_box(where, words[0], center, (length, width, height), heading))
     return boxes
+
+
+def _camera_to_scanner(file: Path) -> np.ndarray:
+    """Return the transform (4, 4) from the rectified camera to the laser scanner."""
+    with file_errors(file, "calibration of KITTI"):
+        lines = dict(line.split(":", 1) for line in _lines(file) if ":" in line)
+        rectify, to_camera = np.eye(4), np.eye(4)
+        rectify[:3, :3] = np.array(lines["R0_rect"].split(), float).reshape(3, 3)
+        to_camera[:3] = np.array(lines["Tr_velo_to_cam"].split(), float).reshape(3, 4)
+        return np.linalg.inv(rectify @ to_camera)
 
 
 def class_names(boxes: Iterable[Sequence[NamedBox]]) -> list[str]:

@@ -127,8 +127,7 @@ def _files_of(path: str) -> Iterator[str]:
     from fsspec.core import url_to_fs
 
     from hf_any3d.data.feature import local_path
-    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points
-    from hf_any3d.data.files.lidar import without_buffers
+    from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, without_companions
 
     local = local_path(path)
     if local is not None and os.path.isfile(local):
@@ -146,7 +145,7 @@ def _files_of(path: str) -> Iterator[str]:
     if arrays := sorted(arrays_beside_points(names)):
         warnings.warn(f"{path}: {len(arrays)} files are left out, the first is {arrays[0]}: {OF_POINTS}", stacklevel=2)
         names = sorted({*names} - {*arrays})
-    for name in without_buffers(names):
+    for name in without_companions(names):
         if is_readable(name.removeprefix(inner).strip("/")):
             count += 1
             yield name if local is not None else system.unstrip_protocol(name)

@@ -1,10 +1,11 @@
-"""Damaged files of boxes: this package's JSON and table, Label Cloud, Datumaro and KITTI."""
+"""Damaged files of boxes: this package's JSON and table, Label Cloud, those of CVAT, and KITTI."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from hf_any3d.data.annotation_files import write_boxes
 from hf_any3d.data.box_files import (
     Boxes,
     NamedBox,
@@ -13,8 +14,11 @@ from hf_any3d.data.box_files import (
     read_datumaro,
     read_kitti,
     read_label_cloud,
+    read_supervisely,
+    read_tracklets,
 )
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from tests.data import test_annotation_files as annotations
 from tests.data.catalog import test_scans_with_boxes as seeds
 from tests.fuzz.damage import mutate
 from tests.fuzz.target import Target
@@ -26,6 +30,14 @@ def _kitti(path: Path) -> list[NamedBox]:
     return read_kitti(split / "label_2" / f"{path.stem}.txt", split / "calib" / f"{path.stem}.txt")
 
 
+def _tracklets(path: Path) -> Boxes:
+    return read_tracklets(path.with_name("tracklet_labels.xml"))
+
+
+def _label_cloud_vertices(folder: Path) -> None:
+    annotations.label_cloud(folder, "vertices", 0, vertices=annotations.corners())
+
+
 # Program -> what writes its files, which of them are read, and the reader of one.
 KINDS: dict[str, tuple[Callable[[Path], object], str, Callable[[Path], Boxes | list[NamedBox]]]] = {
     "own": (seeds.write_own, "boxes.json", read_boxes_json),
@@ -33,6 +45,13 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, Callable[[Path], Boxes | l
     "table": (seeds.write_table, "boxes.parquet", read_boxes_table),
     "label cloud": (seeds.write_label_cloud, "labels/*.json", read_label_cloud),
     "datumaro": (seeds.write_datumaro, "annotations/*.json", read_datumaro),
+    "label cloud vertices": (_label_cloud_vertices, "labels/a.json", read_label_cloud),
+    "supervisely": (
+        lambda folder: write_boxes(folder, annotations.BOXES, "supervisely"),
+        "ds0/ann/*.json",
+        read_supervisely,
+    ),
+    "kitti raw": (lambda folder: write_boxes(folder, annotations.BOXES, "kitti-raw"), "*_l*", _tracklets),
     "kitti": (seeds.write_kitti, "*/*", _kitti),
 }
 

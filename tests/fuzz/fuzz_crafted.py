@@ -8,8 +8,9 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 
-from tests.data.files.builders import gltf, las, npy
+from tests.data.files.builders import gltf, las, npy, threemf, threemf_model
 from tests.data.files.seeds import Seed
 from tests.fuzz.fuzz_files import FilesOf
 
@@ -238,8 +239,36 @@ class Bombs(Crafted):
         self.attempt({"some.laz": self.laz[0]}, folder)
 
     def craft(self, generator: np.random.Generator, folder: Path) -> Seed:  # noqa: D102
-        kind = self.pick(generator, ["npz", "npz", "pcd", "pcd", "laz", "laz"])
-        return {f"some.{kind}": getattr(self, f"_{kind}")(generator)}
+        kind = self.pick(generator, ["npz", "npz", "pcd", "pcd", "laz", "laz", "spz", "3mf"])
+        return {f"some.{kind}": getattr(self, f"_{kind.lstrip('3')}")(generator)}
+
+    def _spz(self, generator: np.random.Generator) -> bytes:
+        count, degree = self.size(generator, 22), self.pick(generator, [0, 3, 4])
+        version = self.pick(generator, [2, 3, 4])
+        head = struct.pack("<4sIIBBBB", b"NGSP", version, self.count(generator, count) % 2**32, degree, 12, 0, 5)
+        if version < 4:
+            packer = zlib.compressobj(1, wbits=31)
+            body = packer.compress(head) + packer.compress(bytes(self.size(generator, 27)))
+            return body + packer.flush()
+        sizes = [self.count(generator, width * count) % 2**64 for width in (9, 1, 3, 3, 4)]
+        packed = [pyarrow.compress(bytes(self.size(generator, 26)), codec="zstd", asbytes=True) for _ in sizes]
+        table = b"".join(struct.pack("<QQ", len(own), size) for own, size in zip(packed, sizes, strict=True))
+        return head + struct.pack("<I12x", 32) + table + b"".join(packed)
+
+    def _mf(self, generator: np.random.Generator) -> bytes:
+        """Many vertices in few bytes, and objects that hold objects."""
+        row = self.pick(
+            generator, ['<vertex x="1" y="2" z="3"/>', "<!-- -->", " ", '<triangle v1="0" v2="0" v3="0"/>']
+        )
+        inner = row * self.size(generator, 20)
+        mesh = f"<mesh><vertices>{inner}</vertices><triangles/></mesh>"
+        shapes = [f'<object id="0">{mesh}</object>']
+        for number in range(1, self.size(generator, 6)):
+            inside = f'<component objectid="{self.pick(generator, [number - 1, number - 1, number, 0])}"/>'
+            times = self.size(generator, 3)
+            shapes.append(f'<object id="{number}"><components>{inside * times}</components></object>')
+        items = f'<item objectid="{len(shapes) - 1}"/>' * self.size(generator, 10)
+        return threemf(threemf_model("".join(shapes), items))
 
     def _npz(self, generator: np.random.Generator) -> bytes:
         names = ["points", "xyz", "normals", "colors", "labels", "faces", "face_colors", "offset", "other"]

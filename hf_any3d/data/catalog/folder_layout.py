@@ -14,8 +14,7 @@ import pyarrow.parquet
 from datasets import Features
 
 from hf_any3d.data.files import PointCloudError, ReadLimits, file_errors, supported_file_types
-from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos
-from hf_any3d.data.files.lidar import without_buffers
+from hf_any3d.data.files.companions import OF_POINTS, arrays_beside_points, photos, without_companions
 from hf_any3d.data.files.text import is_prose
 from hf_any3d.registry import PACKED
 
@@ -101,7 +100,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
                     raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
         if not folders:
             leaves.add(parts)
-        clouds = {*without_buffers(files)} - {*METADATA_NAMES}
+        clouds = {*without_companions(files)} - {*METADATA_NAMES}
         of_points = arrays_beside_points(files)
         arrays += ["/".join((*parts, name)) for name in sorted(of_points) if not name.startswith(".")]
         places += ["/".join((*parts, name)) for name in files if not name.startswith(".")]

@@ -12,6 +12,7 @@ import numpy as np
 from datasets import Array2D, Dataset, DatasetDict, Features, Value
 
 from hf_any3d.data.box_files import (
+    LABEL_CLOUD_CLASSES,
     OWN_NAMES,
     Boxes,
     add_boxes,
@@ -20,7 +21,9 @@ from hf_any3d.data.box_files import (
     read_boxes_table,
     read_datumaro,
     read_kitti,
-    read_label_cloud,
+    read_label_cloud_folder,
+    read_supervisely,
+    read_tracklets,
 )
 from hf_any3d.data.boxes import box_features
 from hf_any3d.data.files import PointCloudFileError, read_point_cloud, supported_file_types
@@ -28,11 +31,14 @@ from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import turn_up_axis
 
 SPLITS = ("train", "validation", "test")
-LAYOUTS = ("own", "label_cloud", "datumaro", "kitti")
+LAYOUTS = ("own", "label_cloud", "datumaro", "supervisely", "kitti", "kitti_raw")
 UP_AXIS = "z"
+# Where programs put the files of points, beside their annotations.
+_POINT_FOLDERS = ("pointclouds", "velodyne", "ds0/pointcloud", "velodyne_points/data")
 _EXPECTED = (
     "boxes.json or boxes.parquet beside the files of points; labels/*.json of Label Cloud; annotations/*.json of "
-    "Datumaro (CVAT); or label_2, calib and velodyne of KITTI"
+    "Datumaro, */ann/*.json of Supervisely or tracklet_labels.xml of Kitti Raw (CVAT); or label_2, calib and velodyne "
+    "of KITTI"
 )
 
 
@@ -51,8 +57,10 @@ def load(
     Args:
         data_dir: the folder. Each split has files of points and one of: `boxes.json` (file -> list of label, center,
             size, heading) or `boxes.parquet` (a row for each box); `labels/*.json` of Label Cloud;
-            `annotations/*.json` of Datumaro, as CVAT exports; `label_2`, `calib` and `velodyne` of KITTI.
-        layout: one of "own", "label_cloud", "datumaro" and "kitti"; None takes the first that is there.
+            `annotations/*.json` of Datumaro, `*/ann/*.json` of Supervisely or `tracklet_labels.xml` with
+            `frame_list.txt` of Kitti Raw, as CVAT exports; `label_2`, `calib` and `velodyne` of KITTI.
+        layout: one of "own", "label_cloud", "datumaro", "supervisely", "kitti_raw" and "kitti"; None takes the first
+            that is there.
         up_axis: the axis that points up in the files, about which headings turn; rows have z up.
         classes: names of the classes, in order; None takes those that occur, sorted. Boxes of others are left out.
 
@@ -64,7 +72,7 @@ def load(
         raise ValueError(f"data_dir is None; expected a folder with {_EXPECTED}")
     root = Path(data_dir)
     folders = {split: root / split for split in SPLITS if (root / split).is_dir()} or {"train": root}
-    stored = {split: _boxes_of(folder, layout) for split, folder in folders.items()}
+    stored = {split: boxes_of(folder, layout) for split, folder in folders.items()}
     occurring = class_names(boxes for files in stored.values() for boxes in files.values())
     names = occurring if classes is None else list(classes)
     if not names:
@@ -74,19 +82,30 @@ def load(
     return DatasetDict({split: Dataset.from_list(some, features=features) for split, some in rows.items()})
 
 
-def _boxes_of(folder: Path, layout: str | None) -> Boxes:
+def boxes_of(folder: Path, layout: str | None = None) -> Boxes:
+    """Read the boxes of a folder in one of `LAYOUTS`; None takes the first that is there."""
     own = [folder / name for name in OWN_NAMES if (folder / name).is_file()]
     if layout in (None, "own") and own:
         return read_boxes_json(own[0]) if own[0].suffix == ".json" else read_boxes_table(own[0])
+    if layout in (None, "label_cloud") and _is_label_cloud(folder / "labels"):
+        return read_label_cloud_folder(folder / "labels")
     boxes: Boxes = {}
-    for name, place, read in (("label_cloud", "labels", read_label_cloud), ("datumaro", "annotations", read_datumaro)):
-        if layout in (None, name) and (files := sorted((folder / place).glob("*.json"))):
+    for name, pattern, read in (
+        ("datumaro", "annotations/*.json", read_datumaro),
+        ("supervisely", "*/ann/*.json", read_supervisely),
+        ("kitti_raw", "tracklet_labels.xml", read_tracklets),
+    ):
+        if layout in (None, name) and (files := sorted(folder.glob(pattern))):
             for file in files:
                 add_boxes(file, boxes, read(file))
             return boxes
     if layout in (None, "kitti") and (files := sorted((folder / "label_2").glob("*.txt"))):
         return {f"velodyne/{file.stem}.bin": read_kitti(file, folder / "calib" / file.name) for file in files}
     raise FileNotFoundError(f"{folder}: no boxes; expected {_EXPECTED}")
+
+
+def _is_label_cloud(folder: Path) -> bool:
+    return any(True for _ in folder.glob("*.json")) or (folder / LABEL_CLOUD_CLASSES).is_file()
 
 
 def _rows(folder: Path, boxes: Boxes, names: Sequence[str], up_axis: str) -> Iterator[dict[str, Any]]:
@@ -136,7 +155,7 @@ def _point_file(folder: Path, name: str) -> Path:
     path = folder / name
     if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
         return path
-    for place in (folder, folder / "pointclouds", folder / "velodyne"):
+    for place in (folder, *(folder / name for name in _POINT_FOLDERS)):
         for ending in supported_file_types():
             if (candidate := place / f"{name}.{ending}").is_file() or (candidate := place / name).is_file():
                 if candidate.resolve().is_relative_to(folder.resolve()):

@@ -39,6 +39,8 @@ _COUNTERS = ("", "unnamed_0")
 _ALPHA = ("a", "alpha")
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
 _CONSTANT_HARMONIC = np.float32(0.28209479)  # the spherical harmonic of degree 0, 1 / (2 sqrt(pi))
+LEAST_OPACITY = 0.1
+"""Opacity below which a Gaussian splat is no point of a surface."""
 # A column of whole numbers with more different ones than this, in some of its rows, may be intensities.
 _MOST_CLASSES, _ROWS_LOOKED_AT = 64, 65536
 _WIDTHS = (3, 4, 6, 7, 9)  # of tables without names
@@ -117,10 +119,41 @@ def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere:
     for field, names in fields.items():
         values = np.stack([columns[name] for name in names], axis=1) if len(names) > 1 else columns[names[0]]
         if tuple(names) == SPLAT_COLORS:
-            # The color seen from all sides; splats store (color - 0.5) / harmonic, and may be brighter than white.
-            values = (_CONSTANT_HARMONIC * values.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+            values = splat_colors(values)
         cloud[field] = USABLE[field](values, source)
     return cloud
+
+
+def splat_colors(harmonics: np.ndarray) -> np.ndarray:
+    """Return the colors (splats, 3) in [0, 1] that splats have from all sides.
+
+    Splats store (color - 0.5) / harmonic of degree 0, and may be brighter than white.
+    """
+    return (_CONSTANT_HARMONIC * harmonics.astype(np.float32) + np.float32(0.5)).clip(0, 1)
+
+
+def opaque_splats(opacities: np.ndarray, source: Source) -> np.ndarray:
+    """Return a mask of the splats that are points of a surface, with a warning that counts the others."""
+    # NaN compares as False, and is left out.
+    kept = np.asarray(opacities >= LEAST_OPACITY)
+    if not kept.all():
+        source.warn(
+            f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {LEAST_OPACITY} and are left "
+            "out"
+        )
+    return kept
+
+
+def join_scans(scans: list[dict[str, Any]], source: Source, others: Iterable[str] = ()) -> dict[str, Any]:
+    """Join the points of scans in one frame, with colors, intensities and other values where all scans have them."""
+    joined: dict[str, np.ndarray] = {}
+    for name in ("points", "colors", "intensity", *others):
+        having = [scan[name] for scan in scans if name in scan]
+        if len(having) == len(scans):
+            joined[name] = np.concatenate(having)
+        elif having:
+            source.warn(f"{len(scans) - len(having)} of {len(scans)} scans have no {name}; they are left out")
+    return joined
 
 
 def by_number(table: np.ndarray, source: Source) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files of a folder that are no clouds themselves: arrays beside points, and images beside meshes."""
+"""Files of a folder that are no clouds themselves: arrays and files beside points, and images beside meshes."""
 
 import re
 from collections import defaultdict
@@ -24,6 +24,9 @@ _POINTS = re.compile(
 )
 # Files that name images as their textures.
 _TEXTURED = (".obj", ".mtl", ".gltf", ".glb")
+
+# The other files of a sparse model of COLMAP, which hold no points.
+_SPARSE_MODEL = frozenset({"cameras", "images", "rigs", "frames"})
 
 
 def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
@@ -65,3 +68,24 @@ def photos(names: Iterable[str]) -> list[str]:
             images.append(path)
     around = [suffixes[path.parent] | suffixes.get(path.parent.parent, set()) for path in images]
     return [str(path) for path, others in zip(images, around, strict=True) if others.isdisjoint(_TEXTURED)]
+
+
+def without_companions(names: Iterable[str]) -> list[str]:
+    """Return the files of a list that are no part of another.
+
+    Left out are buffers of glTF, .bin beside a .gltf; what COLMAP writes beside points3D.txt or .bin; and the classes
+    of points that Label Cloud writes as labels/segmentation/NAME.bin.
+    """
+    names = list(names)
+    paths = [PurePosixPath(name) for name in names]
+    with_buffers = {path.parent for path in paths if path.suffix.lower() == ".gltf"}
+    sparse = {path.parent for path in paths if path.name.lower() in ("points3d.txt", "points3d.bin")}
+
+    def is_companion(path: PurePosixPath) -> bool:
+        ending = path.suffix.lower()
+        is_labels = path.parts[-3:-1] == ("labels", "segmentation")
+        if ending == ".bin" and (is_labels or path.parent in with_buffers):
+            return True
+        return ending in (".bin", ".txt") and path.parent in sparse and path.stem in _SPARSE_MODEL
+
+    return [name for name, path in zip(names, paths, strict=True) if not is_companion(path)]

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import USABLE, fields_of, usable_colors, usable_normals
+from hf_any3d.data.files.attributes import USABLE, fields_of, join_scans, usable_colors, usable_normals
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import listed
@@ -62,14 +62,9 @@ def read(source: Source) -> PointCloudData:
         raise PointCloudError(f"{len(scans)} scans without valid points, {images} images; expected points")
     source.leave_out([f"{images} images"] * (images > 0))
     steps = [cloud.pop("step") for cloud in clouds]
-    joined: dict[str, Any] = {"step": None if None in steps else min(steps), "up_axis": "z"}
-    for name in ("points", "colors", "intensity", "normals", *_OF_EXTENSIONS):
-        having = [cloud[name] for cloud in clouds if name in cloud]
-        if len(having) == len(clouds):
-            joined[name] = np.concatenate(having)
-        elif having:
-            source.warn(f"{len(clouds) - len(having)} of {len(clouds)} scans have no {name}; they are left out")
-    return PointCloudData(**joined, meters_per_unit=1.0)
+    step = None if None in steps else min(steps)
+    joined = join_scans(clouds, source, ("normals", *_OF_EXTENSIONS))
+    return PointCloudData(**joined, step=step, up_axis="z", meters_per_unit=1.0)
 
 
 def _content(source: Source) -> tuple[bytes, Any]:

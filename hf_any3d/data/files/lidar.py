@@ -1,8 +1,5 @@
 """Sweeps of laser scanners on cars, rows of float32 without a header: .bin of KITTI and nuScenes."""
 
-from collections.abc import Iterable
-from pathlib import PurePosixPath
-
 import numpy as np
 
 from hf_any3d.data.files.point_cloud import PointCloudData
@@ -91,10 +88,3 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     at = np.concatenate([one, other])
     shares = [values.searchsorted(at, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
-
-
-def without_buffers(names: Iterable[str]) -> list[str]:
-    """Return the files of a list that are no buffers of glTF: .bin beside a .gltf."""
-    names = list(names)
-    folders = {PurePosixPath(name).parent for name in names if name.lower().endswith(".gltf")}
-    return [name for name in names if not name.lower().endswith(".bin") or PurePosixPath(name).parent not in folders]

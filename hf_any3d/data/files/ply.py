@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_any3d.data.files.attributes import SPLAT_COLORS, by_name, fields_of, unused_names, usable_colors
+from hf_any3d.data.files.attributes import (
+    SPLAT_COLORS,
+    by_name,
+    fields_of,
+    opaque_splats,
+    unused_names,
+    usable_colors,
+)
 from hf_any3d.data.files.point_cloud import PointCloudData, fan_triangles
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import (
@@ -33,13 +40,13 @@ _TYPES |= {"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"}
 _START = re.compile(rb"ply[ \t]*(\r\n|\n|\r)")
 _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_SPLATS, _LEAST_OPACITY = {*SPLAT_COLORS, "opacity"}, 0.1
+_SPLATS = {*SPLAT_COLORS, "opacity"}
 _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
 # Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, indices …
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
 _UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
 NOT_READ = "of Gaussian splats their scales, turns, opacities and harmonics above degree 0; further comments"
-_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I"}  # of the lengths of lists
+_CODES = {"i1": "b", "u1": "B", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "u8": "Q"}  # of the lengths of lists
 # Of a scalar property its column; of a list property the lengths of its rows and all its values concatenated.
 Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 
@@ -52,7 +59,7 @@ def read(source: Source) -> PointCloudData:
     triangles that all face to one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
-    `_LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
+    `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.
     """
     order, elements, start, comments = _header(source.data)
     values: dict[str, Values] = {}
@@ -71,7 +78,10 @@ def read(source: Source) -> PointCloudData:
     are_splats = vertices.keys() >= _SPLATS
     # Faces name vertices by their numbers, so of a mesh all stay.
     if are_splats and not faces:
-        vertices = _without_transparent(vertices, source)
+        # Files have logits of opacities.
+        logits = np.asarray(vertices["opacity"], dtype=np.float64)
+        kept = opaque_splats(1 / (1 + np.exp(-logits)), source)
+        vertices = {name: values[kept] for name, values in vertices.items()}
     cloud = by_name(vertices, source, _OF_SPLATS if are_splats else "")
     filled = [element.name for element in elements if element.count and element.name in values]
     source.leave_out([*lists, *(f"element {name}" for name in filled)])
@@ -102,17 +112,6 @@ def _split(values: Values) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return the properties with one value for each row, and the names of lists."""
     scalars = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     return scalars, [name for name in values if name not in scalars]
-
-
-def _without_transparent(splats: dict[str, np.ndarray], source: Source) -> dict[str, np.ndarray]:
-    # Files have logits of opacities. NaN compares as False, and is left out.
-    kept = splats["opacity"] >= np.log(_LEAST_OPACITY / (1 - _LEAST_OPACITY))
-    if kept.all():
-        return splats
-    source.warn(
-        f"{(~kept).sum():,} of {len(kept):,} Gaussian splats have an opacity below {_LEAST_OPACITY} and are left out"
-    )
-    return {name: values[kept] for name, values in splats.items()}
 
 
 def _textures(comments: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from hf_any3d.data.files.source import (
     MAX_REFERENCES,
     PointCloudError,
     ReadLimits,
+    Source,
     file_errors,
     open_source,
     path_of_reference,
@@ -39,6 +40,13 @@ _SIGNATURES = tuple(
         (rb"#\s*\.PCD|(VERSION|FIELDS)\s", "pcd"),
         (rb"\s*(#[^\n]*\n\s*){0,99}C?N?OFF[\s\d]", "off"),
         (rb"\s*solid\s", "stl"),
+        (rb"#[^\n]*\n#[^\n]*\bPOINT3D_ID\b", "colmap"),
+        # The numbers of columns and rows, and rows of three and of four numbers.
+        (
+            rb"\s*\d+[ \t\r]*\n[ \t]*\d+[ \t\r]*\n(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){2}[-+.\deE]+[ \t\r]*\n){4}"
+            rb"(?:[ \t]*(?:[-+.\deE]+[ \t\r]+){3}[-+.\deE]+[ \t\r]*\n){4}",
+            "ptx",
+        ),
     )
 )
 # Content of other programs, by how it begins; told where a file cannot be read as what its name says.
@@ -99,11 +107,16 @@ def content_of(data: bytes, file_type: str) -> str | None:
 def file_type_of(data: bytes) -> str | None:
     """Return the type of a file by its signature, as a `file_type` for `read_point_cloud`, or None.
 
-    Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) is not recognized.
+    Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) and bare rows (.bin, .splat) are not recognized.
     """
     for signature, file_type in _SIGNATURES:
         if signature.match(data):
-            return file_type
+            # Both are ZIP; only packages as 3MF have this file.
+            return "3mf" if file_type == "npz" and b"[Content_Types].xml" in data else file_type
+    if data.startswith((b"NGSP", b"\x1f\x8b")):
+        from hf_any3d.data.files.splats import is_spz
+
+        return "spz" if is_spz(data) else None
     # Binary STL has an arbitrary header of 80 bytes, then the number of triangles of 50 bytes each.
     if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
         return "stl"
@@ -143,6 +156,16 @@ def read_stamp(path: str | os.PathLike) -> tuple[int, ...]:
     return tuple(number for file in files_read(path) for number in file_stamp(file))
 
 
+def _module_of(source: Source) -> str:
+    """Return the name of the module that reads a file; files of COLMAP share their endings with other formats."""
+    if source.file_type in ("bin", "txt"):
+        from hf_any3d.data.files.colmap import is_points3d
+
+        if is_points3d(source):
+            return "colmap"
+    return FORMATS[source.file_type]
+
+
 def read_point_cloud(
     source: str | os.PathLike | bytes | BinaryIO,
     *,
@@ -169,7 +192,7 @@ def read_point_cloud(
     one_of("on_invalid", on_invalid, ("raise", "drop"))
     opened = open_source(source, file_type, supported_file_types(), limits)
     # Readers are imported when needed: some need packages that are optional, and most runs read one format.
-    reader = import_module(f".{FORMATS[opened.file_type]}", __package__)
+    reader = import_module(f".{_module_of(opened)}", __package__)
     # PointCloudData finds overflows and NaN, so numpy need not warn of them.
     with (
         file_errors(opened.name, f"{opened.file_type} file"),

@@ -1,8 +1,10 @@
 """Small files of many kinds, written without the readers' own code."""
 
+import gzip
 import io
 import json
 import struct
+import zipfile
 
 import numpy as np
 
@@ -219,3 +221,121 @@ class _KeptFile(io.BytesIO):
 
     def close(self):
         pass
+
+
+COLMAP_POINTS = np.array([[0.5, -1.25, 3.0], [1e3 + 1e-9, 2.0, -0.125], [4.0, 5.0, 6.5]])
+COLMAP_COLORS = np.array([[255, 0, 10], [1, 2, 3], [0, 128, 255]], np.uint8)
+_TRACKS = [[(1, 7), (2, 9)], [], [(5, 0), (1, 1), (4, 4)]]
+
+
+def colmap_text(*, titled: bool = True) -> bytes:
+    """Three points with tracks of different lengths."""
+    lines = ["# 3D point list with one line of data per point:"] * titled
+    lines += ["#   POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] as (IMAGE_ID, POINT2D_IDX)"] * titled
+    lines += ["# Number of points: 3, mean track length: 1.6667"] * titled
+    for number, (xyz, rgb, track) in enumerate(zip(COLMAP_POINTS, COLMAP_COLORS, _TRACKS, strict=True), 11):
+        row = [number, *xyz.tolist(), *rgb.tolist(), 0.5, *(value for pair in track for value in pair)]
+        lines.append(" ".join(map(repr, row)))
+    return "\n".join([*lines, ""]).encode()
+
+
+def colmap_binary() -> bytes:
+    """The same points in COLMAP's binary form."""
+    rows = []
+    for number, (xyz, rgb, track) in enumerate(zip(COLMAP_POINTS, COLMAP_COLORS, _TRACKS, strict=True), 11):
+        rows.append(struct.pack("<Q3d3BdQ", number, *xyz, *rgb, 0.5, len(track)))
+        rows += [struct.pack("<2i", *pair) for pair in track]
+    return struct.pack("<Q", len(_TRACKS)) + b"".join(rows)
+
+
+def ptx(*scans: tuple[np.ndarray, np.ndarray]) -> bytes:
+    """Scans, each of rows `x y z intensity (red green blue)` and a transform (4, 4) of rows of points."""
+    lines = []
+    for rows, transform in scans:
+        lines += [str(len(rows)), "1", "0 0 0", "1 0 0", "0 1 0", "0 0 1"]
+        lines += [" ".join(map(repr, row)) for row in transform.tolist()]
+        lines += [f"{x!r} {y!r} {z!r} {' '.join(f'{value:g}' for value in more)}" for x, y, z, *more in rows.tolist()]
+    return "\r\n".join([*lines, ""]).encode()
+
+
+def splat_rows(points: np.ndarray, colors: np.ndarray, opacities: list[int]) -> bytes:
+    """Splats as web viewers load them."""
+    rows = zip(points, colors, opacities, strict=True)
+    return b"".join(struct.pack("<6f8B", *xyz, 1, 1, 1, *rgb, alpha, 128, 128, 128, 255) for xyz, rgb, alpha in rows)
+
+
+def spz_content(points: np.ndarray, colors: np.ndarray, opacities: list[int], version: int = 3, degree: int = 1):
+    """Header and parts of splats as SPZ packs them, with 12 bits of fractions."""
+    count = len(points)
+    if version == 1:
+        places = points.astype("<f2").tobytes()
+    else:
+        whole = np.rint(points * 4096).astype(int).reshape(-1).tolist()
+        places = b"".join((value % 2**24).to_bytes(3, "little") for value in whole)
+    turns = bytes(count * (3 if version < 3 else 4))
+    harmonics = bytes([128]) * (count * (0, 9, 24, 45, 72)[degree])
+    parts = [places, bytes(opacities), np.asarray(colors, np.uint8).tobytes(), bytes(3 * count), turns, harmonics]
+    header = struct.pack("<4sIIBB", b"NGSP", version, count, degree, 0 if version == 1 else 12)
+    return header, [part for part in parts if part]
+
+
+def spz(points: np.ndarray, colors: np.ndarray, opacities: list[int], version: int = 3, degree: int = 1) -> bytes:
+    """A file of splats of a version of SPZ."""
+    header, parts = spz_content(points, colors, opacities, version, degree)
+    if version < 4:
+        return gzip.compress(header + bytes(2) + b"".join(parts), mtime=0)
+    import pyarrow
+
+    streams = [pyarrow.compress(part, codec="zstd", asbytes=True) for part in parts]
+    table = [struct.pack("<QQ", len(stream), len(part)) for stream, part in zip(streams, parts, strict=True)]
+    header += struct.pack("<BBI12x", 0, len(parts), 32)
+    return header + b"".join([*table, *streams])
+
+
+_3MF = 'xmlns="http://schemas.microsoft.com/3dmanufacturing/core/2015/02"'
+_3MF_MORE = (
+    'xmlns:m="http://schemas.microsoft.com/3dmanufacturing/material/2015/02" '
+    'xmlns:p="http://schemas.microsoft.com/3dmanufacturing/production/2015/06"'
+)
+
+
+def threemf_model(resources: str, items: str, unit: str | None = "centimeter") -> str:
+    """A model of 3MF."""
+    named = "" if unit is None else f' unit="{unit}"'
+    head = f'<?xml version="1.0" encoding="UTF-8"?><model{named} {_3MF} {_3MF_MORE}>'
+    return f"{head}<resources>{resources}</resources><build>{items}</build></model>"
+
+
+def threemf_mesh(points: np.ndarray, faces: np.ndarray, more: list[str] | None = None) -> str:
+    """A mesh of 3MF, with further attributes of its triangles."""
+    vertices = "".join(f'<vertex x="{x}" y="{y}" z="{z}"/>' for x, y, z in points.tolist())
+    rows = zip(faces.tolist(), more or [""] * len(faces), strict=True)
+    triangles = "".join(f'<triangle v1="{a}" v2="{b}" v3="{c}" {own}/>' for (a, b, c), own in rows)
+    return f"<mesh><vertices>{vertices}</vertices><triangles>{triangles}</triangles></mesh>"
+
+
+def threemf(model: str, **others: str) -> bytes:
+    """A package of 3MF with a model, and others in files of their names."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        relation = 'Type="http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"'
+        archive.writestr(
+            "_rels/.rels", f'<Relationships><Relationship {relation} Target="/3D/a.model"/></Relationships>'
+        )
+        archive.writestr("3D/a.model", model)
+        for name, content in others.items():
+            archive.writestr(f"3D/Objects/{name}.model", content)
+    return file.getvalue()
+
+
+def threemf_plate() -> bytes:
+    """A square with colors of its triangles, twice, once as a component of another package's file."""
+    colors = '<basematerials id="5"><base name="red" displaycolor="#FF0000"/></basematerials>'
+    colors += '<m:colorgroup id="6"><m:color color="#0000FFFF"/><m:color color="#00FF0080"/></m:colorgroup>'
+    mesh = threemf_mesh(SQUARE, TRIANGLES, ["", 'pid="6" p1="1"'])
+    group = '<object id="2"><components><component objectid="1" p:path="/3D/Objects/square.model" '
+    group += 'transform="0 1 0 -1 0 0 0 0 1 10 0 0"/></components></object>'
+    square = f'{colors}<object id="1" pid="5" pindex="0">{mesh}</object>'
+    items = '<item objectid="2" transform="2 0 0 0 2 0 0 0 2 0 0 1"/><item objectid="1"/>'
+    return threemf(threemf_model(square + group, items), square=threemf_model(square, ""))

@@ -7,12 +7,15 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from .builders import (
     SQUARE,
     TRIANGLES,
+    colmap_binary,
+    colmap_text,
     e57,
     gltf,
     gltf_square,
@@ -22,14 +25,22 @@ from .builders import (
     npz,
     pcd,
     ply_square,
+    ptx,
+    splat_rows,
     splats,
+    spz,
     stl,
     sweep,
+    threemf,
+    threemf_mesh,
+    threemf_model,
+    threemf_plate,
 )
 from .conftest import FILES
 
 Seed = dict[str, bytes]
 POINTS = 40
+_MESH = threemf_mesh(SQUARE, TRIANGLES)
 
 
 def _alone(kind: str, *contents: bytes) -> list[Seed]:
@@ -202,6 +213,24 @@ def _gltf_with_buffers() -> list[Seed]:
     return seeds
 
 
+def _splats_of(version: int) -> list[Seed]:
+    generator = np.random.default_rng(version)
+    points = generator.normal(size=(POINTS, 3)).astype(np.float32)
+    colors, opacities = generator.integers(0, 256, (POINTS, 3)), generator.integers(0, 256, POINTS).tolist()
+    if not version:
+        return _alone("splat", splat_rows(points, colors, opacities))
+    return _alone("spz", *(spz(points, colors, opacities, version, degree) for degree in (0, 3)))
+
+
+def _scans() -> bytes:
+    generator = np.random.default_rng(0)
+    rows = np.column_stack([generator.normal(size=(20, 3)), generator.random(20), generator.integers(0, 256, (20, 3))])
+    rows[::5, :3] = 0
+    moved = np.eye(4)[[1, 0, 2, 3]]
+    moved[3] = 10, 20, 30, 1
+    return ptx((rows, np.eye(4)), (rows[:7], moved))
+
+
 SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "ply ascii": lambda: _alone("ply", _ply_points("ascii"), ply_square("ascii"), _ply_mesh("ascii")),
     "ply little endian": lambda: _alone(
@@ -230,5 +259,13 @@ SEEDS: dict[str, Callable[[], list[Seed]]] = {
     "bin": lambda: _alone("bin", sweep(4, 41), sweep(5, 41), sweep(4, POINTS)),
     "kitti": lambda: _alone("kitti", sweep(4, POINTS)),
     "nuscenes": lambda: _alone("nuscenes", sweep(5, POINTS)),
+    "colmap text": lambda: [*_alone("colmap", colmap_text()), {"points3D.txt": colmap_text(titled=False)}],
+    "colmap binary": lambda: [*_alone("colmap", colmap_binary()), {"points3D.bin": colmap_binary()}],
+    "ptx": lambda: _alone("ptx", _scans()),
+    "splat": lambda: _splats_of(0),
+    **{f"spz {version}": partial(_splats_of, version) for version in (1, 2, 3, 4)},
+    "3mf": lambda: _alone(
+        "3mf", threemf_plate(), threemf(threemf_model(f'<object id="1">{_MESH}</object>', '<item objectid="1"/>'))
+    ),
 }
 """Reader and variant -> whole files of it."""

@@ -7,7 +7,7 @@ import pytest
 
 from hf_any3d import PointCloudProcessor
 from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
-from hf_any3d.data.files.lidar import without_buffers
+from hf_any3d.data.files.companions import without_companions
 from hf_any3d.many_files.files import list_files
 from tests.cli.conftest import run
 
@@ -131,7 +131,8 @@ def test_rings_that_are_missing_or_no_numbers_are_errors(tmp_path):
 
 
 def test_buffers_of_gltf_are_no_clouds_of_a_folder(tmp_path):
-    assert without_buffers(["a/x.gltf", "a/x.bin", "b/y.bin", "z.bin"]) == ["a/x.gltf", "b/y.bin", "z.bin"]
+    assert without_companions(["labels/segmentation/x.bin", "a.bin"]) == ["a.bin"]
+    assert without_companions(["a/x.gltf", "a/x.bin", "b/y.bin", "z.bin"]) == ["a/x.gltf", "b/y.bin", "z.bin"]
     (tmp_path / "mesh").mkdir()
     for name in ("mesh/x.gltf", "mesh/x.bin", "y.bin"):
         (tmp_path / name).write_bytes(b"0")

@@ -1,0 +1,126 @@
+"""`hf-any3d data annotations`: boxes and point labels between programs for labeling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_any3d.cli.common import json_object, option
+from hf_any3d.cli.inputs import find_inputs
+from hf_any3d.cli.outputs import counted
+from hf_any3d.utils.messages import print_line
+
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
+
+_SEGMENTED = "labels/segmentation/*.bin"
+
+
+class Form(StrEnum):
+    """Formats of annotations."""
+
+    JSON = "json"
+    LABEL_CLOUD = "label-cloud"
+    DATUMARO = "datumaro"
+    SUPERVISELY = "supervisely"
+    KITTI_RAW = "kitti-raw"
+    PLY = "ply"
+
+
+def convert_annotations(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="boxes.json, as `hf-any3d detect --output` writes it; a folder with boxes of Label Cloud, CVAT, "
+            "KITTI or of this package; a folder that Label Cloud has segmented; or files whose points have labels.",
+        ),
+    ],
+    to: Annotated[
+        Form,
+        typer.Option(
+            help="label-cloud (boxes, or labels of points), datumaro, supervisely or kitti-raw (boxes, for CVAT), "
+            "json (boxes of this package), ply (labels of points, for CloudCompare and training)."
+        ),
+    ],
+    output: Annotated[Path, option("Folder to write; a new one, or an empty one.")],
+    names: Annotated[
+        str | None, option('JSON object with names of classes of points, such as {"2": "ground"}; LAS has its own.')
+    ] = None,
+) -> None:
+    """Convert boxes and labels of points between programs for labeling; z is up."""
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(f"{output} is not empty; expected a new folder for --output")
+    is_segmented = source.is_dir() and any(True for _ in source.glob(_SEGMENTED))
+    boxes_file = source.is_file() and source.suffix.lower() in (".json", ".parquet")
+    # Files of points have labels of points; what else there is are boxes.
+    if is_segmented or to is Form.PLY or (source.is_file() and not boxes_file):
+        written, what = _convert_points(source, to, output, names, is_segmented)
+    elif to is Form.LABEL_CLOUD and source.is_dir() and not _has_boxes(source):
+        written, what = _convert_points(source, to, output, names, False)
+    else:
+        written, what = _convert_boxes(source, to, output, boxes_file)
+    print_line(f"{output}: {what}, {counted(len(written), 'file')}")
+
+
+def _has_boxes(folder: Path) -> bool:
+    from hf_any3d.cli.data import find_dataset
+
+    return find_dataset(str(folder)).name == "scans_with_boxes"
+
+
+def _convert_boxes(source: Path, to: Form, output: Path, is_file: bool) -> tuple[list[Path], str]:
+    from hf_any3d.data.annotation_files import write_boxes
+    from hf_any3d.data.box_files import read_boxes_json, read_boxes_table
+    from hf_any3d.data.catalog.scans_with_boxes import boxes_of
+
+    if is_file:
+        boxes = read_boxes_json(source) if source.suffix.lower() == ".json" else read_boxes_table(source)
+    else:
+        boxes = boxes_of(source)
+    stems = [Path(file).stem for file in boxes]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise ValueError(f"{source}: boxes of two files called {twice}; expected files with different names")
+    written = write_boxes(output, boxes, to.value)
+    return written, f"{counted(sum(map(len, boxes.values())), 'box')} of {counted(len(boxes), 'cloud')}"
+
+
+def _convert_points(
+    source: Path, to: Form, output: Path, names: str | None, is_segmented: bool
+) -> tuple[list[Path], str]:
+    from hf_any3d.data.annotation_files import (
+        label_cloud_names,
+        read_label_cloud_points,
+        write_label_cloud_points,
+        write_labeled_ply,
+    )
+    from hf_any3d.data.las_classes import ASPRS_CLASSES
+
+    if to not in (Form.PLY, Form.LABEL_CLOUD):
+        raise ValueError(f"--to is {to.value!r}; {source} has labels of points, which go to label-cloud or ply")
+    files = find_inputs([str(source / "pointclouds" if is_segmented else source)]).files
+    stems = [Path(file.name).stem for file in files]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise ValueError(f"{source}: two files called {twice}; expected files with different names")
+    called: dict[int, str] = {}
+    if is_segmented:
+        called = label_cloud_names(source)
+    elif any(file.name.lower().endswith((".las", ".laz")) for file in files):
+        called = dict(ASPRS_CLASSES)
+    called |= {int(code): str(name) for code, name in json_object("--names", names).items()}
+
+    def labeled() -> Iterator[tuple[str, PointCloudData]]:
+        # One after the other, as all may not fit into memory.
+        for file in files:
+            cloud = file.read(on_invalid="raise").data
+            if is_segmented:
+                cloud.labels = read_label_cloud_points(source, file.name, len(cloud))
+            yield file.name, cloud
+
+    write = write_label_cloud_points if to is Form.LABEL_CLOUD else write_labeled_ply
+    written = write(output, labeled(), called)
+    return written, f"labels of the points of {counted(len(files), 'cloud')}"

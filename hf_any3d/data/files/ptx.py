@@ -1,0 +1,93 @@
+"""PTX, the text format of Leica's scanners: scans, each with a header that has its place and its transform."""
+
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files.attributes import join_scans, usable_colors, usable_numbers
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import count_of, normalized_lines, numbers
+
+# Columns and rows; position and three axes of the scanner; four rows of the transform.
+_HEADER_LINES = 10
+# x y z and an intensity, perhaps with a color.
+_WIDTHS = (4, 7)
+# Bytes of a point in the table of numbers and the arrays made of it.
+_POINT_SIZE = 7 * 8 + 2 * 24
+
+
+def read(source: Source) -> PointCloudData:
+    """Read all scans of a file as one cloud in their common frame, in meters, z up.
+
+    Each scan is moved by the transform of its header. Directions without a return, stored as 0 0 0, are left out with
+    a warning. Colors and intensities, from 0 to 1, are kept where all scans have them.
+    """
+    text = normalized_lines(source.data)
+    ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) + 1
+    if not text.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    starts = np.concatenate([[0], ends])  # of each line, and the end of the last
+    lines, at = len(ends), 0
+    scans: list[dict[str, Any]] = []
+    without_return = total = 0
+    while at < lines:
+        if not text[starts[at] : starts[at + 1]].strip():
+            at += 1
+            continue
+        body = at + _HEADER_LINES
+        count, transform = _header([text[starts[n] : starts[n + 1]] for n in range(at, min(body, lines))], at)
+        total += count
+        source.check(points=total, decoded=_POINT_SIZE * total)
+        at = body + count
+        if at > lines:
+            raise PointCloudError(
+                f"the scan of line {body - _HEADER_LINES + 1} has {count} points, but {lines - body} lines follow; "
+                "the file may be cut off"
+            )
+        if count:
+            table = numbers(text[starts[body] : starts[at]], first_line=body + 1)
+            scan, missing = _scan(table, count, transform, source)
+            without_return += missing
+            scans += [scan] if len(scan["points"]) else []
+    if without_return:
+        source.warn(f"{without_return:,} of {total:,} directions of the scans have no return and are left out")
+    if not scans:
+        raise PointCloudError(f"none of {total} directions has a return; expected at least one point")
+    return PointCloudData(**join_scans(scans, source), up_axis="z", meters_per_unit=1.0)
+
+
+def _header(lines: list[bytes], first: int) -> tuple[int, np.ndarray]:
+    """Return the number of points of a scan, and its transform of rows (4, 4)."""
+    if len(lines) < _HEADER_LINES:
+        raise PointCloudError(f"the header of line {first + 1} has {len(lines)} lines of 10; the file may be cut off")
+    columns, rows = (
+        count_of(line.strip(), f"line {first + number}, the number of {name} of a scan,")
+        for number, (line, name) in enumerate(zip(lines[:2], ("columns", "rows"), strict=True), 1)
+    )
+    # The scanner's position and axes say the same as the transform, which programs apply.
+    numbers(b"".join(lines[2:6]), first_line=first + 3, columns=3)
+    transform = numbers(b"".join(lines[6:]), first_line=first + 7, columns=4)
+    if transform.shape != (4, 4) or not np.isfinite(transform).all():
+        raise PointCloudError(f"the transform of line {first + 7} is no matrix of 4 x 4 finite numbers")
+    return columns * rows, transform
+
+
+def _scan(table: np.ndarray, count: int, transform: np.ndarray, source: Source) -> tuple[dict[str, Any], int]:
+    """Return the points of a scan with what belongs to them, and how many directions have none."""
+    if len(table) != count or table.shape[1] not in _WIDTHS:
+        raise PointCloudError(
+            f"a scan of {count} points has {len(table)} rows of {table.shape[1]} numbers; expected 4 or 7"
+        )
+    # NaN compares as unequal, so that it is reported.
+    returned = (table[:, :3] != 0).any(axis=1)  # (points,)
+    table = table[returned]
+    points = table[:, :3]
+    if not np.array_equal(transform, np.eye(4)):  # which keeps the decimals by which the step is told
+        points = points @ transform[:3, :3] + transform[3, :3]
+    scan: dict[str, Any] = {"points": points}
+    if (intensity := usable_numbers(table[:, 3], "intensities", source)) is not None:
+        scan["intensity"] = intensity
+    if table.shape[1] > 4 and len(table) and (colors := usable_colors(table[:, 4:], source)) is not None:
+        scan["colors"] = colors
+    return scan, int((~returned).sum())

@@ -1,0 +1,134 @@
+"""Gaussian splats: .splat, rows of 32 bytes as web viewers load them, and .spz, packed by Niantic's program."""
+
+import struct
+import zlib
+
+import numpy as np
+
+from hf_any3d.data.files.attributes import opaque_splats, splat_colors
+from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.source import PointCloudError, Source
+from hf_any3d.data.files.text_numbers import listed
+
+_SPLAT = np.dtype([("points", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 3), ("opacity", "u1"), ("turn", "u4")])
+# Mark, version, number of points, degree of harmonics, bits of fractions, flags, and streams from version 4 on.
+_HEADER = struct.Struct("<4sIIBBBB")
+_MARK, _VERSIONS = b"NGSP", (1, 2, 3, 4)
+# From version 4 on: place of the table of streams, whose rows have the packed and the plain size.
+_TABLE_AT, _LONG_HEADER, _STREAM = struct.Struct("<I"), 32, struct.Struct("<QQ")
+_HARMONICS = {0: 0, 1: 9, 2: 24, 3: 45, 4: 72}  # numbers of a splat, by degree
+_MOST_FRACTION_BITS = 24
+_HAS_EXTENSIONS, _MOST_EXTENSIONS = 2, 1 << 20
+_COLOR_SCALE = np.float32(0.15)
+_GZIP = 31  # zlib's sign for a header of gzip
+
+
+def read(source: Source) -> PointCloudData:
+    """Read splats as points of the color that they have from all sides; .spz has y up.
+
+    Those of an opacity below `attributes.LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
+    harmonics of further degrees have no place in a cloud.
+    """
+    return _read_splat(source) if source.file_type == "splat" else _read_spz(source)
+
+
+def is_spz(data: bytes) -> bool:
+    """Return whether a file is SPZ: packed as a whole up to version 3, in parts from version 4 on."""
+    if data.startswith(_MARK):
+        return True
+    try:
+        return data.startswith(b"\x1f\x8b") and zlib.decompressobj(_GZIP).decompress(data[:256], 4) == _MARK
+    except zlib.error:
+        return False
+
+
+def _read_splat(source: Source) -> PointCloudData:
+    count, rest = divmod(len(source.data), _SPLAT.itemsize)
+    if rest:
+        raise PointCloudError(f"{len(source.data)} bytes; expected a multiple of 32, so it may be cut off")
+    source.check(points=count, decoded=24 * count)
+    rows = np.frombuffer(source.data, _SPLAT)
+    kept = opaque_splats(rows["opacity"] / np.float32(255), source)
+    source.leave_out(["scales", "rotations"])
+    return PointCloudData(rows["points"][kept], colors=rows["colors"][kept] / np.float32(255))
+
+
+def _read_spz(source: Source) -> PointCloudData:
+    is_packed_in_parts = source.data.startswith(_MARK)
+    start = source.data[: _HEADER.size] if is_packed_in_parts else _gunzip(source.data, _HEADER.size)
+    if len(start) < _HEADER.size:
+        raise PointCloudError(f"ends after {len(start)} of the {_HEADER.size} bytes of the header; it is cut off")
+    mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
+    if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
+        raise PointCloudError(
+            f"starts with {mark!r}, version {version}, degree {degree}, {fraction_bits} bits of fractions; expected "
+            f"SPZ of versions 1 to 4, degrees 0 to 4 and at most {_MOST_FRACTION_BITS} bits"
+        )
+    # Bytes of a splat in each part: positions, opacities, colors, scales, rotations and harmonics.
+    sizes = [6 if version == 1 else 9, 1, 3, 3, 3 if version < 3 else 4, _HARMONICS[degree]]
+    source.check(points=count, decoded=(sum(sizes) + 32) * count)
+    totals = [size * count for size in sizes]
+    if is_packed_in_parts:
+        places, opacities, colors = _parts_of_streams(source.data, totals, streams)
+    else:
+        places, opacities, colors = _parts_of_one(source, totals, bool(flags & _HAS_EXTENSIONS))
+    kept = opaque_splats(np.frombuffer(opacities, np.uint8) / np.float32(255), source)
+    source.leave_out(["scales", "rotations", *(["spherical harmonics"] if degree else [])])
+    points = _half_floats(places) if version == 1 else _fixed_point(places, fraction_bits)  # (points, 3)
+    shares = np.frombuffer(colors, np.uint8).reshape(-1, 3) / np.float32(255)
+    harmonics = (shares - np.float32(0.5)) / _COLOR_SCALE
+    return PointCloudData(points[kept], colors=splat_colors(harmonics[kept]), up_axis="y")
+
+
+def _half_floats(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, "<f2").reshape(-1, 3).astype(np.float32)
+
+
+def _fixed_point(data: bytes, fraction_bits: int) -> np.ndarray:
+    """Decode coordinates of three bytes each, which float32 holds exactly."""
+    low, middle, high = np.frombuffer(data, np.uint8).reshape(-1, 3).T.astype(np.int32)
+    # The sign is that of the highest byte.
+    whole = low | middle << 8 | (high ^ 0x80) - 0x80 << 16
+    return np.ldexp(whole.astype(np.float32), -fraction_bits).reshape(-1, 3)
+
+
+def _parts_of_one(source: Source, totals: list[int], has_more: bool) -> list[bytes]:
+    """Unpack versions 1 to 3, in which all parts follow the header, and return the first three."""
+    whole = _HEADER.size + sum(totals)
+    stream = zlib.decompressobj(_GZIP)
+    # To the end, where the checksum is; what programs add is of a few bytes.
+    data = stream.decompress(source.data, whole + (_MOST_EXTENSIONS if has_more else 0) + 1)
+    if len(data) < whole or not stream.eof:
+        where = "more than" if len(data) > whole else "not all of"
+        raise PointCloudError(f"{where} the {whole} bytes that the header declares; the file is damaged or cut off")
+    ends = _HEADER.size + np.cumsum([0, *totals[:3]])
+    return [data[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+def _parts_of_streams(data: bytes, totals: list[int], number: int) -> list[bytes]:
+    """Unpack the first three streams of version 4, compressed by Zstandard each; empty ones are not stored."""
+    import pyarrow
+
+    wanted = [total for total in totals if total]
+    at = _TABLE_AT.unpack_from(data, _HEADER.size)[0]
+    table = [_STREAM.unpack_from(data, at + _STREAM.size * place) for place in range(number)]
+    plain = [size for _, size in table]
+    start = at + _STREAM.size * number
+    if at < _LONG_HEADER or plain != wanted or start + sum(packed for packed, _ in table) > len(data):
+        raise PointCloudError(
+            f"streams of {listed(map(str, plain))} bytes in a file of {len(data)}; expected "
+            f"{listed(map(str, wanted))}, so it may be cut off"
+        )
+    parts = []
+    for packed, size in table[:3]:
+        with pyarrow.CompressedInputStream(pyarrow.py_buffer(data[start : start + packed]), "zstd") as stream:
+            # No more than declared is unpacked.
+            parts.append(stream.read(size))
+        if len(parts[-1]) < size:
+            raise PointCloudError(f"a stream has {len(parts[-1])} of {size} bytes; the file may be cut off")
+        start += packed
+    return parts or [b"", b"", b""]
+
+
+def _gunzip(data: bytes, size: int) -> bytes:
+    return zlib.decompressobj(_GZIP).decompress(data, size)

@@ -1,0 +1,202 @@
+"""Annotations in the formats of programs for labeling: written here as these programs write them, and round trips."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from hf_any3d.data.annotation_files import BOX_FORMS, read_label_cloud_points, write_boxes
+from hf_any3d.data.box_files import NamedBox, read_label_cloud
+from hf_any3d.data.catalog.scans_with_boxes import boxes_of
+from hf_any3d.data.files import PointCloudData, PointCloudFileError, read_point_cloud, write_point_cloud
+from tests.cli.conftest import run
+from tests.data.files.builders import las
+from tests.errors import raises
+
+pytestmark = pytest.mark.usefixtures("libraries_as_they_were")
+
+BOXES = {
+    "a.pcd": [
+        NamedBox("car & trailer", (1.5, -2.25, 0.75, 4.0, 1.75, 1.5, 0.3)),
+        NamedBox("dog", (0.0, 8.0, 0.25, 0.75, 0.25, 0.5, -3.0)),
+    ],
+    "b.pcd": [],
+    "c.pcd": [NamedBox("dog", (2.0, 8.0, 0.25, 0.75, 0.25, 0.5, math.pi / 2))],
+}
+
+
+def plain(boxes):
+    """Boxes by the names of their files without endings, rounded."""
+    rounded = {}
+    for file, own in boxes.items():
+        rounded[file.split("/")[-1].partition(".")[0]] = [
+            (box.label, np.round(box.numbers, 6).tolist()) for box in own
+        ]
+    return rounded
+
+
+@pytest.mark.parametrize("form", BOX_FORMS)
+def test_boxes_are_the_same_after_a_round_trip(form, tmp_path):
+    written = write_boxes(tmp_path, BOXES, form)
+    assert all(path.is_file() for path in written)
+    assert plain(boxes_of(tmp_path)) == plain(BOXES)
+
+
+@pytest.mark.parametrize("form", BOX_FORMS)
+def test_the_command_converts_from_every_format_to_every_other(form, tmp_path):
+    write_boxes(tmp_path / "one", BOXES, form)
+    for other in BOX_FORMS:
+        code, out, _ = run("data", "annotations", tmp_path / "one", "--to", other, "--output", tmp_path / other)
+        assert code == 0 and "3 boxes of 3 clouds" in out
+        assert plain(boxes_of(tmp_path / other)) == plain(BOXES)
+    file = tmp_path / "json" / "boxes.json"
+    assert run("data", "annotations", file, "--to", "datumaro", "--output", tmp_path / "new").code == 0
+    assert "not empty" in run("data", "annotations", file, "--to", "datumaro", "--output", tmp_path / "new").err
+
+
+def label_cloud(folder, form, angle, **box):
+    """A folder as Label Cloud writes it; `form` None stands for its early versions."""
+    (folder / "labels").mkdir(parents=True)
+    if form is not None:
+        classes = {"classes": [{"name": "car", "id": 0, "color": "#FF0000"}], "default": 0, "type": "object_detection"}
+        (folder / "labels" / "_classes.json").write_text(json.dumps({**classes, "format": form}))
+    centroid = {
+        "centroid": {"x": 1.0, "y": 2.0, "z": 3.0},
+        "dimensions": {"length": 4.0, "width": 2.0, "height": 1.0},
+        "rotations": {"x": 0.0, "y": 0.0, "z": angle},
+    }
+    content = {"folder": "pointclouds", "filename": "a.ply", "objects": [{"name": "car", **(box or centroid)}]}
+    (folder / "labels" / "a.json").write_text(json.dumps(content))
+    return folder / "labels" / "a.json"
+
+
+@pytest.mark.parametrize(
+    ("form", "angle", "heading"),
+    [
+        ("centroid_rel", 1.5, 1.5),
+        ("centroid_abs", 1.5, math.radians(1.5)),
+        ("centroid_abs", 270.0, -math.pi / 2),
+        (None, 270.0, -math.pi / 2),
+        (None, -1.5, -1.5),
+        (None, 0.0, 0.0),
+    ],
+)
+def test_angles_of_label_cloud_have_the_unit_of_its_format(form, angle, heading, tmp_path):
+    file = label_cloud(tmp_path, form, angle)
+    assert boxes_of(tmp_path)["a.ply"][0].numbers == pytest.approx((1, 2, 3, 4, 2, 1, heading))
+    if form is None:
+        assert read_label_cloud(file)["a.ply"][0].numbers[6] == pytest.approx(heading)
+
+
+def test_angles_that_may_be_of_either_unit_are_refused(tmp_path):
+    with raises(PointCloudFileError, naming="_classes.json"):
+        boxes_of(label_cloud(tmp_path, None, 1.5).parents[1])
+
+
+def corners(tilt=0.0):
+    """Vertices of a box of 4 x 2 x 1 around (1, 2, 3) that is turned by 30 degrees, in the order of Label Cloud."""
+    around = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]])
+    box = np.array([(*place, up) for up in (-1, 1) for place in around]) * [2, 1, 0.5]
+    cosine, sine = math.cos(math.pi / 6), math.sin(math.pi / 6)
+    box = box @ np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    box[:, 2] += tilt * box[:, 0]
+    return np.round(box + [1, 2, 3], 3).tolist()
+
+
+def test_vertices_of_label_cloud_are_a_box_unless_it_is_tilted(tmp_path):
+    label_cloud(tmp_path / "one", "vertices", 0, vertices=corners())
+    found = boxes_of(tmp_path / "one")["a.ply"][0].numbers
+    assert found == pytest.approx((1, 2, 3, 4, 2, 1, math.pi / 6), abs=2e-3)
+    for name, wrong in (("tilted", corners(0.2)), ("few", corners()[:7])):
+        label_cloud(tmp_path / name, "vertices", 0, vertices=wrong)
+        with raises(PointCloudFileError, naming="vertices"):
+            boxes_of(tmp_path / name)
+
+
+def test_text_of_label_cloud_is_in_the_frame_that_its_format_names(tmp_path):
+    label_cloud(tmp_path, "kitti_untransformed", 0).unlink()
+    (tmp_path / "labels" / "a.txt").write_text("car 0 0 0 0 0 0 0 1.0 2.0 4.0 1.0 2.0 3.0 0.5\n")
+    assert boxes_of(tmp_path)["a"] == [NamedBox("car", (1, 2, 3, 4, 2, 1, 0.5))]
+    label_cloud(tmp_path / "other", "kitti", 0)
+    (tmp_path / "other" / "labels" / "a.txt").write_text("car 0 0 0 0 0 0 0 1.0 2.0 4.0 1.0 2.0 3.0 0.5\n")
+    with raises(PointCloudFileError, naming="calib"):
+        boxes_of(tmp_path / "other")
+
+
+def test_tracklets_of_kitti_itself_are_refused(tmp_path):
+    """They have no list of frames, and mean other things by the same names."""
+    write_boxes(tmp_path, BOXES, "kitti-raw")
+    (tmp_path / "frame_list.txt").unlink()
+    with raises(PointCloudFileError, naming="frame_list.txt"):
+        boxes_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "old", "new"),
+    [
+        ("kitti-raw", "tracklet_labels.xml", "<first_frame>0<", "<first_frame>9<"),
+        ("kitti-raw", "tracklet_labels.xml", "<w>", "<v>"),
+        ("kitti-raw", "tracklet_labels.xml", "<rx>0.0<", "<rx>0.5<"),
+        ("kitti-raw", "tracklet_labels.xml", "<!DOCTYPE boost_serialization>", '<!DOCTYPE a [<!ENTITY b "c">]>'),
+        ("supervisely", "ds0/ann/a.pcd.json", '"classTitle"', '"title"'),
+        ("supervisely", "ds0/ann/a.pcd.json", '"dimensions"', '"size"'),
+        ("datumaro", "annotations/default.json", '"label_id": 1', '"label_id": 9'),
+    ],
+)
+def test_damaged_files_are_named(form, name, old, new, tmp_path):
+    write_boxes(tmp_path, BOXES, form)
+    text = (tmp_path / name).read_text()
+    assert old in text
+    (tmp_path / name).write_text(text.replace(old, new))
+    with raises(PointCloudFileError, naming=name):
+        boxes_of(tmp_path)
+
+
+def test_labels_of_points_go_to_label_cloud_and_back(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "tile.las").write_bytes(las(False, 7, 40)[1])
+    cloud = read_point_cloud(tmp_path / "scans" / "tile.las")
+    made = tmp_path / "made"
+    assert run("data", "annotations", tmp_path / "scans", "--to", "label-cloud", "--output", made).code == 0
+    classes = json.loads((made / "labels" / "_classes.json").read_text())
+    assert classes["type"] == "semantic_segmentation" and classes["classes"][2]["name"] == "ground"
+    assert [entry["id"] for entry in classes["classes"]] == list(range(int(cloud.labels.max()) + 1))
+    stored = np.fromfile(made / "labels" / "segmentation" / "tile.bin", np.int8)
+    assert (stored == cloud.labels).all()
+    assert len(read_point_cloud(made / "pointclouds" / "tile.ply")) == len(cloud)
+    # A correction in Label Cloud.
+    stored[:5] = 6
+    stored.tofile(made / "labels" / "segmentation" / "tile.bin")
+    assert run("data", "annotations", made, "--to", "ply", "--output", tmp_path / "back").code == 0
+    back = read_point_cloud(tmp_path / "back" / "tile.ply")
+    assert back.labels.tolist() == [6] * 5 + cloud.labels[5:].tolist()
+    assert json.loads((tmp_path / "back" / "classes.json").read_text())["6"] == "building"
+
+
+def test_labels_that_do_not_fit_are_refused(tmp_path):
+    points = np.random.default_rng(0).normal(size=(5, 3))
+    for name, labels in (("none", None), ("negative", [-100, 0, 0, 0, 0]), ("many", [128, 0, 0, 0, 0])):
+        write_point_cloud(tmp_path / f"{name}.npz", PointCloudData(points, labels=labels))
+        done = run("data", "annotations", tmp_path / f"{name}.npz", "--to", "label-cloud", "--output", tmp_path / name)
+        assert done.code == 1 and f"{name}.npz" in done.err and "labels" in done.err
+    (tmp_path / "labels" / "segmentation").mkdir(parents=True)
+    (tmp_path / "labels" / "segmentation" / "a.bin").write_bytes(bytes(4))
+    with raises(PointCloudFileError, naming="a.bin"):
+        read_label_cloud_points(tmp_path, "a.ply", 5)
+    write_point_cloud(tmp_path / "good.npz", PointCloudData(points, labels=[0, 1, 2, 3, 4]))
+    done = run("data", "annotations", tmp_path / "good.npz", "--to", "datumaro", "--output", tmp_path / "boxes")
+    assert done.code == 1 and "--to" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.ply", "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+         "property float scalar_Classification\nend_header\n0 0 0 2\n1 0 0 6\n0 1 0 5\n"),
+        ("a.txt", "//X Y Z Classification\n3\n0 0 0 2.000000\n1 0 0 6.000000\n0 1 0 5.000000\n"),
+    ],
+)  # fmt: skip
+def test_scalar_fields_of_cloudcompare_are_labels(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    assert read_point_cloud(tmp_path / name).labels.tolist() == [2, 6, 5]
