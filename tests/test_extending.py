@@ -225,7 +225,7 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 
 def add_model(folder: Path) -> str:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"`([\w./]+)`:\n\n<!--[^>]+-->\n```python\n(.*?)```$", page, flags=re.M | re.S)
+    blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
     *files, (registry, entry) = blocks
     for name, text in files:
         (folder / name).parent.mkdir(exist_ok=True)

@@ -92,24 +92,36 @@ class Shell:
         return path
 
 
-@pytest.fixture(scope="session")
-def installed() -> Path:
-    """Python of an environment with the wheel; built once for all processes of a run."""
+def environment(name: str, extras: tuple[str, ...]) -> Path:
+    """Return Python of an environment with the wheel and extras; built once for all processes of a run."""
     shared = Path(os.environ["HF_ANY3D_DRAWN"])
     with open(shared / "doors.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = shared / "doors"
-        python = folder / "venv" / "bin" / "python"
+        checkout = shared / "doors" / "checkout"
+        folder = shared / "doors" / name
+        python = folder / "bin" / "python"
         if not (folder / "ready").exists():
-            wheel = release.build(release.copy_checkout(folder / "checkout"))["wheel"]
-            release.new_environment(folder / "venv", extras=EXTRAS)
+            wheel = next(checkout.glob("dist/*.whl"), None) or release.build(release.copy_checkout(checkout))["wheel"]
+            release.new_environment(folder, extras=extras)
             release.install(python, str(wheel))
             # Python compiles a package when it is first imported, here once rather than in all first processes.
             release.run(
-                str(python), "-m", "compileall", "-q", str(next(folder.glob("venv/lib/*/site-packages"))), cwd=folder
+                str(python), "-m", "compileall", "-q", str(next(folder.glob("lib/*/site-packages"))), cwd=folder
             )
             (folder / "ready").touch()
     return python
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """Python of an environment with the wheel and the extras of a stranger."""
+    return environment("venv", EXTRAS)
+
+
+@pytest.fixture(scope="session")
+def installed_alone() -> Path:
+    """Python of an environment with the wheel and what it requires."""
+    return environment("alone", ())
 
 
 @pytest.fixture(scope="module")
