@@ -21,7 +21,8 @@ NEEDS = {
     "a checkout": "programs, recipes or `make` of the repository",
     "a GPU": "a GPU, and what runs on it",
     "minutes": "runs longer than half a minute on a CPU",
-    "a server": "a program that runs until it is stopped, and others that speak to it",
+    "Ctrl-C": "runs until it is stopped",
+    "a server": "the program of a block before, running",
     "pip install": "what an extra of the package, or another package, brings",
     "your": "files, data or a model of your own, under the names in the block",
 }

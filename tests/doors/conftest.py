@@ -63,7 +63,9 @@ class Shell:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
 
-    def __call__(self, line: str, *, code: int | None = 0, stdin: str = "", **environment: str) -> Done:
+    def __call__(
+        self, line: str, *, code: int | None = 0, stdin: str = "", seconds: int = 400, **environment: str
+    ) -> Done:
         """Run a line of bash; its exit code must be `code`, any if that is None, and there is no traceback."""
         process = subprocess.run(
             ["bash", "-c", line],
@@ -72,7 +74,7 @@ class Shell:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=seconds,
         )
         done = Done(process.returncode, process.stdout, process.stderr)
         assert code in (None, done.code), f"{line}\nexit code {done.code}\n{done.out[-3000:]}\n{done.err[-5000:]}"

@@ -1,7 +1,7 @@
 """All blocks of README and guides run from the installed wheel in an empty folder, and print what the pages show.
 
-The blocks of a page are one program. One that needs more than the package says so in its first line; of those, blocks
-with `# needs a network` run where the hub's stand-in has what they name, and those with an extra where it is installed.
+The blocks of a page are one program. One that needs more than the package says so in its first line. Of those, blocks
+with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
 `docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
 """
 
@@ -19,6 +19,8 @@ from tests.doors.conftest import EXTRAS, Shell
 from tests.doors.shown import same
 from tests.release import named_models
 
+# The first test waits for all pages.
+pytestmark = pytest.mark.timeout(2000)
 # Repositories that the hub's stand-in has; `me` is who pushes.
 NAMED = (
     "sentence-transformers/all-MiniLM-L6-v2",
@@ -59,11 +61,11 @@ def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int]
                     ]
             shell = Shell(tmp_path_factory.mktemp("walk"), python, address)
             (shell.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            walk = Path(__file__).with_name("walk.py")
-            command = f"python {walk} job.json results"
-            caches = {"HF_HOME": str(shell.folder / "caches"), "HF_ANY3D_ACCEPT_LICENSE": "all", "OMP_NUM_THREADS": "1"}
-            print(shell(command, **caches).out)
-            for line in (shell.folder / "results").read_text(encoding="utf-8").splitlines():
+            results = shell.folder / "results"
+            command = f"python {Path(__file__).with_name('walk.py')} job.json {results}"
+            caches = {"HF_HOME": str(shell.folder / "caches"), "HF_ANY3D_ACCEPT_LICENSE": "all"}
+            print(shell(command, seconds=1000, OMP_NUM_THREADS="1", **caches).out)
+            for line in results.read_text(encoding="utf-8").splitlines():
                 result = json.loads(line)
                 done[result["page"], result["line"]] = result
     return done

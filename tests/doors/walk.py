@@ -1,9 +1,9 @@
 """Run the blocks of pages as a reader does: `python walk.py JOB RESULTS`, with the Python of an environment.
 
 Each page runs in a new folder and a process of its own, from top to bottom: Python in one namespace, bash in a shell.
-Every process is a fork of this one, which has imported torch and the libraries of Hugging Face but not the package, so
-that a page, or a command of one, takes a tenth of the time of a new interpreter and has the same to import of ours. The
-shells find a program `hf-any3d` that asks this process for such a fork.
+Every process is a fork of this one, which has imported torch and the libraries of Hugging Face but not the package: a
+command then takes a fifth of the time that it takes in a new interpreter, most of which are these imports. The shells
+find a program `hf-any3d` that asks this process for such a fork.
 
 JOB is a JSON file: `pages`, for each name its blocks with `line`, `language`, `text` and `network`; `folder`, a new
 one; `hub`, the port that is reached by blocks with `network` alone. RESULTS gets a line of JSON for each block.
