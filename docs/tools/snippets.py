@@ -1,4 +1,4 @@
-"""Blocks of the pages, and programs of pages and notebooks: `python -m docs.tools.snippets FOLDER` writes the programs.
+"""Blocks of the pages, and programs of pages and notebooks: `python -m docs.tools.snippets FOLDER` writes these.
 
 The blocks of a page are one program, from top to bottom, in one folder that is empty at the start. A block that cannot
 run there with the installed package alone says so in its first line, `# needs …`; NEEDS has what it may say. What a
@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDS = {
@@ -32,7 +32,8 @@ _UNTYPED = "pipeline as _pipeline; from typing import Any; pipeline: Any = _pipe
 _BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", flags=re.MULTILINE | re.DOTALL)
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True)
+class Block:
     """A block of a page."""
 
     line: int

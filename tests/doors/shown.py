@@ -31,6 +31,7 @@ def same(shown: str, printed: str) -> bool:
 
 
 def _plain(text: str) -> str:
+    text = re.sub(r"torch\.Size\(\[(\d+)\]\)", r"(\1,)", text)
     text = re.sub(r"torch\.Size\(\[([^]]*)\]\)", r"(\1)", text)
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)
