@@ -1,6 +1,8 @@
-"""Checks of settings: allowed ranges and choices, and the place of stored ones in errors."""
+"""Settings: what each means, allowed ranges and choices, and the place of stored ones in errors."""
 
+import inspect
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
@@ -21,6 +23,62 @@ COMMON_RANGES: Ranges = {
     "temperature": (1e-3, 1e3),
 }
 """Fields of several models. What torch refuses as a model is built, such as sizes below 1, has no range."""
+
+FIELDS: Mapping[str, str] = {
+    "in_channels": "Channels of a point: 3 for xyz, 6 with colors or normals.",
+    "num_groups": "Patches, and therefore tokens, per cloud.",
+    "group_size": "Points per patch, including the center.",
+    "patch_widths": "Output channels of the layers of the patch encoder.",
+    "projection_dim": "Channels of the feature in the space of texts and images; None for the token itself.",
+    "hidden_size": "Channels of a token.",
+    "num_hidden_layers": "Number of transformer blocks.",
+    "num_attention_heads": "Heads of each block's attention; a list has those of each stage.",
+    "intermediate_size": "Hidden channels of a block's MLP.",
+    "hidden_act": "Activation of the MLPs, by its name in transformers.",
+    "attention_dropout": "Dropout of attention weights.",
+    "qkv_bias": "Whether the layers of queries, keys and values have a bias.",
+    "layer_norm_eps": "Epsilon of the layer norms.",
+    "batch_norm_eps": "Epsilon of the batch norms.",
+    "initializer_range": "Standard deviation of initial weights.",
+    "head_dropout": "Dropout after each hidden layer of the classification head.",
+    "segmentation_head_widths": "Widths of the segmentation head's hidden layers; empty for a linear head.",
+    "segmentation_head_dropout": "Dropout of the segmentation head; a list has that after each hidden layer.",
+    "decoder_num_hidden_layers": "Number of blocks of the decoder of masked patches.",
+    "decoder_drop_path_rate": "Stochastic depth rate of that decoder's last block; it grows linearly from 0.",
+    "encoder_layers": "Number of layers of the encoder.",
+    "encoder_attention_heads": "Heads of the attention in each of them.",
+    "decoder_layers": "Number of layers of the decoder.",
+    "decoder_attention_heads": "Heads of the attention in each of them.",
+    "decoder_hidden_sizes": "Channels of each decoder stage, the finest first.",
+    "decoder_num_attention_heads": "Heads of the attention in each decoder stage, the finest first.",
+}
+"""What fields mean that several models have, where a configuration's own docstring does not say; see `name_fields`."""
+_ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {8,}\S.*)*)", re.MULTILINE)
+
+
+def name_fields(config_class: type, texts: Mapping[str, str] | None = None) -> None:
+    """Add the public fields that the docstring of a configuration does not name, as `help` shows it.
+
+    A field has one text: in the docstring of the class that adds it, or in `FIELDS`.
+
+    Args:
+        config_class: A configuration of a model or a PEFT method.
+        texts: Texts of fields that have theirs elsewhere.
+    """
+    own = inspect.cleandoc(config_class.__doc__ or "")
+    described: dict[str, str] = {**FIELDS, **(texts or {})}
+    fields: dict[str, None] = {}
+    for base in reversed(config_class.__mro__):
+        if base.__module__.startswith("hf_any3d."):  # fields of transformers and PEFT are described there
+            if base is not config_class:
+                described |= _ARGUMENT.findall(inspect.cleandoc(base.__doc__ or ""))
+            kinds = inspect.get_annotations(base)
+            fields |= dict.fromkeys(name for name, kind in kinds.items() if "ClassVar" not in str(kind))
+    named = dict(_ARGUMENT.findall(own))
+    missing = [name for name in fields if name not in named and name in described and not name.startswith("_")]
+    if missing:
+        lines = [f"    {name}: {described[name]}" for name in missing]
+        config_class.__doc__ = "\n".join([own, "", "Args: Further fields" if named else "Args:", *lines])
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_any3d.modeling.config_checks import stored_settings
+from hf_any3d.modeling.config_checks import name_fields, stored_settings
 
 
 class ModelWarning(UserWarning):
@@ -100,10 +100,18 @@ class LibraryModelMixin:
 
 
 class LibrarySettingsMixin:
-    """For configs and processors: names are checked, and saved ones say which package to install."""
+    """For configs and processors: names are checked, and saved ones say which package to install.
+
+    The docstring of a config names all its fields.
+    """
 
     # Names of the auto classes that load it.
     _opened_by: ClassVar[tuple[str, ...]] = ("AutoConfig",)
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, PreTrainedConfig):
+            name_fields(cls)
 
     def to_json_file(self, json_file_path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Write the JSON file of `save_pretrained`, with the reference to the package."""

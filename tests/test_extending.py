@@ -225,7 +225,7 @@ print(json.loads(command("info", "numbers", "--json"))["class"])
 
 def add_model(folder: Path) -> str:
     page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"`([\w./]+)`:\n\n<!--[^>]+-->\n```python\n(.*?)```$", page, flags=re.M | re.S)
+    blocks = re.findall(r"`([\w./]+)`:\n\n```python\n# needs a checkout.*?\n(.*?)```$", page, flags=re.M | re.S)
     *files, (registry, entry) = blocks
     for name, text in files:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -249,6 +249,57 @@ command("convert", "pools.pth", "--output", "converted")
 opened = AutoModel.from_pretrained("converted")
 print(type(opened).__name__, all(torch.equal(opened.state_dict()[name], state[name]) for name in state))
 """
+
+
+def add_model_of_linear_layers(folder: Path) -> str:
+    """Deep Sets (arXiv 1703.06114), from the files of the page: without norms, neighbors and sizes of its own."""
+    (own := folder / "modeling/deep_sets").mkdir()
+    (own / "__init__.py").write_text(
+        "from hf_any3d.modeling.deep_sets.modeling_deep_sets import (\n"
+        "    DeepSetsConfig, DeepSetsForPointCloudClassification, DeepSetsModel, DeepSetsPreTrainedModel)\n"
+    )
+    (own / "modeling_deep_sets.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from hf_any3d.modeling.layers.forward_contract import strict_forward\n"
+        "from hf_any3d.modeling.layers.heads import ClassificationHead\n"
+        "from hf_any3d.modeling.layers.tasks import classification_loss\n"
+        "from hf_any3d.modeling.point_encoders.base_model import (\n"
+        "    PointCloudConfig, PointCloudModel, PointCloudPreTrainedModel)\n"
+        "from transformers.modeling_outputs import SequenceClassifierOutput\n"
+        "class DeepSetsConfig(PointCloudConfig):\n"
+        "    model_type = 'deep_sets'\n"
+        "class DeepSetsPreTrainedModel(PointCloudPreTrainedModel):\n"
+        "    config_class = DeepSetsConfig\n"
+        "    base_model_prefix = 'deep_sets'\n"
+        "class DeepSetsModel(PointCloudModel, DeepSetsPreTrainedModel):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__(config)\n"
+        "        sizes = (config.in_channels, *config.hidden_sizes)\n"
+        "        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))\n"
+        "        self.post_init()\n"
+        "    def encode(self, points):\n"
+        "        states = [self.input_tokens(points.to(self.dtype))]\n"
+        "        for layer in self.layers:\n"
+        "            states.append(torch.relu(layer(states[-1])))\n"
+        "        return states, points[..., :3]\n"
+        "class DeepSetsForPointCloudClassification(DeepSetsPreTrainedModel):\n"
+        "    def __init__(self, config):\n"
+        "        super().__init__(config)\n"
+        "        self.deep_sets = DeepSetsModel(config)\n"
+        "        self.classifier = ClassificationHead(config.hidden_size, config.num_labels, config.head_widths)\n"
+        "        self.post_init()\n"
+        "    @strict_forward\n"
+        "    def forward(self, points, labels=None, **kwargs):\n"
+        "        output = self.deep_sets(points, **kwargs, return_dict=True)\n"
+        "        logits = self.classifier(output.pooler_output)\n"
+        "        loss = classification_loss(logits, labels, self.config)\n"
+        "        return SequenceClassifierOutput(loss, logits, output.hidden_states, output.attentions)\n"
+    )
+    heads = "{'point-cloud-classification': ('DeepSetsForPointCloudClassification',)}"
+    entry = f"    'deep_sets': ModelType('deep_sets', 'DeepSetsConfig', 'DeepSetsModel', {heads}),"
+    add_line(folder / "hf_any3d/registry.py", "MODEL_TYPES = {", entry)
+    return "from hf_any3d.registry import MODEL_TYPES; print('deep_sets' in MODEL_TYPES)"
 
 
 def add_conversion(folder: Path) -> None:
@@ -327,6 +378,7 @@ ADDITIONS = {
     "encoder_family": add_encoder_family,
     "head": add_head,
     "model": add_model,
+    "model_of_linear_layers": add_model_of_linear_layers,
     "peft_method": add_peft_method,
 }
 """Each adds something to a copy of the source and returns a program that uses it."""
@@ -362,12 +414,13 @@ def test_a_model_is_its_folder_and_an_entry(copy):
 
 def test_a_new_model_does_what_the_common_suites_ask_of_all(copy):
     suites = [f"tests/common/test_{name}.py" for name in ("models", "gradients", "problem_types", "export")]
-    words = [*suites, "-k", "PosPool", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    suites.append("tests/common/test_quantization.py")
+    words = [*suites, "-k", "PosPool or DeepSets", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # A head with other base classes needs a line in tests/common/models.py.
     replace(copy.folder / "hf_any3d/registry.py", ' "Any2PointForPointCloudRegression"', "")
     done = copy.run(f"import pytest\nassert pytest.main({words}) == 0\n")
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
-    assert done.stdout.count(".") > 60
+    assert done.stdout.count(".") > 120
 
 
 def test_a_peft_method_is_a_folder_and_an_import(copy):

@@ -7,6 +7,8 @@ class docstring; configs of PEFT describe them in the metadata of the fields.
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 from typing import Any
 
 import griffe
@@ -17,6 +19,10 @@ class ConfigFields(griffe.Extension):
 
     def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Complete the fields of one class."""
+        if cls.path.startswith("hf_any3d.") and cls.docstring and any(map(is_field, cls.members.values())):
+            # With the fields that a configuration adds to its docstring when it is imported.
+            made = getattr(importlib.import_module(cls.parent.path), cls.name, None)
+            cls.docstring.value = inspect.getdoc(made) or cls.docstring.value
         for field in own_fields(cls):
             read_metadata(field)
         if cls.docstring and "Args:" in cls.docstring.value and "__init__" not in cls.members:

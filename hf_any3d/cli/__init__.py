@@ -21,6 +21,7 @@ from hf_any3d.cli.demo import demo
 from hf_any3d.cli.depth import from_depth
 from hf_any3d.cli.detect import detect
 from hf_any3d.cli.evaluate import evaluation
+from hf_any3d.cli.example import example
 from hf_any3d.cli.model import export, info, push, space
 from hf_any3d.cli.predict import features, predict, zero_shot
 from hf_any3d.cli.reconstruct import reconstruct
@@ -47,6 +48,7 @@ app.add_typer(evaluation, name="evaluate")
 app.add_typer(batch, name="batch")
 data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
+data.command()(example)
 app.add_typer(data, name="data")
 app.command()(push)
 for command in (export, space, info, demo, serve):

@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,7 +16,7 @@ from peft.utils import register_peft_method
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from hf_any3d.modeling.config_checks import Ranges, check_settings
+from hf_any3d.modeling.config_checks import Ranges, check_settings, name_fields
 from hf_any3d.tuners.targets import encoder_layer_pattern, layer_stack, trainable_module_names
 
 # Sizes of 0 would be adapters without an effect.
@@ -44,6 +44,7 @@ def register_method(config_class: type[EncoderTunerConfig], tuner_class: type[En
     PeftType._value2member_map_[name] = member
     type.__setattr__(PeftType, name, member)
     register_peft_method(name=name.lower(), config_cls=config_class, model_cls=tuner_class)
+    name_fields(config_class, {entry.name: entry.metadata.get("help", "") for entry in fields(config_class)})
 
 
 @dataclass

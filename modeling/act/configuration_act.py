@@ -201,7 +201,7 @@ class ActConfig(
     r"""Configuration of an ACT point transformer and its heads (arXiv 2212.08320).
 
     The defaults are the published sizes with sound behavior; converted checkpoints switch on deviations of their
-    released programs. Further sizes of the transformer are named as in other models.
+    released programs.
 
     Args: Patches and transformer
         in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.

@@ -37,7 +37,36 @@ _CHOICES = {
 
 
 class TokenizerConfig(LibrarySettingsMixin, PreTrainedConfig):
-    """Settings of a tokenizer of points, of pooling and of a classification head; see `Any2PointConfig`."""
+    """Settings of a tokenizer of points, of pooling and of a classification head.
+
+    Args:
+        num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centers as the next.
+        tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
+        tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
+            `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
+            If it differs from the encoder's width, a linear layer follows. "patch": of the mini-PointNet; None for
+            192.
+        tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
+            that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
+            `in_channels=3`, a `token_scale`, and an encoder of width 384.
+        tokenizer_neighbors: Points in a neighborhood (k), including the center.
+        tokenizer_blocks: Residual blocks of each stage.
+        tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
+        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
+        tokenizer_beta: Factor of the offsets in the sinusoid.
+        offset_normalization: Divisor of neighbor offsets: "group_max" (per group and axis), "cloud_std", or
+            "batch_std", one for all clouds of a batch, as in the released programs for ModelNet40.
+        offset_eps: Added to that divisor.
+        token_scale: Normalize every channel over all tokens, with this multiple of the standard deviation of the
+            encoder's positions as initial gain; None for no norm.
+        pooling: Input of the head, in order: any of "max", "mean", "cls".
+        head_widths: Widths of the head's hidden layers.
+        head_bias: Whether these hidden layers have a bias.
+        head_dropout: Dropout after each of these hidden layers.
+        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
+            1e-3, from their CUDA kernel).
+        sampling_tie_rule: "first" or "cuda", how farthest point sampling breaks ties.
+    """
 
     in_channels: int = 3
     num_tokens: int = 128
@@ -125,8 +154,7 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
     r"""Configuration of an Any2Point model around a frozen pretrained encoder (arXiv 2404.07989).
 
     With the defaults, which follow the paper, predictions do not depend on the other clouds of a batch. The fields of
-    the last group reproduce quirks of the released programs; converted checkpoints set them.
-    `UnknownScoreConfigMixin` has the settings of a classifier's unknown score.
+    the first group's end reproduce quirks of the released programs; converted checkpoints set them.
 
     Args:
         encoder_config: Config of the frozen encoder (of one tower for composite checkpoints such as CLIP).
@@ -139,24 +167,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
             control of a trained model: before training, features are blind to the shape of patches.
         encoder_dtype: "bfloat16", "float16" or "float32": keeps the frozen encoder in this dtype, while everything
             that is trained stays in float32; None for the dtype of the model.
-        in_channels: Channels of a point: 3 for xyz, 6 with colors or normals.
-        num_tokens: Tokens (groups) of a cloud; each stage before the last has twice as many centers as the next.
-        tokenizer: "point_pn", the paper's, in stages, or "patch", a mini-PointNet in one step.
-        tokenizer_width: Channels inside the tokenizer. "point_pn": of its last stage, a multiple of
-            `6 * 2 ** (stages - 1)`; None for the encoder's width if it is such a multiple and at most 768, else 384.
-            If it differs from the encoder's width, a linear layer follows. "patch": of the mini-PointNet; None for
-            192.
-        tokenizer_weights: With which a new tokenizer starts: "random", or "generated_shapes", weights of the package
-            that were learned on shapes generated from code. Those need `tokenizer="patch"`, `tokenizer_width=96`,
-            `in_channels=3`, a `token_scale`, and an encoder of width 384.
-        tokenizer_neighbors: Points in a neighborhood (k), including the center.
-        tokenizer_blocks: Residual blocks of each stage.
-        tokenizer_bottlenecks: Hidden width of each stage's blocks; None for half the stage's width.
-        tokenizer_alpha: Base of the frequencies of the offsets' sinusoid.
-        tokenizer_beta: Factor of the offsets in the sinusoid.
-        offset_normalization: Divisor of neighbor offsets: "group_max" (per group and axis), "cloud_std", or
-            "batch_std", one for all clouds of a batch, as in the released programs for ModelNet40.
-        offset_eps: Added to that divisor.
         normalize_centers: Move and scale the centers of every cloud into the unit sphere before projection.
         num_views: Virtual views, at most 6.
         token_places: Places of the tokens in the views: "projected", or, to measure the effect of projection,
@@ -175,12 +185,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
         plane_cells: Number of cells along the width of the image.
         position_injection: Where positions are added: "input", "every_layer" or "input_and_every_layer".
         use_input_norm: Whether to apply the encoder's norm between embeddings and first layer, if it has one.
-        token_scale: Normalize every channel over all tokens, with this multiple of the standard deviation of the
-            encoder's positions as initial gain; None for no norm.
-        pooling: Input of the head, in order: any of "max", "mean", "cls".
-        head_widths: Widths of the head's hidden layers.
-        head_bias: Whether these have a bias.
-        head_dropout: Dropout after each of them.
         propagation_width: Segmentation: channels of a point's features.
         propagate_levels: Segmentation: whether the features of a point include those of the tokenizer's stages, like
             the skip connections of PointNet++.
@@ -193,9 +197,6 @@ class Any2PointConfig(UnknownScoreConfigMixin, CategoriesConfigMixin, EncoderCon
         hypothesis_templates: Zero-shot: texts with `{}` in place of a label, whose vectors are averaged.
         temperature: Zero-shot: initial divisor of the cosines.
         final_norm_eps: Epsilon of the final norm; None for the encoder's.
-        sampling_min_squared_norm: Points this close to the origin are never sampled as centers (released programs:
-            1e-3, from their CUDA kernel).
-        sampling_tie_rule: "first" or "cuda", how farthest point sampling breaks ties.
         attention_axis: "batch" runs the frozen attention over the clouds of a batch, as in the released CLIP
             programs; predictions then depend on the other clouds.
         line_mapping: "wrap" shifts by half a pixel, wraps around, stretches over the whole batch and returns zero at

@@ -28,7 +28,7 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     r"""Configuration of a 3DETR (arXiv 2109.08141).
 
     The defaults are the sizes of the released detector for ScanNet with a masked encoder, "3DETR-m", with sound
-    behavior. Numbers of layers and heads, and epsilons, are named as in transformers.
+    behavior.
 
     Args: Points
         in_channels: Channels of a point: 3 for xyz in meters, z up; more with colors.
@@ -84,7 +84,12 @@ class Detr3DConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
         no_object_weight: Weight of boxes that no object is matched with, in it.
         focal_gamma: Exponent of the focal loss, which lowers the weight of boxes whose class is found; 0 for plain
             cross-entropy.
-        giou_loss_weight: Weight of the overlap; 0 leaves it out. The other terms have weights of such names too.
+        class_loss_weight: Weight of the loss of classes.
+        center_loss_weight: The same of the distance of centers, in extents of the cloud.
+        size_loss_weight: The same of the difference of sizes, in extents of the cloud.
+        giou_loss_weight: The same of the overlap; 0 leaves it out.
+        heading_class_loss_weight: The same of the choice of a heading.
+        heading_residual_loss_weight: The same of its refinement.
         published_overlap: Whether overlaps are those of the released program, which misses most of those of boxes that
             are turned by more than 45 degrees, in matching and loss.
     """

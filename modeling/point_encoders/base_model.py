@@ -55,6 +55,11 @@ class PointCloudPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAtten
     config_class = PointCloudConfig
     config: PointCloudConfig
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; float32 where quantization has left none, as of a model of linear layers alone."""
+        return next((weight.dtype for weight in self.parameters() if weight.is_floating_point()), torch.float32)
+
 
 class PointCloudModel(nn.Module):
     """For the model without a head, before its base class; it builds its layers, calls `post_init`, has `encode`."""

@@ -80,6 +80,8 @@ class PointTransformerV3Config(LibrarySettingsMixin, PartsConfigMixin, PreTraine
             a stage take turns.
         shuffle_curves: When the turns are drawn at random at each stage: in "training", "always" as in the released
             programs, whose features therefore differ from call to call, or "never".
+        depth_rule: Depth of the curves: "max", as many bits as the largest cell needs, or "max_plus_one", one more.
+        reads_coordinates: Whether the first layer reads xyz; otherwise the other channels alone.
         depth_of_batch: Whether Hilbert curves have the depth that the largest cloud of a batch needs, as in the
             released programs; the order inside a cloud then depends on the others.
 

@@ -31,7 +31,8 @@ class Case:
         inputs: Function of a batch size and a seed that returns arguments of `forward`, without labels.
         labels: The same for the arguments that a loss requires.
         answer: Name of the output to compare.
-        last_layer: Path of the layer that `settle` scales; None if the last layer is a norm.
+        last_layer: Path of the layer that `settle` scales; None if the last layer is a norm, or without norms for the
+            last linear one.
         still_settings: Settings that switch off all randomness in training.
         owns_encoder: Whether the model has a frozen encoder.
         is_adapted: Whether PEFT methods are tested on it; there is no need to adapt a baseline without pretrained
@@ -107,6 +108,10 @@ def settle(model: PreTrainedModel, case: Case) -> None:
             norm.momentum = momentum
     model.eval()
     if case.last_layer is None:
+        if not norms and (linear := [layer for layer in model.modules() if type(layer) is nn.Linear]):
+            spread = case.answer_of(model(**case.batch(12, 11))).std()
+            for parameter in linear[-1].parameters():
+                parameter.div_(spread)
         return
     layer = model.get_submodule(case.last_layer)
     answer = case.answer_of(model(**case.batch(12, 11)))

@@ -63,7 +63,9 @@ class Shell:
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
 
-    def __call__(self, line: str, *, code: int | None = 0, stdin: str = "", **environment: str) -> Done:
+    def __call__(
+        self, line: str, *, code: int | None = 0, stdin: str = "", seconds: int = 400, **environment: str
+    ) -> Done:
         """Run a line of bash; its exit code must be `code`, any if that is None, and there is no traceback."""
         process = subprocess.run(
             ["bash", "-c", line],
@@ -72,7 +74,7 @@ class Shell:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=seconds,
         )
         done = Done(process.returncode, process.stdout, process.stderr)
         assert code in (None, done.code), f"{line}\nexit code {done.code}\n{done.out[-3000:]}\n{done.err[-5000:]}"
@@ -92,24 +94,36 @@ class Shell:
         return path
 
 
-@pytest.fixture(scope="session")
-def installed() -> Path:
-    """Python of an environment with the wheel; built once for all processes of a run."""
+def environment(name: str, extras: tuple[str, ...]) -> Path:
+    """Return Python of an environment with the wheel and extras; built once for all processes of a run."""
     shared = Path(os.environ["HF_ANY3D_DRAWN"])
     with open(shared / "doors.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = shared / "doors"
-        python = folder / "venv" / "bin" / "python"
+        checkout = shared / "doors" / "checkout"
+        folder = shared / "doors" / name
+        python = folder / "bin" / "python"
         if not (folder / "ready").exists():
-            wheel = release.build(release.copy_checkout(folder / "checkout"))["wheel"]
-            release.new_environment(folder / "venv", extras=EXTRAS)
+            wheel = next(checkout.glob("dist/*.whl"), None) or release.build(release.copy_checkout(checkout))["wheel"]
+            release.new_environment(folder, extras=extras)
             release.install(python, str(wheel))
             # Python compiles a package when it is first imported, here once rather than in all first processes.
             release.run(
-                str(python), "-m", "compileall", "-q", str(next(folder.glob("venv/lib/*/site-packages"))), cwd=folder
+                str(python), "-m", "compileall", "-q", str(next(folder.glob("lib/*/site-packages"))), cwd=folder
             )
             (folder / "ready").touch()
     return python
+
+
+@pytest.fixture(scope="session")
+def installed() -> Path:
+    """Python of an environment with the wheel and the extras of a stranger."""
+    return environment("venv", EXTRAS)
+
+
+@pytest.fixture(scope="session")
+def installed_alone() -> Path:
+    """Python of an environment with the wheel and what it requires."""
+    return environment("alone", ())
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ EXAMPLES = _EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
 def build(place: Path) -> None:
     """Make the folder that the examples run in."""
     (place / "scans" / "inner").mkdir(parents=True)
-    shutil.copy(ROOT / "examples" / "data" / "chair.ply", place)
     shutil.copy(FILES / "chair.ply", place / "scans")
     shutil.copy(FILES / "lamp.stl", place / "scans" / "inner")
     (place / "scans" / "bad.ply").write_bytes((FILES / "chair.ply").read_bytes()[:400])
@@ -50,6 +49,8 @@ def printed(shell: Shell, lines: str) -> str:
     """Run the commands of a block and return what they print: results, then remarks."""
     text = ""
     for line in lines.splitlines():
+        if line.startswith("# needs "):  # it is in this folder
+            continue
         assert "hf-any3d " in line
         done = shell(line, code=None)
         assert done.code in (0, 2), done.err

@@ -1,61 +1,113 @@
-"""Blocks of the README and of the first guides, each in a process of its own, as people copy them."""
+"""All blocks of README and guides run from the installed wheel in an empty folder, and print what the pages show.
 
+The blocks of a page are one program. One that needs more than the package says so in its first line. Of those, blocks
+with `# needs a network` run where the hub's stand-in has what they name, those with an extra where it is installed.
+`docs/tools/snippets.py` has the rules, `walk.py` runs the blocks.
+"""
+
+from __future__ import annotations
+
+import json
 import re
-import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.first_walk import write_scans
-from tests.release import ROOT, named_models
+from docs.tools.snippets import NEEDS, ROOT, Block, blocks, pages
+from tests.doors.conftest import EXTRAS, Shell
+from tests.doors.shown import same
+from tests.release import named_models
 
-PAGES = ("README.md", "docs/first_minute.md", "docs/few_scans.md", "docs/classify.md")
-_BLOCK = re.compile(
-    r"(<!-- not run: [^>]+ -->\n+)?^```(python|bash)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
-    flags=re.MULTILINE | re.DOTALL,
+# The first test waits for all pages.
+pytestmark = pytest.mark.timeout(2000)
+# Repositories that the hub's stand-in has; `me` is who pushes.
+NAMED = (
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "OpenShape/openshape-pointbert-vitb32-rgb",
+    "patchalign3d/patchalign3d-encoder",
+    "YuanTang96/MiniGPT-3D",
+    "me/",
 )
-# What needs gigabytes, minutes or a checkout, or does not end; the other ways of training are in test_train.py.
-_NOT_HERE = (
-    "pip install",
-    "--way",
-    "hf-any3d serve",
-    "hf-any3d demo",
-    "SpatialLM",
-    "python -m examples",
-    "python -m tests",
-)
+_EXTRA = re.compile(r"pip install 'hf-any3d\[(\w+)\]'$")
+PAGES = {name: found for name, text in pages().items() if (found := blocks(text))}
 
 
-def blocks():
-    """Yield page, language, text and expected output of every block, in their order."""
-    for page in PAGES:
-        for skip, language, text, output in _BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
-            if not skip and not any(words in text for words in _NOT_HERE):
-                yield pytest.param(language, text, output, id=f"{page}: {text.splitlines()[-1][:60]}")
+def runs(block: Block) -> bool:
+    """Return whether a block runs here."""
+    if extra := _EXTRA.match(block.needs):
+        return extra[1] in EXTRAS
+    return not block.needs or (block.needs.startswith("a network") and any(name in block.text for name in NAMED))
 
 
-def plain(text):
-    """Replace numbers, and join spaces."""
-    return re.sub(r"\s+", " ", re.sub(r"\d(?:[\d,.]*\d)?(e-?\d+)?", "N", text)).strip()
+def wants_an_extra(name: str) -> bool:
+    return any(_EXTRA.match(block.needs) and runs(block) for block in PAGES[name])
 
 
 @pytest.fixture(scope="module")
-def reader(open_shell, tmp_path_factory):
-    """The shell of a reader of the pages: example files, some scans, and a hub with small models."""
-    with named_models(tmp_path_factory.mktemp("named") / "models") as address:
-        shell = open_shell(address)
-        for file in (ROOT / "examples" / "data").glob("*.ply"):
-            shutil.copy(file, shell.folder)
-        write_scans(shell.folder / "scans", count=2)
-        write_scans(shell.folder / "more", count=3)
-        yield shell
+def walked(installed, installed_alone, tmp_path_factory) -> dict[tuple[str, int], dict[str, Any]]:
+    """What each block did, by its page and line."""
+    folder = tmp_path_factory.mktemp("pages")
+    done = {}
+    with named_models(folder / "named") as address:
+        for python, extras in ((installed_alone, False), (installed, True)):
+            job = {"folder": str(folder / python.parts[-3]), "hub": int(address.rpartition(":")[2]), "pages": {}}
+            for name, found in PAGES.items():
+                if wants_an_extra(name) == extras:
+                    job["pages"][name] = [
+                        {**asdict(block), "network": block.needs.startswith("a network")}
+                        for block in found
+                        if runs(block)
+                    ]
+            shell = Shell(tmp_path_factory.mktemp("walk"), python, address)
+            (shell.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+            results = shell.folder / "results"
+            command = f"python {Path(__file__).with_name('walk.py')} job.json {results}"
+            caches = {"HF_HOME": str(shell.folder / "caches"), "HF_ANY3D_ACCEPT_LICENSE": "all"}
+            print(shell(command, seconds=1000, OMP_NUM_THREADS="1", **caches).out)
+            for line in results.read_text(encoding="utf-8").splitlines():
+                result = json.loads(line)
+                done[result["page"], result["line"]] = result
+    return done
 
 
-# In the order of the pages: a command may open what an earlier one saved.
-@pytest.mark.parametrize("language, text, output", list(blocks()))
-def test_a_block_runs_alone(language, text, output, reader):
-    done = reader.run(text) if language == "python" else reader(f"set -e\n{text}")
-    if output:
-        assert plain(output) in plain(done.text)
+@pytest.mark.parametrize("name", [name for name, found in PAGES.items() if any(map(runs, found))])
+def test_the_blocks_of_a_page_run_and_print_what_it_shows(name, walked):
+    for block in filter(runs, PAGES[name]):
+        place = f"{name}, line {block.line}"
+        assert (name, block.line) in walked, f"{place}: the process ended before"
+        result = walked[name, block.line]
+        assert not result["error"], f"{place}: {result['error']}"
+        if block.printed:
+            texts = result["printed"], result["printed"] + result.get("remarks", "")
+            assert any(same(block.printed, text) for text in texts), f"{place} printed\n{texts[1]}"
+        lines = block.text.splitlines()
+        for end, printed in result["statements"].items():
+            shown = re.match(r"print\(.*\)  # (.+)$", lines[int(end) - 1])
+            assert not shown or same(shown[1], printed), f"{place}: {shown[1]}, printed {printed}"
+
+
+def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():
+    explained = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    for need in NEEDS:
+        assert f"`# needs {need}" in explained
+    for name, found in PAGES.items():
+        for block in found:
+            assert not block.needs or block.needs.startswith(tuple(NEEDS)), f"{name}, line {block.line}"
+
+
+def test_a_block_that_names_a_repository_says_that_it_needs_a_network():
+    for name, found in PAGES.items():
+        for block in found:
+            fetched = [repository for repository in NAMED[:-1] if repository in block.text]
+            assert not fetched or block.needs, f"{name}, line {block.line}: {fetched}"
+
+
+def test_most_blocks_run():
+    """Blocks that need a checkout or files of the reader are told apart; they may not become the rule."""
+    total = [block for found in PAGES.values() for block in found if block.language == "python"]
+    assert sum(map(runs, total)) > 0.6 * len(total)
 
 
 def test_the_readme_is_short_in_words_and_numbers():

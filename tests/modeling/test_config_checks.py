@@ -1,21 +1,39 @@
 """Implausible numbers in a configuration are rejected before a model is built."""
 
+import inspect
 import json
 import math
 import os
+import re
+from dataclasses import fields
 
 import pytest
-from transformers import PreTrainedConfig
+from peft import PeftConfig
+from transformers import PhiConfig, PreTrainedConfig
 
+import hf_any3d.tuners
 from hf_any3d.integration.registration import ENCODERS, LANGUAGE_MODELS, MODELS
 from hf_any3d.modeling.act import ActConfig
 from hf_any3d.modeling.any2point import Any2PointConfig
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.file_stamps import file_stamp, sha256_of
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
+from hf_any3d.tuners.tuners_utils import EncoderTunerConfig
 from tests.errors import raises
 
 CONFIGS = [*MODELS, *ENCODERS, *(config for config, *_ in LANGUAGE_MODELS)]
+METHODS = [
+    kind for kind in vars(hf_any3d.tuners).values() if inspect.isclass(kind) and issubclass(kind, EncoderTunerConfig)
+]
+
+
+@pytest.mark.parametrize("config_class", [*CONFIGS, *METHODS], ids=lambda config: config.__name__)
+def test_help_names_every_field(config_class):
+    # Those of transformers and PEFT are described there.
+    inherited = {field.name for base in (PreTrainedConfig, PhiConfig, PeftConfig) for field in fields(base)}
+    own = {field.name for field in fields(config_class) if not field.name.startswith("_")}
+    shown = set(re.findall(r"^    (\w+): \S", inspect.getdoc(config_class) or "", flags=re.MULTILINE))
+    assert own - inherited - shown == set()
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

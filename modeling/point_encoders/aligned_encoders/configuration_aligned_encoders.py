@@ -16,10 +16,7 @@ TEXT_TOWER = "text_tower"
 class AlignedEncoderConfig(LibrarySettingsMixin, PartsConfigMixin, PreTrainedConfig):
     """Fields and checks that the configurations of OpenShape, Uni3D and PatchAlign3D have in common.
 
-    Each of them has, with its published sizes as defaults, the fields `in_channels` (3 for xyz, 6 with colors),
-    `num_groups` (patches, and therefore tokens, per cloud), `group_size` (points per patch, including the center),
-    `patch_widths` (output channels of the layers of the patch encoder) and `projection_dim` (channels of the feature
-    in the space of texts and images; None for the token itself). Further sizes are named as in other models.
+    Each of them has sizes of its own, with the published ones as defaults.
 
     Args: Transformer
         drop_path_rate: Stochastic depth rate of the last block; it grows linearly from 0.

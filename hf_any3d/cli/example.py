@@ -1,0 +1,90 @@
+"""`hf-any3d data example`: files to try commands on, without a checkout."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_any3d.cli.common import hide_bars_of_datasets, option
+from hf_any3d.cli.outputs import counted
+from hf_any3d.utils.messages import print_line
+
+# Training shapes for a first classifier: a folder for each class, its name the label.
+_CLASSES = ("chair", "lamp", "sofa", "table")
+_SCANS_PER_CLASS = 5
+
+
+def example(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="chair.ply, lamp.ply and the like: meshes. scans: a folder for each of four classes, with five "
+            "scans. room.ply: a generated room. Without a name the names are printed.",
+        ),
+    ] = None,
+    output: Annotated[Path, option("Folder to write to.")] = Path("."),
+) -> None:
+    """Write files to try: meshes, a folder of labeled scans, a room.
+
+    Meshes and scans come with the package; a file or folder that is there already is not replaced.
+    """
+    from hf_any3d.data.files import example_file
+
+    folder = example_file().parent
+    writers: dict[str, Callable[[Path], str]] = {"scans": _write_scans, "room.ply": _write_room}
+    known = [*sorted(path.name for path in folder.glob("*.ply")), *writers]
+    for name in names or []:
+        if name not in known:
+            raise ValueError(f"NAME: {name}; expected one of {', '.join(known)}")
+        if (output / name).exists():
+            raise FileExistsError(f"{output / name} exists; expected a new name, or another folder for --output")
+    if not names:
+        for name in known:
+            print_line(name)
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name in writers:
+            print_line(writers[name](output / name))
+        else:
+            shutil.copyfile(folder / name, output / name)
+            print_line(str(output / name))
+
+
+def _write_scans(folder: Path) -> str:
+    """Write training shapes of the package as PLY files, in a folder for each class."""
+    import numpy as np
+
+    from hf_any3d.data import load_point_dataset
+    from hf_any3d.data.files import PointCloudData, write_point_cloud
+
+    hide_bars_of_datasets()
+    shapes = load_point_dataset("shapes", split="train").with_format("numpy")
+    labels = np.asarray(shapes["label"][:])
+    for name in _CLASSES:
+        (folder / name).mkdir(parents=True)
+        rows = np.flatnonzero(labels == shapes.features["label"].names.index(name))[:_SCANS_PER_CLASS]
+        for number, row in enumerate(rows):
+            write_point_cloud(folder / name / f"{number}.ply", PointCloudData(shapes[int(row)]["points"]))
+    files = counted(len(_CLASSES) * _SCANS_PER_CLASS, "scan")
+    return f"{folder}: {files} in a folder for each class: {', '.join(_CLASSES)}"
+
+
+def _write_room(path: Path) -> str:
+    """Write the points of a generated room, in meters with Z up."""
+    import numpy as np
+
+    from hf_any3d.data import load_point_dataset
+    from hf_any3d.data.files import PointCloudData, write_point_cloud
+
+    hide_bars_of_datasets()
+    rooms = load_point_dataset("rooms_with_layouts", train_rooms=0, validation_rooms=0, test_rooms=1)
+    room = rooms["test"].with_format("numpy")[0]
+    colors = np.asarray(room["colors"]) if "colors" in room else None
+    write_point_cloud(path, PointCloudData(np.asarray(room["points"]), colors=colors))
+    return f"{path}: a generated room in meters, z up"
