@@ -23,6 +23,8 @@ _FIELDS = {
     ),
     "intensity": ("intensity", "reflectance", "remission", "reflectivity", "intensities", "i"),
     "ring": ("ring", "laser_id"),
+    "return_number": ("return_number", "returnnumber"),
+    "number_of_returns": ("number_of_returns", "numberofreturns", "num_returns"),
     "labels": ("label", "class", "classification", "labels", "class_id", "label_id"),
 }
 _UNIT = re.compile(r"[\[(][^\])]*[\])]|[\s_/]+(?:mm|cm|km|m|ft)\s*$")
@@ -50,7 +52,7 @@ def fields_of(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source) -> dict[str, Any]:
-    """Find points, colors, normals, intensities, rings and labels among named columns."""
+    """Find points, colors, normals, intensities, rings, returns and labels among named columns."""
     fields = fields_of(columns)
     if "points" not in fields:
         missing = [axis for axis in "xyz" if axis not in map(plain_name, columns)]
@@ -230,6 +232,8 @@ USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "colors": usable_colors,
     "intensity": lambda values, source: usable_numbers(values, "intensities", source),
     "ring": lambda values, source: usable_numbers(values, "rings", source),
+    "return_number": lambda values, source: usable_numbers(values, "return numbers", source),
+    "number_of_returns": lambda values, source: usable_numbers(values, "numbers of returns", source),
     "labels": usable_labels,
 }
 """Field of a cloud -> function that returns its values from those of a file, or None with a warning."""

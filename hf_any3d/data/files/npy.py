@@ -18,6 +18,7 @@ _POINTS = ("points", "xyz", "pos", "positions", "coords", "coord", "point_cloud"
 _LABELS = ("labels", "part", "seg", "semantic", "label", "segment", "segment20")
 _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color", "rgba")}
 _FIELDS |= {"face_colors": ("face_colors",), "intensity": ("intensity", "strength"), "ring": ("ring",)}
+_FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
     (_POINTS, "xyz"), (_FIELDS["normals"], ("nx", "ny", "nz")), (_FIELDS["colors"], ("red", "green", "blue"))
@@ -28,9 +29,9 @@ def read(source: Source) -> PointCloudData:
     """Read an array (points, 3 or more), a structured array with fields x, y, z and others, or an archive of arrays.
 
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
-    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring, labels
-    (or part, seg, semantic, label, segment, segment20 if it has one value per point), faces, face_colors, offset.
-    Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
+    only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring,
+    return_number, number_of_returns, labels (or part, seg, semantic, label, segment, segment20 if it has one value per
+    point), faces, face_colors, offset. Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
     points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
     """
     if source.file_type == "npz":
