@@ -57,14 +57,14 @@ class PointCloud:
     - the bytes of a file of a type with a signature (.ply, .npy, .npz, .glb, .las, .pcd, .off, .stl);
     - a dict with `bytes` and/or `path`, where the ending of the path is the type;
     - an array, tensor or nested list (points, 3 or more), with further columns as in .npy files;
-    - a dict with `points` and perhaps `colors`, `normals`, `labels`, `intensity`, `ring`, `faces`,
-      `face_colors`, `offset`;
+    - a dict with `points` and perhaps `colors`, `normals`, `labels`, `intensity`, `ring`, `return_number`,
+      `number_of_returns`, `faces`, `face_colors`, `offset`;
     - a `PointCloudData`, or a trimesh Trimesh, PointCloud or Scene.
 
     It returns a dict of arrays with the fields of `PointCloudData`, None for those that the file lacks: `points`
     (points, 3) float32, `colors` (points, 3) float32 in [0, 1], `normals` (points, 3), `labels` (points,) int64,
-    `intensity` and `ring` (points,), and for meshes `faces` (faces, 3). `PointCloudData(**row["point_cloud"])` is the
-    object that samples surfaces.
+    `intensity`, `ring`, `return_number` and `number_of_returns` (points,), and for meshes `faces` (faces, 3).
+    `PointCloudData(**row["point_cloud"])` is the object that samples surfaces.
 
     Data with this feature opens only where hf_any3d is imported. For others, `files_to_points` converts it to plain
     columns of arrays.

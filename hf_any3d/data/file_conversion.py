@@ -18,6 +18,7 @@ from datasets.table import embed_table_storage
 
 from hf_any3d.data.feature import PointCloud, local_path, read_stored
 from hf_any3d.data.files import PointCloudData, PointCloudError, file_errors
+from hf_any3d.data.files.point_cloud import MEASURED
 from hf_any3d.data.files.registry import read_stamp
 from hf_any3d.data.options import one_of
 from hf_any3d.data.point_arrays import resample_index
@@ -35,7 +36,7 @@ _ROWS_OF_FILES = 16
 _EXACT = PointCloud(format="npz")
 _TYPES = {"points": "float32", "normals": "float32", "colors": "uint8"}
 # One number for each point.
-_NUMBERS = {"labels": "int64", "intensity": "float32", "ring": "float32"}
+_NUMBERS = {"labels": "int64", **dict.fromkeys(MEASURED, "float32")}
 _TYPES |= _NUMBERS | {"offset": "float64"}
 _BYTES_AT_A_TIME = 16 * 2**20
 _TYPICAL_POINTS = 100_000

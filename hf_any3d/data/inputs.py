@@ -9,11 +9,13 @@ import numpy as np
 
 from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
 from hf_any3d.data.files.attributes import unit_colors
+from hf_any3d.data.files.point_cloud import MEASURED
 
 # Feature of a processor -> field of `PointCloudData`.
 ATTRIBUTES = {"rgb": "colors", "normals": "normals", "intensity": "intensity", "ring": "ring"}
+ATTRIBUTES |= {"return_number": "return_number", "number_of_returns": "number_of_returns"}
 # Channels of a feature.
-_WIDTHS = {"intensity": 1, "ring": 1}
+_WIDTHS = dict.fromkeys(MEASURED, 1)
 # Fields of `PointCloudData` that a row may have beside its points.
 _FIELDS = (*ATTRIBUTES.values(), "faces", "offset", "face_colors")
 # Keys of a row that is a file.
@@ -22,7 +24,7 @@ _ROW_KEYS = ("points", *_FIELDS, *_FILES, "file_type")
 
 
 def count_channels(features: Sequence[str]) -> int:
-    """Return the number of channels of features: three each, but one of an intensity or ring."""
+    """Return the number of channels of features: three each, but one of a measured number such as the intensity."""
     return sum(_WIDTHS.get(name, 3) for name in features)
 
 
@@ -80,7 +82,8 @@ def to_cloud(entry: Any, features: Sequence[str] = ("xyz",)) -> PointCloudData:
         entry: a path; a PointCloudData; an array, tensor or nested list (points, channels) with the channels of
             `features` (further ones are ignored); a dict with `points` and perhaps the other fields of
             PointCloudData, except labels, or with `path` or `bytes`; a trimesh Trimesh, PointCloud or Scene.
-        features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring".
+        features: the channels of an array: "xyz", "rgb", "normals", "intensity", "ring", "return_number",
+            "number_of_returns".
     """
     if isinstance(entry, PointCloudData):
         # Its fields may have been changed; building a new one checks them.

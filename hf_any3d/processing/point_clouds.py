@@ -42,8 +42,8 @@ class PointCloudProcessor(LibrarySettingsMixin, FeatureExtractionMixin):
         scale: "unit_sphere" divides by the largest distance from the origin; None keeps the units of the input.
         sampling: how to reduce a cloud. "random" draws without replacement; "first" takes the first ones; "farthest"
             spreads them evenly (clouds above a million points are first reduced to that many at random).
-        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]), "normals", "intensity" and "ring" if the
-            model uses them.
+        features: the channels in order: "xyz" first, then "rgb" (in [0, 1]), "normals", "intensity", "ring",
+            "return_number" and "number_of_returns" if the model uses them.
         min_points: fewer points are an error. The default 3 is the fewest that span a surface.
         seed: for all random choices; None draws a new one from torch's generator for every cloud.
         up_axis: the up axis of the model's training data; recorded for users, for augmentation and for `center`.

@@ -19,7 +19,9 @@ _RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
 _CLASSES = "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
 _LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
+_RETURNS, _COUNTS_OF_RETURNS = ("return_number", "returnnumber"), ("number_of_returns", "numberofreturns", "num_returns")
 _FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}
+_FIELDS |= {"return_number": _RETURNS, "number_of_returns": _COUNTS_OF_RETURNS}
 # Columns of arrays, as ParaView and VeloView write them.
 _ARRAYS_OF_POINTS = ("points_0 points_1 points_2", "points_m_xyz_0 points_m_xyz_1 points_m_xyz_2")
 # Names of a coordinate, in which {0} stands for x, y or z: `X_UTME` is that of a map, `POINT_X` that of ArcGIS.
@@ -103,7 +105,7 @@ def _varies(values: np.ndarray) -> bool:
 
 
 def by_name(columns: Mapping[str, np.ndarray], source: Source, listed_elsewhere: str = "") -> dict[str, Any]:
-    """Find points, colors, normals, intensities, rings and labels among named columns; tell of the others by name.
+    """Find points, colors, normals, intensities, rings, returns and labels among named columns; tell of the others by name.
 
     Args:
         columns: Name -> (points,) numbers.
@@ -349,6 +351,8 @@ USABLE: dict[str, Callable[[np.ndarray, Source], np.ndarray | None]] = {
     "colors": usable_colors,
     "intensity": lambda values, source: usable_numbers(values, "intensities", source),
     "ring": lambda values, source: usable_numbers(values, "rings", source),
+    "return_number": lambda values, source: usable_numbers(values, "return numbers", source),
+    "number_of_returns": lambda values, source: usable_numbers(values, "numbers of returns", source),
     "labels": usable_labels,
 }
 """Field of a cloud -> function that returns its values from those of a file, or None with a warning."""

@@ -37,11 +37,11 @@ _HEIGHTS_IN_FEET = {6360: 9003, 8228: 9002, 5702: 9003, 8050: 9002, 8052: 9003}
 # Sizes of records by point format, without extra bytes.
 _SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 _EXTRA_BYTES, _EXTRA_SIZE = 4, 192  # number of the record, and bytes for each dimension in it
-NOT_READ = "GPS time, scan angle, returns, flags, user data, source of a point; records beside the projection's"
+NOT_READ = "GPS time, scan angle, flags, user data, source of a point; records beside the projection's"
 
 
 def read(source: Source) -> PointCloudData:
-    """Read coordinates in the units of the file, colors, intensities, and the class of each point as its label.
+    """Read coordinates in the units of the file, colors, intensities, returns, and the class of each point, its label.
 
     LAZ needs lazrs from the extra `files`. Extra dimensions, near infrared, waveforms and records beyond the declared
     number are left out with a warning. Where heights have another unit than x and y, another warning says so, and
@@ -71,7 +71,7 @@ def read(source: Source) -> PointCloudData:
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
-    intensity = np.empty(count, np.uint16)
+    intensity, returns = np.empty(count, np.uint16), np.empty(count, np.uint8)
     colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
     for block in blocks:
         rows = slice(at, at + len(block))
@@ -80,21 +80,34 @@ def read(source: Source) -> PointCloudData:
         # The older formats keep flags in the upper three bits of the class.
         labels[rows] = block["class"] if kind >= 6 else block["class"] & 31
         intensity[rows] = block["intensity"]
+        returns[rows] = block["returns"]
         if colors is not None:
             colors[rows] = block["rgb"]
         at += len(block)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
+    # The return number and how many there were, in four bits each since format 6, and in three before.
+    bits = 4 if kind >= 6 else 3
+    mask = (1 << bits) - 1
     unit, step = _meters_per_unit(source, start), np.abs(scale)
     return PointCloudData(
-        points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
+        points,
+        usable,
+        labels=labels,
+        intensity=measured,
+        up_axis="z",
+        meters_per_unit=unit,
+        # Programs that know of no returns leave the byte 0.
+        return_number=returns & mask if returns.any() else None,
+        number_of_returns=returns >> bits & mask if returns.any() else None,
+        step=step,
     )
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
-    names, formats = ["xyz", "intensity", "class"], [("<i4", 3), "<u2", "u1"]
-    offsets = [0, 12, 16 if kind >= 6 else 15]
+    names, formats = ["xyz", "intensity", "returns", "class"], [("<i4", 3), "<u2", "u1", "u1"]
+    offsets = [0, 12, 14, 16 if kind >= 6 else 15]
     if (color := _COLORS[kind]) is not None:
         names.append("rgb")
         formats.append(("<u2", 3))

@@ -26,6 +26,7 @@ _FIELDS = {"normals": ("normals", "normal"), "colors": ("colors", "rgb", "color"
 _FIELDS |= {"face_colors": ("face_colors",)}
 _FIELDS |= {"intensity": ("intensity", "strength", "intensities", "reflectance", "remission")}
 _FIELDS |= {"ring": ("ring", "channel", "laser_id")}
+_FIELDS |= {"return_number": ("return_number",), "number_of_returns": ("number_of_returns",)}
 NOT_READ = "a constant fourth column of colors or points"
 # Names of the columns of fields that hold several numbers of a point.
 _COLUMNS = (
@@ -38,9 +39,9 @@ def read(source: Source) -> PointCloudData:
 
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
-    remission), ring (or channel, laser_id), labels (or semantic, segment, classification, part, seg, class, label and
-    the like, if it has one value per point), faces, face_colors, offset, up_axis, meters_per_unit. Others are left out
-    with a warning. Without arrays of colors or normals the points may have more columns, as in .npy. Fields of
+    remission), ring (or channel, laser_id), return_number, number_of_returns, labels (or semantic, segment,
+    classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors, offset,
+    up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or normals the points may have more columns, as in .npy. Fields of
     structured arrays may hold three numbers under these names.
     """
     if source.file_type == "npz":

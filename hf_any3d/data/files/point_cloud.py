@@ -22,6 +22,8 @@ _FINEST_STEP = 2.0**-32
 _MOST_MOVED, _FARTHEST_MOVED = 5e-7, 5e-4
 # What has a shape; the processor takes no fewer points.
 LEAST_POINTS = 3
+# Fields with one number of each point, as the sensor measured it.
+MEASURED = ("intensity", "ring", "return_number", "number_of_returns")
 # Numbers of points with invalid coordinates that were left out; None while such points are errors.
 _LEFT_OUT: ContextVar[list[tuple[int, int]] | None] = ContextVar("left_out", default=None)
 
@@ -65,6 +67,8 @@ class PointCloudData:
         up_axis: "x", "y" or "z" where the format of the file says which axis points up.
         intensity: (points,) float32, how strongly each point reflects a laser, in the units of the sensor.
         ring: (points,) float32, the number of the laser that measured each point, counted by the sensor.
+        return_number: (points,) float32, which of the returns of its pulse each point is, counted from 1.
+        number_of_returns: (points,) float32, how many returns that pulse had.
         meters_per_unit: length of a unit of the coordinates in meters where the format of the file says it.
 
     Args:
@@ -87,6 +91,8 @@ class PointCloudData:
     intensity: np.ndarray | None = None
     ring: np.ndarray | None = None
     meters_per_unit: float | None = None
+    return_number: np.ndarray | None = None
+    number_of_returns: np.ndarray | None = None
     step: InitVar[ArrayLike | None] = None
 
     def __post_init__(self, step: ArrayLike | None):
@@ -104,10 +110,9 @@ class PointCloudData:
             self.normals = _finite("normals", self.normals, (count, 3))
         if self.labels is not None:
             self.labels = np.ascontiguousarray(integers(_numbers("labels", self.labels, (count,)), "a label is"))
-        if self.intensity is not None:
-            self.intensity = _finite("intensity", np.reshape(self.intensity, -1), (count,))
-        if self.ring is not None:
-            self.ring = _finite("ring", np.reshape(self.ring, -1), (count,))
+        for name in MEASURED:
+            if (values := getattr(self, name)) is not None:
+                setattr(self, name, _finite(name, np.reshape(values, -1), (count,)))
         if self.faces is not None:
             self.faces = _faces(self.faces, count)
         if self.face_colors is not None:
@@ -135,7 +140,7 @@ class PointCloudData:
             valid = np.asarray(np.isfinite(points.astype(np.float32, copy=False)).all(axis=1))  # (points,)
         if valid.all():
             return
-        for name in ("points", "colors", "normals", "labels", "intensity", "ring"):
+        for name in ("points", "colors", "normals", "labels", *MEASURED):
             values = getattr(self, name)
             # A field of another length stays, and is reported as an error afterwards.
             if values is not None and len(values) == len(points):
@@ -158,8 +163,8 @@ class PointCloudData:
         """Draw points evenly from the surface of a mesh.
 
         Triangles are drawn by area. A sample has the normal of its face, the color of the face if there are face
-        colors, else one interpolated between the corners, as intensities are; label and ring are those of the nearest
-        corner.
+        colors, else one interpolated between the corners, as intensities are; label, ring and returns are those of
+        the nearest corner.
 
         Args:
             n: number of points to draw, at least 1.
@@ -198,6 +203,8 @@ class PointCloudData:
             intensity=None if self.intensity is None else np.einsum("nk,nk->n", weights, self.intensity[corners]),
             ring=None if self.ring is None else self.ring[nearest],
             meters_per_unit=self.meters_per_unit,
+            return_number=None if self.return_number is None else self.return_number[nearest],
+            number_of_returns=None if self.number_of_returns is None else self.number_of_returns[nearest],
         )
 
 

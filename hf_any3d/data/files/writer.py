@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hf_any3d.data.files.point_cloud import PointCloudData
+from hf_any3d.data.files.point_cloud import MEASURED, PointCloudData
 from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import atomic_write
@@ -40,7 +40,7 @@ def _not_written(data: PointCloudData, suffix: str) -> list[str]:
     """Return the fields of a cloud that a format has no place for."""
     if suffix != ".obj":
         return []
-    return [name for name in ("labels", "intensity", "ring", "face_colors") if getattr(data, name) is not None]
+    return [name for name in ("labels", *MEASURED, "face_colors") if getattr(data, name) is not None]
 
 
 def _frame_lines(data: PointCloudData, comment: str) -> list[str]:
@@ -74,8 +74,8 @@ def _write_ply(file: BinaryIO, data: PointCloudData) -> None:
         if data.labels.min() < -(2**31) or data.labels.max() >= 2**31:
             raise ValueError("labels: do not fit PLY's 32 bits; write .npz")
         vertices.append(("label", "int", data.labels))
-    for name, values in (("intensity", data.intensity), ("ring", data.ring)):
-        if values is not None:
+    for name in MEASURED:
+        if (values := getattr(data, name)) is not None:
             vertices.append((name, "float", values))
     header = ["ply", "format binary_little_endian 1.0", *_frame_lines(data, "comment")]
     header.append(f"element vertex {len(data)}")
