@@ -4,7 +4,8 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any
+from mmap import mmap
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -88,7 +89,9 @@ def _row_type(kind: int, size: int) -> np.dtype:
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
-def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
+def _decompressed(
+    data: bytes | mmap, start: int, row: np.dtype, count: int, file: BinaryIO | None = None
+) -> Iterator[np.ndarray]:
     lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
     compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
@@ -107,7 +110,7 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
     chunks = int.from_bytes(data[table + 4 : table + 8], "little")
     if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
-    file = io.BytesIO(data)
+    file = io.BytesIO(data) if file is None else file
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
@@ -127,7 +130,7 @@ def _decompressed(data: bytes, start: int, row: np.dtype, count: int) -> Iterato
         raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
 
 
-def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
+def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
     """Yield user, kind and content of the records between the header and the points."""
     at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
     for _ in range(number):
@@ -136,10 +139,10 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
         at += _RECORD_HEADER + size
         if at <= start:
-            yield user.rstrip(b"\0"), kind, data[at - size : at]
+            yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
-def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):
