@@ -2,43 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import Device, FileOptions, Model, UpAxis, open_pipeline, option, read_model_config
-from hf_any3d.cli.inputs import Files, finish
+from hf_any3d.cli.common import (
+    Device,
+    FileOptions,
+    Model,
+    UpAxis,
+    open_pipeline,
+    option,
+    print_note,
+    read_model_config,
+)
+from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.work import usual_batch_size
+from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import model_errors, printable
+
+# A page or picture, a cloud, a table, a folder, or a copy of the file.
+_OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *(f".{ending}" for ending in FORMATS)]))
+PartNames = Annotated[
+    str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")
+]
+Category = Annotated[str | None, option("Category of the objects, for models of parts.")]
+MaxPoints = Annotated[
+    int | None, option("Thin out to this many points; the others get the label of the nearest one.", min=1)
+]
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """Options of copies of the files in which only the class changed."""
+
+    field: Annotated[
+        str | None, option("Of a labeled copy: where the class goes, such as a dimension of extra bytes of LAS.")
+    ] = None
+    score: Annotated[bool, typer.Option("--score", help="Of a labeled copy: write the probability, too.")] = False
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Of a labeled copy: write how unlike the training a point is.")
+    ] = False
+    classes: Annotated[
+        str | None, option("Of a labeled copy: codes of classes, 'ground=2,building=6,*=1'; * are all others.")
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the pipeline."""
+        given = {"field": self.field, "classes": self.classes}
+        given |= {"write_scores": self.score or None, "write_unknown": self.unknown or None}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def check(self, source: str, path: Path) -> None:
+        """Check what can be checked before the model is loaded."""
+        from hf_any3d.data.files.labels import check_labels_fit
+
+        check_labels_fit(source, path, field=self.field, scores=self.score, unknown=self.unknown)
 
 
 def segment(
     files: Files,
     options: FileOptions,
+    copies: CopyOptions,
     model: Model = None,
-    labels: Annotated[
-        str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")
-    ] = None,
-    category: Annotated[str | None, option("Category of the objects, for models of parts.")] = None,
+    labels: PartNames = None,
+    category: Category = None,
     templates: Annotated[str | None, option("Texts around names: part_only, part_plus_cat or ensemble.")] = None,
     text_features: Annotated[
         Path | None, option("A .safetensors file with a vector for each name, instead of the text tower.")
     ] = None,
     up_axis: UpAxis = None,
-    max_points: Annotated[
-        int | None, option("Thin out to this many points; the others get the label of the nearest one.", min=1)
-    ] = None,
+    max_points: MaxPoints = None,
     votes: Annotated[
         bool, typer.Option("--votes", help="Vote over views and fragments, as published for PTv3; much slower.")
     ] = False,
     output: Annotated[
         Path | None,
-        option("A page or picture, the points of one cloud, a table, or a folder for points and a page of each."),
+        option(
+            "A copy of the file with its classes (out.laz for a .laz), a page or picture, the points of one cloud, a "
+            "table, or a folder for a copy and a page of each."
+        ),
     ] = None,
     batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxels.", min=1)] = None,
     device: Device = None,
@@ -46,16 +95,14 @@ def segment(
     """Label every point with the part or object that it belongs to.
 
     Clouds of any size are processed in blocks. A bar shows the blocks that are done. Models such as PatchAlign3D and
-    Find3D find parts by their names, which --labels gives.
+    Find3D find parts by their names, which --labels gives. With an --output of the file's own ending, everything in
+    it stays as it is but the class of each point; of .las and .laz either becomes the other.
     """
-    name, inputs, suffix = find_all(files, model, "segment", output, (*VIEWS, *CLOUDS, *DATA, ""), options)
+    name, inputs, suffix = find_all(files, model, "segment", output, _OUTPUTS, options)
+    targets = _copies(inputs, output, suffix, copies)
     words = {"candidate_labels": labels, "templates": templates, "text_features": text_features}
     asked: dict[str, Any] = {key: value for key, value in words.items() if value is not None}
-    architecture = str((read_model_config(name).get("architectures") or [""])[0])
-    finds_by_name = architecture.endswith("ForZeroShotPointCloudSegmentation")
-    if finds_by_name != bool(asked) or (asked and labels is None):
-        raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
-    pipe = open_pipeline(f"{'zero-shot-' if finds_by_name else ''}point-cloud-segmentation", name, device)
+    pipe = open_segmentation(name, asked, device)
     names = pipe.label_names() if labels is None else pipe.label_names(labels)
     from hf_any3d.visualization.viewer import colors_of
 
@@ -75,42 +122,97 @@ def segment(
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
         rows = []
         for cloud in clouds:
+            written = {"write": targets[cloud.name], **copies.arguments()} if cloud.name in targets else {}
             with model_errors(name, "cannot answer"):
-                result = pipe(cloud.row, progress=True, **asked)
+                result = pipe(cloud.row, progress=True, **asked, **written)
             points, labels = result["points"], result["labels"]
             present = np.unique(labels).tolist()
             numbers.update(present)
             # Relative to the smallest coordinates, which float32 can hold.
             shown = points - points.min(axis=0)
             gallery.add(shown, palette[labels], titles[cloud.name])
-            if output is not None and suffix in CLOUDS:
+            if output is not None and suffix in CLOUDS and not written:
                 _write_labeled(output, points, labels, palette)
             elif output is not None and not suffix:
                 place = output / places[cloud.name]
-                # Appended: `with_suffix` would replace what follows a dot in the name.
-                _write_labeled(place.with_name(f"{place.name}.ply"), points, labels, palette)
+                if not written:
+                    # Appended: `with_suffix` would replace what follows a dot in the name.
+                    _write_labeled(_free(place, targets), points, labels, palette)
                 page = Gallery(place.with_name(f"{place.name}.html"), 1, shown_up)
                 page.add(shown, palette[labels], place.name)
                 page.write(place.name, legend(present))
-            counts = [(part, int(part["mask"].sum())) for part in result["segments"]]
-            segments = [
-                {"label": part["label"], "points": count, "share": count / len(labels), "score": part["score"]}
-                for part, count in counts
-            ]
-            rows.append({"points": len(labels), "segments": segments})
+            rows.append(segment_row(result) | ({"output": str(targets[cloud.name])} if written else {}))
         return rows
 
     def line(row: Row) -> str:
         parts = "   ".join(f"{printable(part['label'])} {100 * part['share']:.1f} %" for part in row["segments"])
         return f"{row['points']:,} points: {parts}"
 
-    def cells(row: Row) -> Iterator[Row]:
-        return file_cells(row, row.get("segments", ()))
-
     # The pipeline shows a bar of the blocks.
-    rows = answer_inputs(inputs, answer, line, cells, output, options, has_bar=True)
+    table = None if output is not None and output in targets.values() else output
+    rows = answer_inputs(inputs, answer, line, segment_cells, table, options, has_bar=True)
     gallery.write(f"labels by {name}", legend(sorted(numbers)))
+    for row in rows:
+        if "output" in row and "error" not in row:
+            print_note(f"{row['output']}: {row['file']} with the classes of {row['points']:,} points")
     finish(rows)
+
+
+def open_segmentation(name: str, texts: Mapping[str, Any], device: Any) -> Any:
+    """Open the pipeline of a segmentation model, after checking whether it needs names of parts."""
+    architecture = str((read_model_config(name).get("architectures") or [""])[0])
+    finds_by_name = architecture.endswith("ForZeroShotPointCloudSegmentation")
+    if finds_by_name != bool(texts) or (texts and "candidate_labels" not in texts):
+        raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
+    return open_pipeline(f"{'zero-shot-' if finds_by_name else ''}point-cloud-segmentation", name, device)
+
+
+def segment_row(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the row of a file: its number of points, and those of each class."""
+    count = len(result["labels"])
+    segments = []
+    for part in result["segments"]:
+        points = int(part["mask"].sum())
+        segments.append({"label": part["label"], "points": points, "share": points / count, "score": part["score"]})
+    return {"points": count, "segments": segments}
+
+
+def segment_cells(row: Row) -> Iterator[Row]:
+    """Yield the rows of CSV of a file, one for each class."""
+    return file_cells(row, row.get("segments") or ())
+
+
+def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptions) -> dict[str, Path]:
+    """Return where the labeled copy of each file is written, by its name, and check that of a single one."""
+    from hf_any3d.data.files.labels import copy_endings
+
+    targets: dict[str, Path] = {}
+    if output is not None and not suffix:
+        titles = inputs.titles()
+        targets = {file.name: output / titles[file.name] for file in inputs.files if copy_endings(file.name)}
+    elif output is not None and suffix not in VIEWS:
+        endings = [copy_endings(file.name) for file in inputs.files]
+        if all(suffix[1:] in ending for ending in endings):
+            targets = {file.name: output for file in inputs.files}
+        # Points of a .obj may become a .ply, but not a .laz.
+        elif suffix not in (*CLOUDS, *DATA):
+            targets = {inputs.files[0].name: output}
+        if targets and len(inputs) > 1:
+            raise ValueError(f"--output: {output} for {len(inputs)} files; expected a folder")
+    for name, path in targets.items():
+        if len(inputs) == 1:
+            options.check(name, path)
+    if options.arguments() and not targets:
+        raise ValueError(
+            "--field, --score, --unknown and --classes are of a copy of the file: --output with its ending, or a folder"
+        )
+    return targets
+
+
+def _free(place: Path, targets: Mapping[str, Path]) -> Path:
+    """Return where the points of a file that cannot hold labels are written: beside copies, not over them."""
+    path = place.with_name(f"{place.name}.ply")
+    return path if path not in targets.values() else place.with_name(f"{place.name}.points.ply")
 
 
 def _write_labeled(path: Path, points: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> None:

@@ -30,6 +30,7 @@ from hf_any3d.pipelines.base import (
     stem_of,
     without_none,
 )
+from hf_any3d.pipelines.labeled_copies import LabeledCopies, file_of, labels_of_mesh
 from hf_any3d.processing.point_clouds import UP_AXES, PointCloudProcessor
 from hf_any3d.processing.voxels import SURFACE_POINTS, nearest_rows
 from hf_any3d.utils.atomic_files import write_text
@@ -39,6 +40,9 @@ from hf_any3d.visualization.viewer import CloudView, colors_of, viewer_page
 MESH_DENSITY = 4
 FORMATS = ("ply", "html")
 KNOWN_FORMATS = (*FORMATS, "obj")
+SHARED = ("up_axis", "max_points", "output_dir", "formats")
+SHARED += ("write", "field", "classes", "write_scores", "write_unknown")
+"""Arguments of a call that pipelines of all segmentation models have."""
 
 
 # Points whose labels are computed at a time.
@@ -57,7 +61,8 @@ class _Scene:
     """A cloud, the part of it that the model labels, and the blocks of that part, (blocks, num_points) indices.
 
     `up_axis` is the one that was given for the cloud; blocks are turned for the model, the answer is not. `bounds`
-    (2, 3) are the lowest and highest coordinates of the cloud.
+    (2, 3) are the lowest and highest coordinates of the cloud. `mesh` is the mesh on which the cloud was sampled, and
+    `copy` how labels are written into a copy of the `file`.
     """
 
     data: PointCloudData
@@ -68,6 +73,9 @@ class _Scene:
     up_axis: str | None
     bounds: np.ndarray
     votes: bool = False
+    mesh: PointCloudData | None = None
+    file: str | None = None
+    copy: LabeledCopies | None = None
 
 
 class _Merge:
@@ -132,6 +140,12 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
       the figures of Point Transformer V3 were measured; tens of times slower.
     - `max_points`: thin larger clouds out to this many random points, whose labels and scores the others get from the
       nearest one; much faster for dense scans.
+    - `write`: also write a copy of the file, in which only the class of each point changed: a path with the file's
+      ending (or .las for .laz and the other way round), or a folder for copies with the files' names. Vertices and
+      faces of meshes get the class of the nearest sample. What a format cannot hold is an error before the model runs.
+      `field` names another place for the class than the format's own, `classes` the codes of classes, such as
+      `{"ground": 2, "building": 6}`, `write_scores` adds the probability of each class, and `write_unknown`, for
+      models that say so, how unlike the training each point is; see `write_labels`.
     - `output_dir`: also write each cloud to this directory, colored by label, named after its file or `cloud-0`, ….
     - `formats`: output formats: "ply", "html" (an interactive page that works offline) and "obj"; by default the first
       two.
@@ -146,6 +160,8 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
 
     sums_in_memory = 1 << 30
     """Bytes of summed logits in memory; more are in a temporary file."""
+    gives_unknown = False
+    """Whether answers have `unknown (points,)`, how unlike the training each point is."""
     _batch = 1
     _bar: bool | None = None
 
@@ -172,16 +188,30 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         votes: bool | None = None,
         output_dir: str | os.PathLike | None = None,
         formats: tuple[str, ...] | list[str] | str | None = None,
+        write: str | os.PathLike | None = None,
+        field: str | None = None,
+        classes: Mapping[str, int] | str | None = None,
+        write_scores: bool = False,
+        write_unknown: bool = False,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        refuse_unknown(kwargs, "category, up_axis, max_points, votes, output_dir, formats")
+        refuse_unknown(kwargs, f"category, votes, {', '.join(SHARED)}")
         if votes and getattr(self.feature_extractor, "views", None) is None:
             raise ValueError("votes=True: the processor has no `views`, so there is no such procedure for this model")
         if up_axis is not None:
             one_of("up_axis", up_axis, UP_AXES)
         at_least(1, max_points=max_points)
         after = without_none(output_dir=output_dir, formats=check_formats(formats, KNOWN_FORMATS))
-        return without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes), {}, after
+        copy = None if write is None else LabeledCopies(write, field, classes, write_scores, write_unknown)
+        if copy is None and (field or classes or write_scores or write_unknown):
+            raise ValueError("field, classes, write_scores and write_unknown are of a labeled copy, but write is None")
+        if write_unknown and not self.gives_unknown:
+            raise ValueError("write_unknown=True: this model does not say how unlike its training a point is")
+        return (
+            without_none(category=category, up_axis=up_axis, max_points=max_points, votes=votes, copy=copy),
+            {},
+            after,
+        )
 
     def preprocess(
         self,
@@ -190,9 +220,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         up_axis: str | None = None,
         max_points: int | None = None,
         votes: bool = False,
+        copy: LabeledCopies | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Split one cloud into blocks: `points (1, num_points, channels)` and their indices in the cloud."""
-        scene = self._cut(cloud, category, up_axis, max_points, votes)
+        scene = self._cut(cloud, category, up_axis, max_points, votes, copy)
         for position, index in enumerate(scene.blocks):
             is_last = position == len(scene.blocks) - 1
             # Only the last block carries the complete cloud.
@@ -254,11 +285,16 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         up_axis: str | None = None,
         max_points: int | None = None,
         votes: bool = False,
+        copy: LabeledCopies | None = None,
     ) -> _Scene:
         processor = self.feature_extractor
         number = self._category_number(cloud, category)
+        if copy is not None:
+            copy.check(file_of(cloud), copy.names or self.label_names(), self.model.config)
         data = to_cloud(cloud, processor.features)
+        mesh = None
         if data.is_mesh:
+            mesh = data
             # Where the model takes voxels, num_points is only a limit, and not the size of a block.
             dense = MESH_DENSITY * processor.num_points
             data = data.sample_surface(
@@ -275,7 +311,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         # Voxels need no fixed number of points, so that nothing has to be repeated.
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
         blocks = blocks_of(part, count, processor, up_axis)
-        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds_of(data.points), votes)
+        bounds = bounds_of(data.points)
+        return _Scene(
+            data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy
+        )
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)
@@ -346,6 +385,9 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         answer = {"points": points, "labels": labels, "scores": scores, "segments": segments}
         if output_dir is not None:
             self._write(scene, labels, Path(output_dir) / self.name_of(scene.stem), formats, names)
+        if scene.copy is not None and scene.file is not None:
+            of_file = answer if scene.mesh is None else labels_of_mesh(scene.mesh, data.points, answer)
+            scene.copy.save(scene.file, of_file, names, self.model.config)
         return answer
 
     def _write(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from hf_any3d.data.text_bank import TextBank
 from hf_any3d.modeling.point_encoders.part_texts import clean_label
 from hf_any3d.pipelines.base import refuse_unknown, without_none
-from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
+from hf_any3d.pipelines.point_cloud_segmentation import SHARED, PointCloudSegmentationPipeline
 from hf_any3d.pipelines.zero_shot_point_cloud_classification import LabelsOfACall, as_labels
 
 NONE = "none"
@@ -36,7 +37,7 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
       default the config's.
     - `none_label`: whether a point may get none of the labels, for models that have a score for this; by default the
       config's.
-    - `up_axis`, `max_points`, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
+    - `up_axis`, `max_points`, `write` and what belongs to it, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
 
     Example:
         ```python
@@ -56,13 +57,12 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         none_label: bool | None = None,
         **kwargs: Any,
     ) -> tuple[dict, dict, dict]:
-        shared = ("up_axis", "max_points", "output_dir", "formats")
         before, _, after = super()._sanitize_parameters(
-            **{name: kwargs.pop(name) for name in shared if name in kwargs}
+            **{name: kwargs.pop(name) for name in SHARED if name in kwargs}
         )
         refuse_unknown(
             kwargs,
-            f"candidate_labels, category, templates, text_features, patch_to_point, none_label, {', '.join(shared)}",
+            f"candidate_labels, category, templates, text_features, patch_to_point, none_label, {', '.join(SHARED)}",
         )
         if text_features is not None and (category is not None or templates is not None):
             raise ValueError("category and templates make texts; expected neither, as text_features is given")
@@ -76,7 +76,9 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
         # Either may be given when the pipeline is made, and the other one in a call.
         arguments = {**getattr(self, "_forward_params", {}), **during}
         if "labels" in arguments:
-            after["names"] = self.label_names(arguments["labels"], arguments.get("none_label"))
+            after["names"] = names = self.label_names(arguments["labels"], arguments.get("none_label"))
+            if "copy" in before:
+                before["copy"] = replace(before["copy"], names=names)
         return before, during, after
 
     def label_names(

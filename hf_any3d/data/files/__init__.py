@@ -1,5 +1,6 @@
 """Read and write files of point clouds and meshes."""
 
+from hf_any3d.data.files.labels import write_labels
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.registry import ASSETS, example_file, file_type_of, read_point_cloud, supported_file_types
 from hf_any3d.data.files.rgbd import Intrinsics, read_rgbd
@@ -20,5 +21,6 @@ __all__ = [
     "read_point_cloud",
     "read_rgbd",
     "supported_file_types",
+    "write_labels",
     "write_point_cloud",
 ]

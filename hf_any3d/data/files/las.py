@@ -3,8 +3,10 @@
 import io
 import re
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from mmap import mmap
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -65,8 +67,11 @@ def read(source: Source) -> PointCloudData:
     source.check(points=count, decoded=count * max(size, 32))
     source.leave_out(_extra_dimensions(data, start, kind, size))
     if not compressed and (more := _records_after(data, start + count * size, size)):
-        _warn_of_more(source, count, more)
-    blocks = _decompressed(source, start, row, count) if compressed else [np.frombuffer(data, row, count, start)]
+        _warn_of_more(source, count, "", more)
+    if compressed:
+        blocks = decompressed(data, start, row, count, tell_of_more=partial(_warn_of_more, source, count, "at least "))
+    else:
+        blocks = [np.frombuffer(data, row, count, start)]
     # Coordinates are stored as integers: times scale, plus offset.
     scale, offset = np.frombuffer(data, "<f8", 3, 131), np.frombuffer(data, "<f8", 3, 155)
     # Block by block, since most bytes of a record are not needed.
@@ -138,12 +143,28 @@ def _records_after(data: bytes, end: int, size: int) -> int:
     return (stop - end) // size if data[end:stop].strip(b"\0") else 0
 
 
-def _warn_of_more(source: Source, count: int, more: int, least: str = "") -> None:
+def _warn_of_more(source: Source, count: int, least: str, more: int) -> None:
     source.warn(f"the header declares {count:,} points; {least}{more:,} more follow and are left out")
 
 
-def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iterator[np.ndarray]:
-    data = source.data
+def decompressed(
+    data: bytes | mmap,
+    start: int,
+    row: np.dtype,
+    count: int,
+    file: BinaryIO | None = None,
+    tell_of_more: Callable[[int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Yield the records of compressed points, block by block.
+
+    Args:
+        data: The whole file.
+        start: Where the points begin.
+        row: Type of a record.
+        count: Number of points that the header declares.
+        file: The same file, to be read piece by piece; by default `data`.
+        tell_of_more: Is told how many more points there are at least, if there are.
+    """
     lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
     compressor, number = struct.unpack_from("<H", record)[0], struct.unpack_from("<H", record, _ITEMS - 2)[0]
@@ -163,9 +184,10 @@ def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iter
     if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
-    if (full := int.from_bytes(record[12:16], "little")) != 0xFFFFFFFF and (chunks - 1) * full >= count:
-        _warn_of_more(source, count, (chunks - 1) * full + 1 - count, "at least ")
-    file = io.BytesIO(data)
+    full = int.from_bytes(record[12:16], "little")
+    if tell_of_more is not None and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
+        tell_of_more((chunks - 1) * full + 1 - count)
+    file = io.BytesIO(data) if file is None else file
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
@@ -185,7 +207,7 @@ def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iter
         raise PointCloudError(f"the compressed points are damaged or cut off ({str(error)[:80]})") from None
 
 
-def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
+def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes]]:
     """Yield user, kind and content of the records between the header and the points."""
     at, number = struct.unpack_from("<H", data, 94)[0], struct.unpack_from("<I", data, 100)[0]
     for _ in range(number):
@@ -194,10 +216,10 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
         at += _RECORD_HEADER + size
         if at <= start:
-            yield user.rstrip(b"\0"), kind, data[at - size : at]
+            yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
-def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):

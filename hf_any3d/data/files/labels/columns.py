@@ -1,0 +1,171 @@
+"""The columns that a labeled copy of a file gets: the class of each point, and what else is known of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files.source import PointCloudError
+
+NO_LABEL = -1
+"""Label of a point without an answer: it keeps the class that it has in the file."""
+_AT_ONCE = 1 << 20
+
+
+@dataclass
+class Column:
+    """A column of numbers, one for each point of the file.
+
+    Attributes:
+        name: Name that the file gets for it; None for the class where the format has a place.
+        kind: Numpy type of a new column.
+        least: Least number that is written.
+        most: Largest number that is written.
+        fill: What points without an answer get in a new column.
+        values: (points,) the numbers, None while only their range is known.
+        codes: Number -> code that is written in its place.
+        rows: (points of the file,) places in `values`, `NO_LABEL` without an answer; None if they are in order.
+        is_class: Whether these are labels, whose negative numbers stand for points without an answer.
+    """
+
+    name: str | None
+    kind: str
+    least: float
+    most: float
+    fill: float
+    values: np.ndarray | None = None
+    codes: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    is_class: bool = False
+
+    @property
+    def has_gaps(self) -> bool:
+        """True if some points have no answer."""
+        has_negative = self.is_class and self.values is not None and len(self.values) and self.values.min() < 0
+        return self.rows is not None or bool(has_negative)
+
+    def of_file(self, count: int, kept: np.ndarray | None) -> "Column":
+        """Return the column for a file of so many points, of which the reader has kept those with `kept`, or all."""
+        assert self.values is not None
+        if len(self.values) == count:
+            return self
+        total = count if kept is None else int(kept.sum())
+        if len(self.values) != total:
+            read = "" if total == count else f", of which {total} are read"
+            raise PointCloudError(f"{len(self.values)} labels for a file with {count} points{read}; expected one each")
+        assert kept is not None
+        rows = np.where(kept, np.cumsum(kept) - 1, NO_LABEL)
+        return replace(self, rows=rows)
+
+    def block(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the numbers of some points of the file, and whether each has an answer."""
+        assert self.values is not None
+        if self.rows is None:
+            values = np.asarray(self.values[start:stop])
+            answered = np.ones(len(values), bool)
+        else:
+            rows = self.rows[start:stop]
+            answered = rows != NO_LABEL
+            values = np.asarray(self.values[np.maximum(rows, 0)])
+        if self.is_class:
+            answered &= values >= 0
+            if self.codes is not None:
+                values = self.codes[np.maximum(values, 0)]
+        return values, answered
+
+    def filled(self, start: int, stop: int, kind: Any) -> np.ndarray:
+        """Return the numbers of some points in a type, with the fill where there is no answer."""
+        values, answered = self.block(start, stop)
+        numbers = values.astype(kind)
+        if not answered.all():
+            numbers[~answered] = 0 if np.dtype(kind).kind == "u" else self.fill
+        return numbers
+
+    def fits(self, kind: Any) -> bool:
+        """Return whether a type of numbers holds all of the column."""
+        dtype = np.dtype(kind)
+        if dtype.kind == "f":
+            # Whole numbers beyond the digits of the type would be rounded.
+            return self.kind == "<f4" or max(abs(self.least), abs(self.most)) < 2 ** np.finfo(dtype).nmant
+        limits = np.iinfo(dtype)
+        return self.kind != "<f4" and limits.min <= self.least and self.most <= limits.max
+
+    def range_of(self) -> str:
+        """Return the range of the column as text."""
+        return f"{self.least:g} to {self.most:g}"
+
+
+def class_column(
+    labels: Any,
+    field: str | None,
+    codes: Mapping[int, int] | Sequence[int] | None,
+) -> Column:
+    """Return the column of the classes; `labels` is None in a check before there are any, with the codes alone."""
+    table = None
+    if codes is not None:
+        table = _code_table(codes)
+    values = None
+    if labels is not None:
+        values = _whole("labels", labels)
+        least, most = _range(values)
+        if table is not None:
+            missing = [number for number in _present(values) if number >= len(table) or table[number] < 0]
+            if missing:
+                raise ValueError(f"codes has none for label {missing[0]}")
+        elif values.dtype.kind in "iu" and most >= 2**31:
+            raise ValueError(f"labels go to {most}; expected at most {2**31 - 1}")
+    else:
+        least, most = 0, 0
+    if table is not None:
+        valid = table[table >= 0]
+        least, most = int(valid.min()), int(valid.max())
+    return Column(field, "<i4", max(least, 0), max(most, 0), NO_LABEL, values, table, is_class=True)
+
+
+def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
+    """Return the columns `score`, `unknown` and `object` that are given; True stands for one without values yet."""
+    columns = []
+    for name, values in (("score", scores), ("unknown", unknown)):
+        if values is not None:
+            numbers = None if values is True else np.asarray(values)
+            if numbers is not None and (numbers.ndim != 1 or numbers.dtype.kind not in "fiu"):
+                raise ValueError(f"{name} has shape {numbers.shape} and type {numbers.dtype}; expected (points,) floats")
+            columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers))
+    if objects is not None:
+        numbers = None if objects is True else _whole("objects", objects)
+        least, most = (0, 0) if numbers is None else _range(numbers)
+        if not 0 <= least <= most < 2**31:
+            raise ValueError(f"objects go from {least} to {most}; expected 0, for none, to {2**31 - 1}")
+        columns.append(Column("object", "<u4", least, most, 0, numbers))
+    return columns
+
+
+def _code_table(codes: Mapping[int, int] | Sequence[int]) -> np.ndarray:
+    pairs: Iterable[tuple[int, int]] = codes.items() if isinstance(codes, Mapping) else enumerate(codes)
+    given = {int(number): int(code) for number, code in pairs}
+    if not given or min(given) < 0 or min(given.values()) < 0:
+        raise ValueError(f"codes is {given}; expected codes from 0 by labels from 0")
+    table = np.full(max(given) + 1, NO_LABEL, np.int32)
+    for number, code in given.items():
+        table[number] = code
+    return table
+
+
+def _whole(name: str, values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
+        raise ValueError(f"{name} has shape {array.shape} and type {array.dtype}; expected (points,) whole numbers")
+    return array
+
+
+def _range(values: np.ndarray) -> tuple[int, int]:
+    return int(values.min()), int(values.max())
+
+
+def _present(values: np.ndarray) -> list[int]:
+    """Return the different labels that are not negative, in blocks, as there may be a hundred million."""
+    present: set[int] = set()
+    for start in range(0, len(values), _AT_ONCE):
+        present.update(np.unique(values[start : start + _AT_ONCE]).tolist())
+    return sorted(number for number in present if number >= 0)

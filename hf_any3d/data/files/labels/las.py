@@ -1,0 +1,473 @@
+"""Labeled copies of LAS and LAZ: the class of each point, and dimensions of extra bytes.
+
+Everything else stays as it is, byte by byte: header, records before and after the points, and all that a point has.
+Only what says where something is in the file moves along.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hf_any3d.data.files import las
+from hf_any3d.data.files.labels.columns import Column
+from hf_any3d.data.files.source import PointCloudError, ReadLimits
+from hf_any3d.data.options import package
+
+# Bytes of a record by point format, before extra bytes.
+_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_WAVEFORMS = (4, 5, 9, 10)
+_SINCE_14 = 6  # the first point format with 8 bits for the class
+_LAZ = 128  # added to the point format
+# Where the header says what follows: first record after the points, waveforms; and from which size of it on.
+_PLACES = ((235, 247), (227, 235))
+_IN_OTHER_FILE = 4  # bit of the global encoding: waveforms are in a .wdp file
+_SPEC, _EXTRA_BYTES, _DESCRIPTION = b"LASF_Spec", 4, 192
+_LASZIP = (b"laszip encoded", 22204)
+# Programs that would find their parts no more: LAS 1.4 hidden in extra bytes of older formats, and octrees of chunks.
+_REFUSED = {b"lascompatible": "LAS 1.4 in the compatibility mode of LASzip", b"copc": "COPC, an octree of chunks"}
+# Numpy types of extra bytes by their code; arrays and scaled numbers are not written.
+_TYPES = ("", "u1", "i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8")
+_REST = "ExtraBytes"  # as laspy calls bytes that nothing describes
+_UNDOCUMENTED, _HAS_RANGE, _IS_SCALED = 0, 0b00110, 0b11000
+_WIDE_ENOUGH = ("u1", "<u2", "<u4")
+# Names of what all points of some formats have.
+_TAKEN = {
+    *("x", "y", "z", "intensity", "return_number", "number_of_returns", "scan_direction_flag", "edge_of_flight_line"),
+    *("synthetic", "key_point", "withheld", "overlap", "scanner_channel", "scan_angle", "scan_angle_rank", "user_data"),
+    *("point_source_id", "gps_time", "red", "green", "blue", "nir", "wavepacket_index", "wavepacket_offset"),
+    *("wavepacket_size", "return_point_wave_location", "x_t", "y_t", "z_t"),
+}
+_WAVE_PACKET = 9  # item of LAZ, of whose versions LASzip reads the first
+_BLOCK = 1 << 17
+
+
+@dataclass(eq=False)
+class _Record:
+    """A record before the points: its bytes, of which the first 54 are a header."""
+
+    data: bytes
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """User and number."""
+        user, number = struct.unpack_from("<2x16sH", self.data)
+        return user.split(b"\0")[0], number
+
+    @property
+    def body(self) -> bytes:
+        """The content."""
+        return self.data[las._RECORD_HEADER :]
+
+    def with_body(self, body: bytes) -> "_Record":
+        """Return the record with another content."""
+        head = bytearray(self.data[: las._RECORD_HEADER])
+        struct.pack_into("<H", head, 20, len(body))
+        return _Record(bytes(head) + body)
+
+
+@dataclass
+class _Dimension:
+    """A dimension of extra bytes that is written: where it is in a record, and its type."""
+
+    column: Column
+    at: int
+    kind: str
+
+
+def copy_of(
+    file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
+) -> "LasCopy":
+    """Return the copy of a file, which has no faces, as "las" or "laz"."""
+    if faces is not None:
+        raise ValueError("face_labels: LAS has no faces; expected None")
+    return LasCopy(file, name, columns, file_type == "laz", target)
+
+
+class LasCopy:
+    """A labeled copy of a LAS or LAZ file, checked before anything is written.
+
+    Args:
+        file: The file.
+        name: Its name, for what is said about it.
+        columns: What the points get; a class without a name is the classification.
+        compress: Whether the copy is LAZ.
+        target: Name of the copy, for what is said about it.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, columns: list[Column], compress: bool, target: str):
+        self.file, self.name, self.compress, self.target = file, name, compress, target
+        self._read_head()
+        self.class_column: Column | None = None
+        self.dimensions: list[_Dimension] = []
+        self.new_size = self.size
+        for column in columns:
+            if column.is_class and (column.name or "classification").lower() == "classification":
+                self._check_codes(column)
+                self.class_column = column
+            elif str(column.name).lower() in _TAKEN:
+                raise ValueError(f"field is {column.name!r}, which LAS has for something else; expected another name")
+        self.columns = columns
+        named = [column for column in columns if column is not self.class_column]
+        if named:
+            self._add_dimensions(named)
+        self._replace_laszip()
+
+    def _read_head(self) -> None:
+        """Read the header and the records before the points, and check that the points are all there."""
+        self.file.seek(0)
+        head = self.file.read(375)
+        if len(head) < las._HEADER_SIZE or not head.startswith(b"LASF"):
+            raise PointCloudError(f"starts with {head[:4]!r}; expected LAS or LAZ")
+        self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
+        self.format, self.is_packed = kind & 63, kind >= _LAZ
+        if self.format >= len(_SIZES) or self.size < _SIZES[self.format]:
+            raise PointCloudError(f"point format {self.format} with {self.size} bytes; expected formats 0 to 10")
+        if head[25] >= 4 and len(head) >= 255:
+            self.count = max(self.count, int.from_bytes(head[247:255], "little"))
+        end = self.file.seek(0, 2)
+        self.file.seek(0)
+        if not las._HEADER_SIZE <= self.head_size <= self.start <= end:
+            raise PointCloudError(f"a header of {self.head_size} bytes and points from byte {self.start} of {end}")
+        ReadLimits.current().check(points=self.count)
+        before = self.file.read(self.start)
+        self.head = bytearray(before[: self.head_size])
+        self.records: list[_Record] = []
+        at = self.head_size
+        for _ in range(number):
+            if at + las._RECORD_HEADER > self.start:
+                raise PointCloudError(f"{number} records before the points; only {len(self.records)} are there")
+            size = las._RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
+            self.records.append(_Record(before[at : at + size]))
+            at += size
+        if at > self.start:
+            raise PointCloudError("the last record before the points reaches into them; the file may be damaged")
+        self.gap = before[at:]
+        for record in self.records:
+            if (reason := _REFUSED.get(record.key[0])) is not None:
+                raise PointCloudError(f"is {reason}, of which no labeled copy is written; rewrite it as plain LAZ")
+        self.end = end
+        if not self.is_packed and self.start + self.count * self.size > end:
+            raise PointCloudError(f"{self.count} points from byte {self.start} of {end}; the file may be cut off")
+
+    def _check_codes(self, column: Column) -> None:
+        most = 255 if self.format >= _SINCE_14 else 31
+        if column.most > most:
+            raise PointCloudError(
+                f"class {column.most:g}: point format {self.format} of LAS has room for 0 to {most}; write them to a "
+                "dimension of its own (field=NAME, --field NAME)"
+            )
+
+    def _add_dimensions(self, columns: list[Column]) -> None:
+        """Find or append the dimensions of extra bytes, and describe new ones."""
+        key = (_SPEC, _EXTRA_BYTES)
+        # Of several records, as some programs write them, readers such as laspy look at the first alone.
+        record, *others = [record for record in self.records if record.key == key] or [None]
+        body = b"" if record is None else b"".join(part.body for part in (record, *others) if part is not None)
+        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
+        described = sum(map(_size_of, descriptions))
+        if len(body) % _DESCRIPTION or described > self.size - _SIZES[self.format]:
+            raise PointCloudError(
+                f"describes {described} extra bytes of {self.size - _SIZES[self.format]}; no dimension can be added"
+            )
+        # Bytes that nothing describes come before new ones, so they need a description too.
+        left = self.size - _SIZES[self.format] - described
+        if left and any(self._find(column, descriptions) is None for column in columns):
+            for start in range(0, left, 255):
+                descriptions.append(_description(f"{_REST}{start or ''}", 0, min(255, left - start)))
+        for column in columns:
+            place = self._find(column, descriptions)
+            if place is None:
+                place = len(descriptions)
+                descriptions.append(_new_description(column))
+                self.new_size += _size_of(descriptions[-1])
+            at = _SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
+            self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
+            descriptions[place] = _without_range(descriptions[place])
+        body = b"".join(descriptions)
+        if len(body) >= 1 << 16 or self.new_size >= 1 << 16:
+            raise PointCloudError(f"{len(descriptions)} dimensions of extra bytes; LAS has no room for more")
+        self.records = [record for record in self.records if record not in others]
+        if record is not None:
+            self.records[self.records.index(record)] = record.with_body(body)
+        else:
+            head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
+            self.records.append(_Record(head).with_body(body))
+
+    def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
+        """Return the place of a dimension that is there already, after checking that it takes the column."""
+        for place, description in enumerate(descriptions):
+            if _name_of(description) != column.name:
+                continue
+            kind, options = description[2], description[3]
+            if not 0 < kind < len(_TYPES) or options & _IS_SCALED:
+                raise PointCloudError(f"dimension {column.name!r} holds arrays or scaled numbers; expected plain ones")
+            if not column.fits(_TYPES[kind]):
+                raise PointCloudError(
+                    f"dimension {column.name!r} of type {_TYPES[kind].strip('<')} cannot hold {column.range_of()}"
+                )
+            return place
+        return None
+
+    def _replace_laszip(self) -> None:
+        """Set the record of the compressor, which only LAZ has."""
+        laszip = next((record for record in self.records if record.key == _LASZIP), None)
+        self.laszip: Any = None
+        if self.is_packed and laszip is None:
+            raise PointCloudError("is compressed, but has no record of LASzip; the file may be damaged")
+        # Decompression needs the old one.
+        self.packed_by = None if laszip is None else laszip.body
+        if not self.compress:
+            self.records = [record for record in self.records if record is not laszip]
+            return
+        lazrs = package("lazrs", "files")
+        extra = self.new_size - _SIZES[self.format]
+        old = self.packed_by
+        has_free_sizes = old is not None and lazrs.LazVlr(old).uses_variable_size_chunks()
+        body = bytearray(lazrs.LazVlr.new_for_compression(self.format, extra, has_free_sizes).record_data())
+        for item in range(int.from_bytes(body[las._ITEMS - 2 : las._ITEMS], "little")):
+            at = las._ITEMS + 6 * item
+            if int.from_bytes(body[at : at + 2], "little") == _WAVE_PACKET:
+                struct.pack_into("<H", body, at + 4, 1)
+        if old is not None:
+            body[12:32] = old[12:32]  # size of chunks, and where records of the compressor are
+        self.laszip = lazrs.LazVlr(bytes(body))
+        if laszip is None:
+            head = struct.pack("<H16sHH32s", 0, _LASZIP[0], _LASZIP[1], 0, b"by laz-rs")
+            self.records.append(_Record(head).with_body(bytes(body)))
+        else:
+            self.records[self.records.index(laszip)] = laszip.with_body(bytes(body))
+
+    def write(self, output: BinaryIO) -> None:
+        """Write the copy, some hundred thousand points at a time."""
+        if self.columns and any(len(column.values) != self.count for column in self.columns):  # pyright: ignore
+            for column in self.columns:
+                column.of_file(self.count, None)
+        self._tell_of_waveforms()
+        before = sum(len(record.data) for record in self.records)
+        new_start = self.head_size + before + len(self.gap)
+        if new_start >= 1 << 32:
+            raise PointCloudError(f"the points would start at byte {new_start}; LAS has 32 bits for that")
+        output.write(bytes(new_start))  # written at the end, when all places are known
+        old_end, check = self._write_points(output)
+        new_end = output.tell()
+        self._move(new_start, old_end, new_end)
+        self._copy_rest(output, old_end)
+        output.seek(0)
+        output.write(self.head + b"".join(record.data for record in self.records) + self.gap)
+        if self.compress and self.format in _WAVEFORMS:
+            self._check_written(output, new_start, check)
+
+    def _write_points(self, output: BinaryIO) -> tuple[int, int]:
+        """Write all points; return where those of the input end, and a checksum of what was written."""
+        check = 0
+        if not self.compress:
+            for block in self._blocks(self._points()):
+                output.write(block.data)
+        elif self.laszip.uses_variable_size_chunks():
+            check = self._write_chunks(output)
+        else:
+            compressor = package("lazrs", "files").LasZipCompressor(output, self.laszip)
+            for block in self._blocks(self._points()):
+                check = zlib.crc32(block.data, check)
+                compressor.compress_many(block.reshape(-1))
+            compressor.done()
+            output.seek(0, 2)
+        return self._end_of_points(), check
+
+    def _write_chunks(self, output: BinaryIO) -> int:
+        """Write chunks with as many points as those of the input have."""
+        lazrs, check = package("lazrs", "files"), 0
+        self.file.seek(self.start)
+        sizes = [count for count, _ in lazrs.read_chunk_table(self.file, lazrs.LazVlr(self.packed_by))]
+        compressor = lazrs.LasZipCompressor(output, self.laszip)
+        for block in self._blocks(_cut(self._points(), sizes, self.size)):
+            check = zlib.crc32(block.data, check)
+            compressor.compress_many(block.reshape(-1))
+            compressor.finish_current_chunk()
+        compressor.done()
+        output.seek(0, 2)
+        return check
+
+    def _points(self) -> Iterator[np.ndarray]:
+        """Yield the records of the input, (points, bytes of a record) uint8."""
+        if not self.is_packed:
+            self.file.seek(self.start)
+            for first in range(0, self.count, _BLOCK):
+                number = min(_BLOCK, self.count - first)
+                data = self.file.read(number * self.size)
+                yield np.frombuffer(data, np.uint8).reshape(number, self.size)
+            return
+        row = np.dtype((np.void, self.size))
+        with _mapped(self.file) as data:
+            for block in las.decompressed(data, self.start, row, self.count, self.file):
+                yield block.view(np.uint8).reshape(-1, self.size)
+
+    def _blocks(self, points: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield labeled records, (points, bytes of a record of the copy) uint8."""
+        first = 0
+        for old in points:
+            new = np.zeros((len(old), self.new_size), np.uint8)
+            new[:, : self.size] = old
+            stop = first + len(old)
+            if self.class_column is not None:
+                self._set_class(new, *self.class_column.block(first, stop))
+            for dimension in self.dimensions:
+                self._set_dimension(new, dimension, first, stop)
+            yield new
+            first = stop
+
+    def _set_class(self, rows: np.ndarray, codes: np.ndarray, answered: np.ndarray) -> None:
+        if self.format >= _SINCE_14:
+            rows[answered, 16] = codes[answered]
+        else:
+            # The upper three bits are flags.
+            rows[answered, 15] = (rows[answered, 15] & 0xE0) | codes[answered].astype(np.uint8)
+
+    def _set_dimension(self, rows: np.ndarray, dimension: _Dimension, first: int, stop: int) -> None:
+        at, kind, column = dimension.at, dimension.kind, dimension.column
+        place = slice(at, at + np.dtype(kind).itemsize)
+        values = column.filled(first, stop, kind)
+        written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+        if at < self.size and column.is_class:
+            # A dimension that was there keeps what it says of points without an answer.
+            answered = column.block(first, stop)[1]
+            rows[answered, place] = written[answered]
+        else:
+            rows[:, place] = written
+
+    def _end_of_points(self) -> int:
+        """Return where the points of the input end, with the table of chunks of LAZ."""
+        if not self.is_packed:
+            return self.start + self.count * self.size
+        lazrs = package("lazrs", "files")
+        vlr = lazrs.LazVlr(self.packed_by)
+        self.file.seek(self.start)
+        table = int.from_bytes(self.file.read(8), "little", signed=True)
+        if table == -1:
+            # Then the table, and where it is, end the file.
+            return self.end
+        self.file.seek(self.start)
+        written = io.BytesIO()
+        lazrs.write_chunk_table(written, lazrs.read_chunk_table(self.file, vlr), vlr)
+        expected = written.getvalue()
+        self.file.seek(table)
+        if self.file.read(len(expected)) == expected:
+            return table + len(expected)
+        # Of a table in another form, the end is where the header says that something else begins.
+        places = [place for at, size in _PLACES if (place := self._place(at, size)) > table]
+        return min(places, default=self.end)
+
+    def _place(self, at: int, least: int) -> int:
+        return int.from_bytes(self.head[at : at + 8], "little") if self.head_size >= least else 0
+
+    def _move(self, new_start: int, old_end: int, new_end: int) -> None:
+        """Set the places in the header to those of the copy."""
+        for at, least in _PLACES:
+            # 0 where there is nothing, or in another file.
+            if (place := self._place(at, least)) >= old_end:
+                struct.pack_into("<Q", self.head, at, place - old_end + new_end)
+        struct.pack_into("<II", self.head, 96, new_start, len(self.records))
+        kind = (self.head[104] & ~_LAZ) | (_LAZ if self.compress else 0)
+        struct.pack_into("<BH", self.head, 104, kind, self.new_size)
+        for number, record in enumerate(self.records):
+            if record.key == _LASZIP:
+                body = bytearray(record.body)
+                special, place = struct.unpack_from("<qq", body, 16)
+                if special > 0 and place >= old_end:
+                    struct.pack_into("<q", body, 24, place - old_end + new_end)
+                    self.records[number] = record.with_body(bytes(body))
+
+    def _copy_rest(self, output: BinaryIO, start: int) -> None:
+        self.file.seek(start)
+        while piece := self.file.read(1 << 22):
+            output.write(piece)
+
+    def _tell_of_waveforms(self) -> None:
+        if self.format in _WAVEFORMS and self.head[6] & _IN_OTHER_FILE:
+            old, new = Path(self.name).with_suffix(".wdp").name, Path(self.target).with_suffix(".wdp").name
+            if old != new or Path(self.name).parent != Path(self.target).parent:
+                warnings.warn(f"{self.target}: its waveforms stay in {old}; copy that file as {new}", stacklevel=2)
+
+    def _check_written(self, output: BinaryIO, start: int, expected: int) -> None:
+        """Decompress points with waveforms again, since lazrs loses bits of some of them."""
+        output.seek(start)
+        decompressor = package("lazrs", "files").LasZipDecompressor(output, self.laszip.record_data())
+        check = 0
+        for first in range(0, self.count, _BLOCK):
+            block = np.zeros(min(_BLOCK, self.count - first) * self.new_size, np.uint8)
+            decompressor.decompress_many(block)
+            check = zlib.crc32(block.data, check)
+        if check != expected:
+            raise PointCloudError("lazrs does not keep the waveform packets of this file in LAZ; write .las")
+
+
+@contextmanager
+def _mapped(file: BinaryIO) -> Iterator[Any]:
+    """Yield the bytes of a file without reading all of them into memory."""
+    try:
+        number = file.fileno()
+    except (OSError, AttributeError):
+        file.seek(0)
+        yield file.read()
+        return
+    with mmap(number, 0, access=ACCESS_READ) as data:
+        yield data
+
+
+def _cut(blocks: Iterator[np.ndarray], sizes: list[int], width: int) -> Iterator[np.ndarray]:
+    """Cut blocks of records anew, into pieces of the given numbers of records."""
+    left = np.zeros((0, width), np.uint8)
+    for size in sizes:
+        parts = [left]
+        while sum(map(len, parts)) < size and (block := next(blocks, None)) is not None:
+            parts.append(block)
+        joined = np.concatenate(parts)
+        yield joined[:size]
+        left = joined[size:]
+
+
+def _name_of(description: bytes) -> str:
+    return description[4:36].split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def _size_of(description: bytes) -> int:
+    kind, options = description[2], description[3]
+    if kind == _UNDOCUMENTED:
+        return options
+    number, single = divmod(kind - 1, 10)
+    if number > 2:
+        raise PointCloudError(f"dimension {_name_of(description)!r} has type {kind}; LAS has 0 to 30")
+    return (number + 1) * np.dtype(_TYPES[single + 1]).itemsize
+
+
+def _description(name: str, kind: int, options: int = 0, text: str = "") -> bytes:
+    encoded = name.encode()
+    if len(encoded) > 32:
+        raise ValueError(f"field is {name!r}; LAS has room for 32 bytes")
+    return struct.pack("<2xBB32s124x32s", kind, options, encoded, text.encode())
+
+
+def _new_description(column: Column) -> bytes:
+    kind = column.kind
+    if column.is_class:
+        # Unsigned ones have no number for points without an answer but 0, which may be a class.
+        kind = "<i4" if column.has_gaps else next(kind for kind in _WIDE_ENOUGH if column.fits(kind))
+    texts = {"score": "probability of the class", "unknown": "how unlike the training it is"}
+    text = "class" if column.is_class else texts.get(str(column.name), "number of the object")
+    return _description(str(column.name), _TYPES.index(kind), 0, text)
+
+
+def _without_range(description: bytes) -> bytes:
+    """Take the least and largest number out of a description, which are those of the old numbers."""
+    if not description[3] & _HAS_RANGE:
+        return description
+    return description[:3] + bytes([description[3] & ~_HAS_RANGE]) + description[4:64] + bytes(48) + description[112:]

@@ -1,0 +1,162 @@
+"""`write_labels`: which files can hold labels, what is checked before any work, and who writes them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO, Iterator
+
+from hf_any3d.data.files.labels.columns import Column, class_column, further_columns
+from hf_any3d.data.files.source import file_errors
+from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.messages import printable
+
+# Ending -> module with `copy_of(file, name, columns, file_type, target)`, and the endings that its copies may have.
+_WRITERS = {
+    "las": ("las", ("las", "laz")),
+    "laz": ("las", ("laz", "las")),
+}
+_REASONS = {
+    "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",
+    "obj": "OBJ has no place for labels; convert it to .ply first",
+    "off": "OFF has no place for labels; convert it to .ply first",
+    "stl": "STL has no place for labels, and no vertices of its own; convert it to .ply first",
+    "glb": "labels of glTF need a schema of their own; convert it to .ply first",
+    "gltf": "labels of glTF need a schema of their own; convert it to .ply first",
+    "npy": "an .npy file holds one array; save points and others as .npz first",
+    "pts": "the columns of .pts are fixed; convert it to .xyz or .ply first",
+}
+_SWEEPS = "rows of such a sweep have fixed columns; convert it to .ply or .npz first"
+
+
+def copy_endings(source: str | os.PathLike) -> tuple[str, ...]:
+    """Return the endings that labeled copies of a file may have, none if it cannot hold labels; by its ending."""
+    return _WRITERS[kind][1] if (kind := _ending(source)) in _WRITERS else ()
+
+
+def write_labels(
+    source: str | os.PathLike | bytes | BinaryIO,
+    path: str | os.PathLike | BinaryIO,
+    labels: Any,
+    *,
+    scores: Any = None,
+    unknown: Any = None,
+    objects: Any = None,
+    face_labels: Any = None,
+    field: str | None = None,
+    codes: Mapping[int, int] | Sequence[int] | None = None,
+    file_type: str | None = None,
+) -> None:
+    """Write a copy of a point file in which only the class of each point changed.
+
+    Points, their order, all other columns, records, comments and the coordinate system are those of the file, byte by
+    byte. The copy is written whole or not at all. LAS and LAZ are read and written in pieces.
+
+    | file | class | `scores`, `unknown`, `objects` |
+    |---|---|---|
+    | `.las`, `.laz` | `classification`, or the dimension `field` | dimensions score, unknown, object |
+    | `.ply`, `.pcd` | the property or field that is read as labels, else `label` | further ones |
+    | `.npz` | the array that is read as labels, else `labels` | further arrays |
+    | `.csv`, `.txt`, `.xyz` | the column that is read as labels, else a new last one | further columns, if named |
+
+    Args:
+        source: The file that was labeled: its path, its bytes, or a binary file object.
+        path: Where the copy is written, never the file itself: with the ending of the file, or .las for .laz and the
+            other way round. A binary file object that can be read and written may be given, too.
+        labels: (points,) whole numbers, for all points of the file or for those that `read_point_cloud` returns:
+            points that it leaves out, and those with a negative label, keep the class that they have, and have -1 (0
+            in LAS) in a new column.
+        scores: (points,) probability of each label.
+        unknown: (points,) how unlike the training each point is.
+        objects: (points,) number of the object that each point belongs to, from 1; 0 for none.
+        face_labels: (faces,) labels of the triangles that `read_point_cloud` returns, for meshes in .ply.
+        field: Name of the dimension, property, field, array or column for the class, instead of the usual one; it
+            may exist already.
+        codes: Code to write for each label, such as `[2, 5, 6]`; by default labels are written as they are.
+        file_type: Ending of the file, for bytes and file objects.
+
+    Raises:
+        PointCloudFileError: The file is damaged, cannot hold labels or these codes, or has another number of points.
+        ValueError: Arrays do not fit, or `path` is the file itself or has another ending.
+
+    Example:
+        ```python
+        write_labels("street.laz", "labeled.laz", labels, codes=[2, 5, 6])
+        ```
+    """
+    columns = [class_column(labels, field, codes), *further_columns(scores, unknown, objects)]
+    faces = None if face_labels is None else class_column(face_labels, field, codes)
+    with ExitStack() as stack:
+        copy, name = _opened(source, path, columns, faces, file_type, stack)
+        target = path if hasattr(path, "write") else stack.enter_context(_written(path))  # pyright: ignore
+        with file_errors(name, "file whose points can be labeled"):
+            copy.write(target)
+
+
+def check_labels_fit(
+    source: str | os.PathLike | bytes | BinaryIO,
+    path: str | os.PathLike | BinaryIO,
+    *,
+    codes: Iterable[int] | None = None,
+    scores: bool = False,
+    unknown: bool = False,
+    objects: bool = False,
+    field: str | None = None,
+    file_type: str | None = None,
+) -> None:
+    """Check, before labels are computed, that `write_labels` can write them; see there for arguments and errors.
+
+    Only headers are read. `codes` are those that may occur, and the others say whether there will be such columns.
+    """
+    columns = [class_column(None, field, None if codes is None else list(codes))]
+    columns += further_columns(scores or None, unknown or None, objects or None)
+    with ExitStack() as stack:
+        _opened(source, path, columns, None, file_type, stack)
+
+
+def _opened(
+    source: Any, path: Any, columns: list[Column], faces: Column | None, file_type: str | None, stack: ExitStack
+) -> tuple[Any, str]:
+    """Return the copy of an opened file, which is not written yet, and the file's name."""
+    kind = (file_type or _ending(source)).lower().removeprefix(".")
+    name = printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "<file>"
+    is_stream = hasattr(path, "write")
+    new_kind = kind if is_stream else _ending(path)
+    target = name if is_stream else printable(os.fspath(path))
+    if kind not in _WRITERS:
+        reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {_known()}")
+        raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
+    module, endings = _WRITERS[kind]
+    if new_kind not in endings:
+        allowed = " or ".join(f".{ending}" for ending in endings)
+        raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file: Any = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        file = source
+    else:
+        if not is_stream and Path(path).exists() and os.path.samefile(source, path):
+            raise ValueError(f"{target}: is the file itself, which stays as it is; expected another path")
+        file = stack.enter_context(open(source, "rb"))
+    with file_errors(name, f".{kind} file whose points can be labeled"):
+        writer = import_module(f"{__package__}.{module}")
+        return writer.copy_of(file, name, columns, faces, new_kind, target), name
+
+
+@contextmanager
+def _written(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    with atomic_write(path) as unfinished, open(unfinished, "w+b") as file:
+        yield file
+
+
+def _ending(source: Any) -> str:
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else str(getattr(source, "name", ""))
+    return os.path.splitext(name)[1].lower().removeprefix(".")
+
+
+def _known() -> str:
+    return ", ".join(f".{ending}" for ending in _WRITERS)
