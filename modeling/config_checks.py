@@ -60,7 +60,7 @@ def check_settings(
                 raise ValueError(f"{name}={number!r:.80}; expected {low:,} to {high:,}")
 
 
-def check_numbers(low: float, high: float = math.inf, *, above: bool = False, **numbers: float | None) -> None:
+def check_numbers(low: float, high: float = math.inf, /, *, above: bool = False, **numbers: float | None) -> None:
     """Check arguments that are numbers: from `low` to `high`, or with `above` larger than `low`.
 
     A negative radius, a share in percent or NaN is no error to torch, and empties an answer or turns it round. None

@@ -44,6 +44,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
     """
 
     _adapted_part = "base"
+    _bases_are_parts = True
     _has_single_dtype = True
 
     @classmethod
