@@ -367,8 +367,10 @@ def _add_adapter(
         weights = load_peft_weights(name, device="cpu", **hub)
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        if wrong := sorted(expected.keys() ^ weights.keys()):
-            raise ValueError(f"{name}: either the adapter or the model lacks {listed(wrong)}")
+        if missing := sorted(expected.keys() - weights.keys()):
+            raise ValueError(f"{name}: the adapter lacks {listed(missing)}, which it has to hold by its config")
+        if unused := sorted(weights.keys() - expected.keys()):
+            raise ValueError(f"{name}: the adapter holds {listed(unused)}, for which the model has no place")
         mismatched = []
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:
