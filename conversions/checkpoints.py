@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
-from hf_any3d.conversions.pickles import storages_of, texts_of
+from hf_any3d.conversions.pickles import NotPlainError, storages_of, texts_of
 
 _SHOWN = 20
 # How many times its own size a compressed file may unpack to, and the size that is always read. Compression saves
@@ -206,10 +206,10 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
         raise
     # Damaged files make torch's reader raise a dozen kinds of errors.
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # Of torch's long texts these lines name what it refuses.
-        reason = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), lines[0])[:200]
-        raise ValueError(f"{path}: damaged, or holds more than tensors and plain values ({reason})") from error
+        text = str(error) or type(error).__name__
+        is_more = isinstance(error, NotPlainError)
+        kind = "holds more than tensors and plain values" if is_more else "damaged"
+        raise ValueError(f"{path}: {kind} ({' '.join(text.split())[:200]})") from error
 
 
 def _check_zip(path: str | os.PathLike) -> bool:

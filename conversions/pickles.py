@@ -54,6 +54,10 @@ _DEEPEST = 200
 _MOST_PARTS = 50_000_000
 
 
+class NotPlainError(ValueError):
+    """A pickle looks up something that tensors and plain values do not need."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """Storage that a pickle refers to: its key, and how many bytes its tensors take it to have."""
@@ -123,7 +127,7 @@ def _looked_up(name: str) -> str:
     is_storage = module == "torch" and attribute.removesuffix("Storage") in ITEM_SIZES
     is_dtype = module == "torch" and attribute in _DTYPES
     if name not in ALLOWED and not is_storage and not is_dtype:
-        raise ValueError(f"it looks up {name.replace(' ', '.')!r:.100}")
+        raise NotPlainError(f"it looks up {name.replace(' ', '.')!r:.100}")
     return name
 
 

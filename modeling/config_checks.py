@@ -111,14 +111,29 @@ def check_settings(
     for name, allowed in (choices or {}).items():
         if (value := getattr(config, name)) not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
-    for name, (low, high) in {**COMMON_RANGES, **(ranges or {})}.items():
-        value = vars(config).get(name)
-        for number in value if isinstance(value, (list, tuple)) else (value,):
-            if number is not None and not low <= number <= high:
+    widths = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
+    for name, (low, high) in {**COMMON_RANGES, **widths, **(ranges or {})}.items():
+        for number in _numbers_in(vars(config).get(name)):
+            if not low <= number <= high:
                 raise ValueError(f"{name}={number!r:.80}; expected {low:,} to {high:,}")
 
 
-def check_numbers(low: float, high: float = math.inf, *, above: bool = False, **numbers: float | None) -> None:
+def _numbers_in(value: Any) -> Iterator[float]:
+    """Yield a number, or those of a list, or of lists in a list."""
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _numbers_in(entry)
+    elif value is not None:
+        yield value
+
+
+def check_layers(name: str, layers: Collection[int], count: int) -> None:
+    """Check the numbers of layers whose outputs are asked for."""
+    if not layers or not all(0 <= layer < count for layer in layers):
+        raise ValueError(f"{name}={list(layers or ())}; expected some layers, from 0 to {count - 1}")
+
+
+def check_numbers(low: float, high: float = math.inf, /, *, above: bool = False, **numbers: float | None) -> None:
     """Check arguments that are numbers: from `low` to `high`, or with `above` larger than `low`.
 
     A negative radius, a share in percent or NaN is no error to torch, and empties an answer or turns it round. None

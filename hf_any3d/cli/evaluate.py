@@ -145,8 +145,12 @@ def evaluate(
     models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
     listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
-    if (data is None and dataset is None) == (recipe is None) or (data is not None and data_dir is not None):
-        raise ValueError("give either DATA or --recipe, which names its data; --data-dir only without DATA")
+    if data is not None and data_dir is not None:
+        raise ValueError(f"--data-dir {data_dir} beside DATA {data}; expected one folder")
+    if recipe is None and data is None and dataset is None:
+        raise ValueError("DATA is missing; expected labeled clouds, or --recipe")
+    if recipe is not None and not (data is None and dataset is None):
+        raise ValueError(f"--recipe {recipe} beside {data or dataset}; expected one of them, as a recipe names its data")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")

@@ -1,8 +1,9 @@
 """Every change that `import hf_any3d` makes to other libraries, beyond what they offer for it, each with its reason.
 
-- Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper acts on our models only and calls the
-  original for all others. `tests/integration/test_patches.py` shows for each that the original still does what its
-  reason says: where that test fails, a release has made the patch unnecessary.
+- Functions of PEFT and transformers are wrapped, see `PATCHES`. Each wrapper asks first whether it is about one of
+  our models, by the model itself, its config.json, the name of a published checkpoint or the task, and calls the
+  original with what it was given for all others. `tests/integration/test_patches.py` shows for each that the original
+  still does what its reason says: where that test fails, a release has made the patch unnecessary.
 - `apply_patches` also writes to tables of theirs that have no function for it: our auto classes become attributes of
   `transformers` and `transformers.models.auto`, and our language models get entries in PEFT's table of what LoRA
   adapts by default. Where transformers asks for a PEFT that has not been released, it asks for ours.
@@ -38,7 +39,6 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
@@ -49,7 +49,7 @@ from hf_any3d.modeling.pretrained_parts.adapter_loading import (
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
 from hf_any3d.modeling.pretrained_parts.mixin import refuse_merged_adapters
 from hf_any3d.modeling.spatiallm import SpatialLMPreTrainedModel
-from hf_any3d.registry import pipeline_task
+from hf_any3d.registry import TASKS, pipeline_task
 from hf_any3d.tuners.targets import left_out_modules, with_default_modules
 from hf_any3d.utils.import_watcher import when_imported
 
@@ -273,6 +273,9 @@ def _is_ours(model: Any) -> bool:
 def _become_ours(
     original: Callable, self: PeftModel, model: torch.nn.Module, peft_config: PeftConfig, *args: Any, **kwargs: Any
 ) -> None:
+    if not _is_ours(model):
+        original(self, model, peft_config, *args, **kwargs)
+        return
     if isinstance(model, PointCloudPeftModel):
         raise ValueError(
             f"the model has the adapter {', '.join(map(repr, model.peft_config))} already; expected "
@@ -280,7 +283,7 @@ def _become_ours(
             "model.set_adapter(name)"
         )
     # Before PEFT's constructor, which already calls methods that our class overrides.
-    if _is_ours(model) and not isinstance(self, PointCloudPeftModel):
+    if not isinstance(self, PointCloudPeftModel):
         self.__class__ = adapted_class(type(self))
     peft_config = with_default_modules(model, peft_config)
     original(self, model, peft_config, *args, **kwargs)
@@ -292,7 +295,7 @@ def _become_ours(
 )
 @Patch("transformers.models.auto.auto_factory:find_adapter_config_file", "the same, for auto classes")
 def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **kwargs: Any) -> str | None:
-    refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
+    _refuse_folder_of_ours(model_id, kwargs.get("subfolder"))
     file = original(model_id, **kwargs)
     return None if file is None or _our_config(model_id, kwargs) else file
 
@@ -302,7 +305,7 @@ def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **
     "asks the hub for the task, also of a directory; adapters are there as models of PEFT, and none without a network",
 )
 def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
-    refuse_folder_of_adapters(model)
+    _refuse_folder_of_ours(model)
     config = _our_config(model, {} if token is None else {"token": token})
     return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
 
@@ -313,7 +316,7 @@ def _find_task_in_config(original: Callable, model: str, token: str | None = Non
 )
 def _refuse_missing_paths(original: Callable, *args: Any, **kwargs: Any) -> Any:
     call = signature(original).bind(*args, **kwargs).arguments
-    if "point-cloud" in str(call.get("task")):
+    if call.get("task") in TASKS:
         check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
     return original(*args, **kwargs)
 
@@ -344,7 +347,7 @@ def _open_published_checkpoints(
 def _refuse_missing_adapters(
     original: Callable, cls: Any, model: Any, model_id: str | os.PathLike, *args: Any, **kwargs: Any
 ) -> Any:
-    if isinstance(model, LibraryModelMixin):
+    if _is_ours(model):
         check_name(model_id, kwargs)
         refuse_folder_of_adapters(Path(model_id, kwargs.get("subfolder") or ""))
     return original(cls, model, model_id, *args, **kwargs)
@@ -367,12 +370,15 @@ def _open_adapter_repository_as_peft_model(
 ) -> PeftModel:
     hub = {"revision": revision, **kwargs}
     hub = {name: hub[name] for name in ("cache_dir", "revision", "subfolder", "token") if hub.get(name) is not None}
-    refuse_folder_of_adapters(Path(pretrained_model_name_or_path, hub.get("subfolder") or ""))
-    recorded = _our_config(pretrained_model_name_or_path, hub)
-    task_type = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub).task_type
-    expected = PeftModel if task_type is None else peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task_type]
     adapter: dict[str, Any] = {"adapter_name": adapter_name, "is_trainable": is_trainable}
     adapter |= {"config": config, "revision": revision}
+    _refuse_folder_of_ours(pretrained_model_name_or_path, hub.get("subfolder"))
+    recorded = _our_config(pretrained_model_name_or_path, hub)
+    stored = PeftConfig.from_pretrained(os.fspath(pretrained_model_name_or_path), **hub)
+    library = str((stored.auto_mapping or {}).get("parent_library"))
+    if recorded is None and library.partition(".")[0] != _PACKAGE:
+        return original(cls, pretrained_model_name_or_path, import_allowlist=import_allowlist, **adapter, **kwargs)
+    expected = peft_auto.MODEL_TYPE_TO_PEFT_MODEL_MAPPING.get(stored.task_type, PeftModel)
     # For another task type the original names the class to use.
     if recorded is None or cls._target_peft_class is not expected:
         allowed = import_allowlist or [*peft_auto.get_default_import_allowlist(), _PACKAGE]
@@ -400,8 +406,8 @@ def _open_adapter_repository_as_peft_model(
     "active one, and finds none of an adapter with a name of its own",
 )
 def _load_best_adapters(original: Callable, self: Any) -> None:
-    is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-    if not is_whole or not isinstance(self.model, PointCloudPeftModel):
+    is_split = self.is_deepspeed_enabled or self.is_fsdp_enabled
+    if not isinstance(self.model, PointCloudPeftModel) or is_split:
         original(self)
         return
     for name in self.model.peft_config:
@@ -415,14 +421,15 @@ def _load_best_adapters(original: Callable, self: Any) -> None:
 def _keep_the_objective(
     original: Callable, self: Any, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
+    if not _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
+        return original(self, model, inputs, *args, **kwargs)
     if self.label_smoother is not None and "labels" in inputs and not hasattr(self, "_checked_smoothing"):
-        if _is_ours(self.accelerator.unwrap_model(self.model, keep_torch_compile=False)):
-            losses = _losses_without_smoothing(self, original, model, inputs)
-            if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
-                raise ValueError(
-                    f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
-                    "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
-                )
+        losses = _losses_without_smoothing(self, original, model, inputs)
+        if not torch.allclose(*losses, rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"--label_smoothing_factor {self.args.label_smoothing_factor}: the loss of this model is not "
+                "the cross-entropy of its logits, which Trainer would replace it by; expected 0"
+            )
         self._checked_smoothing = True
     computed = original(self, model, inputs, *args, **kwargs)
     loss = computed[0] if isinstance(computed, tuple) else computed
@@ -472,6 +479,20 @@ def _our_config(model_id: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[
     )
     if path is None:
         return None
-    with stored_settings(path):
+    return _ours_in(path)
+
+
+def _ours_in(path: str | os.PathLike) -> dict[str, Any] | None:
+    """Return the contents of a config.json if it belongs to one of our models; others may hold anything."""
+    try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
-    return config if config.get("model_type") in _MODELS else None
+    except ValueError:
+        return None  # whoever opens it says so
+    return config if isinstance(config, dict) and config.get("model_type") in _MODELS else None
+
+
+def _refuse_folder_of_ours(folder: str | os.PathLike, subfolder: str | None = None) -> None:
+    """Refuse a directory of folders with adapters, if one of them is of one of our models."""
+    place = Path(folder, subfolder or "")
+    if any(_ours_in(path) for path in place.glob(f"*/{CONFIG_NAME}") if path.with_name(ADAPTER_CONFIG_NAME).is_file()):
+        refuse_folder_of_adapters(place)

@@ -346,7 +346,7 @@ def _check_types(kind: type, values: Mapping[str, Any]) -> None:
         wanted = [plain for plain in (bool, int, float, list) if plain in {get_origin(one) or one for one in allowed}]
         if isinstance(value, str) and wanted and str not in allowed:
             raise ValueError(f"--{name} is the text {value!r:.80}; expected {_NAMES_OF_TYPES[wanted[0]]}")
-        if wanted == [bool] and value not in (True, False, None):
+        if wanted == [bool] and str not in allowed and value not in (True, False, None):
             raise ValueError(f"--{name} is {value!r:.80}; expected {_NAMES_OF_TYPES[bool]}")
 
 

@@ -33,7 +33,7 @@ from hf_any3d.modeling.act.configuration_act import ActConfig
 from hf_any3d.modeling.act.distillation_losses import DISTILLATION_LOSSES
 from hf_any3d.modeling.act.masking import MASKS, split_by_mask
 from hf_any3d.modeling.act.modeling_act_autoencoder import ActAutoencoder
-from hf_any3d.modeling.config_checks import check_built
+from hf_any3d.modeling.config_checks import check_built, check_layers
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.kernels.dispatch import autocast_disabled
 from hf_any3d.modeling.layers.forward_contract import OUTPUT_KEYWORDS, PointTokensMixin, strict_forward
@@ -279,6 +279,7 @@ class ActSegmenter(ActPreTrainedModel):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
+        check_layers("segmentation_layers", layers, config.num_hidden_layers)
         token_width = len(layers) * config.hidden_size
         self.act = ActModel(config)
         self.propagation = TokenPropagation(token_width, config.propagation_widths)

@@ -51,6 +51,8 @@ class BoxTargets:
     @classmethod
     def checked(cls, labels: Any, batch: int, config: Detr3DConfig) -> BoxTargets:
         """Check the labels of a batch and pad them."""
+        if len(labels) != batch:
+            raise ValueError(f"labels has {len(labels)} entries; expected {batch}, one for each cloud")
         classes, boxes = [], []
         for number, objects in enumerate(labels):
             check_boxes(objects["class_labels"], objects["boxes"], f"labels[{number}]", config)

@@ -198,7 +198,8 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
             A model of this class. Its directory names the encoder, and holds its weights only if they have changed.
         """
         if (name is None) == (config is None):
-            raise ValueError("give either name or a config that names a point encoder")
+            given = "is missing" if name is None else "is given beside config, which names one"
+            raise ValueError(f"name {given}; expected a point encoder, by its name or by a config")
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_point_encoder_pretrained")
         if config is not None:
             return cls(config, cls.open_part(config, {})).eval()

@@ -141,7 +141,8 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             **config_kwargs: Any field of the class's `config_class`: `num_labels`, `id2label`, …
         """
         if (encoder_name_or_path is None) == (config is None):
-            raise ValueError("give either encoder_name_or_path or a config that names an encoder")
+            given = "is missing" if config is None else "is given beside config, which names one"
+            raise ValueError(f"encoder_name_or_path {given}; expected an encoder, by its name or by a config")
         check_fields(cls.config_class, config_kwargs, f"{cls.__name__}.from_encoder_pretrained")
         if config is None:
             settings = encoder_settings(encoder_name_or_path, tower, revision, num_layers)

@@ -213,7 +213,8 @@ class PatchAlign3DForPreTraining(PatchAlign3DPreTrainedModel):
             **kwargs: `output_hidden_states` and `output_attentions`.
         """
         if (target_features is None) != (target_centers is None):
-            raise ValueError("target_features and target_centers belong together; expected both or neither")
+            missing = "target_features" if target_features is None else "target_centers"
+            raise ValueError(f"{missing} is missing; the other targets mean nothing without")
         output = self.base_model(points, **kwargs, return_dict=True)
         predictions = self.base_model.projection(output.last_hidden_state[:, 1:])
         loss = distance = None

@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, find_adapter_config_file, logging
 
+from hf_any3d.modeling.config_checks import check_layers
 from hf_any3d.modeling.encoders import LayerStack
 from hf_any3d.modeling.encoders.loading import FrozenModulesMixin
 from hf_any3d.modeling.layers.forward_contract import AttentionRecorder, requested_outputs
@@ -44,6 +45,7 @@ class PretrainedBaseMixin(FrozenModulesMixin, AdapterLoadingMixin):
     """
 
     _adapted_part = "base"
+    _bases_are_parts = True
     _has_single_dtype = True
 
     @classmethod
@@ -280,6 +282,8 @@ class PointTransformerMixin(AdaptedBaseMixin):
         return_hidden, return_attentions = requested_outputs(
             config, output_hidden_states, output_attentions, config._attn_implementation
         )
+        if output_layers:
+            check_layers("output_layers", output_layers, len(layers))
         tokens = self.input_tokens(tokens)
         geometry = None
         # Cells take time to compute, and nothing but an adapter around a block reads them.

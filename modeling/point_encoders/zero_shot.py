@@ -76,7 +76,8 @@ class TextFeaturesMixin:
     ) -> torch.Tensor | None:
         """Return the vectors of texts, which a call of `forward` has tokenized or embedded; None without any."""
         if (input_ids is None) == (text_embeds is None) and (with_loss or input_ids is not None):
-            raise ValueError("input_ids and text_embeds are both given, or the loss has neither; expected one of them")
+            given = "text_embeds is given beside input_ids" if input_ids is not None else "input_ids is missing"
+            raise ValueError(f"{given}; expected one of them, whose texts the clouds are compared with")
         return text_embeds if input_ids is None else self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:

@@ -55,7 +55,6 @@ def knn(
     Returns:
         Indices `(batch, queries, k)`.
     """
-    check_numbers(1, k=k)
     index, distance = kernels.knn(query, points, k, method)
     return (index, distance) if return_distances else index
 

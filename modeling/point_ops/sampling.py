@@ -34,6 +34,5 @@ def farthest_point_sample(
 
     Source: PointNet++, Sec. 3.2; Eldar et al., "The farthest point strategy for progressive image sampling".
     """
-    check_numbers(1, num_samples=num_samples)
     check_numbers(0, min_squared_norm=min_squared_norm)
     return kernels.farthest_point_sample(points, num_samples, start_index, min_squared_norm, tie_rule)

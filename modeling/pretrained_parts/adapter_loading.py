@@ -32,7 +32,7 @@ from hf_any3d.modeling.pretrained_parts.loading import (
     weights_of,
 )
 from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin, refuse_merged_adapters
-from hf_any3d.modeling.pretrained_parts.record import PretrainedPart
+from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_name
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
@@ -56,6 +56,8 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
     # Name of the part that adapters are trained on, in the config and as a folder next to the adapter.
     _adapted_part: ClassVar[str]
+    # Whether adapters name the part itself as their base model, and not a model around it.
+    _bases_are_parts: ClassVar[bool] = False
     # Prefixes of config fields that do not affect what an adapter does.
     _settings_without_effect_on_adapters: ClassVar[tuple[str, ...]] = ("parts",)
     # Whether `dtype` applies to the full model, or only to its pretrained weights.
@@ -124,6 +126,9 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
         recorded, hub = config.part(cls._adapted_part), dict(hub)
         if recorded.is_elsewhere:
+            if (stated := cls._stated_base(name, recorded, hub)) is not None:
+                config = copy.deepcopy(config)
+                config.set_part(cls._adapted_part, stated)
             # These two say where the adapter is, not where its pretrained part is.
             for key in ("revision", "subfolder"):
                 hub.pop(key, None)
@@ -145,6 +150,36 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
                 f"{recorded.checksum}, that of the weights that the adapter was trained with"
             )
         return model
+
+    @classmethod
+    def _stated_base(cls, name: str, recorded: PretrainedPart, hub: dict[str, Any]) -> PretrainedPart | None:
+        """Return where adapter_config.json says that the pretrained part is, if that is elsewhere than recorded.
+
+        That is the address that people edit when a base has moved, as for any adapter of PEFT. Its weights are
+        compared with the recorded ones like those of the recorded address.
+        """
+        settings = json.loads(Path(find_adapter_config_file(name, **hub) or os.devnull).read_text("utf-8") or "{}")
+        base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+        if not base or _is_same_place(base, recorded.name_or_path):
+            return None
+        is_directory, is_lost = os.path.isdir(base), _is_lost(recorded.name_or_path)
+        if not is_directory and (_is_lost(base) or not is_lost and not cls._bases_are_parts):
+            return None
+        moved = dataclasses.replace(recorded, name_or_path=absolute_name(base), revision=revision)
+        # An adapter on a model around a pretrained part names the model, whose config names the part.
+        around = {} if revision is None else {"revision": revision}
+        try:
+            kind = PreTrainedConfig.get_config_dict(base, **around)[0].get("model_type")
+        except OSError:
+            if is_directory or is_lost:
+                raise
+            return None  # no network, say; the recorded weights are the same
+        if cls._bases_are_parts or kind != cls.config_class.model_type:
+            return moved
+        part = cls.config_class.from_pretrained(base, **around).part(cls._adapted_part)
+        if not part.is_elsewhere or _is_same_place(part.name_or_path, recorded.name_or_path):
+            return None
+        return dataclasses.replace(recorded, name_or_path=part.name_or_path, revision=part.revision)
 
     def checksum_in_memory(self, dtype: torch.dtype) -> str | None:
         """Return the checksum of the part's tensors; None if it is quantized, sharded or in another dtype."""
@@ -332,14 +367,29 @@ def _add_adapter(
         weights = load_peft_weights(name, device="cpu", **hub)
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        if wrong := sorted(expected.keys() ^ weights.keys()):
-            raise ValueError(f"{name}: either the adapter or the model lacks {listed(wrong)}")
+        if missing := sorted(expected.keys() - weights.keys()):
+            raise ValueError(f"{name}: the adapter lacks {listed(missing)}, which it has to hold by its config")
+        if unused := sorted(weights.keys() - expected.keys()):
+            raise ValueError(f"{name}: the adapter holds {listed(unused)}, for which the model has no place")
         mismatched = []
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:
                 mismatched.append((key, tensor.shape, expected[key].shape))
         set_peft_model_state_dict(adapted, weights, ignore_mismatched_sizes=ignore_mismatched_sizes)
     return {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": mismatched}
+
+
+def _is_lost(name: str) -> bool:
+    """Return whether a name is that of a directory that is not there; another one may be a repository."""
+    is_path = os.path.isabs(name) or name.startswith(".") or name.count(os.sep) > 1
+    return is_path and not os.path.isdir(name)
+
+
+def _is_same_place(base: str, recorded: str) -> bool:
+    """Return whether two names are of one place; a relative one was stated in the folder where it was trained."""
+    if base == recorded or os.path.normpath(recorded).endswith(os.sep + os.path.normpath(base)):
+        return True
+    return os.path.isdir(base) and os.path.isdir(recorded) and os.path.samefile(base, recorded)
 
 
 def _contains(name: str | os.PathLike, file: str, hub: dict[str, Any]) -> bool:

@@ -97,5 +97,5 @@ def test_what_has_no_face_is_a_miss():
     assert scores["wall"].mean_f1 == scores["door"].mean_f1 == [0.0, 0.0]
     # A door whose wall is missing does not count, a window that nobody has has no score.
     assert scores["door"].counts[0, 0].tolist() == [0, 1, 1] and math.isnan(scores["window"].mean_f1[0])
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="truths"):
         score_layouts([flat], [])

@@ -21,7 +21,7 @@ from peft import (
     auto as peft_auto,
     get_peft_model,
 )
-from transformers import BertModel
+from transformers import BertForSequenceClassification, BertModel
 from transformers.models.auto import auto_factory
 
 import hf_any3d
@@ -299,3 +299,32 @@ def test_prompt_methods_are_not_refused_by_peft_in_words_that_help(plain):
     assert "reads none" not in str(theirs.value)
     with pytest.raises(ValueError, match="embeddings of words to .*, which reads none"):
         get_peft_model(tiny_model(), config)
+
+
+def test_models_of_others_keep_the_errors_and_answers_of_their_libraries(tmp_path):
+    bert = BertForSequenceClassification(tiny_config("bert"))
+    bert.requires_grad_(False)
+    tokens = torch.ones(2, 4, dtype=torch.long)
+    batch = {"input_ids": tokens, "labels": torch.zeros(2, dtype=torch.long)}
+    # Nothing is trained: the error is torch's.
+    loss = trainer_of(bert.train(), tmp_path / "run", label_smoothing_factor=0.1).compute_loss(bert, dict(batch))
+    assert not loss.requires_grad
+    # A folder of adapters, a config that is none, a task of others with such a name.
+    for name in ("one", "two"):
+        get_peft_model(BertModel(tiny_config("bert")), LoraConfig(target_modules=["query"])).save_pretrained(
+            tmp_path / "adapters" / name
+        )
+    (tmp_path / "adapters" / "one" / "config.json").write_text('{"model_type": "bert"}')
+    assert auto_factory.find_adapter_config_file(str(tmp_path / "adapters")) is None
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / "config.json").write_text("[1")
+    for function, arguments in (
+        (transformers.pipelines.get_task, (str(tmp_path / "list"),)),
+        (transformers.pipeline, ("their-point-cloud-task", "outputs/no-such-model")),
+    ):
+        errors = []
+        for call in (original(function), function):
+            with pytest.raises(Exception) as caught:  # noqa: B017, PT011  whichever it is
+                call(*arguments)
+            errors.append((type(caught.value), str(caught.value)))
+        assert errors[0] == errors[1]

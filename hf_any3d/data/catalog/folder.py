@@ -104,6 +104,13 @@ def with_class_labels(splits: DatasetDict, origin: str) -> DatasetDict:
                 seen = f"{origin}: the classes of split {split} are {stored.names}"
                 raise ValueError(f"{seen}, those of {first} {feature.names}")
             continue
+        if isinstance(splits[split], Dataset) and _is_text(stored):
+            if further := sorted(set(splits[split].unique("label")) - {None, *feature.names}):
+                known = ", ".join(feature.names[:8])
+                raise ValueError(
+                    f"{origin}: split {split} has the class {further[0]!r}, which split {first} lacks; expected some "
+                    f"of {known}"
+                )
         splits[split] = splits[split].cast_column("label", feature)
     return splits
 

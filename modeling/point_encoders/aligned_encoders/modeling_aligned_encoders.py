@@ -26,6 +26,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
 
+from hf_any3d.modeling.config_checks import check_layers
 from hf_any3d.modeling.hooks import LibraryModelMixin
 from hf_any3d.modeling.layers.forward_contract import PointTokensMixin, strict_forward
 from hf_any3d.modeling.layers.heads import ClassificationHead
@@ -183,6 +184,7 @@ class AlignedSegmenter(AlignedPreTrainedModel):
         super().__init__(config)
         refuse_problem_type(config)
         layers = config.segmentation_layers
+        check_layers("segmentation_layers", layers, config.num_hidden_layers)
         token_width = len(layers) * config.hidden_size
         setattr(self, self.base_model_prefix, self.base_class()(config))
         self.propagation = TokenPropagation(token_width, config.propagation_widths)

@@ -2,10 +2,11 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from hf_any3d import (
@@ -151,3 +152,57 @@ def test_a_recorded_source_is_opened_and_verified(tmp_path):
         )
         with pytest.raises(ValueError, match=re.escape(message)):
             open_recorded(PretrainedPart("./gone"), model)
+
+
+def point_at(adapter, base):
+    """Edit the address of the base, as one does with any adapter of PEFT."""
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(base)}))
+
+
+@pytest.mark.parametrize("of", ["point transformer", "encoder", "model around an encoder"])
+def test_a_base_that_was_moved_opens_by_the_address_that_was_edited(of, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    if of == "point transformer":
+        tiny_act(ActForPointCloudClassification, num_labels=3).save_pretrained(base)
+        model = ActForPointCloudClassification.from_pretrained(base)
+        config = LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["classifier"], init_lora_weights=False)
+    else:
+        shutil.copytree(saved_encoder("bert"), base)
+        model = Any2PointForPointCloudClassification.from_encoder_pretrained(base, num_tokens=4, num_labels=3)
+        config = GuidedAdapterConfig(r=4, init_weights=False)
+    if of == "model around an encoder":
+        model.save_pretrained(tmp_path / "around")
+        model = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "around")
+    torch.manual_seed(0)
+    model = get_peft_model(model, config).eval()
+    model.save_pretrained(adapter)
+    expected = answer(model)
+    moved = tmp_path / "moved"
+    base.rename(moved)
+    if of == "model around an encoder":
+        file = tmp_path / "around" / "config.json"
+        file.write_text(file.read_text().replace(str(base), str(moved)))
+        (tmp_path / "around").rename(tmp_path / "moved around")
+        moved = tmp_path / "moved around"
+    point_at(adapter, moved)
+    for opened in (AutoModelForPointCloudClassification, AutoPeftModel):
+        assert torch.equal(answer(opened.from_pretrained(adapter)), expected)
+
+
+def test_a_base_with_other_weights_at_the_address_that_was_edited_is_refused(tmp_path):
+    base, other, adapter = (tmp_path / name for name in ("base", "other", "adapter"))
+    for folder in (base, other):
+        tiny_act(ActForPointCloudClassification, num_labels=3).save_pretrained(folder)
+    file = other / "model.safetensors"
+    changed = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in load_file(file).items()}
+    save_file(changed, file, {"format": "pt"})
+    config = LoraConfig(r=2, target_modules=["qkv"], modules_to_save=["classifier"], init_lora_weights=False)
+    get_peft_model(ActForPointCloudClassification.from_pretrained(base), config).save_pretrained(adapter)
+    point_at(adapter, other)
+    for opened in (AutoModelForPointCloudClassification, AutoPeftModel):
+        with raises(EncoderMismatchError, naming="other"):
+            opened.from_pretrained(adapter)
+    # One that is nowhere: the recorded one has the weights that the adapter was trained with.
+    point_at(adapter, "/gone/base")
+    AutoModelForPointCloudClassification.from_pretrained(adapter)
