@@ -18,13 +18,12 @@ from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
-from urllib.parse import urlsplit
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hf_any3d.hub.licenses import license_option
-from hf_any3d.hub.names import SILENT_HUB, check_path, offline_reason, similar_path
+from hf_any3d.hub.names import SILENT_HUB, check_path, hub_is_known, offline_reason, similar_path
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK, find_published, is_published
 from hf_any3d.registry import FORMATS, MODEL_TYPES, TASKS, check_model_type, task_of_class
 from hf_any3d.utils.atomic_files import read_json_object
@@ -331,14 +330,9 @@ def read_model_config(name: str, revision: str | None = None) -> dict[str, Any]:
 
 def skip_hub_if_offline() -> None:
     """Use the cache alone if the hub's address is unknown, rather than try again for a minute."""
-    # Once imported, the library has read the variable. Behind a proxy, names are resolved elsewhere.
+    # Once imported, the library has read the variable.
     is_decided = "huggingface_hub" in sys.modules or "HF_HUB_OFFLINE" in os.environ
-    if is_decided or any(name.lower().endswith("_proxy") for name in os.environ):
-        return
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError:
+    if not is_decided and not hub_is_known(os.environ.get("HF_ENDPOINT", "https://huggingface.co")):
         os.environ |= {"HF_HUB_OFFLINE": "1", SILENT_HUB: "1"}
 
 

@@ -11,7 +11,7 @@ import warnings
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,12 +26,17 @@ from hf_any3d.cli.common import (
     opened_folder,
     option,
     read_model_config,
+    skip_hub_if_offline,
     status,
 )
 from hf_any3d.cli.outputs import write_results
+from hf_any3d.hub.names import offline_reason
 from hf_any3d.registry import TASKS
 from hf_any3d.utils.atomic_files import read_json, write_json, write_text
 from hf_any3d.utils.messages import model_errors, print_json, print_line
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi, RepoUrl
 
 # Files that define the facts about a model, and packages whose version may change how parameters are counted.
 _CONFIGS = ("config.json", "adapter_config.json", "preprocessor_config.json", "processor_config.json")
@@ -177,9 +182,29 @@ def push(
         # With the slash it is a path, never a name on the hub.
         folder = Path(find_model(f"{folder}/"))
         read_model_config(str(folder))
+    skip_hub_if_offline()
     import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
+    if (reason := offline_reason()) is not None:
+        raise OSError(f"{repository}: nothing was pushed, as {reason}")
     api = huggingface_hub.HfApi()
+    try:
+        url, commit = _push(api, folder, repository, kind, private, revision, message)
+    except HfHubHTTPError:  # the hub has answered, and says what is wrong
+        raise
+    except HTTPError as error:
+        text = f"{repository}: not pushed, as the hub cannot be reached ({type(error).__name__})"
+        raise OSError(text) from error
+    if as_json:
+        print_json({"repository": url.repo_id, "kind": kind, "url": str(url), "commit": commit.oid})
+    else:
+        print_line(f"{kind} {url.repo_id}: {url}")
+
+
+def _push(
+    api: HfApi, folder: Path, repository: str, kind: str, private: bool, revision: str | None, message: str | None
+) -> tuple[RepoUrl, CommitInfo]:
     hidden = [path.name for path in folder.glob(".*") if path.name != ".eval_results"]
     with status(f"pushing {folder}"):
         # None leaves an organization's default for new repositories as it is; False would make them public.
@@ -195,10 +220,7 @@ def push(
             # Patterns of files do not match those in a folder of that name.
             ignore_patterns=[pattern for name in (*_NOT_PUSHED, *hidden) for pattern in (name, f"{name}/**")],
         )
-    if as_json:
-        print_json({"repository": url.repo_id, "kind": kind, "url": str(url), "commit": commit.oid})
-    else:
-        print_line(f"{kind} {url.repo_id}: {url}")
+    return url, commit
 
 
 def _name_card(folder: Path, repository: str) -> None:

@@ -7,10 +7,12 @@ network, and with one it may load a stranger's model.
 import difflib
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from hf_any3d.hub.published_table import is_published
 from hf_any3d.registry import FORMATS
@@ -35,9 +37,10 @@ def check_name(
         return
     name, revision, cache_dir = os.fspath(name), arguments.get("revision"), arguments.get("cache_dir")
     check_path(name, revision, cache_dir, kind)
-    reason = offline_reason(arguments.get("local_files_only"))
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
-    if reason is None or kind != "model" or _is_cached(name, revision, cache_dir, kind):
+    if kind != "model" or _is_cached(name, revision, cache_dir, kind):
+        return
+    if (reason := offline_reason(arguments.get("local_files_only"))) is None:
         return
     at = "" if revision is None else f" at revision {revision}"
     raise OSError(
@@ -54,7 +57,21 @@ def offline_reason(local_files_only: object = False) -> str | None:
         return "the hub did not answer"
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    return "local_files_only=True" if local_files_only else None
+    if local_files_only:
+        return "local_files_only=True"
+    return None if hub_is_known(constants.ENDPOINT) else "the hub cannot be reached"
+
+
+def hub_is_known(endpoint: str) -> bool:
+    """Return whether the address of the hub can be found; without a network libraries try for up to a minute."""
+    # Behind a proxy, names are resolved elsewhere.
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(endpoint).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 def check_path(

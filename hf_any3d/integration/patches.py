@@ -306,6 +306,10 @@ def _open_adapter_repository_by_its_config(original: Callable, model_id: str, **
 )
 def _find_task_in_config(original: Callable, model: str, token: str | None = None, **kwargs: Any) -> str:
     _refuse_folder_of_ours(model)
+    if is_published(model):  # whose error says more than one about its name
+        from hf_any3d.published import opened_directory
+
+        opened_directory(model, token=token)
     config = _our_config(model, {} if token is None else {"token": token})
     return original(model, token, **kwargs) if config is None else pipeline_task(config.get("architectures"))
 
