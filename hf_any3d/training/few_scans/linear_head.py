@@ -28,7 +28,7 @@ class Metric(NamedTuple):
 
     @classmethod
     def packaged(cls, width: int) -> Metric:
-        """Return that of the packaged encoder, whose features are the first of `width`; the others stay as they are."""
+        """Return that of the packaged encoder, whose features are the first of `width`; others stay as they are."""
         stored = {name: tensor.double().numpy() for name, tensor in packaged_metric().items()}
         others = width - len(stored["mean"])
         mean, scale = np.pad(stored["mean"], (0, others)), np.pad(stored["scale"], (0, others), constant_values=1.0)

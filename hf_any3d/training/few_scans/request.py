@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from datasets import Dataset, DatasetDict
 from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from hf_any3d.data.catalog import up_axis_of
-from hf_any3d.data.files import read_point_cloud
 from hf_any3d.modeling.config_checks import check_settings
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
@@ -135,8 +133,6 @@ class FewScans(Request):
             raise ValueError(f"--{fixed[0]} with --from_model, which has its own; expected one of them")
         return Examples.load(Path(asked.from_model))
 
-
-
     def prepared(self, earlier: Examples | None) -> DataArguments:
         """Return the arguments of the data, with points and channels as the earlier model has them, or by default."""
         data = self.data
@@ -158,15 +154,3 @@ def own_up_axis(folder: str | None) -> str | None:
     if folder is None or not (Path(folder) / FEATURE_EXTRACTOR_NAME).is_file():
         return None
     return PointCloudProcessor.from_pretrained(folder).up_axis
-
-
-def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
-    """Return the length of a unit of the scans by their first file; None without files, or if they do not say it."""
-    names = file_names(rows)
-    folder = Path(data.data_dir or "")
-    path = folder / names[0]
-    if data.dataset_name != "folder" or not path.is_file() or len({Path(name).suffix.lower() for name in names}) > 1:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is left out was told when the scans were loaded
-        return read_point_cloud(path).meters_per_unit

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
 from hf_any3d.data.inputs import count_channels
 from hf_any3d.model_card.run_report import RunReport, Stopwatch
 from hf_any3d.modeling.point_features import PointFeaturesConfig
 from hf_any3d.processing.point_clouds import PointCloudProcessor
 from hf_any3d.training import program
-from hf_any3d.training.arguments import DataArguments
 from hf_any3d.training.few_scans.axes import hint_of_axis
 from hf_any3d.training.few_scans.features import compute_bank, compute_examples, compute_features
 from hf_any3d.training.few_scans.learning import STATED_FROM, evaluate, fit_few_scans, open_model
@@ -32,10 +31,10 @@ from hf_any3d.training.few_scans.request import (
     FewScansArguments,
     FewScansDataArguments,
     implied_up_axis,
-    meters_per_unit,
 )
 from hf_any3d.training.few_scans.scans import check, look_at
 from hf_any3d.training.protocol import build_processor
+from hf_any3d.training.scan_sizes import record_sizes
 from hf_any3d.utils.atomic_files import release_claims
 
 __all__ = [
@@ -104,7 +103,7 @@ def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None 
         config.label2id = {name: number for number, name in enumerate(scans.classes)}
         model.classifier = torch.nn.Linear(config.hidden_size, len(scans.classes))
         model.side_head, config.one_sided = None, False  # for features that are standardized otherwise
-        _store_size(config, data, splits["train"])
+        record_sizes(config, data, splits["train"])
         fitted = fit_few_scans(model, examples, bank, plan, arguments)
         judged = {} if fitted.estimate is None else {CROSS_VALIDATION: fitted.estimate}
         judged |= {split: evaluate(model, fitted.head, rows, features) for split, (rows, features) in others.items()}
@@ -130,12 +129,3 @@ def _refuse_unread(config: PointFeaturesConfig, processor: PointCloudProcessor) 
     if unread := [name for name, end in zip(processor.features, ends, strict=True) if end > max(channels)]:
         features = " and ".join(config.features)
         raise ValueError(f"--features: {features} do not read {unread[0]}; expected --way trained, which does")
-
-
-def _store_size(config: PointFeaturesConfig, data: DataArguments, rows: Dataset) -> None:
-    """Record how large the scans are, and in which unit, for a word on files that cannot be one of their things."""
-    largest = max(float(np.ptp(np.asarray(points)[:, :3], axis=0).max()) for points in rows.with_format("numpy")["points"])
-    unit = meters_per_unit(data, rows)
-    if config.largest_scan is not None and unit == config.scan_unit:
-        largest = max(largest, config.largest_scan)  # that of the earlier model, to which scans are added
-    config.largest_scan, config.scan_unit = largest, unit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
 from hf_any3d.pipelines import default_model
+from hf_any3d.training import program
 from hf_any3d.training.arguments import read_recipe
 from hf_any3d.training.few_scans.plan import BEST, BOTH, FEATURES, TRAINED, WRAP_WEIGHT, best_way
 from hf_any3d.training.few_scans.request import implied_up_axis
@@ -74,7 +77,7 @@ def _learn_both(settings: Mapping[str, Any], rows: DatasetDict | None) -> Learne
         of_wrap = {"model_name_or_path": default_model(), **_FROM_PACKAGED, **of_wrap}
     else:
         of_wrap["peft"] = "guided_adapter"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_lines_on(folder):
         wrap = str(Path(folder) / "wrap")
         task = classification(of_wrap | {"validation_fraction": 0.0, "output_dir": wrap})
         rows = scans.load() if rows is None else rows
@@ -89,6 +92,20 @@ def _learn_both(settings: Mapping[str, Any], rows: DatasetDict | None) -> Learne
             train(task, rows)
         arguments = replace(scans.arguments, wrap=wrap, wrap_weight=WRAP_WEIGHT)
         return learn_few_scans(replace(scans, arguments=arguments), rows)
+
+
+@contextmanager
+def _without_lines_on(folder: str) -> Iterator[None]:
+    """Keep training from telling what to do with a folder that will be gone."""
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return folder not in record.getMessage()
+
+    program.logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        program.logger.removeFilter(is_of_others)
 
 
 def _turned(rows: DatasetDict, up_axis: str) -> DatasetDict:
