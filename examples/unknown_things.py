@@ -13,6 +13,8 @@ from examples import quickstart
 from hf_any3d.data import build_transform
 from hf_any3d.data.point_arrays import turn_up_axis
 from hf_any3d.modeling.layers.unknown_score import UnknownScore, conformal_level, is_none_of_these, surprise
+from hf_any3d.training.few_scans.no_class import SOLID, draw_things
+from hf_any3d.training.few_scans.solids import box, rotation, sample_faces
 from studies.generated_shapes import draw_shape
 from studies.generated_shapes.families import OTHERS, draw_other
 
@@ -21,6 +23,8 @@ THINGS = 100
 """Things of each kind with which the unknown score is judged."""
 UNLABELED = ("dog", "horse", "house", "tower", "bridge", "ladder", "fence", "mushroom", "umbrella", "goblet")
 """Generated classes that none of the labels describes."""
+NEW_FAMILIES = ("ring", "octahedron", "half pipe", "cross", "spring")
+"""Families of solids that are none of `hf_any3d.training.few_scans.solids`, from which heads learn."""
 UPRIGHT_CLASSES = ("bed", "chair", "lamp", "person", "plant", "sofa", "table")
 """Classes that look like nothing known when they lie on their side."""
 
@@ -37,6 +41,34 @@ def draw_stranger(kind: str, clouds: np.ndarray, upright: np.ndarray, generator:
         part = part - part.mean(axis=0)
         return (part / np.linalg.norm(part, axis=1).max()).astype(np.float32)
     return draw_other(kind, SEED, int(generator.integers(2**31)))
+
+
+def draw_new_solid(family: str, generator: np.random.Generator, count: int = 1024) -> np.ndarray:
+    """Draw a solid of `NEW_FAMILIES` in any direction, in the unit sphere."""
+    angle, across = generator.uniform(0, 2 * np.pi, (2, count))
+    if family == "ring":
+        radius = 1 + generator.uniform(0.1, 0.4) * np.cos(across)
+        height = generator.uniform(0.1, 0.4) * np.sin(across)
+        points = np.stack([radius * np.cos(angle), height, radius * np.sin(angle)], axis=1)
+    elif family == "octahedron":
+        directions = generator.normal(size=(count, 3))
+        points = directions / np.abs(directions).sum(axis=1, keepdims=True) * generator.uniform(0.6, 1, 3)
+    elif family == "half pipe":
+        length = generator.uniform(0.5, 3)
+        points = np.stack([np.cos(angle / 2), np.sin(angle / 2), length * generator.random(count)], axis=1)
+    elif family == "cross":
+        thick, other = generator.uniform(0.05, 0.3, 2)
+        points = sample_faces(generator, box(1, thick, other), count)
+        points = np.where(generator.random((count, 1)) < 0.5, points, points[:, [1, 0, 2]])
+    elif family == "spring":
+        turns = generator.uniform(2, 6)
+        points = np.stack([np.cos(turns * angle), generator.uniform(0.1, 0.6) * angle, np.sin(turns * angle)], axis=1)
+        points = points + generator.normal(size=points.shape) * 0.05
+    else:
+        raise ValueError(f"family is {family!r}; expected one of {', '.join(NEW_FAMILIES)}")
+    points = points @ rotation(generator).T
+    points = points - points.mean(axis=0)
+    return (points / np.linalg.norm(points, axis=1).max()).astype(np.float32)
 
 
 def outputs_of(model: Any, clouds: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,6 +171,7 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
         "test shapes": {
             "no label": share_of(known, config),
             "score": scores.mean().item(),
+            "above 0.5": share_above(scores, known, config),
             "calibration error": error,
         }
     }
@@ -149,14 +182,23 @@ def judge_doubt(model: Any, test: Dataset) -> dict[str, dict[str, float]]:
         kind: [draw_stranger(kind, stored, upright, generator) for _ in range(THINGS)]
         for kind in ("solid", *OTHERS, "sliver", "lying")
     }
+    things["simple solids"] = list(draw_things(THINGS, seed=SEED + 2, kinds=(SOLID,)))
+    things[f"simple solids of other families: {', '.join(NEW_FAMILIES)}"] = [
+        draw_new_solid(family, generator) for family in NEW_FAMILIES for _ in range(THINGS // len(NEW_FAMILIES))
+    ]
     things["generated " + ", ".join(UNLABELED)] = [
         draw_shape(name, SEED, index) for name in UNLABELED for index in range(THINGS // len(UNLABELED))
     ]
     for kind, points in things.items():
         features, logits = outputs_of(model, np.stack(points))
-        unknown, score = model.score_unknown(features, logits), logits.softmax(-1).amax(-1).mean().item()
+        unknown, scores = model.score_unknown(features, logits), logits.softmax(-1).amax(-1)
         above = (unknown[:, None] > known).float() + (unknown[:, None] == known).float() / 2
-        found[kind] = {"auroc": above.mean().item(), "no label": share_of(unknown, config), "score": score}
+        found[kind] = {
+            "auroc": above.mean().item(),
+            "no label": share_of(unknown, config),
+            "score": scores.mean().item(),
+            "above 0.5": share_above(scores, unknown, config),
+        }
     return found
 
 
@@ -165,10 +207,16 @@ def share_of(unknown: torch.Tensor, config: Any) -> float:
     return is_none_of_these(unknown, config).float().mean().item()
 
 
+def share_above(scores: torch.Tensor, unknown: torch.Tensor, config: Any) -> float:
+    """Return the share of clouds that get a label with a score above 0.5."""
+    return ((scores > 0.5) & ~is_none_of_these(unknown, config)).float().mean().item()
+
+
 def doubt_table(doubts: dict[str, dict[str, float]]) -> str:
     """Format what the model makes of things that it does not know."""
-    lines = ["| shown | AUROC | no label, % | score |", "|---|---|---|---|"]
+    lines = ["| shown | AUROC | no label, % | score | label above 0.5, % |", "|---|---|---|---|---|"]
     for kind, row in doubts.items():
         area = f"{row['auroc']:.2f}" if "auroc" in row else "–"
-        lines.append(f"| {kind} | {area} | {100 * row['no label']:.0f} | {row['score']:.2f} |")
+        shares = f"{100 * row['no label']:.0f} | {row['score']:.2f} | {100 * row['above 0.5']:.0f}"
+        lines.append(f"| {kind} | {area} | {shares} |")
     return "\n".join(lines)

@@ -165,7 +165,7 @@ def learn(
     examples = Examples(scans, rows[division.train], PointCloudProcessor(), own, **given)
     settings: dict[str, Any] = {"num_labels": CLASSES_OF_A_DRAW, "features": Plan().features}
     model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(**settings))
-    head, _ = fit_few_scans(model, examples, bank, plan_for(scans.counts), FewScansArguments())
+    head = fit_few_scans(model, examples, bank, plan_for(scans.counts), FewScansArguments()).head
 
     def asked(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with torch.no_grad():

@@ -141,7 +141,7 @@ def _classify(
                 continue
             first = row["predictions"][0]
             one_sided = [prediction.pop("one_sided", 0.0) for prediction in row["predictions"]][0]
-            reason = why_no_object(cloud.data, up_axis)
+            reason = why_no_object(cloud.data, up_axis, pipe.model.config)
             if reason is None and first.get("unknown", 0.0) > doubted:
                 reason = why_unlike(cloud, up_axis, first["unknown"], turned)
             if reason is None and one_sided > 0.5:
@@ -150,7 +150,7 @@ def _classify(
                     "or train with scans like it"
                 )
             # The pipeline has warned of what is too large.
-            if reason is not None and why_too_large(cloud.data) is None:
+            if reason is not None and why_too_large(cloud.data, pipe.model.config) is None:
                 cloud.warnings.append(f"{cloud.name}: {reason}")
             if is_regression:
                 best = ", ".join(f"{number['label']} {number['score']:.6g}" for number in row["predictions"])

@@ -1,6 +1,8 @@
-"""Clouds that show no single object: too few points, a whole room, a street."""
+"""Clouds that show no single object: too few points, a whole room, a street, or what no thing of a model can be."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -12,36 +14,67 @@ ROOM_SHARE = 0.4
 """Share of the points of a room that lie on its floor, ceiling and walls."""
 FEW_POINTS = 32
 """Points of a cloud below which it shows no shape."""
-LARGEST_OBJECT = 20.0
-"""Meters, largest extent of a single object, in files whose unit is known."""
+LARGEST_OBJECT = 4.0
+"""Meters, largest extent of a single object for models of which nobody knows how large their things are."""
+LARGER = 2.0
+"""How many times as large as the largest scan of the training a thing of the same kind may be."""
 
 
 class NoObjectWarning(UserWarning):
     """A cloud that a model of objects was given shows no single object."""
 
 
-def why_no_object(cloud: PointCloudData, up_axis: str) -> str | None:
-    """Return why a cloud shows no object: too few points, its size, or that it is a whole room; None if it may."""
+def why_no_object(cloud: PointCloudData, up_axis: str, config: Any = None) -> str | None:
+    """Return why a cloud shows no object: too few points, its size, or that it is a whole room; None if it may.
+
+    `config` is that of the model; `largest_scan` and `scan_unit` in it, if any, say how large its own things are.
+    """
     points = cloud.points
     if cloud.faces is None and len(points) < FEW_POINTS:
         return f"{len(points)} points show no shape: the label is a guess"
-    if (reason := why_too_large(cloud)) is not None:
+    if (reason := why_too_large(cloud, config)) is not None:
         return reason
     low, size = points.min(axis=0), np.ptp(points, axis=0)  # (3,)
-    height, sides = size["xyz".index(up_axis)], np.delete(size, "xyz".index(up_axis))
+    if _is_known(float(size.max()), cloud, config):
+        return None
+    # Files that do not say their unit are taken for meters.
+    meters = size * (cloud.meters_per_unit or 1.0)
+    height, sides = meters["xyz".index(up_axis)], np.delete(meters, "xyz".index(up_axis))
     if not (ROOM_HEIGHT[0] <= height <= ROOM_HEIGHT[1] and sides.min() >= ROOM_WIDTH):
         return None
     # What stands in the middle of its box is an object of this size.
     places = (points - low) / size
     if (np.abs(places - 0.5) > 0.47).any(axis=1).mean() < ROOM_SHARE:
         return None
-    extent = " × ".join(f"{length:.1f}" for length in size)
+    extent = " × ".join(f"{length:.1f}" for length in meters)
     return f"{extent} in size, in meters a whole room: label its points (hf-any3d segment) or cut an object out"
 
 
-def why_too_large(cloud: PointCloudData) -> str | None:
-    """Return why a cloud of a file in meters is too large for an object, None if it is not."""
-    extent = float(np.ptp(cloud.points, axis=0).max()) * (cloud.meters_per_unit or 0)
-    if extent <= LARGEST_OBJECT:
+def why_too_large(cloud: PointCloudData, config: Any = None) -> str | None:
+    """Return why a cloud of known unit is too large for an object of the model with this config, None if it is not."""
+    if cloud.meters_per_unit is None:
         return None
-    return f"spans {extent:.0f} m: no single object; label its points (hf-any3d segment) or cut an object out"
+    extent = float(np.ptp(cloud.points, axis=0).max()) * cloud.meters_per_unit
+    limit, largest, unit = LARGEST_OBJECT, getattr(config, "largest_scan", None), getattr(config, "scan_unit", None)
+    if largest is not None:
+        # Scans of an unknown unit may be in meters.
+        limit = LARGER * largest * unit if unit is not None else max(limit, LARGER * largest)
+    if extent <= limit:
+        return None
+    shown = f"{extent:.0f}" if extent >= 10 else f"{extent:.2g}"
+    return (
+        f"spans {shown} m: no single object that this model knows (up to {limit:.2g} m); label its points "
+        "(hf-any3d segment) or cut an object out"
+    )
+
+
+def _is_known(size: float, cloud: PointCloudData, config: Any) -> bool:
+    """Return whether a cloud is no larger than the scans of a model are, in the units of both files.
+
+    Where only one of the units is known, the numbers are compared as they are.
+    """
+    if (largest := getattr(config, "largest_scan", None)) is None:
+        return False
+    units = (cloud.meters_per_unit, getattr(config, "scan_unit", None))
+    factor = 1.0 if None in units else units[0] / units[1]
+    return size * factor <= largest

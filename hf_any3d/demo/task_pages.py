@@ -92,7 +92,7 @@ class TaskAnswers:
         elif cloud.is_mesh and cloud.faces is not None:
             note = f"a mesh of {len(cloud.faces):,} faces, sampled on its surface"
         if getattr(self.pipe, "of_objects", False):
-            reason = why_no_object(cloud, up_axis or self.pipe.feature_extractor.up_axis)
+            reason = why_no_object(cloud, up_axis or self.pipe.feature_extractor.up_axis, self.pipe.model.config)
             note += "" if reason is None else f"; {reason}"
         pipe = partial(self.pipe, up_axis=up_axis) if up_axis else self.pipe
         end = time.monotonic() + self.seconds

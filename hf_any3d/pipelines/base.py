@@ -120,7 +120,7 @@ class PointCloudPipeline(Pipeline):
         stem = [stem_of(cloud)]  # a list, so that batches keep one name per cloud
         if self.of_objects:
             cloud = to_cloud(cloud, self.feature_extractor.features)
-            if (reason := why_too_large(cloud)) is not None:
+            if (reason := why_too_large(cloud, unwrapped(self.model).config)) is not None:
                 warnings.warn(reason, NoObjectWarning, stacklevel=2)
         return {**self.feature_extractor(cloud, up_axis=up_axis, return_tensors="pt"), "stem": stem}
 

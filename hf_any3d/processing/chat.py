@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from hf_any3d.data.inputs import split_clouds, to_cloud
+from hf_any3d.data.no_object import NoObjectWarning, why_too_large
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibrarySettingsMixin
 from hf_any3d.modeling.minigpt3d import MiniGPT3DConfig
 from hf_any3d.processing.chat_messages import check_texts, is_conversation, take_clouds
 from hf_any3d.processing.chat_templates import END_MARK, IGNORED, PLACE_MARK, Prompt, published_templates
-from hf_any3d.processing.point_clouds import PointCloudProcessor
+from hf_any3d.processing.point_clouds import PointCloudProcessor, errors_of_cloud
 
 RELEASED_POINTS = {"num_points": 8192, "features": ("xyz", "rgb"), "default_rgb": (0.0, 0.0, 0.0)}
 """Arguments of the `PointCloudProcessor` of the released model: colored clouds, black if colors are missing."""
@@ -312,7 +315,15 @@ class MiniGPT3DProcessor(LibrarySettingsMixin, ProcessorMixin):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def read_points(self, clouds: Any) -> list[np.ndarray]:
-        """Read and prepare clouds, each `(num_points, channels)` float32."""
+        """Read and prepare clouds, each `(num_points, channels)` float32; warn of those that cannot be objects."""
+        if type(self.feature_extractor) is PointCloudProcessor:  # others are of models that know scenes
+            entries = split_clouds(clouds)
+            clouds = []
+            for number, entry in enumerate(entries):
+                with errors_of_cloud(number, len(entries)):
+                    clouds.append(to_cloud(entry, self.feature_extractor.features))
+                if (reason := why_too_large(clouds[-1])) is not None:
+                    warnings.warn(reason, NoObjectWarning, stacklevel=3)
         return list(self.feature_extractor(clouds, return_tensors=None)["points"])
 
     def decode_answers(self, generated: Any, strip: bool = True) -> list[str]:

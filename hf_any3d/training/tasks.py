@@ -33,6 +33,7 @@ from hf_any3d.training.arguments import AdapterArguments, DataArguments, PointTr
 from hf_any3d.training.models import CLASSES, PARTS, SCENES, PointModelArguments, build_model
 from hf_any3d.training.protocol import ProtocolArguments, apply_protocol, build_processor, voting_rows
 from hf_any3d.training.rows import class_names, evaluation_rows, training_rows, training_transform
+from hf_any3d.training.scan_sizes import record_sizes
 from hf_any3d.training.segmentation_rows import (
     BlockRows,
     CropRows,
@@ -63,7 +64,10 @@ class Classification(program.TrainingTask):
         classes, channels = class_names(splits["train"]), count_channels(self.data.features)
         assert isinstance(self.protocol.processor_config, dict)
         processor = build_processor(self.data, self.protocol.processor_config)
-        return build_model(CLASSES, self.model, self.adapter, classes, in_channels=channels), processor
+        model: Any = build_model(CLASSES, self.model, self.adapter, classes, in_channels=channels)
+        if self.data.dataset_name == "folder":  # files may say their unit
+            record_sizes(model.config, self.data, splits["train"])
+        return model, processor
 
     def build_trainer(self, model: nn.Module, splits: DatasetDict, processor: PointCloudProcessor) -> PointTrainer:
         """Build the trainer."""

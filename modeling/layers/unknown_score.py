@@ -41,6 +41,8 @@ class UnknownScoreConfigMixin:
         unknown_side: The same of the logarithm of the distance minus that of the distance to the nearest of the bank.
         unknown_surprise: The same of minus the logarithm of the highest probability; the deviation is at least the
             mean.
+        unknown_energy: The same of minus the logarithm of the sum of the exponentials of all logits, which then takes
+            the place of the surprise; None for the surprise.
         unknown_threshold: Sum of all, in standard deviations, whose score is 0.5.
         unknown_share: Share of the known clouds that has a score above 0.5 at most, by clouds that were held out; then
             such clouds get no label. None if nobody knows; then each cloud gets one.
@@ -56,6 +58,7 @@ class UnknownScoreConfigMixin:
     unknown_angle: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_side: list[float] | tuple[float, float] = (0.0, 1.0)
     unknown_surprise: list[float] | tuple[float, float] = (0.0, 1.0)
+    unknown_energy: list[float] | tuple[float, float] | None = None
     unknown_threshold: float = 0.0
     unknown_share: float | None = None
 
@@ -89,7 +92,10 @@ class UnknownScore(nn.Module):
 
     def forward(self, features: Tensor, logits: Tensor, config: Any) -> Tensor:
         """Score clouds: `(batch,)` from 0 to 1."""
-        return score_of_signs(self.signs(features, surprise(logits)), config)
+        signs = self.signs(features, surprise(logits))
+        if config.unknown_energy is not None:
+            signs = with_energy(signs, logits)
+        return score_of_signs(signs, config)
 
     def signs(self, features: Tensor, surprised: Tensor, distance: Tensor | None = None) -> dict[str, Tensor]:
         """Return the signs `(batch,)` by their fields in the config, for features `(batch, width)` and surprise."""
@@ -145,7 +151,8 @@ class UnknownScoreMixin:
             groups: `(rows,)` numbers; rows of one group, such as scans of one object, are not neighbors of each other.
             bank: `(things, width)`, the `pooler_output` of things that are of no class.
             held_out: `UnknownScore.signs` of known clouds that nothing has learned from. With them the level is found
-                above which a cloud gets no label; without, the score only ranks.
+                above which a cloud gets no label; without, the score only ranks. Signs of `energy` are used in the
+                place of those of surprise from then on.
             projection: `(width, projected)` by which features are seen, such as a whitening; takes `held_out`, with
                 signs of projected features.
         """
@@ -183,6 +190,7 @@ class UnknownScoreMixin:
         if bank is not None:
             score.bank = score.project(bank).to(score.features)
         config.unknown_rows, config.unknown_bank_rows, config.unknown_width = rows, things, projected
+        config.unknown_energy = None  # unless it is among the signs
         if (signs := held_out) is None:
             numbers = numbers.to(features.device)
             # A row, and others of its group, are no neighbors of it.
@@ -220,6 +228,15 @@ def is_none_of_these(unknown: Any, config: Any) -> Any:
 def surprise(logits: Tensor) -> Tensor:
     """Return minus the logarithm of the highest probability of `(batch, labels)` logits: `(batch,)`, at least 0."""
     return -logits.float().log_softmax(dim=-1).amax(dim=-1)
+
+
+def with_energy(signs: dict[str, Tensor], logits: Tensor) -> dict[str, Tensor]:
+    """Put the energy of `(batch, labels)` logits in the place of the surprise among signs `(batch,)`.
+
+    Source: Liu et al., "Energy-based out-of-distribution detection" (arXiv 2010.03759), Eq. 4.
+    """
+    others = {name: values for name, values in signs.items() if name != "unknown_surprise"}
+    return {**others, "unknown_energy": -logits.float().logsumexp(dim=-1)}
 
 
 def _distances(features: Tensor, rows: Tensor) -> Tensor:

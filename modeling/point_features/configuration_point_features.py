@@ -33,7 +33,6 @@ _RANGES: Ranges = {
     "copy_scale": (0.1, 10),
     "copy_jitter": (0, 1),
     "views": (1, VIEWS),
-    "largest_scan": (0, 1e9),
 }
 
 
@@ -84,7 +83,8 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
         one_sided: Whether a second head tells clouds that were seen from one side only from whole ones.
         metric: Whether the encoder's features, which then are the first ones, are compared in a stored metric, see
             `in_metric`, after they are standardized.
-        largest_scan: Largest extent in meters of the scans that the head has learned; None if their unit is unknown.
+        largest_scan: Largest extent of the scans that the head has learned, in the units of their files.
+        scan_unit: Length of such a unit in meters; None if the files do not say it.
     """
 
     model_type = "point_features"
@@ -122,6 +122,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     one_sided: bool = False
     metric: bool = False
     largest_scan: float | None = None
+    scan_unit: float | None = None
 
     def __post_init__(self, **kwargs: Any):
         if (

@@ -28,5 +28,15 @@ def packaged_settings() -> dict[str, Any]:
 @cache
 def packaged_weights() -> dict[str, torch.Tensor]:
     """Return its weights by their names in the encoder; they are shared, and not to be changed."""
-    stored, prefix = load_state_dict(str(FOLDER / "model.safetensors"), map_location="cpu"), "act."
+    prefix = "act."
+    stored = _classifier()
     return {name.removeprefix(prefix): weight for name, weight in stored.items() if name.startswith(prefix)}
+
+
+def packaged_rows() -> torch.Tensor:
+    """Return its features `(shapes, width)` of the upright shapes from which the classifier has learned."""
+    return _classifier()["unknown_score.features"]
+
+
+def _classifier() -> dict[str, torch.Tensor]:
+    return load_state_dict(str(FOLDER / "model.safetensors"), map_location="cpu")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from hf_any3d import PointFeaturesConfig
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, read_point_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_no_object
@@ -55,10 +56,10 @@ def test_a_handful_of_points_shows_no_shape_but_a_mesh_of_them_does(count, few):
 
 def street(length: float) -> np.ndarray:
     """Points of a street with intensities, as a laser scanner on a car writes them."""
-    return np.random.default_rng(0).uniform(0, [length, 17, 12, 1], (400, 4)).astype("<f4")
+    return np.random.default_rng(0).uniform(0, [length, min(length, 17), min(length, 12), 1], (400, 4)).astype("<f4")
 
 
-@pytest.mark.parametrize(("length", "told"), [(120, True), (18, False)])
+@pytest.mark.parametrize(("length", "told"), [(120, True), (18, True), (3.5, False)])
 def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, told, tmp_path, recwarn):
     from transformers import pipeline
 
@@ -70,6 +71,47 @@ def test_a_street_of_a_file_in_meters_is_told_by_command_and_pipeline(length, to
     assert any(issubclass(warning.category, NoObjectWarning) for warning in recwarn) is told
     # The same points in a file of no known unit may be those of a toy.
     assert why_no_object(PointCloudData(street(length)[:, :3]), "z") is None
+
+
+def model_of(**settings):
+    """What a model stores of the scans that it has learned."""
+    return PointFeaturesConfig(features=["descriptors"], **settings)
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "config", "limit"),
+    [
+        (60, 0.3048, None, "4 m"),  # a house in feet
+        (12, 0.3048, None, None),
+        (5, 1.0, None, "4 m"),
+        (60, None, None, None),  # nobody knows in what
+        # Own scans of a model, in meters and in feet: things of the same kind may be twice as large.
+        (18, 1.0, {"largest_scan": 10.0, "scan_unit": 1.0}, None),
+        (21, 1.0, {"largest_scan": 10.0, "scan_unit": 1.0}, "20 m"),
+        (60, 0.3048, {"largest_scan": 50.0, "scan_unit": 0.3048}, None),
+        (3, 1.0, {"largest_scan": 0.1, "scan_unit": 1.0}, "0.2 m"),
+        # Of scans without a unit nobody knows that they are not in meters.
+        (28, 1.0, {"largest_scan": 14.0}, None),
+        (29, 1.0, {"largest_scan": 14.0}, "28 m"),
+        (5, 1.0, {"largest_scan": 1.5}, "4 m"),
+    ],
+)
+def test_what_a_model_can_know_is_as_large_as_its_own_scans_or_four_meters(size, unit, config, limit):
+    cloud = box_of((size, size / 8, size / 2), share=0)
+    cloud.meters_per_unit = unit
+    reason = why_no_object(cloud, "y", None if config is None else model_of(**config))
+    assert (reason is None) is (limit is None)
+    assert reason is None or f"m: no single object that this model knows (up to {limit})" in reason
+
+
+def test_a_room_is_measured_in_meters_and_is_none_to_a_model_of_such_numbers():
+    feet = box_of((12, 9, 12))
+    feet.meters_per_unit = 0.3048
+    assert "3.7 × 2.7 × 3.7 in size, in meters a whole room" in why_no_object(feet, "y")
+    parts = box_of((14.0, 5.1, 7.0))  # millimeters, which the file does not say
+    assert "a whole room" in why_no_object(parts, "y")
+    assert why_no_object(parts, "y", model_of(largest_scan=14.0)) is None
+    assert "a whole room" in why_no_object(parts, "y", model_of(largest_scan=2.0))
 
 
 def las_in(user: bytes, kind: int, record: bytes) -> bytes:

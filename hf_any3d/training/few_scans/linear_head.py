@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp
+
+from hf_any3d.modeling.point_features.packaged_metric import in_metric, packaged_metric
 
 # Features that differ less between scans, in units of the largest deviation, are constants with rounding errors.
 _CONSTANT = 1e-6
@@ -16,18 +19,40 @@ _TEMPERATURES = 0.2
 _UNHEARD = 1e4
 
 
+class Metric(NamedTuple):
+    """Stored numbers by which features are standardized, and the matrix of `in_metric` for the first of them."""
+
+    mean: np.ndarray  # (width,)
+    scale: np.ndarray  # (width,), above 0
+    matrix: np.ndarray  # (first, first)
+
+    @classmethod
+    def packaged(cls, width: int) -> Metric:
+        """Return that of the packaged encoder, whose features are the first of `width`; others stay as they are."""
+        stored = {name: tensor.double().numpy() for name, tensor in packaged_metric().items()}
+        others = width - len(stored["mean"])
+        mean, scale = np.pad(stored["mean"], (0, others)), np.pad(stored["scale"], (0, others), constant_values=1.0)
+        return cls(mean, scale, stored["matrix"])
+
+
 @dataclass(frozen=True)
 class LinearHead:
-    """Logits `((features - mean) / scale) @ weight.T + bias`."""
+    """Logits `standardize(features) @ weight.T + bias`."""
 
     weight: np.ndarray  # (classes, width) float64
     bias: np.ndarray  # (classes,)
     mean: np.ndarray  # (width,)
     scale: np.ndarray  # (width,), above 0
+    matrix: np.ndarray | None = None  # (first, first), of `in_metric` for the first features
 
     def standardize(self, features: np.ndarray) -> np.ndarray:
-        """Return features (rows, width) with the mean and scale of those that the head was fitted to."""
-        return (features - self.mean) / self.scale
+        """Return features (rows, width) with the head's mean and scale, and in its metric if it has one."""
+        rows = (features - self.mean) / self.scale
+        if self.matrix is None:
+            return rows
+        width = len(self.matrix)
+        compared = in_metric(torch.from_numpy(rows[:, :width]), torch.from_numpy(self.matrix)).numpy()
+        return np.concatenate([compared, rows[:, width:]], axis=1)
 
     def cooled(self, temperature: float) -> LinearHead:
         """Return the head whose logits are divided by a temperature."""
@@ -49,18 +74,25 @@ def joined_with_scores(head: LinearHead, columns: np.ndarray, share: float, shar
     # Standardized, they are too small to count in distances between features.
     mean[columns], scale[columns] = 0.0, _UNHEARD
     weight[:, columns] = np.eye(len(columns)) * share * sharpness * _UNHEARD
-    return LinearHead(weight, head.bias * (1 - share) * sharpness, mean, scale)
+    return LinearHead(weight, head.bias * (1 - share) * sharpness, mean, scale, head.matrix)
 
 
-def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strength: float) -> LinearHead:
+def fit_head(
+    features: np.ndarray, labels: np.ndarray, num_classes: int, strength: float, metric: Metric | None = None
+) -> LinearHead:
     """Fit logistic regression with an L2 penalty of the weights; all classes count the same, whatever their scans.
 
     Features are (rows, width), labels (rows,) classes from 0, of which one without rows gets low scores. The strength
-    weighs the sum of the rows' losses against half the squared weights, as C of scikit-learn.
+    weighs the sum of the rows' losses against half the squared weights, as C of scikit-learn. Without a metric,
+    features are standardized by their own mean and deviation.
     """
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > _CONSTANT * max(scale.max(), 1e-30), scale, 1.0)
-    rows = (features - mean) / scale
+    if metric is None:
+        mean, scale = features.mean(axis=0), features.std(axis=0)
+        scale = np.where(scale > _CONSTANT * max(scale.max(), 1e-30), scale, 1.0)
+        head = LinearHead(np.zeros((0, 0)), np.zeros(0), mean, scale)
+    else:
+        head = LinearHead(np.zeros((0, 0)), np.zeros(0), *metric)
+    rows = head.standardize(features)
     # Weights are combinations of the rows, so that they are sought in the space that the rows span.
     left, values, right = np.linalg.svd(rows, full_matrices=False)
     kept = values > 1e-9 * max(values.max(initial=0.0), 1e-30)
@@ -83,7 +115,7 @@ def fit_head(features: np.ndarray, labels: np.ndarray, num_classes: int, strengt
     start = np.zeros(num_classes * (rank + 1))
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": 1e-10}).x
     weight = found[:-num_classes].reshape(num_classes, rank) @ right[kept]
-    return LinearHead(weight, found[-num_classes:], mean, scale)
+    return replace(head, weight=weight, bias=found[-num_classes:])
 
 
 def whitening(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -154,9 +186,14 @@ def held_out_logits(
 
 
 def heads_of_folds(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, num_classes: int, strength: float
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    num_classes: int,
+    strength: float,
+    metric: Metric | None = None,
 ) -> Iterator[tuple[np.ndarray, LinearHead]]:
     """Yield which rows a fold holds out, (rows,) bool, and the head of the others; none for fold -1."""
     for fold in sorted(set(folds.tolist()) - {-1}):
         held = folds == fold
-        yield held, fit_head(features[~held], labels[~held], num_classes, strength)
+        yield held, fit_head(features[~held], labels[~held], num_classes, strength, metric)

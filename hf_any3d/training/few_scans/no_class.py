@@ -1,4 +1,4 @@
-"""Generate clouds that belong to no class, as negatives: noise, sheets, bars, rooms, slivers, lumps and piles.
+"""Generate clouds that belong to no class, as negatives: noise, sheets, bars, rooms, slivers, lumps, piles and solids.
 
 They take the place of all that a scanner may bring besides objects: empty measurements, a floor, a cable, the room, a
 side of something. Each kind has several forms, so that none of them is like one class alone.
@@ -6,22 +6,33 @@ side of something. Each kind has several forms, so that none of them is like one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
 
+from hf_any3d.training.few_scans.solids import draw_solid, rotation
+
 NUM_THINGS = 252
-"""Things that training draws, the same number of each kind."""
+"""Things that training draws: half of them solids, and the same number of each other kind."""
 
 
-def draw_things(count: int = NUM_THINGS, num_points: int = 1024, up_axis: str = "y", seed: int = 0) -> np.ndarray:
-    """Draw things of no class, the kinds one after the other and always the same ones for a seed.
+def draw_things(
+    count: int = NUM_THINGS,
+    num_points: int = 1024,
+    up_axis: str = "y",
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Draw things of no class, the kinds one after the other, a solid after each, and always the same for a seed.
+
+    Of `kinds` of `KINDS`, if they are given, only these are drawn, one after the other.
 
     Returns:
         `(things, num_points, 3)` float32 in the unit sphere, with any heading.
     """
-    names, things = list(KINDS), []
+    names = kinds or [name for kind in KINDS if kind != SOLID for name in (kind, SOLID)]
+    things = []
     for number in range(count):
         name = names[number % len(names)]
         generator = np.random.default_rng([seed, number])
@@ -72,7 +83,7 @@ def _sheet(generator: Generator, count: int) -> np.ndarray:
         height = np.round(across[:, 0] * generator.uniform(1, 4)) * generator.uniform(0.02, 0.2)
     height += generator.uniform(0, 0.1) * np.sin(across @ generator.normal(0, 4, 2))
     flat = np.stack([across[:, 0], height, across[:, 1]], axis=1)
-    return flat @ _rotation(generator).T if generator.random() < 0.5 else flat
+    return flat @ rotation(generator).T if generator.random() < 0.5 else flat
 
 
 def _bar(generator: Generator, count: int) -> np.ndarray:
@@ -90,7 +101,7 @@ def _bar(generator: Generator, count: int) -> np.ndarray:
             points[which == 1] = points[which == 1][:, [1, 0, 2]] + (1, 1, 0)
         elif form == 3:
             points[:, 2] += which * generator.uniform(0.1, 0.4)
-    return points @ _rotation(generator).T if generator.random() < 0.7 else points
+    return points @ rotation(generator).T if generator.random() < 0.7 else points
 
 
 def _room(generator: Generator, count: int) -> np.ndarray:
@@ -145,20 +156,13 @@ def _pile(generator: Generator, count: int) -> np.ndarray:
     for _ in range(generator.integers(2, 7)):
         size = generator.uniform(0.1, 1, 3)
         points = _on_box(generator, count, size) if generator.random() < 0.7 else _lump(generator, count) * size
-        parts.append(points @ _rotation(generator).T + generator.uniform(-0.6, 0.6, 3))
+        parts.append(points @ rotation(generator).T + generator.uniform(-0.6, 0.6, 3))
     return _some(generator, np.concatenate(parts), count)
 
 
 def _directions(generator: Generator, count: int) -> np.ndarray:
     points = generator.normal(size=(count, 3))
     return points / np.linalg.norm(points, axis=1, keepdims=True)
-
-
-def _rotation(generator: Generator) -> np.ndarray:
-    """Draw a rotation matrix."""
-    axes, signs = np.linalg.qr(generator.normal(size=(3, 3)))
-    axes = axes * np.sign(np.diag(signs))
-    return axes * (1, 1, np.sign(np.linalg.det(axes)))
 
 
 def _on_box(generator: Generator, count: int, size: np.ndarray) -> np.ndarray:
@@ -174,6 +178,7 @@ def _some(generator: Generator, points: np.ndarray, count: int) -> np.ndarray:
     return points[generator.choice(len(points), count, replace=len(points) < count)]
 
 
+SOLID = "solid"
 KINDS: dict[str, Callable[[Generator, int], np.ndarray]] = {
     "noise": _noise,
     "sheet": _sheet,
@@ -182,5 +187,6 @@ KINDS: dict[str, Callable[[Generator, int], np.ndarray]] = {
     "sliver": _sliver,
     "lump": _lump,
     "pile": _pile,
+    SOLID: draw_solid,
 }
 """Kind of things -> function that draws points of one, y up."""

@@ -183,6 +183,27 @@ def _frustum(generator: Generator) -> Faces:
     return revolved(profile)
 
 
+def _prism(generator: Generator) -> Faces:
+    """Draw a prism of some corners at about the same distance from its axis."""
+    count = generator.integers(5, 9)
+    angle = (np.arange(count) + generator.uniform(-0.2, 0.2, count)) * 2 * np.pi / count
+    outline = np.column_stack([np.cos(angle), np.sin(angle)]) * generator.uniform(0.8, 1, (count, 1))
+    return extruded(outline, generator.uniform(0.2, 3))
+
+
+def _profile(generator: Generator) -> Faces:
+    """Draw a beam whose section has the form of an L, T or U."""
+    width, height, depth = generator.uniform(0.4, 1, 3)
+    thick = generator.uniform(0.04, 0.3) * min(width, height)
+    places = ((0.0,), (0.5,), (0.0, 1.0))[generator.integers(3)]
+    foot = np.concatenate(box(width, thick, depth))
+    legs = [
+        np.concatenate(box(thick, height, depth)) + ((place - 0.5) * (width - thick), (height + thick) / 2, 0)
+        for place in places
+    ]
+    return [np.concatenate([foot, *legs])]
+
+
 FAMILIES: dict[str, Callable[[Generator], Faces]] = {
     "plane": _plane,
     "slab": _slab,
@@ -197,5 +218,7 @@ FAMILIES: dict[str, Callable[[Generator], Faces]] = {
     "ball": _ball,
     "terrain": _terrain,
     "frustum": _frustum,
+    "prism": _prism,
+    "profile": _profile,
 }
 """Family -> its faces, from random proportions."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.modeling.point_features.packaged_encoder import PACKAGED_UP_AXIS
 from hf_any3d.modeling.pretrained_parts.sources import EncoderUnavailableError, resolve_encoder
 from hf_any3d.pipelines import default_model
+from hf_any3d.training import program
 from hf_any3d.training.arguments import read_recipe
 from hf_any3d.training.few_scans.plan import BEST, BOTH, FEATURES, TRAINED, WRAP_WEIGHT, best_way
+from hf_any3d.training.few_scans.request import implied_up_axis
 from hf_any3d.training.few_scans.training import OF_SCANS, OPTIONS, FewScans, Learned, learn_few_scans
 from hf_any3d.training.models import PointModelArguments
 from hf_any3d.training.program import figures, train
@@ -47,24 +54,7 @@ def learn_scans(settings: Mapping[str, Any], way: str | None = None) -> Learned:
         # Options of training ask for one.
         way = BOTH if settings.keys() - OPTIONS else best_way(_counts(rows))
     if way == BOTH:
-        # Train a classifier, and average its answers with those of a head on frozen features; one model has both.
-        if twice := sorted(settings.keys() & _OF_A_WRAP):
-            raise ValueError(f"--{twice[0]} with --way both, which trains a wrap of its own; expected one of them")
-        scans = FewScans.from_settings({name: value for name, value in settings.items() if name in OPTIONS})
-        of_wrap = {name: value for name, value in settings.items() if name not in OF_SCANS - {"seed", "license"}}
-        if "encoder_name_or_path" in settings:
-            of_wrap["peft"] = "guided_adapter"
-        else:
-            of_wrap = {"model_name_or_path": default_model(), **_FROM_PACKAGED, **of_wrap}
-        with tempfile.TemporaryDirectory() as folder:
-            wrap = str(Path(folder) / "wrap")
-            task = classification(of_wrap | {"validation_fraction": 0.0, "output_dir": wrap})
-            rows = scans.load() if rows is None else rows
-            # Frozen features first: what is wrong with the scans is found before the minutes of a training.
-            learn_few_scans(scans, rows)
-            train(task, rows)
-            arguments = replace(scans.arguments, wrap=wrap, wrap_weight=WRAP_WEIGHT)
-            return learn_few_scans(replace(scans, arguments=arguments), rows)
+        return _learn_both(settings, rows)
     if way == FEATURES or "from_model" in settings:
         return learn_few_scans(FewScans.from_settings(settings), rows)
     if way is None and settings.keys() <= OPTIONS:
@@ -74,6 +64,59 @@ def learn_scans(settings: Mapping[str, Any], way: str | None = None) -> Learned:
             return learn_few_scans(request, rows)
     report = train(classification(settings), rows)
     return Learned(report, figures(report))
+
+
+def _learn_both(settings: Mapping[str, Any], rows: DatasetDict | None) -> Learned:
+    """Train a classifier, and average its answers with those of a head on frozen features; one model has both."""
+    if twice := sorted(settings.keys() & _OF_A_WRAP):
+        raise ValueError(f"--{twice[0]} with --way both, which trains a wrap of its own; expected one of them")
+    scans = FewScans.from_settings({name: value for name, value in settings.items() if name in OPTIONS})
+    of_wrap = {name: value for name, value in settings.items() if name not in OF_SCANS - {"seed", "license"}}
+    from_packaged = "encoder_name_or_path" not in settings
+    if from_packaged:
+        of_wrap = {"model_name_or_path": default_model(), **_FROM_PACKAGED, **of_wrap}
+    else:
+        of_wrap["peft"] = "guided_adapter"
+    with tempfile.TemporaryDirectory() as folder, _without_lines_on(folder):
+        wrap = str(Path(folder) / "wrap")
+        task = classification(of_wrap | {"validation_fraction": 0.0, "output_dir": wrap})
+        rows = scans.load() if rows is None else rows
+        # Frozen features first: what is wrong with the scans is found before the minutes of a training.
+        learn_few_scans(scans, rows)
+        up_axis = scans.data.up_axis or implied_up_axis(scans.data, rows["train"]) or PACKAGED_UP_AXIS
+        if from_packaged and up_axis != PACKAGED_UP_AXIS:
+            # It goes on learning from what it knows. The model of both turns clouds for it as for the encoder.
+            task.data.up_axis = PACKAGED_UP_AXIS
+            train(task, _turned(rows, up_axis))
+        else:
+            train(task, rows)
+        arguments = replace(scans.arguments, wrap=wrap, wrap_weight=WRAP_WEIGHT)
+        return learn_few_scans(replace(scans, arguments=arguments), rows)
+
+
+@contextmanager
+def _without_lines_on(folder: str) -> Iterator[None]:
+    """Keep training from telling what to do with a folder that will be gone."""
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return folder not in record.getMessage()
+
+    program.logger.addFilter(is_of_others)
+    try:
+        yield
+    finally:
+        program.logger.removeFilter(is_of_others)
+
+
+def _turned(rows: DatasetDict, up_axis: str) -> DatasetDict:
+    """Turn scans so that the axis of the packaged encoder points up."""
+
+    def turn(row: dict[str, Any]) -> dict[str, Any]:
+        points = np.array(row["points"], np.float32)
+        points[:, :3] = turn_up_axis(points[:, :3], up_axis, PACKAGED_UP_AXIS)
+        return {"points": points}
+
+    return rows.map(turn)
 
 
 def _counts(rows: DatasetDict) -> Counter[str]:

@@ -71,7 +71,8 @@ def examples(count_of_each, width, seed=0):
 def test_an_estimate_tells_where_it_comes_from(model, counts, how):
     given = examples(counts, model.config.hidden_size)
     bank = np.zeros((0, model.config.hidden_size), np.float32)
-    head, estimate = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    fitted = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    head, estimate = fitted.head, fitted.estimate
     assert estimate.total == sum(count for count in counts if count > 1)
     assert re.match(how, estimate.how), estimate.how
     # What is alone in its class is known all the same.
@@ -84,7 +85,8 @@ def test_an_estimate_tells_where_it_comes_from(model, counts, how):
 def test_nothing_is_estimated_of_classes_with_one_scan(model):
     given = examples((1, 1), model.config.hidden_size)
     bank = np.zeros((0, model.config.hidden_size), np.float32)
-    head, estimate = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    fitted = fit_few_scans(model, given, bank, PLAN, FewScansArguments())
+    head, estimate = fitted.head, fitted.estimate
     assert estimate is None and model.unknown_score is None
     logits = head.logits(given.features.astype(np.float64))
     assert logits.argmax(axis=1).tolist() == [0, 1]

@@ -1,0 +1,42 @@
+"""How large the scans of a training are, recorded in the model: what cannot be one of its things is then told."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hf_any3d.data.files import PointCloudError, read_point_cloud
+from hf_any3d.training.arguments import DataArguments
+
+
+def record_sizes(config: Any, data: DataArguments, rows: Dataset) -> None:
+    """Store the largest extent of the scans in a config, `largest_scan`, and the length of a unit, `scan_unit`.
+
+    The larger one counts if the config has one in the same unit, as of an earlier model to which scans are added.
+    """
+    points = rows.with_format("numpy")["points"]
+    largest = max(float(np.ptp(np.asarray(cloud)[:, :3], axis=0).max()) for cloud in points)
+    unit, earlier = meters_per_unit(data, rows), getattr(config, "largest_scan", None)
+    if earlier is not None and unit == config.scan_unit:
+        largest = max(largest, earlier)
+    config.largest_scan, config.scan_unit = largest, unit
+
+
+def meters_per_unit(data: DataArguments, rows: Dataset) -> float | None:
+    """Return the length of a unit of the scans by their first file; None without files, or if they do not say it."""
+    if data.dataset_name != "folder" or data.data_dir is None or "file" not in rows.column_names:
+        return None
+    names = [str(name) for name in rows.with_format(None)["file"][:]]
+    path = Path(data.data_dir) / names[0]
+    if len({Path(name).suffix.lower() for name in names}) > 1 or not path.is_file():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a file leaves out was told when the scans were loaded
+        try:
+            return read_point_cloud(path).meters_per_unit
+        except (PointCloudError, OSError):
+            return None  # what was read before may be gone by now
