@@ -11,8 +11,8 @@ PAGE = """# A page
 first = 1
 ```
 
-<!-- not run: needs a GPU -->
 ```python
+# needs a GPU
 second = first / 0
 ```
 

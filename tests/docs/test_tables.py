@@ -32,3 +32,8 @@ def test_every_model_pipeline_format_and_dataset_has_a_row():
     assert all(f"| `{name}` |" in licenses_page() for name in DATASETS)
     sizes = sum(len(published.files) for published in PUBLISHED.values())
     assert sum(PAGES["published.md"]().count(f"| `{name}") for name in PUBLISHED) == sizes
+
+
+def test_the_page_on_data_names_every_readable_type():
+    page = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert [kind for kind in supported_file_types() if f".{kind}" not in page] == []

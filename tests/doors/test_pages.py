@@ -97,6 +97,13 @@ def test_a_block_says_what_it_needs_in_the_words_that_the_pages_explain():
             assert not block.needs or block.needs.startswith(tuple(NEEDS)), f"{name}, line {block.line}"
 
 
+def test_a_page_with_blocks_for_a_checkout_says_so_at_its_top():
+    for name, found in PAGES.items():
+        if any("a checkout" in block.needs for block in found):
+            top = pages()[name].partition("```")[0].partition("\n## ")[0]
+            assert name == "docs/install.md" or "install.md#from-a-checkout" in top, name
+
+
 def test_a_block_that_names_a_repository_says_that_it_needs_a_network():
     for name, found in PAGES.items():
         for block in found:
