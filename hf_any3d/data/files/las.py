@@ -15,6 +15,7 @@ from hf_any3d.data.options import package
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
+_WITH_INFRARED = (8, 10)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
 # Where the items of a record 'laszip encoded' start, after their number.
@@ -73,6 +74,7 @@ def read(source: Source) -> PointCloudData:
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
     intensity = np.empty(count, np.uint16)
     colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
+    has_infrared = False
     for block in blocks:
         rows = slice(at, at + len(block))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -82,7 +84,9 @@ def read(source: Source) -> PointCloudData:
         intensity[rows] = block["intensity"]
         if colors is not None:
             colors[rows] = block["rgb"]
+        has_infrared = has_infrared or kind in _WITH_INFRARED and bool(block["infrared"].any())
         at += len(block)
+    source.leave_out(["near infrared"] * has_infrared)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
@@ -99,18 +103,24 @@ def _row_type(kind: int, size: int) -> np.dtype:
         names.append("rgb")
         formats.append(("<u2", 3))
         offsets.append(color)
+    if kind in _WITH_INFRARED:
+        names.append("infrared")
+        formats.append("<u2")
+        offsets.append(36)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
 def _extra_dimensions(data: bytes, start: int, kind: int, size: int) -> list[str]:
     """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
-    names = ["near infrared"] * (kind in (8, 10)) + ["waveforms"] * (kind in (4, 5, 9, 10))
-    for user, number, body in _records(data, start):
-        if (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
-            whole = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
-            described = [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in whole]
-            return names + [f"extra dimension {name}" for name in described]
+    names = ["waveforms"] * (kind in (4, 5, 9, 10))
     extra = size - _SIZES[kind]
+    described = []
+    for user, number, body in _records(data, start):
+        if extra > 0 and (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
+            starts = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
+            described += [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in starts]
+    if described:
+        return names + [f"extra dimension {name}" for name in described]
     return names + [f"{extra} extra bytes of each point"] * (extra > 0)
 
 
@@ -181,7 +191,8 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
         at += _RECORD_HEADER + size
         if at <= start:
-            yield user.rstrip(b"\0"), kind, data[at - size : at]
+            # Some writers leave other bytes after the end of the name.
+            yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
 def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
