@@ -299,20 +299,29 @@ def _judge(cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | Non
         doubts.append("all points are equal")
     cloud.warnings += [f"{cloud.name}: {text}" for text in (*doubts, *doubts_about(data))]
     has = [name for name in ("colors", "normals", "labels", "faces") if getattr(data, name) is not None]
-    return {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}
+    row = {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}
+    return row if data.meters_per_unit is None else {**row, "meters_per_unit": data.meters_per_unit}
 
 
 def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Find files whose extent differs from the usual one of all by about the factor of a unit."""
-    extents = sorted(max(row["extent"]) for row in rows if max(row.get("extent", [0])) > 0)
-    usual = extents[len(extents) // 2] if len(extents) >= _FEWEST_EXTENTS else 0
-    for row in rows:
-        size = max(row.get("extent", [0]))
-        if usual > 0 and size > 0 and not usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
-            times, than = (usual / size, "smaller") if size < usual else (size / usual, "larger")
-            times = f"{float(f'{times:.1g}'):,.0f}"  # one digit is enough
-            text = f"the largest extent is {size:g}, about {times} times {than} than the usual {usual:g}"
-            yield row, f"{row['file']}: {text}: in another unit?"
+    """Find files whose extent differs from the usual one of all by about the factor of a unit.
+
+    Sizes are compared in meters where a file says its unit, and as they are where it does not.
+    """
+    measured = [row for row in rows if max(row.get("extent", [0])) > 0]
+    if len(measured) < _FEWEST_EXTENTS:
+        return
+    sizes = [max(row["extent"]) * row.get("meters_per_unit", 1.0) for row in measured]
+    usual = sorted(sizes)[len(sizes) // 2]
+    all_known = all("meters_per_unit" in row for row in measured)
+    for row, size in zip(measured, sizes, strict=True):
+        if usual / _OTHER_UNIT < size < usual * _OTHER_UNIT:
+            continue
+        times, than = (usual / size, "smaller") if size < usual else (size / usual, "larger")
+        times = f"{float(f'{times:.1g}'):,.0f}"  # one digit is enough
+        unit, why = (" m", "") if all_known else ("", ": in another unit?")
+        text = f"the largest extent is {size:g}{unit}, about {times} times {than} than the usual {usual:g}{unit}"
+        yield row, f"{row['file']}: {text}{why}"
 
 
 def _scarce_classes(words: list[str], good: list[str]) -> str | None:
@@ -359,6 +368,7 @@ def doubts_about(cloud: PointCloudData) -> list[str]:
                 "from the origin for its precision; subtract an offset before it is stored"
             )
     of_map = cloud.up_axis is not None or cloud.offset is not None or np.abs(points).max() > _MAP_DISTANCE * size
+    of_map |= cloud.meters_per_unit is not None
     if _MILLIMETERS[0] <= size <= _MILLIMETERS[1] and not of_map:
         doubts.append(f"the largest extent is {size:g}: millimeters, if this is an object or a room")
     return doubts

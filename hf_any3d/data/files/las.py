@@ -17,6 +17,7 @@ from hf_any3d.data.options import package
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
+_WITH_INFRARED = (8, 10)
 _HEADER_SIZE = 227
 _RECORD_HEADER = 54
 # Where the items of a record 'laszip encoded' start, after their number.
@@ -31,7 +32,16 @@ _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
 _MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
-_VERTICAL, _VERTICAL_UNIT = 4096, 4099
+_PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
+# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of others
+# the file has to say the unit, as those of most states of the USA are in feet.
+_IN_METERS = (
+    *((32601, 32660), (32701, 32760), (26901, 26923), (25828, 25838), (23028, 23038), (6328, 6348), (2949, 2962)),
+    *((28348, 28358), (7846, 7859), (2443, 2461), (6669, 6687), (31466, 31469), (31254, 31259), (5105, 5130)),
+    *((3942, 3950), (3857, 3857), (3035, 3035), (2154, 2154), (28992, 28992), (27700, 27700), (2056, 2056)),
+    *((21781, 21781), (31370, 31370), (3812, 3812), (2180, 2180), (5514, 5514), (3006, 3006), (3067, 3067)),
+    *((2193, 2193), (3301, 3301), (3346, 3346), (4647, 4647), (31287, 31287), (3395, 3395), (5650, 5650)),
+)
 # Feet and US survey feet differ by two millionths, which no height tells apart.
 _SAME_UNIT = 1e-5
 # Heights that EPSG numbers in feet: NAVD88, NGVD29 and mean sea level.
@@ -78,6 +88,7 @@ def read(source: Source) -> PointCloudData:
     points, labels, at = np.empty((count, 3)), np.empty(count, np.int64), 0
     intensity, returns = np.empty(count, np.uint16), np.empty(count, np.uint8)
     colors = None if _COLORS[kind] is None else np.empty((count, 3), np.uint16)
+    has_infrared = False
     for block in blocks:
         rows = slice(at, at + len(block))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -88,7 +99,9 @@ def read(source: Source) -> PointCloudData:
         returns[rows] = block["returns"]
         if colors is not None:
             colors[rows] = block["rgb"]
+        has_infrared = has_infrared or kind in _WITH_INFRARED and bool(block["infrared"].any())
         at += len(block)
+    source.leave_out(["near infrared"] * has_infrared)
     # The standard has 0 where a sensor measures none. Z is the elevation in LAS.
     usable = usable_colors(colors, source) if colors is not None and colors.any() else None
     measured = usable_numbers(intensity, "intensities", source) if intensity.any() else None
@@ -117,18 +130,24 @@ def _row_type(kind: int, size: int) -> np.dtype:
         names.append("rgb")
         formats.append(("<u2", 3))
         offsets.append(color)
+    if kind in _WITH_INFRARED:
+        names.append("infrared")
+        formats.append("<u2")
+        offsets.append(36)
     return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": size})
 
 
 def _extra_dimensions(data: bytes, start: int, kind: int, size: int) -> list[str]:
     """Return the names of what the records of points have beside the usual, which `NOT_READ` lists."""
-    names = ["near infrared"] * (kind in (8, 10)) + ["waveforms"] * (kind in (4, 5, 9, 10))
-    for user, number, body in _records(data, start):
-        if (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
-            whole = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
-            described = [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in whole]
-            return names + [f"extra dimension {name}" for name in described]
+    names = ["waveforms"] * (kind in (4, 5, 9, 10))
     extra = size - _SIZES[kind]
+    described = []
+    for user, number, body in _records(data, start):
+        if extra > 0 and (user, number) == (b"LASF_Spec", _EXTRA_BYTES):
+            starts = range(0, len(body) // _EXTRA_SIZE * _EXTRA_SIZE, _EXTRA_SIZE)
+            described += [body[at + 4 : at + 36].split(b"\0")[0].decode("utf-8", "replace").strip() for at in starts]
+    if described:
+        return names + [f"extra dimension {name}" for name in described]
     return names + [f"{extra} extra bytes of each point"] * (extra > 0)
 
 
@@ -216,6 +235,7 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
         user, kind, size = struct.unpack_from("<2x16sHH", data, at)
         at += _RECORD_HEADER + size
         if at <= start:
+            # Some writers leave other bytes after the end of the name.
             yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
@@ -240,14 +260,13 @@ def _meters_per_unit(source: Source, start: int) -> float | None:
 
     None with a warning where heights have another unit.
     """
+    bodies = {kind: body for user, kind, body in _records(source.data, start) if user == b"LASF_Projection"}
     length: float | None = 1.0
     height: float | None = None
-    for user, kind, body in _records(source.data, start):
-        if user == b"LASF_Projection" and kind == _GEO_KEYS:
-            length, height = _units_of_keys(body)
-        elif user == b"LASF_Projection" and kind == _WELL_KNOWN_TEXT:
-            length, height = _units_of_text(body.decode("ascii", "replace"))
-            break
+    if _WELL_KNOWN_TEXT in bodies:
+        length, height = _units_of_text(bodies[_WELL_KNOWN_TEXT].decode("ascii", "replace"))
+    elif _GEO_KEYS in bodies:
+        length, height = _units_of_keys(bodies[_GEO_KEYS], source)
     if length is not None and height is not None and abs(height / length - 1) > _SAME_UNIT:
         source.warn(
             f"x and y are in units of {length:g} m, heights (z) in units of {height:g} m; they are read as they are, "
@@ -257,7 +276,7 @@ def _meters_per_unit(source: Source, start: int) -> float | None:
     return length
 
 
-def _units_of_keys(body: bytes) -> tuple[float | None, float | None]:
+def _units_of_keys(body: bytes, source: Source) -> tuple[float | None, float | None]:
     """Return the lengths of the units of x and y and of heights in meters from the keys of GeoTIFF."""
     numbers = struct.unpack(f"<{len(body) // 2}H", body[: len(body) // 2 * 2])
     # After a header of four numbers: key, place of the value, count, and the value itself if the place is 0.
@@ -265,7 +284,13 @@ def _units_of_keys(body: bytes) -> tuple[float | None, float | None]:
     height = values.get(_VERTICAL_UNIT, _HEIGHTS_IN_FEET.get(values.get(_VERTICAL, 0), 0))
     if values.get(_MODEL) == _GEOGRAPHIC:
         return None, None
-    return _METERS.get(values.get(_UNIT, 9001)), _METERS.get(height)
+    if _UNIT in values:
+        return _METERS.get(values[_UNIT]), _METERS.get(height)
+    system = values.get(_PROJECTED)
+    if system is None or any(first <= system <= last for first, last in _IN_METERS):
+        return 1.0, _METERS.get(height)
+    source.warn(f"names the coordinate system EPSG:{system} without its unit; coordinates are read without a unit")
+    return None, None
 
 
 def _units_of_text(text: str) -> tuple[float | None, float | None]:
