@@ -27,6 +27,7 @@ from hf_any3d.cli.common import (
     print_note,
     read_model_config,
 )
+from hf_any3d.cli.evaluate_labels import are_points, evaluate_labels
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.cli.outputs import DATA, check_output, write_results
 from hf_any3d.cli.train import find_data
@@ -36,7 +37,7 @@ from hf_any3d.utils.messages import model_errors, print_json, print_line
 if TYPE_CHECKING:
     from hf_any3d.evaluation.llm_judge import Judge
 
-_DEFAULT = "classifier"
+_DEFAULT, _LABELS = "classifier", "labels"
 # Command that runs a model -> the score of each class.
 _SCORES = {
     "predict": "accuracy",
@@ -70,12 +71,15 @@ class JudgeKind(StrEnum):
 
 
 class _ClassifierByDefault(TyperGroup):
-    """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first."""
+    """Reads `evaluate MODEL …` as `evaluate classifier MODEL …`, whatever options come first.
+
+    `evaluate PREDICTED TRUTH` of files or folders of points is read as `evaluate labels PREDICTED TRUTH`.
+    """
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         # The first word is a model or an option, not a command.
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = [_DEFAULT, *args]
+            args = [_LABELS if are_points(args[0]) else _DEFAULT, *args]
         return super().parse_args(ctx, args)
 
 
@@ -83,9 +87,11 @@ evaluation = typer.Typer(
     rich_markup_mode="markdown",
     cls=_ClassifierByDefault,
     no_args_is_help=True,
-    help="Evaluate a trained model. `evaluate MODEL …` is short for `evaluate classifier MODEL …`; a folder with the "
-    "name of a command is given as ./NAME.",
+    help="Evaluate a trained model, or labels of points. `evaluate MODEL …` is short for `evaluate classifier MODEL "
+    "…`, `evaluate PREDICTED TRUTH` for `evaluate labels PREDICTED TRUTH`; a folder with the name of a command is "
+    "given as ./NAME.",
 )
+evaluation.command(_LABELS)(evaluate_labels)
 
 
 @evaluation.command(_DEFAULT, cls=ModelCommand)

@@ -23,6 +23,7 @@ from hf_any3d.data.options import one_of
 from hf_any3d.utils.atomic_files import write_json, write_text
 
 _AXES = ("x", "y", "z")
+_POINT_CLOUDS = 6  # Datumaro's number for what is annotated
 # Label Cloud stores the class of a point in a byte with a sign.
 _MOST_CLASSES = 127
 # Colors of classes, from a list that is read around and around (Okabe and Ito).
@@ -95,6 +96,7 @@ def _write_datumaro(folder: Path, boxes: Boxes) -> list[Path]:
     labels = [{"name": name, "parent": "", "attributes": []} for name in names]
     content = {
         "info": {},
+        "media_type": _POINT_CLOUDS,
         "categories": {"label": {"labels": labels, "attributes": ["occluded"]}, "points": {"items": []}},
         "items": items,
     }

@@ -20,6 +20,7 @@ from hf_any3d.evaluation.classification import (
     refuse_nan,
 )
 from hf_any3d.evaluation.detection import check_lengths
+from hf_any3d.evaluation.labels import class_ious, mean_iou
 from hf_any3d.modeling.layers.tasks import part_mask
 
 IGNORED = -100
@@ -35,23 +36,6 @@ def counted(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray
         raise ValueError(f"predictions have shape {predictions.shape}, references {references.shape}; expected equal")
     kept = references != IGNORED
     return predictions[kept], references[kept]
-
-
-def class_ious(matrix: np.ndarray) -> np.ndarray:
-    """Compute intersection over union of each class from a confusion matrix (num_classes, num_classes).
-
-    Returns:
-        (num_classes,); NaN for a class that is neither true nor predicted anywhere.
-    """
-    intersection = np.diag(matrix)
-    # Correct points are in both sums.
-    union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
-    return np.divide(intersection, union, out=np.full(len(matrix), np.nan), where=union > 0)
-
-
-def mean_iou(matrix: np.ndarray) -> float:
-    """Return the mean intersection over union of the classes that occur."""
-    return float(np.nanmean(class_ious(matrix)))
 
 
 def shape_iou(predictions: np.ndarray, references: np.ndarray, parts: Sequence[int]) -> float:

@@ -1,0 +1,265 @@
+"""`hf-any3d evaluate PREDICTED TRUTH`: labels of points in files against ground truth, without a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_note, status
+from hf_any3d.cli.inputs import files_of_folder, finish, print_problems
+from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
+from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
+from hf_any3d.registry import FORMATS
+from hf_any3d.utils.messages import one_line, print_line
+
+if TYPE_CHECKING:
+    from hf_any3d.data.files import PointCloudData
+    from hf_any3d.evaluation.labels import LabelComparison
+
+# Pairs of classes that are named as the most frequent confusions, and pairs of files that a page shows.
+_MOST_CONFUSED, _MOST_SHOWN = 5, 4
+
+
+def are_points(word: str) -> bool:
+    """Return whether a word of the command line is a file of points, or a folder of them that is no model."""
+    path = Path(word)
+    if path.is_file():
+        return path.suffix[1:].lower() in FORMATS
+    return path.is_dir() and not is_model(path) and bool(files_of_folder(path))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The file with predicted labels of a scan, and the file with true ones."""
+
+    name: str
+    predicted: Path
+    truth: Path
+
+
+def evaluate_labels(
+    predicted: Annotated[
+        Path,
+        typer.Argument(metavar="PREDICTED", help="A file whose points have predicted labels, or a folder of them."),
+    ],
+    truth: Annotated[
+        Path,
+        typer.Argument(metavar="TRUTH", help="The file, or a folder of files of the same names, with true labels."),
+    ],
+    output: Annotated[Path | None, option("Also write all figures (.json) or a table of classes (.csv).")] = None,
+    page: Annotated[Path | None, option("Write a page (.html) of true and predicted labels and differences.")] = None,
+    tolerance: Annotated[
+        float | None,
+        option(
+            "Largest distance of matched points in units of the files; by default a centimeter, without a known unit "
+            "1/10,000 of the extent.",
+            min=0,
+        ),
+    ] = None,
+    ignore: Annotated[
+        str | None,
+        option("True labels whose points do not count, such as '0 1'; by default 0 and 1 of LAS, and negative ones."),
+    ] = None,
+    names: Annotated[
+        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.')
+    ] = None,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Compare labels of points with ground truth: intersection over union, recall and precision of each class.
+
+    Points are matched by their order where their coordinates are equal, else by the nearest within the tolerance. True
+    points without a match do not count and are reported. Points that the prediction leaves without a class (0 and 1 of
+    LAS, negative labels) count as wrong.
+    """
+    check_output(output, DATA, as_json=as_json, as_csv=as_csv)
+    if page is not None:
+        check_output(page, (".html",))
+    pairs, alone = _pairs(predicted, truth)
+    is_las = any(path.suffix.lower() in (".las", ".laz") for pair in pairs for path in (pair.predicted, pair.truth))
+    from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
+    from hf_any3d.evaluation.labels import LabelComparison
+
+    unclassified = set(UNCLASSIFIED) if is_las else set()
+    ignored = unclassified if ignore is None else _labels("--ignore", ignore)
+    called = dict(ASPRS_CLASSES) if is_las else {}
+    called |= {int(label): str(name) for label, name in json_object("--names", names).items()}
+    # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
+    whole = LabelComparison(ignored, unclassified & ignored)
+    rows, different = [], []
+    for pair in pairs:
+        with status(f"comparing {pair.name}"):
+            row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
+        print_problems(row)
+        rows.append(row)
+        if page is not None and compared is not None:
+            # A page shows the scans with the most differences.
+            different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
+    if not whole.pairs and not any("error" in row for row in rows):
+        raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, called)}")
+    for text in alone:
+        print_note(f"warning: {text}")
+    figures = whole.figures(called)
+    write_results({**figures, "files": rows, "left_out": alone}, figures["classes"], output, as_json, as_csv)
+    if not as_json and not as_csv:
+        for line in _lines(figures, rows, whole, called):
+            print_line(line)
+    if page is not None and different:
+        _write_page(page, different, whole, called)
+        print_note(f"{page}: {counted(len(different), 'scan')}")
+    finish(rows)
+
+
+def _labels(name: str, text: str) -> set[int]:
+    try:
+        return {int(word) for word in text.replace(",", " ").split()}
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}; expected whole numbers, such as '0 1'") from None
+
+
+def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:
+    """Return the pairs of files, and a line about those without a partner."""
+    for place in (predicted, truth):
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: no such file or folder")
+    if predicted.is_file() != truth.is_file():
+        raise ValueError(f"{predicted} and {truth}: a file and a folder; expected two files or two folders")
+    if predicted.is_file():
+        return [_Pair(predicted.name, predicted, truth)], []
+    # Predictions may have another format than the truth.
+    first, second = (
+        {path.relative_to(root).with_suffix("").as_posix(): path for path in files_of_folder(root)}
+        for root in (predicted, truth)
+    )
+    common = [name for name in first if name in second]
+    if not common:
+        raise ValueError(f"{predicted} and {truth}: no files of the same name; expected one prediction for each scan")
+    alone = []
+    for root, own, other in ((predicted, first, second), (truth, second, first)):
+        if lonely := [path.name for name, path in own.items() if name not in other]:
+            more = f" and {len(lonely) - 5} more" * (len(lonely) > 5)
+            alone.append(f"{root}: {len(lonely)} of {len(own)} files have no partner: {', '.join(lonely[:5])}{more}")
+    return [_Pair(name, first[name], second[name]) for name in common], alone
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A pair of clouds after their comparison."""
+
+    name: str
+    truth: PointCloudData
+    true: np.ndarray  # (points of the truth,) labels
+    answers: np.ndarray  # (points of the truth,) predicted labels of their matches
+    found: np.ndarray  # (points of the truth,) whether they have a match
+    accuracy: float
+
+
+def _compare(
+    pair: _Pair, whole: LabelComparison, tolerance: float | None, names: dict[int, str], *, raise_errors: bool
+) -> tuple[dict[str, Any], _Compared | None]:
+    """Add a pair of files to the comparison; return its row, and what a page shows of it."""
+    from hf_any3d.data.files import file_errors
+    from hf_any3d.evaluation.labels import match_points
+
+    try:
+        predicted, truth = (InputFile(str(path)).read() for path in (pair.predicted, pair.truth))
+        answers, true = _labels_of(predicted), _labels_of(truth)
+        with file_errors(predicted.name):
+            matches = match_points(predicted.data, truth.data, tolerance)
+        own = whole.add(answers, true, matches)
+    except FILE_ERRORS as error:
+        if raise_errors:
+            raise
+        return {"file": pair.name, "error": one_line(error)}, None
+    figures = own.figures(names)
+    row = {"file": pair.name, "matching": "order" if matches.in_order else "nearest", "tolerance": matches.tolerance}
+    if warned := [*predicted.warnings, *truth.warnings]:
+        row["warnings"] = warned
+    found = matches.indices >= 0
+    accuracy = figures["accuracy"] or 0.0
+    return row | figures, _Compared(pair.name, truth.data, true, answers[matches.indices], found, accuracy)
+
+
+def _labels_of(cloud: Cloud) -> np.ndarray:
+    from hf_any3d.data.files import PointCloudFileError
+
+    if cloud.data.labels is None:
+        raise PointCloudFileError(f"{cloud.name}: no labels of points; expected a class for each point")
+    return cloud.data.labels
+
+
+def _listed(whole: LabelComparison, names: dict[int, str]) -> str:
+    from hf_any3d.data.las_classes import class_name
+
+    counts = whole.not_counted.most_common()
+    return ", ".join(f"{count:,} of {class_name(label, names)}" for label, count in counts) or "none"
+
+
+def _percent(share: float | None) -> str:
+    return "     -" if share is None else f"{100 * share:6.2f}"
+
+
+def _lines(
+    figures: dict[str, Any], rows: list[dict[str, Any]], whole: LabelComparison, names: dict[int, str]
+) -> Iterator[str]:
+    from hf_any3d.data.las_classes import class_name
+
+    ways = Counter(row["matching"] for row in rows if "matching" in row)
+    told = {"order": "equal coordinates in the same order", "nearest": "the nearest point within the tolerance"}
+    for way, count in ways.items():
+        yield f"matched by {told[way]}" + (f": {counted(count, 'file')}" if len(ways) > 1 else "")
+    width = max([len(row["name"]) for row in figures["classes"]] or [0])
+    yield f"{'class':<{width}}     IoU  recall  precision  true points  predicted"
+    for row in figures["classes"]:
+        shares = f"{_percent(row['iou'])}  {_percent(row['recall'])}     {_percent(row['precision'])}"
+        yield f"{row['name']:<{width}}  {shares}  {row['true_points']:>11,}  {row['predicted_points']:>9,}"
+    yield (
+        f"accuracy {_percent(figures['accuracy']).strip()} %   mean IoU {_percent(figures['mean_iou']).strip()} %   "
+        f"mean class {_percent(figures['mean_class_accuracy']).strip()} %   of {figures['counted']:,} points"
+    )
+    wrong = Counter({pair: count for pair, count in whole.pairs.items() if pair[0] != pair[1]})
+    if wrong:
+        confused = [
+            f"{class_name(true, names)} as {class_name(answer, names)} {count:,}"
+            for (true, answer), count in wrong.most_common(_MOST_CONFUSED)
+        ]
+        yield f"most confused: {'; '.join(confused)}"
+    if figures["never_classified"]:
+        yield f"never classified by the prediction: {figures['never_classified']:,} points, which count as wrong"
+    if whole.not_counted:
+        yield f"without a true class, not counted: {_listed(whole, names)}"
+    if figures["unmatched"]:
+        yield f"without a predicted point within the tolerance, not counted: {figures['unmatched']:,} points"
+
+
+def _write_page(page: Path, compared: list[_Compared], whole: LabelComparison, names: dict[int, str]) -> None:
+    """Write a row for each scan: true labels, predicted ones, and predicted ones where they differ."""
+    from hf_any3d.data.las_classes import class_name
+    from hf_any3d.visualization.show import write_views
+    from hf_any3d.visualization.viewer import CloudView, label_colors
+
+    labels = np.array(sorted({*whole.matrix()[0], *whole.not_counted}))
+    # After the classes: points with equal labels, and those that do not count.
+    equal, not_counted = len(labels), len(labels) + 1
+    titles = [*(class_name(label, names) for label in labels.tolist()), "equal", "not counted"]
+    palette = np.concatenate([label_colors(len(labels)), [[0.6, 0.6, 0.6], [0.85, 0.85, 0.85]]])
+    ignored = [label for label in labels.tolist() if whole.is_ignored(label)]
+    views = []
+    for one in compared:
+        points, true, answers = one.truth.points[one.found], one.true[one.found], one.answers[one.found]
+        # The answer for a point that does not count may be a label of no class here.
+        predicted = np.where(np.isin(answers, labels), np.searchsorted(labels, answers), not_counted)
+        differences = np.where(true == answers, equal, predicted)
+        differences[np.isin(true, ignored)] = not_counted
+        shown = {"truth": np.searchsorted(labels, true), "prediction": predicted, "differences": differences}
+        for kind, values in shown.items():
+            title = f"{one.name}: {kind}"
+            views.append(CloudView(points, labels=values, title=title, up_axis=one.truth.up_axis))
+    settings: dict[str, Any] = {"names": titles, "label_name": "class", "palette": palette}
+    write_views(page, views, title="true and predicted labels", columns=3, rows_share_frame=True, **settings)

@@ -1,0 +1,175 @@
+"""Compare the labels of points with ground truth: two clouds of one scan, matched point by point.
+
+`hf-any3d evaluate PREDICTED TRUTH` calls this for pairs of files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.las_classes import class_name
+
+# Distance within which two points are one, in meters; without a unit a share of the extent.
+_TOLERANCE, _TOLERANCE_SHARE = 0.01, 1e-4
+
+
+def class_ious(matrix: np.ndarray) -> np.ndarray:
+    """Compute intersection over union of each class from a confusion matrix (num_classes, num_classes).
+
+    Returns:
+        (num_classes,); NaN for a class that is neither true nor predicted anywhere.
+    """
+    intersection = np.diag(matrix)
+    # Correct points are in both sums.
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - intersection
+    return np.divide(intersection, union, out=np.full(len(matrix), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Return the mean intersection over union of the classes that occur."""
+    return float(np.nanmean(class_ious(matrix)))
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For each point of the truth its predicted point."""
+
+    indices: np.ndarray  # (points of the truth,) int64, -1 for a point without one
+    in_order: bool  # whether the points have the same places in the same order
+    tolerance: float  # in the units of the files
+
+
+def match_points(predicted: PointCloudData, truth: PointCloudData, tolerance: float | None = None) -> Matches:
+    """Find the predicted point of each true one: the one of the same number, or else the nearest.
+
+    Args:
+        predicted: Cloud with predicted labels.
+        truth: The same scan, perhaps with other points.
+        tolerance: Largest distance of a match in the units of the files; by default a centimeter, and without a known
+            unit 1/10,000 of the extent.
+
+    Raises:
+        PointCloudError: clouds in different units, or none of whose points are near each other.
+    """
+    unit = truth.meters_per_unit or predicted.meters_per_unit
+    if unit and predicted.meters_per_unit and not np.isclose(unit, predicted.meters_per_unit, rtol=1e-5):
+        raise PointCloudError(
+            f"a unit of {predicted.meters_per_unit:g} m, that of the truth has {unit:g} m; expected equal ones"
+        )
+    places, true_places = _places(predicted), _places(truth)
+    if tolerance is None:
+        extent = float(np.ptp(true_places, axis=0).max())
+        tolerance = _TOLERANCE / unit if unit else _TOLERANCE_SHARE * extent
+    if places.shape == true_places.shape and (np.abs(places - true_places).max(axis=1) <= tolerance).all():
+        return Matches(np.arange(len(places)), True, tolerance)
+    from scipy.spatial import KDTree
+
+    distances, indices = KDTree(places).query(true_places, distance_upper_bound=np.nextafter(tolerance, np.inf))
+    found = np.isfinite(distances)
+    if not found.any():
+        raise PointCloudError(
+            f"none of the {len(places):,} points is within {tolerance:g} of one of the {len(true_places):,} of the "
+            "truth; expected the same scan"
+        )
+    return Matches(np.where(found, indices, -1).astype(np.int64), False, tolerance)
+
+
+def _places(cloud: PointCloudData) -> np.ndarray:
+    places = cloud.points.astype(np.float64)
+    return places if cloud.offset is None else places + cloud.offset
+
+
+@dataclass
+class LabelComparison:
+    """Counts of true and predicted labels, of one pair of clouds or of several.
+
+    Attributes:
+        ignored: True labels that mean no class, whose points do not count.
+        unclassified: Predicted labels that mean no class; they count as wrong, and are not classes.
+        pairs: (true label, predicted label) -> number of points.
+        not_counted: Ignored label -> number of points.
+        unmatched: Points of the truth without a predicted one.
+    """
+
+    ignored: Collection[int] = ()
+    unclassified: Collection[int] = ()
+    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
+    not_counted: Counter[int] = field(default_factory=Counter)
+    unmatched: int = 0
+
+    def add(self, predicted: np.ndarray, true: np.ndarray, matches: Matches) -> LabelComparison:
+        """Count the labels of a pair of clouds, and return their counts alone."""
+        own = LabelComparison(self.ignored, self.unclassified)
+        found = matches.indices >= 0
+        own.unmatched = int((~found).sum())
+        rows = np.stack([true[found], predicted[matches.indices[found]]], axis=1)  # (matched points, 2)
+        kinds, counts = np.unique(rows, axis=0, return_counts=True)
+        for (label, answer), count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            if self.is_ignored(label):
+                own.not_counted[label] += count
+            else:
+                own.pairs[label, answer] += count
+        self.pairs += own.pairs
+        self.not_counted += own.not_counted
+        self.unmatched += own.unmatched
+        return own
+
+    def is_ignored(self, label: int) -> bool:
+        """Return whether points of a true label do not count."""
+        return label < 0 or label in self.ignored
+
+    def has_no_class(self, label: int) -> bool:
+        """Return whether a predicted label means that a point was not classified."""
+        return label < 0 or label in self.unclassified
+
+    def matrix(self) -> tuple[list[int], np.ndarray]:
+        """Return the labels that occur, and the confusion matrix: rows are true, columns predicted."""
+        labels = sorted({label for pair in self.pairs for label in pair})
+        place = {label: number for number, label in enumerate(labels)}
+        matrix = np.zeros((len(labels), len(labels)), np.int64)
+        for (true, predicted), count in self.pairs.items():
+            matrix[place[true], place[predicted]] = count
+        return labels, matrix
+
+    def figures(self, names: dict[int, str] | None = None) -> dict[str, Any]:
+        """Return all figures: shares in [0, 1], None where nothing counts; `classes` has a row for each class."""
+        labels, matrix = self.matrix()
+        total, right = int(matrix.sum()), np.diag(matrix)
+        true, predicted, ious = matrix.sum(axis=1), matrix.sum(axis=0), class_ious(matrix)
+        classes = [
+            {
+                "label": label,
+                "name": class_name(label, names),
+                "iou": float(ious[place]),
+                "recall": _share(right[place], true[place]),
+                "precision": _share(right[place], predicted[place]),
+                "true_points": int(true[place]),
+                "predicted_points": int(predicted[place]),
+            }
+            for place, label in enumerate(labels)
+            # A label that means no class is one only where the truth has it.
+            if true[place] or not self.has_no_class(label)
+        ]
+        recalls = [row["recall"] for row in classes if row["recall"] is not None]
+        return {
+            "points": total + self.unmatched + sum(self.not_counted.values()),
+            "counted": total,
+            "unmatched": self.unmatched,
+            "without_truth": {class_name(label, names): count for label, count in sorted(self.not_counted.items())},
+            "never_classified": int(sum(predicted[n] for n, label in enumerate(labels) if self.has_no_class(label))),
+            "accuracy": _share(right.sum(), total),
+            "mean_iou": float(np.mean([row["iou"] for row in classes])) if classes else None,
+            "mean_class_accuracy": float(np.mean(recalls)) if recalls else None,
+            "classes": classes,
+            "confusion": {"labels": labels, "counts": matrix.tolist()},
+        }
+
+
+def _share(part: int, whole: int) -> float | None:
+    return float(part / whole) if whole else None
