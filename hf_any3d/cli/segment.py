@@ -29,9 +29,7 @@ from hf_any3d.utils.messages import model_errors, printable
 
 # A page or picture, a cloud, a table, a folder, or a copy of the file.
 _OUTPUTS = tuple(dict.fromkeys([*VIEWS, *CLOUDS, *DATA, "", *(f".{ending}" for ending in FORMATS)]))
-PartNames = Annotated[
-    str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")
-]
+PartNames = Annotated[str | None, option("For models that find parts by name: 'seat, leg, back'.", "--labels", "-l")]
 Category = Annotated[str | None, option("Category of the objects, for models of parts.")]
 MaxPoints = Annotated[
     int | None, option("Thin out to this many points; the others get the label of the nearest one.", min=1)
@@ -204,7 +202,8 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
             options.check(name, path)
     if options.arguments() and not targets:
         raise ValueError(
-            "--field, --score, --unknown and --classes are of a copy of the file: --output with its ending, or a folder"
+            "--field, --score, --unknown and --classes are of a copy of the file; expected --output with its ending, "
+            "or a folder"
         )
     return targets
 

@@ -82,9 +82,7 @@ def file_of(cloud: Any) -> str | None:
     return os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
 
 
-def labels_of_mesh(
-    mesh: PointCloudData, samples: np.ndarray, answer: Mapping[str, Any]
-) -> dict[str, Any]:
+def labels_of_mesh(mesh: PointCloudData, samples: np.ndarray, answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer for the vertices and faces of a mesh: that of the nearest sample.
 
     Args:

@@ -312,9 +312,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline, ChunkPipeline):
         count = processor.num_points if processor.returns_num_points else min(processor.num_points, len(part))
         blocks = blocks_of(part, count, processor, up_axis)
         bounds = bounds_of(data.points)
-        return _Scene(
-            data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy
-        )
+        return _Scene(data, part, number, stem_of(cloud), blocks, up_axis, bounds, votes, mesh, file_of(cloud), copy)
 
     def _block(self, scene: _Scene, index: np.ndarray) -> dict[str, Any]:
         block = part_of(scene.part, index)

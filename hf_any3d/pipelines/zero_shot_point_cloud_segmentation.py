@@ -37,7 +37,8 @@ class ZeroShotPointCloudSegmentationPipeline(LabelsOfACall, PointCloudSegmentati
       default the config's.
     - `none_label`: whether a point may get none of the labels, for models that have a score for this; by default the
       config's.
-    - `up_axis`, `max_points`, `write` and what belongs to it, `output_dir` and `formats`: as of `PointCloudSegmentationPipeline`.
+    - `up_axis`, `max_points`, `write` and what belongs to it, `output_dir` and `formats`: as of
+      `PointCloudSegmentationPipeline`.
 
     Example:
         ```python

@@ -130,7 +130,9 @@ def further_columns(scores: Any, unknown: Any, objects: Any) -> list[Column]:
         if values is not None:
             numbers = None if values is True else np.asarray(values)
             if numbers is not None and (numbers.ndim != 1 or numbers.dtype.kind not in "fiu"):
-                raise ValueError(f"{name} has shape {numbers.shape} and type {numbers.dtype}; expected (points,) floats")
+                raise ValueError(
+                    f"{name} has shape {numbers.shape} and type {numbers.dtype}; expected (points,) floats"
+                )
             columns.append(Column(name, "<f4", 0.0, 1.0, np.nan, numbers))
     if objects is not None:
         numbers = None if objects is True else _whole("objects", objects)
@@ -169,3 +171,23 @@ def _present(values: np.ndarray) -> list[int]:
     for start in range(0, len(values), _AT_ONCE):
         present.update(np.unique(values[start : start + _AT_ONCE]).tolist())
     return sorted(number for number in present if number >= 0)
+
+
+def finite_rows(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return which points have coordinates that float32 holds, (points,) bool, as `read_point_cloud` keeps them."""
+    kept = np.ones(len(columns[0]), bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for column in columns:
+            kept &= np.isfinite(np.asarray(column).astype(np.float32))
+    return kept
+
+
+def number_texts(column: Column, start: int, stop: int, *, is_new: bool = False) -> list[bytes]:
+    """Return the numbers of some points as text; empty for points that keep what they have, unless it is new."""
+    values, answered = column.block(start, stop)
+    form = "%d" if values.dtype.kind in "iub" else "%.9g"
+    fill = b"nan" if np.isnan(column.fill) else b"%d" % int(column.fill)
+    return [
+        (form % value).encode() if has_answer else (fill if is_new else b"")
+        for value, has_answer in zip(values.tolist(), answered.tolist(), strict=True)
+    ]

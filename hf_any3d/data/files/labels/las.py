@@ -42,7 +42,16 @@ _WIDE_ENOUGH = ("u1", "<u2", "<u4")
 # Names of what all points of some formats have.
 _TAKEN = {
     *("x", "y", "z", "intensity", "return_number", "number_of_returns", "scan_direction_flag", "edge_of_flight_line"),
-    *("synthetic", "key_point", "withheld", "overlap", "scanner_channel", "scan_angle", "scan_angle_rank", "user_data"),
+    *(
+        "synthetic",
+        "key_point",
+        "withheld",
+        "overlap",
+        "scanner_channel",
+        "scan_angle",
+        "scan_angle_rank",
+        "user_data",
+    ),
     *("point_source_id", "gps_time", "red", "green", "blue", "nir", "wavepacket_index", "wavepacket_offset"),
     *("wavepacket_size", "return_point_wave_location", "x_t", "y_t", "z_t"),
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator
+from typing import Any, BinaryIO
 
 from hf_any3d.data.files.labels.columns import Column, class_column, further_columns
 from hf_any3d.data.files.source import file_errors
@@ -19,6 +19,12 @@ from hf_any3d.utils.messages import printable
 _WRITERS = {
     "las": ("las", ("las", "laz")),
     "laz": ("las", ("laz", "las")),
+    "ply": ("ply", ("ply",)),
+    "pcd": ("pcd", ("pcd",)),
+    "npz": ("npz", ("npz",)),
+    "csv": ("text", ("csv",)),
+    "txt": ("text", ("txt",)),
+    "xyz": ("text", ("xyz",)),
 }
 _REASONS = {
     "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",

@@ -1,0 +1,306 @@
+"""Labeled copies of PLY: a property for the class of each vertex, and of each face; all else by bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hf_any3d.data.files import ply
+from hf_any3d.data.files.attributes import fields_of
+from hf_any3d.data.files.labels.columns import NO_LABEL, Column, finite_rows, number_texts
+from hf_any3d.data.files.source import PointCloudError, tell_left_out
+from hf_any3d.data.files.text_numbers import blocks_of_lines, normalized_lines
+
+_NAMES = {"<i4": "int", "<u4": "uint", "<f4": "float"}
+_HEADER_BYTES, _BLOCK = 1 << 20, 1 << 18
+_TOKEN = re.compile(rb"[^\s,;]+")
+
+
+@dataclass
+class _Edit:
+    """A property that is written: its place among those of its element, or None for one after the last."""
+
+    column: Column
+    place: int | None
+    kind: str
+
+
+def copy_of(
+    file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
+) -> PlyCopy:
+    """Return the copy of a file, whose format stays."""
+    del file_type
+    return PlyCopy(file, name, columns, faces, target)
+
+
+class PlyCopy:
+    """A labeled copy of a PLY file, whose header is checked before anything is written."""
+
+    def __init__(self, file: BinaryIO, name: str, columns: list[Column], faces: Column | None, target: str):
+        self.file, self.name, self.target = file, name, target
+        file.seek(0)
+        start = file.read(_HEADER_BYTES)
+        self.order, self.elements, self.start = ply._header(start)
+        self.header = start[: self.start]
+        self.edits: dict[int, list[_Edit]] = {}
+        self.vertex = self._element("vertex")
+        if self.vertex is None:
+            raise PointCloudError("has no element 'vertex'")
+        self.edits[self.vertex] = [self._edit(self.vertex, column) for column in columns]
+        self.face = None if faces is None else self._element("face")
+        if faces is not None and self.face is not None:
+            self.edits[self.face] = [self._edit(self.face, faces)]
+
+    def _element(self, name: str) -> int | None:
+        return next((place for place, element in enumerate(self.elements) if element.name == name), None)
+
+    def _edit(self, element: int, column: Column) -> _Edit:
+        """Find the property of a column, after checking that it takes it, or make one."""
+        properties = self.elements[element].properties
+        names = [name for name, _, _ in properties]
+        name = column.name
+        if name is None:
+            scalars = [name for name, _, length in properties if not length]
+            name = (fields_of(scalars).get("labels") or ["label"])[0]
+        if re.search(r"\s", name) or not name.isascii():
+            raise ValueError(f"field is {name!r}; expected a word of ASCII letters, as names of properties are")
+        if name.lower() not in names:
+            return _Edit(replace(column, name=name), None, column.kind)
+        place = names.index(name.lower())
+        kind, length = properties[place][1:]
+        if length or not column.fits(kind):
+            what = "is a list" if length else f"of type {kind} cannot hold {column.range_of()}"
+            raise PointCloudError(f"property {name!r} {what}; expected another one (field=NAME, --field NAME)")
+        return _Edit(replace(column, name=name), place, kind)
+
+    def write(self, output: BinaryIO) -> None:
+        """Write the copy."""
+        self._fit_columns()
+        output.write(self._new_header())
+        self.file.seek(self.start)
+        if not self.order:
+            self._write_text(output)
+            return
+        file: Any = self.file
+        last = max(self.edits)
+        for place, element in enumerate(self.elements[: last + 1]):
+            edits = self.edits.get(place, [])
+            if element.has_lists:
+                data = file.read()
+                rows, size = self._list_rows(data, element, edits)
+                output.write(rows)
+                file = _Rest(data, size)
+            else:
+                for block in self._fixed_rows(file, element, edits):
+                    output.write(block)
+        while piece := file.read(1 << 22):
+            output.write(piece)
+
+    def _fit_columns(self) -> None:
+        """Match labels with vertices, of which the reader may have left some out, and with faces."""
+        assert self.vertex is not None
+        element = self.elements[self.vertex]
+        kept = None
+        edits = self.edits[self.vertex]
+        if any(len(edit.column.values) != element.count for edit in edits):  # pyright: ignore[reportArgumentType]
+            kept = self._kept()
+        for edit in edits:
+            edit.column = edit.column.of_file(element.count, kept)
+        if self.face is not None and not self._fit_faces(kept):
+            del self.edits[self.face]
+            why = "triangles were left out, or strips have no place for them"
+            tell_left_out(self.target, ["labels of faces"], why)
+
+    def _fit_faces(self, kept: np.ndarray | None) -> bool:
+        """Give each polygon the label of its first triangle; return whether that can be told."""
+        assert self.face is not None
+        counts = ply._corner_lists(self._values()[self.face]) if kept is None else None
+        if counts is None:
+            return False
+        triangles = np.maximum(counts[0].astype(np.int64) - 2, 0)
+        edit = self.edits[self.face][0]
+        assert edit.column.values is not None
+        if triangles.sum() != len(edit.column.values):
+            return False
+        first = np.where(triangles > 0, np.cumsum(triangles) - triangles, NO_LABEL)
+        edit.column = replace(edit.column, rows=first)
+        return True
+
+    def _values(self) -> list[dict[str, Any]]:
+        """Return the values of all elements, as the reader does."""
+        self.file.seek(0)
+        data = self.file.read()
+        if self.order:
+            return ply.read_binary(data, self.start, self.elements, self.order)[0]
+        text = normalized_lines(data[self.start :].rstrip(b"\0 \t\r\n"))
+        filled = [element for element in self.elements if element.properties]
+        rows = iter(blocks_of_lines(text, [element.count for element in filled]))
+        return [ply._ascii_rows(next(rows), element) if element.properties else {} for element in self.elements]
+
+    def _kept(self) -> np.ndarray:
+        """Return which vertices `read_point_cloud` keeps: finite ones, and splats that can be seen."""
+        assert self.vertex is not None
+        values = self._values()
+        vertices = {name: array for name, array in values[self.vertex].items() if isinstance(array, np.ndarray)}
+        points = fields_of(vertices).get("points")
+        if points is None:
+            raise PointCloudError("has vertices without x, y and z")
+        kept = finite_rows([vertices[name] for name in points])
+        is_mesh = any(
+            ply._corner_lists(block)
+            for element, block in zip(self.elements, values, strict=True)
+            if element.name in ("face", "tristrips")
+        )
+        if not is_mesh and vertices.keys() >= ply._SPLATS:
+            kept &= vertices["opacity"] >= np.log(ply._LEAST_OPACITY / (1 - ply._LEAST_OPACITY))
+        return kept
+
+    def _new_header(self) -> bytes:
+        """Return the header with a line for each new property, after the last one of its element."""
+        lines = re.findall(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)", self.header)
+        ends: dict[int, int] = {}
+        element = -1
+        for number, line in enumerate(lines):
+            word = line.split()[:1]
+            element += word == [b"element"]
+            if word in ([b"element"], [b"property"]):
+                ends[element] = number
+        added: dict[int, list[bytes]] = {}
+        for place, edits in self.edits.items():
+            line_end = lines[0][len(lines[0].rstrip(b"\r\n")) :]
+            added[ends[place]] = [
+                f"property {_NAMES[edit.kind]} {edit.column.name}".encode() + line_end
+                for edit in edits
+                if edit.place is None
+            ]
+        return b"".join(line + b"".join(added.get(number, [])) for number, line in enumerate(lines))
+
+    def _fixed_rows(self, file: Any, element: ply.Element, edits: list[_Edit]) -> Iterator[bytes]:
+        """Yield rows of one size, some hundred thousand at a time."""
+        row = element.row(self.order, [])
+        offsets = [row.fields[f"value{place}"][1] for place in range(len(element.properties))] if row.fields else []
+        new = [np.dtype(self.order + edit.kind[-2:]) for edit in edits if edit.place is None]
+        for first in range(0, element.count, _BLOCK):
+            count = min(_BLOCK, element.count - first)
+            data = file.read(count * row.itemsize)
+            if len(data) < count * row.itemsize:
+                raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
+            if not edits:
+                yield data
+                continue
+            rows = np.zeros((count, row.itemsize + sum(kind.itemsize for kind in new)), np.uint8)
+            rows[:, : row.itemsize] = np.frombuffer(data, np.uint8).reshape(count, row.itemsize)
+            at = row.itemsize
+            for edit in edits:
+                place = at if edit.place is None else offsets[edit.place]
+                answered, written = self._bytes(edit, first, first + count)
+                rows[answered, place : place + written.shape[1]] = written[answered]
+                at += written.shape[1] if edit.place is None else 0
+            yield rows.tobytes()
+
+    def _bytes(self, edit: _Edit, first: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return which rows are written, and the bytes of each row's number, (rows, bytes)."""
+        values = edit.column.filled(first, stop, self.order + edit.kind[-2:])
+        written = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+        # A property that was there keeps what it says of points without an answer.
+        answered = edit.column.block(first, stop)[1] if edit.place is not None else np.ones(len(values), bool)
+        return answered, written
+
+    def _list_rows(self, data: bytes, element: ply.Element, edits: list[_Edit]) -> tuple[bytes, int]:
+        """Return the rows of an element with lists, and how many bytes they had."""
+        rows = ply._Rows(element, self.order)
+        places, stop = rows.walk(ply._lengths_in(data, element, self.order), 0, len(data), element.count)
+        if not edits or not element.count:
+            return data[:stop], stop
+        raw = np.frombuffer(data, np.uint8)[:stop].copy()
+        ends = []  # of each list in each row
+        for number, (at, width, item) in enumerate(zip(places, rows.widths, rows.items, strict=True)):
+            ends.append(at + width + item * rows.lengths(data, number, at).astype(np.int64))
+        row_ends = ends[-1] + rows.tail
+        row_starts = np.append(0, row_ends[:-1])
+        scalars = {name: (before, distance) for name, _, before, distance in rows.scalars}
+        pieces = []
+        for edit in edits:
+            answered, written = self._bytes(edit, 0, element.count)
+            if edit.place is None:
+                pieces.append(written)
+                continue
+            before, distance = scalars[element.properties[edit.place][0]]
+            at = (ends[before - 1] if before else row_starts) + distance
+            raw[at[answered, None] + np.arange(written.shape[1])] = written[answered]
+        if not pieces:
+            return raw.tobytes(), stop
+        new = np.concatenate(pieces, axis=1)  # (rows, new bytes)
+        width = new.shape[1]
+        # Each row's new bytes follow its old ones, moved by those of the rows before.
+        at = (row_ends + width * np.arange(element.count))[:, None] + np.arange(width)
+        out = np.empty(stop + new.size, np.uint8)
+        is_old = np.ones(len(out), bool)
+        is_old[at] = False
+        out[is_old] = raw
+        out[at] = new
+        return out.tobytes(), stop
+
+    def _write_text(self, output: BinaryIO) -> None:
+        """Write rows as text: a row is a line, and what stands between numbers stays."""
+        # Of files with the line ends of old Macs the whole is one line.
+        lines: Any = self.file
+        if b"\n" not in self.header:
+            lines = iter(re.findall(rb"[^\r]*\r|[^\r]+", self.file.read()))
+        for place, element in enumerate(self.elements):
+            edits = self.edits.get(place, [])
+            number = 0
+            texts: list[list[bytes]] = []
+            while element.properties and number < element.count:
+                line = next(lines, None)
+                if line is None:
+                    raise PointCloudError(f"ends within element {element.name!r}; the file may be cut off")
+                if line.strip():
+                    if edits and number % _BLOCK == 0:
+                        stop = min(number + _BLOCK, element.count)
+                        texts = [number_texts(edit.column, number, stop, is_new=edit.place is None) for edit in edits]
+                    if edits:
+                        line = _new_line(line, element, edits, [text[number % _BLOCK] for text in texts])
+                    number += 1
+                output.write(line)
+        for line in lines:
+            output.write(line)
+
+
+class _Rest:
+    """What follows in data that was read."""
+
+    def __init__(self, data: bytes, at: int):
+        self.data, self.at = data, at
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, all without a size."""
+        stop = len(self.data) if size < 0 else self.at + size
+        piece = self.data[self.at : stop]
+        self.at += len(piece)
+        return piece
+
+
+def _new_line(line: bytes, element: ply.Element, edits: list[_Edit], texts: list[bytes]) -> bytes:
+    """Return a line with its new numbers; an empty text keeps the number that there is."""
+    body = line.rstrip()
+    rest = line[len(body) :]
+    spans = [match.span() for match in _TOKEN.finditer(body)]
+    # Where each property begins, which depends on the lengths of lists before it.
+    starts, at = [], 0
+    for _, _, length in element.properties:
+        starts.append(at)
+        at += 1 + (int(float(body[slice(*spans[at])])) if length else 0)
+    changed, added = [], []
+    for edit, text in zip(edits, texts, strict=True):
+        if edit.place is None:
+            added.append(text)
+        elif text:
+            changed.append((spans[starts[edit.place]], text))
+    for (begin, end), text in sorted(changed, reverse=True):
+        body = body[:begin] + text + body[end:]
+    return b" ".join([body, *added]) + rest
