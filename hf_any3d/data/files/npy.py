@@ -31,8 +31,9 @@ def read(source: Source) -> PointCloudData:
     Names of arrays in archives: points (or xyz, pos, positions, coords, coord, point_cloud, pc, vertices, arr_0; the
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity or strength, ring,
     return_number, number_of_returns, labels (or part, seg, semantic, label, segment, segment20 if it has one value per
-    point), faces, face_colors, offset. Others are left out, with a warning if they have a row for each point. Without arrays of colors or normals the
-    points may have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
+    point), faces, face_colors, offset. Others are left out, with a warning if they have a row for each point. Without
+    arrays of colors or normals the points may have more columns, as in .npy. Fields of structured arrays may hold
+    three numbers under these names.
     """
     if source.file_type == "npz":
         return _read_npz(source)
