@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.detr3d import *  # noqa: F403
     from hf_any3d.modeling.dgcnn import *  # noqa: F403
     from hf_any3d.modeling.encoders import UnsupportedEncoder as UnsupportedEncoder
+    from hf_any3d.modeling.local_features import *  # noqa: F403
     from hf_any3d.modeling.minigpt3d import *  # noqa: F403
     from hf_any3d.modeling.openshape import *  # noqa: F403
     from hf_any3d.modeling.patchalign3d import *  # noqa: F403
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from hf_any3d.modeling.pointnet import *  # noqa: F403
     from hf_any3d.modeling.spatiallm import *  # noqa: F403
     from hf_any3d.modeling.uni3d import *  # noqa: F403
+    from hf_any3d.processing.local_features import LocalFeaturesProcessor as LocalFeaturesProcessor
     from hf_any3d.processing.point_clouds import PointCloudProcessor as PointCloudProcessor
     from hf_any3d.processing.rooms import SpatialLMProcessor as SpatialLMProcessor
     from hf_any3d.processing.voxels import PointTransformerV3Processor as PointTransformerV3Processor

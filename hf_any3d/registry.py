@@ -170,6 +170,13 @@ MODEL_TYPES = {
         {"point-cloud-classification": ("PointFeaturesForPointCloudClassification",)},
         has_parts=True,
     ),
+    "local_features": ModelType(
+        "local_features",
+        "LocalFeaturesConfig",
+        "LocalFeaturesModel",
+        {"point-cloud-segmentation": ("LocalFeaturesForPointCloudSegmentation",)},
+        processor="processing.local_features.LocalFeaturesProcessor",
+    ),
     "detr3d": ModelType(
         "detr3d",
         "Detr3DConfig",

@@ -23,7 +23,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.data import find_dataset
 from hf_any3d.cli.inputs import LeftOutFiles
 from hf_any3d.hub.published_table import is_published
-from hf_any3d.registry import DATASETS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
+from hf_any3d.registry import DATASETS, FORMATS, LABELED_POINTS, LABELED_WITH_BOXES, MODEL_TYPES
 from hf_any3d.utils.messages import print_line, printable
 
 if TYPE_CHECKING:
@@ -87,6 +87,12 @@ def _print_all_help(context: typer.Context, task: Task) -> None:
         parser = HfArgumentParser(FewScansArguments, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
         print_line("Options of --way features, besides those of the data above:")
         _print_text(parser.format_help().partition("options:\n")[2])
+    if task is Task.SEGMENTATION:
+        from hf_any3d.training.tiles.training import TilesArguments
+
+        parser = HfArgumentParser(TilesArguments, add_help=False, usage="")  # pyright: ignore[reportArgumentType]
+        print_line("Options of a few labeled files (DATA is a folder of them, or several files):")
+        _print_text(parser.format_help().partition("options:\n")[2])
 
 
 def _print_text(text: str) -> None:
@@ -101,7 +107,8 @@ def train(
         typer.Argument(
             metavar="DATA",
             help="A folder with a folder of files for each class, a Parquet file or folder of them, the name of a "
-            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml), your own or one of the package.",
+            "dataset in the catalog or on the hub (owner/name), or a recipe (.yaml), your own or one of the package. "
+            "With --task segmentation, files whose points have classes, such as .laz, or a folder of them.",
             show_default=False,
         ),
     ] = None,
@@ -168,6 +175,13 @@ def train(
     if data is None and dataset is None:
         raise ValueError("DATA is missing; expected a folder, a Parquet file, a dataset's name, or a recipe")
     skip_hub_if_offline()
+    if dataset is None and (tiles := _labeled_files(data, words, task)):
+        options = {"output_dir": output or Path("outputs") / Path(tiles[0]).stem, "seed": seed}
+        options |= {"num_train_epochs": epochs, "per_device_train_batch_size": batch_size}
+        options |= {"learning_rate": learning_rate, "num_points": points, "augment": augment and augment.split()}
+        given = {name: value for name, value in options.items() if value is not None}
+        _train_on_files(tiles, given | _encoder_settings(encoder), words, way)
+        return
     settings, recipe, labels = find_data(data, dataset)
     if task is Task.DETECTION and settings.get("dataset_name") == "folder":
         settings, recipe, labels = find_data(data, "scans_with_boxes")  # whose error names the files of boxes
@@ -215,6 +229,47 @@ def train(
         with contextlib.suppress(ValueError, OSError):
             store_facts(folder, None, model_facts(folder))
     print_line(f"{folder}: model, card and metrics.json; try: hf-any3d {_COMMANDS[task]} FILE --model {folder}")
+    left_out.finish()
+
+
+def _labeled_files(data: str | None, words: list[str], task: Task | None) -> list[str]:
+    """Return files and folders of labeled points, which are taken off the words; none for other data."""
+    if data is None or task not in (None, Task.SEGMENTATION):
+        return []
+    path = Path(data)
+    is_file = path.is_file() and path.suffix[1:].lower() in FORMATS
+    if not is_file and not (task is Task.SEGMENTATION and path.is_dir() and find_dataset(data).name == "folder"):
+        return []
+    found = [data]
+    while words and not words[0].startswith("-"):
+        found.append(words.pop(0))
+    return found
+
+
+def _train_on_files(files: list[str], settings: dict[str, Any], words: list[str], way: Way | None) -> None:
+    """Learn to label points from labeled files, and print what was found."""
+    if way in (Way.BOTH, Way.BEST):
+        raise ValueError(f"--way {way} with labels of points; expected features or trained")
+    load_libraries()
+    hide_bars_of_datasets()
+    from hf_any3d.training.arguments import read_words
+    from hf_any3d.training.tasks import Segmentation
+    from hf_any3d.training.tiles.training import TilesArguments
+    from hf_any3d.training.tiles.ways import learn_labeled_files
+    from hf_any3d.utils.atomic_files import release_claims
+
+    kinds = [*Segmentation.argument_classes(), TilesArguments]
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    settings |= read_words(kinds, words, "hf-any3d train --task segmentation --help-all")
+    try:
+        with contextlib.redirect_stdout(sys.stderr), LeftOutFiles() as left_out:
+            learned = learn_labeled_files(files, settings, way)
+    finally:
+        release_claims()
+    for line in learned.lines:
+        print_line(printable(line))
+    folder = settings["output_dir"]
+    print_line(f"{folder}: model, card and metrics.json; try: hf-any3d segment FILE --model {folder}")
     left_out.finish()
 
 

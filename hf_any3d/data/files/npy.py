@@ -41,8 +41,8 @@ def read(source: Source) -> PointCloudData:
     only array under any name), normals or normal, colors (or rgb, color, rgba), intensity (or strength, reflectance,
     remission), ring (or channel, laser_id), return_number, number_of_returns, labels (or semantic, segment,
     classification, part, seg, class, label and the like, if it has one value per point), faces, face_colors, offset,
-    up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or normals the points may have more columns, as in .npy. Fields of
-    structured arrays may hold three numbers under these names.
+    up_axis, meters_per_unit. Others are left out with a warning. Without arrays of colors or normals the points may
+    have more columns, as in .npy. Fields of structured arrays may hold three numbers under these names.
     """
     if source.file_type == "npz":
         return _read_npz(source)

@@ -1,0 +1,141 @@
+"""`pipeline("point-cloud-segmentation")` of models on local features: any number of points, in parts of a scan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hf_any3d.modeling.layers.unknown_score import is_none_of_these
+from hf_any3d.modeling.local_features import LocalFeaturesConfig
+from hf_any3d.modeling.local_features.sparse_boxes import SparseVoxels
+from hf_any3d.pipelines.base import refuse_non_finite, return_free_memory, specialize
+from hf_any3d.pipelines.point_cloud_segmentation import PointCloudSegmentationPipeline
+from hf_any3d.processing.local_features import DescribedScan, LocalFeaturesProcessor
+from hf_any3d.registry import NONE_OF_THESE
+
+PART_POINTS = 1_000_000
+"""Points of a part of a scan, without those around it."""
+_PIECE = 65_536
+
+
+class LocalFeaturesSegmentationPipeline(PointCloudSegmentationPipeline):
+    """Label every point by its surroundings; answers have `unknown (points,)` if the model has such a score.
+
+    A scan is labeled in parts with a margin, as wide as what the features of a point take, so that answers do not
+    depend on where it is cut, but for rounding. Besides the arguments of `PointCloudSegmentationPipeline`,
+    `none_of_these=True` gives points that are unlike all that was learned, by a level that was found at training, a
+    label after the last, "none of these": what LAS calls never classified.
+    """
+
+    feature_extractor: LocalFeaturesProcessor
+    part_points = PART_POINTS
+
+    @property
+    def gives_unknown(self) -> bool:
+        """Whether answers have `unknown (points,)`."""
+        return self.model.config.unknown_rows > 0
+
+    def _sanitize_parameters(self, none_of_these: bool | None = None, **kwargs: Any) -> tuple[dict, dict, dict]:
+        before, during, after = super()._sanitize_parameters(**kwargs)
+        if none_of_these is not None:
+            if none_of_these and self.model.config.unknown_share is None:
+                raise ValueError("none_of_these=True: the model knows no level, as too few places were held out")
+            during["none_of_these"] = none_of_these
+            if none_of_these:
+                after["names"] = (*self.label_names(), NONE_OF_THESE)
+        return before, during, after
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> Any:
+        """Iterate over the answers; scans have different sizes, and are labeled one by one."""
+        settings = preprocess_params, forward_params, postprocess_params
+        return (self.run_single(cloud, *settings) for cloud in inputs)
+
+    def run_single(
+        self, inputs: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict
+    ) -> dict[str, Any]:
+        """Label one cloud."""
+        scene = self._cut(inputs, **preprocess_params)
+        processor, config = self.feature_extractor, self.model.config
+        scan = processor.describe(scene.part, scene.up_axis)
+        answers = _Answers(len(scene.part))
+        hidden = self._bar is False or (self._bar is None and len(scene.part) < 2 * self.part_points)
+        with tqdm(total=len(scene.part), unit="point", disable=hidden, delay=2, leave=False) as bar:
+            for inside, near in scan.parts(self.part_points, scan.reach + 2 * self._smoothing_edge(scan)):
+                self._label(scan, inside, near, answers)
+                return_free_memory()
+                bar.update(len(inside))
+        if forward_params.get("none_of_these") and answers.unknown is not None:
+            far = is_none_of_these(answers.unknown, config)
+            answers.labels[far], answers.scores[far] = config.num_labels, answers.unknown[far]
+        return self._answer(scene, answers, **postprocess_params)
+
+    def _smoothing_edge(self, scan: DescribedScan) -> float:
+        """Return the edge of the voxels over which answers are averaged; 0 where a scan is too sparse for that."""
+        config = self.model.config
+        return config.smoothing_edge if scan.spacing <= config.smoothed_below else 0.0
+
+    def _label(self, scan: DescribedScan, inside: np.ndarray, near: np.ndarray, answers: _Answers) -> None:
+        """Label the points `inside` a part of a scan, by those `near` it."""
+        edge = self._smoothing_edge(scan)
+        surroundings = scan.neighborhoods(near)
+        # Answers around the part are averaged into those inside.
+        rows = np.flatnonzero(scan.are_within(near, inside, 2 * edge))
+        shares: np.ndarray | None = None
+        for start in range(0, len(rows), _PIECE):
+            piece = rows[start : start + _PIECE]
+            features = torch.from_numpy(surroundings.features(piece))
+            # No layer reads the places.
+            points = torch.nn.functional.pad(features, (3, 0))[None].to(self.model.device)
+            with torch.inference_mode():
+                output = super().forward({"points": points})
+            logits = output["logits"][0]
+            refuse_non_finite(logits, None)
+            if shares is None:
+                shares = np.empty((len(rows), logits.shape[1]), np.float32)
+            shares[start : start + _PIECE] = logits.softmax(dim=1).numpy()
+            if output["unknown"] is not None:
+                answers.set_unknown(near[piece], output["unknown"][0].numpy())
+        assert shares is not None
+        if edge:
+            voxels = SparseVoxels(surroundings.points[rows], edge)
+            summed = voxels.box_sums(np.column_stack([voxels.sums(shares), voxels.counts]))
+            shares = (summed[:, :-1] / summed[:, -1:])[voxels.of_point]
+        is_inside = np.isin(near[rows], inside, assume_unique=True)
+        labels = shares[is_inside].argmax(axis=1)
+        answers.labels[inside] = labels
+        answers.scores[inside] = np.take_along_axis(shares[is_inside], labels[:, None], axis=1)[:, 0]
+
+    def _forward(self, model_inputs: dict[str, Any], **_: Any) -> dict[str, Any]:
+        output = self.model(**model_inputs)
+        return {"logits": output.logits.float(), "unknown": output.unknown}
+
+
+class _Answers:
+    """Labels, scores and unknown scores of the points of a scan."""
+
+    def __init__(self, num_points: int):
+        self.labels = np.zeros(num_points, np.int64)
+        self.scores = np.zeros(num_points, np.float32)
+        self.unknown: np.ndarray | None = None
+
+    def set_unknown(self, rows: np.ndarray, scores: np.ndarray) -> None:
+        if self.unknown is None:
+            self.unknown = np.zeros(len(self.labels), np.float32)
+        self.unknown[rows] = scores
+
+    def labels_and_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.labels, self.scores
+
+
+specialize(PointCloudSegmentationPipeline, LocalFeaturesConfig.model_type, LocalFeaturesSegmentationPipeline)

@@ -1,0 +1,259 @@
+"""LocalFeaturesProcessor: numbers that describe the surroundings of each point of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.data.point_arrays import turn_up_axis
+from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.local_features.ground_surface import GroundSurface
+from hf_any3d.modeling.local_features.neighborhoods import (
+    EDGES,
+    Measured,
+    Neighborhoods,
+    describe_returns,
+    feature_names,
+    spacing_of,
+)
+from hf_any3d.processing.point_clouds import PointCloudProcessor
+
+RETURNS = ("return_number", "number_of_returns")
+OBJECT_EDGES = (0.25, 0.5, 1.0, 2.0)
+"""Edges of the voxels of objects, whose diagonals are `DIAGONAL` long."""
+DIAGONAL = 16.0
+_LEAST_CELL = 1.0
+# Points whose normalization is found by.
+_LOOKED_AT = 200_000
+_SURFACE_POINTS = 50_000
+
+
+class LocalFeaturesProcessor(PointCloudProcessor):
+    """Describe the surroundings of each point of a scan, from all of its points.
+
+    The features of a point depend on the scan within some meters of it, and on the ground below. A call returns those
+    of `num_points` points at most, drawn at random, which training needs; pipelines describe all.
+
+    Args:
+        num_points: points that are returned for a cloud.
+        edges: edges of the voxels that surroundings are measured by, the smallest first, each twice the one before;
+            boxes of 3 × 3 × 3 voxels are described.
+        unit: "meters" describes scans of places, whose files say the unit, else coordinates are taken for meters;
+            "diagonal" describes objects, scaled so that the diagonal of their bounding box is 16 long, and adds the
+            place in that box.
+        features: "xyz", then what else is read of points: "return_number" and "number_of_returns", "intensity", "rgb".
+            Intensities and colors are seen relative to those of the whole file. What a file lacks is 0.
+        **kwargs: `seed`, `up_axis` and `min_points` of `PointCloudProcessor`.
+
+    Example:
+        ```python
+        processor = LocalFeaturesProcessor(num_points=4096)
+        processor("tile.laz")["points"]  # (1, 4096, 3 + len(processor.names()))
+        ```
+    """
+
+    _choices = {**PointCloudProcessor._choices, "unit": ("meters", "diagonal")}
+
+    def __init__(
+        self,
+        num_points: int = 4096,
+        edges: Sequence[float] = EDGES,
+        unit: str = "meters",
+        features: Sequence[str] = ("xyz",),
+        up_axis: str = "z",
+        **kwargs: Any,
+    ):
+        self.edges, self.unit = [float(edge) for edge in edges], unit
+        super().__init__(num_points=num_points, features=features, up_axis=up_axis, **kwargs)
+        check_settings(self, {"center": (True,), "scale": ("unit_sphere",), "axes": ("xyz",)})
+        if self.edges != sorted({*self.edges}) or self.edges[0] <= 0:
+            raise ValueError(f"edges: {self.edges}; expected lengths above 0, the smallest first")
+
+    def names(self) -> list[str]:
+        """Return the names of the features, in order."""
+        point, around = self._measured_names()
+        return feature_names(self.edges, point, around)
+
+    def channels_of(self, names: Sequence[str]) -> list[int]:
+        """Return the numbers of the features that come from what is read of points, such as "rgb"."""
+        words = {"rgb": ("red", "green", "blue"), "intensity": ("intensity",)}
+        words |= dict.fromkeys(RETURNS, ("return", "returns", "place among", "several", "early"))
+        first = {word for name in names for word in words.get(name, ())}
+        return [n for n, name in enumerate(self.names()) if name.split(",")[0] in first or _starts(name, first)]
+
+    def describe(self, cloud: PointCloudData, up_axis: str | None = None) -> DescribedScan:
+        """Look at a whole scan: its unit, its ground, and the spread of what was measured; `up_axis` as of a call."""
+        cloud.check_usable(self.min_points)
+        up_axis = up_axis or self.up_axis
+        if up_axis != "z":
+            cloud = PointCloudData(
+                **{**vars(cloud), "points": turn_up_axis(cloud.points, up_axis, "z"), "offset": None}
+            )
+        factor = self._factor(cloud)
+        some = slice(None, None, max(1, len(cloud) // _LOOKED_AT))
+        normal = {}
+        for name, values in (("intensity", cloud.intensity), ("rgb", cloud.colors)):
+            if name in self.features and values is not None:
+                normal[name] = _center_and_spread(values[some])
+        points = cloud.points.astype(np.float64) * factor
+        spacing, ground = spacing_of(points), None
+        if self.unit == "meters":
+            ground = GroundSurface.below(points, max(_LEAST_CELL, 2 * spacing))
+        low, high = points.min(axis=0), points.max(axis=0)
+        return DescribedScan(cloud, self, factor, spacing, ground, normal, np.stack([low, high]))
+
+    def _factor(self, cloud: PointCloudData) -> float:
+        if self.unit == "meters":
+            return cloud.meters_per_unit or 1.0
+        extent = np.linalg.norm(np.ptp(cloud.points, axis=0).astype(np.float64))
+        if not extent:
+            raise PointCloudError(f"all {len(cloud)} points are equal; an object without extent has no surroundings")
+        return float(DIAGONAL / extent)
+
+    def _measured_names(self) -> tuple[list[str], list[str]]:
+        point: list[str] = []
+        around: list[str] = []
+        if {*RETURNS} <= {*self.features}:
+            of_point, of_others = describe_returns(np.ones(1), np.ones(1))
+            point, around = [*of_point], [*of_others]
+        if "intensity" in self.features:
+            around.append("intensity")
+        if "rgb" in self.features:
+            around += ["red", "green", "blue"]
+        point += [name for name in around if name in ("intensity", "red", "green", "blue")]
+        if self.unit == "diagonal":
+            point += ["place in x", "place in y", "place in z", "distance from the middle"]
+        return point, around
+
+    def _prepare(self, cloud: PointCloudData, num_points: int, seed: int | None) -> dict[str, np.ndarray]:
+        from hf_any3d.data.point_arrays import new_generator, resample_index
+
+        generator = new_generator(seed)
+        if cloud.is_mesh:
+            cloud = cloud.sample_surface(max(num_points, _SURFACE_POINTS), generator)
+        scan = self.describe(cloud)
+        rows = resample_index(len(cloud), num_points, generator)
+        everywhere = np.arange(len(cloud))
+        features = scan.neighborhoods(everywhere).features(rows)
+        points = np.concatenate([cloud.points[rows], features], axis=1, dtype=np.float32)
+        return {"points": points, "count": np.array(len(cloud))}
+
+
+@dataclass(frozen=True)
+class DescribedScan:
+    """A scan, and what the features of its points take of the whole of it.
+
+    Attributes:
+        cloud: The scan, z up.
+        processor: The settings.
+        factor: Length of a unit of the scan in that of the features.
+        spacing: Usual distance of neighboring points, seen from above.
+        ground: The ground below; None for objects.
+        normal: Center and spread of what was measured, by the names of the processor's features.
+        bounds: (2, 3) lowest and highest coordinates, in the unit of the features.
+    """
+
+    cloud: PointCloudData
+    processor: LocalFeaturesProcessor
+    factor: float
+    spacing: float
+    ground: GroundSurface | None
+    normal: dict[str, tuple[np.ndarray, np.ndarray]]
+    bounds: np.ndarray
+
+    @property
+    def reach(self) -> float:
+        """How far away, seen from above, a point may change features: two voxels of the two largest sizes."""
+        largest = self.processor.edges[-2:]
+        return 2 * sum(largest) + self.processor.edges[0]
+
+    def neighborhoods(self, index: np.ndarray) -> Neighborhoods:
+        """Describe the surroundings of points `index`, as far as they are among them."""
+        points = self.cloud.points[index].astype(np.float64) * self.factor
+        return Neighborhoods(points, self._measured(points, index), self.processor.edges)
+
+    def parts(self, count: int, margin: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Cut the scan into parts of at most `count` points, side by side.
+
+        Yields:
+            The points of a part, and those within `margin` around it, seen from above, with them: both are sorted
+            numbers of points.
+        """
+        flat = self.cloud.points[:, :2]
+        everywhere = np.arange(len(flat))
+        waiting = [everywhere]
+        while waiting:
+            part = waiting.pop()
+            low, high = flat[part].min(axis=0), flat[part].max(axis=0)
+            if len(part) > count and (high > low).any():
+                axis = int(np.argmax(high - low))
+                values = flat[part, axis]
+                is_low = values < np.median(values)
+                # Of many equal coordinates, all may be on one side.
+                if is_low.any():
+                    waiting += [part[~is_low], part[is_low]]
+                    continue
+            if len(part) == len(flat):
+                yield part, part
+                continue
+            yield part, np.flatnonzero(self.are_within(everywhere, part, margin))
+
+    def are_within(self, rows: np.ndarray, part: np.ndarray, margin: float) -> np.ndarray:
+        """Return which of the points `rows` are within a margin around those of a part, seen from above."""
+        flat = self.cloud.points[:, :2]
+        low, high = flat[part].min(axis=0) - margin / self.factor, flat[part].max(axis=0) + margin / self.factor
+        return ((flat[rows] >= low) & (flat[rows] <= high)).all(axis=1)
+
+    def _measured(self, points: np.ndarray, index: np.ndarray) -> Measured:
+        cloud, features = self.cloud, self.processor.features
+        if self.ground is None:
+            heights = np.repeat(points[:, 2:] - self.bounds[0, 2], 3, axis=1).astype(np.float32)
+        else:
+            heights = self.ground.heights_above(points)
+        point: dict[str, np.ndarray] = {}
+        around: dict[str, np.ndarray] = {}
+        missing = np.zeros(len(index), np.float32)
+        if {*RETURNS} <= {*features}:
+            number, total = cloud.return_number, cloud.number_of_returns
+            has_returns = number is not None and total is not None and total.max() > 1
+            if has_returns:
+                assert number is not None and total is not None
+                point, around = describe_returns(number[index], total[index])
+            else:
+                point, around = (dict.fromkeys(names, missing) for names in describe_returns(missing, missing))
+        measured: dict[str, np.ndarray] = {}
+        if "intensity" in features:
+            values = None if cloud.intensity is None else cloud.intensity[index]
+            measured["intensity"] = self._relative("intensity", values, missing)
+        if "rgb" in features:
+            values = None if cloud.colors is None else cloud.colors[index]
+            relative = self._relative("rgb", values, np.stack([missing] * 3, axis=1))
+            measured |= dict(zip(("red", "green", "blue"), relative.T, strict=True))
+        point, around = {**point, **measured}, {**around, **measured}
+        if self.processor.unit == "diagonal":
+            low, high = self.bounds
+            place = (points - (low + high) / 2) / DIAGONAL
+            named = dict(zip(("place in x", "place in y", "place in z"), place.T, strict=True))
+            point |= named | {"distance from the middle": np.hypot(place[:, 0], place[:, 1])}
+        return Measured(heights, point, around)
+
+    def _relative(self, name: str, values: np.ndarray | None, missing: np.ndarray) -> np.ndarray:
+        if values is None or name not in self.normal:
+            return missing
+        center, spread = self.normal[name]
+        return ((values - center) / spread).clip(-3, 3).astype(np.float32)
+
+
+def _center_and_spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median of values (points,) or (points, 3), and how far tenths at both ends are apart."""
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=0)
+    # One spread for all colors, so that hues stay what they are.
+    return middle, np.maximum(np.mean(high - low), 1e-6)
+
+
+def _starts(name: str, words: set[str]) -> bool:
+    return any(name.startswith(f"{word} ") or name.startswith(f"{word},") for word in words)

@@ -1,0 +1,1 @@
+"""Segmentation models of a few labeled tiles or objects, in minutes on one thread."""

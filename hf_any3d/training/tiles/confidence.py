@@ -1,0 +1,114 @@
+"""Confidence in the IoUs of a few tiles: what models say of places that they have not learned, with an interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_any3d.evaluation.segmentation import class_ious
+from hf_any3d.utils.markdown import inline
+
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class TilesEstimate:
+    """Confusion of points in tiles that were held out.
+
+    Attributes:
+        matrices: (units, classes, classes) counts of labeled points, row = true class, for each unit: place or tile.
+        classes: Names of the classes.
+        how: Where the answers come from.
+        unit: What a unit is, "place" or "tile".
+    """
+
+    matrices: np.ndarray
+    classes: list[str]
+    how: str
+    unit: str
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Counts of all units together, (classes, classes)."""
+        return self.matrices.sum(axis=0)
+
+    @property
+    def judged(self) -> list[int]:
+        """Numbers of the classes that have points."""
+        return np.flatnonzero(self.matrix.sum(axis=1)).tolist()
+
+    @property
+    def ious(self) -> np.ndarray:
+        """IoU of each class over all units, (classes,)."""
+        return class_ious(self.matrix)
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean over the classes that have points."""
+        return float(np.mean(self.ious[self.judged]))
+
+    def intervals(self, seed: int = 0) -> np.ndarray | None:
+        """Return lowest and highest IoU of each class, and of their mean as the last, (classes + 1, 2).
+
+        Units are drawn again with replacement, since points of one place are no independent ones; None for one unit.
+
+        Source: Efron, "Bootstrap methods" (1979), percentiles of 95 %.
+        """
+        count = len(self.matrices)
+        if count < 2:
+            return None
+        drawn = np.random.default_rng(seed).integers(count, size=(_DRAWS, count))
+        ious = np.stack([class_ious(matrix) for matrix in self.matrices[drawn].sum(axis=1)])
+        with np.errstate(all="ignore"):
+            both = np.column_stack([ious, np.nanmean(ious[:, self.judged], axis=1)])
+            return np.nanpercentile(both, (2.5, 97.5), axis=0).T
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics of a report."""
+        metrics = {"mean_iou": self.mean_iou, "accuracy": float(np.trace(self.matrix) / self.matrix.sum())}
+        if (intervals := self.intervals()) is not None:
+            metrics |= {"mean_iou_low": float(intervals[-1, 0]), "mean_iou_high": float(intervals[-1, 1])}
+        return metrics | {f"{self.unit}s": float(len(self.matrices))}
+
+    def class_ious(self) -> dict[str, float]:
+        """Return the IoU of each class that was judged."""
+        return {self.classes[number]: float(self.ious[number]) for number in self.judged}
+
+    def lines(self) -> list[str]:
+        """Return the mean and each class in words."""
+        intervals = self.intervals()
+        lines = [f"mean IoU: {_percent(self.mean_iou, None if intervals is None else intervals[-1])}, by {self.how}"]
+        for number in self.judged:
+            interval = None if intervals is None else intervals[number]
+            lines.append(f"  {self.classes[number]}: {_percent(self.ious[number], interval)}{self._taken_for(number)}")
+        return lines
+
+    def section(self) -> str:
+        """Return the Markdown of a card's section."""
+        intervals = self.intervals()
+        lines = [f"Mean IoU {_percent(self.mean_iou, None if intervals is None else intervals[-1])}, by {self.how}."]
+        lines += ["", "| class | points | IoU | 95 % interval | mostly taken for |", "|---|---|---|---|---|"]
+        for number in self.judged:
+            interval = "unknown" if intervals is None else f"{intervals[number, 0]:.2f} to {intervals[number, 1]:.2f}"
+            points = int(self.matrix[number].sum())
+            taken = inline(self._taken_for(number).removeprefix(", mostly taken for ") or "none")
+            lines.append(
+                f"| {inline(self.classes[number])} | {points:,} | {self.ious[number]:.2f} | {interval} | {taken} |"
+            )
+        return "\n".join(lines)
+
+    def _taken_for(self, number: int) -> str:
+        wrong = self.matrix[number].astype(float)
+        wrong[number] = 0
+        share = wrong.max() / max(self.matrix[number].sum(), 1)
+        if share < 0.01:
+            return ""
+        return f", mostly taken for {self.classes[int(wrong.argmax())]} ({100 * share:.0f} %)"
+
+
+def _percent(value: float, interval: np.ndarray | None) -> str:
+    text = f"{100 * value:.0f} %"
+    if interval is None:
+        return text
+    return f"{text} (95 % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %)"

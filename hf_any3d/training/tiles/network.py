@@ -1,0 +1,132 @@
+"""Fit the small network of local features, so that it holds in places that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+
+# What differs most between few places is what a network would learn by heart.
+NOISE = 0.2  # standard deviations
+SMOOTHING = 0.05  # of labels
+FORGOTTEN = 0.1  # share of rows that are learned as if returns, or colors, were not known
+STEPS, BATCH, RATE, DECAY = 900, 1024, 3e-3, 1e-2
+# Exponent of class balance: 0 counts points, 1 classes.
+BALANCE = 0.5
+_LEAST_SCALE = 1e-4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features of points that are learned or judged.
+
+    Attributes:
+        features: (rows, features) float32.
+        labels: (rows,) classes.
+        tiles: (rows,) number of the tile of each.
+        places: (rows,) number of its place.
+        copies: (rows,) 0 for tiles as they are, others for thinned ones.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    tiles: np.ndarray
+    places: np.ndarray
+    copies: np.ndarray
+
+    def part(self, kept: np.ndarray) -> Rows:
+        """Return some of the rows."""
+        return Rows(*(values[kept] for values in vars(self).values()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Join rows of several tiles."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in vars(parts[0])))
+
+
+def weights_of(rows: Rows, num_classes: int) -> np.ndarray:
+    """Return the weight of each row, 1 on the mean: all places count the same, and rare classes more."""
+    counts = np.bincount(rows.places)
+    weights = 1 / counts[rows.places]
+    of_class = np.bincount(rows.labels, weights, minlength=num_classes)
+    balance = np.power(of_class.sum() / np.maximum(of_class, 1e-12), BALANCE)
+    weights = weights * balance[rows.labels]
+    return weights / weights.mean()
+
+
+def fit_network(
+    rows: Rows, config: LocalFeaturesConfig, may_miss: Sequence[Sequence[int]] = (), seed: int = 0, steps: int = STEPS
+) -> LocalFeaturesForPointCloudSegmentation:
+    """Fit a network to rows.
+
+    Args:
+        rows: What is learned.
+        config: The configuration of the model.
+        may_miss: Groups of features that are 0 now and then, as where a scan lacks what they are computed of.
+        seed: Of weights, order and noise.
+        steps: Steps of the optimizer.
+    """
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        # Copied, so that folds do not change each other's.
+        model = LocalFeaturesForPointCloudSegmentation(LocalFeaturesConfig.from_dict(config.to_dict()))
+        core = model.local_features
+        features, labels = torch.from_numpy(rows.features), torch.from_numpy(rows.labels)
+        core.mean.copy_(features.mean(dim=0))
+        core.scale.copy_(features.std(dim=0).clamp(min=_LEAST_SCALE))
+        weights = torch.from_numpy(weights_of(rows, config.num_labels)).float()
+        absent = torch.zeros(len(may_miss), features.shape[1], dtype=torch.bool)
+        for group, columns in enumerate(may_miss):
+            absent[group, list(columns)] = True
+        optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+        model.train()
+        for _ in range(steps):
+            drawn = torch.randint(len(features), (BATCH,))
+            loss = _loss(model, _changed(core.standardize, features[drawn], absent), labels[drawn], weights[drawn])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:
+    """Return standardized features with noise, and with some groups as if they were not known."""
+    for columns in absent:
+        is_forgotten = torch.rand(len(features), 1) < FORGOTTEN
+        features = features.masked_fill(is_forgotten & columns, 0.0)
+    standard = standardize(features)  # pyright: ignore[reportCallIssue]
+    return standard + NOISE * torch.randn_like(standard)
+
+
+def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean weighted loss of each member by itself, so that members stay different."""
+    head, members = model.classifier, model.local_features.members
+    width = head.in_features // len(members)
+    total = standard.new_zeros(())
+    for number, member in enumerate(members):
+        own = head.weight[:, number * width : (number + 1) * width]
+        logits = nn.functional.linear(member(standard), own, head.bias / len(members))
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=SMOOTHING)
+        total = total + (losses * weights).mean()
+    return total / len(members)
+
+
+@torch.no_grad()
+def logits_of(
+    model: LocalFeaturesForPointCloudSegmentation, features: np.ndarray, count: int = 65_536
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (rows, classes) and standardized features (rows, features) of features (rows, features)."""
+    logits, standard = [], []
+    for start in range(0, len(features), count):
+        piece = torch.from_numpy(features[start : start + count])
+        points = nn.functional.pad(piece, (3, 0))[None]
+        logits.append(model(points).logits[0].numpy())
+        standard.append(model.local_features.standardize(piece).numpy())
+    return np.concatenate(logits), np.concatenate(standard)

@@ -1,0 +1,161 @@
+"""Read labeled tiles, and tell what is wrong with them before anything is learned."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData, PointCloudError, read_point_cloud
+from hf_any3d.processing.local_features import RETURNS
+from hf_any3d.registry import FORMATS
+from hf_any3d.utils.messages import printable
+
+NEAR = 100.0
+"""Meters between tiles up to which they are of one place: also neighbors with a gap show the same houses and trees."""
+_LAS = (".las", ".laz")
+_MEASURED = {"intensity": "intensity", "rgb": "colors"}
+# What points have, as messages say it.
+_WORDS = {"returns": "returns", "intensity": "intensities", "rgb": "colors"}
+
+
+@dataclass(frozen=True)
+class TileFacts:
+    """What is known of a tile without its points.
+
+    Attributes:
+        path: Its file.
+        points: Number of points.
+        codes: Code of a class -> points.
+        measured: What points have: "returns", "intensity", "rgb".
+        bounds: (2, 3) lowest and highest coordinates in the file's unit.
+        meters: Length of a unit in meters; None if the file does not say it.
+    """
+
+    path: Path
+    points: int
+    codes: Counter[int]
+    measured: frozenset[str]
+    bounds: np.ndarray
+    meters: float | None
+
+    @property
+    def is_las(self) -> bool:
+        """Whether codes are those of ASPRS."""
+        return self.path.suffix.lower() in _LAS
+
+
+def tile_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """Return the files of folders and files, each once, in order."""
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix[1:].lower() in FORMATS)
+            if not inside:
+                raise ValueError(f"{path}: no files of points; expected .las, .laz, .ply, .pcd, .npz, … with labels")
+        elif path.is_file():
+            inside = [path]
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        files |= {file.resolve(): file for file in inside}
+    return list(files.values())
+
+
+def read_tile(path: Path) -> PointCloudData:
+    """Read a tile; one without points or without labels is an error."""
+    cloud = read_point_cloud(path)
+    if cloud.labels is None:
+        raise PointCloudError(f"{path}: its points have no labels; expected a class for each")
+    return cloud
+
+
+def look_at(path: Path, cloud: PointCloudData) -> TileFacts:
+    """Collect what is known of a tile."""
+    assert cloud.labels is not None
+    codes, counts = np.unique(cloud.labels, return_counts=True)
+    measured = {name for name, field in _MEASURED.items() if getattr(cloud, field) is not None}
+    total = cloud.number_of_returns
+    # Where every pulse came back once, returns say nothing.
+    if getattr(cloud, RETURNS[0]) is not None and total is not None and total.max() > 1:
+        measured.add("returns")
+    bounds = np.stack([cloud.points.min(axis=0), cloud.points.max(axis=0)]).astype(np.float64)
+    if cloud.offset is not None:
+        bounds += cloud.offset
+    numbers = Counter(dict(zip(codes.tolist(), counts.tolist(), strict=True)))
+    return TileFacts(path, len(cloud), numbers, frozenset(measured), bounds, cloud.meters_per_unit)
+
+
+def check_units(tiles: Sequence[TileFacts]) -> list[str]:
+    """Return remarks on units; tiles in degrees are an error."""
+    remarks = []
+    for tile in tiles:
+        extent = np.ptp(tile.bounds, axis=0)
+        # Degrees of longitude and latitude beside meters of height.
+        if tile.is_las and tile.meters is None and extent[:2].max() < 1 and extent[2] > 1:
+            raise ValueError(
+                f"{tile.path}: coordinates are degrees, by their extent of {extent[0]:.3g} by {extent[1]:.3g}; "
+                "expected a projection in meters or feet, such as pdal's filters.reprojection writes"
+            )
+    feet = [tile for tile in tiles if tile.meters not in (None, 1.0)]
+    if feet:
+        shown = ", ".join(tile.path.name for tile in feet[:3])
+        remarks.append(f"units: {len(feet)} of {len(tiles)} tiles are in feet, and are converted ({shown})")
+    return remarks
+
+
+def usable_measures(tiles: Sequence[TileFacts], wanted: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return which of the `wanted` measures all tiles have, and remarks on those that only some have."""
+    used, remarks = [], []
+    for name in wanted:
+        without = [tile.path.name for tile in tiles if name not in tile.measured]
+        if not without:
+            used.append(name)
+        elif len(without) < len(tiles):
+            more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+            remarks.append(
+                f"{_WORDS[name]}: not used, as {', '.join(without[:3])}{more} "
+                f"ha{'s' if len(without) == 1 else 've'} none"
+            )
+    return used, remarks
+
+
+def places_of(tiles: Sequence[TileFacts]) -> tuple[np.ndarray, list[str]]:
+    """Return the number of the place of each tile, and remarks: tiles that overlap or touch are of one place."""
+    place = np.arange(len(tiles))
+    remarks = []
+    for one in range(len(tiles)):
+        for other in range(one):
+            apart = _distance(tiles[one], tiles[other])
+            if apart is None or apart > NEAR:
+                continue
+            place[place == place[one]] = place[other]
+            if _overlap(tiles[one], tiles[other]) > 0.05:
+                names = f"{tiles[other].path.name} and {tiles[one].path.name}"
+                remarks.append(f"overlap: {names}; points in both are learned twice, and never judged by each other")
+    return np.unique(place, return_inverse=True)[1], remarks
+
+
+def _distance(one: TileFacts, other: TileFacts) -> float | None:
+    """Return how far the boxes of two tiles are apart, seen from above, in meters."""
+    gaps = np.maximum(one.bounds[0] - other.bounds[1], other.bounds[0] - one.bounds[1])[:2]
+    return float(np.linalg.norm(gaps.clip(min=0))) * (one.meters or 1.0)
+
+
+def _overlap(one: TileFacts, other: TileFacts) -> float:
+    """Return the share of the smaller of two boxes, seen from above, that is in the other one."""
+    shared = np.prod(
+        (np.minimum(one.bounds[1], other.bounds[1]) - np.maximum(one.bounds[0], other.bounds[0]))[:2].clip(0)
+    )
+    areas = [np.prod(np.ptp(tile.bounds, axis=0)[:2]) for tile in (one, other)]
+    return float(shared / max(min(areas), 1e-12))
+
+
+def told(remarks: Sequence[str]) -> None:
+    """Warn of each remark once."""
+    for remark in remarks:
+        warnings.warn(printable(remark), stacklevel=2)

@@ -1,0 +1,535 @@
+"""Learn to label points from a few tiles: features of surroundings, a small network, and how sure it is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_any3d.data.files import PointCloudData, PointCloudError
+from hf_any3d.model_card import Subject, build_model_card
+from hf_any3d.model_card.run_report import RunReport, Stopwatch, count_parameters, peak_memory
+from hf_any3d.model_card.saving import FILE, save_card
+from hf_any3d.modeling.config_checks import check_settings
+from hf_any3d.modeling.layers.tasks import IGNORED
+from hf_any3d.modeling.layers.unknown_score import REFUSED_SHARE, UnknownScore
+from hf_any3d.modeling.local_features import LocalFeaturesConfig, LocalFeaturesForPointCloudSegmentation
+from hf_any3d.modeling.local_features.neighborhoods import EDGES
+from hf_any3d.processing.local_features import OBJECT_EDGES, RETURNS, LocalFeaturesProcessor
+from hf_any3d.training import program
+from hf_any3d.training.arguments import Request, argument
+from hf_any3d.training.few_scans.linear_head import fit_temperature, whitening
+from hf_any3d.training.few_scans.training import Learned
+from hf_any3d.training.tiles.confidence import TilesEstimate
+from hf_any3d.training.tiles.labels import Classes, ClassRule
+from hf_any3d.training.tiles.network import Rows, fit_network, logits_of
+from hf_any3d.training.tiles.reading import (
+    TileFacts,
+    check_units,
+    look_at,
+    places_of,
+    read_tile,
+    tile_files,
+    told,
+    usable_measures,
+)
+from hf_any3d.training.trainer import remove_model
+from hf_any3d.utils.atomic_files import release_claims
+
+HELD_OUT = "held-out tiles"
+FOLDS = 5
+"""Folds of the estimate at most: each costs a training."""
+STATED_FROM = 3
+"""Places from which on a level of "none of these" is stated."""
+LEAST_POINTS = 20
+"""Labeled points of a class below which it is left out."""
+_THINNED, _LEAST_DENSITY = 4, 0.25
+_SCALES = (0.75, 1.35)
+"""Factors of half of the copies: buildings and trees of other places have other sizes."""
+_WIDTHS, _MEMBERS = (64,), 2
+_UNKNOWN_ROWS, _UNKNOWN_WIDTH = 512, 16
+_OBJECT_POINTS = 20_000
+
+
+@dataclass
+class TilesArguments:
+    """Settings of learning from a few labeled tiles; those not given follow from the tiles."""
+
+    output_dir: str = argument("trainer_output", help="Directory to write the model to.")
+    ignore: str | None = argument(
+        None,
+        help="Codes of points that are neither learned nor judged, such as 0,1; by default, of LAS, 0, 1, 7, 18, and "
+        "64 and above, and negative ones of other formats.",
+    )
+    merge: list[str] | None = argument(
+        None, help="Classes to join, such as 'vegetation=3,4,5'; files get the last code. Several may follow."
+    )
+    unit: str | None = argument(
+        None,
+        help="meters for scans of places, diagonal for objects, whose size is that of their bounding box; by default "
+        "meters for formats of scanners and clouds larger than 20 units, else diagonal.",
+    )
+    edges: list[float] | None = argument(
+        None, help="Edges of the voxels by which surroundings are measured, the smallest first."
+    )
+    returns: bool = argument(True, help="Use return numbers, if all tiles have them.")
+    intensity: bool = argument(True, help="Use intensities, if all tiles have them.")
+    colors: bool = argument(True, help="Use colors, if all tiles have them.")
+    points: int = argument(12_000, help="Points that are learned of a tile, and of each of its thinned copies.")
+    folds: int = argument(FOLDS, help="Folds of the estimate at most; places stay whole.")
+    seed: int = argument(42, help="Seed of weights, draws and folds.")
+    up_axis: str | None = argument(None, help="Axis that points up in files that do not say it; by default z.")
+    license: str | None = argument(None, help="License in the model card, as the hub writes it.")
+
+    def __post_init__(self):
+        check_settings(self, {"unit": (None, "meters", "diagonal"), "up_axis": (None, "x", "y", "z")})
+        if self.folds < 2 or self.points < 1:
+            raise ValueError(f"--folds {self.folds} --points {self.points}; expected at least 2 and 1")
+
+
+@dataclass
+class Tiles(Request):
+    """How tiles are learned."""
+
+    arguments: TilesArguments
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of all tiles, with what is needed to learn them."""
+
+    rows: Rows
+    tiles: list[TileFacts]
+    classes: Classes
+    processor: LocalFeaturesProcessor
+    labeled: np.ndarray  # (tiles, classes) labeled points of each
+
+    @property
+    def may_miss(self) -> list[list[int]]:
+        """Groups of features that scans may lack."""
+        groups = [RETURNS, ("intensity",), ("rgb",)]
+        present = [names for names in groups if {*names} <= {*self.processor.features}]
+        return [self.processor.channels_of(names) for names in present]
+
+
+def learn_tiles(request: Tiles, paths: Sequence[str | Path]) -> Learned:
+    """Learn from the labeled files of folders and files, and save model, card and metrics.json."""
+    stopwatch, arguments = Stopwatch(), request.arguments
+    rule = ClassRule.parse(arguments.ignore, arguments.merge)
+    files = tile_files(paths)
+    program.claim_output(Path(arguments.output_dir))
+    with stopwatch.part("data"):
+        tiles, remarks = _look_at_all(files, rule)
+        classes, more = _classes(tiles, rule)
+        remarks += more + check_units(tiles)
+        processor, more = _processor(tiles, arguments)
+        remarks += more
+        places, more = _places(tiles, processor)
+        told([*remarks, *more])
+    with stopwatch.part("features"):
+        parts = []
+        labeled = np.zeros((len(tiles), len(classes.names)), np.int64)
+        for number, tile in enumerate(tiles):
+            rows, labeled[number] = _rows_of(tile, number, int(places[number]), classes, processor, arguments)
+            parts.append(rows)
+        examples = Examples(Rows.joined(parts), tiles, classes, processor, labeled)
+    config = LocalFeaturesConfig(
+        in_channels=3 + len(processor.names()),
+        hidden_sizes=_WIDTHS,
+        members=_MEMBERS,
+        num_labels=len(classes.names),
+        class_codes=classes.codes,
+        id2label=dict(enumerate(classes.names)),
+        label2id={name: number for number, name in enumerate(classes.names)},
+    )
+    with stopwatch.part("estimate"):
+        judged = _judge(examples, config, arguments)
+    with stopwatch.part("training"):
+        model = fit_network(examples.rows, config, examples.may_miss, arguments.seed)
+        if judged is not None:
+            model.config.temperature = judged.temperature
+            _add_unknown_score(model, examples, judged, arguments.seed)
+    report = _save(model, examples, judged, stopwatch, paths, arguments)
+    release_claims()
+    return Learned(report, _lines(examples, judged, model, paths))
+
+
+def _look_at_all(files: Sequence[Path], rule: ClassRule) -> tuple[list[TileFacts], list[str]]:
+    """Look at the labeled files; those that teach nothing are left out with a remark."""
+    tiles: list[TileFacts] = []
+    remarks: list[str] = []
+    for path in files:
+        try:
+            tile = look_at(path, read_tile(path))
+        except PointCloudError as error:
+            remarks.append(f"left out: {error}")
+            continue
+        if any(not rule.is_ignored(code, tile.is_las) for code in tile.codes):
+            tiles.append(tile)
+        else:
+            codes = ", ".join(map(str, sorted(tile.codes)))
+            remarks.append(f"left out: {path}: no point has a class that says something; it has codes {codes}")
+    if not tiles:
+        told(remarks)
+        raise ValueError(
+            f"{files[0].parent}: none of {len(files)} files has labeled points; expected a class for each"
+        )
+    return tiles, remarks
+
+
+def _classes(tiles: Sequence[TileFacts], rule: ClassRule) -> tuple[Classes, list[str]]:
+    are_las = all(tile.is_las for tile in tiles)
+    classes, rare = Classes.among(sum((tile.codes for tile in tiles), Counter()), rule, are_las, LEAST_POINTS)
+    remarks = [f"classes: left out, with fewer than {LEAST_POINTS} points: {', '.join(rare)}"] if rare else []
+    if len(classes.names) < 2:
+        found = ", ".join(classes.names) or "none"
+        raise ValueError(
+            f"one class ({found}) in {len(tiles)} tiles; expected two or more to tell apart (--ignore, --merge)"
+        )
+    own = [{classes.numbers[code] for code in tile.codes if code in classes.numbers} for tile in tiles]
+    for number, name in enumerate(classes.names):
+        holders = [tile.path.name for tile, numbers in zip(tiles, own, strict=True) if number in numbers]
+        if len(holders) < len(tiles):
+            shown = ", ".join(holders[:3]) + (f" and {len(holders) - 3} more" if len(holders) > 3 else "")
+            remarks.append(f"classes differ: {name} is in {len(holders)} of {len(tiles)} tiles ({shown})")
+    heights = {"low vegetation", "medium vegetation", "high vegetation"} & {*classes.names}
+    if len(heights) > 1 and any("vegetation" in remark for remark in remarks):
+        remarks.append(
+            "classes: heights of vegetation are not told apart in all tiles; --merge vegetation=3,4,5 joins them"
+        )
+    return classes, remarks
+
+
+def _processor(tiles: Sequence[TileFacts], arguments: TilesArguments) -> tuple[LocalFeaturesProcessor, list[str]]:
+    """Return the processor for what all tiles have."""
+    unit = arguments.unit or _unit_of(tiles)
+    wanted = [
+        name
+        for name, is_wanted in (
+            ("returns", arguments.returns),
+            ("intensity", arguments.intensity),
+            ("rgb", arguments.colors),
+        )
+        if is_wanted
+    ]
+    measures, remarks = usable_measures(tiles, wanted)
+    features = ["xyz"]
+    for name in measures:
+        features += RETURNS if name == "returns" else [name]
+    edges = arguments.edges or (EDGES if unit == "meters" else OBJECT_EDGES)
+    up_axis = "z" if all(tile.is_las for tile in tiles) else arguments.up_axis or "z"
+    return LocalFeaturesProcessor(edges=edges, unit=unit, features=features, up_axis=up_axis), remarks
+
+
+def _unit_of(tiles: Sequence[TileFacts]) -> str:
+    """Return "meters" for scans of places, and "diagonal" for objects, which have sizes of their own."""
+    are_places = [tile.is_las or tile.meters is not None or np.ptp(tile.bounds, axis=0).max() > 20 for tile in tiles]
+    return "meters" if all(are_places) else "diagonal"
+
+
+def _places(tiles: Sequence[TileFacts], processor: LocalFeaturesProcessor) -> tuple[np.ndarray, list[str]]:
+    # All objects lie around the origin.
+    if processor.unit == "diagonal":
+        return np.arange(len(tiles)), []
+    return places_of(tiles)
+
+
+def _rows_of(
+    tile: TileFacts,
+    number: int,
+    place: int,
+    classes: Classes,
+    processor: LocalFeaturesProcessor,
+    arguments: TilesArguments,
+) -> tuple[Rows, np.ndarray]:
+    """Describe labeled points of a tile and of its thinned copies; also returns the labeled points of each class."""
+    cloud = read_tile(tile.path)
+    generator = np.random.default_rng([arguments.seed, number])
+    if cloud.is_mesh:
+        cloud = cloud.sample_surface(_OBJECT_POINTS, generator)
+    assert cloud.labels is not None
+    labels = classes.number(cloud.labels)
+    parts = []
+    for copy, (share, scale) in enumerate(_copies(tile, processor)):
+        kept = np.arange(len(cloud))
+        if share < 1:
+            kept = np.sort(generator.choice(len(cloud), max(1, int(share * len(cloud))), replace=False))
+        drawn = _drawn(labels[kept], arguments.points, generator)
+        if not len(drawn):
+            continue
+        features = _features(_part(cloud, kept), processor, scale, drawn)
+        own = labels[kept][drawn]
+        parts.append(Rows(features, own, *(np.full(len(own), value) for value in (number, place, copy))))
+    return Rows.joined(parts), np.bincount(labels[labels != IGNORED], minlength=len(classes.names))
+
+
+def _copies(tile: TileFacts, processor: LocalFeaturesProcessor) -> list[tuple[float, float]]:
+    """Return share of the points and scale of the copies of a tile that are learned, the tile itself first.
+
+    A network that has seen one density alone fails at others: learned from 25 points a square meter and judged at 0.3,
+    half of the IoU is lost.
+    """
+    if processor.unit == "diagonal":
+        return [(1.0, 1.0), (0.5, 1.0)]
+    width, depth = np.ptp(tile.bounds, axis=0)[:2] * (tile.meters or 1.0)
+    density = tile.points / max(width * depth, 1.0)
+    copies, share = [], 1.0
+    while not copies or density * share >= _LEAST_DENSITY:
+        scale = _SCALES[len(copies) // 2 % len(_SCALES)]
+        copies += [(share, 1.0), (share, scale)]
+        share /= _THINNED
+    return copies
+
+
+def _drawn(labels: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw labeled points, half of them evenly and half by class, so that small classes are seen."""
+    usable = generator.permutation(np.flatnonzero(labels != IGNORED))
+    if len(usable) <= count:
+        return np.sort(usable)
+    evenly = usable[: count // 2]
+    rest = usable[count // 2 :]
+    present = np.unique(labels[rest])
+    by_class = [rest[labels[rest] == label][: count // 2 // len(present)] for label in present]
+    return np.sort(np.concatenate([evenly, *by_class]))
+
+
+def _part(cloud: PointCloudData, kept: np.ndarray) -> PointCloudData:
+    """Return some points of a cloud with what was measured of them."""
+    names = ("points", "colors", "intensity", *RETURNS)
+    arrays = {name: values[kept] for name in names if (values := getattr(cloud, name)) is not None}
+    return PointCloudData(**arrays, up_axis=cloud.up_axis, meters_per_unit=cloud.meters_per_unit)
+
+
+def _features(cloud: PointCloudData, processor: LocalFeaturesProcessor, scale: float, drawn: np.ndarray) -> np.ndarray:
+    cloud.meters_per_unit = (cloud.meters_per_unit or 1.0) * scale
+    scan = processor.describe(cloud)
+    return scan.neighborhoods(np.arange(len(cloud))).features(drawn)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What models said of tiles that they had not learned.
+
+    Attributes:
+        estimate: IoUs.
+        temperature: Divisor of the logits that calibrates them.
+        signs: Signs (rows,) of the unknown score, by their fields in the config.
+        folds: (rows,) fold of each row.
+    """
+
+    estimate: TilesEstimate
+    temperature: float
+    signs: dict[str, torch.Tensor]
+    folds: np.ndarray
+
+
+def _judge(examples: Examples, config: LocalFeaturesConfig, arguments: TilesArguments) -> Judged | None:
+    """Judge by folds of whole places; tiles of one place alone are folds of their own. None for a single tile."""
+    rows = examples.rows
+    places = len(np.unique(rows.places))
+    unit = rows.places if places > 1 else rows.tiles
+    count = len(np.unique(unit))
+    if count < 2:
+        return None
+    folds = _folds(unit, min(count, arguments.folds), arguments.seed)
+    is_whole = rows.copies == 0
+    kept_logits, kept_labels, kept_units, kept_folds = [], [], [], []
+    signs: dict[str, list[torch.Tensor]] = {}
+    matrices = np.zeros((count, len(examples.classes.names), len(examples.classes.names)))
+    for fold in np.unique(folds):
+        held, learned = rows.part((folds == fold) & is_whole), rows.part(folds != fold)
+        if not len(held.labels) or len(np.unique(learned.labels)) < 2:
+            continue
+        model = fit_network(learned, config, examples.may_miss, arguments.seed, steps=_FOLD_STEPS)
+        _set_known(model, learned, arguments.seed)
+        logits, standard = logits_of(model, held.features)
+        for name, values in model.unknown_signs(torch.from_numpy(standard), torch.from_numpy(logits)).items():
+            signs.setdefault(name, []).append(values.detach())
+        units = held.places if places > 1 else held.tiles
+        weights = _point_weights(held, examples.labeled)
+        for number in np.unique(units):
+            own = units == number
+            np.add.at(
+                matrices[np.unique(unit).tolist().index(number)],
+                (held.labels[own], logits[own].argmax(axis=1)),
+                weights[own],
+            )
+        kept_logits.append(logits)
+        kept_labels.append(held.labels)
+        kept_units.append(units)
+        kept_folds.append(np.full(len(units), fold))
+    if not kept_logits:
+        return None
+    logits, labels = np.concatenate(kept_logits), np.concatenate(kept_labels)
+    how = f"{len(kept_logits)} trainings that each left out whole {'places' if places > 1 else 'tiles'}"
+    if places == 1:
+        how += "; all tiles are of one place, so that others will be worse"
+    matrices = matrices[matrices.sum(axis=(1, 2)) > 0]
+    estimate = TilesEstimate(matrices, examples.classes.names, how, "place" if places > 1 else "tile")
+    # Points of a place say much the same, so that few of each are enough.
+    temperature = fit_temperature(logits.astype(np.float64)[::20], labels[::20])
+    joined = {name: torch.cat(values) for name, values in signs.items()}
+    return Judged(estimate, temperature, joined, np.concatenate(kept_folds))
+
+
+_FOLD_STEPS = 600
+
+
+def _folds(units: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Assign units, such as places, to folds of about equal numbers of rows."""
+    numbers, sizes = np.unique(units, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    filled = np.zeros(count)
+    fold_of = {}
+    for place in sorted(order, key=lambda place: -sizes[place]):
+        fold = int(filled.argmin())
+        fold_of[numbers[place]] = fold
+        filled[fold] += sizes[place]
+    return np.array([fold_of[unit] for unit in units])
+
+
+def _point_weights(rows: Rows, labeled: np.ndarray) -> np.ndarray:
+    """Return for how many labeled points of its tile and class each row stands."""
+    drawn = np.zeros_like(labeled)
+    np.add.at(drawn, (rows.tiles, rows.labels), 1)
+    return labeled[rows.tiles, rows.labels] / drawn[rows.tiles, rows.labels]
+
+
+def _set_known(model: LocalFeaturesForPointCloudSegmentation, rows: Rows, seed: int) -> None:
+    """Let the model know learned points, by which it sees how unlike them others are."""
+    generator = np.random.default_rng(seed)
+    standard = model.local_features.standardize(torch.from_numpy(rows.features)).numpy()
+    some = generator.choice(len(standard), min(len(standard), 20_000), replace=False)
+    # The directions in which points of a class differ most from those of others.
+    directions = _telling_directions(standard[some].astype(np.float64), rows.labels[some])
+    known = generator.choice(some, min(len(some), _UNKNOWN_ROWS), replace=False)
+    score = UnknownScore(len(known), standard.shape[1], 0, directions.shape[1])
+    score.projection = torch.from_numpy(directions).float()
+    score.features = score.project(torch.from_numpy(standard[known]))
+    model.unknown_score = score
+    model.config.unknown_rows, model.config.unknown_width = len(known), directions.shape[1]
+
+
+def _telling_directions(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return directions (width, projected) of the largest variance after all vary equally within classes."""
+    white = whitening(features, labels)
+    spread = np.cov((features @ white).T)
+    values, directions = np.linalg.eigh(spread)
+    kept = directions[:, np.argsort(-values)[:_UNKNOWN_WIDTH]]
+    return white @ kept
+
+
+def _add_unknown_score(
+    model: LocalFeaturesForPointCloudSegmentation, examples: Examples, judged: Judged, seed: int
+) -> None:
+    """Calibrate the unknown score by points of tiles that were held out."""
+    _set_known(model, examples.rows, seed)
+    config = model.config
+    for name, values in judged.signs.items():
+        usual, deviation = float(values.mean()), max(float(values.std()), 1e-3)
+        setattr(config, name, [usual, max(usual, deviation) if name == "unknown_surprise" else deviation])
+    # The level that no fold exceeds by more than the share: points of a place are alike, so that it is places that
+    # have to be counted.
+    sums = torch.zeros(len(judged.folds))
+    for name, values in judged.signs.items():
+        usual, deviation = getattr(config, name)
+        sums += (values - usual) / deviation
+    levels = [np.quantile(sums[judged.folds == fold].numpy(), 1 - REFUSED_SHARE) for fold in np.unique(judged.folds)]
+    config.unknown_threshold = float(max(levels))
+    is_stated = judged.estimate.unit == "place" and len(judged.estimate.matrices) >= STATED_FROM
+    config.unknown_share = REFUSED_SHARE if is_stated else None
+
+
+def _save(
+    model: LocalFeaturesForPointCloudSegmentation,
+    examples: Examples,
+    judged: Judged | None,
+    stopwatch: Stopwatch,
+    paths: Sequence[str | Path],
+    arguments: TilesArguments,
+) -> RunReport:
+    """Write everything; metrics.json last, which marks the run as complete."""
+    processor = examples.processor
+    names = [Path(path).name for path in paths]
+    places = len(np.unique(examples.rows.places))
+    counts = dict(zip(examples.classes.names, examples.labeled.sum(axis=0).tolist(), strict=True))
+    estimates = {} if judged is None else {HELD_OUT: judged.estimate}
+    report = RunReport(
+        data={
+            "name": names[0] if len(names) == 1 else f"{len(names)} files",
+            "rows": {"train": len(examples.tiles)},
+            "validation": HELD_OUT,
+            "points": sum(tile.points for tile in examples.tiles),
+            "features": list(processor.features),
+            "augmentation": ["thinned and scaled copies"],
+            "places": places,
+            "labeled points of each class": counts,
+            "hub_type": "custom",
+        },
+        encoder={},
+        adapter={},
+        trained_parameters=count_parameters(model)[0],
+        total_parameters=count_parameters(model)[1],
+        seconds=stopwatch.stop(),
+        peak_memory=peak_memory(),
+        metrics={split: estimate.metrics() for split, estimate in estimates.items()},
+        class_accuracy={split: estimate.class_ious() for split, estimate in estimates.items()},
+        selection={},
+        training={
+            "way": "features of surroundings with a small network",
+            "edges": processor.edges,
+            "unit": processor.unit,
+            "seed": arguments.seed,
+            "class codes": dict(zip(examples.classes.names, examples.classes.codes, strict=True)),
+        },
+    )
+    folder = Path(arguments.output_dir)
+    remove_model(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    sure = judged.estimate.section() if judged else "Unknown: a single tile was learned, and none was held out."
+    card = build_model_card(
+        Subject.from_model(model, report, processor.num_points),
+        folder.name if folder.is_absolute() else str(folder),
+        license=arguments.license,
+        sections={"How sure": sure},
+    )
+    save_card(card, folder / FILE)
+    report.save(folder / "metrics.json")
+    return report
+
+
+def _lines(
+    examples: Examples,
+    judged: Judged | None,
+    model: LocalFeaturesForPointCloudSegmentation,
+    paths: Sequence[str | Path],
+) -> list[str]:
+    config, processor, tiles = model.config, examples.processor, examples.tiles
+    places = len(np.unique(examples.rows.places))
+    counts = examples.labeled.sum(axis=0)
+    shown = ", ".join(f"{name} {count:,}" for name, count in zip(examples.classes.names, counts, strict=True))
+    kind = "tiles of" if processor.unit == "meters" else "objects,"
+    noun = f"{places} place{'s' * (places != 1)}" if processor.unit == "meters" else "each judged by the others"
+    origin = ", ".join(str(path) for path in list(paths)[:2]) + (", …" if len(paths) > 2 else "")
+    lines = [
+        f"{origin}: {len(tiles)} {kind} {noun}; labeled points: {shown}",
+        f"way: {len(processor.names())} features of each point's surroundings, of boxes {3 * processor.edges[0]:g} to "
+        f"{3 * processor.edges[-1]:g} {'m' if processor.unit == 'meters' else 'sixteenths of the diagonal'} wide, "
+        f"with a small network; read: {', '.join(processor.features)}",
+    ]
+    if judged is None:
+        return [*lines, "mean IoU: unknown, as no tile could be held out; with a second one it is estimated"]
+    lines += judged.estimate.lines()
+    if config.unknown_share is None:
+        lines.append(f"none of these: never said, as its level takes {STATED_FROM} places")
+    else:
+        lines.append(
+            f"none of these: with none_of_these, said of at most {100 * config.unknown_share:.0f} % of the points of "
+            "each place that was held out"
+        )
+    return lines

@@ -1,0 +1,84 @@
+"""The ground below a scan: the lowest point of each cell, opened with growing windows.
+
+Source: Zhang et al., "A progressive morphological filter for removing nonground measurements from airborne LIDAR
+data" (2003), whose windows and slopes these follow; cells without a point and pits are filled first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+WINDOWS = (3, 7, 15, 31, 41)
+"""Widths in cells of the windows: what is narrower than the last one, such as a roof, does not count as ground."""
+SLOPE, STEP = 0.3, 0.3
+"""Rise of the ground for each unit of length, and height in units, that an opening may cut without finding a thing."""
+_PIT = 2.0  # units below all others around it: a point that a scanner has seen below the ground
+_MOST_CELLS = 1 << 24
+
+
+@dataclass(frozen=True)
+class GroundSurface:
+    """Heights of the ground on a grid of square cells.
+
+    Attributes:
+        corner: (2,) the lowest coordinates of the grid.
+        cell: Width of a cell.
+        heights: (surfaces, rows, columns) heights of the cells' centers: of the surface that the openings leave; of
+            the lowest points that none has cut, smoothed; and of one opening with the widest window alone.
+    """
+
+    corner: np.ndarray
+    cell: float
+    heights: np.ndarray
+
+    @classmethod
+    def below(
+        cls, points: np.ndarray, cell: float, windows: Sequence[int] = WINDOWS, slope: float = SLOPE
+    ) -> GroundSurface:
+        """Find the ground below points (points, 3), z up, in meters."""
+        flat = points[:, :2]
+        corner = np.floor(flat.min(axis=0) / cell) * cell
+        # Few points may span a map: then cells are larger.
+        area = np.prod((flat.max(axis=0) - corner) / cell + 1)
+        cell *= max(1.0, float(np.sqrt(area / _MOST_CELLS)))
+        lowest, is_empty = _lowest_points(points, corner, cell)
+        surface, is_cut = lowest, is_empty.copy()
+        last = 1
+        for window in windows:
+            opened = ndimage.grey_opening(surface, size=window, mode="nearest")
+            is_thing = surface - opened > STEP + slope * (window - last) * cell / 2
+            surface, is_cut, last = np.where(is_thing, opened, surface), is_cut | is_thing, window
+        ground = ndimage.uniform_filter(_filled(lowest, is_cut), 3, mode="nearest")
+        opened = ndimage.grey_opening(lowest, size=windows[-1], mode="nearest")
+        widest = ndimage.uniform_filter(opened, 5, mode="nearest")
+        return cls(corner, cell, np.stack([surface, ground, widest]))
+
+    def heights_above(self, points: np.ndarray) -> np.ndarray:
+        """Return how high points (points, 3) are above each of the surfaces, (points, surfaces) float32."""
+        place = (points[:, :2] - self.corner).T / self.cell - 0.5  # in cells, from the center of the first
+        below = [ndimage.map_coordinates(heights, place, order=1, mode="nearest") for heights in self.heights]
+        return (points[:, 2:3] - np.stack(below, axis=1)).astype(np.float32)
+
+
+def _lowest_points(points: np.ndarray, corner: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the height of the lowest point of each cell, of empty ones that of the nearest, and which are empty."""
+    row, column = ((points[:, :2] - corner) / cell).astype(np.int64).T
+    shape = (int(row.max()) + 1, int(column.max()) + 1)
+    lowest = np.full(shape, np.inf)
+    np.minimum.at(lowest, (row, column), points[:, 2])
+    is_empty = np.isinf(lowest)
+    lowest = _filled(lowest, is_empty)
+    second = ndimage.rank_filter(lowest, 1, size=5, mode="nearest")
+    return np.where(lowest < second - _PIT, second, lowest), is_empty
+
+
+def _filled(heights: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
+    """Return heights with those of missing cells from the nearest other cell."""
+    if is_missing.all() or not is_missing.any():
+        return heights
+    nearest = ndimage.distance_transform_edt(is_missing, return_distances=False, return_indices=True)
+    return heights[tuple(nearest)]

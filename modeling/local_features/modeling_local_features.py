@@ -1,0 +1,131 @@
+"""Labels of points by numbers of their surroundings, which need no training, and a small network on them.
+
+points (batch, N, 3 + features), from LocalFeaturesProcessor
+    │  without places ─► standardized, clipped
+    ▼
+features (batch, N, features) ─► members of hidden layers ─► last_hidden_state (batch, N, hidden)
+    │                                                            └─► mean of the members' logits (batch, N, labels)
+    └─► projected ─► distance to the nearest learned point ─► unknown (batch, N)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from hf_any3d.modeling.hooks import LibraryModelMixin
+from hf_any3d.modeling.layers.forward_contract import NoAttentionMixin, strict_forward
+from hf_any3d.modeling.layers.heads import in_precision_of
+from hf_any3d.modeling.layers.tasks import point_loss, refuse_problem_type
+from hf_any3d.modeling.layers.unknown_score import UnknownScore, score_of_signs, surprise
+from hf_any3d.modeling.local_features.configuration_local_features import LocalFeaturesConfig
+from hf_any3d.modeling.point_encoders.base_model import PointCloudModel
+from hf_any3d.modeling.pretrained_parts.mixin import PretrainedPartsMixin
+
+_SMALLEST = 1e-12
+
+
+@dataclass
+class LocalFeaturesOutput(TokenClassifierOutput):
+    """Output of a model that labels points.
+
+    Args:
+        unknown: `(batch, points)` scores from 0 to 1, the less a point is like those of the training; None without a
+            score.
+    """
+
+    unknown: Tensor | None = None
+
+
+class LocalFeaturesPreTrainedModel(LibraryModelMixin, PretrainedPartsMixin, NoAttentionMixin, PreTrainedModel):
+    """Base class of these models."""
+
+    config_class = LocalFeaturesConfig
+    config: LocalFeaturesConfig
+    base_model_prefix = "local_features"
+    # Rounded to half precision, they would move features of little spread by tenths of it.
+    _keep_in_fp32_modules_strict = [r"(?:^|local_features\.)(?:mean|scale)$"]
+
+
+class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
+    """Standardized features of points, and hidden layers."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: LocalFeaturesConfig):
+        super().__init__(config)
+        width = config.in_channels - 3
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.members = nn.ModuleList(_layers(width, config) for _ in range(config.members))
+        self.post_init()
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """Return features `(…, features)` in standard deviations from the mean of the learned points."""
+        return ((features - self.mean) / self.scale).clamp(-self.config.largest, self.config.largest)
+
+    def encode(self, points: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the standardized features and the last hidden layers `(batch, points, hidden)`, and the places."""
+        standard = self.input_tokens(self.standardize(points[..., 3:]).to(self.dtype))
+        hidden = torch.cat([member(standard) for member in self.members], dim=-1)
+        return [standard, hidden], points[..., :3]
+
+
+class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
+    """Local features with a label for each point."""
+
+    unknown_score: UnknownScore | None
+
+    def __init__(self, config: LocalFeaturesConfig):
+        super().__init__(config)
+        refuse_problem_type(config)
+        self.local_features = LocalFeaturesModel(config)
+        # One layer for all members: the sum of their logits.
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.unknown_score = None
+        if config.unknown_rows:
+            self.unknown_score = UnknownScore(config.unknown_rows, config.in_channels - 3, 0, config.unknown_width)
+        self.post_init()
+
+    @strict_forward
+    def forward(
+        self,
+        points: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> LocalFeaturesOutput:
+        """Label points; returns `logits (batch, points, labels)` and perhaps `unknown (batch, points)`."""
+        with_states = self.returns_states(output_hidden_states, output_attentions)
+        output = self.local_features(points, output_hidden_states=True, return_dict=True)
+        features = in_precision_of(self.classifier, output.last_hidden_state)
+        logits = self.classifier(features) / (self.config.members * self.config.temperature)
+        unknown = None
+        if self.unknown_score is not None:
+            signs = self.unknown_signs(output.hidden_states[0].flatten(0, 1), logits.flatten(0, 1))
+            unknown = score_of_signs(signs, self.config).view(logits.shape[:2])
+        states = output.hidden_states if with_states else None
+        return LocalFeaturesOutput(point_loss(logits, labels), logits, states, unknown=unknown)
+
+    def unknown_signs(self, standard: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        """Return the signs `(points,)` of the unknown score, for standardized features and logits `(points, …)`."""
+        score = self.unknown_score
+        assert score is not None
+        seen, known = score.project(standard).float(), score.features.float()
+        # By a matrix product, as there are millions of points; what it rounds is far below the usual distance.
+        squared = seen.square().sum(dim=1) + (known.square().sum(dim=1) - 2 * seen @ known.T).amin(dim=1)
+        distance = squared.clamp(min=0).sqrt()
+        return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
+
+
+def _layers(width: int, config: LocalFeaturesConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in config.hidden_sizes:
+        layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.dropout)]
+        width = size
+    return nn.Sequential(*layers)
