@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_note, status
-from hf_any3d.cli.inputs import files_of_folder, finish, print_problems
+from hf_any3d.cli.common import AsCsv, AsJson, is_model, json_object, option, print_error, print_note, status
+from hf_any3d.cli.inputs import FileNotes, files_of_folder, finish
 from hf_any3d.cli.outputs import DATA, check_output, counted, write_results
 from hf_any3d.many_files.files import FILE_ERRORS, Cloud, InputFile
 from hf_any3d.registry import FORMATS
@@ -93,14 +93,17 @@ def evaluate_labels(
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     rows, different = [], []
-    for pair in pairs:
-        with status(f"comparing {pair.name}"):
-            row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
-        print_problems(row)
-        rows.append(row)
-        if page is not None and compared is not None:
-            # A page shows the scans with the most differences.
-            different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
+    with FileNotes() as notes:
+        for pair in pairs:
+            with status(f"comparing {pair.name}"):
+                row, compared = _compare(pair, whole, tolerance, called, raise_errors=len(pairs) == 1)
+            notes.add("warning", pair.name, row.get("warnings", ()))
+            if "error" in row:
+                print_error(row["error"])
+            rows.append(row)
+            if page is not None and compared is not None:
+                # A page shows the scans with the most differences.
+                different = sorted([*different, compared], key=lambda one: one.accuracy)[:_MOST_SHOWN]
     if not whole.pairs and not any("error" in row for row in rows):
         raise ValueError(f"{truth}: no point has a true class that counts; there are {_listed(whole, called)}")
     for text in alone:
