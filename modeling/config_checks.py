@@ -111,6 +111,9 @@ def check_settings(
     for name, allowed in (choices or {}).items():
         if (value := getattr(config, name)) not in allowed:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, allowed))}")
+    numbers = sorted(int(number) for number in getattr(config, "id2label", None) or ())
+    if numbers != list(range(len(numbers))):  # a class would be answered by the name of its neighbor
+        raise ValueError(f"id2label has the numbers {numbers[:8]}; expected those from 0 to {len(numbers) - 1}")
     widths = {name: (1, 10**6) for name in vars(config) if name.endswith("_widths")}
     for name, (low, high) in {**COMMON_RANGES, **widths, **(ranges or {})}.items():
         for number in _numbers_in(vars(config).get(name)):

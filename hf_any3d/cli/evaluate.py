@@ -156,7 +156,9 @@ def evaluate(
     if recipe is None and data is None and dataset is None:
         raise ValueError("DATA is missing; expected labeled clouds, or --recipe")
     if recipe is not None and not (data is None and dataset is None):
-        raise ValueError(f"--recipe {recipe} beside {data or dataset}; expected one of them, as a recipe names its data")
+        raise ValueError(
+            f"--recipe {recipe} beside {data or dataset}; expected one of them, as a recipe names its data"
+        )
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")

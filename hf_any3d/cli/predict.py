@@ -71,8 +71,10 @@ def predict(
     A folder stands for all files of readable types in it and in its subfolders. Bad files are reported, the others
     are classified, and the exit code is 2.
     """
-    if (text_features if labels is None else votes) is not None:
-        raise ValueError("--text-features belong to --labels, and --votes to models with labels of their own")
+    if labels is None and text_features is not None:
+        raise ValueError(f"--text-features {text_features} without --labels, whose vectors they are")
+    if labels is not None and votes is not None:
+        raise ValueError(f"--votes {votes} with --labels; expected a model with labels of its own")
     if labels is not None:
         zero_shot(files, labels, options, model, None, text_features, top_k, up_axis, output, batch_size, device)
         return

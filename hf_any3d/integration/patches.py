@@ -39,11 +39,13 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from hf_any3d.hub.names import check_name
 from hf_any3d.hub.published_table import is_published
+from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.hooks import LibraryModelMixin, hooks
 from hf_any3d.modeling.minigpt3d import MiniGPT3DPreTrainedModel
 from hf_any3d.modeling.pretrained_parts.adapter_loading import (
     AdapterLoadingMixin,
     opens_from_adapter,
+    refuse_adapter_without_weights,
     refuse_folder_of_adapters,
 )
 from hf_any3d.modeling.pretrained_parts.loading import dtype_named
@@ -219,6 +221,7 @@ class PointCloudPeftModel(PeftModel):
         """
         if Path(model_id, adapter_name, ADAPTER_CONFIG_NAME).is_file():
             model_id = Path(model_id, adapter_name)
+        refuse_adapter_without_weights(Path(model_id, kwargs.get("subfolder") or ""))
         model = cast(PreTrainedModel, self.get_base_model())
         # Modules that PEFT copies to train them would get the weights back in every call that accelerate keeps.
         for name, module in model.named_modules():
@@ -316,13 +319,27 @@ def _find_task_in_config(original: Callable, model: str, token: str | None = Non
 
 @Patch(
     "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model",
+    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model, and "
+    "asks to run code of a directory whose processor does not say what it is",
 )
 def _refuse_missing_paths(original: Callable, *args: Any, **kwargs: Any) -> Any:
     call = signature(original).bind(*args, **kwargs).arguments
     if call.get("task") in TASKS:
         check_name(call.get("model"), {**call, **call.get("kwargs", {}), **(call.get("model_kwargs") or {})})
+        _check_processor_file(call.get("model"))
     return original(*args, **kwargs)
+
+
+def _check_processor_file(model: Any) -> None:
+    """Check that the processor of a directory says what it is."""
+    file = Path(model, PREPROCESSOR) if isinstance(model, (str, os.PathLike)) else None
+    if file is None or not file.is_file():
+        return
+    with stored_settings(file):
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+    if settings.get("auto_map") and not settings.get("feature_extractor_type"):
+        expected = settings.get("processor_class") or "PointCloudProcessor"
+        raise ValueError(f"{file}: lacks feature_extractor_type; expected the name of its class, such as {expected!r}")
 
 
 @Patch(

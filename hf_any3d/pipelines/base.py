@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import AutoFeatureExtractor, Pipeline
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from hf_any3d.data.inputs import to_cloud
 from hf_any3d.data.no_object import NoObjectWarning, why_too_large
@@ -76,8 +77,14 @@ class PointCloudPipeline(Pipeline):
         if isinstance(self.processor, PointCloudProcessor):  # a feature extractor to transformers
             self.feature_extractor, self.processor = self.processor, None
         if self.feature_extractor is None and self._load_feature_extractor is not False:
-            if self.model.name_or_path:  # opening it again tells why it cannot be opened
-                AutoFeatureExtractor.from_pretrained(self.model.name_or_path)
+            place = self.model.name_or_path
+            if os.path.isdir(place) and not Path(place, FEATURE_EXTRACTOR_NAME).is_file():
+                raise OSError(
+                    f"{place}: lacks {FEATURE_EXTRACTOR_NAME}; expected processor.save_pretrained({place!r}), or "
+                    "feature_extractor=processor"
+                )
+            if place:  # opening it again tells why it cannot be opened
+                AutoFeatureExtractor.from_pretrained(place)
             raise ValueError("processor is missing; expected one with a model that is given as an object")
         model = unwrapped(self.model)
         saved = model.config.architectures

@@ -37,6 +37,10 @@ from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
 
+# As PEFT calls them, which models without adapters open without.
+SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME = "adapter_model.safetensors", "adapter_model.bin"
+
+
 def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
     """Raise an OSError that names them if a directory holds no model or adapter itself, but folders of adapters."""
     folder = Path(folder)
@@ -44,6 +48,13 @@ def refuse_folder_of_adapters(folder: str | os.PathLike) -> None:
     if adapters and not (folder / CONFIG_NAME).is_file() and not (folder / ADAPTER_CONFIG_NAME).is_file():
         names = ", ".join(path.parent.name for path in adapters)
         raise OSError(f"{folder}: holds no model, but folders with the adapters {names}; open {adapters[0].parent}")
+
+
+def refuse_adapter_without_weights(folder: str | os.PathLike) -> None:
+    """Raise an OSError if a directory holds the config of an adapter alone; PEFT would look it up on the hub."""
+    files = (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)
+    if Path(folder, ADAPTER_CONFIG_NAME).is_file() and not any(Path(folder, file).is_file() for file in files):
+        raise OSError(f"{folder}: lacks {files[0]}, the weights of the adapter whose {ADAPTER_CONFIG_NAME} it holds")
 
 
 class AdapterLoadingMixin(PretrainedPartsMixin):
@@ -124,6 +135,7 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         cls, name: str, config: PreTrainedConfig, hub: dict[str, Any], **loading: Any
     ) -> PreTrainedModel:
         """Build the model of an adapter's repository, without the adapter, and check its pretrained weights."""
+        refuse_adapter_without_weights(Path(name, hub.get("subfolder") or ""))
         recorded, hub = config.part(cls._adapted_part), dict(hub)
         if recorded.is_elsewhere:
             if (stated := cls._stated_base(name, recorded, hub)) is not None:
@@ -247,6 +259,22 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
         config = self.config_to_store()
         config.set_part(name, source)
         config.save_pretrained(directory)
+        if self._bases_are_parts and source.is_elsewhere:
+            self._name_base(source, Path(directory, ADAPTER_CONFIG_NAME))
+
+    def _name_base(self, source: PretrainedPart, file: Path) -> None:
+        """Let adapters name the source as their base model, where they still name that of an earlier one."""
+
+        def is_earlier(base: str | None) -> bool:
+            return bool(base) and not _is_same_place(str(base), str(source.name_or_path))
+
+        for config in getattr(self, "peft_config", {}).values():
+            if is_earlier(config.base_model_name_or_path):
+                config.base_model_name_or_path, config.revision = source.name_or_path, source.revision
+        settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if is_earlier(settings.get("base_model_name_or_path")):
+            settings |= {"base_model_name_or_path": source.name_or_path, "revision": source.revision}
+            file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
     @classmethod
     def from_pretrained(
@@ -371,6 +399,10 @@ def _add_adapter(
             raise ValueError(f"{name}: the adapter lacks {listed(missing)}, which it has to hold by its config")
         if unused := sorted(weights.keys() - expected.keys()):
             raise ValueError(f"{name}: the adapter holds {listed(unused)}, for which the model has no place")
+        if whole := sorted(
+            key for key in weights if expected[key].dtype.is_floating_point > weights[key].dtype.is_floating_point
+        ):
+            raise ValueError(f"{name}: stores {listed(whole)} as whole numbers; expected floats")
         mismatched = []
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:

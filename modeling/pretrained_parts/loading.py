@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
 from hf_any3d.modeling.pretrained_parts.tensors import holds_tensors, own_modules
@@ -136,6 +139,30 @@ def weights_of(place: object) -> Iterator[None]:
         raise
     except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{place}: the weights cannot be used ({type(error).__name__}: {error})") from error
+
+
+def refuse_whole_numbers(model: PreTrainedModel, name: str | os.PathLike, hub: dict[str, Any]) -> None:
+    """Refuse stored weights that are whole numbers where a model has floats, which transformers would cast."""
+    quiet = dict.fromkeys(("gated_repo", "missing_entries", "connection_errors"), False)
+    quiet = {f"_raise_exceptions_for_{kind}": value for kind, value in quiet.items()}
+    place = {key: value for key, value in hub.items() if value is not None}
+    files = [cached_file(name, SAFE_WEIGHTS_NAME, **place, **quiet)]
+    if files == [None] and (index := cached_file(name, SAFE_WEIGHTS_INDEX_NAME, **place, **quiet)):
+        files = sorted({index.replace(SAFE_WEIGHTS_INDEX_NAME, file) for file in _shards(index)})
+    whole = []
+    for file in filter(None, files):
+        with safe_open(file, framework="pt") as stored:
+            whole += [key for key in stored.keys() if stored.get_slice(key).get_dtype()[0] in "IU"]
+    if not whole:
+        return
+    prefix = f"{model.base_model_prefix}."
+    floats = {key.removeprefix(prefix) for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    if wrong := sorted(key for key in whole if key.removeprefix(prefix) in floats):
+        raise ValueError(f"{name}: stores {listed(wrong)} as whole numbers; expected floats, as they were trained")
+
+
+def _shards(index: str) -> set[str]:
+    return set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def listed(names: list[str], most: int = 8) -> str:

@@ -12,7 +12,14 @@ from transformers import PreTrainedModel
 
 from hf_any3d.modeling.config_checks import stored_settings
 from hf_any3d.modeling.layers.forward_contract import keep_unpacked
-from hf_any3d.modeling.pretrained_parts.loading import HUB_ARGUMENTS, class_of_saved, is_quantized, listed, weights_of
+from hf_any3d.modeling.pretrained_parts.loading import (
+    HUB_ARGUMENTS,
+    class_of_saved,
+    is_quantized,
+    listed,
+    refuse_whole_numbers,
+    weights_of,
+)
 from hf_any3d.modeling.pretrained_parts.tensors import (
     OwnTensor,
     changed_since_loading,
@@ -52,6 +59,8 @@ class PretrainedPartsMixin:
             model, info = cls._from_full_repository(name, *args, output_loading_info=True, **kwargs)
         if hasattr(model, "hf_quantizer"):
             keep_unpacked(model)
+        elif name is not None:
+            refuse_whole_numbers(model, name, {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs})
         if name is not None and info["missing_keys"]:
             hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
             config = type(model).config_class.from_pretrained(name, **hub)

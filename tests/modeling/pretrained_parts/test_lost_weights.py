@@ -180,7 +180,7 @@ def test_missing_weights_inside_wrappers_are_found(tmp_path):
         (lambda stored: _pop(stored, "point_tokenizer"), "lacks .*point_tokenizer"),
         (
             lambda stored: stored.update({"base_model.model.extra.weight": torch.zeros(1)}),
-            "lacks base_model.model.extra.weight",
+            "holds base_model.model.extra.weight",
         ),
     ],
 )

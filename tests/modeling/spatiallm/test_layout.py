@@ -54,6 +54,13 @@ def test_a_strict_text_has_nothing_that_can_mean_nothing(text, message):
         Layout.parse(text, strict=True)
 
 
+def test_a_wall_whose_ends_meet_in_bins_is_read_and_learned():
+    """The released program writes it for a wall that is shorter than a bin."""
+    text = "wall_0=Wall(40,40,0,40,40,0,112,0)\ndoor_0=Door(wall_0,40,40,40,30,80)"
+    layout = Layout.parse(text, strict=True)
+    assert Layout.parse(layout.write(), strict=True) == layout and len(layout.corners()) == 2
+
+
 @pytest.mark.parametrize("item", items("round_trip"))
 def test_there_and_back_as_released(item):
     layout = layout_of(item["entities"])
