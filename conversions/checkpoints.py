@@ -196,8 +196,18 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # Of torch's long texts these lines name what it refuses.
-        reason = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), lines[0])[:200]
-        raise ValueError(f"{path}: damaged, or holds more than tensors and plain values ({reason})") from error
+        refused = next((line for line in lines if "nsupported" in line or "GLOBAL" in line), None)
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start.startswith(_STARTS):
+            raise ValueError(f"{path}: no checkpoint of torch; it begins with {start!r}") from error
+        if refused is not None:
+            raise ValueError(f"{path}: holds more than tensors and plain values ({refused[:200]})") from error
+        raise ValueError(f"{path}: damaged ({lines[0][:200]})") from error
+
+
+_STARTS = (b"PK", b"\x80")
+"""First bytes of torch's files: of a ZIP archive, and of a pickle before version 1.6."""
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

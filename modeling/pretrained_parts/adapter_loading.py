@@ -332,8 +332,10 @@ def _add_adapter(
         weights = load_peft_weights(name, device="cpu", **hub)
         # PEFT would load what fits and leave the rest as it was initialized.
         expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        if wrong := sorted(expected.keys() ^ weights.keys()):
-            raise ValueError(f"{name}: either the adapter or the model lacks {listed(wrong)}")
+        if missing := sorted(expected.keys() - weights.keys()):
+            raise ValueError(f"{name}: the adapter lacks {listed(missing)}")
+        if foreign := sorted(weights.keys() - expected.keys()):
+            raise ValueError(f"{name}: the adapter has {listed(foreign)}, which are none of its model's")
         mismatched = []
         for key, tensor in sorted(weights.items()):
             if tensor.shape != expected[key].shape:

@@ -206,8 +206,8 @@ def test_data_are_named_as_for_a_training(models, data, tmp_path):
     file = data(CATEGORIES, ["LABEL_0", "LABEL_1", "LABEL_2"]) / "train.parquet"
     assert run("evaluate", models("scenes"), file, "--cpu").out.startswith("all ")
     for words, text in (
-        ((), "give either DATA or --recipe"),
-        ((scans, "--data-dir", scans), "--data-dir only without DATA"),
+        ((), "DATA is missing"),
+        ((scans, "--data-dir", scans), f"--data-dir {scans}: expected none"),
         ((scans, "--split", "validation"), f"{scans}: its data has no split 'validation'; there are test, train"),
         ((tmp_path / "scnas",), f"did you mean {scans}?"),
     ):

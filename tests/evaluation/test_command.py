@@ -45,4 +45,4 @@ def test_wrong_arguments_give_one_line_errors(tmp_path):
 def test_classifiers_are_the_default_command():
     for arguments in (["model"], ["--cpu", "model"], ["classifier", "model"]):
         result = run(*arguments)
-        assert result.exit_code == 1 and "give either DATA or --recipe" in result.stderr
+        assert result.exit_code == 1 and "DATA is missing" in result.stderr
