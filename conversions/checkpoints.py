@@ -206,6 +206,10 @@ def _load(path: str | os.PathLike, device: str = "cpu") -> Any:
         raise
     # Damaged files make torch's reader raise a dozen kinds of errors.
     except Exception as error:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        if not start.startswith(_STARTS):
+            raise ValueError(f"{path}: no checkpoint of torch; it begins with {start!r}") from error
         text = str(error) or type(error).__name__
         is_more = isinstance(error, NotPlainError)
         kind = "holds more than tensors and plain values" if is_more else "damaged"
@@ -276,6 +280,10 @@ def _check_stored(content: Any) -> None:
             waiting += value.values() if isinstance(value, Mapping) else value
     if claimed > max(_ALWAYS_READ, _SHARING * sum(stored.values())):
         raise ValueError(f"its tensors claim {claimed:,} bytes, of which {sum(stored.values()):,} are stored")
+
+
+_STARTS = (b"PK", b"\x80")
+"""First bytes of torch's files: of a ZIP archive, and of a pickle before version 1.6."""
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -34,7 +34,11 @@ app = typer.Typer(
     name="hf-any3d",
     cls=CommandLine,
     rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # Programs of transformers spell options with _, others with -; each is right here, for every command.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
     help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )

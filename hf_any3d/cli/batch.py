@@ -22,6 +22,7 @@ from hf_any3d.cli.common import (
     BatchSize,
     Classifier,
     Device,
+    Embedder,
     Feature,
     FeatureName,
     Model,
@@ -37,7 +38,7 @@ from hf_any3d.cli.common import (
     with_groups,
 )
 from hf_any3d.cli.detect import BoxOptions, box_answerer, box_cells
-from hf_any3d.cli.inputs import FileNotes, Files, classifier_or_packaged, find_inputs, split_model
+from hf_any3d.cli.inputs import FileNotes, Files, find_inputs, model_or_packaged, split_model
 from hf_any3d.cli.outputs import check_output, counted, csv_lines
 from hf_any3d.cli.predict import (
     EMBEDDING_COMMANDS,
@@ -164,7 +165,7 @@ def predict(
     """Classify many files."""
     check_output(output, _TABLES)
     model, files = split_model(files, model)
-    settings = {"model": classifier_or_packaged(model), "top_k": top_k, "up_axis": up_axis}
+    settings = {"model": model_or_packaged(model, "predict"), "top_k": top_k, "up_axis": up_axis}
     _run(Job("predict", settings, device, batch_size), files, output, options)
 
 
@@ -174,7 +175,7 @@ def embed(
     files: Files,
     output: TableOutput,
     options: RunOptions,
-    model: Model = None,
+    model: Embedder = None,
     feature: FeatureName = Feature.POOLED,
     up_axis: UpAxis = None,
     batch_size: BatchSize = None,
@@ -182,8 +183,8 @@ def embed(
 ) -> None:
     """Extract a feature vector of many files."""
     check_output(output, _TABLES)
-    name, files = split_model(files, model, "features")
-    settings = {"model": check_model(name, *EMBEDDING_COMMANDS), "feature": feature.value, "up_axis": up_axis}
+    name, files = split_model(files, model)
+    settings = {"model": model_or_packaged(name, *EMBEDDING_COMMANDS), "feature": feature.value, "up_axis": up_axis}
     _run(Job("embed", settings, device, batch_size), files, output, options)
 
 

@@ -43,6 +43,9 @@ def option(help: str, *names: str, **settings: Any) -> Any:
 
 Model = Annotated[str | None, option("Directory or hub name of the model; it may also come before the files.")]
 Classifier = Annotated[str | None, option("Directory or hub name of a classifier; by default the packaged one.")]
+Embedder = Annotated[
+    str | None, option("Directory or hub name of any model with features; by default the packaged one.")
+]
 Device = Annotated[str | None, option("cpu, cuda, cuda:1, mps …; by default the fastest available.")]
 Revision = Annotated[str | None, option("Branch, tag or commit of the model on the hub.")]
 Template = Annotated[str | None, option("Chat template of the processor, such as demo; by default its own.")]

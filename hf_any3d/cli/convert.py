@@ -14,6 +14,7 @@ import typer
 from hf_any3d.cli.common import load_libraries, option, skip_hub_if_offline, status
 from hf_any3d.hub.names import is_path_like, similar_path
 from hf_any3d.hub.published_table import SIZE_MARK, download_of
+from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import print_line
 
 
@@ -110,6 +111,8 @@ def convert(
         repository = file.partition(SIZE_MARK)[0]
         if not Path(file).exists() and (len(files) > 1 or is_path_like(repository, needs_owner=True)):
             raise FileNotFoundError(f"{file}: no such file{similar_path(Path(file))}{download_of(Path(file))}")
+    for file in files:
+        _refuse_points(Path(file))
     # No file of this name: it can only be a published checkpoint.
     is_published = not Path(files[0]).exists()
     if is_published:
@@ -131,6 +134,19 @@ def convert(
             lines = _report(_convert_files(files, output, options))
     for line in lines:
         print_line(line)
+
+
+def _refuse_points(file: Path) -> None:
+    """Raise an error that names the right command for a file of points."""
+    ending = file.suffix[1:].lower()
+    if file.is_file() and ending in FORMATS and ending not in _AMBIGUOUS:
+        raise ValueError(
+            f"{file}: a point file, and this command converts models; expected hf-any3d batch convert {file} --to ply "
+            "--output FOLDER"
+        )
+
+
+_AMBIGUOUS = ("bin", "npz")  # of weights, too
 
 
 def _convert_files(files: list[str], output: Path, options: Mapping[str, Any]) -> dict[str, Any]:

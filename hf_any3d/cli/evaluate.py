@@ -151,14 +151,12 @@ def evaluate(
     models the accuracy on names of classes, autoencoders Chamfer distances. Figures of classifiers with voting are
     listed apart from those without. Files of a folder that cannot be read are left out, and the exit code is then 2.
     """
+    if recipe is not None and (data is not None or dataset is not None):
+        raise ValueError(f"--recipe {recipe} names its data; expected no other")
+    if data is None and dataset is None and recipe is None:
+        raise ValueError("DATA is missing; expected a folder, a file, the name of a dataset, or --recipe")
     if data is not None and data_dir is not None:
-        raise ValueError(f"--data-dir {data_dir} beside DATA {data}; expected one folder")
-    if recipe is None and data is None and dataset is None:
-        raise ValueError("DATA is missing; expected labeled clouds, or --recipe")
-    if recipe is not None and not (data is None and dataset is None):
-        raise ValueError(
-            f"--recipe {recipe} beside {data or dataset}; expected one of them, as a recipe names its data"
-        )
+        raise ValueError(f"--data-dir {data_dir}: expected none with DATA")
     check_output(output, DATA, as_json=as_json, as_csv=as_csv)
     model = check_model(model, *_SCORES)
     _, command = kind_of_model(read_model_config(model)) or ("a classifier", "predict")

@@ -87,12 +87,16 @@ def split_model(files: Sequence[str], model: str | None, command: str | None = N
     raise error
 
 
-def classifier_or_packaged(model: str | None) -> str:
-    """Return the directory or hub name of a classifier; None stands for the one that comes with the package."""
+def model_or_packaged(model: str | None, *commands: str) -> str:
+    """Return the directory or hub name of a model for one of these commands; None stands for the packaged one.
+
+    That classifies household objects, and its encoder has features of any object.
+    """
     if model is not None:
-        return check_model(model, "predict")
+        return check_model(model, *commands)
     name = packaged_classifier()
-    print_note(f"no --model: using the classifier of household objects that comes with the package, {name}")
+    what = "classifier" if commands[0] == "predict" and len(commands) == 1 else "encoder"
+    print_note(f"no --model: using the {what} of household objects that comes with the package, {name}")
     return name
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_any3d.cli.common import FileOptions, check_model, need_packages, print_note
-from hf_any3d.cli.inputs import Inputs, classifier_or_packaged, find_inputs, for_each_file, split_model
+from hf_any3d.cli.inputs import Inputs, find_inputs, for_each_file, model_or_packaged, split_model
 from hf_any3d.many_files.work import Answer
 from hf_any3d.utils.atomic_files import write_json, write_text
 from hf_any3d.utils.messages import csv_text, print_json, print_line, printable
@@ -63,15 +63,15 @@ def find_all(
 ) -> tuple[str, Inputs, str]:
     """Return model, files and ending of the output of a command, and check its options, before libraries are loaded.
 
-    `predict` has a default model; models of the commands `also` do, too.
+    `predict` and `features` have a default model; models of the commands `also` do, too.
     """
-    is_classified = command == "predict"
-    name, files = split_model(files, model, None if is_classified else command)
+    has_default = command in ("predict", "features")
+    name, files = split_model(files, model, None if has_default else command)
     inputs = find_inputs(files, options.file_type)
     suffix = check_output(
         output, types, as_json=options.as_json, as_csv=options.as_csv, num_files=len(inputs) if "" in types else 1
     )
-    name = classifier_or_packaged(name) if is_classified else check_model(name, command, *also)
+    name = (model_or_packaged if has_default else check_model)(name, command, *also)
     return name, inputs, suffix
 
 

@@ -14,6 +14,7 @@ from hf_any3d.cli.common import (
     BatchSize,
     Classifier,
     Device,
+    Embedder,
     Feature,
     FeatureName,
     FileOptions,
@@ -221,7 +222,7 @@ def clearly_less(unknown: float, other: float) -> bool:
 def features(
     files: Files,
     options: FileOptions,
-    model: Model = None,
+    model: Embedder = None,
     feature: FeatureName = Feature.POOLED,
     up_axis: UpAxis = None,
     output: Annotated[

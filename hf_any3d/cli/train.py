@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_any3d.cli.common import (
+    Axis,
     ModelCommand,
     find_model,
     hide_bars_of_datasets,
@@ -157,6 +158,9 @@ def train(
     augment: Annotated[
         str | None, option("Transforms of training clouds, such as 'scale rotate jitter'; by default none.")
     ] = None,
+    up_axis: Annotated[
+        Axis | None, option("Axis that points up in the files: x, y or z; by default that of the data, else y.")
+    ] = None,
     seed: Annotated[int | None, option("Random seed; by default 42.", min=0)] = None,
     all_options: Annotated[bool, typer.Option("--help-all", help="Show all other options too and exit.")] = False,
 ) -> None:
@@ -165,7 +169,8 @@ def train(
     Up to some hundred labeled scans get frozen features and a linear head in seconds, without a network, judged by
     cross-validation. With more scans, or with options of training, an adapter, a tokenizer and a head are trained
     around a frozen encoder, some megabytes; the same command continues an interrupted run. Files of a folder that
-    cannot be read are left out, and the exit code is then 2. Any other option may follow, such as --peft lora.
+    cannot be read are left out, and the exit code is then 2. Any other option may follow, such as
+    --peft lora, spelled with - or _: --help-all lists them.
     """
     if all_options:
         _print_all_help(context, task or Task.CLASSIFICATION)
@@ -193,13 +198,15 @@ def train(
         "learning_rate": learning_rate,
         "num_points": points,
         "seed": seed,
+        "up_axis": up_axis,
         "from_model": None if earlier is None else find_model(str(earlier)),
         # Commas also separate the settings of a transform, such as scale:low=0.5,high=2.
         "augment": None if augment is None else re.split(r"\s+|,(?!\w+=)", augment.strip()),
     }
     for name, value in options.items():
         if value is not None:
-            settings[name] = str(value) if isinstance(value, Path) else value
+            # Choices of the command line are texts elsewhere.
+            settings[name] = str(value) if isinstance(value, (Path, StrEnum)) else value
     settings |= {"encoder": find_model(encoder)} if encoder and way is Way.FEATURES else _encoder_settings(encoder)
     if other := _not_for_few_scans(task, recipe, way, earlier):
         used = "--from" if earlier is not None else f"--way {way}"

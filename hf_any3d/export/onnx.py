@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_any3d.data.files.source import tell_left_out
 from hf_any3d.export.programs import (
     Runner,
     export_program,
@@ -189,12 +190,15 @@ def export_file(
     with replaced_when_complete(output) as unfinished:
         FORMATS[format].write(model, unfinished)
         worst = compare(model, FORMATS[format].open(unfinished))
-        content = _settings(model, format, processor) | {"worst_difference": worst}
+        content = _settings(model, format, processor)
+        left_out: list[str] = content["left_out"]
+        content["worst_difference"] = worst
         (unfinished.parent / settings.name).write_text(
             json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         # Large ONNX models keep their weights in a file of their own.
         size = sum(file.stat().st_size for file in unfinished.parent.iterdir() if file.name != settings.name)
+    tell_left_out(output, left_out, f"a file of {format} has the outputs of the model alone")
     return ExportedFile(output, settings, size, worst)
 
 
@@ -251,6 +255,8 @@ def _settings(model: nn.Module, format: str, processor: PointCloudProcessor | No
         "labels": [label for _, label in sorted((config.id2label or {}).items())],
         "processor": None if processor is None else processor.to_dict(),
         "encoder": getattr(config, "encoder_name_or_path", None),
+        # What the model answers besides; every cloud gets a label from the file.
+        "left_out": ["unknown, the score of what is none of the labels"] if getattr(config, "unknown_rows", 0) else [],
         "made_with": {
             name: importlib.metadata.version(name) for name in ("hf-any3d", "torch", *FORMATS[format].packages)
         },

@@ -37,10 +37,9 @@ def check_name(
         return
     name, revision, cache_dir = os.fspath(name), arguments.get("revision"), arguments.get("cache_dir")
     check_path(name, revision, cache_dir, kind)
+    reason = offline_reason(arguments.get("local_files_only"))
     # A dataset may also be in the cache of `datasets`, which has an error of its own.
-    if kind != "model" or _is_cached(name, revision, cache_dir, kind):
-        return
-    if (reason := offline_reason(arguments.get("local_files_only"))) is None:
+    if reason is None or kind != "model" or _is_cached(name, revision, cache_dir, kind):
         return
     at = "" if revision is None else f" at revision {revision}"
     raise OSError(

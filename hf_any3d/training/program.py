@@ -316,7 +316,8 @@ def train(task: TrainingTask, rows: DatasetDict | None = None) -> RunReport:
         checkpoint=checkpoint,
         start=task.start(),
     )
-    logger.info("Model, card and metrics.json: %s. Try: %s", name, task.usage.format(name))
+    if rows is None:  # otherwise the model is a part of another one, in a folder that is soon gone
+        logger.info("Model, card and metrics.json: %s. Try: %s", name, task.usage.format(name))
     return report
 
 

@@ -201,5 +201,4 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
     def described_features(self) -> str:
         """The sets of features in words, for cards."""
         *first, last = (_NAMES[name] for name in self.features)
-        text = " and ".join([", ".join(first), last]) if first else last
-        return text[0].upper() + text[1:]
+        return " and ".join([", ".join(first), last]) if first else last
