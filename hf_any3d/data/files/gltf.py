@@ -192,9 +192,9 @@ def _join(parts: list[dict], source: Source) -> PointCloudData:
     if len(faces) and "colors" not in joined and colors is not None:
         counts = [len(part["faces"]) for part in parts]
         joined["face_colors"] = np.repeat(np.array(colors), counts, axis=0)
-    return PointCloudData(
-        np.concatenate([part["points"] for part in parts]), faces=faces if len(faces) else None, **joined
-    )
+    points = np.concatenate([part["points"] for part in parts])
+    # The unit of all linear distances is the meter (glTF 2.0, section 3.4).
+    return PointCloudData(points, faces=faces if len(faces) else None, meters_per_unit=1.0, **joined)
 
 
 @dataclass
