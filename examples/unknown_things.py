@@ -21,6 +21,8 @@ from studies.generated_shapes.families import OTHERS, draw_other
 SEED = 0
 THINGS = 100
 """Things of each kind with which the unknown score is judged."""
+SOLIDS_ABOVE = 0.01
+"""Share of simple solids that may have a score above 0.5."""
 UNLABELED = ("dog", "horse", "house", "tower", "bridge", "ladder", "fence", "mushroom", "umbrella", "goblet")
 """Generated classes that none of the labels describes."""
 NEW_FAMILIES = ("ring", "octahedron", "half pipe", "cross", "spring")
@@ -87,13 +89,14 @@ def as_found(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([clouds, np.stack([turn(cloud, generator) for cloud in clouds])]), np.tile(plain["label"], 2)
 
 
-def calibrate(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, Any]:
+def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int) -> dict[str, Any]:
     """Fit temperature and unknown score to shapes that a model has not learned from.
 
     Args:
         model: The model.
         learned: Rows that it has learned from.
         held_out: Rows that it has not.
+        solids: Simple solids to draw, of which at most `SOLIDS_ABOVE` may get a score above 0.5.
 
     Returns:
         `temperature`, and the settings of `UnknownScoreConfigMixin`.
@@ -103,6 +106,11 @@ def calibrate(model: Any, learned: Dataset, held_out: Dataset) -> dict[str, Any]
     targets = torch.from_numpy(labels)
     losses = {t: nn.functional.cross_entropy(logits / t, targets).item() for t in np.geomspace(0.3, 3, 93).tolist()}
     temperature = min(losses, key=losses.__getitem__)
+    if solids:
+        of_solids = outputs_of(model, draw_things(solids, clouds.shape[1], seed=SEED + 3, kinds=(SOLID,)))[1]
+        warmer = [t for t in losses if t >= temperature]
+        are_low = [((of_solids / t).softmax(-1).amax(-1) > 0.5).float().mean() <= SOLIDS_ABOVE for t in warmer]
+        temperature = warmer[are_low.index(True)] if True in are_low else warmer[-1]
     own, _ = outputs_of(model, np.stack(quickstart.plain_rows(learned)["points"][:]))
     pairs = UnknownScore(*own.shape).signs(
         features, surprise(logits / temperature), torch.cdist(features, own).amin(dim=1)

@@ -75,6 +75,7 @@ def _is_known(size: float, cloud: PointCloudData, config: Any) -> bool:
     """
     if (largest := getattr(config, "largest_scan", None)) is None:
         return False
-    units = (cloud.meters_per_unit, getattr(config, "scan_unit", None))
-    factor = 1.0 if None in units else units[0] / units[1]
-    return size * factor <= largest
+    unit, scan_unit = cloud.meters_per_unit, getattr(config, "scan_unit", None)
+    if unit is not None and scan_unit is not None:
+        size = size * unit / scan_unit
+    return size <= largest

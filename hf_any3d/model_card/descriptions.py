@@ -40,9 +40,7 @@ METHODS = {
     "minigpt3d": Method("MiniGPT-3D", "2405.01413", ("minigpt3d",)),
     "openshape": Method("OpenShape", "2305.10764", ("openshape",), _READS_PATCHES),
     "patchalign3d": Method("PatchAlign3D", "2601.02457", ("patchalign3d",), _READS_PATCHES),
-    "point_features": Method(
-        "Point features", None, ("point_features",), "A cloud is described by {config.described_features}"
-    ),
+    "point_features": Method("Point features", None, ("point_features",), "{config.described_features}"),
     "point_tokenizer": Method(
         "Any2Point",
         "2404.07989",

@@ -199,6 +199,9 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
 
     @property
     def described_features(self) -> str:
-        """The sets of features in words, for cards."""
+        """What describes a cloud in words, for cards."""
         *first, last = (_NAMES[name] for name in self.features)
-        return " and ".join([", ".join(first), last]) if first else last
+        text = " and ".join([", ".join(first), last]) if first else last
+        # Descriptors are many, of every other set there is one.
+        verb = "describe" if first or last == _NAMES["descriptors"] else "describes"
+        return f"{text[0].upper()}{text[1:]} {verb} a cloud"

@@ -244,7 +244,9 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
             face_colors = np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
         else:
             colors = np.repeat(of_parts, [len(part.points) for part in parts], axis=0)
-    return PointCloudData(points, colors, normals, faces=faces if len(faces) else None, face_colors=face_colors)
+    # The unit of all linear distances is the meter (glTF 2.0, section 3.4).
+    faces = faces if len(faces) else None
+    return PointCloudData(points, colors, normals, faces=faces, face_colors=face_colors, meters_per_unit=1.0)
 
 
 def _of_all(

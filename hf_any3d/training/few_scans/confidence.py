@@ -83,6 +83,11 @@ class Estimate:
         """Return the accuracy of each class that was judged."""
         return by_name(self.classes, class_accuracies(self.matrix))
 
+    @property
+    def refused(self) -> int:
+        """Scans that were called none of these."""
+        return int(self.matrix[:, -1].sum()) if NONE_OF_THESE in self.classes else 0
+
     def confused(self) -> list[tuple[str, str, int]]:
         """Return pairs of classes that were confused, (true, predicted, times), the most frequent first."""
         # The diagonal holds what was right.
@@ -103,10 +108,14 @@ class Estimate:
 
     def confusion_text(self) -> str:
         """Return which classes were confused, and which needs scans most, in words."""
-        if not (pairs := self.confused()):
+        # Not to answer is no confusion.
+        pairs = [pair for pair in self.confused() if pair[1] != NONE_OF_THESE]
+        if not pairs and not self.refused:
             return "no classes confused"
         shown = ", ".join(f"{true} taken for {other} ({times})" for true, other, times in pairs[:_MOST_PAIRS])
+        shown = shown or "no classes confused"
         more = f" and {len(pairs) - _MOST_PAIRS} more pairs" if len(pairs) > _MOST_PAIRS else ""
+        more += f"; {self.refused} called {NONE_OF_THESE}" if self.refused else ""
         scores = self.class_accuracy()
         name = min(scores, key=lambda one: scores[one])
         number = self.classes.index(name)

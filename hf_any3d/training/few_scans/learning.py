@@ -223,7 +223,8 @@ def _answers_of_wrap(config: PointFeaturesConfig, classes: list[str]) -> np.ndar
     """Return the columns of the features with the wrap's own answers, in the order of the classes; None without."""
     if config.wrap_labels is None:
         return None
-    learned = [config.wrap_config.id2label[number] for number in range(config.wrap_labels)]
+    wrap_config: Any = config.wrap_config
+    learned = [wrap_config.id2label[number] for number in range(config.wrap_labels)]
     if sorted(learned) != sorted(classes):
         raise ValueError(f"--wrap has learned the classes {learned}; expected those of the scans, {classes}")
     start = sum(list(config.widths().values())[: list(config.features).index("wrap")])

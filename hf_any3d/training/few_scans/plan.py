@@ -60,8 +60,8 @@ def advice_for(counts: Mapping[str, int]) -> str:
     if usual < LEAST_OF_A_CLASS or scans > MOST_TRAINED:
         return ""
     minutes = max(1, round(scans * SECONDS_A_SCAN / 60))
-    points = 1 if usual >= 10 else 2
-    return f"--way best, some {minutes} min of training, was {points} points better where it was tried"
+    points = "1 point" if usual >= 10 else "2 points"
+    return f"--way best, some {minutes} min of training, was {points} better where it was tried"
 
 
 def best_way(counts: Mapping[str, int]) -> str:

@@ -103,7 +103,8 @@ def test_the_plan_is_that_of_the_usual_number_of_scans(usual, row):
 )
 def test_a_training_beside_the_head_is_advised_where_it_is_better(counts, minutes, points):
     advice = advice_for(dict(enumerate(counts)))
-    assert advice == f"--way best, some {minutes} min of training, was {points} points better where it was tried"
+    better = "1 point better" if points == 1 else f"{points} points better"
+    assert advice == f"--way best, some {minutes} min of training, was {better} where it was tried"
 
 
 @pytest.mark.parametrize("counts", [(4, 4, 9), (1, 1), (251,), (51,) * 5])

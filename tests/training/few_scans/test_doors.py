@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hf_any3d import ActForPointCloudClassification, PointCloudProcessor
+from hf_any3d import ActForPointCloudClassification, PointCloudProcessor, load_point_dataset
 from hf_any3d.cli import app
 from hf_any3d.data.files import PointCloudData, write_point_cloud
+from hf_any3d.data.point_arrays import turn_up_axis
 from tests.tiny_act import tiny_act
 
 
@@ -90,3 +91,71 @@ def test_evaluate_reads_the_colors_that_a_model_asks_for(tmp_path):
     assert 0 <= figures["accuracy"] <= 1
     done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "model"), str(write(tmp_path / "b", clouds)), "--cpu"])
     assert done.exit_code != 0 and "colors" in done.stderr
+
+
+def shapes_of(names: tuple[str, ...], count: int) -> dict[str, list[np.ndarray]]:
+    """Embedded shapes of some classes, Y up."""
+    rows = load_point_dataset("shapes")["train"].with_format("numpy")
+    every, labels = rows.features["label"].names, rows["label"][:]
+    chosen = {name: np.flatnonzero(labels == every.index(name))[:count] for name in names}
+    return {name: [np.asarray(rows[int(row)]["points"]) for row in own] for name, own in chosen.items()}
+
+
+FEW = ("--copies", 1, "--num_points", 512, "--unlike", 28, "--one_sided", "false")
+
+
+def test_scans_with_z_up_are_learned_as_well_as_those_with_y_up(tmp_path):
+    clouds, answers = shapes_of(("chair", "door", "lamp"), 7), []
+    for axis in "yz":
+        turned = {name: [turn_up_axis(cloud, "y", axis) for cloud in own] for name, own in clouds.items()}
+        known = {name: own[:5] for name, own in turned.items()}
+        data, model = write(tmp_path / axis / "scans", known), tmp_path / axis / "model"
+        said = run("train", data, "--output", model, "--up_axis", axis, *FEW)
+        assert f"up axis {axis}" in said and "look as if" not in said
+        settings = json.loads((model / "config.json").read_text())
+        assert settings["encoder_up_axis"] == "y" and settings["metric"]
+        new = write(tmp_path / axis / "new", {name: own[5:] for name, own in turned.items()})
+        answers.append([row["predictions"][0] for row in json.loads(run("predict", new, "--model", model, "--json"))])
+    for upright, lying in zip(*answers, strict=True):
+        assert upright["label"] == lying["label"]
+        # Sums in another order choose other ones of equally far points.
+        assert upright["score"] == pytest.approx(lying["score"], abs=0.05)
+
+
+def test_a_folder_of_scans_that_lie_gets_a_hint_and_is_not_turned(tmp_path):
+    clouds = {name: own for name, own in shapes_of(("chair", "table", "person"), 8).items()}
+    lying = {name: [turn_up_axis(cloud, "y", "z") for cloud in own] for name, own in clouds.items()}
+    said = run("train", write(tmp_path / "lying", lying), "--output", tmp_path / "model", *FEW)
+    (hint,) = [line for line in said.splitlines() if "look as if" in line]
+    assert hint.startswith("up axis: y was assumed, but ") and hint.endswith("z pointed up; if it does: --up_axis z")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["up_axis"] == "y"
+    # Neither upright scans get one, nor a few, nor those of which a person has said it.
+    upright = write(tmp_path / "upright", clouds)
+    few = write(tmp_path / "few", {name: own[:3] for name, own in lying.items()})
+    for data, words in ((upright, ()), (few, ()), (tmp_path / "lying", ("--up_axis", "y"))):
+        assert "look as if" not in run("train", data, "--output", tmp_path / "others", *FEW, *words)
+
+
+def test_what_is_much_larger_than_the_scans_of_a_model_is_told(tmp_path):
+    laspy = pytest.importorskip("laspy")
+
+    def write_las(folder: Path, name: str, size: float, seed: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        points = np.random.default_rng(seed).uniform(0, 1, (200, 3)) * (size, size / 3, size / (1 + len(name)))
+        cloud = laspy.LasData(laspy.LasHeader(point_format=2, version="1.2"))
+        cloud.x, cloud.y, cloud.z = points.T
+        cloud.write(folder / f"{seed}.las")
+
+    for name in ("hut", "house"):
+        for seed in range(3):
+            write_las(tmp_path / "scans" / name, name, 12.0, seed)
+    words = ("--feature_sets", "descriptors", "--copies", 1, "--num_points", 64, "--one_sided", "false")
+    run("train", tmp_path / "scans", "--output", tmp_path / "model", *words)
+    settings = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert settings["scan_unit"] == 1.0 and settings["largest_scan"] == pytest.approx(12, rel=0.02)
+    for size, model, limit in ((15, "model", None), (40, "model", "24 m"), (15, None, "4 m"), (3, None, None)):
+        write_las(tmp_path / f"new{size}", "house", size, 9)
+        chosen = () if model is None else ("--model", str(tmp_path / model))
+        done = CliRunner().invoke(app, ["predict", str(tmp_path / f"new{size}"), *chosen])
+        told = [line for line in done.stderr.splitlines() if "no single object that this model knows" in line]
+        assert len(told) == (limit is not None) and all(f"(up to {limit})" in line for line in told), done.stderr
