@@ -146,6 +146,9 @@ class UnknownScoreMixin:
                 above which a cloud gets no label; without, the score only ranks.
             projection: `(width, projected)` by which features are seen, such as a whitening; takes `held_out`, with
                 signs of projected features.
+
+        Raises:
+            ValueError: Features or logits hold NaN or infinite numbers.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:

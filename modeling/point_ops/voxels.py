@@ -34,6 +34,9 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
     """Keep the point of each grid cell that is nearest to the cell's center, whatever the order of the points.
 
     Points are `(points, 3)`, of the cloud `(points,)`, or of one; `grid_size` is the edge of a cell in their units.
+
+    Raises:
+        ValueError: A cloud spans more cells than numbers can name.
     """
     if cloud is None:
         cloud = torch.zeros(len(coord), dtype=torch.long, device=coord.device)
