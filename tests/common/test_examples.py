@@ -11,9 +11,7 @@ from tests.common.refusals import registered_classes
 from tests.doors.shown import same
 
 _EXAMPLE = re.compile(r"Example:\n +```python\n(.*?)```", re.DOTALL)
-CLASSES = [
-    model for base, heads in MODELS.values() for model in (base, *(one for some in heads.values() for one in some))
-]
+CLASSES = [model for config in MODELS for model in registered_classes(config)]
 EXAMPLES = {model.__name__: found[1] for model in CLASSES if (found := _EXAMPLE.search(inspect.getdoc(model) or ""))}
 
 
