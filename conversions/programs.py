@@ -132,7 +132,12 @@ _DIRECTORIES = {
 
 
 def recognize(path: str | os.PathLike) -> Recognized:
-    """Find out which program wrote a file or directory."""
+    """Find out which program wrote a file or directory.
+
+    Raises:
+        ValueError: The tensors are those of no program that is known; names some.
+        FileNotFoundError: There is no such file.
+    """
     path = Path(path)
     if path.is_dir():
         config = path / "config.json"

@@ -83,6 +83,11 @@ class LibraryModelMixin:
 
         Pretrained weights that differ from those that the model was trained with raise an EncoderMismatchError,
         missing ones of the model itself a ValueError.
+
+        Raises:
+            EncoderMismatchError: Pretrained weights differ from those that the model was trained with.
+            EncoderUnavailableError: They are neither on the hub nor in the cache.
+            ValueError: Weights of the model itself are missing, damaged or of another shape; names them.
         """
         hooks().check_name(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

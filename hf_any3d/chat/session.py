@@ -84,6 +84,10 @@ class ChatSession:
 
         `generation` are arguments of `generate` for this answer. A cloud that cannot be read, or a full context of the
         language model, is a ValueError, and the conversation is unchanged.
+
+        Raises:
+            PointCloudFileError: A cloud cannot be read.
+            ValueError: The question and its clouds are longer than the context of the language model.
         """
         messages, features = self._with_question(text, cloud)
         answer = self._answer(messages, features, generation)

@@ -90,7 +90,12 @@ class PointCloud:
         return self.pa_type
 
     def encode_example(self, value: Any) -> StoredFile:
-        """Convert a value to its stored form; files are not opened here, arrays and objects are written as files."""
+        """Convert a value to its stored form; files are not opened here, arrays and objects are written as files.
+
+        Raises:
+            PointCloudError: An array is not `(points, 3)`, or a value is none that a cloud is made of.
+            PointCloudFileError: The type of a file is unknown.
+        """
         if isinstance(value, str):
             return self._encode_file({"path": value})
         if isinstance(value, os.PathLike):
@@ -114,7 +119,12 @@ class PointCloud:
         return {"bytes": point_cloud_bytes(cloud, self.format), "path": f"point_cloud.{self.format}"}
 
     def decode_example(self, value: Any, token_per_repo_id: Tokens | None = None) -> Mapping[str, np.ndarray | None]:
-        """Read a stored value, a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged."""
+        """Read a stored value, a dict with `bytes` and `path`, or a path. Decoded values are returned unchanged.
+
+        Raises:
+            PointCloudFileError: The stored file is missing, damaged or beyond the limits.
+            RuntimeError: The column is one with `decode=False`.
+        """
         if not self.decode:
             raise RuntimeError("decoding is switched off for this column; cast it to PointCloud(decode=True)")
         if isinstance(value, str):

@@ -84,6 +84,10 @@ def files_to_points(
     Returns:
         The same rows, read as numpy arrays, with `points` (Array2D float32, in the units of the file) and the
         requested columns (`normals` float32, `colors` uint8, `labels` int64) before the other columns.
+
+    Raises:
+        ValueError: `column` is no column of clouds, or a column of the result exists already.
+        PointCloudFileError: A file cannot be read, or lacks a requested column; with `on_error="skip"` a warning.
     """
     skip = one_of("on_error", on_error, ("raise", "skip")) == "skip"
     converter = CloudColumns(num_points, mesh_points, columns, seed)
@@ -263,7 +267,17 @@ class CloudColumns:
         return types
 
     def row(self, cloud: PointCloudData) -> dict[str, np.ndarray]:
-        """Convert one cloud; its offset is 0 if it has none.
+        """Convert one cloud to the row of a data set.
+
+        | column | shape | type | unit or range |
+        |---|---|---|---|
+        | `points` | `(points, 3)` | float32 | those of the file, relative to its offset |
+        | `normals` | `(points, 3)` | float32 | those of the file |
+        | `colors` | `(points, 3)` | uint8 | 0 to 255 |
+        | `intensity` | `(points,)` | float32 | that of the file's format |
+        | `ring` | `(points,)` | float32 | number of the laser, from 0 |
+        | `labels` | `(points,)` | int64 | those of the file |
+        | `offset` | `(3,)` | float64 | what `points` are relative to; 0 if the file has none |
 
         A warning tells of an offset that is left out, and of points that float32 moves.
         """

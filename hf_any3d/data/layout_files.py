@@ -85,6 +85,9 @@ def write_layout(path: str | os.PathLike, layout: Layout, *, unit: float = 1.0) 
     """Write a layout as text (.txt), JSON (.json) or mesh (.obj, .glb); `unit` is the length of its unit in meters.
 
     Files in .glb are in meters, y up.
+
+    Raises:
+        ValueError: The layout is empty, or the type of the file is unknown.
     """
     path = Path(path)
     kind = one_of(f"file type of {path}", path.suffix.lower().removeprefix("."), LAYOUT_FILES)

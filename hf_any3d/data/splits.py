@@ -33,6 +33,10 @@ def validation_split(
 
     Returns:
         Splits `train`, `validation` and the others; rows keep their order.
+
+    Raises:
+        ValueError: `fraction` is not between 0 and 1, there is a validation split already, or a class has too few
+            groups.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}; expected more than 0 and less than 1")

@@ -58,7 +58,11 @@ class TextBank:
         return clean_label(label) in self._features
 
     def encode(self, labels: Sequence[str]) -> torch.Tensor:
-        """Return unit vectors `(labels, width)` of labels."""
+        """Return unit vectors `(labels, width)` of labels.
+
+        Raises:
+            ValueError: The bank has no vector of a label; names it and those that it has.
+        """
         if missing := [label for label in labels if label not in self]:
             known = ", ".join(sorted(self._features)[:20])
             raise ValueError(f"the text bank has no vector of {missing[0]!r}; it has {len(self._features)}: {known}")

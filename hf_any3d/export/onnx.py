@@ -179,6 +179,10 @@ def export_file(
         output: The file. Settings are written to a file of the same name that ends with `.json`.
         format: One of `FORMATS`.
         processor: The model's processor, whose settings are stored.
+
+    Raises:
+        ValueError: The model cannot be exported, or the file's outputs differ from the model's.
+        ImportError: The extra `export` is not installed.
     """
     output = Path(output)
     settings = output.parent / f"{output.stem}.json"

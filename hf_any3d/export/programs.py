@@ -51,6 +51,9 @@ def export_program(model: nn.Module, path: str | os.PathLike | None = None) -> E
     Args:
         model: A classifier or detector with or without adapters, in any precision.
         path: File to save it to, usually `….pt2`; None to keep it in memory.
+
+    Raises:
+        ValueError: The model cannot be exported; says what stands in the way.
     """
     with torch.no_grad():
         program = trace(model).run_decompositions({torch.ops.hf_any3d.knn.default: _nearest})

@@ -35,7 +35,11 @@ def license_text(system: System) -> str:
 
 
 def check_license(subject: str, system: System, folder: Path, accept: bool) -> None:
-    """Check that a license which forbids commercial use was accepted, now or before."""
+    """Check that a license which forbids commercial use was accepted, now or before.
+
+    Raises:
+        ValueError: The license forbids commercial use and was not accepted; says how to accept it.
+    """
     if not system.non_commercial:
         return
     accept = accept or bool(_option)

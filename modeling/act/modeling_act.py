@@ -227,7 +227,18 @@ class ActModel(PointTransformerMixin, ActPreTrainedModel):
 
 
 class ActForPointCloudClassification(UnknownScoreMixin, ActPreTrainedModel):
-    """`ActModel` with a classification head."""
+    """`ActModel` with a classification head.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ActConfig, ActForPointCloudClassification
+
+        model = ActForPointCloudClassification(ActConfig(num_labels=3, num_hidden_layers=2))
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -316,7 +327,18 @@ class ActSegmenter(ActPreTrainedModel):
 
 
 class ActForSemanticSegmentation(ActSegmenter):
-    """ACT model that predicts an object class for every point of a scene or of a block of it."""
+    """ACT model that predicts an object class for every point of a scene or of a block of it.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ActConfig, ActForSemanticSegmentation
+
+        model = ActForSemanticSegmentation(ActConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1]))
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
     def __init__(self, config: ActConfig):
         super().__init__(config)
@@ -332,7 +354,19 @@ class ActForSemanticSegmentation(ActSegmenter):
 
 
 class ActForPartSegmentation(ActSegmenter):
-    """ACT model that predicts a part for every point of an object, given the object's category."""
+    """ACT model that predicts a part for every point of an object, given the object's category.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import ActConfig, ActForPartSegmentation
+
+        config = ActConfig(category_parts=[[0, 1], [2]], num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        model = ActForPartSegmentation(config)
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points, category=torch.tensor([0, 1])).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
     def __init__(self, config: ActConfig):
         super().__init__(config, condition_width=config.category_width)
@@ -473,6 +507,10 @@ class ActForPreTraining(ActPreTrainedModel):
                 starts, or the model itself; it gets as many patches as the autoencoder has. None for an untrained
                 `ActModel`.
             **config: Any field of `ActConfig`; patches are by default those of the autoencoder.
+
+        Raises:
+            EncoderMismatchError: The teacher's weights differ from those that the autoencoder was trained with.
+            OSError: There is no such directory or repository, or the hub cannot be reached.
         """
         if not isinstance(autoencoder, ActAutoencoder):
             autoencoder = ActAutoencoder.from_pretrained(autoencoder)

@@ -196,6 +196,10 @@ class Detr3DPreTrainedModel(LibraryModelMixin, AdapterLoadingMixin, PointTokensM
 
         Returns:
             A model of this class. Its directory names the encoder, and holds its weights only if they have changed.
+
+        Raises:
+            ValueError: The directory has no model, or one with an adapter.
+            OSError: There is no such directory or repository, or the hub cannot be reached.
         """
         if (name is None) == (config is None):
             given = "is missing" if name is None else "is given beside config, which names one"
@@ -734,6 +738,17 @@ class Detr3DForPointCloudObjectDetection(Detr3DPreTrainedModel):
     those of the cloud.
 
     Source: 3DETR, Sec. 3.2 and 3.3.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import Detr3DConfig, Detr3DForPointCloudObjectDetection
+
+        config = Detr3DConfig(num_labels=3, num_tokens=256, num_queries=32, decoder_layers=2)
+        model = Detr3DForPointCloudObjectDetection(config)
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 32, 4)
+        ```
     """
 
     def __init__(self, config: Detr3DConfig, point_encoder: PreTrainedModel | None = None):

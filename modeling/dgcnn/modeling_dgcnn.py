@@ -108,7 +108,18 @@ class DgcnnModel(PointCloudModel, DgcnnPreTrainedModel):
 
 
 class DgcnnForPointCloudClassification(DgcnnPreTrainedModel):
-    """`DgcnnModel` with a classification head, which reads the maximum and the mean over the points."""
+    """`DgcnnModel` with a classification head, which reads the maximum and the mean over the points.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import DgcnnConfig, DgcnnForPointCloudClassification
+
+        model = DgcnnForPointCloudClassification(DgcnnConfig(num_labels=3))
+        points = torch.rand(2, 512, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: DgcnnConfig):
         super().__init__(config)
@@ -161,7 +172,18 @@ class DgcnnPointHead(nn.Module):
 
 
 class DgcnnForSemanticSegmentation(DgcnnPreTrainedModel):
-    """DGCNN that predicts an object class for every point of a scene or of a block of it."""
+    """DGCNN that predicts an object class for every point of a scene or of a block of it.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import DgcnnConfig, DgcnnForSemanticSegmentation
+
+        model = DgcnnForSemanticSegmentation(DgcnnConfig(num_labels=3))
+        points = torch.rand(2, 512, 3)  # xyz
+        model(points=points).logits.shape  # (2, 512, 3)
+        ```
+    """
 
     def __init__(self, config: DgcnnConfig):
         super().__init__(config)

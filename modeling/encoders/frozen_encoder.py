@@ -139,6 +139,12 @@ class FrozenEncoderMixin(AdapterLoadingMixin):
             device_map: Device of the full model: "cuda:1", "auto" for the fastest one …
             quantization_config: Quantization of the frozen encoder's weights, such as `BitsAndBytesConfig(…)`.
             **config_kwargs: Any field of the class's `config_class`: `num_labels`, `id2label`, …
+
+        Raises:
+            UnsupportedEncoder: No family of encoders has this `model_type`; names those that have one.
+            EncoderUnavailableError: The weights are neither in a directory of this name, on the hub, in the cache nor
+                in a package.
+            TypeError: An argument is no field of the config.
         """
         if (encoder_name_or_path is None) == (config is None):
             given = "is missing" if config is None else "is given beside config, which names one"

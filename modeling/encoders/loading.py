@@ -42,7 +42,12 @@ class FrozenModulesMixin:
 def encoder_settings(
     name_or_path: str | os.PathLike, tower: str | None, revision: str | None, num_layers: int | None = None
 ) -> dict[str, Any]:
-    """Return the config fields that describe an encoder, for arguments of `from_encoder_pretrained`."""
+    """Return the config fields that describe an encoder, for arguments of `from_encoder_pretrained`.
+
+    Raises:
+        UnsupportedEncoder: No family of encoders has this `model_type`, or the checkpoint lacks the tower.
+        EncoderUnavailableError: Its files are neither on the hub nor in the cache.
+    """
     source = resolve_encoder(name_or_path, revision)
     config = copy.deepcopy(select_tower(AutoConfig.from_pretrained(source.path), tower))
     if num_layers is not None:

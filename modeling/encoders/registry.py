@@ -104,7 +104,11 @@ def _registered(model_type: str) -> EncoderFamily:
 
 
 def register_family(family: EncoderFamily) -> EncoderFamily:
-    """Register a family; a `model_type` may belong to only one."""
+    """Register a family; a `model_type` may belong to only one.
+
+    Raises:
+        ValueError: Another family has the `model_type`.
+    """
     for model_type in family.model_types:
         if model_type in _FAMILIES:
             raise ValueError(f"model_type '{model_type}' already belongs to family '{_FAMILIES[model_type].name}'")

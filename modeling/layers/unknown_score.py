@@ -155,6 +155,9 @@ class UnknownScoreMixin:
                 place of those of surprise from then on.
             projection: `(width, projected)` by which features are seen, such as a whitening; takes `held_out`, with
                 signs of projected features.
+
+        Raises:
+            ValueError: Features or logits hold NaN or infinite numbers.
         """
         config, rows = self.config, len(features)
         if config.problem_type not in (None, "single_label_classification") or config.num_labels < 2:

@@ -116,11 +116,35 @@ class OpenShapeModel(OpenShapePreTrainedModel, AlignedEncoder):
 
 
 class OpenShapeForPointCloudClassification(OpenShapePreTrainedModel, AlignedClassifier):
-    """`OpenShapeModel` with a classification head on the feature in the space of texts."""
+    """`OpenShapeModel` with a classification head on the feature in the space of texts.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import OpenShapeConfig, OpenShapeForPointCloudClassification
+
+        config = OpenShapeConfig(num_labels=3, num_hidden_layers=2)
+        model = OpenShapeForPointCloudClassification(config)
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
 
 class OpenShapeForPointCloudSegmentation(OpenShapePreTrainedModel, AlignedSegmenter):
-    """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object."""
+    """`OpenShapeModel` with a head that predicts a class for every point of a scene or an object.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import OpenShapeConfig, OpenShapeForPointCloudSegmentation
+
+        config = OpenShapeConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        model = OpenShapeForPointCloudSegmentation(config)
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        model(points=points).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
 
 class OpenShapeForZeroShotPointCloudClassification(OpenShapePreTrainedModel, AlignedZeroShotClassifier):

@@ -165,7 +165,19 @@ class PatchAlign3DModel(PatchAlign3DPreTrainedModel, AlignedEncoder):
 
 
 class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, AlignedClassifier):
-    """`PatchAlign3DModel` with a classification head on the mean of the patches' features."""
+    """`PatchAlign3DModel` with a classification head on the mean of the patches' features.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PatchAlign3DConfig, PatchAlign3DForPointCloudClassification
+
+        config = PatchAlign3DConfig(num_labels=3, num_hidden_layers=2)
+        model = PatchAlign3DForPointCloudClassification(config)
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config)
@@ -173,7 +185,19 @@ class PatchAlign3DForPointCloudClassification(PatchAlign3DPreTrainedModel, Align
 
 
 class PatchAlign3DForPointCloudSegmentation(PatchAlign3DPreTrainedModel, AlignedSegmenter):
-    """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object."""
+    """`PatchAlign3DModel` with a head that predicts a class for every point of a scene or an object.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PatchAlign3DConfig, PatchAlign3DForPointCloudSegmentation
+
+        config = PatchAlign3DConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        model = PatchAlign3DForPointCloudSegmentation(config)
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
     def __init__(self, config: PatchAlign3DConfig):
         super().__init__(config)

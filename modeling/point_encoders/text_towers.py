@@ -93,7 +93,11 @@ def text_tower_families() -> dict[str, TextTowerFamily]:
 
 
 def find_text_tower(config: PreTrainedConfig) -> TextTowerFamily:
-    """Return the family of a checkpoint's config."""
+    """Return the family of a checkpoint's config.
+
+    Raises:
+        UnsupportedEncoder: No family of text towers has this `model_type`.
+    """
     family = _FAMILIES.get(config.model_type)
     if family is None:
         raise UnsupportedEncoder(

@@ -81,7 +81,12 @@ class TextFeaturesMixin:
         return text_embeds if input_ids is None else self.get_text_features(input_ids, attention_mask)
 
     def encode_labels(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> torch.Tensor:
-        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`."""
+        """Return unit vectors `(labels, text_width)` of class names, for `text_embeds`.
+
+        Raises:
+            ValueError: There is no label, or a template without `{}`.
+            EncoderUnavailableError: The text tower's files are neither on the hub nor in the cache.
+        """
         prompts = fill_templates(labels, templates or self.config.hypothesis_templates)
         return embed_prompts(self.text_tower, prompts, self.device)
 

@@ -101,6 +101,10 @@ class PointFeaturesPreTrainedModel(
             revisions: Branch, tag or commit of parts from the hub, by the names of the arguments.
             **settings: Fields of `PointFeaturesConfig`. By default `features` are "descriptors", "encoder" and those
                 of the given parts, and clouds are not turned for a part that is given.
+
+        Raises:
+            ValueError: `wrap_labels` of a wrap that is no classifier of so many labels.
+            OSError: There is no such directory or repository, or the hub cannot be reached.
         """
         check_fields(cls.config_class, settings, f"{cls.__name__}.from_parts_pretrained")
         sources = {"encoder": encoder, "wrap": wrap, "vision": vision}
@@ -332,7 +336,18 @@ class PointFeaturesModel(PointFeaturesPreTrainedModel):
 
 
 class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesPreTrainedModel):
-    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one."""
+    """`PointFeaturesModel` with a linear head, and an unknown score if the config has one.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointFeaturesConfig, PointFeaturesForPointCloudClassification
+
+        model = PointFeaturesForPointCloudClassification(PointFeaturesConfig(num_labels=3))
+        points = torch.rand(2, 256, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: PointFeaturesConfig, parts: Mapping[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -397,6 +412,9 @@ class PointFeaturesForPointCloudClassification(UnknownScoreMixin, PointFeaturesP
         """Set the head, and the mean and the scale `(width,)` by which features are standardized.
 
         `weight (labels, width)` and `bias (labels,)` are for standardized features.
+
+        Raises:
+            ValueError: A tensor has another shape, or NaN or infinite numbers; names it.
         """
         core, head = self.point_features, self.classifier
         places = {"weight": head.weight, "bias": head.bias, "mean": core.mean, "scale": core.scale}

@@ -79,6 +79,9 @@ def reconstruction_scores(
     Returns:
         "chamfer_l1", "chamfer_l2" and "f_score", each `(batch,)`.
 
+    Raises:
+        ValueError: A cloud has NaN coordinates.
+
     Source: Tatarchenko et al., What Do Single-view 3D Reconstruction Networks Learn?, Sec. 5.
     """
     check_numbers(0, above=True, threshold=threshold)

@@ -35,6 +35,9 @@ def grid_sample(coord: Tensor, grid_size: float, cloud: Tensor | None = None, nu
     """Keep the point of each grid cell that is nearest to the cell's center, whatever the order of the points.
 
     Points are `(points, 3)`, of the cloud `(points,)`, or of one; `grid_size` is the edge of a cell in their units.
+
+    Raises:
+        ValueError: A cloud spans more cells than numbers can name.
     """
     check_numbers(0, above=True, grid_size=grid_size)
     if cloud is None:

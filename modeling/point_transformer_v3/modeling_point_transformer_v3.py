@@ -645,7 +645,20 @@ class PointTransformerV3Model(AdaptedBaseMixin, PointTransformerV3PreTrainedMode
 
 
 class PointTransformerV3ForPointCloudClassification(PointTransformerV3PreTrainedModel):
-    """`PointTransformerV3Model` with a classification head on the mean of its last features over a cloud."""
+    """`PointTransformerV3Model` with a classification head on the mean of its last features over a cloud.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointTransformerV3Config, PointTransformerV3ForPointCloudClassification
+        from hf_any3d.modeling.point_transformer_v3 import PRESETS
+
+        config = PointTransformerV3Config(num_labels=3, **PRESETS["concerto_small"])
+        model = PointTransformerV3ForPointCloudClassification(config)
+        points = torch.rand(2, 256, 9)  # xyz, colors and normals
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     def __init__(self, config: PointTransformerV3Config):
         super().__init__(config)
@@ -682,6 +695,18 @@ class PointTransformerV3ForPointCloudSegmentation(PointTransformerV3PreTrainedMo
 
     The head reads the features of all stages, or those of the decoder. Without hidden layers it is the linear probe of
     Sonata, Concerto and Utonia.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointTransformerV3Config, PointTransformerV3ForPointCloudSegmentation
+        from hf_any3d.modeling.point_transformer_v3 import PRESETS
+
+        config = PointTransformerV3Config(num_labels=3, **PRESETS["supervised"])
+        model = PointTransformerV3ForPointCloudSegmentation(config)
+        points = torch.rand(2, 256, 9)  # xyz, colors and normals
+        model(points=points).logits.shape  # (2, 256, 3)
+        ```
     """
 
     def __init__(self, config: PointTransformerV3Config):

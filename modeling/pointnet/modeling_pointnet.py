@@ -63,7 +63,18 @@ class PointNetModel(PointCloudModel, PointNetPreTrainedModel):
 
 
 class PointNetForPointCloudClassification(PointNetPreTrainedModel):
-    """`PointNetModel` with a classification head."""
+    """`PointNetModel` with a classification head.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointNetConfig, PointNetForPointCloudClassification
+
+        model = PointNetForPointCloudClassification(PointNetConfig(num_labels=3))
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     model_class: type[PointCloudModel] = PointNetModel
 
@@ -131,6 +142,17 @@ class PointNet2Model(PointCloudModel, PointNet2PreTrainedModel):
 
 
 class PointNet2ForPointCloudClassification(PointNet2PreTrainedModel, PointNetForPointCloudClassification):
-    """`PointNet2Model` with a classification head."""
+    """`PointNet2Model` with a classification head.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import PointNet2Config, PointNet2ForPointCloudClassification
+
+        model = PointNet2ForPointCloudClassification(PointNet2Config(num_labels=3))
+        points = torch.rand(2, 1024, 3)  # xyz
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
     model_class = PointNet2Model

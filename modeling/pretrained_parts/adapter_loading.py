@@ -210,6 +210,9 @@ class AdapterLoadingMixin(PretrainedPartsMixin):
 
         Weights in another dtype, or sharded, are compared by the repository that they were opened from. `recorded` is
         the config.json stored with the adapter, which messages call `adapter`.
+
+        Raises:
+            EncoderMismatchError: The adapter was trained with other weights; names both.
         """
         config = type(self.config).from_dict(recorded)
         ours, theirs = self.config.part(self._adapted_part), config.part(self._adapted_part)

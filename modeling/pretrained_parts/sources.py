@@ -98,6 +98,10 @@ def open_recorded(part: PretrainedPart, model: str | Path | None = None) -> Enco
 
     A mirror of the repository, or one with a rewritten history, may lack the pinned commit; then its main branch is
     used if the checksum matches. A relative path is relative to the working directory, or to that of the `model`.
+
+    Raises:
+        EncoderUnavailableError: Neither the recorded place nor the cache has the weights.
+        EncoderMismatchError: They have another checksum than the recorded one.
     """
     name = part.name_or_path
     if model and not os.path.isdir(name) and os.path.isdir(Path(model, name)):

@@ -177,6 +177,9 @@ class Layout:
                 also a size below 0, whose sign is dropped otherwise, a wall without length, and two of one name.
             keep_unclosed: Whether to keep a line without closing parenthesis, as an answer that was cut off ends with,
                 less its last character, as the released program does; its last number is then wrong.
+
+        Raises:
+            ValueError: With `strict`, a line is not of the layout language; names the line.
         """
         lines = list(read_lines(text.split("\n"), strict=strict, keep_unclosed=keep_unclosed))
         dropped = [line for line in lines if isinstance(line, DroppedLine)]

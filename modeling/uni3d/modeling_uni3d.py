@@ -64,11 +64,35 @@ class Uni3DModel(Uni3DPreTrainedModel, AlignedEncoder):
 
 
 class Uni3DForPointCloudClassification(Uni3DPreTrainedModel, AlignedClassifier):
-    """`Uni3DModel` with a classification head on the feature in the space of texts."""
+    """`Uni3DModel` with a classification head on the feature in the space of texts.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import Uni3DConfig, Uni3DForPointCloudClassification
+
+        config = Uni3DConfig(num_labels=3, num_hidden_layers=2)
+        model = Uni3DForPointCloudClassification(config)
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        model(points=points).logits.shape  # (2, 3)
+        ```
+    """
 
 
 class Uni3DForPointCloudSegmentation(Uni3DPreTrainedModel, AlignedSegmenter):
-    """`Uni3DModel` with a head that predicts a class for every point of a scene or an object."""
+    """`Uni3DModel` with a head that predicts a class for every point of a scene or an object.
+
+    Example:
+        ```python
+        import torch
+        from hf_any3d import Uni3DConfig, Uni3DForPointCloudSegmentation
+
+        config = Uni3DConfig(num_labels=3, num_hidden_layers=2, segmentation_layers=[0, 1])
+        model = Uni3DForPointCloudSegmentation(config)
+        points = torch.rand(2, 1024, 6)  # xyz and colors
+        model(points=points).logits.shape  # (2, 1024, 3)
+        ```
+    """
 
 
 class Uni3DForZeroShotPointCloudClassification(Uni3DPreTrainedModel, AlignedZeroShotClassifier):

@@ -127,7 +127,11 @@ class PointCloudData:
         return self.faces is not None and len(self.faces) > 0
 
     def check_usable(self, least: int = LEAST_POINTS) -> None:
-        """Check that there are enough points for a model, or faces to draw them on."""
+        """Check that there are enough points for a model, or faces to draw them on.
+
+        Raises:
+            PointCloudError: There are fewer points than `least`; names their number.
+        """
         if len(self) < least and not self.is_mesh:
             raise PointCloudError(f"{len(self)} point{'s' * (len(self) != 1)}; expected at least {least}")
 
@@ -169,6 +173,9 @@ class PointCloudData:
         Args:
             n: number of points to draw, at least 1.
             generator: numpy's random generator, or a seed for one.
+
+        Raises:
+            PointCloudError: No triangle has an area.
 
         Source: Osada et al., "Shape distributions", Sec. 3.1.
         """

@@ -129,7 +129,11 @@ def supported_file_types() -> tuple[str, ...]:
 
 
 def example_file(name: str = "chair.ply") -> Path:
-    """Return the path of an example file, a mesh that comes with the package."""
+    """Return the path of an example file, a mesh that comes with the package.
+
+    Raises:
+        ValueError: The package has no file of this name; the message lists those that it has.
+    """
     return ASSETS / one_of("name", name, sorted(path.name for path in ASSETS.glob("*.ply")))
 
 

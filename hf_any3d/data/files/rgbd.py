@@ -110,6 +110,10 @@ def read_rgbd(
             for PNG and 1 for EXR.
         depth_truncation: points that are farther away, in meters, are left out; None keeps all.
         limits: limits of the pixels; by default `ReadLimits.current()`.
+
+    Raises:
+        PointCloudFileError: An image or the intrinsics are missing, damaged, beyond the limits or do not fit together.
+        ImportError: Pillow, or OpenEXR for .exr, is not installed.
     """
     at_least(1e-3, depth_scale=depth_scale, depth_truncation=depth_truncation)
     limits = ReadLimits.current() if limits is None else limits
@@ -139,8 +143,7 @@ def read_rgbd(
 
 
 def _image(path: str | os.PathLike, limits: ReadLimits, *, is_depth: bool) -> np.ndarray:
-    from PIL import Image
-
+    Image = package("PIL.Image", "files")  # noqa: N806
     data = open_source(path, None, ("png",) if is_depth else _IMAGES, limits).data
     with (
         file_errors(path, "image"),

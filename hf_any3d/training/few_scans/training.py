@@ -58,7 +58,13 @@ class Learned:
 
 
 def learn_few_scans(request: FewScans | Sequence[str], rows: DatasetDict | None = None) -> Learned:
-    """Learn the classes of few scans, and save model, card and metrics.json."""
+    """Learn the classes of few scans, and save model, card and metrics.json.
+
+    Raises:
+        PointCloudFileError: No file of the folder can be read.
+        ValueError: There is one class or one scan in all, two labels for the same scan, or settings that do not fit.
+        EncoderUnavailableError: An encoder that was asked for is neither on the hub nor in the cache.
+    """
     stopwatch = Stopwatch()
     request = request if isinstance(request, FewScans) else FewScans.parse(request)
     arguments, earlier = request.arguments, request.earlier()
