@@ -91,23 +91,13 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(folder).relative_to(root).parts
         for name in folders:
-            path = Path(folder, name)
-            if path.is_symlink():
-                if not follow_links:
-                    check_link(path, root)
-                # os.walk would follow such a link without end.
-                if Path(folder).resolve().is_relative_to(path.resolve()):
-                    raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
+            _check_folder(Path(folder, name), root, follow_links)
         if not folders:
             leaves.add(parts)
         clouds = {*without_companions(files)} - {*METADATA_NAMES}
-        of_points = arrays_beside_points(files)
-        arrays += ["/".join((*parts, name)) for name in sorted(of_points) if not name.startswith(".")]
         places += ["/".join((*parts, name)) for name in files if not name.startswith(".")]
         for name in sorted(name for name in files if not name.startswith(".")):
             suffix = Path(name).suffix.lower()
-            if name in of_points:
-                continue
             if suffix in suffixes and name in clouds:
                 if not follow_links:
                     check_link(Path(folder, name), root)
@@ -120,6 +110,10 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
                 packed.append("/".join((*parts, name)))
             else:
                 others[suffix] += 1
+    of_points = {tuple(name.split("/")) for name in arrays_beside_points("/".join(parts) for parts in found)}
+    arrays += sorted("/".join(parts) for parts in of_points)
+    found = [parts for parts in found if parts not in of_points]
+    leaves -= {parts[:-1] for parts in of_points}  # a folder of colors is no class without files
     images += sorted(photos(places))
     for reason, names in left.items():
         if names:
@@ -128,6 +122,17 @@ def walk(root: Path, *, follow_links: bool = False) -> Tree:
     if not found:
         raise FileNotFoundError(f"{root}: no folder with point clouds; readable are {', '.join(sorted(suffixes))}")
     return Tree(found, dict(others), leaves)
+
+
+def _check_folder(path: Path, root: Path, follow_links: bool) -> None:
+    """Refuse a link to a folder that leads outside of the root, or to one above it."""
+    if not path.is_symlink():
+        return
+    if not follow_links:
+        check_link(path, root)
+    # os.walk would follow such a link without end.
+    if path.parent.resolve().is_relative_to(path.resolve()):
+        raise PointCloudError(f"{path.relative_to(root).as_posix()} is a link to a folder above it")
 
 
 def find_labeled_files(

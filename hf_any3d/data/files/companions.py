@@ -32,7 +32,8 @@ _SPARSE_MODEL = frozenset({"cameras", "images", "rigs", "frames"})
 def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
     """Find arrays whose names say that they belong to the points of another file of the same folder.
 
-    These are `room_colors.npy` beside `room_points.npy` or `room.npy`, and `color.npy` beside `coord.npy`.
+    These are `room_colors.npy` beside `room_points.npy` or `room.npy`, `color.npy` beside `coord.npy`, and
+    `colors/room.npy` beside `points/room.npy`.
 
     Args:
         names: paths with slashes.
@@ -44,17 +45,30 @@ def arrays_beside_points(names: Iterable[str]) -> dict[str, str]:
     points: dict[tuple[PurePosixPath, str], str] = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix[1:].lower() in FORMATS and not _VALUES.fullmatch(path.stem):
-            points.setdefault((path.parent, path.stem), name)
-            if match := _POINTS.fullmatch(path.stem):
-                points.setdefault((path.parent, match["base"]), name)
+        if path.suffix[1:].lower() not in FORMATS or _VALUES.fullmatch(path.stem):
+            continue
+        points.setdefault((path.parent, path.stem), name)
+        if match := _POINTS.fullmatch(path.stem):
+            points.setdefault((path.parent, match["base"]), name)
+        if _is_named_by(_POINTS, path.parent):
+            points.setdefault((path.parent.parent, f"/{path.stem}"), name)
     found = {}
     for name in names:
         path = PurePosixPath(name)
-        match = _VALUES.fullmatch(path.stem) if path.suffix.lower() in _ARRAYS else None
+        if path.suffix.lower() not in _ARRAYS:
+            continue
+        match = _VALUES.fullmatch(path.stem)
         if match and (path.parent, match["base"]) in points:
             found[name] = points[path.parent, match["base"]]
+        elif _is_named_by(_VALUES, path.parent) and (path.parent.parent, f"/{path.stem}") in points:
+            found[name] = points[path.parent.parent, f"/{path.stem}"]
     return found
+
+
+def _is_named_by(pattern: re.Pattern[str], folder: PurePosixPath) -> bool:
+    """Return whether a folder has the name of a kind of values and nothing else."""
+    match = pattern.fullmatch(folder.name)
+    return match is not None and not match["base"]
 
 
 def photos(names: Iterable[str]) -> list[str]:

@@ -59,7 +59,7 @@ def read(source: Source) -> PointCloudData:
     images = len(_child(root, "images2D") or ())
     clouds = [cloud for scan in scans if (cloud := _scan(data, scan, source)) is not None]
     if not clouds:
-        raise PointCloudError(f"{len(scans)} scans without valid points, {images} images; expected points")
+        raise PointCloudError(f"no scan has valid points (scans: {len(scans)}, images: {images}); expected points")
     source.leave_out([f"{images} images"] * (images > 0))
     steps = [cloud.pop("step") for cloud in clouds]
     step = None if None in steps else min(steps)

@@ -50,6 +50,8 @@ def read(source: Source) -> PointCloudData:
     # Some writers add colors to plain OFF too.
     if points and extra not in ((3, 4) if colored else (0, 3, 4)):
         raise PointCloudError(f"points have {table.shape[1]} numbers, which are not those of {header[0].decode()}")
+    if extra == 4 and (table[:, -1] != table[0, -1]).any():
+        source.leave_out(["alpha of points"])
     return PointCloudData(
         table[:, :3],
         colors=usable_colors(table[:, 3 + normals : 6 + normals], source) if extra else None,
@@ -83,6 +85,8 @@ def _faces(block: bytes, count: int, line: int, source: Source) -> dict:
     colors = None
     # A line has the count, the corners, and perhaps the three numbers of a color.
     colored = sizes - corners >= 4
+    if (sizes - corners == 5).any() or (~colored & (sizes - corners > 1)).any():
+        source.leave_out(["alpha or numbers of colors of faces"], "only red, green and blue are read")
     if not colored.all() and colored.any():
         source.warn(f"{colored.sum()} of {count} faces have colors; they are left out")
     elif colored.all():

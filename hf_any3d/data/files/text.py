@@ -59,7 +59,7 @@ def read(source: Source) -> PointCloudData:
     titles, declared, size, lines = _header(text)
     rows, worded = _cells(text[size:], titles)
     source.leave_out(worded, "words, not numbers")
-    empty_cell = _EMPTY_CELL.search(rows)
+    empty_cell = _empty_cell(rows)
     text = normalized_lines(_EMPTY_CELL.sub(b"nan", rows) if empty_cell else rows)
     if b"//" in text:
         text = re.sub(rb"//[^\n]*", b"", text)
@@ -80,6 +80,17 @@ def read(source: Source) -> PointCloudData:
         line = lines + 1 + rows.count(b"\n", 0, empty_cell.start())
         raise PointCloudError(f"line {line} has an empty cell; expected a number")
     return PointCloudData(**cloud)
+
+
+def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
+    """Find the first empty cell; without blanks, much faster than the expression alone would."""
+    if b" " not in rows and b"\t" not in rows:
+        edges = (b",,", b";;", b",;", b";,", b"\n,", b"\n;")
+        if not rows.startswith((b",", b";")) and not any(edge in rows for edge in edges):
+            return None
+    elif b"," not in rows and b";" not in rows:
+        return None
+    return _EMPTY_CELL.search(rows)
 
 
 def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:

@@ -18,6 +18,9 @@ _INFINITE = re.compile(rb"(?<![\w.])([-+]?)\d[.,]#INF\d*(?!\w)")
 _NOT_A_NUMBER = re.compile(rb"(?<![\w.])[-+]?(?:\d[.,]#(?:[IQSN][A-Z]{0,3}|[JR])\d*(?!\w)|(?i:nan)\(\w*\))")
 # 5,432,109.10 or 5.432.109,10, and what may as well be a number with three decimals.
 _THOUSANDS = re.compile(rb"[-+]?\d{1,3}(?:(?:,\d{3})+\.\d*|(?:,\d{3}){2,}|(?:\.\d{3})+,\d*|(?:\.\d{3}){2,})")
+_SPACED = re.compile(rb"(?m)(?:^|[;\t])[ ]*([-+]?\d{1,3}(?: \d{3})+(?:[.,]\d*)?)[ ]*(?:[;\t]|$)")
+_QUOTED_SPACES = re.compile(rb'"[ ]*([-+]?\d+(?: \d+)+[.,\d]*)[ ]*"')
+_STARTS = 1 << 20
 _QUOTED_COMMA = re.compile(rb'"[ ]*([-+]?\d[\d.]*,[\d.,]*(?:[eE][-+]?\d+)?)[ ]*"')
 
 
@@ -27,7 +30,8 @@ def unix_lines(data: bytes) -> bytes:
         raise PointCloudError("has binary data; expected text")
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if b".#" in data or b",#" in data or b"nan(" in data:
+    # One byte is found many times faster than two.
+    if b"#" in data and (b".#" in data or b",#" in data) or b"(" in data and b"nan(" in data.lower():
         data = _NOT_A_NUMBER.sub(b"nan", _INFINITE.sub(rb"\1inf", data))
     return data.removeprefix(b"\xef\xbb\xbf")
 
@@ -40,6 +44,8 @@ def without_quotes(text: bytes) -> bytes:
     """
     if b'"' not in text:
         return text
+    if spaced := _QUOTED_SPACES.search(text):
+        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
     if quoted := _QUOTED_COMMA.findall(text):
         grouped = [value for value in quoted if _THOUSANDS.fullmatch(value)]
         is_clear = grouped or any(not re.fullmatch(rb"[-+]?\d{1,3},\d{3}", value) for value in quoted)
@@ -60,7 +66,9 @@ def normalized_lines(text: bytes) -> bytes:
     which has more than one comma. Beside numbers with points they are refused.
     """
     text = unix_lines(text)
-    plain = re.sub(rb"(#|//)[^\n]*", b"", text) if b"," in text else b""
+    # Nearly all files of commas and points are without comments.
+    has_comments = b"#" in text or b"//" in text
+    plain = re.sub(rb"(#|//)[^\n]*", b"", text) if has_comments and b"," in text else text
     _refuse_thousands(plain)
     first = re.search(rb"(?m)^.*\d[,; \t].*$", plain) if b"," in plain else None
     if first and len(re.split(rb"[;\s]+", first.group().strip(b"; \t\r"))) >= 3 and not _LIST_COMMA.search(plain):
@@ -73,12 +81,18 @@ def normalized_lines(text: bytes) -> bytes:
 
 
 def _refuse_thousands(text: bytes) -> None:
-    """Refuse numbers such as 412,345.67 that tabs, semicolons or spaces separate; commas would cut them in pieces."""
-    row = re.search(rb"(?m)^.*\d,\d{3}.*$", text) if b"," in text else None
-    if row and re.search(rb"[;\t ]", row[0].strip()):
-        words = [word for word in re.split(rb"[;\s]+", row[0]) if b"," in word]
-        if all(map(_THOUSANDS.fullmatch, words)):
+    """Refuse numbers such as 412,345.67 beside other separators than commas, which would cut them in pieces."""
+    # Where they first occur later than this, rows differ in their number of columns, which is an error by itself.
+    text = text[:_STARTS]
+    found = re.search(rb"\d,\d{3}", text) if b"," in text else None
+    if found:
+        row = text[text.rfind(b"\n", 0, found.start()) + 1 : text.find(b"\n", found.start()) % (len(text) + 1)]
+        words = [word for word in re.split(rb"[;\s]+", row) if b"," in word]
+        if re.search(rb"[;\t ]", row.strip()) and all(map(_THOUSANDS.fullmatch, words)):
             raise PointCloudError(f"numbers have separators of thousands, such as {shorten(words[0])}; expected none")
+    # 412 345,67;5 432 109,10
+    if b" " in text and (b";" in text or b"\t" in text) and (spaced := _SPACED.search(text)):
+        raise PointCloudError(f"numbers have separators of thousands, such as {shorten(spaced[1])}; expected none")
 
 
 def numbers(text: bytes, *, first_line: int = 1, columns: int | None = None) -> np.ndarray:

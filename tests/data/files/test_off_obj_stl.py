@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from hf_any3d.data.files import PointCloudFileError, read_point_cloud
+from hf_any3d.data.files import PointCloudFileError, file_type_of, read_point_cloud
 from hf_any3d.data.files.registry import files_read
 from tests.errors import raises
 
@@ -332,3 +332,21 @@ def test_the_name_of_a_solid_may_have_any_words(name):
         assert len(read(text, "stl").faces) == 2
     with pytest.raises(PointCloudFileError):
         read(f"solid {name}\n{facet.replace('1 0 0', '1 x 0')}endsolid {name}", "stl")
+
+
+def test_comments_before_the_keyword_of_off_are_skipped():
+    text = "# made by hand\n\n  # OFF\nCOFF # colors\n3 1 0\n0 0 0 255 0 0 255\n1 0 0 0 255 0 255\n0 1 0 0 0 255 255\n3 0 1 2\n"
+    cloud = read(text, "off")
+    assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.colors.tolist() == np.eye(3).tolist()
+    assert file_type_of(text.encode()) == "off"
+    with raises(PointCloudFileError, naming="line 8"):
+        read(text.replace("0 1 0 0 0", "0 1 x 0 0"), "off")
+
+
+@pytest.mark.parametrize("after", ["vertex count: 3 of 1 facet", "# made by hand\n# endfacet", "\n\n"])
+def test_lines_after_a_solid_are_no_part_of_it(after):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    solid = f"solid a\n{facet}endsolid a\n{after}\n"
+    assert len(read(solid, "stl").faces) == 1 and len(read(solid * 2, "stl").faces) == 2
+    with raises(PointCloudFileError, naming="endsolid"):
+        read(f"{solid}solid b\n{facet}", "stl")

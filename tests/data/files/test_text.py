@@ -178,3 +178,114 @@ def test_pts_files_have_intensities_and_several_blocks(ends):
 def test_a_wrong_text_is_explained(text, why):
     with pytest.raises(PointCloudFileError, match=why):
         read(text)
+
+
+@pytest.mark.parametrize("invalid", ["-1.#IND", "1.#QNAN", "1.#INF00", "-1.#J", "1.#SNAN", "-nan(ind)"])
+def test_nan_of_windows_is_no_number_in_any_text(invalid):
+    rows = f"1 2 {invalid}\n4 5 6\n7 8 9\n"
+    header = "element vertex 3\nproperty float x\nproperty float y\nproperty float z"
+    pcd = "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 3\nHEIGHT 1\nDATA ascii\n"
+    obj = "".join(f"v {row}\n" for row in rows.splitlines())
+    for kind, text in {
+        "xyz": rows,
+        "csv": "x;y;z\n" + rows.replace(" ", ";"),
+        "ply": f"ply\nformat ascii 1.0\n{header}\nend_header\n{rows}",
+        "pcd": pcd + rows,
+        "obj": obj,
+        "off": f"OFF\n3 0 0\n{rows}",
+    }.items():
+        with pytest.raises(PointCloudFileError):
+            read_point_cloud(text.encode(), file_type=kind)
+        cloud = read_point_cloud(text.encode(), file_type=kind, on_invalid="drop")
+        assert cloud.points.tolist() == [[4, 5, 6], [7, 8, 9]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "points"),
+    [
+        ("1 0.5 2.5 3\n2 1.5 2.5 3\n3 2.5 3.5 4\n", [0.5, 2.5, 3]),
+        ("1 0.5 2.5 3 255 0 0\n2 1.5 2.5 3 0 255 0\n3 2.5 3.5 4 0 0 255\n", [0.5, 2.5, 3]),
+        ("101 0.5 2.5 3.25\n102 1.5 2.5 3.25\n107 2.5 3.5 4.25\n", [0.5, 2.5, 3.25]),
+        ("".join(f"{at} {100 - at} 7 {at % 5}\n" for at in range(30)), [100, 7, 0]),
+        ("0 0 0 1\n1 0 0 1\n2 0 1 2\n", [0, 0, 0]),  # three voxels and their labels
+    ],
+)
+def test_a_first_column_that_counts_is_no_coordinate(rows, points):
+    with pytest.warns(UserWarning):
+        cloud = read(rows)
+    assert cloud.points[0].tolist() == points
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '"412,345.67","5,432,109.10","100.25"\n"412,346.67","5,432,109.10","1,100.25"\n',
+        '"412.345,67","5.432.109,10","100,25"\n"412.346,67","5.432.109,10","1.100,25"\n',
+    ],
+)
+def test_thousands_in_quotes_are_one_number(rows):
+    cloud = read(rows)
+    np.testing.assert_allclose(
+        cloud.points + cloud.offset, [[412345.67, 5432109.1, 100.25], [412346.67, 5432109.1, 1100.25]], atol=0.006
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "value"),
+    [
+        ('"1,500","2,250","0"\n"3,125","4,250","1"\n', "1,500"),
+        ("412,345.67\t5,432,109.10\t100.25\n1.5\t2\t3\n", "412,345.67"),
+        ("412 345,67;5 432 109,10;100,25\n412 345,67;5 432 109,10;100,25\n", "412 345,67"),
+        ('"412 345.67","5 432 109.10","100.25"\n', "412 345.67"),
+    ],
+)
+def test_thousands_that_could_be_something_else_are_refused(rows, value):
+    with raises(PointCloudFileError, naming=value):
+        read(rows)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "Points_m_XYZ:0,Points_m_XYZ:1,Points_m_XYZ:2,laser_id",
+        "Easting,Northing,Elevation,ring",
+        "E,N,Z,ring",
+        "East (m),North (m),Height (m),ring",
+        "POINT_X,POINT_Y,POINT_Z,ring",
+        "X_UTME,Y_UTMN,Z,ring",
+        "x_coord,y_coord,z_coord,channel",
+    ],
+)
+def test_coordinates_of_other_names(names):
+    for order in ([0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0]):
+        words = names.split(",")
+        cloud = read(",".join(words[at] for at in order) + "\n" + ",".join("5678"[at] for at in order) + "\n")
+        assert cloud.points.tolist() == [[5, 6, 7]] and cloud.ring.tolist() == [8]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+def test_names_of_points_are_left_out_by_their_name(separator):
+    rows = ["name x y z note", "P1 1 2 3 tree", "P2 4 5 6 kerb"]
+    with pytest.warns(UserWarning, match="left out: name, note "):
+        cloud = read("\n".join(rows).replace(" ", separator))
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    with raises(PointCloudFileError, naming="line 3"):
+        read("\n".join(rows).replace("5", "five").replace(" ", separator))
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ("x,y,z,i\n1,2,3,4\n5,6,,8\n9,9,9,9\n", "line 3"),
+        ("x;y;z;i\n;2;3;4\n5;6;7;8\n9;9;9;9\n", "line 2"),
+        ("1,2,,4\n5,,7,8\n9,9,9,9\n", "line 1"),
+        ("1,2,3\n4,5\n7,8,9\n", "line 2"),
+        ("1,2\n4,5,6\n7,8,9\n", "line 1"),
+    ],
+)
+def test_the_line_with_an_empty_cell_is_named(rows, line):
+    with raises(PointCloudFileError, naming=line):
+        read(rows)
+    if ",," in rows or "\n;" in rows:
+        cloud = read_point_cloud(rows.encode(), file_type="csv", on_invalid="drop")
+        assert (cloud.points[-1] == 9).all()
