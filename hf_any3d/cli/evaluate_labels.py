@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Pairs of classes that are named as the most frequent confusions, and pairs of files that a page shows.
 _MOST_CONFUSED, _MOST_SHOWN = 5, 4
+# Folders of models have files of these endings, too.
+_OF_POINTS = FORMATS.keys() - {"bin", "csv", "txt"}
 
 
 def are_points(word: str) -> bool:
@@ -31,7 +33,8 @@ def are_points(word: str) -> bool:
     path = Path(word)
     if path.is_file():
         return path.suffix[1:].lower() in FORMATS
-    return path.is_dir() and not is_model(path) and bool(files_of_folder(path))
+    found = (file.suffix[1:].lower() for file in path.rglob("*"))
+    return path.is_dir() and not is_model(path) and any(ending in _OF_POINTS for ending in found)
 
 
 @dataclass(frozen=True)

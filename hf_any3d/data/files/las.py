@@ -1,6 +1,7 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hf_any3d.data.options import package
 
 # Offset of the colors by point format, or None.
 _COLORS = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
-_HEADER_SIZE = 227
+_HEADER_SIZE, _HEADER_SIZE_14 = 227, 375
 _RECORD_HEADER = 54
 # Where the items of a record 'laszip encoded' start, after their number.
 _ITEMS = 34
@@ -76,6 +77,19 @@ def read(source: Source) -> PointCloudData:
     return PointCloudData(
         points, usable, labels=labels, intensity=measured, up_axis="z", meters_per_unit=unit, step=step
     )
+
+
+def has_returns(path: str | os.PathLike) -> bool | None:
+    """Return whether the header of a LAS or LAZ file counts the returns of pulses; None for other files."""
+    with open(path, "rb") as file:
+        head = file.read(_HEADER_SIZE_14)
+    if len(head) < _HEADER_SIZE or not head.startswith(b"LASF"):
+        return None
+    # Five counts, and fifteen of 64 bits from version 1.4 on.
+    counts = struct.unpack_from("<5I", head, 111)
+    if head[25] >= 4 and len(head) == _HEADER_SIZE_14:
+        counts += struct.unpack_from("<15Q", head, 255)
+    return any(counts)
 
 
 def _row_type(kind: int, size: int) -> np.dtype:
