@@ -66,11 +66,14 @@ def evaluate_labels(
         ),
     ] = None,
     ignore: Annotated[
-        str | None,
-        option("True labels whose points do not count, such as '0 1'; by default 0 and 1 of LAS, and negative ones."),
+        list[int] | None,
+        option(
+            "A true label whose points do not count; may be repeated. By default 0 and 1 of LAS; negative ones never "
+            "count."
+        ),
     ] = None,
-    names: Annotated[
-        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.')
+    class_names: Annotated[
+        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -90,9 +93,9 @@ def evaluate_labels(
     from hf_any3d.evaluation.labels import LabelComparison
 
     unclassified = set(UNCLASSIFIED) if is_las else set()
-    ignored = unclassified if ignore is None else _labels("--ignore", ignore)
+    ignored = set(ignore) if ignore else unclassified
     called = dict(ASPRS_CLASSES) if is_las else {}
-    called |= {int(label): str(name) for label, name in json_object("--names", names).items()}
+    called |= {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     rows, different = [], []
@@ -117,13 +120,6 @@ def evaluate_labels(
         _write_page(page, different, whole, called)
         print_note(f"{page}: {counted(len(different), 'scan')}")
     finish(rows)
-
-
-def _labels(name: str, text: str) -> set[int]:
-    try:
-        return {int(word) for word in text.replace(",", " ").split()}
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}; expected whole numbers, such as '0 1'") from None
 
 
 def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:

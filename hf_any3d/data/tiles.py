@@ -1,4 +1,4 @@
-"""What labeled scans of one area have in common and where they differ: classes, density, units, overlap.
+"""Lines about labeled scans of one area: their classes, density, units and overlap, and where they differ.
 
 `hf-any3d data check` describes the files of a folder with this.
 """
@@ -50,7 +50,7 @@ class Tile:
 
     @property
     def is_las(self) -> bool:
-        """Whether labels are codes of ASPRS."""
+        """True if labels are codes of ASPRS."""
         return self.name.lower().endswith((".las", ".laz"))
 
 

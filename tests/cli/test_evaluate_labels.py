@@ -116,7 +116,7 @@ def test_any_labels_may_be_ignored_and_named(tmp_path):
     found = figures(tmp_path / "p.npz", tmp_path / "t.npz")
     # Without LAS, 0 is a class like others, and a negative label none.
     assert found["counted"] == 3 and [row["name"] for row in found["classes"]] == ["class 0", "class 1", "class 2"]
-    assert run("evaluate", tmp_path / "p.npz", tmp_path / "t.npz", "--ignore", "x").code == 1
+    assert run("evaluate", tmp_path / "p.npz", tmp_path / "t.npz", "--ignore", "x").code == 2
 
 
 def test_folders_are_compared_file_by_file_of_the_same_names(tmp_path):
