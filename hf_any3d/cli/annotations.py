@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,8 +49,9 @@ def convert_annotations(
         ),
     ],
     output: Annotated[Path, option("Folder to write; a new one, or an empty one.")],
-    names: Annotated[
-        str | None, option('JSON object with names of classes of points, such as {"2": "ground"}; LAS has its own.')
+    class_names: Annotated[
+        str | None,
+        option('JSON object with names of classes of points, such as {"2": "ground"}; LAS has its own.', "--names"),
     ] = None,
 ) -> None:
     """Convert boxes and labels of points between programs for labeling; z is up."""
@@ -59,9 +61,9 @@ def convert_annotations(
     boxes_file = source.is_file() and source.suffix.lower() in (".json", ".parquet")
     # Files of points have labels of points; what else there is are boxes.
     if is_segmented or to is Form.PLY or (source.is_file() and not boxes_file):
-        written, what = _convert_points(source, to, output, names, is_segmented)
+        written, what = _convert_points(source, to, output, class_names, is_segmented)
     elif to is Form.LABEL_CLOUD and source.is_dir() and not _has_boxes(source):
-        written, what = _convert_points(source, to, output, names, False)
+        written, what = _convert_points(source, to, output, class_names, False)
     else:
         written, what = _convert_boxes(source, to, output, boxes_file)
     print_line(f"{output}: {what}, {counted(len(written), 'file')}")
@@ -73,6 +75,13 @@ def _has_boxes(folder: Path) -> bool:
     return find_dataset(str(folder)).name == "scans_with_boxes"
 
 
+def _check_names(source: Path, files: Iterable[str]) -> None:
+    """Check that files have different names without folders and endings, as what is written is named by them."""
+    counts = Counter(Path(file).stem for file in files)
+    if twice := [stem for stem, count in counts.items() if count > 1]:
+        raise ValueError(f"{source}: two files called {twice[0]}; expected files with different names")
+
+
 def _convert_boxes(source: Path, to: Form, output: Path, is_file: bool) -> tuple[list[Path], str]:
     from hf_any3d.data.annotation_files import write_boxes
     from hf_any3d.data.box_files import read_boxes_json, read_boxes_table
@@ -82,9 +91,7 @@ def _convert_boxes(source: Path, to: Form, output: Path, is_file: bool) -> tuple
         boxes = read_boxes_json(source) if source.suffix.lower() == ".json" else read_boxes_table(source)
     else:
         boxes = boxes_of(source)
-    stems = [Path(file).stem for file in boxes]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise ValueError(f"{source}: boxes of two files called {twice}; expected files with different names")
+    _check_names(source, boxes)
     written = write_boxes(output, boxes, to.value)
     return written, f"{counted(sum(map(len, boxes.values())), 'box')} of {counted(len(boxes), 'cloud')}"
 
@@ -103,9 +110,7 @@ def _convert_points(
     if to not in (Form.PLY, Form.LABEL_CLOUD):
         raise ValueError(f"--to is {to.value!r}; {source} has labels of points, which go to label-cloud or ply")
     files = find_inputs([str(source / "pointclouds" if is_segmented else source)]).files
-    stems = [Path(file.name).stem for file in files]
-    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise ValueError(f"{source}: two files called {twice}; expected files with different names")
+    _check_names(source, [file.name for file in files])
     called: dict[int, str] = {}
     if is_segmented:
         called = label_cloud_names(source)

@@ -38,6 +38,7 @@ from hf_any3d.utils.messages import print_line, printable
 
 if TYPE_CHECKING:
     from hf_any3d.data.files import PointCloudData
+    from hf_any3d.data.tiles import Tile
 
 data = typer.Typer(rich_markup_mode="markdown", help="Prepare, describe and check data.", no_args_is_help=True)
 
@@ -227,6 +228,9 @@ def check(
     those whose extents are in another unit than the others, or in millimeters. Near-duplicates are named. Bad are
     damaged files and clouds of fewer than three points, which training leaves out, too; the exit code is then 2.
     Folders without a cloud are named.
+
+    Of scans with labels of points, the summary has the classes with their shares, those that only some files have, and
+    files without labels; of scans in known units the density and overlaps; and what only some files have.
     """
     inputs = find_inputs(files, options.file_type)
     for folder in _empty_folders(files):
@@ -234,9 +238,10 @@ def check(
     check_output(output, DATA, as_json=options.as_json, as_csv=options.as_csv)
     first_of: dict[str, str] = {}
     samples: dict[str, Any] = {}
+    tiles: list[Tile] = []
 
     def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
-        return [_judge(cloud, first_of, samples if inputs.are_many else None) for cloud in clouds]
+        return [_judge(cloud, first_of, samples if inputs.are_many else None, tiles) for cloud in clouds]
 
     everything = replace(inputs, are_many=True)  # the summary counts a single bad file too
     rows = list(for_each_file(everything, answer))
@@ -249,6 +254,10 @@ def check(
         total = sum(row.get("points", 0) for row in rows)
         shown = ", ".join(f"{counts[kind]} {kind}" for kind in ("good", "doubtful", "bad"))
         print_line(f"{counted(len(rows), 'file')}: {shown}; {total:,} points")
+        from hf_any3d.data.tiles import describe_tiles
+
+        for line in describe_tiles(tiles):
+            print_line(line)
         if len(samples) > 1:
             import torch
 
@@ -271,12 +280,16 @@ def _cells(row: Row) -> Iterator[Row]:
     yield {"file": row["file"], "points": row.get("points"), "extent": extent, "problems": notes}
 
 
-def _judge(cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | None) -> dict[str, Any]:
+def _judge(
+    cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | None, tiles: list[Tile]
+) -> dict[str, Any]:
     """Return the row of a cloud, and add what is doubtful about it to its warnings.
 
-    The cloud is added to `first_of`, the first file with the same points by their checksum, and to `samples`, among
-    which near-duplicates are looked for; None for a single file.
+    The cloud is added to `first_of`, the first file with the same points by their checksum, to `samples`, among which
+    near-duplicates are looked for, None for a single file, and to `tiles`, which are described together.
     """
+    from hf_any3d.data.tiles import tile_of
+
     data, points = cloud.data, cloud.data.points
     try:
         data.check_usable()
@@ -299,8 +312,11 @@ def _judge(cloud: Cloud, first_of: dict[str, str], samples: dict[str, Any] | Non
         doubts.append("all points are equal")
     cloud.warnings += [f"{cloud.name}: {text}" for text in (*doubts, *doubts_about(data))]
     has = [name for name in ("colors", "normals", "labels", "faces") if getattr(data, name) is not None]
+    tile = tile_of(cloud.name, data)
+    tiles.append(tile)
     row = {"points": len(points), "extent": [round(float(size), 6) for size in extent], "has": has}
-    return row if data.meters_per_unit is None else {**row, "meters_per_unit": data.meters_per_unit}
+    row |= {"low": list(tile.low), "high": list(tile.high), "meters_per_unit": tile.meters_per_unit}
+    return row | {"points_per_square_meter": tile.density, "labels": tile.labels}
 
 
 def _other_units(rows: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Pairs of classes that are named as the most frequent confusions, and pairs of files that a page shows.
 _MOST_CONFUSED, _MOST_SHOWN = 5, 4
+# Folders of models have files of these endings, too.
+_OF_POINTS = FORMATS.keys() - {"bin", "csv", "txt"}
 
 
 def are_points(word: str) -> bool:
@@ -31,7 +33,8 @@ def are_points(word: str) -> bool:
     path = Path(word)
     if path.is_file():
         return path.suffix[1:].lower() in FORMATS
-    return path.is_dir() and not is_model(path) and bool(files_of_folder(path))
+    found = (file.suffix[1:].lower() for file in path.rglob("*"))
+    return path.is_dir() and not is_model(path) and any(ending in _OF_POINTS for ending in found)
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,14 @@ def evaluate_labels(
         ),
     ] = None,
     ignore: Annotated[
-        str | None,
-        option("True labels whose points do not count, such as '0 1'; by default 0 and 1 of LAS, and negative ones."),
+        list[int] | None,
+        option(
+            "A true label whose points do not count; may be repeated. By default 0 and 1 of LAS; negative ones never "
+            "count."
+        ),
     ] = None,
-    names: Annotated[
-        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.')
+    class_names: Annotated[
+        str | None, option('JSON object with names of classes, such as {"2": "ground"}; LAS has its own.', "--names")
     ] = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
@@ -87,9 +93,9 @@ def evaluate_labels(
     from hf_any3d.evaluation.labels import LabelComparison
 
     unclassified = set(UNCLASSIFIED) if is_las else set()
-    ignored = unclassified if ignore is None else _labels("--ignore", ignore)
+    ignored = set(ignore) if ignore else unclassified
     called = dict(ASPRS_CLASSES) if is_las else {}
-    called |= {int(label): str(name) for label, name in json_object("--names", names).items()}
+    called |= {int(label): str(name) for label, name in json_object("--names", class_names).items()}
     # Of the codes without a class, one that counts in the truth is a class of the prediction, too.
     whole = LabelComparison(ignored, unclassified & ignored)
     rows, different = [], []
@@ -117,13 +123,6 @@ def evaluate_labels(
         _write_page(page, different, whole, called)
         print_note(f"{page}: {counted(len(different), 'scan')}")
     finish(rows)
-
-
-def _labels(name: str, text: str) -> set[int]:
-    try:
-        return {int(word) for word in text.replace(",", " ").split()}
-    except ValueError:
-        raise ValueError(f"{name} is {text!r}; expected whole numbers, such as '0 1'") from None
 
 
 def _pairs(predicted: Path, truth: Path) -> tuple[list[_Pair], list[str]]:

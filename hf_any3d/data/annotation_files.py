@@ -237,8 +237,6 @@ def label_cloud_names(folder: Path) -> dict[int, str]:
     path = folder / "labels" / LABEL_CLOUD_CLASSES
     with file_errors(path, "classes of Label Cloud"):
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if content["type"] != "semantic_segmentation":
-            raise PointCloudFileError(f"{path}: type is {content['type']!r:.60}; expected semantic_segmentation")
         return {int(entry["id"]): str(entry["name"]) for entry in content["classes"]}
 
 

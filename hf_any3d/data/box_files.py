@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from hf_any3d.data.boxes import wrapped
-from hf_any3d.data.files import PointCloudError, PointCloudFileError, file_errors
+from hf_any3d.data.files import PointCloudFileError, file_errors
 from hf_any3d.data.options import one_of
 
 OWN_NAMES = ("boxes.json", "boxes.parquet")
@@ -200,9 +200,7 @@ def _angle_unit(path: Path, angles: list[float]) -> float:
 
 def _box_of_vertices(where: str, label: Any, vertices: Any) -> NamedBox:
     """Return the box of eight vertices in the order of Label Cloud: around the bottom, then around the top."""
-    corners = np.array(vertices, dtype=np.float64)
-    if corners.shape != (8, 3):
-        raise PointCloudFileError(f"{where}: vertices has shape {corners.shape}; expected (8, 3)")
+    corners = np.array(vertices, dtype=np.float64).reshape(8, 3)
     along, across, up = corners[3] - corners[0], corners[1] - corners[0], corners[4] - corners[0]
     size = [float(np.linalg.norm(edge)) for edge in (along, across, up)]
     tilts = np.abs([along[2], across[2], *up[:2]])
@@ -268,14 +266,14 @@ def read_tracklets(path: Path) -> Boxes:
         if "<!ENTITY" in text:
             raise PointCloudFileError(f"{path}: declares entities; expected none")
         for track, tracklet in enumerate(ElementTree.fromstring(text).iterfind("./tracklets/item")):
-            first = int(_text_of(tracklet, "first_frame"))
-            size = [float(_text_of(tracklet, side)) for side in ("w", "h", "l")]
+            first = int(tracklet.findtext("first_frame", ""))
+            size = [float(tracklet.findtext(side, "")) for side in ("w", "h", "l")]
             for place, pose in enumerate(tracklet.iterfind("./poses/item")):
                 if int(pose.findtext("truncation", "0")) in _OUT_OF_SIGHT:
                     continue
                 where = f"{path}: tracklet {track}"
-                center = [float(_text_of(pose, axis)) for axis in ("tx", "ty", "tz")]
-                heading = _upright(where, [float(_text_of(pose, axis)) for axis in ("rx", "ry", "rz")], 1.0)
+                center = [float(pose.findtext(axis, "")) for axis in ("tx", "ty", "tz")]
+                heading = _upright(where, [float(pose.findtext(axis, "")) for axis in ("rx", "ry", "rz")], 1.0)
                 box = named_box(where, tracklet.findtext("objectType"), center, size, heading)
                 boxes[names[first + place]].append(box)
     return boxes
@@ -284,13 +282,6 @@ def read_tracklets(path: Path) -> Boxes:
 FRAME_LIST = "frame_list.txt"
 """File of CVAT with the number and the name of each frame."""
 _OUT_OF_SIGHT = (2, 3)  # KITTI's codes for out of the image and behind it: a gap in a track
-
-
-def _text_of(element: ElementTree.Element, name: str) -> str:
-    text = element.findtext(name)
-    if text is None:
-        raise PointCloudError(f"a <{element.tag}> without <{name}>")
-    return text
 
 
 def _upright(where: str, turns: Sequence[Any], unit: float) -> float:

@@ -13,6 +13,7 @@ import yaml
 
 from docs.tools.snippets import ROOT
 from hf_any3d.cli import app
+from hf_any3d.registry import FORMATS
 from hf_any3d.training.layouts import Layouts
 from hf_any3d.training.tasks import Classification
 
@@ -82,7 +83,8 @@ def options_of(command, words: list[str]) -> tuple[str, set[str]]:
             break
         command, name = below, f"{name} {word}"
     if getattr(command, "commands", None) and command.name == "evaluate":  # its default
-        command = command.commands["classifier"]
+        is_of_files = any(Path(word).suffix[1:] in FORMATS for word in words if not word.startswith("-"))
+        command = command.commands["labels" if is_of_files else "classifier"]
     if command.name in ("train", "reproduce", "sweep"):  # the options of the training program may follow
         program = {
             f"--{entry.name}"

@@ -65,13 +65,7 @@ def _text(source: Source) -> tuple[np.ndarray, np.ndarray]:
     declared = _DECLARED.search(text[:_HEADER])
     if declared and int(declared[1]) != len(table):
         raise PointCloudError(f"{len(table)} points where {int(declared[1])} are declared; the file may be cut off")
-    return table[:, 1:4], _bytes(table[:, 4:7])
-
-
-def _bytes(colors: np.ndarray) -> np.ndarray:
-    if not ((colors >= 0) & (colors <= 255)).all():  # or NaN
-        raise PointCloudError(f"colors range from {colors.min():g} to {colors.max():g}; expected 0 to 255")
-    return colors
+    return table[:, 1:4], table[:, 4:7]
 
 
 def _binary(source: Source) -> tuple[np.ndarray, np.ndarray]:

@@ -52,15 +52,12 @@ def read(source: Source) -> PointCloudData:
             scans += [scan] if len(scan["points"]) else []
     if without_return:
         source.warn(f"{without_return:,} of {total:,} directions of the scans have no return and are left out")
-    if not scans:
-        raise PointCloudError(f"none of {total} directions has a return; expected at least one point")
-    return PointCloudData(**join_scans(scans, source), up_axis="z", meters_per_unit=1.0)
+    joined = join_scans(scans or [{"points": np.zeros((0, 3))}], source)
+    return PointCloudData(**joined, up_axis="z", meters_per_unit=1.0)
 
 
 def _header(lines: list[bytes], first: int) -> tuple[int, np.ndarray]:
     """Return the number of points of a scan, and its transform of rows (4, 4)."""
-    if len(lines) < _HEADER_LINES:
-        raise PointCloudError(f"the header of line {first + 1} has {len(lines)} lines of 10; the file may be cut off")
     columns, rows = (
         count_of(line.strip(), f"line {first + number}, the number of {name} of a scan,")
         for number, (line, name) in enumerate(zip(lines[:2], ("columns", "rows"), strict=True), 1)
@@ -69,7 +66,7 @@ def _header(lines: list[bytes], first: int) -> tuple[int, np.ndarray]:
     numbers(b"".join(lines[2:6]), first_line=first + 3, columns=3)
     transform = numbers(b"".join(lines[6:]), first_line=first + 7, columns=4)
     if transform.shape != (4, 4) or not np.isfinite(transform).all():
-        raise PointCloudError(f"the transform of line {first + 7} is no matrix of 4 x 4 finite numbers")
+        raise PointCloudError(f"no transform of 4 x 4 finite numbers from line {first + 7} on; it may be cut off")
     return columns * rows, transform
 
 

@@ -43,9 +43,7 @@ def is_spz(data: bytes) -> bool:
 
 
 def _read_splat(source: Source) -> PointCloudData:
-    count, rest = divmod(len(source.data), _SPLAT.itemsize)
-    if rest:
-        raise PointCloudError(f"{len(source.data)} bytes; expected a multiple of 32, so it may be cut off")
+    count = len(source.data) // _SPLAT.itemsize
     source.check(points=count, decoded=24 * count)
     rows = np.frombuffer(source.data, _SPLAT)
     kept = opaque_splats(rows["opacity"] / np.float32(255), source)
@@ -56,8 +54,6 @@ def _read_splat(source: Source) -> PointCloudData:
 def _read_spz(source: Source) -> PointCloudData:
     is_packed_in_parts = source.data.startswith(_MARK)
     start = source.data[: _HEADER.size] if is_packed_in_parts else _gunzip(source.data, _HEADER.size)
-    if len(start) < _HEADER.size:
-        raise PointCloudError(f"ends after {len(start)} of the {_HEADER.size} bytes of the header; it is cut off")
     mark, version, count, degree, fraction_bits, flags, streams = _HEADER.unpack(start)
     if mark != _MARK or version not in _VERSIONS or degree not in _HARMONICS or fraction_bits > _MOST_FRACTION_BITS:
         raise PointCloudError(
@@ -124,8 +120,6 @@ def _parts_of_streams(data: bytes, totals: list[int], number: int) -> list[bytes
         with pyarrow.CompressedInputStream(pyarrow.py_buffer(data[start : start + packed]), "zstd") as stream:
             # No more than declared is unpacked.
             parts.append(stream.read(size))
-        if len(parts[-1]) < size:
-            raise PointCloudError(f"a stream has {len(parts[-1])} of {size} bytes; the file may be cut off")
         start += packed
     return parts or [b"", b"", b""]
 

@@ -17,6 +17,7 @@ import numpy as np
 from hf_any3d.data.files.point_cloud import PointCloudData
 from hf_any3d.data.files.source import PointCloudError, Source
 from hf_any3d.data.files.text_numbers import count_of, shorten
+from hf_any3d.data.options import one_of
 
 _RELATIONS = "_rels/.rels"
 _MODEL_RELATION = "http://schemas.microsoft.com/3dmanufacturing/2013/01/3dmodel"
@@ -130,9 +131,7 @@ def _placed_meshes(package: Package, items: list[Placed]) -> Iterator[tuple[Shap
         # This also ends a group that has itself as a component.
         if (seen := seen + 1) > _MAX_PARTS:
             raise PointCloudError(f"more than {_MAX_PARTS} parts on the plate; expected at most that many")
-        shape = package.part(placed.part).shapes.get(placed.shape)
-        if shape is None:
-            raise PointCloudError(f"no object {shorten(placed.shape)} in {shorten(placed.part)}")
+        shape = package.part(placed.part).shapes[placed.shape]
         if len(shape.vertices):
             yield shape, placed.transform
         for inner in reversed(shape.components):
@@ -153,17 +152,14 @@ class Package:
 
     def model_name(self) -> str:
         """Return the name of the model that the package starts with."""
-        if _RELATIONS in self.names:
-            found: list[str] = []
+        found: list[str] = []
 
-            def start(tag: str, attributes: dict[str, str]) -> None:
-                if _local(tag) == "Relationship" and attributes.get("Type") == _MODEL_RELATION:
-                    found.append(attributes.get("Target", "").lstrip("/"))
+        def start(tag: str, attributes: dict[str, str]) -> None:
+            if _local(tag) == "Relationship" and attributes.get("Type") == _MODEL_RELATION:
+                found.append(attributes["Target"].lstrip("/"))
 
-            _parse(self.content(_RELATIONS), start)
-            if found:
-                return found[0]
-        raise PointCloudError("no 3D model is named by the package; expected 3MF")
+        _parse(self.content(_RELATIONS), start)
+        return found[0]
 
     def part(self, name: str) -> Part:
         """Return a model of the package."""
@@ -175,8 +171,7 @@ class Package:
 
     def content(self, name: str) -> bytes:
         """Unpack a file of the package within the limits."""
-        if (info := self.names.get(name)) is None:
-            raise PointCloudError(f"no {shorten(name)} in the package; it may be cut off")
+        info = self.names[name]
         self.unpacked += info.file_size
         self.source.check(decoded=self.unpacked)
         # Only for these does the declared size bound what is unpacked.
@@ -217,9 +212,7 @@ class _ModelReader:
             case "basematerials" | "colorgroup":
                 self.group = self.groups[attributes["id"]] = []
             case "model":
-                self.part.unit = attributes.get("unit", "millimeter")
-                if self.part.unit not in _METERS:
-                    raise PointCloudError(f"unit {shorten(self.part.unit)}; expected one of {', '.join(_METERS)}")
+                self.part.unit = one_of("unit", attributes.get("unit", "millimeter"), tuple(_METERS))
             case unread if unread in _UNREAD:
                 self.package.left_out.add(_UNREAD[unread])
                 self.is_mesh = False  # slices have flat vertices of their own

@@ -12,6 +12,7 @@ from hf_any3d.data import PointCloud, files_to_points, load_point_dataset
 from hf_any3d.data.files import PointCloudData, supported_file_types, write_point_cloud
 from tests.data.clouds import FILES, full_cloud, points
 from tests.data.files.builders import SQUARE, TRIANGLES
+from tests.data.files.seeds import SEEDS
 from tests.errors import raises
 
 
@@ -55,6 +56,10 @@ def every_format(root):
         )
         cloud.write(str(target))
     shutil.copy(FILES.parent / "data" / "files" / "scans.e57", root / "thing" / "e57.e57")
+    for kind in ("colmap text", "ptx", "splat", "spz 3", "3mf"):
+        ((name, content),) = SEEDS[kind]()[0].items()
+        file_type = name.rpartition(".")[2]
+        (root / "thing" / f"{file_type}.{file_type}").write_bytes(content)
     for file_type, width in (("kitti", 4), ("nuscenes", 5)):
         points(20 * width).reshape(-1)[: 20 * width].astype("<f4").tofile(root / "thing" / f"{file_type}.{file_type}")
 
@@ -73,7 +78,7 @@ def test_all_formats_are_read_together_whatever_the_case_of_their_endings(tmp_pa
     # A .bin file beside a .gltf file is a buffer of it.
     others = [file_type for file_type in supported_file_types() if file_type != "bin"]
     assert sorted(name.rpartition(".")[2].lower() for name in rows["file"][:]) == others
-    assert rows["points"][:].shape == (18, 32, 3) and any(name.endswith(".OBJ") for name in rows["file"][:])
+    assert rows["points"][:].shape == (23, 32, 3) and any(name.endswith(".OBJ") for name in rows["file"][:])
     files = load(tmp_path / "scans", as_files=True, split="train")
     assert len([row["point_cloud"]["points"] for row in files]) == 18
 

@@ -1,0 +1,213 @@
+"""Lines about labeled scans of one area: their classes, density, units and overlap, and where they differ.
+
+`hf-any3d data check` describes the files of a folder with this.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from hf_any3d.data.files import PointCloudData
+from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED, class_name
+
+# Cells on the ground in which points are counted, in meters, and the least extent of what has a density on the ground.
+_CELL, _LEAST_EXTENT = 1.0, 10.0
+# Densities that differ by this factor, and shares of a tile that are shared by chance of rounding.
+_UNEQUAL, _LEAST_SHARE = 4.0, 1e-3
+_MOST_NAMED, _MOST_COMPARED = 5, 2000
+_UNITS = {1.0: "meters", 0.3048: "feet", round(1200 / 3937, 9): "US survey feet", 1e-3: "millimeters"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Facts about a scan.
+
+    Attributes:
+        name: Its file.
+        low: (3,) least coordinates, in the units of the file.
+        high: (3,) largest coordinates.
+        meters_per_unit: Length of a unit, or None.
+        density: Points per square meter of ground, or None without a unit or ground.
+        labels: Label -> number of points, None without labels.
+        has: Names of what its points have, such as "colors".
+        returns: Whether returns of pulses are counted, None of formats without them.
+    """
+
+    name: str
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    meters_per_unit: float | None
+    density: float | None
+    labels: dict[int, int] | None
+    has: tuple[str, ...]
+    returns: bool | None = None
+
+    @property
+    def is_las(self) -> bool:
+        """True if labels are codes of ASPRS."""
+        return _is_las(self.name)
+
+
+def tile_of(name: str, cloud: PointCloudData) -> Tile:
+    """Return the facts about a cloud."""
+    offset = np.zeros(3) if cloud.offset is None else cloud.offset
+    low, high = ((getattr(cloud.points, end)(axis=0) + offset).tolist() for end in ("min", "max"))
+    labels = None
+    if cloud.labels is not None:
+        kinds, counts = np.unique(cloud.labels, return_counts=True)
+        labels = dict(zip(kinds.tolist(), counts.tolist(), strict=True))
+    fields = ("colors", "intensity", "normals", "ring", "labels")
+    has = tuple(field for field in fields if getattr(cloud, field) is not None)
+    returns = cloud.return_number is not None if _is_las(name) else None
+    return Tile(name, (*low,), (*high,), cloud.meters_per_unit, _density(cloud), labels, has, returns)
+
+
+def _is_las(name: str) -> bool:
+    return name.lower().endswith((".las", ".laz"))
+
+
+def _density(cloud: PointCloudData) -> float | None:
+    """Return the points per square meter of the cells on the ground that have any; None if that is not known."""
+    unit = cloud.meters_per_unit
+    if unit is None or cloud.up_axis != "z" or cloud.is_mesh:
+        return None
+    flat = (cloud.points[:, :2] - cloud.points[:, :2].min(axis=0)).astype(np.float64) * unit
+    if flat.max() < _LEAST_EXTENT:
+        return None
+    cells = np.floor(flat / _CELL).astype(np.int64)
+    occupied = len(np.unique(cells[:, 0] * (cells[:, 1].max() + 1) + cells[:, 1]))
+    return len(flat) / (occupied * _CELL**2)
+
+
+def describe_tiles(tiles: Sequence[Tile]) -> list[str]:
+    """Return lines about classes, density, units, overlap, and what only some tiles have; none if there is nothing."""
+    if len(tiles) > 1:
+        folder = os.path.commonpath([os.path.dirname(tile.name) for tile in tiles])
+        tiles = [replace(tile, name=os.path.relpath(tile.name, folder) if folder else tile.name) for tile in tiles]
+    lines: list[str] = []
+    for describe in (_classes, _rare_classes, _unlabeled, _densities, _units, _overlaps, _missing):
+        lines += describe(tiles)
+    return lines
+
+
+def _classes(tiles: Sequence[Tile]) -> Iterator[str]:
+    counts: Counter[int] = Counter()
+    for tile in tiles:
+        counts.update(tile.labels or {})
+    if total := sum(counts.values()):
+        names = _names(tiles)
+        shares = [
+            f"{label} {class_name(label, names)} {100 * count / total:.3g} %"
+            if label in names
+            else f"{label} {100 * count / total:.3g} %"
+            for label, count in sorted(counts.items())
+        ]
+        yield f"labels of points: {', '.join(shares)}"
+
+
+def _rare_classes(tiles: Sequence[Tile]) -> Iterator[str]:
+    labeled = [tile for tile in tiles if tile.labels]
+    names = _names(tiles)
+    for label in sorted({label for tile in labeled for label in tile.labels or ()}):
+        having = [tile.name for tile in labeled if label in (tile.labels or {})]
+        if len(having) < len(labeled):
+            what = f"{label} {names[label]}" if label in names else str(label)
+            lacking = [tile.name for tile in labeled if tile.name not in having]
+            # Whichever list is shorter.
+            where = f"in {_some(having)}" if len(having) <= len(lacking) else f"not in {_some(lacking)}"
+            yield f"only {len(having)} of {len(labeled)} have {what}: {where}"
+
+
+def _unlabeled(tiles: Sequence[Tile]) -> Iterator[str]:
+    without = [tile.name for tile in tiles if tile.labels is None]
+    if 0 < len(without) < len(tiles):
+        yield f"no labels of points in {len(without)} of {len(tiles)}: {_some(without)}"
+    # LAS has a place for a class in each point, whether or not anyone has classified them.
+    never = [tile.name for tile in tiles if tile.is_las and tile.labels and set(tile.labels) <= {*UNCLASSIFIED}]
+    if never:
+        yield f"no point is classified in {len(never)} of {len(tiles)}: {_some(never)}"
+
+
+def _densities(tiles: Sequence[Tile]) -> Iterator[str]:
+    known = sorted((tile.density, tile.name) for tile in tiles if tile.density is not None)
+    if not known:
+        return
+    (low, sparse), (high, dense) = known[0], known[-1]
+    if len(known) == 1 or high < 1.05 * low:
+        yield f"density: {low:.3g} points per square meter"
+        return
+    unequal = "; thin out or leave out one kind" if high > _UNEQUAL * low else ""
+    yield f"density: {low:.3g} ({sparse}) to {high:.3g} ({dense}) points per square meter{unequal}"
+
+
+def _units(tiles: Sequence[Tile]) -> Iterator[str]:
+    of_unit: dict[str, list[str]] = {}
+    for tile in tiles:
+        of_unit.setdefault(_unit_name(tile.meters_per_unit), []).append(tile.name)
+    if len(of_unit) > 1:
+        yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
+
+
+def _unit_name(meters: float | None) -> str:
+    if meters is None:
+        return "not known"
+    return _UNITS.get(round(meters, 9), f"{meters:g} m")
+
+
+def _overlaps(tiles: Sequence[Tile]) -> Iterator[str]:
+    """Compare the boxes of tiles on the ground that are in meters or feet; scans of objects all lie at the origin."""
+    on_ground = [tile for tile in tiles if tile.density is not None][:_MOST_COMPARED]
+    shared = []
+    for one, other in combinations(on_ground, 2):
+        unit, other_unit = one.meters_per_unit or 1.0, other.meters_per_unit or 1.0
+        sides = [
+            min(one.high[axis] * unit, other.high[axis] * other_unit)
+            - max(one.low[axis] * unit, other.low[axis] * other_unit)
+            for axis in range(2)
+        ]
+        smaller = min(_area(one), _area(other))
+        if min(sides) > 0 and (area := sides[0] * sides[1]) > _LEAST_SHARE * smaller:
+            shared.append((area / smaller, area, one.name, other.name))
+    if shared:
+        shared.sort(reverse=True)
+        named = [
+            f"{one} and {other} {area:,.0f} square meters, {100 * share:.3g} % of the smaller"
+            for share, area, one, other in shared[:_MOST_NAMED]
+        ]
+        more = f"; and {len(shared) - _MOST_NAMED} more" if len(shared) > _MOST_NAMED else ""
+        yield f"overlapping boxes, {len(shared)} pair{'s' * (len(shared) > 1)}: {'; '.join(named)}{more}"
+
+
+def _area(tile: Tile) -> float:
+    unit = tile.meters_per_unit or 1.0
+    return (tile.high[0] - tile.low[0]) * (tile.high[1] - tile.low[1]) * unit**2
+
+
+def _missing(tiles: Sequence[Tile]) -> Iterator[str]:
+    kinds: list[tuple[str, Callable[[Tile], bool | None]]] = [
+        ("colors", lambda tile: "colors" in tile.has),
+        ("intensities", lambda tile: "intensity" in tile.has),
+        ("normals", lambda tile: "normals" in tile.has),
+        ("rings", lambda tile: "ring" in tile.has),
+        ("numbers of returns", lambda tile: tile.returns),
+    ]
+    for kind, has in kinds:
+        asked = [tile for tile in tiles if has(tile) is not None]
+        without = [tile.name for tile in asked if not has(tile)]
+        if 0 < len(without) < len(asked):
+            yield f"no {kind} in {len(without)} of {len(asked)}: {_some(without)}"
+
+
+def _names(tiles: Sequence[Tile]) -> dict[int, str]:
+    return ASPRS_CLASSES if any(tile.is_las for tile in tiles) else {}
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
