@@ -153,7 +153,7 @@ def segment(
     gallery.write(f"labels by {name}", legend(sorted(numbers)))
     for row in rows:
         if "output" in row and "error" not in row:
-            print_note(f"{row['output']}: {row['file']} with the classes of {row['points']:,} points")
+            print_note(f"{row['output']}: {row['file']} with the class of each point")
     finish(rows)
 
 
@@ -224,7 +224,8 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
         targets = {file.name: output / titles[file.name] for file in inputs.files if copy_endings(file.name)}
     elif output is not None and suffix not in VIEWS:
         endings = [copy_endings(file.name) for file in inputs.files]
-        if all(suffix[1:] in ending for ending in endings):
+        # Of several files .csv is a table.
+        if all(suffix[1:] in ending for ending in endings) and (len(inputs) == 1 or suffix not in DATA):
             targets = {file.name: output for file in inputs.files}
         # Points of a .obj may become a .ply, but not a .laz.
         elif suffix not in (*CLOUDS, *DATA):

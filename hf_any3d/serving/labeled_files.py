@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from hf_any3d.data.class_codes import class_codes
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.files.labels import check_labels_fit, copy_endings, write_labels
-from hf_any3d.pipelines.labeled_copies import labels_of_mesh
+from hf_any3d.data.files.labels import check_labels_fit, write_labels
+from hf_any3d.pipelines.labeled_copies import codes_in_file, labels_of_mesh
 from hf_any3d.serving.inputs import Upload
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.service import Service
@@ -38,8 +37,8 @@ class LabeledFile:
         pipe = service.pipe
         self.names = pipe.label_names(settings.labels) if settings.labels else pipe.label_names()
         try:
-            are_asprs = settings.field is None and copy_endings(f"a.{self.kind}")[:1] in (("las",), ("laz",))
-            self.codes = class_codes(self.names, pipe.model.config, settings.classes, are_asprs=are_asprs)
+            given = settings.classes, settings.field
+            self.codes = codes_in_file(f"file.{self.kind}", self.names, pipe.model.config, *given)
             check_labels_fit(
                 self._bytes(),
                 io.BytesIO(),
