@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_any3d.data.catalog import dataset_module
+from hf_any3d.data.files.labels import copy_endings
 from hf_any3d.data.parquet import License, PublishedDataset
 from hf_any3d.hub.published_table import PUBLISHED, SIZE_MARK
 from hf_any3d.integration.registration import ENCODERS, MODELS, PIPELINES, PROCESSORS
@@ -170,14 +171,20 @@ def formats_page() -> str:
     rows = []
     for module, file_types in modules.items():
         content = first_line(importlib.import_module(f"hf_any3d.data.files.{module}"))
-        rows.append((", ".join(f"`.{name}`" for name in sorted(file_types)), content, f"`data/files/{module}.py`"))
+        endings = ", ".join(f"`.{name}`" for name in sorted(file_types))
+        back = ", ".join(f"`.{name}`" for name in sorted(file_types) if copy_endings(f"a.{name}")) or "–"
+        rows.append((endings, content, back, f"`data/files/{module}.py`"))
     lines = ["# File formats", "", _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
-    lines += markdown_table(("ending", "content", "read by"), sorted(rows))
+    lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
     lines += [
         "",
         "`read_point_cloud` reads one file; folders, limits and columns of files: [data](data.md). Every reader",
     ]
-    lines += ["gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz."]
+    lines += [
+        "gives arrays or one error that names the file. Clouds are written as .ply, .obj and .npz. Where labels go back",
+        "into the file, `write_labels` writes a copy with the class of each point:",
+        "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
+    ]
     return "\n".join(lines) + "\n"
 
 

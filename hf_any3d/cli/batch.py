@@ -47,6 +47,15 @@ from hf_any3d.cli.predict import (
     prediction_answerer,
     prediction_cells,
 )
+from hf_any3d.cli.segment import (
+    Category,
+    CopyOptions,
+    MaxPoints,
+    PartNames,
+    copy_answerer,
+    open_segmentation,
+    segment_cells,
+)
 from hf_any3d.many_files.executors import EXECUTORS, Workers
 from hf_any3d.many_files.files import Cloud
 from hf_any3d.many_files.runs import Table, lock, run
@@ -66,6 +75,7 @@ _TASKS = {
     "predict": ("point-cloud-classification", "predictions", prediction_cells),
     "embed": ("point-cloud-feature-extraction", "features", feature_cells),
     "detect": ("point-cloud-object-detection", "boxes", box_cells),
+    "segment": ("point-cloud-segmentation", "segments", segment_cells),
 }
 
 
@@ -100,7 +110,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """The work on each file: "predict", "embed", "detect" or "convert".
+    """The work on each file: "predict", "embed", "detect", "segment" or "convert".
 
     Its settings, plain values, determine the results; device and batch size do not.
     """
@@ -123,6 +133,9 @@ class Job:
             return partial(_convert, **self.settings), 1
         settings = dict(self.settings)
         model = settings.pop("model")
+        if self.task == "segment":
+            pipe = open_segmentation(model, settings["asked"], self.device)
+            return copy_answerer(pipe, model, self.batch_size, **settings), 1
         pipe = open_pipeline(_TASKS[self.task][0], model, self.device)
         if self.task == "predict":
             answer = prediction_answerer(pipe, model, **settings)
@@ -206,6 +219,29 @@ def detect(
     _run(Job("detect", settings, device, batch_size), files, output, options)
 
 
+@batch.command(cls=ModelCommand)
+@with_groups
+def segment(
+    files: Files,
+    output: Annotated[Path, option("Folder for the copies, named as the files, and results.jsonl.")],
+    copies: CopyOptions,
+    options: RunOptions,
+    model: Model = None,
+    labels: PartNames = None,
+    category: Category = None,
+    up_axis: UpAxis = None,
+    max_points: MaxPoints = None,
+    batch_size: Annotated[int | None, option("Blocks per batch; by default 8, or 1 for voxels.", min=1)] = None,
+    device: Device = None,
+) -> None:
+    """Write a copy of each file in which only the class of each point is new."""
+    name, files = split_model(files, model, "segment")
+    asked = {} if labels is None else {"candidate_labels": labels}
+    call = {"category": category, "up_axis": up_axis, "max_points": max_points, **copies.arguments()}
+    settings = {"model": check_model(name, "segment"), "output": str(output), "asked": asked, "call": call}
+    _run(Job("segment", settings, device, batch_size), files, output / "results.jsonl", options)
+
+
 @batch.command()
 @with_groups
 def convert(
@@ -231,7 +267,7 @@ def _run_locked(job: Job, words: Sequence[str], output: Path, options: RunOption
     files = {file.name: file for file in find_inputs(words).files}
     data = {name: file for name, file in files.items() if file.data is not None}
     engine = options.engine
-    if job.task == "convert":
+    if job.task in ("convert", "segment"):
         root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in files])
         job = replace(job, settings=job.settings | {"root": root})
 

@@ -434,14 +434,15 @@ def show(
     if serve:
         if len(inputs) != 1:
             raise ValueError(f"--serve: {len(inputs)} files; expected one")
-        from hf_any3d.visualization.show import serve_scene
+        from hf_any3d.visualization.show import class_names, serve_scene
 
-        server = serve_scene(inputs.files[0].read().data)
+        cloud = inputs.files[0].read()
+        server = serve_scene(cloud.data, names=class_names(cloud.name, cloud.data))
         print_line(f"open http://127.0.0.1:{server.get_port()} in a browser; Ctrl-C stops")
         server.sleep_forever()
         return
     with status("preparing the page"):
-        from hf_any3d.visualization.show import view_of_cloud, views_of_rows, write_views
+        from hf_any3d.visualization.show import class_names, view_of_cloud, views_of_rows, write_views
 
     done, upright = [], up_axis
     if rows is not None:
@@ -451,6 +452,7 @@ def show(
         upright = up_axis or up_axis_of(what[0])
     else:
         views, names, titles = [], [], inputs.titles()
+        formats = {Path(file.name).suffix.lower().replace(".laz", ".las") for file in inputs.files}
 
         def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
             nonlocal names
@@ -460,7 +462,9 @@ def show(
 
                     write_point_cloud(output, cloud.data)
                     continue
-                view, labels = view_of_cloud(cloud.data, title=titles[cloud.name])
+                # The page has one legend: where formats are mixed, numbers mean different classes.
+                named = class_names(cloud.name, cloud.data) if len(formats) == 1 else None
+                view, labels = view_of_cloud(cloud.data, title=titles[cloud.name], names=named)
                 views.append(view)
                 names = max(names, labels, key=len)
             return [{} for _ in clouds]

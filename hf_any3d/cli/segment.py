@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from hf_any3d.cli.common import (
 from hf_any3d.cli.inputs import Files, Inputs, finish
 from hf_any3d.cli.outputs import CLOUDS, DATA, VIEWS, Gallery, Row, answer_inputs, file_cells, find_all
 from hf_any3d.many_files.files import Cloud
-from hf_any3d.many_files.work import usual_batch_size
+from hf_any3d.many_files.work import Answer, usual_batch_size
 from hf_any3d.registry import FORMATS
 from hf_any3d.utils.messages import model_errors, printable
 
@@ -152,7 +153,7 @@ def segment(
     gallery.write(f"labels by {name}", legend(sorted(numbers)))
     for row in rows:
         if "output" in row and "error" not in row:
-            print_note(f"{row['output']}: {row['file']} with the classes of {row['points']:,} points")
+            print_note(f"{row['output']}: {row['file']} with the class of each point")
     finish(rows)
 
 
@@ -163,6 +164,39 @@ def open_segmentation(name: str, texts: Mapping[str, Any], device: Any) -> Any:
     if finds_by_name != bool(texts) or (texts and "candidate_labels" not in texts):
         raise ValueError(f"{name} {'needs --labels of parts' if finds_by_name else 'has labels of its own'}")
     return open_pipeline(f"{'zero-shot-' if finds_by_name else ''}point-cloud-segmentation", name, device)
+
+
+def copy_answerer(
+    pipe: Any,
+    model: str,
+    batch_size: int | None,
+    *,
+    output: str,
+    root: str,
+    asked: dict[str, Any],
+    call: dict[str, Any],
+) -> Answer:
+    """Return a function from clouds to rows, which writes a labeled copy of each file below the folder `output`.
+
+    Copies have the places of their files below `root`. `asked` are names of parts, and `call` further arguments.
+    """
+    given = {name: value for name, value in (asked | call).items() if value is not None}
+    given["batch_size"] = batch_size or usual_batch_size(pipe, 8 if pipe.feature_extractor.returns_num_points else 1)
+    with model_errors(model, "cannot answer"):  # arguments of other models are an error before any file is read
+        pipe._sanitize_parameters(
+            **{name: value for name, value in given.items() if name != "batch_size"}, write=output
+        )
+
+    def answer(clouds: list[Cloud]) -> list[dict[str, Any]]:
+        rows = []
+        for cloud in clouds:
+            path = Path(output) / os.path.relpath(os.path.abspath(cloud.name), root)
+            with model_errors(model, "cannot answer"):
+                result = pipe(cloud.row, progress=False, write=path, **given)
+            rows.append({"output": str(path), **segment_row(result)})
+        return rows
+
+    return answer
 
 
 def segment_row(result: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +224,8 @@ def _copies(inputs: Inputs, output: Path | None, suffix: str, options: CopyOptio
         targets = {file.name: output / titles[file.name] for file in inputs.files if copy_endings(file.name)}
     elif output is not None and suffix not in VIEWS:
         endings = [copy_endings(file.name) for file in inputs.files]
-        if all(suffix[1:] in ending for ending in endings):
+        # Of several files .csv is a table.
+        if all(suffix[1:] in ending for ending in endings) and (len(inputs) == 1 or suffix not in DATA):
             targets = {file.name: output for file in inputs.files}
         # Points of a .obj may become a .ply, but not a .laz.
         elif suffix not in (*CLOUDS, *DATA):

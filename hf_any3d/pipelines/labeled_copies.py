@@ -12,10 +12,10 @@ import numpy as np
 
 from hf_any3d.data.class_codes import class_codes
 from hf_any3d.data.files import PointCloudData
-from hf_any3d.data.files.labels import check_labels_fit, copy_endings, write_labels
+from hf_any3d.data.files.labels import check_labels_fit, write_labels
 from hf_any3d.processing.voxels import nearest_rows
 
-_LAS = ("las", "laz")
+_LAS = (".las", ".laz")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,20 @@ class LabeledCopies:
         )
 
     def _codes(self, source: str, names: Sequence[str], config: Any) -> list[int] | None:
-        are_asprs = self.field is None and {*copy_endings(source)} == {*_LAS}
-        return class_codes(names, config, self.classes, are_asprs=are_asprs)
+        return codes_in_file(source, names, config, self.classes, self.field)
+
+
+def codes_in_file(
+    path: str,
+    names: Sequence[str],
+    config: Any,
+    classes: Mapping[str, int] | str | None,
+    field: str | None,
+) -> list[int] | None:
+    """Return the codes of classes in a file of this name; those of ASPRS in the classification of LAS."""
+    is_classification = field is None or field.lower() == "classification"
+    are_asprs = is_classification and path.lower().endswith(_LAS)
+    return class_codes(names, config, classes, are_asprs=are_asprs)
 
 
 def file_of(cloud: Any) -> str | None:

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from hf_any3d.serving.chat_batches import Conversation
 from hf_any3d.serving.inputs import CloudInput, Upload, upload_of, validated
+from hf_any3d.serving.labeled_files import FileSettings, LabeledFile
 from hf_any3d.serving.layout_chat import LayoutConversation
 from hf_any3d.serving.limits import Refused
 from hf_any3d.serving.middleware import AdmissionMiddleware, as_json, json_response, logger, refused
@@ -35,7 +36,7 @@ from hf_any3d.serving.openai_chat import (
 )
 from hf_any3d.serving.requests import check_count, check_texts, is_form, parse_json, read_form, read_json
 from hf_any3d.serving.service import Service
-from hf_any3d.serving.tasks import Settings
+from hf_any3d.serving.tasks import FILE_PATH, SEGMENT_PATH, Settings
 from hf_any3d.utils.messages import one_line, printable
 from hf_any3d.version import __version__
 
@@ -91,6 +92,9 @@ def create_app(service: Service, origins: Sequence[str] = ()) -> FastAPI:
     for route in service.routes.values():
         summary = f"{route.path.rpartition('/')[2].capitalize()} clouds"
         app.post(route.path, summary=summary, openapi_extra=_described(route.settings))(answer_clouds)
+    if SEGMENT_PATH in service.routes:
+        summary, extra = "Return a file with the class of each point", _described(FileSettings, files_only=True)
+        app.post(FILE_PATH, summary=summary, openapi_extra=extra)(answer_file)
     if service.has_chat:
         body = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
         extra = {"requestBody": body}
@@ -155,6 +159,26 @@ async def answer_clouds(request: Request) -> Response:
         return await anyio.to_thread.run_sync(as_json, {"model": service.name, "answers": shown}, limiter=readers)
 
     return await acknowledged(request, service, uploads, settings, compute)
+
+
+@in_time
+async def answer_file(request: Request) -> Response:
+    """Return the file of a form with the class of each point, everything else in it as it was."""
+    service, readers = request.app.state.service, request.app.state.readers
+    fields, files = await read_form(request, service) if is_form(request) else ({}, {})
+    if len(files) != 1:
+        raise Refused(400, f"{len(files)} files; expected one, in the field 'file' of a form", param="file")
+    (upload,) = files.values()
+    settings = validated(FileSettings, fields).model_copy(update={"encoding": "base64"})
+    check_texts(fields, service)
+    service.routes[SEGMENT_PATH].check(settings, service.limits)
+    labeled = await anyio.to_thread.run_sync(LabeledFile, service, upload, settings, limiter=readers)
+    cloud = await anyio.to_thread.run_sync(upload.read, service.limits, limiter=readers)
+    service.metrics.points.inc(len(cloud))
+    work = service.submit((SEGMENT_PATH, settings), cloud, request.state.deadline)
+    (answer,) = await results(request, [work])
+    body = await anyio.to_thread.run_sync(labeled.copy, cloud, answer, limiter=readers)
+    return Response(body, media_type="application/octet-stream")
 
 
 @in_time
@@ -333,7 +357,7 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     return refused(request, Refused(error.status_code, text, headers=dict(error.headers or {})))
 
 
-def _described(settings: type[Settings]) -> dict[str, Any]:
+def _described(settings: type[Settings], files_only: bool = False) -> dict[str, Any]:
     """Return the description of a request, which is read by hand, for the page of the API."""
     schema = settings.model_json_schema()
     fields = schema.pop("properties")
@@ -341,4 +365,7 @@ def _described(settings: type[Settings]) -> dict[str, Any]:
     forms = {"point_clouds": {"type": "array", "items": CloudInput.model_json_schema()}}, files
     contents = [{"schema": {"type": "object", "properties": {**form, **fields}}} for form in forms]
     kinds = ("application/json", "multipart/form-data")
-    return {"requestBody": {"required": True, "content": dict(zip(kinds, contents, strict=True))}}
+    described = dict(zip(kinds, contents, strict=True))
+    if files_only:
+        del described["application/json"]
+    return {"requestBody": {"required": True, "content": described}}

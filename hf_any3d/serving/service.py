@@ -19,7 +19,7 @@ from hf_any3d.serving.journal import Journal
 from hf_any3d.serving.layout_chat import LayoutConversation, answer_layout
 from hf_any3d.serving.limits import Refused, ServeLimits
 from hf_any3d.serving.metrics import Metrics
-from hf_any3d.serving.tasks import CHAT, Route, routes_of
+from hf_any3d.serving.tasks import CHAT, FILE_PATH, SEGMENT_PATH, Route, routes_of
 
 # Seconds after which a refused client may come again.
 _LONGEST_WAIT = 60
@@ -69,7 +69,8 @@ class Service:
     @property
     def paths(self) -> list[str]:
         """Paths of the routes that this model answers."""
-        return [*self.routes, *(["/v1/chat/completions"] if self.has_chat else [])]
+        files = [FILE_PATH] if SEGMENT_PATH in self.routes else []
+        return [*self.routes, *files, *(["/v1/chat/completions"] if self.has_chat else [])]
 
     @property
     def has_chat(self) -> bool:

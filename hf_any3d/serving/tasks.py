@@ -17,6 +17,7 @@ from hf_any3d.serving.limits import Refused, ServeLimits
 CHAT = "point-cloud-text-to-text"
 CLASSIFY, ZERO_SHOT = "point-cloud-classification", "zero-shot-point-cloud-classification"
 SEGMENT, PARTS_BY_NAME = "point-cloud-segmentation", "zero-shot-point-cloud-segmentation"
+SEGMENT_PATH, FILE_PATH = "/v1/segment", "/v1/segment/file"
 DETECT, FEATURES = "point-cloud-object-detection", "point-cloud-feature-extraction"
 
 
@@ -172,8 +173,8 @@ _HEADS: dict[str, tuple[str, type[Settings]]] = {
     CLASSIFY: ("/v1/classify", ClassifySettings),
     ZERO_SHOT: ("/v1/classify", ClassifySettings),
     DETECT: ("/v1/detect", DetectSettings),
-    SEGMENT: ("/v1/segment", SegmentSettings),
-    PARTS_BY_NAME: ("/v1/segment", SegmentSettings),
+    SEGMENT: (SEGMENT_PATH, SegmentSettings),
+    PARTS_BY_NAME: (SEGMENT_PATH, SegmentSettings),
 }
 
 

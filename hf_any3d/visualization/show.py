@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_any3d.data.files import PointCloudData
 from hf_any3d.data.inputs import to_cloud
+from hf_any3d.data.las_classes import ASPRS_CLASSES
 from hf_any3d.data.options import one_of, package
 from hf_any3d.utils.atomic_files import write_text
 from hf_any3d.visualization.figures import plot_views
@@ -93,6 +95,8 @@ def write_views(path: str | os.PathLike, clouds: Sequence[CloudView], **settings
 def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = None) -> tuple[CloudView, list[str]]:
     """Return how a cloud or mesh is shown, and the names of its labels.
 
+    Without `names`, classes of LAS and LAZ have the names of ASPRS, others their numbers.
+
     The view has the extents along x, y and z in the units of the file, colors and labels where the cloud has them, and
     intensities as values. Labels without `names` are named by their numbers; those that are all equal are named, not
     shown. On meshes, 20,000 points are sampled. The title is by default the name of the file.
@@ -100,6 +104,8 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     if isinstance(cloud, (str, os.PathLike)) and not title:
         title = Path(cloud).name
     data = to_cloud(cloud)
+    if names is None and isinstance(cloud, (str, os.PathLike)):
+        names = class_names(cloud, data)
     note = f"{len(data):,} points"
     extents = (data.points.max(axis=0) - data.points.min(axis=0)).tolist()
     if data.is_mesh and data.faces is not None:
@@ -119,6 +125,13 @@ def view_of_cloud(cloud: Any, *, title: str = "", names: Sequence[str] | None = 
     values = None if data.intensity is None else data.intensity.clip(*np.percentile(data.intensity, _INTENSITIES))
     view = CloudView(data.points, data.colors, labels, values, title, note, up_axis=data.up_axis)
     return view, list(names or ())
+
+
+def class_names(path: str | os.PathLike, data: PointCloudData) -> list[str] | None:
+    """Return the names of classes that the format of a file gives them, by their numbers, or None."""
+    if Path(path).suffix.lower() not in (".las", ".laz") or data.labels is None:
+        return None
+    return [ASPRS_CLASSES.get(number, str(number)) for number in range(int(data.labels.max()) + 1)]
 
 
 def views_of_rows(

@@ -53,26 +53,25 @@ def closure(names: Iterable[str], extras: Sequence[str] = ()) -> set[str]:
 
     Args:
         names: The packages.
-        extras: Extras of the first of them; the others are taken without.
+        extras: Extras of the first of them; the others have those that a requirement names, as in `laspy[lazrs]`.
     """
+    first, *others = map(_normal, names)
+    seen: set[tuple[str, str]] = set()
+    waiting = [(first, extra) for extra in ("", *extras)] + [(name, "") for name in others]
     found: set[str] = set()
-    waiting = list(names)
-    first = _normal(waiting[0])
     while waiting:
-        name = _normal(waiting.pop())
-        if name in found:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
             continue
+        seen.add((name, extra))
         try:
             required = map(Requirement, importlib.metadata.requires(name) or ())
         except importlib.metadata.PackageNotFoundError:
             continue
         found.add(name)
-        chosen = ("", *extras) if name == first else ("",)
-        waiting += [
-            requirement.name
-            for requirement in required
-            if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in chosen)
-        ]
+        for requirement in required:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                waiting += [(_normal(requirement.name), chosen) for chosen in ("", *requirement.extras)]
     return found
 
 

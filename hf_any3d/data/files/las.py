@@ -1,7 +1,6 @@
 """LAS and LAZ, the formats of airborne laser scans."""
 
 import io
-import os
 import re
 import struct
 from collections.abc import Callable, Iterator

@@ -275,7 +275,6 @@ def test_labels_of_read_points_do_not_shift_in_files_with_points_that_are_left_o
         "VERSION .7\nFIELDS x y z intensity\nSIZE 4 4 4 4\nTYPE F F F F\nCOUNT 1 1 1 1\nWIDTH 5\nHEIGHT 1\nPOINTS 5\n"
         "DATA ascii\n" + "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)
     )
-    table = np.array(rows)
     packed = io.BytesIO()
     kinds = [(name, "<f8") for name in ("x", "y", "z", "intensity")]
     np.savez(packed, points=np.array(rows, kinds))
@@ -379,13 +378,22 @@ def test_arrays_of_npz_stay(tmp_path):
 
 
 TEXTS = {
-    "named.csv": ("x,y,z,class,note\n1,2,3,0,5\n4,5,6,0,6\n7,8,10,0,7\n", "x,y,z,class,note\n1,2,3,4,5\n4,5,6,5,6\n7,8,10,6,7\n"),
-    "new.csv": ('"X","Y","Z"\r\n1,2,3\r\n4,5,6\r\n7,8,10\r\n', '"X","Y","Z",label\r\n1,2,3,4\r\n4,5,6,5\r\n7,8,10,6\r\n'),
-    "plain.xyz": ("# of someone\n1 2  3\n\n4 5 6 // here\n7 8 10", "# of someone\n1 2  3 4\n\n4 5 6 5 // here\n7 8 10 6"),
+    "named.csv": (
+        "x,y,z,class,note\n1,2,3,0,5\n4,5,6,0,6\n7,8,10,0,7\n",
+        "x,y,z,class,note\n1,2,3,4,5\n4,5,6,5,6\n7,8,10,6,7\n",
+    ),
+    "new.csv": (
+        '"X","Y","Z"\r\n1,2,3\r\n4,5,6\r\n7,8,10\r\n',
+        '"X","Y","Z",label\r\n1,2,3,4\r\n4,5,6,5\r\n7,8,10,6\r\n',
+    ),
+    "plain.xyz": (
+        "# of someone\n1 2  3\n\n4 5 6 // here\n7 8 10",
+        "# of someone\n1 2  3 4\n\n4 5 6 5 // here\n7 8 10 6",
+    ),
     "last.xyz": ("1 2 3 0\n4 5 6 0\n7 8 10 1\n", "1 2 3 4\n4 5 6 5\n7 8 10 6\n"),
     "counted.txt": ("3\n1\t2\t3\n4\t5\t6\n7\t8\t10\n", "3\n1\t2\t3\t4\n4\t5\t6\t5\n7\t8\t10\t6\n"),
     "commas.txt": ("x;y;z\n1,5;2;3\n4;5;6\n7;8;10\n", "x;y;z;label\n1,5;2;3;4\n4;5;6;5\n7;8;10;6\n"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -189,6 +189,8 @@ class LasCopy:
             )
         # Bytes that nothing describes come before new ones, so they need a description too.
         left = self.size - _SIZES[self.format] - described
+        if left and self._describes_later():
+            raise PointCloudError("describes extra bytes after the points; no dimension can be added")
         if left and any(self._find(column, descriptions) is None for column in columns):
             for start in range(0, left, 255):
                 descriptions.append(_description(f"{_REST}{start or ''}", 0, min(255, left - start)))
@@ -210,6 +212,22 @@ class LasCopy:
         else:
             head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))
+
+    def _describes_later(self) -> bool:
+        """Return whether a record after the points describes extra bytes."""
+        at, number = self._place(235, 247), int.from_bytes(self.head[243:247], "little")
+        if self.head[25] < 4 or self.head_size < 375:
+            return False
+        for _ in range(min(number, 1000)):
+            self.file.seek(at)
+            head = self.file.read(60)
+            if len(head) < 60:
+                break
+            user, kind, size = struct.unpack_from("<2x16sHQ", head)
+            if (user.split(b"\0")[0], kind) == (_SPEC, _EXTRA_BYTES):
+                return True
+            at += 60 + size
+        return False
 
     def _find(self, column: Column, descriptions: list[bytes]) -> int | None:
         """Return the place of a dimension that is there already, after checking that it takes the column."""
