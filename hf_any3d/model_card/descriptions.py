@@ -59,6 +59,13 @@ METHODS = {
         ("find3d", "point_transformer_v3"),
         "A Point Transformer V3 of {config.num_hidden_layers} blocks leads voxels of an object into a space of texts",
     ),
+    "local_features": Method(
+        "Local features",
+        None,
+        ("local_features",),
+        "A small network of {config.members} times {config.hidden_sizes} units reads {config.num_features} numbers of "
+        "each point's surroundings",
+    ),
     "pointnet": Method(
         "PointNet",
         "1612.00593",

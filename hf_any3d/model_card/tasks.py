@@ -226,6 +226,15 @@ TASKS = {
     "pre-training": _FEATURES,
     # It answers with boxes, like a detector, but without scores.
     "SpatialLMForConditionalGeneration": _LAYOUT,
+    "LocalFeaturesForPointCloudSegmentation": replace(
+        _SCENES,
+        intro="Labels each point of a scan by its surroundings: {count} classes.",
+        use="""answer = segment("tile.laz", output_dir="segmented")  # also writes a colored PLY and a web page
+answer["labels"], [segment["label"] for segment in answer["segments"]]""",
+        logits="""logits = model(**processor("tile.laz", return_tensors="pt")).logits  # (1, some points, {count})""",
+        portions="surroundings are those in the whole scan; a call of the processor describes {points}.",
+        processor="LocalFeaturesProcessor",
+    ),
     # The student of ACT is what is of use after pretraining.
     "ActForPreTraining": replace(_FEATURES, opens="ActModel"),
     # How its texts relate to shapes was learned from some classes.

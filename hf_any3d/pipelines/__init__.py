@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hf_any3d.pipelines.local_features import LocalFeaturesSegmentationPipeline
 from hf_any3d.pipelines.point_cloud_classification import PointCloudClassificationPipeline
 from hf_any3d.pipelines.point_cloud_feature_extraction import PointCloudFeatureExtractionPipeline
 from hf_any3d.pipelines.point_cloud_object_detection import PointCloudObjectDetectionPipeline
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_MODELS",
     "LayoutDetectionPipeline",
     "LayoutTextPipeline",
+    "LocalFeaturesSegmentationPipeline",
     "PointCloudClassificationPipeline",
     "PointCloudFeatureExtractionPipeline",
     "PointCloudObjectDetectionPipeline",

@@ -110,8 +110,9 @@ class DataArguments:
     )
     num_points: int = argument(1024, help="Points per cloud.")
     features: list[str] = argument(
-        default_factory=lambda: ["xyz"], help="Channels per point: xyz, then any of rgb, normals, intensity, ring, "
-        "return_number and number_of_returns."
+        default_factory=lambda: ["xyz"],
+        help="Channels per point: xyz, then any of rgb, normals, intensity, ring, "
+        "return_number and number_of_returns.",
     )
     up_axis: str = argument("y", help="Axis that points up; rotations are about it.")
     augment: list[str] = argument(

@@ -53,6 +53,11 @@ class LocalFeaturesConfig(UnknownScoreConfigMixin, PointCloudConfig):
             )
 
     @property
+    def num_features(self) -> int:
+        """Number of features of a point, without its place."""
+        return self.in_channels - 3
+
+    @property
     def hidden_size(self) -> int:
         """Width of the last hidden layers of all networks, the size of a point's feature."""
         return self.members * self.hidden_sizes[-1]

@@ -11,6 +11,7 @@ features (batch, N, features) ─► members of hidden layers ─► last_hidden
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -62,18 +63,32 @@ class LocalFeaturesModel(PointCloudModel, LocalFeaturesPreTrainedModel):
         width = config.in_channels - 3
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.members = nn.ModuleList(_layers(width, config) for _ in range(config.members))
+        # Members are beside each other, so that a layer is one of all members.
+        widths = (width, *config.hidden_sizes)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(_layer(inputs, outputs, config.dropout) for _ in range(config.members))
+            for inputs, outputs in zip(widths[:-1], widths[1:], strict=True)
+        )
         self.post_init()
 
     def standardize(self, features: Tensor) -> Tensor:
         """Return features `(…, features)` in standard deviations from the mean of the learned points."""
         return ((features - self.mean) / self.scale).clamp(-self.config.largest, self.config.largest)
 
+    def hidden_layers(self, standard: Tensor) -> list[Tensor]:
+        """Return the outputs `(…, members * width)` of all layers for standardized features `(…, features)`."""
+        outputs: list[Tensor] = []
+        inputs = [standard] * self.config.members
+        for layer in self.layers:
+            members = cast("nn.ModuleList", layer)
+            inputs = [member(values) for member, values in zip(members, inputs, strict=True)]
+            outputs.append(torch.cat(inputs, dim=-1))
+        return outputs
+
     def encode(self, points: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the standardized features and the last hidden layers `(batch, points, hidden)`, and the places."""
+        """Return the standardized features, the outputs of the layers `(batch, points, width)`, and the places."""
         standard = self.input_tokens(self.standardize(points[..., 3:]).to(self.dtype))
-        hidden = torch.cat([member(standard) for member in self.members], dim=-1)
-        return [standard, hidden], points[..., :3]
+        return [standard, *self.hidden_layers(standard)], points[..., :3]
 
 
 class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
@@ -123,9 +138,5 @@ class LocalFeaturesForPointCloudSegmentation(LocalFeaturesPreTrainedModel):
         return {"unknown_distance": distance.clamp(min=_SMALLEST).log(), "unknown_surprise": surprise(logits)}
 
 
-def _layers(width: int, config: LocalFeaturesConfig) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for size in config.hidden_sizes:
-        layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(config.dropout)]
-        width = size
-    return nn.Sequential(*layers)
+def _layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU(), nn.Dropout(dropout))

@@ -39,6 +39,9 @@ _PASSED_ON = ("planarity", "change of curvature", "horizontality")
 _RETURNS = ("several returns", "early return")
 # A centimeter squared, below the noise of scanners: of two points on a line, the rest would be rounding.
 _LEAST_VARIANCE = 1e-4
+# Heights above the ground are cut here: what is far above it is a tree or a roof, and which of them is high differs
+# from place to place. With few places, a network learns by heart that high things are trees.
+_HIGHEST = 3.0
 # Fine voxels are half as wide as those of the smallest size.
 _FINE = 0.5
 
@@ -102,7 +105,10 @@ class Neighborhoods:
     def features(self, rows: np.ndarray | slice) -> np.ndarray:
         """Return the features of some of the points, (rows, features) float32, named by `feature_names`."""
         measured = self._measured.part(rows)
-        columns: list[np.ndarray] = [measured.heights, *(values[:, None] for values in measured.point.values())]
+        columns: list[np.ndarray] = [
+            measured.heights.clip(max=_HIGHEST),
+            *(values[:, None] for values in measured.point.values()),
+        ]
         points, fine = self.points[rows] - self._origin, self._fine_of_point[rows]
         for size in self._sizes:
             columns += size.features(points, size.of_center[fine])
@@ -157,7 +163,15 @@ class _Size:
         values = means[:, 10:]  # mean height, what is averaged, shapes of the size below
         deviation = np.sqrt((means[:, 9] - values[:, 0] ** 2).clip(min=0))
         above, below, lowest, highest = voxels.columns(sums[:, 2] / voxels.counts)
-        columns = [shape, np.log(count), values[:, 0], deviation, np.log1p(above), np.log1p(below), values[:, 1:]]
+        columns = [
+            shape,
+            np.log(count),
+            values[:, 0].clip(max=_HIGHEST),
+            deviation,
+            np.log1p(above),
+            np.log1p(below),
+            values[:, 1:],
+        ]
         table = np.concatenate([column.reshape(len(voxels), -1) for column in columns], axis=1, dtype=np.float32)
         passed_on = shape[:, [_SHAPE.index(name) for name in _PASSED_ON]]
         return cls(voxels.of_point, table, passed_on, place, normals, lowest, highest)

@@ -12,7 +12,13 @@ import torch
 import trimesh
 from transformers import AutoFeatureExtractor, AutoProcessor
 
-from hf_any3d import MiniGPT3DProcessor, PointCloudProcessor, PointTransformerV3Processor, SpatialLMProcessor
+from hf_any3d import (
+    LocalFeaturesProcessor,
+    MiniGPT3DProcessor,
+    PointCloudProcessor,
+    PointTransformerV3Processor,
+    SpatialLMProcessor,
+)
 from hf_any3d.data.files import PointCloudData, write_point_cloud
 from hf_any3d.integration.registration import MODELS, PROCESSORS
 from tests.chat.tiny_tokenizers import character_tokenizer
@@ -39,6 +45,7 @@ class Case:
         override: A setting and a non-default value.
         auto_classes: Auto classes that load it.
         keeps_all: Whether the output has all points, filled up to the largest cloud, with colors.
+        channels: Channels of a point.
     """
 
     build: Callable[..., Any]
@@ -46,6 +53,7 @@ class Case:
     override: tuple[str, Any]
     auto_classes: tuple[type, ...]
     keeps_all: bool = False
+    channels: int = 3
 
 
 def _points(**settings: Any) -> PointCloudProcessor:
@@ -80,6 +88,13 @@ BUILDERS = {
         lambda processor, given, **arguments: processor(given, **arguments),
         ("grid_size", 0.03),
         (AutoFeatureExtractor, AutoProcessor),
+    ),
+    LocalFeaturesProcessor: Case(
+        lambda **settings: LocalFeaturesProcessor(**{"num_points": POINTS, "edges": (0.25, 0.5), **settings}),
+        lambda processor, given, **arguments: processor(given, **arguments),
+        ("num_points", 16),
+        (AutoFeatureExtractor, AutoProcessor),
+        channels=3 + len(LocalFeaturesProcessor(edges=(0.25, 0.5)).names()),
     ),
     MiniGPT3DProcessor: Case(_chat, _ask, ("max_answer_tokens", 7), (AutoProcessor,)),
     SpatialLMProcessor: Case(
@@ -136,7 +151,7 @@ def test_clouds_are_prepared_independently_of_the_batch(kind):
     case = BUILDERS[kind]
     processor, given = case.build(), clouds()
     together = case.call(processor, given)["points"]
-    shape = (3, len(given[-1]), 6) if case.keeps_all else (3, POINTS, 3)
+    shape = (3, len(given[-1]), 6) if case.keeps_all else (3, POINTS, case.channels)
     assert together.shape == shape and together.dtype == torch.float32
     for number, cloud in enumerate(given):
         count = len(cloud) if case.keeps_all else POINTS

@@ -107,15 +107,16 @@ def _changed(standardize: object, features: Tensor, absent: Tensor) -> Tensor:
 
 def _loss(model: LocalFeaturesForPointCloudSegmentation, standard: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return the mean weighted loss of each member by itself, so that members stay different."""
-    head, members = model.classifier, model.local_features.members
-    width = head.in_features // len(members)
+    head, members = model.classifier, model.config.members
+    hidden = model.local_features.hidden_layers(standard)[-1]
+    width = hidden.shape[-1] // members
     total = standard.new_zeros(())
-    for number, member in enumerate(members):
-        own = head.weight[:, number * width : (number + 1) * width]
-        logits = nn.functional.linear(member(standard), own, head.bias / len(members))
+    for number in range(members):
+        own = slice(number * width, (number + 1) * width)
+        logits = nn.functional.linear(hidden[:, own], head.weight[:, own], head.bias / members)
         losses = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=SMOOTHING)
         total = total + (losses * weights).mean()
-    return total / len(members)
+    return total / members
 
 
 @torch.no_grad()
