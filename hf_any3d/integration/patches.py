@@ -319,7 +319,7 @@ def _find_task_in_config(original: Callable, model: str, token: str | None = Non
 
 @Patch(
     "transformers.pipelines:pipeline",
-    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model, and "
+    "looks a path that does not exist up on the hub, with retries for a minute, where others may have such a model; "
     "asks to run code of a directory whose processor does not say what it is",
 )
 def _refuse_missing_paths(original: Callable, *args: Any, **kwargs: Any) -> Any:

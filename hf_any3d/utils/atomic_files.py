@@ -65,7 +65,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 def write_text(path: str | os.PathLike, text: str) -> Path:
     """Write text in UTF-8 atomically and return the path."""
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        # A file name that is no UTF-8 is shown escaped; in JSON and scripts the escape means the same.
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_any3d.data.options import package
 from hf_any3d.utils.atomic_files import atomic_write
+from hf_any3d.utils.messages import printable
 from hf_any3d.visualization.viewer import CloudView, height_colors, hex_color, in_space, label_colors, prepared_views
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ def plot_views(
         axes.set_axis_off()
         color = title_colors[number] if title_colors else "black"
         below = _below(cloud, categories)
-        axes.set_title(_cut(cloud.title, cell), fontsize=8, color=color, y=1.07 if below else 1.0)
+        axes.set_title(_cut(printable(cloud.title), cell), fontsize=8, color=color, y=1.07 if below else 1.0)
         if below:
             place = {"transform": axes.transAxes, "ha": "center", "va": "bottom", "fontsize": 7.5}
             axes.text(0.5, 1.01, _cut(below, cell), color=_STATUS_COLORS[cloud.status], **place)
     if title or note:
-        figure.suptitle("\n".join(filter(None, (title, note))), fontsize=11)
+        figure.suptitle("\n".join(filter(None, (printable(title, "\n"), note))), fontsize=11)
     if entries:
         from matplotlib.lines import Line2D
 

@@ -36,7 +36,6 @@ from hf_any3d.modeling.pretrained_parts.record import PretrainedPart, absolute_n
 from hf_any3d.modeling.pretrained_parts.sources import EncoderMismatchError
 from hf_any3d.modeling.pretrained_parts.tensors import is_local, own_state, tensors_checksum
 
-
 # As PEFT calls them, which models without adapters open without.
 SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME = "adapter_model.safetensors", "adapter_model.bin"
 
