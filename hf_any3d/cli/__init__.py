@@ -39,25 +39,28 @@ app = typer.Typer(
         # Programs of transformers spell options with _, others with -; each is right here, for every command.
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
-    help="3D point clouds in the Hugging Face ecosystem.",
     pretty_exceptions_enable=False,
 )
 # Help lists the commands in the order in which they are added.
+_ASK, _LEARN, _SHARE = "Ask a model", "Data and training", "Models and their files"
 for command in (predict, zero_shot, segment, detect, features, chat, reconstruct):
-    app.command(cls=ModelCommand)(with_groups(command))
-app.command()(show)
-app.command(cls=ModelCommand)(convert)
-app.command(cls=TrainCommand, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
-app.add_typer(evaluation, name="evaluate")
-app.add_typer(batch, name="batch")
+    app.command(cls=ModelCommand, rich_help_panel=_ASK)(with_groups(command))
+app.add_typer(batch, name="batch", rich_help_panel=_ASK)
+for command in (demo, serve):
+    app.command(cls=ModelCommand, rich_help_panel=_ASK)(command)
+_words = {"allow_extra_args": True, "ignore_unknown_options": True}
+app.command(cls=TrainCommand, context_settings=_words, rich_help_panel=_LEARN)(train)
+app.add_typer(evaluation, name="evaluate", rich_help_panel=_LEARN)
 data.command("from-depth")(from_depth)
 data.command("annotations")(convert_annotations)
 data.command()(example)
-app.add_typer(data, name="data")
-app.command()(push)
-for command in (export, space, info, demo, serve):
-    app.command(cls=ModelCommand)(command)
-app.command("check-published", cls=ModelCommand)(check_published)
+app.add_typer(data, name="data", rich_help_panel=_LEARN)
+app.command(rich_help_panel=_LEARN)(show)
+app.command(cls=ModelCommand, rich_help_panel=_SHARE)(info)
+app.command(rich_help_panel=_SHARE)(push)
+for command in (export, space, convert):
+    app.command(cls=ModelCommand, rich_help_panel=_SHARE)(command)
+app.command("check-published", cls=ModelCommand, rich_help_panel=_SHARE)(check_published)
 
 
 @app.callback(invoke_without_command=True)
@@ -66,7 +69,11 @@ def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors; anywhere in the line.")] = False,
 ) -> None:
-    """3D point clouds in the Hugging Face ecosystem."""
+    """3D point clouds in the Hugging Face ecosystem.
+
+    `hf-any3d predict chair.ply` answers at once, with the classifier of the package; `hf-any3d train FOLDER` learns
+    your own scans, a folder for each class; `hf-any3d COMMAND --help` explains a command.
+    """
     del debug  # read by CommandLine
     if version:
         from hf_any3d import __version__

@@ -64,7 +64,10 @@ from hf_any3d.utils.messages import print_line
 
 batch = typer.Typer(
     rich_markup_mode="markdown",
-    help="Process many files, with a row of results for each; the same command continues an interrupted run.",
+    help=(
+        "Process many files, with a row of results for each; the same command continues an interrupted run.\n\n"
+        "`hf-any3d batch predict scans --output labels.csv --workers 4`"
+    ),
     no_args_is_help=True,
 )
 
