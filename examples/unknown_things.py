@@ -89,7 +89,7 @@ def as_found(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([clouds, np.stack([turn(cloud, generator) for cloud in clouds])]), np.tile(plain["label"], 2)
 
 
-def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int) -> dict[str, Any]:
+def calibrate(model: Any, learned: Dataset, held_out: Dataset, solids: int = 0) -> dict[str, Any]:
     """Fit temperature and unknown score to shapes that a model has not learned from.
 
     Args:

@@ -36,7 +36,7 @@ from hf_any3d.utils.messages import print_line, printable
 DOUBTED, MUCH_LESS = 0.01, 1.5
 """Unknown score from which on other axes are tried, and by how much less that of a turned cloud is, as logits, which
 then clearly looks like something known (`studies/none_of_these.py`)."""
-_DOUBTED_ELSE = 0.1  # for scores without a projection, which are above 0.01 for nearly all clouds
+_DOUBTED_ELSE = 0.1  # for scores without projection or energy, which are above 0.01 for nearly all clouds
 
 
 EMBEDDING_COMMANDS = ("predict", "zero-shot", "segment", "detect", "features")
@@ -127,7 +127,9 @@ def _classify(
     batch_size: int | None,
 ) -> None:
     up_axis = arguments["up_axis"] or pipe.feature_extractor.up_axis
-    doubted = DOUBTED if getattr(pipe.model.config, "unknown_width", None) else _DOUBTED_ELSE
+    config = pipe.model.config
+    is_of_scans = getattr(config, "unknown_width", None) or getattr(config, "unknown_energy", None)
+    doubted = DOUBTED if is_of_scans else _DOUBTED_ELSE
     gallery = Gallery(output, len(inputs), up_axis)
     titles = inputs.titles()
     run = prediction_answerer(pipe, model, **arguments)

@@ -1,4 +1,4 @@
-"""How large the scans of a training are, recorded in the model: what cannot be one of its things is then told."""
+"""Record how large the scans of a training are in the model, so that what cannot be one of its things is told."""
 
 from __future__ import annotations
 

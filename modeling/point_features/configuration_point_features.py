@@ -199,7 +199,7 @@ class PointFeaturesConfig(UnknownScoreConfigMixin, LibrarySettingsMixin, Encoder
 
     @property
     def described_features(self) -> str:
-        """What describes a cloud in words, for cards."""
+        """The sets of features in words, as what describes a cloud, for cards."""
         *first, last = (_NAMES[name] for name in self.features)
         text = " and ".join([", ".join(first), last]) if first else last
         # Descriptors are many, of every other set there is one.

@@ -1,4 +1,4 @@
-"""A hint which axis points up in most scans of a folder, where neither files nor options say so.
+"""Hint which axis points up in most scans of a folder, where neither files nor options say so.
 
 Furniture and parts stand on their feet in other ways than they lie on their sides: a scan is compared with the shapes
 that come with the package, in each of three poses. For a single scan that is right about half of the time, so that

@@ -1,4 +1,4 @@
-"""What is learned from few scans: the model of their features, the head, the unknown score, and the head of views."""
+"""Learn from few scans: the model of their features, the head, the unknown score, and the head of views."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _feature_sets(
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was fitted to few scans; the model has it, too."""
+    """Head and estimate of few scans, and what else was fitted; the model has it, too."""
 
     head: LinearHead
     estimate: Estimate | None  # by cross-validation; None if no class has two different scans

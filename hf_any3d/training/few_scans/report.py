@@ -1,4 +1,4 @@
-"""What is said of a model that learned from few scans: its card, metrics, and the lines of the command."""
+"""Describe a model that learned from few scans: its card, metrics, and the lines of the command."""
 
 from __future__ import annotations
 

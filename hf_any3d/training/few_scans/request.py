@@ -1,4 +1,4 @@
-"""What is asked of learning from few scans: options, defaults that follow from the scans, and the earlier model."""
+"""Requests to learn from few scans: options, defaults that follow from the scans, and the earlier model."""
 
 from __future__ import annotations
 
