@@ -72,11 +72,12 @@ def programs() -> dict[str, str]:
 def program(page: str) -> str:
     """Return the Python blocks of a page as one program, at their lines, so that errors name the line of the page.
 
-    Blocks for other places than the installed package are left out: their imports may exist only there.
+    Blocks for other places than the installed package are left out: what they import or name may exist only there.
     """
     lines: list[str] = []
     for block in blocks(page):
-        if block.language == "python" and not block.needs.startswith(("a checkout", "pip install", "a GPU")):
+        elsewhere = re.search(r"a checkout|a GPU|your|pip install (?!'hf-any3d\[)", block.needs)
+        if block.language == "python" and not elsewhere:
             lines += [""] * (block.line - 1 - len(lines))
             lines += block.text.splitlines()
     return "\n".join(lines) + "\n" if lines else ""
