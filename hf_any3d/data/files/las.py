@@ -31,8 +31,8 @@ _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
 _MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
-# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of others
-# the file has to say the unit, as those of most states of the USA are in feet.
+# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
+# others the file has to say the unit, as those of most states of the USA are in feet.
 _IN_METERS = (
     *((32601, 32660), (32701, 32760), (26901, 26923), (25828, 25838), (23028, 23038), (6328, 6348), (2949, 2962)),
     *((28348, 28358), (7846, 7859), (2443, 2461), (6669, 6687), (31466, 31469), (31254, 31259), (5105, 5130)),
