@@ -169,7 +169,8 @@ def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iter
     if not start + 8 <= table <= len(data) - 8 or chunks * row.itemsize > len(data):
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
-    if (full := int.from_bytes(record[12:16], "little")) != 0xFFFFFFFF and (chunks - 1) * full >= count:
+    full = int.from_bytes(record[12:16], "little")
+    if compressor != _LAYERED and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
         _warn_of_more(source, count, (chunks - 1) * full + 1 - count, "at least ")
     file = io.BytesIO(data)
     file.seek(start)
@@ -177,7 +178,9 @@ def _decompressed(source: Source, start: int, row: np.dtype, count: int) -> Iter
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
         if compressor == _LAYERED:
-            _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+            stored = _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+            if stored > count:
+                _warn_of_more(source, count, stored - count)
         file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
@@ -204,20 +207,23 @@ def _records(data: bytes, start: int) -> Iterator[tuple[bytes, int, bytes]]:
             yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
-def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(data: bytes, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> int:
+    """Check sizes of layers, and return the number of points that the chunks say they have."""
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):
         raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
     layers = sum(_LAYERS.get(kind) or size for kind, size, _ in items)
     first_point = sum(size for _, size, _ in items)
-    at = start + 8
+    at, total = start + 8, 0
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.
         claimed = first_point + 4 + 4 * layers + sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
         if claimed != size or at + size > len(data):
             raise PointCloudError(f"chunk {number} has {size} bytes, its layers claim {claimed}; it may be cut off")
+        total += int.from_bytes(data[at + first_point : at + first_point + 4], "little")
         at += size
+    return total
 
 
 def _meters_per_unit(source: Source, start: int) -> float | None:

@@ -138,6 +138,12 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     cloud, told = read(fewer, "las")
     assert len(cloud) == 48 and "2 more" in told
     assert not read(las(False)[1], "las")[1]
+    # Chunks of the newer formats say how many points they have.
+    packed = las(True, 6)[1]
+    assert not read(packed, "laz")[1]
+    fewer = packed[:107] + struct.pack("<I", 150) + packed[111:247] + struct.pack("<Q", 150) + packed[255:]
+    cloud, told = read(fewer, "laz")
+    assert len(cloud) == 150 and "50 more" in told
 
 
 @pytest.mark.parametrize(
