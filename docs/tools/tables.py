@@ -163,17 +163,40 @@ def licenses_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+_LEFT_OUT = """## What a cloud has no place for
+
+A cloud has points, colors, normals, labels, intensities, rings, faces with colors, an offset, and where a format says
+so up axis and unit. Whatever else a file has is left out with a warning that names it: fields, properties and columns
+of other names, extra dimensions and near infrared of LAS, fields of extensions of E57, arrays of an archive, elements
+and lists of PLY, statements of OBJ, lines and textures, points beyond the number that a header declares.
+`warnings.simplefilter("error", UserWarning)` makes them errors. Only what belongs to nearly every file of a format is
+left out without one:"""
+_WRITTEN = """Writers do the same: .npz keeps every field; .ply keeps all, colors in 8 bits, with up axis and unit in
+comments (`comment up_axis z`, `comment meters_per_unit 0.3048`), which the reader knows; .obj keeps points, colors,
+normals, faces, up axis and unit, and a warning names labels, intensities, rings and colors of faces. All write
+coordinates with their offset.
+
+Of several columns that may be labels, names of classes (`class`, `classification`, `semantic`) count before `label`,
+which may be the number of an object; the other one is named. Rings may be called `ring`, `channel`, `laser_id` or
+`beam`, intensities `intensity`, `strength`, `reflectance` or `remission`, coordinates also easting, northing and
+elevation (or height). A LAS whose heights have another unit than x and y, or whose coordinate system does not state
+its unit, has no unit, with a warning."""
+
+
 def formats_page() -> str:
     """Return the page of file formats."""
     modules: dict[str, list[str]] = {}
     for file_type, module in FORMATS.items():
         modules.setdefault(module, []).append(file_type)
-    rows = []
+    rows, not_read = [], []
     for module, file_types in modules.items():
-        content = first_line(importlib.import_module(f"hf_any3d.data.files.{module}"))
+        reader = importlib.import_module(f"hf_any3d.data.files.{module}")
         endings = ", ".join(f"`.{name}`" for name in sorted(file_types))
         back = ", ".join(f"`.{name}`" for name in sorted(file_types) if copy_endings(f"a.{name}")) or "–"
-        rows.append((endings, content, back, f"`data/files/{module}.py`"))
+        rows.append((endings, first_line(reader), back, f"`data/files/{module}.py`"))
+        # What a format has in every file, and of which no warning tells.
+        if (standard := getattr(reader, "NOT_READ", None)) is not None:
+            not_read.append((endings, standard))
     lines = ["# File formats", "", _NOTE, "", f"{len(FORMATS)} file types, in lower or upper case:", ""]
     lines += markdown_table(("ending", "content", "labels back in the file", "read by"), sorted(rows))
     lines += [
@@ -185,6 +208,9 @@ def formats_page() -> str:
         "into the file, `write_labels` writes a copy with the class of each point:",
         "[labels in the file that went in](segmentation.md#labels-in-the-file-that-went-in).",
     ]
+    lines += ["", _LEFT_OUT, ""]
+    lines += markdown_table(("ending", "not read, and not told"), sorted(not_read))
+    lines += ["", _WRITTEN]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """data prepare, data describe, data check and show."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -267,3 +268,30 @@ def test_data_are_a_folder_a_table_or_a_name(name, found, tmp_path, monkeypatch)
             data.find_dataset(name)
         return
     assert data.find_dataset(name) == data.FoundDataset(found[0], *(part and Path(part) for part in found[1:]))
+
+
+def test_sizes_are_compared_in_meters_where_files_say_their_unit(tmp_path):
+    for number, unit in enumerate([1.0, 1.0, 1.0, 0.3048, 0.001]):
+        points = np.random.default_rng(number).uniform(size=(500, 3)) * 30 / unit
+        cloud = PointCloudData(points.astype(np.float32), up_axis="z", meters_per_unit=unit)
+        write_point_cloud(tmp_path / f"{number}.ply", cloud)
+    result = run("data", "check", tmp_path)
+    assert "5 good" in result.out and "another unit" not in result.err
+    write_point_cloud(tmp_path / "5.ply", replace(cloud, meters_per_unit=None))
+    checked = run("data", "check", tmp_path)
+    assert "5 good, 1 doubtful" in checked.out and "5.ply" in checked.err
+
+
+def test_arrays_beside_points_and_photos_are_named_by_every_door(tmp_path):
+    folder = tmp_path / "rooms"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(3):
+        np.save(folder / f"room{number}_points.npy", random.normal(size=(300, 3)))
+        np.save(folder / f"room{number}_colors.npy", random.integers(0, 256, (300, 3)).astype(np.float64))
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    checked = run("data", "check", folder)
+    assert "3 files: 3 good" in checked.out
+    described = run("data", "describe", folder)
+    for result in (checked, described):
+        assert "room0_colors.npy" in result.err and "photo.jpg" in result.err

@@ -17,7 +17,9 @@ _INTENSITIES = "intensity reflectance remission reflectivity strength intensitie
 # "channel" is what Autoware calls the laser, "line" what Livox does.
 _RINGS = "ring ring_id laser_id laserid laser channel beam beam_id line".split()
 # Classes come before `label`: where a file has both, the label may be the number of an object.
-_CLASSES = "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
+_CLASSES = (
+    "class classification class_id semantic semantic_label semantic_class semantic_id sem_label sem_class".split()
+)
 _LABELS = [*_CLASSES, *"category category_id label labels label_id segment seg".split()]
 _RETURNS, _COUNTS_OF_RETURNS = ("return_number", "returnnumber"), ("number_of_returns", "numberofreturns", "num_returns")
 _FIELDS = {"normals": _NORMALS, "colors": _COLORS, "intensity": _INTENSITIES, "ring": _RINGS, "labels": _LABELS}

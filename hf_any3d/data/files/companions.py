@@ -19,7 +19,7 @@ _VALUES = re.compile(
     re.IGNORECASE,
 )
 _POINTS = re.compile(
-    r"(?P<base>.*?)[ _.-]?(points?|xyz|coords?|coordinates|pos|positions?|pcs?|pcd|point_?clouds?|clouds?|vert(s|ices))",
+    r"(?P<base>.*?)[ _.-]?(points?|xyz|coords?|coordinates|pos|positions?|pcs?|pcd|(point_?)?clouds?|vert(s|ices))",
     re.IGNORECASE,
 )
 # Files that name images as their textures.

@@ -160,9 +160,10 @@ def _columns(data: bytes, scan: Any, source: Source) -> tuple[dict[str, Field], 
         raise PointCloudError(f"{count} points with the fields {listed(names)}; expected {', '.join(_CARTESIAN)}")
     if not count:
         return {}, {}
-    used = list(kind)
+    used: list[str] = list(kind)
     for group in (_NORMALS, _COLORS):
-        used += group if {*names} >= {*group} else ()
+        if {*names} >= {*group}:
+            used += group
     used += [name for name in (*_INVALID, "intensity") if name in names]
     # Extensions name classes and rings as other formats do.
     used += [name for field in _OF_EXTENSIONS for name in fields_of(names).get(field, ())]

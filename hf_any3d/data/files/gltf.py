@@ -238,7 +238,10 @@ def _join(parts: list[Part], source: Source) -> PointCloudData:
                 part.colors = np.tile(part.color.astype(np.float32), (len(part.points), 1))
     colors = _of_all([part.colors for part in parts], "colors", source)
     face_colors = None
-    if colors is None and (of_parts := _of_all([part.color for part in parts], "colors", source, np.stack)) is not None:
+    if (
+        colors is None
+        and (of_parts := _of_all([part.color for part in parts], "colors", source, np.stack)) is not None
+    ):
         # Points without faces have the color of their material themselves.
         if all(len(part.faces) for part in parts):
             face_colors = np.repeat(of_parts, [len(part.faces) for part in parts], axis=0)
@@ -331,7 +334,9 @@ class Document:
         return np.ndarray((count, width), dtype, data, at, (stride, dtype.itemsize))
 
     def _open(self, uri: str | None, number: int) -> Any:
-        if uri is None and (names := [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]):
+        if uri is None and (
+            names := [name for name in self.json.get("extensionsUsed", []) if "compress" in str(name)]
+        ):
             # A buffer without bytes is the place for what is decompressed.
             if number or self.chunk is None:
                 raise PointCloudError(f"points are compressed by {listed(names)}; decompress it first")

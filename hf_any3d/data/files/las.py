@@ -33,8 +33,8 @@ _GEO_KEYS, _WELL_KNOWN_TEXT = 34735, 2112
 _MODEL, _GEOGRAPHIC, _UNIT = 1024, 2, 3076
 _METERS = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}
 _PROJECTED, _VERTICAL, _VERTICAL_UNIT = 3072, 4096, 4099
-# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of others
-# the file has to say the unit, as those of most states of the USA are in feet.
+# Numbers that EPSG gives to projected systems in meters: UTM zones of several datums, and grids of countries. Of
+# others the file has to say the unit, as those of most states of the USA are in feet.
 _IN_METERS = (
     *((32601, 32660), (32701, 32760), (26901, 26923), (25828, 25838), (23028, 23038), (6328, 6348), (2949, 2962)),
     *((28348, 28358), (7846, 7859), (2443, 2461), (6669, 6687), (31466, 31469), (31254, 31259), (5105, 5130)),
@@ -77,9 +77,9 @@ def read(source: Source) -> PointCloudData:
     source.check(points=count, decoded=count * max(size, 32))
     source.leave_out(_extra_dimensions(data, start, kind, size))
     if not compressed and (more := _records_after(data, start + count * size, size)):
-        _warn_of_more(source, count, "", more)
+        _warn_of_more(source, count, f"{more:,}")
     if compressed:
-        blocks = decompressed(data, start, row, count, tell_of_more=partial(_warn_of_more, source, count, "at least "))
+        blocks = decompressed(data, start, row, count, tell_of_more=partial(_warn_of_more, source, count))
     else:
         blocks = [np.frombuffer(data, row, count, start)]
     # Coordinates are stored as integers: times scale, plus offset.
@@ -162,8 +162,8 @@ def _records_after(data: bytes, end: int, size: int) -> int:
     return (stop - end) // size if data[end:stop].strip(b"\0") else 0
 
 
-def _warn_of_more(source: Source, count: int, least: str, more: int) -> None:
-    source.warn(f"the header declares {count:,} points; {least}{more:,} more follow and are left out")
+def _warn_of_more(source: Source, count: int, more: str) -> None:
+    source.warn(f"the header declares {count:,} points; {more} more follow and are left out")
 
 
 def decompressed(
@@ -172,7 +172,7 @@ def decompressed(
     row: np.dtype,
     count: int,
     file: BinaryIO | None = None,
-    tell_of_more: Callable[[int], None] | None = None,
+    tell_of_more: Callable[[str], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the records of compressed points, block by block.
 
@@ -182,7 +182,7 @@ def decompressed(
         row: Type of a record.
         count: Number of points that the header declares.
         file: The same file, to be read piece by piece; by default `data`.
-        tell_of_more: Is told how many more points there are at least, if there are.
+        tell_of_more: Is told how many more points there are, if there are.
     """
     lazrs = package("lazrs", "files")
     record = next(body for user, kind, body in _records(data, start) if (user, kind) == (b"laszip encoded", 22204))
@@ -204,15 +204,17 @@ def decompressed(
         raise PointCloudError(f"{chunks} chunks with a table at byte {table} of {len(data)}; the file may be cut off")
     # All chunks but the last are full; a size of all ones says that each has a number of its own.
     full = int.from_bytes(record[12:16], "little")
-    if tell_of_more is not None and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
-        tell_of_more((chunks - 1) * full + 1 - count)
+    if tell_of_more is not None and compressor != _LAYERED and full != 0xFFFFFFFF and (chunks - 1) * full >= count:
+        tell_of_more(f"at least {(chunks - 1) * full + 1 - count:,}")
     file = io.BytesIO(data) if file is None else file
     file.seek(start)
     try:
         if lazrs.LazVlr(record).item_size() != row.itemsize:
             raise PointCloudError(f"the compressed records do not have the declared {row.itemsize} bytes")
         if compressor == _LAYERED:
-            _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+            stored = _check_layers(data, start, items, lazrs.read_chunk_table(file, lazrs.LazVlr(record)), count)
+            if tell_of_more is not None and stored > count:
+                tell_of_more(f"{stored - count:,}")
         file.seek(start)
         decompressor = lazrs.LasZipDecompressor(file, record)
         for first in range(0, count, _BLOCK):
@@ -239,20 +241,25 @@ def _records(data: bytes | mmap, start: int) -> Iterator[tuple[bytes, int, bytes
             yield user.split(b"\0")[0], kind, data[at - size : at]
 
 
-def _check_layers(data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int) -> None:
+def _check_layers(
+    data: bytes | mmap, start: int, items: list[Any], chunks: list[tuple[int, int]], count: int
+) -> int:
+    """Check sizes of layers, and return the number of points that the chunks say they have."""
     # In layered chunks, lazrs allocates as much memory as each layer claims.
     # After the last chunk lazrs would read the table as another one.
     if count > (stored := sum(points for points, _ in chunks)):
         raise PointCloudError(f"{count} points declared, {stored} in {len(chunks)} chunks; the file may be cut off")
     layers = sum(_LAYERS.get(kind) or size for kind, size, _ in items)
     first_point = sum(size for _, size, _ in items)
-    at = start + 8
+    at, total = start + 8, 0
     for number, (_, size) in enumerate(chunks):
         # A chunk starts with its first point, the number of points, and the size of each layer.
         claimed = first_point + 4 + 4 * layers + sum(struct.unpack_from(f"<{layers}I", data, at + first_point + 4))
         if claimed != size or at + size > len(data):
             raise PointCloudError(f"chunk {number} has {size} bytes, its layers claim {claimed}; it may be cut off")
+        total += int.from_bytes(data[at + first_point : at + first_point + 4], "little")
         at += size
+    return total
 
 
 def _meters_per_unit(source: Source, start: int) -> float | None:

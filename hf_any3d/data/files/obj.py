@@ -35,7 +35,7 @@ def read(source: Source) -> PointCloudData:
 
     Colors are those of the vertices (v x y z r g b, or ZBrush's #MRGB) or, for faces, the diffuse color of their
     material without texture, if the material file is in the same folder or below. Normals are kept if each vertex has
-    the one of the same number. Lines, curves and other statements are left out with a warning, textures coordinates
+    one, the same in all its faces. Lines, curves and other statements are left out with a warning, texture coordinates
     and groups without one. Polygons are cut into triangles that start at their first corner; those of one or two
     corners, which some programs write, give none.
     """
@@ -54,9 +54,9 @@ def read(source: Source) -> PointCloudData:
     materials = _read_materials(source, statements.libraries, any(polygons.materials))
     faces = polygons.faces(materials, source)  # only then is it known whether their normals follow the vertices
     vertex_normals = None
-    if polygons.normals == len(table) and polygons.normals_follow_vertices:
+    if (order := polygons.normals_of_vertices(len(table))) is not None:
         rows = numbers(normalized_lines(bytes(statements.normals)), columns=3)
-        vertex_normals = usable_normals(rows, source) if len(rows) == len(table) else None
+        vertex_normals = usable_normals(rows[order], source)
     source.leave_out(f"statements {name}" for name in statements.others)
     colors = _colors(table, bytes(statements.paint), source)
     return PointCloudData(table[:, :3], colors, vertex_normals, **faces, **statements.frame)
@@ -148,7 +148,8 @@ class _Polygons:
         self.vertices = self.normals = 0
         self.material = b""
         self.materials: list[bytes] = []
-        self.normals_follow_vertices = True
+        self._normal_of = np.zeros(0, np.int64)  # the normal of each vertex so far, `_NONE` of those without
+        self._have_one_normal = True
         self._text = bytearray()
         self._known: list[tuple[int, int, int]] = []  # vertices and normals before each face, and its line
         # Number of the first face of each piece, corners that its faces have in it, and vertex of each corner. A long
@@ -186,9 +187,8 @@ class _Polygons:
         corners = self._numbers(letters, chosen & (field == 0), starts, known[:, 0])
         if (field[chosen] > 2).any() or (corners == _NONE).any():
             raise self._error()
-        if self.normals_follow_vertices:
-            normals = self._numbers(letters, chosen & (field == 2), starts, known[:, 1])
-            self.normals_follow_vertices = bool(((normals == corners) | (normals == _NONE)).all())
+        if self._have_one_normal:
+            self._add_normals(corners, self._numbers(letters, chosen & (field == 2), starts, known[:, 1]))
         # All pieces of a long face but its last fill a split, so the last face here is the last one so far.
         first = len(self.materials) - len(self._known)
         counts = np.bincount(line, minlength=len(self._known))
@@ -215,6 +215,31 @@ class _Polygons:
             raise self._error()
         found[corner] = indices
         return found
+
+    def _add_normals(self, corners: np.ndarray, normals: np.ndarray) -> None:
+        having = normals != _NONE
+        corners, normals = corners[having], normals[having]
+        # Vertices that come after their faces are so rare that their normals may be left out.
+        if (corners >= self.vertices).any():
+            self._have_one_normal = False
+            return
+        more = np.full(self.vertices - len(self._normal_of), _NONE)
+        self._normal_of = np.concatenate([self._normal_of, more]) if len(more) else self._normal_of
+        before = self._normal_of[corners]
+        self._normal_of[corners] = normals
+        kept = ((before == _NONE) | (before == normals)) & (self._normal_of[corners] == normals)
+        self._have_one_normal = bool(kept.all())
+
+    def normals_of_vertices(self, count: int) -> np.ndarray | None:
+        """Return the number of each vertex's normal (count,), None unless each has one, the same in all its faces."""
+        if not self.normals or not self._have_one_normal:
+            return None
+        order = np.full(count, _NONE)
+        order[: len(self._normal_of)] = self._normal_of[:count]
+        # In files with as many normals as vertices, those that no face has a normal for have that of their number.
+        if self.normals == count and (order == np.arange(count))[order != _NONE].all():
+            return np.arange(count)
+        return order if count and order.min() >= 0 and order.max() < self.normals else None
 
     def _error(self) -> PointCloudError:
         for face, (vertices, normals, line) in zip(bytes(self._text).split(b"\n"), self._known, strict=False):
@@ -243,7 +268,9 @@ class _Polygons:
         used = [materials[name] for name in names if name in materials]
         if None in used:
             textured = used.count(None)
-            source.leave_out(["colors of faces"], f"{textured} of {len(names)} materials have a texture, which is not read")
+            source.leave_out(
+                ["colors of faces"], f"{textured} of {len(names)} materials have a texture, which is not read"
+            )
         if None in used or not used:
             return {"faces": faces}
         number = {name: i for i, name in enumerate(names)}

@@ -20,7 +20,8 @@ _HEADER = re.compile(rb"^[ \t]*DATA[ \t]+(\S+)[ \t]*(\r\n|\n|$)", re.MULTILINE)
 def read(source: Source) -> PointCloudData:
     """Read x y z, rgb or rgba (packed, as float or integer), and the fields that `attributes.by_name` knows.
 
-    Others are left out with a warning, and so is the place of the sensor (VIEWPOINT), by which no points are moved. In organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
+    Others are left out with a warning, and so is the place of the sensor (VIEWPOINT), by which no points are moved. In
+    organized clouds (HEIGHT above 1) NaN points are pixels without a measurement and are left out with a warning.
     """
     header, kind, start = _header(source.data)
     names, row = _row_type(header)

@@ -42,7 +42,7 @@ _MOST_LINES = 1 << 14  # of a header
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _SPLATS = {*SPLAT_COLORS, "opacity"}
 _OF_SPLATS = r"opacity|(f_rest|scale|rot)_\d+"
-# Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, indices …
+# Names of the list of a face's corners, which no standard fixes: vertex_indices, vertex_index, vertexIndexes, …
 _CORNERS = re.compile(r"(vert(ex|ices|exes)?)?_?(ind(ex|ices|exes|exs|icies)|ids?)|vertices|verts|corners")
 _UP_AXIS, _UNIT = re.compile(r"up_axis\s+([xyz])"), re.compile(r"meters_per_unit\s+(\S+)")
 NOT_READ = "of Gaussian splats their scales, turns, opacities and harmonics above degree 0; further comments"
@@ -54,9 +54,9 @@ Values = dict[str, "np.ndarray | tuple[np.ndarray, np.ndarray]"]
 def read(source: Source) -> PointCloudData:
     """Read the elements `vertex` and, if there are any, `face` and `tristrips`.
 
-    Properties: those of `attributes.by_name`; of faces red green blue and the list of their corners, whatever its name.
-    Others are left out with a warning. Polygons are cut into triangles that start at their first corner, strips into
-    triangles that all face to one side.
+    Properties: those of `attributes.by_name`; of faces red green blue and the list of their corners, whatever its
+    name. Others are left out with a warning. Polygons are cut into triangles that start at their first corner, strips
+    into triangles that all face to one side.
 
     Gaussian splats become points of the color that they have from all sides; those of an opacity below
     `attributes.LEAST_OPACITY` are left out with a warning, as they are no points of a surface.

@@ -64,7 +64,11 @@ def tell_left_out(name: object, names: Iterable[str], why: str) -> None:
 def _left_out(names: Iterable[str], why: str) -> str | None:
     unique = list(dict.fromkeys(names))
     more = f" and {len(unique) - _MOST_NAMED} more" if len(unique) > _MOST_NAMED else ""
-    return f"left out: {', '.join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])}{more} ({why})" if unique else None
+    return (
+        f"left out: {', '.join(name[:_LONGEST_NAME] for name in unique[:_MOST_NAMED])}{more} ({why})"
+        if unique
+        else None
+    )
 
 
 _QUOTED = 200

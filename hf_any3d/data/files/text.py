@@ -94,7 +94,7 @@ def _empty_cell(rows: bytes) -> re.Match[bytes] | None:
 
 
 def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, list[str]]:
-    """Return rows without quotes, with zeros in columns of words, such as names of points; and these columns' names."""
+    """Return rows without quotes, with zeros in columns of words, such as names of points, and these columns."""
     line = next((line for _, line, is_comment in reversed(titles) if not is_comment and _readings(line)), None)
     if line is None:
         return without_quotes(text), []
@@ -104,7 +104,9 @@ def _cells(text: bytes, titles: list[tuple[int, str, bool]]) -> tuple[bytes, lis
     cells = next(csv.reader([first], **form), [])
     # A cell of words is left out with its column, unless that is one the cloud is made of.
     used = sum(fields_of(names).values(), [])
-    worded = [i for i, cell in enumerate(cells) if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip())]
+    worded = [
+        i for i, cell in enumerate(cells) if re.search(r"[^\W\d_]", cell) and not _NUMBER.fullmatch(cell.strip())
+    ]
     if len(cells) != len(names) or not worded or any(names[i] in used for i in worded):
         return without_quotes(text), []
     # Zeros take the place of words, so that lines and columns stay where they are.

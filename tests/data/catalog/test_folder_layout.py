@@ -65,3 +65,28 @@ def test_folders_without_clouds_are_named(tmp_path):
         found(make(tmp_path, "cup/a.png"))
     with raises(FileNotFoundError, naming="absent"):
         found(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("clouds", "arrays"),
+    [
+        (("a/room_points.npy", "b/room_points.npy"), ("a/room_colors.npy", "a/room_labels.npy", "b/room_normals.npy")),
+        (("a/room.npy", "b/room.ply"), ("a/room_rgb.npy", "b/room_labels.txt", "b/room-intensity.npy")),
+        (("a/coord.npy", "b/coord.npy"), ("a/color.npy", "b/normal.npy", "b/segment20.npy", "b/instance.npy")),
+        (("a/points/1.npy", "b/points/1.npy"), ("a/colors/1.npy", "b/labels/1.npy")),
+    ],
+)
+def test_arrays_of_the_points_beside_them_are_no_clouds_and_are_told(clouds, arrays, tmp_path, caplog):
+    tree = walk(make(tmp_path, *clouds, *arrays))
+    assert sorted("/".join(parts) for parts in tree.found) == sorted(clouds)
+    assert all(name in caplog.text for name in arrays)
+
+
+def test_clouds_that_are_called_like_arrays_stay_clouds(tmp_path, caplog):
+    names = ("normal/1.npy", "defect/1.npy", "defect/labels.npy", "defect/colors.ply", "defect/chair_segment.ply")
+    assert len(walk(make(tmp_path, *names)).found) == 5 and not caplog.text
+
+
+def test_photos_among_scans_are_told_and_textures_are_not(tmp_path, caplog):
+    walk(make(tmp_path, "cup/a.ply", "cup/photo.JPG", "mug/a.obj", "mug/a.mtl", "mug/wood.png", "mug/maps/b.png"))
+    assert "cup/photo.JPG" in caplog.text and "png" not in caplog.text

@@ -130,3 +130,13 @@ def test_tables_of_nuscenes_that_do_not_fit_are_refused(mini, tmp_path):
         load_point_dataset("nuscenes", **options)
     with pytest.raises(ValueError):
         load_point_dataset("nuscenes", **{**options, "version": "v2"})
+
+
+def test_scenes_of_other_names_are_for_training(mini):
+    root, options = mini
+    path = root / "v1.0-mini" / "scene.json"
+    scenes = json.loads(path.read_text())
+    scenes[0]["name"] = "campus, 2nd drive"
+    path.write_text(json.dumps(scenes))
+    splits = load_point_dataset("nuscenes", **options)
+    assert {*splits["train"]["scene"]} == {"campus, 2nd drive"} and {*splits["validation"]["scene"]} == {"scene-0103"}

@@ -5,8 +5,11 @@ import warnings
 import numpy as np
 import pytest
 
+from hf_any3d.data.files import read_point_cloud
 from hf_any3d.data.files.attributes import by_name, by_number, unit_colors, usable_labels
 from hf_any3d.data.files.source import Source
+
+from .builders import npz, ply
 
 XYZ = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 10]])
 
@@ -164,3 +167,23 @@ def test_a_few_normals_of_another_length_are_normals_all_the_same(wrong, kept):
         table[:, 3:] = normals
     with pytest.warns(UserWarning, match="columns 4 to 6 look neither like normals nor like colors"):
         assert by_number(table, source()).keys() == {"points"}
+
+
+@pytest.mark.parametrize("top", [1.002, 1.25, 40.0])
+def test_a_highlight_above_1_does_not_darken_the_others(top):
+    colors = np.random.default_rng(0).random((100, 3))
+    colors[7, 1] = top
+    header = "element vertex 100\n" + "\n".join(
+        f"property float {name}" for name in ("x", "y", "z", "red", "green", "blue")
+    )
+    rows = np.concatenate([colors, colors], axis=1).astype("<f4")
+    for data, kind in ((ply(header, rows.tobytes()), "ply"), (npz(points=colors, colors=colors), "npz")):
+        with pytest.warns(UserWarning, match="1 of 300 numbers of colors are above 1"):
+            cloud = read_point_cloud(data, file_type=kind)
+        np.testing.assert_allclose(cloud.colors, colors.clip(0, 1), atol=1e-6)
+
+
+def test_floats_to_255_stay_bytes():
+    colors = np.random.default_rng(0).random((100, 3)) * 255
+    cloud = read_point_cloud(npz(points=colors, colors=colors), file_type="npz")
+    np.testing.assert_allclose(cloud.colors, colors / 255, atol=1e-6)

@@ -362,3 +362,13 @@ def test_the_first_two_chunks_of_a_binary_file_count():
     ):
         with pytest.raises(PointCloudFileError):
             read_point_cloud(data, file_type="glb")
+
+
+def test_colors_of_floats_are_clamped_and_never_bytes():
+    document, chunk = gltf_square()
+    document["accessors"].append({"bufferView": 2, "componentType": 5126, "count": 4, "type": "VEC3"})
+    document["bufferViews"].append({"buffer": 0, "byteOffset": len(chunk), "byteLength": 48})
+    document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = 2
+    colors = np.float32([[200, 0.5, 0.25], [0, 0, 1.002], [0.5, -1, 0], [1, 1, 1]])
+    document["buffers"][0]["byteLength"] = len(chunk) + 48
+    np.testing.assert_array_equal(read(document, chunk + colors.tobytes()).colors, colors.clip(0, 1))

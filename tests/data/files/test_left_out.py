@@ -1,4 +1,4 @@
-"""What a file has and a cloud cannot hold, or a cloud and a file, is told once, by name; and what has a place is held."""
+"""What a file has and a cloud cannot hold, or the other way, is told once by name; what has a place is held."""
 
 import json
 import struct
@@ -39,7 +39,9 @@ def with_columns(*names):
     return ply(header, body.encode(), "ascii")
 
 
-@pytest.mark.parametrize("columns", [("label", "class"), ("class", "label"), ("label_id", "semantic"), ("label", "sem_label")])
+@pytest.mark.parametrize(
+    "columns", [("label", "class"), ("class", "label"), ("label_id", "semantic"), ("label", "sem_label")]
+)
 def test_a_class_counts_before_the_number_of_an_object(columns):
     cloud, told = read(with_columns(*columns), "ply")
     other = next(name for name in columns if name.startswith("label"))
@@ -97,7 +99,9 @@ def test_colors_of_binary_stl_are_those_of_two_programs():
 
 
 def test_polypaint_and_statements_of_obj():
-    obj = "v 0 0 0\nv 2 0 0\nv 2 1 0\nv 0 1 0\n#MRGB ffff0000ff00ff00ff0000ff\n#MRGB ff333333\nf 1 2 3 4\nvt 0 0\ng a\n"
+    obj = (
+        "v 0 0 0\nv 2 0 0\nv 2 1 0\nv 0 1 0\n#MRGB ffff0000ff00ff00ff0000ff\n#MRGB ff333333\nf 1 2 3 4\nvt 0 0\ng a\n"
+    )
     cloud, told = read(obj, "obj")
     np.testing.assert_allclose(cloud.colors, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.2] * 3], atol=1e-6)
     assert not told
@@ -108,7 +112,11 @@ def test_polypaint_and_statements_of_obj():
 def test_a_face_of_millions_of_corners_is_read_within_a_few_times_its_size():
     corners = " ".join(["1 2 3"] * 400_000)
     cloud = read(f"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 3 2 1\nf {corners}\nf 1 3 2\n", "obj")[0]
-    assert len(cloud.faces) == 1_200_000 and cloud.faces[0].tolist() == [2, 1, 0] and cloud.faces[-1].tolist() == [0, 2, 1]
+    assert (
+        len(cloud.faces) == 1_200_000
+        and cloud.faces[0].tolist() == [2, 1, 0]
+        and cloud.faces[-1].tolist() == [0, 2, 1]
+    )
     assert (cloud.faces[1:4] == [[0, 1, 2], [0, 2, 0], [0, 0, 1]]).all()
 
 
@@ -130,13 +138,27 @@ def test_las_names_extra_dimensions_and_records_that_its_header_does_not_count(t
     cloud, told = read(fewer, "las")
     assert len(cloud) == 48 and "2 more" in told
     assert not read(las(False)[1], "las")[1]
+    # Chunks of the newer formats say how many points they have.
+    packed = las(True, 6)[1]
+    assert not read(packed, "laz")[1]
+    fewer = packed[:107] + struct.pack("<I", 150) + packed[111:247] + struct.pack("<Q", 150) + packed[255:]
+    cloud, told = read(fewer, "laz")
+    assert len(cloud) == 150 and "50 more" in told
 
 
 @pytest.mark.parametrize(
     ("text", "unit", "told"),
     [
-        ('COMPD_CS["a",PROJCS["b",UNIT["metre",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]', None, "heights"),
-        ('COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["metre",1]]]', None, "heights"),
+        (
+            'COMPD_CS["a",PROJCS["b",UNIT["metre",1]],VERT_CS["c",UNIT["US survey foot",0.3048006096]]]',
+            None,
+            "heights",
+        ),
+        (
+            'COMPOUNDCRS["a",PROJCRS["b",LENGTHUNIT["foot",0.3048]],VERTCRS["c",LENGTHUNIT["metre",1]]]',
+            None,
+            "heights",
+        ),
         ('COMPD_CS["a",PROJCS["b",UNIT["foot",0.3048]],VERT_CS["c",UNIT["foot_us",0.3048006096]]]', 0.3048, ""),
         ('COMPD_CS["a",PROJCS["b",UNIT["metre",1]],VERT_CS["c",UNIT["metre",1]]]', 1.0, ""),
         ({1024: 1, 3072: 32632, 4096: 6360}, None, "heights"),

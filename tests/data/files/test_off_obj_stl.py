@@ -239,13 +239,15 @@ def test_an_obj_is_read_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [("1/9/1 2/8/2", "1/9/2 2/8/1"), ("4//4", "4//3"), ("l 1 2", "vn 1 1 1")],
+    ("change", "last"),
+    [(("1/9/1 2/8/2", "1/9/2 2/8/1"), None), (("4//4", "4//3"), [1, 0, 0]), (("l 1 2", "vn 1 1 1"), [0.6, 0, 0.8])],
 )
-def test_normals_of_an_obj_that_are_not_those_of_their_vertices_are_left_out(change):
+def test_normals_of_an_obj_are_kept_if_each_vertex_has_one(change, last):
     assert change[0] in WHOLE_OBJ
     cloud = read(WHOLE_OBJ.replace(*change), "obj")
-    assert cloud.normals is None and len(cloud.faces) == 7
+    assert len(cloud.faces) == 7 and (cloud.normals is None) == (last is None)
+    if last is not None:
+        np.testing.assert_allclose(cloud.normals[-1], last, atol=1e-6)
 
 
 RED_AND_GREEN = "newmtl red\nKd 1 0 0\nnewmtl light green\n\tkd 0,5 1 0 1\n"
@@ -335,7 +337,8 @@ def test_the_name_of_a_solid_may_have_any_words(name):
 
 
 def test_comments_before_the_keyword_of_off_are_skipped():
-    text = "# made by hand\n\n  # OFF\nCOFF # colors\n3 1 0\n0 0 0 255 0 0 255\n1 0 0 0 255 0 255\n0 1 0 0 0 255 255\n3 0 1 2\n"
+    points = "0 0 0 255 0 0 255\n1 0 0 0 255 0 255\n0 1 0 0 0 255 255\n"
+    text = f"# made by hand\n\n  # OFF\nCOFF # colors\n3 1 0\n{points}3 0 1 2\n"
     cloud = read(text, "off")
     assert cloud.faces.tolist() == [[0, 1, 2]] and cloud.colors.tolist() == np.eye(3).tolist()
     assert file_type_of(text.encode()) == "off"

@@ -22,7 +22,7 @@ CONTENTS = {
     "lamp.obj": (872, 1646, {"face_colors"}),
     "bottle.obj": (1408, 2684, {"face_colors"}),
     "shelves.obj": (864, 1832, {"face_colors"}),
-    "screwdriver.obj": (216, 254, {"face_colors"}),
+    "screwdriver.obj": (216, 254, {"face_colors", "normals"}),
     "chair.ply": (1742, 3480, {"face_colors"}),
     "screwdriver.ply": (216, 254, {"face_colors"}),
     "lamp.off": (872, 1646, set()),
