@@ -88,7 +88,10 @@ def evaluate_labels(
     if page is not None:
         check_output(page, (".html",))
     pairs, alone = _pairs(predicted, truth)
-    is_las = any(path.suffix.lower() in (".las", ".laz") for pair in pairs for path in (pair.predicted, pair.truth))
+    are_las = [path.suffix.lower() in (".las", ".laz") for pair in pairs for path in (pair.predicted, pair.truth)]
+    is_las = any(are_las)
+    if is_las and not all(are_las):
+        print_note("note: one of a pair is no LAS; its labels are taken for the codes of ASPRS, as those of the other")
     from hf_any3d.data.las_classes import ASPRS_CLASSES, UNCLASSIFIED
     from hf_any3d.evaluation.labels import LabelComparison
 

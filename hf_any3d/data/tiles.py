@@ -150,7 +150,9 @@ def _units(tiles: Sequence[Tile]) -> Iterator[str]:
     of_unit: dict[str, list[str]] = {}
     for tile in tiles:
         of_unit.setdefault(_unit_name(tile.meters_per_unit), []).append(tile.name)
-    if len(of_unit) > 1:
+    if len(of_unit) == 1 and tiles[0].meters_per_unit is not None:
+        yield f"unit: {_unit_name(tiles[0].meters_per_unit)}"
+    elif len(of_unit) > 1:
         yield f"units differ: {'; '.join(f'{unit} in {_some(names)}' for unit, names in of_unit.items())}"
 
 

@@ -108,9 +108,13 @@ class LabelComparison:
         own = LabelComparison(self.ignored, self.unclassified)
         found = matches.indices >= 0
         own.unmatched = int((~found).sum())
-        rows = np.stack([true[found], predicted[matches.indices[found]]], axis=1)  # (matched points, 2)
-        kinds, counts = np.unique(rows, axis=0, return_counts=True)
-        for (label, answer), count in zip(kinds.tolist(), counts.tolist(), strict=True):
+        labels, rows = np.unique(true[found], return_inverse=True)
+        answers, columns = np.unique(predicted[matches.indices[found]], return_inverse=True)
+        # Each pair of labels as one number, which is many times faster than sorting pairs.
+        counts = np.bincount(rows * len(answers) + columns, minlength=len(labels) * len(answers))
+        for place in np.flatnonzero(counts).tolist():
+            label, answer = int(labels[place // len(answers)]), int(answers[place % len(answers)])
+            count = int(counts[place])
             if self.is_ignored(label):
                 own.not_counted[label] += count
             else:

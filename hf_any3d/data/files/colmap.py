@@ -35,7 +35,7 @@ def is_points3d(source: Source) -> bool:
     """
     is_named = PurePath(source.name).stem.lower() == "points3d"
     if source.file_type == "bin":
-        return is_named or _is_table(source.data)
+        return is_named or is_table(source.data)
     start = source.data[:_HEADER]
     rows = [line.split() for line in start.splitlines() if line.strip() and not line.startswith(b"#")]
     return bool(_TITLE.search(start)) or (is_named and bool(rows) and len(rows[0]) > _COLUMNS)
@@ -83,8 +83,8 @@ def _binary(source: Source) -> tuple[np.ndarray, np.ndarray]:
     return points, colors
 
 
-def _is_table(data: bytes) -> bool:
-    """Return whether the first points are followed by others and the last ends with the file."""
+def is_table(data: bytes) -> bool:
+    """Return whether binary data are a table of points, the last of which ends with them."""
     count = int.from_bytes(data[:8], "little")
     if not 0 < count <= (len(data) - 8) // _ROW_SIZE:
         return False

@@ -107,7 +107,8 @@ def content_of(data: bytes, file_type: str) -> str | None:
 def file_type_of(data: bytes) -> str | None:
     """Return the type of a file by its signature, as a `file_type` for `read_point_cloud`, or None.
 
-    Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) and bare rows (.bin, .splat) are not recognized.
+    Text without a signature (.obj, .xyz, .pts, .txt, .csv, .gltf) and bare rows (.bin of scanners, .splat) are not
+    recognized.
     """
     for signature, file_type in _SIGNATURES:
         if signature.match(data):
@@ -120,7 +121,9 @@ def file_type_of(data: bytes) -> str | None:
     # Binary STL has an arbitrary header of 80 bytes, then the number of triangles of 50 bytes each.
     if len(data) >= 84 and len(data) == 84 + 50 * int.from_bytes(data[80:84], "little"):
         return "stl"
-    return None
+    from hf_any3d.data.files.colmap import is_table
+
+    return "colmap" if is_table(data) else None
 
 
 def supported_file_types() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ _GZIP = 31  # zlib's sign for a header of gzip
 
 
 def read(source: Source) -> PointCloudData:
-    """Read splats as points of the color that they have from all sides; .spz has y up.
+    """Read splats as points of the color that they have from all sides; .spz without extensions has y up.
 
     Those of an opacity below `attributes.LEAST_OPACITY` are left out with a warning, as in .ply. Scales, rotations and
     harmonics of further degrees have no place in a cloud.
@@ -69,11 +69,15 @@ def _read_spz(source: Source) -> PointCloudData:
     else:
         places, opacities, colors = _parts_of_one(source, totals, bool(flags & _HAS_EXTENSIONS))
     kept = opaque_splats(np.frombuffer(opacities, np.uint8) / np.float32(255), source)
-    source.leave_out(["scales", "rotations", *(["spherical harmonics"] if degree else [])])
+    has_extensions = bool(flags & _HAS_EXTENSIONS)
+    further = ["spherical harmonics"] * (degree > 0) + ["extensions"] * has_extensions
+    source.leave_out(["scales", "rotations", *further])
     points = _half_floats(places) if version == 1 else _fixed_point(places, fraction_bits)  # (points, 3)
     shares = np.frombuffer(colors, np.uint8).reshape(-1, 3) / np.float32(255)
     harmonics = (shares - np.float32(0.5)) / _COLOR_SCALE
-    return PointCloudData(points[kept], colors=splat_colors(harmonics[kept]), up_axis="y")
+    # Coordinates are x right, y up, z backwards, unless an extension says otherwise.
+    up_axis = None if has_extensions else "y"
+    return PointCloudData(points[kept], colors=splat_colors(harmonics[kept]), up_axis=up_axis)
 
 
 def _half_floats(data: bytes) -> np.ndarray:

@@ -187,21 +187,31 @@ class _ModelReader:
         self.name, self.package, self.part = name, package, Part()
         self.groups: dict[str, list[tuple[float, ...]]] = {}
         self.group: list[tuple[float, ...]] = []
-        self.shape = Shape()
         self.is_mesh = False
+        self._begin(Shape())
+
+    def _begin(self, shape: Shape) -> None:
+        self.shape = shape
+        self.add_vertex, self.add_corners = shape.vertices.extend, shape.corners.extend
+        self.add_color = shape.colors.extend
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Take the start of an element."""
-        match _local(tag):
+        name = tag.rpartition("}")[2]
+        # First what there are millions of.
+        if name == "vertex":
+            if self.is_mesh:
+                self.add_vertex((float(attributes["x"]), float(attributes["y"]), float(attributes["z"])))
+            return
+        if name == "triangle":
+            self.add_corners((int(attributes["v1"]), int(attributes["v2"]), int(attributes["v3"])))
+            self.add_color(self._color(attributes))
+            return
+        match name:
             case "mesh":
                 self.is_mesh = True
-            case "vertex" if self.is_mesh:
-                self.shape.vertices.extend([float(attributes[axis]) for axis in "xyz"])
-            case "triangle":
-                self.shape.corners.extend([int(attributes[corner]) for corner in ("v1", "v2", "v3")])
-                self.shape.colors.extend(self._color(attributes))
             case "object":
-                self.shape = Shape(material=(attributes.get("pid"), attributes.get("pindex")))
+                self._begin(Shape(material=(attributes.get("pid"), attributes.get("pindex"))))
                 self.part.shapes[attributes["id"]] = self.shape
             case "component":
                 self.shape.components.append(self._placed(attributes))
@@ -227,6 +237,8 @@ class _ModelReader:
     def _color(self, triangle: dict[str, str]) -> tuple[float, ...]:
         """Return the color of a triangle: that of its first corner, of the triangle, or of the object."""
         group, entry = triangle.get("pid"), triangle.get("p1")
+        if entry is None and self.shape.material[1] is None:
+            return _NO_COLOR
         if entry is None:
             group, entry = self.shape.material
         elif group is None:

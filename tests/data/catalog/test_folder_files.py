@@ -80,7 +80,7 @@ def test_all_formats_are_read_together_whatever_the_case_of_their_endings(tmp_pa
     assert sorted(name.rpartition(".")[2].lower() for name in rows["file"][:]) == others
     assert rows["points"][:].shape == (23, 32, 3) and any(name.endswith(".OBJ") for name in rows["file"][:])
     files = load(tmp_path / "scans", as_files=True, split="train")
-    assert len([row["point_cloud"]["points"] for row in files]) == 18
+    assert len([row["point_cloud"]["points"] for row in files]) == 23
 
 
 def test_a_column_of_files_opens_no_file(scans, load):

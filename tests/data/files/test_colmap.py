@@ -43,7 +43,7 @@ def test_a_table_and_a_sweep_of_their_endings_stay_what_they_are(tmp_path):
     assert read_point_cloud(tmp_path / "points3D.txt").points[2].tolist() == [7, 8, 10]
     (tmp_path / "a.bin").write_bytes(sweep(4, 41))
     assert len(read_point_cloud(tmp_path / "a.bin")) == 41
-    assert file_type_of(colmap_text()) == "colmap"
+    assert file_type_of(colmap_text()) == file_type_of(colmap_binary()) == "colmap"
 
 
 @pytest.mark.parametrize(

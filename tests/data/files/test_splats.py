@@ -41,6 +41,19 @@ def test_packed_splats_are_those_written(version, degree):
     assert cloud.up_axis == "y" and file_type_of(data) == "spz"
 
 
+def test_an_extension_may_turn_the_axes(tmp_path):
+    """What it says is not read, so that no axis is known to point up."""
+    extension = struct.pack("<IIB", 0xADBE0003, 1, 6)
+    header, parts = spz_content(POINTS, COLORS, OPACITIES)
+    legacy = gzip.compress(header + bytes([2, 0]) + b"".join(parts) + extension)
+    streams = spz(POINTS, COLORS, OPACITIES, 4)
+    streams = changed(changed(streams, 14, "B", 2), 16, "<I", 32 + len(extension))
+    for data in (legacy, streams[:32] + extension + streams[32:]):
+        with pytest.warns(UserWarning, match="left out: scales, rotations, spherical harmonics, extensions"):
+            cloud = read_point_cloud(data, file_type="spz")
+        assert cloud.up_axis is None and cloud.points.tolist() == POINTS[KEPT].tolist()
+
+
 def test_what_a_cloud_has_no_place_for_is_told():
     for data, file_type, left_out in (
         (splat_rows(POINTS, COLORS, [255] * 3), "splat", "left out: scales, rotations"),
