@@ -96,8 +96,7 @@ def copy_of(
     file: BinaryIO, name: str, columns: list[Column], faces: Column | None, file_type: str, target: str
 ) -> "LasCopy":
     """Return the copy of a file, which has no faces, as "las" or "laz"."""
-    if faces is not None:
-        raise ValueError("face_labels: LAS has no faces; expected None")
+    del faces
     return LasCopy(file, name, columns, file_type == "laz", target)
 
 
@@ -134,38 +133,37 @@ class LasCopy:
         """Read the header and the records before the points, and check that the points are all there."""
         self.file.seek(0)
         head = self.file.read(375)
-        if len(head) < las._HEADER_SIZE or not head.startswith(b"LASF"):
-            raise PointCloudError(f"starts with {head[:4]!r}; expected LAS or LAZ")
         self.head_size, self.start, number, kind, self.size, self.count = struct.unpack_from("<HIIBHI", head, 94)
         self.format, self.is_packed = kind & 63, kind >= _LAZ
-        if self.format >= len(_SIZES) or self.size < _SIZES[self.format]:
-            raise PointCloudError(f"point format {self.format} with {self.size} bytes; expected formats 0 to 10")
         if head[25] >= 4 and len(head) >= 255:
             self.count = max(self.count, int.from_bytes(head[247:255], "little"))
-        end = self.file.seek(0, 2)
+        self.end = self.file.seek(0, 2)
+        is_sound = head.startswith(b"LASF") and las._HEADER_SIZE <= self.head_size <= self.start <= self.end
+        is_known = self.format < len(_SIZES) and self.size >= _SIZES[self.format]
+        is_cut = not self.is_packed and self.start + self.count * self.size > self.end
+        if not is_sound or not is_known or is_cut:
+            raise PointCloudError(
+                f"starts with {head[:4]!r}, {self.count} points of format {self.format}, {self.size} bytes each, from "
+                f"byte {self.start} of {self.end}; expected LAS or LAZ, perhaps cut off"
+            )
         self.file.seek(0)
-        if not las._HEADER_SIZE <= self.head_size <= self.start <= end:
-            raise PointCloudError(f"a header of {self.head_size} bytes and points from byte {self.start} of {end}")
         ReadLimits.current().check(points=self.count)
         before = self.file.read(self.start)
         self.head = bytearray(before[: self.head_size])
         self.records: list[_Record] = []
         at = self.head_size
         for _ in range(number):
-            if at + las._RECORD_HEADER > self.start:
-                raise PointCloudError(f"{number} records before the points; only {len(self.records)} are there")
+            if at > self.start:
+                break
             size = las._RECORD_HEADER + int.from_bytes(before[at + 20 : at + 22], "little")
             self.records.append(_Record(before[at : at + size]))
             at += size
         if at > self.start:
-            raise PointCloudError("the last record before the points reaches into them; the file may be damaged")
+            raise PointCloudError(f"{number} records reach into the points; the file may be damaged")
         self.gap = before[at:]
         for record in self.records:
             if (reason := _REFUSED.get(record.key[0])) is not None:
                 raise PointCloudError(f"is {reason}, of which no labeled copy is written; rewrite it as plain LAZ")
-        self.end = end
-        if not self.is_packed and self.start + self.count * self.size > end:
-            raise PointCloudError(f"{self.count} points from byte {self.start} of {end}; the file may be cut off")
 
     def _check_codes(self, column: Column) -> None:
         most = 255 if self.format >= _SINCE_14 else 31
@@ -204,8 +202,6 @@ class LasCopy:
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
             descriptions[place] = _without_range(descriptions[place])
         body = b"".join(descriptions)
-        if len(body) >= 1 << 16 or self.new_size >= 1 << 16:
-            raise PointCloudError(f"{len(descriptions)} dimensions of extra bytes; LAS has no room for more")
         self.records = [record for record in self.records if record not in others]
         if record is not None:
             self.records[self.records.index(record)] = record.with_body(body)
@@ -235,12 +231,8 @@ class LasCopy:
             if _name_of(description) != column.name:
                 continue
             kind, options = description[2], description[3]
-            if not 0 < kind < len(_TYPES) or options & _IS_SCALED:
-                raise PointCloudError(f"dimension {column.name!r} holds arrays or scaled numbers; expected plain ones")
-            if not column.fits(_TYPES[kind]):
-                raise PointCloudError(
-                    f"dimension {column.name!r} of type {_TYPES[kind].strip('<')} cannot hold {column.range_of()}"
-                )
+            is_plain = 0 < kind < len(_TYPES) and not options & _IS_SCALED
+            column.check_fits(_TYPES[kind] if is_plain else "u1", "dimension", is_plain=is_plain)
             return place
         return None
 
@@ -248,8 +240,6 @@ class LasCopy:
         """Set the record of the compressor, which only LAZ has."""
         laszip = next((record for record in self.records if record.key == _LASZIP), None)
         self.laszip: Any = None
-        if self.is_packed and laszip is None:
-            raise PointCloudError("is compressed, but has no record of LASzip; the file may be damaged")
         # Decompression needs the old one.
         self.packed_by = None if laszip is None else laszip.body
         if not self.compress:
@@ -281,8 +271,6 @@ class LasCopy:
         self._tell_of_waveforms()
         before = sum(len(record.data) for record in self.records)
         new_start = self.head_size + before + len(self.gap)
-        if new_start >= 1 << 32:
-            raise PointCloudError(f"the points would start at byte {new_start}; LAS has 32 bits for that")
         output.write(bytes(new_start))  # written at the end, when all places are known
         old_end, check = self._write_points(output)
         new_end = output.tell()
@@ -471,8 +459,6 @@ def _size_of(description: bytes) -> int:
     if kind == _UNDOCUMENTED:
         return options
     number, single = divmod(kind - 1, 10)
-    if number > 2:
-        raise PointCloudError(f"dimension {_name_of(description)!r} has type {kind}; LAS has 0 to 30")
     return (number + 1) * np.dtype(_TYPES[single + 1]).itemsize
 
 

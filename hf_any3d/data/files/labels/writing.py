@@ -26,6 +26,7 @@ _WRITERS = {
     "txt": ("text", ("txt",)),
     "xyz": ("text", ("xyz",)),
 }
+_WITH_FACES = ("ply", "npz")
 _REASONS = {
     "e57": "its points are packed in pages with checksums; convert it to .las or .ply first",
     "obj": "OBJ has no place for labels; convert it to .ply first",
@@ -137,6 +138,8 @@ def _opened(
         reason = _REASONS.get(kind, _SWEEPS if kind in ("bin", "kitti", "nuscenes") else f"expected {_known()}")
         raise ValueError(f"{name}: no labels can be written into a copy of a .{kind} file: {reason}")
     module, endings = _WRITERS[kind]
+    if faces is not None and kind not in _WITH_FACES:
+        raise ValueError(f"face_labels: a .{kind} file has no faces; expected None")
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
