@@ -175,20 +175,8 @@ class LasCopy:
 
     def _add_dimensions(self, columns: list[Column]) -> None:
         """Find or append the dimensions of extra bytes, and describe new ones."""
-        key = (_SPEC, _EXTRA_BYTES)
-        # Of several records, as some programs write them, readers such as laspy look at the first alone.
-        record, *others = [record for record in self.records if record.key == key] or [None]
-        body = b"" if record is None else b"".join(part.body for part in (record, *others) if part is not None)
-        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
-        described = sum(map(_size_of, descriptions))
-        if len(body) % _DESCRIPTION or described > self.size - _SIZES[self.format]:
-            raise PointCloudError(
-                f"describes {described} extra bytes of {self.size - _SIZES[self.format]}; no dimension can be added"
-            )
+        descriptions, left = self._descriptions()
         # Bytes that nothing describes come before new ones, so they need a description too.
-        left = self.size - _SIZES[self.format] - described
-        if left and self._describes_later():
-            raise PointCloudError("describes extra bytes after the points; no dimension can be added")
         if left and any(self._find(column, descriptions) is None for column in columns):
             for start in range(0, left, 255):
                 descriptions.append(_description(f"{_REST}{start or ''}", 0, min(255, left - start)))
@@ -201,10 +189,28 @@ class LasCopy:
             at = _SIZES[self.format] + sum(map(_size_of, descriptions[:place]))
             self.dimensions.append(_Dimension(column, at, _TYPES[descriptions[place][2]]))
             descriptions[place] = _without_range(descriptions[place])
-        body = b"".join(descriptions)
+        self._describe(b"".join(descriptions))
+
+    def _descriptions(self) -> tuple[list[bytes], int]:
+        """Return the descriptions of extra bytes, and how many bytes nothing describes."""
+        records = [record.body for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)]
+        body = b"".join(records)
+        descriptions = [body[at : at + _DESCRIPTION] for at in range(0, len(body), _DESCRIPTION)]
+        left = self.size - _SIZES[self.format] - sum(map(_size_of, descriptions))
+        if len(body) % _DESCRIPTION or left < 0 or (left and self._describes_later()):
+            raise PointCloudError(
+                f"describes its {self.size - _SIZES[self.format]} extra bytes after the points, or other ones; no "
+                "dimension can be added"
+            )
+        return descriptions, left
+
+    def _describe(self, body: bytes) -> None:
+        """Set the record that describes extra bytes."""
+        # Of several, as some programs write them, readers such as laspy look at the first alone.
+        first, *others = [record for record in self.records if record.key == (_SPEC, _EXTRA_BYTES)] or [None]
         self.records = [record for record in self.records if record not in others]
-        if record is not None:
-            self.records[self.records.index(record)] = record.with_body(body)
+        if first is not None:
+            self.records[self.records.index(first)] = first.with_body(body)
         else:
             head = struct.pack("<H16sHH32s", 0, _SPEC, _EXTRA_BYTES, 0, b"Extra Bytes Record")
             self.records.append(_Record(head).with_body(body))

@@ -143,17 +143,21 @@ def _opened(
     if new_kind not in endings:
         allowed = " or ".join(f".{ending}" for ending in endings)
         raise ValueError(f"{target}: expected the ending {allowed} for a copy of {name}")
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        file: Any = io.BytesIO(source)
-    elif hasattr(source, "read"):
-        file = source
-    else:
-        if not is_stream and Path(path).exists() and os.path.samefile(source, path):
-            raise ValueError(f"{target}: is the file itself, which stays as it is; expected another path")
-        file = stack.enter_context(open(source, "rb"))
+    file = _open_file(source, None if is_stream else path, stack)
     with file_errors(name, f".{kind} file whose points can be labeled"):
         writer = import_module(f"{__package__}.{module}")
         return writer.copy_of(file, name, columns, faces, new_kind, target), name
+
+
+def _open_file(source: Any, path: Any, stack: ExitStack) -> Any:
+    """Open the file, of which a copy is written to a path, or to a file object if that is None."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return io.BytesIO(source)
+    if hasattr(source, "read"):
+        return source
+    if path is not None and Path(path).exists() and os.path.samefile(source, path):
+        raise ValueError(f"{os.fspath(path)}: is the file itself, which stays as it is; expected another path")
+    return stack.enter_context(open(source, "rb"))
 
 
 @contextmanager
